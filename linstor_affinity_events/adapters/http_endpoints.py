@@ -1,0 +1,85 @@
+"""What others ask us over HTTP: /healthz, /readyz and /metrics."""
+
+import errno
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from linstor_affinity_events.errors import BadSettings
+from linstor_affinity_events.logs import facts
+
+log = logging.getLogger(__name__)
+
+Address = tuple[str, int]
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Where the answers come from."""
+
+    not_ready: Callable[[], Mapping[str, str]]
+    """What keeps the service from doing its work, by part; empty when it is ready."""
+
+    metrics: Callable[[], bytes]
+
+
+class HttpEndpoints:
+    """Servers on one or two addresses; an empty address switches its part off."""
+
+    def __init__(
+        self, answers: Answers, *, bind: tuple[str, int] | None, metrics: tuple[str, int] | None
+    ) -> None:
+        self._answers, self._bind, self._metrics = answers, bind, metrics
+        self._runners: list[web.AppRunner] = []
+        self.ports: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Listen. Raises BadSettings when an address can't be used."""
+        probes = [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
+        metrics = [web.get("/metrics", self._serve_metrics)]
+        if self._bind is not None:
+            both = self._bind == self._metrics
+            await self._listen("--bind-address", self._bind, probes + metrics * both)
+        if self._metrics is not None and self._metrics != self._bind:
+            await self._listen("--metrics-address", self._metrics, metrics)
+
+    async def stop(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+
+    async def _listen(self, flag: str, address: Address, routes: list[web.RouteDef]) -> None:
+        app = web.Application()
+        app.add_routes(routes)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runners.append(runner)
+        host, port = address
+        try:
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as error:
+                # Go's [::] means "all addresses", also where there is no IPv6.
+                if host != "::" or error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+                    raise
+                await web.TCPSite(runner, "0.0.0.0", port).start()  # noqa: S104
+        except OSError as error:
+            raise BadSettings(f"{flag}: can't listen on {host} port {port}: {error}") from error
+        self.ports[flag] = runner.addresses[0][1]
+        log.info("listening", extra=facts(flag=flag, host=host, port=self.ports[flag]))
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        against = self._answers.not_ready()
+        if not against:
+            return web.Response(text="ok\n")
+        lines = [f"{part}: {why}\n" for part, why in against.items()]
+        return web.Response(status=503, text="not ready\n" + "".join(lines))
+
+    async def _serve_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._answers.metrics(), headers={"Content-Type": METRICS_TYPE})

@@ -1,0 +1,305 @@
+"""The Kubernetes API server: raw JSON over kubernetes-asyncio's configuration and transport."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import orjson
+from aiohttp.http_exceptions import LineTooLong
+from kubernetes_asyncio.client.configuration import Configuration
+from kubernetes_asyncio.client.rest import RESTClientObject
+from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
+from yarl import URL
+
+from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
+from linstor_affinity_events.adapters.sockets import keep_alive
+from linstor_affinity_events.errors import (
+    BadSettings,
+    Conflict,
+    Expired,
+    Forbidden,
+    Invalid,
+    Missing,
+    Unreachable,
+)
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.keys import OURSELVES
+
+log = logging.getLogger(__name__)
+
+MERGE_PATCH = "application/merge-patch+json"
+REQUEST_TIMEOUT = 15.0
+BODY_LIMIT = 64 * MIB
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+Query = Mapping[str, str]
+WatchEvents = AsyncGenerator[dict[str, Any], None]
+LoadConfiguration = Callable[[], Awaitable[Configuration]]
+
+
+def configuration_from(*, kubeconfig: str, context: str, server: str) -> LoadConfiguration:
+    """How to reach the API server: the files named, else the pod's own account, else ~/.kube.
+
+    Loading raises BadSettings that says what is missing.
+    """
+
+    async def load() -> Configuration:
+        configuration = Configuration()
+        try:
+            if not kubeconfig and not context:
+                try:
+                    load_incluster_config(client_configuration=configuration)
+                except ConfigException:
+                    await load_kube_config(client_configuration=configuration)
+            else:
+                await load_kube_config(
+                    config_file=kubeconfig or None,
+                    context=context or None,
+                    client_configuration=configuration,
+                    persist_config=False,
+                )
+        except (ConfigException, OSError) as error:
+            raise BadSettings(
+                f"no way to Kubernetes: {error}; name a file with --kubeconfig (KUBECONFIG), or "
+                "run in a pod with a service account"
+            ) from error
+        if server:
+            configuration.host = server.rstrip("/")
+        return configuration
+
+    return load
+
+
+def own_namespace() -> str:
+    """The namespace of the pod that we run in; empty outside of one."""
+    try:
+        return _NAMESPACE_FILE.read_text().strip()
+    except OSError:
+        return ""
+
+
+class KubeApi:
+    """One API server. Credentials are loaded anew when it does not know ours any more."""
+
+    def __init__(self, load: LoadConfiguration) -> None:
+        self._load = load
+        self._configuration: Configuration | None = None
+        self._rest: RESTClientObject | None = None
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Load the configuration. Raises BadSettings."""
+        async with self._opening:
+            if self._rest is None:
+                self._configuration = await self._load()
+                self._rest = RESTClientObject(self._configuration)
+
+    async def close(self) -> None:
+        async with self._opening:
+            if self._rest is not None:
+                await self._rest.close()
+            self._rest = None
+
+    @property
+    def host(self) -> str:
+        return "" if self._configuration is None else str(self._configuration.host)
+
+    async def get(self, path: str, query: Query | None = None) -> dict[str, Any]:
+        """Read one object or list. Raises Missing."""
+        return await self._request("GET", path, query)
+
+    async def create(
+        self, path: str, body: Mapping[str, Any], *, rehearse: bool = False
+    ) -> dict[str, Any]:
+        """Raises Conflict if the name is taken, Invalid, Forbidden."""
+        return await self._request("POST", path, _write(rehearse=rehearse), body)
+
+    async def replace(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises Missing, Conflict, Invalid, Forbidden."""
+        return await self._request("PUT", path, _write(rehearse=False), body)
+
+    async def patch(
+        self, path: str, body: Mapping[str, Any], *, rehearse: bool = False
+    ) -> dict[str, Any]:
+        """Apply a merge patch. Raises Missing, Conflict, Invalid, Forbidden."""
+        query = _write(rehearse=rehearse)
+        return await self._request("PATCH", path, query, body, MERGE_PATCH)
+
+    async def delete(
+        self, path: str, *, uid: str, version: str, rehearse: bool = False
+    ) -> dict[str, Any]:
+        """Delete exactly this version. Raises Missing, Conflict, Invalid, Forbidden."""
+        body: dict[str, Any] = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "preconditions": {"uid": uid, "resourceVersion": version},
+        }
+        if rehearse:
+            body["dryRun"] = ["All"]
+        return await self._request("DELETE", path, None, body)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        raw = None if body is None else orjson.dumps(body)
+        headers = {} if raw is None else {"Content-Type": content_type}
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
+        for last in (False, True):
+            session = await self._session()
+            try:
+                async with session.request(
+                    method,
+                    self._url(path, query),
+                    data=raw,
+                    headers={**headers, **await self._authorization()},
+                    timeout=timeout,
+                    allow_redirects=False,
+                ) as response:
+                    answer = await read_bounded(response, BODY_LIMIT)
+                    if response.status == 401 and not last:
+                        await self._renew(session)
+                        continue
+                    return _sorted(response, answer, f"{method} {path}")
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise Unreachable(f"Kubernetes: {method} {path}: {_said(error)}") from error
+        raise AssertionError("the second round always ends")
+
+    @asynccontextmanager
+    async def watch(self, path: str, query: Query) -> AsyncIterator[WatchEvents]:
+        """Open a watch; its events come as they are. Raises Expired when its start is forgotten,
+        Invalid when the server does not know the kind of watch.
+        """
+        session = await self._session()
+        try:
+            async with session.get(
+                self._url(path, {**query, "watch": "1"}),
+                headers=await self._authorization(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT),
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    if response.status == 401:
+                        await self._renew(session)
+                    answer = await read_bounded(response, MIB)
+                    _sorted(response, answer, f"watch {path}")
+                keep_alive(response)
+                yield _lines(response, path)
+        except (aiohttp.ClientError, LineTooLong, TimeoutError, OSError) as error:
+            raise Unreachable(f"Kubernetes: watch {path}: {_said(error)}") from error
+
+    async def _session(self) -> aiohttp.ClientSession:
+        if self._rest is None:
+            await self.open()
+        if self._rest is None:
+            raise AssertionError("opened above")
+        session: aiohttp.ClientSession = self._rest.pool_manager
+        return session
+
+    async def _authorization(self) -> dict[str, str]:
+        if self._configuration is None:
+            return {}
+        settings = await self._configuration.auth_settings()
+        headers = {"User-Agent": OURSELVES}
+        if (token := settings.get("BearerToken")) and token["value"]:
+            headers["Authorization"] = token["value"]
+        return headers
+
+    async def _renew(self, old: aiohttp.ClientSession) -> None:
+        """Load tokens and certificates anew: they rotate, and clocks can't be trusted to tell."""
+        async with self._opening:
+            if self._rest is None or self._rest.pool_manager is not old:
+                return
+            log.info("loading credentials for Kubernetes anew", extra=facts(server=self.host))
+            try:
+                self._configuration = await self._load()
+            except BadSettings as error:
+                raise Unreachable(str(error)) from error
+            previous, self._rest = self._rest, RESTClientObject(self._configuration)
+        # Requests under way on the old session end with an error and are done again.
+        await previous.close()
+
+    def _url(self, path: str, query: Query | None) -> URL:
+        return URL(f"{self.host}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
+
+
+def escaped(name: str) -> str:
+    """A name as one segment of a path, whatever is in it."""
+    return quote(name, safe="")
+
+
+def _write(*, rehearse: bool) -> dict[str, str]:
+    query = {"fieldManager": OURSELVES}
+    return {**query, "dryRun": "All"} if rehearse else query
+
+
+async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
+    async for line in response.content:
+        if not line.strip():
+            continue
+        event = parse_json(line, f"watch {path}")
+        if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+            raise Unreachable(f"watch {path} tells no events")
+        if event.get("type") == "ERROR":
+            status = event["object"]
+            if status.get("code") == 410:
+                raise Expired(str(status.get("message", "expired")))
+            raise Unreachable(f"watch {path}: {status.get('message', 'error')}")
+        if not isinstance((event["object"].get("metadata") or {}).get("resourceVersion"), str):
+            raise Unreachable(f"watch {path} tells of objects without a version")
+        yield event
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _sorted(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dict[str, Any]:
+    """The body of a good answer; of a bad one the error that says what to do next."""
+    status = response.status
+    if 300 <= status < 400:
+        raise Unreachable(f"Kubernetes: {what}: redirected elsewhere, which is not followed")
+    try:
+        body = parse_json(raw, what)
+    except Unreachable:
+        if status < 400:
+            raise
+        body = {}
+    if not isinstance(body, dict):
+        raise Unreachable(f"Kubernetes: {what}: the answer is no object")
+    if status < 400:
+        return body
+    _raise(status, body, what, _retry_after(response))
+    raise AssertionError("every bad answer raises")
+
+
+def _raise(status: int, body: Mapping[str, Any], what: str, after: float | None) -> None:
+    message = f"{what}: {str(body.get('message') or f'HTTP {status}')[:1000]}"
+    match status:
+        case 404:
+            raise Missing(message)
+        case 409:
+            raise Conflict(message)
+        case 410:
+            raise Expired(message)
+        case 403:
+            raise Forbidden(message)
+        case 400 | 413 | 415 | 422:
+            causes = (body.get("details") or {}).get("causes") or ()
+            raise Invalid(message, fields=tuple(str(c.get("field", "")) for c in causes))
+        case _:
+            raise Unreachable(f"Kubernetes: {message}", after=after)
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), 60.0) if text.isascii() and text.isdigit() else None

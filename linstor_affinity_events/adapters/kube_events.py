@@ -1,0 +1,107 @@
+"""Kubernetes Events on volumes and claims, sent in the background: nobody waits for them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
+from linstor_affinity_events.errors import AffinityEventsError
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.keys import OURSELVES
+from linstor_affinity_events.model.volume import Volume
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 2000
+FLUSH_WITHIN = 1.0
+_LONGEST_NOTE = 1024
+_CLUSTER_NAMESPACE = "default"
+"""Where Events on objects without a namespace go."""
+
+
+class KubeEvents:
+    """Implements engine.ports.Notices."""
+
+    def __init__(self, api: KubeApi, *, instance: str, now: Callable[[], datetime]) -> None:
+        self._api, self._instance, self._now = api, instance[:128], now
+        self._waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MOST_WAITING)
+        self.lost = 0
+
+    def updated(self, volume: Volume, was: str, now: str) -> None:
+        self._on_both(
+            volume, "Normal", "VolumeAffinityUpdated", f"Node affinity changed from {was} to {now}"
+        )
+
+    def warn(self, volume: Volume, reason: str, why: str) -> None:
+        self._on_both(volume, "Warning", reason, why)
+
+    async def run(self) -> None:
+        """Send what waits, for ever."""
+        while True:
+            event = await self._waiting.get()
+            await self._send(event)
+
+    async def flush(self) -> None:
+        """Send what still waits, for at most a second."""
+        try:
+            async with asyncio.timeout(FLUSH_WITHIN):
+                while not self._waiting.empty():
+                    await self._send(self._waiting.get_nowait())
+        except TimeoutError:
+            log.debug("Events left unsent", extra=facts(number=self._waiting.qsize()))
+
+    async def _send(self, event: dict[str, Any]) -> None:
+        namespace = escaped(event["metadata"]["namespace"])
+        try:
+            await self._api.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
+        except AffinityEventsError as error:
+            self.lost += 1
+            log.debug("Event not sent", extra=facts(reason=event["reason"], why=error))
+
+    def _on_both(self, volume: Volume, kind: str, reason: str, text: str) -> None:
+        pv = {"kind": "PersistentVolume", "name": volume.name, "uid": volume.uid}
+        self._add(_CLUSTER_NAMESPACE, pv, kind, reason, text)
+        if volume.claim is not None and volume.claim.uid:
+            claim = {
+                "kind": "PersistentVolumeClaim",
+                "namespace": volume.claim.namespace,
+                "name": volume.claim.name,
+                "uid": volume.claim.uid,
+            }
+            self._add(volume.claim.namespace, claim, kind, reason, text)
+
+    def _add(
+        self, namespace: str, regarding: dict[str, str], kind: str, reason: str, text: str
+    ) -> None:
+        moment = self._now().astimezone(UTC)
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            # Unique by itself: two instances may tell of one volume in the same microsecond.
+            "metadata": {"name": f"affinity-{uuid4().hex}", "namespace": namespace},
+            "eventTime": moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "reportingController": OURSELVES,
+            "reportingInstance": self._instance,
+            "action": "UpdateNodeAffinity",
+            "reason": reason,
+            "regarding": {"apiVersion": "v1", **regarding},
+            "note": _short(text),
+            "type": kind,
+        }
+        try:
+            self._waiting.put_nowait(event)
+        except asyncio.QueueFull:
+            self.lost += 1
+
+
+def _short(text: str) -> str:
+    """Cut to what an Event may hold, which is counted in bytes."""
+    raw = text.encode()
+    return (
+        text
+        if len(raw) <= _LONGEST_NOTE
+        else raw[: _LONGEST_NOTE - 4].decode("utf-8", "ignore") + "…"
+    )

@@ -1,0 +1,164 @@
+"""The PersistentVolumes and StorageClasses of our driver in memory, found by resource."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from linstor_affinity_events.adapters.kube_objects import describe, storage_class
+from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.policy import StorageClass
+from linstor_affinity_events.model.volume import Volume
+
+
+class Following:
+    """Implements engine.ports.Sighting."""
+
+    def __init__(self) -> None:
+        self.latest: Manifest | None = None
+        self._told = asyncio.Event()
+
+    def tell(self, manifest: Manifest) -> None:
+        self.latest = manifest
+        self._told.set()
+
+    async def news(self) -> None:
+        await self._told.wait()
+        self._told.clear()
+
+
+class VolumeIndex:
+    """Implements engine.ports.Index, and the store that an informer fills."""
+
+    def __init__(self, on_change: Callable[[Volume], None]) -> None:
+        self._on_change = on_change
+        self._volumes: dict[PvName, Volume] = {}
+        self._by_resource: dict[ResourceName, dict[PvName, Volume]] = {}
+        self._astray: dict[PvName, Volume] = {}
+        self._followed: dict[PvName, list[Following]] = {}
+        self._listed: set[PvName] = set()
+        self._synced = False
+        self.classes = ClassStore()
+        self.phase_changed_at = float("-inf")
+
+    def of(self, resource: ResourceName) -> Collection[Volume]:
+        return self._by_resource.get(resource, {}).values()
+
+    def get(self, name: PvName) -> Volume | None:
+        return self._volumes.get(name)
+
+    def resources(self) -> Collection[ResourceName]:
+        return self._by_resource.keys()
+
+    def astray(self) -> Collection[Volume]:
+        return self._astray.values()
+
+    def storage_class(self, name: str) -> StorageClass | None:
+        return self.classes.found.get(name)
+
+    def __len__(self) -> int:
+        return len(self._volumes)
+
+    @contextmanager
+    def follow(self, name: PvName) -> Iterator[Following]:
+        following = Following()
+        self._followed.setdefault(name, []).append(following)
+        try:
+            yield following
+        finally:
+            self._followed[name].remove(following)
+            if not self._followed[name]:
+                del self._followed[name]
+
+    def begin_list(self) -> None:
+        self._listed = set()
+
+    def listed(self, manifest: Mapping[str, Any]) -> None:
+        self._listed.add(manifest["metadata"]["name"])
+        self.changed(manifest)
+
+    def end_list(self) -> None:
+        for name in self._volumes.keys() - self._listed:
+            self._drop(name)
+        self._listed = set()
+        self._synced = True
+
+    def changed(self, manifest: Mapping[str, Any]) -> None:
+        name = PvName(manifest["metadata"]["name"])
+        for following in self._followed.get(name, ()):
+            following.tell(manifest)
+        volume, before = describe(manifest), self._volumes.get(name)
+        if volume is None:
+            self._drop(name)
+            return
+        if before is not None and before.phase != volume.phase:
+            self.phase_changed_at = asyncio.get_running_loop().time()
+        if before is not None and before.key != volume.key:
+            self._drop(name)
+        self._volumes[name] = volume
+        if volume.key is None:
+            self._astray[name] = volume
+        else:
+            self._by_resource.setdefault(volume.key.resource, {})[name] = volume
+        if self._synced and self._is_news(volume, before):
+            self._on_change(volume)
+
+    @staticmethod
+    def _is_news(volume: Volume, before: Volume | None) -> bool:
+        """Whether somebody else's change may ask for another decision: what we write ourselves
+        during a replacement and at its end is known already.
+        """
+        if volume.marked:
+            return False
+        if before is None or before.uid != volume.uid:
+            return not volume.made_by_us
+        return not volume.same_inputs(before)
+
+    def gone(self, manifest: Mapping[str, Any]) -> None:
+        name = PvName(manifest["metadata"]["name"])
+        for following in self._followed.get(name, ()):
+            following.tell(manifest)
+        self._drop(name)
+
+    def _drop(self, name: PvName) -> None:
+        volume = self._volumes.pop(name, None)
+        if volume is None:
+            return
+        self._astray.pop(name, None)
+        if volume.key is not None:
+            siblings = self._by_resource.get(volume.key.resource, {})
+            siblings.pop(name, None)
+            if not siblings:
+                self._by_resource.pop(volume.key.resource, None)
+
+
+class ClassStore:
+    """All StorageClasses: a volume's may be any, though few of them are of our driver."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, StorageClass] = {}
+        self._listed: dict[str, StorageClass] | None = None
+        self.on_change: Callable[[], None] = lambda: None
+
+    def begin_list(self) -> None:
+        self._listed = {}
+
+    def listed(self, manifest: Mapping[str, Any]) -> None:
+        if self._listed is not None:
+            self._listed[manifest["metadata"]["name"]] = storage_class(manifest)
+
+    def end_list(self) -> None:
+        before, self.found = self.found, self._listed or {}
+        self._listed = None
+        if before and before != self.found:
+            self.on_change()
+
+    def changed(self, manifest: Mapping[str, Any]) -> None:
+        read = storage_class(manifest)
+        if self.found.get(read.name) != read:
+            self.found[read.name] = read
+            self.on_change()
+
+    def gone(self, manifest: Mapping[str, Any]) -> None:
+        self.found.pop(manifest["metadata"]["name"], None)

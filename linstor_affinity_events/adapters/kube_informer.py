@@ -1,0 +1,138 @@
+"""Keeps a store in step with the API server: list, watch, and list anew when told to."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from linstor_affinity_events.adapters.kube_api import KubeApi, WatchEvents
+from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.errors import Again, Expired, Invalid, Refused, Unreachable
+from linstor_affinity_events.logs import facts
+
+log = logging.getLogger(__name__)
+
+PAGE = "500"
+HASTE = 1.0
+"""A server that ends each watch sooner than this gets a pause before the next."""
+
+_END_OF_LIST = "k8s.io/initial-events-end"
+
+
+class Store(Protocol):
+    """Where an informer puts what it sees."""
+
+    def begin_list(self) -> None:
+        """A whole list follows."""
+
+    def listed(self, manifest: Mapping[str, Any]) -> None:
+        """One object of the list."""
+
+    def end_list(self) -> None:
+        """That was all: what was not listed is gone."""
+
+    def changed(self, manifest: Mapping[str, Any]) -> None:
+        """An object was created or changed."""
+
+    def gone(self, manifest: Mapping[str, Any]) -> None:
+        """An object was deleted."""
+
+
+class Informer:
+    """One kind of object. The list is streamed where the server can, so that no more than one
+    object is in memory at a time; older servers give it in pages.
+    """
+
+    def __init__(
+        self, api: KubeApi, path: str, store: Store, *, delays: Backoff, watch_for: float
+    ) -> None:
+        self._api, self._path, self._store = api, path, store
+        self._delays, self._watch_for = delays, watch_for
+        self._version = ""
+        self._streams_lists = True
+        self.synced = asyncio.Event()
+        self.failure: str | None = "not listed yet"
+        """Why the store may be old; None while a watch is open."""
+
+    async def run(self) -> None:
+        """Follow for ever, over any number of broken connections."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            begun = clock()
+            try:
+                await self._follow()
+                if clock() - begun < HASTE:
+                    await asyncio.sleep(HASTE)
+            except Expired as error:
+                log.info("listing anew", extra=facts(path=self._path, why=error))
+                self._version = ""
+            except (Again, Refused) as error:
+                if str(error) != self.failure:
+                    log.warning("watch broken", extra=facts(path=self._path, why=error))
+                self.failure = str(error)
+                await asyncio.sleep(self._delays.next())
+
+    async def _follow(self) -> None:
+        if not self._version and not self._streams_lists:
+            await self._list_pages()
+        query = {"allowWatchBookmarks": "true", "timeoutSeconds": str(int(self._watch_for))}
+        listing = not self._version
+        if listing:
+            query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+            self._store.begin_list()
+        else:
+            query["resourceVersion"] = self._version
+        try:
+            async with self._api.watch(self._path, query) as events:
+                await self._take(events, listing=listing)
+        except Invalid as error:
+            if not listing:
+                raise Unreachable(str(error)) from error
+            log.info("this API server gives lists in pages only", extra=facts(path=self._path))
+            self._streams_lists = False
+
+    async def _take(self, events: WatchEvents, *, listing: bool) -> None:
+        if not listing:
+            self._good()
+        async with aclosing(events) as told:
+            async for event in told:
+                kind, manifest = event.get("type"), event["object"]
+                version = manifest["metadata"]["resourceVersion"]
+                if kind == "BOOKMARK":
+                    if listing and (manifest["metadata"].get("annotations") or {}).get(
+                        _END_OF_LIST
+                    ):
+                        self._store.end_list()
+                        listing = False
+                        self._good()
+                elif kind == "DELETED":
+                    self._store.gone(manifest)
+                elif listing:
+                    self._store.listed(manifest)
+                else:
+                    self._store.changed(manifest)
+                if not listing:
+                    self._version = version
+        if listing:
+            raise Unreachable(f"the list of {self._path} broke off")
+
+    async def _list_pages(self) -> None:
+        self._store.begin_list()
+        query = {"limit": PAGE}
+        while True:
+            page = await self._api.get(self._path, query)
+            for manifest in page.get("items") or ():
+                self._store.listed(manifest)
+            more = page["metadata"].get("continue")
+            if not more:
+                break
+            query["continue"] = more
+        self._version = page["metadata"]["resourceVersion"]
+        self._store.end_list()
+        self._good()
+
+    def _good(self) -> None:
+        self._delays.reset()
+        self.failure = None
+        self.synced.set()

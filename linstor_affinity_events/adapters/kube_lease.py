@@ -1,0 +1,173 @@
+"""Who leads: a Lease in our namespace."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
+from linstor_affinity_events.errors import Again, Conflict, Missing, Refused
+from linstor_affinity_events.logs import facts
+
+log = logging.getLogger(__name__)
+
+RELEASE_WITHIN = 3.0
+
+
+class AlwaysLeading:
+    """Implements engine.ports.Leadership for a service without election."""
+
+    leading = True
+    holder = ""
+
+
+class LeaseElection:
+    """Implements engine.ports.Leadership.
+
+    How long a lease has been held is measured by our own steady clock, from when we saw it
+    change: nobody's wall clock matters. We stop leading `renew_deadline` after the start of
+    our last successful renewal, so before anybody else may take the lease.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        *,
+        namespace: str,
+        name: str,
+        identity: str,
+        lease_duration: float,
+        renew_deadline: float,
+        retry_period: float,
+        on_change: Callable[[bool], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._api, self._now, self._on_change = api, now, on_change
+        self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{escaped(namespace)}/leases"
+        self._name, self._identity = name, identity
+        self._duration, self._deadline = lease_duration, renew_deadline
+        self._retry = retry_period
+        self._renewed = float("-inf")
+        self._told = False
+        self._seen: tuple[str, float] = ("", float("-inf"))
+        """The version of the lease that was last seen, and when it was seen first."""
+        self.holder = ""
+        self.failure: str | None = None
+
+    @property
+    def leading(self) -> bool:
+        return asyncio.get_running_loop().time() < self._renewed + self._deadline
+
+    async def run(self) -> None:
+        """Try to lead, and go on leading, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(self._retry):
+                    await self._attempt()
+                self.failure = None
+            except TimeoutError:
+                self._failed(f"no answer within {self._retry:g} s")
+            except (Again, Refused) as error:
+                self._failed(str(error))
+            self._tell()
+            await asyncio.sleep(self._pause())
+
+    def _failed(self, why: str) -> None:
+        if why != self.failure:
+            log.warning("lease not read or written", extra=facts(lease=self._name, why=why))
+        self.failure = why
+
+    def _pause(self) -> float:
+        """Until the next attempt: soon, if the lease runs out before the usual pace."""
+        if self.leading:
+            return self._retry
+        version, since = self._seen
+        left = since + self._duration - asyncio.get_running_loop().time()
+        return min(self._retry, max(left, 0.1)) if version and self.holder else self._retry
+
+    def _tell(self) -> None:
+        if self._told != self.leading:
+            self._told = self.leading
+            message = "leading" if self._told else "not leading"
+            log.info(message, extra=facts(lease=self._name, holder=self.holder))
+            self._on_change(self._told)
+
+    async def _attempt(self) -> None:
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        path = f"{self._collection}/{escaped(self._name)}"
+        try:
+            lease = await self._api.get(path)
+        except Missing:
+            await self._api.create(self._collection, self._lease({}, transitions=0))
+            self._took(begun)
+            return
+        spec = lease.get("spec") or {}
+        holder = str(spec.get("holderIdentity") or "")
+        version = str(lease["metadata"]["resourceVersion"])
+        if version != self._seen[0]:
+            self._seen = (version, clock())
+        if holder not in {"", self._identity} and clock() < self._seen[1] + self._valid_for(spec):
+            self._lost(holder)
+            return
+        transitions = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
+        try:
+            body = self._lease(lease, transitions=transitions)
+            lease = await self._api.replace(path, body)
+        except (Conflict, Missing):
+            # Somebody was quicker; their lease will be seen next time.
+            if holder == self._identity:
+                return
+            self._lost(holder)
+            return
+        self._seen = (str(lease["metadata"]["resourceVersion"]), clock())
+        self._took(begun)
+
+    def _valid_for(self, spec: dict[str, Any]) -> float:
+        """A released lease says 1 s; the longer of theirs and ours protects both."""
+        theirs = spec.get("leaseDurationSeconds")
+        return max(float(theirs), self._duration) if isinstance(theirs, int) else self._duration
+
+    def _took(self, begun: float) -> None:
+        self._renewed, self.holder = begun, self._identity
+
+    def _lost(self, holder: str) -> None:
+        self._renewed, self.holder = float("-inf"), holder
+
+    async def release(self) -> None:
+        """Let somebody else lead at once; quietly gives up if that can't be written."""
+        if not self.leading:
+            return
+        self._renewed = float("-inf")
+        path = f"{self._collection}/{escaped(self._name)}"
+        try:
+            async with asyncio.timeout(RELEASE_WITHIN):
+                lease = await self._api.get(path)
+                if (lease.get("spec") or {}).get("holderIdentity") != self._identity:
+                    return
+                spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+                await self._api.replace(path, {**lease, "spec": spec})
+        except (TimeoutError, Again, Refused, Missing) as error:
+            log.info("lease not released", extra=facts(lease=self._name, why=error))
+            return
+        log.info("lease released", extra=facts(lease=self._name))
+
+    def _lease(self, old: dict[str, Any], *, transitions: int) -> dict[str, Any]:
+        moment = self._now().astimezone(UTC).isoformat(timespec="microseconds")
+        moment = moment.replace("+00:00", "Z")
+        spec = dict(old.get("spec") or {})
+        if spec.get("holderIdentity") != self._identity or "acquireTime" not in spec:
+            spec["acquireTime"] = moment
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": old.get("metadata") or {"name": self._name},
+            "spec": {
+                **spec,
+                "holderIdentity": self._identity,
+                "leaseDurationSeconds": max(1, round(self._duration)),
+                "leaseTransitions": transitions,
+                "renewTime": moment,
+            },
+        }

@@ -1,0 +1,90 @@
+"""PersistentVolumes and StorageClasses: what decisions need of their JSON."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from linstor_affinity_events.adapters.policy_yaml import parse_policy
+from linstor_affinity_events.errors import BadHandle
+from linstor_affinity_events.model.affinity import Affinity, read_affinity
+from linstor_affinity_events.model.keys import (
+    CONTEXT_POLICY,
+    DRIVER,
+    FINALIZER,
+    OVERRIDE_PREFIX,
+    SKIP_ANNOTATION,
+    USES_CONTEXT,
+    VolumeKey,
+    parse_handle,
+)
+from linstor_affinity_events.model.manifest import annotations_of, claim_of, finalizers_of, phase_of
+from linstor_affinity_events.model.names import PvName, Uid
+from linstor_affinity_events.model.policy import PolicyReading, StorageClass
+from linstor_affinity_events.model.replacement import made_by_us
+from linstor_affinity_events.model.volume import Volume
+
+_POOL_SIZE = 10_000
+_affinities: dict[Affinity, Affinity] = {}
+
+
+def _shared(affinity: Affinity) -> Affinity:
+    """The same affinity as one object for all volumes that have it; there are few of them."""
+    if len(_affinities) > _POOL_SIZE:
+        _affinities.clear()
+    return _affinities.setdefault(affinity, affinity)
+
+
+def describe(manifest: Mapping[str, Any]) -> Volume | None:
+    """A PersistentVolume as decisions see it; None if it is not of our driver."""
+    metadata, spec = manifest["metadata"], manifest["spec"]
+    csi = spec.get("csi")
+    if not csi or csi.get("driver") != DRIVER:
+        return None
+    handle = str(csi.get("volumeHandle", ""))
+    annotations = annotations_of(manifest)
+    return Volume(
+        name=PvName(metadata["name"]),
+        uid=Uid(metadata.get("uid", "")),
+        handle=handle,
+        key=_key(handle),
+        affinity=_shared(read_affinity(spec)),
+        created_at=_seconds(metadata.get("creationTimestamp")),
+        phase=phase_of(manifest),
+        terminating="deletionTimestamp" in metadata,
+        marked=FINALIZER in finalizers_of(manifest),
+        made_by_us=made_by_us(manifest),
+        skip=bool(annotations.get(SKIP_ANNOTATION)),
+        claim=claim_of(manifest),
+        storage_class=spec.get("storageClassName") or "",
+        override=_override(annotations),
+        context=_context(csi.get("volumeAttributes") or {}),
+    )
+
+
+def _key(handle: str) -> VolumeKey | None:
+    try:
+        return parse_handle(handle)
+    except BadHandle:
+        return None
+
+
+def _seconds(timestamp: str | None) -> float:
+    return datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
+
+
+def _override(annotations: Mapping[str, str]) -> PolicyReading | None:
+    """The first annotation by name, should there be several with the prefix."""
+    names = sorted(name for name in annotations if name.startswith(OVERRIDE_PREFIX))
+    return parse_policy(annotations[names[0]]) if names else None
+
+
+def _context(attributes: Mapping[str, str]) -> PolicyReading | None:
+    """The policy that linstor-csi noted, if it says that it did; an empty one is none."""
+    text = attributes.get(CONTEXT_POLICY, "") if USES_CONTEXT in attributes else ""
+    return parse_policy(text) if text else None
+
+
+def storage_class(manifest: Mapping[str, Any]) -> StorageClass:
+    return StorageClass.read(
+        manifest["metadata"]["name"], manifest.get("parameters") or {}, parse_policy
+    )

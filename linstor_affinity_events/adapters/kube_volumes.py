@@ -1,0 +1,100 @@
+"""PersistentVolumes and claims, one by one: read uncached, written with guards."""
+
+import asyncio
+from contextlib import AbstractContextManager
+
+from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
+from linstor_affinity_events.adapters.kube_index import Following, VolumeIndex
+from linstor_affinity_events.adapters.kube_objects import describe
+from linstor_affinity_events.errors import Conflict, Missing
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    Patch,
+    name_of,
+    released,
+    uid_of,
+    version_of,
+)
+from linstor_affinity_events.model.names import ClaimName, PvName
+from linstor_affinity_events.model.volume import Volume
+
+VOLUMES_PATH = "/api/v1/persistentvolumes"
+CLASSES_PATH = "/apis/storage.k8s.io/v1/storageclasses"
+
+
+def _at(name: PvName) -> str:
+    return f"{VOLUMES_PATH}/{escaped(name)}"
+
+
+class KubeVolumes:
+    """Implements engine.ports.Volumes."""
+
+    def __init__(self, api: KubeApi, index: VolumeIndex) -> None:
+        self._api, self._index = api, index
+
+    async def read(self, name: PvName) -> Manifest | None:
+        try:
+            return await self._api.get(_at(name))
+        except Missing:
+            return None
+
+    async def read_claim(self, claim: ClaimName) -> Manifest | None:
+        namespace, name = escaped(claim.namespace), escaped(claim.name)
+        try:
+            return await self._api.get(
+                f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}"
+            )
+        except Missing:
+            return None
+
+    async def patch(self, name: PvName, patch: Patch) -> Manifest:
+        try:
+            return await self._api.patch(_at(name), patch)
+        except Missing as error:
+            raise Conflict(str(error)) from error
+
+    async def delete(self, manifest: Manifest) -> Manifest | None:
+        try:
+            answer = await self._api.delete(
+                _at(name_of(manifest)), uid=uid_of(manifest), version=version_of(manifest)
+            )
+        except Missing:
+            return None
+        # Without finalizers it is gone at once and the answer is a Status.
+        return answer if answer.get("kind") == "PersistentVolume" else None
+
+    async def remove(self, manifest: Manifest) -> None:
+        try:
+            await self._api.replace(_at(name_of(manifest)), released(manifest))
+        except Missing:
+            return
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        return await self._api.create(VOLUMES_PATH, manifest)
+
+    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> None:
+        path = _at(name_of(pv))
+        try:
+            await asyncio.gather(
+                self._api.patch(path, mark, rehearse=True),
+                self._api.delete(path, uid=uid_of(pv), version=version_of(pv), rehearse=True),
+                self._rehearse_creation(wanted),
+            )
+        except Missing as error:
+            raise Conflict(str(error)) from error
+
+    async def _rehearse_creation(self, wanted: Manifest) -> None:
+        # Schema and admission come before the name is looked up, so "taken" means that they agree.
+        try:
+            await self._api.create(VOLUMES_PATH, wanted, rehearse=True)
+        except Conflict:
+            return
+
+    def describe(self, manifest: Manifest) -> Volume | None:
+        return describe(manifest)
+
+    def follow(self, name: PvName) -> AbstractContextManager[Following]:
+        return self._index.follow(name)
+
+    def last_phase_change(self) -> float:
+        return self._index.phase_changed_at

@@ -1,0 +1,237 @@
+"""LINSTOR's REST API: nodes, definitions, placements; and the one property that we ever drop."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+
+from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
+from linstor_affinity_events.adapters.linstor_connection import LOGIN_CODES, LinstorConnection
+from linstor_affinity_events.errors import LoginRefused, Missing, Refused, Unreachable
+from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
+from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
+from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.placement import Definition, Placement, Replica
+
+ONE_LIMIT = 16 * MIB
+BULK_LIMIT = 160 * MIB
+CONNECT_TIMEOUT = 5.0
+BULK_TIMEOUT = 30.0
+
+_CODE_MASK = 0xFFFF
+_NOT_FOUND_DEFINITION = 301
+"""The lower bits of LINSTOR's `ret_code` for a resource definition that it does not know."""
+
+_NO_SAVED: Mapping[int, str] = MappingProxyType({})
+
+
+class LinstorRest:
+    """Implements engine.ports.Linstor. Use as an async context manager."""
+
+    def __init__(
+        self, connection: LinstorConnection, *, namespace: str = "", timeout: float = 10.0
+    ) -> None:
+        self._connection, self._namespace, self._timeout = connection, namespace, timeout
+        self._open: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        # LINSTOR closes connections that were idle for 30 s; below that we are never surprised.
+        connector = aiohttp.TCPConnector(limit=32, keepalive_timeout=20)
+        self._open = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._open is not None:
+            await self._open.close()
+
+    async def version(self) -> str:
+        """LINSTOR's version; it tells that without a login."""
+        tree = await self._get("/v1/controller/version")
+        return str(_object(tree, "version").get("version", "unknown"))
+
+    async def nodes(self) -> Nodes:
+        tree = await self._get("/v1/nodes")
+        properties = {
+            _text(node, "name"): _texts(node.get("props"), "node properties")
+            for node in _objects(tree, "nodes")
+        }
+        return Nodes.read(properties, namespace=self._namespace)
+
+    async def definition(self, resource: ResourceName) -> Definition | None:
+        tree = await self._get(
+            "/v1/resource-definitions?with_volume_definitions=true&resource_definitions="
+            + _escaped(resource)
+        )
+        for raw in _objects(tree, "resource definitions"):
+            found = _definition(raw)
+            if found.resource == resource:
+                return found
+        return None
+
+    async def definitions(self) -> Mapping[ResourceName, Definition]:
+        tree = await self._get("/v1/resource-definitions?with_volume_definitions=true", bulk=True)
+        found = (_definition(raw) for raw in _objects(tree, "resource definitions"))
+        return {definition.resource: definition for definition in found}
+
+    async def placement(self, resource: ResourceName) -> Placement | None:
+        try:
+            tree = await self._get(f"/v1/resource-definitions/{_escaped(resource)}/resources")
+        except Missing:
+            return None
+        found = _placements(_objects(tree, "resources"))
+        return found.get(resource, Placement(resource))
+
+    async def placements(self) -> Mapping[ResourceName, Placement]:
+        return _placements(_objects(await self._get("/v1/view/resources", bulk=True), "resources"))
+
+    async def forget_saved(self, resource: ResourceName, number: int) -> None:
+        path = f"/v1/resource-definitions/{_escaped(resource)}"
+        if number >= 0:
+            path += f"/volume-definitions/{number}"
+        body = {"override_props": {}, "delete_props": [SAVED_PV_PROPERTY]}
+        try:
+            await self._ask("PUT", path, body=body, limit=ONE_LIMIT, within=BULK_TIMEOUT)
+        except Missing:
+            return
+        except Unreachable:
+            # With a hung satellite LINSTOR stores the change and answers 500 all the same.
+            definition = await self.definition(resource)
+            if definition is not None and number in definition.saved:
+                raise
+
+    async def _get(self, path: str, *, bulk: bool = False) -> Any:
+        limit = BULK_LIMIT if bulk else ONE_LIMIT
+        within = max(BULK_TIMEOUT, self._timeout) if bulk else self._timeout
+        return await self._ask("GET", path, body=None, limit=limit, within=within)
+
+    async def _ask(self, method: str, path: str, *, body: object, limit: int, within: float) -> Any:
+        """Ask the controllers in turn until one answers; whatever it answers then counts."""
+        failures = []
+        for url in self._connection.candidates():
+            try:
+                status, raw = await self._exchange(method, url, path, body, limit, within)
+            except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as error:
+                failures.append(f"{url}: {error}")
+                self._connection.failed(url)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self._connection.failed(url)
+                said = str(error) or "no answer in time"
+                raise Unreachable(f"LINSTOR {url}: {method} {path}: {said}") from error
+            else:
+                self._connection.answered(url)
+                return _answer(status, raw, f"LINSTOR {url}: {method} {path}")
+        raise Unreachable(f"LINSTOR can't be reached: {'; '.join(failures)}")
+
+    async def _exchange(
+        self, method: str, url: str, path: str, body: object, limit: int, within: float
+    ) -> tuple[int, bytes]:
+        if self._open is None:
+            raise AssertionError("entered as a context manager first")
+        raw = None if body is None else orjson.dumps(body)
+        headers = self._connection.headers()
+        if raw is not None:
+            headers["Content-Type"] = "application/json"
+        async with self._open.request(
+            method,
+            self._connection.at(url, path),
+            data=raw,
+            headers=headers,
+            ssl=self._connection.tls_for(url),
+            timeout=aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_TIMEOUT),
+            allow_redirects=False,
+        ) as response:
+            return response.status, await read_bounded(response, limit)
+
+
+def _escaped(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _answer(status: int, raw: bytes, what: str) -> Any:
+    """The body of a good answer; of a bad one the error that says what to do next."""
+    if status < 300:
+        return parse_json(raw, what) if raw.strip() else []
+    if status < 400:
+        raise Unreachable(f"{what}: redirected elsewhere, which is not followed")
+    try:
+        said = parse_json(raw, what)
+    except Unreachable:
+        said = []
+    replies = [reply for reply in said if isinstance(reply, dict)] if isinstance(said, list) else []
+    codes = {reply.get("ret_code") for reply in replies}
+    text = "; ".join(_words(replies)) or "no reason given"
+    if codes & LOGIN_CODES or status in {401, 403}:
+        raise LoginRefused(
+            f"{what}: {text} (see LS_USERNAME and LS_PASSWORD, or LS_BEARER_TOKEN_FILE)"
+        )
+    if status == 404 and any(
+        isinstance(code, int) and code & _CODE_MASK == _NOT_FOUND_DEFINITION for code in codes
+    ):
+        raise Missing(f"{what}: {text}")
+    if status == 400:
+        raise Refused(f"{what}: HTTP 400: {text}")
+    raise Unreachable(f"{what}: HTTP {status}: {text}")
+
+
+def _words(replies: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    for reply in replies:
+        words = [reply[key] for key in ("message", "cause") if isinstance(reply.get(key), str)]
+        yield from (word[:300] for word in words)
+
+
+def _definition(raw: Mapping[str, Any]) -> Definition:
+    properties = _texts(raw.get("props"), "definition properties")
+    saved: dict[int, str] = {}
+    if text := properties.get(SAVED_PV_PROPERTY):
+        saved[-1] = text
+    for volume in _objects(raw.get("volume_definitions") or [], "volume definitions"):
+        number = volume.get("volume_number", 0)
+        text = _texts(volume.get("props"), "volume properties").get(SAVED_PV_PROPERTY, "")
+        if text and isinstance(number, int):
+            saved[number] = text
+    return Definition(
+        resource=resource_name(_text(raw, "name")),
+        skip=bool(properties.get(SKIP_PROPERTY)),
+        saved=saved or _NO_SAVED,
+    )
+
+
+def _placements(rows: Iterable[Mapping[str, Any]]) -> dict[ResourceName, Placement]:
+    replicas: dict[ResourceName, list[Replica]] = {}
+    for row in rows:
+        flags = row.get("flags") or ()
+        if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
+            raise Unreachable("LINSTOR answers with flags that are no texts")
+        replica = Replica(node_name(_text(row, "node_name")), frozenset(flags))
+        replicas.setdefault(resource_name(_text(row, "name")), []).append(replica)
+    return {name: Placement(name, tuple(found)) for name, found in replicas.items()}
+
+
+def _objects(tree: object, what: str) -> list[Mapping[str, Any]]:
+    if not isinstance(tree, list) or not all(isinstance(item, dict) for item in tree):
+        raise Unreachable(f"LINSTOR answers with no list of {what}")
+    return tree
+
+
+def _object(tree: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(tree, dict):
+        raise Unreachable(f"LINSTOR answers with no {what}")
+    return tree
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value:
+        raise Unreachable(f"LINSTOR answers without {key}")
+    return value
+
+
+def _texts(value: object, what: str) -> Mapping[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise Unreachable(f"LINSTOR answers with {what} that are no texts")
+    return value

@@ -1,0 +1,314 @@
+"""Puts the parts together, owns every task that runs, and drains them on the way out."""
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from linstor_affinity_events import __version__
+from linstor_affinity_events.adapters.bodies import parse_text
+from linstor_affinity_events.adapters.http_endpoints import Answers, HttpEndpoints
+from linstor_affinity_events.adapters.kube_api import KubeApi, configuration_from, own_namespace
+from linstor_affinity_events.adapters.kube_events import KubeEvents
+from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.adapters.kube_informer import Informer, Store
+from linstor_affinity_events.adapters.kube_journal import KubeJournal
+from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
+from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
+from linstor_affinity_events.adapters.linstor_connection import LinstorConnection, Login, Tls
+from linstor_affinity_events.adapters.linstor_events import (
+    NODES_PATH,
+    PROMOTION_PATH,
+    LinstorStream,
+)
+from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.policy_yaml import parse_policy
+from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.hints import Hint, MissedSome, Touched, from_stream
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue
+from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.reconciler import Reconciler
+from linstor_affinity_events.engine.replacer import Replacer
+from linstor_affinity_events.engine.saved_notes import SavedNotes
+from linstor_affinity_events.engine.sweep import Sweeper
+from linstor_affinity_events.engine.teller import Teller
+from linstor_affinity_events.errors import BadSettings
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.metrics import Metrics
+from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.policy import Policy
+from linstor_affinity_events.model.volume import Volume
+from linstor_affinity_events.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SPARE_WORKERS = 4
+"""Workers beyond those that may change something: they look while all others wait."""
+
+
+def default_policy(text: str) -> Policy | None:
+    """Read --default-remote-access-policy; empty is none. Raises BadSettings."""
+    if not text:
+        return None
+    policy = parse_policy(text)
+    if not isinstance(policy, Policy):
+        raise BadSettings(f"--default-remote-access-policy={text!r}: {policy.why}")
+    return policy
+
+
+def linstor_connection(settings: Settings) -> LinstorConnection:
+    return LinstorConnection(
+        settings.linstor_urls,
+        Login(
+            username=settings.linstor_username,
+            password=settings.linstor_password,
+            token_file=settings.linstor_token_file,
+        ),
+        Tls(
+            certificate=settings.linstor_certificate,
+            certificate_file=settings.linstor_certificate_file,
+            key=settings.linstor_key,
+            key_file=settings.linstor_key_file,
+            root_ca=settings.linstor_root_ca,
+            root_ca_file=settings.linstor_root_ca_file,
+        ),
+    )
+
+
+class Service:
+    """A service ready to run once. Raises BadSettings when it can't be put together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        chance = random.Random()  # noqa: S311, spreads retries and guards nothing
+        self._chance = chance
+        self.metrics = Metrics()
+        instance = f"{settings.leader_election_id}-{uuid4().hex[:8]}"
+        namespace = settings.lease_lock_namespace or own_namespace() or "default"
+        self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
+        self.index = VolumeIndex(self._volume_changed)
+        self.index.classes.on_change = self._classes_changed
+        self.api = KubeApi(
+            configuration_from(
+                kubeconfig=settings.kubeconfig, context=settings.context, server=settings.server
+            )
+        )
+        connection = linstor_connection(settings)
+        self.linstor = LinstorRest(connection, namespace=settings.property_namespace)
+        self.streams = [
+            LinstorStream(connection, name="promotion", path=PROMOTION_PATH),
+            LinstorStream(connection, name="nodes", path=NODES_PATH),
+        ]
+        self.events = KubeEvents(self.api, instance=instance, now=_now)
+        self.teller = Teller(self.events, self.metrics)
+        self.election = self._election(namespace)
+        volumes = KubeVolumes(self.api, self.index)
+        self.replacer = Replacer(
+            volumes=volumes,
+            journal=KubeJournal(self.api, namespace),
+            notices=self.events,
+            telemetry=self.metrics,
+            delays=lambda: self._delays(first=0.05, most=2.0),
+            holder=instance,
+            guard_timeout=settings.claim_guard_timeout,
+            allowed_finalizers=settings.allow_finalizer,
+        )
+        picture = Picture(
+            index=self.index,
+            linstor=self.linstor,
+            now=time.time,
+            grace=settings.new_volume_grace,
+            default_policy=default_policy(settings.default_remote_access_policy),
+        )
+        self.reconciler = Reconciler(
+            queue=self.queue,
+            picture=picture,
+            index=self.index,
+            linstor=self.linstor,
+            volumes=volumes,
+            replacer=self.replacer,
+            saved_notes=SavedNotes(
+                linstor=self.linstor,
+                volumes=volumes,
+                replacer=self.replacer,
+                picture=picture,
+                parse_json=parse_text,
+            ),
+            leadership=self.election,
+            teller=self.teller,
+            telemetry=self.metrics,
+            chance=chance,
+        )
+        self.sweeper = Sweeper(
+            queue=self.queue,
+            picture=picture,
+            index=self.index,
+            linstor=self.linstor,
+            replacer=self.replacer,
+            leadership=self.election,
+            teller=self.teller,
+            telemetry=self.metrics,
+            delays=self._delays(first=1.0, most=30.0),
+            pace=settings.reconcile_rate,
+            limit=settings.timeout,
+        )
+        self.informers = {
+            "persistentvolumes": self._informer(VOLUMES_PATH, self.index),
+            "storageclasses": self._informer(CLASSES_PATH, self.index.classes),
+        }
+        self._publish_gauges()
+
+    def _election(self, namespace: str) -> AlwaysLeading | LeaseElection:
+        settings = self._settings
+        if not settings.leader_election:
+            return AlwaysLeading()
+        return LeaseElection(
+            self.api,
+            namespace=namespace,
+            name=settings.lease_lock_name,
+            identity=settings.leader_election_id,
+            lease_duration=settings.leader_election_lease_duration,
+            renew_deadline=settings.leader_election_renew_deadline,
+            retry_period=settings.leader_election_retry_period,
+            on_change=self._leadership_changed,
+            now=_now,
+        )
+
+    def _informer(self, path: str, store: Store) -> Informer:
+        return Informer(
+            self.api,
+            path,
+            store,
+            delays=self._delays(first=0.5, most=30.0),
+            watch_for=self._settings.resync_rate,
+        )
+
+    def _delays(self, *, first: float, most: float) -> Backoff:
+        return Backoff(first=first, most=most, chance=self._chance)
+
+    def _publish_gauges(self) -> None:
+        def oldest() -> float:
+            since = self.queue.oldest()
+            return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
+        gauge = self.metrics.gauge
+        gauge("queue_depth", "Resources that wait for a look.", lambda: len(self.queue))
+        gauge("queue_oldest_seconds", "How long the oldest of them waits.", oldest)
+        gauge("queue_working", "Resources in a worker's hands.", lambda: self.queue.held)
+        gauge("leader", "Whether this instance leads.", lambda: self.election.leading)
+        gauge("known_volumes", "Volumes of our driver.", lambda: len(self.index))
+        gauge("events_lost", "Kubernetes Events not sent.", lambda: self.events.lost)
+
+    def not_ready(self) -> Mapping[str, str]:
+        """What keeps the service from doing its work, by part."""
+        against = {
+            f"kubernetes {name}": informer.failure
+            for name, informer in self.informers.items()
+            if informer.failure is not None
+        }
+        if self.sweeper.failure is not None:
+            against["linstor"] = self.sweeper.failure
+        for stream in self.streams:
+            if not self.metrics.streams.get(stream.name):
+                against[f"linstor {stream.name} stream"] = "not open"
+        return against
+
+    def _volume_changed(self, volume: Volume) -> None:
+        if volume.key is None:
+            self.sweeper.request("volume")
+        elif self.election.leading:
+            self.queue.add(volume.key.resource)
+
+    def _classes_changed(self) -> None:
+        self.sweeper.request("storageclass")
+
+    def _leadership_changed(self, leading: bool) -> None:  # noqa: FBT001, a callback
+        if leading:
+            self.sweeper.request("leading")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set, or until anything fails unforeseen.
+
+        A task that fails takes the service down on purpose: a restarted one looks at everything,
+        a deaf one only looks healthy. On `stop` nothing is begun any more, and what was begun
+        has the shutdown grace to end.
+        """
+        settings = self._settings
+        log.info("starting", extra=facts(version=__version__, host=socket.gethostname()))
+        async with AsyncExitStack() as stack:
+            await self.api.open()
+            stack.push_async_callback(self.api.close)
+            await stack.enter_async_context(self.linstor)
+            endpoints = HttpEndpoints(
+                Answers(self.not_ready, self.metrics.text),
+                bind=settings.bind_address,
+                metrics=settings.metrics_address,
+            )
+            stack.push_async_callback(endpoints.stop)
+            await endpoints.start()
+            async with asyncio.TaskGroup() as group:
+                await self._serve(group, stop)
+        log.info("stopped")
+
+    async def _serve(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        background = [
+            group.create_task(informer.run(), name=f"informer-{name}")
+            for name, informer in self.informers.items()
+        ]
+        background.append(group.create_task(self.events.run(), name="events"))
+        if isinstance(self.election, LeaseElection):
+            background.append(group.create_task(self.election.run(), name="election"))
+        listeners = [
+            group.create_task(
+                self._listen(from_stream(stream, self._delays(first=0.2, most=30.0), self.metrics)),
+                name=f"stream-{stream.name}",
+            )
+            for stream in self.streams
+        ]
+        listeners.append(group.create_task(self._sweep(), name="sweeper"))
+        workers = [
+            group.create_task(self.reconciler.work(), name=f"worker-{number}")
+            for number in range(self._settings.workers + SPARE_WORKERS)
+        ]
+        await stop.wait()
+        log.info("stopping", extra=facts(working=self.queue.held, waiting=len(self.queue)))
+        self.queue.close()
+        for task in listeners:
+            task.cancel()
+        _, late = await asyncio.wait(workers, timeout=self._settings.shutdown_grace)
+        for task in late:
+            log.warning("worker cut short", extra=facts(task=task.get_name()))
+            task.cancel()
+        for task in background:
+            task.cancel()
+        await self.events.flush()
+        if isinstance(self.election, LeaseElection):
+            await self.election.release()
+
+    async def _sweep(self) -> None:
+        """Pass over everything, once it is known what everything is."""
+        for informer in self.informers.values():
+            await informer.synced.wait()
+        log.info("volumes known", extra=facts(volumes=len(self.index)))
+        self.sweeper.request("start")
+        await self.sweeper.run()
+
+    async def _listen(self, hints: AsyncGenerator[Hint, None]) -> None:
+        async with aclosing(hints):
+            async for hint in hints:
+                match hint:
+                    case MissedSome(cause):
+                        self.sweeper.request(cause)
+                    case Touched(resource):
+                        if self.election.leading:
+                            self.queue.add(resource, hinted=True)
+        raise RuntimeError("a source of hints ran dry, though it promised not to")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

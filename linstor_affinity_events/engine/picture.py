@@ -1,0 +1,87 @@
+"""What is known of the cluster beside the one volume in question: nodes, defaults, habits."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from linstor_affinity_events.engine.ports import Index, Linstor
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.placement import Definition, Placement
+from linstor_affinity_events.model.policy import Policy
+from linstor_affinity_events.model.verdict import Case
+from linstor_affinity_events.model.volume import Volume
+
+IMMUTABLE_FOR = 600.0
+"""How long a cluster that refused to change a node affinity is not asked again."""
+
+NODES_AGAIN = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Picture:
+    """Makes a case of a volume out of what was read and what is remembered."""
+
+    index: Index
+    linstor: Linstor
+    now: Callable[[], float]
+    """Seconds since the epoch."""
+
+    grace: float = 10.0
+    default_policy: Policy | None = None
+    nodes: Nodes = field(default_factory=Nodes)
+    saved: frozenset[ResourceName] = frozenset()
+    """Resources for which the reference controller left a note, as the last full pass saw."""
+
+    _nodes_read: float = float("-inf")
+    _immutable_until: float = float("-inf")
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def case(
+        self,
+        volume: Volume,
+        definition: Definition | None,
+        placement: Placement | None,
+        *,
+        noted: bool = False,
+    ) -> Case:
+        return Case(
+            volume=volume,
+            twins=self._twins(volume),
+            noted=noted,
+            definition=definition,
+            placement=placement,
+            nodes=self.nodes,
+            storage_class=self.index.storage_class(volume.storage_class),
+            default_policy=self.default_policy,
+            immutable=asyncio.get_running_loop().time() < self._immutable_until,
+            now=self.now(),
+            grace=self.grace,
+        )
+
+    def _twins(self, volume: Volume) -> tuple[PvName, ...]:
+        if volume.key is None:
+            return ()
+        return tuple(
+            other.name
+            for other in self.index.of(volume.key.resource)
+            if other.key == volume.key and other.name != volume.name and not other.terminating
+        )
+
+    async def read_nodes(self) -> None:
+        """Take a new snapshot of the nodes."""
+        self.nodes = await self.linstor.nodes()
+        self._nodes_read = asyncio.get_running_loop().time()
+
+    async def know_nodes(self, placement: Placement | None) -> None:
+        """Take a new snapshot if some replica is on a node that the last one lacks."""
+        if placement is None or placement.serving_nodes <= self.nodes.labels.keys():
+            return
+        asked = asyncio.get_running_loop().time()
+        async with self._reading:
+            if self._nodes_read < asked - NODES_AGAIN:
+                await self.read_nodes()
+
+    def cluster_refused_change(self) -> None:
+        """Remember that this cluster keeps a node affinity as it was first set."""
+        self._immutable_until = asyncio.get_running_loop().time() + IMMUTABLE_FOR

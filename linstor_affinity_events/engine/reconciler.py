@@ -1,0 +1,305 @@
+"""Looks at one resource at a time and sets its volumes' affinities right."""
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+
+from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
+from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.ports import (
+    Index,
+    Leadership,
+    Linstor,
+    Telemetry,
+    Volumes,
+)
+from linstor_affinity_events.engine.replacer import Replacer
+from linstor_affinity_events.engine.saved_notes import SavedNotes
+from linstor_affinity_events.engine.teller import Teller
+from linstor_affinity_events.errors import Again, Conflict, Invalid, Refused
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.manifest import Manifest, affinity_patch
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.placement import Definition, Placement
+from linstor_affinity_events.model.replacement import Outcome
+from linstor_affinity_events.model.verdict import (
+    Change,
+    Later,
+    Reason,
+    Refusal,
+    Resume,
+    Settled,
+    Skipped,
+    Verdict,
+    decide,
+)
+from linstor_affinity_events.model.volume import Volume
+
+log = logging.getLogger(__name__)
+
+SECOND_LOOK = 2.0
+RESUMED_AGAIN = 1.0
+MOTION_FIRST, MOTION_MOST = 1.0, 30.0
+FAILED_FIRST, FAILED_MOST = 0.5, 300.0
+NOTED_MOST = 10.0
+
+
+@dataclass(slots=True)
+class _Motion:
+    """A placement that LINSTOR is still at work on."""
+
+    placement: Placement
+    delay: float = MOTION_FIRST
+
+
+class Reconciler:
+    """One look at a time for each resource; a look that fails comes back later, by itself."""
+
+    def __init__(
+        self,
+        *,
+        queue: KeyedQueue[ResourceName],
+        picture: Picture,
+        index: Index,
+        linstor: Linstor,
+        volumes: Volumes,
+        replacer: Replacer,
+        saved_notes: SavedNotes,
+        leadership: Leadership,
+        teller: Teller,
+        telemetry: Telemetry,
+        chance: random.Random,
+    ) -> None:
+        self._queue, self._picture, self._index = queue, picture, index
+        self._linstor, self._volumes, self._replacer = linstor, volumes, replacer
+        self._saved_notes, self._leadership = saved_notes, leadership
+        self._teller, self._telemetry = teller, telemetry
+        self._chance = chance
+        self._failing: dict[ResourceName, Backoff] = {}
+        self._moving: dict[ResourceName, _Motion] = {}
+
+    async def work(self) -> None:
+        """Take turns until the queue closes; the only place that outlives an unforeseen error."""
+        while True:
+            try:
+                async with self._queue.claim() as turn:
+                    await self._turn(turn)
+            except QueueClosed:
+                return
+
+    async def _turn(self, turn: Turn[ResourceName]) -> None:
+        try:
+            await self.look(turn)
+        except Again as error:
+            self._failed(turn, error, after=error.after)
+        except Refused as error:
+            self._failed(turn, error, after=FAILED_MOST / 10)
+        except Exception:
+            log.exception("look failed unforeseen", extra=facts(rd=turn.key))
+            self._failed(turn, None, after=FAILED_MOST / 10)
+        else:
+            self._failing.pop(turn.key, None)
+
+    def _failed(
+        self, turn: Turn[ResourceName], error: Exception | None, after: float | None
+    ) -> None:
+        noted = bool(self._replacer.pending_of(turn.key))
+        if turn.key not in self._failing:
+            self._failing[turn.key] = Backoff(
+                first=FAILED_FIRST, most=NOTED_MOST if noted else FAILED_MOST, chance=self._chance
+            )
+        delay = max(self._failing[turn.key].next(), after or 0.0)
+        if noted:
+            delay = min(delay, NOTED_MOST)
+        self._telemetry.failed_look(type(error).__name__)
+        if error is not None and not isinstance(error, Conflict):
+            log.warning(
+                "look failed", extra=facts(rd=turn.key, why=error, again_in_s=round(delay, 1))
+            )
+        lane = Lane.URGENT if noted else Lane.LOOK
+        self._queue.add(turn.key, after=delay, since=turn.since, lane=lane)
+
+    async def look(self, turn: Turn[ResourceName]) -> None:
+        """See where the data of one resource is now, and act on what follows for its volumes."""
+        if not await self._finish(turn):
+            return
+        if not self._index.of(turn.key) and turn.key not in self._picture.saved:
+            return
+        definition, placement = await asyncio.gather(
+            self._linstor.definition(turn.key), self._linstor.placement(turn.key)
+        )
+        await self._picture.know_nodes(placement)
+        if definition is not None and definition.saved and self._leadership.leading:
+            await self._saved_notes.take_over(definition, placement)
+            if self._replacer.pending_of(turn.key):
+                self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since)
+                return
+        settled = True
+        for volume in tuple(self._index.of(turn.key)):
+            verdict = decide(self._picture.case(volume, definition, placement))
+            settled &= await self._act(turn, volume, verdict, definition, placement)
+        self._look_again(turn, placement, settled=settled)
+
+    async def _finish(self, turn: Turn[ResourceName]) -> bool:
+        """Bring unfinished replacements of the resource to their end, without asking LINSTOR."""
+        names = self._replacer.pending_of(turn.key)
+        for volume in self._index.of(turn.key):
+            if volume.marked and not volume.terminating and volume.name not in names:
+                names.append(volume.name)
+        if not names or not self._leadership.leading:
+            return True
+        if not self._queue.may_change(turn, urgent=True):
+            self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since)
+            return False
+        for name in names:
+            await self._finish_one(turn, name)
+        return True
+
+    async def _finish_one(self, turn: Turn[ResourceName], name: PvName) -> None:
+        begun = asyncio.get_running_loop().time()
+        volume = self._index.get(name)
+        if volume is None and (twins := self._live(turn.key, name)):
+            log.error(
+                "unfinished replacement left alone: another volume has its handle",
+                extra=facts(pv=name, rd=turn.key, other=", ".join(twins)),
+            )
+            return
+        ended = await self._replacer.resume(name)
+        if isinstance(ended, Refusal):
+            if volume is not None:
+                self._teller.tell(volume, ended)
+            else:
+                log.error("note refused", extra=facts(pv=name, rd=turn.key, why=ended.why))
+            return
+        took = asyncio.get_running_loop().time() - begun
+        self._telemetry.changed("resume", str(ended), took, took)
+        log.info("unfinished replacement ended", extra=facts(pv=name, rd=turn.key, outcome=ended))
+        # What the note wanted may be old by now.
+        self._queue.add(turn.key, since=turn.since)
+
+    def _live(self, resource: ResourceName, name: PvName) -> list[str]:
+        """Other live volumes with the handle that the missing one had."""
+        return [
+            other.name
+            for other in self._index.of(resource)
+            if not other.terminating
+            and other.name != name
+            and other.key == self._replacer.pending.get(name)
+        ]
+
+    async def _act(
+        self,
+        turn: Turn[ResourceName],
+        volume: Volume,
+        verdict: Verdict,
+        definition: Definition | None,
+        placement: Placement | None,
+    ) -> bool:
+        """Do what the verdict asks for; answers whether nothing was to be changed."""
+        self._teller.tell(volume, verdict)
+        match verdict:
+            case Settled() | Skipped() | Refusal():
+                return True
+            case Later(_, _, after):
+                self._queue.add(turn.key, after=after, since=turn.since)
+                return True
+            case Resume():
+                # It was just brought to its end, or is another's to end; the index will tell.
+                if self._leadership.leading:
+                    self._queue.add(turn.key, after=RESUMED_AGAIN, since=turn.since)
+                return False
+            case Change():
+                pass
+        if not self._leadership.leading or self._queue.closed:
+            return False
+        if not self._queue.may_change(turn, urgent=verdict.urgent):
+            lane = Lane.URGENT if verdict.urgent else Lane.CHANGE
+            self._queue.add(turn.key, lane=lane, since=turn.since)
+            return False
+        await self._change(turn, volume, definition, placement)
+        return False
+
+    async def _change(
+        self,
+        turn: Turn[ResourceName],
+        cached: Volume,
+        definition: Definition | None,
+        placement: Placement | None,
+    ) -> None:
+        """Read the volume uncached, decide again, and only then write."""
+        begun = asyncio.get_running_loop().time()
+        pv, claim = await self._read(cached)
+        volume = None if pv is None else self._volumes.describe(pv)
+        if pv is None or volume is None:
+            return
+        verdict = decide(self._picture.case(volume, definition, placement))
+        if not isinstance(verdict, Change) or volume.key != cached.key:
+            await self._not_after_all(turn, volume, verdict)
+            return
+        how, ended = await self._write(pv, claim, volume, verdict)
+        if isinstance(ended, Later | Refusal):
+            await self._not_after_all(turn, volume, ended)
+            return
+        now = asyncio.get_running_loop().time()
+        self._telemetry.changed(how, str(ended), now - begun, now - turn.since)
+        if ended in {Outcome.DONE, Outcome.KEPT}:
+            self._teller.changed(volume, verdict, how=how, took=now - turn.since)
+        else:
+            log.info(
+                "volume changed meanwhile; looked at again",
+                extra=facts(pv=volume.name, rd=volume.key, outcome=ended),
+            )
+            self._queue.add(turn.key, after=SECOND_LOOK, since=turn.since)
+
+    async def _read(self, volume: Volume) -> tuple[Manifest | None, Manifest | None]:
+        if volume.claim is None:
+            return await self._volumes.read(volume.name), None
+        return await asyncio.gather(
+            self._volumes.read(volume.name), self._volumes.read_claim(volume.claim)
+        )
+
+    async def _not_after_all(
+        self, turn: Turn[ResourceName], volume: Volume, verdict: Verdict
+    ) -> None:
+        self._teller.tell(volume, verdict)
+        after = verdict.after if isinstance(verdict, Later) else SECOND_LOOK
+        if not isinstance(verdict, Refusal | Settled):
+            self._queue.add(turn.key, after=after, since=turn.since)
+
+    async def _write(
+        self, pv: Manifest, claim: Manifest | None, volume: Volume, change: Change
+    ) -> tuple[str, Outcome | Later | Refusal]:
+        if change.in_place:
+            try:
+                await self._volumes.patch(volume.name, affinity_patch(pv, change.wanted))
+            except Invalid as error:
+                if not any("nodeAffinity" in field for field in error.fields):
+                    return "patch", Refusal(Reason.NOT_ALLOWED, str(error))
+                self._picture.cluster_refused_change()
+            else:
+                return "patch", Outcome.DONE
+        if volume.key is None:
+            raise AssertionError("a volume without a key is never to be changed")
+        return "replace", await self._replacer.replace(pv, claim, volume.key, change.wanted)
+
+    def _look_again(
+        self, turn: Turn[ResourceName], placement: Placement | None, *, settled: bool
+    ) -> None:
+        """Events run ahead of the truth, and LINSTOR tells nothing once a replica is at rest.
+
+        A placement in motion is looked at until it rests, or until the delay is as long as the
+        full pass is far apart: a deletion on a node that never comes back moves for ever.
+        """
+        if placement is None or not placement.in_motion:
+            self._moving.pop(turn.key, None)
+            if settled and turn.hinted:
+                self._queue.add(turn.key, after=SECOND_LOOK)
+            return
+        motion = self._moving.get(turn.key)
+        if motion is None or motion.placement != placement:
+            motion = self._moving[turn.key] = _Motion(placement)
+        if motion.delay <= MOTION_MOST:
+            self._queue.add(turn.key, after=min(motion.delay, MOTION_MOST))
+            motion.delay *= 2

@@ -1,0 +1,212 @@
+"""The full pass: the net under every hint that never came. It finds suspects and queues them."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+
+from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane
+from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.ports import Index, Leadership, Linstor, Telemetry
+from linstor_affinity_events.engine.replacer import Replacer
+from linstor_affinity_events.engine.teller import Teller, kind_of, reason_of
+from linstor_affinity_events.errors import Again, Refused, Unreachable
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.placement import Definition, Placement
+from linstor_affinity_events.model.verdict import Change, Later, Refusal, Resume, Verdict, decide
+from linstor_affinity_events.model.volume import Volume
+
+log = logging.getLogger(__name__)
+
+BREATH = 500
+"""Volumes decided on before other tasks get their turn."""
+
+READERS = 4
+BULK_AGAIN = 300.0
+"""How long single reads are preferred after the one big read failed: it fails when a satellite
+hangs, slowly each time, and a node failure is when the pass matters most.
+"""
+
+SPACING = 1.0
+
+
+class Sweeper:
+    """Passes over all volumes at a steady pace, and at once when something was missed."""
+
+    def __init__(
+        self,
+        *,
+        queue: KeyedQueue[ResourceName],
+        picture: Picture,
+        index: Index,
+        linstor: Linstor,
+        replacer: Replacer,
+        leadership: Leadership,
+        teller: Teller,
+        telemetry: Telemetry,
+        delays: Backoff,
+        pace: float = 60.0,
+        limit: float = 60.0,
+    ) -> None:
+        self._queue, self._picture, self._index = queue, picture, index
+        self._linstor, self._replacer = linstor, replacer
+        self._leadership = leadership
+        self._teller, self._telemetry = teller, telemetry
+        self._delays, self._pace, self._limit = delays, pace, limit
+        self._causes: list[str] = []
+        self._wanted = asyncio.Event()
+        self._bulk_from = float("-inf")
+        self.failure: str | None = "no full pass has ended yet"
+        """Why the last pass failed; None once one has ended well."""
+
+    def request(self, cause: str) -> None:
+        """Ask for a pass as soon as can be; requests that come while one runs share the next."""
+        if cause not in self._causes:
+            self._causes.append(cause)
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Pass for ever; a pass that fails is begun again with growing delays."""
+        while True:
+            cause = await self._next_cause()
+            if not self._leadership.leading and self.failure is None:
+                # Once it is known that all could be read, the one who leads passes for all.
+                continue
+            try:
+                async with asyncio.timeout(self._limit):
+                    await self.sweep(cause)
+            except TimeoutError:
+                await self._failed(cause, f"cut off after {self._limit:g} s")
+            except (Again, Refused) as error:
+                await self._failed(cause, str(error))
+            else:
+                self._delays.reset()
+                if self.failure is not None:
+                    log.info("full pass ended", extra=facts(cause=cause))
+                self.failure = None
+                await asyncio.sleep(min(SPACING, self._pace))
+
+    async def _next_cause(self) -> str:
+        try:
+            async with asyncio.timeout(self._pace):
+                await self._wanted.wait()
+        except TimeoutError:
+            self.request("period")
+        causes, self._causes = self._causes, []
+        self._wanted.clear()
+        return "+".join(causes)
+
+    async def _failed(self, cause: str, why: str) -> None:
+        if why != self.failure:
+            log.warning("full pass failed", extra=facts(cause=cause, why=why))
+        self.failure = why
+        delay = self._delays.next()
+        await asyncio.sleep(delay)
+        self.request(cause)
+
+    async def sweep(self, cause: str) -> None:
+        """Decide on every volume from a few big reads and queue those that want something done."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        if self._leadership.leading:
+            for resource in await self._replacer.load():
+                self._queue.add(resource, lane=Lane.URGENT)
+        await self._picture.read_nodes()
+        definitions = await self._linstor.definitions()
+        placements, bulk = await self._placements()
+        self._picture.saved = frozenset(d.resource for d in definitions.values() if d.saved)
+        for resource in self._picture.saved:
+            self._queue.add(resource)
+        found = await self._decide_all(cause, definitions, placements)
+        self._tell_astray(found)
+        self._telemetry.census(found)
+        self._telemetry.swept(cause, clock() - begun, sum(found.values()), bulk=bulk)
+
+    async def _placements(self) -> tuple[Mapping[ResourceName, Placement], bool]:
+        clock = asyncio.get_running_loop().time
+        if clock() >= self._bulk_from:
+            try:
+                return await self._linstor.placements(), True
+            except Unreachable as error:
+                self._bulk_from = clock() + BULK_AGAIN
+                log.info("reading resources one by one", extra=facts(why=error))
+        return await self._one_by_one(), False
+
+    async def _one_by_one(self) -> Mapping[ResourceName, Placement]:
+        """Read each resource that some volume names, a few at a time, whatever satellites do."""
+        found: dict[ResourceName, Placement] = {}
+        rest = iter(tuple(self._index.resources()))
+
+        async def read_on() -> None:
+            for resource in rest:
+                placement = await self._linstor.placement(resource)
+                if placement is not None:
+                    found[resource] = placement
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(READERS):
+                    group.create_task(read_on(), name=f"reader-{number}")
+        except* (Again, Refused) as errors:
+            raise errors.exceptions[0] from None
+        return found
+
+    async def _decide_all(
+        self,
+        cause: str,
+        definitions: Mapping[ResourceName, Definition],
+        placements: Mapping[ResourceName, Placement],
+    ) -> Counter[tuple[str, str]]:
+        found: Counter[tuple[str, str]] = Counter()
+        async for resource in _with_breaths(tuple(self._index.resources())):
+            definition = definitions.get(resource)
+            placement = None if definition is None else placements.get(resource)
+            if definition is not None and placement is None:
+                placement = Placement(resource)
+            for volume in tuple(self._index.of(resource)):
+                verdict = decide(self._picture.case(volume, definition, placement))
+                found[kind_of(verdict), reason_of(verdict)] += 1
+                self._suspect(cause, resource, volume, verdict)
+        for name in [name for name in self._teller.unsettled if self._index.get(name) is None]:
+            self._teller.forget(name)
+        return found
+
+    def _suspect(
+        self, cause: str, resource: ResourceName, volume: Volume, verdict: Verdict
+    ) -> None:
+        match verdict:
+            case Change():
+                if resource not in self._queue:
+                    self._telemetry.drift_unannounced(cause)
+                    log.info(
+                        "drift found that no event told",
+                        extra=facts(pv=volume.name, rd=resource, cause=cause),
+                    )
+                self._queue.add(resource)
+            case Resume():
+                if self._leadership.leading:
+                    self._queue.add(resource, lane=Lane.URGENT)
+            case Later(_, _, after):
+                self._queue.add(resource, after=after)
+            case Refusal():
+                # What was read may be old by now: let a look tell it.
+                if not self._teller.told(volume, verdict):
+                    self._queue.add(resource)
+            case _:
+                self._teller.tell(volume, verdict)
+
+    def _tell_astray(self, found: Counter[tuple[str, str]]) -> None:
+        for volume in self._index.astray():
+            verdict = decide(self._picture.case(volume, None, None))
+            found[kind_of(verdict), reason_of(verdict)] += 1
+            self._teller.tell(volume, verdict)
+
+
+async def _with_breaths(resources: tuple[ResourceName, ...]) -> AsyncIterator[ResourceName]:
+    """Yield them all and let other tasks run now and then: a pass must not hold up a look."""
+    for number, resource in enumerate(resources, start=1):
+        yield resource
+        if number % BREATH == 0:
+            await asyncio.sleep(0)

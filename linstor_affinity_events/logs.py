@@ -1,0 +1,71 @@
+"""How we write logs: a constant message, then facts as key=value or as JSON."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+QUIET_LIBRARIES = ("aiohttp", "aiohttp_sse_client", "asyncio", "kubernetes_asyncio")
+"""Their own words about a failure come before ours and say less."""
+
+
+def facts(**values: object) -> dict[str, object]:
+    """Values for a log line, in one field: `extra={"name": ...}` alone would make logging raise."""
+    return {"facts": values}
+
+
+def _given(record: logging.LogRecord) -> Mapping[str, object]:
+    values: Mapping[str, object] = getattr(record, "facts", {})
+    return values
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    plain = text and text.isprintable() and not any(mark in text for mark in ' "=')
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+class KeyValueFormatter(logging.Formatter):
+    """Renders `TIME LEVEL message key=value ...`; a value with blanks is quoted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        words = [_moment(record), record.levelname, record.getMessage()]
+        words += [f"{key}={_quoted(value)}" for key, value in _given(record).items()]
+        if record.exc_info:
+            words.append("\n" + self.formatException(record.exc_info))
+        return " ".join(words)
+
+
+class JsonFormatter(logging.Formatter):
+    """Renders one JSON object a line, facts beside `time`, `level`, `logger` and `message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": _moment(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{
+                key: value if isinstance(value, int | float | bool) else str(value)
+                for key, value in _given(record).items()
+            },
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def set_up(*, verbosity: int, as_json: bool) -> None:
+    """Log to stderr: INFO, from verbosity 1 on DEBUG, from 5 on the libraries' words as well."""
+    target = logging.StreamHandler(sys.stderr)
+    target.setFormatter(JsonFormatter() if as_json else KeyValueFormatter())
+    logging.basicConfig(
+        handlers=[target], level=logging.DEBUG if verbosity >= 1 else logging.INFO, force=True
+    )
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.DEBUG if verbosity >= 5 else logging.CRITICAL)

@@ -1,0 +1,120 @@
+"""Metrics for Prometheus; docs/operations.md explains each."""
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+_PREFIX = "linstor_affinity"
+_LATENCY = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 75)
+_PASS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Implements engine.ports.Telemetry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.streams: dict[str, bool] = {}
+        self._verdicts = self._counter(
+            "verdicts", "Decisions on volumes, each time one is looked at.", "verdict", "reason"
+        )
+        self._changes = self._counter(
+            "changes", "Volumes changed, by way and outcome.", "how", "outcome"
+        )
+        self._latency = self._histogram(
+            "hint_to_volume_seconds",
+            "From the hint that something moved to the PersistentVolume that says so.",
+            _LATENCY,
+        )
+        self._change_time = self._histogram(
+            "change_seconds", "How long a change itself took.", _LATENCY, "how"
+        )
+        self._drift = self._counter(
+            "drift_without_event",
+            "Wrong affinities that a full pass found and no event had announced.",
+            "cause",
+        )
+        self._passes = self._histogram(
+            "full_pass_seconds", "How long full passes took.", _PASS, "bulk"
+        )
+        self._volumes = self._gauge(
+            "volumes", "Volumes by what the last full pass found.", "verdict", "reason"
+        )
+        self._absent = self._gauge(
+            "volumes_absent", "PersistentVolumes that are deleted and not yet created again."
+        )
+        self._stuck = self._gauge(
+            "volumes_stuck", "Deleted PersistentVolumes whose creation is refused."
+        )
+        self._lost = self._counter("claims_lost", "Claims seen Lost after a replacement.")
+        self._stream = self._gauge("stream_up", "Whether an event stream is open.", "stream")
+        self._connects = self._counter(
+            "stream_connects", "Connections of an event stream.", "stream"
+        )
+        self._events = self._counter("stream_events", "Events received.", "stream")
+        self._failed = self._counter("failed_looks", "Looks that have to be repeated.", "error")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace=_PREFIX, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace=_PREFIX, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            name, text, labels, namespace=_PREFIX, registry=self.registry, buckets=buckets
+        )
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Publish a number that is read whenever somebody asks."""
+        self._gauge(name, text).set_function(read)
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        return bytes(generate_latest(self.registry))
+
+    def verdict(self, kind: str, reason: str) -> None:
+        self._verdicts.labels(kind, reason).inc()
+
+    def changed(self, how: str, outcome: str, took: float, since_hint: float) -> None:
+        self._changes.labels(how, outcome).inc()
+        self._change_time.labels(how).observe(took)
+        if how != "resume" and outcome in {"done", "kept"}:
+            self._latency.observe(since_hint)
+
+    def drift_unannounced(self, cause: str) -> None:
+        self._drift.labels(cause).inc()
+
+    def swept(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None:
+        del cause, volumes
+        self._passes.labels("yes" if bulk else "no").observe(took)
+
+    def census(self, found: Mapping[tuple[str, str], int]) -> None:
+        self._volumes.clear()
+        for labels, number in found.items():
+            self._volumes.labels(*labels).set(number)
+
+    def absent(self, volumes: int) -> None:
+        self._absent.set(volumes)
+
+    def stuck(self, volumes: int) -> None:
+        self._stuck.set(volumes)
+
+    def claim_lost(self) -> None:
+        self._lost.inc()
+
+    def stream(self, name: str, *, up: bool) -> None:
+        self.streams[name] = up
+        self._stream.labels(name).set(up)
+        if up:
+            self._connects.labels(name).inc()
+
+    def stream_event(self, name: str) -> None:
+        self._events.labels(name).inc()
+
+    def failed_look(self, kind: str) -> None:
+        self._failed.labels(kind).inc()

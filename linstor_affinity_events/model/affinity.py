@@ -1,0 +1,115 @@
+"""Which nodes may run a volume's pods, given where its data is."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from linstor_affinity_events.model.nodes import Labels
+from linstor_affinity_events.model.policy import Policy
+
+Term = frozenset[tuple[str, str]]
+"""Labels a node must carry, all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAffinity:
+    """The nodes that match any term; no terms at all means every node.
+
+    Build it with `of`: then two affinities are equal exactly when they say the same,
+    whatever the order, the repeats or the terms already implied by wider ones.
+    """
+
+    terms: frozenset[Term] = frozenset()
+
+    @classmethod
+    def of(cls, terms: Iterable[Term]) -> Self:
+        unique = frozenset(terms)
+        # A term without labels matches no node in Kubernetes, but here it was meant to match all.
+        if frozenset() in unique:
+            return cls()
+        return cls(frozenset(t for t in unique if not any(wider < t for wider in unique)))
+
+    def admits(self, node: Labels) -> bool:
+        """Whether the scheduler could put a pod on a node with these labels."""
+        return not self.terms or any(
+            all(node.get(key) == value for key, value in term) for term in self.terms
+        )
+
+    def __str__(self) -> str:
+        if not self.terms:
+            return "everywhere"
+        return " | ".join(",".join(f"{k}={v}" for k, v in term) for term in self._in_order())
+
+    def _in_order(self) -> list[list[tuple[str, str]]]:
+        return sorted((sorted(term) for term in self.terms), key=repr)
+
+    def manifest(self) -> dict[str, Any] | None:
+        """As `spec.nodeAffinity` of a PersistentVolume; None where the field is to be absent."""
+        if not self.terms:
+            return None
+        terms = [
+            {
+                "matchExpressions": [
+                    {"key": key, "operator": "In", "values": [value]} for key, value in term
+                ]
+            }
+            for term in self._in_order()
+        ]
+        return {"required": {"nodeSelectorTerms": terms}}
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignAffinity:
+    """An affinity that says what ours never do, so it equals none of them."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Affinity = NodeAffinity | ForeignAffinity
+
+NO_AFFINITY = NodeAffinity()
+
+
+def read_affinity(spec: Mapping[str, Any]) -> Affinity:
+    """Read `spec.nodeAffinity` of a PersistentVolume; absent means everywhere.
+
+    A term that is not `In` with one value throughout, or has matchFields, makes it foreign:
+    so the reference controller compares as well.
+    """
+    raw = spec.get("nodeAffinity")
+    required = (raw or {}).get("required")
+    if not required:
+        return NO_AFFINITY
+    terms = []
+    for raw_term in required.get("nodeSelectorTerms") or ():
+        term = _read_term(raw_term)
+        if not term:
+            return ForeignAffinity(f"unlike ours: {str(raw_term)[:200]}")
+        terms.append(term)
+    return NodeAffinity.of(terms) if terms else ForeignAffinity("unlike ours: no terms")
+
+
+def _read_term(raw: Mapping[str, Any]) -> Term | None:
+    pairs = set()
+    for expression in raw.get("matchExpressions") or ():
+        values: list[Any] = expression.get("values") or []
+        if expression.get("operator") != "In" or len(values) != 1:
+            return None
+        pairs.add((str(expression.get("key")), str(values[0])))
+    return None if raw.get("matchFields") else frozenset(pairs)
+
+
+def desired_affinity(serving: Collection[Labels], policy: Policy) -> NodeAffinity:
+    """Admit the nodes that share the labels of some rule with a node that has the data.
+
+    Labels that a serving node lacks are left out of its terms, and a term with none left opens
+    the volume to every node, as linstor-csi does.
+    """
+    return NodeAffinity.of(
+        frozenset((key, labels[key]) for key in rule if key in labels)
+        for labels in serving
+        for rule in policy.rules
+    )

@@ -1,0 +1,35 @@
+"""One type per kind of name, so that mypy stops a node from passing for a resource."""
+
+from dataclasses import dataclass
+from typing import NewType
+
+ResourceName = NewType("ResourceName", str)
+"""A LINSTOR resource definition, in lower case: LINSTOR ignores case, CSI writes lower."""
+
+NodeName = NewType("NodeName", str)
+"""A LINSTOR node, in lower case; how it is spelled stands in its labels."""
+
+PvName = NewType("PvName", str)
+
+Uid = NewType("Uid", str)
+"""One incarnation of a Kubernetes object: a volume re-created keeps its name, not its uid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimName:
+    """Where a PersistentVolumeClaim is, and which incarnation of it is meant."""
+
+    namespace: str
+    name: str
+    uid: Uid = Uid("")
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def resource_name(text: str) -> ResourceName:
+    return ResourceName(text.lower())
+
+
+def node_name(text: str) -> NodeName:
+    return NodeName(text.lower())

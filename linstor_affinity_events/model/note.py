@@ -1,0 +1,243 @@
+"""The note of a replacement that is not finished: all that is needed to finish it.
+
+A note is input: whoever can write where it lies could else have us create any volume.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from linstor_affinity_events.errors import BadHandle, BadNote
+from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.keys import (
+    DRIVER,
+    SKIP_RECLAIM_ANNOTATION,
+    VolumeKey,
+    parse_handle,
+)
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    annotations_of,
+    claim_of,
+    like,
+    name_of,
+    recreated,
+    uid_of,
+)
+from linstor_affinity_events.model.names import ClaimName, PvName, Uid
+
+FORMAT = 1
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_POLICIES = frozenset({"Delete", "Recycle", "Retain"})
+_OTHER_SOURCES = frozenset(
+    (
+        *("awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "fc"),
+        *("flexVolume", "flocker", "gcePersistentDisk", "glusterfs", "hostPath", "iscsi"),
+        *("local", "nfs", "photonPersistentDisk", "portworxVolume", "quobyte", "rbd"),
+        *("scaleIO", "storageos", "vsphereVolume"),
+    )
+)
+"""The other kinds of volume source; a hostPath in a note would be a way into a node."""
+
+
+class State(StrEnum):
+    """How far a replacement may have come."""
+
+    PREPARED = "prepared"
+    """Nothing is deleted: a deletion seen now is somebody else's."""
+
+    DELETING = "deleting"
+    """We may have deleted it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One unfinished replacement. `wanted` has the original's policy, annotations, finalizers."""
+
+    pv: PvName
+    key: VolumeKey
+    uid: Uid
+    """The incarnation being replaced."""
+
+    claim: ClaimName | None
+    state: State
+    wanted: Manifest
+    holder: str = ""
+    """The instance that wrote it."""
+
+    version: str = ""
+    """Where it is kept, the version that was read; guards the next write."""
+
+    @classmethod
+    def begin(cls, pv: Manifest, key: VolumeKey, affinity: NodeAffinity, *, holder: str) -> Self:
+        return cls(
+            pv=name_of(pv),
+            key=key,
+            uid=uid_of(pv),
+            claim=claim_of(pv),
+            state=State.PREPARED,
+            wanted=recreated(pv, affinity),
+            holder=holder,
+        )
+
+    def deleting(self) -> "Note":
+        return replace(self, state=State.DELETING)
+
+    def wanting(self, wanted: Manifest) -> "Note":
+        return replace(self, wanted=wanted)
+
+    @property
+    def policy(self) -> str:
+        return str(self.wanted["spec"].get("persistentVolumeReclaimPolicy", "Retain"))
+
+    @property
+    def skip_reclaim(self) -> str | None:
+        return annotations_of(self.wanted).get(SKIP_RECLAIM_ANNOTATION)
+
+    def written(self) -> dict[str, Any]:
+        """As a JSON tree, to be read back with `read_note`."""
+        return {
+            "format": FORMAT,
+            "pv": self.pv,
+            "volume": str(self.key),
+            "uid": self.uid,
+            "claim": None
+            if self.claim is None
+            else {
+                "namespace": self.claim.namespace,
+                "name": self.claim.name,
+                "uid": self.claim.uid,
+            },
+            "state": str(self.state),
+            "holder": self.holder,
+            "wanted": self.wanted,
+        }
+
+
+def read_note(tree: object, *, version: str = "") -> Note:
+    """Read a note that `Note.written` made, trusting none of it. Raises BadNote."""
+    if not isinstance(tree, Mapping) or tree.get("format") != FORMAT:
+        raise BadNote(f"the note is not of format {FORMAT}")
+    wanted = checked_manifest(tree.get("wanted"))
+    key = _handle(wanted)
+    if tree.get("volume") != str(key):
+        raise BadNote(f"the note is for volume {str(tree.get('volume'))[:80]!r}, not {key}")
+    if tree.get("pv") != name_of(wanted):
+        raise BadNote(f"the note is for PersistentVolume {str(tree.get('pv'))[:80]!r}")
+    if tree.get("state") not in set(State):
+        raise BadNote("the note says nothing of how far the replacement came")
+    uid, holder = tree.get("uid"), tree.get("holder")
+    if not isinstance(uid, str) or not uid or not isinstance(holder, str):
+        raise BadNote("the note does not say which incarnation was to be replaced, or by whom")
+    claim = claim_of(wanted)
+    noted = tree.get("claim")
+    if (noted is None) != (claim is None) or (
+        claim is not None
+        and noted != {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid}
+    ):
+        raise BadNote("the note names another claim than its manifest does")
+    return Note(
+        pv=name_of(wanted),
+        key=key,
+        uid=Uid(uid),
+        claim=claim,
+        state=State(tree["state"]),
+        wanted=wanted,
+        holder=holder,
+        version=version,
+    )
+
+
+def read_saved(tree: object, key: VolumeKey, *, affinity: NodeAffinity | None) -> Note:
+    """Read what the reference controller keeps on LINSTOR while it replaces a volume.
+
+    Only good for the volume that it was found at. Without an `affinity` the saved one stands.
+    `skip-reclaim` is dropped: that controller sets it itself before it saves. Raises BadNote.
+    """
+    saved = checked_manifest(tree, fresh=False)
+    if _handle(saved) != key:
+        raise BadNote(
+            f"it was found at volume {key}, but is for {saved['spec']['csi']['volumeHandle']!r}"
+        )
+    if not uid_of(saved):
+        raise BadNote("it does not say which incarnation was to be replaced")
+    wanted = like(saved) if affinity is None else recreated(saved, affinity)
+    annotations = annotations_of(wanted)
+    if annotations.pop(SKIP_RECLAIM_ANNOTATION, None) is not None:
+        wanted["metadata"]["annotations"] = annotations
+    wanted.setdefault("apiVersion", "v1")
+    wanted.setdefault("kind", "PersistentVolume")
+    return Note(
+        pv=name_of(saved),
+        key=key,
+        uid=uid_of(saved),
+        claim=claim_of(saved),
+        state=State.DELETING,
+        wanted=wanted,
+    )
+
+
+def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
+    """Pass what has the form of a PersistentVolume of our driver and nothing else.
+
+    A `fresh` one is ready to be created and so carries no uid. Raises BadNote.
+    """
+    if not isinstance(tree, Mapping) or tree.get("kind", "PersistentVolume") != "PersistentVolume":
+        raise BadNote("it holds no PersistentVolume")
+    if tree.get("apiVersion", "v1") != "v1":
+        raise BadNote(f"apiVersion {str(tree['apiVersion'])[:40]!r} is not v1")
+    metadata, spec = tree.get("metadata"), tree.get("spec")
+    if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
+        raise BadNote("its PersistentVolume has no metadata or no spec")
+    _check_metadata(metadata, fresh=fresh)
+    _check_spec(spec)
+    return tree
+
+
+def _check_metadata(metadata: Mapping[str, Any], *, fresh: bool) -> None:
+    name = metadata.get("name")
+    if not isinstance(name, str) or len(name) > 253 or _NAME.fullmatch(name) is None:
+        raise BadNote(f"{str(name)[:80]!r} is no name of a PersistentVolume")
+    texts = [metadata.get("labels"), metadata.get("annotations")]
+    if not all(t is None or _is_texts(t) for t in texts):
+        raise BadNote("its labels or annotations are not texts")
+    finalizers = metadata.get("finalizers") or []
+    if not isinstance(finalizers, list) or not all(isinstance(f, str) for f in finalizers):
+        raise BadNote("its finalizers are not a list of texts")
+    if not isinstance(metadata.get("uid", ""), str):
+        raise BadNote("its uid is no text")
+    if fresh and metadata.keys() & {"uid", "resourceVersion", "deletionTimestamp"}:
+        raise BadNote("its PersistentVolume carries what only the API server sets")
+
+
+def _check_spec(spec: Mapping[str, Any]) -> None:
+    csi = spec.get("csi")
+    others = sorted(_OTHER_SOURCES & spec.keys())
+    if others or not isinstance(csi, Mapping) or csi.get("driver") != DRIVER:
+        raise BadNote(f"its PersistentVolume is not one of {DRIVER}")
+    if spec.get("persistentVolumeReclaimPolicy", "Retain") not in _POLICIES:
+        raise BadNote("its reclaim policy is none that Kubernetes knows")
+    for field in ("claimRef", "nodeAffinity", "capacity"):
+        if not isinstance(spec.get(field, {}), Mapping | None):
+            raise BadNote(f"its {field} is no object")
+    ref = spec.get("claimRef") or {}
+    if not all(isinstance(ref.get(part, ""), str) for part in ("namespace", "name", "uid")):
+        raise BadNote("its claimRef is not made of texts")
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(k, str) and isinstance(v, str) for k, v in value.items()
+    )
+
+
+def _handle(manifest: Manifest) -> VolumeKey:
+    handle = manifest["spec"]["csi"].get("volumeHandle")
+    if not isinstance(handle, str):
+        raise BadNote("its PersistentVolume has no volume handle")
+    try:
+        return parse_handle(handle)
+    except BadHandle as error:
+        raise BadNote(str(error)) from error

@@ -1,0 +1,124 @@
+"""Remote access policies: from which nodes a volume may be used, given where its data is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from linstor_affinity_events.errors import BadPolicy
+from linstor_affinity_events.model.keys import HOSTNAME_LABEL
+
+TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+"""What Go's strconv.ParseBool takes; linstor-csi and so every StorageClass rely on it."""
+
+MAX_TEXT = 16 * 1024
+_REMOTE_LAYERS = frozenset({"drbd", "nvme"})
+_PREFIX = "linstor.csi.linbit.com/"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rules of label keys: a node may use a volume if it shares all labels of some rule with a
+    node that has the data. A rule without labels is met by every node.
+    """
+
+    rules: tuple[frozenset[str], ...]
+
+    def __str__(self) -> str:
+        if self == EVERYWHERE:
+            return "everywhere"
+        if self == LOCAL_ONLY:
+            return "local only"
+        return " or ".join("same " + "+".join(sorted(r)) if r else "any" for r in self.rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A policy text that makes no sense; volumes under it are left alone."""
+
+    text: str
+    why: str
+
+
+EVERYWHERE = Policy((frozenset(),))
+LOCAL_ONLY = Policy((frozenset({HOSTNAME_LABEL}),))
+
+PolicyReading = Policy | Unreadable
+
+
+def read_policy(text: str, parse_yaml: Callable[[str], object]) -> PolicyReading:
+    """Read a Go boolean (true: everywhere, false: local only) or a YAML list of
+    `{fromSame: [label, ...]}`, all its scalars as text. Answers Unreadable instead of raising.
+
+    linstor-csi ignores keys that it doesn't know, which makes of a misspelt `fromsame` a rule
+    that admits every node; here it is refused.
+    """
+    if text in TRUE:
+        return EVERYWHERE
+    if text in FALSE:
+        return LOCAL_ONLY
+    if len(text) > MAX_TEXT:
+        return Unreadable(text[:80], f"longer than {MAX_TEXT} characters")
+    try:
+        return Policy(tuple(_rules(parse_yaml(text))))
+    except BadPolicy as error:
+        return Unreadable(text[:200], str(error))
+
+
+def _rules(tree: object) -> list[frozenset[str]]:
+    if not isinstance(tree, list):
+        raise BadPolicy("neither true nor false nor a list of {fromSame: [label, ...]}")
+    return [_rule(number, item) for number, item in enumerate(tree, start=1)]
+
+
+def _rule(number: int, item: object) -> frozenset[str]:
+    if not isinstance(item, Mapping) or not set(item) <= {"fromSame"}:
+        raise BadPolicy(f"rule {number} is not of the form fromSame: [label, ...]")
+    labels = item.get("fromSame", [])
+    if not isinstance(labels, list) or not all(isinstance(x, str) and x for x in labels):
+        raise BadPolicy(f"rule {number}: fromSame is not a list of label names")
+    return frozenset(labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageClass:
+    """What a StorageClass of our driver says about access."""
+
+    name: str
+    policy: PolicyReading | None
+    """None where it names no policy and the default holds."""
+    remote_layers: bool = True
+    """Whether its layers can bring the data to another node at all."""
+    balanced: bool = False
+    """linstor-csi sets an affinity of its own for placementPolicy Balanced."""
+
+    @classmethod
+    def read(
+        cls,
+        name: str,
+        parameters: Mapping[str, str],
+        parse_policy: Callable[[str], PolicyReading],
+    ) -> "StorageClass":
+        """Sort out its parameters, named in any case, with linstor-csi's prefix or none.
+
+        Where both spellings stand beside each other the prefixed one counts.
+        """
+        known: dict[str, str] = {}
+        for key in sorted(parameters, key=lambda key: key.startswith(_PREFIX)):
+            if "/" not in key or key.startswith(_PREFIX):
+                known[key.removeprefix(_PREFIX).lower()] = parameters[key]
+        text = known.get("allowremotevolumeaccess")
+        layers = known.get("layerlist", "drbd storage").lower().split()
+        return cls(
+            name=name,
+            policy=None if text is None else parse_policy(text),
+            remote_layers=not _REMOTE_LAYERS.isdisjoint(layers),
+            balanced=known.get("placementpolicy", "").lower() == "balanced",
+        )
+
+    def policy_or(self, default: Policy | None) -> PolicyReading:
+        """The policy to follow: its own, else the default, else what its layers can do."""
+        if self.policy is not None:
+            return self.policy
+        if default is not None:
+            return default
+        return EVERYWHERE if self.remote_layers else LOCAL_ONLY

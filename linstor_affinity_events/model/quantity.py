@@ -1,0 +1,22 @@
+"""Kubernetes resource quantities, to compare storage sizes."""
+
+import re
+from decimal import Decimal
+
+_FORM = re.compile(r"([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)(?:([eE][+-]?\d{1,3})|([numkKMGTPE]i?))?")
+_UNITS = {
+    **{unit + "i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", start=1)},
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", start=1)},
+    **{unit: Decimal(1000) ** -power for power, unit in enumerate("mun", start=1)},
+}
+
+
+def quantity(text: str) -> Decimal | None:
+    """Read `1Gi`, `500M`, `1e9`, ...; None for anything else. Source: Kubernetes' apimachinery."""
+    form = _FORM.fullmatch(text)
+    if form is None:
+        return None
+    number, exponent, unit = form.groups()
+    if unit and unit not in _UNITS:
+        return None
+    return Decimal(number + (exponent or "")) * _UNITS.get(unit or "", Decimal(1))

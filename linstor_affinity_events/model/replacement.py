@@ -1,0 +1,225 @@
+"""The order of a replacement: from what is seen, the one step to do next.
+
+Whoever starts here after a crash, or beside another instance, sees the same things and so
+takes the same steps; there is no code for resuming. docs/architecture.md has the whole order.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.manifest import (
+    RETAIN,
+    Manifest,
+    Patch,
+    annotations_of,
+    claim_of,
+    finalizers_of,
+    is_marked,
+    is_safe_to_go,
+    is_terminating,
+    kept,
+    mark_patch,
+    phase_of,
+    reclaim_policy_of,
+    taken_over,
+    tombstone_name,
+    tombstone_patch,
+    uid_of,
+    unmark_patch,
+)
+from linstor_affinity_events.model.note import Note, State
+
+
+class Outcome(StrEnum):
+    """How the unfinished business with a volume ended; stable, for metrics."""
+
+    DONE = "done"
+    KEPT = "kept"
+    """Created again with policy Retain, since its claim had gone or moved on meanwhile."""
+    STALE = "stale"
+    """The note was of no use any more; the volume was not touched."""
+    UNWOUND = "unwound"
+    """Our marks were taken back: the volume had changed meanwhile."""
+    THEIRS = "theirs"
+    """Somebody deleted the volume before we did; it goes as they wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Make deleting harmless: Retain, skip-reclaim and our finalizer."""
+
+    patch: Patch
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write the note down before anything that it has to survive."""
+
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Ask for the deletion of exactly what was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointAway:
+    """Let the claimRef name a tombstone, so that the binder forgets the real claim."""
+
+    patch: Patch
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitBinder:
+    """Wait until the binder has written that the volume is Bound no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtClaim:
+    """Read the claim: how the volume comes back depends on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Let go of the terminating volume."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Put its like in place."""
+
+    body: Manifest
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Unmark:
+    """Take our marks back."""
+
+    patch: Patch
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget the note."""
+
+    outcome: Outcome
+
+
+Step = (
+    Mark | Save | Delete | PointAway | AwaitBinder | LookAtClaim | Remove | Create | Unmark | Drop
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What was seen last."""
+
+    pv: Manifest | None
+    """The volume of that name; None where there is none."""
+
+    claim: Manifest | None = None
+    claim_known: bool = False
+    """Whether the claim was looked for."""
+
+    guard_over: bool = False
+    """Whether the binder had its time to write the phase."""
+
+    unpointable: bool = False
+    """Whether the API server refused to let the claimRef point elsewhere."""
+
+    begun_here: bool = False
+    """Whether this very instance wrote the note and has not let go of the volume since."""
+
+
+def next_step(note: Note, sight: Sight) -> Step:
+    """Choose the next step. Every write it asks for is guarded by uid and version, so a choice
+    made on an old sight ends in a conflict and a fresh look, never in damage.
+    """
+    pv = sight.pv
+    if pv is None:
+        return _absent(note, sight)
+    if uid_of(pv) != note.uid:
+        return Drop(Outcome.DONE if made_by_us(pv) and not is_terminating(pv) else Outcome.STALE)
+    if is_terminating(pv):
+        return _terminating(note, pv, sight)
+    return _alive(note, pv, sight)
+
+
+def _absent(note: Note, sight: Sight) -> Step:
+    if note.state is State.PREPARED:
+        return Drop(Outcome.THEIRS)
+    if note.claim is None:
+        return Create(note.wanted, Outcome.DONE)
+    if not sight.claim_known:
+        return LookAtClaim()
+    if claim_is_as_noted(note, sight.claim):
+        return Create(note.wanted, Outcome.DONE)
+    return Create(kept(note.wanted), Outcome.KEPT)
+
+
+def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
+    if is_marked(pv):
+        if note.state is State.PREPARED:
+            return Save(note.deleting())
+        if taken_over(note.wanted, pv) != note.wanted or claim_of(pv) != note.claim:
+            return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
+        return Delete()
+    if FINALIZER in finalizers_of(pv):
+        # Somebody took back a part of what makes the deletion harmless: take back the rest.
+        return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
+    if note.state is State.PREPARED and sight.begun_here:
+        return Mark(mark_patch(pv))
+    if note.state is State.DELETING and not note.holder and left_half_marked(note, pv):
+        return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
+    return Drop(Outcome.STALE)
+
+
+def _terminating(note: Note, pv: Manifest, sight: Sight) -> Step:
+    if note.state is State.PREPARED:
+        if FINALIZER in finalizers_of(pv):
+            return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.THEIRS)
+        return Drop(Outcome.THEIRS)
+    if not is_safe_to_go(pv):
+        merged = taken_over(note.wanted, pv)
+        return Save(note.wanting(merged)) if merged != note.wanted else Mark(mark_patch(pv))
+    named = claim_of(pv)
+    if note.claim is not None and named is not None and not sight.unpointable:
+        if named.name != tombstone_name(pv):
+            return PointAway(tombstone_patch(pv))
+        if phase_of(pv) == "Bound" and not sight.guard_over:
+            return AwaitBinder()
+    merged = taken_over(note.wanted, pv)
+    if merged != note.wanted:
+        return Save(note.wanting(merged))
+    if note.claim is not None and not sight.claim_known:
+        return LookAtClaim()
+    return Remove()
+
+
+def claim_is_as_noted(note: Note, claim: Manifest | None) -> bool:
+    """Whether the claim is the one that the volume belonged to, and still wants this volume."""
+    return (
+        note.claim is not None
+        and claim is not None
+        and uid_of(claim) == note.claim.uid
+        and claim["spec"].get("volumeName") == note.pv
+    )
+
+
+def left_half_marked(note: Note, pv: Manifest) -> bool:
+    """Whether a live volume still wears what the reference controller put on it: it has no
+    finalizer of its own, and stopped before it deleted the volume.
+    """
+    retained = reclaim_policy_of(pv) == RETAIN and note.policy != RETAIN
+    return retained or annotations_of(pv).get(SKIP_RECLAIM_ANNOTATION) == "true"
+
+
+def made_by_us(pv: Manifest) -> bool:
+    """Whether our field manager has written this incarnation, as it does when it creates one."""
+    return any(
+        entry.get("manager") == OURSELVES for entry in pv["metadata"].get("managedFields") or ()
+    )

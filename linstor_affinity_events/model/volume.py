@@ -1,0 +1,53 @@
+"""A PersistentVolume of our driver, as far as decisions need it.
+
+Small on purpose: one is kept for each volume of the cluster. The whole manifest is read
+afresh when a volume is replaced (see manifest.py).
+"""
+
+from dataclasses import dataclass
+
+from linstor_affinity_events.model.affinity import Affinity
+from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.names import ClaimName, PvName, Uid
+from linstor_affinity_events.model.policy import PolicyReading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """What the API server last told of one PersistentVolume."""
+
+    name: PvName
+    uid: Uid
+    handle: str
+    key: VolumeKey | None
+    """None where the handle is no handle."""
+
+    affinity: Affinity
+    created_at: float
+    """Seconds since the epoch, by the API server's clock."""
+
+    phase: str = "Bound"
+    terminating: bool = False
+    marked: bool = False
+    """Wears our finalizer: somebody is, or was, replacing it."""
+
+    made_by_us: bool = False
+    skip: bool = False
+    claim: ClaimName | None = None
+    storage_class: str = ""
+    override: PolicyReading | None = None
+    context: PolicyReading | None = None
+    """The policy that linstor-csi wrote into the volume attributes when it made the volume."""
+
+    def same_inputs(self, other: "Volume") -> bool:
+        """Whether decisions about both come out alike, their incarnation and age apart."""
+        return (
+            self.key == other.key
+            and self.affinity == other.affinity
+            and self.terminating == other.terminating
+            and self.phase == other.phase
+            and self.skip == other.skip
+            and self.storage_class == other.storage_class
+            and self.override == other.override
+            and self.context == other.context
+        )

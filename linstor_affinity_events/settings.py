@@ -1,0 +1,393 @@
+"""All that an operator may tune: flags over environment over defaults, read once at start."""
+
+import math
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from linstor_affinity_events.errors import BadSettings
+from linstor_affinity_events.model.keys import OURSELVES
+from linstor_affinity_events.model.policy import FALSE, TRUE
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_PORTS = {"http": 3370, "https": 3371}
+_SCHEMES = {"http": "http", "https": "https", "linstor": "http", "linstor+ssl": "https"}
+
+Address = tuple[str, int]
+
+
+def duration(text: str) -> float:
+    """Read a Go duration (`1m30s`, `250ms`, `1.5h`, `0`) as seconds. Raises ValueError."""
+    if text == "0":
+        return 0.0
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError("is no duration such as 90s, 1m30s or 250ms")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def boolean(text: str) -> bool:
+    """Read a Go boolean. Raises ValueError."""
+    if text in TRUE:
+        return True
+    if text in FALSE:
+        return False
+    raise ValueError("is neither true nor false")
+
+
+def whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("is no whole number") from None
+
+
+def address(text: str) -> Address | None:
+    """Read `host:port`, `[v6]:port` or `:port` (all addresses); empty means off."""
+    if not text:
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("is no address such as [::]:8000 or 127.0.0.1:8000")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("needs brackets around its IPv6 address, as in [::1]:8000")
+    return host or "::", int(port)
+
+
+def text(value: str) -> str:
+    return value
+
+
+def words(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def log_format(value: str) -> str:
+    if value not in {"text", "json"}:
+        raise ValueError("is neither text nor json")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One flag with its environment variable."""
+
+    flag: str
+    default: str
+    parse: Callable[[str], Any]
+    help: str
+    env: str = ""
+    least: float = -math.inf
+    is_switch: bool = False
+
+    @property
+    def field(self) -> str:
+        return self.flag.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        return self.env or self.field.upper()
+
+
+OPTIONS = (
+    Option(
+        flag="reconcile-rate",
+        default="60s",
+        parse=duration,
+        least=1.0,
+        help="Pause between full passes, the net under events that never came.",
+    ),
+    Option(
+        flag="resync-rate",
+        default="5m",
+        parse=duration,
+        least=10.0,
+        help="How long one watch on the API server lasts before it is opened anew.",
+    ),
+    Option(
+        flag="timeout",
+        default="1m",
+        parse=duration,
+        least=1.0,
+        help="How long a full pass may take before it is cut off and begun again.",
+    ),
+    Option(
+        flag="bind-address",
+        default="[::]:8000",
+        parse=address,
+        help="Where /healthz and /readyz are served; empty switches them off.",
+    ),
+    Option(
+        flag="metrics-address",
+        default="",
+        parse=address,
+        help="Where /metrics is served, which may be the same address; empty switches it off.",
+    ),
+    Option(
+        flag="property-namespace",
+        default="",
+        parse=text,
+        help="LINSTOR property namespace that holds node labels; empty finds it: Aux/topology, "
+        "or Aux where that has no host names.",
+    ),
+    Option(
+        flag="workers",
+        default="10",
+        parse=whole_number,
+        least=1,
+        help="Volumes changed at the same time.",
+    ),
+    Option(
+        flag="new-volume-grace",
+        default="10s",
+        parse=duration,
+        least=0.0,
+        help="Leave volumes younger than this alone: linstor-csi's caches may have given them "
+        "an old affinity.",
+    ),
+    Option(
+        flag="claim-guard-timeout",
+        default="2s",
+        parse=duration,
+        least=0.0,
+        help="How long a silent volume binder is waited for while a volume is replaced. A "
+        "shorter time risks claims that are Lost for a moment.",
+    ),
+    Option(
+        flag="allow-finalizer",
+        default="",
+        parse=words,
+        help="Finalizers, as comma-separated patterns such as example.com/*, that may be on a "
+        "volume that is replaced, beside those of Kubernetes and CSI.",
+    ),
+    Option(
+        flag="default-remote-access-policy",
+        default="",
+        parse=text,
+        help="Policy of StorageClasses that name none; give it what linstor-csi is given. Empty: "
+        "everywhere with layer drbd or nvme, local only otherwise.",
+    ),
+    Option(
+        flag="leader-election",
+        default="true",
+        parse=boolean,
+        is_switch=True,
+        help="Let one of several instances do the work, agreed on by a Lease.",
+    ),
+    Option(
+        flag="leader-election-id",
+        default="",
+        env="LEASE_HOLDER_IDENTITY",
+        parse=text,
+        help="Name of this instance in the Lease; empty takes the host name.",
+    ),
+    Option(flag="lease-lock-name", default=OURSELVES, parse=text, help="Name of the Lease."),
+    Option(
+        flag="lease-lock-namespace",
+        default="",
+        parse=text,
+        help="Namespace of the Lease and of notes; empty takes POD_NAMESPACE, else the "
+        "namespace of the pod, else default.",
+    ),
+    Option(
+        flag="leader-election-lease-duration",
+        default="30s",
+        parse=duration,
+        least=1.0,
+        help="How long others wait after the last sign of a leader.",
+    ),
+    Option(
+        flag="leader-election-renew-deadline",
+        default="25s",
+        parse=duration,
+        least=0.5,
+        help="How long a leader that can't renew goes on.",
+    ),
+    Option(
+        flag="leader-election-retry-period",
+        default="10s",
+        parse=duration,
+        least=0.1,
+        help="Pause between attempts to get or renew the Lease.",
+    ),
+    Option(
+        flag="shutdown-grace",
+        default="25s",
+        parse=duration,
+        least=0.0,
+        help="On SIGTERM, how long replacements that were begun may take to end; stay below the "
+        "pod's terminationGracePeriodSeconds.",
+    ),
+    Option(
+        flag="kubeconfig",
+        default="",
+        parse=text,
+        help="File that says how to reach Kubernetes; empty takes the pod's service account, "
+        "else ~/.kube/config.",
+    ),
+    Option(flag="context", default="", parse=text, help="Context in the kubeconfig file."),
+    Option(flag="server", default="", parse=text, help="Address of the API server instead."),
+    Option(flag="log-format", default="text", parse=log_format, help="text (key=value) or json."),
+    Option(
+        flag="v",
+        default="0",
+        env="VERBOSITY",
+        parse=whole_number,
+        help="Log level: 1 tells why nothing was done, 5 what the libraries say as well.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Times are in seconds. Defaults suit clusters of tens of thousands of volumes."""
+
+    reconcile_rate: float
+    resync_rate: float
+    timeout: float
+    bind_address: Address | None
+    metrics_address: Address | None
+    property_namespace: str
+    workers: int
+    new_volume_grace: float
+    claim_guard_timeout: float
+    allow_finalizer: tuple[str, ...]
+    default_remote_access_policy: str
+    leader_election: bool
+    leader_election_id: str
+    lease_lock_name: str
+    lease_lock_namespace: str
+    leader_election_lease_duration: float
+    leader_election_renew_deadline: float
+    leader_election_retry_period: float
+    shutdown_grace: float
+    kubeconfig: str
+    context: str
+    server: str
+    log_format: str
+    v: int
+    linstor_urls: tuple[str, ...]
+    linstor_username: str
+    linstor_password: str
+    linstor_token_file: str
+    linstor_certificate: str
+    linstor_certificate_file: str
+    linstor_key: str
+    linstor_key_file: str
+    linstor_root_ca: str
+    linstor_root_ca_file: str
+
+    @classmethod
+    def read(cls, flags: Mapping[str, str], env: Mapping[str, str]) -> Self:
+        """Read flags (by field name, as texts), then the environment, then the defaults.
+
+        Raises BadSettings that names every mistake, one a line, not the first only.
+        """
+        mistakes: list[str] = []
+        values = {option.field: _value(option, flags, env, mistakes) for option in OPTIONS}
+        values |= _linstor(env, mistakes)
+        values["leader_election_id"] = values["leader_election_id"] or socket.gethostname()
+        values["lease_lock_namespace"] = (
+            values["lease_lock_namespace"] or env.get("POD_NAMESPACE", "").strip()
+        )
+        _check_lease(values, mistakes)
+        if mistakes:
+            raise BadSettings("\n".join(mistakes))
+        return cls(**values)
+
+    def __repr__(self) -> str:
+        """Without anything that may be secret."""
+        return f"Settings({', '.join(f'{o.field}={getattr(self, o.field)!r}' for o in OPTIONS)})"
+
+
+def _value(
+    option: Option, flags: Mapping[str, str], env: Mapping[str, str], mistakes: list[str]
+) -> Any:
+    if option.field in flags:
+        given, where = flags[option.field], f"--{option.flag}"
+    elif env.get(option.variable):
+        given, where = env[option.variable], option.variable
+    else:
+        given, where = option.default, f"--{option.flag}"
+    try:
+        value = option.parse(given.strip())
+    except ValueError as error:
+        mistakes.append(f"{where}={given!r} {error}")
+        return option.parse(option.default)
+    if isinstance(value, int | float) and value < option.least:
+        mistakes.append(f"{where}={given!r} is below {option.least:g}")
+    return value
+
+
+def _check_lease(values: Mapping[str, Any], mistakes: list[str]) -> None:
+    lease, renew, retry = (
+        values[f"leader_election_{part}"]
+        for part in ("lease_duration", "renew_deadline", "retry_period")
+    )
+    if not lease > renew:
+        mistakes.append(
+            f"--leader-election-lease-duration ({lease:g}s) must be longer than "
+            f"--leader-election-renew-deadline ({renew:g}s)"
+        )
+    if not renew > retry:
+        mistakes.append(
+            f"--leader-election-renew-deadline ({renew:g}s) must be longer than "
+            f"--leader-election-retry-period ({retry:g}s)"
+        )
+
+
+def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
+    """The LINSTOR client's own variables, as LINBIT's clients read them."""
+    names = {
+        "linstor_username": "LS_USERNAME",
+        "linstor_password": "LS_PASSWORD",
+        "linstor_token_file": "LS_BEARER_TOKEN_FILE",
+        "linstor_certificate": "LS_USER_CERTIFICATE",
+        "linstor_certificate_file": "LS_USER_CERTIFICATE_FILE",
+        "linstor_key": "LS_USER_KEY",
+        "linstor_key_file": "LS_USER_KEY_FILE",
+        "linstor_root_ca": "LS_ROOT_CA",
+        "linstor_root_ca_file": "LS_ROOT_CA_FILE",
+    }
+    values: dict[str, Any] = {field: env.get(name, "") for field, name in names.items()}
+    if bool(values["linstor_username"]) != bool(values["linstor_password"]):
+        mistakes.append("LS_USERNAME and LS_PASSWORD are only good together")
+    if values["linstor_username"] and values["linstor_token_file"]:
+        mistakes.append("LS_USERNAME and LS_BEARER_TOKEN_FILE exclude each other")
+    certificate = values["linstor_certificate"] or values["linstor_certificate_file"]
+    key = values["linstor_key"] or values["linstor_key_file"]
+    if bool(certificate) != bool(key):
+        mistakes.append("LS_USER_CERTIFICATE and LS_USER_KEY are only good together")
+    secured = bool(certificate or values["linstor_root_ca"] or values["linstor_root_ca_file"])
+    values["linstor_urls"] = _controllers(env.get("LS_CONTROLLERS", ""), secured, mistakes)
+    return values
+
+
+def _controllers(given: str, secured: bool, mistakes: list[str]) -> tuple[str, ...]:  # noqa: FBT001, a fact and no choice
+    """Addresses as `scheme://host:port`; without a scheme, https if certificates are given."""
+    urls = []
+    for one in words(given) or ("localhost",):
+        whole = one if "://" in one else f"{'https' if secured else 'http'}://{one}"
+        try:
+            parts = urlsplit(whole)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            mistakes.append(f"LS_CONTROLLERS: {one!r}: {error}")
+            continue
+        scheme = _SCHEMES.get(parts.scheme)
+        if scheme is None:
+            mistakes.append(
+                f"LS_CONTROLLERS: {one!r}: scheme {parts.scheme!r} is none of {', '.join(_SCHEMES)}"
+            )
+        elif not host or parts.username is not None or parts.path.strip("/") or parts.query:
+            mistakes.append(f"LS_CONTROLLERS: {one!r} is not of the form scheme://host:port")
+        else:
+            shown = f"[{host}]" if ":" in host else host
+            urls.append(f"{scheme}://{shown}:{port or _PORTS[scheme]}")
+    return tuple(dict.fromkeys(urls))

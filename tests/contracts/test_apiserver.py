@@ -1,0 +1,583 @@
+"""What a kube-apiserver answers to writes of volumes, be it the fake or the real one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.contracts.conftest import Apiserver
+from tests.contracts.kube_client import JSON_PATCH, STRATEGIC, VOLUMES, Json, KubeClient, Reply
+from tests.contracts.manifests import OURS, affinity, claim_ref, volume
+
+MODIFIED = (
+    "the object has been modified; please apply your changes to the latest version and try again"
+)
+SECOND_SOURCE = {"server": "host", "path": "/"}
+
+
+async def settled_volume(kube: KubeClient, name: str, **spec: object) -> Json:
+    """A new volume that our finalizer holds and that the controllers are done with."""
+    made = await kube.post(VOLUMES, volume(name, metadata={"finalizers": [OURS]}, **spec))
+    assert made.status == 201
+    return await kube.until_phase(f"{VOLUMES}/{name}", "Available")
+
+
+async def terminating_volume(kube: KubeClient, name: str) -> Json:
+    """A volume that only our finalizer keeps."""
+    await settled_volume(kube, name)
+    assert (await kube.delete(f"{VOLUMES}/{name}")).status == 200
+    return await kube.until(
+        f"{VOLUMES}/{name}", lambda seen: seen["metadata"].get("finalizers") == [OURS]
+    )
+
+
+async def test_a_new_volume_gets_what_only_the_server_may_say(kube: KubeClient, name: str) -> None:
+    told = {"uid": "mine", "creationTimestamp": "2001-01-01T00:00:00Z", "finalizers": [OURS]}
+    told["deletionTimestamp"] = "2001-01-01T00:00:00Z"
+
+    made = await kube.post(
+        VOLUMES, {**volume(name, metadata=told), "status": {"phase": "Bound"}}, fieldManager="me"
+    )
+
+    assert made.status == 201
+    assert made.metadata["uid"] != "mine"
+    assert int(made.metadata["resourceVersion"]) > 1
+    assert made.metadata["creationTimestamp"] > "2020"
+    assert "deletionTimestamp" not in made.metadata
+    assert made.metadata["finalizers"] == [OURS, "kubernetes.io/pv-protection"]
+    [entry] = made.metadata["managedFields"]
+    assert (entry["manager"], entry["operation"], entry["apiVersion"]) == ("me", "Update", "v1")
+    assert made.body["spec"]["volumeMode"] == "Filesystem"
+    assert made.body["status"]["phase"] == "Pending"
+    assert list(made.body) == ["kind", "apiVersion", "metadata", "spec", "status"]
+
+
+async def test_a_volume_that_exists_cannot_be_created(kube: KubeClient, name: str) -> None:
+    await kube.post(VOLUMES, volume(name))
+
+    again = await kube.post(VOLUMES, volume(name))
+    rehearsed = await kube.post(VOLUMES, volume(name), dryRun="All")
+
+    assert (again.status, again.reason) == (409, "AlreadyExists")
+    assert again.message == f'persistentvolumes "{name}" already exists'
+    assert again.body["details"] == {"name": name, "kind": "persistentvolumes"}
+    assert rehearsed.body == again.body
+
+
+async def test_a_rehearsed_volume_is_checked_and_not_made(kube: KubeClient, name: str) -> None:
+    fine = await kube.post(VOLUMES, volume(name), dryRun="All")
+    broken = await kube.post(VOLUMES, volume(name, capacity=None), dryRun="All")
+
+    assert fine.status == 201
+    assert "resourceVersion" not in fine.metadata
+    assert broken.status == 422
+    assert (await kube.get(f"{VOLUMES}/{name}")).status == 404
+
+
+async def test_a_name_is_taken_until_the_old_object_is_gone(kube: KubeClient, name: str) -> None:
+    await terminating_volume(kube, name)
+
+    made = await kube.post(VOLUMES, volume(name))
+    rehearsed = await kube.post(VOLUMES, volume(name), dryRun="All")
+
+    message = f'object is being deleted: persistentvolumes "{name}" already exists'
+    assert (made.status, made.reason, made.message) == (409, "AlreadyExists", message)
+    assert rehearsed.body == made.body
+
+
+async def test_a_new_object_must_not_bring_a_version(kube: KubeClient, name: str) -> None:
+    made = await kube.post(VOLUMES, volume(name, metadata={"resourceVersion": "5"}))
+
+    assert made.status == 500
+    assert made.message == "resourceVersion should not be set on objects to be created"
+
+
+async def test_a_missing_volume_is_not_found(kube: KubeClient, name: str) -> None:
+    path = f"{VOLUMES}/{name}"
+
+    replies = [
+        await kube.get(path),
+        await kube.patch(path, {"metadata": {"labels": {"a": "b"}}}),
+        await kube.put(path, volume(name)),
+        await kube.delete(path),
+    ]
+
+    for reply in replies:
+        assert reply.body == {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": f'persistentvolumes "{name}" not found',
+            "reason": "NotFound",
+            "details": {"name": name, "kind": "persistentvolumes"},
+            "code": 404,
+        }
+
+
+@pytest.mark.parametrize(
+    ("changes", "causes"),
+    [
+        pytest.param({"csi": None}, [("FieldValueRequired", "spec")], id="no source"),
+        pytest.param(
+            {"nfs": SECOND_SOURCE}, [("FieldValueForbidden", "spec.csi")], id="two sources"
+        ),
+        pytest.param(
+            {"csi": {}},
+            [
+                ("FieldValueRequired", "spec.csi.driver"),
+                ("FieldValueRequired", "spec.csi.volumeHandle"),
+            ],
+            id="empty source",
+        ),
+        pytest.param(
+            {"capacity": None},
+            [
+                ("FieldValueRequired", "spec.capacity"),
+                ("FieldValueNotSupported", "spec.capacity"),
+            ],
+            id="no capacity",
+        ),
+        pytest.param(
+            {"accessModes": None}, [("FieldValueRequired", "spec.accessModes")], id="no modes"
+        ),
+        pytest.param(
+            {"accessModes": ["X"], "persistentVolumeReclaimPolicy": "Y", "volumeMode": "Z"},
+            [
+                ("FieldValueNotSupported", "spec.accessModes"),
+                ("FieldValueNotSupported", "spec.persistentVolumeReclaimPolicy"),
+                ("FieldValueNotSupported", "spec.volumeMode"),
+            ],
+            id="unknown words",
+        ),
+        pytest.param(
+            {"nodeAffinity": {"required": {"nodeSelectorTerms": []}}},
+            [("FieldValueRequired", "spec.nodeAffinity.required.nodeSelectorTerms")],
+            id="affinity without terms",
+        ),
+        pytest.param(
+            {"metadata": {"annotations": {"a": "x" * 262_144}}},
+            [("FieldValueTooLong", "metadata.annotations")],
+            id="annotations too long",
+        ),
+        pytest.param(
+            {"metadata": {"finalizers": ["plain"]}},
+            [("FieldValueInvalid", "metadata.finalizers[0]")],
+            id="finalizer without domain",
+        ),
+        pytest.param(
+            {"metadata": {"name": "No_Name"}}, [("FieldValueInvalid", "metadata.name")], id="name"
+        ),
+    ],
+)
+async def test_an_invalid_volume_is_refused_with_every_mistake(
+    kube: KubeClient, name: str, changes: Json, causes: list[tuple[str, str]]
+) -> None:
+    made = await kube.post(VOLUMES, volume(name, **changes))
+
+    assert (made.status, made.reason) == (422, "Invalid")
+    assert made.causes == causes
+
+
+async def test_a_field_from_the_future_is_dropped_with_a_warning(
+    kube: KubeClient, name: str
+) -> None:
+    manifest = volume(name, fromTheFuture={"kept": False})
+
+    strict = await kube.post(VOLUMES, manifest, fieldValidation="Strict")
+    made = await kube.post(VOLUMES, manifest)
+
+    assert strict.status == 400
+    assert strict.message.endswith('strict decoding error: unknown field "spec.fromTheFuture"')
+    assert made.status == 201
+    assert made.headers["Warning"] == '299 - "unknown field \\"spec.fromTheFuture\\""'
+    assert "fromTheFuture" not in made.body["spec"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "reason"),
+    [
+        pytest.param(("POST", VOLUMES, b'{"a":', {}), 400, "BadRequest", id="broken JSON"),
+        pytest.param(("POST", VOLUMES, b"", {}), 400, "BadRequest", id="empty body"),
+        pytest.param(
+            ("POST", VOLUMES, b" " * (3 * 1024 * 1024 + 1), {}),
+            413,
+            "RequestEntityTooLarge",
+            id="3 MiB",
+        ),
+        pytest.param(
+            ("POST", VOLUMES, b"{}", {"Content-Type": "text/plain"}),
+            415,
+            "UnsupportedMediaType",
+            id="plain text",
+        ),
+        pytest.param(
+            ("POST", VOLUMES, volume("n") | {"kind": "Node"}, {}), 400, "BadRequest", id="kind"
+        ),
+        pytest.param(
+            ("POST", VOLUMES, volume("n", capacity=3), {}), 400, "BadRequest", id="wrong type"
+        ),
+        pytest.param(("POST", f"{VOLUMES}/n", {}, {}), 405, "MethodNotAllowed", id="POST to name"),
+        pytest.param(("PUT", VOLUMES, {}, {}), 405, "MethodNotAllowed", id="PUT to list"),
+        pytest.param(("GET", "/api/v1/nopes", None, {}), 404, "NotFound", id="unknown resource"),
+        pytest.param(
+            ("GET", VOLUMES, None, {"Accept": "text/xml"}), 406, "NotAcceptable", id="XML"
+        ),
+    ],
+)
+async def test_a_senseless_request_gets_a_status(
+    kube: KubeClient,
+    request_: tuple[str, str, object, dict[str, str]],
+    status: int,
+    reason: str,
+) -> None:
+    method, path, body, headers = request_
+
+    reply = await kube.send(method, path, body, headers=headers)
+
+    assert (reply.status, reply.reason) == (status, reason)
+    assert reply.body["kind"] == "Status"
+
+
+async def test_nobody_gets_in_with_a_wrong_token(apiserver: Apiserver) -> None:
+    async with apiserver.sign_in("wrong") as session:
+        reply = await KubeClient(session).get(VOLUMES)
+
+    assert (reply.status, reply.message) == (401, "Unauthorized")
+
+
+async def test_an_affinity_may_be_set_once(kube: KubeClient, name: str) -> None:
+    await settled_volume(kube, name)
+
+    unset = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("a")}})
+    same = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("a")}})
+    other = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("b")}})
+    none = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": None}})
+
+    assert (unset.status, same.status, other.status, none.status) == (200, 200, 422, 422)
+    given = (
+        '{"Required":{"NodeSelectorTerms":[{"MatchExpressions":[{"Key":"linbit.com/hostname",'
+        '"Operator":"In","Values":["b"]}],"MatchFields":null}]}}'
+    )
+    fixed = "field is immutable, except for updating from beta label to GA"
+    start = f'PersistentVolume "{name}" is invalid: nodeAffinity: Invalid value: '
+    assert other.message == f"{start}{given}: {fixed}"
+    assert other.causes == [("FieldValueInvalid", "nodeAffinity")]
+    assert none.message == f"{start}null: {fixed}"
+
+
+async def test_with_the_gate_an_affinity_may_change_and_go(
+    mutable_apiserver: Apiserver, name: str
+) -> None:
+    kube = mutable_apiserver.kube
+    await settled_volume(kube, name, nodeAffinity=affinity("a"))
+
+    other = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("b")}})
+    none = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": None}})
+
+    assert (other.status, none.status) == (200, 200)
+    assert other.body["spec"]["nodeAffinity"] == affinity("b")
+    assert "nodeAffinity" not in none.body["spec"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "field"),
+    [
+        pytest.param(
+            {"csi": {"volumeHandle": "other"}},
+            "FieldValueForbidden",
+            "spec.persistentvolumesource",
+            id="source",
+        ),
+        pytest.param({"volumeMode": "Block"}, "FieldValueInvalid", "volumeMode", id="mode"),
+    ],
+)
+async def test_some_fields_never_change(
+    kube: KubeClient, name: str, spec: Json, reason: str, field: str
+) -> None:
+    await settled_volume(kube, name)
+
+    reply = await kube.patch(f"{VOLUMES}/{name}", {"spec": spec})
+
+    assert (reply.status, reply.causes) == (422, [(reason, field)])
+
+
+async def test_a_patch_can_be_tied_to_one_incarnation(kube: KubeClient, name: str) -> None:
+    was = await settled_volume(kube, name)
+    patch = {"metadata": {"uid": "other", "labels": {"a": "b"}}}
+
+    other = await kube.patch(f"{VOLUMES}/{name}", patch)
+    patch["metadata"]["uid"] = was["metadata"]["uid"]
+    same = await kube.patch(f"{VOLUMES}/{name}", patch)
+
+    assert (other.status, other.causes) == (422, [("FieldValueInvalid", "metadata.uid")])
+    assert other.message == (
+        f'PersistentVolume "{name}" is invalid: metadata.uid: Invalid value: "other": '
+        "field is immutable"
+    )
+    assert same.status == 200
+
+
+async def test_a_write_can_be_tied_to_one_version(kube: KubeClient, name: str) -> None:
+    was = await settled_volume(kube, name)
+    stale = was["metadata"]["resourceVersion"]
+    newer = await kube.patch(f"{VOLUMES}/{name}", {"metadata": {"labels": {"a": "b"}}})
+
+    patched = await kube.patch(f"{VOLUMES}/{name}", {"metadata": {"resourceVersion": stale}})
+    put = await kube.put(f"{VOLUMES}/{name}", was)
+    current = await kube.put(f"{VOLUMES}/{name}", newer.body)
+
+    assert int(newer.metadata["resourceVersion"]) > int(stale)
+    assert (patched.status, patched.reason) == (409, "Conflict")
+    assert patched.message == (
+        f'Operation cannot be fulfilled on persistentvolumes "{name}": {MODIFIED}'
+    )
+    assert put.body == patched.body
+    assert current.status == 200
+
+
+async def test_a_patch_that_changes_nothing_leaves_the_version(kube: KubeClient, name: str) -> None:
+    was = await settled_volume(kube, name)
+
+    same = await kube.patch(
+        f"{VOLUMES}/{name}",
+        {"spec": {"storageClassName": name}, "status": {"phase": "Failed"}},
+        fieldManager="another",
+    )
+
+    assert same.status == 200
+    assert same.body == was
+
+
+async def test_a_rehearsed_patch_is_checked_and_not_done(kube: KubeClient, name: str) -> None:
+    was = await settled_volume(kube, name, nodeAffinity=affinity("a"))
+    path = f"{VOLUMES}/{name}"
+
+    fine = await kube.patch(path, {"metadata": {"labels": {"a": "b"}}}, dryRun="All")
+    refused = await kube.patch(path, {"spec": {"nodeAffinity": affinity("b")}}, dryRun="All")
+    put = await kube.put(
+        path, {**was, "metadata": {**was["metadata"], "labels": {"c": "d"}}}, dryRun="All"
+    )
+    odd = await kube.patch(path, {}, dryRun="Some")
+
+    assert (fine.status, refused.status, put.status, odd.status) == (200, 422, 200, 422)
+    assert fine.metadata["labels"] == {"a": "b"}
+    assert put.metadata["labels"] == {"c": "d"}
+    assert (await kube.get(path)).body == was
+
+
+async def test_finalizers_merge_in_one_kind_of_patch_only(kube: KubeClient, name: str) -> None:
+    await settled_volume(kube, name)
+    path, one, two = f"{VOLUMES}/{name}", "a.io/one", "a.io/two"
+
+    joined = await kube.patch(path, {"metadata": {"finalizers": [one]}}, STRATEGIC)
+    less = {"metadata": {"$deleteFromPrimitiveList/finalizers": [one]}}
+    taken = await kube.patch(path, less, STRATEGIC)
+    added = [{"op": "add", "path": "/metadata/finalizers/-", "value": two}]
+    appended = await kube.patch(path, added, JSON_PATCH)
+    replaced = await kube.patch(path, {"metadata": {"finalizers": [two]}})
+
+    protection = "kubernetes.io/pv-protection"
+    assert joined.metadata["finalizers"] == [one, OURS, protection]
+    assert taken.metadata["finalizers"] == [OURS, protection]
+    assert appended.metadata["finalizers"] == [OURS, protection, two]
+    assert replaced.metadata["finalizers"][0] == two
+    assert OURS not in replaced.metadata["finalizers"]
+
+
+async def test_a_json_patch_can_test_first(kube: KubeClient, name: str) -> None:
+    was = await settled_volume(kube, name)
+    path = f"{VOLUMES}/{name}"
+    label = {"op": "add", "path": "/metadata/labels", "value": {"a": "b"}}
+
+    def tested(uid: str) -> list[Json]:
+        return [{"op": "test", "path": "/metadata/uid", "value": uid}, label]
+
+    other = await kube.patch(path, tested("other"), JSON_PATCH)
+    missing = await kube.patch(path, [{"op": "remove", "path": "/metadata/labels/x"}], JSON_PATCH)
+    same = await kube.patch(path, tested(was["metadata"]["uid"]), JSON_PATCH)
+
+    assert (other.status, other.reason) == (422, "Invalid")
+    assert other.message == "the server rejected our request due to an error in our request"
+    assert missing.body == other.body
+    assert (same.status, same.metadata["labels"]) == (200, {"a": "b"})
+
+
+async def test_the_status_has_its_own_address(kube: KubeClient, name: str) -> None:
+    was = await settled_volume(kube, name)
+    both = {"status": {"message": "hello"}, "spec": {"storageClassName": "other"}}
+
+    main = await kube.patch(f"{VOLUMES}/{name}", {"status": {"message": "hello"}})
+    status = await kube.patch(f"{VOLUMES}/{name}/status", both)
+
+    assert "message" not in main.body["status"]
+    assert status.body["status"]["message"] == "hello"
+    assert status.body["spec"] == was["spec"]
+
+
+async def test_a_deletion_can_be_tied_to_uid_and_version(kube: KubeClient, name: str) -> None:
+    was = (await settled_volume(kube, name))["metadata"]
+    path = f"{VOLUMES}/{name}"
+
+    other = await kube.delete(path, {"preconditions": {"uid": "other"}})
+    stale = await kube.delete(path, {"preconditions": {"resourceVersion": "5"}})
+    right = {"uid": was["uid"], "resourceVersion": was["resourceVersion"]}
+    fine = await kube.delete(path, {"preconditions": right})
+
+    start = f'Operation cannot be fulfilled on PersistentVolume "{name}": the '
+    assert (other.status, stale.status, fine.status) == (409, 409, 200)
+    assert other.message == (
+        f"{start}UID in the precondition (other) does not match the UID in record ({was['uid']}). "
+        "The object might have been deleted and then recreated"
+    )
+    assert other.body["details"] == {"name": name, "kind": "PersistentVolume"}
+    assert stale.message == (
+        f"{start}ResourceVersion in the precondition (5) does not match the ResourceVersion in "
+        f"record ({was['resourceVersion']}). The object might have been modified"
+    )
+
+
+async def test_a_rehearsed_deletion_deletes_nothing(kube: KubeClient, name: str) -> None:
+    was = await settled_volume(kube, name)
+    path = f"{VOLUMES}/{name}"
+
+    by_query = await kube.delete(path, dryRun="All")
+    by_body = await kube.delete(path, {"dryRun": ["All"]})
+    refused = await kube.delete(path, {"preconditions": {"uid": "other"}}, dryRun="All")
+
+    assert (by_query.status, by_body.status, refused.status) == (200, 200, 409)
+    assert "deletionTimestamp" in by_query.metadata
+    assert (await kube.get(path)).body == was
+
+
+async def test_finalizers_hold_what_was_deleted(kube: KubeClient, name: str) -> None:
+    await settled_volume(kube, name)
+    path = f"{VOLUMES}/{name}"
+
+    deleted = await kube.delete(path)
+    held = await kube.until(path, lambda seen: seen["metadata"]["finalizers"] == [OURS])
+    again = await kube.delete(path)
+    more = await kube.patch(path, {"metadata": {"finalizers": [OURS, "a.io/more"]}})
+
+    assert (deleted.status, deleted.body["kind"]) == (200, "PersistentVolume")
+    assert deleted.metadata["deletionGracePeriodSeconds"] == 0
+    assert again.body == held
+    assert (more.status, more.causes) == (422, [("FieldValueForbidden", "metadata.finalizers")])
+
+
+async def test_without_finalizers_a_deletion_answers_a_status(kube: KubeClient, name: str) -> None:
+    was = await settled_volume(kube, name)
+    path = f"{VOLUMES}/{name}"
+    await kube.patch(path, {"metadata": {"finalizers": None}})
+    # The protection controller may put its own back at once.
+    reply = await kube.delete(path)
+
+    await kube.until_gone(path)
+    if reply.body["kind"] == "Status":
+        assert reply.body == {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Success",
+            "details": {
+                "name": name,
+                "kind": "persistentvolumes",
+                "uid": was["metadata"]["uid"],
+            },
+        }
+
+
+async def emptied_by_put(kube: KubeClient, path: str, was: Json) -> Reply:
+    return await kube.put(path, {**was, "metadata": {**was["metadata"], "finalizers": []}})
+
+
+async def emptied_by_patch(kube: KubeClient, path: str, _was: Json) -> Reply:
+    return await kube.patch(path, {"metadata": {"finalizers": []}})
+
+
+@pytest.mark.parametrize("empty", [emptied_by_put, emptied_by_patch])
+async def test_the_last_finalizer_lets_go(
+    kube: KubeClient,
+    name: str,
+    empty: Callable[[KubeClient, str, Json], Awaitable[Reply]],
+) -> None:
+    was = await terminating_volume(kube, name)
+    path = f"{VOLUMES}/{name}"
+
+    rehearsed = await kube.patch(path, {"metadata": {"finalizers": []}}, dryRun="All")
+    still = await kube.get(path)
+    reply = await empty(kube, path, was)
+
+    assert (rehearsed.status, still.status) == (200, 200)
+    assert (reply.status, reply.metadata["uid"]) == (200, was["metadata"]["uid"])
+    assert "finalizers" not in reply.metadata
+    assert (await kube.get(path)).status == 404
+
+
+async def test_a_late_put_spares_the_next_incarnation(kube: KubeClient, name: str) -> None:
+    was = await terminating_volume(kube, name)
+    path = f"{VOLUMES}/{name}"
+    await emptied_by_put(kube, path, was)
+    now = await settled_volume(kube, name)
+
+    late = await emptied_by_put(kube, path, was)
+
+    old, new = was["metadata"]["uid"], now["metadata"]["uid"]
+    assert (late.status, late.reason) == (409, "Conflict")
+    assert late.message.endswith(
+        f"Precondition failed: UID in precondition: {old}, UID in object meta: {new}"
+    )
+    assert (await kube.get(path)).metadata["uid"] == new
+
+
+async def test_a_put_names_its_object(kube: KubeClient, name: str) -> None:
+    await settled_volume(kube, name)
+
+    reply = await kube.put(f"{VOLUMES}/{name}", volume(f"{name}-other"))
+
+    assert (reply.status, reply.reason) == (400, "BadRequest")
+    assert reply.message == (
+        f"the name of the object ({name}-other) does not match the name on the URL ({name})"
+    )
+
+
+async def test_a_put_without_uid_and_version_takes_what_is_there(
+    kube: KubeClient, name: str
+) -> None:
+    was = await settled_volume(kube, name)
+    bare = volume(name, metadata={"finalizers": [OURS]}, mountOptions=["noatime"])
+
+    put = await kube.put(f"{VOLUMES}/{name}", bare)
+
+    assert put.status == 200
+    assert put.metadata["uid"] == was["metadata"]["uid"]
+    assert put.body["spec"]["mountOptions"] == ["noatime"]
+
+
+async def test_a_reference_to_a_claim_is_kept_as_given(kube: KubeClient, name: str) -> None:
+    bare = {"namespace": "default", "name": name, "uid": "gone", "resourceVersion": "7"}
+
+    made = await kube.post(VOLUMES, volume(name, claimRef=bare))
+    full = await kube.post(VOLUMES, volume(f"{name}-b", claimRef=claim_ref(f"{name}-b")))
+
+    assert made.body["spec"]["claimRef"] == bare
+    assert full.body["spec"]["claimRef"] == claim_ref(f"{name}-b")
+
+
+async def test_of_many_writers_with_one_version_a_single_one_wins(
+    kube: KubeClient, name: str
+) -> None:
+    was = await settled_volume(kube, name)
+    version = was["metadata"]["resourceVersion"]
+
+    replies = await asyncio.gather(
+        *(
+            kube.patch(
+                f"{VOLUMES}/{name}",
+                {"metadata": {"resourceVersion": version, "labels": {"winner": str(number)}}},
+            )
+            for number in range(8)
+        )
+    )
+
+    assert sorted(reply.status for reply in replies) == [200] + [409] * 7

@@ -1,0 +1,232 @@
+"""What the binding controllers make of volumes and claims, be they fake or real."""
+
+from dataclasses import dataclass
+
+from tests.contracts.kube_client import CLAIMS, VOLUMES, Json, KubeClient
+from tests.contracts.manifests import OURS, affinity, claim, claim_ref, volume
+
+BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
+BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A volume and its claim, bound to each other and left alone by now."""
+
+    volume: Json
+    claim: Json
+    volume_path: str
+    claim_path: str
+
+
+async def bound_pair(kube: KubeClient, name: str, **spec: object) -> Pair:
+    """As a provisioner makes them: the claim asks for the volume, which names the claim."""
+    volume_path, claim_path = f"{VOLUMES}/{name}", f"{CLAIMS}/{name}"
+    asking = await kube.post(CLAIMS, claim(name, volume_name=name))
+    reference = claim_ref(name, asking.metadata["uid"])
+    made = await kube.post(VOLUMES, volume(name, claimRef=reference, **spec))
+    assert (asking.status, made.status) == (201, 201)
+    claim_now = await kube.until_phase(claim_path, "Bound")
+    volume_now = await kube.until_phase(volume_path, "Bound")
+    return Pair(volume_now, claim_now, volume_path, claim_path)
+
+
+async def removed(kube: KubeClient, path: str) -> None:
+    """Delete it and take whatever finalizers it has."""
+    await kube.delete(path)
+    await kube.patch(path, {"metadata": {"finalizers": None}})
+    await kube.until_gone(path)
+
+
+def again(was: Json, **spec: object) -> Json:
+    """The manifest of the same volume in its next life."""
+    kept = {"name": was["metadata"]["name"]}
+    kept |= {"annotations": was["metadata"].get("annotations", {})}
+    return {**was, "metadata": kept, "spec": {**was["spec"], **spec}}
+
+
+async def test_a_volume_that_nobody_claims_is_available(kube: KubeClient, name: str) -> None:
+    await kube.post(VOLUMES, volume(name))
+
+    seen = await kube.until_phase(f"{VOLUMES}/{name}", "Available")
+
+    assert "lastPhaseTransitionTime" in seen["status"]
+
+
+async def test_a_claim_and_the_volume_made_for_it_are_bound(kube: KubeClient, name: str) -> None:
+    pair = await bound_pair(kube, name)
+
+    assert pair.claim["metadata"]["annotations"] == {BIND_COMPLETED: "yes"}
+    assert pair.claim["status"] == {
+        "phase": "Bound",
+        "accessModes": ["ReadWriteOnce"],
+        "capacity": {"storage": "1Gi"},
+    }
+    assert BOUND_BY_CONTROLLER not in pair.volume["metadata"].get("annotations", {})
+    assert pair.volume["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
+
+
+async def test_a_reservation_without_uid_is_completed(kube: KubeClient, name: str) -> None:
+    await kube.post(VOLUMES, volume(name, claimRef=claim_ref(name)))
+    asking = await kube.post(CLAIMS, claim(name, volume_name=name))
+
+    await kube.until_phase(f"{CLAIMS}/{name}", "Bound")
+
+    seen = (await kube.get(f"{VOLUMES}/{name}")).body
+    assert seen["spec"]["claimRef"]["uid"] == asking.metadata["uid"]
+    assert seen["spec"]["claimRef"]["resourceVersion"]
+    assert BOUND_BY_CONTROLLER not in seen["metadata"].get("annotations", {})
+
+
+async def test_a_claim_finds_a_free_volume_of_its_class(kube: KubeClient, name: str) -> None:
+    await kube.post(
+        VOLUMES, volume(f"{name}-large", storageClassName=name, capacity={"storage": "5Gi"})
+    )
+    await kube.post(
+        VOLUMES, volume(f"{name}-fits", storageClassName=name, capacity={"storage": "2Gi"})
+    )
+    for each in ("large", "fits"):
+        await kube.until_phase(f"{VOLUMES}/{name}-{each}", "Available")
+
+    await kube.post(CLAIMS, claim(name, storage_class=name))
+
+    seen = await kube.until_phase(f"{CLAIMS}/{name}", "Bound")
+    taken = (await kube.get(f"{VOLUMES}/{name}-fits")).body
+    assert seen["spec"]["volumeName"] == f"{name}-fits"
+    assert seen["status"]["capacity"] == {"storage": "2Gi"}
+    assert seen["metadata"]["annotations"][BOUND_BY_CONTROLLER] == "yes"
+    assert taken["metadata"]["annotations"][BOUND_BY_CONTROLLER] == "yes"
+
+
+async def test_a_volume_is_released_when_its_claim_goes(kube: KubeClient, name: str) -> None:
+    pair = await bound_pair(kube, name)
+
+    deleted = await kube.delete(pair.claim_path)
+
+    assert deleted.status == 200
+    await kube.until_gone(pair.claim_path)
+    seen = await kube.until_phase(pair.volume_path, "Released")
+    assert seen["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
+
+
+async def test_a_volume_whose_claim_was_made_anew_is_released(kube: KubeClient, name: str) -> None:
+    await kube.post(CLAIMS, claim(name, volume_name=name))
+
+    await kube.post(VOLUMES, volume(name, claimRef=claim_ref(name, "of-another-life")))
+
+    await kube.until_phase(f"{VOLUMES}/{name}", "Released")
+    assert (await kube.get(f"{CLAIMS}/{name}")).body["status"]["phase"] == "Pending"
+
+
+async def test_a_claim_is_lost_without_its_volume_and_found_with_it(
+    kube: KubeClient, name: str
+) -> None:
+    pair = await bound_pair(kube, name)
+
+    await removed(kube, pair.volume_path)
+    lost = await kube.until_phase(pair.claim_path, "Lost")
+    await kube.post(VOLUMES, again(pair.volume))
+    found = await kube.until_phase(pair.claim_path, "Bound")
+
+    assert lost["status"] == {"phase": "Lost"}
+    assert found["status"]["capacity"] == {"storage": "1Gi"}
+    await kube.until_phase(pair.volume_path, "Bound")
+
+
+async def test_a_claim_is_lost_when_its_volume_goes_to_another(kube: KubeClient, name: str) -> None:
+    pair = await bound_pair(kube, name)
+    other = claim_ref(f"{name}-other", "of-another")
+
+    await removed(kube, pair.volume_path)
+    await kube.post(VOLUMES, again(pair.volume, claimRef=other))
+
+    await kube.until_phase(pair.claim_path, "Lost")
+    await kube.until_phase(pair.volume_path, "Released")
+
+
+async def test_a_volume_is_protected_while_it_is_bound(kube: KubeClient, name: str) -> None:
+    pair = await bound_pair(kube, name)
+
+    await kube.delete(pair.volume_path)
+    await kube.delete(pair.claim_path)
+
+    # Only when the claim is gone does the volume leave Bound, and then the cluster.
+    await kube.until_gone(pair.claim_path)
+    await kube.until_gone(pair.volume_path)
+
+
+async def test_a_reference_bent_to_nobody_releases_a_terminating_volume(
+    kube: KubeClient, name: str
+) -> None:
+    pair = await bound_pair(kube, name, nodeAffinity=affinity("a"))
+    await kube.patch(pair.volume_path, {"metadata": {"finalizers": [OURS]}})
+    await kube.delete(pair.volume_path)
+
+    await kube.patch(pair.volume_path, {"spec": {"claimRef": {"name": f"{name}-tombstone"}}})
+
+    seen = await kube.until_phase(pair.volume_path, "Released")
+    assert seen["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
+    assert (await kube.get(pair.claim_path)).body["status"]["phase"] == "Bound"
+
+
+async def test_with_a_tombstone_a_replaced_volume_never_loses_its_claim(
+    kube: KubeClient, name: str
+) -> None:
+    pair = await bound_pair(kube, name, nodeAffinity=affinity("a"))
+    version = pair.claim["metadata"]["resourceVersion"]
+    await kube.patch(pair.volume_path, {"metadata": {"finalizers": [OURS]}})
+    await kube.delete(pair.volume_path)
+
+    await kube.patch(pair.volume_path, {"spec": {"claimRef": {"name": f"{name}-tombstone"}}})
+    await kube.until_phase(pair.volume_path, "Released")
+    await let_go(kube, pair.volume_path)
+    made = await kube.post(VOLUMES, again(pair.volume, nodeAffinity=affinity("b")))
+
+    assert made.status == 201
+    await kube.until_phase(pair.volume_path, "Bound")
+    assert await phases_since(kube, pair.claim_path, version) == {"Bound"}
+
+
+async def let_go(kube: KubeClient, path: str) -> None:
+    """Empty the finalizers of this very incarnation, however often somebody else writes."""
+    while (found := await kube.get(path)).status == 200:
+        bare = {**found.metadata, "finalizers": []}
+        reply = await kube.put(path, {**found.body, "metadata": bare})
+        assert reply.status in {200, 409}
+
+
+async def phases_since(kube: KubeClient, path: str, version: str) -> set[str]:
+    """All phases that a claim went through, up to a mark that is set on it now."""
+    await kube.patch(path, {"metadata": {"labels": {"mark": "now"}}})
+    collection, _, name = path.rpartition("/")
+    async with kube.watch(
+        collection, resourceVersion=version, fieldSelector=f"metadata.name={name}"
+    ) as lines:
+        events = await lines.until(
+            lambda event: "mark" in event["object"]["metadata"].get("labels", {})
+        )
+    return {event["object"]["status"]["phase"] for event in events}
+
+
+async def test_a_bound_claim_keeps_its_spec(kube: KubeClient, name: str) -> None:
+    pair = await bound_pair(kube, name)
+
+    other_class = await kube.patch(pair.claim_path, {"spec": {"storageClassName": "other"}})
+    larger = await kube.patch(
+        pair.claim_path, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
+    )
+    status = await kube.patch(f"{pair.claim_path}/status", {"status": {"conditions": []}})
+
+    assert (other_class.status, other_class.causes) == (422, [("FieldValueForbidden", "spec")])
+    assert (larger.status, larger.reason) == (403, "Forbidden")
+    assert status.status == 200
+
+
+async def test_an_incomplete_claim_is_refused(kube: KubeClient, name: str) -> None:
+    reply = await kube.post(CLAIMS, {**claim(name), "spec": {}})
+
+    assert reply.status == 422
+    assert reply.causes == [
+        ("FieldValueRequired", "spec.accessModes"),
+        ("FieldValueRequired", "spec.resources[storage]"),
+    ]

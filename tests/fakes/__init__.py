@@ -1,0 +1,1 @@
+"""Doubles that hold state and can be broken on demand."""

@@ -1,0 +1,231 @@
+"""A pretended cluster, with a kube-apiserver's manners but without HTTP."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.fakes.kube_server import metadata as meta
+from tests.fakes.kube_server import patches
+from tests.fakes.kube_server.metadata import Writer
+from tests.fakes.kube_server.refusals import (
+    Refusal,
+    already_exists,
+    bad_request,
+    conflict,
+    internal,
+    invalid,
+    not_found,
+    wrong,
+)
+from tests.fakes.kube_server.resources import EVENTS, Resource, resource_named
+from tests.fakes.kube_server.rules import Object
+from tests.fakes.kube_server.shelf import Key, Stored
+from tests.fakes.kube_server.store import Store, answer, shown
+
+FIRST_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
+
+
+class FakeCluster(Store):
+    """Every method that writes raises `Refusal` for what a real server would refuse.
+
+    Resources are named by their plural; "events.events.k8s.io" are events in their newer
+    shape.
+    """
+
+    def __init__(self, *, mutable_affinity: bool = False, history_limit: int = 20_000) -> None:
+        super().__init__(mutable_affinity=mutable_affinity, history_limit=history_limit)
+        for name in FIRST_NAMESPACES:
+            self.create("namespaces", {"metadata": {"name": name}})
+        self.compact()
+
+    def create(
+        self,
+        resource: str,
+        manifest: Mapping[str, Any],
+        *,
+        namespace: str = "",
+        writer: Writer | None = None,
+    ) -> Object:
+        """Store a new object and answer it as stored; `namespace` is the one in the address."""
+        kind, writer = resource_named(resource), writer or Writer()
+        new = self.read(kind, manifest, writer)
+        self.settle_namespace(kind, new, namespace)
+        rules = self.rule(kind)
+        meta.begin(new["metadata"], finalizer=rules.finalizer)
+        found = meta.mistakes(new["metadata"])
+        name = new["metadata"].get("name", "")
+        if name:
+            rules.begin(new)
+        found += rules.mistakes(new)
+        if found:
+            raise _invalid(kind, name, found)
+        key = (new["metadata"].get("namespace", ""), name)
+        existing = self.shelf(kind).get(key)
+        if existing is not None:
+            terminating = "deletionTimestamp" in existing.content["metadata"]
+            raise already_exists(kind.plural, name, group=kind.group, terminating=terminating)
+        meta.note_writer(new, None, kind, writer)
+        if writer.dry_run:
+            return answer(kind, new)
+        return self.commit(kind, new)
+
+    def update(
+        self,
+        resource: str,
+        name: str,
+        manifest: Mapping[str, Any],
+        *,
+        namespace: str = "",
+        writer: Writer | None = None,
+    ) -> tuple[Object, bool]:
+        """PUT: the object as it should be. Answers it, and whether it was created."""
+        kind, writer = resource_named(resource), writer or Writer()
+        new = self.read(kind, manifest, writer)
+        new["metadata"].setdefault("name", name)
+        self.settle_namespace(kind, new, namespace)
+        _check_name(new, name)
+        stored = self.shelf(kind).get((namespace, name))
+        rules = self.rule(kind)
+        if stored is None:
+            if not rules.put_creates or writer.subresource:
+                raise not_found(kind.plural, name, group=kind.group)
+            if new["metadata"].get("uid"):
+                raise _other_uid(kind, (namespace, name), new["metadata"]["uid"], "")
+            bare = {**manifest, "metadata": {**manifest.get("metadata", {})}}
+            bare["metadata"].pop("resourceVersion", None)
+            return self.create(resource, bare, namespace=namespace, writer=writer), True
+        old = stored.content
+        uid, had = new["metadata"].get("uid"), old["metadata"]["uid"]
+        if uid and uid != had:
+            raise _other_uid(kind, stored.key, uid, had)
+        if not new["metadata"].get("resourceVersion") and rules.updates_need_version:
+            found = wrong("metadata.resourceVersion", "0", "must be specified for an update")
+            raise invalid(kind.plural, name, [found], group=kind.group)
+        return self._write(kind, stored, old, new, writer), False
+
+    def patch(
+        self,
+        resource: str,
+        name: str,
+        patch: Any,
+        *,
+        namespace: str = "",
+        content_type: str = patches.MERGE,
+        writer: Writer | None = None,
+    ) -> Object:
+        """Change the object by a patch of one of the three kinds; answers it as it is then."""
+        kind, writer = resource_named(resource), writer or Writer()
+        stored = self.shelf(kind).get((namespace, name))
+        if stored is None:
+            raise not_found(kind.plural, name, group=kind.group)
+        before = shown(kind, stored)
+        after = patches.patched(content_type, before, patch)
+        new = self.read(kind, after, writer)
+        self.settle_namespace(kind, new, namespace)
+        _check_name(new, name)
+        return self._write(kind, stored, stored.content, new, writer)
+
+    def delete(
+        self,
+        resource: str,
+        name: str,
+        *,
+        namespace: str = "",
+        uid: str | None = None,
+        version: str | None = None,
+        writer: Writer | None = None,
+    ) -> tuple[Object, bool]:
+        """Begin or finish a deletion. Answers the object, and whether it is gone for good."""
+        kind, writer = resource_named(resource), writer or Writer()
+        stored = self.shelf(kind).get((namespace, name))
+        if stored is None:
+            raise not_found(kind.plural, name, group=kind.group)
+        content = stored.content
+        _check_preconditions(kind, content, uid, version)
+        metadata = content["metadata"]
+        if not metadata.get("finalizers"):
+            if not writer.dry_run:
+                self.remove(kind, content)
+            return answer(kind, content), True
+        if "deletionTimestamp" not in metadata:
+            meta.mark_deleted(metadata)
+            if not writer.dry_run:
+                return self.commit(kind, content), False
+        return answer(kind, content), False
+
+    def _write(
+        self, kind: Resource, stored: Stored, old: Object, new: Object, writer: Writer
+    ) -> Object:
+        """The common end of PUT and PATCH."""
+        name, rules = stored.key[1], self.rule(kind)
+        given = new["metadata"].pop("resourceVersion", None) or str(stored.version)
+        if not given.isdigit():
+            raise internal(f'strconv.ParseUint: parsing "{given}": invalid syntax')
+        if int(given) != stored.version:
+            raise conflict(kind.plural, name, MODIFIED, group=kind.group)
+        meta.carry(new["metadata"], old["metadata"])
+        (rules.carry_status if writer.subresource else rules.carry)(new, old)
+        found = meta.mistakes(new["metadata"]) + meta.changes(new["metadata"], old["metadata"])
+        if not writer.subresource:
+            found = rules.mistakes(new) + found + rules.changes(new, old)
+        if found:
+            raise _invalid(kind, name, found)
+        new["metadata"] = meta.tidied(new["metadata"])
+        new["metadata"]["resourceVersion"] = str(stored.version)
+        if "deletionTimestamp" in new["metadata"] and not new["metadata"].get("finalizers"):
+            if not writer.dry_run:
+                self.remove(kind, new)
+            return answer(kind, new)
+        if new == old:
+            return answer(kind, old)
+        meta.note_writer(new, old, kind, writer)
+        return answer(kind, new) if writer.dry_run else self.commit(kind, new)
+
+
+def _invalid(kind: Resource, name: str, found: list[Any]) -> Refusal:
+    # Events say that they are of the core group, whichever way they came.
+    group = "" if kind is EVENTS else kind.group
+    return invalid(kind.kind, name, found, group=group)
+
+
+def _check_name(new: Object, name: str) -> None:
+    told = new["metadata"].get("name")
+    if told != name:
+        raise bad_request(
+            f"the name of the object ({told}) does not match the name on the URL ({name})"
+        )
+
+
+def _other_uid(kind: Resource, key: Key, uid: str, had: str) -> Refusal:
+    path = "/".join(part for part in ("/registry", kind.plural, *key) if part)
+    return conflict(
+        kind.plural,
+        key[1],
+        f"StorageError: invalid object, Code: 4, Key: {path}, ResourceVersion: 0, "
+        f"AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, "
+        f"UID in object meta: {had}",
+        group=kind.group,
+    )
+
+
+def _check_preconditions(
+    kind: Resource, content: Object, uid: str | None, version: str | None
+) -> None:
+    metadata = content["metadata"]
+    if uid is not None and uid != metadata["uid"]:
+        why = (
+            f"the UID in the precondition ({uid}) does not match the UID in record "
+            f"({metadata['uid']}). The object might have been deleted and then recreated"
+        )
+        raise conflict(kind.kind, metadata["name"], why, group=kind.group)
+    if version is not None and version != metadata["resourceVersion"]:
+        why = (
+            f"the ResourceVersion in the precondition ({version}) does not match the "
+            f"ResourceVersion in record ({metadata['resourceVersion']}). The object might have "
+            "been modified"
+        )
+        raise conflict(kind.kind, metadata["name"], why, group=kind.group)
+
+
+MODIFIED = (
+    "the object has been modified; please apply your changes to the latest version and try again"
+)

@@ -1,0 +1,129 @@
+"""REST: replicas, which LINSTOR calls resources."""
+
+import asyncio
+from collections.abc import Iterator
+
+import orjson
+from aiohttp import web
+
+from tests.fakes.linstor_server import answers
+from tests.fakes.linstor_server.answers import CREATE, MODIFY, REMOVE, RESOURCE, WORLD, answer, done
+from tests.fakes.linstor_server.objects import Replica
+from tests.fakes.linstor_server.resource_json import resource_json, view_json
+from tests.fakes.linstor_server.rest import filtered, window
+from tests.fakes.linstor_server.world import LinstorWorld
+from tests.fakes.linstor_server.writes import body_of, hung
+
+_VIEW_BREATH_EVERY = 200
+_IN_USE = 997
+_ALREADY_HAS_DISK, _ALREADY_DISKLESS = 1007, 1008
+
+routes = web.RouteTableDef()
+_RESOURCES = "/v1/resource-definitions/{rd}/resources"
+_RESOURCE = _RESOURCES + "/{node}"
+
+
+@routes.get(_RESOURCES)
+async def list_resources(request: web.Request) -> web.Response:
+    definition = request.app[WORLD].definition(request.match_info["rd"])
+    replicas = window(tuple(definition.replicas.values()), request)
+    return await answer(request, [resource_json(replica) for replica in replicas])
+
+
+@routes.post(_RESOURCES)
+async def create_resources(request: web.Request) -> web.Response:
+    asked = await body_of(request)
+    told = []
+    for one in asked:
+        told += _create(request, one["resource"]["node_name"], one["resource"])
+    return await answer(request, told, 201)
+
+
+@routes.get(_RESOURCE)
+async def one_resource(request: web.Request) -> web.Response:
+    return await answer(request, resource_json(_replica(request)))
+
+
+@routes.post(_RESOURCE)
+async def create_resource(request: web.Request) -> web.Response:
+    asked = await body_of(request)
+    told = _create(request, request.match_info["node"], asked.get("resource", {}))
+    return await answer(request, told, 201)
+
+
+@routes.delete(_RESOURCE)
+async def delete_resource(request: web.Request) -> web.Response:
+    replica = _replica(request)
+    rd, node = replica.definition.name, replica.node.name
+    if replica.in_use:
+        told = f"Resource '{rd}' on node '{node}' is still in use."
+        return await answer(request, answers.failure(REMOVE + _IN_USE, message=told), 500)
+    request.app[WORLD].delete_replica(rd, node)
+    told = f"Node: {node}, Resource: {rd} marked for deletion."
+    return await answer(request, done(REMOVE + RESOURCE + 2, told, Node=node, RscDfn=rd))
+
+
+@routes.put(_RESOURCE + "/toggle-disk/{wish:diskless|diskful|storage-pool}{pool:(/[^/]+)?}")
+async def toggle_disk(request: web.Request) -> web.Response:
+    return await _toggle(request, diskless=request.match_info["wish"] == "diskless")
+
+
+@routes.put(_RESOURCE + "/toggle-disk")
+async def toggle_disk_by_body(request: web.Request) -> web.Response:
+    """The newer form, which python-linstor uses from API 1.28 on."""
+    operation = (await body_of(request)).get("operation", "INTO_DRBD_DISKFUL")
+    return await _toggle(request, diskless=operation != "INTO_DRBD_DISKFUL")
+
+
+@routes.get("/v1/view/resources")
+async def view_resources(request: web.Request) -> web.Response:
+    """Everything about everything, if all satellites answer."""
+    world = request.app[WORLD]
+    if hung(world, world.nodes.values()):
+        await asyncio.sleep(world.timing.satellite_timeout)
+        return await answer(request, answers.satellites_silent(), 500)
+    if world.timing.view_delay:
+        await asyncio.sleep(world.timing.view_delay)
+    found = list(_viewed(world, filtered(request, "resources"), filtered(request, "nodes")))
+    encoded = []
+    for number, replica in enumerate(window(found, request), start=1):
+        encoded.append(orjson.dumps(view_json(replica)))
+        if number % _VIEW_BREATH_EVERY == 0:
+            await asyncio.sleep(0)
+    return await answer(request, b"[" + b",".join(encoded) + b"]")
+
+
+def _viewed(world: LinstorWorld, names: set[str], nodes: set[str]) -> Iterator[Replica]:
+    known = world.definitions
+    for key in names or known:
+        for node, replica in known[key].replicas.items() if key in known else ():
+            if not nodes or node in nodes:
+                yield replica
+
+
+def _replica(request: web.Request) -> Replica:
+    return request.app[WORLD].replica(request.match_info["rd"], request.match_info["node"])
+
+
+def _create(
+    request: web.Request, node: str, asked: dict[str, list[str]]
+) -> list[dict[str, object]]:
+    rd = request.match_info["rd"]
+    flags = frozenset(asked.get("flags", ()))
+    replica = request.app[WORLD].create_replica(
+        rd, node, bool(flags & {"DISKLESS", "DRBD_DISKLESS"}), flags=flags
+    )
+    refs = {"Node": replica.node.name, "RscDfn": replica.definition.name}
+    told = f"New resource '{rd}' on node '{node}' registered."
+    return done(CREATE + RESOURCE + 1, told, **refs)
+
+
+async def _toggle(request: web.Request, *, diskless: bool) -> web.Response:
+    replica = _replica(request)
+    rd, node = replica.definition.name, replica.node.name
+    if replica.diskful is not diskless:
+        code = _ALREADY_DISKLESS if diskless else _ALREADY_HAS_DISK
+        return await answer(request, answers.warning(code, "Nothing to toggle."))
+    request.app[WORLD].toggle_disk(rd, node, diskless)
+    told = f"Toggling the disk of '{rd}' on node '{node}'."
+    return await answer(request, done(MODIFY + RESOURCE + 3, told, Node=node, RscDfn=rd))

@@ -1,0 +1,205 @@
+"""The cluster at rest: objects by name, and changes to them that no stream tells of."""
+
+from collections.abc import Iterable, Mapping
+from itertools import count
+
+from tests.fakes.linstor_server.objects import (
+    Definition,
+    Node,
+    NotThere,
+    Replica,
+    Taken,
+    VolumeDefinition,
+    folded,
+)
+
+NO_DISK = frozenset({"DISKLESS", "DRBD_DISKLESS"})
+_MINOR_NUMBERS_FROM = 1000
+_PORTS_FROM = 7000
+
+_RESOURCE_PROPS = {"DrbdOptions/Resource/quorum": "off"}
+_DRBD_RESOURCE_PROPS = {
+    "DrbdOptions/auto-add-quorum-tiebreaker": "False",
+    "DrbdOptions/auto-verify-alg": "sha512",
+}
+_VOLUME_PROPS = {
+    "DrbdCurrentGi": "7FEE6CA24DC11710",
+    "DrbdOptions/Disk/block-size": "512",
+    "StorDriver/internal/AllocationGranularity": "1",
+}
+
+
+class State:
+    """Names are found in any spelling and shown in their first one, as LINSTOR does."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        """By folded name, as all such dictionaries here."""
+        self.definitions: dict[str, Definition] = {}
+        self._minors = count(_MINOR_NUMBERS_FROM)
+        self._node_numbers = count(1)
+
+    def node(self, name: str) -> Node:
+        try:
+            return self.nodes[folded(name)]
+        except KeyError:
+            raise NotThere("Node", name) from None
+
+    def definition(self, rd: str) -> Definition:
+        try:
+            return self.definitions[folded(rd)]
+        except KeyError:
+            raise NotThere("Resource definition", rd) from None
+
+    def volume(self, rd: str, number: int) -> VolumeDefinition:
+        try:
+            return self.definition(rd).volumes[number]
+        except KeyError:
+            raise NotThere("Volume definition", f"{rd}/{number}") from None
+
+    def replica(self, rd: str, node: str) -> Replica:
+        try:
+            return self.definition(rd).replicas[folded(node)]
+        except KeyError:
+            raise NotThere("Resource", f"{rd} on {node}") from None
+
+    def add_definition(
+        self,
+        rd: str,
+        *,
+        volumes: int = 1,
+        layers: Iterable[str] = ("DRBD", "STORAGE"),
+        props: Mapping[str, str] | None = None,
+        volume_props: Mapping[str, str] | None = None,
+        size_kib: int = 8192,
+    ) -> Definition:
+        """Add a definition with so many volumes; `volume_props` go to each of them."""
+        if folded(rd) in self.definitions:
+            raise Taken("Resource definition", rd)
+        definition = Definition(
+            name=rd, layers=tuple(layer.upper() for layer in layers), props=dict(_RESOURCE_PROPS)
+        )
+        if definition.has_drbd:
+            definition.props |= _DRBD_RESOURCE_PROPS
+        definition.props |= props or {}
+        self.definitions[folded(rd)] = definition
+        for _ in range(volumes):
+            self.add_volume(rd, size_kib=size_kib, props=volume_props)
+        return definition
+
+    def add_volume(
+        self,
+        rd: str,
+        *,
+        number: int | None = None,
+        size_kib: int = 8192,
+        props: Mapping[str, str] | None = None,
+    ) -> VolumeDefinition:
+        definition = self.definition(rd)
+        if number is None:
+            number = next(free for free in count() if free not in definition.volumes)
+        if number in definition.volumes:
+            raise Taken("Volume definition", f"{rd}/{number}")
+        volume = VolumeDefinition(
+            number=number,
+            minor=next(self._minors),
+            size_kib=size_kib,
+            props=_VOLUME_PROPS | dict(props or {}),
+        )
+        definition.volumes[number] = volume
+        definition.encoded.clear()
+        return volume
+
+    def change_definition(
+        self, rd: str, *, override: Mapping[str, str], delete: Iterable[str] = ()
+    ) -> None:
+        definition = self.definition(rd)
+        change_props(definition.props, override, delete)
+        definition.encoded.clear()
+
+    def change_volume(
+        self, rd: str, number: int, *, override: Mapping[str, str], delete: Iterable[str] = ()
+    ) -> None:
+        change_props(self.volume(rd, number).props, override, delete)
+        self.definition(rd).encoded.clear()
+
+    def set_definition_prop(self, rd: str, key: str, value: str | None) -> None:
+        """Set a property, or remove it with None. LINSTOR tells nobody."""
+        self.change_definition(rd, override={} if value is None else {key: value}, delete=[key])
+
+    def set_volume_prop(self, rd: str, number: int, key: str, value: str | None) -> None:
+        """Set a property, or remove it with None. LINSTOR tells nobody."""
+        override = {} if value is None else {key: value}
+        self.change_volume(rd, number, override=override, delete=[key])
+
+    def place(
+        self, rd: str, node: str, *, diskless: bool = False, flags: Iterable[str] = ()
+    ) -> Replica:
+        """Have a replica there as if it always had been: no event, no delay."""
+        return self._put(rd, node, diskless=diskless, flags=flags, up=True)
+
+    def set_flags(self, rd: str, node: str, flags: Iterable[str]) -> None:
+        """Replace the flags of a replica without a word, and without any consequence."""
+        self.replica(rd, node).flags = frozenset(flags)
+
+    def move_silently(self, rd: str, from_node: str, to_node: str) -> None:
+        """Move a replica as LINSTOR moves what has no DRBD: nothing on any stream."""
+        diskless = not self.replica(rd, from_node).diskful
+        self.place(rd, to_node, diskless=diskless)
+        self._remove(self.replica(rd, from_node))
+
+    def node_lost(self, name: str) -> None:
+        """Forget a node and all its replicas. LINSTOR tells nobody."""
+        node = self.node(name)
+        for replica in tuple(node.replicas.values()):
+            self._remove(replica)
+        del self.nodes[folded(name)]
+
+    def _new_node(self, name: str, props: Mapping[str, str]) -> Node:
+        if folded(name) in self.nodes:
+            raise Taken("Node", name)
+        own = {"CurStltConnName": "default", "NodeUname": name}
+        node = Node(name=name, number=next(self._node_numbers), props={**props, **own})
+        self.nodes[folded(name)] = node
+        return node
+
+    def _put(
+        self, rd: str, node_name: str, *, diskless: bool, flags: Iterable[str] = (), up: bool
+    ) -> Replica:
+        definition, node = self.definition(rd), self.node(node_name)
+        if folded(node_name) in definition.replicas:
+            raise Taken("Resource", f"{rd} on {node_name}")
+        wanted = frozenset(flags)
+        if diskless:
+            wanted |= NO_DISK if definition.has_drbd else {"DISKLESS"}
+        used = {replica.drbd_id for replica in definition.replicas.values()}
+        replica = Replica(
+            definition=definition,
+            node=node,
+            flags=wanted,
+            drbd_id=next(free for free in count() if free not in used),
+            port=_PORTS_FROM + len(node.replicas),
+            up=up,
+            has_disk="DISKLESS" not in wanted,
+        )
+        definition.replicas[folded(node_name)] = replica
+        node.replicas[folded(rd)] = replica
+        return replica
+
+    def _is_there(self, replica: Replica) -> bool:
+        """Whether this very incarnation still exists."""
+        return replica.definition.replicas.get(folded(replica.node.name)) is replica
+
+    def _remove(self, replica: Replica) -> None:
+        definition = replica.definition
+        del definition.replicas[folded(replica.node.name)]
+        del replica.node.replicas[folded(definition.name)]
+        if definition.deleting and not definition.replicas:
+            self.definitions.pop(folded(definition.name), None)
+
+
+def change_props(props: dict[str, str], override: Mapping[str, str], delete: Iterable[str]) -> None:
+    """Deletions first, as a key in both keeps its new value."""
+    for key in delete:
+        props.pop(key, None)
+    props.update(override)

@@ -1,0 +1,178 @@
+"""Builds etcd, kube-apiserver and kube-controller-manager at the versions that go.mod pins.
+
+They come as source through the ordinary Go toolchain, because Kubernetes publishes these
+binaries in no package registry. The result lives outside the tree and is made once.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+PACKAGES = {
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+    "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+}
+
+NO_GO = (
+    "the real Kubernetes parts are not built yet and there is no Go toolchain to build them: "
+    "install Go 1.26 or newer so that `go` is on the PATH, then run "
+    "`python -m tests.real_parts.build`"
+)
+
+
+class BuildError(Exception):
+    """The parts can't be had; the message says what a person could do about it."""
+
+
+@cache
+def toolchain() -> str | None:
+    """What `go version` says, such as "go version go1.26.0 linux/amd64"; None without Go."""
+    go = shutil.which("go")
+    if go is None:
+        return None
+    # Asked inside the module, since go.mod may select another toolchain than the installed one.
+    answer = subprocess.run([go, "version"], cwd=HERE, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def locate() -> Path | None:
+    """The directory with all three binaries, if somebody built them already.
+
+    Without a toolchain the pinned versions alone decide, so that a machine without Go can use
+    what another one built.
+    """
+    wanted = _directory()
+    if wanted is not None:
+        return wanted if _complete(wanted) else None
+    found = sorted(_cache().glob(f"{_pins()}-*"))
+    return next((directory for directory in found if _complete(directory)), None)
+
+
+def ensure_built() -> Path:
+    """The directory with the binaries, built first if need be, which takes minutes.
+
+    Safe to call from several processes at once: one builds, the others wait for it. Raises
+    BuildError.
+    """
+    found = locate()
+    if found is not None:
+        return found
+    wanted = _directory()
+    if wanted is None:
+        raise BuildError(NO_GO)
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    with _only_builder(wanted.parent):
+        if not _complete(wanted):
+            _build(wanted)
+    return wanted
+
+
+def _build(wanted: Path) -> None:
+    began = time.monotonic()
+    _say(f"building {', '.join(PACKAGES)} with {toolchain()} into {wanted}")
+    with tempfile.TemporaryDirectory(dir=wanted.parent, prefix=".unfinished-") as scratch:
+        made = Path(scratch) / "bin"
+        made.mkdir()
+        for name, package in PACKAGES.items():
+            _compile(package, made / name)
+        # Half a build must never be taken for a whole one, hence the rename at the end.
+        made.rename(wanted)
+    _say(f"all built in {time.monotonic() - began:.0f} s")
+
+
+def _compile(package: str, output: Path) -> None:
+    began = time.monotonic()
+    _say(f"compiling {package}")
+    command = ["go", "build", "-trimpath", "-buildvcs=false", "-mod=readonly"]
+    command += ["-ldflags", _ldflags(), "-o", str(output), package]
+    result = subprocess.run(
+        command,
+        cwd=HERE,
+        env={**os.environ, "CGO_ENABLED": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise BuildError(f"go build of {package} failed:\n{result.stdout[-4000:]}")
+    _say(f"compiled {output.name} in {time.monotonic() - began:.0f} s")
+
+
+def _ldflags() -> str:
+    """Linker flags: no debug symbols, and the version that a release build would tell."""
+    version = kubernetes_version()
+    major, minor, _ = version.removeprefix("v").split(".")
+    known = {
+        "gitVersion": version,
+        "gitMajor": major,
+        "gitMinor": minor,
+        "gitTreeState": "clean",
+    }
+    told = (f"-X k8s.io/component-base/version.{name}={value}" for name, value in known.items())
+    return " ".join(["-s", "-w", *told])
+
+
+def kubernetes_version() -> str:
+    """The pinned version of Kubernetes, such as "v1.36.3"."""
+    found = re.search(r"^\s*k8s\.io/kubernetes (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE)
+    if found is None:
+        raise BuildError(f"{HERE / 'go.mod'} does not pin k8s.io/kubernetes")
+    return found[1]
+
+
+def _complete(directory: Path) -> bool:
+    return all(os.access(directory / name, os.X_OK) for name in PACKAGES)
+
+
+def _directory() -> Path | None:
+    told = toolchain()
+    if told is None:
+        return None
+    return _cache() / f"{_pins()}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+
+def _pins() -> str:
+    pinned = (HERE / "go.mod").read_bytes() + (HERE / "go.sum").read_bytes()
+    return hashlib.sha256(pinned).hexdigest()[:16]
+
+
+def _cache() -> Path:
+    chosen = os.environ.get("REAL_PARTS_CACHE")
+    if chosen:
+        return Path(chosen)
+    home = os.environ.get("XDG_CACHE_HOME")
+    root = Path(home) if home else Path.home() / ".cache"
+    return root / "linstor-affinity-events" / "real-parts"
+
+
+@contextmanager
+def _only_builder(directory: Path) -> Iterator[None]:
+    with (directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"real parts: {line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(f"{ensure_built()}\n")
+    except BuildError as failure:
+        sys.exit(str(failure))

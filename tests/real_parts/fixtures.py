@@ -1,0 +1,58 @@
+"""Fixtures that lend tests a real control plane, or skip them loudly where none can be had."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import pytest_asyncio
+
+from tests.real_parts.build import NO_GO, BuildError, ensure_built, locate, toolchain
+from tests.real_parts.cluster import RealCluster
+
+
+def _binaries() -> Path:
+    """The built parts; builds them on the first call, which takes minutes."""
+    if locate() is None and toolchain() is None:
+        _missing(NO_GO)
+    try:
+        return ensure_built()
+    except BuildError as failure:
+        _missing(str(failure))
+
+
+def _missing(reason: str) -> NoReturn:
+    # A run that is meant to prove something must not pass because it tried nothing.
+    if os.environ.get("REQUIRE_REAL_PARTS") == "1":
+        pytest.fail(f"REQUIRE_REAL_PARTS=1, but {reason}", pytrace=False)
+    pytest.skip(f"NOT TESTED AGAINST A REAL KUBERNETES: {reason}")
+
+
+@pytest.fixture(scope="session")
+def real_binaries() -> Path:
+    return _binaries()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def real_cluster(
+    real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RealCluster]:
+    """One control plane with the default feature gates, shared by all tests of the run."""
+    directory = tmp_path_factory.mktemp("real-cluster")
+    async with RealCluster(binaries=real_binaries, directory=directory) as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def real_cluster_mutable(
+    real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RealCluster]:
+    """The same with the alpha gate that lets a volume's affinity change in place."""
+    directory = tmp_path_factory.mktemp("real-cluster-mutable")
+    async with RealCluster(
+        binaries=real_binaries,
+        directory=directory,
+        feature_gates={"MutablePVNodeAffinity": True},
+    ) as cluster:
+        yield cluster
