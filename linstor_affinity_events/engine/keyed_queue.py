@@ -96,11 +96,13 @@ class KeyedQueue(Generic[K]):
         hinted: bool = False,
         since: float | None = None,
     ) -> None:
-        """Ask for a turn in `after` seconds. The earliest wish for a key wins."""
+        """Ask for a turn in `after` seconds. The earliest wish for a key wins.
+
+        `since` is when the news came that it answers; without any, when it is due.
+        """
         now = asyncio.get_running_loop().time()
-        new = _Waiting(
-            now + after, lane, next(self._order), now if since is None else since, hinted
-        )
+        asked = now + after if since is None else since
+        new = _Waiting(now + after, lane, next(self._order), asked, hinted)
         where = self._blocked if key in self._held else self._waiting
         if (old := where.get(key)) is not None:
             new.since = min(old.since, new.since)

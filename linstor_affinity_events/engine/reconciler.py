@@ -114,10 +114,11 @@ class Reconciler:
         if noted:
             delay = min(delay, NOTED_MOST)
         self._telemetry.failed_look(type(error).__name__)
-        if error is not None and not isinstance(error, Conflict):
-            log.warning(
-                "look failed", extra=facts(rd=turn.key, why=error, again_in_s=round(delay, 1))
-            )
+        if error is not None:
+            # A conflict is the usual way to learn that somebody else was quicker.
+            level = logging.DEBUG if isinstance(error, Conflict) else logging.WARNING
+            again = round(delay, 1)
+            log.log(level, "look failed", extra=facts(rd=turn.key, why=error, again_in_s=again))
         lane = Lane.URGENT if noted else Lane.LOOK
         self._queue.add(turn.key, after=delay, since=turn.since, lane=lane)
 
@@ -136,6 +137,15 @@ class Reconciler:
             if self._replacer.pending_of(turn.key):
                 self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since)
                 return
+        log.debug(
+            "look",
+            extra=facts(
+                rd=turn.key,
+                hinted=turn.hinted,
+                waited_ms=round((asyncio.get_running_loop().time() - turn.since) * 1000, 1),
+                data_on=",".join(sorted(placement.serving_nodes)) if placement else "unknown",
+            ),
+        )
         settled = True
         for volume in tuple(self._index.of(turn.key)):
             verdict = decide(self._picture.case(volume, definition, placement))

@@ -6,6 +6,7 @@ The order of the steps is in model/replacement.py; here they are done and their 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -17,6 +18,7 @@ from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import (
     Manifest,
+    finalizers_of,
     is_marked,
     mark_on,
     mark_patch,
@@ -54,6 +56,8 @@ MAX_FAILURES = 8
 BLOCKED_AGAIN = 5.0
 GUARD_AT_MOST = 60.0
 NEWS_AT_MOST = 0.5
+PROTECTION = "kubernetes.io/pv-protection"
+PROTECTION_AT_MOST = 0.05
 BOUND_WITHIN = 5.0
 
 
@@ -265,6 +269,8 @@ class Replacer:
                 return replace(walk.sight, guard_over=True)
             seen = walk.sighting.latest
             if seen is not None and self._told_apart(walk, seen):
+                if PROTECTION in finalizers_of(seen) and uid_of(seen) == walk.note.uid:
+                    seen = await self._unprotected(walk, seen)
                 return replace(walk.sight, pv=seen)
             try:
                 async with asyncio.timeout(min(NEWS_AT_MOST, deadline - clock())):
@@ -273,6 +279,17 @@ class Replacer:
                 pv = await self._volumes.read(walk.note.pv)
                 if pv is None or self._told_apart(walk, pv):
                     return replace(walk.sight, pv=pv)
+
+    @staticmethod
+    async def _unprotected(walk: _Walk, seen: Manifest) -> Manifest:
+        """Give the protection controller a moment: it drops its finalizer right after the binder's
+        write, and a removal sent in between would only end in a conflict.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROTECTION_AT_MOST):
+                while walk.sighting.latest is seen:
+                    await walk.sighting.news()
+        return walk.sighting.latest or seen
 
     @staticmethod
     def _told_apart(walk: _Walk, pv: Manifest) -> bool:

@@ -120,7 +120,12 @@ class KubeClient:
         """A watch that was answered with 200."""
         async with self._session.get(path, params={"watch": "1", **query}) as response:
             assert response.status == 200, await response.text()
-            yield Lines(response)
+            try:
+                yield Lines(response)
+            finally:
+                # A polite end of TLS would wait for the server, and outlive the loop of the test.
+                if response.connection is not None and response.connection.transport is not None:
+                    response.connection.transport.abort()
 
     async def until(self, path: str, wanted: Callable[[Json], bool]) -> Json:
         """The object once it is as wanted."""

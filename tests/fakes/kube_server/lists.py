@@ -2,9 +2,11 @@
 
 import base64
 import binascii
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -71,30 +73,32 @@ class Lists:
             if query.get("resourceVersion"):
                 raise bad_request("specifying resource version is not allowed when using continue")
         objects = self._objects(resource, version, after)
-        matching = [
-            stored
-            for stored in objects
-            if (not namespace or stored.key[0] == namespace) and selector.matches(stored)
-        ]
+        narrows = selector.narrows or bool(namespace)
+        if narrows:
+            objects = [
+                stored
+                for stored in objects
+                if (not namespace or stored.key[0] == namespace) and selector.matches(stored)
+            ]
         # From the cache, which version 0 asks for, the real one always gives everything.
-        if not limit or query.get("resourceVersion") == "0" or len(matching) <= limit:
-            return Page(version, matching, 0, "", selector.narrows)
+        if not limit or query.get("resourceVersion") == "0" or len(objects) <= limit:
+            return Page(version, objects, 0, "", selector.narrows)
         self._remember(resource, version)
-        items = matching[:limit]
+        items = objects[:limit]
         more = _encoded(version, items[-1].key)
-        return Page(version, items, len(matching) - limit, more, selector.narrows)
+        return Page(version, items, len(objects) - limit, more, selector.narrows)
 
-    def _objects(self, resource: Resource, version: int, after: Key | None) -> Iterable[Stored]:
+    def _objects(self, resource: Resource, version: int, after: Key | None) -> list[Stored]:
         shelf = self._store.shelf(resource)
         if after is None:
-            return shelf.sorted()
+            return list(shelf.sorted())
         # A token that has expired once comes back with version -1: go on with what is there now.
         if version < 0:
-            return shelf.sorted(after=after)
+            return list(shelf.sorted(after=after))
         snapshot = self._snapshots.get((resource.shelf, version))
         if snapshot is None:
             raise expired(EXPIRED, metadata={"continue": _encoded(-1, after)})
-        return (stored for stored in snapshot if stored.key > after)
+        return snapshot[bisect_right(snapshot, after, key=attrgetter("key")) :]
 
     def _remember(self, resource: Resource, version: int) -> None:
         key = (resource.shelf, version)

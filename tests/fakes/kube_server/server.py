@@ -57,6 +57,7 @@ class KubeServer:
         self._api = Api(cluster, self.access)
         self._watches: dict[Watch, web.Request] = {}
         self._runner: web.AppRunner | None = None
+        self._watch_ended = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -109,6 +110,12 @@ class KubeServer:
         """End every open watch with the error 410."""
         for watch in tuple(self._watches):
             watch.expire()
+
+    async def watches_ended(self) -> None:
+        """Wait until no watch is open."""
+        while self._watches:
+            self._watch_ended.clear()
+            await self._watch_ended.wait()
 
     def write_kubeconfig(self, path: Path, *, token: str | None = None) -> Path:
         """Write a file with which kubectl and client libraries find this server."""
@@ -195,6 +202,7 @@ class KubeServer:
             pass  # The client went away, or the connection was cut on purpose.
         finally:
             del self._watches[watch]
+            self._watch_ended.set()
         return response
 
     def _told(

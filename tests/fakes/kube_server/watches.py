@@ -127,11 +127,10 @@ class Watch:
             yield self._too_old(since or version)
 
     def _state(self, objects: list[Stored], version: int) -> Iterator[bytes]:
-        lines = [
-            self._line("ADDED", stored) for stored in objects if self._selector.matches(stored)
-        ]
-        for start in range(0, len(lines), 200):
-            yield b"".join(lines[start : start + 200])
+        chosen = [stored for stored in objects if self._selector.matches(stored)]
+        for start in range(0, len(chosen), 200):
+            some = chosen[start : start + 200]
+            yield b"".join(self._line("ADDED", stored) for stored in some)
         if self._options.end_mark:
             yield self._bookmark(version, {"annotations": {"k8s.io/initial-events-end": "true"}})
 

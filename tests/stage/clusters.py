@@ -1,0 +1,111 @@
+"""A Kubernetes to play on, pretended or real, behind one face."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.fakes.kube_server import Binder, FakeCluster, KubeServer
+from tests.real_parts.cluster import RealCluster
+
+Json = dict[str, Any]
+
+PATIENCE = 60.0
+
+
+class ApiError(Exception):
+    """The API server said no."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        super().__init__(f"HTTP {status}: {body}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Where the API server is, and a session signed in as its admin."""
+
+    url: str
+    kubeconfig: Path
+    session: aiohttp.ClientSession
+    is_real: bool
+    server: KubeServer | None = None
+    binder: Binder | None = None
+    real: RealCluster | None = None
+
+    async def ask(self, method: str, path: str, body: Any = None, **query: str) -> Json:
+        """Send one request; raises ApiError for whatever is not good."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        async with self.session.request(
+            method, path, json=body, params=query, headers={"Content-Type": kind}
+        ) as response:
+            answer: Json = await response.json()
+            if response.status >= 400:
+                raise ApiError(response.status, answer)
+            return answer
+
+    async def find(self, path: str) -> Json | None:
+        try:
+            return await self.ask("GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+
+async def until(
+    wanted: Callable[[], Awaitable[bool]], what: str, *, patience: float = PATIENCE
+) -> None:
+    """Ask again and again until it is so."""
+    try:
+        async with asyncio.timeout(patience):
+            while not await wanted():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"it never came to be that {what}") from None
+
+
+@asynccontextmanager
+async def fake(
+    directory: Path, *, mutable: bool = False, binder_delay: float = 0.002, resync: float = 15.0
+) -> AsyncIterator[Cluster]:
+    """A pretended cluster with a binder at work."""
+    world = FakeCluster(mutable_affinity=mutable)
+    async with AsyncExitStack() as stack:
+        binder = await stack.enter_async_context(
+            Binder(world, delay=binder_delay, resync_every=resync)
+        )
+        server = await stack.enter_async_context(KubeServer(world))
+        session = await stack.enter_async_context(aiohttp.ClientSession(server.url))
+        yield Cluster(
+            url=server.url,
+            kubeconfig=server.write_kubeconfig(directory / "fake.kubeconfig"),
+            session=session,
+            is_real=False,
+            server=server,
+            binder=binder,
+        )
+
+
+@asynccontextmanager
+async def real(cluster: RealCluster) -> AsyncIterator[Cluster]:
+    """A real control plane that was started before."""
+    tls = ssl.create_default_context(cafile=str(cluster.ca_file))
+    async with aiohttp.ClientSession(
+        cluster.url,
+        headers={"Authorization": f"Bearer {cluster.token}"},
+        connector=aiohttp.TCPConnector(ssl=tls, limit=50),
+        read_bufsize=2**21,
+    ) as session:
+        yield Cluster(
+            url=cluster.url,
+            kubeconfig=cluster.kubeconfig,
+            session=session,
+            is_real=True,
+            real=cluster,
+        )

@@ -1,0 +1,150 @@
+"""Watches volumes and claims from outside and remembers what it saw, and when."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import orjson
+
+from tests.stage.clusters import PATIENCE, Cluster
+from tests.stage.manifests import terms_of
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One state of a volume."""
+
+    at: float
+    """By the machine's monotonic clock, which all processes share."""
+
+    kind: str
+    manifest: Json
+
+
+class Observer:
+    """Use it as `async with Observer.of(cluster) as observer`."""
+
+    def __init__(self) -> None:
+        self.volumes: dict[str, Json] = {}
+        self.claims: dict[tuple[str, str], Json] = {}
+        self.history: dict[str, list[Seen]] = {}
+        self.lost: list[tuple[str, str]] = []
+        """Claims each time they were seen to turn Lost."""
+        self._news = asyncio.Condition()
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, cluster: Cluster) -> AsyncIterator[Self]:
+        observer = cls()
+        async with asyncio.TaskGroup() as group:
+            ready = []
+            tasks = []
+            for path, take in (
+                ("/api/v1/persistentvolumes", observer._volume),
+                ("/api/v1/persistentvolumeclaims", observer._claim),
+            ):
+                ready.append(asyncio.Event())
+                watch = observer._watch(cluster, path, take, ready[-1])
+                tasks.append(group.create_task(watch, name=f"observe-{path}"))
+            for event in ready:
+                await event.wait()
+            try:
+                yield observer
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def _watch(
+        self,
+        cluster: Cluster,
+        path: str,
+        take: Callable[[str, Json], None],
+        ready: asyncio.Event,
+    ) -> None:
+        listed = await cluster.ask("GET", path)
+        for manifest in listed.get("items", ()):
+            take("ADDED", manifest)
+        version = listed["metadata"]["resourceVersion"]
+        ready.set()
+        while True:
+            async with cluster.session.get(
+                path, params={"watch": "1", "resourceVersion": version}, timeout=None
+            ) as response:
+                async for line in response.content:
+                    event = orjson.loads(line)
+                    manifest = event["object"]
+                    version = manifest["metadata"]["resourceVersion"]
+                    take(event["type"], manifest)
+                    async with self._news:
+                        self._news.notify_all()
+
+    def _volume(self, kind: str, manifest: Json) -> None:
+        name = manifest["metadata"]["name"]
+        self.history.setdefault(name, []).append(Seen(time.monotonic(), kind, manifest))
+        if kind == "DELETED":
+            self.volumes.pop(name, None)
+        else:
+            self.volumes[name] = manifest
+
+    def _claim(self, kind: str, manifest: Json) -> None:
+        metadata = manifest["metadata"]
+        key = (metadata["namespace"], metadata["name"])
+        before = self.claims.get(key)
+        if kind == "DELETED":
+            self.claims.pop(key, None)
+            return
+        self.claims[key] = manifest
+        was = (before or {}).get("status", {}).get("phase")
+        if manifest.get("status", {}).get("phase") == "Lost" and was != "Lost":
+            self.lost.append(key)
+
+    async def until(
+        self, wanted: Callable[[], bool], what: str, *, patience: float = PATIENCE
+    ) -> None:
+        """Wait until what was seen is as wanted."""
+        try:
+            async with asyncio.timeout(patience):
+                async with self._news:
+                    await self._news.wait_for(wanted)
+        except TimeoutError:
+            raise AssertionError(f"it was never seen that {what}") from None
+
+    async def until_terms(self, name: str, *terms: Json, patience: float = PATIENCE) -> float:
+        """Wait until a volume that stays has these terms; answers when it first had them."""
+        wished = frozenset(frozenset(term.items()) for term in terms)
+        await self.until(
+            lambda: self.has_terms(name, wished), f"{name} has {terms}", patience=patience
+        )
+        return self.since(name, wished)
+
+    def has_terms(self, name: str, wished: frozenset[frozenset[tuple[str, str]]]) -> bool:
+        found = self.volumes.get(name)
+        return (
+            found is not None
+            and "deletionTimestamp" not in found["metadata"]
+            and terms_of(found) == wished
+        )
+
+    def since(self, name: str, wished: frozenset[frozenset[tuple[str, str]]]) -> float:
+        """When a volume got the terms that it has had ever since."""
+        at = 0.0
+        for seen in reversed(self.history[name]):
+            alive = seen.kind != "DELETED" and "deletionTimestamp" not in seen.manifest["metadata"]
+            if alive and terms_of(seen.manifest) == wished:
+                at = seen.at
+            elif at:
+                break
+        return at
+
+    def phases(self) -> dict[str, int]:
+        """How many claims are in which phase."""
+        found: dict[str, int] = {}
+        for manifest in self.claims.values():
+            phase = manifest.get("status", {}).get("phase", "")
+            found[phase] = found.get(phase, 0) + 1
+        return found
