@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -151,6 +152,7 @@ class KubeApi:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
+        # aiohttp takes large bytes only from a file: a note may hold 256 KiB of annotations twice.
         raw = None if body is None else orjson.dumps(body)
         headers = {} if raw is None else {"Content-Type": content_type}
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
@@ -160,7 +162,7 @@ class KubeApi:
                 async with session.request(
                     method,
                     self._url(path, query),
-                    data=raw,
+                    data=None if raw is None else BytesIO(raw),
                     headers={**headers, **await self._authorization()},
                     timeout=timeout,
                     allow_redirects=False,

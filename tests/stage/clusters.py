@@ -64,7 +64,7 @@ async def until(
     """Ask again and again until it is so."""
     try:
         async with asyncio.timeout(patience):
-            while not await wanted():
+            while not await wanted():  # noqa: ASYNC110, other processes set no asyncio.Event
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"it never came to be that {what}") from None

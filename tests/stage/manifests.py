@@ -61,12 +61,13 @@ def terms_of(volume: Json) -> frozenset[frozenset[tuple[str, str]]]:
 
 def nodes_of(volume: Json) -> frozenset[str]:
     """The host names in a volume's affinity."""
-    return frozenset(
-        value for term in terms_of(volume) for key, value in term if key == HOSTNAME
-    )
+    return frozenset(value for term in terms_of(volume) for key, value in term if key == HOSTNAME)
 
 
-def claim(name: str, *, volume: str, storage_class: str = LOCAL_CLASS, namespace: str = "default") -> Json:
+def claim(name: str, *, storage_class: str = LOCAL_CLASS, namespace: str = "default") -> Json:
+    """Without a volume's name: the binder fills it in at once when a volume names the claim, but
+    looks for a volume that the claim names only every 15 s.
+    """
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -76,7 +77,6 @@ def claim(name: str, *, volume: str, storage_class: str = LOCAL_CLASS, namespace
             "resources": {"requests": {"storage": "1Gi"}},
             "storageClassName": storage_class,
             "volumeMode": "Filesystem",
-            "volumeName": volume,
         },
     }
 

@@ -75,13 +75,18 @@ class Observer:
             async with cluster.session.get(
                 path, params={"watch": "1", "resourceVersion": version}, timeout=None
             ) as response:
-                async for line in response.content:
-                    event = orjson.loads(line)
-                    manifest = event["object"]
-                    version = manifest["metadata"]["resourceVersion"]
-                    take(event["type"], manifest)
-                    async with self._news:
-                        self._news.notify_all()
+                try:
+                    async for line in response.content:
+                        event = orjson.loads(line)
+                        manifest = event["object"]
+                        version = manifest["metadata"]["resourceVersion"]
+                        take(event["type"], manifest)
+                        async with self._news:
+                            self._news.notify_all()
+                finally:
+                    # Over TLS a polite end would take longer than the loop of a test lives.
+                    if response.connection is not None and response.connection.transport:
+                        response.connection.transport.abort()
 
     def _volume(self, kind: str, manifest: Json) -> None:
         name = manifest["metadata"]["name"]

@@ -70,10 +70,11 @@ class Stage:
         **volume: Any,
     ) -> None:
         """A claim and its volume, bound to each other by the binder a little later."""
+        wish = manifests.claim(f"claim-{name}", storage_class=storage_class)
+        if "volumeAttributesClassName" in volume:
+            wish["spec"]["volumeAttributesClassName"] = volume["volumeAttributesClassName"]
         claim = await self.cluster.ask(
-            "POST",
-            "/api/v1/namespaces/default/persistentvolumeclaims",
-            manifests.claim(f"claim-{name}", volume=name, storage_class=storage_class),
+            "POST", "/api/v1/namespaces/default/persistentvolumeclaims", wish
         )
         await self.cluster.ask(
             "POST",

@@ -141,6 +141,8 @@ class Bindings:
                 "accessModes": modes,
                 "capacity": capacity,
             }
+            if attributes_class := volume["spec"].get("volumeAttributesClassName"):
+                claim["status"]["currentVolumeAttributesClassName"] = attributes_class
             self._save(CLAIMS, claim, "status")
             yield WROTE
 

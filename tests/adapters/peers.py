@@ -1,0 +1,143 @@
+"""How the adapters find their peers, and a clock that runs faster than the world's."""
+
+import asyncio
+import selectors
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from aiohttp import web
+from kubernetes_asyncio.client.configuration import Configuration
+
+from linstor_affinity_events.adapters.kube_api import LoadConfiguration
+from linstor_affinity_events.adapters.linstor_connection import LinstorConnection, Login, Tls
+from tests.fakes.linstor_server import LinstorWorld
+
+T = TypeVar("T")
+
+PATIENCE = 10.0
+SPEED = 100
+CLOSED = "http://127.0.0.1:1"
+"""Where nobody listens."""
+
+
+def linstor_world() -> LinstorWorld:
+    """pvc-1 with data on n1 and a tie-breaker on n3, pvc-2 without a replica; n2 is empty."""
+    world = LinstorWorld()
+    for name in ("n1", "n2", "n3"):
+        world.add_node(name, labels={"zone": f"z-{name}"})
+    world.add_definition("pvc-1", volumes=2)
+    world.place("pvc-1", "n1")
+    world.place("pvc-1", "n3", diskless=True, flags=["TIE_BREAKER"])
+    world.add_definition("pvc-2")
+    return world
+
+
+def linstor_at(*urls: str, login: Login | None = None, tls: Tls | None = None) -> LinstorConnection:
+    return LinstorConnection(urls, login or Login(), tls or Tls())
+
+
+def loads(url: str, *, token: str = "") -> LoadConfiguration:
+    async def load() -> Configuration:
+        configuration = Configuration()
+        configuration.host = url
+        if token:
+            configuration.api_key = {"BearerToken": f"Bearer {token}"}
+        return configuration
+
+    return load
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what has no event of its own."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def silent_peer() -> AsyncIterator[str]:
+    """Somebody who takes every connection and never says a word."""
+    writers: list[asyncio.StreamWriter] = []
+    hung_up: list[asyncio.Event] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        hung_up.append(over := asyncio.Event())
+        with suppress(ConnectionError):
+            while await reader.read(1024):
+                pass
+        over.set()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+        for over in hung_up:
+            await over.wait()
+
+
+@asynccontextmanager
+async def answering(
+    status: int = 200, body: bytes = b"{}", headers: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[str, list[web.Request]]]:
+    """Somebody who answers everything in the same way, and what was asked."""
+    heard: list[web.Request] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        heard.append(request)
+        return web.Response(status=status, body=body, headers=headers)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", heard
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Have something run beside the block; what it fails with is raised at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+class _HastySelector(selectors.DefaultSelector):
+    def __init__(self, speed: float) -> None:
+        super().__init__()
+        self._speed = speed
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return super().select(timeout and timeout / self._speed)
+
+
+class _HastyLoop(asyncio.SelectorEventLoop):
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        super().__init__(_HastySelector(speed))
+
+    def time(self) -> float:
+        return super().time() * self._speed
+
+
+def hurried(story: Callable[[], Awaitable[T]], *, speed: float = SPEED) -> T:
+    """Run a story in which a minute takes 0.6 s, for what is only seen after long waits."""
+
+    async def told() -> T:
+        return await story()
+
+    with asyncio.Runner(loop_factory=partial(_HastyLoop, speed)) as runner:
+        return runner.run(told())

@@ -1,0 +1,472 @@
+"""The Kubernetes API server: what becomes of every answer, and of none."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes_asyncio.client.configuration import Configuration
+
+from linstor_affinity_events.adapters.kube_api import KubeApi, configuration_from, escaped
+from linstor_affinity_events.errors import (
+    AffinityEventsError,
+    Again,
+    BadSettings,
+    Conflict,
+    Expired,
+    Forbidden,
+    Invalid,
+    Missing,
+    Unreachable,
+)
+from tests.adapters.peers import CLOSED, answering, hurried, loads, silent_peer
+from tests.contracts.manifests import affinity, volume
+from tests.fakes.kube_server import FakeCluster, KubeServer
+
+VOLUMES = "/api/v1/persistentvolumes"
+PV = f"{VOLUMES}/pv-1"
+
+
+@asynccontextmanager
+async def api_at(url: str, *, token: str = "") -> AsyncIterator[KubeApi]:
+    api = KubeApi(loads(url, token=token))
+    try:
+        yield api
+    finally:
+        await api.close()
+
+
+def kubeconfig(server: KubeServer, path: Path, token: str) -> Path:
+    return server.write_kubeconfig(path, token=token)
+
+
+def load_from(path: Path, *, server: str = "") -> Any:
+    return configuration_from(kubeconfig=str(path), context="", server=server)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, Invalid),
+        (401, Unreachable),
+        (403, Forbidden),
+        (404, Missing),
+        (409, Conflict),
+        (410, Expired),
+        (413, Invalid),
+        (415, Invalid),
+        (422, Invalid),
+        (429, Unreachable),
+        (500, Unreachable),
+        (502, Unreachable),
+        (503, Unreachable),
+        (504, Unreachable),
+        (307, Unreachable),
+    ],
+)
+async def test_every_bad_answer_says_what_to_do_next(
+    api: KubeApi, kube: KubeServer, status: int, kind: type[AffinityEventsError]
+) -> None:
+    kube.faults.add(status=status, times=2)
+
+    with pytest.raises(kind) as raised:
+        await api.get(PV)
+
+    assert type(raised.value) is kind
+    assert f"GET {PV}" in str(raised.value)
+
+
+@pytest.mark.parametrize(("status", "after"), [(429, 7), (503, 1), (503, None)])
+async def test_the_server_says_when_to_come_again(
+    api: KubeApi, kube: KubeServer, status: int, after: int | None
+) -> None:
+    kube.faults.add(status=status, retry_after=after)
+
+    with pytest.raises(Again) as raised:
+        await api.get(PV)
+
+    assert raised.value.after == after
+
+
+@pytest.mark.parametrize(
+    ("given", "after"),
+    [("86400", 60.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("²", None)],
+)
+async def test_no_server_can_make_us_wait_for_long(given: str, after: float | None) -> None:
+    async with answering(429, headers={"Retry-After": given}) as (url, _), api_at(url) as api:
+        with pytest.raises(Again) as raised:
+            await api.get(PV)
+
+    assert raised.value.after == after
+
+
+async def test_a_refusal_names_the_fields(api: KubeApi, cluster: FakeCluster) -> None:
+    cluster.create("persistentvolumes", volume("pv-1", nodeAffinity=affinity("n1")))
+
+    with pytest.raises(Invalid, match="immutable") as raised:
+        await api.patch(PV, {"spec": {"nodeAffinity": affinity("n2")}})
+
+    assert raised.value.fields == ("nodeAffinity",)
+
+
+async def test_an_error_is_not_asked_for_twice(api: KubeApi, kube: KubeServer) -> None:
+    kube.faults.add(status=500, times=5)
+
+    with pytest.raises(Unreachable):
+        await api.create(VOLUMES, volume("pv-1"))
+
+    assert len(kube.log.matching("POST")) == 1
+
+
+async def test_a_connection_that_is_cut_is_told_and_nothing_sent_again(
+    api: KubeApi, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    kube.faults.add(method="POST", drop_after=True)
+
+    with pytest.raises(Unreachable):
+        await api.create(VOLUMES, volume("pv-1"))
+
+    assert kube.log.by_status == {201: 1, 0: 1}
+    assert cluster.get("persistentvolumes", "pv-1") is not None
+
+
+async def test_a_server_that_is_not_there_is_told() -> None:
+    async with api_at(CLOSED) as api:
+        with pytest.raises(Unreachable):
+            await api.get(PV)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b"null", b"[" * 10_000])
+async def test_a_good_answer_of_a_wrong_shape_is_none(body: bytes) -> None:
+    async with answering(200, body) as (url, _), api_at(url) as api:
+        with pytest.raises(Unreachable):
+            await api.get(PV)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>bad gateway", b"null"])
+async def test_a_bad_answer_that_kubernetes_did_not_write_counts_by_its_status(body: bytes) -> None:
+    async with answering(404, body) as (url, _), api_at(url) as api:
+        with pytest.raises(AffinityEventsError) as raised:
+            await api.get(PV)
+
+    assert not isinstance(raised.value, Conflict | Invalid | Forbidden)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"details": "x"},
+        {"details": {"causes": "x"}},
+        {"details": {"causes": ["x"]}},
+        {"details": {"causes": 7}},
+        {"details": {"causes": {"a": "b"}}},
+        {"message": {"a": 1}},
+    ],
+    ids=str,
+)
+async def test_a_refusal_of_a_wrong_shape_is_a_refusal_all_the_same(body: Any) -> None:
+    async with answering(422, json.dumps(body).encode()) as (url, _), api_at(url) as api:
+        with pytest.raises(Invalid):
+            await api.patch(PV, {})
+
+
+async def test_a_body_that_unpacks_without_end_is_cut_off() -> None:
+    packed = gzip.compress(b" " * (65 * 1024 * 1024), compresslevel=1)
+    headers = {"Content-Encoding": "gzip"}
+
+    async with answering(200, packed, headers) as (url, _), api_at(url) as api:
+        with pytest.raises(Unreachable, match="more than 64 MiB"):
+            await api.get(PV)
+
+
+async def test_a_redirect_is_not_followed_and_no_token_goes_elsewhere() -> None:
+    async with answering() as (elsewhere, heard):
+        headers = {"Location": f"{elsewhere}{PV}"}
+        async with answering(307, b"", headers) as (url, _), api_at(url, token="t") as api:
+            with pytest.raises(Unreachable, match="redirected"):
+                await api.get(PV)
+            with pytest.raises(Unreachable, match="redirected"):
+                async with api.watch(VOLUMES, {}) as events:
+                    await anext(events)
+
+    assert heard == []
+
+
+async def test_a_token_that_was_rotated_is_loaded_once_and_the_request_repeated(
+    kube: KubeServer, tmp_path: Path
+) -> None:
+    path = kubeconfig(kube, tmp_path / "config", "old")
+    kube.access.tokens = {"old": "me"}
+    api = KubeApi(load_from(path))
+    await api.get(VOLUMES)
+    kubeconfig(kube, path, "new")
+    kube.access.tokens = {"new": "me"}
+    kube.log.clear()
+
+    listed = await api.get(VOLUMES)
+    await api.close()
+
+    assert listed["kind"] == "PersistentVolumeList"
+    assert [request.status for request in kube.log.latest] == [401, 200]
+
+
+async def test_a_token_that_nobody_knows_is_shown_twice_at_most(
+    kube: KubeServer, tmp_path: Path
+) -> None:
+    kube.access.tokens = {}
+    api = KubeApi(load_from(kubeconfig(kube, tmp_path / "config", "old")))
+
+    with pytest.raises(Unreachable, match="Unauthorized"):
+        await api.get(VOLUMES)
+    await api.close()
+
+    assert len(kube.log.latest) == 2
+
+
+async def test_many_requests_that_are_turned_away_load_credentials_once(kube: KubeServer) -> None:
+    loaded = 0
+
+    async def load() -> Configuration:
+        nonlocal loaded
+        loaded += 1
+        return await loads(kube.url, token="old" if loaded == 1 else "new")()
+
+    kube.access.tokens = {"new": "me"}
+    api = KubeApi(load)
+
+    answers = await asyncio.gather(*(api.get(VOLUMES) for _ in range(8)), return_exceptions=True)
+    again = await api.get(VOLUMES)
+    await api.close()
+
+    assert loaded == 2
+    assert again["kind"] == "PersistentVolumeList"
+    assert all(isinstance(answer, dict | Unreachable) for answer in answers)
+
+
+async def test_credentials_that_cannot_be_loaded_anew_are_told(
+    kube: KubeServer, tmp_path: Path
+) -> None:
+    path = kubeconfig(kube, tmp_path / "config", "old")
+    api = KubeApi(load_from(path))
+    await api.open()
+    kube.access.tokens = {}
+    path.write_text("garbage: [")
+
+    with pytest.raises(AffinityEventsError):
+        await api.get(VOLUMES)
+    await api.close()
+
+
+@pytest.mark.parametrize("text", ["", "garbage: [", "[]", "kind: Config", "\0"])
+async def test_a_configuration_that_makes_no_sense_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+
+    with pytest.raises(BadSettings, match="--kubeconfig"):
+        await load_from(path)()
+
+
+async def test_a_configuration_that_is_missing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="--kubeconfig"):
+        await load_from(tmp_path / "nothing")()
+
+
+async def test_another_server_may_be_named(kube: KubeServer, tmp_path: Path) -> None:
+    path = kubeconfig(kube, tmp_path / "config", "t")
+
+    configuration = await load_from(path, server="https://example.com:6443/")()
+
+    assert configuration.host == "https://example.com:6443"
+
+
+async def test_writes_name_who_wrote(api: KubeApi, kube: KubeServer, cluster: FakeCluster) -> None:
+    await api.create(VOLUMES, volume("pv-1"))
+    await api.patch(PV, {"metadata": {"labels": {"a": "b"}}})
+    stored = cluster.get("persistentvolumes", "pv-1")
+    assert stored is not None
+    await api.replace(PV, {**stored, "metadata": {**stored["metadata"], "labels": {"a": "c"}}})
+
+    managers = {request.query for request in kube.log.latest}
+
+    assert managers == {"fieldManager=linstor-affinity-events"}
+
+
+async def test_a_rehearsal_changes_nothing(api: KubeApi, cluster: FakeCluster) -> None:
+    made = cluster.create("persistentvolumes", volume("pv-1"))
+    uid, version = made["metadata"]["uid"], made["metadata"]["resourceVersion"]
+
+    await api.create(VOLUMES, volume("pv-2"), rehearse=True)
+    await api.patch(PV, {"metadata": {"labels": {"a": "b"}}}, rehearse=True)
+    await api.delete(PV, uid=uid, version=version, rehearse=True)
+
+    assert cluster.objects("persistentvolumes") == [made]
+
+
+@pytest.mark.parametrize("wrong", ["uid", "version"])
+async def test_only_what_was_seen_is_deleted(
+    api: KubeApi, cluster: FakeCluster, wrong: str
+) -> None:
+    made = cluster.create("persistentvolumes", volume("pv-1"))
+    guard = {"uid": made["metadata"]["uid"], "version": made["metadata"]["resourceVersion"]}
+
+    with pytest.raises(Conflict):
+        await api.delete(PV, **{**guard, wrong: "7"})
+
+    assert cluster.get("persistentvolumes", "pv-1") == made
+
+
+async def test_an_odd_name_is_one_part_of_the_address() -> None:
+    async with answering() as (url, heard), api_at(url) as api:
+        await api.get(f"{VOLUMES}/{escaped('../pods?watch=1#x%2f ä')}")
+
+    assert heard[0].raw_path == f"{VOLUMES}/..%2Fpods%3Fwatch%3D1%23x%252f%20%C3%A4"
+
+
+async def test_queries_are_escaped() -> None:
+    async with answering() as (url, heard), api_at(url) as api:
+        await api.get(VOLUMES, {"labelSelector": "a=b&c", "continue": "x+/="})
+
+    assert dict(heard[0].query) == {"labelSelector": "a=b&c", "continue": "x+/="}
+
+
+async def test_a_watch_tells_events_as_they_come(
+    api: KubeApi, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    async with api.watch(VOLUMES, {"resourceVersion": str(cluster.version)}) as events:
+        cluster.create("persistentvolumes", volume("pv-1"))
+        event = await anext(events)
+        await events.aclose()
+
+    assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "pv-1")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(403, Forbidden), (404, Missing), (410, Expired), (422, Invalid), (500, Unreachable)],
+)
+async def test_a_watch_that_is_not_opened_says_what_to_do_next(
+    api: KubeApi, kube: KubeServer, status: int, kind: type[AffinityEventsError]
+) -> None:
+    kube.faults.add(status=status)
+
+    with pytest.raises(kind):
+        async with api.watch(VOLUMES, {}):
+            pass
+
+
+async def test_a_watch_with_an_old_token_loads_the_new_one(
+    kube: KubeServer, tmp_path: Path
+) -> None:
+    path = kubeconfig(kube, tmp_path / "config", "old")
+    api = KubeApi(load_from(path))
+    await api.open()
+    kubeconfig(kube, path, "new")
+    kube.access.tokens = {"new": "me"}
+    with pytest.raises(Unreachable):
+        async with api.watch(VOLUMES, {}):
+            pass
+
+    async with api.watch(VOLUMES, {}):
+        opened = kube.open_watches
+    await api.close()
+
+    assert opened == 1
+
+
+GOOD = b'{"type":"ADDED","object":{"metadata":{"name":"x","resourceVersion":"1"}}}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        pytest.param(
+            b'{"type":"ERROR","object":{"code":410,"message":"too old"}}\n', Expired, id="410"
+        ),
+        pytest.param(
+            b'{"type":"ERROR","object":{"code":500,"message":"oh"}}\n', Unreachable, id="500"
+        ),
+        pytest.param(b'{"type":"ERROR","object":{}}\n', Unreachable, id="error without a word"),
+        pytest.param(b"<html>\n", Unreachable, id="no JSON"),
+        pytest.param(b'{"type":"ADDED"\n', Unreachable, id="half a line"),
+        pytest.param(b"[]\n", Unreachable, id="a list"),
+        pytest.param(b'{"type":"ADDED"}\n', Unreachable, id="no object"),
+        pytest.param(b'{"type":"ADDED","object":[]}\n', Unreachable, id="object that is a list"),
+        pytest.param(b'{"type":"ADDED","object":{}}\n', Unreachable, id="object without metadata"),
+        pytest.param(
+            b'{"type":"ADDED","object":{"metadata":{"name":"x"}}}\n', Unreachable, id="no version"
+        ),
+        pytest.param(
+            b'{"type":"ADDED","object":{"metadata":"x"}}\n', Unreachable, id="metadata that is text"
+        ),
+        pytest.param(b"x" * 6_000_000, Unreachable, id="a line without end"),
+    ],
+)
+async def test_a_watch_that_goes_wrong_says_what_to_do_next(
+    line: bytes, kind: type[AffinityEventsError]
+) -> None:
+    async with answering(200, GOOD + line) as (url, _), api_at(url) as api:
+        with pytest.raises(kind):
+            async with api.watch(VOLUMES, {}) as events:
+                async for _ in events:
+                    pass
+
+
+async def test_empty_lines_in_a_watch_mean_nothing() -> None:
+    async with answering(200, b"\n" + GOOD + b"\n\n") as (url, _), api_at(url) as api:
+        async with api.watch(VOLUMES, {}) as events:
+            told = [event["type"] async for event in events]
+
+    assert told == ["ADDED"]
+
+
+async def test_a_watch_takes_the_largest_object_that_kubernetes_can_hold(
+    api: KubeApi, cluster: FakeCluster
+) -> None:
+    large = volume("pv-1", metadata={"annotations": {"a": "x" * (255 * 1024)}})
+    cluster.create("persistentvolumes", large)
+
+    async with api.watch(VOLUMES, {}) as events:
+        event = await anext(events)
+        await events.aclose()
+
+    assert event["object"]["metadata"]["name"] == "pv-1"
+
+
+def test_a_server_that_never_answers_is_given_up() -> None:
+    async def story() -> None:
+        async with silent_peer() as url, api_at(url) as api:
+            with pytest.raises(Unreachable):
+                async with asyncio.timeout(60):
+                    await api.get(PV)
+
+    hurried(story)
+
+
+def test_a_watch_that_is_never_opened_is_given_up() -> None:
+    async def story() -> None:
+        async with silent_peer() as url, api_at(url) as api:
+            with pytest.raises(Unreachable):
+                async with asyncio.timeout(60), api.watch(VOLUMES, {}):
+                    pass
+
+    hurried(story)
+
+
+def test_a_watch_that_is_silent_for_long_stays_open() -> None:
+    async def story() -> str:
+        cluster = FakeCluster()
+        async with KubeServer(cluster) as server, api_at(server.url) as api:
+            query = {"resourceVersion": str(cluster.version), "timeoutSeconds": "100000"}
+            async with api.watch(VOLUMES, query) as events:
+                await asyncio.sleep(310)
+                cluster.create("persistentvolumes", volume("pv-1"))
+                event = await anext(events)
+                await events.aclose()
+                return str(event["type"])
+
+    # aiohttp's own limit is 300 s.
+    assert hurried(story, speed=200) == "ADDED"

@@ -1,0 +1,488 @@
+"""Lists and watches: the index is what the cluster is, whatever happens to the connection."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.adapters.kube_api import KubeApi
+from linstor_affinity_events.adapters.kube_index import ClassStore, VolumeIndex
+from linstor_affinity_events.adapters.kube_informer import Informer
+from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH
+from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, VolumeKey
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.policy import EVERYWHERE, LOCAL_ONLY
+from linstor_affinity_events.model.volume import Volume
+from tests.adapters.peers import PATIENCE, hurried, loads, running, until
+from tests.contracts.manifests import affinity, volume
+from tests.fakes.kube_server import FakeCluster, KubeServer
+from tests.fakes.kube_server.metadata import Writer
+
+Json = dict[str, Any]
+
+PV = "persistentvolumes"
+LISTS = r"persistentvolumes\?.*(sendInitialEvents|limit)"
+
+
+class Watched:
+    """An index kept by an informer, and what it told."""
+
+    def __init__(self, api: KubeApi, *, watch_for: float = 300.0) -> None:
+        self.news: list[str] = []
+        self.index = VolumeIndex(self._told)
+        delays = Backoff(first=0.01, most=0.05, chance=random.Random(1))
+        self.informer = Informer(
+            api, VOLUMES_PATH, self.index, delays=delays, watch_for=watch_for
+        )
+
+    def _told(self, told: Volume) -> None:
+        self.news.append(told.name)
+
+    @property
+    def names(self) -> set[str]:
+        return {v.name for resource in self.index.resources() for v in self.index.of(resource)}
+
+    async def synced(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self.informer.synced.wait()
+
+
+@pytest.fixture
+async def watched(api: KubeApi) -> AsyncIterator[Watched]:
+    watched = Watched(api)
+    async with running(watched.informer.run()):
+        yield watched
+
+
+@asynccontextmanager
+async def watching(api: KubeApi) -> AsyncIterator[Watched]:
+    """A second one, begun when the test wants it."""
+    watched = Watched(api)
+    async with running(watched.informer.run()):
+        yield watched
+
+
+def lists(kube: KubeServer) -> int:
+    return len(kube.log.matching("GET", LISTS))
+
+
+async def test_the_first_list_is_streamed(
+    api: KubeApi, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    for number in range(3):
+        cluster.create(PV, volume(f"pv-{number}"))
+
+    async with watching(api) as watched:
+        await watched.synced()
+
+    assert watched.names == {"pv-0", "pv-1", "pv-2"}
+    assert [request.query.count("sendInitialEvents=true") for request in kube.log.latest] == [1]
+
+
+async def test_an_older_server_gives_its_list_in_pages(
+    api: KubeApi, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    kube.initial_events_supported = False
+    cluster.load(PV, [volume(f"pv-{number}") for number in range(1201)])
+
+    async with watching(api) as watched:
+        await watched.synced()
+        await until(lambda: kube.open_watches == 1)
+
+    assert len(watched.index) == 1201
+    assert len(kube.log.matching("GET", "limit=500")) == 3
+
+
+async def test_after_pages_changes_are_told(
+    api: KubeApi, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    kube.initial_events_supported = False
+
+    async with watching(api) as watched:
+        await watched.synced()
+        cluster.create(PV, volume("pv-1"))
+        await until(lambda: watched.names == {"pv-1"})
+
+
+async def test_changes_are_told(watched: Watched, cluster: FakeCluster) -> None:
+    await watched.synced()
+
+    cluster.create(PV, volume("pv-1"))
+    await until(lambda: watched.names == {"pv-1"})
+    cluster.patch(PV, "pv-1", {"spec": {"nodeAffinity": affinity("n1")}})
+    await until(lambda: str(watched.index.get(PvName("pv-1"))).count("n1") == 1)
+    cluster.patch(PV, "pv-1", {"metadata": {"finalizers": None}})
+    cluster.delete(PV, "pv-1")
+    await until(lambda: not watched.names)
+
+
+async def test_after_a_cut_the_watch_goes_on_where_it_was(
+    watched: Watched, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    await watched.synced()
+
+    kube.cut_watches()
+    cluster.create(PV, volume("pv-1"))
+    await until(lambda: watched.names == {"pv-1"})
+
+    assert lists(kube) == 1
+
+
+async def test_a_watch_that_ends_in_time_goes_on_where_it_was() -> None:
+    cluster = FakeCluster()
+
+    async def story() -> int:
+        async with KubeServer(cluster) as kube:
+            api = KubeApi(loads(kube.url))
+            watched = Watched(api, watch_for=20.0)
+            async with running(watched.informer.run()):
+                await asyncio.sleep(70)
+                cluster.create(PV, volume("pv-1"))
+                await until(lambda: watched.names == {"pv-1"})
+            await api.close()
+            assert len(kube.log.matching("GET", "timeoutSeconds=20")) >= 3
+            return lists(kube)
+
+    assert await asyncio.to_thread(hurried, story) == 1
+
+
+async def test_when_the_version_is_forgotten_what_is_gone_is_dropped(
+    watched: Watched, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    cluster.create(PV, volume("pv-1"))
+    cluster.create(PV, volume("pv-2"))
+    await until(lambda: watched.names == {"pv-1", "pv-2"})
+
+    kube.cut_watches()
+    cluster.patch(PV, "pv-1", {"metadata": {"finalizers": None}})
+    cluster.delete(PV, "pv-1")
+    kube.compact()
+
+    await until(lambda: watched.names == {"pv-2"})
+    assert lists(kube) == 2
+
+
+async def test_a_watch_that_expires_lists_anew(
+    watched: Watched, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    await watched.synced()
+
+    kube.expire_watches()
+    cluster.create(PV, volume("pv-1"))
+
+    await until(lambda: watched.names == {"pv-1"})
+
+
+async def test_a_volume_that_went_and_came_back_unseen_is_the_new_one(
+    watched: Watched, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    cluster.create(PV, volume("pv-1"))
+    await until(lambda: watched.names == {"pv-1"})
+
+    kube.cut_watches()
+    cluster.patch(PV, "pv-1", {"metadata": {"finalizers": None}})
+    cluster.delete(PV, "pv-1")
+    new = cluster.create(PV, volume("pv-1"))
+    kube.compact()
+
+    def uid() -> str:
+        found = watched.index.get(PvName("pv-1"))
+        return "" if found is None else found.uid
+
+    await until(lambda: uid() == new["metadata"]["uid"])
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
+async def test_no_refusal_ends_an_informer(
+    api: KubeApi, kube: KubeServer, cluster: FakeCluster, status: int
+) -> None:
+    kube.faults.add(status=status, times=2)
+    cluster.create(PV, volume("pv-1"))
+
+    async with watching(api) as watched:
+        await watched.synced()
+
+    assert watched.names == {"pv-1"}
+
+
+async def test_a_server_that_went_away_is_told_and_come_back_to(
+    watched: Watched, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    await watched.synced()
+    good = watched.informer.failure
+
+    await kube.stop()
+    await until(lambda: watched.informer.failure is not None)
+    cluster.create(PV, volume("pv-1"))
+    await kube.start()
+    await until(lambda: watched.names == {"pv-1"})
+
+    assert (good, watched.informer.failure) == (None, None)
+
+
+async def test_until_the_list_is_whole_it_is_not_synced(
+    api: KubeApi, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    kube.faults.add(path_regex="sendInitialEvents", status=500, times=3)
+
+    async with watching(api) as watched:
+        begun = watched.informer.failure
+        await watched.synced()
+
+    assert begun == "not listed yet"
+
+
+async def test_a_server_that_forgets_at_once_is_not_asked_without_pause() -> None:
+    async def story() -> int:
+        async with KubeServer(FakeCluster()) as kube:
+            kube.faults.add(status=410, times=10**9)
+            api = KubeApi(loads(kube.url))
+            async with running(Watched(api).informer.run()):
+                await asyncio.sleep(10)
+            await api.close()
+            return len(kube.log.latest)
+
+    assert await asyncio.to_thread(hurried, story, speed=20) < 100
+
+
+async def test_an_index_finds_volumes_by_resource(watched: Watched, cluster: FakeCluster) -> None:
+    csi = {"driver": "linstor.csi.linbit.com"}
+    cluster.create(PV, volume("pv-1", csi={**csi, "volumeHandle": "RD-1"}))
+    cluster.create(PV, volume("pv-2", csi={**csi, "volumeHandle": "rd-1/1"}))
+    cluster.create(PV, volume("pv-3", csi={**csi, "volumeHandle": "rd-2"}))
+    await until(lambda: len(watched.index) == 3)
+
+    found = watched.index.of(ResourceName("rd-1"))
+
+    assert {str(v.key): v.name for v in found} == {"rd-1/0": "pv-1", "rd-1/1": "pv-2"}
+    assert set(watched.index.resources()) == {"rd-1", "rd-2"}
+
+
+async def test_an_index_forgets_a_resource_with_its_last_volume(
+    watched: Watched, cluster: FakeCluster
+) -> None:
+    cluster.create(PV, volume("pv-1", metadata={"finalizers": []}))
+    await until(lambda: len(watched.index) == 1)
+
+    cluster.patch(PV, "pv-1", {"metadata": {"finalizers": None}})
+    cluster.delete(PV, "pv-1")
+    await until(lambda: len(watched.index) == 0)
+
+    assert not watched.index.resources()
+    assert not watched.index.of(ResourceName("pv-1"))
+
+
+async def test_other_drivers_volumes_are_not_kept(watched: Watched, cluster: FakeCluster) -> None:
+    cluster.create(PV, volume("other", csi={"driver": "x.example.com", "volumeHandle": "x"}))
+    cluster.create(PV, volume("ours"))
+    await until(lambda: watched.names == {"ours"})
+
+    assert watched.index.get(PvName("other")) is None
+
+
+async def test_volumes_whose_handle_is_none_are_kept_apart(
+    watched: Watched, cluster: FakeCluster
+) -> None:
+    csi = {"driver": "linstor.csi.linbit.com", "volumeHandle": "a b/c"}
+    cluster.create(PV, volume("pv-1", csi=csi))
+    await until(lambda: len(watched.index) == 1)
+
+    assert [v.name for v in watched.index.astray()] == ["pv-1"]
+    assert not watched.index.resources()
+
+
+async def test_what_was_there_before_is_no_news(api: KubeApi, cluster: FakeCluster) -> None:
+    cluster.create(PV, volume("pv-1"))
+
+    async with watching(api) as watched:
+        await watched.synced()
+
+    assert watched.news == []
+
+
+def annotated(key: str, value: str) -> Json:
+    return {"metadata": {"annotations": {key: value}}}
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        pytest.param({"spec": {"nodeAffinity": affinity("n1")}}, id="affinity"),
+        pytest.param(annotated("piraeus.io/skip-affinity-controller", "x"), id="skip annotation"),
+        pytest.param(annotated("override.piraeus.io/policy", "false"), id="override annotation"),
+    ],
+)
+async def test_what_may_ask_for_another_decision_is_news(
+    watched: Watched, cluster: FakeCluster, patch: Json
+) -> None:
+    await watched.synced()
+    cluster.create(PV, volume("pv-1"))
+    await until(lambda: watched.news == ["pv-1"])
+
+    cluster.patch(PV, "pv-1", patch)
+
+    await until(lambda: watched.news == ["pv-1", "pv-1"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(
+            lambda cluster: cluster.patch(PV, "pv-1", {"metadata": {"labels": {"a": "b"}}}),
+            id="a label",
+        ),
+        pytest.param(
+            lambda cluster: cluster.patch(PV, "pv-1", {"metadata": {"finalizers": [FINALIZER]}}),
+            id="our finalizer",
+        ),
+        pytest.param(
+            lambda cluster: cluster.create(PV, volume("pv-2"), writer=Writer(name=OURSELVES)),
+            id="a volume that we made",
+        ),
+    ],
+)
+async def test_what_asks_for_no_other_decision_is_no_news(
+    watched: Watched, cluster: FakeCluster, change: Callable[[FakeCluster], object]
+) -> None:
+    await watched.synced()
+    cluster.create(PV, volume("pv-1"))
+    await until(lambda: watched.news == ["pv-1"])
+
+    change(cluster)
+    cluster.create(PV, volume("the-last"))
+    await until(lambda: "the-last" in watched.names)
+
+    assert watched.news == ["pv-1", "the-last"]
+
+
+async def test_whoever_follows_a_volume_hears_of_each_change(
+    watched: Watched, cluster: FakeCluster
+) -> None:
+    await watched.synced()
+
+    with watched.index.follow(PvName("pv-1")) as sighting:
+        cluster.create(PV, volume("pv-1"))
+        async with asyncio.timeout(PATIENCE):
+            await sighting.news()
+        created = sighting.latest
+        cluster.delete(PV, "pv-1")
+        async with asyncio.timeout(PATIENCE):
+            await sighting.news()
+        deleted = sighting.latest
+
+    assert created is not None
+    assert deleted is not None
+    assert created["metadata"]["uid"] == deleted["metadata"]["uid"]
+
+
+async def test_whoever_follows_a_volume_hears_nothing_of_others(
+    watched: Watched, cluster: FakeCluster
+) -> None:
+    await watched.synced()
+
+    with watched.index.follow(PvName("pv-1")) as sighting:
+        cluster.create(PV, volume("pv-2"))
+        await until(lambda: watched.names == {"pv-2"})
+
+    assert sighting.latest is None
+
+
+async def test_a_phase_that_changes_is_a_sign_of_life_of_the_binder(
+    watched: Watched, cluster: FakeCluster
+) -> None:
+    await watched.synced()
+    cluster.create(PV, volume("pv-1"))
+    await until(lambda: watched.names == {"pv-1"})
+    silent = watched.index.phase_changed_at
+
+    status = Writer(name="kube-controller-manager", subresource="status")
+    cluster.patch(PV, "pv-1", {"status": {"phase": "Released"}}, writer=status)
+    await until(lambda: watched.index.phase_changed_at > silent)
+
+    assert silent == float("-inf")
+
+
+def class_of(name: str, **parameters: str) -> Json:
+    return {
+        "metadata": {"name": name},
+        "provisioner": "linstor.csi.linbit.com",
+        "parameters": parameters,
+    }
+
+
+@pytest.fixture
+async def classes(api: KubeApi, cluster: FakeCluster) -> AsyncIterator[tuple[ClassStore, list[int]]]:
+    cluster.create("storageclasses", class_of("local", allowRemoteVolumeAccess="false"))
+    store, told = ClassStore(), list[int]()
+    store.on_change = lambda: told.append(1)
+    delays = Backoff(first=0.01, most=0.05, chance=random.Random(1))
+    informer = Informer(api, CLASSES_PATH, store, delays=delays, watch_for=300.0)
+    async with running(informer.run()):
+        async with asyncio.timeout(PATIENCE):
+            await informer.synced.wait()
+        yield store, told
+
+
+async def test_classes_are_kept_by_name(classes: tuple[ClassStore, list[int]]) -> None:
+    store, told = classes
+
+    assert store.found["local"].policy == LOCAL_ONLY
+    assert told == []
+
+
+async def test_a_new_class_is_told(
+    classes: tuple[ClassStore, list[int]], cluster: FakeCluster
+) -> None:
+    store, told = classes
+
+    cluster.create("storageclasses", class_of("open", allowRemoteVolumeAccess="true"))
+    await until(lambda: "open" in store.found)
+
+    assert store.found["open"].policy == EVERYWHERE
+    assert told == [1]
+
+
+async def test_a_class_that_goes_is_forgotten(
+    classes: tuple[ClassStore, list[int]], cluster: FakeCluster
+) -> None:
+    store, _ = classes
+
+    cluster.delete("storageclasses", "local")
+
+    await until(lambda: not store.found)
+
+
+async def test_a_class_that_changed_while_nobody_watched_is_told(
+    classes: tuple[ClassStore, list[int]], cluster: FakeCluster, kube: KubeServer
+) -> None:
+    store, told = classes
+
+    kube.cut_watches()
+    cluster.delete("storageclasses", "local")
+    cluster.create("storageclasses", class_of("local", allowRemoteVolumeAccess="true"))
+    kube.compact()
+    await until(lambda: store.found["local"].policy == EVERYWHERE)
+
+    assert told == [1]
+
+
+def test_a_key_that_changes_moves_the_volume() -> None:
+    # A volume's handle never changes in place; one that was made anew under its name may.
+    index = VolumeIndex(lambda _: None)
+    first = volume("pv-1", metadata={"uid": "1"})
+    second = volume(
+        "pv-1",
+        metadata={"uid": "2"},
+        csi={"driver": "linstor.csi.linbit.com", "volumeHandle": "rd-2/7"},
+    )
+
+    index.changed(first)
+    index.changed(second)
+
+    assert set(index.resources()) == {"rd-2"}
+    [found] = index.of(ResourceName("rd-2"))
+    assert found.key == VolumeKey(ResourceName("rd-2"), 7)

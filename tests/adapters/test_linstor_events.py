@@ -1,0 +1,330 @@
+"""LINSTOR's event streams, against a controller on loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linstor_affinity_events.adapters.linstor_connection import Login
+from linstor_affinity_events.adapters.linstor_events import (
+    FRAME_LIMIT,
+    NODES_PATH,
+    PROMOTION_PATH,
+    LinstorStream,
+)
+from linstor_affinity_events.errors import Unreachable
+from tests.adapters.peers import CLOSED, PATIENCE, hurried, linstor_at, silent_peer
+from tests.fakes.linstor_server import NODES, PROMOTION, LinstorServer, LinstorWorld
+
+Event = Mapping[str, object]
+
+MIB = 1024 * 1024
+MAY = {"resource_name": "pvc-1", "node_name": "n1", "may_promote": True}
+MAY_NOT = {"resource_name": "pvc-1", "node_name": "n1", "may_promote": False}
+
+
+def frame(payload: object, name: str = "may-promote-change") -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(payload))
+
+
+def promotions(*urls: str, login: Login | None = None) -> LinstorStream:
+    return LinstorStream(linstor_at(*urls, login=login), name="promotion", path=PROMOTION_PATH)
+
+
+@asynccontextmanager
+async def opened(
+    linstor: LinstorServer, stream: LinstorStream | None = None
+) -> AsyncIterator[AsyncIterator[Event]]:
+    """A connection that the controller knows of."""
+    async with asyncio.timeout(PATIENCE):
+        async with (stream or promotions(linstor.url)).connect() as events:
+            await linstor.subscribed(PROMOTION)
+            yield events
+
+
+async def test_frames_become_events(linstor: LinstorServer) -> None:
+    async with opened(linstor) as events:
+        linstor.send_raw(PROMOTION, frame(MAY))
+
+        assert await anext(events) == MAY
+
+
+async def test_a_real_change_is_told(linstor: LinstorServer, world: LinstorWorld) -> None:
+    async with opened(linstor) as events:
+        world.go_offline("n1")
+
+        assert (await anext(events))["resource_name"] == "pvc-1"
+
+
+async def test_the_nodes_stream_tells_of_nodes(linstor: LinstorServer, world: LinstorWorld) -> None:
+    stream = LinstorStream(linstor_at(linstor.url), name="nodes", path=NODES_PATH)
+
+    async with asyncio.timeout(PATIENCE), stream.connect() as events:
+        await linstor.subscribed(NODES)
+        world.set_node_prop("n1", "Aux/x", "1")
+
+        assert (await anext(events)).keys() == {"old_node", "new_node"}
+
+
+async def test_several_frames_in_one_read_are_several_events(linstor: LinstorServer) -> None:
+    async with opened(linstor) as events:
+        linstor.send_raw(PROMOTION, frame(MAY) + frame(MAY_NOT) + frame(MAY))
+
+        assert [await anext(events) for _ in range(3)] == [MAY, MAY_NOT, MAY]
+
+
+async def test_one_frame_in_many_reads_is_one_event(linstor: LinstorServer) -> None:
+    raw = frame(MAY)
+
+    async with opened(linstor) as events:
+        for position in range(len(raw)):
+            linstor.send_raw(PROMOTION, raw[position : position + 1])
+            await asyncio.sleep(0)
+
+        assert await anext(events) == MAY
+
+
+async def test_a_large_node_is_one_event(linstor: LinstorServer) -> None:
+    large = {"node": {"name": "n1", "props": {"Aux/x": "x" * 3 * MIB}}}
+
+    async with opened(linstor) as events:
+        linstor.send_raw(PROMOTION, frame(large))
+
+        assert await anext(events) == large
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+async def test_lines_may_end_either_way(linstor: LinstorServer, ending: bytes) -> None:
+    async with opened(linstor) as events:
+        linstor.send_raw(PROMOTION, frame(MAY).replace(b"\n", ending))
+
+        assert await anext(events) == MAY
+
+
+async def test_comments_and_fields_that_mean_nothing_are_passed_over(
+    linstor: LinstorServer,
+) -> None:
+    noise = b": keepalive\n\nretry: 5\nid: 7\nnonsense\nnonsense: x\n"
+
+    async with opened(linstor) as events:
+        linstor.send_raw(PROMOTION, noise + frame(MAY))
+
+        assert await anext(events) == MAY
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"{", b"no JSON", b"[]", b"7", b"null", b'"text"', b"[" * 5000, b'{"a":NaN}'],
+    ids=["half", "text", "list", "number", "null", "string", "deep", "NaN"],
+)
+async def test_an_event_that_cannot_be_read_comes_empty(
+    linstor: LinstorServer, payload: bytes
+) -> None:
+    async with opened(linstor) as events:
+        linstor.send_raw(PROMOTION, b"event: x\ndata: " + payload + b"\n\n" + frame(MAY))
+
+        assert [await anext(events), await anext(events)] == [{}, MAY]
+
+
+async def test_a_cut_in_mid_frame_is_told(linstor: LinstorServer) -> None:
+    with pytest.raises(Unreachable):
+        async with opened(linstor) as events:
+            linstor.cut_streams(mid_frame=True)
+            await anext(events)
+
+
+async def test_after_a_cut_the_next_connection_starts_clean(linstor: LinstorServer) -> None:
+    stream = promotions(linstor.url)
+    with pytest.raises(Unreachable):
+        async with opened(linstor, stream) as events:
+            linstor.cut_streams(mid_frame=True)
+            await anext(events)
+    await linstor.subscribed(PROMOTION, 0)
+
+    async with opened(linstor, stream) as events:
+        linstor.send_raw(PROMOTION, frame(MAY))
+
+        assert await anext(events) == MAY
+
+
+async def test_a_stream_that_is_ended_properly_ends_the_events(linstor: LinstorServer) -> None:
+    async with serving(frame(MAY)) as url, promotions(url).connect() as events:
+        assert [event async for event in events] == [MAY]
+
+
+async def test_a_controller_that_hangs_up_in_mid_response_is_told(linstor: LinstorServer) -> None:
+    with pytest.raises(Unreachable):
+        async with opened(linstor) as events:
+            linstor.end_streams()
+            await anext(events)
+
+
+async def test_bytes_that_are_no_utf_8_end_the_connection(linstor: LinstorServer) -> None:
+    with pytest.raises(Unreachable, match="UTF-8"):
+        async with opened(linstor) as events:
+            linstor.send_raw(PROMOTION, b'data: "\xff"\n\n')
+            await anext(events)
+
+
+async def test_a_line_without_end_ends_the_connection(linstor: LinstorServer) -> None:
+    with pytest.raises(Unreachable):
+        async with opened(linstor) as events:
+            linstor.send_raw(PROMOTION, b"data: " + b"x" * 9 * MIB)
+            await anext(events)
+
+
+async def test_a_frame_without_end_ends_the_connection(linstor: LinstorServer) -> None:
+    line = b"data: " + b"x" * MIB + b"\n"
+
+    with pytest.raises(Unreachable, match="16 MiB"):
+        async with opened(linstor) as events:
+            linstor.send_raw(PROMOTION, line * (FRAME_LIMIT // MIB + 1))
+            await anext(events)
+
+
+async def test_a_login_that_is_refused_is_told(linstor: LinstorServer, world: LinstorWorld) -> None:
+    world.login = ("admin", "secret")
+    login = Login(username="admin", password="hunter2")
+
+    with pytest.raises(Unreachable, match="400") as refused:
+        async with promotions(linstor.url, login=login).connect():
+            pass
+
+    assert "hunter2" not in str(refused.value)
+
+
+async def test_a_login_opens_the_stream(linstor: LinstorServer, world: LinstorWorld) -> None:
+    world.login = ("admin", "secret")
+    stream = promotions(linstor.url, login=Login(username="admin", password="secret"))
+
+    async with opened(linstor, stream) as events:
+        linstor.send_raw(PROMOTION, frame(MAY))
+
+        assert await anext(events) == MAY
+
+
+@pytest.mark.parametrize("status", [204, 301, 302, 401, 404, 500, 503])
+async def test_any_other_answer_is_no_stream(
+    linstor: LinstorServer, world: LinstorWorld, status: int
+) -> None:
+    world.fail_next(PROMOTION_PATH, status, headers={"Location": f"{linstor.url}{NODES_PATH}"})
+
+    with pytest.raises(Unreachable):
+        async with promotions(linstor.url).connect():
+            pass
+
+    assert linstor.streams.count(NODES) == 0
+
+
+async def test_an_answer_of_another_kind_is_no_stream(
+    linstor: LinstorServer, world: LinstorWorld
+) -> None:
+    world.fail_next(PROMOTION_PATH, 200, b"<html>", headers={"Content-Type": "text/html"})
+
+    with pytest.raises(Unreachable, match="text/html"):
+        async with promotions(linstor.url).connect():
+            pass
+
+
+async def test_a_controller_on_standby_is_told(linstor: LinstorServer, world: LinstorWorld) -> None:
+    world.standby = True
+
+    with pytest.raises(Unreachable):
+        async with promotions(linstor.url).connect():
+            pass
+
+
+async def test_after_a_failure_the_next_controller_is_tried(linstor: LinstorServer) -> None:
+    stream = promotions(CLOSED, linstor.url)
+    with pytest.raises(Unreachable):
+        async with stream.connect():
+            pass
+
+    async with opened(linstor, stream) as events:
+        linstor.send_raw(PROMOTION, frame(MAY))
+
+        assert await anext(events) == MAY
+
+
+async def test_the_connection_is_closed_with_the_block(linstor: LinstorServer) -> None:
+    async with opened(linstor):
+        pass
+
+    async with asyncio.timeout(PATIENCE):
+        await linstor.subscribed(PROMOTION, 0)
+
+
+def test_a_controller_that_takes_the_connection_and_says_nothing_is_given_up() -> None:
+    async def story() -> None:
+        async with silent_peer() as url:
+            with pytest.raises(Unreachable):
+                async with asyncio.timeout(120), promotions(url).connect():
+                    pass
+
+    hurried(story)
+
+
+def test_a_stream_that_is_silent_for_long_stays_open() -> None:
+    async def story() -> Event:
+        world = LinstorWorld()
+        async with LinstorServer(world) as server:
+            async with promotions(server.url).connect() as events:
+                await server.subscribed(PROMOTION)
+                await asyncio.sleep(310)
+                server.send_raw(PROMOTION, frame(MAY))
+                return await anext(events)
+
+    # aiohttp's own limit is 300 s.
+    assert hurried(story, speed=200) == MAY
+
+
+@asynccontextmanager
+async def serving(*chunks: bytes) -> AsyncIterator[str]:
+    """A peer that writes these, one after the other, and ends the stream properly."""
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for chunk in chunks:
+            await response.write(chunk)
+            await asyncio.sleep(0)
+        await response.write_eof()
+        return response
+
+    app = web.Application()
+    app.router.add_get(PROMOTION_PATH, stream)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+payloads = st.lists(
+    st.dictionaries(st.sampled_from(["resource_name", "node_name", "x"]), st.text(max_size=8)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(told=payloads, cuts=st.lists(st.integers(1, 400), max_size=8))
+def test_wherever_the_bytes_are_split_the_events_are_the_same(
+    told: list[dict[str, str]], cuts: list[int]
+) -> None:
+    raw = b"".join(frame(payload) for payload in told)
+    ends = sorted({min(cut, len(raw)) for cut in cuts} | {len(raw)})
+    chunks = [raw[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    async def story() -> list[Event]:
+        async with serving(*chunks) as url, promotions(url).connect() as events:
+            return [event async for event in events]
+
+    assert asyncio.run(story()) == told

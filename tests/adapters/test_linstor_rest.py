@@ -1,0 +1,667 @@
+"""LINSTOR's REST API, against a controller on loopback."""
+
+import gzip
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import trustme
+from aiohttp import web
+
+from linstor_affinity_events.adapters.linstor_connection import Login, Tls
+from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
+from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
+from linstor_affinity_events.model.names import NodeName, ResourceName
+from linstor_affinity_events.model.placement import Definition, Placement, Replica
+from tests.adapters.peers import CLOSED, hurried, linstor_at, linstor_world
+from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
+
+RD = ResourceName("pvc-1")
+PLACED = Placement(
+    RD,
+    (
+        Replica(NodeName("n1")),
+        Replica(NodeName("n3"), frozenset({"DISKLESS", "DRBD_DISKLESS", "TIE_BREAKER"})),
+    ),
+)
+MIB = 1024 * 1024
+DEFINITION_PATH = "GET /v1/resource-definitions/{rd}/resources"
+
+
+@pytest.fixture
+async def rest(linstor: LinstorServer) -> AsyncIterator[LinstorRest]:
+    async with LinstorRest(linstor_at(linstor.url)) as rest:
+        yield rest
+
+
+@asynccontextmanager
+async def controllers(*worlds: LinstorWorld) -> AsyncIterator[list[LinstorServer]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(LinstorServer(world)) for world in worlds]
+
+
+async def test_it_tells_its_version(rest: LinstorRest) -> None:
+    assert await rest.version() == "1.33.3"
+
+
+async def test_nodes_come_with_their_labels(rest: LinstorRest) -> None:
+    nodes = await rest.nodes()
+
+    assert nodes.namespace == "Aux/topology"
+    assert nodes.labels[NodeName("n2")] == {
+        "kubernetes.io/hostname": "n2",
+        "zone": "z-n2",
+        "linbit.com/hostname": "n2",
+    }
+
+
+async def test_a_namespace_that_is_named_is_not_guessed(
+    linstor: LinstorServer, world: LinstorWorld
+) -> None:
+    world.set_node_prop("n1", "Aux/mine/zone", "here")
+
+    async with LinstorRest(linstor_at(linstor.url), namespace="Aux/mine") as rest:
+        nodes = await rest.nodes()
+
+    assert nodes.labels[NodeName("n1")] == {"zone": "here", "linbit.com/hostname": "n1"}
+
+
+async def test_one_definition_is_read(rest: LinstorRest) -> None:
+    assert await rest.definition(RD) == Definition(resource=RD)
+
+
+async def test_a_definition_that_does_not_exist_is_none(rest: LinstorRest) -> None:
+    assert await rest.definition(ResourceName("pvc-9")) is None
+
+
+async def test_a_definition_says_that_it_is_to_be_skipped(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.set_definition_prop("pvc-1", SKIP_PROPERTY, "yes")
+
+    definition = await rest.definition(RD)
+
+    assert definition is not None
+    assert definition.skip
+
+
+async def test_a_definition_shows_what_is_saved_on_it_and_on_its_volumes(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.set_definition_prop("pvc-1", SAVED_PV_PROPERTY, "{old}")
+    world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{new}")
+
+    definition = await rest.definition(RD)
+
+    assert definition is not None
+    assert definition.saved == {-1: "{old}", 1: "{new}"}
+
+
+async def test_all_definitions_are_read_by_name(rest: LinstorRest) -> None:
+    assert (await rest.definitions()).keys() == {"pvc-1", "pvc-2"}
+
+
+async def test_a_placement_has_every_replica_with_its_flags(rest: LinstorRest) -> None:
+    assert await rest.placement(RD) == PLACED
+
+
+async def test_a_resource_without_replicas_has_an_empty_placement(rest: LinstorRest) -> None:
+    assert await rest.placement(ResourceName("pvc-2")) == Placement(ResourceName("pvc-2"))
+
+
+async def test_a_resource_that_does_not_exist_has_no_placement(rest: LinstorRest) -> None:
+    assert await rest.placement(ResourceName("pvc-9")) is None
+
+
+async def test_all_placements_are_read_at_once(rest: LinstorRest) -> None:
+    assert await rest.placements() == {RD: PLACED}
+
+
+async def test_names_come_in_lower_case_however_linstor_spells_them(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.add_definition("PVC-Big")
+    world.place("PVC-Big", "N2")
+
+    placement = await rest.placement(ResourceName("pvc-big"))
+    definition = await rest.definition(ResourceName("pvc-big"))
+
+    assert placement == Placement(ResourceName("pvc-big"), (Replica(NodeName("n2")),))
+    assert definition == Definition(resource=ResourceName("pvc-big"))
+
+
+async def test_a_404_for_an_unknown_path_is_not_taken_for_a_missing_resource(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    unknown_path = [{"ret_code": -4611686018427386906, "message": "HTTP 404 Not Found"}]
+    world.fail_next("/v1/resource-definitions", 404, unknown_path)
+
+    with pytest.raises(Unreachable, match="HTTP 404"):
+        await rest.placement(RD)
+
+
+@pytest.mark.parametrize("body", [b"<html>not found</html>", b"", b"{}", b"[1]", b'[{"message":1}]'])
+async def test_a_404_that_linstor_did_not_write_is_not_taken_for_a_missing_resource(
+    rest: LinstorRest, world: LinstorWorld, body: bytes
+) -> None:
+    world.fail_next("/v1/resource-definitions", 404, body)
+
+    with pytest.raises(Unreachable, match="HTTP 404"):
+        await rest.placement(RD)
+
+
+async def test_a_login_that_is_missing_is_asked_for_by_name(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.login = ("admin", "secret")
+
+    with pytest.raises(LoginRefused, match="LS_USERNAME") as refused:
+        await rest.nodes()
+
+    assert "Login required" in str(refused.value)
+
+
+async def test_a_wrong_login_is_told_without_telling_it(
+    linstor: LinstorServer, world: LinstorWorld
+) -> None:
+    world.login = ("admin", "secret")
+    login = Login(username="admin", password="hunter2")
+
+    async with LinstorRest(linstor_at(linstor.url, login=login)) as rest:
+        with pytest.raises(LoginRefused) as refused:
+            await rest.nodes()
+
+    assert "Sign-in failed" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+async def test_a_login_is_shown_with_every_request(
+    linstor: LinstorServer, world: LinstorWorld
+) -> None:
+    world.login = ("admin", "sécret:with:colons")
+    login = Login(username="admin", password="sécret:with:colons")
+
+    async with LinstorRest(linstor_at(linstor.url, login=login)) as rest:
+        assert await rest.placement(RD) == PLACED
+
+
+async def test_a_token_that_was_rotated_is_read_again(
+    linstor: LinstorServer, world: LinstorWorld, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    world.bearer = "first"
+
+    async with LinstorRest(linstor_at(linstor.url, login=Login(token_file=str(token)))) as rest:
+        await rest.nodes()
+        world.bearer = "second-one"
+        token.write_text("second-one\n")
+
+        assert NodeName("n1") in (await rest.nodes()).labels
+
+
+async def test_a_token_file_that_is_missing_is_named(linstor: LinstorServer, tmp_path: Path) -> None:
+    login = Login(token_file=str(tmp_path / "nothing"))
+
+    async with LinstorRest(linstor_at(linstor.url, login=login)) as rest:
+        with pytest.raises(LoginRefused, match="LS_BEARER_TOKEN_FILE"):
+            await rest.nodes()
+
+
+async def test_a_request_that_linstor_calls_bad_is_refused(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.fail_next("/v1/nodes", 400, [{"ret_code": -1, "message": "no such filter"}])
+
+    with pytest.raises(Refused, match="no such filter"):
+        await rest.nodes()
+
+
+async def test_an_error_says_what_linstor_said(rest: LinstorRest, world: LinstorWorld) -> None:
+    world.fail_next("/v1/nodes", 500, [{"ret_code": -1, "message": "oh", "cause": "no database"}])
+
+    with pytest.raises(Unreachable, match="HTTP 500: oh; no database"):
+        await rest.nodes()
+
+
+async def test_an_error_without_a_word_is_told_as_such(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.hung_satellites.add("n1")
+
+    with pytest.raises(Unreachable, match="HTTP 500: no reason given"):
+        await rest.placements()
+
+
+async def test_with_a_hung_satellite_single_placements_can_still_be_read(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.hung_satellites.add("n1")
+
+    assert await rest.placement(RD) == PLACED
+
+
+async def test_a_saved_volume_is_forgotten(rest: LinstorRest, world: LinstorWorld) -> None:
+    world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
+
+    await rest.forget_saved(RD, 1)
+
+    assert SAVED_PV_PROPERTY not in world.volume("pvc-1", 1).props
+
+
+async def test_a_volume_saved_on_the_definition_is_forgotten(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.set_definition_prop("pvc-1", SAVED_PV_PROPERTY, "{}")
+
+    await rest.forget_saved(RD, -1)
+
+    assert SAVED_PV_PROPERTY not in world.definition("pvc-1").props
+
+
+async def test_with_a_hung_satellite_it_is_forgotten_all_the_same(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
+    world.hung_satellites.add("n1")
+
+    await rest.forget_saved(RD, 1)
+
+    assert SAVED_PV_PROPERTY not in world.volume("pvc-1", 1).props
+
+
+async def test_what_could_not_be_forgotten_is_told(rest: LinstorRest, world: LinstorWorld) -> None:
+    world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
+    world.fail_next("/v1/resource-definitions/pvc-1/volume-definitions", 500, [])
+
+    with pytest.raises(Unreachable):
+        await rest.forget_saved(RD, 1)
+
+
+@pytest.mark.parametrize(
+    ("resource", "number"), [("pvc-9", -1), ("pvc-9", 0), ("pvc-1", 7)], ids=str
+)
+async def test_there_is_nothing_to_forget_where_nothing_is(
+    rest: LinstorRest, resource: str, number: int
+) -> None:
+    await rest.forget_saved(ResourceName(resource), number)
+
+
+SHAPES: list[Any] = [{}, "text", 7, None, [1], [[]], [{}], [{"name": 7}], [{"name": ""}]]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+async def test_nodes_of_a_wrong_shape_are_no_answer(
+    rest: LinstorRest, world: LinstorWorld, shape: Any
+) -> None:
+    world.fail_next("/v1/nodes", 200, orjson.dumps(shape))
+
+    with pytest.raises(Unreachable):
+        await rest.nodes()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *SHAPES,
+        [{"name": "pvc-1", "node_name": 7}],
+        [{"name": "pvc-1"}],
+        [{"name": "pvc-1", "node_name": "n1", "flags": "DISKLESS"}],
+        [{"name": "pvc-1", "node_name": "n1", "flags": [7]}],
+        [{"name": "pvc-1", "node_name": "n1", "flags": {"DISKLESS": True}}],
+    ],
+    ids=str,
+)
+async def test_a_placement_of_a_wrong_shape_is_no_answer(
+    rest: LinstorRest, world: LinstorWorld, shape: Any
+) -> None:
+    world.fail_next("/v1/resource-definitions", 200, orjson.dumps(shape))
+
+    with pytest.raises(Unreachable):
+        await rest.placement(RD)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *SHAPES,
+        [{"name": "pvc-1", "props": []}],
+        [{"name": "pvc-1", "props": {"x": 7}}],
+        [{"name": "pvc-1", "volume_definitions": [7]}],
+        [{"name": "pvc-1", "volume_definitions": [{"props": "x"}]}],
+    ],
+    ids=str,
+)
+async def test_definitions_of_a_wrong_shape_are_no_answer(
+    rest: LinstorRest, world: LinstorWorld, shape: Any
+) -> None:
+    world.fail_next("/v1/resource-definitions", 200, orjson.dumps(shape), times=2)
+
+    with pytest.raises(Unreachable):
+        await rest.definitions()
+    if shape:
+        with pytest.raises(Unreachable):
+            await rest.definition(RD)
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[", b"\xff\xfe", b"[" * 100_000, b"NaN"], ids=["html", "half", "binary", "deep", "NaN"]
+)
+async def test_what_is_no_json_is_no_answer(
+    rest: LinstorRest, world: LinstorWorld, body: bytes
+) -> None:
+    world.fail_next("/v1/nodes", 200, body)
+
+    with pytest.raises(Unreachable, match="no JSON"):
+        await rest.nodes()
+
+
+async def test_an_empty_body_is_no_answer_to_a_question(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.fail_next("/v1/nodes", 200, b"")
+
+    with pytest.raises(Unreachable):
+        await rest.nodes()
+
+
+async def test_a_body_without_end_is_cut_off(rest: LinstorRest, world: LinstorWorld) -> None:
+    world.fail_next("/v1/nodes", 200, b" " * (16 * MIB + 1))
+
+    with pytest.raises(Unreachable, match="more than 16 MiB"):
+        await rest.nodes()
+
+
+async def test_a_body_that_unpacks_without_end_is_cut_off(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    packed = gzip.compress(b" " * (17 * MIB))
+    world.fail_next("/v1/nodes", 200, packed, headers={"Content-Encoding": "gzip"})
+
+    with pytest.raises(Unreachable, match="more than 16 MiB"):
+        await rest.nodes()
+
+
+async def test_a_redirect_is_not_followed(
+    rest: LinstorRest, world: LinstorWorld, linstor: LinstorServer
+) -> None:
+    elsewhere = f"{linstor.url}/v1/controller/version"
+    world.fail_next("/v1/nodes", 302, headers={"Location": elsewhere})
+
+    with pytest.raises(Unreachable, match="redirected"):
+        await rest.nodes()
+
+    assert world.requests["GET /v1/controller/version"] == 0
+
+
+async def test_credentials_go_nowhere_but_to_the_controller(
+    linstor: LinstorServer, world: LinstorWorld
+) -> None:
+    world.login = ("admin", "secret")
+    heard: list[str] = []
+
+    async def listen(request: web.Request) -> web.Response:
+        heard.append(request.headers.get("Authorization", ""))
+        return web.json_response([])
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", listen)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    world.fail_next(
+        "/v1/nodes",
+        307,
+        headers={"Location": f"http://127.0.0.1:{runner.addresses[0][1]}/v1/nodes"},
+    )
+
+    login = Login(username="admin", password="secret")
+    async with LinstorRest(linstor_at(linstor.url, login=login)) as rest:
+        with pytest.raises(Unreachable):
+            await rest.nodes()
+    await runner.cleanup()
+
+    assert heard == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "a?b=c", "a#b", "a%2fb", "a b", "ä", "..", "a&limit=1"])
+async def test_an_odd_name_is_one_part_of_the_address(
+    rest: LinstorRest, world: LinstorWorld, name: str
+) -> None:
+    world.add_definition(name)
+    world.place(name, "n2")
+
+    definition = await rest.definition(ResourceName(name))
+    placement = await rest.placement(ResourceName(name))
+
+    assert definition == Definition(resource=ResourceName(name))
+    assert placement == Placement(ResourceName(name), (Replica(NodeName("n2")),))
+
+
+async def test_without_any_controller_all_are_named() -> None:
+    async with LinstorRest(linstor_at(CLOSED, "http://127.0.0.1:2")) as rest:
+        with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1\b.*127\.0\.0\.1:2\b"):
+            await rest.nodes()
+
+
+async def test_when_the_first_controller_refuses_the_second_is_asked(
+    linstor: LinstorServer,
+) -> None:
+    async with LinstorRest(linstor_at(CLOSED, linstor.url)) as rest:
+        assert await rest.placement(RD) == PLACED
+
+
+async def test_the_one_that_answered_is_asked_first_from_then_on() -> None:
+    first, second = linstor_world(), linstor_world()
+
+    async with controllers(first, second) as [one, two]:
+        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
+            await one.stop_listening()
+            await rest.nodes()
+            await one.start_listening()
+            await rest.nodes()
+
+    assert (first.requests["GET /v1/nodes"], second.requests["GET /v1/nodes"]) == (0, 2)
+
+
+async def test_when_the_second_goes_the_first_is_asked_again() -> None:
+    first, second = linstor_world(), linstor_world()
+
+    async with controllers(first, second) as [one, two]:
+        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
+            await one.stop_listening()
+            await rest.nodes()
+            await one.start_listening()
+            await two.stop_listening()
+
+            assert await rest.placement(RD) == PLACED
+
+    assert first.requests[DEFINITION_PATH] == 1
+
+
+async def test_a_controller_on_standby_is_passed_over() -> None:
+    first, second = linstor_world(), linstor_world()
+    first.standby = True
+
+    async with controllers(first, second) as [one, two]:
+        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
+            assert await rest.placement(RD) == PLACED
+
+
+async def test_a_controller_that_went_on_standby_between_two_requests_is_passed_over() -> None:
+    first, second = linstor_world(), linstor_world()
+
+    async with controllers(first, second) as [one, two]:
+        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
+            await rest.nodes()
+            first.standby = True
+
+            assert await rest.placement(RD) == PLACED
+
+
+async def test_an_error_of_the_active_controller_is_its_word(world: LinstorWorld) -> None:
+    other = linstor_world()
+    world.fail_next("/v1/nodes", 500, [])
+
+    async with controllers(world, other) as [one, two]:
+        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
+            with pytest.raises(Unreachable, match="HTTP 500"):
+                await rest.nodes()
+
+    assert other.requests.total() == 0
+
+
+def test_a_controller_that_never_answers_is_given_up() -> None:
+    async def story() -> None:
+        world = linstor_world()
+        world.rest_hang = True
+        async with LinstorServer(world) as server:
+            async with LinstorRest(linstor_at(server.url)) as rest:
+                with pytest.raises(Unreachable, match="no answer in time"):
+                    await rest.nodes()
+
+    hurried(story)
+
+
+def test_the_one_after_a_controller_that_never_answers_is_asked_next() -> None:
+    async def story() -> Placement | None:
+        first, second = linstor_world(), linstor_world()
+        first.rest_hang = True
+        async with controllers(first, second) as [one, two]:
+            async with LinstorRest(linstor_at(one.url, two.url)) as rest:
+                with pytest.raises(Unreachable):
+                    await rest.placement(RD)
+                return await rest.placement(RD)
+
+    assert hurried(story) == PLACED
+
+
+def test_a_slow_satellite_is_waited_for_longer_than_a_single_read() -> None:
+    async def story() -> int:
+        world = LinstorWorld(timing=Timing(view_delay=20.0))
+        async with LinstorServer(world) as server:
+            async with LinstorRest(linstor_at(server.url)) as rest:
+                return len(await rest.placements())
+
+    assert hurried(story) == 0
+
+
+class Certificates:
+    """A CA, the server's certificate and a client's, as files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ca = trustme.CA()
+        self.root, self.certificate = directory / "ca.pem", directory / "tls.crt"
+        self.key = directory / "tls.key"
+        self.ca.cert_pem.write_to_path(str(self.root))
+        self.issue(self.ca)
+
+    def issue(self, ca: trustme.CA) -> None:
+        """Write a new client certificate."""
+        issued = ca.issue_cert("client@example.com")
+        issued.cert_chain_pems[0].write_to_path(str(self.certificate))
+        issued.private_key_pem.write_to_path(str(self.key))
+
+    def server(self) -> ssl.SSLContext:
+        """Ask for a certificate of this CA."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.ca.issue_cert("127.0.0.1").configure_cert(context)
+        self.ca.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def files(self) -> Tls:
+        return Tls(
+            certificate_file=str(self.certificate),
+            key_file=str(self.key),
+            root_ca_file=str(self.root),
+        )
+
+    def texts(self) -> Tls:
+        return Tls(
+            certificate=self.certificate.read_text(),
+            key=self.key.read_text(),
+            root_ca=self.root.read_text(),
+        )
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+@pytest.fixture
+async def secured(
+    world: LinstorWorld, certificates: Certificates
+) -> AsyncIterator[LinstorServer]:
+    # Connections are not kept, so that every request shows its certificate anew.
+    async with LinstorServer(
+        world, ssl_context=certificates.server(), keepalive=0.0
+    ) as server:
+        yield server
+    world.close()
+
+
+@pytest.mark.parametrize("form", ["files", "texts"])
+async def test_certificates_may_be_files_or_texts(
+    secured: LinstorServer, certificates: Certificates, form: str
+) -> None:
+    tls = certificates.files() if form == "files" else certificates.texts()
+
+    async with LinstorRest(linstor_at(secured.url, tls=tls)) as rest:
+        assert await rest.placement(RD) == PLACED
+
+
+async def test_a_controller_that_asks_for_a_certificate_gets_no_further_without(
+    secured: LinstorServer, certificates: Certificates
+) -> None:
+    tls = Tls(root_ca_file=str(certificates.root))
+
+    async with LinstorRest(linstor_at(secured.url, tls=tls)) as rest:
+        with pytest.raises(Unreachable):
+            await rest.placement(RD)
+
+
+async def test_a_controller_that_nobody_vouches_for_is_not_told_the_login(
+    secured: LinstorServer, world: LinstorWorld
+) -> None:
+    login = Login(username="admin", password="secret")
+
+    async with LinstorRest(linstor_at(secured.url, login=login)) as rest:
+        with pytest.raises(Unreachable, match="certificate"):
+            await rest.placement(RD)
+
+    assert world.requests.total() == 0
+
+
+async def test_certificates_that_were_rotated_are_picked_up(
+    secured: LinstorServer, certificates: Certificates
+) -> None:
+    certificates.issue(trustme.CA())
+    async with LinstorRest(linstor_at(secured.url, tls=certificates.files())) as rest:
+        with pytest.raises(Unreachable):
+            await rest.placement(RD)
+
+        certificates.issue(certificates.ca)
+
+        assert await rest.placement(RD) == PLACED
+
+
+@pytest.mark.parametrize("broken", ["root", "certificate", "key"])
+@pytest.mark.parametrize("how", ["missing", "garbage"])
+async def test_certificates_that_cannot_be_used_are_named(
+    secured: LinstorServer, certificates: Certificates, broken: str, how: str
+) -> None:
+    path: Path = getattr(certificates, broken)
+    path.unlink()
+    if how == "garbage":
+        path.write_text("garbage")
+
+    async with LinstorRest(linstor_at(secured.url, tls=certificates.files())) as rest:
+        with pytest.raises(Unreachable, match="LS_ROOT_CA"):
+            await rest.placement(RD)

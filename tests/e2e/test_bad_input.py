@@ -1,0 +1,179 @@
+"""Bad input gets a clear line and leaves volumes alone; the service stays up."""
+
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import MakeService
+from tests.stage import manifests
+from tests.stage.clusters import until
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+WRONG = manifests.on_nodes(["elsewhere"])
+
+
+@pytest.mark.parametrize(
+    ("volume", "said"),
+    [
+        pytest.param(
+            {"annotations": {"override.piraeus.io/policy": "- fromsame: [zone]"}},
+            "rule 1 is not of the form fromSame",
+            id="policy-misspelt",
+        ),
+        pytest.param({"handle": "pvc-1/many"}, "names no LINSTOR volume", id="handle"),
+        pytest.param(
+            {"storage_class": "nowhere-to-be-found"},
+            "StorageClass 'nowhere-to-be-found' is unknown",
+            id="class",
+        ),
+        pytest.param({"handle": "unheard-of"}, "LINSTOR knows no resource", id="resource"),
+        pytest.param(
+            {"annotations": {"override.piraeus.io": "- fromSame: [rack]"}, "handle": "on-bare"},
+            "LINSTOR node bare has no property under Aux/topology/",
+            id="labels",
+        ),
+    ],
+)
+async def test_what_makes_no_sense_is_told_and_the_volume_stays(
+    stage: Stage, service_on: MakeService, volume: Json, said: str
+) -> None:
+    stage.world.add_node("bare", hostname_label=False)
+    stage.place("pvc-1", ["n1"])
+    stage.place("on-bare", ["bare"])
+    await stage.bind("pvc-1", WRONG, **volume)
+    await stage.until_bound("pvc-1")
+    before = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+
+    async def told() -> bool:
+        events = await stage.cluster.ask("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
+        return any(
+            e["type"] == "Warning"
+            and said in e["note"]
+            and e["regarding"].get("uid") == before["metadata"]["uid"]
+            for e in events["items"]
+        )
+
+    async with running(service_on(stage, "--reconcile-rate=1s")) as service:
+        await service.until_said(said)
+        await until(told, "a Warning Event says so")
+        passes = await service.metric("linstor_affinity_full_pass_seconds_count")
+
+        async def passed_again() -> bool:
+            now = await service.metric("linstor_affinity_full_pass_seconds_count")
+            return now >= passes + 2
+
+        await until(passed_again, "two more full passes ended")
+
+    after = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["spec"] == before["spec"]
+    assert service.said().count("volume left as it is") == 1
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"event: may-promote-change\ndata: {broken\n\n", id="no-json"),
+        pytest.param(b"data: [1, 2]\n\n", id="no-object"),
+        pytest.param(b'data: {"resource_name": 7}\n\n', id="wrong-type"),
+        pytest.param(b"\xff\xfe\n\n", id="no-utf-8"),
+        pytest.param(b"data: " + b"x" * (9 * 1024 * 1024), id="line-without-end"),
+    ],
+)
+async def test_broken_frames_do_no_harm(
+    fake_stage: Stage, service_on: MakeService, frame: bytes
+) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1"])
+
+    async with running(service_on(stage)) as service:
+        stage.linstor.send_raw("promotion", frame)
+        stage.world.move_silently("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+        await service.until_ready()
+        assert await service.stop() == 0
+
+    assert "Traceback" not in service.said()
+
+
+async def test_without_linstor_it_stays_up_and_says_why(
+    fake_stage: Stage, service_on: MakeService
+) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1"])
+    await stage.linstor.stop_listening()
+    service = service_on(stage)
+    await service.start()
+
+    async def says_why() -> bool:
+        status, why = await service.ask("/readyz")
+        return status == 503 and "LINSTOR can't be reached" in why
+
+    try:
+        await until(says_why, "readyz says why")
+        assert (await service.ask("/healthz"))[0] == 200
+        await stage.linstor.start_listening()
+        stage.world.move("pvc-1", "n1", "n2")
+        await service.until_ready()
+        await stage.until_on("pvc-1", "n2")
+    finally:
+        await service.kill()
+    assert "Traceback" not in service.said()
+
+
+async def test_a_login_that_linstor_refuses_is_told_with_the_way_out(
+    fake_stage: Stage, service_on: MakeService
+) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1"])
+    stage.world.login = ("admin", "right")
+    service = service_on(stage, LS_USERNAME="admin", LS_PASSWORD="wrong-one")
+    await service.start()
+
+    async def says_why() -> bool:
+        status, why = await service.ask("/readyz")
+        return status == 503 and "LS_USERNAME and LS_PASSWORD" in why
+
+    try:
+        await until(says_why, "readyz names the variables to set")
+    finally:
+        await service.kill()
+    assert "wrong-one" not in service.said()
+
+
+async def test_with_the_right_login_it_works(fake_stage: Stage, service_on: MakeService) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1"])
+    stage.world.login = ("admin", "right")
+
+    async with running(service_on(stage, LS_USERNAME="admin", LS_PASSWORD="right")):
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"no": "list"}', id="object"),
+        pytest.param(b'[{"name": 5}]', id="wrong-type"),
+        pytest.param(b"<html>proxy</html>", id="html"),
+        pytest.param(b"[" * 100_000, id="deep"),
+    ],
+)
+async def test_answers_of_another_shape_change_nothing(
+    fake_stage: Stage, service_on: MakeService, body: bytes
+) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1"])
+
+    async with running(service_on(stage, "--reconcile-rate=1h")) as service:
+        path = "/v1/resource-definitions/pvc-1/resources"
+        stage.world.fail_next(path, 200, body)
+        stage.world.move("pvc-1", "n1", "n2")
+        await service.until_said("look failed")
+        await stage.until_on("pvc-1", "n2")
+
+    assert "Traceback" not in service.said()

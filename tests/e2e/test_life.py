@@ -1,0 +1,189 @@
+"""Starting, leading, handing over and stopping."""
+
+import json
+import signal
+from typing import Any
+
+from tests.e2e.conftest import MakeService
+from tests.stage import manifests
+from tests.stage.clusters import until
+from tests.stage.manifests import nodes_of
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/default/leases/linstor-affinity-events"
+SHORT_LEASE = (
+    "--leader-election-lease-duration=3s",
+    "--leader-election-renew-deadline=2s",
+    "--leader-election-retry-period=500ms",
+)
+
+
+async def holder(stage: Stage) -> str:
+    lease = await stage.cluster.find(LEASE)
+    return "" if lease is None else str(lease["spec"].get("holderIdentity", ""))
+
+
+async def test_the_lease_is_let_go_on_shutdown_and_the_next_one_leads_at_once(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    first = service_on(stage, "--leader-election-id=first")
+    second = service_on(stage, "--leader-election-id=second")
+
+    async with running(first):
+        assert await holder(stage) == "first"
+        assert await first.stop() == 0
+        assert await holder(stage) == ""
+    async with running(second):
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+        assert await holder(stage) == "second"
+
+
+async def test_a_killed_leader_is_followed_and_what_it_missed_is_mended(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    first = service_on(stage, "--leader-election-id=first", *SHORT_LEASE)
+    second = service_on(stage, "--leader-election-id=second", *SHORT_LEASE)
+
+    async with running(first), running(second):
+        await first.kill()
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+
+        assert await holder(stage) == "second"
+        assert "volume affinity updated" in second.said()
+
+
+async def test_only_the_leader_writes(stage: Stage, service_on: MakeService) -> None:
+    await stage.add("pvc-1", ["n1"])
+    first = service_on(stage, "--leader-election-id=first")
+    second = service_on(stage, "--leader-election-id=second")
+
+    async with running(first), running(second):
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+
+    assert "volume affinity updated" in first.said()
+    assert "volume affinity updated" not in second.said()
+
+
+async def test_sigterm_and_sigint_end_it_with_0_and_nothing_is_left_half_done(
+    stage: Stage, service_on: MakeService
+) -> None:
+    names = [f"pvc-{n}" for n in range(30)]
+    await stage.add_many(names, "n1")
+
+    for number, target in ((signal.SIGTERM, "n2"), (signal.SIGINT, "n3")):
+        async with running(service_on(stage)) as service:
+            stage.world.evacuate("n1" if target == "n2" else "n2", target=target)
+            await service.until_said("volume affinity updated")
+            service.signal(number)
+            service.signal(number)
+            assert await service.ended() == 0
+
+        assert await stage.notes() == []
+        found = await stage.cluster.ask("GET", "/api/v1/persistentvolumes")
+        assert len(found["items"]) == len(names)
+        policies = {item["spec"]["persistentVolumeReclaimPolicy"] for item in found["items"]}
+        assert policies == {"Delete"}
+    assert stage.observer.lost == []
+
+
+async def test_a_replacement_cut_off_is_finished_at_start_without_linstor(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    before = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+    async with running(service_on(stage)) as service:
+        # Killed at a moment of its own choosing, again and again, until one hits the middle.
+        for target in ("n2", "n3") * 20:
+            stage.world.move("pvc-1", *({"n2", "n3", "n1"} & set(placed(stage))), target)
+            await until(lambda: started(stage), "a replacement has begun")
+            await service.kill()
+            if await stage.notes():
+                break
+            await service.start()
+            await service.until_ready()
+            await stage.until_on("pvc-1", target)
+    assert await stage.notes() != []
+    await stage.linstor.stop_listening()
+    # The killed instance holds the lease until it runs out.
+    await stage.cluster.ask("DELETE", LEASE)
+
+    successor = service_on(stage)
+    await successor.start()
+    try:
+        await until(lambda: finished(stage), "the note is dropped and the volume is there")
+    finally:
+        await successor.kill()
+
+    after = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
+    assert sorted(after["metadata"]["finalizers"]) == sorted(before["metadata"]["finalizers"])
+    assert stage.observer.lost == []
+
+
+def placed(stage: Stage) -> list[str]:
+    replicas = stage.world.definition("pvc-1").replicas
+    return [replica.node.name for replica in replicas.values()]
+
+
+async def started(stage: Stage) -> bool:
+    return bool(await stage.notes())
+
+
+async def finished(stage: Stage) -> bool:
+    found = await stage.cluster.find("/api/v1/persistentvolumes/pvc-1")
+    whole = found is not None and "deletionTimestamp" not in found["metadata"]
+    return whole and not await stage.notes()
+
+
+async def test_what_the_reference_left_half_done_is_finished_and_its_note_dropped(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    saved = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+    saved["metadata"]["annotations"]["linstor.csi.linbit.com/skip-reclaim"] = "true"
+    stage.world.set_volume_prop("pvc-1", 0, "Aux/affinity-updater-saved-pv", json.dumps(saved))
+    stage.world.move_silently("pvc-1", "n1", "n2")
+    for patch in ({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}, None):
+        path = "/api/v1/persistentvolumes/pvc-1"
+        await stage.cluster.ask("PATCH" if patch else "DELETE", path, patch)
+    await stage.cluster.ask("PATCH", path, {"metadata": {"finalizers": None}})
+
+    async with running(service_on(stage)):
+        await stage.until_on("pvc-1", "n2")
+        await until(lambda: forgotten(stage), "the note on LINSTOR is gone")
+        await stage.until_bound("pvc-1")
+
+    after = await stage.cluster.ask("GET", path)
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert "linstor.csi.linbit.com/skip-reclaim" not in after["metadata"]["annotations"]
+    assert nodes_of(after) == {"n2"}
+    assert await stage.notes() == []
+
+
+async def test_a_saved_volume_of_another_kind_is_refused(
+    stage: Stage, service_on: MakeService
+) -> None:
+    stage.place("pvc-1", ["n1"])
+    evil = manifests.volume("evil", claim=None, node_affinity=None)
+    evil["metadata"]["uid"] = "1-2-3"
+    evil["spec"].pop("csi")
+    evil["spec"]["hostPath"] = {"path": "/"}
+    stage.world.set_volume_prop("pvc-1", 0, "Aux/affinity-updater-saved-pv", json.dumps(evil))
+
+    async with running(service_on(stage)) as service:
+        await service.until_said("saved PersistentVolume on LINSTOR refused")
+
+    assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
+
+
+async def forgotten(stage: Stage) -> bool:
+    return "Aux/affinity-updater-saved-pv" not in stage.world.volume("pvc-1", 0).props

@@ -1,0 +1,249 @@
+"""LINSTOR moves a replica, and the PersistentVolume's node affinity says so."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import MakeService
+from tests.stage import manifests
+from tests.stage.clusters import until
+from tests.stage.manifests import ZONE, nodes_of
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+PV = "/api/v1/persistentvolumes/pvc-1"
+SERVER_SET = {"uid", "resourceVersion", "creationTimestamp", "managedFields"}
+
+EVERY_FIELD: Json = {
+    "mountOptions": ["noatime", "discard"],
+    "volumeAttributesClassName": "gold",
+    "accessModes": ["ReadWriteOnce", "ReadOnlyMany"],
+    "csi": {
+        "driver": manifests.DRIVER,
+        "volumeHandle": "pvc-1",
+        "fsType": "xfs",
+        "readOnly": True,
+        "volumeAttributes": {"a": "b", "storage.kubernetes.io/csiProvisionerIdentity": "x"},
+        "controllerPublishSecretRef": {"name": "s1", "namespace": "default"},
+        "controllerExpandSecretRef": {"name": "s2", "namespace": "default"},
+        "nodeStageSecretRef": {"name": "s3", "namespace": "default"},
+        "nodePublishSecretRef": {"name": "s4", "namespace": "default"},
+        "nodeExpandSecretRef": {"name": "s5", "namespace": "default"},
+    },
+}
+
+
+def kept(volume: Json) -> Json:
+    """What a replacement must not touch, and the phase."""
+    rest = copy.deepcopy(volume)
+    rest["metadata"] = {k: v for k, v in rest["metadata"].items() if k not in SERVER_SET}
+    rest["metadata"]["finalizers"] = sorted(rest["metadata"].get("finalizers", ()))
+    rest["spec"].pop("nodeAffinity", None)
+    rest["status"].pop("lastPhaseTransitionTime", None)
+    return rest
+
+
+async def test_a_moved_replica_shows_in_the_volume_and_nothing_else_changes(
+    stage: Stage, service_on: MakeService
+) -> None:
+    owner = {"apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": "1-2-3"}
+    stage.place("pvc-1", ["n1", "n2"])
+    await stage.bind("pvc-1", manifests.on_nodes(["n1", "n2"]), **EVERY_FIELD)
+    await stage.until_bound("pvc-1")
+    extra = {
+        "labels": {"team": "storage"},
+        "annotations": {"volume.kubernetes.io/provisioner-deletion-secret-name": "s9"},
+        "ownerReferences": [owner],
+    }
+    before = await stage.cluster.ask("PATCH", PV, {"metadata": extra})
+
+    async with running(service_on(stage)) as service:
+        stage.world.move("pvc-1", "n2", "n3")
+        await stage.until_on("pvc-1", "n1", "n3")
+        await stage.until_bound("pvc-1")
+        assert await service.stop() == 0
+
+    after = await stage.cluster.ask("GET", PV)
+    assert nodes_of(after) == {"n1", "n3"}
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    assert kept(after) == kept(before)
+    assert stage.observer.lost == []
+    assert await stage.notes() == []
+
+
+async def test_where_the_cluster_allows_it_the_volume_is_changed_in_place(
+    mutable_stage: Stage, service_on: MakeService
+) -> None:
+    stage = mutable_stage
+    await stage.add("pvc-1", ["n1", "n2"])
+    before = await stage.cluster.ask("GET", PV)
+
+    async with running(service_on(stage)):
+        stage.world.move("pvc-1", "n2", "n3")
+        await stage.until_on("pvc-1", "n1", "n3")
+        stage.world.move("pvc-1", "n1", "n4")
+        await stage.until_on("pvc-1", "n3", "n4")
+
+    after = await stage.cluster.ask("GET", PV)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert kept(after) == kept(before)
+
+
+async def test_an_affinity_that_was_never_set_is_set_in_place(
+    stage: Stage, service_on: MakeService
+) -> None:
+    stage.place("pvc-1", ["n1"])
+    await stage.bind("pvc-1", None)
+    await stage.until_bound("pvc-1")
+    before = await stage.cluster.ask("GET", PV)
+
+    async with running(service_on(stage)):
+        await stage.until_on("pvc-1", "n1")
+
+    after = await stage.cluster.ask("GET", PV)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+
+
+async def test_an_affinity_goes_where_the_policy_is_everywhere(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"], storage_class=manifests.ANYWHERE_CLASS)
+
+    async with running(service_on(stage)):
+        await stage.observer.until_terms("pvc-1")
+        await stage.until_bound("pvc-1")
+
+    assert "nodeAffinity" not in (await stage.cluster.ask("GET", PV))["spec"]
+    assert stage.observer.lost == []
+
+
+async def test_a_zone_rule_follows_the_zone_not_the_node(
+    stage: Stage, service_on: MakeService
+) -> None:
+    stage.place("pvc-1", ["n1"])
+    zone_1 = manifests.affinity({ZONE: "z1"})
+    await stage.bind("pvc-1", zone_1, storage_class=manifests.ZONE_CLASS)
+    await stage.until_bound("pvc-1")
+    before = await stage.cluster.ask("GET", PV)
+
+    async with running(service_on(stage)) as service:
+        stage.world.move("pvc-1", "n1", "n3")
+        await service.until_said("data_on=n3")
+        within = await stage.cluster.ask("GET", PV)
+        stage.world.move("pvc-1", "n3", "n2")
+        await stage.observer.until_terms("pvc-1", {ZONE: "z2"})
+
+    assert within["metadata"]["uid"] == before["metadata"]["uid"]
+
+
+async def test_both_volumes_of_one_definition_follow(stage: Stage, service_on: MakeService) -> None:
+    stage.place("shared", ["n1"], volumes=2)
+    await stage.bind("pvc-1", manifests.on_nodes(["n1"]), handle="shared")
+    await stage.bind("pvc-2", manifests.on_nodes(["n1"]), handle="shared/1")
+    await stage.until_bound("pvc-1")
+    await stage.until_bound("pvc-2")
+
+    async with running(service_on(stage)):
+        stage.world.move("shared", "n1", "n4")
+        await stage.until_on("pvc-1", "n4")
+        await stage.until_on("pvc-2", "n4")
+
+    assert stage.observer.lost == []
+
+
+async def test_a_change_that_no_event_tells_shows_within_one_reconcile_rate(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+
+    async with running(service_on(stage, "--reconcile-rate=1s")) as service:
+        stage.world.move_silently("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+
+        assert await service.metric("linstor_affinity_drift_without_event_total") == 1
+
+
+async def test_a_change_while_the_stream_was_down_shows_right_after_it_is_open_again(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+
+    async with running(service_on(stage, "--reconcile-rate=1h")):
+        await stage.linstor.stop_listening()
+        stage.world.move_silently("pvc-1", "n1", "n2")
+        await stage.linstor.start_listening()
+
+        await stage.until_on("pvc-1", "n2")
+
+
+async def test_a_stream_cut_in_mid_frame_is_opened_again_and_nothing_is_missed(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+
+    async with running(service_on(stage, "--reconcile-rate=1h")):
+        stage.linstor.cut_streams(mid_frame=True)
+        stage.world.move_silently("pvc-1", "n1", "n2")
+
+        await stage.until_on("pvc-1", "n2")
+
+
+async def test_a_hung_satellite_delays_nothing(stage: Stage, service_on: MakeService) -> None:
+    await stage.add("pvc-1", ["n1"])
+    stage.world.hung_satellites.add("n4")
+
+    async with running(service_on(stage, "--reconcile-rate=1h")):
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+        stage.world.move_silently("pvc-1", "n2", "n3")
+        stage.linstor.cut_streams()
+
+        await stage.until_on("pvc-1", "n3")
+
+
+async def test_a_replica_made_diskful_counts_though_no_event_tells_the_end_of_it(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    stage.world.place("pvc-1", "n2", diskless=True)
+
+    async with running(service_on(stage, "--reconcile-rate=1h")):
+        stage.world.toggle_disk("pvc-1", "n2", diskless=False)
+
+        await stage.until_on("pvc-1", "n1", "n2")
+
+
+@pytest.mark.parametrize("number", [30])
+async def test_an_evacuated_node_takes_all_its_volumes_along(
+    stage: Stage, service_on: MakeService, number: int
+) -> None:
+    names = [f"pvc-{n}" for n in range(number)]
+    await stage.add_many(names, "n1")
+
+    async with running(service_on(stage)) as service:
+        stage.world.evacuate("n1", target="n2")
+        for name in names:
+            await stage.until_on(name, "n2")
+            await stage.until_bound(name)
+        assert await service.stop() == 0
+
+    assert stage.observer.lost == []
+    assert await stage.notes() == []
+
+
+async def test_both_parties_are_told_by_an_event(stage: Stage, service_on: MakeService) -> None:
+    await stage.add("pvc-1", ["n1"])
+
+    async def told(namespace: str) -> bool:
+        path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+        found = (await stage.cluster.ask("GET", path))["items"]
+        kinds = {e["regarding"]["kind"] for e in found if e["reason"] == "VolumeAffinityUpdated"}
+        return {"PersistentVolume", "PersistentVolumeClaim"} <= kinds
+
+    async with running(service_on(stage)):
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+        await until(lambda: told("default"), "volume and claim have an Event")

@@ -1,0 +1,403 @@
+"""Whole manifests: what is created again, what marks it meanwhile, what is taken over."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linstor_affinity_events.model.affinity import NO_AFFINITY
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    MARK_ANNOTATION,
+    ORIGINAL_POLICY_ANNOTATION,
+    SKIP_RECLAIM_ANNOTATION,
+)
+from linstor_affinity_events.model.manifest import (
+    affinity_patch,
+    annotations_of,
+    finalizers_of,
+    is_marked,
+    is_safe_to_go,
+    kept,
+    like,
+    mark_on,
+    mark_patch,
+    recreated,
+    released,
+    taken_over,
+    tombstone_patch,
+    unmark_patch,
+)
+from tests.model.manifests import (
+    CLAIM_UID,
+    PROTECTION,
+    PROVISIONER,
+    PV_UID,
+    applied,
+    in_phase,
+    marked,
+    on_node,
+    pointed_away,
+    terminating,
+    volume,
+    with_metadata,
+    with_spec,
+)
+
+Json = dict[str, Any]
+
+OWNED = volume(
+    metadata={
+        "generateName": "kept-",
+        "ownerReferences": [{"kind": "Claim", "name": "x", "uid": "y", "apiVersion": "v1"}],
+        "aFieldFromTheFuture": {"kept": True},
+        "generation": 4,
+        "selfLink": "/api/v1/persistentvolumes/pvc-1",
+        "deletionGracePeriodSeconds": 0,
+    },
+    mountOptions=["noatime"],
+    volumeAttributesClassName="gold",
+    aFieldFromTheFuture={"nested": [1, {"kept": None}]},
+)
+
+
+def test_what_is_created_again_differs_in_affinity_only() -> None:
+    body = recreated(OWNED, on_node("node-b"))
+
+    expected = with_spec(OWNED, nodeAffinity=on_node("node-b").manifest())["spec"]
+    assert body["spec"] == expected
+
+
+def test_what_is_created_again_keeps_all_metadata_but_what_the_server_sets() -> None:
+    body = recreated(OWNED, on_node("node-b"))
+
+    server_set = {"uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"}
+    server_set |= {"selfLink", "deletionGracePeriodSeconds"}
+    expected = {k: v for k, v in OWNED["metadata"].items() if k not in server_set}
+    assert body["metadata"] == expected
+
+
+def test_what_is_created_again_has_no_status() -> None:
+    body = recreated(OWNED, on_node("node-b"))
+
+    assert body.keys() == {"kind", "apiVersion", "metadata", "spec"}
+
+
+def test_everywhere_is_an_absent_field() -> None:
+    body = recreated(OWNED, NO_AFFINITY)
+
+    assert "nodeAffinity" not in body["spec"]
+
+
+def test_the_claim_reference_is_kept_word_for_word() -> None:
+    body = recreated(OWNED, on_node("node-b"))
+
+    assert body["spec"]["claimRef"] == OWNED["spec"]["claimRef"]
+
+
+def test_our_marks_never_travel() -> None:
+    body = recreated(marked(OWNED), on_node("node-b"))
+
+    assert FINALIZER not in body["metadata"]["finalizers"]
+    assert MARK_ANNOTATION not in body["metadata"]["annotations"]
+
+
+def test_what_was_read_is_never_changed() -> None:
+    before = deepcopy(OWNED)
+
+    body = recreated(OWNED, on_node("node-b"))
+    body["spec"]["aFieldFromTheFuture"]["nested"].append("mine")
+    body["metadata"]["labels"]["mine"] = "too"
+
+    assert before == OWNED
+
+
+def test_a_marked_volume_may_be_deleted() -> None:
+    pv = marked(OWNED)
+
+    assert is_marked(pv)
+    assert finalizers_of(pv) == [PROTECTION, PROVISIONER, FINALIZER]
+
+
+@pytest.mark.parametrize("policy", ["Delete", "Retain", "Recycle"])
+@pytest.mark.parametrize("skip_reclaim", [None, "true", "false", ""])
+def test_marks_can_be_taken_back(policy: str, skip_reclaim: str | None) -> None:
+    pv = with_spec(OWNED, persistentVolumeReclaimPolicy=policy)
+    annotations = {"theirs": "1"}
+    if skip_reclaim is not None:
+        annotations[SKIP_RECLAIM_ANNOTATION] = skip_reclaim
+    pv = with_metadata(pv, annotations=annotations)
+
+    changed = marked(pv)
+    before = mark_on(changed)
+    assert before is not None
+    restored = applied(changed, unmark_patch(changed, *before))
+
+    assert restored == with_metadata(pv, resourceVersion="1608")
+
+
+def test_marking_twice_remembers_what_was_there_first() -> None:
+    pv = marked(marked(OWNED))
+
+    assert mark_on(pv) == ("Delete", None)
+    assert finalizers_of(pv).count(FINALIZER) == 1
+
+
+def test_every_patch_is_guarded_by_uid_and_version() -> None:
+    patches = [
+        mark_patch(OWNED),
+        unmark_patch(OWNED, "Delete", None),
+        tombstone_patch(OWNED),
+        affinity_patch(OWNED, on_node("node-b")),
+    ]
+
+    for patch in patches:
+        assert patch["metadata"]["uid"] == PV_UID
+        assert patch["metadata"]["resourceVersion"] == "1606"
+
+
+def test_no_finalizer_is_added_to_a_terminating_volume() -> None:
+    patch = mark_patch(terminating(OWNED))
+
+    assert FINALIZER not in patch["metadata"]["finalizers"]
+
+
+def test_taking_marks_back_respects_a_policy_that_somebody_set_meanwhile() -> None:
+    pv = with_spec(marked(OWNED), persistentVolumeReclaimPolicy="Recycle")
+
+    patch = unmark_patch(pv, "Delete", None)
+
+    assert patch["spec"]["persistentVolumeReclaimPolicy"] == "Recycle"
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        pytest.param(
+            with_metadata(marked(OWNED), finalizers=[PROTECTION]), id="without our finalizer"
+        ),
+        pytest.param(
+            with_spec(marked(OWNED), persistentVolumeReclaimPolicy="Delete"), id="without Retain"
+        ),
+        pytest.param(with_metadata(marked(OWNED), annotations={}), id="without skip-reclaim"),
+        pytest.param(
+            with_metadata(marked(OWNED), annotations={SKIP_RECLAIM_ANNOTATION: "false"}),
+            id="skip-reclaim that is not true",
+        ),
+    ],
+)
+def test_a_volume_that_lacks_one_mark_is_not_marked(lacking: Json) -> None:
+    assert not is_marked(lacking)
+
+
+def test_a_terminating_volume_is_safe_without_a_finalizer_of_ours() -> None:
+    pv = with_metadata(terminating(marked(OWNED)), finalizers=[PROVISIONER])
+
+    assert is_safe_to_go(pv)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no JSON",
+        "null",
+        "[]",
+        "{}",
+        '"text"',
+        '{"reclaimPolicy":"Delete"}',
+        '{"skipReclaim":null}',
+        '{"reclaimPolicy":"Destroy","skipReclaim":null}',
+        '{"reclaimPolicy":null,"skipReclaim":null}',
+        '{"reclaimPolicy":"Delete","skipReclaim":true}',
+        '{"reclaimPolicy":["Delete"],"skipReclaim":null}',
+        '{"reclaimPolicy":{},"skipReclaim":null}',
+        "[" * 100_000,
+    ],
+)
+def test_a_mark_that_cannot_be_read_says_nothing(text: str) -> None:
+    pv = with_metadata(OWNED, annotations={MARK_ANNOTATION: text})
+
+    assert mark_on(pv) is None
+
+
+def test_a_volume_that_is_kept_says_what_its_policy_was() -> None:
+    body = kept(recreated(OWNED, on_node("node-b")))
+
+    assert body["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert body["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
+
+
+def test_a_volume_that_was_retained_anyway_is_kept_as_it_is() -> None:
+    body = recreated(with_spec(OWNED, persistentVolumeReclaimPolicy="Retain"), NO_AFFINITY)
+
+    assert kept(body) == body
+
+
+def test_keeping_a_volume_leaves_what_it_came_from() -> None:
+    body = recreated(OWNED, on_node("node-b"))
+    before = deepcopy(body)
+
+    kept(body)
+
+    assert body == before
+
+
+def test_letting_go_says_of_which_volume_in_which_version() -> None:
+    pv = terminating(marked(OWNED))
+
+    body = released(pv)
+
+    assert body == with_metadata(pv, finalizers=[])
+
+
+def test_the_tombstone_keeps_namespace_and_uid_of_the_claim() -> None:
+    pv = applied(OWNED, tombstone_patch(OWNED))
+
+    assert pv["spec"]["claimRef"] == {
+        **OWNED["spec"]["claimRef"],
+        "name": f"gone-{PV_UID}",
+        "uid": CLAIM_UID,
+    }
+
+
+WANTED = recreated(OWNED, on_node("node-b"))
+MARKED = marked(OWNED)
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(MARKED, WANTED, id="nothing changed"),
+        pytest.param(terminating(pointed_away(MARKED)), WANTED, id="only we changed it"),
+        pytest.param(in_phase(MARKED, "Released"), WANTED, id="phase"),
+        pytest.param(
+            with_metadata(MARKED, labels={"team": "red", "new": "1"}),
+            with_metadata(WANTED, labels={"team": "red", "new": "1"}),
+            id="labels changed and added",
+        ),
+        pytest.param(
+            with_metadata(MARKED, labels=None), with_metadata(WANTED, labels=None), id="labels gone"
+        ),
+        pytest.param(
+            with_metadata(
+                MARKED, annotations={**MARKED["metadata"]["annotations"], "theirs": "new"}
+            ),
+            with_metadata(
+                WANTED, annotations={**WANTED["metadata"]["annotations"], "theirs": "new"}
+            ),
+            id="annotation added",
+        ),
+        pytest.param(
+            with_metadata(MARKED, annotations={SKIP_RECLAIM_ANNOTATION: "true"}),
+            with_metadata(WANTED, annotations={}),
+            id="annotation gone",
+        ),
+        pytest.param(
+            with_spec(MARKED, capacity={"storage": "2Gi"}),
+            with_spec(WANTED, capacity={"storage": "2Gi"}),
+            id="resized",
+        ),
+        pytest.param(
+            with_spec(MARKED, volumeAttributesClassName="silver"),
+            with_spec(WANTED, volumeAttributesClassName="silver"),
+            id="attributes class",
+        ),
+        pytest.param(
+            with_spec(MARKED, aFieldFromTheFuture=None),
+            with_spec(WANTED, aFieldFromTheFuture=None),
+            id="a field that this code does not know went",
+        ),
+        pytest.param(
+            with_metadata(MARKED, finalizers=[FINALIZER]), WANTED, id="finalizers went, come back"
+        ),
+        pytest.param(
+            with_metadata(MARKED, finalizers=[FINALIZER, "example.com/new"]),
+            with_metadata(WANTED, finalizers=[PROTECTION, PROVISIONER, "example.com/new"]),
+            id="a new finalizer counts",
+        ),
+        pytest.param(
+            with_spec(MARKED, persistentVolumeReclaimPolicy="Recycle"),
+            with_spec(WANTED, persistentVolumeReclaimPolicy="Recycle"),
+            id="a policy that somebody set counts",
+        ),
+        pytest.param(
+            with_spec(MARKED, nodeAffinity=on_node("node-c").manifest()),
+            WANTED,
+            id="another affinity does not count",
+        ),
+        pytest.param(with_spec(MARKED, claimRef=None), WANTED, id="a lost claimRef does not count"),
+        pytest.param(
+            with_spec(MARKED, claimRef={**OWNED["spec"]["claimRef"], "name": "other"}),
+            WANTED,
+            id="another claimRef does not count",
+        ),
+    ],
+)
+def test_what_others_changed_meanwhile_is_taken_over(seen: Json, expected: Json) -> None:
+    assert taken_over(WANTED, seen) == expected
+
+
+def test_a_skip_reclaim_that_was_there_before_stays() -> None:
+    pv = with_metadata(OWNED, annotations={SKIP_RECLAIM_ANNOTATION: "true"})
+    wanted = recreated(pv, on_node("node-b"))
+
+    assert taken_over(wanted, marked(pv)) == wanted
+    assert annotations_of(wanted) == {SKIP_RECLAIM_ANNOTATION: "true"}
+
+
+def test_a_volume_that_only_wore_our_finalizer_is_as_it_was_wanted() -> None:
+    pv = with_metadata(OWNED, finalizers=[FINALIZER])
+    wanted = recreated(pv, on_node("node-b"))
+
+    assert taken_over(wanted, marked(pv)) == wanted
+
+
+KEYS = st.sampled_from(
+    ["a", "example.com/b", SKIP_RECLAIM_ANNOTATION, MARK_ANNOTATION, ORIGINAL_POLICY_ANNOTATION]
+)
+TEXTS = st.dictionaries(KEYS, st.text(max_size=10))
+FINALIZERS = st.lists(
+    st.sampled_from([PROVISIONER, FINALIZER, "example.com/x"]), unique=True
+).map(lambda others: [PROTECTION, *others])
+
+
+@given(
+    annotations=TEXTS,
+    labels=TEXTS,
+    finalizers=FINALIZERS,
+    policy=st.sampled_from(["Delete", "Retain"]),
+)
+def test_our_own_marks_are_never_taken_for_somebodys_change(
+    annotations: dict[str, str], labels: dict[str, str], finalizers: list[str], policy: str
+) -> None:
+    pv = with_metadata(
+        with_spec(OWNED, persistentVolumeReclaimPolicy=policy),
+        annotations=annotations or None,
+        labels=labels or None,
+        finalizers=finalizers,
+    )
+    wanted = recreated(pv, on_node("node-b"))
+
+    seen = in_phase(pointed_away(terminating(marked(pv))), "Released")
+
+    assert taken_over(wanted, seen) == wanted
+
+
+@given(annotations=TEXTS, finalizers=FINALIZERS)
+def test_taking_over_twice_changes_nothing_more(
+    annotations: dict[str, str], finalizers: list[str]
+) -> None:
+    seen = with_metadata(MARKED, annotations=annotations, finalizers=finalizers)
+
+    once = taken_over(WANTED, seen)
+
+    assert taken_over(once, seen) == once
+
+
+def test_the_like_of_a_volume_is_ready_to_be_created() -> None:
+    body = like(terminating(MARKED))
+
+    assert body["metadata"].keys().isdisjoint({"uid", "resourceVersion", "deletionTimestamp"})

@@ -1,0 +1,425 @@
+"""Notes of unfinished replacements: written, read back, and never trusted."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linstor_affinity_events.adapters.kube_objects import describe
+from linstor_affinity_events.errors import BadNote
+from linstor_affinity_events.model.keys import (
+    CONTEXT_POLICY,
+    SKIP_RECLAIM_ANNOTATION,
+    USES_CONTEXT,
+    VolumeKey,
+)
+from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.note import Note, State, read_note, read_saved
+from tests.model.manifests import (
+    CLAIM_UID,
+    KEY,
+    PV,
+    PV_UID,
+    begun,
+    in_phase,
+    marked,
+    on_node,
+    terminating,
+    volume,
+    with_metadata,
+    with_spec,
+)
+
+Json = dict[str, Any]
+Change = Callable[[Json], object]
+
+NESTED: Any = "deep"
+for _ in range(900):
+    NESTED = [NESTED]
+"""About as deep as the JSON parser lets through."""
+
+
+def fresh(tree: object) -> Json:
+    """As it comes back from where it was kept."""
+    copy: Json = json.loads(json.dumps(tree))
+    return copy
+
+
+def put(*path: str, to: Any) -> Change:
+    """Set one field of a tree, given by the way to it."""
+
+    def change(tree: Json) -> None:
+        for key in path[:-1]:
+            tree = tree[key]
+        tree[path[-1]] = to
+
+    return change
+
+
+def without(*path: str) -> Change:
+    def change(tree: Json) -> None:
+        for key in path[:-1]:
+            tree = tree[key]
+        del tree[path[-1]]
+
+    return change
+
+
+def test_a_note_is_read_as_it_was_written() -> None:
+    note = begun(volume())
+
+    assert read_note(fresh(note.written())) == note
+
+
+def test_a_note_for_a_volume_without_a_claim_is_read_as_it_was_written() -> None:
+    note = begun(with_spec(volume(), claimRef=None)).deleting()
+
+    assert read_note(fresh(note.written())) == note
+
+
+def test_a_note_remembers_what_the_volume_had_before() -> None:
+    pv = with_metadata(volume(), annotations={SKIP_RECLAIM_ANNOTATION: "true"})
+
+    note = read_note(fresh(begun(pv).written()))
+
+    assert (note.policy, note.skip_reclaim) == ("Delete", "true")
+    assert (note.state, note.uid) == (State.PREPARED, PV_UID)
+
+
+def test_a_note_carries_the_version_under_which_it_is_kept() -> None:
+    assert read_note(begun(volume()).written(), version="uid/7").version == "uid/7"
+
+
+JUNK: list[Any] = [None, True, 0, 1.5, "text", "", [], ["x"], {}, {"a": {"b": []}}]
+
+
+@pytest.mark.parametrize("tree", [*JUNK, [begun(volume()).written()]])
+def test_what_is_no_note_is_refused(tree: object) -> None:
+    with pytest.raises(BadNote):
+        read_note(tree)
+
+
+HOSTILE = [
+    pytest.param(put("format", to=2), id="another format"),
+    pytest.param(put("format", to="1"), id="a format that is text"),
+    pytest.param(without("format"), id="no format"),
+    pytest.param(put("pv", to="pvc-2"), id="another volume's name"),
+    pytest.param(put("pv", to=["pvc-1"]), id="a name in a list"),
+    pytest.param(put("volume", to="pvc-2/0"), id="another handle beside the manifest"),
+    pytest.param(put("volume", to="pvc-1"), id="a handle in another spelling"),
+    pytest.param(without("volume"), id="no handle"),
+    pytest.param(put("wanted", "spec", "csi", "volumeHandle", to="pvc-2"), id="another handle"),
+    pytest.param(put("wanted", "spec", "csi", "volumeHandle", to="pvc-1/x"), id="no handle at all"),
+    pytest.param(put("wanted", "spec", "csi", "volumeHandle", to=1), id="a handle that is a number"),
+    pytest.param(without("wanted", "spec", "csi", "volumeHandle"), id="a source without a handle"),
+    pytest.param(put("state", to="creating"), id="an unknown state"),
+    pytest.param(put("state", to=None), id="no state"),
+    pytest.param(put("state", to=["prepared"]), id="a state in a list"),
+    pytest.param(put("state", to={"prepared": 1}), id="a state that is an object"),
+    pytest.param(put("uid", to=""), id="an empty uid"),
+    pytest.param(put("uid", to=7), id="a uid that is a number"),
+    pytest.param(without("uid"), id="no uid"),
+    pytest.param(put("holder", to=None), id="a holder that is no text"),
+    pytest.param(put("claim", to=None), id="no claim beside a claimRef"),
+    pytest.param(put("claim", "name", to="other"), id="another claim"),
+    pytest.param(put("claim", "namespace", to="kube-system"), id="another namespace"),
+    pytest.param(put("claim", "uid", to="other"), id="another claim's uid"),
+    pytest.param(put("claim", "extra", to=1), id="a claim that says more"),
+    pytest.param(put("claim", to="default/data"), id="a claim that is text"),
+    pytest.param(without("wanted", "spec", "claimRef"), id="a claim without a claimRef"),
+    pytest.param(put("wanted", to=None), id="no manifest"),
+    pytest.param(put("wanted", to=[]), id="a manifest that is a list"),
+]
+
+HOSTILE_MANIFESTS = [
+    pytest.param(put("kind", to="Pod"), id="a pod"),
+    pytest.param(put("kind", to=None), id="a kind that is null"),
+    pytest.param(put("kind", to=["PersistentVolume"]), id="a kind in a list"),
+    pytest.param(put("apiVersion", to="v2"), id="another version"),
+    pytest.param(put("apiVersion", to=[]), id="a version that is a list"),
+    pytest.param(without("metadata"), id="no metadata"),
+    pytest.param(put("metadata", to=[]), id="metadata in a list"),
+    pytest.param(without("spec"), id="no spec"),
+    pytest.param(put("spec", to="text"), id="a spec that is text"),
+    pytest.param(put("metadata", "name", to="../secrets/x"), id="a name that is a path"),
+    pytest.param(put("metadata", "name", to="a/b"), id="a name with a slash"),
+    pytest.param(put("metadata", "name", to="pvc-1?dryRun=All"), id="a name with a query"),
+    pytest.param(put("metadata", "name", to="PVC-1"), id="a name in upper case"),
+    pytest.param(put("metadata", "name", to="pvc-1\n"), id="a name with a line break"),
+    pytest.param(put("metadata", "name", to=""), id="an empty name"),
+    pytest.param(put("metadata", "name", to="x" * 254), id="a long name"),
+    pytest.param(put("metadata", "name", to=7), id="a name that is a number"),
+    pytest.param(without("metadata", "name"), id="no name"),
+    pytest.param(put("metadata", "labels", to=["x"]), id="labels in a list"),
+    pytest.param(put("metadata", "labels", to={"x": 1}), id="a label that is a number"),
+    pytest.param(put("metadata", "annotations", to="x"), id="annotations that are text"),
+    pytest.param(put("metadata", "annotations", to={"x": None}), id="an annotation that is null"),
+    pytest.param(put("metadata", "finalizers", to="x"), id="finalizers that are text"),
+    pytest.param(put("metadata", "finalizers", to=[{}]), id="a finalizer that is an object"),
+    pytest.param(put("metadata", "uid", to=[]), id="a uid in a list"),
+    pytest.param(put("spec", "csi", "driver", to="ebs.csi.aws.com"), id="another driver"),
+    pytest.param(put("spec", "csi", "driver", to=[]), id="a driver in a list"),
+    pytest.param(put("spec", "csi", to=None), id="no source"),
+    pytest.param(put("spec", "csi", to="linstor.csi.linbit.com"), id="a source that is text"),
+    pytest.param(put("spec", "hostPath", to={"path": "/"}), id="a host path beside it"),
+    pytest.param(put("spec", "local", to={"path": "/etc"}), id="a local path beside it"),
+    pytest.param(put("spec", "nfs", to={"server": "x", "path": "/"}), id="NFS beside it"),
+    pytest.param(put("spec", "flexVolume", to={}), id="a flex volume beside it"),
+    pytest.param(put("spec", "hostPath", to=None), id="a host path that is null"),
+    pytest.param(
+        put("spec", "persistentVolumeReclaimPolicy", to="Destroy"), id="an unknown policy"
+    ),
+    pytest.param(put("spec", "persistentVolumeReclaimPolicy", to=None), id="a policy that is null"),
+    pytest.param(put("spec", "persistentVolumeReclaimPolicy", to=[]), id="a policy in a list"),
+    pytest.param(put("spec", "persistentVolumeReclaimPolicy", to={}), id="a policy as an object"),
+    pytest.param(put("spec", "claimRef", to="default/data"), id="a claimRef that is text"),
+    pytest.param(put("spec", "claimRef", to=["x"]), id="a claimRef in a list"),
+    pytest.param(put("spec", "claimRef", "name", to=7), id="a claim's name that is a number"),
+    pytest.param(put("spec", "claimRef", "namespace", to=None), id="a namespace that is null"),
+    pytest.param(put("spec", "claimRef", "uid", to={}), id="a claim's uid that is an object"),
+    pytest.param(put("spec", "nodeAffinity", to="x"), id="an affinity that is text"),
+    pytest.param(put("spec", "capacity", to=[]), id="a capacity in a list"),
+    pytest.param(put("spec", "aFieldFromTheFuture", to=NESTED), id="nested without end"),
+]
+
+
+@pytest.mark.parametrize("change", HOSTILE)
+def test_a_hostile_note_is_refused(change: Change) -> None:
+    tree = fresh(begun(volume()).written())
+    change(tree)
+
+    with pytest.raises(BadNote):
+        read_note(tree)
+
+
+@pytest.mark.parametrize("change", HOSTILE_MANIFESTS)
+def test_a_note_with_a_hostile_manifest_is_refused(change: Change) -> None:
+    tree = fresh(begun(volume()).written())
+    change(tree["wanted"])
+
+    with pytest.raises(BadNote):
+        read_note(tree)
+
+
+@pytest.mark.parametrize("field", ["uid", "resourceVersion", "deletionTimestamp"])
+def test_a_note_whose_manifest_says_what_the_server_sets_is_refused(field: str) -> None:
+    tree = fresh(begun(volume()).written())
+    tree["wanted"]["metadata"][field] = "x"
+
+    with pytest.raises(BadNote):
+        read_note(tree)
+
+
+def test_why_a_note_is_refused_is_short_whatever_was_in_it() -> None:
+    tree = fresh(begun(volume()).written())
+    tree["pv"] = "x" * 100_000
+
+    with pytest.raises(BadNote) as refused:
+        read_note(tree)
+
+    assert len(str(refused.value)) < 300
+
+
+SOME_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+PLACES = [
+    ("format",),
+    ("pv",),
+    ("volume",),
+    ("uid",),
+    ("claim",),
+    ("state",),
+    ("holder",),
+    ("wanted",),
+    ("wanted", "apiVersion"),
+    ("wanted", "kind"),
+    ("wanted", "metadata"),
+    ("wanted", "metadata", "name"),
+    ("wanted", "metadata", "labels"),
+    ("wanted", "metadata", "annotations"),
+    ("wanted", "metadata", "finalizers"),
+    ("wanted", "spec"),
+    ("wanted", "spec", "csi"),
+    ("wanted", "spec", "csi", "driver"),
+    ("wanted", "spec", "csi", "volumeHandle"),
+    ("wanted", "spec", "claimRef"),
+    ("wanted", "spec", "claimRef", "uid"),
+    ("wanted", "spec", "persistentVolumeReclaimPolicy"),
+    ("wanted", "spec", "nodeAffinity"),
+    ("wanted", "spec", "capacity"),
+]
+
+
+@given(place=st.sampled_from(PLACES), value=SOME_JSON)
+def test_whatever_stands_anywhere_it_is_a_note_or_refused(
+    place: tuple[str, ...], value: object
+) -> None:
+    tree = fresh(begun(volume()).written())
+    put(*place, to=value)(tree)
+
+    try:
+        note = read_note(tree)
+    except BadNote:
+        return
+
+    assert (note.pv, note.key) == (PV, KEY)
+    assert note.wanted["spec"]["csi"]["driver"] == "linstor.csi.linbit.com"
+
+
+def saved(**changes: Any) -> Json:
+    """As the reference controller keeps it: the volume as it was read, already marked by it."""
+    pv = in_phase(volume(**changes), "Bound")
+    pv["metadata"]["annotations"] = {**pv["metadata"]["annotations"], SKIP_RECLAIM_ANNOTATION: "true"}
+    return fresh(pv)
+
+
+def test_a_saved_volume_becomes_a_note_of_ours() -> None:
+    note = read_saved(saved(), KEY, affinity=on_node("node-b"))
+
+    assert (note.pv, note.key, note.uid) == (PV, KEY, PV_UID)
+    assert (note.state, note.holder) == (State.DELETING, "")
+    assert note.claim is not None
+    assert note.claim.uid == CLAIM_UID
+    assert note.wanted["spec"]["nodeAffinity"] == on_node("node-b").manifest()
+
+
+def test_a_saved_volume_keeps_its_own_affinity_where_none_is_known() -> None:
+    note = read_saved(saved(), KEY, affinity=None)
+
+    assert note.wanted["spec"]["nodeAffinity"] == on_node("node-a").manifest()
+
+
+def test_the_skip_reclaim_of_a_saved_volume_is_dropped() -> None:
+    note = read_saved(saved(), KEY, affinity=None)
+
+    assert note.skip_reclaim is None
+
+
+def test_a_saved_volume_need_not_say_its_kind() -> None:
+    tree = saved()
+    del tree["kind"], tree["apiVersion"]
+
+    note = read_saved(tree, KEY, affinity=None)
+
+    assert (note.wanted["kind"], note.wanted["apiVersion"]) == ("PersistentVolume", "v1")
+
+
+def test_a_saved_volume_becomes_a_note_that_can_be_read_back() -> None:
+    note = read_saved(terminating(marked(saved())), KEY, affinity=on_node("node-b"))
+
+    assert read_note(fresh(note.written())) == note
+
+
+@pytest.mark.parametrize("handle", ["pvc-1", "PVC-1", "pvc-1/0", "pvc-1/00"])
+def test_a_saved_volume_may_spell_its_handle_in_any_way(handle: str) -> None:
+    csi = {"driver": "linstor.csi.linbit.com", "volumeHandle": handle}
+
+    assert read_saved(saved(csi=csi), KEY, affinity=None).key == KEY
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(VolumeKey(ResourceName("pvc-2")), id="another definition"),
+        pytest.param(VolumeKey(ResourceName("pvc-1"), 1), id="another volume of the definition"),
+    ],
+)
+def test_a_saved_volume_is_only_good_where_it_belongs(key: VolumeKey) -> None:
+    with pytest.raises(BadNote, match="it was found at"):
+        read_saved(saved(), key, affinity=None)
+
+
+def test_a_saved_volume_without_a_uid_is_refused() -> None:
+    tree = saved()
+    del tree["metadata"]["uid"]
+
+    with pytest.raises(BadNote):
+        read_saved(tree, KEY, affinity=None)
+
+
+@pytest.mark.parametrize("tree", JUNK)
+def test_what_is_no_saved_volume_is_refused(tree: object) -> None:
+    with pytest.raises(BadNote):
+        read_saved(tree, KEY, affinity=None)
+
+
+@pytest.mark.parametrize("change", HOSTILE_MANIFESTS)
+def test_a_hostile_saved_volume_is_refused(change: Change) -> None:
+    tree = saved()
+    change(tree)
+
+    with pytest.raises(BadNote):
+        read_saved(tree, KEY, affinity=on_node("node-b"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(put("spec", "nodeAffinity", to={"required": "x"}), id="text for terms"),
+        pytest.param(
+            put("spec", "nodeAffinity", to={"required": {"nodeSelectorTerms": ["x"]}}),
+            id="a term that is text",
+        ),
+        pytest.param(
+            put("spec", "nodeAffinity", to={"required": {"nodeSelectorTerms": 7}}),
+            id="terms that are a number",
+        ),
+        pytest.param(
+            put(
+                "spec",
+                "nodeAffinity",
+                to={"required": {"nodeSelectorTerms": [{"matchExpressions": ["x"]}]}},
+            ),
+            id="an expression that is text",
+        ),
+        pytest.param(
+            put(
+                "spec",
+                "nodeAffinity",
+                to={"required": {"nodeSelectorTerms": [{"matchExpressions": [{"values": 7}]}]}},
+            ),
+            id="values that are a number",
+        ),
+        pytest.param(
+            put("spec", "csi", "volumeAttributes", to=[USES_CONTEXT]), id="attributes in a list"
+        ),
+        pytest.param(
+            put("spec", "csi", "volumeAttributes", to={USES_CONTEXT: "", CONTEXT_POLICY: ["x"]}),
+            id="a policy in a list",
+        ),
+        pytest.param(put("spec", "storageClassName", to=["x"]), id="a class in a list"),
+        pytest.param(put("spec", "storageClassName", to={"x": 1}), id="a class as an object"),
+    ],
+)
+def test_a_saved_volume_that_passes_can_be_decided_on(change: Change) -> None:
+    tree = saved()
+    change(tree)
+
+    try:
+        note = read_saved(tree, KEY, affinity=None)
+    except BadNote:
+        return
+
+    volume = describe(note.wanted)
+    assert volume is not None
+    assert isinstance(volume.storage_class, str)
+
+
+def test_a_note_that_moved_on_keeps_all_else() -> None:
+    note = begun(volume())
+
+    assert note.deleting() == Note(
+        pv=note.pv,
+        key=note.key,
+        uid=note.uid,
+        claim=note.claim,
+        state=State.DELETING,
+        wanted=note.wanted,
+        holder=note.holder,
+    )

@@ -1,0 +1,498 @@
+"""The order of a replacement, step by step and from every place where it may have stopped."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    MARK_ANNOTATION,
+    ORIGINAL_POLICY_ANNOTATION,
+    OURSELVES,
+    SKIP_RECLAIM_ANNOTATION,
+)
+from linstor_affinity_events.model.manifest import (
+    annotations_of,
+    finalizers_of,
+    is_marked,
+    is_safe_to_go,
+    kept,
+    like,
+    mark_patch,
+    taken_over,
+    tombstone_patch,
+    unmark_patch,
+)
+from linstor_affinity_events.model.note import Note, State
+from linstor_affinity_events.model.replacement import (
+    AwaitBinder,
+    Create,
+    Delete,
+    Drop,
+    LookAtClaim,
+    Mark,
+    Outcome,
+    PointAway,
+    Remove,
+    Save,
+    Sight,
+    Step,
+    Unmark,
+    next_step,
+)
+from tests.model.manifests import (
+    PROTECTION,
+    PROVISIONER,
+    applied,
+    begun,
+    claim,
+    in_phase,
+    marked,
+    pointed_away,
+    terminating,
+    volume,
+    with_metadata,
+    with_spec,
+)
+
+Json = dict[str, Any]
+
+PLAIN = volume()
+MARKED = marked(PLAIN)
+GOING = terminating(MARKED)
+POINTED = pointed_away(GOING)
+LET_GO = in_phase(POINTED, "Released")
+UNCLAIMED = with_spec(PLAIN, claimRef=None)
+
+PREPARED = begun(PLAIN)
+DELETING = PREPARED.deleting()
+SAVED = replace(DELETING, holder="")
+"""Taken over from the reference controller, which has no finalizer of its own."""
+
+RELABELLED = {"labels": {"team": "red"}}
+
+
+def remade(pv: Json, *, by: str = OURSELVES) -> Json:
+    return with_metadata(pv, uid="pv-uid-2", managedFields=[{"manager": by}])
+
+
+def test_the_one_who_wrote_the_note_marks_the_volume() -> None:
+    step = next_step(PREPARED, Sight(pv=PLAIN, begun_here=True))
+
+    assert step == Mark(mark_patch(PLAIN))
+
+
+def test_anybody_else_takes_an_untouched_note_for_stale() -> None:
+    assert next_step(PREPARED, Sight(pv=PLAIN)) == Drop(Outcome.STALE)
+
+
+@pytest.mark.parametrize("begun_here", [True, False])
+def test_before_the_deletion_the_note_says_that_it_may_have_come(begun_here: bool) -> None:
+    step = next_step(PREPARED, Sight(pv=MARKED, begun_here=begun_here))
+
+    assert step == Save(DELETING)
+
+
+@pytest.mark.parametrize("begun_here", [True, False])
+def test_a_marked_volume_with_such_a_note_is_deleted(begun_here: bool) -> None:
+    assert next_step(DELETING, Sight(pv=MARKED, begun_here=begun_here)) == Delete()
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(with_metadata(MARKED, labels={"team": "red"}), id="label"),
+        pytest.param(with_spec(MARKED, capacity={"storage": "2Gi"}), id="capacity"),
+        pytest.param(with_spec(MARKED, aFieldFromTheFuture=1), id="a field from the future"),
+        pytest.param(with_spec(MARKED, claimRef=None), id="claim gone"),
+        pytest.param(
+            with_spec(MARKED, claimRef={**PLAIN["spec"]["claimRef"], "uid": "other"}),
+            id="another claim",
+        ),
+    ],
+)
+def test_a_volume_that_changed_before_its_deletion_gets_its_marks_taken_back(seen: Json) -> None:
+    step = next_step(DELETING, Sight(pv=seen, begun_here=True))
+
+    assert step == Unmark(unmark_patch(seen, "Delete", None), Outcome.UNWOUND)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(with_spec(MARKED, persistentVolumeReclaimPolicy="Delete"), id="policy"),
+        pytest.param(with_metadata(MARKED, annotations={}), id="skip-reclaim"),
+    ],
+)
+@pytest.mark.parametrize("note", [PREPARED, DELETING])
+def test_when_somebody_takes_back_a_mark_the_rest_is_taken_back(seen: Json, note: Note) -> None:
+    step = next_step(note, Sight(pv=seen, begun_here=True))
+
+    assert step == Unmark(
+        unmark_patch(seen, "Delete", None),
+        Outcome.UNWOUND,
+    )
+
+
+def test_a_volume_whose_marks_are_gone_is_left_alone() -> None:
+    assert next_step(DELETING, Sight(pv=PLAIN)) == Drop(Outcome.STALE)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain"), id="Retain"),
+        pytest.param(
+            with_metadata(PLAIN, annotations={SKIP_RECLAIM_ANNOTATION: "true"}), id="skip-reclaim"
+        ),
+    ],
+)
+def test_what_the_reference_left_half_done_is_taken_back(seen: Json) -> None:
+    step = next_step(SAVED, Sight(pv=seen))
+
+    assert step == Unmark(unmark_patch(seen, "Delete", None), Outcome.UNWOUND)
+
+
+def test_what_the_reference_did_not_touch_is_left_alone() -> None:
+    assert next_step(SAVED, Sight(pv=PLAIN)) == Drop(Outcome.STALE)
+
+
+def test_a_deletion_before_ours_is_theirs() -> None:
+    assert next_step(PREPARED, Sight(pv=terminating(PLAIN))) == Drop(Outcome.THEIRS)
+
+
+def test_a_deletion_between_our_marks_and_our_own_is_theirs() -> None:
+    step = next_step(PREPARED, Sight(pv=GOING, begun_here=True))
+
+    assert step == Unmark(unmark_patch(GOING, "Delete", None), Outcome.THEIRS)
+
+
+def test_a_volume_that_went_before_we_deleted_it_is_theirs() -> None:
+    assert next_step(PREPARED, Sight(pv=None)) == Drop(Outcome.THEIRS)
+
+
+def test_a_policy_that_was_put_back_while_it_goes_is_made_safe_again() -> None:
+    seen = with_spec(GOING, persistentVolumeReclaimPolicy="Delete")
+
+    assert next_step(DELETING, Sight(pv=seen)) == Mark(mark_patch(seen))
+
+
+def test_a_skip_reclaim_that_was_removed_while_it_goes_is_put_back() -> None:
+    seen = with_metadata(GOING, annotations={})
+
+    step = next_step(replace(DELETING, wanted=taken_over(DELETING.wanted, seen)), Sight(pv=seen))
+
+    assert step == Mark(mark_patch(seen))
+
+
+def test_a_policy_that_a_user_set_while_it_goes_is_noted_before_it_is_made_safe() -> None:
+    seen = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
+
+    step = next_step(DELETING, Sight(pv=seen))
+
+    assert isinstance(step, Save)
+    assert step.note.policy == "Recycle"
+    assert next_step(step.note, Sight(pv=seen)) == Mark(mark_patch(seen))
+
+
+def test_a_policy_that_a_user_set_while_it_goes_comes_back_with_the_volume() -> None:
+    note = replace(DELETING, wanted=taken_over(DELETING.wanted, GOING))
+    seen = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
+    step = next_step(note, Sight(pv=seen))
+    assert isinstance(step, Save)
+
+    last = next_step(step.note, Sight(pv=None, claim=claim(), claim_known=True))
+
+    assert isinstance(last, Create)
+    assert last.body["spec"]["persistentVolumeReclaimPolicy"] == "Recycle"
+
+
+def test_the_claim_reference_of_a_going_volume_points_to_a_tombstone() -> None:
+    assert next_step(DELETING, Sight(pv=GOING)) == PointAway(tombstone_patch(GOING))
+
+
+def test_then_the_binder_is_waited_for() -> None:
+    assert next_step(DELETING, Sight(pv=POINTED)) == AwaitBinder()
+
+
+def test_a_tombstone_that_the_binder_repaired_is_set_again() -> None:
+    repaired = with_spec(POINTED, claimRef=PLAIN["spec"]["claimRef"])
+
+    assert next_step(DELETING, Sight(pv=repaired)) == PointAway(tombstone_patch(repaired))
+
+
+def test_a_tombstone_that_the_binder_repaired_after_its_write_is_set_again() -> None:
+    repaired = with_spec(LET_GO, claimRef=PLAIN["spec"]["claimRef"])
+
+    assert next_step(DELETING, Sight(pv=repaired)) == PointAway(tombstone_patch(repaired))
+
+
+@pytest.mark.parametrize(
+    "sight",
+    [
+        pytest.param(Sight(pv=LET_GO), id="the binder has written"),
+        pytest.param(Sight(pv=POINTED, guard_over=True), id="the binder had its time"),
+        pytest.param(Sight(pv=GOING, unpointable=True), id="the claimRef can't be changed"),
+        pytest.param(
+            Sight(pv=with_spec(GOING, claimRef=None)), id="somebody dropped the claimRef"
+        ),
+    ],
+)
+def test_then_the_claim_is_looked_at(sight: Sight) -> None:
+    assert next_step(DELETING, sight) == LookAtClaim()
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(with_metadata(LET_GO, labels={"team": "red"}), id="label"),
+        pytest.param(with_spec(LET_GO, capacity={"storage": "2Gi"}), id="capacity"),
+    ],
+)
+def test_what_others_changed_is_noted_before_the_volume_goes(seen: Json) -> None:
+    step = next_step(DELETING, Sight(pv=seen, claim=claim(), claim_known=True))
+
+    assert step == Save(DELETING.wanting(taken_over(DELETING.wanted, seen)))
+
+
+@pytest.mark.parametrize("its_claim", [claim(), None])
+def test_once_the_claim_is_known_the_volume_goes(its_claim: Json | None) -> None:
+    step = next_step(DELETING, Sight(pv=LET_GO, claim=its_claim, claim_known=True))
+
+    assert step == Remove()
+
+
+def test_without_a_claim_the_volume_goes_at_once() -> None:
+    note = begun(UNCLAIMED).deleting()
+
+    assert next_step(note, Sight(pv=terminating(marked(UNCLAIMED)))) == Remove()
+
+
+def test_once_it_is_gone_the_claim_is_looked_at_by_whoever_comes_fresh() -> None:
+    assert next_step(DELETING, Sight(pv=None)) == LookAtClaim()
+
+
+def test_with_its_claim_as_it_was_the_volume_comes_back_as_wanted() -> None:
+    step = next_step(DELETING, Sight(pv=None, claim=claim(), claim_known=True))
+
+    assert step == Create(DELETING.wanted, Outcome.DONE)
+
+
+def test_without_a_claim_the_volume_comes_back_as_wanted() -> None:
+    note = begun(UNCLAIMED).deleting()
+
+    assert next_step(note, Sight(pv=None)) == Create(note.wanted, Outcome.DONE)
+
+
+@pytest.mark.parametrize(
+    "its_claim",
+    [
+        pytest.param(None, id="gone"),
+        pytest.param(claim(metadata={"uid": "other"}), id="another one of that name"),
+        pytest.param(claim(volumeName="pvc-2"), id="bound elsewhere"),
+        pytest.param(claim(volumeName=""), id="unbound"),
+    ],
+)
+def test_without_its_claim_the_volume_comes_back_retained(its_claim: Json | None) -> None:
+    step = next_step(DELETING, Sight(pv=None, claim=its_claim, claim_known=True))
+
+    assert step == Create(kept(DELETING.wanted), Outcome.KEPT)
+    assert isinstance(step, Create)
+    assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
+
+
+def test_a_volume_that_we_made_ends_it() -> None:
+    assert next_step(DELETING, Sight(pv=remade(PLAIN))) == Drop(Outcome.DONE)
+
+
+@pytest.mark.parametrize("note", [PREPARED, DELETING])
+def test_a_volume_that_somebody_else_made_makes_the_note_stale(note: Note) -> None:
+    step = next_step(note, Sight(pv=remade(PLAIN, by="kubectl")))
+
+    assert step == Drop(Outcome.STALE)
+
+
+def test_a_volume_that_we_made_and_somebody_deleted_is_not_made_again() -> None:
+    step = next_step(DELETING, Sight(pv=terminating(remade(PLAIN))))
+
+    assert step == Drop(Outcome.STALE)
+
+
+class Stopped(Exception):
+    """The power went."""
+
+
+class Play:
+    """One replacement in a world of one volume; whoever plays sees what is there."""
+
+    def __init__(self, pv: Json, its_claim: Json | None) -> None:
+        self.pv: Json | None = pv
+        self.claim = its_claim
+        self.note: Note | None = begun(pv)
+        self.sight = Sight(pv=pv, begun_here=True)
+        self.steps: list[type[Step]] = []
+        self.outcome: Outcome | None = None
+
+    def restart(self) -> None:
+        """Forget all that is known."""
+        self.sight = Sight(pv=self.pv)
+
+    def step(self) -> None:
+        assert self.note is not None
+        step = next_step(self.note, self.sight)
+        self.steps.append(type(step))
+        match step:
+            case Mark(patch) | PointAway(patch):
+                self._patched(patch)
+            case Save(note):
+                self.note = note
+            case Delete():
+                assert self.pv is not None
+                assert is_marked(self.pv)
+                assert self.note.state is State.DELETING
+                self._see(terminating(self.pv))
+            case AwaitBinder():
+                assert self.pv is not None
+                self._see(in_phase(self.pv, "Released"))
+            case LookAtClaim():
+                self.sight = replace(self.sight, claim=self.claim, claim_known=True)
+            case Remove():
+                assert self.pv is not None
+                assert is_safe_to_go(self.pv)
+                assert taken_over(self.note.wanted, self.pv) == self.note.wanted
+                self._see(None)
+            case Create(body, outcome):
+                assert self.pv is None
+                made = {**body, "status": {"phase": "Bound"}}
+                made["metadata"] = {**made["metadata"], "resourceVersion": "9000"}
+                self._see(remade(made))
+                self.outcome = outcome
+            case Unmark(patch, outcome):
+                self._patched(patch)
+                self.note, self.outcome = None, outcome
+            case Drop(outcome):
+                self.note, self.outcome = None, self.outcome or outcome
+
+    def to_the_end(self) -> None:
+        for _ in range(50):
+            if self.note is None:
+                return
+            self.step()
+        raise AssertionError(f"it goes round in circles: {self.steps}")
+
+    def _patched(self, patch: Json) -> None:
+        assert self.pv is not None
+        self._see(applied(self.pv, patch))
+
+    def _see(self, pv: Json | None) -> None:
+        self.pv = pv
+        self.sight = replace(self.sight, pv=pv)
+
+
+def test_undisturbed_the_steps_come_in_this_order() -> None:
+    play = Play(PLAIN, claim())
+
+    play.to_the_end()
+
+    assert play.steps == [
+        Mark,
+        Save,
+        Delete,
+        PointAway,
+        AwaitBinder,
+        LookAtClaim,
+        Remove,
+        Create,
+        Drop,
+    ]
+
+
+@pytest.mark.parametrize("done_before", range(1, 9))
+def test_whoever_goes_on_after_a_crash_ends_it_the_same_way(done_before: int) -> None:
+    play = Play(PLAIN, claim())
+    for _ in range(done_before):
+        play.step()
+
+    play.restart()
+    play.to_the_end()
+
+    assert play.outcome is Outcome.DONE
+    assert play.pv is not None
+    assert like(play.pv) == PREPARED.wanted
+
+
+def test_a_crash_before_anything_was_done_leaves_the_volume_as_it_was() -> None:
+    play = Play(PLAIN, claim())
+
+    play.restart()
+    play.to_the_end()
+
+    assert (play.outcome, play.pv) == (Outcome.STALE, PLAIN)
+
+
+@pytest.mark.parametrize("done_before", range(9))
+def test_two_that_play_at_once_do_no_harm(done_before: int) -> None:
+    """Each sees what the other did only after a conflict, which makes it look afresh."""
+    play = Play(PLAIN, claim())
+    for number in range(9):
+        if number >= done_before:
+            play.restart()
+        if play.note is not None:
+            play.step()
+
+    play.to_the_end()
+
+    assert play.pv is not None
+    assert play.outcome in {Outcome.DONE, Outcome.STALE}
+    assert FINALIZER not in finalizers_of(play.pv)
+    assert play.pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+
+
+DISTURBANCES = ["crash", "label", "resize", "policy", "unpoint", "claim", "finalizers", "none"]
+
+
+def disturb(play: Play, what: str) -> None:
+    """Let somebody else do something, which a conflict then tells of."""
+    pv = play.pv
+    if what == "claim":
+        play.claim = None
+    elif pv is None or "deletionTimestamp" not in pv["metadata"]:
+        pass
+    elif what == "label":
+        play.pv = with_metadata(pv, labels={"team": "red"})
+    elif what == "resize":
+        play.pv = with_spec(pv, capacity={"storage": "2Gi"})
+    elif what == "policy":
+        play.pv = with_spec(pv, persistentVolumeReclaimPolicy="Delete")
+    elif what == "unpoint":
+        play.pv = with_spec(pv, claimRef=PLAIN["spec"]["claimRef"])
+    elif what == "finalizers":
+        dropped = [f for f in finalizers_of(pv) if f not in {PROTECTION, PROVISIONER}]
+        play.pv = with_metadata(pv, finalizers=dropped)
+    if what != "none":
+        play.restart()
+
+
+@given(script=st.lists(st.sampled_from(DISTURBANCES), max_size=14))
+def test_whatever_happens_on_the_way_nothing_is_lost(script: list[str]) -> None:
+    play = Play(PLAIN, claim())
+    play.step()
+
+    for what in script:
+        disturb(play, what)
+        if play.note is not None:
+            play.step()
+    play.to_the_end()
+
+    assert play.pv is not None
+    assert "deletionTimestamp" not in play.pv["metadata"]
+    assert {FINALIZER, MARK_ANNOTATION, SKIP_RECLAIM_ANNOTATION}.isdisjoint(
+        {*finalizers_of(play.pv), *annotations_of(play.pv)}
+    )
+    assert play.pv["spec"]["claimRef"] == PLAIN["spec"]["claimRef"]
+    assert finalizers_of(play.pv) == [PROTECTION, PROVISIONER]
+    kept_back = play.outcome is Outcome.KEPT
+    assert play.pv["spec"]["persistentVolumeReclaimPolicy"] == ("Retain" if kept_back else "Delete")
