@@ -58,6 +58,7 @@ class Sweeper:
         self._causes: list[str] = []
         self._wanted = asyncio.Event()
         self._bulk_from = float("-inf")
+        self._begun = 0.0
         self.failure: str | None = "no full pass has ended yet"
         """Why the last pass failed; None once one has ended well."""
 
@@ -69,8 +70,10 @@ class Sweeper:
 
     async def run(self) -> None:
         """Pass for ever; a pass that fails is begun again with growing delays."""
+        self._begun = asyncio.get_running_loop().time()
         while True:
             cause = await self._next_cause()
+            self._begun = asyncio.get_running_loop().time()
             if not self._leadership.leading and self.failure is None:
                 # Once it is known that all could be read, the one who leads passes for all.
                 continue
@@ -86,11 +89,11 @@ class Sweeper:
                 if self.failure is not None:
                     log.info("full pass ended", extra=facts(cause=cause))
                 self.failure = None
-                await asyncio.sleep(min(SPACING, self._pace))
+                await asyncio.sleep(min(SPACING, self._pace / 2))
 
     async def _next_cause(self) -> str:
         try:
-            async with asyncio.timeout(self._pace):
+            async with asyncio.timeout_at(self._begun + self._pace):
                 await self._wanted.wait()
         except TimeoutError:
             self.request("period")

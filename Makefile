@@ -1,0 +1,53 @@
+# Every target does all its own set-up: git, make and Python are enough to begin with.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: help test test-real demo sandbox bench lint format lock clean
+
+help: ## Say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+$(READY): pyproject.toml requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	touch $@
+
+test: $(READY) ## Run all tests; with a Go toolchain also those on a real Kubernetes
+	$(BIN)/pytest $(ARGS)
+
+test-real: $(READY) ## The same, but a real Kubernetes that is missing is a failure
+	REQUIRE_REAL_PARTS=1 $(BIN)/pytest $(ARGS)
+
+demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Kubernetes
+	$(BIN)/python -m demo $(if $(REAL),--real) $(ARGS)
+
+sandbox: $(READY) ## Leave LINSTOR, Kubernetes and the service running to play with; REAL=1 as above
+	$(BIN)/python -m demo --sandbox $(if $(REAL),--real) $(ARGS)
+
+bench: $(READY) ## Measure from event to PersistentVolume on a real Kubernetes
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(READY) ## Formatters, linters, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+
+format: $(READY) ## Let the formatter decide
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(READY) ## Pin the newest versions of all dependencies, with their hashes
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+		--no-emit-index-url --no-emit-find-links --quiet pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+		--no-emit-index-url --no-emit-find-links --quiet --group dev pyproject.toml -o requirements-dev.txt
+
+clean: ## Remove what was made here; what was built for all checkouts stays in the cache
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,65 @@
+"""What to play, and on what."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from demo.acts import play
+from demo.sandbox import keep_open
+from tests.real_parts.build import BuildError, ensure_built
+from tests.real_parts.cluster import RealCluster
+from tests.stage import clusters
+from tests.stage.clusters import Cluster
+from tests.stage.stage import Stage
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument(
+        "--real", action="store_true", help="on a real kube-apiserver (make demo REAL=1)"
+    )
+    parser.add_argument("--sandbox", action="store_true", help="leave all running (make sandbox)")
+    parser.add_argument("--volumes", type=int, default=30, help="on the node that is evacuated")
+    return parser.parse_args()
+
+
+@asynccontextmanager
+async def cluster_for(given: argparse.Namespace, directory: Path) -> AsyncIterator[Cluster]:
+    if not given.real:
+        async with clusters.fake(directory) as cluster:
+            yield cluster
+        return
+    print(
+        "Real parts: etcd, kube-apiserver, kube-controller-manager "
+        "(the first time they are built, which takes minutes)"
+    )
+    binaries = await asyncio.to_thread(ensure_built)
+    async with (
+        RealCluster(binaries=binaries, directory=directory) as parts,
+        clusters.real(parts) as cluster,
+    ):
+        yield cluster
+
+
+async def main() -> int:
+    given = arguments()
+    with tempfile.TemporaryDirectory(prefix="linstor-affinity-demo-") as scratch:
+        directory = Path(scratch)
+        async with cluster_for(given, directory) as cluster, Stage.of(cluster) as stage:
+            await stage.prepare(nodes=6, zones=2)
+            if given.sandbox:
+                return await keep_open(stage, directory)
+            return await play(stage, directory, volumes=given.volumes)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(main()))
+    except BuildError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

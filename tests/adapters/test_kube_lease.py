@@ -1,0 +1,422 @@
+"""Who leads, in a world where a minute takes one or two seconds."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.adapters.kube_api import KubeApi
+from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
+from tests.adapters.peers import hurried, loads, running
+from tests.contracts.manifests import lease
+from tests.fakes.kube_server import FakeCluster, KubeServer
+
+SPEED = 40
+LEASE = "affinity"
+DURATION, DEADLINE, RETRY = 30.0, 25.0, 10.0
+
+
+class Town:
+    """An API server and those who want to lead; on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.cluster = FakeCluster()
+        self.server = KubeServer(self.cluster)
+        self.told: dict[str, list[bool]] = {}
+        self._apis: list[KubeApi] = []
+
+    def candidate(self, name: str, *, namespace: str = "default") -> LeaseElection:
+        api = KubeApi(loads(self.server.url))
+        self._apis.append(api)
+        self.told[name] = []
+        return LeaseElection(
+            api,
+            namespace=namespace,
+            name=LEASE,
+            identity=name,
+            lease_duration=DURATION,
+            renew_deadline=DEADLINE,
+            retry_period=RETRY,
+            on_change=self.told[name].append,
+            now=lambda: datetime(2026, 11, 23, tzinfo=UTC),
+        )
+
+    def held_by(self, holder: str, **spec: Any) -> None:
+        given = lease(LEASE, holderIdentity=holder, leaseDurationSeconds=30, **spec)
+        self.cluster.create("leases", given, namespace="default")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        stored = self.cluster.get("leases", LEASE, "default")
+        assert stored is not None
+        spec: dict[str, Any] = stored["spec"]
+        return spec
+
+    async def __aenter__(self) -> "Town":
+        await self.server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for api in self._apis:
+            await api.close()
+        await self.server.stop()
+
+
+def play(story: Callable[[Town], Awaitable[None]]) -> None:
+    async def told() -> None:
+        async with Town() as town:
+            await story(town)
+
+    hurried(told, speed=SPEED)
+
+
+def clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def until(holds: Callable[[], bool], *, within: float = 150.0) -> float:
+    """Wait until it is so; answers how long that took."""
+    begun = clock()
+    async with asyncio.timeout(within):
+        while not holds():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.1)
+    return clock() - begun
+
+
+def test_who_comes_first_leads_at_once() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            took = await until(lambda: one.leading)
+
+        assert took < RETRY
+        assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 0)
+        assert town.told["one"] == [True]
+
+    play(story)
+
+
+def test_of_two_candidates_one_leads() -> None:
+    async def story(town: Town) -> None:
+        one, two = town.candidate("one"), town.candidate("two")
+
+        async with running(one.run()), running(two.run()):
+            await until(lambda: one.leading or two.leading)
+            both = 0
+            for _ in range(80):
+                await asyncio.sleep(1.0)
+                both += one.leading and two.leading
+
+        assert both == 0
+        assert sorted([len(town.told["one"]), len(town.told["two"])]) == [0, 1]
+
+    play(story)
+
+
+def test_a_leader_goes_on_leading() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            await asyncio.sleep(3 * DURATION)
+
+            assert one.leading
+        assert town.told["one"] == [True]
+
+    play(story)
+
+
+def test_a_leader_that_releases_hands_over_at_once() -> None:
+    async def story(town: Town) -> None:
+        one, two = town.candidate("one"), town.candidate("two")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+        async with running(two.run()):
+            await until(lambda: two.holder == "one")
+
+            await one.release()
+            took = await until(lambda: two.leading)
+
+        assert not one.leading
+        assert took < RETRY + 5.0
+        assert town.spec["leaseTransitions"] == 1
+
+    play(story)
+
+
+def test_whoever_does_not_lead_releases_nothing() -> None:
+    async def story(town: Town) -> None:
+        town.held_by("ghost")
+        one = town.candidate("one")
+
+        await one.release()
+
+        assert town.spec["holderIdentity"] == "ghost"
+
+    play(story)
+
+
+def test_a_leader_does_not_release_what_another_has_taken() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+        changed = {"spec": {"holderIdentity": "ghost"}}
+        town.cluster.patch("leases", LEASE, changed, namespace="default")
+
+        await one.release()
+
+        assert town.spec["holderIdentity"] == "ghost"
+
+    play(story)
+
+
+def test_a_lease_whose_holder_is_silent_is_taken_when_it_ran_out() -> None:
+    async def story(town: Town) -> None:
+        town.held_by("ghost")
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            took = await until(lambda: one.leading)
+
+        assert DURATION <= took < DURATION + RETRY
+        assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 1)
+
+    play(story)
+
+
+def test_the_times_in_a_lease_mean_nothing() -> None:
+    async def story(town: Town) -> None:
+        # Its holder's clock may be days behind, and it is alive all the same.
+        town.held_by("ghost", renewTime="2001-01-01T00:00:00.000000Z")
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            await asyncio.sleep(DURATION / 2)
+
+            assert not one.leading
+
+    play(story)
+
+
+def test_a_lease_that_is_renewed_is_never_taken() -> None:
+    async def story(town: Town) -> None:
+        town.held_by("ghost")
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            for number in range(6):
+                await asyncio.sleep(DURATION / 2)
+                renewed = {"spec": {"renewTime": f"2026-01-01T00:00:0{number}.000000Z"}}
+                town.cluster.patch("leases", LEASE, renewed, namespace="default")
+
+            assert not one.leading
+        assert town.told["one"] == []
+
+    play(story)
+
+
+def test_a_lease_that_asks_for_longer_gets_longer() -> None:
+    async def story(town: Town) -> None:
+        town.held_by("ghost")
+        town.cluster.patch(
+            "leases", LEASE, {"spec": {"leaseDurationSeconds": 90}}, namespace="default"
+        )
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            took = await until(lambda: one.leading)
+
+        assert took >= 90.0
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"holderIdentity": ""}, id="released"),
+        pytest.param({"holderIdentity": None}, id="nobody's"),
+        pytest.param({"holderIdentity": "one"}, id="our own from before a restart"),
+    ],
+)
+def test_a_lease_that_nobody_else_holds_is_taken_at_once(spec: dict[str, Any]) -> None:
+    async def story(town: Town) -> None:
+        town.held_by("ghost")
+        town.cluster.patch("leases", LEASE, {"spec": spec}, namespace="default")
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            took = await until(lambda: one.leading)
+
+        assert took < RETRY
+
+    play(story)
+
+
+def test_without_answers_leading_ends_before_anybody_else_may_begin() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            await town.server.stop()
+
+            took = await until(lambda: not one.leading)
+            await until(lambda: town.told["one"] == [True, False])
+
+        assert DEADLINE - RETRY - 1.0 <= took <= DEADLINE
+        assert one.failure is not None
+
+    play(story)
+
+
+def test_leading_ends_by_itself_even_if_nothing_runs() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+
+        took = await until(lambda: not one.leading)
+
+        assert took <= DEADLINE
+
+    play(story)
+
+
+def test_a_renewal_whose_answer_comes_too_late_does_not_lengthen_it() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            town.server.faults.add(method="PUT", delay_after=9.0, times=1000)
+            await asyncio.sleep(2 * RETRY)
+            town.server.faults.clear()
+            town.server.faults.add(status=500, times=1000)
+
+            # Counted from the start of the last renewal, not from its answer.
+            took = await until(lambda: not one.leading)
+
+        assert took <= DEADLINE
+
+    play(story)
+
+
+def test_after_an_outage_somebody_leads_again() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            await town.server.stop()
+            await until(lambda: town.told["one"] == [True, False])
+            await town.server.start()
+
+            await until(lambda: town.told["one"] == [True, False, True])
+
+        assert one.failure is None
+
+    play(story)
+
+
+def test_whoever_loses_the_race_for_a_lease_follows() -> None:
+    async def story(town: Town) -> None:
+        town.held_by("")
+        town.server.faults.add(method="PUT", status=409)
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            await until(lambda: len(town.server.log.matching("PUT")) == 1)
+            lost = not one.leading
+            await until(lambda: one.leading)
+
+        assert lost
+
+    play(story)
+
+
+def test_a_leader_whose_renewal_meets_a_conflict_looks_again() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            town.server.faults.add(method="PUT", status=409)
+            await asyncio.sleep(3 * RETRY)
+
+            assert one.leading
+        assert town.told["one"] == [True]
+
+    play(story)
+
+
+def test_a_leader_whose_lease_was_taken_follows() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            taken = {"spec": {"holderIdentity": "ghost"}}
+            town.cluster.patch("leases", LEASE, taken, namespace="default")
+
+            took = await until(lambda: not one.leading)
+
+        assert took <= RETRY + 2.0
+        assert one.holder == "ghost"
+
+    play(story)
+
+
+def test_a_lease_that_is_deleted_is_made_again() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            town.cluster.delete("leases", LEASE, namespace="default")
+
+            await until(lambda: town.cluster.get("leases", LEASE, "default") is not None)
+
+            assert one.leading
+
+    play(story)
+
+
+@pytest.mark.parametrize("status", [403, 404, 409, 422, 429, 500])
+def test_no_refusal_ends_an_election(status: int) -> None:
+    async def story(town: Town) -> None:
+        town.server.faults.add(method="POST", status=status)
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            await until(lambda: one.leading)
+
+    play(story)
+
+
+def test_a_namespace_that_does_not_exist_is_told_until_it_does() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one", namespace="later")
+
+        async with running(one.run()):
+            await until(lambda: one.failure is not None)
+            town.cluster.create("namespaces", {"metadata": {"name": "later"}})
+            await until(lambda: one.leading)
+
+    play(story)
+
+
+def test_a_server_that_never_answers_does_not_hold_up_an_election() -> None:
+    async def story(town: Town) -> None:
+        town.server.faults.add(delay=10_000)
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            took = await until(lambda: one.leading)
+
+        assert took <= 2 * RETRY + 5.0
+
+    play(story)
+
+
+def test_without_an_election_everybody_leads() -> None:
+    assert AlwaysLeading().leading
