@@ -234,7 +234,9 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     spec |= {k: v for k, v in wanted["spec"].items() if k in _NOT_TAKEN_OVER}
     if reclaim_policy_of(seen) != RETAIN:
         spec["persistentVolumeReclaimPolicy"] = reclaim_policy_of(seen)
-    result = {**fresh, "spec": spec}
+    # Items of a list in pages come without kind and apiVersion; no change of anybody's.
+    named = {key: wanted[key] for key in ("apiVersion", "kind") if key in wanted}
+    result = {**fresh, **named, "spec": spec}
     annotations = {k: v for k, v in annotations_of(fresh).items() if k != SKIP_RECLAIM_ANNOTATION}
     if (before := annotations_of(wanted).get(SKIP_RECLAIM_ANNOTATION)) is not None:
         annotations[SKIP_RECLAIM_ANNOTATION] = before

@@ -4,14 +4,19 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kubernetes_asyncio.client.configuration import Configuration
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, configuration_from, escaped
+from linstor_affinity_events.adapters.kube_api import (
+    KubeApi,
+    LoadConfiguration,
+    configuration_from,
+    escaped,
+)
 from linstor_affinity_events.errors import (
     AffinityEventsError,
     Again,
@@ -32,19 +37,23 @@ PV = f"{VOLUMES}/pv-1"
 
 
 @asynccontextmanager
-async def api_at(url: str, *, token: str = "") -> AsyncIterator[KubeApi]:
-    api = KubeApi(loads(url, token=token))
+async def api_with(load: LoadConfiguration) -> AsyncIterator[KubeApi]:
+    api = KubeApi(load)
     try:
         yield api
     finally:
         await api.close()
 
 
+def api_at(url: str, *, token: str = "") -> AbstractAsyncContextManager[KubeApi]:
+    return api_with(loads(url, token=token))
+
+
 def kubeconfig(server: KubeServer, path: Path, token: str) -> Path:
     return server.write_kubeconfig(path, token=token)
 
 
-def load_from(path: Path, *, server: str = "") -> Any:
+def load_from(path: Path, *, server: str = "") -> LoadConfiguration:
     return configuration_from(kubeconfig=str(path), context="", server=server)
 
 
@@ -201,14 +210,13 @@ async def test_a_token_that_was_rotated_is_loaded_once_and_the_request_repeated(
 ) -> None:
     path = kubeconfig(kube, tmp_path / "config", "old")
     kube.access.tokens = {"old": "me"}
-    api = KubeApi(load_from(path))
-    await api.get(VOLUMES)
-    kubeconfig(kube, path, "new")
-    kube.access.tokens = {"new": "me"}
-    kube.log.clear()
+    async with api_with(load_from(path)) as api:
+        await api.get(VOLUMES)
+        kubeconfig(kube, path, "new")
+        kube.access.tokens = {"new": "me"}
+        kube.log.clear()
 
-    listed = await api.get(VOLUMES)
-    await api.close()
+        listed = await api.get(VOLUMES)
 
     assert listed["kind"] == "PersistentVolumeList"
     assert [request.status for request in kube.log.latest] == [401, 200]
@@ -218,11 +226,11 @@ async def test_a_token_that_nobody_knows_is_shown_twice_at_most(
     kube: KubeServer, tmp_path: Path
 ) -> None:
     kube.access.tokens = {}
-    api = KubeApi(load_from(kubeconfig(kube, tmp_path / "config", "old")))
+    path = kubeconfig(kube, tmp_path / "config", "old")
 
-    with pytest.raises(Unreachable, match="Unauthorized"):
-        await api.get(VOLUMES)
-    await api.close()
+    async with api_with(load_from(path)) as api:
+        with pytest.raises(Unreachable, match="Unauthorized"):
+            await api.get(VOLUMES)
 
     assert len(kube.log.latest) == 2
 
@@ -236,29 +244,26 @@ async def test_many_requests_that_are_turned_away_load_credentials_once(kube: Ku
         return await loads(kube.url, token="old" if loaded == 1 else "new")()
 
     kube.access.tokens = {"new": "me"}
-    api = KubeApi(load)
-
-    answers = await asyncio.gather(*(api.get(VOLUMES) for _ in range(8)), return_exceptions=True)
-    again = await api.get(VOLUMES)
-    await api.close()
+    async with api_with(load) as api:
+        answers = await asyncio.gather(
+            *(api.get(VOLUMES) for _ in range(8)), return_exceptions=True
+        )
 
     assert loaded == 2
-    assert again["kind"] == "PersistentVolumeList"
-    assert all(isinstance(answer, dict | Unreachable) for answer in answers)
+    assert [answer for answer in answers if not isinstance(answer, dict | Unreachable)] == []
 
 
 async def test_credentials_that_cannot_be_loaded_anew_are_told(
     kube: KubeServer, tmp_path: Path
 ) -> None:
     path = kubeconfig(kube, tmp_path / "config", "old")
-    api = KubeApi(load_from(path))
-    await api.open()
-    kube.access.tokens = {}
-    path.write_text("garbage: [")
+    async with api_with(load_from(path)) as api:
+        await api.open()
+        kube.access.tokens = {}
+        path.write_text("garbage: [")
 
-    with pytest.raises(AffinityEventsError):
-        await api.get(VOLUMES)
-    await api.close()
+        with pytest.raises(Unreachable):
+            await api.get(VOLUMES)
 
 
 @pytest.mark.parametrize("text", ["", "garbage: [", "[]", "kind: Config", "\0"])
@@ -333,9 +338,7 @@ async def test_queries_are_escaped() -> None:
     assert dict(heard[0].query) == {"labelSelector": "a=b&c", "continue": "x+/="}
 
 
-async def test_a_watch_tells_events_as_they_come(
-    api: KubeApi, kube: KubeServer, cluster: FakeCluster
-) -> None:
+async def test_a_watch_tells_events_as_they_come(api: KubeApi, cluster: FakeCluster) -> None:
     async with api.watch(VOLUMES, {"resourceVersion": str(cluster.version)}) as events:
         cluster.create("persistentvolumes", volume("pv-1"))
         event = await anext(events)
@@ -362,19 +365,23 @@ async def test_a_watch_with_an_old_token_loads_the_new_one(
     kube: KubeServer, tmp_path: Path
 ) -> None:
     path = kubeconfig(kube, tmp_path / "config", "old")
-    api = KubeApi(load_from(path))
-    await api.open()
-    kubeconfig(kube, path, "new")
-    kube.access.tokens = {"new": "me"}
-    with pytest.raises(Unreachable):
-        async with api.watch(VOLUMES, {}):
-            pass
+    async with api_with(load_from(path)) as api:
+        await api.open()
+        kubeconfig(kube, path, "new")
+        kube.access.tokens = {"new": "me"}
+        with pytest.raises(Unreachable):
+            async with api.watch(VOLUMES, {}):
+                pass
 
-    async with api.watch(VOLUMES, {}):
-        opened = kube.open_watches
-    await api.close()
+        async with api.watch(VOLUMES, {}):
+            opened = kube.open_watches
 
     assert opened == 1
+
+
+async def all_told(api: KubeApi) -> list[str]:
+    async with api.watch(VOLUMES, {}) as events:
+        return [event["type"] async for event in events]
 
 
 GOOD = b'{"type":"ADDED","object":{"metadata":{"name":"x","resourceVersion":"1"}}}\n'
@@ -410,15 +417,12 @@ async def test_a_watch_that_goes_wrong_says_what_to_do_next(
 ) -> None:
     async with answering(200, GOOD + line) as (url, _), api_at(url) as api:
         with pytest.raises(kind):
-            async with api.watch(VOLUMES, {}) as events:
-                async for _ in events:
-                    pass
+            await all_told(api)
 
 
 async def test_empty_lines_in_a_watch_mean_nothing() -> None:
     async with answering(200, b"\n" + GOOD + b"\n\n") as (url, _), api_at(url) as api:
-        async with api.watch(VOLUMES, {}) as events:
-            told = [event["type"] async for event in events]
+        told = await all_told(api)
 
     assert told == ["ADDED"]
 

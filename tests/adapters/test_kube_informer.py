@@ -31,13 +31,11 @@ LISTS = r"persistentvolumes\?.*(sendInitialEvents|limit)"
 class Watched:
     """An index kept by an informer, and what it told."""
 
-    def __init__(self, api: KubeApi, *, watch_for: float = 300.0) -> None:
+    def __init__(self, api: KubeApi, *, watch_for: float = 300.0, pause: float = 0.01) -> None:
         self.news: list[str] = []
         self.index = VolumeIndex(self._told)
-        delays = Backoff(first=0.01, most=0.05, chance=random.Random(1))
-        self.informer = Informer(
-            api, VOLUMES_PATH, self.index, delays=delays, watch_for=watch_for
-        )
+        delays = Backoff(first=pause, most=5 * pause, chance=random.Random(1))
+        self.informer = Informer(api, VOLUMES_PATH, self.index, delays=delays, watch_for=watch_for)
 
     def _told(self, told: Volume) -> None:
         self.news.append(told.name)
@@ -224,9 +222,7 @@ async def test_a_server_that_went_away_is_told_and_come_back_to(
     assert (good, watched.informer.failure) == (None, None)
 
 
-async def test_until_the_list_is_whole_it_is_not_synced(
-    api: KubeApi, kube: KubeServer, cluster: FakeCluster
-) -> None:
+async def test_until_the_list_is_whole_it_is_not_synced(api: KubeApi, kube: KubeServer) -> None:
     kube.faults.add(path_regex="sendInitialEvents", status=500, times=3)
 
     async with watching(api) as watched:
@@ -241,12 +237,12 @@ async def test_a_server_that_forgets_at_once_is_not_asked_without_pause() -> Non
         async with KubeServer(FakeCluster()) as kube:
             kube.faults.add(status=410, times=10**9)
             api = KubeApi(loads(kube.url))
-            async with running(Watched(api).informer.run()):
+            async with running(Watched(api, pause=1.0).informer.run()):
                 await asyncio.sleep(10)
             await api.close()
             return len(kube.log.latest)
 
-    assert await asyncio.to_thread(hurried, story, speed=20) < 100
+    assert await asyncio.to_thread(hurried, story, speed=20) < 20
 
 
 async def test_an_index_finds_volumes_by_resource(watched: Watched, cluster: FakeCluster) -> None:
@@ -406,6 +402,10 @@ async def test_a_phase_that_changes_is_a_sign_of_life_of_the_binder(
     assert silent == float("-inf")
 
 
+Classes = tuple[ClassStore, list[int]]
+"""A store, and one entry for each time that it told of a change."""
+
+
 def class_of(name: str, **parameters: str) -> Json:
     return {
         "metadata": {"name": name},
@@ -415,7 +415,9 @@ def class_of(name: str, **parameters: str) -> Json:
 
 
 @pytest.fixture
-async def classes(api: KubeApi, cluster: FakeCluster) -> AsyncIterator[tuple[ClassStore, list[int]]]:
+async def classes(
+    api: KubeApi, cluster: FakeCluster
+) -> AsyncIterator[tuple[ClassStore, list[int]]]:
     cluster.create("storageclasses", class_of("local", allowRemoteVolumeAccess="false"))
     store, told = ClassStore(), list[int]()
     store.on_change = lambda: told.append(1)
@@ -427,16 +429,14 @@ async def classes(api: KubeApi, cluster: FakeCluster) -> AsyncIterator[tuple[Cla
         yield store, told
 
 
-async def test_classes_are_kept_by_name(classes: tuple[ClassStore, list[int]]) -> None:
+async def test_classes_are_kept_by_name(classes: Classes) -> None:
     store, told = classes
 
     assert store.found["local"].policy == LOCAL_ONLY
     assert told == []
 
 
-async def test_a_new_class_is_told(
-    classes: tuple[ClassStore, list[int]], cluster: FakeCluster
-) -> None:
+async def test_a_new_class_is_told(classes: Classes, cluster: FakeCluster) -> None:
     store, told = classes
 
     cluster.create("storageclasses", class_of("open", allowRemoteVolumeAccess="true"))
@@ -446,9 +446,7 @@ async def test_a_new_class_is_told(
     assert told == [1]
 
 
-async def test_a_class_that_goes_is_forgotten(
-    classes: tuple[ClassStore, list[int]], cluster: FakeCluster
-) -> None:
+async def test_a_class_that_goes_is_forgotten(classes: Classes, cluster: FakeCluster) -> None:
     store, _ = classes
 
     cluster.delete("storageclasses", "local")
@@ -457,7 +455,7 @@ async def test_a_class_that_goes_is_forgotten(
 
 
 async def test_a_class_that_changed_while_nobody_watched_is_told(
-    classes: tuple[ClassStore, list[int]], cluster: FakeCluster, kube: KubeServer
+    classes: Classes, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     store, told = classes
 

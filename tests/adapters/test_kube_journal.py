@@ -159,7 +159,7 @@ async def test_a_volume_with_the_largest_annotations_fits(
 
 
 async def test_what_the_server_refuses_is_refused(journal: KubeJournal) -> None:
-    wanted = with_metadata(NOTE.wanted, annotations={"a": "x" * 2_000_000})
+    wanted = with_metadata(dict(NOTE.wanted), annotations={"a": "x" * 2_000_000})
 
     with pytest.raises(Refused):
         await journal.create(replace(NOTE, wanted=wanted))

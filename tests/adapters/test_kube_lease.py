@@ -40,7 +40,7 @@ class Town:
             renew_deadline=DEADLINE,
             retry_period=RETRY,
             on_change=self.told[name].append,
-            now=lambda: datetime(2026, 11, 23, tzinfo=UTC),
+            now=lambda: datetime.fromtimestamp(clock(), UTC),
         )
 
     def held_by(self, holder: str, **spec: Any) -> None:

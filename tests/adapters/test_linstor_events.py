@@ -1,8 +1,9 @@
 """LINSTOR's event streams, against a controller on loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import orjson
 import pytest
@@ -45,6 +46,19 @@ async def opened(
         async with (stream or promotions(linstor.url)).connect() as events:
             await linstor.subscribed(PROMOTION)
             yield events
+
+
+async def next_after(
+    linstor: LinstorServer, happens: Callable[[], None], stream: LinstorStream | None = None
+) -> Event:
+    """Open a connection, have something happen, and take the next event."""
+    async with opened(linstor, stream) as events:
+        happens()
+        return await anext(events)
+
+
+def writes(linstor: LinstorServer, raw: bytes) -> Callable[[], None]:
+    return partial(linstor.send_raw, PROMOTION, raw)
 
 
 async def test_frames_become_events(linstor: LinstorServer) -> None:
@@ -133,17 +147,13 @@ async def test_an_event_that_cannot_be_read_comes_empty(
 
 async def test_a_cut_in_mid_frame_is_told(linstor: LinstorServer) -> None:
     with pytest.raises(Unreachable):
-        async with opened(linstor) as events:
-            linstor.cut_streams(mid_frame=True)
-            await anext(events)
+        await next_after(linstor, linstor.cut_streams)
 
 
 async def test_after_a_cut_the_next_connection_starts_clean(linstor: LinstorServer) -> None:
     stream = promotions(linstor.url)
     with pytest.raises(Unreachable):
-        async with opened(linstor, stream) as events:
-            linstor.cut_streams(mid_frame=True)
-            await anext(events)
+        await next_after(linstor, linstor.cut_streams, stream)
     await linstor.subscribed(PROMOTION, 0)
 
     async with opened(linstor, stream) as events:
@@ -152,39 +162,31 @@ async def test_after_a_cut_the_next_connection_starts_clean(linstor: LinstorServ
         assert await anext(events) == MAY
 
 
-async def test_a_stream_that_is_ended_properly_ends_the_events(linstor: LinstorServer) -> None:
+async def test_a_stream_that_is_ended_properly_ends_the_events() -> None:
     async with serving(frame(MAY)) as url, promotions(url).connect() as events:
         assert [event async for event in events] == [MAY]
 
 
 async def test_a_controller_that_hangs_up_in_mid_response_is_told(linstor: LinstorServer) -> None:
     with pytest.raises(Unreachable):
-        async with opened(linstor) as events:
-            linstor.end_streams()
-            await anext(events)
+        await next_after(linstor, linstor.end_streams)
 
 
 async def test_bytes_that_are_no_utf_8_end_the_connection(linstor: LinstorServer) -> None:
     with pytest.raises(Unreachable, match="UTF-8"):
-        async with opened(linstor) as events:
-            linstor.send_raw(PROMOTION, b'data: "\xff"\n\n')
-            await anext(events)
+        await next_after(linstor, writes(linstor, b'data: "\xff"\n\n'))
 
 
 async def test_a_line_without_end_ends_the_connection(linstor: LinstorServer) -> None:
     with pytest.raises(Unreachable):
-        async with opened(linstor) as events:
-            linstor.send_raw(PROMOTION, b"data: " + b"x" * 9 * MIB)
-            await anext(events)
+        await next_after(linstor, writes(linstor, b"data: " + b"x" * 9 * MIB))
 
 
 async def test_a_frame_without_end_ends_the_connection(linstor: LinstorServer) -> None:
     line = b"data: " + b"x" * MIB + b"\n"
 
     with pytest.raises(Unreachable, match="16 MiB"):
-        async with opened(linstor) as events:
-            linstor.send_raw(PROMOTION, line * (FRAME_LIMIT // MIB + 1))
-            await anext(events)
+        await next_after(linstor, writes(linstor, line * (FRAME_LIMIT // MIB + 1)))
 
 
 async def test_a_login_that_is_refused_is_told(linstor: LinstorServer, world: LinstorWorld) -> None:
@@ -272,12 +274,14 @@ def test_a_controller_that_takes_the_connection_and_says_nothing_is_given_up() -
 def test_a_stream_that_is_silent_for_long_stays_open() -> None:
     async def story() -> Event:
         world = LinstorWorld()
-        async with LinstorServer(world) as server:
-            async with promotions(server.url).connect() as events:
-                await server.subscribed(PROMOTION)
-                await asyncio.sleep(310)
-                server.send_raw(PROMOTION, frame(MAY))
-                return await anext(events)
+        async with (
+            LinstorServer(world) as server,
+            promotions(server.url).connect() as events,
+        ):
+            await server.subscribed(PROMOTION)
+            await asyncio.sleep(310)
+            server.send_raw(PROMOTION, frame(MAY))
+            return await anext(events)
 
     # aiohttp's own limit is 300 s.
     assert hurried(story, speed=200) == MAY

@@ -145,7 +145,9 @@ async def test_a_404_for_an_unknown_path_is_not_taken_for_a_missing_resource(
         await rest.placement(RD)
 
 
-@pytest.mark.parametrize("body", [b"<html>not found</html>", b"", b"{}", b"[1]", b'[{"message":1}]'])
+@pytest.mark.parametrize(
+    "body", [b"<html>not found</html>", b"", b"{}", b"[1]", b'[{"message":1}]']
+)
 async def test_a_404_that_linstor_did_not_write_is_not_taken_for_a_missing_resource(
     rest: LinstorRest, world: LinstorWorld, body: bytes
 ) -> None:
@@ -205,7 +207,9 @@ async def test_a_token_that_was_rotated_is_read_again(
         assert NodeName("n1") in (await rest.nodes()).labels
 
 
-async def test_a_token_file_that_is_missing_is_named(linstor: LinstorServer, tmp_path: Path) -> None:
+async def test_a_token_file_that_is_missing_is_named(
+    linstor: LinstorServer, tmp_path: Path
+) -> None:
     login = Login(token_file=str(tmp_path / "nothing"))
 
     async with LinstorRest(linstor_at(linstor.url, login=login)) as rest:
@@ -350,7 +354,9 @@ async def test_definitions_of_a_wrong_shape_are_no_answer(
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>", b"[", b"\xff\xfe", b"[" * 100_000, b"NaN"], ids=["html", "half", "binary", "deep", "NaN"]
+    "body",
+    [b"<html>", b"[", b"\xff\xfe", b"[" * 100_000, b"NaN"],
+    ids=["html", "half", "binary", "deep", "NaN"],
 )
 async def test_what_is_no_json_is_no_answer(
     rest: LinstorRest, world: LinstorWorld, body: bytes
@@ -459,12 +465,14 @@ async def test_when_the_first_controller_refuses_the_second_is_asked(
 async def test_the_one_that_answered_is_asked_first_from_then_on() -> None:
     first, second = linstor_world(), linstor_world()
 
-    async with controllers(first, second) as [one, two]:
-        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
-            await one.stop_listening()
-            await rest.nodes()
-            await one.start_listening()
-            await rest.nodes()
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        await one.stop_listening()
+        await rest.nodes()
+        await one.start_listening()
+        await rest.nodes()
 
     assert (first.requests["GET /v1/nodes"], second.requests["GET /v1/nodes"]) == (0, 2)
 
@@ -472,14 +480,16 @@ async def test_the_one_that_answered_is_asked_first_from_then_on() -> None:
 async def test_when_the_second_goes_the_first_is_asked_again() -> None:
     first, second = linstor_world(), linstor_world()
 
-    async with controllers(first, second) as [one, two]:
-        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
-            await one.stop_listening()
-            await rest.nodes()
-            await one.start_listening()
-            await two.stop_listening()
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        await one.stop_listening()
+        await rest.nodes()
+        await one.start_listening()
+        await two.stop_listening()
 
-            assert await rest.placement(RD) == PLACED
+        assert await rest.placement(RD) == PLACED
 
     assert first.requests[DEFINITION_PATH] == 1
 
@@ -488,30 +498,36 @@ async def test_a_controller_on_standby_is_passed_over() -> None:
     first, second = linstor_world(), linstor_world()
     first.standby = True
 
-    async with controllers(first, second) as [one, two]:
-        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
-            assert await rest.placement(RD) == PLACED
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        assert await rest.placement(RD) == PLACED
 
 
 async def test_a_controller_that_went_on_standby_between_two_requests_is_passed_over() -> None:
     first, second = linstor_world(), linstor_world()
 
-    async with controllers(first, second) as [one, two]:
-        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
-            await rest.nodes()
-            first.standby = True
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        await rest.nodes()
+        first.standby = True
 
-            assert await rest.placement(RD) == PLACED
+        assert await rest.placement(RD) == PLACED
 
 
 async def test_an_error_of_the_active_controller_is_its_word(world: LinstorWorld) -> None:
     other = linstor_world()
     world.fail_next("/v1/nodes", 500, [])
 
-    async with controllers(world, other) as [one, two]:
-        async with LinstorRest(linstor_at(one.url, two.url)) as rest:
-            with pytest.raises(Unreachable, match="HTTP 500"):
-                await rest.nodes()
+    async with (
+        controllers(world, other) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        with pytest.raises(Unreachable, match="HTTP 500"):
+            await rest.nodes()
 
     assert other.requests.total() == 0
 
@@ -520,10 +536,12 @@ def test_a_controller_that_never_answers_is_given_up() -> None:
     async def story() -> None:
         world = linstor_world()
         world.rest_hang = True
-        async with LinstorServer(world) as server:
-            async with LinstorRest(linstor_at(server.url)) as rest:
-                with pytest.raises(Unreachable, match="no answer in time"):
-                    await rest.nodes()
+        async with (
+            LinstorServer(world) as server,
+            LinstorRest(linstor_at(server.url)) as rest,
+        ):
+            with pytest.raises(Unreachable, match="no answer in time"):
+                await rest.nodes()
 
     hurried(story)
 
@@ -532,11 +550,13 @@ def test_the_one_after_a_controller_that_never_answers_is_asked_next() -> None:
     async def story() -> Placement | None:
         first, second = linstor_world(), linstor_world()
         first.rest_hang = True
-        async with controllers(first, second) as [one, two]:
-            async with LinstorRest(linstor_at(one.url, two.url)) as rest:
-                with pytest.raises(Unreachable):
-                    await rest.placement(RD)
-                return await rest.placement(RD)
+        async with (
+            controllers(first, second) as [one, two],
+            LinstorRest(linstor_at(one.url, two.url)) as rest,
+        ):
+            with pytest.raises(Unreachable):
+                await rest.placement(RD)
+            return await rest.placement(RD)
 
     assert hurried(story) == PLACED
 
@@ -544,9 +564,11 @@ def test_the_one_after_a_controller_that_never_answers_is_asked_next() -> None:
 def test_a_slow_satellite_is_waited_for_longer_than_a_single_read() -> None:
     async def story() -> int:
         world = LinstorWorld(timing=Timing(view_delay=20.0))
-        async with LinstorServer(world) as server:
-            async with LinstorRest(linstor_at(server.url)) as rest:
-                return len(await rest.placements())
+        async with (
+            LinstorServer(world) as server,
+            LinstorRest(linstor_at(server.url)) as rest,
+        ):
+            return len(await rest.placements())
 
     assert hurried(story) == 0
 
@@ -566,6 +588,12 @@ class Certificates:
         issued = ca.issue_cert("client@example.com")
         issued.cert_chain_pems[0].write_to_path(str(self.certificate))
         issued.private_key_pem.write_to_path(str(self.key))
+
+    def spoil(self, name: str, how: str) -> None:
+        path: Path = getattr(self, name)
+        path.unlink()
+        if how == "garbage":
+            path.write_text("garbage")
 
     def server(self) -> ssl.SSLContext:
         """Ask for a certificate of this CA."""
@@ -596,13 +624,9 @@ def certificates(tmp_path: Path) -> Certificates:
 
 
 @pytest.fixture
-async def secured(
-    world: LinstorWorld, certificates: Certificates
-) -> AsyncIterator[LinstorServer]:
+async def secured(world: LinstorWorld, certificates: Certificates) -> AsyncIterator[LinstorServer]:
     # Connections are not kept, so that every request shows its certificate anew.
-    async with LinstorServer(
-        world, ssl_context=certificates.server(), keepalive=0.0
-    ) as server:
+    async with LinstorServer(world, ssl_context=certificates.server(), keepalive=0.0) as server:
         yield server
     world.close()
 
@@ -657,10 +681,7 @@ async def test_certificates_that_were_rotated_are_picked_up(
 async def test_certificates_that_cannot_be_used_are_named(
     secured: LinstorServer, certificates: Certificates, broken: str, how: str
 ) -> None:
-    path: Path = getattr(certificates, broken)
-    path.unlink()
-    if how == "garbage":
-        path.write_text("garbage")
+    certificates.spoil(broken, how)
 
     async with LinstorRest(linstor_at(secured.url, tls=certificates.files())) as rest:
         with pytest.raises(Unreachable, match="LS_ROOT_CA"):

@@ -122,4 +122,3 @@ def pointed_away(pv: Json) -> Json:
 def begun(pv: Json, *, holder: str = "pod-1") -> Note:
     """The note of a replacement that takes the volume to node-b."""
     return Note.begin(pv, KEY, on_node("node-b"), holder=holder)
-

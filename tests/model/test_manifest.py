@@ -359,9 +359,9 @@ KEYS = st.sampled_from(
     ["a", "example.com/b", SKIP_RECLAIM_ANNOTATION, MARK_ANNOTATION, ORIGINAL_POLICY_ANNOTATION]
 )
 TEXTS = st.dictionaries(KEYS, st.text(max_size=10))
-FINALIZERS = st.lists(
-    st.sampled_from([PROVISIONER, FINALIZER, "example.com/x"]), unique=True
-).map(lambda others: [PROTECTION, *others])
+FINALIZERS = st.lists(st.sampled_from([PROVISIONER, FINALIZER, "example.com/x"]), unique=True).map(
+    lambda others: [PROTECTION, *others]
+)
 
 
 @given(

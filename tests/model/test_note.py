@@ -112,8 +112,8 @@ HOSTILE = [
     pytest.param(put("volume", to="pvc-1"), id="a handle in another spelling"),
     pytest.param(without("volume"), id="no handle"),
     pytest.param(put("wanted", "spec", "csi", "volumeHandle", to="pvc-2"), id="another handle"),
-    pytest.param(put("wanted", "spec", "csi", "volumeHandle", to="pvc-1/x"), id="no handle at all"),
-    pytest.param(put("wanted", "spec", "csi", "volumeHandle", to=1), id="a handle that is a number"),
+    pytest.param(put("wanted", "spec", "csi", "volumeHandle", to="pvc-1/x"), id="no handle"),
+    pytest.param(put("wanted", "spec", "csi", "volumeHandle", to=1), id="a number for a handle"),
     pytest.param(without("wanted", "spec", "csi", "volumeHandle"), id="a source without a handle"),
     pytest.param(put("state", to="creating"), id="an unknown state"),
     pytest.param(put("state", to=None), id="no state"),
@@ -275,7 +275,10 @@ def test_whatever_stands_anywhere_it_is_a_note_or_refused(
 def saved(**changes: Any) -> Json:
     """As the reference controller keeps it: the volume as it was read, already marked by it."""
     pv = in_phase(volume(**changes), "Bound")
-    pv["metadata"]["annotations"] = {**pv["metadata"]["annotations"], SKIP_RECLAIM_ANNOTATION: "true"}
+    pv["metadata"]["annotations"] = {
+        **pv["metadata"]["annotations"],
+        SKIP_RECLAIM_ANNOTATION: "true",
+    }
     return fresh(pv)
 
 

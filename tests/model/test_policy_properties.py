@@ -44,7 +44,9 @@ def test_rules_are_read_as_they_were_written(rules: list[frozenset[str]]) -> Non
     assert policy == Policy(tuple(rules))
 
 
-@given(text=st.sampled_from(["yes", "no", "on", "off", "null", "~", "1.0", "0x1", "1e3", "=", ".inf"]))
+@given(
+    text=st.sampled_from(["yes", "no", "on", "off", "null", "~", "1.0", "0x1", "1e3", "=", ".inf"])
+)
 def test_what_yaml_would_take_for_something_else_stays_text(text: str) -> None:
     assert parse_policy(f"- fromSame: [{text}]") == Policy((frozenset({text}),))
 

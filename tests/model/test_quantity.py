@@ -41,7 +41,23 @@ def test_a_quantity_is_a_number_with_a_unit(text: str, size: int | Decimal) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "Gi", "1 Gi", "1gi", "1KI", "1ki", "1mi", "1GiB", "1e", "1e9999", "--1", "0x1", "NaN", "."],
+    [
+        "",
+        " ",
+        "Gi",
+        "1 Gi",
+        "1gi",
+        "1KI",
+        "1ki",
+        "1mi",
+        "1GiB",
+        "1e",
+        "1e9999",
+        "--1",
+        "0x1",
+        "NaN",
+        ".",
+    ],
 )
 def test_anything_else_is_none(text: str) -> None:
     assert quantity(text) is None

@@ -40,7 +40,9 @@ def asking(size: str) -> Json:
             in_phase(with_spec(volume(), claimRef=None), "Available"), None, id="available"
         ),
         pytest.param(
-            with_metadata(volume(), finalizers=[PROTECTION, PROVISIONER, "external-attacher/linstor"]),
+            with_metadata(
+                volume(), finalizers=[PROTECTION, PROVISIONER, "external-attacher/linstor"]
+            ),
             claim(),
             id="finalizers of Kubernetes and CSI",
         ),
@@ -59,7 +61,8 @@ def asking(size: str) -> Json:
         pytest.param(
             volume(),
             claim(
-                volumeAttributesClassName="gold", status={"currentVolumeAttributesClassName": "gold"}
+                volumeAttributesClassName="gold",
+                status={"currentVolumeAttributesClassName": "gold"},
             ),
             id="attributes as asked for",
         ),

@@ -236,9 +236,7 @@ def test_a_tombstone_that_the_binder_repaired_after_its_write_is_set_again() -> 
         pytest.param(Sight(pv=LET_GO), id="the binder has written"),
         pytest.param(Sight(pv=POINTED, guard_over=True), id="the binder had its time"),
         pytest.param(Sight(pv=GOING, unpointable=True), id="the claimRef can't be changed"),
-        pytest.param(
-            Sight(pv=with_spec(GOING, claimRef=None)), id="somebody dropped the claimRef"
-        ),
+        pytest.param(Sight(pv=with_spec(GOING, claimRef=None)), id="somebody dropped the claimRef"),
     ],
 )
 def test_then_the_claim_is_looked_at(sight: Sight) -> None:

@@ -618,9 +618,7 @@ def test_what_was_begun_is_finished_first(world: World) -> None:
             id="nor does a term that stands there twice",
         ),
         pytest.param(
-            World(
-                parameters=BY_ZONE, affinity=terms(term(zone="z1"), term(zone="z1", rack="r1"))
-            ),
+            World(parameters=BY_ZONE, affinity=terms(term(zone="z1"), term(zone="z1", rack="r1"))),
             id="nor does a term that a wider one covers, as linstor-csi leaves it",
         ),
         pytest.param(World(affinity=None), id="everywhere and unset"),

@@ -1,0 +1,138 @@
+"""What others ask us over HTTP."""
+
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from linstor_affinity_events.adapters.http_endpoints import Address, Answers, HttpEndpoints
+from linstor_affinity_events.errors import BadSettings
+
+LOOPBACK = "127.0.0.1"
+ANY = (LOOPBACK, 0)
+BIND, METRICS = "--bind-address", "--metrics-address"
+
+
+@asynccontextmanager
+async def listening(
+    *,
+    bind: Address | None = ANY,
+    metrics: Address | None = None,
+    not_ready: Mapping[str, str] | None = None,
+) -> AsyncIterator[HttpEndpoints]:
+    answers = Answers(lambda: not_ready or {}, lambda: b"metric 1\n")
+    endpoints = HttpEndpoints(answers, bind=bind, metrics=metrics)
+    try:
+        await endpoints.start()
+        yield endpoints
+    finally:
+        await endpoints.stop()
+
+
+async def asked(port: int, path: str) -> tuple[int, str, str]:
+    async with (
+        aiohttp.ClientSession(f"http://{LOOPBACK}:{port}") as client,
+        client.get(path) as response,
+    ):
+        return response.status, response.content_type, await response.text()
+
+
+def taken_address() -> tuple[socket.socket, Address]:
+    """An address at which somebody else listens."""
+    taken = socket.create_server((LOOPBACK, 0))
+    return taken, (LOOPBACK, taken.getsockname()[1])
+
+
+async def test_it_is_alive() -> None:
+    async with listening(not_ready={"linstor": "refused"}) as endpoints:
+        assert await asked(endpoints.ports[BIND], "/healthz") == (200, "text/plain", "ok\n")
+
+
+async def test_it_is_ready_when_nothing_is_against_it() -> None:
+    async with listening() as endpoints:
+        assert await asked(endpoints.ports[BIND], "/readyz") == (200, "text/plain", "ok\n")
+
+
+async def test_it_says_all_that_keeps_it_from_being_ready() -> None:
+    against = {"linstor": "refused", "kubernetes persistentvolumes": "not listed yet"}
+
+    async with listening(not_ready=against) as endpoints:
+        status, _, text = await asked(endpoints.ports[BIND], "/readyz")
+
+    assert status == 503
+    assert text.splitlines() == [
+        "not ready",
+        "linstor: refused",
+        "kubernetes persistentvolumes: not listed yet",
+    ]
+
+
+async def test_metrics_are_off_unless_they_have_an_address() -> None:
+    async with listening() as endpoints:
+        status, _, _ = await asked(endpoints.ports[BIND], "/metrics")
+
+    assert status == 404
+    assert METRICS not in endpoints.ports
+
+
+async def test_metrics_may_have_an_address_of_their_own() -> None:
+    taken, address = taken_address()
+    taken.close()
+
+    async with listening(metrics=address) as endpoints:
+        at_metrics = await asked(endpoints.ports[METRICS], "/metrics")
+        at_bind = await asked(endpoints.ports[BIND], "/metrics")
+        probes_at_metrics = await asked(endpoints.ports[METRICS], "/healthz")
+
+    assert at_metrics == (200, "text/plain", "metric 1\n")
+    assert (at_bind[0], probes_at_metrics[0]) == (404, 404)
+
+
+async def test_metrics_may_share_the_address() -> None:
+    async with listening(metrics=ANY) as endpoints:
+        port = endpoints.ports[BIND]
+
+        assert (await asked(port, "/metrics"))[0] == 200
+        assert (await asked(port, "/healthz"))[0] == 200
+
+
+async def test_metrics_may_be_all_there_is() -> None:
+    async with listening(bind=None, metrics=ANY) as endpoints:
+        assert (await asked(endpoints.ports[METRICS], "/metrics"))[0] == 200
+        assert BIND not in endpoints.ports
+
+
+async def test_all_may_be_off() -> None:
+    async with listening(bind=None) as endpoints:
+        assert endpoints.ports == {}
+
+
+async def test_all_addresses_include_those_of_ipv4() -> None:
+    async with listening(bind=("::", 0)) as endpoints:
+        assert (await asked(endpoints.ports[BIND], "/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize("flag", [BIND, METRICS])
+async def test_an_address_that_is_taken_is_told_with_its_flag(flag: str) -> None:
+    taken, address = taken_address()
+    bind, metrics = (address, None) if flag == BIND else (None, address)
+
+    with taken, pytest.raises(BadSettings, match=flag):
+        async with listening(bind=bind, metrics=metrics):
+            pass
+
+
+async def test_an_address_that_does_not_exist_is_told() -> None:
+    with pytest.raises(BadSettings, match="no-such-host"):
+        async with listening(bind=("no-such-host.invalid", 0)):
+            pass
+
+
+async def test_after_it_stopped_the_address_is_free() -> None:
+    async with listening() as endpoints:
+        port = endpoints.ports[BIND]
+
+    with socket.create_server((LOOPBACK, port)):
+        pass

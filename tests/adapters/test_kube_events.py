@@ -1,0 +1,183 @@
+"""Kubernetes Events: told to volume and claim, never in anybody's way."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.adapters.kube_api import KubeApi
+from linstor_affinity_events.adapters.kube_events import MOST_WAITING, KubeEvents
+from linstor_affinity_events.model.affinity import NO_AFFINITY
+from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid
+from linstor_affinity_events.model.volume import Volume
+from tests.adapters.peers import hurried, loads, running, until
+from tests.fakes.kube_server import FakeCluster, KubeServer
+
+Json = dict[str, Any]
+
+EVENTS = "events.events.k8s.io"
+CLAIM = ClaimName(namespace="shop", name="data", uid=Uid("claim-uid"))
+
+
+def volume(claim: ClaimName | None = CLAIM) -> Volume:
+    return Volume(
+        name=PvName("pvc-1"),
+        uid=Uid("pv-uid"),
+        handle="pvc-1",
+        key=VolumeKey(ResourceName("pvc-1")),
+        affinity=NO_AFFINITY,
+        created_at=0.0,
+        claim=claim,
+    )
+
+
+def moment() -> datetime:
+    return datetime(2026, 11, 23, 5, 8, 9, 250_000, UTC)
+
+
+@pytest.fixture
+async def events(api: KubeApi, cluster: FakeCluster) -> AsyncIterator[KubeEvents]:
+    cluster.create("namespaces", {"metadata": {"name": "shop"}})
+    events = KubeEvents(api, instance="pod-1", now=moment)
+    async with running(events.run()):
+        yield events
+
+
+async def stored(cluster: FakeCluster, number: int) -> list[Json]:
+    await until(lambda: len(cluster.objects(EVENTS)) == number)
+    return cluster.objects(EVENTS)
+
+
+async def test_a_change_is_told_on_volume_and_claim(
+    events: KubeEvents, cluster: FakeCluster
+) -> None:
+    events.updated(volume(), "everywhere", "linbit.com/hostname=a")
+
+    told = {event["metadata"]["namespace"]: event for event in await stored(cluster, 2)}
+
+    assert told["default"]["regarding"] == {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "name": "pvc-1",
+        "uid": "pv-uid",
+    }
+    assert told["shop"]["regarding"] == {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "namespace": "shop",
+        "name": "data",
+        "uid": "claim-uid",
+    }
+    for event in told.values():
+        assert (event["type"], event["reason"]) == ("Normal", "VolumeAffinityUpdated")
+        assert event["note"] == "Node affinity changed from everywhere to linbit.com/hostname=a"
+        assert event["eventTime"] == "2026-11-23T05:08:09.250000Z"
+        assert event["reportingController"] == "linstor-affinity-events"
+
+
+async def test_a_warning_is_a_warning(events: KubeEvents, cluster: FakeCluster) -> None:
+    events.warn(volume(claim=None), "VolumeAffinityNotUpdated", "no replica")
+
+    [told] = await stored(cluster, 1)
+
+    assert (told["type"], told["reason"], told["note"]) == (
+        "Warning",
+        "VolumeAffinityNotUpdated",
+        "no replica",
+    )
+
+
+async def test_a_claim_that_is_not_known_by_uid_is_not_told(
+    events: KubeEvents, cluster: FakeCluster
+) -> None:
+    events.warn(volume(ClaimName(namespace="shop", name="data")), "X", "x")
+    events.warn(volume(claim=None), "Y", "y")
+
+    told = await stored(cluster, 2)
+
+    assert {event["metadata"]["namespace"] for event in told} == {"default"}
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "€", "😀"])
+async def test_a_long_note_is_cut(events: KubeEvents, cluster: FakeCluster, letter: str) -> None:
+    events.warn(volume(claim=None), "X", letter * 2000)
+
+    [told] = await stored(cluster, 1)
+
+    assert 1000 < len(told["note"].encode()) <= 1024
+    assert told["note"].endswith(letter + "…")
+
+
+async def test_a_note_that_just_fits_is_not_cut(events: KubeEvents, cluster: FakeCluster) -> None:
+    events.warn(volume(claim=None), "X", "x" * 1024)
+
+    [told] = await stored(cluster, 1)
+
+    assert told["note"] == "x" * 1024
+
+
+async def test_half_a_character_harms_nobody(events: KubeEvents, cluster: FakeCluster) -> None:
+    events.warn(volume(claim=None), "X", "half a character: \ud800")
+    events.warn(volume(claim=None), "Y", "a whole one")
+
+    await until(lambda: any(event["reason"] == "Y" for event in cluster.objects(EVENTS)))
+
+
+async def test_an_instance_with_a_long_name_is_cut(api: KubeApi, cluster: FakeCluster) -> None:
+    events = KubeEvents(api, instance="x" * 300, now=moment)
+    events.warn(volume(claim=None), "X", "x")
+
+    await events.flush()
+
+    assert [event["reportingInstance"] for event in cluster.objects(EVENTS)] == ["x" * 128]
+
+
+async def test_what_does_not_fit_the_queue_is_counted(api: KubeApi) -> None:
+    events = KubeEvents(api, instance="pod-1", now=moment)
+
+    for _ in range(MOST_WAITING + 3):
+        events.warn(volume(claim=None), "X", "x")
+
+    assert events.lost == 3
+
+
+@pytest.mark.parametrize("status", [403, 404, 409, 422, 500])
+async def test_what_is_refused_is_counted_and_the_next_one_sent(
+    events: KubeEvents, cluster: FakeCluster, kube: KubeServer, status: int
+) -> None:
+    kube.faults.add(method="POST", status=status)
+
+    events.warn(volume(claim=None), "X", "x")
+    events.warn(volume(claim=None), "Y", "y")
+
+    [told] = await stored(cluster, 1)
+    assert (told["reason"], events.lost) == ("Y", 1)
+
+
+async def test_what_waits_is_sent_at_the_end(api: KubeApi, cluster: FakeCluster) -> None:
+    events = KubeEvents(api, instance="pod-1", now=moment)
+    for _ in range(20):
+        events.warn(volume(claim=None), "X", "x")
+
+    await events.flush()
+
+    assert len(cluster.objects(EVENTS)) == 20
+
+
+def test_the_end_does_not_wait_for_a_slow_server() -> None:
+    async def story() -> float:
+        async with KubeServer(FakeCluster()) as kube:
+            kube.faults.add(method="POST", delay=1000)
+            api = KubeApi(loads(kube.url))
+            events = KubeEvents(api, instance="pod-1", now=moment)
+            events.warn(volume(claim=None), "X", "x")
+            begun = asyncio.get_running_loop().time()
+            await events.flush()
+            took = asyncio.get_running_loop().time() - begun
+            await api.close()
+            return took
+
+    assert hurried(story, speed=10) < 3.0

@@ -1,0 +1,1 @@
+"""The engine on its ports in memory, on a clock that jumps."""

@@ -1,0 +1,193 @@
+"""All of the engine put together on fakes, as app.py does it on adapters."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue
+from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.reconciler import Reconciler
+from linstor_affinity_events.engine.replacer import Replacer
+from linstor_affinity_events.engine.saved_notes import SavedNotes
+from linstor_affinity_events.engine.sweep import Sweeper
+from linstor_affinity_events.engine.teller import Teller
+from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.manifest import claim_of
+from linstor_affinity_events.model.names import PvName, ResourceName
+from tests.fakes.kube_server import Binder, FakeCluster
+from tests.fakes.linstor import FakeLinstor
+from tests.fakes.others import FakeLeadership, FakeNotices, FakeTelemetry
+from tests.fakes.volumes import FakeJournal, FakeVolumes, Faults
+from tests.stage import manifests
+
+Json = dict[str, Any]
+
+PV = PvName("pvc-1")
+RD = ResourceName("pvc-1")
+
+
+@dataclass(slots=True, kw_only=True)
+class House:
+    """One instance of the service on a cluster that others may share."""
+
+    cluster: FakeCluster
+    linstor: FakeLinstor
+    faults: Faults
+    volumes: FakeVolumes
+    journal: FakeJournal
+    notices: FakeNotices
+    telemetry: FakeTelemetry
+    leadership: FakeLeadership
+    queue: KeyedQueue[ResourceName]
+    picture: Picture
+    teller: Teller
+    replacer: Replacer
+    reconciler: Reconciler
+    sweeper: Sweeper
+
+    def pv(self, name: str = PV) -> Json:
+        found = self.cluster.get("persistentvolumes", name)
+        assert found is not None
+        return found
+
+    def claim(self, name: str = PV) -> Json:
+        found = self.cluster.get("persistentvolumeclaims", f"claim-{name}", "default")
+        assert found is not None
+        return found
+
+    def nodes(self, name: str = PV) -> frozenset[str]:
+        return manifests.nodes_of(self.pv(name))
+
+    @asynccontextmanager
+    async def at_work(self, workers: int = 3) -> AsyncIterator[None]:
+        """With workers, an index that follows the cluster, and nothing else."""
+        await self.picture.read_nodes()
+        async with self.volumes.watching(), asyncio.TaskGroup() as group:
+            for number in range(workers):
+                group.create_task(self.reconciler.work(), name=f"worker-{number}")
+            try:
+                yield
+            finally:
+                self.queue.close()
+
+
+def house_on(
+    cluster: FakeCluster,
+    linstor: FakeLinstor,
+    *,
+    journal: FakeJournal | None = None,
+    faults: Faults | None = None,
+    holder: str = "me",
+) -> House:
+    """A new instance; notes outlive it if the journal is given."""
+    faults = faults or Faults()
+    volumes = FakeVolumes(cluster, faults)
+    journal = journal or FakeJournal(faults)
+    notices, telemetry, leadership = FakeNotices(), FakeTelemetry(), FakeLeadership()
+    queue = KeyedQueue[ResourceName](changes_at_once=2)
+    picture = Picture(index=volumes.index, linstor=linstor, now=lambda: 2e9)
+    teller = Teller(notices, telemetry)
+
+    def delays(first: float = 0.05, most: float = 2.0) -> Backoff:
+        return Backoff(first=first, most=most, chance=random.Random(1))
+
+    replacer = Replacer(
+        volumes=volumes,
+        journal=journal,
+        notices=notices,
+        telemetry=telemetry,
+        delays=delays,
+        holder=holder,
+    )
+    saved_notes = SavedNotes(
+        linstor=linstor,
+        volumes=volumes,
+        replacer=replacer,
+        picture=picture,
+        parse_json=json.loads,
+    )
+    reconciler = Reconciler(
+        queue=queue,
+        picture=picture,
+        index=volumes.index,
+        linstor=linstor,
+        volumes=volumes,
+        replacer=replacer,
+        saved_notes=saved_notes,
+        leadership=leadership,
+        teller=teller,
+        telemetry=telemetry,
+        chance=random.Random(1),
+    )
+    sweeper = Sweeper(
+        queue=queue,
+        picture=picture,
+        index=volumes.index,
+        linstor=linstor,
+        replacer=replacer,
+        leadership=leadership,
+        teller=teller,
+        telemetry=telemetry,
+        delays=delays(1.0, 30.0),
+        pace=60.0,
+    )
+    return House(
+        cluster=cluster,
+        linstor=linstor,
+        faults=faults,
+        volumes=volumes,
+        journal=journal,
+        notices=notices,
+        telemetry=telemetry,
+        leadership=leadership,
+        queue=queue,
+        picture=picture,
+        teller=teller,
+        replacer=replacer,
+        reconciler=reconciler,
+        sweeper=sweeper,
+    )
+
+
+@asynccontextmanager
+async def cluster_with(*names: str, on: str = "n1") -> AsyncIterator[FakeCluster]:
+    """A cluster with a binder and with bound volumes on one node each."""
+    cluster = FakeCluster()
+    for name, parameters in manifests.CLASSES.items():
+        cluster.create("storageclasses", manifests.storage_class(name, parameters))
+    async with Binder(cluster, delay=0.001) as binder:
+        for name in names:
+            bind(cluster, name, on)
+        await binder.settled()
+        yield cluster
+
+
+def bind(cluster: FakeCluster, name: str, *nodes: str, **volume: Any) -> None:
+    claim = cluster.create(
+        "persistentvolumeclaims", manifests.claim(f"claim-{name}"), namespace="default"
+    )
+    made = manifests.volume(name, claim=claim, node_affinity=manifests.on_nodes(nodes), **volume)
+    cluster.create("persistentvolumes", made)
+
+
+async def replace(house: House, *nodes: str, name: str = PV) -> Any:
+    """Have the replacer alone put a volume on other nodes."""
+    pv = await house.volumes.read(PvName(name))
+    assert pv is not None
+    named = claim_of(pv)
+    claim = None if named is None else await house.volumes.read_claim(named)
+    wanted = NodeAffinity.of(frozenset({(manifests.HOSTNAME, node)}) for node in nodes)
+    return await house.replacer.replace(pv, claim, VolumeKey(ResourceName(name)), wanted)
+
+
+async def until(wanted: Any, patience: float = 600.0) -> None:
+    """Wait on the virtual clock."""
+    async with asyncio.timeout(patience):
+        while not wanted():  # noqa: ASYNC110, what is waited for sets no Event
+            await asyncio.sleep(0.01)

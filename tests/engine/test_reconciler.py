@@ -1,0 +1,358 @@
+"""Looks: what is seen, what follows, and when it is looked at again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace as changed
+from typing import Any
+
+from linstor_affinity_events.errors import LoginRefused, Unreachable
+from linstor_affinity_events.model.keys import SKIP_ANNOTATION
+from linstor_affinity_events.model.names import ResourceName
+from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, until
+from tests.fakes.clock import run_virtually
+from tests.fakes.linstor import FakeLinstor
+
+
+@asynccontextmanager
+async def one_volume(*placed: str, on: str = "n1") -> AsyncIterator[House]:
+    """A house at work with one volume; LINSTOR has it on the nodes given."""
+    async with cluster_with(PV, on=on) as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        linstor.place(PV, *placed)
+        house = house_on(cluster, linstor)
+        async with house.at_work():
+            yield house
+
+
+def played(work: Coroutine[Any, Any, None]) -> None:
+    run_virtually(work)
+
+
+def test_a_hint_is_acted_on_at_once() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            began = asyncio.get_running_loop().time()
+            house.queue.add(RD, hinted=True)
+            await until(lambda: house.notices.updates)
+
+            assert house.nodes() == {"n2"}
+            assert asyncio.get_running_loop().time() - began < 0.5
+            assert house.telemetry.counted["changed replace done"] == 1
+
+    played(play())
+
+
+def test_a_hint_that_changed_nothing_gets_one_second_look() -> None:
+    async def play() -> None:
+        async with one_volume("n1") as house:
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(1.0)
+            # The truth comes after the event, and nothing tells of it.
+            house.linstor.place(PV, "n2")
+            await asyncio.sleep(3.0)
+
+            assert house.nodes() == {"n2"}
+
+    played(play())
+
+
+def test_without_news_nothing_is_asked() -> None:
+    async def play() -> None:
+        async with one_volume("n1") as house:
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(10.0)
+            house.linstor.asked.clear()
+            await asyncio.sleep(3600.0)
+
+            assert house.linstor.asked == []
+
+    played(play())
+
+
+def test_a_placement_in_motion_is_looked_at_until_it_rests() -> None:
+    async def play() -> None:
+        async with one_volume("n1") as house:
+            house.linstor.place(PV, "n1", "n2", flags={"n2": "DISKLESS DISK_ADDING"})
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(6.0)
+            house.linstor.place(PV, "n1", "n2")
+            await until(lambda: house.nodes() == {"n1", "n2"}, patience=10.0)
+
+    played(play())
+
+
+def test_a_deletion_that_never_ends_is_not_looked_at_for_ever() -> None:
+    async def play() -> None:
+        async with one_volume("n1") as house:
+            house.linstor.place(PV, "n1", "n2", flags={"n2": "DELETE DRBD_DELETE"})
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(120.0)
+            house.linstor.asked.clear()
+            await asyncio.sleep(3600.0)
+
+            assert house.linstor.asked == []
+
+    played(play())
+
+
+def test_the_skip_annotation_set_at_the_last_moment_is_honoured() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            before = house.pv()["metadata"]["uid"]
+            annotation = {"metadata": {"annotations": {SKIP_ANNOTATION: "yes"}}}
+            house.cluster.patch("persistentvolumes", PV, annotation)
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(5.0)
+
+            assert house.pv()["metadata"]["uid"] == before
+            assert house.nodes() == {"n1"}
+
+    played(play())
+
+
+def test_a_refusal_is_told_once_until_its_reason_changes() -> None:
+    async def play() -> None:
+        async with one_volume() as house:
+            for _ in range(5):
+                house.queue.add(RD, hinted=True)
+                await asyncio.sleep(10.0)
+            assert [why for _, _, why in house.notices.warnings] == [
+                "no replica of pvc-1 has usable data now"
+            ]
+
+            house.linstor.known.clear()
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(10.0)
+
+            assert len(house.notices.warnings) == 2
+            assert house.nodes() == {"n1"}
+
+    played(play())
+
+
+def test_linstor_away_is_asked_again_with_growing_pauses_and_then_it_is_mended() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            house.linstor.broken = Unreachable("down")
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(60.0)
+            assert 4 <= house.linstor.asked.count("placement") <= 12
+            house.linstor.broken = None
+            await until(lambda: house.nodes() == {"n2"}, patience=300.0)
+
+    played(play())
+
+
+def test_a_login_refused_is_no_reason_to_hammer() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            house.linstor.broken = LoginRefused("no")
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(300.0)
+
+            assert house.linstor.asked.count("placement") <= 11
+
+    played(play())
+
+
+def test_who_does_not_lead_writes_nothing() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            house.leadership.leading = False
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(30.0)
+
+            assert house.faults.writes == []
+
+    played(play())
+
+
+def test_after_the_queue_closed_nothing_is_begun() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            original = house.linstor.placement
+
+            async def closing(resource: ResourceName) -> Any:
+                house.queue.close()
+                return await original(resource)
+
+            house.linstor.placement = closing  # type: ignore[method-assign]
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(30.0)
+
+            assert house.faults.writes == []
+
+    played(play())
+
+
+def test_volumes_that_no_pod_can_use_go_first() -> None:
+    async def play() -> None:
+        names = [f"pvc-{n}" for n in range(12)]
+        async with cluster_with() as cluster:
+            linstor = FakeLinstor("n1", "n2", "n3")
+            for name in names:
+                bind(cluster, name, "n1")
+                linstor.place(name, "n1", "n2")
+            linstor.place("pvc-11", "n3")
+            house = house_on(cluster, linstor)
+            async with house.at_work(workers=6):
+                await asyncio.sleep(1.0)
+                for name in names:
+                    house.queue.add(ResourceName(name), hinted=True)
+                await until(lambda: len(house.notices.updates) == len(names))
+
+            order = [name for name, _, _ in house.notices.updates]
+            # Two places for changes were taken before it was looked at.
+            assert order.index("pvc-11") <= 4
+
+    played(play())
+
+
+def test_a_node_that_the_snapshot_lacks_is_learnt_on_the_way() -> None:
+    async def play() -> None:
+        async with one_volume("n1") as house:
+            house.linstor.node_labels["n9"] = {"Aux/topology/kubernetes.io/hostname": "n9"}
+            await asyncio.sleep(5.0)
+            house.linstor.place(PV, "n9")
+            house.queue.add(RD, hinted=True)
+            await until(lambda: house.nodes() == {"n9"}, patience=10.0)
+
+    played(play())
+
+
+def test_an_error_that_nobody_foresaw_ends_no_worker() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            fine = house.linstor.placement
+
+            async def bad(resource: ResourceName) -> Any:
+                raise ZeroDivisionError
+
+            house.linstor.placement = bad  # type: ignore[method-assign]
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(5.0)
+            house.linstor.placement = fine  # type: ignore[method-assign]
+            await until(lambda: house.nodes() == {"n2"}, patience=600.0)
+
+    played(play())
+
+
+Sweep = Callable[[House], Awaitable[None]]
+
+
+async def swept(house: House, cause: str = "period") -> None:
+    await house.sweeper.sweep(cause)
+    await asyncio.sleep(5.0)
+
+
+def test_a_full_pass_finds_what_no_event_told_and_counts_it() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            await swept(house)
+
+            assert house.nodes() == {"n2"}
+            assert house.telemetry.counted["drift period"] == 1
+            assert house.telemetry.now["change"] == 1
+
+    played(play())
+
+
+def test_drift_that_is_waited_for_already_is_not_counted() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            house.queue.add(RD, after=1.0)
+            await swept(house)
+
+            assert house.nodes() == {"n2"}
+            assert house.telemetry.counted["drift period"] == 0
+
+    played(play())
+
+
+def test_a_full_pass_goes_on_one_by_one_when_the_big_read_fails_and_stays_with_it_a_while() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            house.linstor.bulk_broken = True
+            await swept(house)
+            await swept(house)
+            assert house.nodes() == {"n2"}
+            assert house.linstor.asked.count("placements") == 1
+
+            house.linstor.bulk_broken = False
+            await asyncio.sleep(300.0)
+            await swept(house)
+
+            assert house.telemetry.counted["swept one by one"] == 2
+            assert house.telemetry.counted["swept in bulk"] == 1
+
+    played(play())
+
+
+def test_at_rest_a_full_pass_asks_three_times_and_writes_nothing() -> None:
+    async def play() -> None:
+        async with one_volume("n1") as house:
+            await asyncio.sleep(1.0)
+            house.linstor.asked.clear()
+            await swept(house)
+
+            assert house.linstor.asked == ["nodes", "definitions", "placements"]
+            assert house.faults.writes == []
+
+    played(play())
+
+
+def test_passes_come_one_pace_apart_and_sooner_when_something_was_missed() -> None:
+    async def play() -> None:
+        async with one_volume("n1") as house:
+            passing = asyncio.create_task(house.sweeper.run())
+            await asyncio.sleep(121.0)
+            assert house.telemetry.counted["swept in bulk"] == 2
+            for _ in range(50):
+                house.sweeper.request("node")
+            await asyncio.sleep(5.0)
+            assert house.telemetry.counted["swept in bulk"] == 3
+            passing.cancel()
+
+    played(play())
+
+
+def test_a_pass_that_fails_says_why_and_is_begun_again() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            house.linstor.broken = Unreachable("LINSTOR is away")
+            house.sweeper.request("start")
+            passing = asyncio.create_task(house.sweeper.run())
+            await asyncio.sleep(20.0)
+            assert house.sweeper.failure == "LINSTOR is away"
+            house.linstor.broken = None
+            await until(lambda: house.nodes() == {"n2"})
+            assert house.sweeper.failure is None
+            passing.cancel()
+
+    played(play())
+
+
+def test_two_volumes_with_one_handle_are_both_left_alone() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            bind(house.cluster, "copy", "n1", handle="pvc-1/00")
+            await asyncio.sleep(1.0)
+            await swept(house)
+
+            assert house.nodes() == house.nodes("copy") == {"n1"}
+            assert {name for name, _, _ in house.notices.warnings} == {PV, "copy"}
+
+    played(play())
+
+
+def test_the_skip_property_of_the_definition_covers_all_its_volumes() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            house.linstor.known[RD] = changed(house.linstor.known[RD], skip=True)
+            await swept(house)
+
+            assert house.nodes() == {"n1"}
+            assert house.notices.warnings == []
+
+    played(play())

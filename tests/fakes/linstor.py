@@ -1,0 +1,106 @@
+"""The port to LINSTOR in memory."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+
+from linstor_affinity_events.errors import AffinityEventsError, Unreachable
+from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
+from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.placement import Definition, Placement, Replica
+
+
+class FakeLinstor:
+    """Implements engine.ports.Linstor."""
+
+    def __init__(self, *nodes: str) -> None:
+        self.node_labels = {name: {"Aux/topology/kubernetes.io/hostname": name} for name in nodes}
+        self.known: dict[ResourceName, Definition] = {}
+        self.placed: dict[ResourceName, Placement] = {}
+        self.broken: AffinityEventsError | None = None
+        self.bulk_broken = False
+        self.asked: list[str] = []
+
+    def place(self, resource: str, *nodes: str, flags: Mapping[str, str] | None = None) -> None:
+        """Put a resource on exactly these nodes; `flags` are blank-separated, by node."""
+        name = resource_name(resource)
+        self.known.setdefault(name, Definition(resource=name))
+        self.placed[name] = Placement(
+            name,
+            tuple(
+                Replica(node_name(node), frozenset((flags or {}).get(node, "").split()))
+                for node in nodes
+            ),
+        )
+
+    async def nodes(self) -> Nodes:
+        self._ask("nodes")
+        return Nodes.read(self.node_labels)
+
+    async def definition(self, resource: ResourceName) -> Definition | None:
+        self._ask("definition")
+        return self.known.get(resource)
+
+    async def definitions(self) -> Mapping[ResourceName, Definition]:
+        self._ask("definitions")
+        return dict(self.known)
+
+    async def placement(self, resource: ResourceName) -> Placement | None:
+        self._ask("placement")
+        return self.placed.get(resource) if resource in self.known else None
+
+    async def placements(self) -> Mapping[ResourceName, Placement]:
+        self._ask("placements")
+        if self.bulk_broken:
+            raise Unreachable("a satellite hangs")
+        return dict(self.placed)
+
+    async def forget_saved(self, resource: ResourceName, number: int) -> None:
+        self._ask("forget")
+        saved = {k: v for k, v in self.known[resource].saved.items() if k != number}
+        self.known[resource] = replace(self.known[resource], saved=saved)
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        if self.broken is not None:
+            raise self.broken
+
+
+class FakeStream:
+    """Implements engine.ports.EventStream; each connection ends as it is told."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[Mapping[str, object] | AffinityEventsError | None] = (
+            asyncio.Queue()
+        )
+        self.connections = 0
+        self.refuse: AffinityEventsError | None = None
+
+    def tell(self, event: Mapping[str, object]) -> None:
+        self._events.put_nowait(event)
+
+    def hang_up(self) -> None:
+        self._events.put_nowait(None)
+
+    def break_off(self, error: AffinityEventsError) -> None:
+        self._events.put_nowait(error)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncIterator[Mapping[str, object]]]:
+        if self.refuse is not None:
+            raise self.refuse
+        self.connections += 1
+        async with aclosing(self._told()) as events:
+            yield events
+
+    async def _told(self) -> AsyncGenerator[Mapping[str, object], None]:
+        while True:
+            event = await self._events.get()
+            if event is None:
+                return
+            if isinstance(event, AffinityEventsError):
+                raise event
+            yield event

@@ -1,0 +1,69 @@
+"""The small ports in memory: who leads, what people and metrics are told."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from linstor_affinity_events.model.volume import Volume
+
+
+@dataclass(slots=True)
+class FakeLeadership:
+    """Implements engine.ports.Leadership."""
+
+    leading: bool = True
+
+
+@dataclass(slots=True)
+class FakeNotices:
+    """Implements engine.ports.Notices."""
+
+    updates: list[tuple[str, str, str]] = field(default_factory=list)
+    warnings: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def updated(self, volume: Volume, was: str, now: str) -> None:
+        self.updates.append((volume.name, was, now))
+
+    def warn(self, volume: Volume, reason: str, why: str) -> None:
+        self.warnings.append((volume.name, reason, why))
+
+
+@dataclass(slots=True)
+class FakeTelemetry:
+    """Implements engine.ports.Telemetry; counts what it is told under readable names."""
+
+    counted: Counter[str] = field(default_factory=Counter)
+    now: dict[str, int] = field(default_factory=dict)
+
+    def verdict(self, kind: str, reason: str) -> None:
+        self.counted[f"verdict {kind} {reason}".rstrip()] += 1
+
+    def changed(self, how: str, outcome: str, took: float, since_hint: float) -> None:
+        self.counted[f"changed {how} {outcome}"] += 1
+
+    def drift_unannounced(self, cause: str) -> None:
+        self.counted[f"drift {cause}"] += 1
+
+    def swept(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None:
+        self.counted["swept in bulk" if bulk else "swept one by one"] += 1
+
+    def census(self, found: Mapping[tuple[str, str], int]) -> None:
+        self.now = {" ".join(key).rstrip(): number for key, number in found.items()}
+
+    def absent(self, volumes: int) -> None:
+        self.now["absent"] = volumes
+
+    def stuck(self, volumes: int) -> None:
+        self.now["stuck"] = volumes
+
+    def claim_lost(self) -> None:
+        self.counted["claim lost"] += 1
+
+    def stream(self, name: str, *, up: bool) -> None:
+        self.counted[f"stream {name} {'up' if up else 'down'}"] += 1
+
+    def stream_event(self, name: str) -> None:
+        self.counted[f"event {name}"] += 1
+
+    def failed_look(self, kind: str) -> None:
+        self.counted[f"failed {kind}"] += 1

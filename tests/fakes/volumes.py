@@ -1,0 +1,209 @@
+"""The ports to PersistentVolumes, claims and notes, in memory: a FakeCluster without the wire."""
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from linstor_affinity_events.adapters.kube_index import Following, VolumeIndex
+from linstor_affinity_events.adapters.kube_objects import describe
+from linstor_affinity_events.errors import (
+    AffinityEventsError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    Unreachable,
+)
+from linstor_affinity_events.model.keys import OURSELVES
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    Patch,
+    name_of,
+    released,
+    uid_of,
+    version_of,
+)
+from linstor_affinity_events.model.names import ClaimName, PvName
+from linstor_affinity_events.model.note import Note, read_note
+from linstor_affinity_events.model.volume import Volume
+from tests.fakes.kube_server import FakeCluster, Refusal
+from tests.fakes.kube_server.metadata import Writer
+
+VOLUMES, CLAIMS = "persistentvolumes", "persistentvolumeclaims"
+
+
+class Faults:
+    """Breaks the nth write from now on, before it took effect or after, its answer lost."""
+
+    def __init__(self) -> None:
+        self.writes: list[str] = []
+        self._nth, self._when = 0, ""
+        self._error: Callable[[str], AffinityEventsError] = Unreachable
+        self._refused: dict[str, Callable[[str], AffinityEventsError]] = {}
+
+    def break_write(self, nth: int, *, when: str) -> None:
+        """`when` is "before" or "after"; the first write is number 1."""
+        self.writes, self._nth, self._when = [], nth, when
+
+    def refuse(self, verb: str, error: Callable[[str], AffinityEventsError] = Forbidden) -> None:
+        """Refuse every write of this kind until `allow`."""
+        self._refused[verb] = error
+
+    def allow(self, verb: str) -> None:
+        self._refused.pop(verb, None)
+
+    @contextmanager
+    def around(self, verb: str) -> Iterator[None]:
+        self.writes.append(verb)
+        if verb in self._refused:
+            raise self._refused[verb](f"{verb} is refused")
+        hit = len(self.writes) == self._nth
+        if hit and self._when == "before":
+            raise self._error(f"broken before {verb}")
+        yield
+        if hit and self._when == "after":
+            raise self._error(f"broken after {verb}")
+
+
+@contextmanager
+def _sorted() -> Iterator[None]:
+    try:
+        yield
+    except Refusal as refusal:
+        status = refusal.status
+        message = str(status.get("message"))
+        if refusal.code in {404, 409}:
+            raise Conflict(message) from refusal
+        causes = (status.get("details") or {}).get("causes") or ()
+        raise Invalid(message, fields=tuple(c.get("field", "") for c in causes)) from refusal
+
+
+class FakeVolumes:
+    """Implements engine.ports.Volumes; use `watching` so that its index hears of changes."""
+
+    def __init__(self, cluster: FakeCluster, faults: Faults | None = None) -> None:
+        self.cluster = cluster
+        self.faults = faults or Faults()
+        self.changed: list[Volume] = []
+        self.index = VolumeIndex(self.changed.append)
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Keep the index in step, as an informer does."""
+        with self.cluster.subscribe(VOLUMES) as changes:
+            self.index.begin_list()
+            for manifest in self.cluster.objects(VOLUMES):
+                self.index.listed(manifest)
+            self.index.end_list()
+            self.index.classes.begin_list()
+            for manifest in self.cluster.objects("storageclasses"):
+                self.index.classes.listed(manifest)
+            self.index.classes.end_list()
+
+            async def follow() -> None:
+                async for change in changes:
+                    # Without kind and apiVersion, as the items of a list in pages come.
+                    if change.kind == "DELETED":
+                        self.index.gone(change.object)
+                    else:
+                        self.index.changed(change.object)
+
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(follow())
+                try:
+                    yield
+                finally:
+                    task.cancel()
+
+    async def read(self, name: PvName) -> Manifest | None:
+        return self._get(VOLUMES, name)
+
+    async def read_claim(self, claim: ClaimName) -> Manifest | None:
+        return self._get(CLAIMS, claim.name, claim.namespace)
+
+    def _get(self, resource: str, name: str, namespace: str = "") -> Manifest | None:
+        try:
+            return copy.deepcopy(self.cluster.get(resource, name, namespace))
+        except Refusal:
+            return None
+
+    async def patch(self, name: PvName, patch: Patch) -> Manifest:
+        with self.faults.around("patch"), _sorted():
+            return self.cluster.patch(VOLUMES, name, patch, writer=Writer(name=OURSELVES))
+
+    async def delete(self, manifest: Manifest) -> Manifest | None:
+        with self.faults.around("delete"), _sorted():
+            left, gone = self.cluster.delete(
+                VOLUMES, name_of(manifest), uid=uid_of(manifest), version=version_of(manifest)
+            )
+            return None if gone else left
+
+    async def remove(self, manifest: Manifest) -> None:
+        with self.faults.around("remove"), _sorted():
+            if self._get(VOLUMES, name_of(manifest)) is not None:
+                body = released(manifest)
+                self.cluster.update(VOLUMES, name_of(manifest), body, writer=Writer(name=OURSELVES))
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        with self.faults.around("create"), _sorted():
+            return self.cluster.create(VOLUMES, manifest, writer=Writer(name=OURSELVES))
+
+    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> None:
+        with self.faults.around("rehearse"):
+            return
+
+    def describe(self, manifest: Manifest) -> Volume | None:
+        return describe(manifest)
+
+    @contextmanager
+    def follow(self, name: PvName) -> Iterator[Following]:
+        with self.index.follow(name) as following:
+            yield following
+
+    def last_phase_change(self) -> float:
+        return self.index.phase_changed_at
+
+
+class FakeJournal:
+    """Implements engine.ports.Journal: notes as trees, read back as from outside."""
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self._faults = faults or Faults()
+        self._count = 0
+        self.kept: dict[PvName, tuple[str, Any]] = {}
+
+    async def all(self) -> Collection[Note]:
+        return [read_note(tree, version=version) for version, tree in self.kept.values()]
+
+    async def read(self, name: PvName) -> Note | None:
+        if name not in self.kept:
+            return None
+        version, tree = self.kept[name]
+        return read_note(tree, version=version)
+
+    async def create(self, note: Note) -> Note:
+        with self._faults.around("note"):
+            if note.pv in self.kept:
+                raise Conflict(f"a note for {note.pv} is there")
+            return self._keep(note)
+
+    async def save(self, note: Note) -> Note:
+        with self._faults.around("save"):
+            self._guard(note)
+            return self._keep(note)
+
+    async def drop(self, note: Note) -> None:
+        with self._faults.around("drop"):
+            if note.pv in self.kept:
+                self._guard(note)
+                del self.kept[note.pv]
+
+    def _keep(self, note: Note) -> Note:
+        self._count += 1
+        self.kept[note.pv] = (str(self._count), copy.deepcopy(note.written()))
+        return read_note(self.kept[note.pv][1], version=str(self._count))
+
+    def _guard(self, note: Note) -> None:
+        if note.pv not in self.kept or self.kept[note.pv][0] != note.version:
+            raise Conflict(f"the note for {note.pv} changed")

@@ -1,0 +1,139 @@
+"""The command line, as far as it goes without a cluster."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from linstor_affinity_events import __version__
+from linstor_affinity_events.cli import main, run
+from linstor_affinity_events.settings import OPTIONS, Option
+from tests.undisturbed import logging_undisturbed
+
+NO_LINSTOR = {"LS_CONTROLLERS": None, "LS_USERNAME": None, "LS_PASSWORD": None}
+
+
+@pytest.fixture
+def runner() -> Iterator[CliRunner]:
+    unset: dict[str, str | None] = {option.variable: None for option in OPTIONS}
+    with logging_undisturbed():
+        yield CliRunner(env={**unset, **NO_LINSTOR})
+
+
+def mistaken(result: Result) -> list[str]:
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_it_tells_its_version(runner: CliRunner) -> None:
+    result = runner.invoke(main, ["--version"])
+
+    assert (result.exit_code, result.output) == (
+        0,
+        f"linstor-affinity-events, version {__version__}\n",
+    )
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_the_commands(runner: CliRunner, flag: str) -> None:
+    result = runner.invoke(main, [flag])
+
+    assert result.exit_code == 0
+    assert "run" in result.output
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)
+def test_help_names_every_flag_with_its_variable(option: Option, runner: CliRunner) -> None:
+    shown = " ".join(runner.invoke(main, ["run", "--help"]).output.split())
+
+    assert f"--{option.flag}" in shown
+    assert f"[env: {option.variable}]" in shown
+
+
+@pytest.mark.parametrize("variable", ["LS_CONTROLLERS", "LS_USERNAME", "LS_ROOT_CA"])
+def test_help_names_the_variables_of_linstor(runner: CliRunner, variable: str) -> None:
+    assert variable in runner.invoke(main, ["run", "--help"]).output
+
+
+def test_all_mistakes_are_told_with_exit_code_2(runner: CliRunner) -> None:
+    result = runner.invoke(
+        main,
+        ["run", "--workers", "0", "--reconcile-rate", "soon", "--log-format=xml"],
+        env={"LS_CONTROLLERS": "ftp://x"},
+    )
+
+    told = mistaken(result)
+
+    assert len(told) == 4
+    for named in ("--workers", "--reconcile-rate", "--log-format", "LS_CONTROLLERS"):
+        assert any(named in line for line in told)
+
+
+def test_a_default_policy_that_makes_no_sense_is_told_with_exit_code_2(runner: CliRunner) -> None:
+    result = runner.invoke(main, ["run", "--default-remote-access-policy", "nonsense"])
+
+    [told] = mistaken(result)
+
+    assert "--default-remote-access-policy" in told
+
+
+def test_a_kubeconfig_that_is_missing_is_told_with_exit_code_2(
+    runner: CliRunner, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "nothing")
+
+    result = runner.invoke(main, ["run", "--kubeconfig", missing, "--bind-address", ""])
+
+    [told] = mistaken(result)
+
+    assert "--kubeconfig" in told
+
+
+@pytest.mark.parametrize("text", ["", "garbage: [", "[]"])
+def test_a_kubeconfig_that_is_garbage_is_told_with_exit_code_2(
+    runner: CliRunner, tmp_path: Path, text: str
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(text)
+
+    result = runner.invoke(main, ["run", "--kubeconfig", str(config), "--bind-address", ""])
+
+    assert len(mistaken(result)) == 1
+
+
+@pytest.mark.parametrize("flag", ["--no-such-flag", "--workers"])
+def test_flags_that_do_not_exist_or_lack_their_value_are_told(runner: CliRunner, flag: str) -> None:
+    assert runner.invoke(main, ["run", flag]).exit_code == 2
+
+
+def given(*arguments: str) -> dict[str, object]:
+    context: click.Context = run.make_context("run", list(arguments))
+    return {name: value for name, value in context.params.items() if value not in (None, ())}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-v", "1"], {"v": "1"}),
+        (["-v=1"], {"v": "1"}),
+        (["-v1"], {"v": "1"}),
+        (["--v=1"], {"v": "1"}),
+        (["--leader-election"], {"leader_election": "true"}),
+        (["--leader-election=false"], {"leader_election": "false"}),
+        (["--leader-election", "--workers", "3"], {"leader_election": "true", "workers": "3"}),
+        (["--bind-address", ""], {"bind_address": ""}),
+        (
+            ["--allow-finalizer", "a/b", "--allow-finalizer=c/*"],
+            {"allow_finalizer": ("a/b", "c/*")},
+        ),
+        ([], {}),
+    ],
+    ids=str,
+)
+def test_flags_are_written_as_for_the_reference(
+    arguments: list[str], expected: dict[str, object]
+) -> None:
+    assert given(*arguments) == expected

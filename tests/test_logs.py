@@ -1,0 +1,124 @@
+"""Log lines: a constant message, then facts."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from linstor_affinity_events.logs import JsonFormatter, KeyValueFormatter, facts, set_up
+from tests.undisturbed import logging_undisturbed
+
+
+def record(message: str = "volume replaced", *args: object, **values: object) -> logging.LogRecord:
+    made = logging.LogRecord("here", logging.INFO, "file.py", 1, message, args, None)
+    made.created = 1_795_410_489.25
+    made.__dict__.update(facts(**values))
+    return made
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    with logging_undisturbed():
+        yield
+
+
+def test_facts_follow_the_message() -> None:
+    line = KeyValueFormatter().format(record(pv="pvc-1", rd="pvc-1/0", took=1.5))
+
+    assert line == (
+        "2026-11-23T05:08:09.250+00:00 INFO volume replaced pv=pvc-1 rd=pvc-1/0 took=1.5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("plain", "plain"),
+        ("with blank", '"with blank"'),
+        ("a=b", '"a=b"'),
+        ('say "x"', '"say \\"x\\""'),
+        ("", '""'),
+        ("two\nlines", '"two\\nlines"'),
+        ("\x1b[31mred", '"\\u001b[31mred"'),
+        (None, "None"),
+        (True, "True"),
+        ("ä", "ä"),
+    ],
+)
+def test_a_value_never_breaks_out_of_its_place(value: object, shown: str) -> None:
+    line = KeyValueFormatter().format(record(why=value))
+
+    assert line.endswith(f" why={shown}")
+    assert "\n" not in line
+
+
+def test_a_line_without_facts_is_only_the_message() -> None:
+    plain = logging.LogRecord("here", logging.INFO, "file.py", 1, "hello %s", ("you",), None)
+
+    assert KeyValueFormatter().format(plain).endswith("INFO hello you")
+
+
+def test_json_has_facts_beside_the_message() -> None:
+    line = json.loads(JsonFormatter().format(record(pv="pvc-1", took=1.5, again=True, why=None)))
+
+    assert line == {
+        "time": "2026-11-23T05:08:09.250+00:00",
+        "level": "INFO",
+        "logger": "here",
+        "message": "volume replaced",
+        "pv": "pvc-1",
+        "took": 1.5,
+        "again": True,
+        "why": "None",
+    }
+
+
+def test_json_is_one_line_whatever_is_in_it() -> None:
+    text = JsonFormatter().format(record("two\nlines", why='"\n\x00'))
+
+    assert "\n" not in text
+    assert json.loads(text)["why"] == '"\n\x00'
+
+
+@pytest.mark.parametrize("formatter", [KeyValueFormatter(), JsonFormatter()])
+def test_a_traceback_is_shown(formatter: logging.Formatter) -> None:
+    shown = record()
+    try:
+        int("oh")
+    except ValueError:
+        shown.exc_info = sys.exc_info()
+
+    assert "ValueError: invalid literal" in formatter.format(shown)
+
+
+def test_facts_may_be_called_like_parts_of_a_record(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        logging.getLogger("here").info("x", extra=facts(name="pvc-1", msg="y", args=()))
+
+    assert caplog.records[0].__dict__["facts"] == {"name": "pvc-1", "msg": "y", "args": ()}
+
+
+@pytest.mark.usefixtures("kept_logging")
+@pytest.mark.parametrize(
+    ("verbosity", "ours", "theirs"),
+    [(0, logging.INFO, False), (1, logging.DEBUG, False), (5, logging.DEBUG, True)],
+)
+def test_verbosity_opens_our_words_and_then_the_libraries(
+    verbosity: int, ours: int, theirs: bool
+) -> None:
+    set_up(verbosity=verbosity, as_json=False)
+
+    assert logging.getLogger("linstor_affinity_events").getEffectiveLevel() == ours
+    assert logging.getLogger("aiohttp").isEnabledFor(logging.ERROR) is theirs
+
+
+@pytest.mark.usefixtures("kept_logging")
+def test_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up(verbosity=0, as_json=True)
+
+    logging.getLogger("linstor_affinity_events").info("hello", extra=facts(pv="x"))
+
+    shown = capsys.readouterr()
+    assert (json.loads(shown.err)["pv"], shown.out) == ("x", "")

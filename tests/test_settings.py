@@ -1,0 +1,343 @@
+"""Settings: flags over environment over defaults, and all mistakes at once."""
+
+import dataclasses
+import socket
+
+import pytest
+
+from linstor_affinity_events.errors import BadSettings
+from linstor_affinity_events.settings import OPTIONS, Option, Settings, address, boolean, duration
+
+
+def read(env: dict[str, str] | None = None, **flags: str) -> Settings:
+    return Settings.read(flags, env or {})
+
+
+def mistakes(env: dict[str, str] | None = None, **flags: str) -> list[str]:
+    with pytest.raises(BadSettings) as raised:
+        read(env, **flags)
+    return str(raised.value).splitlines()
+
+
+def test_defaults_are_those_that_the_documentation_names() -> None:
+    settings = read()
+
+    assert settings.reconcile_rate == 60.0
+    assert settings.new_volume_grace == 10.0
+    assert settings.workers == 10
+    assert settings.bind_address == ("::", 8000)
+    assert settings.metrics_address is None
+    assert settings.leader_election
+    assert settings.leader_election_lease_duration == 30.0
+    assert settings.leader_election_renew_deadline == 25.0
+    assert settings.leader_election_retry_period == 10.0
+    assert settings.linstor_urls == ("http://localhost:3370",)
+
+
+def test_the_environment_goes_over_defaults() -> None:
+    assert read({"WORKERS": "3"}).workers == 3
+
+
+def test_flags_go_over_the_environment() -> None:
+    assert read({"WORKERS": "3"}, workers="4").workers == 4
+
+
+def test_an_empty_variable_is_none() -> None:
+    assert read({"WORKERS": "", "BIND_ADDRESS": ""}) == read()
+
+
+def test_an_empty_flag_is_a_value() -> None:
+    assert read({"BIND_ADDRESS": ":8001"}, bind_address="").bind_address is None
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)
+def test_every_default_is_a_value_that_may_be_given(option: Option) -> None:
+    assert Settings.read({option.field: option.default}, {}) == read()
+
+
+def test_every_option_is_a_field() -> None:
+    fields = {field.name for field in dataclasses.fields(Settings)}
+
+    assert {option.field for option in OPTIONS} <= fields
+
+
+def test_no_two_options_share_a_variable() -> None:
+    assert len({option.variable for option in OPTIONS}) == len(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("variable", "field"),
+    [
+        ("LEASE_LOCK_NAME", "lease_lock_name"),
+        ("LEASE_HOLDER_IDENTITY", "leader_election_id"),
+        ("LEASE_LOCK_NAMESPACE", "lease_lock_namespace"),
+        ("POD_NAMESPACE", "lease_lock_namespace"),
+        ("PROPERTY_NAMESPACE", "property_namespace"),
+        ("KUBECONFIG", "kubeconfig"),
+        ("LS_USERNAME", ""),
+    ],
+)
+def test_the_variables_of_the_reference_are_read(variable: str, field: str) -> None:
+    env = {variable: "x", "LS_PASSWORD": "y"} if variable == "LS_USERNAME" else {variable: "x"}
+
+    assert getattr(read(env), field or "linstor_username") == "x"
+
+
+def test_a_namespace_that_is_named_wins_over_that_of_the_pod() -> None:
+    assert (
+        read({"POD_NAMESPACE": "pod"}, lease_lock_namespace="named").lease_lock_namespace == "named"
+    )
+
+
+def test_without_an_identity_the_host_name_is_taken() -> None:
+    assert read().leader_election_id == socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("0s", 0.0),
+        ("1s", 1.0),
+        ("90s", 90.0),
+        ("1m30s", 90.0),
+        ("1h", 3600.0),
+        ("1h2m3s", 3723.0),
+        ("1.5h", 5400.0),
+        (".5s", 0.5),
+        ("1.s", 1.0),
+        ("250ms", 0.25),
+        ("1m0.5s", 60.5),
+        ("100us", 1e-4),
+        ("100µs", 1e-4),
+        ("100ns", 1e-7),
+        ("1s1m", 61.0),
+    ],
+)
+def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
+    assert duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "1",
+        "60",
+        "s",
+        ".s",
+        "1 s",
+        "1d",
+        "1S",
+        "1m30",
+        "-1s",
+        "1e3s",
+        "1s ",
+        "x1s",
+        "nan",
+        "inf",
+    ],
+)
+def test_anything_else_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        duration(text)
+
+
+@pytest.mark.parametrize("text", ["1", "t", "T", "TRUE", "true", "True"])
+def test_what_go_takes_for_true_is_true(text: str) -> None:
+    assert boolean(text) is True
+
+
+@pytest.mark.parametrize("text", ["0", "f", "F", "FALSE", "false", "False"])
+def test_what_go_takes_for_false_is_false(text: str) -> None:
+    assert boolean(text) is False
+
+
+@pytest.mark.parametrize("text", ["", "yes", "on", "tRUE", "2"])
+def test_anything_else_is_no_boolean(text: str) -> None:
+    with pytest.raises(ValueError, match="neither"):
+        boolean(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", None),
+        (":8000", ("::", 8000)),
+        ("[::]:8000", ("::", 8000)),
+        ("[::1]:8000", ("::1", 8000)),
+        ("0.0.0.0:80", ("0.0.0.0", 80)),
+        ("localhost:65535", ("localhost", 65535)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+    ],
+)
+def test_addresses_are_written_as_in_go(text: str, expected: tuple[str, int] | None) -> None:
+    assert address(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["8000", "localhost", "localhost:", ":65536", ":-1", ":x", "::1:8000", ":²", "[::]"]
+)
+def test_anything_else_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match=r"address|brackets"):
+        address(text)
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    told = mistakes(
+        {"WORKERS": "many", "LS_CONTROLLERS": "ftp://x", "LS_USERNAME": "admin"},
+        reconcile_rate="60",
+        timeout="-1s",
+        bind_address="8000",
+        leader_election="maybe",
+        log_format="xml",
+    )
+
+    for named in (
+        "WORKERS='many'",
+        "LS_CONTROLLERS",
+        "LS_USERNAME",
+        "--reconcile-rate='60'",
+        "--timeout='-1s'",
+        "--bind-address='8000'",
+        "--leader-election='maybe'",
+        "--log-format='xml'",
+    ):
+        assert sum(named in line for line in told) == 1, named
+    assert len(told) == 8
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("workers", "0"),
+        ("workers", "-1"),
+        ("reconcile_rate", "1ms"),
+        ("resync_rate", "1s"),
+        ("timeout", "0"),
+        ("leader_election_retry_period", "0"),
+    ],
+)
+def test_a_value_that_is_too_small_is_told(field: str, text: str) -> None:
+    with pytest.raises(BadSettings) as raised:
+        Settings.read({field: text}, {})
+
+    [told] = str(raised.value).splitlines()
+    assert "is below" in told
+
+
+@pytest.mark.parametrize(
+    ("lease", "renew", "retry"),
+    [("25s", "25s", "10s"), ("20s", "25s", "10s"), ("30s", "10s", "10s")],
+)
+def test_the_times_of_an_election_must_fit_each_other(lease: str, renew: str, retry: str) -> None:
+    [told] = mistakes(
+        leader_election_lease_duration=lease,
+        leader_election_renew_deadline=renew,
+        leader_election_retry_period=retry,
+    )
+
+    assert "must be longer than" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "urls"),
+    [
+        ("", ["http://localhost:3370"]),
+        ("linstor", ["http://linstor:3370"]),
+        ("linstor:1234", ["http://linstor:1234"]),
+        ("http://linstor", ["http://linstor:3370"]),
+        ("https://linstor", ["https://linstor:3371"]),
+        ("linstor://linstor", ["http://linstor:3370"]),
+        ("linstor+ssl://linstor", ["https://linstor:3371"]),
+        ("https://linstor:443/", ["https://linstor:443"]),
+        ("http://[fd00::1]:3370", ["http://[fd00::1]:3370"]),
+        ("a, b ,,http://c", ["http://a:3370", "http://b:3370", "http://c:3370"]),
+        ("a,a", ["http://a:3370"]),
+        (" , ", ["http://localhost:3370"]),
+    ],
+)
+def test_controllers_are_named_as_linbits_own_clients_do(given: str, urls: list[str]) -> None:
+    assert list(read({"LS_CONTROLLERS": given}).linstor_urls) == urls
+
+
+@pytest.mark.parametrize("variable", ["LS_ROOT_CA", "LS_ROOT_CA_FILE"])
+def test_with_certificates_a_controller_without_scheme_is_spoken_to_in_tls(variable: str) -> None:
+    settings = read({"LS_CONTROLLERS": "linstor", variable: "x"})
+
+    assert settings.linstor_urls == ("https://linstor:3371",)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "ftp://linstor",
+        "http://",
+        "http://linstor/v1",
+        "http://linstor?x=1",
+        "http://admin:secret@linstor",
+        "http://linstor:99999",
+        "http://linstor:x",
+        "http://[::1",
+    ],
+)
+def test_a_controller_that_makes_no_sense_is_told(given: str) -> None:
+    told = mistakes({"LS_CONTROLLERS": f"good,{given}"})
+
+    assert [line.startswith("LS_CONTROLLERS") for line in told] == [True]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        pytest.param({"LS_USERNAME": "x"}, id="user without password"),
+        pytest.param({"LS_PASSWORD": "x"}, id="password without user"),
+        pytest.param(
+            {"LS_USERNAME": "x", "LS_PASSWORD": "y", "LS_BEARER_TOKEN_FILE": "z"},
+            id="user and token",
+        ),
+        pytest.param({"LS_USER_CERTIFICATE": "x"}, id="certificate without key"),
+        pytest.param({"LS_USER_KEY_FILE": "x"}, id="key without certificate"),
+    ],
+)
+def test_credentials_that_do_not_fit_each_other_are_told(env: dict[str, str]) -> None:
+    assert len(mistakes(env)) == 1
+
+
+def test_a_certificate_may_be_text_and_its_key_a_file() -> None:
+    settings = read({"LS_USER_CERTIFICATE": "pem", "LS_USER_KEY_FILE": "/key"})
+
+    assert (settings.linstor_certificate, settings.linstor_key_file) == ("pem", "/key")
+
+
+SECRET = "hunter2-do-not-tell"
+
+
+def test_no_secret_is_ever_shown() -> None:
+    settings = read(
+        {
+            "LS_USERNAME": "admin",
+            "LS_PASSWORD": SECRET,
+            "LS_USER_CERTIFICATE": "pem",
+            "LS_USER_KEY": SECRET,
+        }
+    )
+
+    assert SECRET not in f"{settings!r} {settings}"
+
+
+def test_no_secret_is_shown_with_a_mistake() -> None:
+    told = mistakes({"LS_PASSWORD": SECRET, "LS_USER_KEY": SECRET})
+
+    assert SECRET not in "".join(told)
+
+
+def test_a_password_in_an_address_is_not_shown_with_the_mistake() -> None:
+    told = mistakes({"LS_CONTROLLERS": f"http://admin:{SECRET}@linstor"})
+
+    assert SECRET not in "".join(told)
+
+
+def test_finalizers_are_a_list() -> None:
+    assert read(allow_finalizer="a/b, c/*").allow_finalizer == ("a/b", "c/*")
