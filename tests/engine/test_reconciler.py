@@ -324,13 +324,17 @@ def test_a_pass_that_fails_says_why_and_is_begun_again() -> None:
             house.sweeper.request("start")
             passing = asyncio.create_task(house.sweeper.run())
             await asyncio.sleep(20.0)
-            assert house.sweeper.failure == "LINSTOR is away"
+            assert failure(house) == "LINSTOR is away"
             house.linstor.broken = None
             await until(lambda: house.nodes() == {"n2"})
-            assert house.sweeper.failure is None
+            assert failure(house) is None
             passing.cancel()
 
     played(play())
+
+
+def failure(house: House) -> str | None:
+    return house.sweeper.failure
 
 
 def test_two_volumes_with_one_handle_are_both_left_alone() -> None:
