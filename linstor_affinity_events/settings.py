@@ -372,8 +372,11 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
 def _controllers(given: str, secured: bool, mistakes: list[str]) -> tuple[str, ...]:  # noqa: FBT001, a fact and no choice
     """Addresses as `scheme://host:port`; without a scheme, https if certificates are given."""
     urls = []
-    for one in words(given) or ("localhost",):
-        whole = one if "://" in one else f"{'https' if secured else 'http'}://{one}"
+    for given_one in words(given) or ("localhost",):
+        whole = (
+            given_one if "://" in given_one else f"{'https' if secured else 'http'}://{given_one}"
+        )
+        one = given_one if "@" not in given_one else f"...@{given_one.rpartition('@')[2]}"
         try:
             parts = urlsplit(whole)
             host, port = parts.hostname, parts.port

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,20 @@ class Answers:
     """What keeps the service from doing its work, by part; empty when it is ready."""
 
     metrics: Callable[[], bytes]
+
+
+def _all_addresses(port: int) -> socket.socket:
+    """Go's [::] means "all addresses", those of IPv4 as well, also where there is no IPv6.
+
+    asyncio itself would listen on IPv6 alone.
+    """
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+                raise
+    return socket.create_server(("0.0.0.0", port))  # noqa: S104
 
 
 class HttpEndpoints:
@@ -59,13 +74,10 @@ class HttpEndpoints:
         self._runners.append(runner)
         host, port = address
         try:
-            try:
+            if host == "::":
+                await web.SockSite(runner, _all_addresses(port)).start()
+            else:
                 await web.TCPSite(runner, host, port).start()
-            except OSError as error:
-                # Go's [::] means "all addresses", also where there is no IPv6.
-                if host != "::" or error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-                    raise
-                await web.TCPSite(runner, "0.0.0.0", port).start()  # noqa: S104
         except OSError as error:
             raise BadSettings(f"{flag}: can't listen on {host} port {port}: {error}") from error
         self.ports[flag] = runner.addresses[0][1]

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import orjson
+import yaml
 from aiohttp.http_exceptions import LineTooLong
 from kubernetes_asyncio.client.configuration import Configuration
 from kubernetes_asyncio.client.rest import RESTClientObject
@@ -64,9 +65,13 @@ def configuration_from(*, kubeconfig: str, context: str, server: str) -> LoadCon
                     client_configuration=configuration,
                     persist_config=False,
                 )
-        except (ConfigException, OSError) as error:
+        except (
+            *(ConfigException, OSError, yaml.YAMLError),
+            *(TypeError, ValueError, LookupError, AttributeError),
+        ) as error:
+            why = " ".join(str(error).split())
             raise BadSettings(
-                f"no way to Kubernetes: {error}; name a file with --kubeconfig (KUBECONFIG), or "
+                f"no way to Kubernetes: {why}; name a file with --kubeconfig (KUBECONFIG), or "
                 "run in a pod with a service account"
             ) from error
         if server:
@@ -92,6 +97,8 @@ class KubeApi:
         self._configuration: Configuration | None = None
         self._rest: RESTClientObject | None = None
         self._opening = asyncio.Lock()
+        self._retired: list[RESTClientObject] = []
+        """Before the last renewal of credentials; requests may still be under way on them."""
 
     async def open(self) -> None:
         """Load the configuration. Raises BadSettings."""
@@ -102,9 +109,11 @@ class KubeApi:
 
     async def close(self) -> None:
         async with self._opening:
-            if self._rest is not None:
-                await self._rest.close()
+            for rest in (*self._retired, self._rest):
+                if rest is not None:
+                    await rest.close()
             self._rest = None
+            self._retired.clear()
 
     @property
     def host(self) -> str:
@@ -166,6 +175,7 @@ class KubeApi:
                     headers={**headers, **await self._authorization()},
                     timeout=timeout,
                     allow_redirects=False,
+                    **self._route(),
                 ) as response:
                     answer = await read_bounded(response, BODY_LIMIT)
                     if response.status == 401 and not last:
@@ -183,16 +193,20 @@ class KubeApi:
         """
         session = await self._session()
         try:
-            async with session.get(
-                self._url(path, {**query, "watch": "1"}),
-                headers=await self._authorization(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT),
-                allow_redirects=False,
-            ) as response:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                opened = await session.get(
+                    self._url(path, {**query, "watch": "1"}),
+                    headers=await self._authorization(),
+                    timeout=aiohttp.ClientTimeout(total=None),
+                    allow_redirects=False,
+                    **self._route(),
+                )
+            async with opened as response:
                 if response.status != 200:
                     if response.status == 401:
                         await self._renew(session)
-                    answer = await read_bounded(response, MIB)
+                    async with asyncio.timeout(REQUEST_TIMEOUT):
+                        answer = await read_bounded(response, MIB)
                     _sorted(response, answer, f"watch {path}")
                 keep_alive(response)
                 yield _lines(response, path)
@@ -206,6 +220,14 @@ class KubeApi:
             raise AssertionError("opened above")
         session: aiohttp.ClientSession = self._rest.pool_manager
         return session
+
+    def _route(self) -> dict[str, Any]:
+        """The proxy and the name on its certificate, where a kubeconfig file gives them."""
+        configuration = self._configuration
+        if configuration is None:
+            return {}
+        route = {"proxy": configuration.proxy, "server_hostname": configuration.tls_server_name}
+        return {key: value for key, value in route.items() if value}
 
     async def _authorization(self) -> dict[str, str]:
         if self._configuration is None:
@@ -226,9 +248,11 @@ class KubeApi:
                 self._configuration = await self._load()
             except BadSettings as error:
                 raise Unreachable(str(error)) from error
-            previous, self._rest = self._rest, RESTClientObject(self._configuration)
-        # Requests under way on the old session end with an error and are done again.
-        await previous.close()
+            # Closing the one in use would make requests fail that are just about to be sent.
+            for rest in self._retired:
+                await rest.close()
+            self._retired = [self._rest]
+            self._rest = RESTClientObject(self._configuration)
 
     def _url(self, path: str, query: Query | None) -> URL:
         return URL(f"{self.host}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
@@ -256,7 +280,8 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
             if status.get("code") == 410:
                 raise Expired(str(status.get("message", "expired")))
             raise Unreachable(f"watch {path}: {status.get('message', 'error')}")
-        if not isinstance((event["object"].get("metadata") or {}).get("resourceVersion"), str):
+        metadata = event["object"].get("metadata")
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
             raise Unreachable(f"watch {path} tells of objects without a version")
         yield event
 
@@ -296,10 +321,15 @@ def _raise(status: int, body: Mapping[str, Any], what: str, after: float | None)
         case 403:
             raise Forbidden(message)
         case 400 | 413 | 415 | 422:
-            causes = (body.get("details") or {}).get("causes") or ()
-            raise Invalid(message, fields=tuple(str(c.get("field", "")) for c in causes))
+            raise Invalid(message, fields=_causes(body.get("details")))
         case _:
             raise Unreachable(f"Kubernetes: {message}", after=after)
+
+
+def _causes(details: object) -> tuple[str, ...]:
+    causes = details.get("causes") if isinstance(details, Mapping) else None
+    found = causes if isinstance(causes, list) else []
+    return tuple(str(c.get("field", "")) for c in found if isinstance(c, Mapping))
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:

@@ -99,9 +99,10 @@ class KubeEvents:
 
 def _short(text: str) -> str:
     """Cut to what an Event may hold, which is counted in bytes."""
-    raw = text.encode()
+    # A half character (a lone surrogate) could be neither counted nor sent.
+    raw = text.encode(errors="replace")
     return (
-        text
+        raw.decode()
         if len(raw) <= _LONGEST_NOTE
         else raw[: _LONGEST_NOTE - 4].decode("utf-8", "ignore") + "…"
     )

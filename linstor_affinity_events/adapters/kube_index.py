@@ -139,6 +139,7 @@ class ClassStore:
     def __init__(self) -> None:
         self.found: dict[str, StorageClass] = {}
         self._listed: dict[str, StorageClass] | None = None
+        self._synced = False
         self.on_change: Callable[[], None] = lambda: None
 
     def begin_list(self) -> None:
@@ -151,8 +152,9 @@ class ClassStore:
     def end_list(self) -> None:
         before, self.found = self.found, self._listed or {}
         self._listed = None
-        if before and before != self.found:
+        if self._synced and before != self.found:
             self.on_change()
+        self._synced = True
 
     def changed(self, manifest: Mapping[str, Any]) -> None:
         read = storage_class(manifest)
@@ -161,4 +163,5 @@ class ClassStore:
             self.on_change()
 
     def gone(self, manifest: Mapping[str, Any]) -> None:
-        self.found.pop(manifest["metadata"]["name"], None)
+        if self.found.pop(manifest["metadata"]["name"], None) is not None:
+            self.on_change()

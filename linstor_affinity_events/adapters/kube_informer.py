@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from linstor_affinity_events.adapters.kube_api import KubeApi, WatchEvents
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.errors import Again, Expired, Invalid, Refused, Unreachable
+from linstor_affinity_events.errors import Again, Expired, Invalid, Missing, Refused, Unreachable
 from linstor_affinity_events.logs import facts
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ class Informer:
             except Expired as error:
                 log.info("listing anew", extra=facts(path=self._path, why=error))
                 self._version = ""
-            except (Again, Refused) as error:
+                await asyncio.sleep(self._delays.next())
+            except (Again, Refused, Missing) as error:
                 if str(error) != self.failure:
                     log.warning("watch broken", extra=facts(path=self._path, why=error))
                 self.failure = str(error)

@@ -9,7 +9,7 @@ import orjson
 
 from linstor_affinity_events.adapters.bodies import parse_json
 from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
-from linstor_affinity_events.errors import BadNote, Conflict, Missing, Unreachable
+from linstor_affinity_events.errors import BadNote, Conflict, Expired, Missing, Unreachable
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
 from linstor_affinity_events.model.names import PvName
@@ -43,7 +43,10 @@ class KubeJournal:
         notes: list[Note] = []
         query = {"labelSelector": f"{LABEL}=true", "limit": "100"}
         while True:
-            page = await self._api.get(self._path, query)
+            try:
+                page = await self._api.get(self._path, query)
+            except Expired as error:
+                raise Unreachable(str(error)) from error
             for manifest in page.get("items") or ():
                 try:
                     notes.append(_note(manifest))

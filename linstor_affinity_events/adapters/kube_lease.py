@@ -68,7 +68,7 @@ class LeaseElection:
                 self.failure = None
             except TimeoutError:
                 self._failed(f"no answer within {self._retry:g} s")
-            except (Again, Refused) as error:
+            except (Again, Refused, Missing) as error:
                 self._failed(str(error))
             self._tell()
             await asyncio.sleep(self._pause())

@@ -122,6 +122,8 @@ class LinstorRest:
                 raise Unreachable(f"LINSTOR {url}: {method} {path}: {said}") from error
             else:
                 self._connection.answered(url)
+                if method == "PUT" and status < 300:
+                    return []
                 return _answer(status, raw, f"LINSTOR {url}: {method} {path}")
         raise Unreachable(f"LINSTOR can't be reached: {'; '.join(failures)}")
 
@@ -153,7 +155,7 @@ def _escaped(name: str) -> str:
 def _answer(status: int, raw: bytes, what: str) -> Any:
     """The body of a good answer; of a bad one the error that says what to do next."""
     if status < 300:
-        return parse_json(raw, what) if raw.strip() else []
+        return parse_json(raw, what)
     if status < 400:
         raise Unreachable(f"{what}: redirected elsewhere, which is not followed")
     try:

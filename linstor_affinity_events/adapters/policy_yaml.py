@@ -15,7 +15,7 @@ def _tree(text: str) -> object:
         return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506, BaseLoader is the safest one
     except yaml.YAMLError as error:
         raise BadPolicy(" ".join(str(error).split())[:200]) from error
-    except (RecursionError, ValueError) as error:
+    except (RecursionError, ValueError, OverflowError) as error:
         raise BadPolicy("nested too deeply, or not text") from error
 
 

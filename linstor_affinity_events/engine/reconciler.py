@@ -186,8 +186,8 @@ class Reconciler:
         took = asyncio.get_running_loop().time() - begun
         self._telemetry.changed("resume", str(ended), took, took)
         log.info("unfinished replacement ended", extra=facts(pv=name, rd=turn.key, outcome=ended))
-        # What the note wanted may be old by now.
-        self._queue.add(turn.key, since=turn.since)
+        # What the note wanted may be old by now, and what is known of the volume is for a moment.
+        self._queue.add(turn.key, after=RESUMED_AGAIN, since=turn.since)
 
     def _live(self, resource: ResourceName, name: PvName) -> list[str]:
         """Other live volumes with the handle that the missing one had."""

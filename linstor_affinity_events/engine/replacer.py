@@ -15,11 +15,12 @@ from linstor_affinity_events.engine.ports import Journal, Notices, Sighting, Tel
 from linstor_affinity_events.errors import Again, BadNote, Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.affinity import NodeAffinity
-from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.keys import FINALIZER, MARK_ANNOTATION, VolumeKey
 from linstor_affinity_events.model.manifest import (
     Manifest,
     finalizers_of,
     is_marked,
+    is_terminating,
     mark_on,
     mark_patch,
     name_of,
@@ -159,13 +160,17 @@ class Replacer:
         self.pending[note.pv] = note.key
         return adopted
 
-    async def _unmark_alone(self, pv: Manifest | None) -> Outcome:
+    async def _unmark_alone(self, pv: Manifest | None) -> Outcome | Refusal:
         """Take our marks off a live volume whose note is gone: they say what was there before."""
-        if pv is None or not is_marked(pv) or "deletionTimestamp" in pv["metadata"]:
+        if pv is None or FINALIZER not in finalizers_of(pv) or is_terminating(pv):
             return Outcome.STALE
         before = mark_on(pv)
         if before is None:
-            return Outcome.STALE
+            return Refusal(
+                Reason.BAD_NOTE,
+                f"it wears finalizer {FINALIZER}, and neither a note nor annotation "
+                f"{MARK_ANNOTATION} tells what to restore; see docs/reliability.md",
+            )
         await self._volumes.patch(name_of(pv), unmark_patch(pv, *before))
         return Outcome.UNWOUND
 
@@ -210,7 +215,8 @@ class Replacer:
         if note is None:
             # Another instance brought it to an end, or took for stale what we had just begun.
             if pv is not None and uid_of(pv) == walk.note.uid:
-                walk.outcome = await self._unmark_alone(pv)
+                await self._unmark_alone(pv)
+                walk.outcome = Outcome.UNWOUND
             walk.over = True
             return
         walk.note, walk.blind = note, False

@@ -108,8 +108,10 @@ def like(manifest: Manifest) -> dict[str, Any]:
 
 
 def _put(where: dict[str, Any], key: str, value: list[str] | dict[str, str]) -> None:
-    if value or where.get(key):
+    if value:
         where[key] = value
+    else:
+        where.pop(key, None)
 
 
 def kept(body: Manifest) -> dict[str, Any]:
@@ -197,7 +199,9 @@ def mark_on(manifest: Manifest) -> tuple[str, str | None] | None:
         policy, skip = before["reclaimPolicy"], before["skipReclaim"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if policy not in {"Delete", "Recycle", RETAIN} or not isinstance(skip, str | None):
+    if not isinstance(policy, str) or policy not in {"Delete", "Recycle", RETAIN}:
+        return None
+    if not isinstance(skip, str | None):
         return None
     return policy, skip
 

@@ -29,6 +29,7 @@ from linstor_affinity_events.model.manifest import (
 from linstor_affinity_events.model.names import ClaimName, PvName, Uid
 
 FORMAT = 1
+_DEEPEST = 32
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _POLICIES = frozenset({"Delete", "Recycle", "Retain"})
 _OTHER_SOURCES = frozenset(
@@ -126,7 +127,8 @@ def read_note(tree: object, *, version: str = "") -> Note:
         raise BadNote(f"the note is for volume {str(tree.get('volume'))[:80]!r}, not {key}")
     if tree.get("pv") != name_of(wanted):
         raise BadNote(f"the note is for PersistentVolume {str(tree.get('pv'))[:80]!r}")
-    if tree.get("state") not in set(State):
+    state = tree.get("state")
+    if not isinstance(state, str) or state not in set(State):
         raise BadNote("the note says nothing of how far the replacement came")
     uid, holder = tree.get("uid"), tree.get("holder")
     if not isinstance(uid, str) or not uid or not isinstance(holder, str):
@@ -143,7 +145,7 @@ def read_note(tree: object, *, version: str = "") -> Note:
         key=key,
         uid=Uid(uid),
         claim=claim,
-        state=State(tree["state"]),
+        state=State(state),
         wanted=wanted,
         holder=holder,
         version=version,
@@ -191,6 +193,7 @@ def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
     metadata, spec = tree.get("metadata"), tree.get("spec")
     if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
         raise BadNote("its PersistentVolume has no metadata or no spec")
+    _check_depth(tree)
     _check_metadata(metadata, fresh=fresh)
     _check_spec(spec)
     return tree
@@ -217,14 +220,50 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
     others = sorted(_OTHER_SOURCES & spec.keys())
     if others or not isinstance(csi, Mapping) or csi.get("driver") != DRIVER:
         raise BadNote(f"its PersistentVolume is not one of {DRIVER}")
-    if spec.get("persistentVolumeReclaimPolicy", "Retain") not in _POLICIES:
+    policy = spec.get("persistentVolumeReclaimPolicy", "Retain")
+    if not isinstance(policy, str) or policy not in _POLICIES:
         raise BadNote("its reclaim policy is none that Kubernetes knows")
     for field in ("claimRef", "nodeAffinity", "capacity"):
         if not isinstance(spec.get(field, {}), Mapping | None):
             raise BadNote(f"its {field} is no object")
+    if not isinstance(spec.get("storageClassName", ""), str):
+        raise BadNote("its storageClassName is no text")
+    if not _is_texts(csi.get("volumeAttributes") or {}):
+        raise BadNote("its volume attributes are not texts")
+    _check_affinity(spec.get("nodeAffinity") or {})
     ref = spec.get("claimRef") or {}
     if not all(isinstance(ref.get(part, ""), str) for part in ("namespace", "name", "uid")):
         raise BadNote("its claimRef is not made of texts")
+
+
+def _check_affinity(raw: Mapping[str, Any]) -> None:
+    required = raw.get("required") or {}
+    terms = required.get("nodeSelectorTerms") or [] if isinstance(required, Mapping) else None
+    if not _are_objects(terms) or not all(
+        _are_objects(term.get("matchExpressions") or [])
+        and all(isinstance(e.get("values") or [], list) for e in term.get("matchExpressions") or [])
+        for term in terms or ()
+    ):
+        raise BadNote("its nodeAffinity does not have the form of one")
+
+
+def _are_objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+
+
+def _check_depth(tree: object) -> None:
+    """Pass what can be copied and written: a PersistentVolume is not ten levels deep."""
+    level = [tree]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, Mapping | list)
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+        ]
+        if not level:
+            return
+    raise BadNote("it is nested too deeply")
 
 
 def _is_texts(value: object) -> bool:

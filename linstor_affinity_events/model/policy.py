@@ -10,7 +10,9 @@ TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 """What Go's strconv.ParseBool takes; linstor-csi and so every StorageClass rely on it."""
 
-MAX_TEXT = 16 * 1024
+MAX_TEXT = 4 * 1024
+"""Parsing takes time with the square of what hostile text there is."""
+
 _REMOTE_LAYERS = frozenset({"drbd", "nvme"})
 _PREFIX = "linstor.csi.linbit.com/"
 
@@ -74,7 +76,9 @@ def _rule(number: int, item: object) -> frozenset[str]:
     if not isinstance(item, Mapping) or not set(item) <= {"fromSame"}:
         raise BadPolicy(f"rule {number} is not of the form fromSame: [label, ...]")
     labels = item.get("fromSame", [])
-    if not isinstance(labels, list) or not all(isinstance(x, str) and x for x in labels):
+    if not isinstance(labels, list) or not all(
+        isinstance(x, str) and x and x.isprintable() for x in labels
+    ):
         raise BadPolicy(f"rule {number}: fromSame is not a list of label names")
     return frozenset(labels)
 

@@ -401,3 +401,13 @@ def test_the_like_of_a_volume_is_ready_to_be_created() -> None:
     body = like(terminating(MARKED))
 
     assert body["metadata"].keys().isdisjoint({"uid", "resourceVersion", "deletionTimestamp"})
+
+
+def test_an_item_of_a_list_in_pages_lacks_kind_and_version_and_that_is_no_change() -> None:
+    original = volume()
+    wanted = recreated(original, NO_AFFINITY)
+
+    bare = {key: value for key, value in original.items() if key not in {"apiVersion", "kind"}}
+
+    assert taken_over(wanted, bare)["kind"] == "PersistentVolume"
+    assert taken_over(wanted, bare)["apiVersion"] == "v1"

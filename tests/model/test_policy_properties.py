@@ -13,7 +13,7 @@ BOMB = "\n".join(
         *(f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20)),
     ]
 )
-QUADRATIC_BOMB = "- fromSame: &a [" + ", ".join(["zone"] * 1000) + "]\n" + "- fromSame: *a\n" * 500
+QUADRATIC_BOMB = "- fromSame: &a [" + ", ".join(["zone"] * 300) + "]\n" + "- fromSame: *a\n" * 100
 
 yamlish = st.text(alphabet="-[]{}:&*!?|>%@`'\"#,\n \\Ux0fromSame1\t", max_size=60)
 labels = st.from_regex(r"[a-z]([a-z0-9./-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -81,7 +81,7 @@ def test_a_label_that_is_half_a_character_makes_it_unreadable(escape: str) -> No
 def test_a_policy_of_many_aliases_stays_small() -> None:
     policy = parse_policy(QUADRATIC_BOMB)
 
-    assert policy == Policy((frozenset({"zone"}),) * 501)
+    assert policy == Policy((frozenset({"zone"}),) * 101)
 
 
 @given(text=st.sampled_from(["1", "t", "T", "TRUE", "true", "True"]))
