@@ -130,6 +130,9 @@ class LeaseElection:
         return max(float(theirs), self._duration) if isinstance(theirs, int) else self._duration
 
     def _took(self, begun: float) -> None:
+        if not self.leading:
+            # What was left undone since it ran out has to be found, so this is a change.
+            self._told = False
         self._renewed, self.holder = begun, self._identity
 
     def _lost(self, holder: str) -> None:

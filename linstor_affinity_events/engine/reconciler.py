@@ -44,6 +44,7 @@ RESUMED_AGAIN = 1.0
 MOTION_FIRST, MOTION_MOST = 1.0, 30.0
 FAILED_FIRST, FAILED_MOST = 0.5, 300.0
 NOTED_MOST = 10.0
+PATIENCE_MOST = 60.0
 
 
 @dataclass(slots=True)
@@ -79,6 +80,7 @@ class Reconciler:
         self._chance = chance
         self._failing: dict[ResourceName, Backoff] = {}
         self._moving: dict[ResourceName, _Motion] = {}
+        self._patience: dict[PvName, Backoff] = {}
 
     async def work(self) -> None:
         """Take turns until the queue closes; the only place that outlives an unforeseen error."""
@@ -106,6 +108,7 @@ class Reconciler:
         self, turn: Turn[ResourceName], error: Exception | None, after: float | None
     ) -> None:
         noted = bool(self._replacer.pending_of(turn.key))
+        first = turn.key not in self._failing
         if turn.key not in self._failing:
             self._failing[turn.key] = Backoff(
                 first=FAILED_FIRST, most=NOTED_MOST if noted else FAILED_MOST, chance=self._chance
@@ -115,8 +118,10 @@ class Reconciler:
             delay = min(delay, NOTED_MOST)
         self._telemetry.failed_look(type(error).__name__)
         if error is not None:
-            # A conflict is the usual way to learn that somebody else was quicker.
-            level = logging.DEBUG if isinstance(error, Conflict) else logging.WARNING
+            # A conflict is the usual way to learn that somebody else was quicker; what goes on
+            # failing was told when it began.
+            usual = isinstance(error, Conflict) or not first
+            level = logging.DEBUG if usual else logging.WARNING
             again = round(delay, 1)
             log.log(level, "look failed", extra=facts(rd=turn.key, why=error, again_in_s=again))
         lane = Lane.URGENT if noted else Lane.LOOK
@@ -211,14 +216,15 @@ class Reconciler:
         self._teller.tell(volume, verdict)
         match verdict:
             case Settled() | Skipped() | Refusal():
+                self._patience.pop(volume.name, None)
                 return True
-            case Later(_, _, after):
-                self._queue.add(turn.key, after=after, since=turn.since)
+            case Later():
+                self._later(turn, volume, verdict)
                 return True
             case Resume():
                 # It was just brought to its end, or is another's to end; the index will tell.
                 if self._leadership.leading:
-                    self._queue.add(turn.key, after=RESUMED_AGAIN, since=turn.since)
+                    self._wait(turn, volume, RESUMED_AGAIN)
                 return False
             case Change():
                 pass
@@ -255,6 +261,7 @@ class Reconciler:
         now = asyncio.get_running_loop().time()
         self._telemetry.changed(how, str(ended), now - begun, now - turn.since)
         if ended in {Outcome.DONE, Outcome.KEPT}:
+            self._patience.pop(volume.name, None)
             self._teller.changed(volume, verdict, how=how, took=now - turn.since)
         else:
             log.info(
@@ -274,9 +281,27 @@ class Reconciler:
         self, turn: Turn[ResourceName], volume: Volume, verdict: Verdict
     ) -> None:
         self._teller.tell(volume, verdict)
-        after = verdict.after if isinstance(verdict, Later) else SECOND_LOOK
-        if not isinstance(verdict, Refusal | Settled):
-            self._queue.add(turn.key, after=after, since=turn.since)
+        if isinstance(verdict, Later):
+            self._later(turn, volume, verdict)
+        elif not isinstance(verdict, Refusal | Settled):
+            self._queue.add(turn.key, after=SECOND_LOOK, since=turn.since)
+
+    def _later(self, turn: Turn[ResourceName], volume: Volume, verdict: Later) -> None:
+        """Come back at the moment that is known, else after pauses that grow: a claim that is Lost
+        for good must not be asked after for ever.
+        """
+        if verdict.reason is Reason.YOUNG:
+            self._queue.add(turn.key, after=verdict.after, since=turn.since)
+        else:
+            self._wait(turn, volume, verdict.after)
+
+    def _wait(self, turn: Turn[ResourceName], volume: Volume, least: float) -> None:
+        if volume.name not in self._patience:
+            self._patience[volume.name] = Backoff(
+                first=least, most=PATIENCE_MOST, chance=self._chance
+            )
+        after = max(least, self._patience[volume.name].next())
+        self._queue.add(turn.key, after=after, since=turn.since)
 
     async def _write(
         self, pv: Manifest, claim: Manifest | None, volume: Volume, change: Change

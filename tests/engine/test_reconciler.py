@@ -156,6 +156,24 @@ def test_a_login_refused_is_no_reason_to_hammer() -> None:
     played(play())
 
 
+def test_a_resize_that_never_ends_is_waited_for_with_growing_pauses() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            bigger = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
+            claim = f"claim-{PV}"
+            house.cluster.patch("persistentvolumeclaims", claim, bigger, namespace="default")
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(3600.0)
+            assert house.nodes() == {"n1"}
+            assert house.linstor.asked.count("placement") < 100
+
+            house.cluster.patch("persistentvolumes", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
+            await until(lambda: house.nodes() == {"n2"}, patience=61.0)
+            assert house.pv()["spec"]["capacity"] == {"storage": "2Gi"}
+
+    played(play())
+
+
 def test_who_does_not_lead_writes_nothing() -> None:
     async def play() -> None:
         async with one_volume("n2") as house:
