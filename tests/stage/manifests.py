@@ -24,6 +24,7 @@ def storage_class(name: str, parameters: Json) -> Json:
         "metadata": {"name": name},
         "provisioner": DRIVER,
         "parameters": parameters,
+        "allowVolumeExpansion": True,
     }
 
 
