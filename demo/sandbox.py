@@ -28,7 +28,7 @@ Let something happen (the volumes are {volumes}; the nodes n1 to n6):
 
 or from Python, with LINBIT's own library:
 
-  {python} -c 'import linstor; c = linstor.Linstor("{linstor_scheme}"); c.connect(); print(c.node_list()[0])'
+  {python} -c 'import linstor; c = linstor.Linstor("{linstor_scheme}"); c.connect(); print([n.name for n in c.node_list()[0].nodes])'
 
 Ctrl-C ends it all.
 """

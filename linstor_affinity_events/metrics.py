@@ -1,4 +1,4 @@
-"""Metrics for Prometheus; docs/operations.md explains each."""
+"""Metrics for Prometheus; the texts below are what /metrics says of each."""
 
 from collections.abc import Callable, Mapping
 

@@ -15,7 +15,7 @@ from linstor_affinity_events.engine.ports import (
     Telemetry,
     Volumes,
 )
-from linstor_affinity_events.engine.replacer import Replacer
+from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.teller import Teller
 from linstor_affinity_events.errors import Again, Conflict, Invalid, Refused
@@ -259,14 +259,15 @@ class Reconciler:
             await self._not_after_all(turn, volume, ended)
             return
         now = asyncio.get_running_loop().time()
-        self._telemetry.changed(how, str(ended), now - begun, now - turn.since)
-        if ended in {Outcome.DONE, Outcome.KEPT}:
+        self._telemetry.changed(how, str(ended.outcome), now - begun, now - turn.since)
+        if ended.outcome in {Outcome.DONE, Outcome.KEPT}:
             self._patience.pop(volume.name, None)
-            self._teller.changed(volume, verdict, how=how, took=now - turn.since)
+            now_there = ended.volume or volume
+            self._teller.changed(volume, now_there, verdict, how=how, took=now - turn.since)
         else:
             log.info(
                 "volume changed meanwhile; looked at again",
-                extra=facts(pv=volume.name, rd=volume.key, outcome=ended),
+                extra=facts(pv=volume.name, rd=volume.key, outcome=ended.outcome),
             )
             self._queue.add(turn.key, after=SECOND_LOOK, since=turn.since)
 
@@ -305,7 +306,7 @@ class Reconciler:
 
     async def _write(
         self, pv: Manifest, claim: Manifest | None, volume: Volume, change: Change
-    ) -> tuple[str, Outcome | Later | Refusal]:
+    ) -> tuple[str, Ended | Later | Refusal]:
         if change.in_place:
             try:
                 await self._volumes.patch(volume.name, affinity_patch(pv, change.wanted))
@@ -314,7 +315,7 @@ class Reconciler:
                     return "patch", Refusal(Reason.NOT_ALLOWED, str(error))
                 self._picture.cluster_refused_change()
             else:
-                return "patch", Outcome.DONE
+                return "patch", Ended(Outcome.DONE, None)
         if volume.key is None:
             raise AssertionError("a volume without a key is never to be changed")
         return "replace", await self._replacer.replace(pv, claim, volume.key, change.wanted)

@@ -49,6 +49,7 @@ from linstor_affinity_events.model.replacement import (
     next_step,
 )
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
+from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,14 @@ class _Walk:
     """Whether what was seen last may be old."""
 
     over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A replacement that came to an end, and the volume that stands there now, if it is ours."""
+
+    outcome: Outcome
+    volume: Volume | None
 
 
 class Replacer:
@@ -117,7 +126,7 @@ class Replacer:
 
     async def replace(
         self, pv: Manifest, claim: Manifest | None, key: VolumeKey, affinity: NodeAffinity
-    ) -> Outcome | Later | Refusal:
+    ) -> Ended | Later | Refusal:
         """Replace a volume that was just read, or say what stands against it.
 
         Raises Conflict when somebody else is at it; Unreachable when it was cut off, with a note
@@ -138,7 +147,10 @@ class Replacer:
         with self._volumes.follow(note.pv) as sighting:
             note = await self._journal.create(note)
             self.pending[note.pv] = key
-            return await self._walk(_Walk(note, Sight(pv=pv, begun_here=True), sighting))
+            walk = _Walk(note, Sight(pv=pv, begun_here=True), sighting)
+            outcome = await self._walk(walk)
+        made = walk.sight.pv
+        return Ended(outcome, None if made is None else self._volumes.describe(made))
 
     async def resume(self, name: PvName) -> Outcome | Refusal:
         """Bring to its end what was begun with this volume, by whomever; nothing noted is fine."""

@@ -89,8 +89,13 @@ class Teller:
         """The volume is gone."""
         self.unsettled.pop(name, None)
 
-    def changed(self, volume: Volume, change: Change, *, how: str, took: float) -> None:
-        """An affinity was set right; `took` is counted from the hint."""
+    def changed(
+        self, volume: Volume, now_there: Volume, change: Change, *, how: str, took: float
+    ) -> None:
+        """An affinity was set right; `took` is counted from the hint.
+
+        The Event goes to the volume that is there now, so that people find it there.
+        """
         self.unsettled.pop(volume.name, None)
         was, now = str(volume.affinity), str(change.wanted)
         log.info(
@@ -106,7 +111,7 @@ class Teller:
                 latency_ms=round(took * 1000, 1),
             ),
         )
-        self._notices.updated(volume, was, now)
+        self._notices.updated(now_there, was, now)
 
     def _warn(self, volume: Volume, reason: Reason, why: str) -> None:
         log.warning(

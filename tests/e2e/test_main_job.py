@@ -240,8 +240,9 @@ async def test_both_parties_are_told_by_an_event(stage: Stage, service_on: MakeS
     async def told(namespace: str) -> bool:
         path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
         found = (await stage.cluster.ask("GET", path))["items"]
-        kinds = {e["regarding"]["kind"] for e in found if e["reason"] == "VolumeAffinityUpdated"}
-        return {"PersistentVolume", "PersistentVolumeClaim"} <= kinds
+        updated = [e["regarding"] for e in found if e["reason"] == "VolumeAffinityUpdated"]
+        here = stage.observer.volumes["pvc-1"], stage.observer.claims["default", "claim-pvc-1"]
+        return {each["metadata"]["uid"] for each in here} <= {e["uid"] for e in updated}
 
     async with running(service_on(stage)):
         stage.world.move("pvc-1", "n1", "n2")

@@ -12,7 +12,7 @@ from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.reconciler import Reconciler
-from linstor_affinity_events.engine.replacer import Replacer
+from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.sweep import Sweeper
 from linstor_affinity_events.engine.teller import Teller
@@ -183,7 +183,8 @@ async def replace(house: House, *nodes: str, name: str = PV) -> Any:
     named = claim_of(pv)
     claim = None if named is None else await house.volumes.read_claim(named)
     wanted = NodeAffinity.of(frozenset({(manifests.HOSTNAME, node)}) for node in nodes)
-    return await house.replacer.replace(pv, claim, VolumeKey(ResourceName(name)), wanted)
+    ended = await house.replacer.replace(pv, claim, VolumeKey(ResourceName(name)), wanted)
+    return ended.outcome if isinstance(ended, Ended) else ended
 
 
 async def until(wanted: Any, patience: float = 600.0) -> None:
