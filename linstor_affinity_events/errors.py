@@ -22,6 +22,10 @@ class Conflict(Again):
     """Somebody wrote first. Read afresh and decide anew; never send the same again."""
 
 
+class Stalled(Again):
+    """What we do is accepted and has no effect."""
+
+
 class Refused(AffinityEventsError):
     """It fails the same way until its input changes: tell it once and wait for a hint."""
 

@@ -10,14 +10,13 @@ from linstor_affinity_events.model.affinity import Affinity, read_affinity
 from linstor_affinity_events.model.keys import (
     CONTEXT_POLICY,
     DRIVER,
-    FINALIZER,
     OVERRIDE_PREFIX,
     SKIP_ANNOTATION,
     USES_CONTEXT,
     VolumeKey,
     parse_handle,
 )
-from linstor_affinity_events.model.manifest import annotations_of, claim_of, finalizers_of, phase_of
+from linstor_affinity_events.model.manifest import annotations_of, claim_of, phase_of, wears_marks
 from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.policy import PolicyReading, StorageClass
 from linstor_affinity_events.model.replacement import made_by_us
@@ -51,7 +50,7 @@ def describe(manifest: Mapping[str, Any]) -> Volume | None:
         created_at=_seconds(metadata.get("creationTimestamp")),
         phase=phase_of(manifest),
         terminating="deletionTimestamp" in metadata,
-        marked=FINALIZER in finalizers_of(manifest),
+        marked=wears_marks(manifest),
         made_by_us=made_by_us(manifest),
         skip=bool(annotations.get(SKIP_ANNOTATION)),
         claim=claim_of(manifest),

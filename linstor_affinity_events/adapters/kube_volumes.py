@@ -6,10 +6,11 @@ from contextlib import AbstractContextManager
 from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
 from linstor_affinity_events.adapters.kube_index import Following, VolumeIndex
 from linstor_affinity_events.adapters.kube_objects import describe
-from linstor_affinity_events.errors import Conflict, Missing
+from linstor_affinity_events.errors import Conflict, Invalid, Missing
 from linstor_affinity_events.model.manifest import (
     Manifest,
     Patch,
+    is_marked,
     name_of,
     released,
     uid_of,
@@ -75,13 +76,15 @@ class KubeVolumes:
     async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> None:
         path = _at(name_of(pv))
         try:
-            await asyncio.gather(
+            marked, _, _ = await asyncio.gather(
                 self._api.patch(path, mark, rehearse=True),
                 self._api.delete(path, uid=uid_of(pv), version=version_of(pv), rehearse=True),
                 self._rehearse_creation(wanted),
             )
         except Missing as error:
             raise Conflict(str(error)) from error
+        if not is_marked(marked):
+            raise Invalid("admission takes off the finalizer or policy that would protect it")
 
     async def _rehearse_creation(self, wanted: Manifest) -> None:
         # Schema and admission come before the name is looked up, so "taken" means that they agree.

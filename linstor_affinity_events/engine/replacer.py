@@ -12,7 +12,7 @@ from typing import assert_never
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.ports import Journal, Notices, Sighting, Telemetry, Volumes
-from linstor_affinity_events.errors import Again, BadNote, Conflict, Refused
+from linstor_affinity_events.errors import Again, BadNote, Conflict, Refused, Stalled
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import FINALIZER, MARK_ANNOTATION, VolumeKey
@@ -28,6 +28,7 @@ from linstor_affinity_events.model.manifest import (
     tombstone_name,
     uid_of,
     unmark_patch,
+    wears_marks,
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.note import Note, State
@@ -53,6 +54,11 @@ from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
 
+MAX_STEPS = 60
+"""A replacement takes about twelve. Something that undoes what we do (an admission webhook that
+strips finalizers, say) must not keep us at it for ever.
+"""
+
 MAX_CONFLICTS = 5
 MAX_FAILURES = 8
 BLOCKED_AGAIN = 5.0
@@ -70,6 +76,7 @@ class _Walk:
     note: Note
     sight: Sight
     sighting: Sighting
+    steps: int = 0
     conflicts: int = 0
     failures: int = 0
     outcome: Outcome | None = None
@@ -174,7 +181,7 @@ class Replacer:
 
     async def _unmark_alone(self, pv: Manifest | None) -> Outcome | Refusal:
         """Take our marks off a live volume whose note is gone: they say what was there before."""
-        if pv is None or FINALIZER not in finalizers_of(pv) or is_terminating(pv):
+        if pv is None or not wears_marks(pv) or is_terminating(pv):
             return Outcome.STALE
         before = mark_on(pv)
         if before is None:
@@ -200,6 +207,8 @@ class Replacer:
                     raise
                 walk.blind = True
                 log.debug("replacement conflict", extra=facts(pv=walk.note.pv, why=error))
+            except Stalled:
+                raise
             except Again as error:
                 # Once it may be deleted we don't let go easily; before, a later look begins anew.
                 walk.failures += 1
@@ -212,6 +221,10 @@ class Replacer:
 
     async def _step(self, walk: _Walk) -> None:
         step = next_step(walk.note, walk.sight)
+        walk.steps += 1
+        if walk.steps > MAX_STEPS:
+            name = type(step).__name__
+            raise Stalled(f"replacing {walk.note.pv} gets nowhere: {name} has no effect")
         log.debug("replacement step", extra=facts(pv=walk.note.pv, step=type(step).__name__))
         try:
             await self._take(step, walk)

@@ -148,6 +148,11 @@ def is_marked(manifest: Manifest) -> bool:
     )
 
 
+def wears_marks(manifest: Manifest) -> bool:
+    """Whether any of what says that we are replacing it is there, however much was taken off."""
+    return FINALIZER in finalizers_of(manifest) or MARK_ANNOTATION in annotations_of(manifest)
+
+
 def is_safe_to_go(manifest: Manifest) -> bool:
     """As `is_marked`, for one that is terminating already: no finalizer can be added any more."""
     return (

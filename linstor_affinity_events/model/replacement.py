@@ -7,14 +7,13 @@ takes the same steps; there is no code for resuming. docs/architecture.md has th
 from dataclasses import dataclass
 from enum import StrEnum
 
-from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.keys import OURSELVES, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     RETAIN,
     Manifest,
     Patch,
     annotations_of,
     claim_of,
-    finalizers_of,
     is_marked,
     is_safe_to_go,
     is_terminating,
@@ -27,6 +26,7 @@ from linstor_affinity_events.model.manifest import (
     tombstone_patch,
     uid_of,
     unmark_patch,
+    wears_marks,
 )
 from linstor_affinity_events.model.note import Note, State
 
@@ -168,7 +168,7 @@ def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
         if taken_over(note.wanted, pv) != note.wanted or claim_of(pv) != note.claim:
             return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
         return Delete()
-    if FINALIZER in finalizers_of(pv):
+    if wears_marks(pv):
         # Somebody took back a part of what makes the deletion harmless: take back the rest.
         return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
     if note.state is State.PREPARED and sight.begun_here:
@@ -180,7 +180,7 @@ def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
 
 def _terminating(note: Note, pv: Manifest, sight: Sight) -> Step:
     if note.state is State.PREPARED:
-        if FINALIZER in finalizers_of(pv):
+        if wears_marks(pv):
             return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.THEIRS)
         return Drop(Outcome.THEIRS)
     if not is_safe_to_go(pv):

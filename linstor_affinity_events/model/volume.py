@@ -29,7 +29,7 @@ class Volume:
     phase: str = "Bound"
     terminating: bool = False
     marked: bool = False
-    """Wears our finalizer: somebody is, or was, replacing it."""
+    """Wears our finalizer or our annotation: somebody is, or was, replacing it."""
 
     made_by_us: bool = False
     skip: bool = False

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.errors import AffinityEventsError, Forbidden, Invalid
+from linstor_affinity_events.errors import AffinityEventsError, Forbidden, Invalid, Stalled
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
+from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 from tests.engine.house import PV, House, bind, cluster_with, house_on, replace, until
@@ -312,6 +313,52 @@ def test_a_binder_that_never_answers_is_waited_for_and_no_longer() -> None:
 
             assert outcome is Outcome.DONE
             assert 2.0 <= took < 8.0
+
+    played(play())
+
+
+def test_where_our_finalizer_is_stripped_nothing_is_deleted_and_no_mark_is_left() -> None:
+    async def play() -> None:
+        async with cluster_with(PV) as cluster:
+            house = house_on(cluster, FakeLinstor("n1", "n2"))
+            before = house.pv()
+            patch = house.volumes.patch
+
+            async def stripping(name: PvName, wanted: Json) -> Json:
+                await patch(name, wanted)
+                bare = {"metadata": {"finalizers": before["metadata"]["finalizers"]}}
+                return cluster.patch("persistentvolumes", name, bare)
+
+            house.volumes.patch = stripping  # type: ignore[method-assign, assignment]
+            async with house.volumes.watching():
+                outcome = await replace(house, "n2")
+
+            assert outcome is Outcome.UNWOUND
+            assert house.pv()["metadata"]["uid"] == before["metadata"]["uid"]
+            assert kept(house.pv()) == kept(before)
+
+    played(play())
+
+
+def test_what_has_no_effect_is_not_tried_for_ever() -> None:
+    async def play() -> None:
+        async with cluster_with(PV) as cluster:
+            house = house_on(cluster, FakeLinstor("n1", "n2"))
+            before = house.pv()
+            tries = 0
+
+            async def idle(name: PvName, wanted: Json) -> Json:
+                nonlocal tries
+                tries += 1
+                return house.pv()
+
+            house.volumes.patch = idle  # type: ignore[method-assign, assignment]
+            async with house.volumes.watching():
+                with pytest.raises(Stalled):
+                    await replace(house, "n2")
+
+            assert house.pv() == before
+            assert tries < 100
 
     played(play())
 
