@@ -115,6 +115,7 @@ class Service:
             telemetry=self.metrics,
             delays=lambda: self._delays(first=0.05, most=2.0),
             holder=instance,
+            may_begin=lambda: self.election.leading and not self.queue.closed,
             guard_timeout=settings.claim_guard_timeout,
             allowed_finalizers=settings.allow_finalizer,
         )
@@ -154,6 +155,7 @@ class Service:
             teller=self.teller,
             telemetry=self.metrics,
             delays=self._delays(first=1.0, most=30.0),
+            forget_gone=self.reconciler.forget_gone,
             pace=settings.reconcile_rate,
             limit=settings.timeout,
         )
@@ -230,6 +232,8 @@ class Service:
     def _leadership_changed(self, leading: bool) -> None:  # noqa: FBT001, a callback
         if leading:
             self.sweeper.request("leading")
+        else:
+            self.replacer.unfinished.stand_back()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set, or until anything fails unforeseen.
@@ -251,11 +255,34 @@ class Service:
             )
             stack.push_async_callback(endpoints.stop)
             await endpoints.start()
-            async with asyncio.TaskGroup() as group:
-                await self._serve(group, stop)
+            await self._serve(stop)
         log.info("stopped")
 
-    async def _serve(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+    async def _serve(self, stop: asyncio.Event) -> None:
+        """Workers outlive everything else, so that what they began can end whatever fails."""
+        async with asyncio.TaskGroup() as workforce:
+            workers = [
+                workforce.create_task(self.reconciler.work(), name=f"worker-{number}")
+                for number in range(self._settings.workers + SPARE_WORKERS)
+            ]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    background, listeners = self._begin(group)
+                    await stop.wait()
+                    for task in listeners:
+                        task.cancel()
+                    # The watch and the lease are of use as long as something is being replaced.
+                    await self._drain(workers)
+                    for task in background:
+                        task.cancel()
+                    await self._leave()
+            finally:
+                await self._drain(workers)
+
+    def _begin(
+        self, group: asyncio.TaskGroup
+    ) -> tuple[list[asyncio.Task[None]], list[asyncio.Task[None]]]:
+        """Start what runs beside the workers: what they lean on, and what gives them work."""
         background = [
             group.create_task(informer.run(), name=f"informer-{name}")
             for name, informer in self.informers.items()
@@ -271,21 +298,20 @@ class Service:
             for stream in self.streams
         ]
         listeners.append(group.create_task(self._sweep(), name="sweeper"))
-        workers = [
-            group.create_task(self.reconciler.work(), name=f"worker-{number}")
-            for number in range(self._settings.workers + SPARE_WORKERS)
-        ]
-        await stop.wait()
+        return background, listeners
+
+    async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
+        """Begin nothing more, and give what was begun the shutdown grace; nothing if it is over."""
+        if self.queue.closed:
+            return
         log.info("stopping", extra=facts(working=self.queue.held, waiting=len(self.queue)))
         self.queue.close()
-        for task in listeners:
-            task.cancel()
         _, late = await asyncio.wait(workers, timeout=self._settings.shutdown_grace)
         for task in late:
             log.warning("worker cut short", extra=facts(task=task.get_name()))
             task.cancel()
-        for task in background:
-            task.cancel()
+
+    async def _leave(self) -> None:
         await self.events.flush()
         if isinstance(self.election, LeaseElection):
             await self.election.release()

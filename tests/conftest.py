@@ -1,5 +1,10 @@
 """Fixtures that every test may ask for."""
 
-from tests.real_parts.fixtures import real_binaries, real_cluster, real_cluster_mutable
+from tests.real_parts.fixtures import (
+    real_binaries,
+    real_cluster,
+    real_cluster_mutable,
+    real_cluster_quiet,
+)
 
-__all__ = ["real_binaries", "real_cluster", "real_cluster_mutable"]
+__all__ = ["real_binaries", "real_cluster", "real_cluster_mutable", "real_cluster_quiet"]

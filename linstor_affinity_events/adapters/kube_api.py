@@ -232,10 +232,16 @@ class KubeApi:
     async def _authorization(self) -> dict[str, str]:
         if self._configuration is None:
             return {}
-        settings = await self._configuration.auth_settings()
+        try:
+            settings = await self._configuration.auth_settings()
+        except (ConfigException, OSError, ValueError) as error:
+            raise Unreachable(f"credentials for Kubernetes: {error}") from error
         headers = {"User-Agent": OURSELVES}
         if (token := settings.get("BearerToken")) and token["value"]:
-            headers["Authorization"] = token["value"]
+            # Files end with a newline, which would end the header as well.
+            headers["Authorization"] = token["value"].strip()
+        if not headers.get("Authorization", "x").isprintable():
+            raise Unreachable("credentials for Kubernetes: the token is none")
         return headers
 
     async def _renew(self, old: aiohttp.ClientSession) -> None:
@@ -256,6 +262,14 @@ class KubeApi:
 
     def _url(self, path: str, query: Query | None) -> URL:
         return URL(f"{self.host}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
+
+
+def list_metadata(page: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The metadata of a list; raises Unreachable if it is none."""
+    metadata = page.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(page.get("items") or [], list):
+        raise Unreachable("Kubernetes answers with no list")
+    return metadata
 
 
 def escaped(name: str) -> str:

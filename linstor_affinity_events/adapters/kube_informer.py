@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, WatchEvents
+from linstor_affinity_events.adapters.kube_api import KubeApi, WatchEvents, list_metadata
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.errors import Again, Expired, Invalid, Missing, Refused, Unreachable
 from linstor_affinity_events.logs import facts
@@ -14,6 +14,7 @@ from linstor_affinity_events.logs import facts
 log = logging.getLogger(__name__)
 
 PAGE = "500"
+OVERTIME = 30.0
 HASTE = 1.0
 """A server that ends each watch sooner than this gets a pause before the next."""
 
@@ -85,8 +86,14 @@ class Informer:
         else:
             query["resourceVersion"] = self._version
         try:
-            async with self._api.watch(self._path, query) as events:
+            # The server owes an end after timeoutSeconds; a proxy may keep a dead watch open.
+            async with (
+                asyncio.timeout(self._watch_for + OVERTIME),
+                self._api.watch(self._path, query) as events,
+            ):
                 await self._take(events, listing=listing)
+        except TimeoutError as error:
+            raise Unreachable(f"the watch of {self._path} did not end when it should") from error
         except Invalid as error:
             if not listing:
                 raise Unreachable(str(error)) from error
@@ -125,11 +132,12 @@ class Informer:
             page = await self._api.get(self._path, query)
             for manifest in page.get("items") or ():
                 self._store.listed(manifest)
-            more = page["metadata"].get("continue")
+            metadata = list_metadata(page)
+            more = metadata.get("continue")
             if not more:
                 break
             query["continue"] = more
-        self._version = page["metadata"]["resourceVersion"]
+        self._version = str(metadata.get("resourceVersion", ""))
         self._store.end_list()
         self._good()
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from linstor_affinity_events.adapters.bodies import parse_json
-from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
+from linstor_affinity_events.adapters.kube_api import KubeApi, escaped, list_metadata
 from linstor_affinity_events.errors import BadNote, Conflict, Expired, Missing, Unreachable
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
@@ -52,7 +52,7 @@ class KubeJournal:
                     notes.append(_note(manifest))
                 except BadNote as error:
                     self._tell(manifest, error)
-            more = page["metadata"].get("continue")
+            more = list_metadata(page).get("continue")
             if not more:
                 return notes
             query["continue"] = more

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
-from linstor_affinity_events.errors import Again, Conflict, Missing, Refused
+from linstor_affinity_events.errors import Again, Conflict, Expired, Missing, Refused
 from linstor_affinity_events.logs import facts
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,10 @@ class LeaseElection:
                 self.failure = None
             except TimeoutError:
                 self._failed(f"no answer within {self._retry:g} s")
-            except (Again, Refused, Missing) as error:
+            except (Again, Refused, Missing, Expired) as error:
                 self._failed(str(error))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self._failed(f"the answer is no lease ({error!r})")
             self._tell()
             await asyncio.sleep(self._pause())
 

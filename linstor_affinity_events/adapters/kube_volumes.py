@@ -13,6 +13,7 @@ from linstor_affinity_events.model.manifest import (
     is_marked,
     name_of,
     released,
+    taken_over,
     uid_of,
     version_of,
 )
@@ -85,6 +86,8 @@ class KubeVolumes:
             raise Conflict(str(error)) from error
         if not is_marked(marked):
             raise Invalid("admission takes off the finalizer or policy that would protect it")
+        if taken_over(wanted, marked) != wanted:
+            raise Invalid("admission changes more of it than was asked for")
 
     async def _rehearse_creation(self, wanted: Manifest) -> None:
         # Schema and admission come before the name is looked up, so "taken" means that they agree.

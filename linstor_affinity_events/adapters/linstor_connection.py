@@ -88,6 +88,8 @@ class LinstorConnection:
                 self._token = (state, path.read_text().strip())
         except (OSError, UnicodeDecodeError) as error:
             raise LoginRefused(f"LS_BEARER_TOKEN_FILE: {error}") from error
+        if not self._token[1].isprintable():
+            raise LoginRefused(f"LS_BEARER_TOKEN_FILE: {path} holds no token")
         return self._token[1]
 
     def tls_for(self, url: str) -> ssl.SSLContext | bool:

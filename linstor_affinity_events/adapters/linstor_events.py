@@ -46,7 +46,12 @@ class _OneConnection(EventSource):  # type: ignore[misc]
             raise _HungUp
 
     def _process_field(self, field_name: str, field_value: str) -> None:
-        """Collect a field; the library would collect them without end."""
+        """Collect a field; the library would collect them without end.
+
+        `retry` is left out: LINSTOR never sends it, and when to connect again is ours to say.
+        """
+        if field_name == "retry":
+            return
         if len(self._event_data) + len(field_value) > FRAME_LIMIT:
             raise Unreachable(f"LINSTOR sends an event of more than {FRAME_LIMIT // MIB} MiB")
         super()._process_field(field_name, field_value)

@@ -54,6 +54,7 @@ async def from_stream(
     clock = asyncio.get_running_loop().time
     told = ""
     while True:
+        opened = None
         try:
             async with stream.connect() as events:
                 opened = clock()
@@ -65,14 +66,14 @@ async def from_stream(
                     delays.reset()
                     telemetry.stream_event(stream.name)
                     yield hint_of(event)
-                if clock() - opened > 60:
-                    delays.reset()
                 log.info("event stream closed by LINSTOR", extra=facts(stream=stream.name))
         except (Again, Refused) as error:
             if str(error) != told:
                 log.warning("event stream broken", extra=facts(stream=stream.name, why=error))
             told = str(error)
         telemetry.stream(stream.name, up=False)
+        if opened is not None and clock() - opened > 60:
+            delays.reset()
         await asyncio.sleep(delays.next())
 
 

@@ -91,6 +91,17 @@ class Reconciler:
             except QueueClosed:
                 return
 
+    def remembered(self) -> int:
+        """How much is kept between looks, of volumes and resources together."""
+        return len(self._failing) + len(self._moving) + len(self._patience)
+
+    def forget_gone(self) -> None:
+        """Drop what is remembered of volumes and resources that are there no more."""
+        for name in [name for name in self._patience if self._index.get(name) is None]:
+            del self._patience[name]
+        for resource in self._moving.keys() - set(self._index.resources()):
+            del self._moving[resource]
+
     async def _turn(self, turn: Turn[ResourceName]) -> None:
         try:
             await self.look(turn)
@@ -107,7 +118,7 @@ class Reconciler:
     def _failed(
         self, turn: Turn[ResourceName], error: Exception | None, after: float | None
     ) -> None:
-        noted = bool(self._replacer.pending_of(turn.key))
+        noted = bool(self._replacer.unfinished.of(turn.key))
         first = turn.key not in self._failing
         if turn.key not in self._failing:
             self._failing[turn.key] = Backoff(
@@ -132,6 +143,10 @@ class Reconciler:
         if not await self._finish(turn):
             return
         if not self._index.of(turn.key) and turn.key not in self._picture.saved:
+            self._moving.pop(turn.key, None)
+            if turn.hinted:
+                # Just replaced, maybe, and the watch has not told of the new one yet.
+                self._queue.add(turn.key, after=SECOND_LOOK)
             return
         definition, placement = await asyncio.gather(
             self._linstor.definition(turn.key), self._linstor.placement(turn.key)
@@ -139,7 +154,7 @@ class Reconciler:
         await self._picture.know_nodes(placement)
         if definition is not None and definition.saved and self._leadership.leading:
             await self._saved_notes.take_over(definition, placement)
-            if self._replacer.pending_of(turn.key):
+            if self._replacer.unfinished.of(turn.key):
                 self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since)
                 return
         log.debug(
@@ -151,25 +166,37 @@ class Reconciler:
                 data_on=",".join(sorted(placement.serving_nodes)) if placement else "unknown",
             ),
         )
-        settled = True
+        settled, failed = True, None
         for volume in tuple(self._index.of(turn.key)):
             verdict = decide(self._picture.case(volume, definition, placement))
-            settled &= await self._act(turn, volume, verdict, definition, placement)
+            try:
+                settled &= await self._act(turn, volume, verdict, definition, placement)
+            except (Again, Refused) as error:
+                # One volume's trouble must not keep its siblings from their turn.
+                failed = error
+        if failed is not None:
+            raise failed
         self._look_again(turn, placement, settled=settled)
 
     async def _finish(self, turn: Turn[ResourceName]) -> bool:
         """Bring unfinished replacements of the resource to their end, without asking LINSTOR."""
-        names = self._replacer.pending_of(turn.key)
+        names = self._replacer.unfinished.of(turn.key)
         for volume in self._index.of(turn.key):
-            if volume.marked and not volume.terminating and volume.name not in names:
+            if volume.marked and volume.name not in names:
                 names.append(volume.name)
         if not names or not self._leadership.leading:
             return True
         if not self._queue.may_change(turn, urgent=True):
             self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since)
             return False
+        failed = None
         for name in names:
-            await self._finish_one(turn, name)
+            try:
+                await self._finish_one(turn, name)
+            except (Again, Refused) as error:
+                failed = error
+        if failed is not None:
+            raise failed
         return True
 
     async def _finish_one(self, turn: Turn[ResourceName], name: PvName) -> None:
@@ -201,7 +228,7 @@ class Reconciler:
             for other in self._index.of(resource)
             if not other.terminating
             and other.name != name
-            and other.key == self._replacer.pending.get(name)
+            and other.key == self._replacer.unfinished.pending.get(name)
         ]
 
     async def _act(
@@ -247,6 +274,8 @@ class Reconciler:
         """Read the volume uncached, decide again, and only then write."""
         begun = asyncio.get_running_loop().time()
         pv, claim = await self._read(cached)
+        if not self._leadership.leading or self._queue.closed:
+            return
         volume = None if pv is None else self._volumes.describe(pv)
         if pv is None or volume is None:
             return
@@ -269,7 +298,7 @@ class Reconciler:
                 "volume changed meanwhile; looked at again",
                 extra=facts(pv=volume.name, rd=volume.key, outcome=ended.outcome),
             )
-            self._queue.add(turn.key, after=SECOND_LOOK, since=turn.since)
+            self._wait(turn, volume, SECOND_LOOK)
 
     async def _read(self, volume: Volume) -> tuple[Manifest | None, Manifest | None]:
         if volume.claim is None:

@@ -6,27 +6,28 @@ The order of the steps is in model/replacement.py; here they are done and their 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.ports import Journal, Notices, Sighting, Telemetry, Volumes
+from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, BadNote, Conflict, Refused, Stalled
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import FINALIZER, MARK_ANNOTATION, VolumeKey
 from linstor_affinity_events.model.manifest import (
     Manifest,
-    finalizers_of,
+    claim_of,
     is_marked,
     is_terminating,
     mark_on,
     mark_patch,
     name_of,
     phase_of,
-    tombstone_name,
     uid_of,
+    unmark_and_retain_patch,
     unmark_patch,
     wears_marks,
 )
@@ -59,9 +60,14 @@ MAX_STEPS = 60
 strips finalizers, say) must not keep us at it for ever.
 """
 
+CLAIM_KEEPS = 0.1
+EAGER = 10
+"""How often a volume's like is asked for while the old one goes."""
+
 MAX_CONFLICTS = 5
 MAX_FAILURES = 8
 BLOCKED_AGAIN = 5.0
+NOT_MINE = 5.0
 GUARD_AT_MOST = 60.0
 NEWS_AT_MOST = 0.5
 PROTECTION = "kubernetes.io/pv-protection"
@@ -76,6 +82,12 @@ class _Walk:
     note: Note
     sight: Sight
     sighting: Sighting
+    armed: str = ""
+    """The version of the note with which this walk, which began it all, is about to delete."""
+
+    asked: bool = False
+    """Whether a deletion that we asked for may have taken effect."""
+
     steps: int = 0
     conflicts: int = 0
     failures: int = 0
@@ -106,30 +118,22 @@ class Replacer:
         telemetry: Telemetry,
         delays: Callable[[], Backoff],
         holder: str,
+        may_begin: Callable[[], bool],
         guard_timeout: float = 2.0,
         allowed_finalizers: Iterable[str] = (),
     ) -> None:
         self._volumes, self._journal = volumes, journal
-        self._notices, self._telemetry = notices, telemetry
-        self._delays = delays
-        self._holder, self._guard_timeout = holder, guard_timeout
+        self._delays, self._may_begin = delays, may_begin
+        self._holder = holder
         self._allowed_finalizers = tuple(allowed_finalizers)
-        self._absent: set[PvName] = set()
-        self.pending: dict[PvName, VolumeKey] = {}
-        """The volumes with a note, and the LINSTOR volume that each stands for."""
-        self.stuck: dict[PvName, str] = {}
-        """The volumes that can't be created again, and what the API server says to it."""
+        self._guard = ClaimGuard(volumes, telemetry, delays, timeout=guard_timeout)
+        self.unfinished = Unfinished(notices, telemetry, volumes.describe)
 
     async def load(self) -> Collection[ResourceName]:
         """Learn anew which replacements are unfinished; answers the resources they belong to."""
-        notes = await self._journal.all()
-        self.pending = {note.pv: note.key for note in notes}
-        for name in self.stuck.keys() - self.pending.keys():
-            self._unstick(name)
-        return frozenset(key.resource for key in self.pending.values())
-
-    def pending_of(self, resource: ResourceName) -> list[PvName]:
-        return [name for name, key in self.pending.items() if key.resource == resource]
+        before = tuple(self.unfinished.pending)
+        self.unfinished.know(await self._journal.all(), before=before)
+        return frozenset(key.resource for key in self.unfinished.pending.values())
 
     async def replace(
         self, pv: Manifest, claim: Manifest | None, key: VolumeKey, affinity: NodeAffinity
@@ -139,8 +143,8 @@ class Replacer:
         Raises Conflict when somebody else is at it; Unreachable when it was cut off, with a note
         left to resume from if anything was begun.
         """
-        if self.stuck:
-            others = ", ".join(sorted(self.stuck))
+        if self.unfinished.stuck:
+            others = ", ".join(sorted(self.unfinished.stuck))
             why = f"{others} can't be created again; no replacement begins until that is mended"
             return Later(Reason.BLOCKED, why, BLOCKED_AGAIN)
         against = obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers)
@@ -151,38 +155,56 @@ class Replacer:
             await self._volumes.rehearse(pv, mark_patch(pv), note.wanted)
         except Refused as error:
             return Refusal(Reason.NOT_ALLOWED, f"Kubernetes would not let it be replaced: {error}")
+        if not self._may_begin():
+            return Later(Reason.NOT_LEADING, "this instance leads no more, or stops", NOT_MINE)
         with self._volumes.follow(note.pv) as sighting:
-            note = await self._journal.create(note)
-            self.pending[note.pv] = key
+            try:
+                note = await self._create_note(note)
+            except BadNote as error:
+                return Refusal(Reason.BAD_NOTE, f"a note of it can't be trusted: {error}")
             walk = _Walk(note, Sight(pv=pv, begun_here=True), sighting)
             outcome = await self._walk(walk)
         made = walk.sight.pv
         return Ended(outcome, None if made is None else self._volumes.describe(made))
 
+    async def _create_note(self, note: Note) -> Note:
+        """Raises Conflict where there is one already, and BadNote where that is none."""
+        try:
+            note = await self._journal.create(note)
+        except Conflict:
+            await self._journal.read(note.pv)
+            raise
+        self.unfinished.noted(note)
+        return note
+
     async def resume(self, name: PvName) -> Outcome | Refusal:
         """Bring to its end what was begun with this volume, by whomever; nothing noted is fine."""
         with self._volumes.follow(name) as sighting:
-            pv = await self._volumes.read(name)
             try:
-                note = await self._journal.read(name)
+                pv, note = await self._see(name)
             except BadNote as error:
                 return Refusal(Reason.BAD_NOTE, str(error))
             if note is None:
-                self._forget(name)
+                self.unfinished.ended(name)
                 return await self._unmark_alone(pv)
-            self.pending[name] = note.key
-            return await self._walk(_Walk(note, Sight(pv=pv), sighting))
+            self.unfinished.noted(note)
+            sight = Sight(pv=pv, taken=note.holder == self._holder)
+            return await self._walk(_Walk(note, sight, sighting))
 
     async def adopt(self, note: Note) -> Note:
         """Make a note of the reference controller's our own."""
-        adopted = await self._journal.create(note)
-        self.pending[note.pv] = note.key
-        return adopted
+        return await self._create_note(note)
 
     async def _unmark_alone(self, pv: Manifest | None) -> Outcome | Refusal:
         """Take our marks off a live volume whose note is gone: they say what was there before."""
-        if pv is None or not wears_marks(pv) or is_terminating(pv):
+        if pv is None or not wears_marks(pv):
             return Outcome.STALE
+        if is_terminating(pv):
+            return Refusal(
+                Reason.BAD_NOTE,
+                f"it is being deleted, held by finalizer {FINALIZER}, and the note of its "
+                "replacement is gone; see docs/reliability.md before you remove the finalizer",
+            )
         before = mark_on(pv)
         if before is None:
             return Refusal(
@@ -190,8 +212,13 @@ class Replacer:
                 f"it wears finalizer {FINALIZER}, and neither a note nor annotation "
                 f"{MARK_ANNOTATION} tells what to restore; see docs/reliability.md",
             )
-        await self._volumes.patch(name_of(pv), unmark_patch(pv, *before))
-        return Outcome.UNWOUND
+        if claim_of(pv) is None or phase_of(pv) == "Bound":
+            await self._volumes.patch(name_of(pv), unmark_patch(pv, *before))
+            return Outcome.UNWOUND
+        # Its claim went while it said Retain, which somebody may have relied on.
+        await self._volumes.patch(name_of(pv), unmark_and_retain_patch(pv, *before))
+        self.unfinished.kept(pv)
+        return Outcome.KEPT
 
     async def _walk(self, walk: _Walk) -> Outcome:
         delays = self._delays()
@@ -216,7 +243,7 @@ class Replacer:
                     raise
                 walk.blind = True
                 await asyncio.sleep(max(delays.next(), error.after or 0.0))
-        self._forget(walk.note.pv)
+        self.unfinished.ended(walk.note.pv)
         return walk.outcome or Outcome.STALE
 
     async def _step(self, walk: _Walk) -> None:
@@ -231,12 +258,22 @@ class Replacer:
         except Refused as error:
             await self._refused(step, walk, error)
 
-    async def _look_again(self, walk: _Walk) -> None:
-        """See afresh. The volume first, then the note: a note seen after the volume was gone is
-        the last one that was written before it went.
+    async def _see(self, name: PvName) -> tuple[Manifest | None, Note | None]:
+        """Read the volume and its note, neither older than what the other makes of it.
+
+        A note read after the volume was gone is the last one written before it went; a volume
+        read after its note said `deleting` shows what was done by then.
         """
-        pv = await self._volumes.read(walk.note.pv)
-        note = await self._journal.read(walk.note.pv)
+        pv = await self._volumes.read(name)
+        note = await self._journal.read(name)
+        if pv is None or note is None or note.state is State.PREPARED:
+            return pv, note
+        pv = await self._volumes.read(name)
+        return pv, note if pv is not None else await self._journal.read(name)
+
+    async def _look_again(self, walk: _Walk) -> None:
+        """See afresh, and go on from there."""
+        pv, note = await self._see(walk.note.pv)
         if note is None:
             # Another instance brought it to an end, or took for stale what we had just begun.
             if pv is not None and uid_of(pv) == walk.note.uid:
@@ -244,9 +281,24 @@ class Replacer:
                 walk.outcome = Outcome.UNWOUND
             walk.over = True
             return
+        if self._deleted_by_another(walk, pv, note):
+            note = await self._journal.save(note.prepared())
         walk.note, walk.blind = note, False
         # What was begun on an older sight of the volume is not gone on with, but begun afresh.
-        walk.sight = Sight(pv=pv)
+        walk.sight = Sight(pv=pv, taken=note.holder == self._holder)
+
+    def _deleted_by_another(self, walk: _Walk, pv: Manifest | None, note: Note) -> bool:
+        """Whether a deletion that is seen can't be ours: all that we asked for were conflicts, and
+        since we wrote the note nobody else has, as they do before they delete.
+        """
+        return (
+            pv is not None
+            and uid_of(pv) == note.uid
+            and is_terminating(pv)
+            and note.state is State.DELETING
+            and not walk.asked
+            and walk.armed == note.version
+        )
 
     async def _take(self, step: Step, walk: _Walk) -> None:
         note, sight = walk.note, walk.sight
@@ -254,103 +306,108 @@ class Replacer:
             case Mark(patch) | PointAway(patch):
                 walk.sight = replace(sight, pv=await self._volumes.patch(note.pv, patch))
             case Save(changed):
-                walk.note = await self._journal.save(changed)
+                await self._save(changed, walk)
             case Delete():
-                pv = await self._volumes.delete(_seen(sight))
-                walk.sight = replace(sight, pv=pv)
+                await self._delete(walk)
             case AwaitBinder():
-                walk.sight = await self._await_binder(walk)
+                await self._await_binder(walk)
             case LookAtClaim():
-                claim = None if note.claim is None else await self._volumes.read_claim(note.claim)
+                claim = await self._read_claim(note)
                 walk.sight = replace(sight, claim=claim, claim_known=True)
             case Remove():
-                await self._volumes.remove(_seen(sight))
-                self._set_absent(note.pv, absent=True)
-                walk.sight = replace(sight, pv=None)
-            case Create(body, outcome):
-                self._set_absent(note.pv, absent=True)
+                await self._swap(walk)
+            case Create(body):
+                self.unfinished.gone(note.pv)
                 walk.sight = replace(sight, pv=await self._volumes.create(body))
-                walk.outcome = outcome
-                self._created(note, outcome)
+                self.unfinished.present(note.pv)
             case Unmark(patch, outcome):
                 walk.sight = replace(sight, pv=await self._volumes.patch(note.pv, patch))
-                walk.outcome = outcome
-                await self._end(walk)
+                await self._end(walk, outcome)
             case Drop(outcome):
-                walk.outcome = walk.outcome or outcome
-                if walk.outcome is Outcome.DONE:
-                    await self._see_bound(note)
-                await self._end(walk)
+                if outcome is Outcome.DONE:
+                    await self._guard.see_bound(note)
+                await self._end(walk, outcome)
             case _:
                 assert_never(step)
 
-    async def _end(self, walk: _Walk) -> None:
+    async def _await_binder(self, walk: _Walk) -> None:
+        """Wait for the binder, and look at the claim meanwhile; after a long wait that is too old."""
+        note, sight = walk.note, walk.sight
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        (pv, in_time), claim = await asyncio.gather(
+            self._guard.until_let_go(note, walk.sighting), self._read_claim(note)
+        )
+        walk.sight = replace(
+            sight,
+            pv=pv if in_time else sight.pv,
+            guard_over=not in_time,
+            claim=claim,
+            claim_known=clock() - began < CLAIM_KEEPS,
+        )
+
+    async def _read_claim(self, note: Note) -> Manifest | None:
+        return None if note.claim is None else await self._volumes.read_claim(note.claim)
+
+    async def _swap(self, walk: _Walk) -> None:
+        """Remove the volume, and ask for its like at the same time.
+
+        While the old one is there the answer is a harmless conflict. So the new one comes within a
+        fraction of a round trip, and the binder, which looks at every claim each 15 s, hardly ever
+        sees a claim without its volume. Whatever goes wrong here is left to the steps that follow.
+        """
+        then = next_step(walk.note, replace(walk.sight, pv=None))
+        answered = False
+
+        async def remove() -> None:
+            nonlocal answered
+            try:
+                await self._volumes.remove(_seen(walk.sight))
+            finally:
+                answered = True
+
+        async def create(body: Manifest) -> Manifest | None:
+            for _ in range(EAGER):
+                try:
+                    return await self._volumes.create(body)
+                except Conflict:
+                    if answered:
+                        return None
+            return None
+
+        if not isinstance(then, Create):
+            raise TypeError("the claim is looked at before the volume goes")
+        removed, made = await asyncio.gather(remove(), create(then.body), return_exceptions=True)
+        if isinstance(removed, BaseException):
+            raise removed
+        if isinstance(made, BaseException) or made is None:
+            self.unfinished.gone(walk.note.pv)
+            made = None
+        walk.sight = replace(walk.sight, pv=made)
+
+    async def _save(self, changed: Note, walk: _Walk) -> None:
+        """Write the note, and our name on it: others then see that it is us who goes on."""
+        walk.note = await self._journal.save(replace(changed, holder=self._holder))
+        if walk.sight.begun_here and not walk.asked:
+            walk.armed = walk.note.version
+        walk.sight = replace(walk.sight, taken=True)
+
+    async def _delete(self, walk: _Walk) -> None:
+        asked, walk.asked = walk.asked, True
+        try:
+            pv = await self._volumes.delete(_seen(walk.sight))
+        except Conflict:
+            # Of all failures the one that says that nothing happened.
+            walk.asked = asked
+            raise
+        walk.sight = replace(walk.sight, pv=pv)
+
+    async def _end(self, walk: _Walk, outcome: Outcome) -> None:
+        if outcome is Outcome.KEPT:
+            self.unfinished.kept(walk.note.wanted)
+        walk.outcome = outcome
         await self._journal.drop(walk.note)
         walk.over = True
-
-    async def _await_binder(self, walk: _Walk) -> Sight:
-        """Wait for the binder's write, for the guard's time after its last sign of life."""
-        clock = asyncio.get_running_loop().time
-        begun = clock()
-        while True:
-            silent_since = max(begun, self._volumes.last_phase_change())
-            deadline = min(silent_since + self._guard_timeout, begun + GUARD_AT_MOST)
-            if clock() >= deadline:
-                log.warning("the binder did not answer in time", extra=facts(pv=walk.note.pv))
-                return replace(walk.sight, guard_over=True)
-            seen = walk.sighting.latest
-            if seen is not None and self._told_apart(walk, seen):
-                if PROTECTION in finalizers_of(seen) and uid_of(seen) == walk.note.uid:
-                    seen = await self._unprotected(walk, seen)
-                return replace(walk.sight, pv=seen)
-            try:
-                async with asyncio.timeout(min(NEWS_AT_MOST, deadline - clock())):
-                    await walk.sighting.news()
-            except TimeoutError:
-                pv = await self._volumes.read(walk.note.pv)
-                if pv is None or self._told_apart(walk, pv):
-                    return replace(walk.sight, pv=pv)
-
-    @staticmethod
-    async def _unprotected(walk: _Walk, seen: Manifest) -> Manifest:
-        """Give the protection controller a moment: it drops its finalizer right after the binder's
-        write, and a removal sent in between would only end in a conflict.
-        """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PROTECTION_AT_MOST):
-                while walk.sighting.latest is seen:
-                    await walk.sighting.news()
-        return walk.sighting.latest or seen
-
-    @staticmethod
-    def _told_apart(walk: _Walk, pv: Manifest) -> bool:
-        """Whether the binder has let go of the claim, or somebody changed the volume instead."""
-        if uid_of(pv) != walk.note.uid:
-            return True
-        named = (pv["spec"].get("claimRef") or {}).get("name")
-        return named == tombstone_name(pv) and phase_of(pv) != "Bound"
-
-    async def _see_bound(self, note: Note) -> None:
-        """See that the claim kept its volume; it is told if it ever got lost on the way."""
-        if note.claim is None:
-            return
-        delays, lost = self._delays(), False
-        deadline = asyncio.get_running_loop().time() + BOUND_WITHIN
-        while True:
-            claim = await self._volumes.read_claim(note.claim)
-            if claim is None or uid_of(claim) != note.claim.uid or phase_of(claim) == "Bound":
-                return
-            if phase_of(claim) == "Lost" and not lost:
-                lost = True
-                self._telemetry.claim_lost()
-                log.warning("claim seen Lost", extra=facts(pv=note.pv, claim=note.claim))
-            if asyncio.get_running_loop().time() > deadline:
-                log.error(
-                    "claim is not bound again",
-                    extra=facts(pv=note.pv, claim=note.claim, phase=phase_of(claim)),
-                )
-                return
-            await asyncio.sleep(delays.next())
 
     async def _refused(self, step: Step, walk: _Walk, error: Refused) -> None:
         """Sort a final no: before the deletion everything is taken back, after it we go on."""
@@ -358,11 +415,14 @@ class Replacer:
             case PointAway():
                 log.warning("claimRef can't be changed", extra=facts(pv=walk.note.pv, why=error))
                 walk.sight = replace(walk.sight, unpointable=True)
-            case Delete() | Mark() if walk.note.state is State.PREPARED or isinstance(step, Delete):
+            case Delete():
                 await self._unwind(walk)
                 raise error
-            case Create() | Remove():
-                self._stick(walk.note, error)
+            case Mark() | Save() if walk.note.state is State.PREPARED:
+                await self._unwind(walk)
+                raise error
+            case Create() | Remove() | Mark() | Save():
+                self.unfinished.stick(walk.note, error)
                 raise error
             case _:
                 raise error
@@ -372,58 +432,8 @@ class Replacer:
         if pv is not None and is_marked(pv):
             patch = unmark_patch(pv, walk.note.policy, walk.note.skip_reclaim)
             await self._volumes.patch(walk.note.pv, patch)
-        await self._end(walk)
-        self._forget(walk.note.pv)
-
-    def _created(self, note: Note, outcome: Outcome) -> None:
-        self._set_absent(note.pv, absent=False)
-        self._unstick(note.pv)
-        if outcome is Outcome.KEPT:
-            log.error(
-                "volume created again with policy Retain, since its claim had gone or moved on",
-                extra=facts(pv=note.pv, rd=note.key, claim=note.claim),
-            )
-            self._tell(
-                note,
-                "VolumeRetained",
-                f"The claim {note.claim} had gone or was bound elsewhere while this volume was "
-                "replaced, so it came back with reclaim policy Retain; its own policy stands in "
-                "an annotation.",
-            )
-
-    def _stick(self, note: Note, error: Refused) -> None:
-        if self.stuck.get(note.pv) != str(error):
-            log.error(
-                "volume is deleted and can't be created again",
-                extra=facts(pv=note.pv, rd=note.key, claim=note.claim, why=error),
-            )
-            self._tell(
-                note,
-                "VolumeRecreationFailing",
-                f"PersistentVolume {note.pv} was deleted to change its node affinity and can't be "
-                f"created again: {error}. It is tried again until it succeeds.",
-            )
-        self.stuck[note.pv] = str(error)
-        self._telemetry.stuck(len(self.stuck))
-
-    def _tell(self, note: Note, reason: str, why: str) -> None:
-        volume = self._volumes.describe(note.wanted)
-        if volume is not None:
-            self._notices.warn(volume, reason, why)
-
-    def _unstick(self, name: PvName) -> None:
-        if self.stuck.pop(name, None) is not None:
-            log.info("volume could be created again", extra=facts(pv=name))
-            self._telemetry.stuck(len(self.stuck))
-
-    def _forget(self, name: PvName) -> None:
-        self.pending.pop(name, None)
-        self._set_absent(name, absent=False)
-        self._unstick(name)
-
-    def _set_absent(self, name: PvName, *, absent: bool) -> None:
-        (self._absent.add if absent else self._absent.discard)(name)
-        self._telemetry.absent(len(self._absent))
+        await self._end(walk, Outcome.UNWOUND)
+        self.unfinished.ended(walk.note.pv)
 
 
 def _seen(sight: Sight) -> Manifest:

@@ -35,6 +35,7 @@ class SavedNotes:
         self._replacer, self._picture = replacer, picture
         self._parse_json = parse_json
         self._refused: dict[tuple[str, int], str] = {}
+        self._taken: dict[tuple[str, int], str] = {}
 
     async def take_over(self, definition: Definition, placement: Placement | None) -> None:
         """See to each saved PersistentVolume of a definition.
@@ -53,14 +54,18 @@ class SavedNotes:
                         extra=facts(rd=definition.resource, volume=number, why=error),
                     )
                 continue
-            if await self._wanted(note):
+            # One that was taken over and could not be dropped is not taken over again: by now the
+            # volume may be gone because somebody deleted it.
+            if self._taken.get(where) != text and await self._wanted(note):
                 try:
                     await self._replacer.adopt(note)
                 except Conflict:
                     log.debug("a note of our own is there already", extra=facts(pv=note.pv))
+                self._taken[where] = text
                 log.info("saved PersistentVolume taken over", extra=facts(pv=note.pv, rd=note.key))
             await self._linstor.forget_saved(definition.resource, number)
             self._refused.pop(where, None)
+            self._taken.pop(where, None)
 
     def _read(
         self, definition: Definition, number: int, text: str, placement: Placement | None

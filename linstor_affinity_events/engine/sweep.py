@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane
@@ -47,6 +47,7 @@ class Sweeper:
         teller: Teller,
         telemetry: Telemetry,
         delays: Backoff,
+        forget_gone: Callable[[], None] = lambda: None,
         pace: float = 60.0,
         limit: float = 60.0,
     ) -> None:
@@ -55,6 +56,7 @@ class Sweeper:
         self._leadership = leadership
         self._teller, self._telemetry = teller, telemetry
         self._delays, self._pace, self._limit = delays, pace, limit
+        self._forget_gone = forget_gone
         self._causes: list[str] = []
         self._wanted = asyncio.Event()
         self._bulk_from = float("-inf")
@@ -107,7 +109,8 @@ class Sweeper:
         self.failure = why
         delay = self._delays.next()
         await asyncio.sleep(delay)
-        self.request(cause)
+        for one in cause.split("+"):
+            self.request(one)
 
     async def sweep(self, cause: str) -> None:
         """Decide on every volume from a few big reads and queue those that want something done."""
@@ -174,6 +177,7 @@ class Sweeper:
                 self._suspect(cause, resource, volume, verdict)
         for name in [name for name in self._teller.unsettled if self._index.get(name) is None]:
             self._teller.forget(name)
+        self._forget_gone()
         return found
 
     def _suspect(
@@ -181,7 +185,7 @@ class Sweeper:
     ) -> None:
         match verdict:
             case Change():
-                if resource not in self._queue:
+                if resource not in self._queue and volume.name not in self._teller.unsettled:
                     self._telemetry.drift_unannounced(cause)
                     log.info(
                         "drift found that no event told",

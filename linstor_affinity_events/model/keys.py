@@ -9,6 +9,9 @@ DRIVER = "linstor.csi.linbit.com"
 
 SKIP_ANNOTATION = "piraeus.io/skip-affinity-controller"
 OVERRIDE_PREFIX = "override.piraeus.io"
+BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
+"""The binder's: the claimRef is its own work, and goes with the claim."""
+
 SKIP_RECLAIM_ANNOTATION = "linstor.csi.linbit.com/skip-reclaim"
 USES_CONTEXT = "linstor.csi.linbit.com/uses-volume-context"
 CONTEXT_POLICY = "linstor.csi.linbit.com/remote-access-policy"

@@ -11,6 +11,7 @@ from typing import Any
 
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import (
+    BOUND_BY_CONTROLLER,
     FINALIZER,
     MARK_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
@@ -171,7 +172,9 @@ def mark_patch(manifest: Manifest) -> Patch:
     if not is_terminating(manifest) and FINALIZER not in finalizers:
         finalizers.append(FINALIZER)
     annotations: dict[str, str] = {SKIP_RECLAIM_ANNOTATION: "true"}
-    if MARK_ANNOTATION not in annotations_of(manifest):
+    if FINALIZER not in manifest["metadata"].get("finalizers", ()) or (
+        MARK_ANNOTATION not in annotations_of(manifest)
+    ):
         annotations[MARK_ANNOTATION] = json.dumps(before, separators=(",", ":"))
     return guarded(
         manifest,
@@ -195,6 +198,14 @@ def unmark_patch(manifest: Manifest, policy: str, skip_reclaim: str | None) -> P
             "spec": {"persistentVolumeReclaimPolicy": policy if now == RETAIN else now},
         },
     )
+
+
+def unmark_and_retain_patch(manifest: Manifest, policy: str, skip_reclaim: str | None) -> Patch:
+    """Take the marks back but for Retain; the policy that it had goes into an annotation."""
+    patch = unmark_patch(manifest, RETAIN, skip_reclaim)
+    if policy != RETAIN and reclaim_policy_of(manifest) == RETAIN:
+        patch["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] = policy
+    return patch
 
 
 def mark_on(manifest: Manifest) -> tuple[str, str | None] | None:
@@ -232,6 +243,12 @@ def released(manifest: Manifest) -> dict[str, Any]:
 _NOT_TAKEN_OVER = frozenset({"claimRef", "nodeAffinity", "persistentVolumeReclaimPolicy"})
 
 
+_NOT_THEIRS = frozenset({SKIP_RECLAIM_ANNOTATION, BOUND_BY_CONTROLLER})
+"""Annotations that change on our account: the binder takes for its own work what it does when it
+repairs the claimRef that we let point away.
+"""
+
+
 def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     """`wanted` with what others changed on the marked original since, seen now.
 
@@ -246,9 +263,8 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     # Items of a list in pages come without kind and apiVersion; no change of anybody's.
     named = {key: wanted[key] for key in ("apiVersion", "kind") if key in wanted}
     result = {**fresh, **named, "spec": spec}
-    annotations = {k: v for k, v in annotations_of(fresh).items() if k != SKIP_RECLAIM_ANNOTATION}
-    if (before := annotations_of(wanted).get(SKIP_RECLAIM_ANNOTATION)) is not None:
-        annotations[SKIP_RECLAIM_ANNOTATION] = before
+    annotations = {k: v for k, v in annotations_of(fresh).items() if k not in _NOT_THEIRS}
+    annotations |= {k: v for k, v in annotations_of(wanted).items() if k in _NOT_THEIRS}
     had = finalizers_of(wanted)
     finalizers = had + [f for f in finalizers_of(fresh) if f not in had]
     metadata = {

@@ -86,6 +86,10 @@ class Note:
     def deleting(self) -> "Note":
         return replace(self, state=State.DELETING)
 
+    def prepared(self) -> "Note":
+        """Back again: it turned out that the deletion is somebody else's."""
+        return replace(self, state=State.PREPARED)
+
     def wanting(self, wanted: Manifest) -> "Note":
         return replace(self, wanted=wanted)
 

@@ -7,7 +7,11 @@ takes the same steps; there is no code for resuming. docs/architecture.md has th
 from dataclasses import dataclass
 from enum import StrEnum
 
-from linstor_affinity_events.model.keys import OURSELVES, SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.keys import (
+    ORIGINAL_POLICY_ANNOTATION,
+    OURSELVES,
+    SKIP_RECLAIM_ANNOTATION,
+)
 from linstor_affinity_events.model.manifest import (
     RETAIN,
     Manifest,
@@ -91,7 +95,6 @@ class Create:
     """Put its like in place."""
 
     body: Manifest
-    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,9 @@ class Sight:
     guard_over: bool = False
     """Whether the binder had its time to write the phase."""
 
+    taken: bool = True
+    """Whether the note says that it is this very instance that goes on with it."""
+
     unpointable: bool = False
     """Whether the API server refused to let the claimRef point elsewhere."""
 
@@ -143,22 +149,30 @@ def next_step(note: Note, sight: Sight) -> Step:
     if pv is None:
         return _absent(note, sight)
     if uid_of(pv) != note.uid:
-        return Drop(Outcome.DONE if made_by_us(pv) and not is_terminating(pv) else Outcome.STALE)
+        return Drop(_how_it_came_back(note, pv))
     if is_terminating(pv):
         return _terminating(note, pv, sight)
     return _alive(note, pv, sight)
+
+
+def _how_it_came_back(note: Note, pv: Manifest) -> Outcome:
+    """What became of a volume in whose place another incarnation stands."""
+    if is_terminating(pv) or not made_by_us(pv):
+        return Outcome.STALE
+    added = annotations_of(pv).keys() - annotations_of(note.wanted).keys()
+    return Outcome.KEPT if ORIGINAL_POLICY_ANNOTATION in added else Outcome.DONE
 
 
 def _absent(note: Note, sight: Sight) -> Step:
     if note.state is State.PREPARED:
         return Drop(Outcome.THEIRS)
     if note.claim is None:
-        return Create(note.wanted, Outcome.DONE)
+        return Create(note.wanted)
     if not sight.claim_known:
         return LookAtClaim()
     if claim_is_as_noted(note, sight.claim):
-        return Create(note.wanted, Outcome.DONE)
-    return Create(kept(note.wanted), Outcome.KEPT)
+        return Create(note.wanted)
+    return Create(kept(note.wanted))
 
 
 def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
@@ -167,7 +181,8 @@ def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
             return Save(note.deleting())
         if taken_over(note.wanted, pv) != note.wanted or claim_of(pv) != note.claim:
             return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
-        return Delete()
+        # Who deletes writes the note first, so that others can tell a user's deletion from ours.
+        return Delete() if sight.taken else Save(note)
     if wears_marks(pv):
         # Somebody took back a part of what makes the deletion harmless: take back the rest.
         return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)

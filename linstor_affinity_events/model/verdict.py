@@ -42,6 +42,7 @@ class Reason(StrEnum):
     UNKNOWN_FINALIZER = "unknown-finalizer"
     NOT_ALLOWED = "not-allowed"
     BLOCKED = "blocked-by-failed-creation"
+    NOT_LEADING = "not-leading"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +150,12 @@ def _one_volume_one_handle(case: Case) -> Verdict | None:
 
 
 def _begun_is_finished(case: Case) -> Verdict | None:
-    if case.noted or (case.volume.marked and not case.volume.terminating):
+    if case.noted or case.volume.marked:
         return Resume()
     return None
 
 
 def _deleted_by_others(case: Case) -> Verdict | None:
-    if case.volume.terminating and case.volume.marked:
-        return Refusal(
-            Reason.BAD_NOTE,
-            "it is being deleted, held by our finalizer, and the note of its replacement is gone; "
-            "see docs/reliability.md before you remove the finalizer",
-        )
     if case.volume.terminating:
         return Skipped(Reason.TERMINATING, "it is being deleted, and not by this service")
     return None

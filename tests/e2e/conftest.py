@@ -45,8 +45,8 @@ async def fake_mutable_stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 @pytest_asyncio.fixture
-async def real_stage(real_cluster: RealCluster) -> AsyncIterator[Stage]:
-    async with clusters.real(real_cluster) as cluster, Stage.of(cluster) as stage:
+async def real_stage(real_cluster_quiet: RealCluster) -> AsyncIterator[Stage]:
+    async with clusters.real(real_cluster_quiet) as cluster, Stage.of(cluster) as stage:
         await stage.clear()
         await stage.prepare()
         yield stage

@@ -104,6 +104,7 @@ def house_on(
         telemetry=telemetry,
         delays=delays,
         holder=holder,
+        may_begin=lambda: leadership.leading and not queue.closed,
     )
     saved_notes = SavedNotes(
         linstor=linstor,
@@ -135,6 +136,7 @@ def house_on(
         teller=teller,
         telemetry=telemetry,
         delays=delays(1.0, 30.0),
+        forget_gone=reconciler.forget_gone,
         pace=60.0,
     )
     return House(
@@ -185,6 +187,14 @@ async def replace(house: House, *nodes: str, name: str = PV) -> Any:
     wanted = NodeAffinity.of(frozenset({(manifests.HOSTNAME, node)}) for node in nodes)
     ended = await house.replacer.replace(pv, claim, VolumeKey(ResourceName(name)), wanted)
     return ended.outcome if isinstance(ended, Ended) else ended
+
+
+def instead(port: object, **methods: Any) -> None:
+    """Let one fake answer otherwise from now on, for a bad day of this test's own."""
+    for name, method in methods.items():
+        if not hasattr(port, name):
+            raise AttributeError(name)
+        setattr(port, name, method)
 
 
 async def until(wanted: Any, patience: float = 600.0) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from linstor_affinity_events.errors import LoginRefused, Unreachable
 from linstor_affinity_events.model.keys import SKIP_ANNOTATION
 from linstor_affinity_events.model.names import ResourceName
-from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, until
+from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, until
 from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
 
@@ -195,7 +195,7 @@ def test_after_the_queue_closed_nothing_is_begun() -> None:
                 house.queue.close()
                 return await original(resource)
 
-            house.linstor.placement = closing  # type: ignore[method-assign]
+            instead(house.linstor, placement=closing)
             house.queue.add(RD, hinted=True)
             await asyncio.sleep(30.0)
 
@@ -247,10 +247,10 @@ def test_an_error_that_nobody_foresaw_ends_no_worker() -> None:
             async def bad(resource: ResourceName) -> Any:
                 raise ZeroDivisionError
 
-            house.linstor.placement = bad  # type: ignore[method-assign]
+            instead(house.linstor, placement=bad)
             house.queue.add(RD, hinted=True)
             await asyncio.sleep(5.0)
-            house.linstor.placement = fine  # type: ignore[method-assign]
+            instead(house.linstor, placement=fine)
             await until(lambda: house.nodes() == {"n2"}, patience=600.0)
 
     played(play())

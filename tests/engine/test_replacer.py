@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.errors import AffinityEventsError, Forbidden, Invalid, Stalled
+from linstor_affinity_events.errors import (
+    AffinityEventsError,
+    Forbidden,
+    Invalid,
+    Stalled,
+    Unreachable,
+)
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
-from tests.engine.house import PV, House, bind, cluster_with, house_on, replace, until
+from tests.engine.house import PV, House, bind, cluster_with, house_on, instead, replace, until
 from tests.fakes.clock import run_virtually
 from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.kube_server import Refusal as Refused
@@ -158,7 +164,7 @@ def test_what_kubernetes_would_refuse_is_never_begun() -> None:
     played(play())
 
 
-@pytest.mark.parametrize("verb", ["patch", "delete"])
+@pytest.mark.parametrize("verb", ["patch", "save", "delete"])
 def test_a_refusal_before_the_deletion_is_taken_back(verb: str) -> None:
     async def play() -> None:
         async with cluster_with(PV) as cluster:
@@ -257,8 +263,8 @@ def test_a_volume_that_a_user_deletes_first_stays_deleted() -> None:
         async with cluster_with(PV) as cluster:
             house = house_on(cluster, FakeLinstor("n1", "n2"))
             async with house.volumes.watching():
-                house.faults.refuse("save", Forbidden)
-                with pytest.raises(Forbidden):
+                house.faults.refuse("save", Unreachable)
+                with pytest.raises(Unreachable):
                     await replace(house, "n2")
                 assert FINALIZER in house.pv()["metadata"]["finalizers"]
                 cluster.delete("persistentvolumes", PV)
@@ -280,8 +286,8 @@ def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them() -> None
             house = house_on(cluster, FakeLinstor("n1", "n2"))
             before = house.pv()
             async with house.volumes.watching():
-                house.faults.refuse("save", Forbidden)
-                with pytest.raises(Forbidden):
+                house.faults.refuse("save", Unreachable)
+                with pytest.raises(Unreachable):
                     await replace(house, "n2")
                 house.journal.kept.clear()
                 outcome = await house.replacer.resume(PV)
@@ -329,7 +335,7 @@ def test_where_our_finalizer_is_stripped_nothing_is_deleted_and_no_mark_is_left(
                 bare = {"metadata": {"finalizers": before["metadata"]["finalizers"]}}
                 return cluster.patch("persistentvolumes", name, bare)
 
-            house.volumes.patch = stripping  # type: ignore[method-assign, assignment]
+            instead(house.volumes, patch=stripping)
             async with house.volumes.watching():
                 outcome = await replace(house, "n2")
 
@@ -352,7 +358,7 @@ def test_what_has_no_effect_is_not_tried_for_ever() -> None:
                 tries += 1
                 return house.pv()
 
-            house.volumes.patch = idle  # type: ignore[method-assign, assignment]
+            instead(house.volumes, patch=idle)
             async with house.volumes.watching():
                 with pytest.raises(Stalled):
                     await replace(house, "n2")

@@ -276,13 +276,13 @@ def test_once_it_is_gone_the_claim_is_looked_at_by_whoever_comes_fresh() -> None
 def test_with_its_claim_as_it_was_the_volume_comes_back_as_wanted() -> None:
     step = next_step(DELETING, Sight(pv=None, claim=claim(), claim_known=True))
 
-    assert step == Create(DELETING.wanted, Outcome.DONE)
+    assert step == Create(DELETING.wanted)
 
 
 def test_without_a_claim_the_volume_comes_back_as_wanted() -> None:
     note = begun(UNCLAIMED).deleting()
 
-    assert next_step(note, Sight(pv=None)) == Create(note.wanted, Outcome.DONE)
+    assert next_step(note, Sight(pv=None)) == Create(note.wanted)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_without_a_claim_the_volume_comes_back_as_wanted() -> None:
 def test_without_its_claim_the_volume_comes_back_retained(its_claim: Json | None) -> None:
     step = next_step(DELETING, Sight(pv=None, claim=its_claim, claim_known=True))
 
-    assert step == Create(kept(DELETING.wanted), Outcome.KEPT)
+    assert step == Create(kept(DELETING.wanted))
     assert isinstance(step, Create)
     assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
@@ -362,12 +362,11 @@ class Play:
                 assert is_safe_to_go(self.pv)
                 assert taken_over(self.note.wanted, self.pv) == self.note.wanted
                 self._see(None)
-            case Create(body, outcome):
+            case Create(body):
                 assert self.pv is None
                 made = {**body, "status": {"phase": "Bound"}}
                 made["metadata"] = {**made["metadata"], "resourceVersion": "9000"}
                 self._see(remade(made))
-                self.outcome = outcome
             case Unmark(patch, outcome):
                 self._patched(patch)
                 self.note, self.outcome = None, outcome

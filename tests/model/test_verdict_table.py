@@ -440,9 +440,6 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
         pytest.param(
             World(twins=("pvc-2",), noted=True), Reason.TWO_VOLUMES, id="twins before any note"
         ),
-        pytest.param(
-            World(marked=True, terminating=True), Reason.BAD_NOTE, id="held by us, and no note"
-        ),
         pytest.param(World(parameters=None), Reason.NO_CLASS, id="unknown StorageClass"),
         pytest.param(
             World(parameters=None, class_name=""), Reason.NO_CLASS, id="no StorageClass named"

@@ -34,7 +34,8 @@ class RealCluster:
     """Use it as `async with RealCluster() as cluster`; everything is gone afterwards.
 
     `users` are further users and their groups; the admin is there always. `controller_qps` is
-    the request limit of the controllers, None for their own default of 20. With a `directory`,
+    the request limit of the controllers, None for their own default of 20, `resync` how often
+    the binder looks at everything, None for its default of 15s. With a `directory`,
     logs and credentials stay there for a later look.
     """
 
@@ -45,13 +46,14 @@ class RealCluster:
         directory: Path | None = None,
         feature_gates: Mapping[str, bool] | None = None,
         controller_qps: int | None = 500,
+        resync: str | None = None,
         controller_manager: bool = True,
         users: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._binaries = binaries
         self._directory = directory
         self._gates = dict(feature_gates or {})
-        self._controller_qps = controller_qps
+        self._controller_qps, self._resync = controller_qps, resync
         self._with_controllers = controller_manager
         self._users = {ADMIN: ("system:masters",), BINDER: ("system:masters",), **(users or {})}
         self._stack = AsyncExitStack()
@@ -193,6 +195,8 @@ class RealCluster:
         if self._controller_qps is not None:
             flags.append(f"--kube-api-qps={self._controller_qps}")
             flags.append(f"--kube-api-burst={self._controller_qps}")
+        if self._resync is not None:
+            flags.append(f"--pvclaimbinder-sync-period={self._resync}")
         return flags
 
     def _gate_flags(self) -> list[str]:

@@ -45,6 +45,20 @@ async def real_cluster(
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def real_cluster_quiet(
+    real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RealCluster]:
+    """The same with a binder that acts on news only, and never looks at everything.
+
+    So a claim that turns Lost stays so, and is somebody's doing: the usual look at everything,
+    each 15 s, may fall into the moment in which a volume is away.
+    """
+    directory = tmp_path_factory.mktemp("real-cluster-quiet")
+    async with RealCluster(binaries=real_binaries, directory=directory, resync="24h") as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def real_cluster_mutable(
     real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[RealCluster]:

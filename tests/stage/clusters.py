@@ -49,6 +49,19 @@ class Cluster:
                 raise ApiError(response.status, answer)
             return answer
 
+    async def stop_binder(self) -> None:
+        """Let nobody bind, release or lose anything."""
+        if self.binder is not None:
+            self.binder.pause()
+        if self.real is not None:
+            await self.real.stop_controller_manager()
+
+    async def start_binder(self) -> None:
+        if self.binder is not None:
+            self.binder.resume()
+        if self.real is not None:
+            await self.real.start_controller_manager()
+
     async def find(self, path: str) -> Json | None:
         try:
             return await self.ask("GET", path)

@@ -1,0 +1,108 @@
+"""Which replacements are unfinished, which volumes are absent, and which can't come back."""
+
+import logging
+from collections.abc import Callable, Iterable
+
+from linstor_affinity_events.engine.ports import Notices, Telemetry
+from linstor_affinity_events.errors import Refused
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.manifest import Manifest, claim_of, name_of
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.note import Note
+from linstor_affinity_events.model.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+class Unfinished:
+    """What this instance knows of business that is not at its end, and tells of it."""
+
+    def __init__(
+        self,
+        notices: Notices,
+        telemetry: Telemetry,
+        describe: Callable[[Manifest], Volume | None],
+    ) -> None:
+        self._notices, self._telemetry, self._describe = notices, telemetry, describe
+        self._absent: set[PvName] = set()
+        self.pending: dict[PvName, VolumeKey] = {}
+        """The volumes with a note, and the LINSTOR volume that each stands for."""
+        self.stuck: dict[PvName, str] = {}
+        """The volumes that can't be created again, and what the API server says to it."""
+
+    def of(self, resource: ResourceName) -> list[PvName]:
+        """The volumes of one resource that have a note."""
+        return [name for name, key in self.pending.items() if key.resource == resource]
+
+    def noted(self, note: Note) -> None:
+        self.pending[note.pv] = note.key
+
+    def know(self, notes: Iterable[Note], *, before: Iterable[PvName]) -> None:
+        """Take over a list of all notes; `before` were known when it was asked for, so that those
+        begun meanwhile stay.
+        """
+        old = set(before)
+        begun = {name: key for name, key in self.pending.items() if name not in old}
+        self.pending = {note.pv: note.key for note in notes} | begun
+        self._let_go((self.stuck.keys() | self._absent) - self.pending.keys())
+
+    def stand_back(self) -> None:
+        """Another instance leads: what is absent or stuck is theirs to tell."""
+        self._let_go(self.stuck.keys() | self._absent)
+
+    def _let_go(self, names: Iterable[PvName]) -> None:
+        for name in tuple(names):
+            self.present(name)
+
+    def ended(self, name: PvName) -> None:
+        self.pending.pop(name, None)
+        self.present(name)
+
+    def gone(self, name: PvName) -> None:
+        """We let go of the volume; it is to come back."""
+        self._absent.add(name)
+        self._telemetry.absent(len(self._absent))
+
+    def present(self, name: PvName) -> None:
+        """The volume is there again, or not ours to care for any more."""
+        self._absent.discard(name)
+        self._telemetry.absent(len(self._absent))
+        if self.stuck.pop(name, None) is not None:
+            log.info("volume is stuck no more", extra=facts(pv=name))
+            self._telemetry.stuck(len(self.stuck))
+
+    def stick(self, note: Note, error: Refused) -> None:
+        """Kubernetes refuses to let it come back; told once for each thing it says."""
+        if self.stuck.get(note.pv) != str(error):
+            log.error(
+                "volume is deleted and can't be created again",
+                extra=facts(pv=note.pv, rd=note.key, claim=note.claim, why=error),
+            )
+            self._tell(
+                note.wanted,
+                "VolumeRecreationFailing",
+                f"PersistentVolume {note.pv} was deleted to change its node affinity and can't be "
+                f"created again: {error}. It is tried again until it succeeds.",
+            )
+        self.stuck[note.pv] = str(error)
+        self._telemetry.stuck(len(self.stuck))
+
+    def kept(self, pv: Manifest) -> None:
+        """The volume says Retain now, since nobody may take its data for garbage."""
+        claim = claim_of(pv)
+        log.error(
+            "volume has policy Retain now, since its claim had gone or moved on meanwhile",
+            extra=facts(pv=name_of(pv), claim=claim),
+        )
+        self._tell(
+            pv,
+            "VolumeRetained",
+            f"The claim {claim} had gone or was bound elsewhere while this volume was replaced, "
+            "so it has reclaim policy Retain now; its own policy stands in an annotation.",
+        )
+
+    def _tell(self, pv: Manifest, reason: str, why: str) -> None:
+        volume = self._describe(pv)
+        if volume is not None:
+            self._notices.warn(volume, reason, why)

@@ -1,0 +1,409 @@
+"""What others do in the worst moment: lagging watches, users, lost notes, other instances."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace as changed
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.errors import Conflict, Unreachable
+from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
+from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.replacement import Outcome
+from linstor_affinity_events.model.verdict import Reason, Refusal
+from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, replace, until
+from tests.fakes.clock import run_virtually
+from tests.fakes.kube_server import FakeCluster
+from tests.fakes.linstor import FakeLinstor
+
+Json = dict[str, Any]
+
+
+def played(work: Coroutine[Any, Any, None]) -> None:
+    run_virtually(work)
+
+
+@asynccontextmanager
+async def one_house(*placed: str) -> AsyncIterator[House]:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        linstor.place(PV, *(placed or ("n1",)))
+        yield house_on(cluster, linstor)
+
+
+def warnings_of(house: House) -> list[str]:
+    return [reason for _, reason, _ in house.notices.warnings]
+
+
+async def cut_off_after_marking(house: House) -> None:
+    """Leave a volume that wears our marks, its note `prepared`."""
+    house.faults.refuse("save", Unreachable)
+    with pytest.raises(Unreachable):
+        await replace(house, "n2")
+    house.faults.allow("save")
+    assert FINALIZER in house.pv()["metadata"]["finalizers"]
+
+
+def test_news_of_an_earlier_incarnation_do_not_end_a_replacement() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            old = house.pv()
+            async with house.volumes.watching():
+                await replace(house, "n2")
+                await asyncio.sleep(1.0)
+                follow = house.volumes.index.follow
+
+                @contextmanager
+                def lagging(name: PvName) -> Iterator[Any]:
+                    with follow(name) as following:
+                        following.tell(old)
+                        yield following
+
+                instead(house.volumes, follow=lagging)
+                outcome = await replace(house, "n3")
+
+            assert outcome is Outcome.DONE
+            assert house.nodes() == {"n3"}
+            assert house.journal.kept == {}
+
+    played(play())
+
+
+def test_marks_without_a_note_on_a_released_volume_come_off_but_for_retain() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            async with house.volumes.watching():
+                await cut_off_after_marking(house)
+                house.journal.kept.clear()
+                house.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+                await until(lambda: house.pv()["status"]["phase"] == "Released")
+                outcome = await house.replacer.resume(PV)
+
+            assert outcome is Outcome.KEPT
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+            annotations = house.pv()["metadata"]["annotations"]
+            assert annotations[ORIGINAL_POLICY_ANNOTATION] == "Delete"
+            assert FINALIZER not in house.pv()["metadata"]["finalizers"]
+            assert warnings_of(house) == ["VolumeRetained"]
+
+    played(play())
+
+
+def test_a_terminating_volume_whose_note_is_lost_is_left_and_told() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            async with house.volumes.watching():
+                house.faults.refuse("remove", Unreachable)
+                with pytest.raises(Unreachable):
+                    await replace(house, "n2")
+                house.journal.kept.clear()
+                house.faults.allow("remove")
+                before = house.pv()
+                outcome = await house.replacer.resume(PV)
+
+            assert isinstance(outcome, Refusal)
+            assert outcome.reason is Reason.BAD_NOTE
+            assert house.pv() == before
+
+    played(play())
+
+
+def test_an_old_sight_of_the_volume_does_not_drop_the_note_of_another_instance() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            other = house_on(house.cluster, house.linstor, journal=house.journal, holder="other")
+            unmarked = house.pv()
+            async with house.volumes.watching(), other.volumes.watching():
+                house.faults.refuse("remove", Unreachable)
+                with pytest.raises(Unreachable):
+                    await replace(house, "n2")
+                read, first = other.volumes.read, [unmarked]
+
+                async def late(name: PvName) -> Any:
+                    return first.pop() if first else await read(name)
+
+                instead(other.volumes, read=late)
+                outcome = await other.replacer.resume(PV)
+
+            assert outcome is Outcome.DONE
+            assert house.nodes() == {"n2"}
+
+    played(play())
+
+
+def test_a_hint_between_the_old_volume_and_the_news_of_the_new_one_is_not_lost() -> None:
+    async def play() -> None:
+        async with one_house("n1") as house, house.at_work():
+            volume = house.volumes.index.get(PV)
+            assert volume is not None
+            house.linstor.place(PV, "n3")
+            house.volumes.index.gone(house.pv())
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(0.5)
+            house.volumes.index.changed(house.pv())
+            await until(lambda: house.nodes() == {"n3"}, patience=10.0)
+
+    played(play())
+
+
+def test_a_volume_replaced_a_moment_ago_raises_no_false_alarm() -> None:
+    async def play() -> None:
+        async with one_house("n2") as house, house.at_work():
+            house.queue.add(RD, hinted=True)
+            await until(lambda: house.notices.updates)
+            marked = house.pv()
+            marked["metadata"] |= {
+                "uid": "old",
+                "deletionTimestamp": "2026-01-01T00:00:00Z",
+                "finalizers": [FINALIZER],
+            }
+            house.volumes.index.changed(marked)
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(0.5)
+
+            assert warnings_of(house) == []
+
+    played(play())
+
+
+def test_what_admission_undoes_each_time_is_tried_ever_less_often() -> None:
+    async def play() -> None:
+        async with one_house("n2") as house:
+            patch = house.volumes.patch
+
+            async def labelling(name: PvName, wanted: Json) -> Any:
+                await patch(name, wanted)
+                label = {"metadata": {"labels": {"touched": str(len(house.faults.writes))}}}
+                return house.cluster.patch("persistentvolumes", name, label)
+
+            instead(house.volumes, patch=labelling)
+            async with house.at_work():
+                house.queue.add(RD, hinted=True)
+                await asyncio.sleep(3600.0)
+
+            assert house.faults.writes.count("note") < 100
+            assert FINALIZER not in house.pv()["metadata"]["finalizers"]
+
+    played(play())
+
+
+def test_one_volume_in_trouble_does_not_keep_its_sibling_from_its_turn() -> None:
+    async def play() -> None:
+        async with cluster_with(PV) as cluster:
+            bind(cluster, "second", "n1", handle="pvc-1/1")
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n2")
+            house = house_on(cluster, linstor)
+            house.journal.kept[PV] = ("1", {"format": "of the future"})
+            async with house.at_work():
+                await asyncio.sleep(1.0)
+                house.queue.add(RD, hinted=True)
+                await until(lambda: house.nodes("second") == {"n2"})
+
+            assert house.nodes() == {"n1"}
+            assert warnings_of(house) == ["VolumeAffinityNotUpdated"]
+
+    played(play())
+
+
+def test_a_volume_that_a_user_deletes_just_before_we_do_stays_deleted() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            delete = house.volumes.delete
+
+            async def too_late(manifest: Json) -> Any:
+                house.cluster.delete("persistentvolumes", PV)
+                return await delete(manifest)
+
+            instead(house.volumes, delete=too_late)
+            async with house.volumes.watching():
+                outcome = await replace(house, "n2")
+
+            assert outcome is Outcome.THEIRS
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+            assert FINALIZER not in house.pv()["metadata"]["finalizers"]
+            assert house.journal.kept == {}
+
+    played(play())
+
+
+def test_a_deletion_whose_answer_was_lost_is_not_taken_for_a_users() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            delete, lost = house.volumes.delete, [True]
+
+            async def lossy(manifest: Json) -> Any:
+                answer = await delete(manifest)
+                if lost:
+                    lost.pop()
+                    raise Unreachable("the answer was lost")
+                return answer
+
+            instead(house.volumes, delete=lossy)
+            async with house.volumes.watching():
+                outcome = await replace(house, "n2")
+
+            assert outcome is Outcome.DONE
+            assert house.nodes() == {"n2"}
+
+    played(play())
+
+
+def test_a_deletion_by_another_instance_is_not_taken_for_a_users() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            other = house_on(house.cluster, house.linstor, journal=house.journal, holder="other")
+            delete = house.volumes.delete
+
+            async def overtaken(manifest: Json) -> Any:
+                other.faults.refuse("patch", Unreachable)
+                with pytest.raises(Unreachable):
+                    await other.replacer.resume(PV)
+                return await delete(manifest)
+
+            instead(house.volumes, delete=overtaken)
+            async with house.volumes.watching(), other.volumes.watching():
+                outcome = await replace(house, "n2")
+
+            assert outcome is Outcome.DONE
+            assert house.nodes() == {"n2"}
+
+    played(play())
+
+
+def saved_by_the_reference(house: House) -> None:
+    saved = json.dumps(house.pv())
+    house.linstor.known[RD] = changed(house.linstor.known[RD], saved={0: saved})
+
+
+def test_a_saved_volume_that_linstor_will_not_forget_is_taken_over_once() -> None:
+    async def play() -> None:
+        async with one_house("n1") as house:
+            saved_by_the_reference(house)
+            remove(house.cluster)
+
+            async def never(resource: str, number: int) -> None:
+                raise Unreachable("a satellite hangs")
+
+            instead(house.linstor, forget_saved=never)
+            async with house.at_work():
+                await house.sweeper.sweep("start")
+                await until(lambda: house.cluster.get("persistentvolumes", PV) is not None)
+                await asyncio.sleep(60.0)
+                remove(house.cluster)
+                await house.sweeper.sweep("period")
+                await asyncio.sleep(600.0)
+
+            assert house.cluster.get("persistentvolumes", PV) is None
+
+    played(play())
+
+
+def remove(cluster: FakeCluster) -> None:
+    cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+    cluster.delete("persistentvolumes", PV)
+
+
+def test_what_began_while_notes_were_listed_is_not_forgotten() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            everything = house.journal.all
+
+            async def slow() -> Any:
+                found = await everything()
+                await cut_off_after_marking(house)
+                return found
+
+            instead(house.journal, all=slow)
+            async with house.volumes.watching():
+                await house.replacer.load()
+
+            assert house.replacer.unfinished.of(RD) == [PV]
+
+    played(play())
+
+
+def test_who_stands_back_tells_of_nothing_absent_or_stuck() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            house.faults.refuse("create", Conflict)
+            async with house.volumes.watching():
+                with pytest.raises(Conflict):
+                    await replace(house, "n2")
+            assert house.telemetry.now["absent"] == 1
+
+            house.replacer.unfinished.stand_back()
+
+            assert house.telemetry.now["absent"] == 0
+
+    played(play())
+
+
+@pytest.mark.parametrize("ends", ["leading", "closed"])
+def test_nothing_is_begun_once_another_leads_or_it_stops(ends: str) -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            rehearse = house.volumes.rehearse
+
+            async def meanwhile(pv: Json, mark: Json, wanted: Json) -> None:
+                await rehearse(pv, mark, wanted)
+                if ends == "leading":
+                    house.leadership.leading = False
+                else:
+                    house.queue.close()
+
+            instead(house.volumes, rehearse=meanwhile)
+            async with house.volumes.watching():
+                await replace(house, "n2")
+
+            assert house.nodes() == {"n1"}
+            assert house.faults.writes == ["rehearse"]
+
+    played(play())
+
+
+def test_a_volume_that_came_back_retained_is_told_even_if_the_answer_was_lost() -> None:
+    async def play() -> None:
+        async with one_house() as house, house.volumes.watching():
+            house.faults.refuse("remove", Unreachable)
+            with pytest.raises(Unreachable):
+                await replace(house, "n2")
+            claim = f"claim-{PV}"
+            house.cluster.delete("persistentvolumeclaims", claim, namespace="default")
+            await until(
+                lambda: house.cluster.get("persistentvolumeclaims", claim, "default") is None
+            )
+            house.faults.allow("remove")
+            create = house.volumes.create
+
+            async def lossy(manifest: Json) -> Any:
+                await create(manifest)
+                raise Unreachable("the answer was lost")
+
+            instead(house.volumes, create=lossy)
+            outcome = await house.replacer.resume(PV)
+
+            assert outcome is Outcome.KEPT
+            assert warnings_of(house) == ["VolumeRetained"]
+
+    played(play())
+
+
+def test_nothing_is_remembered_of_volumes_that_are_gone() -> None:
+    async def play() -> None:
+        async with one_house("n1") as house, house.at_work():
+            house.linstor.place(PV, "n1", flags={"n1": "DELETE"})
+            house.queue.add(RD, hinted=True)
+            await asyncio.sleep(2.0)
+            remove(house.cluster)
+            del house.linstor.known[RD]
+            await asyncio.sleep(1.0)
+            await house.sweeper.sweep("period")
+
+            assert house.reconciler.remembered() == 0
+            assert house.teller.unsettled == {}
+
+    played(play())
