@@ -11,8 +11,10 @@ import platform
 import statistics
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -38,6 +40,10 @@ class Figures:
     p99: float
     worst: float
     per_second: float
+    away: float
+    """How long a volume was away, between the watch events of removal and creation; the median."""
+
+    away_worst: float
     lost: int
     """Claims that a watch saw turn Lost."""
 
@@ -48,8 +54,11 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def figures(run: str, waits: list[float], took: float, lost: int, notes: int) -> Figures:
+def figures(
+    run: str, waits: list[float], took: float, away: list[float], lost: int, notes: int
+) -> Figures:
     ordered = sorted(1000 * wait for wait in waits)
+    gaps = sorted(1000 * gap for gap in away)
     return Figures(
         run=run,
         volumes=len(ordered),
@@ -58,6 +67,8 @@ def figures(run: str, waits: list[float], took: float, lost: int, notes: int) ->
         p99=percentile(ordered, 0.99),
         worst=ordered[-1],
         per_second=len(ordered) / took,
+        away=statistics.median(gaps),
+        away_worst=gaps[-1],
         lost=lost,
         notes_left=notes,
     )
@@ -70,6 +81,19 @@ def last_event_before(stage: Stage, name: str, at: float) -> float:
         for event in stage.world.emitted
         if event.at <= at and event.payload.get("resource_name") == name
     )
+
+
+def times_away(stage: Stage, names: list[str], since: float) -> list[float]:
+    """Of each replacement, the time in which there was no volume."""
+    found = []
+    for name in names:
+        history = [seen for seen in stage.observer.history[name] if seen.at >= since]
+        found += [
+            later.at - sooner.at
+            for sooner, later in pairwise(history)
+            if sooner.kind == "DELETED" and later.kind == "ADDED"
+        ]
+    return found
 
 
 async def one_by_one(stage: Stage, names: list[str], here: str, there: str) -> list[float]:
@@ -114,14 +138,16 @@ async def measure(limit: int | None, volumes: int, directory: Path) -> list[Figu
             loop = asyncio.get_running_loop()
             for way, move in (("one by one", one_by_one), ("all at once", at_once)):
                 here, there = ("n1", "n2") if way == "one by one" else ("n2", "n3")
-                lost, began = len(stage.observer.lost), loop.time()
+                lost, began, since = len(stage.observer.lost), loop.time(), time.monotonic()
                 waits = await move(stage, names, here, there)
                 took = loop.time() - began
                 lost = len(stage.observer.lost) - lost
                 # The last note goes a moment after its volume is right.
                 await asyncio.sleep(2.0)
                 notes = len(await stage.notes())
-                found.append(figures(f"{way}, binder limit {shown}", waits, took, lost, notes))
+                away = times_away(stage, names, since)
+                run = f"{way}, binder limit {shown}"
+                found.append(figures(run, waits, took, away, lost, notes))
             await service.stop()
     return found
 
@@ -129,10 +155,12 @@ async def measure(limit: int | None, volumes: int, directory: Path) -> list[Figu
 def table(found: list[Figures]) -> Table:
     made = Table(title="From LINSTOR's event to the PersistentVolume (ms)", title_justify="left")
     made.add_column("run")
-    for column in ("volumes", "p50", "p90", "p99", "max", "volumes/s", "claims Lost", "notes left"):
+    columns = ("volumes", "p50", "p90", "p99", "max", "volumes/s", "away p50", "away max")
+    for column in (*columns, "claims Lost", "notes left"):
         made.add_column(column, justify="right")
     for each in found:
-        times = (each.p50, each.p90, each.p99, each.worst, each.per_second)
+        latencies = (each.p50, each.p90, each.p99, each.worst)
+        times = (*latencies, each.per_second, each.away, each.away_worst)
         shown = [f"{time:.1f}" for time in times]
         made.add_row(each.run, str(each.volumes), *shown, str(each.lost), str(each.notes_left))
     return made

@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,9 @@ except ImportError:  # not made for this platform
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 else:
     new_event_loop = uvloop.new_event_loop
+
+
+log = logging.getLogger(__name__)
 
 
 class Exit(enum.IntEnum):
@@ -107,6 +111,10 @@ def run(**given: Any) -> None:
             runner.run(_run(settings))
     except BadSettings as error:
         _leave_over(error)
+    except BaseExceptionGroup as errors:
+        # What was begun has ended by now; a restarted service looks at everything.
+        log.critical("a part of the service failed unforeseen", exc_info=errors)
+        sys.exit(Exit.FAILED)
 
 
 async def _run(settings: Settings) -> None:

@@ -331,7 +331,7 @@ class Replacer:
                 assert_never(step)
 
     async def _await_binder(self, walk: _Walk) -> None:
-        """Wait for the binder, and look at the claim meanwhile; after a long wait that is too old."""
+        """Wait for the binder, and look at the claim meanwhile; after a long wait that is old."""
         note, sight = walk.note, walk.sight
         clock = asyncio.get_running_loop().time
         began = clock()
