@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 SECOND_LOOK = 2.0
 RESUMED_AGAIN = 1.0
+NEWS_SOON, NEWS_LATE, NEWS_WITHIN = 0.02, 5.0, 120.0
 MOTION_FIRST, MOTION_MOST = 1.0, 30.0
 FAILED_FIRST, FAILED_MOST = 0.5, 300.0
 NOTED_MOST = 10.0
@@ -81,6 +82,7 @@ class Reconciler:
         self._failing: dict[ResourceName, Backoff] = {}
         self._moving: dict[ResourceName, _Motion] = {}
         self._patience: dict[PvName, Backoff] = {}
+        self._changed_at: dict[ResourceName, float] = {}
 
     async def work(self) -> None:
         """Take turns until the queue closes; the only place that outlives an unforeseen error."""
@@ -101,6 +103,9 @@ class Reconciler:
             del self._patience[name]
         for resource in self._moving.keys() - set(self._index.resources()):
             del self._moving[resource]
+        old = asyncio.get_running_loop().time() - NEWS_WITHIN
+        for resource in [name for name, at in self._changed_at.items() if at < old]:
+            del self._changed_at[resource]
 
     async def _turn(self, turn: Turn[ResourceName]) -> None:
         try:
@@ -144,9 +149,7 @@ class Reconciler:
             return
         if not self._index.of(turn.key) and turn.key not in self._picture.saved:
             self._moving.pop(turn.key, None)
-            if turn.hinted:
-                # Just replaced, maybe, and the watch has not told of the new one yet.
-                self._queue.add(turn.key, after=SECOND_LOOK)
+            self._await_news(turn)
             return
         definition, placement = await asyncio.gather(
             self._linstor.definition(turn.key), self._linstor.placement(turn.key)
@@ -177,6 +180,13 @@ class Reconciler:
         if failed is not None:
             raise failed
         self._look_again(turn, placement, settled=settled)
+
+    def _await_news(self, turn: Turn[ResourceName]) -> None:
+        """Keep a hint until the watch has told of the volume that we have just made."""
+        age = asyncio.get_running_loop().time() - self._changed_at.get(turn.key, float("-inf"))
+        if turn.hinted and age < NEWS_WITHIN:
+            after = NEWS_SOON if age < NEWS_LATE else SECOND_LOOK
+            self._queue.add(turn.key, after=after, since=turn.since, hinted=True)
 
     async def _finish(self, turn: Turn[ResourceName]) -> bool:
         """Bring unfinished replacements of the resource to their end, without asking LINSTOR."""
@@ -291,6 +301,7 @@ class Reconciler:
         self._telemetry.changed(how, str(ended.outcome), now - begun, now - turn.since)
         if ended.outcome in {Outcome.DONE, Outcome.KEPT}:
             self._patience.pop(volume.name, None)
+            self._changed_at[turn.key] = now
             now_there = ended.volume or volume
             self._teller.changed(volume, now_there, verdict, how=how, took=now - turn.since)
         else:

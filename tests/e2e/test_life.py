@@ -152,6 +152,7 @@ async def test_what_the_reference_left_half_done_is_finished_and_its_note_droppe
     async with running(service_on(stage)):
         await stage.until_on("pvc-1", "n2")
         await until(lambda: forgotten(stage), "the note on LINSTOR is gone")
+        await until(lambda: finished(stage), "our own note is gone")
 
     after = await stage.cluster.ask("GET", path)
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"

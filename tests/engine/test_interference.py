@@ -136,15 +136,17 @@ def test_an_old_sight_of_the_volume_does_not_drop_the_note_of_another_instance()
 
 def test_a_hint_between_the_old_volume_and_the_news_of_the_new_one_is_not_lost() -> None:
     async def play() -> None:
-        async with one_house("n1") as house, house.at_work():
-            volume = house.volumes.index.get(PV)
-            assert volume is not None
+        async with one_house("n2") as house, house.at_work():
+            house.queue.add(RD, hinted=True)
+            await until(lambda: house.notices.updates)
             house.linstor.place(PV, "n3")
             house.volumes.index.gone(house.pv())
             house.queue.add(RD, hinted=True)
             await asyncio.sleep(0.5)
+            assert house.nodes() == {"n2"}
+
             house.volumes.index.changed(house.pv())
-            await until(lambda: house.nodes() == {"n3"}, patience=10.0)
+            await until(lambda: house.nodes() == {"n3"}, patience=0.2)
 
     played(play())
 
