@@ -10,10 +10,12 @@ from linstor_affinity_events.engine.ports import Sighting, Telemetry, Volumes
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.manifest import (
     Manifest,
+    claim_of,
     finalizers_of,
     phase_of,
     tombstone_name,
     uid_of,
+    version_of,
 )
 from linstor_affinity_events.model.note import Note
 
@@ -24,6 +26,14 @@ NEWS_AT_MOST = 0.5
 PROTECTION = "kubernetes.io/pv-protection"
 PROTECTION_AT_MOST = 0.05
 BOUND_WITHIN = 5.0
+
+RESYNC_PERIOD = 15.0
+"""How often the binder looks at every claim: kube-controller-manager's
+--pvclaimbinder-sync-period, which hardly anybody changes.
+"""
+
+NOISE_BEFORE, NOISE_AFTER = 0.2, 0.5
+TICK_KEEPS = 600.0
 
 
 class ClaimGuard:
@@ -39,12 +49,16 @@ class ClaimGuard:
     ) -> None:
         self._volumes, self._telemetry = volumes, telemetry
         self._delays, self._timeout = delays, timeout
+        self._tick = float("-inf")
 
-    async def until_let_go(self, note: Note, sighting: Sighting) -> tuple[Manifest | None, bool]:
+    async def until_let_go(
+        self, note: Note, pointed: Manifest, sighting: Sighting
+    ) -> tuple[Manifest | None, bool]:
         """Wait until the binder has let go of the claim, or somebody changed the volume instead.
 
-        Answers the volume as it is then, and True; after the guard's time without any sign of the
-        binder's life, on any volume, False.
+        `pointed` is the volume as it was when its claimRef was pointed away. Answers the volume as
+        it is then, and True; after the guard's time without any sign of the binder's life, on any
+        volume, False.
         """
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -57,15 +71,40 @@ class ClaimGuard:
             seen = sighting.latest
             # A watch that lags may still tell of an earlier incarnation: only an uncached read
             # can say that ours is gone.
-            if seen is not None and uid_of(seen) == note.uid and _let_go(seen):
-                return await self._unprotected(note, sighting, seen), True
+            if seen is not None and uid_of(seen) == note.uid:
+                if _let_go(seen):
+                    return await self._unprotected(note, sighting, seen), True
+                if _points_back(seen) and _is_newer(seen, pointed):
+                    self._looks_at_everything()
+                    return seen, True
             try:
                 async with asyncio.timeout(min(NEWS_AT_MOST, deadline - clock())):
                     await sighting.news()
             except TimeoutError:
                 pv = await self._volumes.read(note.pv)
-                if pv is None or uid_of(pv) != note.uid or _let_go(pv):
+                if pv is None or uid_of(pv) != note.uid or _let_go(pv) or _points_back(pv):
                     return pv, True
+
+    def _looks_at_everything(self) -> None:
+        """The binder bent a claimRef back, or called a claim Lost: it does so when it looks at
+        everything, and will again after its period.
+        """
+        self._tick = asyncio.get_running_loop().time()
+
+    async def quiet_moment(self) -> None:
+        """Return when the binder is not about to look at everything, as far as can be told.
+
+        A volume that is away in that moment costs its claim. When it comes is learnt from what
+        the binder did last time, and forgotten when that is long ago, since its clock drifts.
+        """
+        clock = asyncio.get_running_loop().time
+        if clock() - self._tick > TICK_KEEPS:
+            return
+        into = (clock() - self._tick) % RESYNC_PERIOD
+        if into < NOISE_AFTER:
+            await asyncio.sleep(NOISE_AFTER - into)
+        elif into > RESYNC_PERIOD - NOISE_BEFORE:
+            await asyncio.sleep(RESYNC_PERIOD - into + NOISE_AFTER)
 
     @staticmethod
     async def _unprotected(note: Note, sighting: Sighting, seen: Manifest) -> Manifest:
@@ -93,6 +132,7 @@ class ClaimGuard:
                 return
             if phase_of(claim) == "Lost" and not lost:
                 lost = True
+                self._looks_at_everything()
                 self._telemetry.claim_lost()
                 log.warning("claim seen Lost", extra=facts(pv=note.pv, claim=note.claim))
             if asyncio.get_running_loop().time() > deadline:
@@ -104,6 +144,18 @@ class ClaimGuard:
             await asyncio.sleep(delays.next())
 
 
+def _points_back(pv: Manifest) -> bool:
+    named = claim_of(pv)
+    return named is not None and named.name != tombstone_name(pv)
+
+
 def _let_go(pv: Manifest) -> bool:
-    named = (pv["spec"].get("claimRef") or {}).get("name")
-    return bool(named == tombstone_name(pv) and phase_of(pv) != "Bound")
+    return not _points_back(pv) and phase_of(pv) != "Bound"
+
+
+def _is_newer(seen: Manifest, than: Manifest) -> bool:
+    """Whether a version is a later one; they are numbers that grow, says Kubernetes from 1.35 on,
+    and have been before. Where they are not, only uncached reads tell.
+    """
+    new, old = version_of(seen), version_of(than)
+    return new.isdigit() and old.isdigit() and int(new) > int(old)

@@ -315,6 +315,7 @@ class Replacer:
                 claim = await self._read_claim(note)
                 walk.sight = replace(sight, claim=claim, claim_known=True)
             case Remove():
+                await self._guard.quiet_moment()
                 await self._swap(walk)
             case Create(body):
                 self.unfinished.gone(note.pv)
@@ -336,7 +337,7 @@ class Replacer:
         clock = asyncio.get_running_loop().time
         began = clock()
         (pv, in_time), claim = await asyncio.gather(
-            self._guard.until_let_go(note, walk.sighting), self._read_claim(note)
+            self._guard.until_let_go(note, _seen(sight), walk.sighting), self._read_claim(note)
         )
         walk.sight = replace(
             sight,

@@ -5,10 +5,13 @@ import json
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace as changed
+from random import Random
 from typing import Any
 
 import pytest
 
+from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.errors import Conflict, Unreachable
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.names import PvName
@@ -16,7 +19,7 @@ from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.verdict import Reason, Refusal
 from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, replace, until
 from tests.fakes.clock import run_virtually
-from tests.fakes.kube_server import FakeCluster
+from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.linstor import FakeLinstor
 
 Json = dict[str, Any]
@@ -307,6 +310,63 @@ def test_a_saved_volume_that_linstor_will_not_forget_is_taken_over_once() -> Non
 def remove(cluster: FakeCluster) -> None:
     cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
     cluster.delete("persistentvolumes", PV)
+
+
+def test_a_claim_reference_that_the_binder_bends_back_is_pointed_away_again() -> None:
+    async def play() -> None:
+        async with cluster_with(PV) as cluster, Binder(cluster, delay=0.001) as binder:
+            house = house_on(cluster, FakeLinstor("n1", "n2"))
+            patch, bent = house.volumes.patch, [True]
+
+            async def bending(name: PvName, wanted: Json) -> Any:
+                answer = await patch(name, wanted)
+                if "claimRef" in wanted.get("spec", {}) and bent:
+                    bent.pop()
+                    back = {"spec": {"claimRef": {"name": f"claim-{PV}"}}}
+                    cluster.patch("persistentvolumes", name, back)
+                return answer
+
+            instead(house.volumes, patch=bending)
+            began = asyncio.get_running_loop().time()
+            async with house.volumes.watching():
+                outcome = await replace(house, "n2")
+            took = asyncio.get_running_loop().time() - began
+
+            assert outcome is Outcome.DONE
+            assert not bent
+            assert binder.lost_seen == []
+            # Neither the guard's time was waited out, nor longer than the binder's look may take.
+            assert took < 1.0
+
+    played(play())
+
+
+def test_when_the_binder_looks_at_everything_is_learnt_and_kept_clear_of() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            guard = ClaimGuard(
+                house.volumes,
+                house.telemetry,
+                lambda: Backoff(first=1, most=1, chance=Random(1)),
+                timeout=2.0,
+            )
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            await guard.quiet_moment()
+            assert clock() == began
+
+            guard._looks_at_everything()
+            moments = []
+            while clock() < 100.0:
+                await guard.quiet_moment()
+                moments.append(clock())
+                await asyncio.sleep(0.1)
+
+            into = [(moment - began) % 15.0 for moment in moments]
+            assert all(0.499 < each < 14.801 for each in into)
+            assert len(moments) > 800
+
+    played(play())
 
 
 def test_what_began_while_notes_were_listed_is_not_forgotten() -> None:
