@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.keys import (
+    BOUND_BY_CONTROLLER,
     FINALIZER,
     MARK_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
@@ -411,3 +412,17 @@ def test_an_item_of_a_list_in_pages_lacks_kind_and_version_and_that_is_no_change
 
     assert taken_over(wanted, bare)["kind"] == "PersistentVolume"
     assert taken_over(wanted, bare)["apiVersion"] == "v1"
+
+
+@pytest.mark.parametrize("before", [None, "yes"])
+@pytest.mark.parametrize("after", [None, "yes"])
+def test_what_the_binder_says_of_its_own_work_is_neither_added_nor_dropped(
+    before: str | None, after: str | None
+) -> None:
+    def with_mark(value: str | None) -> dict[str, Any]:
+        given = {"theirs": "1"} | ({} if value is None else {BOUND_BY_CONTROLLER: value})
+        return with_metadata(OWNED, annotations=given)
+
+    wanted = recreated(with_mark(before), NO_AFFINITY)
+
+    assert annotations_of(taken_over(wanted, with_mark(after))) == annotations_of(wanted)
