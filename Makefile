@@ -18,9 +18,12 @@ $(READY): pyproject.toml requirements-dev.txt
 	touch $@
 
 test: $(READY) ## Run all tests; with a Go toolchain also those on a real Kubernetes
+	@if command -v go >/dev/null; then $(BIN)/python -m tests.real_parts.build >/dev/null; else \
+		echo "NOT TESTED AGAINST A REAL KUBERNETES: there is no Go toolchain" >&2; fi
 	$(BIN)/pytest $(ARGS)
 
 test-real: $(READY) ## The same, but a real Kubernetes that is missing is a failure
+	$(BIN)/python -m tests.real_parts.build >/dev/null
 	REQUIRE_REAL_PARTS=1 $(BIN)/pytest $(ARGS)
 
 demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Kubernetes

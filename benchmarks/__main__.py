@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import tempfile
@@ -20,12 +21,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.real_parts.build import BuildError, ensure_built
+from tests.real_parts.build import HERE, BuildError, ensure_built
 from tests.real_parts.cluster import RealCluster
 from tests.stage import clusters
 from tests.stage.service import Service, running
 from tests.stage.stage import Stage
 
+REAL_PARTS = ", ".join(
+    re.findall(r"(?:etcd/server/v3|k8s\.io/kubernetes) v[\d.]+", (HERE / "go.mod").read_text())
+)
 VERSIONS = ("aiohttp", "kubernetes-asyncio", "orjson", "uvloop")
 
 
@@ -171,7 +175,7 @@ def machine() -> str:
     return (
         f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, {libraries}; "
-        "kube-apiserver and kube-controller-manager 1.36.3, etcd 3.7.3 without fsync"
+        f"{REAL_PARTS}, etcd without fsync"
     )
 
 

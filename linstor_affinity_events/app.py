@@ -215,6 +215,8 @@ class Service:
         }
         if self.sweeper.failure is not None:
             against["linstor"] = self.sweeper.failure
+        if isinstance(self.election, LeaseElection) and self.election.failure is not None:
+            against["lease"] = self.election.failure
         for stream in self.streams:
             if not self.metrics.streams.get(stream.name):
                 against[f"linstor {stream.name} stream"] = "not open"

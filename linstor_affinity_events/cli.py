@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from linstor_affinity_events import __version__, logs
-from linstor_affinity_events.app import Service
+from linstor_affinity_events.app import Service, default_policy
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.settings import OPTIONS, Option, Settings
 
@@ -73,7 +73,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         if value is not None and value != ()
     }
     try:
-        return Settings.read(flags, os.environ)
+        return Settings.read(flags, os.environ, check_policy=default_policy)
     except BadSettings as error:
         _leave_over(error)
 

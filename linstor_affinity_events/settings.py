@@ -1,10 +1,12 @@
 """All that an operator may tune: flags over environment over defaults, read once at start."""
 
 import math
+import os
 import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ from linstor_affinity_events.model.policy import FALSE, TRUE
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_HOST = re.compile(r"(?=.*[a-z:])[a-z0-9_.:%-]+|\d+\.\d+\.\d+\.\d+")
 _PORTS = {"http": 3370, "https": 3371}
 _SCHEMES = {"http": "http", "https": "https", "linstor": "http", "linstor+ssl": "https"}
 
@@ -66,6 +69,21 @@ def text(value: str) -> str:
 
 def words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def config_files(value: str) -> str:
+    """Read the name of a file, or several with colons between, of which one has to be there."""
+    names = [name for name in value.split(os.pathsep) if name]
+    if names and not any(Path(name).expanduser().is_file() for name in names):
+        raise ValueError("is no file")
+    return value
+
+
+def server(value: str) -> str:
+    """Read an address such as https://host:6443; empty takes the one of the configuration."""
+    if value and (not value.startswith(("http://", "https://")) or not urlsplit(value).hostname):
+        raise ValueError("is no address such as https://host:6443")
+    return value
 
 
 def log_format(value: str) -> str:
@@ -227,12 +245,12 @@ OPTIONS = (
     Option(
         flag="kubeconfig",
         default="",
-        parse=text,
+        parse=config_files,
         help="File that says how to reach Kubernetes; empty takes the pod's service account, "
         "else ~/.kube/config.",
     ),
     Option(flag="context", default="", parse=text, help="Context in the kubeconfig file."),
-    Option(flag="server", default="", parse=text, help="Address of the API server instead."),
+    Option(flag="server", default="", parse=server, help="Address of the API server instead."),
     Option(flag="log-format", default="text", parse=log_format, help="text (key=value) or json."),
     Option(
         flag="v",
@@ -246,7 +264,7 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Times are in seconds. Defaults suit clusters of tens of thousands of volumes."""
+    """Times are in seconds."""
 
     reconcile_rate: float
     resync_rate: float
@@ -284,10 +302,17 @@ class Settings:
     linstor_root_ca_file: str
 
     @classmethod
-    def read(cls, flags: Mapping[str, str], env: Mapping[str, str]) -> Self:
+    def read(
+        cls,
+        flags: Mapping[str, str],
+        env: Mapping[str, str],
+        *,
+        check_policy: Callable[[str], object] = text,
+    ) -> Self:
         """Read flags (by field name, as texts), then the environment, then the defaults.
 
-        Raises BadSettings that names every mistake, one a line, not the first only.
+        `check_policy` raises BadSettings for a policy text that can't be read. Raises BadSettings
+        that names every mistake, one a line, not the first only.
         """
         mistakes: list[str] = []
         values = {option.field: _value(option, flags, env, mistakes) for option in OPTIONS}
@@ -297,6 +322,10 @@ class Settings:
             values["lease_lock_namespace"] or env.get("POD_NAMESPACE", "").strip()
         )
         _check_lease(values, mistakes)
+        try:
+            check_policy(values["default_remote_access_policy"])
+        except BadSettings as error:
+            mistakes.append(str(error))
         if mistakes:
             raise BadSettings("\n".join(mistakes))
         return cls(**values)
@@ -388,7 +417,13 @@ def _controllers(given: str, secured: bool, mistakes: list[str]) -> tuple[str, .
             mistakes.append(
                 f"LS_CONTROLLERS: {one!r}: scheme {parts.scheme!r} is none of {', '.join(_SCHEMES)}"
             )
-        elif not host or parts.username is not None or parts.path.strip("/") or parts.query:
+        elif (
+            not host
+            or _HOST.fullmatch(host) is None
+            or port == 0
+            or parts.username is not None
+            or f"{parts.path.strip('/')}{parts.query}{parts.fragment}"
+        ):
             mistakes.append(f"LS_CONTROLLERS: {one!r} is not of the form scheme://host:port")
         else:
             shown = f"[{host}]" if ":" in host else host

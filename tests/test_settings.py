@@ -2,6 +2,7 @@
 
 import dataclasses
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -73,7 +74,6 @@ def test_no_two_options_share_a_variable() -> None:
         ("LEASE_LOCK_NAMESPACE", "lease_lock_namespace"),
         ("POD_NAMESPACE", "lease_lock_namespace"),
         ("PROPERTY_NAMESPACE", "property_namespace"),
-        ("KUBECONFIG", "kubeconfig"),
         ("LS_USERNAME", ""),
     ],
 )
@@ -341,3 +341,37 @@ def test_a_password_in_an_address_is_not_shown_with_the_mistake() -> None:
 
 def test_finalizers_are_a_list() -> None:
     assert read(allow_finalizer="a/b, c/*").allow_finalizer == ("a/b", "c/*")
+
+
+def test_a_kubeconfig_has_to_be_there(tmp_path: Path) -> None:
+    there = tmp_path / "config"
+    there.write_text("{}")
+
+    assert read({"KUBECONFIG": str(there)}).kubeconfig == str(there)
+    assert read({"KUBECONFIG": f"/nope:{there}"}).kubeconfig == f"/nope:{there}"
+    with pytest.raises(BadSettings, match="KUBECONFIG='/nope' is no file"):
+        read({"KUBECONFIG": "/nope"})
+
+
+@pytest.mark.parametrize("given", ["junk", "ftp://host", "https://", "host:6443"])
+def test_a_server_is_an_address(given: str) -> None:
+    with pytest.raises(BadSettings, match="is no address such as https://host:6443"):
+        read({}, server=given)
+
+
+@pytest.mark.parametrize(
+    "given", ["foo bar", "a;b", "3370", "http://a:0", "localhost:3370#x", "http://a/b", "a?b"]
+)
+def test_what_is_no_controller_is_told(given: str) -> None:
+    with pytest.raises(BadSettings, match="is not of the form scheme://host:port"):
+        read({"LS_CONTROLLERS": given})
+
+
+def test_a_policy_that_can_not_be_read_is_told_with_all_other_mistakes() -> None:
+    def refuse(text: str) -> None:
+        raise BadSettings(f"{text} is no policy")
+
+    with pytest.raises(BadSettings) as mistakes:
+        Settings.read({"workers": "x"}, {}, check_policy=refuse)
+
+    assert len(str(mistakes.value).splitlines()) == 2

@@ -78,7 +78,7 @@ class HttpEndpoints:
                 await web.SockSite(runner, _all_addresses(port)).start()
             else:
                 await web.TCPSite(runner, host, port).start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise BadSettings(f"{flag}: can't listen on {host} port {port}: {error}") from error
         self.ports[flag] = runner.addresses[0][1]
         log.info("listening", extra=facts(flag=flag, host=host, port=self.ports[flag]))

@@ -104,8 +104,7 @@ class KubeApi:
         """Load the configuration. Raises BadSettings."""
         async with self._opening:
             if self._rest is None:
-                self._configuration = await self._load()
-                self._rest = RESTClientObject(self._configuration)
+                self._configuration, self._rest = await self._connected()
 
     async def close(self) -> None:
         async with self._opening:
@@ -251,14 +250,23 @@ class KubeApi:
                 return
             log.info("loading credentials for Kubernetes anew", extra=facts(server=self.host))
             try:
-                self._configuration = await self._load()
+                configuration, rest = await self._connected()
             except BadSettings as error:
                 raise Unreachable(str(error)) from error
             # Closing the one in use would make requests fail that are just about to be sent.
             for rest in self._retired:
                 await rest.close()
             self._retired = [self._rest]
-            self._rest = RESTClientObject(self._configuration)
+            self._configuration, self._rest = configuration, rest
+
+    async def _connected(self) -> tuple[Configuration, RESTClientObject]:
+        """Load credentials and make a session with them. Raises BadSettings."""
+        configuration = await self._load()
+        try:
+            URL(str(configuration.host))
+            return configuration, RESTClientObject(configuration)
+        except (OSError, ValueError) as error:
+            raise BadSettings(f"no way to Kubernetes at {configuration.host}: {error}") from error
 
     def _url(self, path: str, query: Query | None) -> URL:
         return URL(f"{self.host}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)

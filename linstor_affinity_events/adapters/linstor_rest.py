@@ -114,7 +114,7 @@ class LinstorRest:
             try:
                 status, raw = await self._exchange(method, url, path, body, limit, within)
             except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as error:
-                failures.append(f"{url}: {error}")
+                failures.append(f"{url}: {_why(error)}")
                 self._connection.failed(url)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._connection.failed(url)
@@ -146,6 +146,13 @@ class LinstorRest:
             allow_redirects=False,
         ) as response:
             return response.status, await read_bounded(response, limit)
+
+
+def _why(error: aiohttp.ClientError) -> str:
+    """The system's own words where there are some: aiohttp's speak of TLS where there is none."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return error.os_error.strerror
+    return str(error) or type(error).__name__
 
 
 def _escaped(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
+from linstor_affinity_events.settings import OPTIONS
 from tests.real_parts.daemon import free_port
 from tests.stage.clusters import until
 
@@ -34,7 +35,9 @@ class Service:
             "--new-volume-grace=0",
             *flags,
         )
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("LS_", "LEASE_"))}
+        # What is set where a person plays must not decide what happens.
+        ours = {option.variable for option in OPTIONS} | {"POD_NAMESPACE"}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("LS_") and k not in ours}
         self._env = {
             **clean,
             "KUBECONFIG": str(kubeconfig),
