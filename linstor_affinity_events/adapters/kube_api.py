@@ -165,6 +165,7 @@ class KubeApi:
         headers = {} if raw is None else {"Content-Type": content_type}
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
         for last in (False, True):
+            sent: list[str] = []
             session = await self._session()
             try:
                 async with session.request(
@@ -174,12 +175,17 @@ class KubeApi:
                     headers={**headers, **await self._authorization()},
                     timeout=timeout,
                     allow_redirects=False,
+                    trace_request_ctx=sent,
                     **self._route(),
                 ) as response:
                     answer = await read_bounded(response, BODY_LIMIT)
                     if response.status == 401 and not last:
                         await self._renew(session)
                         continue
+                    if response.status == 409 and len(sent) > 1:
+                        # Sent again on a new connection, the first answer being lost: this
+                        # conflict may be with ourselves.
+                        raise Unreachable(f"Kubernetes: {method} {path}: the answer was lost")
                     return _sorted(response, answer, f"{method} {path}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise Unreachable(f"Kubernetes: {method} {path}: {_said(error)}") from error
@@ -264,9 +270,11 @@ class KubeApi:
         configuration = await self._load()
         try:
             URL(str(configuration.host))
-            return configuration, RESTClientObject(configuration)
+            rest = RESTClientObject(configuration)
         except (OSError, ValueError) as error:
             raise BadSettings(f"no way to Kubernetes at {configuration.host}: {error}") from error
+        rest.pool_manager.trace_configs.append(_counting())
+        return configuration, rest
 
     def _url(self, path: str, query: Query | None) -> URL:
         return URL(f"{self.host}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
@@ -283,6 +291,21 @@ def list_metadata(page: Mapping[str, Any]) -> Mapping[str, Any]:
 def escaped(name: str) -> str:
     """A name as one segment of a path, whatever is in it."""
     return quote(name, safe="")
+
+
+def _counting() -> aiohttp.TraceConfig:
+    """Note each time a request goes out: aiohttp repeats PUT and DELETE, once, by itself, when a
+    connection that was used before turns out to be cut.
+    """
+
+    async def note(_: object, context: Any, params: aiohttp.TraceRequestHeadersSentParams) -> None:
+        if isinstance(context.trace_request_ctx, list):
+            context.trace_request_ctx.append(params.method)
+
+    config = aiohttp.TraceConfig()
+    config.on_request_headers_sent.append(note)
+    config.freeze()
+    return config
 
 
 def _write(*, rehearse: bool) -> dict[str, str]:

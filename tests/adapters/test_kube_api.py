@@ -324,6 +324,25 @@ async def test_only_what_was_seen_is_deleted(
     assert cluster.get("persistentvolumes", "pv-1") == made
 
 
+async def test_a_conflict_with_our_own_lost_request_is_no_conflict(
+    api: KubeApi, cluster: FakeCluster, kube: KubeServer
+) -> None:
+    made = cluster.create("persistentvolumes", volume("pv-1"))
+    # Only a connection that was used before makes aiohttp send again by itself.
+    await api.get(PV)
+    kube.faults.add(method="DELETE", drop_after=True)
+
+    with pytest.raises(Unreachable):
+        await api.delete(
+            PV, uid=made["metadata"]["uid"], version=made["metadata"]["resourceVersion"]
+        )
+
+    assert [r.status for r in kube.log.latest if r.method == "DELETE"][-1] == 409
+    left = cluster.get("persistentvolumes", "pv-1")
+    assert left is not None
+    assert "deletionTimestamp" in left["metadata"]
+
+
 async def test_an_odd_name_is_one_part_of_the_address() -> None:
     async with answering() as (url, heard), api_at(url) as api:
         await api.get(f"{VOLUMES}/{escaped('../pods?watch=1#x%2f ä')}")
