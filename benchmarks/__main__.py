@@ -173,7 +173,7 @@ def table(found: list[Figures]) -> Table:
 def machine() -> str:
     libraries = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     return (
-        f"{os.cpu_count()} cores, {platform.system()} {platform.release().partition("-")[0]}, "
+        f"{os.cpu_count()} cores, {platform.system()} {platform.release().partition('-')[0]}, "
         f"Python {platform.python_version()}, {libraries}; "
         f"{REAL_PARTS}, etcd without fsync"
     )
