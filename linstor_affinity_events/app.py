@@ -6,7 +6,7 @@ import random
 import socket
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -37,7 +37,7 @@ from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.sweep import Sweeper
 from linstor_affinity_events.engine.teller import Teller
-from linstor_affinity_events.errors import BadSettings
+from linstor_affinity_events.errors import Again, BadSettings, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.metrics import Metrics
 from linstor_affinity_events.model.names import ResourceName
@@ -323,6 +323,9 @@ class Service:
         for informer in self.informers.values():
             await informer.synced.wait()
         log.info("volumes known", extra=facts(volumes=len(self.index)))
+        with suppress(Again, Refused):
+            # Where it can't be had, the first pass says why.
+            log.info("LINSTOR found", extra=facts(version=await self.linstor.version()))
         self.sweeper.request("start")
         await self.sweeper.run()
 

@@ -75,10 +75,3 @@ async def from_stream(
         if opened is not None and clock() - opened > 60:
             delays.reset()
         await asyncio.sleep(delays.next())
-
-
-async def every(seconds: float) -> AsyncGenerator[Hint, None]:
-    """Yield MissedSome at a steady pace: the net under every hint that never came."""
-    while True:
-        await asyncio.sleep(seconds)
-        yield MissedSome("period")

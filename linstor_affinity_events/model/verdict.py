@@ -24,7 +24,6 @@ class Reason(StrEnum):
 
     BAD_HANDLE = "bad-handle"
     TWO_VOLUMES = "two-volumes-one-handle"
-    NOTED = "unfinished-replacement"
     BAD_NOTE = "bad-note"
     TERMINATING = "terminating"
     SKIP_ANNOTATION = "skip-annotation"
