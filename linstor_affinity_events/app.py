@@ -37,7 +37,7 @@ from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.sweep import Sweeper
 from linstor_affinity_events.engine.teller import Teller
-from linstor_affinity_events.errors import Again, BadSettings, Refused
+from linstor_affinity_events.errors import Again, BadSettings, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.metrics import Metrics
 from linstor_affinity_events.model.names import ResourceName
@@ -290,6 +290,7 @@ class Service:
             for name, informer in self.informers.items()
         ]
         background.append(group.create_task(self.events.run(), name="events"))
+        background.append(group.create_task(self._greet(), name="greeting"))
         if isinstance(self.election, LeaseElection):
             background.append(group.create_task(self.election.run(), name="election"))
         listeners = [
@@ -318,14 +319,17 @@ class Service:
         if isinstance(self.election, LeaseElection):
             await self.election.release()
 
+    async def _greet(self) -> None:
+        """Log whom we talk to. Nothing waits for it: notes are finished without LINSTOR."""
+        with suppress(Again, Refused, Missing):
+            # Where it can't be had, the first pass says why.
+            log.info("LINSTOR found", extra=facts(version=await self.linstor.version()))
+
     async def _sweep(self) -> None:
         """Pass over everything, once it is known what everything is."""
         for informer in self.informers.values():
             await informer.synced.wait()
         log.info("volumes known", extra=facts(volumes=len(self.index)))
-        with suppress(Again, Refused):
-            # Where it can't be had, the first pass says why.
-            log.info("LINSTOR found", extra=facts(version=await self.linstor.version()))
         self.sweeper.request("start")
         await self.sweeper.run()
 

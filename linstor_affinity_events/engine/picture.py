@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from linstor_affinity_events.engine.ports import Index, Linstor
+from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement
@@ -47,7 +48,7 @@ class Picture:
     ) -> Case:
         return Case(
             volume=volume,
-            twins=self._twins(volume),
+            twins=self.live_with(volume.key, but=volume.name),
             noted=noted,
             definition=definition,
             placement=placement,
@@ -59,13 +60,14 @@ class Picture:
             grace=self.grace,
         )
 
-    def _twins(self, volume: Volume) -> tuple[PvName, ...]:
-        if volume.key is None:
+    def live_with(self, key: VolumeKey | None, *, but: PvName) -> tuple[PvName, ...]:
+        """The live volumes that stand for this LINSTOR volume, all but one."""
+        if key is None:
             return ()
         return tuple(
             other.name
-            for other in self.index.of(volume.key.resource)
-            if other.key == volume.key and other.name != volume.name and not other.terminating
+            for other in self.index.of(key.resource)
+            if other.key == key and other.name != but and not other.terminating
         )
 
     async def read_nodes(self) -> None:

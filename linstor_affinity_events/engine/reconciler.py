@@ -125,7 +125,7 @@ class Reconciler:
     ) -> None:
         noted = bool(self._replacer.unfinished.of(turn.key))
         first = turn.key not in self._failing
-        if turn.key not in self._failing:
+        if first:
             self._failing[turn.key] = Backoff(
                 first=FAILED_FIRST, most=NOTED_MOST if noted else FAILED_MOST, chance=self._chance
             )
@@ -212,7 +212,8 @@ class Reconciler:
     async def _finish_one(self, turn: Turn[ResourceName], name: PvName) -> None:
         begun = asyncio.get_running_loop().time()
         volume = self._index.get(name)
-        if volume is None and (twins := self._live(turn.key, name)):
+        noted = self._replacer.unfinished.pending.get(name)
+        if volume is None and (twins := self._picture.live_with(noted, but=name)):
             log.error(
                 "unfinished replacement left alone: another volume has its handle",
                 extra=facts(pv=name, rd=turn.key, other=", ".join(twins)),
@@ -230,16 +231,6 @@ class Reconciler:
         log.info("unfinished replacement ended", extra=facts(pv=name, rd=turn.key, outcome=ended))
         # What the note wanted may be old by now, and what is known of the volume is for a moment.
         self._queue.add(turn.key, after=RESUMED_AGAIN, since=turn.since)
-
-    def _live(self, resource: ResourceName, name: PvName) -> list[str]:
-        """Other live volumes with the handle that the missing one had."""
-        return [
-            other.name
-            for other in self._index.of(resource)
-            if not other.terminating
-            and other.name != name
-            and other.key == self._replacer.unfinished.pending.get(name)
-        ]
 
     async def _act(
         self,
@@ -291,11 +282,11 @@ class Reconciler:
             return
         verdict = decide(self._picture.case(volume, definition, placement))
         if not isinstance(verdict, Change) or volume.key != cached.key:
-            await self._not_after_all(turn, volume, verdict)
+            self._not_after_all(turn, volume, verdict)
             return
         how, ended = await self._write(pv, claim, volume, verdict)
         if isinstance(ended, Later | Refusal):
-            await self._not_after_all(turn, volume, ended)
+            self._not_after_all(turn, volume, ended)
             return
         now = asyncio.get_running_loop().time()
         self._telemetry.changed(how, str(ended.outcome), now - begun, now - turn.since)
@@ -318,9 +309,7 @@ class Reconciler:
             self._volumes.read(volume.name), self._volumes.read_claim(volume.claim)
         )
 
-    async def _not_after_all(
-        self, turn: Turn[ResourceName], volume: Volume, verdict: Verdict
-    ) -> None:
+    def _not_after_all(self, turn: Turn[ResourceName], volume: Volume, verdict: Verdict) -> None:
         self._teller.tell(volume, verdict)
         if isinstance(verdict, Later):
             self._later(turn, volume, verdict)

@@ -3,7 +3,6 @@
 The order of the steps is in model/replacement.py; walk.py takes them.
 """
 
-import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
@@ -15,21 +14,13 @@ from linstor_affinity_events.engine.walk import Means, Walk, see, unmark_alone
 from linstor_affinity_events.errors import BadNote, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.manifest import (
-    Manifest,
-    mark_patch,
-)
+from linstor_affinity_events.model.manifest import Manifest, mark_patch
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import (
-    Outcome,
-    Sight,
-)
+from linstor_affinity_events.model.replacement import Outcome, Sight
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 from linstor_affinity_events.model.volume import Volume
-
-log = logging.getLogger(__name__)
 
 BLOCKED_AGAIN = 5.0
 NOT_MINE = 5.0

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
@@ -151,7 +150,3 @@ class Stage:
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
-
-
-def log_in(directory: Path, name: str = "service") -> Path:
-    return directory / f"{name}.log"
