@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from linstor_affinity_events import __version__
-from linstor_affinity_events.cli import main, run
+from linstor_affinity_events.cli import main
+from linstor_affinity_events.cli.run import run
 from linstor_affinity_events.settings import OPTIONS, Option
 from tests.undisturbed import logging_undisturbed
 

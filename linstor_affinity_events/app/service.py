@@ -13,21 +13,20 @@ from uuid import uuid4
 from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.bodies import parse_text
 from linstor_affinity_events.adapters.http_endpoints import Answers, HttpEndpoints
-from linstor_affinity_events.adapters.kube_api import KubeApi, configuration_from, own_namespace
 from linstor_affinity_events.adapters.kube_events import KubeEvents
 from linstor_affinity_events.adapters.kube_index import VolumeIndex
 from linstor_affinity_events.adapters.kube_informer import Informer, Store
 from linstor_affinity_events.adapters.kube_journal import KubeJournal
 from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
 from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
-from linstor_affinity_events.adapters.linstor_connection import LinstorConnection, Login, Tls
-from linstor_affinity_events.adapters.linstor_events import (
-    NODES_PATH,
-    PROMOTION_PATH,
-    LinstorStream,
-)
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
-from linstor_affinity_events.adapters.policy_yaml import parse_policy
+from linstor_affinity_events.app.peers import (
+    default_policy,
+    event_streams,
+    kubernetes,
+    linstor_connection,
+    notes_namespace,
+)
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.hints import Hint, MissedSome, Touched, from_stream
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
@@ -37,11 +36,10 @@ from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.sweep import Sweeper
 from linstor_affinity_events.engine.teller import Teller
-from linstor_affinity_events.errors import Again, BadSettings, Missing, Refused
+from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.metrics import Metrics
 from linstor_affinity_events.model.names import ResourceName
-from linstor_affinity_events.model.policy import Policy
 from linstor_affinity_events.model.volume import Volume
 from linstor_affinity_events.settings import Settings
 
@@ -49,35 +47,6 @@ log = logging.getLogger(__name__)
 
 SPARE_WORKERS = 4
 """Workers beyond those that may change something: they look while all others wait."""
-
-
-def default_policy(text: str) -> Policy | None:
-    """Read --default-remote-access-policy; empty is none. Raises BadSettings."""
-    if not text:
-        return None
-    policy = parse_policy(text)
-    if not isinstance(policy, Policy):
-        raise BadSettings(f"--default-remote-access-policy={text!r}: {policy.why}")
-    return policy
-
-
-def linstor_connection(settings: Settings) -> LinstorConnection:
-    return LinstorConnection(
-        settings.linstor_urls,
-        Login(
-            username=settings.linstor_username,
-            password=settings.linstor_password,
-            token_file=settings.linstor_token_file,
-        ),
-        Tls(
-            certificate=settings.linstor_certificate,
-            certificate_file=settings.linstor_certificate_file,
-            key=settings.linstor_key,
-            key_file=settings.linstor_key_file,
-            root_ca=settings.linstor_root_ca,
-            root_ca_file=settings.linstor_root_ca_file,
-        ),
-    )
 
 
 class Service:
@@ -89,21 +58,14 @@ class Service:
         self._chance = chance
         self.metrics = Metrics()
         instance = f"{settings.leader_election_id}-{uuid4().hex[:8]}"
-        namespace = settings.lease_lock_namespace or own_namespace() or "default"
+        namespace = notes_namespace(settings)
         self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
         self.index = VolumeIndex(self._volume_changed)
         self.index.classes.on_change = self._classes_changed
-        self.api = KubeApi(
-            configuration_from(
-                kubeconfig=settings.kubeconfig, context=settings.context, server=settings.server
-            )
-        )
+        self.api = kubernetes(settings)
         connection = linstor_connection(settings)
         self.linstor = LinstorRest(connection, namespace=settings.property_namespace)
-        self.streams = [
-            LinstorStream(connection, name="promotion", path=PROMOTION_PATH),
-            LinstorStream(connection, name="nodes", path=NODES_PATH),
-        ]
+        self.streams = event_streams(connection)
         self.events = KubeEvents(self.api, instance=instance, now=_now)
         self.teller = Teller(self.events, self.metrics)
         self.election = self._election(namespace)

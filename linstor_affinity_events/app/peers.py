@@ -1,0 +1,62 @@
+"""The peers that the settings name: Kubernetes and LINSTOR."""
+
+from linstor_affinity_events.adapters.kube_api import KubeApi, configuration_from, own_namespace
+from linstor_affinity_events.adapters.linstor_connection import LinstorConnection, Login, Tls
+from linstor_affinity_events.adapters.linstor_events import (
+    NODES_PATH,
+    PROMOTION_PATH,
+    LinstorStream,
+)
+from linstor_affinity_events.adapters.policy_yaml import parse_policy
+from linstor_affinity_events.errors import BadSettings
+from linstor_affinity_events.model.policy import Policy
+from linstor_affinity_events.settings import Settings
+
+
+def default_policy(text: str) -> Policy | None:
+    """Read --default-remote-access-policy; empty is none. Raises BadSettings."""
+    if not text:
+        return None
+    policy = parse_policy(text)
+    if not isinstance(policy, Policy):
+        raise BadSettings(f"--default-remote-access-policy={text!r}: {policy.why}")
+    return policy
+
+
+def linstor_connection(settings: Settings) -> LinstorConnection:
+    return LinstorConnection(
+        settings.linstor_urls,
+        Login(
+            username=settings.linstor_username,
+            password=settings.linstor_password,
+            token_file=settings.linstor_token_file,
+        ),
+        Tls(
+            certificate=settings.linstor_certificate,
+            certificate_file=settings.linstor_certificate_file,
+            key=settings.linstor_key,
+            key_file=settings.linstor_key_file,
+            root_ca=settings.linstor_root_ca,
+            root_ca_file=settings.linstor_root_ca_file,
+        ),
+    )
+
+
+def event_streams(connection: LinstorConnection) -> list[LinstorStream]:
+    return [
+        LinstorStream(connection, name="promotion", path=PROMOTION_PATH),
+        LinstorStream(connection, name="nodes", path=NODES_PATH),
+    ]
+
+
+def kubernetes(settings: Settings) -> KubeApi:
+    return KubeApi(
+        configuration_from(
+            kubeconfig=settings.kubeconfig, context=settings.context, server=settings.server
+        )
+    )
+
+
+def notes_namespace(settings: Settings) -> str:
+    """Where the Lease and the notes of unfinished replacements are."""
+    return settings.lease_lock_namespace or own_namespace() or "default"

@@ -1,0 +1,82 @@
+"""What all commands share: the flags, the settings read from them, and exit codes."""
+
+import enum
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from linstor_affinity_events.app.peers import default_policy
+from linstor_affinity_events.errors import BadSettings
+from linstor_affinity_events.settings import OPTIONS, Option, Settings
+
+
+class Exit(enum.IntEnum):
+    """What a script may rely on."""
+
+    GOOD = 0
+    FAILED = 1
+    BAD_SETTINGS = 2
+
+
+class _Verbosity(click.ParamType[str]):
+    """Takes `-v 1`, `-v=1` and `--v=1`, as the reference does."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        del param, ctx
+        return str(value).removeprefix("=")
+
+
+def _as_click(
+    option: Option, *, hidden: bool
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    names = [f"--{option.flag}", option.field]
+    given: dict[str, Any] = {"metavar": option.parse.__name__.upper(), "type": str}
+    if option.flag == "v":
+        names.insert(0, "-v")
+        given["type"] = _Verbosity()
+    if option.is_switch:
+        given |= {"is_flag": False, "flag_value": "true"}
+    if option.flag == "allow-finalizer":
+        given |= {"multiple": True}
+    shown = f" [default: {option.default}]" if option.default else ""
+    words = f"{option.help}{shown} [env: {option.variable}]"
+    return click.option(*names, help=words, hidden=hidden, **given)
+
+
+def takes_settings(
+    *shown: str,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command all flags of the service, so that one list of arguments does for every
+    command. Its help lists those in `shown`, or all of them if none are named.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(OPTIONS):
+            hidden = bool(shown) and option.flag not in shown
+            command = _as_click(option, hidden=hidden)(command)
+        return command
+
+    return decorate
+
+
+def settings_from(given: dict[str, Any]) -> Settings:
+    """Read the settings. Raises BadSettings that names all mistakes."""
+    flags = {
+        name: ",".join(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if value is not None and value != ()
+    }
+    return Settings.read(flags, os.environ, check_policy=default_policy)
+
+
+def leave_over(error: BadSettings, command: str, *, code: Exit = Exit.BAD_SETTINGS) -> NoReturn:
+    """End with all mistakes told."""
+    for line in str(error).splitlines():
+        click.echo(f"error: {line}", err=True)
+    click.echo(f"See linstor-affinity-events {command} --help.", err=True)
+    sys.exit(code)
