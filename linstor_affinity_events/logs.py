@@ -60,12 +60,15 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def set_up(*, verbosity: int, as_json: bool) -> None:
-    """Log to stderr: INFO, from verbosity 1 on DEBUG, from 5 on the libraries' words as well."""
+def set_up(*, verbosity: int, as_json: bool, quiet: bool = False) -> None:
+    """Log to stderr: INFO, from verbosity 1 on DEBUG, from 5 on the libraries' words as well.
+
+    A `quiet` command tells by itself what it found: at verbosity 0 only what is an error is logged.
+    """
     target = logging.StreamHandler(sys.stderr)
     target.setFormatter(JsonFormatter() if as_json else KeyValueFormatter())
-    logging.basicConfig(
-        handlers=[target], level=logging.DEBUG if verbosity >= 1 else logging.INFO, force=True
-    )
+    usual = logging.ERROR if quiet else logging.INFO
+    level = logging.DEBUG if verbosity >= 1 else usual
+    logging.basicConfig(handlers=[target], level=level, force=True)
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.DEBUG if verbosity >= 5 else logging.CRITICAL)

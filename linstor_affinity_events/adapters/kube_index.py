@@ -51,6 +51,10 @@ class VolumeIndex:
     def resources(self) -> Collection[ResourceName]:
         return self._by_resource.keys()
 
+    def all(self) -> Collection[Volume]:
+        """Every volume of our driver, those with a bad handle included."""
+        return self._volumes.values()
+
     def astray(self) -> Collection[Volume]:
         return self._astray.values()
 

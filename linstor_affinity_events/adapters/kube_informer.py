@@ -77,7 +77,8 @@ class Informer:
 
     async def _follow(self) -> None:
         if not self._version and not self._streams_lists:
-            await self._list_pages()
+            self._version = await read_list(self._api, self._path, self._store)
+            self._good()
         query = {"allowWatchBookmarks": "true", "timeoutSeconds": str(int(self._watch_for))}
         listing = not self._version
         if listing:
@@ -125,23 +126,27 @@ class Informer:
         if listing:
             raise Unreachable(f"the list of {self._path} broke off")
 
-    async def _list_pages(self) -> None:
-        self._store.begin_list()
-        query = {"limit": PAGE}
-        while True:
-            page = await self._api.get(self._path, query)
-            for manifest in page.get("items") or ():
-                self._store.listed(manifest)
-            metadata = list_metadata(page)
-            more = metadata.get("continue")
-            if not more:
-                break
-            query["continue"] = more
-        self._version = str(metadata.get("resourceVersion", ""))
-        self._store.end_list()
-        self._good()
-
     def _good(self) -> None:
         self._delays.reset()
         self.failure = None
         self.synced.set()
+
+
+async def read_list(api: KubeApi, path: str, store: Store) -> str:
+    """Fill a store with what there is now, page by page; answers the version to watch from.
+
+    Raises Expired when the list changed too much meanwhile to be read on.
+    """
+    store.begin_list()
+    query = {"limit": PAGE}
+    while True:
+        page = await api.get(path, query)
+        for manifest in page.get("items") or ():
+            store.listed(manifest)
+        metadata = list_metadata(page)
+        more = metadata.get("continue")
+        if not more:
+            break
+        query["continue"] = more
+    store.end_list()
+    return str(metadata.get("resourceVersion", ""))

@@ -85,5 +85,8 @@ def _context(attributes: Mapping[str, str]) -> PolicyReading | None:
 
 def storage_class(manifest: Mapping[str, Any]) -> StorageClass:
     return StorageClass.read(
-        manifest["metadata"]["name"], manifest.get("parameters") or {}, parse_policy
+        manifest["metadata"]["name"],
+        manifest.get("parameters") or {},
+        parse_policy,
+        is_ours=manifest.get("provisioner") == DRIVER,
     )

@@ -1,6 +1,7 @@
 """LINSTOR's REST API: nodes, definitions, placements; and the one property that we ever drop."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote
@@ -47,6 +48,11 @@ class LinstorRest:
         if self._open is not None:
             await self._open.close()
 
+    @property
+    def url(self) -> str:
+        """The controller that answered last."""
+        return self._connection.url
+
     async def version(self) -> str:
         """LINSTOR's version; it tells that without a login."""
         tree = await self._get("/v1/controller/version")
@@ -88,18 +94,31 @@ class LinstorRest:
         return _placements(_objects(await self._get("/v1/view/resources", bulk=True), "resources"))
 
     async def forget_saved(self, resource: ResourceName, number: int) -> None:
+        body = {"override_props": {}, "delete_props": [SAVED_PV_PROPERTY]}
+        with suppress(Missing):
+            await self._set(resource, number, body, wanted=None)
+
+    async def move_saved(self, resource: ResourceName, text: str) -> None:
+        """Keep a note of the reference controller's at volume 0, as its version 1.5 does, and
+        drop it from the definition. Raises Missing where there is no volume 0.
+        """
+        body = {"override_props": {SAVED_PV_PROPERTY: text}, "delete_props": []}
+        await self._set(resource, 0, body, wanted=text)
+        await self.forget_saved(resource, -1)
+
+    async def _set(
+        self, resource: ResourceName, number: int, body: object, *, wanted: str | None
+    ) -> None:
+        """Change the properties of a definition (-1) or of one of its volumes."""
         path = f"/v1/resource-definitions/{_escaped(resource)}"
         if number >= 0:
             path += f"/volume-definitions/{number}"
-        body = {"override_props": {}, "delete_props": [SAVED_PV_PROPERTY]}
         try:
             await self._ask("PUT", path, body=body, limit=ONE_LIMIT, within=BULK_TIMEOUT)
-        except Missing:
-            return
         except Unreachable:
             # With a hung satellite LINSTOR stores the change and answers 500 all the same.
             definition = await self.definition(resource)
-            if definition is not None and number in definition.saved:
+            if definition is not None and definition.saved.get(number) != wanted:
                 raise
 
     async def _get(self, path: str, *, bulk: bool = False) -> Any:

@@ -3,6 +3,10 @@
 import click
 
 from linstor_affinity_events import __version__
+from linstor_affinity_events.cli.check import check
+from linstor_affinity_events.cli.completion import completion
+from linstor_affinity_events.cli.migrate import migrate_properties
+from linstor_affinity_events.cli.plan import plan
 from linstor_affinity_events.cli.run import run
 
 
@@ -12,4 +16,5 @@ def main() -> None:
     """Keep the node affinity of PersistentVolumes in step with LINSTOR's replicas."""
 
 
-main.add_command(run)
+for command in (run, plan, check, migrate_properties, completion):
+    main.add_command(command)

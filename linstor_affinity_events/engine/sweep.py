@@ -11,7 +11,8 @@ from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import Index, Leadership, Linstor, Telemetry
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.teller import Teller, kind_of, reason_of
-from linstor_affinity_events.errors import Again, Refused, Unreachable
+from linstor_affinity_events.engine.whole_view import WholeView
+from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
@@ -22,12 +23,6 @@ log = logging.getLogger(__name__)
 
 BREATH = 500
 """Volumes decided on before other tasks get their turn."""
-
-READERS = 4
-BULK_AGAIN = 300.0
-"""How long single reads are preferred after the one big read failed: it fails when a satellite
-hangs, slowly each time, and a node failure is when the pass matters most.
-"""
 
 SPACING = 1.0
 
@@ -59,7 +54,7 @@ class Sweeper:
         self._forget_gone = forget_gone
         self._causes: list[str] = []
         self._wanted = asyncio.Event()
-        self._bulk_from = float("-inf")
+        self._whole_view = WholeView(linstor)
         self._begun = 0.0
         self.failure: str | None = "no full pass has ended yet"
         """Why the last pass failed; None once one has ended well."""
@@ -121,7 +116,7 @@ class Sweeper:
                 self._queue.add(resource, lane=Lane.URGENT)
         await self._picture.read_nodes()
         definitions = await self._linstor.definitions()
-        placements, bulk = await self._placements()
+        placements, bulk = await self._whole_view.placements(self._index.resources())
         self._picture.saved = frozenset(d.resource for d in definitions.values() if d.saved)
         for resource in self._picture.saved:
             self._queue.add(resource)
@@ -129,35 +124,6 @@ class Sweeper:
         self._tell_astray(found)
         self._telemetry.census(found)
         self._telemetry.swept(cause, clock() - begun, sum(found.values()), bulk=bulk)
-
-    async def _placements(self) -> tuple[Mapping[ResourceName, Placement], bool]:
-        clock = asyncio.get_running_loop().time
-        if clock() >= self._bulk_from:
-            try:
-                return await self._linstor.placements(), True
-            except Unreachable as error:
-                self._bulk_from = clock() + BULK_AGAIN
-                log.info("reading resources one by one", extra=facts(why=error))
-        return await self._one_by_one(), False
-
-    async def _one_by_one(self) -> Mapping[ResourceName, Placement]:
-        """Read each resource that some volume names, a few at a time, whatever satellites do."""
-        found: dict[ResourceName, Placement] = {}
-        rest = iter(tuple(self._index.resources()))
-
-        async def read_on() -> None:
-            for resource in rest:
-                placement = await self._linstor.placement(resource)
-                if placement is not None:
-                    found[resource] = placement
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number in range(READERS):
-                    group.create_task(read_on(), name=f"reader-{number}")
-        except* (Again, Refused) as errors:
-            raise errors.exceptions[0] from None
-        return found
 
     async def _decide_all(
         self,

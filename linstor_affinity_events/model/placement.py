@@ -45,6 +45,11 @@ class Replica:
         return self.flags.isdisjoint(NOT_SERVING)
 
     @property
+    def against(self) -> tuple[str, ...]:
+        """The flags that keep it from serving."""
+        return tuple(sorted(self.flags & NOT_SERVING))
+
+    @property
     def moves(self) -> bool:
         """Whether LINSTOR is still at work on it, so that more changes follow untold."""
         return any(

@@ -92,6 +92,8 @@ class StorageClass:
     """None where it names no policy and the default holds."""
     remote_layers: bool = True
     """Whether its layers can bring the data to another node at all."""
+    is_ours: bool = True
+    """Whether its provisioner is LINSTOR's CSI driver."""
     balanced: bool = False
     """linstor-csi sets an affinity of its own for placementPolicy Balanced."""
 
@@ -101,6 +103,8 @@ class StorageClass:
         name: str,
         parameters: Mapping[str, str],
         parse_policy: Callable[[str], PolicyReading],
+        *,
+        is_ours: bool = True,
     ) -> "StorageClass":
         """Sort out its parameters, named in any case, with linstor-csi's prefix or none.
 
@@ -114,6 +118,7 @@ class StorageClass:
         layers = known.get("layerlist", "drbd storage").lower().split()
         return cls(
             name=name,
+            is_ours=is_ours,
             policy=None if text is None else parse_policy(text),
             remote_layers=not _REMOTE_LAYERS.isdisjoint(layers),
             balanced=known.get("placementpolicy", "").lower() == "balanced",

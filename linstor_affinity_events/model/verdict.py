@@ -247,20 +247,46 @@ def _affinity(case: Case) -> Verdict:
     )
 
 
-RULES: tuple[Callable[[Case], Verdict | None], ...] = (
-    _one_volume_one_handle,
-    _begun_is_finished,
-    _deleted_by_others,
-    _left_alone,
-    _old_enough,
-    _policy_known,
-    _data_in_sight,
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of the table; it answers where it fits, and is passed otherwise."""
+
+    passed: str
+    """What is true of a volume that the rule lets pass."""
+
+    answer: Callable[[Case], Verdict | None]
+
+
+RULES = (
+    Rule(
+        "its handle names a LINSTOR volume, and no other PersistentVolume names the same",
+        _one_volume_one_handle,
+    ),
+    Rule("no replacement of it was left unfinished", _begun_is_finished),
+    Rule("nobody is deleting it", _deleted_by_others),
+    Rule(
+        "nothing says to leave it alone: annotation, property, phase or Balanced placement",
+        _left_alone,
+    ),
+    Rule("it is not so young that linstor-csi may have given it an old affinity", _old_enough),
+    Rule("its policy can be read", _policy_known),
+    Rule("some replica has data, and LINSTOR knows the nodes", _data_in_sight),
 )
 
 
 def decide(case: Case) -> Verdict:
     """Say what is to be done about a volume: the first rule with an answer gives it."""
     for rule in RULES:
-        if (verdict := rule(case)) is not None:
+        if (verdict := rule.answer(case)) is not None:
             return verdict
     return _affinity(case)
+
+
+def passed(case: Case) -> tuple[str, ...]:
+    """What is true of a volume by the rules that it passes on the way to its verdict."""
+    found = []
+    for rule in RULES:
+        if rule.answer(case) is not None:
+            break
+        found.append(rule.passed)
+    return tuple(found)

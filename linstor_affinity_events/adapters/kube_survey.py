@@ -1,0 +1,93 @@
+"""What Kubernetes says of itself and of our place in it, for people who look before they start."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
+from linstor_affinity_events.adapters.kube_volumes import VOLUMES_PATH
+from linstor_affinity_events.errors import Invalid, Missing
+from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.keys import HOSTNAME_LABEL
+from linstor_affinity_events.model.manifest import affinity_patch
+from linstor_affinity_events.model.names import PvName
+
+RIVAL = "linstor-affinity-controller"
+_RIVAL_LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component")
+_NOWHERE = NodeAffinity.of([frozenset({(HOSTNAME_LABEL, "a-node-that-is-only-tried")})])
+
+
+class KubeSurvey:
+    """Reads, access reviews and one dry run; keeps nothing."""
+
+    def __init__(self, api: KubeApi) -> None:
+        self._api = api
+
+    async def version(self) -> str:
+        return str((await self._api.get("/version")).get("gitVersion", "unknown"))
+
+    async def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
+        """Whether our account may do that; an empty namespace means all of them."""
+        attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+        answer = await self._api.create(
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": {k: v for k, v in attributes.items() if v}},
+            },
+        )
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    async def nodes(self) -> frozenset[str]:
+        """The names of all nodes. Raises Forbidden."""
+        return frozenset(_names(await self._all("/api/v1/nodes", {})))
+
+    async def rivals(self) -> tuple[str, ...]:
+        """The Deployments of the reference controller that run, as namespace/name. Raises
+        Forbidden.
+        """
+        found = set()
+        for label in _RIVAL_LABELS:
+            query = {"labelSelector": f"{label}={RIVAL}"}
+            for item in await self._all("/apis/apps/v1/deployments", query):
+                if (item.get("spec") or {}).get("replicas", 1):
+                    found.add(f"{item['metadata']['namespace']}/{item['metadata']['name']}")
+        return tuple(sorted(found))
+
+    async def lease_holder(self, namespace: str, name: str) -> str | None:
+        """Who holds a Lease; None if there is none. Raises Forbidden."""
+        path = (
+            f"/apis/coordination.k8s.io/v1/namespaces/{escaped(namespace)}/leases/{escaped(name)}"
+        )
+        try:
+            lease = await self._api.get(path)
+        except Missing:
+            return None
+        return str((lease.get("spec") or {}).get("holderIdentity") or "")
+
+    async def changes_in_place(self, name: PvName) -> bool:
+        """Whether this volume's affinity, which is set, could be changed where it stands: asked
+        in a dry run. Raises Missing, Conflict, Forbidden.
+        """
+        path = f"{VOLUMES_PATH}/{escaped(name)}"
+        pv = await self._api.get(path)
+        try:
+            await self._api.patch(path, affinity_patch(pv, _NOWHERE), rehearse=True)
+        except Invalid:
+            return False
+        return True
+
+    async def _all(self, path: str, query: Mapping[str, str]) -> Collection[Mapping[str, Any]]:
+        items: list[Mapping[str, Any]] = []
+        query = {**query, "limit": "500"}
+        while True:
+            page = await self._api.get(path, query)
+            items += page.get("items") or ()
+            more = (page.get("metadata") or {}).get("continue")
+            if not more:
+                return items
+            query["continue"] = more
+
+
+def _names(items: Collection[Mapping[str, Any]]) -> Collection[str]:
+    return [str(item["metadata"]["name"]) for item in items]

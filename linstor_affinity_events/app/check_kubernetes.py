@@ -1,0 +1,138 @@
+"""What is needed of Kubernetes: an answer, permissions, readable classes; and what it allows."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from linstor_affinity_events.adapters.kube_api import KubeApi
+from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.adapters.kube_survey import KubeSurvey
+from linstor_affinity_events.app.need import Need, fail, few, ok, warn
+from linstor_affinity_events.app.permissions import PERMISSIONS, Permission, Scope
+from linstor_affinity_events.errors import AffinityEventsError, BadSettings
+from linstor_affinity_events.model.affinity import NO_AFFINITY
+from linstor_affinity_events.model.policy import Policy, StorageClass, Unreadable
+from linstor_affinity_events.model.volume import Volume
+
+WHERE = "--kubeconfig (KUBECONFIG), --context and --server say where Kubernetes is"
+
+
+async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> Need:
+    try:
+        await api.open()
+        version = await survey.version()
+    except BadSettings as error:
+        return fail("kubernetes", str(error), WHERE)
+    except AffinityEventsError as error:
+        return fail("kubernetes", str(error), f"{WHERE} (now: {api.host})")
+    return ok("kubernetes", f"version {version} at {api.host}")
+
+
+async def permissions(survey: KubeSurvey, namespace: str) -> Need:
+    """Ask for every verb that `run` uses."""
+    asked = [(each, verb) for each in PERMISSIONS for verb in each.verbs]
+
+    async def lacks(permission: Permission, verb: str) -> str:
+        where = namespace if permission.scope is Scope.OWN_NAMESPACE else ""
+        if await survey.may(verb, permission.group, permission.resource, where):
+            return ""
+        place = f" in namespace {where}" if where else ""
+        return f"{verb} {permission.resource}{place}"
+
+    try:
+        found = await asyncio.gather(*(lacks(each, verb) for each, verb in asked))
+    except AffinityEventsError as error:
+        return fail("permissions", f"they can't be asked for: {error}", "see docs/permissions.md")
+    missing = [text for text in found if text]
+    if missing:
+        return fail(
+            "permissions",
+            f"the account may not {few(missing, most=30)}",
+            "grant it by a Role or ClusterRole; docs/permissions.md lists all",
+        )
+    return ok("permissions", f"all {len(asked)} are granted")
+
+
+async def storage_classes(
+    index: VolumeIndex, ours: Mapping[str, StorageClass], default: Policy | None
+) -> AsyncIterator[Need]:
+    """The classes of the driver, and their policies."""
+    if not ours:
+        yield warn(
+            "storage-classes",
+            "there is none of LINSTOR's CSI driver",
+            "volumes made for linstor.csi.linbit.com are looked after, and there will be none",
+        )
+    for name, found in sorted(ours.items()):
+        need = f"storage-class {name}"
+        if isinstance(found.policy, Unreadable):
+            yield fail(
+                need,
+                f"policy {found.policy.text!r} can't be read: {found.policy.why}",
+                "classes can't be changed: delete it and create it anew with an "
+                "allowRemoteVolumeAccess of true, false or a list of fromSame; its volumes are "
+                "left as they are",
+            )
+        elif found.balanced:
+            yield ok(need, "placementPolicy Balanced: its volumes are left to linstor-csi")
+        else:
+            policy = found.policy_or(default)
+            yield ok(need, f"{policy}" + ("" if found.policy else ", by default"))
+    unknown = sorted(
+        {
+            volume.storage_class
+            for volume in index.all()
+            if volume.storage_class and index.storage_class(volume.storage_class) is None
+        }
+    )
+    if unknown:
+        yield warn(
+            "storage-classes",
+            f"volumes name classes that do not exist: {few(unknown)}",
+            "create them again, or set the policy in an override annotation of each volume",
+        )
+
+
+async def in_place(survey: KubeSurvey, volumes: list[Volume]) -> Need:
+    """Whether the cluster lets an affinity be changed, tried in a dry run on one volume."""
+    for volume in volumes:
+        if volume.affinity == NO_AFFINITY or volume.terminating or volume.marked:
+            continue
+        try:
+            allowed = await survey.changes_in_place(volume.name)
+        except AffinityEventsError as error:
+            return warn("in-place", f"it could not be tried: {error}", "try again")
+        if allowed:
+            return ok("in-place", "the cluster lets an affinity be changed: volumes are patched")
+        return ok("in-place", "an affinity stays as it was first set: volumes are replaced")
+    return ok("in-place", "not tried, since no volume has an affinity yet")
+
+
+async def rivals(survey: KubeSurvey) -> Need:
+    """Whether the reference controller runs as well: both would replace volumes."""
+    try:
+        found = await survey.rivals()
+    except AffinityEventsError as error:
+        return warn(
+            "rival",
+            f"Deployments can't be listed: {error}",
+            "see for yourself that linstor-affinity-controller does not run, or grant list on "
+            "deployments for this check",
+        )
+    if found:
+        return fail(
+            "rival",
+            f"linstor-affinity-controller runs as {few(found)}: both would replace volumes",
+            "remove it; where Piraeus deploys it, by spec.patches of the LinstorCluster with "
+            "$patch: delete on its Deployment",
+        )
+    return ok("rival", "linstor-affinity-controller does not run")
+
+
+async def leader(survey: KubeSurvey, namespace: str, name: str) -> Need:
+    try:
+        holder = await survey.lease_holder(namespace, name)
+    except AffinityEventsError as error:
+        return warn("leader", str(error), "see permissions")
+    if holder is None:
+        return ok("leader", f"nobody has led yet: there is no Lease {namespace}/{name}")
+    return ok("leader", f"Lease {namespace}/{name} is held by {holder or 'nobody'}")

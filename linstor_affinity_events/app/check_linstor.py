@@ -1,0 +1,96 @@
+"""What is needed of LINSTOR: an answer, a login, both streams, and nodes with labels."""
+
+from collections.abc import AsyncIterator, Collection
+
+from linstor_affinity_events.adapters.linstor_events import LinstorStream
+from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.app.need import Need, fail, few, ok, warn
+from linstor_affinity_events.errors import AffinityEventsError
+from linstor_affinity_events.model.keys import (
+    HOSTNAME_LABEL,
+    KUBERNETES_HOSTNAME,
+    TOPOLOGY_NAMESPACE,
+)
+from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.policy import Policy, PolicyReading
+
+WHERE = "LS_CONTROLLERS says where LINSTOR is"
+LOGIN = (
+    "set LS_USERNAME and LS_PASSWORD or LS_BEARER_TOKEN_FILE; for certificates LS_ROOT_CA, "
+    "LS_USER_CERTIFICATE and LS_USER_KEY"
+)
+
+
+async def linstor_answers(linstor: LinstorRest, urls: tuple[str, ...]) -> AsyncIterator[Need]:
+    """Reachable, and with which version: that is told without a login."""
+    try:
+        version = await linstor.version()
+    except AffinityEventsError as error:
+        yield fail("linstor", str(error), f"{WHERE} (now: {', '.join(urls)})")
+    else:
+        yield ok("linstor", f"version {version} at {linstor.url}")
+
+
+async def linstor_login(linstor: LinstorRest) -> tuple[Need, Nodes | None]:
+    """Whether LINSTOR lets us in; its nodes if it does."""
+    try:
+        nodes = await linstor.nodes()
+        await linstor.definitions()
+    except AffinityEventsError as error:
+        return fail("linstor-login", str(error), LOGIN), None
+    return ok("linstor-login", f"it lists {len(nodes.labels)} nodes"), nodes
+
+
+async def linstor_streams(streams: list[LinstorStream]) -> AsyncIterator[Need]:
+    """Whether each event stream really opens."""
+    for stream in streams:
+        need = f"linstor-stream-{stream.name}"
+        try:
+            async with stream.connect():
+                yield ok(need, "it opens")
+        except AffinityEventsError as error:
+            yield fail(
+                need,
+                str(error),
+                "without it changes are found by the full pass alone; see what stands between "
+                "this place and LINSTOR: proxies must pass event streams on unbuffered",
+            )
+
+
+def property_namespace(nodes: Nodes, given: str) -> Need:
+    """Where node labels are looked for, and how that was found."""
+    if given:
+        return ok("property-namespace", f"{nodes.namespace}, as --property-namespace says")
+    how = (
+        f"since some node has {TOPOLOGY_NAMESPACE}/{KUBERNETES_HOSTNAME}"
+        if nodes.namespace == TOPOLOGY_NAMESPACE
+        else f"since no node has {TOPOLOGY_NAMESPACE}/{KUBERNETES_HOSTNAME}"
+    )
+    return ok("property-namespace", f"{nodes.namespace}, {how}")
+
+
+def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> Need:
+    """Whether every node has the labels that some policy speaks of."""
+    asked = {
+        key
+        for policy in policies
+        if isinstance(policy, Policy)
+        for rule in policy.rules
+        for key in rule
+        if key != HOSTNAME_LABEL
+    }
+    lacking = sorted(
+        f"{node} lacks {', '.join(missing)}"
+        for node, labels in nodes.labels.items()
+        if (missing := sorted(asked - labels.keys()))
+    )
+    if lacking:
+        return warn(
+            "node-labels",
+            few(lacking),
+            f"set the property {nodes.namespace}/LABEL on the LINSTOR node; a label that a node "
+            "lacks is left out of its terms",
+        )
+    if not asked:
+        return ok("node-labels", "no policy of a StorageClass speaks of labels")
+    return ok("node-labels", f"every node has {', '.join(sorted(asked))}")

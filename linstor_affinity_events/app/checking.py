@@ -1,0 +1,188 @@
+"""`check`: each thing that `run` needs is tried, and told with the way to mend it."""
+
+from collections.abc import AsyncIterator
+
+from linstor_affinity_events.adapters.kube_api import KubeApi
+from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.adapters.kube_informer import read_list
+from linstor_affinity_events.adapters.kube_journal import KubeJournal
+from linstor_affinity_events.adapters.kube_survey import KubeSurvey
+from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH
+from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.app.check_kubernetes import (
+    in_place,
+    kubernetes_answers,
+    leader,
+    permissions,
+    rivals,
+    storage_classes,
+)
+from linstor_affinity_events.app.check_linstor import (
+    linstor_answers,
+    linstor_login,
+    linstor_streams,
+    node_labels,
+    property_namespace,
+)
+from linstor_affinity_events.app.need import Need, Status, fail, few, ok, warn
+from linstor_affinity_events.app.peers import (
+    default_policy,
+    event_streams,
+    kubernetes,
+    linstor_connection,
+    notes_namespace,
+)
+from linstor_affinity_events.errors import AffinityEventsError
+from linstor_affinity_events.model.keys import HOSTNAME_LABEL
+from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.settings import Settings
+
+
+async def check(settings: Settings, *, leftovers_only: bool = False) -> AsyncIterator[Need]:
+    """Try all needs, one after the other; a need that others rest on comes before them."""
+    api = kubernetes(settings)
+    try:
+        checks = _Checks(settings, api)
+        if leftovers_only:
+            async for need in checks.leftovers_alone():
+                yield need
+            return
+        yield ok("settings", "they make sense")
+        async for need in checks.kubernetes():
+            yield need
+        async for need in checks.linstor():
+            yield need
+        async for need in checks.both():
+            yield need
+    finally:
+        await api.close()
+
+
+class _Checks:
+    """What one need finds is kept for those that rest on it."""
+
+    def __init__(self, settings: Settings, api: KubeApi) -> None:
+        self._settings, self._api = settings, api
+        self._survey = KubeSurvey(api)
+        self._namespace = notes_namespace(settings)
+        self._index: VolumeIndex | None = None
+        self._nodes: Nodes | None = None
+
+    async def kubernetes(self) -> AsyncIterator[Need]:
+        answered = await kubernetes_answers(self._api, self._survey)
+        yield answered
+        if answered.status is Status.FAIL:
+            return
+        yield await permissions(self._survey, self._namespace)
+        yield await self._known()
+        if self._index is not None:
+            ours = {
+                name: found for name, found in self._index.classes.found.items() if found.is_ours
+            }
+            default = default_policy(self._settings.default_remote_access_policy)
+            async for need in storage_classes(self._index, ours, default):
+                yield need
+            yield await in_place(self._survey, list(self._index.all()))
+        yield await rivals(self._survey)
+        if self._settings.leader_election:
+            yield await leader(self._survey, self._namespace, self._settings.lease_lock_name)
+        yield await self._leftovers()
+
+    async def linstor(self) -> AsyncIterator[Need]:
+        connection = linstor_connection(self._settings)
+        async with LinstorRest(connection, namespace=self._settings.property_namespace) as linstor:
+            reachable = True
+            async for need in linstor_answers(linstor, self._settings.linstor_urls):
+                reachable = need.status is not Status.FAIL
+                yield need
+            if not reachable:
+                return
+            login, self._nodes = await linstor_login(linstor)
+            yield login
+            async for need in linstor_streams(event_streams(connection)):
+                yield need
+
+    async def both(self) -> AsyncIterator[Need]:
+        """What takes an answer of both peers."""
+        if self._nodes is None:
+            return
+        yield property_namespace(self._nodes, self._settings.property_namespace)
+        if self._index is not None:
+            classes = self._index.classes.found.values()
+            yield node_labels(
+                self._nodes, [c.policy for c in classes if c.is_ours and c.policy is not None]
+            )
+        yield await self._same_nodes(self._nodes)
+
+    async def _known(self) -> Need:
+        """List volumes and classes; what comes after rests on them."""
+        index = VolumeIndex(lambda _: None)
+        try:
+            await read_list(self._api, VOLUMES_PATH, index)
+            await read_list(self._api, CLASSES_PATH, index.classes)
+        except AffinityEventsError as error:
+            return fail("volumes", f"they can't be listed: {error}", "see permissions")
+        self._index = index
+        astray = sorted(volume.name for volume in index.astray())
+        if astray:
+            return warn(
+                "volumes",
+                f"{len(index)} volumes; the handles of {few(astray)} name no LINSTOR volume",
+                "these are left alone; delete them if nobody knows them",
+            )
+        return ok("volumes", f"{len(index)} volumes of LINSTOR's CSI driver")
+
+    async def leftovers_alone(self) -> AsyncIterator[Need]:
+        answered = await kubernetes_answers(self._api, self._survey)
+        if answered.status is Status.FAIL:
+            yield answered
+            return
+        listed = await self._known()
+        if listed.status is Status.FAIL:
+            yield listed
+            return
+        found = await self._leftovers()
+        # Who asks for leftovers alone wants to know whether there is any.
+        yield Need(found.need, Status.FAIL, found.found, found.mend) if found.mend else found
+
+    async def _leftovers(self) -> Need:
+        """Replacements that were begun and are at no end; where the service runs they end soon."""
+        try:
+            notes = {note.pv for note in await KubeJournal(self._api, self._namespace).all()}
+        except AffinityEventsError as error:
+            return fail("leftovers", f"notes can't be listed: {error}", "see permissions")
+        marked = (
+            {v.name for v in self._index.all() if v.marked} if self._index is not None else set()
+        )
+        if not notes and not marked:
+            return ok("leftovers", "no replacement is unfinished")
+        return warn(
+            "leftovers",
+            f"unfinished: {few(sorted(notes | marked))}",
+            "let the service run until they are done; before it is removed for good, wait for that",
+        )
+
+    async def _same_nodes(self, nodes: Nodes) -> Need:
+        """Whether LINSTOR and Kubernetes know the same nodes."""
+        try:
+            theirs = await self._survey.nodes()
+        except AffinityEventsError as error:
+            return warn(
+                "nodes",
+                f"Kubernetes' nodes can't be listed: {error}",
+                "grant list on nodes for this check; the service itself does without",
+            )
+        ours = {labels.get(HOSTNAME_LABEL, str(name)) for name, labels in nodes.labels.items()}
+        parts = []
+        if only := sorted(ours - theirs):
+            parts.append(f"LINSTOR alone knows {few(only)}")
+        if only := sorted(theirs - ours):
+            parts.append(f"Kubernetes alone knows {few(only)}")
+        if parts:
+            return warn(
+                "nodes",
+                "; ".join(parts),
+                "no pod can run where Kubernetes knows no node; a node without LINSTOR can use "
+                "volumes only where their policy lets it",
+            )
+        return ok("nodes", f"LINSTOR and Kubernetes know the same {len(ours)}")

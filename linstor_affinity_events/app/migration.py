@@ -1,0 +1,46 @@
+"""`migrate-properties`: moves old notes of the reference controller to where its 1.5 keeps them."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.app.peers import linstor_connection
+from linstor_affinity_events.errors import Missing
+from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One resource definition with a note of its own, and what became of the note."""
+
+    resource: ResourceName
+    done: str
+    failed: bool = False
+
+
+async def migrate(settings: Settings, *, dry_run: bool) -> AsyncIterator[Move]:
+    """Move each; what was moved is not found again, so it may be run any number of times.
+
+    A note that volume 0 has already is the newer one and stays.
+    """
+    connection = linstor_connection(settings)
+    async with LinstorRest(connection, namespace=settings.property_namespace) as linstor:
+        definitions = await linstor.definitions()
+        for resource, definition in sorted(definitions.items()):
+            if -1 not in definition.saved:
+                continue
+            newer = 0 in definition.saved
+            done = "dropped, since volume 0 has a newer one" if newer else "moved to volume 0"
+            if dry_run:
+                yield Move(resource, f"would be {done}")
+                continue
+            try:
+                if newer:
+                    await linstor.forget_saved(resource, -1)
+                else:
+                    await linstor.move_saved(resource, definition.saved[-1])
+            except Missing:
+                yield Move(resource, "left: it has no volume 0", failed=True)
+            else:
+                yield Move(resource, done)

@@ -1,0 +1,60 @@
+"""Every verb on every kind of object that `run` asks for, and what for."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """Where a permission is needed."""
+
+    CLUSTER = "cluster"
+    OWN_NAMESPACE = "own namespace"
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """One row of the table in docs/permissions.md; `group` is empty for the core API."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    scope: Scope
+    purpose: str
+
+
+PERMISSIONS = (
+    Permission(
+        "",
+        "persistentvolumes",
+        ("get", "list", "watch", "create", "update", "patch", "delete"),
+        Scope.CLUSTER,
+        "know, change and replace volumes",
+    ),
+    Permission(
+        "", "persistentvolumeclaims", ("get",), Scope.CLUSTER, "guard the claims of volumes"
+    ),
+    Permission(
+        "storage.k8s.io",
+        "storageclasses",
+        ("list", "watch"),
+        Scope.CLUSTER,
+        "know the policies of classes",
+    ),
+    Permission(
+        "events.k8s.io", "events", ("create",), Scope.CLUSTER, "tell of changes and refusals"
+    ),
+    Permission(
+        "",
+        "configmaps",
+        ("get", "list", "create", "update", "delete"),
+        Scope.OWN_NAMESPACE,
+        "keep notes of unfinished replacements",
+    ),
+    Permission(
+        "coordination.k8s.io",
+        "leases",
+        ("get", "create", "update"),
+        Scope.OWN_NAMESPACE,
+        "agree on who leads",
+    ),
+)

@@ -1,0 +1,141 @@
+"""`plan`: reads everything once, writes nothing, and finds what would be done."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from linstor_affinity_events.adapters.kube_api import KubeApi
+from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.adapters.kube_informer import read_list
+from linstor_affinity_events.adapters.kube_journal import KubeJournal
+from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
+from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.app.peers import (
+    default_policy,
+    kubernetes,
+    linstor_connection,
+    notes_namespace,
+)
+from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.planner import Finding, Planner, Progress
+from linstor_affinity_events.errors import Missing, Refused
+from linstor_affinity_events.model.note import Note
+from linstor_affinity_events.model.selection import Selection, is_called
+from linstor_affinity_events.model.volume import Volume
+from linstor_affinity_events.model.what_if import WhatIf
+from linstor_affinity_events.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What was found, ordered by name, and what could not be looked at."""
+
+    findings: tuple[Finding, ...]
+    warnings: tuple[str, ...] = ()
+
+
+async def make_plan(
+    settings: Settings, selection: Selection, what_if: WhatIf, progress: Progress
+) -> Plan:
+    """Look at the volumes that are meant, and at all that their verdicts depend on.
+
+    Raises Missing for a name that nothing bears; BadSettings, Again and Refused when a peer
+    can't be reached or says no.
+    """
+    api = kubernetes(settings)
+    await api.open()
+    try:
+        async with LinstorRest(
+            linstor_connection(settings), namespace=settings.property_namespace
+        ) as linstor:
+            return await _Reading(settings, api, linstor, what_if, progress).plan(selection)
+    finally:
+        await api.close()
+
+
+class _Reading:
+    """One look at both peers."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: KubeApi,
+        linstor: LinstorRest,
+        what_if: WhatIf,
+        progress: Progress,
+    ) -> None:
+        self._settings, self._api, self._what_if = settings, api, what_if
+        self._progress = progress
+        self._index = VolumeIndex(lambda _: None)
+        self._volumes = KubeVolumes(api, self._index)
+        self._planner = Planner(
+            picture=Picture(
+                index=self._index,
+                linstor=linstor,
+                now=time.time,
+                grace=settings.new_volume_grace,
+                default_policy=default_policy(settings.default_remote_access_policy),
+            ),
+            linstor=linstor,
+            volumes=self._volumes,
+            what_if=what_if,
+            allowed_finalizers=settings.allow_finalizer,
+            progress=progress,
+        )
+        self._warnings: list[str] = []
+
+    async def plan(self, selection: Selection) -> Plan:
+        self._progress("listing PersistentVolumes", 0, 0)
+        _, _, notes = await asyncio.gather(
+            read_list(self._api, VOLUMES_PATH, self._index),
+            read_list(self._api, CLASSES_PATH, self._index.classes),
+            self._notes(),
+        )
+        everything = [*self._index.all(), *self._absent(notes)]
+        _all_known(selection, self._what_if, everything)
+        meant = sorted(filter(selection.takes, everything), key=lambda volume: volume.name)
+        findings = await self._planner.survey(
+            [volume for volume in meant if self._index.get(volume.name) is not None],
+            [volume for volume in meant if self._index.get(volume.name) is None],
+            {note.pv for note in notes},
+        )
+        taken = [f for f in findings if selection.takes_place(f.volume, f.case.placement)]
+        if not self._what_if:
+            taken = await self._planner.obstacles(taken)
+        taken.sort(key=lambda finding: finding.volume.name)
+        return Plan(findings=tuple(taken), warnings=tuple(self._warnings))
+
+    async def _notes(self) -> Sequence[Note]:
+        namespace = notes_namespace(self._settings)
+        try:
+            return tuple(await KubeJournal(self._api, namespace).all())
+        except Refused as error:
+            self._warnings.append(
+                f"notes of unfinished replacements in namespace {namespace} can't be read, so "
+                f"none is shown: {error}"
+            )
+            return ()
+
+    def _absent(self, notes: Sequence[Note]) -> list[Volume]:
+        """The volumes that are deleted and not yet created again."""
+        described = [
+            self._volumes.describe(note.wanted)
+            for note in notes
+            if self._index.get(note.pv) is None
+        ]
+        return [volume for volume in described if volume is not None]
+
+
+def _all_known(selection: Selection, what_if: WhatIf, volumes: Sequence[Volume]) -> None:
+    """Raises Missing for names that no volume bears: they are mistyped."""
+    unknown = [n for n in selection.names if not any(is_called(n, volume) for volume in volumes)]
+    if unknown:
+        raise Missing(
+            f"no PersistentVolume, claim or resource of LINSTOR's CSI driver is called "
+            f"{', '.join(unknown)}"
+        )
+    resources = {volume.key.resource for volume in volumes if volume.key is not None}
+    strangers = sorted(set(what_if.replicas) - resources)
+    if strangers:
+        raise Missing(f"no PersistentVolume stands for resource {', '.join(strangers)}")

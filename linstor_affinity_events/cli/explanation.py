@@ -1,0 +1,102 @@
+"""One volume explained: what is known of it, each rule on the way, and the verdict."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from linstor_affinity_events.cli.plan_table import URGENT, affinity_text, policy_text, why
+from linstor_affinity_events.cli.terminal import console
+from linstor_affinity_events.engine.planner import Finding
+from linstor_affinity_events.model.difference import shown
+from linstor_affinity_events.model.placement import Replica
+from linstor_affinity_events.model.policy import Policy
+from linstor_affinity_events.model.verdict import Change, Resume, Settled, passed, policy_of
+
+VERDICTS = {
+    "none": "settled: the affinity is right",
+    "patch": "patch: set the affinity, in place since it is unset",
+    "replace": "replace the PersistentVolume by its like with the wanted affinity, or change it in "
+    "place where the cluster allows that",
+    "finish": "finish the replacement that was begun",
+    "leave": "leave it alone",
+    "wait": "wait, and look again",
+    "refuse": "leave it as it is, and tell",
+}
+
+
+def explain(finding: Finding) -> None:
+    """Print all that decides about one volume."""
+    screen = console()
+    volume = finding.volume
+    screen.print(Text(f"PersistentVolume {volume.name}", style="bold"), soft_wrap=True)
+    _line(screen, "claim", str(volume.claim or "none"))
+    _line(screen, "resource", f"{volume.key or 'none'} (handle {volume.handle!r})")
+    _line(screen, "class", volume.storage_class or "none")
+    _line(screen, "phase", volume.phase or "unset")
+    _line(screen, "policy", policy_text(finding))
+    _line(screen, "affinity", " or ".join(shown(volume.affinity)))
+    _replicas(screen, finding)
+    screen.print("  rules", soft_wrap=True)
+    for rule in passed(finding.case):
+        screen.print(Text(f"    passed  {rule}"), soft_wrap=True)
+    for mark, text, style in _decision(finding):
+        screen.print(Text(f"    {mark:7} {text}", style=style), soft_wrap=True)
+    if isinstance(finding.verdict, Change):
+        _line(screen, "wanted", " or ".join(shown(finding.verdict.wanted)))
+        screen.print(Text("  change    ").append_text(affinity_text(finding)), soft_wrap=True)
+    _line(screen, "verdict", VERDICTS[finding.action], style="bold")
+    screen.print()
+
+
+def _decision(finding: Finding) -> Iterator[tuple[str, str, str]]:
+    """What stands at the end of the rules."""
+    match finding.verdict:
+        case Settled():
+            yield "decides", "the affinity is what the policy makes of the replicas", "green"
+        case Change(urgent=urgent):
+            more = f"; {URGENT}" if urgent else ""
+            yield (
+                "decides",
+                f"the affinity is not what the policy makes of the replicas{more}",
+                "yellow",
+            )
+            if finding.against is not None:
+                yield "but", why(finding), "red"
+        case Resume() if not finding.absent:
+            yield (
+                "decides",
+                "a replacement of it was begun, and is brought to its end first",
+                "yellow",
+            )
+        case _:
+            yield "decides", why(finding), "yellow"
+
+
+def _line(screen: Console, name: str, value: str, *, style: str = "") -> None:
+    screen.print(Text(f"  {name:9} ").append(value, style=style), soft_wrap=True)
+
+
+def _replicas(screen: Console, finding: Finding) -> None:
+    placement = finding.case.placement
+    if placement is None or not placement.replicas:
+        _line(screen, "replicas", "none that LINSTOR knows of")
+        return
+    screen.print("  replicas", soft_wrap=True)
+    for replica in placement.replicas:
+        screen.print(Text(f"    {_replica(finding, replica)}"), soft_wrap=True)
+    if placement.in_motion:
+        screen.print(Text("    LINSTOR is still at work on them", style="cyan"), soft_wrap=True)
+
+
+def _replica(finding: Finding, replica: Replica) -> str:
+    flags = f", flags {' '.join(sorted(replica.flags))}" if replica.flags else ""
+    if not replica.serves:
+        return f"{replica.node}{flags}: does not count, since {', '.join(replica.against)}"
+    labels = finding.case.nodes.labels.get(replica.node, {})
+    policy, _ = policy_of(finding.case)
+    asked = (
+        sorted({key for rule in policy.rules for key in rule}) if isinstance(policy, Policy) else []
+    )
+    told = ", ".join(f"{key}={labels.get(key, '(missing)')}" for key in asked)
+    return f"{replica.node}{flags}: has data" + (f"; {told}" if told else "")

@@ -1,0 +1,46 @@
+"""`migrate-properties`: as the reference controller's command of that name."""
+
+import sys
+from typing import Any
+
+import click
+
+from linstor_affinity_events import logs
+from linstor_affinity_events.app.migration import migrate
+from linstor_affinity_events.cli.once import run_once
+from linstor_affinity_events.cli.options import Exit, leave_over, settings_from, takes_settings
+from linstor_affinity_events.errors import BadSettings
+from linstor_affinity_events.settings import Settings
+
+
+@click.command("migrate-properties")
+@click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
+@takes_settings("v")
+def migrate_properties(*, dry_run: bool, **given: Any) -> None:
+    """Move saved PersistentVolumes from resource definitions to their volumes.
+
+    Before its version 1.5 linstor-affinity-controller noted a volume that it was replacing on the
+    resource definition (Aux/affinity-updater-saved-pv), since then on the volume definition. `run`
+    understands both, so this is only needed before going back to that controller. It may be run
+    again at any time. LINSTOR re-adjusts all replicas of a resource twice for each move.
+
+    Exit codes: 0 all moved, or nothing to move; 1 some could not be moved; 2 bad settings.
+    """
+    try:
+        settings = settings_from(given)
+        logs.set_up(verbosity=settings.v, as_json=settings.log_format == "json", quiet=True)
+        failed = run_once(_migrate(settings, dry_run=dry_run), settings)
+    except BadSettings as error:
+        leave_over(error, "migrate-properties")
+    sys.exit(Exit.FAILED if failed else Exit.GOOD)
+
+
+async def _migrate(settings: Settings, *, dry_run: bool) -> bool:
+    moved = failed = 0
+    async for move in migrate(settings, dry_run=dry_run):
+        click.echo(f"{move.resource}: {move.done}")
+        failed += move.failed
+        moved += not move.failed
+    if not moved and not failed:
+        click.echo("No resource definition has a saved PersistentVolume of its own.")
+    return bool(failed)

@@ -1,0 +1,49 @@
+"""Commands that look, tell and end: how they run, and how what goes wrong is told."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import click
+
+from linstor_affinity_events.cli.options import Exit
+from linstor_affinity_events.errors import AffinityEventsError, BadSettings, Forbidden
+from linstor_affinity_events.settings import Settings
+
+T = TypeVar("T")
+
+LINSTOR_TIP = (
+    "LS_CONTROLLERS says where LINSTOR is (now: {urls}); linstor-affinity-events check tries it."
+)
+KUBERNETES_TIP = (
+    "--kubeconfig (KUBECONFIG), --context and --server say where Kubernetes is; "
+    "linstor-affinity-events check tries it."
+)
+
+
+def run_once(work: Coroutine[Any, Any, T], settings: Settings) -> T:
+    """Run to the end; of what goes wrong tell what it was and what to change, then leave with 1.
+
+    BadSettings is let through: the command knows its own code for it.
+    """
+    try:
+        return asyncio.run(work)
+    except BadSettings:
+        raise
+    except AffinityEventsError as error:
+        click.echo(f"error: {error}", err=True)
+        for tip in _tips(error, settings):
+            click.echo(tip, err=True)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+    sys.exit(Exit.FAILED)
+
+
+def _tips(error: AffinityEventsError, settings: Settings) -> list[str]:
+    text = str(error)
+    if text.startswith("LINSTOR ") and "LS_" not in text and "knows no node" not in text:
+        return [LINSTOR_TIP.format(urls=", ".join(settings.linstor_urls))]
+    if isinstance(error, Forbidden):
+        return ["linstor-affinity-events check lists what the account may do and what it lacks."]
+    return [KUBERNETES_TIP] if text.startswith("Kubernetes: ") else []

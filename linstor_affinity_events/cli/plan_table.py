@@ -1,0 +1,125 @@
+"""The plan as a table."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from linstor_affinity_events.cli.terminal import console
+from linstor_affinity_events.engine.planner import MOST_READ, Finding
+from linstor_affinity_events.engine.teller import reason_of, why_of
+from linstor_affinity_events.model.affinity import Affinity
+from linstor_affinity_events.model.difference import Difference, shown
+from linstor_affinity_events.model.policy import Unreadable
+from linstor_affinity_events.model.verdict import Change, policy_of
+
+STYLES = {
+    "replace": "yellow",
+    "patch": "green",
+    "finish": "yellow",
+    "wait": "cyan",
+    "refuse": "red",
+    "leave": "dim",
+    "none": "dim",
+}
+
+URGENT = "no node with data is admitted now"
+
+MOST_TERMS = 6
+"""A table is no place for a hundred terms; the rest is counted."""
+
+
+def policy_text(finding: Finding) -> str:
+    """The policy and where it comes from, in a few words."""
+    policy, source = policy_of(finding.case)
+    if policy is None:
+        return "unknown"
+    text = f"unreadable: {policy.text}" if isinstance(policy, Unreadable) else str(policy)
+    return f"{text} ({source})"
+
+
+def difference_text(was: Affinity, wanted: Affinity) -> Text:
+    """What goes (-), comes (+) and stays, each term once."""
+    change = Difference.of(was, wanted)
+    marked = (
+        [("-" + term, "red") for term in change.goes]
+        + [("+" + term, "green") for term in change.comes]
+        + [("=" + term, "dim") for term in change.stays]
+    )
+    return _terms(marked)
+
+
+def _terms(marked: Sequence[tuple[str, str]]) -> Text:
+    text = Text()
+    for number, (term, style) in enumerate(marked[:MOST_TERMS]):
+        text.append(" " if number else "").append(term, style=style)
+    if len(marked) > MOST_TERMS:
+        text.append(f" and {len(marked) - MOST_TERMS} more")
+    return text
+
+
+def why(finding: Finding) -> str:
+    """The reason in a word, and in a sentence; for a change what makes it urgent."""
+    verdict = finding.against or finding.verdict
+    if isinstance(verdict, Change):
+        return URGENT if verdict.urgent else ""
+    if finding.absent:
+        return "it is deleted, and will be created again from its note"
+    reason, text = reason_of(verdict), why_of(verdict)
+    return f"{reason}: {text}" if reason else text
+
+
+def affinity_text(finding: Finding) -> Text:
+    """Now, and what is wanted where that differs."""
+    was = finding.volume.affinity
+    if isinstance(finding.verdict, Change):
+        return difference_text(was, finding.verdict.wanted)
+    return _terms([(term, "") for term in shown(was)])
+
+
+def print_table(findings: Sequence[Finding], *, of: int) -> None:
+    """Print one row for each finding, and a line that sums them up."""
+    screen = console()
+    if findings:
+        screen.print(_table(findings, boxed=screen.is_terminal))
+    screen.print(_sum(findings, of=of), soft_wrap=True)
+    if sum(f.action == "replace" and f.against is None for f in findings) > MOST_READ:
+        screen.print(
+            f"Of the volumes to be replaced only {MOST_READ} were looked at for what stands "
+            "against it now.",
+            soft_wrap=True,
+        )
+
+
+def _table(findings: Sequence[Finding], *, boxed: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD if boxed else None, pad_edge=False, show_edge=False)
+    table.add_column("PV", overflow="fold")
+    table.add_column("CLAIM", overflow="fold")
+    table.add_column("POLICY", overflow="fold")
+    table.add_column("NOW -> WANTED", overflow="fold")
+    table.add_column("ACTION", no_wrap=True)
+    table.add_column("WHY", overflow="fold")
+    for finding in findings:
+        volume = finding.volume
+        table.add_row(
+            escape(volume.name),
+            escape(str(volume.claim or "")),
+            escape(policy_text(finding)),
+            affinity_text(finding),
+            Text(finding.action, style=STYLES[finding.action]),
+            escape(why(finding)),
+        )
+    return table
+
+
+def _sum(findings: Sequence[Finding], *, of: int) -> str:
+    if not of:
+        return "There is no volume of LINSTOR's CSI driver that was meant."
+    counts = Counter(finding.action for finding in findings)
+    told = [f"{counts[action]} {action}" for action in STYLES if counts[action]]
+    settled = of - len(findings) + counts["none"]
+    told = [part for part in told if not part.endswith(" none")]
+    return f"{of} volumes: {', '.join([f'{settled} settled', *told])}."

@@ -1,0 +1,76 @@
+"""The plan for programs: JSON or YAML, with fields that stay."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import yaml
+
+from linstor_affinity_events.cli.plan_table import why
+from linstor_affinity_events.engine.planner import Finding
+from linstor_affinity_events.engine.teller import reason_of
+from linstor_affinity_events.model.affinity import Affinity, NodeAffinity
+from linstor_affinity_events.model.policy import Policy, Unreadable
+from linstor_affinity_events.model.verdict import Change, passed, policy_of
+
+
+def print_tree(findings: Sequence[Finding], output: str, *, explained: bool) -> None:
+    trees = [tree(finding, explained=explained) for finding in findings]
+    if output == "json":
+        click.echo(json.dumps(trees, indent=2, ensure_ascii=False))
+    else:
+        click.echo(yaml.safe_dump(trees, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def tree(finding: Finding, *, explained: bool) -> dict[str, Any]:
+    """One finding; `wanted` is null where nothing is to be changed."""
+    volume, verdict = finding.volume, finding.verdict
+    change = verdict if isinstance(verdict, Change) else None
+    found: dict[str, Any] = {
+        "volume": str(volume.name),
+        "claim": None if volume.claim is None else str(volume.claim),
+        "storageClass": volume.storage_class or None,
+        "resource": None if volume.key is None else str(volume.key.resource),
+        "volumeNumber": None if volume.key is None else volume.key.number,
+        "policy": _policy(finding),
+        "now": _affinity(volume.affinity),
+        "wanted": None if change is None else _affinity(change.wanted),
+        "action": finding.action,
+        "urgent": change is not None and change.urgent,
+        "reason": reason_of(finding.against or verdict) or None,
+        "why": why(finding) or None,
+    }
+    if explained:
+        found["replicas"] = _replicas(finding)
+        found["passed"] = list(passed(finding.case))
+    return found
+
+
+def _policy(finding: Finding) -> dict[str, Any] | None:
+    policy, source = policy_of(finding.case)
+    match policy:
+        case None:
+            return None
+        case Unreadable(text, reason):
+            return {"source": source, "unreadable": text, "why": reason}
+        case Policy(rules):
+            return {"source": source, "fromSame": [sorted(rule) for rule in rules]}
+
+
+def _affinity(affinity: Affinity) -> Any:
+    """As Kubernetes has it; null for none, which admits every node."""
+    return affinity.manifest() if isinstance(affinity, NodeAffinity) else {"foreign": str(affinity)}
+
+
+def _replicas(finding: Finding) -> list[dict[str, Any]]:
+    case = finding.case
+    return [
+        {
+            "node": str(replica.node),
+            "flags": sorted(replica.flags),
+            "hasData": replica.serves,
+            "labels": dict(case.nodes.labels.get(replica.node, {})),
+        }
+        for replica in (() if case.placement is None else case.placement.replicas)
+    ]

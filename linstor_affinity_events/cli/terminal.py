@@ -1,0 +1,39 @@
+"""What is shown to people: colours and progress on a terminal, plain lines elsewhere."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+WIDE = 1000
+"""Elsewhere than on a terminal nothing is folded, so that a line stays a line for grep."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    found = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if found.is_terminal:
+        return found
+    return Console(stderr=stderr, highlight=False, width=WIDE, no_color=True)
+
+
+def width() -> int:
+    return shutil.get_terminal_size().columns
+
+
+@contextmanager
+def progress_on_terminal() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far it is, on the terminal that stderr is; elsewhere say nothing."""
+    screen = Console(stderr=True)
+    if not screen.is_terminal:
+        yield lambda _what, _done, _of: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of or None)
+
+        yield show

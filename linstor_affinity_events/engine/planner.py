@@ -1,0 +1,186 @@
+"""What the service would do now, or in another picture of the world; found by reading alone."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.ports import Linstor, Volumes
+from linstor_affinity_events.engine.whole_view import WholeView
+from linstor_affinity_events.errors import Missing
+from linstor_affinity_events.model.affinity import NO_AFFINITY
+from linstor_affinity_events.model.names import NodeName, PvName, ResourceName
+from linstor_affinity_events.model.placement import Definition, Placement
+from linstor_affinity_events.model.readiness import obstacle
+from linstor_affinity_events.model.verdict import (
+    Case,
+    Change,
+    Later,
+    Refusal,
+    Resume,
+    Settled,
+    Skipped,
+    Verdict,
+    decide,
+)
+from linstor_affinity_events.model.volume import Volume
+from linstor_affinity_events.model.what_if import WhatIf
+
+FEW = 20
+"""So many resources are read one by one, rather than all that LINSTOR has."""
+
+READERS = 10
+MOST_READ = 1000
+"""So many volumes that would be changed are read to see what stands against it."""
+
+BREATH = 500
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One volume, and what would be done about it."""
+
+    case: Case
+    verdict: Verdict
+    against: Later | Refusal | None = None
+    """What keeps a change from being made now, where that was looked at."""
+
+    absent: bool = False
+    """Deleted, and to be created again from its note."""
+
+    @property
+    def volume(self) -> Volume:
+        return self.case.volume
+
+    @property
+    def action(self) -> str:
+        """In one word: none, patch, replace, finish, leave, wait or refuse."""
+        match self.against or self.verdict:
+            case Settled():
+                return "none"
+            case Skipped():
+                return "leave"
+            case Later():
+                return "wait"
+            case Refusal():
+                return "refuse"
+            case Resume():
+                return "finish"
+            case Change():
+                return "patch" if self.volume.affinity == NO_AFFINITY else "replace"
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is to be written for it, now or once what stands against it ends."""
+        return isinstance(self.verdict, Change | Resume)
+
+
+class Planner:
+    """Decides on volumes as the service would. Writes nothing anywhere."""
+
+    def __init__(
+        self,
+        *,
+        picture: Picture,
+        linstor: Linstor,
+        volumes: Volumes,
+        what_if: WhatIf,
+        progress: Progress,
+        allowed_finalizers: Iterable[str] = (),
+    ) -> None:
+        self._picture, self._linstor, self._volumes = picture, linstor, volumes
+        self._what_if, self._progress = what_if, progress
+        self._allowed_finalizers = tuple(allowed_finalizers)
+
+    async def survey(
+        self, volumes: Sequence[Volume], absent: Sequence[Volume], noted: Collection[PvName]
+    ) -> list[Finding]:
+        """Decide on these volumes; `absent` ones are there in a note only.
+
+        Raises Missing when the question names a node that LINSTOR does not know.
+        """
+        self._progress("asking LINSTOR", 0, 0)
+        nodes = await self._linstor.nodes()
+        self._know(nodes.labels.keys())
+        self._picture.nodes = self._what_if.nodes(nodes)
+        definitions, placements = await self._read({*_resources(volumes), *_resources(absent)})
+        found = []
+        for number, volume in enumerate((*volumes, *absent), start=1):
+            if number % BREATH == 0:
+                self._progress("deciding", number, len(volumes))
+                await asyncio.sleep(0)
+            gone = number > len(volumes)
+            case = self._case(volume, definitions, placements, noted=gone or volume.name in noted)
+            found.append(Finding(case=case, verdict=decide(case), absent=gone))
+        return found
+
+    def _know(self, nodes: Collection[NodeName]) -> None:
+        asked = {node for named in self._what_if.replicas.values() for node in named}
+        unknown = sorted((self._what_if.gone | asked) - set(nodes))
+        if unknown:
+            raise Missing(
+                f"LINSTOR knows no node {', '.join(unknown)}; it has {', '.join(sorted(nodes))}"
+            )
+
+    async def _read(
+        self, resources: Collection[ResourceName]
+    ) -> tuple[Mapping[ResourceName, Definition], Mapping[ResourceName, Placement]]:
+        if len(resources) > FEW:
+            view = WholeView(self._linstor)
+            definitions = await self._linstor.definitions()
+            return definitions, (await view.placements(resources))[0]
+        found = await asyncio.gather(*(self._linstor.definition(name) for name in resources))
+        placements = await WholeView(self._linstor).one_by_one(resources)
+        return {each.resource: each for each in found if each is not None}, placements
+
+    def _case(
+        self,
+        volume: Volume,
+        definitions: Mapping[ResourceName, Definition],
+        placements: Mapping[ResourceName, Placement],
+        *,
+        noted: bool,
+    ) -> Case:
+        if volume.key is None:
+            return self._picture.case(volume, None, None)
+        resource = volume.key.resource
+        definition = self._what_if.definition(resource, definitions.get(resource))
+        placement = placements.get(resource)
+        if placement is None and definition is not None:
+            placement = Placement(resource)
+        placement = self._what_if.placement(resource, placement)
+        return self._picture.case(volume, definition, placement, noted=noted)
+
+    async def obstacles(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Read the volumes that would be replaced, and their claims, to see what stands against it.
+        Beyond MOST_READ of them they are answered as they came.
+        """
+        result = list(findings)
+        asked = [number for number, each in enumerate(findings) if each.action == "replace"]
+        todo = iter(asked[:MOST_READ])
+        done = 0
+
+        async def read_on() -> None:
+            nonlocal done
+            for number in todo:
+                finding = findings[number]
+                result[number] = replace(finding, against=await self._against(finding.volume))
+                done += 1
+                self._progress("reading claims", done, len(asked))
+
+        await asyncio.gather(*(read_on() for _ in range(READERS)))
+        return result
+
+    async def _against(self, volume: Volume) -> Later | Refusal | None:
+        pv = await self._volumes.read(volume.name)
+        if pv is None:
+            return None
+        claim = None if volume.claim is None else await self._volumes.read_claim(volume.claim)
+        return obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers)
+
+
+def _resources(volumes: Iterable[Volume]) -> Iterable[ResourceName]:
+    return (volume.key.resource for volume in volumes if volume.key is not None)

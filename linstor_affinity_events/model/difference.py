@@ -1,0 +1,43 @@
+"""What a change of an affinity comes to, in as few words as say it."""
+
+from dataclasses import dataclass
+
+from linstor_affinity_events.model.affinity import Affinity, NodeAffinity, Term
+from linstor_affinity_events.model.keys import HOSTNAME_LABEL
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The terms of two affinities: those that stay, that go, and that come.
+
+    A term that names a node alone is shown by the node's name. An affinity without terms is
+    shown as the one word `everywhere`.
+    """
+
+    stays: tuple[str, ...]
+    goes: tuple[str, ...]
+    comes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, was: Affinity, wanted: Affinity) -> "Difference":
+        before, after = shown(was), shown(wanted)
+        return cls(
+            stays=tuple(term for term in before if term in after),
+            goes=tuple(term for term in before if term not in after),
+            comes=tuple(term for term in after if term not in before),
+        )
+
+
+def shown(affinity: Affinity) -> tuple[str, ...]:
+    """The terms of an affinity as texts, in a stable order."""
+    if not isinstance(affinity, NodeAffinity):
+        return (str(affinity),)
+    return tuple(sorted(_term(term) for term in affinity.terms)) or ("everywhere",)
+
+
+def _term(term: Term) -> str:
+    if len(term) == 1:
+        [(key, value)] = term
+        if key == HOSTNAME_LABEL:
+            return value
+    return ",".join(f"{key}={value}" for key, value in sorted(term))

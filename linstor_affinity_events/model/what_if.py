@@ -1,0 +1,52 @@
+"""Questions of the kind "what if": the same pure core on an altered picture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from linstor_affinity_events.model.names import NodeName, ResourceName
+from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.placement import Definition, Placement, Replica
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhatIf:
+    """What LINSTOR is supposed to say instead of what it says."""
+
+    gone: frozenset[NodeName] = frozenset()
+    """Nodes that LINSTOR has lost for good, with all replicas on them."""
+
+    replicas: "Mapping[ResourceName, Collection[NodeName]]" = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Resources with a replica that has data on just these nodes, and none elsewhere."""
+
+    def __bool__(self) -> bool:
+        return bool(self.gone or self.replicas)
+
+    def definition(
+        self, resource: ResourceName, definition: Definition | None
+    ) -> Definition | None:
+        """A resource that replicas are supposed of is supposed to be there as well."""
+        if definition is None and resource in self.replicas:
+            return Definition(resource=resource)
+        return definition
+
+    def placement(self, resource: ResourceName, placement: Placement | None) -> Placement | None:
+        """The placement as it would be."""
+        if resource in self.replicas:
+            placement = Placement(resource, tuple(Replica(n) for n in self.replicas[resource]))
+        if placement is None or not self.gone:
+            return placement
+        return Placement(
+            placement.resource, tuple(r for r in placement.replicas if r.node not in self.gone)
+        )
+
+    def nodes(self, nodes: Nodes) -> Nodes:
+        """The nodes as they would be."""
+        left = {name: labels for name, labels in nodes.labels.items() if name not in self.gone}
+        return replace(nodes, labels=left)
