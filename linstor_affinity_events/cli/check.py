@@ -20,7 +20,7 @@ from linstor_affinity_events.settings import Settings
 STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
-@click.command()
+@click.command(short_help="Try everything that `run` needs.")
 @click.option(
     "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True
 )

@@ -14,7 +14,7 @@ HELP = """Print what makes a shell complete commands and flags.
 """
 
 
-@click.command(help=HELP)
+@click.command(help=HELP, short_help="Print what a shell needs to complete commands.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

@@ -11,7 +11,7 @@ from linstor_affinity_events.engine.planner import Finding
 from linstor_affinity_events.model.difference import shown
 from linstor_affinity_events.model.placement import Replica
 from linstor_affinity_events.model.policy import Policy
-from linstor_affinity_events.model.verdict import Change, Resume, Settled, passed, policy_of
+from linstor_affinity_events.model.verdict import Change, Settled, passed, policy_of
 
 VERDICTS = {
     "none": "settled: the affinity is right",
@@ -63,12 +63,6 @@ def _decision(finding: Finding) -> Iterator[tuple[str, str, str]]:
             )
             if finding.against is not None:
                 yield "but", why(finding), "red"
-        case Resume() if not finding.absent:
-            yield (
-                "decides",
-                "a replacement of it was begun, and is brought to its end first",
-                "yellow",
-            )
         case _:
             yield "decides", why(finding), "yellow"
 

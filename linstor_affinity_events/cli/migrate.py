@@ -13,7 +13,7 @@ from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.settings import Settings
 
 
-@click.command("migrate-properties")
+@click.command("migrate-properties", short_help="Move old notes to where they are kept now.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
 @takes_settings("v")
 def migrate_properties(*, dry_run: bool, **given: Any) -> None:

@@ -71,7 +71,7 @@ class _Replicas(click.ParamType[tuple[ResourceName, tuple[NodeName, ...]]]):
         return resource_name(resource.strip()), named
 
 
-@click.command(cls=_OneForMistakes, help=HELP)
+@click.command(cls=_OneForMistakes, help=HELP, short_help="Show what `run` would change, and why.")
 @click.argument("volumes", metavar="[VOLUME]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Show settled volumes too.")
 @click.option(

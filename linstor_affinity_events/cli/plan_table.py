@@ -14,7 +14,7 @@ from linstor_affinity_events.engine.teller import reason_of, why_of
 from linstor_affinity_events.model.affinity import Affinity
 from linstor_affinity_events.model.difference import Difference, shown
 from linstor_affinity_events.model.policy import Unreadable
-from linstor_affinity_events.model.verdict import Change, policy_of
+from linstor_affinity_events.model.verdict import Change, Resume, policy_of
 
 STYLES = {
     "replace": "yellow",
@@ -68,6 +68,8 @@ def why(finding: Finding) -> str:
         return URGENT if verdict.urgent else ""
     if finding.absent:
         return "it is deleted, and will be created again from its note"
+    if isinstance(verdict, Resume):
+        return "a replacement of it was begun, and is brought to its end first"
     reason, text = reason_of(verdict), why_of(verdict)
     return f"{reason}: {text}" if reason else text
 

@@ -25,7 +25,7 @@ else:
 log = logging.getLogger(__name__)
 
 
-@click.command()
+@click.command(short_help="Listen to LINSTOR and set affinities right.")
 @takes_settings()
 def run(**given: Any) -> None:
     """Listen to LINSTOR and set affinities right until told to stop.

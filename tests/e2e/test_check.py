@@ -1,0 +1,191 @@
+"""`check` tells of each need whether it is met, and how to mend it."""
+
+from typing import Any
+
+import pytest
+
+from tests.stage import manifests
+from tests.stage.command import Said, command
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+
+def found(said: Said) -> dict[str, Json]:
+    return {each["need"]: each for each in said.json}
+
+
+def worst(said: Said) -> dict[str, str]:
+    return {each["need"]: each["status"] for each in said.json if each["status"] != "ok"}
+
+
+async def know_nodes(stage: Stage) -> None:
+    """Have Kubernetes know the nodes that LINSTOR knows."""
+    for name in ("n1", "n2", "n3", "n4"):
+        if await stage.cluster.find(f"/api/v1/nodes/{name}") is None:
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+            await stage.cluster.ask("POST", "/api/v1/nodes", node)
+
+
+async def test_where_all_is_well_nothing_is_told_but_what_was_found(stage: Stage) -> None:
+    await know_nodes(stage)
+    await stage.add("pvc-1", ["n1"])
+
+    said = await command(stage, "check", "--output=json")
+
+    assert worst(said) == {}
+    assert said.code == 0
+    needs = found(said)
+    assert needs["kubernetes"]["found"].startswith("version v1.36.3 at http")
+    assert needs["linstor"]["found"].startswith("version 1.33.3 at http")
+    assert needs["permissions"]["found"] == "all 19 are granted"
+    assert "volumes are replaced" in needs["in-place"]["found"]
+    assert needs["nodes"]["found"] == "LINSTOR and Kubernetes know the same 4"
+    assert needs[f"storage-class {manifests.LOCAL_CLASS}"]["found"] == "local only"
+    assert {"linstor-login", "linstor-stream-promotion", "linstor-stream-nodes"} <= needs.keys()
+
+
+async def test_a_cluster_that_changes_affinities_in_place_is_seen(mutable_stage: Stage) -> None:
+    await mutable_stage.add("pvc-1", ["n1"])
+    before = await mutable_stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+
+    said = await command(mutable_stage, "check", "-o", "json")
+
+    assert "volumes are patched" in found(said)["in-place"]["found"]
+    assert await mutable_stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1") == before
+
+
+async def test_text_is_one_line_a_need_and_one_for_the_mending(fake_stage: Stage) -> None:
+    said = await command(fake_stage, "check")
+
+    lines = said.out.splitlines()
+    at = lines.index("warn  nodes: LINSTOR alone knows n1, n2, n3, n4")
+    assert lines[0] == "ok    settings: they make sense"
+    assert lines[at + 1].startswith("      no pod can run where Kubernetes knows no node")
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "told"),
+    [
+        ("delete", "persistentvolumes", "the account may not delete persistentvolumes"),
+        ("create", "configmaps", "the account may not create configmaps in namespace default"),
+        ("watch", "storageclasses", "the account may not watch storageclasses"),
+    ],
+)
+async def test_a_missing_permission_is_named(
+    fake_stage: Stage, verb: str, resource: str, told: str
+) -> None:
+    assert fake_stage.cluster.server is not None
+    fake_stage.cluster.server.access.denied.add((verb, resource))
+
+    said = await command(fake_stage, "check", "-o", "json")
+
+    assert said.code == 1
+    assert found(said)["permissions"]["found"] == told
+    assert "docs/permissions.md" in found(said)["permissions"]["mend"]
+
+
+async def test_without_any_permission_it_tells_what_it_could_not_see(fake_stage: Stage) -> None:
+    assert fake_stage.cluster.server is not None
+    fake_stage.cluster.server.access.denied.add(("*", "*"))
+
+    said = await command(fake_stage, "check", "-o", "json")
+
+    assert said.code == 1
+    assert "Traceback" not in said.err
+    assert {"permissions", "volumes", "rival", "nodes", "leftovers"} <= worst(said).keys()
+
+
+async def test_linstor_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
+    said = await command(fake_stage, "check", "-o", "json", LS_CONTROLLERS="http://127.0.0.1:1")
+
+    assert said.code == 1
+    assert worst(said) == {"linstor": "fail"}
+    assert "LS_CONTROLLERS says where LINSTOR is" in found(said)["linstor"]["mend"]
+
+
+async def test_kubernetes_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
+    said = await command(fake_stage, "check", "-o", "json", SERVER="http://127.0.0.1:1")
+
+    assert said.code == 1
+    assert found(said)["kubernetes"]["status"] == "fail"
+    assert found(said)["linstor-login"]["status"] == "ok"
+
+
+async def test_a_login_that_linstor_wants_is_told(fake_stage: Stage) -> None:
+    fake_stage.world.login = ("admin", "a password")
+
+    said = await command(fake_stage, "check", "-o", "json")
+    good = await command(
+        fake_stage, "check", "-o", "json", LS_USERNAME="admin", LS_PASSWORD="a password"
+    )
+
+    assert found(said)["linstor"]["status"] == "ok"
+    assert found(said)["linstor-login"]["status"] == "fail"
+    assert "LS_USERNAME" in found(said)["linstor-login"]["mend"]
+    assert found(good)["linstor-login"]["status"] == "ok"
+    assert found(good)["linstor-stream-nodes"]["status"] == "ok"
+
+
+async def test_a_rival_that_runs_is_a_failure(fake_stage: Stage) -> None:
+    labels = {"app.kubernetes.io/name": "linstor-affinity-controller"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "b"}]}}
+    rival = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "rival", "labels": labels},
+        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": pod},
+    }
+    await fake_stage.cluster.ask("POST", "/apis/apps/v1/namespaces/default/deployments", rival)
+
+    said = await command(fake_stage, "check", "-o", "json")
+
+    assert said.code == 1
+    assert found(said)["rival"]["status"] == "fail"
+    assert "default/rival" in found(said)["rival"]["found"]
+
+
+async def test_a_class_whose_policy_makes_no_sense_is_a_failure(fake_stage: Stage) -> None:
+    odd = manifests.storage_class("odd", {"allowRemoteVolumeAccess": "- fromsame: [zone]"})
+    await fake_stage.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", odd)
+
+    said = await command(fake_stage, "check", "-o", "json")
+
+    assert said.code == 1
+    assert "rule 1 is not of the form fromSame" in found(said)["storage-class odd"]["found"]
+
+
+async def test_nodes_that_lack_a_label_are_named(fake_stage: Stage) -> None:
+    fake_stage.world.add_node("bare")
+
+    said = await command(fake_stage, "check", "-o", "json")
+
+    assert said.code == 0
+    assert found(said)["node-labels"]["found"] == "bare lacks topology.kubernetes.io/zone"
+
+
+async def test_leftovers_fail_only_if_asked_for_alone(fake_stage: Stage) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1"])
+    clean = await command(stage, "check", "--leftovers")
+    mark = {"metadata": {"finalizers": ["linstor-affinity-events/replacing"]}}
+    await stage.cluster.ask("PATCH", "/api/v1/persistentvolumes/pvc-1", mark)
+
+    whole = await command(stage, "check", "-o", "json")
+    alone = await command(stage, "check", "--leftovers")
+
+    assert (clean.code, clean.out) == (0, "ok    leftovers: no replacement is unfinished\n")
+    assert found(whole)["leftovers"]["status"] == "warn"
+    assert whole.code == 0
+    assert alone.code == 1
+    assert alone.out.startswith("fail  leftovers: unfinished: pvc-1\n")
+
+
+async def test_bad_settings_are_told_one_by_one_and_end_with_2(fake_stage: Stage) -> None:
+    said = await command(fake_stage, "check", "-o", "json", "--workers=0", LS_USERNAME="alone")
+
+    assert said.code == 2
+    assert [each["found"] for each in said.json] == [
+        "--workers='0' is below 1",
+        "LS_USERNAME and LS_PASSWORD are only good together",
+    ]

@@ -1,0 +1,295 @@
+"""`plan` says what `run` then does, and writes nothing."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import MakeService
+from tests.stage import manifests
+from tests.stage.command import command
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+PV = "/api/v1/persistentvolumes"
+URGENT = "no node with data is admitted now"
+
+
+async def with_drift(stage: Stage) -> None:
+    """Settled, moved, moved away from every node that is admitted, and unset."""
+    for name in ("pvc-good", "pvc-moved", "pvc-away"):
+        await stage.add(name, ["n1", "n2"])
+    stage.place("pvc-unset", ["n1"])
+    await stage.bind("pvc-unset", None)
+    await stage.until_bound("pvc-unset")
+    stage.world.move("pvc-moved", "n1", "n3")
+    stage.world.move("pvc-away", "n1", "n3")
+    stage.world.move("pvc-away", "n2", "n4")
+
+
+async def test_a_table_of_what_is_not_as_it_should_be(stage: Stage) -> None:
+    await with_drift(stage)
+
+    said = await command(stage, "plan")
+
+    local = f"local only (StorageClass {manifests.LOCAL_CLASS})"
+    assert said.rows == [
+        ["pvc-away", "default/claim-pvc-away", local, "-n1 -n2 +n3 +n4", "replace", URGENT],
+        ["pvc-moved", "default/claim-pvc-moved", local, "-n1 +n3 =n2", "replace"],
+        ["pvc-unset", "default/claim-pvc-unset", local, "-everywhere +n1", "patch"],
+    ]
+    assert said.out.splitlines()[-1] == "4 volumes: 1 settled, 2 replace, 1 patch."
+    assert (said.code, said.err) == (0, "")
+
+
+async def test_run_does_what_plan_said(stage: Stage, service_on: MakeService) -> None:
+    await with_drift(stage)
+    planned = (await command(stage, "plan", "--all", "--output=json")).json
+
+    async with running(service_on(stage)) as service:
+        for each in planned:
+            wanted = each["now"] if each["action"] == "none" else each["wanted"]
+            terms = [
+                {e["key"]: e["values"][0] for e in term["matchExpressions"]}
+                for term in wanted["required"]["nodeSelectorTerms"]
+            ]
+            await stage.observer.until_terms(each["volume"], *terms)
+        assert await service.stop() == 0
+
+    after = await command(stage, "plan", "--exit-code")
+    assert (after.code, after.rows) == (0, [])
+
+
+async def test_only_reads_are_sent(fake_stage: Stage) -> None:
+    stage, server = fake_stage, fake_stage.cluster.server
+    assert server is not None
+    await with_drift(stage)
+    for arguments in (["plan"], ["plan", "pvc-moved"], ["plan", "--if-node-gone=n2", "--all"]):
+        server.log.clear()
+        stage.world.requests.clear()
+
+        assert (await command(stage, *arguments)).code == 0
+
+        assert set(server.log.by_method) == {"GET"}
+        assert {what.split()[0] for what in stage.world.requests} == {"GET"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--exit-code"], 2), ([], 0), (["--exit-code", "pvc-good"], 0)]
+)
+async def test_the_exit_code_tells_of_changes_if_asked(
+    fake_stage: Stage, arguments: list[str], code: int
+) -> None:
+    await with_drift(fake_stage)
+
+    assert (await command(fake_stage, "plan", *arguments)).code == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "volumes"),
+    [
+        (["--all"], ["pvc-away", "pvc-good", "pvc-moved", "pvc-unset"]),
+        (["--all", "--namespace=default"], ["pvc-away", "pvc-good", "pvc-moved", "pvc-unset"]),
+        (["--all", "-n", "elsewhere"], []),
+        ([f"--storage-class={manifests.ZONE_CLASS}"], []),
+        (["--all", "--node=n4"], ["pvc-away"]),
+        (["--all", "--node", "n3"], ["pvc-away", "pvc-moved"]),
+        (["pvc-good", "default/claim-pvc-moved"], ["pvc-good", "pvc-moved"]),
+    ],
+    ids=str,
+)
+async def test_filters(fake_stage: Stage, arguments: list[str], volumes: list[str]) -> None:
+    await with_drift(fake_stage)
+
+    said = await command(fake_stage, "plan", *arguments)
+
+    assert [row[0] for row in said.rows] == volumes
+
+
+async def test_json_and_yaml_say_the_same(fake_stage: Stage) -> None:
+    await with_drift(fake_stage)
+
+    as_json = await command(fake_stage, "plan", "--output=json")
+    as_yaml = await command(fake_stage, "plan", "--output=yaml")
+
+    assert as_json.json == yaml.safe_load(as_yaml.out)
+    assert as_json.json[0] == {
+        "volume": "pvc-away",
+        "claim": "default/claim-pvc-away",
+        "storageClass": manifests.LOCAL_CLASS,
+        "resource": "pvc-away",
+        "volumeNumber": 0,
+        "policy": {
+            "source": f"StorageClass {manifests.LOCAL_CLASS}",
+            "fromSame": [["linbit.com/hostname"]],
+        },
+        "now": manifests.on_nodes(["n1", "n2"]),
+        "wanted": manifests.on_nodes(["n3", "n4"]),
+        "action": "replace",
+        "urgent": True,
+        "reason": None,
+        "why": "no node with data is admitted now",
+    }
+
+
+@pytest.mark.parametrize("name", ["pvc-moved", "claim-pvc-moved", "default/claim-pvc-moved"])
+async def test_one_volume_is_explained(fake_stage: Stage, name: str) -> None:
+    stage = fake_stage
+    await with_drift(stage)
+    stage.world.place("pvc-moved", "n4", flags=["DISKLESS", "DRBD_DISKLESS"])
+
+    said = await command(stage, "plan", name)
+
+    lines = [" ".join(line.split()) for line in said.out.splitlines()]
+    for line in (
+        "PersistentVolume pvc-moved",
+        "claim default/claim-pvc-moved",
+        "policy local only (StorageClass linstor-local)",
+        "affinity n1 or n2",
+        "n2: has data; linbit.com/hostname=n2",
+        "n4, flags DISKLESS DRBD_DISKLESS: does not count, since DISKLESS, DRBD_DISKLESS",
+        "passed nobody is deleting it",
+        "decides the affinity is not what the policy makes of the replicas",
+        "wanted n2 or n3",
+        "change -n1 +n3 =n2",
+    ):
+        assert line in lines
+
+
+async def test_the_explanation_stops_at_the_rule_that_decides(fake_stage: Stage) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1"], annotations={"piraeus.io/skip-affinity-controller": "yes"})
+
+    said = await command(stage, "plan", "pvc-1")
+
+    assert "passed  nobody is deleting it" in said.out
+    assert "decides skip-annotation: its skip annotation is set" in said.out
+    assert "its policy can be read" not in said.out
+    assert "verdict   leave it alone" in said.out
+
+
+async def test_what_stands_against_a_replacement_is_told(fake_stage: Stage) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1"])
+    finalizers = {"metadata": {"finalizers": ["example.com/mine", "kubernetes.io/pv-protection"]}}
+    await stage.cluster.ask("PATCH", f"{PV}/pvc-1", finalizers)
+    stage.world.move("pvc-1", "n1", "n2")
+
+    [row] = (await command(stage, "plan")).rows
+    [allowed] = (await command(stage, "plan", "--allow-finalizer=example.com/*")).rows
+
+    assert row[4] == "refuse"
+    assert "example.com/mine" in row[5]
+    assert allowed[4] == "replace"
+
+
+async def test_an_unfinished_replacement_is_shown_also_while_the_volume_is_absent(
+    fake_stage: Stage, service_on: MakeService
+) -> None:
+    stage: Any = fake_stage
+    await stage.add("pvc-1", ["n1"])
+    async with running(service_on(stage)) as service:
+        stage.cluster.server.faults.add(
+            method="POST", path_regex=rf"{PV}\?(?!.*dryRun)", status=503, times=100
+        )
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.observer.until(lambda: "pvc-1" not in stage.observer.volumes, "it is absent")
+        await service.kill()
+
+    [row] = (await command(stage, "plan")).rows
+
+    assert row[0] == "pvc-1"
+    assert row[-2:] == ["finish", "it is deleted, and will be created again from its note"]
+
+
+async def test_notes_that_may_not_be_read_are_a_warning(fake_stage: Stage) -> None:
+    stage = fake_stage
+    assert stage.cluster.server is not None
+    stage.cluster.server.access.denied.add(("list", "configmaps"))
+    await with_drift(stage)
+
+    said = await command(stage, "plan")
+
+    assert said.code == 0
+    assert len(said.rows) == 3
+    assert said.err.startswith("warning: notes of unfinished replacements in namespace default")
+
+
+async def test_if_a_node_were_gone(fake_stage: Stage) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1", "n2"])
+    await stage.add("pvc-2", ["n2"])
+
+    said = await command(stage, "plan", "--if-node-gone", "n2")
+
+    assert [row[:1] + row[3:5] for row in said.rows] == [
+        ["pvc-1", "-n2 =n1", "replace"],
+        ["pvc-2", "n2", "refuse"],
+    ]
+    assert "no-replica-with-data" in said.rows[1][5]
+
+
+async def test_if_replicas_were_elsewhere(fake_stage: Stage) -> None:
+    stage = fake_stage
+    await stage.add("pvc-1", ["n1"])
+    await stage.add("pvc-2", ["n1"])
+
+    said = await command(stage, "plan", "--if-replica", "PVC-1=n2,N3")
+
+    assert [[row[0], row[3]] for row in said.rows] == [["pvc-1", "-n1 +n2 +n3"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nobody"], "no PersistentVolume, claim or resource of LINSTOR's CSI driver is called"),
+        (["--if-node-gone=n9"], "LINSTOR knows no node n9; it has n1, n2, n3, n4"),
+        (["--if-replica=pvc-1=n9"], "LINSTOR knows no node n9"),
+        (["--if-replica=nobody=n1"], "no PersistentVolume stands for resource nobody"),
+        (["--if-replica=pvc-1"], "is not of the form RESOURCE=NODE,NODE"),
+        (["--output=xml"], "xml"),
+        (["--workers=none"], "--workers='none' is no whole number"),
+        (["--no-such-flag"], "No such option"),
+    ],
+    ids=str,
+)
+async def test_mistakes_are_told_and_end_with_1(
+    fake_stage: Stage, arguments: list[str], told: str
+) -> None:
+    await fake_stage.add("pvc-1", ["n1"])
+
+    said = await command(fake_stage, "plan", "--exit-code", *arguments)
+
+    assert (said.code, said.out) == (1, "")
+    assert told in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"LS_CONTROLLERS": "http://127.0.0.1:1"}, "LS_CONTROLLERS says where LINSTOR is"),
+        ({"SERVER": "http://127.0.0.1:1"}, "--kubeconfig (KUBECONFIG), --context and --server"),
+        ({"KUBECONFIG": "/nothing/there"}, "KUBECONFIG='/nothing/there' is no file"),
+    ],
+    ids=["linstor", "kubernetes", "kubeconfig"],
+)
+async def test_a_peer_that_is_not_there_is_named_with_the_setting_to_change(
+    fake_stage: Stage, env: dict[str, str], told: str
+) -> None:
+    said = await command(fake_stage, "plan", **env)
+
+    assert said.code == 1
+    assert told in said.err
+
+
+async def test_a_hung_satellite_does_not_keep_the_plan_from_coming(fake_stage: Stage) -> None:
+    stage = fake_stage
+    for number in range(25):
+        stage.place(f"pvc-{number:02}", ["n1"])
+        await stage.bind(f"pvc-{number:02}", manifests.on_nodes(["n2"]))
+    stage.world.hung_satellites.add("n3")
+
+    said = await command(stage, "plan")
+
+    assert len(said.rows) == 25

@@ -1,0 +1,85 @@
+"""Which volumes a person means."""
+
+import dataclasses
+
+import pytest
+
+from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.keys import HOSTNAME_LABEL, VolumeKey
+from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid, node_name
+from linstor_affinity_events.model.placement import Placement, Replica
+from linstor_affinity_events.model.selection import Selection, is_called
+from linstor_affinity_events.model.volume import Volume
+
+VOLUME = Volume(
+    name=PvName("pv-name"),
+    uid=Uid("1"),
+    handle="Pvc-Handle/1",
+    key=VolumeKey(ResourceName("pvc-handle"), 1),
+    affinity=NodeAffinity.of([frozenset({(HOSTNAME_LABEL, "Node-A")})]),
+    created_at=0.0,
+    claim=ClaimName(namespace="shop", name="orders"),
+    storage_class="fast",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pv-name",
+        "orders",
+        "shop/orders",
+        "pvc-handle",
+        "PVC-HANDLE",
+        "pvc-handle/1",
+        "Pvc-Handle/1",
+    ],
+)
+def test_a_volume_goes_by_many_names(name: str) -> None:
+    assert is_called(name, VOLUME)
+
+
+@pytest.mark.parametrize("name", ["", "pv", "other/orders", "pvc-handle/0", "PV-NAME"])
+def test_and_not_by_others(name: str) -> None:
+    assert not is_called(name, VOLUME)
+
+
+def test_a_volume_without_claim_or_key_still_has_its_own_name() -> None:
+    bare = dataclasses.replace(VOLUME, claim=None, key=None)
+
+    assert is_called("pv-name", bare)
+    assert not is_called("orders", bare)
+    assert Selection().takes(bare)
+    assert not Selection(namespaces=frozenset({"shop"})).takes(bare)
+
+
+@pytest.mark.parametrize(
+    ("selection", "takes"),
+    [
+        (Selection(), True),
+        (Selection(namespaces=frozenset({"shop", "other"})), True),
+        (Selection(namespaces=frozenset({"other"})), False),
+        (Selection(storage_classes=frozenset({"fast"})), True),
+        (Selection(storage_classes=frozenset({"slow"})), False),
+        (Selection(names=("nobody", "orders")), True),
+        (Selection(names=("orders",), storage_classes=frozenset({"slow"})), False),
+    ],
+)
+def test_every_kind_of_wish_has_to_fit(selection: Selection, takes: bool) -> None:
+    assert selection.takes(VOLUME) is takes
+
+
+@pytest.mark.parametrize(
+    ("node", "takes"),
+    [
+        pytest.param("node-a", True, id="in-its-affinity"),
+        pytest.param("node-b", True, id="with-a-replica"),
+        pytest.param("node-c", False, id="neither"),
+    ],
+)
+def test_a_node_is_meant_by_replica_or_affinity(node: str, takes: bool) -> None:
+    placement = Placement(ResourceName("pvc-handle"), (Replica(node_name("node-b")),))
+    selection = Selection(nodes=frozenset({node_name(node)}))
+
+    assert selection.takes_place(VOLUME, placement) is takes
+    assert selection.takes_place(VOLUME, None) is (node == "node-a")

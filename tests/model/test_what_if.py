@@ -1,0 +1,52 @@
+"""Questions about another picture of the world."""
+
+from linstor_affinity_events.model.keys import HOSTNAME_LABEL
+from linstor_affinity_events.model.names import NodeName, ResourceName
+from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.placement import Definition, Placement, Replica
+from linstor_affinity_events.model.what_if import WhatIf
+
+A, B, C = NodeName("a"), NodeName("b"), NodeName("c")
+RD = ResourceName("pvc-1")
+NOW = Placement(RD, (Replica(A), Replica(B, frozenset({"DISKLESS"}))))
+
+
+def test_no_question_changes_nothing() -> None:
+    question = WhatIf()
+
+    assert not question
+    assert question.placement(RD, NOW) == NOW
+    assert question.placement(RD, None) is None
+    assert question.definition(RD, None) is None
+
+
+def test_a_node_that_is_gone_takes_its_replicas_and_labels_along() -> None:
+    question = WhatIf(gone=frozenset({A}))
+    nodes = Nodes(labels={A: {HOSTNAME_LABEL: "a"}, B: {HOSTNAME_LABEL: "b"}})
+
+    altered = question.placement(RD, NOW)
+
+    assert altered is not None
+    assert [replica.node for replica in altered.replicas] == [B]
+    assert question.nodes(nodes).labels.keys() == {B}
+
+
+def test_supposed_replicas_stand_in_the_place_of_all_others() -> None:
+    altered = WhatIf(replicas={RD: (C,)}).placement(RD, NOW)
+
+    assert altered is not None
+    assert altered.serving_nodes == {C}
+
+
+def test_a_supposed_replica_on_a_node_that_is_gone_is_gone_too() -> None:
+    altered = WhatIf(gone=frozenset({C}), replicas={RD: (B, C)}).placement(RD, NOW)
+
+    assert altered is not None
+    assert altered.serving_nodes == {B}
+
+
+def test_a_resource_that_linstor_lost_can_be_supposed_to_be_back() -> None:
+    question = WhatIf(replicas={RD: (C,)})
+
+    assert question.definition(RD, None) == Definition(resource=RD)
+    assert question.placement(RD, None) == Placement(RD, (Replica(C),))
