@@ -1,6 +1,9 @@
 """Metrics for Prometheus; the texts below are what /metrics says of each."""
 
+import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
@@ -10,13 +13,27 @@ _LATENCY = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 75
 _PASS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
+@dataclass(slots=True)
+class StreamState:
+    """One event stream; times are in seconds since the epoch, 0 for never."""
+
+    up: bool = False
+    since: float = 0.0
+    """When it was last opened or cut."""
+
+    last_event: float = 0.0
+    connects: int = 0
+    events: int = 0
+
+
 class Metrics:
     """Implements engine.ports.Telemetry."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.streams: dict[str, bool] = {}
+        self.streams: defaultdict[str, StreamState] = defaultdict(StreamState)
         self._verdicts = self._counter(
             "verdicts", "Decisions on volumes, each time one is looked at.", "verdict", "reason"
         )
@@ -108,12 +125,17 @@ class Metrics:
         self._lost.inc()
 
     def stream(self, name: str, *, up: bool) -> None:
-        self.streams[name] = up
+        state = self.streams[name]
+        state.up, state.since = up, self._now()
         self._stream.labels(name).set(up)
         if up:
+            state.connects += 1
             self._connects.labels(name).inc()
 
     def stream_event(self, name: str) -> None:
+        state = self.streams[name]
+        state.events += 1
+        state.last_event = self._now()
         self._events.labels(name).inc()
 
     def failed_look(self, kind: str) -> None:

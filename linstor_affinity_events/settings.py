@@ -148,6 +148,14 @@ OPTIONS = (
         help="Where /metrics is served, which may be the same address; empty switches it off.",
     ),
     Option(
+        flag="status-page",
+        default="true",
+        parse=boolean,
+        is_switch=True,
+        help="Serve a read-only page at / and its data at /status on the bind address. They show "
+        "what the log shows: names of volumes, claims and nodes, and reasons.",
+    ),
+    Option(
         flag="property-namespace",
         default="",
         parse=text,
@@ -271,6 +279,7 @@ class Settings:
     timeout: float
     bind_address: Address | None
     metrics_address: Address | None
+    status_page: bool
     property_namespace: str
     workers: int
     new_volume_grace: float

@@ -1,19 +1,34 @@
-"""What others ask us over HTTP: /healthz, /readyz and /metrics."""
+"""What others ask us over HTTP: /healthz, /readyz, /metrics, and the status for people."""
 
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import orjson
 from aiohttp import web
 
+from linstor_affinity_events.adapters.status_page import STYLE_HASH, render
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.logs import facts
 
 log = logging.getLogger(__name__)
 
 Address = tuple[str, int]
+
+LONGEST_SEARCH = 253
+
+SAFE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": f"default-src 'none'; style-src '{STYLE_HASH}'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""The page has neither scripts nor pictures, and is nobody's to frame."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,6 +41,11 @@ class Answers:
     """What keeps the service from doing its work, by part; empty when it is ready."""
 
     metrics: Callable[[], bytes]
+
+    status: Callable[[str], Mapping[str, Any]] | None = None
+    """What is shown of the service, and of the volumes whose names contain the text; None where
+    nothing is to be shown.
+    """
 
 
 def _all_addresses(port: int) -> socket.socket:
@@ -55,6 +75,8 @@ class HttpEndpoints:
     async def start(self) -> None:
         """Listen. Raises BadSettings when an address can't be used."""
         probes = [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
+        if self._answers.status is not None:
+            probes += [web.get("/", self._page), web.get("/status", self._status)]
         metrics = [web.get("/metrics", self._serve_metrics)]
         if self._bind is not None:
             both = self._bind == self._metrics
@@ -92,6 +114,22 @@ class HttpEndpoints:
             return web.Response(text="ok\n")
         lines = [f"{part}: {why}\n" for part, why in against.items()]
         return web.Response(status=503, text="not ready\n" + "".join(lines))
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=orjson.dumps(self._asked(request), option=orjson.OPT_INDENT_2),
+            content_type="application/json",
+            headers=SAFE_HEADERS,
+        )
+
+    async def _page(self, request: web.Request) -> web.Response:
+        page = render(self._asked(request), now=time.time())
+        return web.Response(text=page, content_type="text/html", headers=SAFE_HEADERS)
+
+    def _asked(self, request: web.Request) -> Mapping[str, Any]:
+        if self._answers.status is None:
+            raise web.HTTPNotFound
+        return self._answers.status(request.query.get("q", "")[:LONGEST_SEARCH])
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._answers.metrics(), headers={"Content-Type": METRICS_TYPE})

@@ -27,6 +27,7 @@ from linstor_affinity_events.app.peers import (
     linstor_connection,
     notes_namespace,
 )
+from linstor_affinity_events.app.status import StatusReport
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.hints import Hint, MissedSome, Touched, from_stream
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
@@ -67,7 +68,7 @@ class Service:
         self.linstor = LinstorRest(connection, namespace=settings.property_namespace)
         self.streams = event_streams(connection)
         self.events = KubeEvents(self.api, instance=instance, now=_now)
-        self.teller = Teller(self.events, self.metrics)
+        self.teller = Teller(self.events, self.metrics, time.time)
         self.election = self._election(namespace)
         volumes = KubeVolumes(self.api, self.index)
         self.replacer = Replacer(
@@ -125,6 +126,18 @@ class Service:
             "persistentvolumes": self._informer(VOLUMES_PATH, self.index),
             "storageclasses": self._informer(CLASSES_PATH, self.index.classes),
         }
+        self.status = StatusReport(
+            instance=instance,
+            index=self.index,
+            teller=self.teller,
+            sweeper=self.sweeper,
+            queue=self.queue,
+            unfinished=self.replacer.unfinished,
+            metrics=self.metrics,
+            streams=tuple(stream.name for stream in self.streams),
+            election=self.election,
+            not_ready=self.not_ready,
+        )
         self._publish_gauges()
 
     def _election(self, namespace: str) -> AlwaysLeading | LeaseElection:
@@ -180,7 +193,7 @@ class Service:
         if isinstance(self.election, LeaseElection) and self.election.failure is not None:
             against["lease"] = self.election.failure
         for stream in self.streams:
-            if not self.metrics.streams.get(stream.name):
+            if not self.metrics.streams[stream.name].up:
                 against[f"linstor {stream.name} stream"] = "not open"
         return against
 
@@ -213,7 +226,11 @@ class Service:
             stack.push_async_callback(self.api.close)
             await stack.enter_async_context(self.linstor)
             endpoints = HttpEndpoints(
-                Answers(self.not_ready, self.metrics.text),
+                Answers(
+                    self.not_ready,
+                    self.metrics.text,
+                    self.status.tree if settings.status_page else None,
+                ),
                 bind=settings.bind_address,
                 metrics=settings.metrics_address,
             )

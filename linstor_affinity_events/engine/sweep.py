@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane
@@ -25,6 +26,20 @@ BREATH = 500
 """Volumes decided on before other tasks get their turn."""
 
 SPACING = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A full pass that ended well."""
+
+    ended: float
+    """By the loop's clock."""
+
+    took: float
+    cause: str
+    volumes: int
+    bulk: bool
+    """Whether LINSTOR gave all placements in one piece."""
 
 
 class Sweeper:
@@ -58,6 +73,7 @@ class Sweeper:
         self._begun = 0.0
         self.failure: str | None = "no full pass has ended yet"
         """Why the last pass failed; None once one has ended well."""
+        self.last: Pass | None = None
 
     def request(self, cause: str) -> None:
         """Ask for a pass as soon as can be; requests that come while one runs share the next."""
@@ -123,7 +139,8 @@ class Sweeper:
         found = await self._decide_all(cause, definitions, placements)
         self._tell_astray(found)
         self._telemetry.census(found)
-        self._telemetry.swept(cause, clock() - begun, sum(found.values()), bulk=bulk)
+        self.last = Pass(clock(), clock() - begun, cause, sum(found.values()), bulk)
+        self._telemetry.swept(cause, self.last.took, self.last.volumes, bulk=bulk)
 
     async def _decide_all(
         self,

@@ -1,7 +1,9 @@
 """Tells people what is decided: each change once, each refusal once per change of its reason."""
 
 import logging
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.logs import facts
@@ -21,6 +23,7 @@ from linstor_affinity_events.model.volume import Volume
 log = logging.getLogger(__name__)
 
 EVENT_REASON = "VolumeAffinityNotUpdated"
+KEPT_CHANGES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,29 @@ class Unsettled:
     reason: str
     why: str
     uid: Uid
+    since: float = field(default=0.0, compare=False)
+    """Seconds since the epoch."""
 
     @classmethod
-    def of(cls, volume: Volume, verdict: Verdict) -> "Unsettled":
-        return cls(kind_of(verdict), reason_of(verdict), why_of(verdict), volume.uid)
+    def of(cls, volume: Volume, verdict: Verdict, since: float = 0.0) -> "Unsettled":
+        return cls(kind_of(verdict), reason_of(verdict), why_of(verdict), volume.uid, since)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """One change that was made."""
+
+    at: float
+    """Seconds since the epoch."""
+
+    volume: Volume
+    """As it was before."""
+
+    was: str
+    now: str
+    how: str
+    took: float
+    """Seconds since the hint."""
 
 
 def kind_of(verdict: Verdict) -> str:
@@ -56,9 +78,11 @@ def why_of(verdict: Verdict) -> str:
 class Teller:
     """Remembers what was told of which volume; of volumes as they should be it keeps nothing."""
 
-    def __init__(self, notices: Notices, telemetry: Telemetry) -> None:
-        self._notices, self._telemetry = notices, telemetry
+    def __init__(self, notices: Notices, telemetry: Telemetry, now: Callable[[], float]) -> None:
+        self._notices, self._telemetry, self._now = notices, telemetry, now
         self.unsettled: dict[PvName, Unsettled] = {}
+        self.latest: deque[Changed] = deque(maxlen=KEPT_CHANGES)
+        """The last changes, the newest last."""
 
     def told(self, volume: Volume, verdict: Verdict) -> bool:
         """Whether this very verdict on this incarnation was told already."""
@@ -73,7 +97,7 @@ class Teller:
             return
         if isinstance(verdict, Change | Resume) or self.told(volume, verdict):
             return
-        self.unsettled[volume.name] = Unsettled.of(volume, verdict)
+        self.unsettled[volume.name] = Unsettled.of(volume, verdict, self._now())
         match verdict:
             case Refusal(reason, why):
                 self._warn(volume, reason, why)
@@ -98,6 +122,9 @@ class Teller:
         """
         self.unsettled.pop(volume.name, None)
         was, now = str(volume.affinity), str(change.wanted)
+        self.latest.append(
+            Changed(at=self._now(), volume=volume, was=was, now=now, how=how, took=took)
+        )
         log.info(
             "volume affinity updated",
             extra=facts(

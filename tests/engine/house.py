@@ -92,7 +92,7 @@ def house_on(
     notices, telemetry, leadership = FakeNotices(), FakeTelemetry(), FakeLeadership()
     queue = KeyedQueue[ResourceName](changes_at_once=2)
     picture = Picture(index=volumes.index, linstor=linstor, now=lambda: 2e9)
-    teller = Teller(notices, telemetry)
+    teller = Teller(notices, telemetry, lambda: 2e9)
 
     def delays(first: float = 0.05, most: float = 2.0) -> Backoff:
         return Backoff(first=first, most=most, chance=random.Random(1))

@@ -1,0 +1,169 @@
+"""What the running service shows of itself, as plain values."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from linstor_affinity_events import __version__
+from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue
+from linstor_affinity_events.engine.sweep import Sweeper
+from linstor_affinity_events.engine.teller import Changed, Teller, Unsettled
+from linstor_affinity_events.engine.unfinished import Unfinished
+from linstor_affinity_events.metrics import Metrics
+from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.volume import Volume
+
+MOST_VOLUMES = 500
+"""A page of ten thousand rows helps nobody; the search finds the others."""
+
+
+class StatusReport:
+    """Reads what the parts hold anyway; keeps nothing of its own but when it was made."""
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        index: VolumeIndex,
+        teller: Teller,
+        sweeper: Sweeper,
+        queue: KeyedQueue[ResourceName],
+        unfinished: Unfinished,
+        metrics: Metrics,
+        streams: tuple[str, ...],
+        election: AlwaysLeading | LeaseElection,
+        not_ready: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self._instance, self._index, self._teller = instance, index, teller
+        self._sweeper, self._queue, self._unfinished = sweeper, queue, unfinished
+        self._metrics, self._streams, self._election = metrics, streams, election
+        self._not_ready = not_ready
+        self._started = time.time()
+
+    def tree(self, search: str) -> dict[str, Any]:
+        """All of it. `volumes` are those that are not settled or, with a search text, those whose
+        name, claim or resource contains it; the first MOST_VOLUMES of them.
+        """
+        rows = self._found(search) if search else self._unsettled()
+        return {
+            "version": __version__,
+            "instance": self._instance,
+            "started": _moment(self._started),
+            "ready": not (against := self._not_ready()),
+            "notReady": dict(against),
+            "leading": self._election.leading,
+            "leader": self._election.holder or None,
+            "queue": self._queue_tree(),
+            "streams": [self._stream(name) for name in self._streams],
+            "fullPass": self._pass(),
+            "counts": {
+                "volumes": len(self._index),
+                "unsettled": len(self._teller.unsettled),
+                "unfinished": len(self._unfinished.pending),
+                "stuck": len(self._unfinished.stuck),
+            },
+            "unfinished": [
+                {"volume": name, "resource": str(key), "stuck": self._unfinished.stuck.get(name)}
+                for name, key in sorted(self._unfinished.pending.items())[:MOST_VOLUMES]
+            ],
+            "search": search or None,
+            "volumes": rows[:MOST_VOLUMES],
+            "more": max(0, len(rows) - MOST_VOLUMES),
+            "changes": [_change(each) for each in reversed(self._teller.latest)],
+        }
+
+    def _queue_tree(self) -> dict[str, Any]:
+        since = self._queue.oldest()
+        age = 0.0 if since is None else asyncio.get_running_loop().time() - since
+        return {
+            "waiting": len(self._queue),
+            "working": self._queue.held,
+            "oldestSeconds": round(max(age, 0.0), 3),
+        }
+
+    def _stream(self, name: str) -> dict[str, Any]:
+        state = self._metrics.streams[name]
+        return {
+            "stream": name,
+            "open": state.up,
+            "since": _moment(state.since),
+            "lastEvent": _moment(state.last_event),
+            "events": state.events,
+            "connects": state.connects,
+        }
+
+    def _pass(self) -> dict[str, Any]:
+        last = self._sweeper.last
+        if last is None:
+            return {"failure": self._sweeper.failure}
+        age = asyncio.get_running_loop().time() - last.ended
+        return {
+            "failure": self._sweeper.failure,
+            "ended": _moment(time.time() - age),
+            "tookSeconds": round(last.took, 3),
+            "cause": last.cause,
+            "volumes": last.volumes,
+            "bulk": last.bulk,
+        }
+
+    def _unsettled(self) -> list[dict[str, Any]]:
+        rows = []
+        for name, why in sorted(self._teller.unsettled.items()):
+            volume = self._index.get(name)
+            if volume is not None:
+                rows.append(_row(volume, why))
+        return rows
+
+    def _found(self, search: str) -> list[dict[str, Any]]:
+        wanted = search.lower()
+        found = (volume for volume in self._index.all() if _contains(volume, wanted))
+        return [self._searched(volume) for volume in sorted(found, key=lambda v: v.name)]
+
+    def _searched(self, volume: Volume) -> dict[str, Any]:
+        why = self._teller.unsettled.get(volume.name)
+        if why is not None:
+            return _row(volume, why)
+        waits = volume.key is not None and volume.key.resource in self._queue
+        return _row(volume, None, state="waits for a look" if waits else "settled")
+
+
+def _contains(volume: Volume, wanted: str) -> bool:
+    names = (volume.name, str(volume.claim or ""), volume.handle)
+    return any(wanted in name.lower() for name in names)
+
+
+def _row(volume: Volume, why: Unsettled | None, *, state: str = "") -> dict[str, Any]:
+    return {
+        "volume": volume.name,
+        "claim": None if volume.claim is None else str(volume.claim),
+        "resource": None if volume.key is None else str(volume.key),
+        "affinity": str(volume.affinity),
+        "state": state if why is None else why.kind,
+        "reason": None if why is None else why.reason,
+        "why": None if why is None else why.why,
+        "since": None if why is None else _moment(why.since),
+    }
+
+
+def _change(change: Changed) -> dict[str, Any]:
+    volume = change.volume
+    return {
+        "at": _moment(change.at),
+        "volume": volume.name,
+        "claim": None if volume.claim is None else str(volume.claim),
+        "resource": None if volume.key is None else str(volume.key),
+        "was": change.was,
+        "now": change.now,
+        "how": change.how,
+        "latencyMs": round(change.took * 1000, 1),
+    }
+
+
+def _moment(seconds: float) -> str | None:
+    if not seconds:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
