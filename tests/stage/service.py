@@ -59,12 +59,12 @@ class Service:
                 env=self._env,
             )
 
-    async def ask(self, path: str) -> tuple[int, str]:
+    async def ask(self, path: str, *, method: str = "GET") -> tuple[int, str]:
         """One of the service's own endpoints; status 0 while nobody listens."""
         try:
             async with (
                 aiohttp.ClientSession() as session,
-                session.get(f"http://127.0.0.1:{self.port}{path}") as response,
+                session.request(method, f"http://127.0.0.1:{self.port}{path}") as response,
             ):
                 return response.status, await response.text()
         except aiohttp.ClientError:

@@ -1,0 +1,144 @@
+"""The page at / in a browser: what is read, heard, reached by keyboard, and seen."""
+
+import pytest
+
+from tests.browser.chromium import Page
+from tests.e2e.conftest import MakeService
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+HOSTILE = '- <script>document.title = "taken over"</script>'
+
+# The contrast of each piece of text against what it stands on, as WCAG 2.2 reckons it.
+CONTRASTS = """
+(() => {
+  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+  const light = (c) => c.slice(0, 3).map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c.length < 4 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const e of document.querySelectorAll("body *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own) continue;
+    const pair = [light(parse(getComputedStyle(e).color)), light(ground(e))];
+    const [a, b] = pair.sort((x, y) => y - x);
+    found.push([e.textContent.trim().slice(0, 40), (a + 0.05) / (b + 0.05)]);
+  }
+  return found;
+})()
+"""
+
+
+async def with_one_change_and_one_refusal(stage: Stage, service: Service) -> None:
+    await stage.add("pvc-moved", ["n1"])
+    annotations = {"override.piraeus.io/policy": HOSTILE}
+    await stage.add("pvc-odd", ["n1"], annotations=annotations)
+    stage.world.move("pvc-moved", "n1", "n2")
+    await stage.until_on("pvc-moved", "n2")
+    await service.until_said("volume affinity updated")
+    await service.until_said("volume left as it is")
+
+
+async def test_it_tells_what_was_changed_and_what_was_not(
+    fake_stage: Stage, service_on: MakeService, page: Page
+) -> None:
+    async with running(service_on(fake_stage)) as service:
+        await with_one_change_and_one_refusal(fake_stage, service)
+        await page.open(f"http://127.0.0.1:{service.port}/")
+
+        assert await page.run("document.title") == "linstor-affinity-events: ready"
+        rows = await page.run("[...document.querySelectorAll('tbody tr')].map((r) => r.innerText)")
+        [odd] = [row for row in rows if row.startswith("pvc-odd")]
+        [moved] = [row for row in rows if row.startswith("pvc-moved")]
+        assert "refusal: unreadable-policy" in odd
+        assert "<script>" in odd
+        assert "linbit.com/hostname=n1\tlinbit.com/hostname=n2\treplace" in moved
+        assert page.complaints == []
+
+
+async def test_a_screen_reader_finds_its_way(
+    fake_stage: Stage, service_on: MakeService, page: Page
+) -> None:
+    async with running(service_on(fake_stage)) as service:
+        await with_one_change_and_one_refusal(fake_stage, service)
+        await page.open(f"http://127.0.0.1:{service.port}/")
+
+        heard = await page.heard()
+
+    assert ("main", "") in heard
+    assert {name for role, name in heard if role == "heading"} == {
+        "linstor-affinity-events",
+        "Event streams",
+        "Volumes that are not settled",
+        "Last changes",
+    }
+    assert ("searchbox", "Find a volume, claim or resource") in heard
+    assert ("rowheader", "pvc-moved") in heard
+    assert ("columnheader", "After the hint") in heard
+    assert all(name for role, name in heard if role in {"button", "link", "searchbox", "region"})
+    assert await page.run("document.documentElement.lang") == "en"
+
+
+async def test_the_keyboard_alone_finds_a_volume(
+    fake_stage: Stage, service_on: MakeService, page: Page
+) -> None:
+    focused = "(document.activeElement.innerText || document.activeElement.name || '').trim()"
+    async with running(service_on(fake_stage)) as service:
+        await with_one_change_and_one_refusal(fake_stage, service)
+        await page.open(f"http://127.0.0.1:{service.port}/")
+        reached = []
+        for _ in range(5):
+            await page.press("Tab")
+            reached.append((await page.run(focused)).split("\n")[0])
+        assert reached[:3] == ["Skip to the volumes", "Refresh", "JSON"]
+        assert reached[-1] == "q"
+
+        await page.write("CLAIM-PVC-MOVED")
+        await page.press("Enter", loads=True)
+
+        found = await page.run("document.querySelector('#volumes').innerText")
+        assert "Volumes found" in found
+        assert "pvc-moved" in found
+        assert "settled" in found
+        assert "pvc-odd" not in found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_all_text_stands_out_in_light_and_dark(
+    fake_stage: Stage, service_on: MakeService, page: Page, scheme: str
+) -> None:
+    async with running(service_on(fake_stage)) as service:
+        await with_one_change_and_one_refusal(fake_stage, service)
+        await page.prefer(scheme)
+        await page.open(f"http://127.0.0.1:{service.port}/")
+
+        contrasts = await page.run(CONTRASTS)
+        ground = await page.run("getComputedStyle(document.body).backgroundColor")
+
+    assert len(contrasts) > 20
+    assert [each for each in contrasts if each[1] < 4.5] == []
+    assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
+
+
+async def test_no_text_runs_out_of_a_narrow_window(
+    fake_stage: Stage, service_on: MakeService, page: Page
+) -> None:
+    async with running(service_on(fake_stage)) as service:
+        await with_one_change_and_one_refusal(fake_stage, service)
+        await page.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=360,
+            height=700,
+            deviceScaleFactor=1,
+            mobile=True,
+        )
+        await page.open(f"http://127.0.0.1:{service.port}/")
+
+        assert await page.run("document.documentElement.scrollWidth <= 360")

@@ -1,0 +1,84 @@
+"""/status: why each volume's affinity is so, as the running service knows it."""
+
+import json
+from typing import Any
+
+from tests.e2e.conftest import MakeService
+from tests.stage.clusters import until
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+
+async def status(service: Service, search: str = "") -> Json:
+    code, text = await service.ask(f"/status?q={search}" if search else "/status")
+    assert code == 200
+    found: Json = json.loads(text)
+    return found
+
+
+async def test_changes_streams_and_reasons_are_told(stage: Stage, service_on: MakeService) -> None:
+    await stage.add("pvc-moved", ["n1"])
+    await stage.add("pvc-skipped", ["n1"], annotations={"piraeus.io/skip-affinity-controller": "x"})
+    await stage.add("pvc-good", ["n1"])
+
+    async with running(service_on(stage)) as service:
+        stage.world.move("pvc-moved", "n1", "n2")
+        await stage.until_on("pvc-moved", "n2")
+        await service.until_said("volume affinity updated")
+
+        async def seen() -> bool:
+            return bool((await status(service))["volumes"])
+
+        await until(seen, "the skipped volume is shown")
+        told = await status(service)
+        found = await status(service, "CLAIM-PVC-GOOD")
+
+    [change] = told["changes"]
+    assert (change["volume"], change["claim"]) == ("pvc-moved", "default/claim-pvc-moved")
+    assert (change["was"], change["now"]) == ("linbit.com/hostname=n1", "linbit.com/hostname=n2")
+    assert 0 < change["latencyMs"] < 60_000
+    [skipped] = told["volumes"]
+    assert (skipped["volume"], skipped["reason"]) == ("pvc-skipped", "skip-annotation")
+    assert skipped["why"] == "its skip annotation is set"
+    assert {each["stream"]: each["open"] for each in told["streams"]} == {
+        "promotion": True,
+        "nodes": True,
+    }
+    assert told["streams"][0]["events"] > 0
+    assert told["ready"]
+    assert told["leading"]
+    assert told["counts"]["volumes"] == 3
+    assert told["fullPass"]["volumes"] == 3
+    assert [(each["volume"], each["state"]) for each in found["volumes"]] == [
+        ("pvc-good", "settled")
+    ]
+
+
+async def test_what_is_missing_is_told(fake_stage: Stage, service_on: MakeService) -> None:
+    async with running(service_on(fake_stage)) as service:
+        await fake_stage.linstor.stop_listening()
+
+        async def cut() -> bool:
+            return not (await status(service))["ready"]
+
+        await until(cut, "the service is not ready")
+        told = await status(service)
+
+    assert "linstor promotion stream" in told["notReady"]
+    assert not told["streams"][0]["open"]
+
+
+async def test_the_page_can_be_switched_off(fake_stage: Stage, service_on: MakeService) -> None:
+    async with running(service_on(fake_stage, "--status-page=false")) as service:
+        answers = [await service.ask(path) for path in ("/", "/status", "/healthz")]
+
+    assert [code for code, _ in answers] == [404, 404, 200]
+
+
+async def test_nothing_but_reading_is_allowed(fake_stage: Stage, service_on: MakeService) -> None:
+    async with running(service_on(fake_stage)) as service:
+        for method in ("POST", "PUT", "PATCH", "DELETE"):
+            for path in ("/", "/status"):
+                assert (await service.ask(path, method=method))[0] == 405
