@@ -1,14 +1,15 @@
 """Kubernetes Events on volumes and claims, sent in the background: nobody waits for them."""
 
 import asyncio
+import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
-from linstor_affinity_events.errors import AffinityEventsError
+from linstor_affinity_events.errors import AffinityEventsError, Conflict
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
 from linstor_affinity_events.model.volume import Volume
@@ -57,6 +58,9 @@ class KubeEvents:
         namespace = escaped(event["metadata"]["namespace"])
         try:
             await self._api.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
+        except Conflict:
+            # Told before, by an instance that is gone or beside us.
+            log.debug("Event was told before", extra=facts(reason=event["reason"]))
         except AffinityEventsError as error:
             self.lost += 1
             log.debug("Event not sent", extra=facts(reason=event["reason"], why=error))
@@ -80,8 +84,7 @@ class KubeEvents:
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            # Unique by itself: two instances may tell of one volume in the same microsecond.
-            "metadata": {"name": f"affinity-{uuid4().hex}", "namespace": namespace},
+            "metadata": {"name": _name(regarding, kind, reason, text), "namespace": namespace},
             "eventTime": moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "reportingController": OURSELVES,
             "reportingInstance": self._instance,
@@ -95,6 +98,17 @@ class KubeEvents:
             self._waiting.put_nowait(event)
         except asyncio.QueueFull:
             self.lost += 1
+
+
+def _name(regarding: Mapping[str, str], kind: str, reason: str, text: str) -> str:
+    """One name for one warning on one incarnation, whoever tells it: a restart, or a new leader,
+    finds each refusal anew, and the API server keeps a single Event of it while it lasts. Of
+    changes each is told: a volume may go to and fro.
+    """
+    if kind != "Warning":
+        return f"affinity-{uuid4().hex}"
+    told = "\n".join((regarding["kind"], regarding["uid"], reason, text))
+    return f"affinity-{hashlib.sha256(told.encode(errors='replace')).hexdigest()[:32]}"
 
 
 def _short(text: str) -> str:

@@ -144,7 +144,7 @@ async def test_what_does_not_fit_the_queue_is_counted(api: KubeApi) -> None:
     assert events.lost == 3
 
 
-@pytest.mark.parametrize("status", [403, 404, 409, 422, 500])
+@pytest.mark.parametrize("status", [403, 404, 422, 500])
 async def test_what_is_refused_is_counted_and_the_next_one_sent(
     events: KubeEvents, cluster: FakeCluster, kube: KubeServer, status: int
 ) -> None:
@@ -157,10 +157,37 @@ async def test_what_is_refused_is_counted_and_the_next_one_sent(
     assert (told["reason"], events.lost) == ("Y", 1)
 
 
+async def test_a_warning_that_was_told_before_is_kept_once(
+    api: KubeApi, cluster: FakeCluster
+) -> None:
+    before, after = (KubeEvents(api, instance=name, now=moment) for name in ("pod-1", "pod-2"))
+    for events in (before, after):
+        events.warn(volume(claim=None), "X", "no replica")
+        await events.flush()
+    after.warn(volume(claim=None), "X", "another reason")
+    await after.flush()
+
+    assert sorted(event["note"] for event in cluster.objects(EVENTS)) == [
+        "another reason",
+        "no replica",
+    ]
+    assert (before.lost, after.lost) == (0, 0)
+
+
+async def test_each_change_is_told(api: KubeApi, cluster: FakeCluster) -> None:
+    events = KubeEvents(api, instance="pod-1", now=moment)
+    for _ in range(2):
+        events.updated(volume(claim=None), "a", "b")
+
+    await events.flush()
+
+    assert len(cluster.objects(EVENTS)) == 2
+
+
 async def test_what_waits_is_sent_at_the_end(api: KubeApi, cluster: FakeCluster) -> None:
     events = KubeEvents(api, instance="pod-1", now=moment)
-    for _ in range(20):
-        events.warn(volume(claim=None), "X", "x")
+    for number in range(20):
+        events.warn(volume(claim=None), "X", f"x{number}")
 
     await events.flush()
 
