@@ -5,7 +5,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.process_collector import ProcessCollector
 
 _PREFIX = "linstor_affinity"
@@ -30,6 +37,8 @@ class Metrics:
     """Implements engine.ports.Telemetry."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
+        # When each series began is told by Prometheus itself; here it would double them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # its own omission
         self._now = now
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

@@ -1,0 +1,62 @@
+"""Tables in the documentation say what the code has."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from linstor_affinity_events.app.service import Service
+from linstor_affinity_events.cli import main
+from linstor_affinity_events.settings import OPTIONS, Settings
+
+TOP = Path(__file__).parent.parent
+
+
+def rows(document: str, first: str) -> list[list[str]]:
+    """The rows of all tables of a document whose first cell begins like this."""
+    lines = (TOP / document).read_text().splitlines()
+    cells = [[c.strip(" `") for c in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+    return [row for row in cells if row[0].startswith(first)]
+
+
+async def test_the_table_of_metrics_has_all_of_them_and_no_other(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text("")
+    service = Service(Settings.read({"kubeconfig": str(kubeconfig)}, {}))
+    families = text_string_to_metric_families(service.metrics.text().decode())
+    known = {
+        family.name + ("_total" if family.type == "counter" else ""): [
+            family.type,
+            family.documentation,
+        ]
+        for family in families
+        if family.name.startswith("linstor_affinity")
+    }
+
+    told = {row[0]: [row[1], row[3]] for row in rows("docs/operations.md", "linstor_affinity")}
+
+    assert told == known
+
+
+def test_the_table_of_flags_has_all_of_them_and_no_other() -> None:
+    told = {tuple(row) for row in rows("README.md", "--") if row[0] != "---"}
+
+    assert told == {(f"--{o.flag}", o.variable, o.default) for o in OPTIONS}
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/operations.md", "docs/reliability.md"])
+def test_every_flag_and_command_that_is_named_exists(document: str) -> None:
+    text = (TOP / document).read_text()
+    ours = {f"--{option.flag}" for option in OPTIONS}
+    ours |= {name for command in main.commands.values() for p in command.params for name in p.opts}
+    theirs = {"--kube-api-qps", "--pvclaimbinder-sync-period", "--no-deps", "--require-hashes"}
+    theirs |= {"--help", "--version"}
+
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+
+    assert named <= ours | theirs
+    assert set(re.findall(r"linstor-affinity-events ([a-z-]+)", text)) - {"check"} <= {
+        *main.commands,
+        "is",
+    }
