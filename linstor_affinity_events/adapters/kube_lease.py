@@ -13,6 +13,8 @@ from linstor_affinity_events.logs import facts
 log = logging.getLogger(__name__)
 
 RELEASE_WITHIN = 3.0
+UNFIT_FIRST, UNFIT_MOST = 10.0, 300.0
+"""How long a leader may be unfit before it lets others try; longer each time nobody else did."""
 
 
 class AlwaysLeading:
@@ -42,8 +44,12 @@ class LeaseElection:
         retry_period: float,
         on_change: Callable[[bool], None],
         now: Callable[[], datetime],
+        fit: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`fit` says whether this instance could do the work if it led."""
         self._api, self._now, self._on_change = api, now, on_change
+        self._fit, self._unfit_since = fit, float("inf")
+        self._unfit_for, self._stands_back_until = UNFIT_FIRST, float("-inf")
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{escaped(namespace)}/leases"
         self._name, self._identity = name, identity
         self._duration, self._deadline = lease_duration, renew_deadline
@@ -73,7 +79,29 @@ class LeaseElection:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self._failed(f"the answer is no lease ({error!r})")
             self._tell()
+            await self._let_others_try()
             await asyncio.sleep(self._pause())
+
+    async def _let_others_try(self) -> None:
+        """Release a lease that we hold in vain, and leave it to others for a while.
+
+        In the pods of LINSTOR controllers each instance sees its own controller alone, and only
+        one of these is active.
+        """
+        clock = asyncio.get_running_loop().time
+        if self._fit():
+            self._unfit_since, self._unfit_for = float("inf"), UNFIT_FIRST
+            return
+        self._unfit_since = min(self._unfit_since, clock())
+        if self.leading and clock() - self._unfit_since >= self._unfit_for:
+            log.info("LINSTOR can't be reached from here; another instance may lead")
+            self._unfit_for = min(self._unfit_for * 2, UNFIT_MOST)
+            self._stands_back_until = clock() + 2 * self._retry
+            await self.release()
+            self._tell()
+
+    def _stands_back(self) -> bool:
+        return asyncio.get_running_loop().time() < self._stands_back_until and not self._fit()
 
     def _failed(self, why: str) -> None:
         if why != self.failure:
@@ -112,6 +140,9 @@ class LeaseElection:
             self._seen = (version, clock())
         if holder not in {"", self._identity} and clock() < self._seen[1] + self._valid_for(spec):
             self._lost(holder)
+            return
+        if self._stands_back():
+            self._lost("")
             return
         transitions = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
         try:

@@ -154,6 +154,7 @@ class Service:
             retry_period=settings.leader_election_retry_period,
             on_change=self._leadership_changed,
             now=_now,
+            fit=lambda: any(self.metrics.streams[stream.name].up for stream in self.streams),
         )
 
     def _informer(self, path: str, store: Store) -> Informer:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
+from linstor_affinity_events.adapters.kube_lease import UNFIT_FIRST, AlwaysLeading, LeaseElection
 from tests.adapters.peers import hurried, loads, running
 from tests.contracts.manifests import lease
 from tests.fakes.kube_server import FakeCluster, KubeServer
@@ -27,7 +27,9 @@ class Town:
         self.told: dict[str, list[bool]] = {}
         self._apis: list[KubeApi] = []
 
-    def candidate(self, name: str, *, namespace: str = "default") -> LeaseElection:
+    def candidate(
+        self, name: str, *, namespace: str = "default", fit: Callable[[], bool] = lambda: True
+    ) -> LeaseElection:
         api = KubeApi(loads(self.server.url))
         self._apis.append(api)
         self.told[name] = []
@@ -41,6 +43,7 @@ class Town:
             retry_period=RETRY,
             on_change=self.told[name].append,
             now=lambda: datetime.fromtimestamp(clock(), UTC),
+            fit=fit,
         )
 
     def held_by(self, holder: str, **spec: Any) -> None:
@@ -95,6 +98,54 @@ def test_who_comes_first_leads_at_once() -> None:
         assert took < RETRY
         assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 0)
         assert town.told["one"] == [True]
+
+    play(story)
+
+
+def test_a_leader_that_is_unfit_makes_way_for_one_that_is_not() -> None:
+    async def story(town: Town) -> None:
+        unfit, fit = town.candidate("unfit", fit=lambda: False), town.candidate("fit")
+
+        async with running(unfit.run()):
+            await until(lambda: unfit.leading)
+            async with running(fit.run()):
+                took = await until(lambda: fit.leading)
+                assert not unfit.leading
+                for _ in range(60):
+                    await asyncio.sleep(1.0)
+                    assert fit.leading
+
+        assert took < UNFIT_FIRST + 3 * RETRY
+
+    play(story)
+
+
+def test_where_nobody_is_fit_somebody_leads_all_the_same() -> None:
+    async def story(town: Town) -> None:
+        alone = town.candidate("alone", fit=lambda: False)
+        led = 0
+
+        async with running(alone.run()):
+            await until(lambda: alone.leading)
+            for _ in range(200):
+                await asyncio.sleep(1.0)
+                led += alone.leading
+
+        assert led > 80
+
+    play(story)
+
+
+def test_one_that_is_fit_again_does_not_wait() -> None:
+    async def story(town: Town) -> None:
+        state = {"fit": False}
+        alone = town.candidate("alone", fit=lambda: state["fit"])
+
+        async with running(alone.run()):
+            await until(lambda: alone.leading)
+            await until(lambda: not alone.leading)
+            state["fit"] = True
+            assert await until(lambda: alone.leading) <= RETRY + 1.0
 
     play(story)
 
