@@ -81,6 +81,13 @@ class Metrics:
         )
         self._events = self._counter("stream_events", "Events received.", "stream")
         self._failed = self._counter("failed_looks", "Looks that have to be repeated.", "error")
+        self._failed_passes = self._counter(
+            "failed_passes", "Full passes that have to be repeated.", "error"
+        )
+
+        # A counter that begins with its first event hides that event from Prometheus' increase().
+        self._drift.labels("period")
+        self._failed_passes.labels("LoginRefused")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace=_PREFIX, registry=self.registry)
@@ -149,3 +156,6 @@ class Metrics:
 
     def failed_look(self, kind: str) -> None:
         self._failed.labels(kind).inc()
+
+    def failed_pass(self, kind: str) -> None:
+        self._failed_passes.labels(kind).inc()

@@ -94,9 +94,9 @@ class Sweeper:
                 async with asyncio.timeout(self._limit):
                     await self.sweep(cause)
             except TimeoutError:
-                await self._failed(cause, f"cut off after {self._limit:g} s")
+                await self._failed(cause, "TimeoutError", f"cut off after {self._limit:g} s")
             except (Again, Refused) as error:
-                await self._failed(cause, str(error))
+                await self._failed(cause, type(error).__name__, str(error))
             else:
                 self._delays.reset()
                 if self.failure is not None:
@@ -114,7 +114,8 @@ class Sweeper:
         self._wanted.clear()
         return "+".join(causes)
 
-    async def _failed(self, cause: str, why: str) -> None:
+    async def _failed(self, cause: str, kind: str, why: str) -> None:
+        self._telemetry.failed_pass(kind)
         if why != self.failure:
             log.warning("full pass failed", extra=facts(cause=cause, why=why))
         self.failure = why

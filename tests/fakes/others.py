@@ -67,3 +67,6 @@ class FakeTelemetry:
 
     def failed_look(self, kind: str) -> None:
         self.counted[f"failed {kind}"] += 1
+
+    def failed_pass(self, kind: str) -> None:
+        self.counted[f"failed pass {kind}"] += 1
