@@ -1,4 +1,4 @@
-"""Builds etcd, kube-apiserver and kube-controller-manager at the versions that go.mod pins.
+"""Builds a control plane of Kubernetes, and helm, at the versions that two go.mod files pin.
 
 They come as source through the ordinary Go toolchain, because Kubernetes publishes these
 binaries in no package registry. The result lives outside the tree and is made once.
@@ -13,21 +13,43 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
-PACKAGES = {
-    "etcd": "go.etcd.io/etcd/server/v3",
-    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
-    "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
-}
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A go.mod, and the programs that are built at the versions it pins."""
+
+    directory: Path
+    packages: Mapping[str, str]
+
+
+KUBERNETES = Module(
+    HERE,
+    {
+        "etcd": "go.etcd.io/etcd/server/v3",
+        "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+        "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+    },
+)
+
+HELM = Module(
+    HERE / "helm",
+    {
+        "helm": "helm.sh/helm/v3/cmd/helm",
+        "helm-docs": "github.com/norwoodj/helm-docs/cmd/helm-docs",
+    },
+)
+"""Apart from Kubernetes, whose own libraries it needs in another version."""
 
 NO_GO = (
-    "the real Kubernetes parts are not built yet and there is no Go toolchain to build them: "
+    "the real parts are not built yet and there is no Go toolchain to build them: "
     "install Go 1.26 or newer so that `go` is on the PATH, then run "
     "`python -m tests.real_parts.build`"
 )
@@ -48,59 +70,59 @@ def toolchain() -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def locate() -> Path | None:
-    """The directory with all three binaries, if somebody built them already.
+def locate(module: Module = KUBERNETES) -> Path | None:
+    """The directory with all binaries of a module, if somebody built them already.
 
     Without a toolchain the pinned versions alone decide, so that a machine without Go can use
     what another one built.
     """
-    wanted = _directory()
+    wanted = _directory(module)
     if wanted is not None:
-        return wanted if _complete(wanted) else None
-    found = sorted(_cache().glob(f"{_pins()}-*"))
-    return next((directory for directory in found if _complete(directory)), None)
+        return wanted if _complete(module, wanted) else None
+    found = sorted(_cache().glob(f"{_pins(module)}-*"))
+    return next((directory for directory in found if _complete(module, directory)), None)
 
 
-def ensure_built() -> Path:
+def ensure_built(module: Module = KUBERNETES) -> Path:
     """The directory with the binaries, built first if need be, which takes minutes.
 
     Safe to call from several processes at once: one builds, the others wait for it. Raises
     BuildError.
     """
-    found = locate()
+    found = locate(module)
     if found is not None:
         return found
-    wanted = _directory()
+    wanted = _directory(module)
     if wanted is None:
         raise BuildError(NO_GO)
     wanted.parent.mkdir(parents=True, exist_ok=True)
     with _only_builder(wanted.parent):
-        if not _complete(wanted):
-            _build(wanted)
+        if not _complete(module, wanted):
+            _build(module, wanted)
     return wanted
 
 
-def _build(wanted: Path) -> None:
+def _build(module: Module, wanted: Path) -> None:
     began = time.monotonic()
-    _say(f"building {', '.join(PACKAGES)} with {toolchain()} into {wanted}")
+    _say(f"building {', '.join(module.packages)} with {toolchain()} into {wanted}")
     with tempfile.TemporaryDirectory(dir=wanted.parent, prefix=".unfinished-") as scratch:
         made = Path(scratch) / "bin"
         made.mkdir()
-        for name, package in PACKAGES.items():
-            _compile(package, made / name)
+        for name, package in module.packages.items():
+            _compile(module, package, made / name)
         # Half a build must never be taken for a whole one, hence the rename at the end.
         made.rename(wanted)
     _say(f"all built in {time.monotonic() - began:.0f} s")
 
 
-def _compile(package: str, output: Path) -> None:
+def _compile(module: Module, package: str, output: Path) -> None:
     began = time.monotonic()
     _say(f"compiling {package}")
     command = ["go", "build", "-trimpath", "-buildvcs=false", "-mod=readonly"]
     command += ["-ldflags", _ldflags(), "-o", str(output), package]
     result = subprocess.run(
         command,
-        cwd=HERE,
+        cwd=module.directory,
         env={**os.environ, "CGO_ENABLED": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -122,7 +144,10 @@ def _ldflags() -> str:
         "gitMinor": minor,
         "gitTreeState": "clean",
     }
-    told = (f"-X k8s.io/component-base/version.{name}={value}" for name, value in known.items())
+    told = [f"-X k8s.io/component-base/version.{name}={value}" for name, value in known.items()]
+    # What helm takes a cluster for that it does not ask.
+    told.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor={major}")
+    told.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={minor}")
     return " ".join(["-s", "-w", *told])
 
 
@@ -134,19 +159,19 @@ def kubernetes_version() -> str:
     return found[1]
 
 
-def _complete(directory: Path) -> bool:
-    return all(os.access(directory / name, os.X_OK) for name in PACKAGES)
+def _complete(module: Module, directory: Path) -> bool:
+    return all(os.access(directory / name, os.X_OK) for name in module.packages)
 
 
-def _directory() -> Path | None:
+def _directory(module: Module) -> Path | None:
     told = toolchain()
     if told is None:
         return None
-    return _cache() / f"{_pins()}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return _cache() / f"{_pins(module)}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
-def _pins() -> str:
-    pinned = (HERE / "go.mod").read_bytes() + (HERE / "go.sum").read_bytes()
+def _pins(module: Module) -> str:
+    pinned = b"".join((module.directory / name).read_bytes() for name in ("go.mod", "go.sum"))
     return hashlib.sha256(pinned).hexdigest()[:16]
 
 
@@ -173,6 +198,7 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(f"{ensure_built()}\n")
+        for each in (KUBERNETES, HELM):
+            sys.stdout.write(f"{ensure_built(each)}\n")
     except BuildError as failure:
         sys.exit(str(failure))
