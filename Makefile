@@ -50,7 +50,10 @@ lock: $(READY) ## Pin the newest versions of all dependencies, with their hashes
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		--no-emit-index-url --no-emit-find-links --quiet pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
-		--no-emit-index-url --no-emit-find-links --quiet --group dev pyproject.toml -o requirements-dev.txt
+		--no-emit-index-url --no-emit-find-links --quiet --group dev --group build pyproject.toml \
+		-o requirements-dev.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+		--no-emit-index-url --no-emit-find-links --quiet --group pyproject.toml:build -o requirements-build.txt
 
 clean: ## Remove what was made here; what was built for all checkouts stays in the cache
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
