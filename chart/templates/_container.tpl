@@ -1,0 +1,112 @@
+{{- /* The environment, given {"root": $, "endpoint": ..., "clientSecret": ...}. */}}
+{{- define "linstor-affinity-events.env" -}}
+{{- $root := .root }}
+- name: LS_CONTROLLERS
+  value: {{ .endpoint | quote }}
+{{- if .clientSecret }}
+- name: LS_ROOT_CA_FILE
+  value: /etc/linstor-client/ca.crt
+- name: LS_USER_CERTIFICATE_FILE
+  value: /etc/linstor-client/tls.crt
+- name: LS_USER_KEY_FILE
+  value: /etc/linstor-client/tls.key
+{{- end }}
+{{- with $root.Values.linstor.loginSecret }}
+{{- range $name, $key := dict "LS_USERNAME" "username" "LS_PASSWORD" "password" }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $root.Values.linstor.loginSecret }}
+      key: {{ $key }}
+{{- end }}
+{{- end }}
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: LEASE_HOLDER_IDENTITY
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: LEASE_LOCK_NAME
+  value: {{ include "linstor-affinity-events.fullname" $root }}
+{{- if $root.Values.monitoring.enabled }}
+- name: METRICS_ADDRESS
+  value: "[::]:8000"
+{{- end }}
+{{- if not $root.Values.statusPage }}
+- name: STATUS_PAGE
+  value: "false"
+{{- end }}
+{{- with $root.Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "linstor-affinity-events.mounts" -}}
+{{- if .clientSecret }}
+- name: linstor-client
+  mountPath: /etc/linstor-client
+  readOnly: true
+{{- end }}
+{{- /* Texts that are certificates are handed to OpenSSL as files. */}}
+- name: tmp
+  mountPath: /tmp
+{{- with .root.Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "linstor-affinity-events.volumes" -}}
+{{- if .clientSecret }}
+- name: linstor-client
+  secret:
+    secretName: {{ .clientSecret }}
+{{- end }}
+- name: tmp
+  emptyDir:
+    medium: Memory
+    sizeLimit: 1Mi
+{{- with .root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* What is the same in the Deployment, in the test and in a sidecar. */}}
+{{- define "linstor-affinity-events.container" -}}
+name: linstor-affinity-events
+image: {{ include "linstor-affinity-events.image" .root | quote }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+args:
+  - {{ .command }}
+  {{- with include "linstor-affinity-events.flags" .root }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+env:
+  {{- include "linstor-affinity-events.env" . | trim | nindent 2 }}
+volumeMounts:
+  {{- include "linstor-affinity-events.mounts" . | trim | nindent 2 }}
+{{- with .root.Values.securityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* The part of a pod that a sidecar adds. */}}
+{{- define "linstor-affinity-events.sidecar" -}}
+containers:
+  - {{- include "linstor-affinity-events.container" . | nindent 4 }}
+    livenessProbe:
+      httpGet:
+        path: /healthz
+        port: 8000
+      periodSeconds: 10
+      timeoutSeconds: 5
+      failureThreshold: 6
+    {{- with .root.Values.resources }}
+    resources:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+volumes:
+  {{- include "linstor-affinity-events.volumes" . | trim | nindent 2 }}
+{{- end }}

@@ -1,0 +1,61 @@
+{{- define "linstor-affinity-events.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "linstor-affinity-events.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "linstor-affinity-events.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "linstor-affinity-events.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "linstor-affinity-events.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "linstor-affinity-events.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "linstor-affinity-events.image" -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+
+{{- /* The account that the service runs with, and that gets the roles. */}}
+{{- define "linstor-affinity-events.serviceAccountName" -}}
+{{- if eq .Values.mode "sidecar" }}
+{{- .Values.sidecar.serviceAccountName }}
+{{- else if .Values.serviceAccount.create }}
+{{- default (include "linstor-affinity-events.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- /* How many instances there are at least; 0 in a sidecar, which is not ours to count. */}}
+{{- define "linstor-affinity-events.instances" -}}
+{{- if .Values.autoscaling.enabled }}{{ .Values.autoscaling.minReplicas }}{{ else }}{{ .Values.replicaCount }}{{ end }}
+{{- end }}
+
+{{- /* Flags from .Values.options: a key in camel case is a flag in kebab case; empty ones are left out. */}}
+{{- define "linstor-affinity-events.flags" -}}
+{{- range $key, $value := .Values.options }}
+{{- if not (or (kindIs "invalid" $value) (eq (toString $value) "")) }}
+{{- /* Numbers from a values file are floats to Helm; whole ones must not be written as 1e+06. */}}
+- {{ printf "--%s=%s" ($key | kebabcase) (ternary (printf "%.0f" (toString $value | float64)) (toString $value) (kindIs "float64" $value)) | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.extraArgs }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}

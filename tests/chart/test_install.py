@@ -1,0 +1,413 @@
+"""The chart on a real API server: install, upgrade, roll back, and run with what it grants."""
+
+import asyncio
+import copy
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from tests.chart.helm import CHART, SOMEWHERE, Helm, HelmError, Rendered, merged
+from tests.e2e.conftest import MakeService, service_on
+from tests.stage.clusters import ApiError, Cluster
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+__all__ = ["service_on"]
+
+Json = dict[str, Any]
+
+pytestmark = pytest.mark.real
+
+RELEASE, NAMESPACE = "affinity", "storage"
+FULL_NAME = f"{RELEASE}-linstor-affinity-events"
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+SIDECAR_PAGE = CHART.parent / "docs" / "sidecar.md"
+REFERENCE_VALUES = Path(__file__).parent / "reference_values.yaml"
+
+
+async def helm(there: Helm, *arguments: str, values: Json | None = None) -> str:
+    """Without holding up the loop, on which the observer of the stage lives."""
+    scope = ("--namespace", NAMESPACE)
+    return await asyncio.to_thread(there.run, *arguments, *scope, values=values)
+
+
+@pytest_asyncio.fixture
+async def there(helm_there: Helm, cluster: Cluster) -> AsyncIterator[Helm]:
+    """Helm with a namespace that is empty before and after."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    if await cluster.find(f"/api/v1/namespaces/{NAMESPACE}") is None:
+        await cluster.ask("POST", "/api/v1/namespaces", namespace)
+    yield helm_there
+    for name in (await helm(helm_there, "list", "--short", "--all")).split():
+        await helm(helm_there, "uninstall", name, "--no-hooks")
+
+
+async def install(there: Helm, values: Json, *more: str) -> str:
+    return await helm(there, "install", RELEASE, str(CHART), *more, values=values)
+
+
+async def deployed(cluster: Cluster, name: str = FULL_NAME) -> Json:
+    found = await cluster.ask("GET", f"{DEPLOYMENTS}/{name}")
+    container: Json = found["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+EVERYTHING: Json = {
+    "replicaCount": 2,
+    "monitoring": {"enabled": True},
+    "networkPolicy": {"enabled": True, "extraEgress": [{"ports": [{"port": 9999}]}]},
+    "autoscaling": {"enabled": True, "minReplicas": 2, "targetMemoryUtilizationPercentage": 70},
+    "linstor": {"clientSecret": "mine", "loginSecret": "login"},
+    "extraEnv": [{"name": "TZ", "value": "UTC"}],
+    "extraVolumes": [{"name": "more", "emptyDir": {}}],
+    "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+    "serviceAccount": {"annotations": {"a": "b"}},
+    "priorityClassName": "system-cluster-critical",
+    "statusPage": False,
+}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({}, id="defaults"),
+        pytest.param(EVERYTHING, id="everything"),
+        pytest.param({"mode": "sidecar", "monitoring": {"enabled": True}}, id="sidecar"),
+        pytest.param({"replicaCount": 3, "podDisruptionBudget": {"minAvailable": 2}}, id="budget"),
+    ],
+)
+async def test_the_api_server_takes_every_object_as_it_is_written(
+    there: Helm, cluster: Cluster, values: Json
+) -> None:
+    rendered = there.template(values)
+
+    for manifest in rendered.manifests:
+        if manifest["kind"] == "Pod":
+            continue  # Applied by `helm test` alone.
+        await apply(cluster, manifest)
+
+
+async def apply(cluster: Cluster, manifest: Json) -> None:
+    """Server-side, as a dry run, with every field that is unknown or doubled refused."""
+    group = manifest["apiVersion"]
+    base = f"/apis/{group}" if "/" in group else f"/api/{group}"
+    resources = (await cluster.ask("GET", base))["resources"]
+    [kind] = [r for r in resources if r["kind"] == manifest["kind"] and "/" not in r["name"]]
+    where = f"/namespaces/{NAMESPACE}" if kind["namespaced"] else ""
+    path = f"{base}{where}/{kind['name']}/{manifest['metadata']['name']}"
+    query = {"dryRun": "All", "fieldManager": "test", "fieldValidation": "Strict"}
+    headers = {"Content-Type": "application/apply-patch+yaml"}
+    async with cluster.session.patch(path, json=manifest, params=query, headers=headers) as answer:
+        assert answer.status < 300, await answer.text()
+
+
+async def test_a_values_file_of_the_reference_installs_unchanged(
+    there: Helm, cluster: Cluster
+) -> None:
+    values = yaml.safe_load(REFERENCE_VALUES.read_text())
+
+    await install(there, values)
+
+    container = await deployed(cluster, "my-affinity")
+    assert container["image"] == "registry.example.com/storage/affinity:v1"
+    assert container["args"] == [
+        "run",
+        "--leader-election=true",
+        "--property-namespace=Aux/topology",
+        "--reconcile-rate=30s",
+        "--resync-rate=10m",
+        "--timeout=2m",
+        "--v=2",
+        "--workers=5",
+    ]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert env["LS_CONTROLLERS"] == "https://linstor-controller.piraeus-datastore.svc:3371"
+    account = await cluster.find(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/my-account")
+    assert account is not None
+    assert account["metadata"]["annotations"]["example.com/role"] == "storage"
+    for path in (
+        f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/my-affinity",
+        f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}/servicemonitors/my-affinity",
+    ):
+        assert await cluster.find(path) is not None
+
+
+async def test_upgrade_and_rollback(there: Helm, cluster: Cluster, tmp_path: Path) -> None:
+    await install(there, merged(SOMEWHERE, {"options": {"workers": 3}}))
+    newer = tmp_path / "chart"
+    await asyncio.to_thread(_copy_as, newer, "0.2.0")
+
+    await helm(there, "upgrade", RELEASE, str(newer), values=merged(SOMEWHERE, EVERYTHING))
+    upgraded = await deployed(cluster)
+    await helm(there, "rollback", RELEASE, "1")
+    back = await deployed(cluster)
+
+    assert upgraded["image"].endswith(":0.2.0")
+    assert "--workers=3" not in upgraded["args"]
+    assert "--workers=3" in back["args"]
+    assert not back["image"].endswith(":0.2.0")
+    with pytest.raises(ApiError):
+        await cluster.ask(
+            "GET",
+            f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}/servicemonitors/{FULL_NAME}",
+        )
+
+
+def _copy_as(target: Path, version: str) -> None:
+    for path in CHART.rglob("*"):
+        if path.is_file():
+            copy_to = target / path.relative_to(CHART)
+            copy_to.parent.mkdir(parents=True, exist_ok=True)
+            copy_to.write_bytes(path.read_bytes())
+    chart = (target / "Chart.yaml").read_text()
+    (target / "Chart.yaml").write_text(
+        re.sub(r"(?m)^(version|appVersion): .*", rf"\1: {version}", chart)
+    )
+
+
+async def piraeus(cluster: Cluster, spec: Json, *, service: bool = True) -> None:
+    await cluster.ask(
+        "POST",
+        "/apis/piraeus.io/v1/linstorclusters",
+        {
+            "apiVersion": "piraeus.io/v1",
+            "kind": "LinstorCluster",
+            "metadata": {"name": "mine"},
+            "spec": spec,
+        },
+    )
+    if service:
+        labels = {
+            "app.kubernetes.io/component": "linstor-controller",
+            "app.kubernetes.io/instance": "mine",
+        }
+        await cluster.ask(
+            "POST",
+            f"/api/v1/namespaces/{NAMESPACE}/services",
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": "linstor-controller", "labels": labels},
+                "spec": {"ports": [{"port": 3370}], "selector": labels},
+            },
+        )
+
+
+async def forget_piraeus(cluster: Cluster) -> None:
+    for path in (
+        "/apis/piraeus.io/v1/linstorclusters/mine",
+        f"/api/v1/namespaces/{NAMESPACE}/services/linstor-controller",
+        f"/apis/piraeus.linbit.com/v1/namespaces/{NAMESPACE}/linstorcontrollers/old",
+        f"/apis/linstor.linbit.com/v1/namespaces/{NAMESPACE}/linstorcontrollers/old",
+    ):
+        if await cluster.find(path) is not None:
+            await cluster.ask("DELETE", path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "endpoint", "secret"),
+    [
+        ({}, "http://linstor-controller.storage.svc:3370", None),
+        ({"apiTLS": {}}, "https://linstor-controller.storage.svc:3371", "linstor-client-tls"),
+        (
+            {"apiTLS": {"clientSecretName": "own"}},
+            "https://linstor-controller.storage.svc:3371",
+            "own",
+        ),
+    ],
+    ids=["plain", "tls", "tls-own-secret"],
+)
+async def test_linstor_is_found_from_its_linstor_cluster(
+    there: Helm, cluster: Cluster, spec: Json, endpoint: str, secret: str | None
+) -> None:
+    await piraeus(cluster, spec)
+    try:
+        await install(there, {})
+        container = await deployed(cluster)
+    finally:
+        await forget_piraeus(cluster)
+
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert env["LS_CONTROLLERS"] == endpoint
+    found = (await cluster.ask("GET", f"{DEPLOYMENTS}/{FULL_NAME}"))["spec"]["template"]["spec"]
+    secrets = [v["secret"]["secretName"] for v in found["volumes"] if "secret" in v]
+    assert secrets == ([] if secret is None else [secret])
+
+
+@pytest.mark.parametrize("group", ["piraeus.linbit.com", "linstor.linbit.com"])
+@pytest.mark.parametrize("secret", ["", "https-client"])
+async def test_linstor_is_found_from_the_first_operators_resource(
+    there: Helm, cluster: Cluster, group: str, secret: str
+) -> None:
+    await cluster.ask(
+        "POST",
+        f"/apis/{group}/v1/namespaces/{NAMESPACE}/linstorcontrollers",
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "LinstorController",
+            "metadata": {"name": "old"},
+            "spec": {"linstorHttpsClientSecret": secret} if secret else {},
+        },
+    )
+    try:
+        await install(there, {})
+        container = await deployed(cluster)
+    finally:
+        await forget_piraeus(cluster)
+
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert env["LS_CONTROLLERS"] == (
+        "https://old.storage.svc:3371" if secret else "http://old.storage.svc:3370"
+    )
+
+
+async def test_a_linstor_cluster_without_a_service_is_a_clear_failure(
+    there: Helm, cluster: Cluster
+) -> None:
+    await piraeus(cluster, {}, service=False)
+    try:
+        with pytest.raises(HelmError, match="no LINSTOR was found"):
+            await install(there, {})
+    finally:
+        await forget_piraeus(cluster)
+
+
+@pytest.mark.parametrize("mode", ["deployment", "sidecar"])
+async def test_the_service_does_its_job_with_what_the_chart_grants(
+    there: Helm, cluster: Cluster, tmp_path: Path, service_on: MakeService, mode: str
+) -> None:
+    await install(there, merged(SOMEWHERE, {"mode": mode}))
+    account = "linstor-controller" if mode == "sidecar" else FULL_NAME
+    kubeconfig = await kubeconfig_of(cluster, account, tmp_path)
+
+    async with Stage.of(cluster) as stage:
+        await stage.clear()
+        await stage.prepare()
+        await stage.add("pvc-1", ["n1"])
+        service = service_on(
+            stage, f"--kubeconfig={kubeconfig}", f"--lease-lock-namespace={NAMESPACE}"
+        )
+        async with running(service):
+            stage.world.move("pvc-1", "n1", "n2")
+            await stage.until_on("pvc-1", "n2")
+            await service.until_said("volume affinity updated")
+            assert await service.metric("linstor_affinity_leader") == 1
+            assert await service.stop() == 0
+        assert await stage.notes(NAMESPACE) == []
+        assert "cannot" not in service.said()
+        assert "forbidden" not in service.said()
+        events = await cluster.ask("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
+        assert any(e["reason"] == "VolumeAffinityUpdated" for e in events["items"])
+        await stage.clear()
+
+
+async def kubeconfig_of(cluster: Cluster, account: str, directory: Path) -> Path:
+    """A way in with a token of that ServiceAccount and nothing else."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    if await cluster.find(f"{path}/{account}") is None:
+        made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}}
+        await cluster.ask("POST", path, made)
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    answer = await cluster.ask("POST", f"{path}/{account}/token", asked)
+    config = copy.deepcopy(yaml.safe_load(await asyncio.to_thread(cluster.kubeconfig.read_text)))
+    config["users"][0]["user"] = {"token": answer["status"]["token"]}
+    written = directory / "account.kubeconfig"
+    await asyncio.to_thread(written.write_text, yaml.safe_dump(config))
+    return written
+
+
+async def test_the_patches_of_the_notes_make_the_controller_a_pod_with_a_sidecar(
+    there: Helm, cluster: Cluster
+) -> None:
+    said = await install(there, {"mode": "sidecar"})
+    linstor_cluster, patch = patches_in(said)
+
+    await apply(cluster, linstor_cluster)
+    assert linstor_cluster["spec"]["controller"]["podTemplate"] == patch["spec"]["template"]
+    sidecar = await sidecar_in_a_controller(cluster, patch)
+    env = {each["name"]: each.get("value") for each in sidecar["env"]}
+    assert env["LS_CONTROLLERS"] == "http://localhost:3370"
+    assert "readinessProbe" not in sidecar
+
+
+async def test_the_patch_of_the_documentation_is_as_good(there: Helm, cluster: Cluster) -> None:
+    text = SIDECAR_PAGE.read_text()
+    linstor_cluster = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+
+    await apply(cluster, linstor_cluster)
+    template = linstor_cluster["spec"]["controller"]["podTemplate"]
+    sidecar = await sidecar_in_a_controller(cluster, {"spec": {"template": template}})
+    env = {each["name"]: each.get("value") for each in sidecar["env"]}
+    assert env["LS_CONTROLLERS"] == "http://localhost:3370"
+
+
+async def sidecar_in_a_controller(cluster: Cluster, patch: Json) -> Json:
+    """The sidecar that a patch puts into the pod of a LINSTOR controller, beside LINSTOR."""
+    await cluster.ask(
+        "POST",
+        DEPLOYMENTS,
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "linstor-controller"},
+            "spec": {
+                "selector": {"matchLabels": {"a": "b"}},
+                "template": {
+                    "metadata": {"labels": {"a": "b"}},
+                    "spec": {"containers": [{"name": "linstor-controller", "image": "linstor"}]},
+                },
+            },
+        },
+    )
+    path = f"{DEPLOYMENTS}/linstor-controller"
+    try:
+        headers = {"Content-Type": "application/strategic-merge-patch+json"}
+        query = {"fieldValidation": "Strict"}
+        async with cluster.session.patch(path, json=patch, headers=headers, params=query) as answer:
+            assert answer.status == 200, await answer.text()
+            patched = (await answer.json())["spec"]["template"]["spec"]
+    finally:
+        await cluster.ask("DELETE", path)
+
+    assert {each["name"] for each in patched["containers"]} == {
+        "linstor-controller",
+        "linstor-affinity-events",
+    }
+    [sidecar] = [c for c in patched["containers"] if c["name"] == "linstor-affinity-events"]
+    assert isinstance(sidecar, dict)
+    return sidecar
+
+
+def patches_in(said: str) -> tuple[Json, Json]:
+    """The two documents that the notes print."""
+    notes = said[said.index("NOTES:") :]
+    whole = notes[notes.index("apiVersion: piraeus.io/v1") : notes.index("\n2. ")]
+    patch = notes[notes.index("\nspec:\n  template:") :]
+    return yaml.safe_load(whole), yaml.safe_load(patch)
+
+
+async def test_the_rival_is_removed_by_the_patch_of_the_notes(there: Helm) -> None:
+    said = await install(there, SOMEWHERE)
+    notes = said[said.index("NOTES:") :]
+    spec = yaml.safe_load(notes[notes.index("\nspec:\n  patches:") :].split("\n\nThere is")[0])
+
+    [patch] = spec["spec"]["patches"]
+    assert yaml.safe_load(patch["patch"])["$patch"] == "delete"
+    assert patch["target"] == {"kind": "Deployment", "name": "linstor-affinity-controller"}
+
+
+def test_rendered_manifests_name_their_namespace(helm: Helm) -> None:
+    cluster_wide = {"ClusterRole", "ClusterRoleBinding"}
+
+    for manifest in Rendered.read(
+        helm.run(*TEMPLATE, values=merged(SOMEWHERE, EVERYTHING))
+    ).manifests:
+        assert (manifest["kind"] in cluster_wide) is ("namespace" not in manifest["metadata"])
+
+
+TEMPLATE = ("template", "rel", str(CHART), "--namespace", "elsewhere")

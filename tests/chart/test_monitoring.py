@@ -1,0 +1,114 @@
+"""Alerts fire when they should, and nothing is asked for that does not exist."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from linstor_affinity_events.app.service import Service
+from linstor_affinity_events.metrics import Metrics
+from linstor_affinity_events.settings import Settings
+from tests.chart.helm import CHART
+
+ALERTS = CHART / "files" / "alerts.yaml"
+DASHBOARD = CHART / "files" / "dashboard.json"
+RUNBOOKS = CHART.parent / "docs" / "alerts.md"
+
+NAMES = re.compile(r"\b(?:linstor_affinity|process)_[a-z_]+")
+
+
+@pytest.fixture
+async def known(tmp_path: Path) -> set[str]:
+    """Every series that the service has, by name."""
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text("")
+    service = Service(Settings.read({"kubeconfig": str(kubeconfig)}, {}))
+    told = service.metrics.text().decode()
+    names = set(re.findall(r"^# TYPE (\S+) (?:gauge|counter)$", told, re.MULTILINE))
+    for name in re.findall(r"^# TYPE (\S+) histogram$", told, re.MULTILINE):
+        names |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
+    return names
+
+
+async def test_the_dashboard_asks_for_nothing_that_does_not_exist(known: set[str]) -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in NAMES.findall(target["expr"])
+    }
+
+    assert len(asked) > 15
+    assert asked <= known
+
+
+async def test_the_alerts_ask_for_nothing_that_does_not_exist(known: set[str]) -> None:
+    asked = set(NAMES.findall(ALERTS.read_text()))
+
+    assert asked <= known
+
+
+def test_what_alerts_count_is_there_before_it_happens() -> None:
+    told = Metrics().text().decode()
+
+    assert 'linstor_affinity_drift_without_event_total{cause="period"} 0.0' in told
+    assert 'linstor_affinity_failed_passes_total{error="LoginRefused"} 0.0' in told
+    assert "linstor_affinity_claims_lost_total 0.0" in told
+
+
+def test_panels_do_not_lie_on_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken
+        assert all(x < 24 for x, _ in cells)
+        taken |= cells
+
+
+def test_every_alert_has_a_runbook() -> None:
+    sections = {line.removeprefix("## ") for line in RUNBOOKS.read_text().splitlines()}
+    [group] = yaml.safe_load(ALERTS.read_text())["groups"]
+
+    for rule in group["rules"]:
+        assert rule["alert"] in sections
+        anchor = f"docs/alerts.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook"] == anchor
+
+
+def test_promtool_reads_the_rules(promtool: str) -> None:
+    subprocess.run([promtool, "check", "rules", str(ALERTS)], check=True, capture_output=True)
+
+
+def test_alerts_fire_and_stay_silent_as_written(promtool: str, tmp_path: Path) -> None:
+    cases = Path(__file__).parent / "alert_cases.yaml"
+    text = cases.read_text().replace("RULES", str(ALERTS))
+    (tmp_path / "cases.yaml").write_text(text)
+
+    result = subprocess.run(
+        [promtool, "test", "rules", str(tmp_path / "cases.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_alert_is_tried_both_ways() -> None:
+    cases = yaml.safe_load((Path(__file__).parent / "alert_cases.yaml").read_text())
+    tried: dict[str, set[bool]] = {}
+    for group in cases["tests"]:
+        for case in group["alert_rule_test"]:
+            tried.setdefault(case["alertname"], set()).add(bool(case.get("exp_alerts")))
+    [rules] = yaml.safe_load(ALERTS.read_text())["groups"]
+
+    assert tried == {rule["alert"]: {True, False} for rule in rules["rules"]}

@@ -1,0 +1,330 @@
+"""Values in, manifests out."""
+
+import json
+import re
+from itertools import product
+from typing import Any
+
+import pytest
+import yaml
+
+from linstor_affinity_events import __version__
+from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
+from linstor_affinity_events.settings import OPTIONS
+from tests.chart.helm import CHART, ENDPOINT, Helm, HelmError, Rendered
+
+Json = dict[str, Any]
+
+ALONE = [
+    *("ClusterRole", "ClusterRoleBinding", "Deployment"),
+    *("Role", "RoleBinding", "ServiceAccount"),
+]
+
+
+def test_lint_finds_nothing(helm: Helm) -> None:
+    said = helm.run("lint", str(CHART), "--strict", "--set", f"linstor.endpoint={ENDPOINT}")
+
+    assert "0 chart(s) failed" in said
+
+
+def test_defaults_are_one_careful_instance(helm: Helm) -> None:
+    rendered = helm.template()
+
+    assert rendered.kinds() == ALONE
+    assert rendered.one("Deployment")["spec"]["replicas"] == 1
+    assert rendered.container["args"] == ["run", "--leader-election=true"]
+    assert rendered.container["image"] == f"linstor-affinity-events:{__version__}"
+    assert rendered.env["LS_CONTROLLERS"] == ENDPOINT
+    assert rendered.env["LEASE_LOCK_NAME"] == "rel-linstor-affinity-events"
+    assert rendered.pod["securityContext"]["runAsNonRoot"] is True
+    assert rendered.pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert rendered.container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert rendered.container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert rendered.container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    [spread] = rendered.pod["topologySpreadConstraints"]
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+
+
+def test_the_pod_has_more_time_to_end_than_the_service_takes(helm: Helm) -> None:
+    [grace] = [option for option in OPTIONS if option.flag == "shutdown-grace"]
+
+    pod = helm.template().pod
+
+    # Beyond the grace it flushes Events and releases its lease.
+    assert pod["terminationGracePeriodSeconds"] >= grace.parse(grace.default) + 5
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)
+def test_every_flag_can_be_given_as_an_option(helm: Helm, option: Any) -> None:
+    camel = re.sub(r"-(.)", lambda found: found[1].upper(), option.flag)
+    value = {"duration": "7s", "boolean": "false", "whole_number": "3"}.get(
+        option.parse.__name__, "text" if option.flag == "log-format" else "some-text"
+    )
+
+    rendered = helm.template({"options": {camel: value}})
+
+    assert f"--{option.flag}={value}" in rendered.container["args"]
+
+
+def test_the_schema_knows_no_flag_that_the_service_does_not() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    kebab = {
+        re.sub(r"[A-Z]", lambda found: f"-{found[0].lower()}", key)
+        for key in schema["properties"]["options"]["properties"]
+    }
+
+    assert kebab == {option.flag for option in OPTIONS}
+
+
+def test_every_value_is_in_the_schema() -> None:
+    def keys(tree: Json, schema: Json, at: str = "") -> list[str]:
+        missing = []
+        for key, value in tree.items():
+            known = schema.get("properties", {})
+            if key not in known:
+                missing.append(f"{at}{key}")
+            elif isinstance(value, dict) and "properties" in known[key]:
+                missing += keys(value, known[key], f"{at}{key}.")
+        return missing
+
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    assert keys(values, schema) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"replicaCount": "two"}, "/replicaCount"),
+        ({"replicas": 2}, "additional properties 'replicas' not allowed"),
+        ({"options": {"workrs": 3}}, "additional properties 'workrs' not allowed"),
+        ({"options": {"workers": "many"}}, "/options/workers"),
+        ({"options": {"reconcileRate": "15 seconds"}}, "/options/reconcileRate"),
+        ({"options": {"leaderElection": "yes"}}, "/options/leaderElection"),
+        ({"image": {"pullPolicy": "always"}}, "/image/pullPolicy"),
+        ({"mode": "daemonset"}, "/mode"),
+        ({"extraEnv": [{"value": "x"}]}, "/extraEnv/0"),
+        ({"podLabels": {"a": 1}}, "/podLabels/a"),
+        ({"monitoring": True}, "/monitoring"),
+        ({"podDisruptionBudget": {"minAvailable": "half"}}, "/podDisruptionBudget/minAvailable"),
+        ({"linstor": {"endpont": "x"}}, "additional properties 'endpont' not allowed"),
+    ],
+    ids=str,
+)
+def test_mistyped_values_are_refused_by_name(helm: Helm, values: Json, told: str) -> None:
+    with pytest.raises(HelmError, match=re.escape(told)):
+        helm.template(values)
+
+
+def test_without_a_linstor_the_way_out_is_named(helm: Helm) -> None:
+    with pytest.raises(HelmError, match=r"no LINSTOR was found.*linstor\.endpoint"):
+        helm.template({"linstor": {"endpoint": ""}})
+
+
+def test_large_numbers_are_written_as_numbers(helm: Helm) -> None:
+    rendered = helm.template({"options": {"workers": 1_000_000}})
+
+    assert "--workers=1000000" in rendered.container["args"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "budget", "expected"),
+    [
+        (1, {}, None),
+        (1, {"minAvailable": 1}, None),
+        (2, {}, {"maxUnavailable": 1}),
+        (2, {"minAvailable": 1}, {"minAvailable": 1}),
+        (3, {"maxUnavailable": "50%"}, {"maxUnavailable": "50%"}),
+        (3, {"enabled": False}, None),
+    ],
+    ids=str,
+)
+def test_a_budget_never_blocks_a_drain_of_the_only_instance(
+    helm: Helm, replicas: int, budget: Json, expected: Json | None
+) -> None:
+    rendered = helm.template({"replicaCount": replicas, "podDisruptionBudget": budget})
+
+    if expected is None:
+        assert "PodDisruptionBudget" not in rendered.kinds()
+    else:
+        spec = rendered.one("PodDisruptionBudget")["spec"]
+        assert {key: value for key, value in spec.items() if key != "selector"} == expected
+
+
+def test_client_certificates_are_files(helm: Helm) -> None:
+    rendered = helm.template({"linstor": {"clientSecret": "mine"}})
+
+    assert rendered.env["LS_USER_CERTIFICATE_FILE"] == "/etc/linstor-client/tls.crt"
+    assert rendered.env["LS_USER_KEY_FILE"] == "/etc/linstor-client/tls.key"
+    assert rendered.env["LS_ROOT_CA_FILE"] == "/etc/linstor-client/ca.crt"
+    assert {"name": "linstor-client", "secret": {"secretName": "mine"}} in rendered.pod["volumes"]
+    [mount] = [m for m in rendered.container["volumeMounts"] if m["name"] == "linstor-client"]
+    assert (mount["mountPath"], mount["readOnly"]) == ("/etc/linstor-client", True)
+
+
+def test_a_login_comes_from_its_secret(helm: Helm) -> None:
+    env = helm.template({"linstor": {"loginSecret": "login"}}).container["env"]
+    found = {each["name"]: each.get("valueFrom", {}).get("secretKeyRef") for each in env}
+
+    assert found["LS_USERNAME"] == {"name": "login", "key": "username"}
+    assert found["LS_PASSWORD"] == {"name": "login", "key": "password"}
+
+
+def test_annotations_of_the_account_are_on_the_account_alone(helm: Helm) -> None:
+    rendered = helm.template({"serviceAccount": {"annotations": {"a": "b"}}})
+
+    assert rendered.one("ServiceAccount")["metadata"]["annotations"] == {"a": "b"}
+    for kind in ("ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding"):
+        assert "annotations" not in rendered.one(kind)["metadata"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_monitoring_is_what_it_says(helm: Helm, enabled: bool) -> None:
+    rendered = helm.template({"monitoring": {"enabled": enabled}})
+
+    extra = ["ConfigMap", "PrometheusRule", "Service", "ServiceMonitor"] if enabled else []
+    assert rendered.kinds() == sorted([*ALONE, *extra])
+    assert rendered.env.get("METRICS_ADDRESS") == ("[::]:8000" if enabled else None)
+
+
+def granted(rules: list[Json]) -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group, resource, verb in product(rule["apiGroups"], rule["resources"], rule["verbs"])
+    }
+
+
+def used(scope: Scope) -> set[tuple[str, str, str]]:
+    return {
+        (each.group, each.resource, verb)
+        for each in PERMISSIONS
+        if each.scope is scope
+        for verb in each.verbs
+    }
+
+
+@pytest.mark.parametrize("mode", ["deployment", "sidecar"])
+def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) -> None:
+    rendered = helm.template({"mode": mode, "rbac": {"forCheck": False}})
+    with_check = helm.template({"mode": mode})
+
+    cluster_wide = granted(rendered.one("ClusterRole")["rules"])
+    assert cluster_wide == used(Scope.CLUSTER)
+    assert granted(rendered.one("Role")["rules"]) == used(Scope.OWN_NAMESPACE)
+    assert granted(with_check.one("ClusterRole")["rules"]) - cluster_wide == {
+        ("", "nodes", "list"),
+        ("apps", "deployments", "list"),
+    }
+
+
+def test_a_sidecar_gets_roles_and_nothing_that_runs(helm: Helm) -> None:
+    rendered = helm.template({"mode": "sidecar"})
+
+    assert rendered.kinds() == ["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]
+    for kind in ("ClusterRoleBinding", "RoleBinding"):
+        assert rendered.one(kind)["subjects"] == [
+            {"kind": "ServiceAccount", "name": "linstor-controller", "namespace": "storage"}
+        ]
+
+
+def test_without_rbac_and_account_others_have_to_bring_them(helm: Helm) -> None:
+    rendered = helm.template(
+        {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "theirs"}}
+    )
+
+    assert rendered.kinds() == ["Deployment"]
+    assert rendered.pod["serviceAccountName"] == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"priorityClassName": "high"}, {"priorityClassName": "high"}),
+        ({"nodeSelector": {"a": "b"}}, {"nodeSelector": {"a": "b"}}),
+        ({"tolerations": [{"key": "x"}]}, {"tolerations": [{"key": "x"}]}),
+        ({"affinity": {"podAffinity": {}}}, {"affinity": {"podAffinity": {}}}),
+        ({"imagePullSecrets": [{"name": "s"}]}, {"imagePullSecrets": [{"name": "s"}]}),
+        ({"terminationGracePeriodSeconds": 60}, {"terminationGracePeriodSeconds": 60}),
+        ({"topologySpreadConstraints": []}, {"topologySpreadConstraints": None}),
+        ({"topologySpreadConstraints": [{"a": 1}]}, {"topologySpreadConstraints": [{"a": 1}]}),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_pods_is_in_the_pod(helm: Helm, values: Json, found: Json) -> None:
+    pod = helm.template(values).pod
+
+    assert {key: pod.get(key) for key in found} == found
+
+
+def test_extras_are_added(helm: Helm) -> None:
+    rendered = helm.template(
+        {
+            "extraEnv": [{"name": "TZ", "value": "UTC"}],
+            "extraArgs": ["--log-format=json"],
+            "extraVolumes": [{"name": "more", "emptyDir": {}}],
+            "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+            "podLabels": {"team": "storage"},
+            "podAnnotations": {"seen": "yes"},
+            "resources": {"limits": {"memory": "200Mi"}},
+            "statusPage": False,
+        }
+    )
+
+    assert rendered.env["TZ"] == "UTC"
+    assert rendered.env["STATUS_PAGE"] == "false"
+    assert rendered.container["args"][-1] == "--log-format=json"
+    assert {"name": "more", "emptyDir": {}} in rendered.pod["volumes"]
+    assert {"name": "more", "mountPath": "/more"} in rendered.container["volumeMounts"]
+    assert rendered.container["resources"]["limits"] == {"memory": "200Mi"}
+    metadata = rendered.one("Deployment")["spec"]["template"]["metadata"]
+    assert metadata["labels"]["team"] == "storage"
+    assert metadata["annotations"] == {"seen": "yes"}
+
+
+def test_an_autoscaler_takes_the_number_out_of_the_deployment(helm: Helm) -> None:
+    rendered = helm.template({"autoscaling": {"enabled": True, "minReplicas": 2}})
+
+    assert "replicas" not in rendered.one("Deployment")["spec"]
+    assert rendered.one("HorizontalPodAutoscaler")["spec"]["minReplicas"] == 2
+    assert "PodDisruptionBudget" in rendered.kinds()
+
+
+def test_what_the_test_hook_runs_is_no_instance(helm: Helm) -> None:
+    rendered = helm.template()
+    [hook] = [each for each in rendered.manifests if each["kind"] == "Pod"]
+    selector = rendered.one("Deployment")["spec"]["selector"]["matchLabels"]
+
+    assert hook["spec"]["containers"][0]["args"] == ["check", "--leader-election=true"]
+    assert not selector.items() <= hook["metadata"]["labels"].items()
+
+
+def test_chart_and_package_have_one_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+
+
+def test_the_readme_of_the_chart_is_up_to_date(helm_binaries: Any, helm: Helm) -> None:
+    docs = Helm(helm_binaries / "helm-docs", helm.home)
+
+    written = docs.run(f"--chart-search-root={CHART}", "--dry-run", "--log-level=error")
+
+    assert (CHART / "README.md").read_text().strip() == written.strip()
+
+
+def test_names_can_be_overridden(helm: Helm) -> None:
+    named = helm.template({"nameOverride": "short"}).one("Deployment")
+    whole = helm.template({"fullnameOverride": "mine"}).one("Deployment")
+
+    assert named["metadata"]["name"] == "rel-short"
+    assert whole["metadata"]["name"] == "mine"
+
+
+def test_rendered_is_read_whole() -> None:
+    assert Rendered.read("---\n---\nkind: A\nmetadata: {}\n").kinds() == ["A"]
