@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help test test-real demo sandbox bench lint format lock clean
+.PHONY: help test test-real demo sandbox bench dist lint format lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -35,11 +35,21 @@ sandbox: $(READY) ## Leave LINSTOR, Kubernetes and the service running to play w
 bench: $(READY) ## Measure from event to PersistentVolume on a real Kubernetes
 	$(BIN)/python -m benchmarks $(ARGS)
 
+dist: $(READY) ## Wheel, sdist, chart and bill of materials, all of one version, in dist/
+	$(BIN)/python packaging/versions.py
+	rm -rf dist && mkdir dist
+	$(BIN)/hatchling build -d dist -t wheel -t sdist
+	$(BIN)/python -m tests.real_parts.build >/dev/null
+	$(BIN)/python -m tests.real_parts.run helm package chart --destination dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --of JSON -o dist/sbom.cdx.json requirements.txt
+
 lint: $(READY) ## Formatters, linters, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 format: $(READY) ## Let the formatter decide
 	$(BIN)/ruff format .

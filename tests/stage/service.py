@@ -26,9 +26,11 @@ class Service:
         log: Path,
         flags: tuple[str, ...] = (),
         env: Mapping[str, str] | None = None,
+        program: tuple[str, ...] = (sys.executable, "-m", "linstor_affinity_events"),
     ) -> None:
         self.log = log
         self.port = free_port()
+        self._program = program
         self._flags = (
             f"--bind-address=127.0.0.1:{self.port}",
             f"--metrics-address=127.0.0.1:{self.port}",
@@ -49,9 +51,7 @@ class Service:
     async def start(self) -> None:
         with self.log.open("ab") as out:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "linstor_affinity_events",
+                *self._program,
                 "run",
                 *self._flags,
                 stdout=out,
