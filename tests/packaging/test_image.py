@@ -32,7 +32,7 @@ NOBODY = 1000
 
 @pytest.fixture(scope="module")
 def installed() -> Iterator[Path]:
-    """A virtual environment made as the Dockerfile makes it, and then not to be written any more."""
+    """A virtual environment made as the Dockerfile makes it, and then closed to all writing."""
     [step] = re.findall(r"^RUN (.*)$", (TOP / "Dockerfile").read_text(), re.MULTILINE)
     program, in_image = json.loads(step)
     # Not below pytest's own directory, which is closed to other users.

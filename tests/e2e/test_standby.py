@@ -1,0 +1,43 @@
+"""As sidecars: each instance sees the controller in its own pod, of which only one is active."""
+
+from tests.e2e.conftest import MakeService
+from tests.real_parts.daemon import free_port
+from tests.stage.clusters import until
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+QUICK_LEASE = (
+    "--leader-election-lease-duration=4s",
+    "--leader-election-renew-deadline=3s",
+    "--leader-election-retry-period=500ms",
+)
+
+
+async def leads(service: Service) -> bool:
+    return await service.metric("linstor_affinity_leader") == 1
+
+
+async def test_beside_a_controller_on_standby_it_is_live_and_quiet_and_leaves_the_lead(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    nobody = f"http://127.0.0.1:{free_port()}"
+    standby = service_on(stage, *QUICK_LEASE, "--leader-election-id=standby", linstor=nobody)
+    active = service_on(stage, *QUICK_LEASE, "--leader-election-id=active")
+
+    try:
+        await standby.start()
+        await until(lambda: leads(standby), "the one beside the standby controller leads")
+        async with running(active):
+            await until(lambda: leads(active), "the one that sees LINSTOR leads")
+            stage.world.move("pvc-1", "n1", "n2")
+            await stage.until_on("pvc-1", "n2")
+        assert await standby.ask("/healthz") == (200, "ok\n")
+        code, why = await standby.ask("/readyz")
+        assert code == 503
+        assert "linstor promotion stream: not open" in why
+        warnings = [line for line in standby.said().splitlines() if " WARNING " in line]
+        assert len(warnings) <= 4
+        assert await standby.stop() == 0
+    finally:
+        await standby.kill()
