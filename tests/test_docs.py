@@ -51,7 +51,7 @@ def test_every_flag_and_command_that_is_named_exists(document: str) -> None:
     ours = {f"--{option.flag}" for option in OPTIONS}
     ours |= {name for command in main.commands.values() for p in command.params for name in p.opts}
     theirs = {"--kube-api-qps", "--pvclaimbinder-sync-period", "--no-deps", "--require-hashes"}
-    theirs |= {"--help", "--version"}
+    theirs |= {"--help", "--version", "--logs"}
 
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
