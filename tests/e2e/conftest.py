@@ -1,82 +1,27 @@
-"""Stages for end-to-end tests: most are played on the pretended cluster and on the real one."""
+"""Stages for end-to-end tests."""
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from tests.stage.fixtures import (
+    MakeService,
+    fake_mutable_stage,
+    fake_stage,
+    mutable_stage,
+    proxied,
+    proxied_mutable,
+    real_mutable_stage,
+    real_stage,
+    service_on,
+    stage,
+)
 
-import pytest
-import pytest_asyncio
-
-from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters
-from tests.stage.service import Service
-from tests.stage.stage import Stage
-
-BOTH = ["fake", pytest.param("real", marks=pytest.mark.real)]
-
-MakeService = Callable[..., Service]
-
-
-@pytest.fixture(params=BOTH)
-def stage(request: pytest.FixtureRequest) -> Stage:
-    """A stage of each kind, empty but for nodes and classes."""
-    found: Stage = request.getfixturevalue(f"{request.param}_stage")
-    return found
-
-
-@pytest.fixture(params=BOTH)
-def mutable_stage(request: pytest.FixtureRequest) -> Stage:
-    """One whose cluster lets an affinity be changed in place."""
-    found: Stage = request.getfixturevalue(f"{request.param}_mutable_stage")
-    return found
-
-
-@pytest_asyncio.fixture
-async def fake_stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with clusters.fake(tmp_path) as cluster, Stage.of(cluster) as stage:
-        await stage.prepare()
-        yield stage
-
-
-@pytest_asyncio.fixture
-async def fake_mutable_stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with clusters.fake(tmp_path, mutable=True) as cluster, Stage.of(cluster) as stage:
-        await stage.prepare()
-        yield stage
-
-
-@pytest_asyncio.fixture
-async def real_stage(real_cluster_quiet: RealCluster) -> AsyncIterator[Stage]:
-    async with clusters.real(real_cluster_quiet) as cluster, Stage.of(cluster) as stage:
-        await stage.clear()
-        await stage.prepare()
-        yield stage
-        await stage.clear()
-
-
-@pytest_asyncio.fixture
-async def real_mutable_stage(real_cluster_mutable: RealCluster) -> AsyncIterator[Stage]:
-    async with clusters.real(real_cluster_mutable) as cluster, Stage.of(cluster) as stage:
-        await stage.clear()
-        await stage.prepare()
-        yield stage
-        await stage.clear()
-
-
-@pytest.fixture
-def service_on(tmp_path: Path) -> MakeService:
-    """Makes instances of the service for a stage, each with a log of its own."""
-    made: list[Service] = []
-
-    def make(stage: Stage, *flags: str, **env: str) -> Service:
-        made.append(
-            Service(
-                kubeconfig=stage.cluster.kubeconfig,
-                linstor=env.pop("linstor", stage.linstor.url),
-                log=tmp_path / f"service-{len(made) + 1}.log",
-                flags=("-v", "1", *flags),
-                env=env,
-            )
-        )
-        return made[-1]
-
-    return make
+__all__ = [
+    "MakeService",
+    "fake_mutable_stage",
+    "fake_stage",
+    "mutable_stage",
+    "proxied",
+    "proxied_mutable",
+    "real_mutable_stage",
+    "real_stage",
+    "service_on",
+    "stage",
+]

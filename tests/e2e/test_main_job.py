@@ -1,6 +1,5 @@
 """LINSTOR moves a replica, and the PersistentVolume's node affinity says so."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -8,14 +7,13 @@ import pytest
 from tests.e2e.conftest import MakeService
 from tests.stage import manifests
 from tests.stage.clusters import until
-from tests.stage.manifests import ZONE, nodes_of
+from tests.stage.manifests import ZONE, kept, nodes_of
 from tests.stage.service import running
 from tests.stage.stage import Stage
 
 Json = dict[str, Any]
 
 PV = "/api/v1/persistentvolumes/pvc-1"
-SERVER_SET = {"uid", "resourceVersion", "creationTimestamp", "managedFields"}
 
 EVERY_FIELD: Json = {
     "mountOptions": ["noatime", "discard"],
@@ -34,16 +32,6 @@ EVERY_FIELD: Json = {
         "nodeExpandSecretRef": {"name": "s5", "namespace": "default"},
     },
 }
-
-
-def kept(volume: Json) -> Json:
-    """What a replacement must not touch, and the phase."""
-    rest = copy.deepcopy(volume)
-    rest["metadata"] = {k: v for k, v in rest["metadata"].items() if k not in SERVER_SET}
-    rest["metadata"]["finalizers"] = sorted(rest["metadata"].get("finalizers", ()))
-    rest["spec"].pop("nodeAffinity", None)
-    rest["status"].pop("lastPhaseTransitionTime", None)
-    return rest
 
 
 async def test_a_moved_replica_shows_in_the_volume_and_nothing_else_changes(

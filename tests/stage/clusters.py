@@ -37,6 +37,9 @@ class Cluster:
     server: KubeServer | None = None
     binder: Binder | None = None
     real: RealCluster | None = None
+    token: str = ""
+    """The admin's; empty where nobody signs in."""
+    tls: ssl.SSLContext | None = None
 
     async def ask(self, method: str, path: str, body: Any = None, **query: str) -> Json:
         """Send one request; raises ApiError for whatever is not good."""
@@ -61,6 +64,11 @@ class Cluster:
             self.binder.resume()
         if self.real is not None:
             await self.real.start_controller_manager()
+
+    async def at_rest(self) -> None:
+        """Wait until the binder has nothing left to look at, where that can be known."""
+        if self.binder is not None:
+            await self.binder.settled()
 
     async def find(self, path: str) -> Json | None:
         try:
@@ -121,4 +129,6 @@ async def real(cluster: RealCluster) -> AsyncIterator[Cluster]:
             session=session,
             is_real=True,
             real=cluster,
+            token=cluster.token,
+            tls=tls,
         )

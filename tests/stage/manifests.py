@@ -1,5 +1,6 @@
 """Volumes, claims and classes as linstor-csi and its sidecars make them."""
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ DRIVER = "linstor.csi.linbit.com"
 HOSTNAME = "linbit.com/hostname"
 LOCAL_CLASS, ZONE_CLASS, ANYWHERE_CLASS = "linstor-local", "linstor-zone", "linstor-anywhere"
 ZONE = "topology.kubernetes.io/zone"
+SERVER_SET = {"uid", "resourceVersion", "creationTimestamp", "managedFields"}
 
 CLASSES: dict[str, Json] = {
     LOCAL_CLASS: {f"{DRIVER}/allowRemoteVolumeAccess": "false"},
@@ -63,6 +65,16 @@ def terms_of(volume: Json) -> frozenset[frozenset[tuple[str, str]]]:
 def nodes_of(volume: Json) -> frozenset[str]:
     """The host names in a volume's affinity."""
     return frozenset(value for term in terms_of(volume) for key, value in term if key == HOSTNAME)
+
+
+def kept(volume: Json) -> Json:
+    """What a replacement must not touch, and the phase."""
+    rest = copy.deepcopy(volume)
+    rest["metadata"] = {k: v for k, v in rest["metadata"].items() if k not in SERVER_SET}
+    rest["metadata"]["finalizers"] = sorted(rest["metadata"].get("finalizers", ()))
+    rest["spec"].pop("nodeAffinity", None)
+    rest["status"].pop("lastPhaseTransitionTime", None)
+    return rest
 
 
 def claim(name: str, *, storage_class: str = LOCAL_CLASS, namespace: str = "default") -> Json:

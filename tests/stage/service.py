@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,10 +13,16 @@ import aiohttp
 from linstor_affinity_events.settings import OPTIONS
 from tests.real_parts.daemon import free_port
 from tests.stage.clusters import until
+from tests.stage.secrets import leaked
+from tests.stage.warm import Forked, WarmStarts
 
 
 class Service:
-    """One instance; its log is a file, for tests and people to read."""
+    """One instance; its log is a file, for tests and people to read.
+
+    With `starts` it is forked from a process that has the imports done. None of `secrets` may be in
+    its log: that is looked at when it has ended.
+    """
 
     def __init__(
         self,
@@ -27,8 +33,11 @@ class Service:
         flags: tuple[str, ...] = (),
         env: Mapping[str, str] | None = None,
         program: tuple[str, ...] = (sys.executable, "-m", "linstor_affinity_events"),
+        starts: WarmStarts | None = None,
+        secrets: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.log = log
+        self._starts, self._secrets = starts, secrets
         self.port = free_port()
         self._program = program
         self._flags = (
@@ -46,9 +55,12 @@ class Service:
             "LS_CONTROLLERS": linstor,
             **(env or {}),
         }
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | Forked | None = None
 
     async def start(self) -> None:
+        if self._starts is not None:
+            self.process = await self._starts.start(("run", *self._flags), self._env, self.log)
+            return
         with self.log.open("ab") as out:
             self.process = await asyncio.create_subprocess_exec(
                 *self._program,
@@ -111,11 +123,15 @@ class Service:
             return 0
         try:
             async with asyncio.timeout(patience):
-                return await self.process.wait()
+                code = await self.process.wait()
         except TimeoutError:
             self.process.kill()
             await self.process.wait()
             raise AssertionError(f"the service did not end: {self.said()[-3000:]}") from None
+        told = leaked(self.said(), self._secrets())
+        if told:
+            raise AssertionError(f"{self.log} has secrets in it: {told}")
+        return code
 
     async def kill(self) -> None:
         self.signal(signal.SIGKILL)

@@ -129,6 +129,14 @@ class Stage:
         names = [item["metadata"]["name"] for item in listed["items"]]
         return [name for name in names if name.startswith("affinity-note-")]
 
+    def secrets(self) -> list[str]:
+        """What the service learns or is given on this stage, and must keep to itself."""
+        known = [definition.secret for definition in self.world.definitions.values()]
+        known += [self.cluster.token, self.world.bearer or "", *(self.world.login or ())[1:]]
+        if self.world.login is not None:
+            known.append(":".join(self.world.login))
+        return [secret for secret in known if secret]
+
     async def clear(self) -> None:
         """Remove every claim and volume, for the next test on the same cluster."""
         for path in (

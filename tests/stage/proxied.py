@@ -1,0 +1,84 @@
+"""A stage with a proxy before each peer: what the service asks for is known, and can go wrong."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from tests.stage.proxy import (
+    Act,
+    Proxy,
+    Record,
+    Rule,
+    kubernetes_terms,
+    linstor_terms,
+)
+from tests.stage.service import Service
+from tests.stage.stage import Stage
+from tests.stage.warm import WarmStarts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxiedStage:
+    """Instances of the service that are made here know the proxies only."""
+
+    stage: Stage
+    record: Record
+    kubernetes: Proxy
+    linstor: Proxy
+    starts: WarmStarts
+    directory: Path
+    kubeconfig: Path
+    made: list[Service] = field(default_factory=list)
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, stage: Stage, directory: Path) -> AsyncIterator[Self]:
+        record, cluster = Record(), stage.cluster
+        async with (
+            Proxy(cluster.url, kubernetes_terms, record=record, tls=cluster.tls) as kubernetes,
+            Proxy(stage.linstor.url, linstor_terms, record=record) as linstor,
+            WarmStarts.ready() as starts,
+        ):
+            yield cls(
+                stage=stage,
+                record=record,
+                kubernetes=kubernetes,
+                linstor=linstor,
+                starts=starts,
+                directory=directory,
+                kubeconfig=kubernetes.write_kubeconfig(
+                    directory / "proxy.kubeconfig", token=cluster.token
+                ),
+            )
+
+    def service(self, *flags: str, kubeconfig: Path | None = None, **env: str) -> Service:
+        """An instance that does not vote, so that a killed one leaves no lease to wait for."""
+        service = Service(
+            kubeconfig=self.kubeconfig if kubeconfig is None else kubeconfig,
+            linstor=self.linstor.url,
+            log=self.directory / f"service-{len(self.made) + 1}.log",
+            flags=("-v", "1", "--leader-election=false", *flags),
+            env=env,
+            starts=self.starts,
+            secrets=self.stage.secrets,
+        )
+        self.made.append(service)
+        return service
+
+    def on(self, label: str, act: Act, *, nth: int = 1) -> Rule:
+        """A rule at the proxy that such requests come to."""
+        proxy = self.linstor if label.startswith("linstor ") else self.kubernetes
+        return proxy.on(label, act, nth=nth)
+
+    def forget(self) -> None:
+        """Begin a new page: no rule, no request, no old log."""
+        self.kubernetes.rules.clear()
+        self.linstor.rules.clear()
+        self.record.forget()
+
+    async def settled(self) -> None:
+        """Wait until both peers have answered everything that was sent on to them."""
+        await self.kubernetes.settled()
+        await self.linstor.settled()

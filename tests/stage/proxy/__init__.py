@@ -1,0 +1,65 @@
+"""A reverse proxy between the service and a peer that writes everything down, and can go wrong.
+
+Put one before each peer, and let the service know the proxies only:
+
+    record = Record()
+    async with (
+        Proxy(cluster.url, kubernetes_terms, record=record, tls=cluster.tls) as kubernetes,
+        Proxy(stage.linstor.url, linstor_terms, record=record) as linstor,
+    ):
+        kubeconfig = kubernetes.write_kubeconfig(path, token=cluster.token)
+
+Each request is told apart by its label: for Kubernetes the words of RBAC, as in "delete
+persistentvolumes", "create events.events.k8s.io" or "patch persistentvolumes (dry run)", for
+LINSTOR "linstor" and what is asked for, as in "linstor get resource-definitions/*/resources".
+`record` has all requests in the order in which they came, with the status of the answer.
+
+What goes wrong is a rule. It strikes the nth request that it matches, counted from when it was
+added, or several from there on:
+
+    rule = kubernetes.on("update persistentvolumes", Reset(forwarded=True))
+    rule = kubernetes.on(re.compile("^(patch|delete) "), Answer(503), nth=2, times=3)
+    await rule.struck.wait()
+
+The acts are in acts.py: Instead and After call back in place of the request or after its answer was
+had, Answer answers by itself, Delay waits, Hang never answers, Reset breaks the connection, CutBody
+sends a part of the answer, Late forwards a request long after its sender has lost sight of it.
+The oldest rule that wants a request has it; the others still count it. Without a rule requests go
+through as they are, and answers come back unbuffered where they are streams.
+"""
+
+from tests.stage.proxy.acts import (
+    Act,
+    After,
+    Answer,
+    CutBody,
+    Delay,
+    Hang,
+    Instead,
+    Late,
+    Reset,
+)
+from tests.stage.proxy.labels import Terms, kubernetes_terms, linstor_terms
+from tests.stage.proxy.record import Asked, Record
+from tests.stage.proxy.rules import Rule, Wanted
+from tests.stage.proxy.server import Proxy
+
+__all__ = [
+    "Act",
+    "After",
+    "Answer",
+    "Asked",
+    "CutBody",
+    "Delay",
+    "Hang",
+    "Instead",
+    "Late",
+    "Proxy",
+    "Record",
+    "Reset",
+    "Rule",
+    "Terms",
+    "Wanted",
+    "kubernetes_terms",
+    "linstor_terms",
+]

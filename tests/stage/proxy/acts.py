@@ -1,0 +1,77 @@
+"""What a rule does to a request instead of letting it through."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from tests.stage.proxy.record import Asked
+
+CallBack = Callable[[Asked], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """Call back, and break the connection. The peer never hears of the request."""
+
+    call: CallBack
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """Forward it, call back once the answer is had whole (of a stream, once it has begun), and
+    break the connection: not a byte of the answer reaches the service.
+    """
+
+    call: CallBack
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer without asking the peer."""
+
+    status: int
+    body: bytes = b"{}"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay:
+    """Keep the request for some seconds, the answer for some, or both."""
+
+    request: float = 0.0
+    answer: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hang:
+    """Say nothing until the service hangs up; whether the peer heard of it is to be chosen."""
+
+    forwarded: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset:
+    """Break the connection with a RST; whether the peer heard of it is to be chosen."""
+
+    forwarded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CutBody:
+    """Forward it, and break the connection after so many bytes of the answer's body."""
+
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late:
+    """Forward the request after some seconds, whatever its sender does meanwhile.
+
+    The sender's connection is broken at once if it is to be `reset`, else nothing is said on it
+    until the sender gives up. What the peer answers at last is heard by nobody.
+    """
+
+    seconds: float
+    reset: bool = True
+
+
+Act = Instead | After | Answer | Delay | Hang | Reset | CutBody | Late

@@ -1,0 +1,68 @@
+"""Which requests an act befalls."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.stage.proxy.acts import Act
+from tests.stage.proxy.record import Asked
+
+Wanted = str | re.Pattern[str] | Callable[[Asked], bool]
+"""A label, a pattern that is searched for in `str(asked)`, or a question."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Rule:
+    """Strikes the nth request that it wants, and those after it, `times` in all; None is no end."""
+
+    wanted: Wanted
+    act: Act
+    nth: int = 1
+    times: int | None = 1
+    seen: int = 0
+    """Requests that it wanted so far, struck or not."""
+    hits: int = 0
+    struck: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it strikes for the first time, before the act."""
+
+    def meets(self, asked: Asked) -> bool:
+        """Count the request if it is wanted; answers whether its turn has come."""
+        if not self._wants(asked):
+            return False
+        self.seen += 1
+        return self.seen >= self.nth and (self.times is None or self.hits < self.times)
+
+    def strike(self) -> Act:
+        self.hits += 1
+        self.struck.set()
+        return self.act
+
+    def _wants(self, asked: Asked) -> bool:
+        if isinstance(self.wanted, str):
+            return self.wanted == asked.label
+        if isinstance(self.wanted, re.Pattern):
+            return self.wanted.search(str(asked)) is not None
+        return self.wanted(asked)
+
+
+class Rules:
+    """The oldest rule whose turn it is has the request."""
+
+    def __init__(self) -> None:
+        self._rules: list[Rule] = []
+
+    def add(self, rule: Rule) -> Rule:
+        self._rules.append(rule)
+        return rule
+
+    def remove(self, rule: Rule) -> None:
+        self._rules.remove(rule)
+
+    def clear(self) -> None:
+        self._rules.clear()
+
+    def act_for(self, asked: Asked) -> Act | None:
+        # All of them count it: what a rule's nth request is must not depend on other rules.
+        meeting = [rule for rule in self._rules if rule.meets(asked)]
+        return meeting[0].strike() if meeting else None
