@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help test test-real demo sandbox bench dist lint format lock clean
+.PHONY: help test test-real test-long demo sandbox bench dist lint format lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -25,6 +25,10 @@ test: $(READY) ## Run all tests; with a Go toolchain also those on a real Kubern
 test-real: $(READY) ## The same, but a real Kubernetes that is missing is a failure
 	$(BIN)/python -m tests.real_parts.build >/dev/null
 	REQUIRE_REAL_PARTS=1 $(BIN)/pytest $(ARGS)
+
+test-long: $(READY) ## The tests that take minutes, the whole crash matrix among them
+	$(BIN)/python -m tests.real_parts.build >/dev/null
+	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m long $(ARGS)
 
 demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Kubernetes
 	$(BIN)/python -m demo $(if $(REAL),--real) $(ARGS)

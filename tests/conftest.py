@@ -1,5 +1,6 @@
 """Fixtures that every test may ask for."""
 
+from tests.figures import figures, pytest_terminal_summary
 from tests.real_parts.fixtures import (
     real_binaries,
     real_cluster,
@@ -7,4 +8,11 @@ from tests.real_parts.fixtures import (
     real_cluster_quiet,
 )
 
-__all__ = ["real_binaries", "real_cluster", "real_cluster_mutable", "real_cluster_quiet"]
+__all__ = [
+    "figures",
+    "pytest_terminal_summary",
+    "real_binaries",
+    "real_cluster",
+    "real_cluster_mutable",
+    "real_cluster_quiet",
+]

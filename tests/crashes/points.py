@@ -1,0 +1,49 @@
+"""The moments at which the service is killed."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tests.stage.proxy import Asked
+
+
+class When(StrEnum):
+    BEFORE = "before"
+    """The request was sent and never arrives."""
+    AFTER = "after"
+    """It was answered, and the answer never arrives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Before or after a request, told by its label and by how many of that label came first:
+    requests that go side by side come in any order.
+    """
+
+    when: When
+    label: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.when} {self.label} #{self.number}"
+
+
+def points_of(asked: Iterable[Asked], *, once: frozenset[str] = frozenset()) -> list[Point]:
+    """Both moments of each request; of the labels in `once` the first request only."""
+    seen: Counter[str] = Counter()
+    found = []
+    for each in asked:
+        seen[each.label] += 1
+        if seen[each.label] == 1 or each.label not in once:
+            found += [Point(when, each.label, seen[each.label]) for when in When]
+    return found
+
+
+def write_points_of(asked: Iterable[Asked]) -> list[Point]:
+    """Both moments of each request that may change something, Events excepted."""
+    every = list(asked)
+    writing = {
+        each.label for each in every if each.terms.writes and each.terms.resource != "events"
+    }
+    return [point for point in points_of(every) if point.label in writing]

@@ -1,0 +1,160 @@
+"""Killed at any request, the next start brings it to its end: nothing is lost, nothing is left.
+
+Each test plays its scene once undisturbed, takes the points from what the service asked for, and
+tells every point that went wrong, not only the first.
+"""
+
+from collections.abc import Iterable
+
+import pytest
+
+from tests.crashes.points import Point, points_of, write_points_of
+from tests.crashes.scenes import ON_ANY, InPlace, Replacement, Scene
+from tests.crashes.trial import Outcome, Trials
+from tests.figures import Figures
+from tests.stage.proxied import ProxiedStage
+
+REAL = pytest.param("real", marks=pytest.mark.real)
+LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
+
+PASS = frozenset(
+    {
+        "list configmaps",
+        "linstor get controller/version",
+        "linstor get nodes",
+        "linstor get resource-definitions",
+        "linstor get view/resources",
+    }
+)
+"""What a full pass asks for. One goes with the start; how many follow in a second is chance."""
+
+VARYING = frozenset(
+    {
+        "create persistentvolumes",  # asked for until the removal is answered
+        "get persistentvolumeclaims",  # until it is bound again
+        "get persistentvolumes",  # after a conflict with the binder
+        "update persistentvolumes",  # the same
+    }
+)
+"""What is asked for again depending on who is quicker: all but their first may not be reached."""
+
+
+class Matrix:
+    """Plays trials and keeps what went wrong, for one test."""
+
+    def __init__(self, proxied: ProxiedStage, scene: type[Scene], figures: Figures) -> None:
+        self.trials = Trials(proxied, scene)
+        self._figures = figures
+        self._kind = "real" if proxied.stage.cluster.is_real else "pretended"
+        self._wrong: list[str] = []
+
+    async def undisturbed(self) -> Outcome:
+        """The scene without a kill; it writes what it is known to write."""
+        outcome = await self.trials.play()
+        assert outcome.faults == []
+        scene = self.trials.scene
+        asked = [
+            each.label
+            for each in outcome.lives[0]
+            if each.terms.writes and each.terms.resource != "events"
+        ]
+        assert set(asked) == set(scene.writes)
+        return outcome
+
+    async def points(self) -> list[Point]:
+        life = (await self.undisturbed()).lives[0]
+        if self.trials.scene.from_start:
+            return points_of(life, once=PASS)
+        return points_of(each for each in life if each.label not in PASS)
+
+    async def try_all(self, rows: Iterable[tuple[Point, ...]], *, moved_on: bool = False) -> None:
+        for kills in rows:
+            await self.play(*kills, moved_on=moved_on)
+
+    async def play(self, *kills: Point, moved_on: bool = False) -> Outcome:
+        outcome = await self.trials.play(*kills, moved_on=moved_on)
+        told = ", then ".join(str(point) for point in kills)
+        self._wrong += [f"{told}: {fault}" for fault in outcome.faults]
+        for point in outcome.unreached:
+            if point.number == 1 or point.label not in VARYING:
+                self._wrong.append(f"{told}: {point} was not reached")
+        survived = not outcome.faults and not outcome.unreached
+        what = "survived" if survived else "failed" if outcome.faults else "not reached"
+        many = "crash points" if len(kills) == 1 else "pairs of crash points"
+        self._figures.count(f"{many} {what}, {self._kind} Kubernetes")
+        return outcome
+
+    def verdict(self) -> None:
+        if self._wrong:
+            pytest.fail("\n".join(self._wrong), pytrace=False)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("scene", ON_ANY, ids=lambda scene: scene.name)
+@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+async def test_killed_before_or_after_any_request(
+    proxied: ProxiedStage, scene: type[Scene], figures: Figures
+) -> None:
+    matrix = Matrix(proxied, scene, figures)
+
+    await matrix.try_all((point,) for point in await matrix.points())
+
+    matrix.verdict()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mutable_stage", ["fake", LONG_REAL], indirect=True)
+async def test_killed_before_or_after_any_request_of_a_change_in_place(
+    proxied_mutable: ProxiedStage, figures: Figures
+) -> None:
+    matrix = Matrix(proxied_mutable, InPlace, figures)
+
+    await matrix.try_all((point,) for point in await matrix.points())
+
+    matrix.verdict()
+
+
+@pytest.mark.parametrize("stage", [REAL], indirect=True)
+async def test_killed_after_any_write_of_a_replacement(
+    proxied: ProxiedStage, figures: Figures
+) -> None:
+    """The part of the matrix on a real Kubernetes that each run has time for."""
+    matrix = Matrix(proxied, Replacement, figures)
+    life = (await matrix.undisturbed()).lives[0]
+
+    await matrix.try_all((point,) for point in write_points_of(life) if point.when == "after")
+
+    matrix.verdict()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["fake", REAL], indirect=True)
+async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
+    proxied: ProxiedStage, figures: Figures
+) -> None:
+    """All pairs on the pretended Kubernetes; on the real one each first point with one second."""
+    matrix = Matrix(proxied, Replacement, figures)
+    life = (await matrix.undisturbed()).lives[0]
+
+    for number, first in enumerate(write_points_of(life)):
+        resumed = (await matrix.play(first)).lives[-1]
+        seconds = write_points_of(resumed)
+        if proxied.stage.cluster.is_real and seconds:
+            seconds = [seconds[number % len(seconds)]]
+        await matrix.try_all((first, second) for second in seconds)
+
+    matrix.verdict()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+async def test_the_data_moves_on_while_the_killed_service_is_away(
+    proxied: ProxiedStage, figures: Figures
+) -> None:
+    matrix = Matrix(proxied, Replacement, figures)
+    life = (await matrix.undisturbed()).lives[0]
+
+    await matrix.try_all(((point,) for point in write_points_of(life)), moved_on=True)
+
+    matrix.verdict()

@@ -1,0 +1,141 @@
+"""One trial: a fresh volume, a scene, the service killed at some points, and a look at the end."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from tests.crashes.endings import faults_of, is_finished, remember
+from tests.crashes.points import Point, When
+from tests.crashes.scenes import Scene
+from tests.stage.clusters import until
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import After, Asked, Instead
+from tests.stage.service import Service
+
+QUIET = 0.4
+"""Without a request for so long, all is done that is done at once. What a resumption looks at again
+comes after a second.
+"""
+ATTEMPTS = 3
+PATIENCE = 30.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one trial."""
+
+    lives: list[list[Asked]] = field(default_factory=list)
+    """What each instance asked for, the killed ones first."""
+    unreached: list[Point] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    """What is not as it must be."""
+
+
+class Trials:
+    """All trials of one scene on one stage, each with a volume of its own."""
+
+    def __init__(self, proxied: ProxiedStage, scene: type[Scene]) -> None:
+        self.proxied, self.stage = proxied, proxied.stage
+        self.scene = scene(proxied)
+        self._numbers = count(1)
+
+    async def play(self, *kills: Point, moved_on: bool = False) -> Outcome:
+        """Play the scene, kill one instance at each of these points, and let the last one live.
+
+        A point that was not reached is tried again, since how often something is asked for may
+        vary. With `moved_on` the data goes on to n3 while the first instance is dead.
+        """
+        outcome = Outcome()
+        for _ in range(ATTEMPTS):
+            outcome = await self._played(kills, moved_on=moved_on)
+            if outcome.faults or not outcome.unreached:
+                break
+        return outcome
+
+    async def _played(self, kills: Sequence[Point], *, moved_on: bool) -> Outcome:
+        outcome, volume, node = Outcome(), f"pvc-{next(self._numbers)}", "n2"
+        self.proxied.forget()
+        await self.stage.add(volume, ["n1"])
+        await self.stage.cluster.at_rest()
+        try:
+            before = await remember(self.stage, volume)
+            await self.scene.prepare(volume)
+            before.lost = len(self.stage.observer.lost)
+            for number, point in enumerate((*kills, None)):
+                await self._live(volume, node, point, outcome, first=not number)
+                if moved_on and node == "n2":
+                    node = "n3"
+                    self.stage.world.move_silently(volume, "n2", node)
+            outcome.faults += await faults_of(self.stage, before, node)
+        except AssertionError as error:
+            outcome.faults.append(str(error))
+        finally:
+            await self._clear(volume)
+        return outcome
+
+    async def _live(
+        self, volume: str, node: str, point: Point | None, outcome: Outcome, *, first: bool
+    ) -> None:
+        """One life of the service: to the point, else to a good end."""
+        service = self.proxied.service()
+        try:
+            if first and not self.scene.from_start:
+                await service.start()
+                await service.until_ready()
+                await self.proxied.record.until_quiet(QUIET / 2)
+            self.proxied.forget()
+            killed = self._kill_at(service, point)
+            if first and not self.scene.from_start:
+                self.scene.begin(volume)
+            else:
+                await service.start()
+            await self._until_over(service, volume, node, killed)
+            if not killed.is_set() and (point is not None or first):
+                # What comes after the end is recorded, and may be the point.
+                await self.proxied.record.until_quiet(QUIET)
+            outcome.lives.append(list(self.proxied.record))
+            if point is None:
+                if await service.stop():
+                    outcome.faults.append("it did not end well")
+            elif not killed.is_set():
+                outcome.unreached.append(point)
+        finally:
+            await service.kill()
+            # What was on its way arrives.
+            await self.proxied.settled()
+
+    def _kill_at(self, service: Service, point: Point | None) -> asyncio.Event:
+        """Answers what is set once the service is dead."""
+        killed = asyncio.Event()
+
+        async def kill(asked: Asked) -> None:
+            await service.kill()
+            killed.set()
+
+        if point is not None:
+            act = Instead(kill) if point.when is When.BEFORE else After(kill)
+            self.proxied.on(point.label, act, nth=point.number)
+        return killed
+
+    async def _until_over(
+        self, service: Service, volume: str, node: str, killed: asyncio.Event
+    ) -> None:
+        """Wait until it is dead, or has read everything and brought the volume to its end."""
+
+        async def over() -> bool:
+            if killed.is_set():
+                return True
+            good = await is_finished(self.stage, volume, node)
+            return good and (await service.ask("/readyz"))[0] == 200
+
+        try:
+            await until(over, f"{volume} is finished", patience=PATIENCE)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {service.said()[-2000:]}") from None
+
+    async def _clear(self, volume: str) -> None:
+        self.proxied.forget()
+        await self.stage.clear()
+        self.stage.world.delete_definition(volume)
+        await self.stage.world.settled()

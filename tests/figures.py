@@ -1,0 +1,33 @@
+"""Figures that tests count while they run, told at the end of the run.
+
+`figures.count("crash points survived", 212)` adds to a sum; each sum is a line of the summary.
+"""
+
+from collections import Counter
+
+import pytest
+
+_SUMS: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+
+class Figures:
+    """What a test may count."""
+
+    def __init__(self, sums: Counter[str]) -> None:
+        self._sums = sums
+
+    def count(self, what: str, number: int = 1) -> None:
+        self._sums[what] += number
+
+
+@pytest.fixture
+def figures(pytestconfig: pytest.Config) -> Figures:
+    """Sums that stand in the summary of the run."""
+    return Figures(pytestconfig.stash.setdefault(_SUMS, Counter()))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for what, number in sorted(config.stash.get(_SUMS, Counter()).items()):
+        terminalreporter.write_line(f"{what}: {number}")
