@@ -1,0 +1,106 @@
+"""The service asks for what docs/permissions.md says, for all of it and for nothing else."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from tests.stage.clusters import ApiError, until
+from tests.stage.permissions import asked_for, documented, rbac_objects
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import After, Answer, Asked
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+OWN, ACCOUNT = "affinity-events", "affinity-events"
+FLAGS = ("--leader-election=true", f"--lease-lock-namespace={OWN}")
+REFUSED = json.dumps({"kind": "Status", "code": 403, "message": "not today"}).encode()
+NO_STREAMED_LISTS = json.dumps({"kind": "Status", "code": 422, "reason": "Invalid"}).encode()
+
+
+@pytest_asyncio.fixture
+async def kubeconfig(proxied: ProxiedStage) -> AsyncIterator[Path]:
+    """Signs in with what the page allows and no more, where there is somebody who checks that."""
+    cluster = proxied.stage.cluster
+    await _make(proxied.stage, "/api/v1/namespaces", {"metadata": {"name": OWN}})
+    if cluster.real is None:
+        yield proxied.kubeconfig
+        return
+    accounts = f"/api/v1/namespaces/{OWN}/serviceaccounts"
+    await _make(proxied.stage, accounts, {"metadata": {"name": ACCOUNT}})
+    for path, body in rbac_objects(documented(), ACCOUNT, OWN).items():
+        await _make(proxied.stage, path, body)
+    answer = await cluster.ask("POST", f"{accounts}/{ACCOUNT}/token", {"spec": {}})
+    token: str = answer["status"]["token"]
+
+    async def known() -> bool:
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{OWN}/leases/none"
+        headers = {"Authorization": f"Bearer {token}"}
+        async with cluster.session.get(path, headers=headers) as response:
+            return response.status == 404
+
+    await until(known, "the account's permissions are in force")
+    yield proxied.kubernetes.write_kubeconfig(proxied.directory / "account", token=token)
+
+
+async def _make(stage: Stage, path: str, body: dict[str, object]) -> None:
+    try:
+        await stage.cluster.ask("POST", path, body)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+
+
+async def test_every_permission_is_documented_and_every_documented_one_is_needed(
+    proxied: ProxiedStage, kubeconfig: Path
+) -> None:
+    stage = proxied.stage
+    requests: list[Asked] = []
+
+    def service(name: str) -> Service:
+        identity = f"--leader-election-id={name}"
+        return proxied.service(*FLAGS, identity, kubeconfig=kubeconfig)
+
+    # A replacement cut off, and with it a lease that is taken and never given back.
+    await stage.add("pvc-1", ["n1"])
+    first = service("first")
+
+    async def kill(asked: Asked) -> None:
+        await first.kill()
+
+    cut = proxied.on("delete persistentvolumes", After(kill))
+    async with running(first):
+        stage.world.move("pvc-1", "n1", "n2")
+        await cut.struck.wait()
+        await first.ended()
+    await stage.cluster.ask("DELETE", _lease())
+
+    # Brought to its end by another, who then replaces, is refused a deletion, and takes it back.
+    async with running(service("second")) as second:
+        await stage.until_on("pvc-1", "n2")
+        stage.world.move("pvc-1", "n2", "n3")
+        await stage.until_on("pvc-1", "n3")
+        await second.until_said("volume affinity updated")
+        proxied.on("delete persistentvolumes", Answer(403, REFUSED))
+        stage.world.move("pvc-1", "n3", "n4")
+        await second.until_said("look failed")
+        assert await second.stop() == 0
+
+    # On an API server that gives lists in pages only.
+    requests += proxied.record
+    proxied.forget()
+    for stream in ("watch persistentvolumes", "watch storageclasses.storage.k8s.io"):
+        proxied.on(stream, Answer(422, NO_STREAMED_LISTS))
+    async with running(service("third")) as third:
+        assert await third.stop() == 0
+    requests += proxied.record
+
+    assert asked_for(requests, own=OWN) == documented()
+    refused = [str(asked) for asked in requests if asked.status in {401, 403}]
+    assert [each for each in refused if not re.match("delete persistentvolumes:", each)] == []
+
+
+def _lease() -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{OWN}/leases/linstor-affinity-events"
