@@ -36,7 +36,12 @@ VARYING = frozenset(
         "update persistentvolumes",  # the same
     }
 )
-"""What is asked for again depending on who is quicker: all but their first may not be reached."""
+"""What is asked for again, or not any more, depending on who is quicker: points at all but their
+first may be missed, and in a life after a kill any of them.
+"""
+
+MISSED_AT_MOST = 0.05
+"""The share of all trials of a test in which a point may be missed."""
 
 
 class Matrix:
@@ -47,6 +52,7 @@ class Matrix:
         self._figures = figures
         self._kind = "real" if proxied.stage.cluster.is_real else "pretended"
         self._wrong: list[str] = []
+        self._played = self._missed = 0
 
     async def undisturbed(self) -> Outcome:
         """The scene without a kill; it writes what it is known to write."""
@@ -75,16 +81,20 @@ class Matrix:
         outcome = await self.trials.play(*kills, moved_on=moved_on)
         told = ", then ".join(str(point) for point in kills)
         self._wrong += [f"{told}: {fault}" for fault in outcome.faults]
+        self._played += 1
+        self._missed += bool(outcome.unreached)
         for point in outcome.unreached:
-            if point.number == 1 or point.label not in VARYING:
+            if point.label not in VARYING or (point.number == 1 and len(kills) == 1):
                 self._wrong.append(f"{told}: {point} was not reached")
         survived = not outcome.faults and not outcome.unreached
-        what = "survived" if survived else "failed" if outcome.faults else "not reached"
+        what = "survived" if survived else "failed" if outcome.faults else "missed"
         many = "crash points" if len(kills) == 1 else "pairs of crash points"
         self._figures.count(f"{many} {what}, {self._kind} Kubernetes")
         return outcome
 
     def verdict(self) -> None:
+        if self._missed > MISSED_AT_MOST * self._played:
+            self._wrong.append(f"{self._missed} of {self._played} trials missed a point")
         if self._wrong:
             pytest.fail("\n".join(self._wrong), pytrace=False)
 
