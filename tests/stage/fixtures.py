@@ -14,6 +14,11 @@ from tests.stage.stage import Stage
 
 BOTH = ["fake", pytest.param("real", marks=pytest.mark.real)]
 
+NEVER = 24 * 3600.0
+"""How often the pretended binder looks at everything, as with `real_cluster_quiet`: a look that
+falls into the moment in which a volume is away costs a claim, by chance.
+"""
+
 MakeService = Callable[..., Service]
 
 
@@ -46,7 +51,10 @@ async def proxied_mutable(mutable_stage: Stage, tmp_path: Path) -> AsyncIterator
 
 @pytest_asyncio.fixture
 async def fake_stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with clusters.fake(tmp_path) as cluster, Stage.of(cluster) as stage:
+    async with (
+        clusters.fake(tmp_path, resync=NEVER) as cluster,
+        Stage.of(cluster) as stage,
+    ):
         await stage.prepare()
         yield stage
 
