@@ -1,7 +1,7 @@
 """The moments at which the service is killed."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,21 +29,23 @@ class Point:
         return f"{self.when} {self.label} #{self.number}"
 
 
-def points_of(asked: Iterable[Asked], *, once: frozenset[str] = frozenset()) -> list[Point]:
-    """Both moments of each request; of the labels in `once` the first request only."""
+def points_of(asked: Iterable[Asked], *, at_most: Mapping[str, int] | None = None) -> list[Point]:
+    """Both moments of each request; of some labels no more than so many requests."""
     seen: Counter[str] = Counter()
     found = []
     for each in asked:
         seen[each.label] += 1
-        if seen[each.label] == 1 or each.label not in once:
+        if seen[each.label] <= (at_most or {}).get(each.label, seen[each.label]):
             found += [Point(when, each.label, seen[each.label]) for when in When]
     return found
 
 
-def write_points_of(asked: Iterable[Asked]) -> list[Point]:
+def write_points_of(
+    asked: Iterable[Asked], *, at_most: Mapping[str, int] | None = None
+) -> list[Point]:
     """Both moments of each request that may change something, Events excepted."""
     every = list(asked)
     writing = {
         each.label for each in every if each.terms.writes and each.terms.resource != "events"
     }
-    return [point for point in points_of(every) if point.label in writing]
+    return [point for point in points_of(every, at_most=at_most) if point.label in writing]

@@ -17,7 +17,7 @@ QUIET = 0.4
 """Without a request for so long, all is done that is done at once. What a resumption looks at again
 comes after a second.
 """
-ATTEMPTS = 3
+ATTEMPTS = 8
 PATIENCE = 30.0
 
 
