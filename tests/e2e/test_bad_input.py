@@ -129,7 +129,7 @@ async def test_a_login_that_linstor_refuses_is_told_with_the_way_out(
 ) -> None:
     stage = fake_stage
     await stage.add("pvc-1", ["n1"])
-    stage.world.login = ("admin", "right")
+    stage.world.login = ("admin", "the-right-password")
     service = service_on(stage, LS_USERNAME="admin", LS_PASSWORD="wrong-one")
     await service.start()
 
@@ -147,9 +147,9 @@ async def test_a_login_that_linstor_refuses_is_told_with_the_way_out(
 async def test_with_the_right_login_it_works(fake_stage: Stage, service_on: MakeService) -> None:
     stage = fake_stage
     await stage.add("pvc-1", ["n1"])
-    stage.world.login = ("admin", "right")
+    stage.world.login = ("admin", "the-right-password")
 
-    async with running(service_on(stage, LS_USERNAME="admin", LS_PASSWORD="right")):
+    async with running(service_on(stage, LS_USERNAME="admin", LS_PASSWORD="the-right-password")):
         stage.world.move("pvc-1", "n1", "n2")
         await stage.until_on("pvc-1", "n2")
 
