@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
 from tests.stage.clusters import ApiError, until
 from tests.stage.permissions import asked_for, documented, rbac_objects
 from tests.stage.proxied import ProxiedStage
@@ -51,6 +52,15 @@ async def _make(stage: Stage, path: str, body: dict[str, object]) -> None:
     except ApiError as error:
         if error.status != 409:
             raise
+
+
+def test_what_check_asks_about_and_the_chart_grants_is_what_is_documented() -> None:
+    def told(where: str) -> Scope:
+        return Scope.OWN_NAMESPACE if where == "own namespace" else Scope.CLUSTER
+
+    assert {(each.group, each.resource, told(each.where), each.verb) for each in documented()} == {
+        (each.group, each.resource, each.scope, verb) for each in PERMISSIONS for verb in each.verbs
+    }
 
 
 async def test_every_permission_is_documented_and_every_documented_one_is_needed(
