@@ -1,7 +1,7 @@
 """LINSTOR's REST API: nodes, definitions, placements; and the one property that we ever drop."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing, suppress
 from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote
@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
+from linstor_affinity_events.adapters.json_stream import objects_in
 from linstor_affinity_events.adapters.linstor_connection import LOGIN_CODES, LinstorConnection
 from linstor_affinity_events.errors import LoginRefused, Missing, Refused, Unreachable
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
@@ -18,13 +19,17 @@ from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
 
 ONE_LIMIT = 16 * MIB
-BULK_LIMIT = 160 * MIB
+BULK_LIMIT = 640 * MIB
+"""Read piece by piece, so this bounds time and not memory: about 200,000 resources."""
+
 CONNECT_TIMEOUT = 5.0
 BULK_TIMEOUT = 30.0
 
 _CODE_MASK = 0xFFFF
 _NOT_FOUND_DEFINITION = 301
 """The lower bits of LINSTOR's `ret_code` for a resource definition that it does not know."""
+
+Take = Callable[[Mapping[str, Any]], None]
 
 _NO_SAVED: Mapping[int, str] = MappingProxyType({})
 
@@ -78,20 +83,29 @@ class LinstorRest:
         return None
 
     async def definitions(self) -> Mapping[ResourceName, Definition]:
-        tree = await self._get("/v1/resource-definitions?with_volume_definitions=true", bulk=True)
-        found = (_definition(raw) for raw in _objects(tree, "resource definitions"))
-        return {definition.resource: definition for definition in found}
+        found: dict[ResourceName, Definition] = {}
+
+        def take(raw: Mapping[str, Any]) -> None:
+            definition = _definition(raw)
+            found[definition.resource] = definition
+
+        await self._stream("/v1/resource-definitions?with_volume_definitions=true", take)
+        return found
 
     async def placement(self, resource: ResourceName) -> Placement | None:
         try:
             tree = await self._get(f"/v1/resource-definitions/{_escaped(resource)}/resources")
         except Missing:
             return None
-        found = _placements(_objects(tree, "resources"))
-        return found.get(resource, Placement(resource))
+        rows = Replicas()
+        for row in _objects(tree, "resources"):
+            rows.take(row)
+        return rows.placements().get(resource, Placement(resource))
 
     async def placements(self) -> Mapping[ResourceName, Placement]:
-        return _placements(_objects(await self._get("/v1/view/resources", bulk=True), "resources"))
+        rows = Replicas()
+        await self._stream("/v1/view/resources", rows.take)
+        return rows.placements()
 
     async def forget_saved(self, resource: ResourceName, number: int) -> None:
         body = {"override_props": {}, "delete_props": [SAVED_PV_PROPERTY]}
@@ -114,24 +128,29 @@ class LinstorRest:
         if number >= 0:
             path += f"/volume-definitions/{number}"
         try:
-            await self._ask("PUT", path, body=body, limit=ONE_LIMIT, within=BULK_TIMEOUT)
+            await self._ask("PUT", path, body=body, within=BULK_TIMEOUT)
         except Unreachable:
             # With a hung satellite LINSTOR stores the change and answers 500 all the same.
             definition = await self.definition(resource)
             if definition is not None and definition.saved.get(number) != wanted:
                 raise
 
-    async def _get(self, path: str, *, bulk: bool = False) -> Any:
-        limit = BULK_LIMIT if bulk else ONE_LIMIT
-        within = max(BULK_TIMEOUT, self._timeout) if bulk else self._timeout
-        return await self._ask("GET", path, body=None, limit=limit, within=within)
+    async def _get(self, path: str) -> Any:
+        return await self._ask("GET", path, body=None, within=self._timeout)
 
-    async def _ask(self, method: str, path: str, *, body: object, limit: int, within: float) -> Any:
+    async def _stream(self, path: str, take: Take) -> None:
+        """Read a long list and hand on each of its objects."""
+        within = max(BULK_TIMEOUT, self._timeout)
+        await self._ask("GET", path, body=None, within=within, take=take)
+
+    async def _ask(
+        self, method: str, path: str, *, body: object, within: float, take: Take | None = None
+    ) -> Any:
         """Ask the controllers in turn until one answers; whatever it answers then counts."""
         failures = []
         for url in self._connection.candidates():
             try:
-                status, raw = await self._exchange(method, url, path, body, limit, within)
+                status, raw = await self._exchange(method, url, path, body, within, take)
             except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as error:
                 failures.append(f"{url}: {_why(error)}")
                 self._connection.failed(url)
@@ -141,14 +160,21 @@ class LinstorRest:
                 raise Unreachable(f"LINSTOR {url}: {method} {path}: {said}") from error
             else:
                 self._connection.answered(url)
-                if method == "PUT" and status < 300:
+                if status < 300 and (method == "PUT" or take is not None):
                     return []
                 return _answer(status, raw, f"LINSTOR {url}: {method} {path}")
         raise Unreachable(f"LINSTOR can't be reached: {'; '.join(failures)}")
 
     async def _exchange(
-        self, method: str, url: str, path: str, body: object, limit: int, within: float
+        self,
+        method: str,
+        url: str,
+        path: str,
+        body: object,
+        within: float,
+        take: Take | None,
     ) -> tuple[int, bytes]:
+        """Answers the status, and the body unless its objects were handed to `take`."""
         if self._open is None:
             raise AssertionError("entered as a context manager first")
         raw = None if body is None else orjson.dumps(body)
@@ -164,7 +190,13 @@ class LinstorRest:
             timeout=aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_TIMEOUT),
             allow_redirects=False,
         ) as response:
-            return response.status, await read_bounded(response, limit)
+            if take is None or response.status >= 300:
+                return response.status, await read_bounded(response, ONE_LIMIT)
+            what = f"LINSTOR {url}: {method} {path}"
+            async with aclosing(objects_in(response, what, limit=BULK_LIMIT)) as found:
+                async for each in found:
+                    take(each)
+            return response.status, b""
 
 
 def _why(error: aiohttp.ClientError) -> str:
@@ -227,15 +259,27 @@ def _definition(raw: Mapping[str, Any]) -> Definition:
     )
 
 
-def _placements(rows: Iterable[Mapping[str, Any]]) -> dict[ResourceName, Placement]:
-    replicas: dict[ResourceName, list[Replica]] = {}
-    for row in rows:
+class Replicas:
+    """Sorts replicas by resource. There are few that differ in node or flags, and tens of
+    thousands in all, so equal ones are one object.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[ResourceName, tuple[Replica, ...]] = {}
+        self._shared: dict[Replica, Replica] = {}
+
+    def take(self, row: Mapping[str, Any]) -> None:
+        """Add one row of LINSTOR's list of resources. Raises Unreachable if it is none."""
         flags = row.get("flags") or ()
         if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
             raise Unreachable("LINSTOR answers with flags that are no texts")
         replica = Replica(node_name(_text(row, "node_name")), frozenset(flags))
-        replicas.setdefault(resource_name(_text(row, "name")), []).append(replica)
-    return {name: Placement(name, tuple(found)) for name, found in replicas.items()}
+        replica = self._shared.setdefault(replica, replica)
+        name = resource_name(_text(row, "name"))
+        self._found[name] = (*self._found.get(name, ()), replica)
+
+    def placements(self) -> dict[ResourceName, Placement]:
+        return {name: Placement(name, replicas) for name, replicas in self._found.items()}
 
 
 def _objects(tree: object, what: str) -> list[Mapping[str, Any]]:
