@@ -1,4 +1,5 @@
-"""From event to PersistentVolume on a real kube-apiserver: one at a time, and all at once.
+"""From event to PersistentVolume on a real kube-apiserver: one at a time, all at once, and where
+LINSTOR sends no event.
 
 `make bench` prints a table and, with ARGS=--json=FILE, writes the figures as JSON.
 """
@@ -9,11 +10,10 @@ import json
 import os
 import platform
 import re
-import statistics
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Figures, figures
+from benchmarks.silent import measure_silent
 from tests.real_parts.build import HERE, BuildError, ensure_built
 from tests.real_parts.cluster import RealCluster
 from tests.stage import clusters
@@ -31,51 +33,6 @@ REAL_PARTS = ", ".join(
     re.findall(r"(?:etcd/server/v3|k8s\.io/kubernetes) v[\d.]+", (HERE / "go.mod").read_text())
 )
 VERSIONS = ("aiohttp", "kubernetes-asyncio", "orjson", "uvloop")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """One run; times in milliseconds."""
-
-    run: str
-    volumes: int
-    p50: float
-    p90: float
-    p99: float
-    worst: float
-    per_second: float
-    away: float
-    """How long a volume was away, between the watch events of removal and creation; the median."""
-
-    away_worst: float
-    lost: int
-    """Claims that a watch saw turn Lost."""
-
-    notes_left: int
-
-
-def percentile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def figures(
-    run: str, waits: list[float], took: float, away: list[float], lost: int, notes: int
-) -> Figures:
-    ordered = sorted(1000 * wait for wait in waits)
-    gaps = sorted(1000 * gap for gap in away)
-    return Figures(
-        run=run,
-        volumes=len(ordered),
-        p50=statistics.median(ordered),
-        p90=percentile(ordered, 0.9),
-        p99=percentile(ordered, 0.99),
-        worst=ordered[-1],
-        per_second=len(ordered) / took,
-        away=statistics.median(gaps),
-        away_worst=gaps[-1],
-        lost=lost,
-        notes_left=notes,
-    )
 
 
 def last_event_before(stage: Stage, name: str, at: float) -> float:
@@ -188,6 +145,8 @@ async def main() -> int:
     for limit in (500, None):
         with tempfile.TemporaryDirectory(prefix="linstor-affinity-bench-") as scratch:
             found += await measure(limit, given.volumes, Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="linstor-affinity-bench-") as scratch:
+        found += await measure_silent(given.volumes, Path(scratch))
     shown = Console() if sys.stdout.isatty() else Console(width=120)
     shown.print(machine())
     shown.print(table(found))

@@ -54,6 +54,9 @@ class Metrics:
             "From the hint that something moved to the PersistentVolume that says so.",
             _LATENCY,
         )
+        self._told_first = self._counter(
+            "told_first", "Changes by who told first that something moved.", "source"
+        )
         self._change_time = self._histogram(
             "change_seconds", "How long a change itself took.", _LATENCY, "how"
         )
@@ -118,6 +121,9 @@ class Metrics:
         self._change_time.labels(how).observe(took)
         if how != "resume" and outcome in {"done", "kept"}:
             self._latency.observe(since_hint)
+
+    def told_first(self, source: str) -> None:
+        self._told_first.labels(source).inc()
 
     def drift_unannounced(self, cause: str) -> None:
         self._drift.labels(cause).inc()

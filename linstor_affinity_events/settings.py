@@ -86,6 +86,12 @@ def server(value: str) -> str:
     return value
 
 
+def switch(value: str) -> str:
+    if value not in {"auto", "on", "off"}:
+        raise ValueError("is neither auto nor on nor off")
+    return value
+
+
 def log_format(value: str) -> str:
     if value not in {"text", "json"}:
         raise ValueError("is neither text nor json")
@@ -161,6 +167,14 @@ OPTIONS = (
         parse=text,
         help="LINSTOR property namespace that holds node labels; empty finds it: Aux/topology, "
         "or Aux where that has no host names.",
+    ),
+    Option(
+        flag="database-hints",
+        default="auto",
+        parse=switch,
+        help="Watch LINSTOR's own database where it is kept in Kubernetes, as Piraeus does: it "
+        "tells of changes for which LINSTOR sends no events. auto (where that is possible and "
+        "allowed), on or off.",
     ),
     Option(
         flag="workers",
@@ -281,6 +295,7 @@ class Settings:
     metrics_address: Address | None
     status_page: bool
     property_namespace: str
+    database_hints: str
     workers: int
     new_volume_grace: float
     claim_guard_timeout: float

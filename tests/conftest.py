@@ -4,6 +4,7 @@ from tests.figures import figures, pytest_terminal_summary
 from tests.real_parts.fixtures import (
     real_binaries,
     real_cluster,
+    real_cluster_database,
     real_cluster_mutable,
     real_cluster_quiet,
 )
@@ -13,6 +14,7 @@ __all__ = [
     "pytest_terminal_summary",
     "real_binaries",
     "real_cluster",
+    "real_cluster_database",
     "real_cluster_mutable",
     "real_cluster_quiet",
 ]

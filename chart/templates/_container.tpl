@@ -34,6 +34,8 @@
 - name: METRICS_ADDRESS
   value: "[::]:8000"
 {{- end }}
+- name: DATABASE_HINTS
+  value: {{ $root.Values.databaseHints | quote }}
 {{- if not $root.Values.statusPage }}
 - name: STATUS_PAGE
   value: "false"

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection
 
+from linstor_affinity_events.adapters.kube_database import KubeDatabase
 from linstor_affinity_events.adapters.linstor_events import LinstorStream
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
 from linstor_affinity_events.app.need import Need, fail, few, ok, warn
@@ -55,6 +56,26 @@ async def linstor_streams(streams: list[LinstorStream]) -> AsyncIterator[Need]:
                 "without it changes are found by the full pass alone; see what stands between "
                 "this place and LINSTOR: proxies must pass event streams on unbuffered",
             )
+
+
+async def database_hints(database: KubeDatabase, wish: str) -> Need:
+    """Whether LINSTOR's own database can tell of what its event streams don't."""
+    need = "database-hints"
+    if wish == "off":
+        return ok(need, "off, as --database-hints says")
+    try:
+        served = await database.served()
+    except AffinityEventsError as error:
+        return warn(need, f"it can't be seen whether there is a database: {error}", "try again")
+    if served.version:
+        return ok(need, f"on, by {served.version} of LINSTOR's tables")
+    if wish == "on":
+        mend = "--database-hints=auto goes on without; or grant list and watch on both tables"
+        return fail(need, served.why_not, mend)
+    if "may not" in served.why_not:
+        mend = "grant it (chart: databaseHints), or set --database-hints=off"
+        return warn(need, f"off: {served.why_not}", mend)
+    return ok(need, f"off: {served.why_not}")
 
 
 def property_namespace(nodes: Nodes, given: str) -> Need:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 from linstor_affinity_events.adapters.kube_api import KubeApi
+from linstor_affinity_events.adapters.kube_database import KubeDatabase
 from linstor_affinity_events.adapters.kube_index import VolumeIndex
 from linstor_affinity_events.adapters.kube_informer import read_list
 from linstor_affinity_events.adapters.kube_journal import KubeJournal
@@ -18,6 +19,7 @@ from linstor_affinity_events.app.check_kubernetes import (
     storage_classes,
 )
 from linstor_affinity_events.app.check_linstor import (
+    database_hints,
     linstor_answers,
     linstor_login,
     linstor_streams,
@@ -87,6 +89,8 @@ class _Checks:
         if self._settings.leader_election:
             yield await leader(self._survey, self._namespace, self._settings.lease_lock_name)
         yield await self._leftovers()
+        database = KubeDatabase(self._api, lasts=1.0, again=1.0)
+        yield await database_hints(database, self._settings.database_hints)
 
     async def linstor(self) -> AsyncIterator[Need]:
         connection = linstor_connection(self._settings)

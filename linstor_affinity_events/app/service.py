@@ -5,7 +5,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -13,6 +13,7 @@ from uuid import uuid4
 from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.bodies import parse_text
 from linstor_affinity_events.adapters.http_endpoints import Answers, HttpEndpoints
+from linstor_affinity_events.adapters.kube_database import KubeDatabase
 from linstor_affinity_events.adapters.kube_events import KubeEvents
 from linstor_affinity_events.adapters.kube_index import VolumeIndex
 from linstor_affinity_events.adapters.kube_informer import Informer, Store
@@ -29,9 +30,10 @@ from linstor_affinity_events.app.peers import (
 )
 from linstor_affinity_events.app.status import StatusReport
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.hints import Hint, MissedSome, Touched, from_stream
+from linstor_affinity_events.engine.hints import MissedSome, Touched, from_stream
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.ports import EventStream
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
@@ -45,6 +47,9 @@ from linstor_affinity_events.model.volume import Volume
 from linstor_affinity_events.settings import Settings
 
 log = logging.getLogger(__name__)
+
+DATABASE_AGAIN = 600.0
+"""How often it is seen whether LINSTOR's database can be watched after all."""
 
 SPARE_WORKERS = 4
 """Workers beyond those that may change something: they look while all others wait."""
@@ -69,6 +74,8 @@ class Service:
         self.streams = event_streams(connection)
         self.events = KubeEvents(self.api, instance=instance, now=_now)
         self.teller = Teller(self.events, self.metrics, time.time)
+        self._database = KubeDatabase(self.api, lasts=settings.resync_rate, again=DATABASE_AGAIN)
+        self.database_failure: str | None = None
         self.election = self._election(namespace)
         volumes = KubeVolumes(self.api, self.index)
         self.replacer = Replacer(
@@ -193,6 +200,8 @@ class Service:
             against["linstor"] = self.sweeper.failure
         if isinstance(self.election, LeaseElection) and self.election.failure is not None:
             against["lease"] = self.election.failure
+        if self.database_failure is not None:
+            against["LINSTOR's database in Kubernetes"] = self.database_failure
         for stream in self.streams:
             if not self.metrics.streams[stream.name].up:
                 against[f"linstor {stream.name} stream"] = "not open"
@@ -274,13 +283,11 @@ class Service:
         if isinstance(self.election, LeaseElection):
             background.append(group.create_task(self.election.run(), name="election"))
         listeners = [
-            group.create_task(
-                self._listen(from_stream(stream, self._delays(first=0.2, most=30.0), self.metrics)),
-                name=f"stream-{stream.name}",
-            )
+            group.create_task(self._listen(stream), name=f"stream-{stream.name}")
             for stream in self.streams
         ]
         listeners.append(group.create_task(self._sweep(), name="sweeper"))
+        listeners.append(group.create_task(self._listen_to_database(), name="database"))
         return background, listeners
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
@@ -313,7 +320,20 @@ class Service:
         self.sweeper.request("start")
         await self.sweeper.run()
 
-    async def _listen(self, hints: AsyncGenerator[Hint, None]) -> None:
+    async def _listen_to_database(self) -> None:
+        """Take LINSTOR's own database for a source of hints, where it can be watched."""
+        if self._settings.database_hints == "off":
+            return
+        required = self._settings.database_hints == "on"
+        self.database_failure = "not found yet" if required else None
+        rows = await self._database.found(required=required)
+        self.database_failure = None
+        async with asyncio.TaskGroup() as group:
+            for stream in rows:
+                group.create_task(self._listen(stream), name=f"stream-{stream.name}")
+
+    async def _listen(self, stream: EventStream) -> None:
+        hints = from_stream(stream, self._delays(first=0.2, most=30.0), self.metrics)
         async with aclosing(hints):
             async for hint in hints:
                 match hint:
@@ -321,7 +341,7 @@ class Service:
                         self.sweeper.request(cause)
                     case Touched(resource):
                         if self.election.leading:
-                            self.queue.add(resource, hinted=True)
+                            self.queue.add(resource, source=stream.name)
         raise RuntimeError("a source of hints ran dry, though it promised not to")
 
 

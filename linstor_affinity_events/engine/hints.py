@@ -33,6 +33,10 @@ class MissedSome:
 
 Hint = Touched | MissedSome
 
+DATABASE, DATABASE_PROPERTIES = "database", "database-properties"
+DATABASE_SOURCES = frozenset({DATABASE, DATABASE_PROPERTIES})
+"""Streams of rows of LINSTOR's own database, where it is kept in Kubernetes."""
+
 
 def hint_of(event: Mapping[str, object]) -> Hint:
     """A promotion names its resource; whatever happens to a node may concern any of them."""
@@ -66,7 +70,7 @@ async def from_stream(
                     delays.reset()
                     telemetry.stream_event(stream.name)
                     yield hint_of(event)
-                log.info("event stream closed by LINSTOR", extra=facts(stream=stream.name))
+                log.info("event stream closed by its peer", extra=facts(stream=stream.name))
         except (Again, Refused) as error:
             if str(error) != told:
                 log.warning("event stream broken", extra=facts(stream=stream.name, why=error))

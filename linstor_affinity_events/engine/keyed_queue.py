@@ -33,7 +33,7 @@ class _Waiting:
     lane: Lane
     order: int
     since: float
-    hinted: bool
+    source: str
 
 
 @dataclass(slots=True)
@@ -45,11 +45,16 @@ class Turn(Generic[K]):
     since: float
     """When the oldest hint that this turn answers was given, by the loop's clock."""
 
-    hinted: bool
-    """Whether news led to it, rather than our own wish to look again."""
+    source: str
+    """Who told first what it answers; empty for our own wish to look."""
 
     changing: bool = False
     """Whether one of the places for changes is taken."""
+
+    @property
+    def hinted(self) -> bool:
+        """Whether news led to it, rather than our own wish to look again."""
+        return bool(self.source)
 
 
 class KeyedQueue(Generic[K]):
@@ -93,26 +98,27 @@ class KeyedQueue(Generic[K]):
         *,
         after: float = 0.0,
         lane: Lane = Lane.LOOK,
-        hinted: bool = False,
+        source: str = "",
         since: float | None = None,
     ) -> None:
         """Ask for a turn in `after` seconds. The earliest wish for a key wins.
 
-        `since` is when the news came that it answers; without any, when it is due.
+        `since` is when the news came that it answers; without any, when it is due. `source` is who
+        told it, and empty where nobody did.
         """
         now = asyncio.get_running_loop().time()
         asked = now + after if since is None else since
-        new = _Waiting(now + after, lane, next(self._order), asked, hinted)
+        new = _Waiting(now + after, lane, next(self._order), asked, source)
         where = self._blocked if key in self._held else self._waiting
         if (old := where.get(key)) is not None:
             new.since = min(old.since, new.since)
-            new.hinted = old.hinted or new.hinted
+            new.source = old.source or new.source
             if old.at <= new.at and old.lane == new.lane:
-                old.since, old.hinted = new.since, new.hinted
+                old.since, old.source = new.since, new.source
                 return
             if old.at <= now < new.at:
                 # Due already: a later wish changes nothing but what it is answered to.
-                old.since, old.hinted = new.since, new.hinted
+                old.since, old.source = new.since, new.source
                 return
             new.at = min(old.at, new.at)
         where[key] = new
@@ -193,7 +199,7 @@ class KeyedQueue(Generic[K]):
         _, _, key = heapq.heappop(self._heaps[lane])
         del self._waiting[key]
         self._held.add(key)
-        turn = Turn(key, lane, waiting.since, waiting.hinted)
+        turn = Turn(key, lane, waiting.since, waiting.source)
         if lane is not Lane.LOOK:
             self._places -= 1
             turn.changing = True

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.hints import DATABASE_SOURCES
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import (
@@ -40,6 +41,7 @@ from linstor_affinity_events.model.volume import Volume
 log = logging.getLogger(__name__)
 
 SECOND_LOOK = 2.0
+ROW_FIRST, ROW_MOST = 0.1, 1.6
 RESUMED_AGAIN = 1.0
 NEWS_SOON, NEWS_LATE, NEWS_WITHIN = 0.02, 5.0, 120.0
 MOTION_FIRST, MOTION_MOST = 1.0, 30.0
@@ -83,6 +85,7 @@ class Reconciler:
         self._moving: dict[ResourceName, _Motion] = {}
         self._patience: dict[PvName, Backoff] = {}
         self._changed_at: dict[ResourceName, float] = {}
+        self._expected: dict[ResourceName, float] = {}
 
     async def work(self) -> None:
         """Take turns until the queue closes; the only place that outlives an unforeseen error."""
@@ -101,8 +104,11 @@ class Reconciler:
         """Drop what is remembered of volumes and resources that are there no more."""
         for name in [name for name in self._patience if self._index.get(name) is None]:
             del self._patience[name]
-        for resource in self._moving.keys() - set(self._index.resources()):
+        known = set(self._index.resources())
+        for resource in self._moving.keys() - known:
             del self._moving[resource]
+        for resource in self._expected.keys() - known:
+            del self._expected[resource]
         old = asyncio.get_running_loop().time() - NEWS_WITHIN
         for resource in [name for name, at in self._changed_at.items() if at < old]:
             del self._changed_at[resource]
@@ -164,7 +170,7 @@ class Reconciler:
             "look",
             extra=facts(
                 rd=turn.key,
-                hinted=turn.hinted,
+                told_by=turn.source or "nobody",
                 waited_ms=round((asyncio.get_running_loop().time() - turn.since) * 1000, 1),
                 data_on=",".join(sorted(placement.serving_nodes)) if placement else "unknown",
             ),
@@ -186,7 +192,7 @@ class Reconciler:
         age = asyncio.get_running_loop().time() - self._changed_at.get(turn.key, float("-inf"))
         if turn.hinted and age < NEWS_WITHIN:
             after = NEWS_SOON if age < NEWS_LATE else SECOND_LOOK
-            self._queue.add(turn.key, after=after, since=turn.since, hinted=True)
+            self._queue.add(turn.key, after=after, since=turn.since, source=turn.source)
 
     async def _finish(self, turn: Turn[ResourceName]) -> bool:
         """Bring unfinished replacements of the resource to their end, without asking LINSTOR."""
@@ -290,6 +296,7 @@ class Reconciler:
             return
         now = asyncio.get_running_loop().time()
         self._telemetry.changed(how, str(ended.outcome), now - begun, now - turn.since)
+        self._telemetry.told_first(turn.source or "nobody")
         if ended.outcome in {Outcome.DONE, Outcome.KEPT}:
             self._patience.pop(volume.name, None)
             self._changed_at[turn.key] = now
@@ -349,6 +356,23 @@ class Reconciler:
             raise AssertionError("a volume without a key is never to be changed")
         return "replace", await self._replacer.replace(pv, claim, volume.key, change.wanted)
 
+    def _expect_more(self, turn: Turn[ResourceName], *, settled: bool) -> None:
+        """Look again after news that led to nothing: once, or thrice within seconds where a row of
+        LINSTOR's database was the news, since nothing is written without a reason.
+        """
+        if not settled:
+            self._expected.pop(turn.key, None)
+            return
+        if turn.source in DATABASE_SOURCES:
+            self._expected[turn.key] = ROW_FIRST
+        delay = self._expected.pop(turn.key, None)
+        if delay is not None:
+            self._queue.add(turn.key, after=delay)
+            if delay < ROW_MOST:
+                self._expected[turn.key] = delay * 4
+        elif turn.hinted:
+            self._queue.add(turn.key, after=SECOND_LOOK)
+
     def _look_again(
         self, turn: Turn[ResourceName], placement: Placement | None, *, settled: bool
     ) -> None:
@@ -359,8 +383,7 @@ class Reconciler:
         """
         if placement is None or not placement.in_motion:
             self._moving.pop(turn.key, None)
-            if settled and turn.hinted:
-                self._queue.add(turn.key, after=SECOND_LOOK)
+            self._expect_more(turn, settled=settled)
             return
         motion = self._moving.get(turn.key)
         if motion is None or motion.placement != placement:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from linstor_affinity_events import __version__
+from linstor_affinity_events.adapters.kube_database import GROUP, TABLES, VERBS
 from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
 from linstor_affinity_events.settings import OPTIONS
 from tests.chart.helm import CHART, ENDPOINT, Helm, HelmError, Rendered
@@ -62,7 +63,8 @@ def test_the_pod_has_more_time_to_end_than_the_service_takes(helm: Helm) -> None
 def test_every_flag_can_be_given_as_an_option(helm: Helm, option: Any) -> None:
     camel = re.sub(r"-(.)", lambda found: found[1].upper(), option.flag)
     value = {"duration": "7s", "boolean": "false", "whole_number": "3"}.get(
-        option.parse.__name__, "text" if option.flag == "log-format" else "some-text"
+        option.parse.__name__,
+        {"log-format": "text", "database-hints": "on"}.get(option.flag, "some-text"),
     )
 
     rendered = helm.template({"options": {camel: value}})
@@ -211,8 +213,10 @@ def used(scope: Scope) -> set[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("mode", ["deployment", "sidecar"])
 def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) -> None:
-    rendered = helm.template({"mode": mode, "rbac": {"forCheck": False}})
-    with_check = helm.template({"mode": mode})
+    bare = {"mode": mode, "rbac": {"forCheck": False}, "databaseHints": "off"}
+    rendered = helm.template(bare)
+    with_check = helm.template({**bare, "rbac": {"forCheck": True}})
+    with_hints = helm.template({**bare, "databaseHints": "auto"})
 
     cluster_wide = granted(rendered.one("ClusterRole")["rules"])
     assert cluster_wide == used(Scope.CLUSTER)
@@ -220,6 +224,9 @@ def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) ->
     assert granted(with_check.one("ClusterRole")["rules"]) - cluster_wide == {
         ("", "nodes", "list"),
         ("apps", "deployments", "list"),
+    }
+    assert granted(with_hints.one("ClusterRole")["rules"]) - cluster_wide == {
+        (GROUP, table, verb) for table in TABLES.values() for verb in VERBS
     }
 
 

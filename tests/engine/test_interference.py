@@ -151,11 +151,11 @@ def test_an_old_sight_of_the_volume_does_not_drop_the_note_of_another_instance()
 def test_a_hint_between_the_old_volume_and_the_news_of_the_new_one_is_not_lost() -> None:
     async def play() -> None:
         async with one_house("n2") as house, house.at_work():
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await until(lambda: house.notices.updates)
             house.linstor.place(PV, "n3")
             house.volumes.index.gone(house.pv())
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(0.5)
             assert house.nodes() == {"n2"}
 
@@ -168,7 +168,7 @@ def test_a_hint_between_the_old_volume_and_the_news_of_the_new_one_is_not_lost()
 def test_a_volume_replaced_a_moment_ago_raises_no_false_alarm() -> None:
     async def play() -> None:
         async with one_house("n2") as house, house.at_work():
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await until(lambda: house.notices.updates)
             marked = house.pv()
             marked["metadata"] |= {
@@ -177,7 +177,7 @@ def test_a_volume_replaced_a_moment_ago_raises_no_false_alarm() -> None:
                 "finalizers": [FINALIZER],
             }
             house.volumes.index.changed(marked)
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(0.5)
 
             assert warnings_of(house) == []
@@ -197,7 +197,7 @@ def test_what_admission_undoes_each_time_is_tried_ever_less_often() -> None:
 
             instead(house.volumes, patch=labelling)
             async with house.at_work():
-                house.queue.add(RD, hinted=True)
+                house.queue.add(RD, source="promotion")
                 await asyncio.sleep(3600.0)
 
             assert house.faults.writes.count("note") < 100
@@ -216,7 +216,7 @@ def test_one_volume_in_trouble_does_not_keep_its_sibling_from_its_turn() -> None
             house.journal.kept[PV] = ("1", {"format": "of the future"})
             async with house.at_work():
                 await asyncio.sleep(1.0)
-                house.queue.add(RD, hinted=True)
+                house.queue.add(RD, source="promotion")
                 await until(lambda: house.nodes("second") == {"n2"})
 
             assert house.nodes() == {"n1"}
@@ -242,7 +242,7 @@ def test_one_volume_that_can_not_be_read_does_not_keep_its_sibling_from_its_turn
             instead(house.volumes, read=choosy)
             async with house.at_work():
                 await asyncio.sleep(1.0)
-                house.queue.add(RD, hinted=True)
+                house.queue.add(RD, source="promotion")
                 await until(lambda: house.nodes("second") == {"n2"}, patience=60.0)
 
     played(play())
@@ -255,7 +255,7 @@ def test_what_the_index_does_not_know_yet_is_seen_before_anything_is_written() -
             instead(house.volumes.index, changed=lambda manifest: None)
             skip = {"metadata": {"annotations": {SKIP_ANNOTATION: "yes"}}}
             house.cluster.patch("persistentvolumes", PV, skip)
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(30.0)
 
             assert house.pv()["metadata"]["uid"] == before
@@ -509,7 +509,7 @@ def test_nothing_is_remembered_of_volumes_that_are_gone() -> None:
     async def play() -> None:
         async with one_house("n1") as house, house.at_work():
             house.linstor.place(PV, "n1", flags={"n1": "DELETE"})
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(2.0)
             remove(house.cluster)
             del house.linstor.known[RD]

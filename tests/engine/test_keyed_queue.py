@@ -32,8 +32,8 @@ def test_news_that_come_while_a_key_is_held_lead_to_exactly_one_more_turn() -> N
         queue = KeyedQueue[str]()
         queue.add("a")
         async with queue.claim():
-            queue.add("a", hinted=True)
-            queue.add("a", hinted=True)
+            queue.add("a", source="promotion")
+            queue.add("a", source="promotion")
 
         async with queue.claim() as turn:
             assert turn.key == "a"
@@ -94,7 +94,7 @@ def test_a_turn_knows_since_when_the_news_waits() -> None:
         queue = KeyedQueue[str]()
         queue.add("a", after=10.0)
         await asyncio.sleep(1.0)
-        queue.add("a", hinted=True)
+        queue.add("a", source="promotion")
 
         async with queue.claim() as turn:
             assert turn.since == pytest.approx(1.0)

@@ -33,7 +33,7 @@ def test_a_hint_is_acted_on_at_once() -> None:
     async def play() -> None:
         async with one_volume("n2") as house:
             began = asyncio.get_running_loop().time()
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await until(lambda: house.notices.updates)
 
             assert house.nodes() == {"n2"}
@@ -46,7 +46,7 @@ def test_a_hint_is_acted_on_at_once() -> None:
 def test_a_hint_that_changed_nothing_gets_one_second_look() -> None:
     async def play() -> None:
         async with one_volume("n1") as house:
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(1.0)
             # The truth comes after the event, and nothing tells of it.
             house.linstor.place(PV, "n2")
@@ -60,7 +60,7 @@ def test_a_hint_that_changed_nothing_gets_one_second_look() -> None:
 def test_without_news_nothing_is_asked() -> None:
     async def play() -> None:
         async with one_volume("n1") as house:
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(10.0)
             house.linstor.asked.clear()
             await asyncio.sleep(3600.0)
@@ -74,7 +74,7 @@ def test_a_placement_in_motion_is_looked_at_until_it_rests() -> None:
     async def play() -> None:
         async with one_volume("n1") as house:
             house.linstor.place(PV, "n1", "n2", flags={"n2": "DISKLESS DISK_ADDING"})
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(6.0)
             house.linstor.place(PV, "n1", "n2")
             await until(lambda: house.nodes() == {"n1", "n2"}, patience=10.0)
@@ -86,7 +86,7 @@ def test_a_deletion_that_never_ends_is_not_looked_at_for_ever() -> None:
     async def play() -> None:
         async with one_volume("n1") as house:
             house.linstor.place(PV, "n1", "n2", flags={"n2": "DELETE DRBD_DELETE"})
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(120.0)
             house.linstor.asked.clear()
             await asyncio.sleep(3600.0)
@@ -102,7 +102,7 @@ def test_the_skip_annotation_set_at_the_last_moment_is_honoured() -> None:
             before = house.pv()["metadata"]["uid"]
             annotation = {"metadata": {"annotations": {SKIP_ANNOTATION: "yes"}}}
             house.cluster.patch("persistentvolumes", PV, annotation)
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(5.0)
 
             assert house.pv()["metadata"]["uid"] == before
@@ -115,14 +115,14 @@ def test_a_refusal_is_told_once_until_its_reason_changes() -> None:
     async def play() -> None:
         async with one_volume() as house:
             for _ in range(5):
-                house.queue.add(RD, hinted=True)
+                house.queue.add(RD, source="promotion")
                 await asyncio.sleep(10.0)
             assert [why for _, _, why in house.notices.warnings] == [
                 "no replica of pvc-1 has usable data now"
             ]
 
             house.linstor.known.clear()
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(10.0)
 
             assert len(house.notices.warnings) == 2
@@ -135,7 +135,7 @@ def test_linstor_away_is_asked_again_with_growing_pauses_and_then_it_is_mended()
     async def play() -> None:
         async with one_volume("n2") as house:
             house.linstor.broken = Unreachable("down")
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(60.0)
             assert 4 <= house.linstor.asked.count("placement") <= 12
             house.linstor.broken = None
@@ -148,7 +148,7 @@ def test_a_login_refused_is_no_reason_to_hammer() -> None:
     async def play() -> None:
         async with one_volume("n2") as house:
             house.linstor.broken = LoginRefused("no")
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(300.0)
 
             assert house.linstor.asked.count("placement") <= 11
@@ -162,7 +162,7 @@ def test_a_resize_that_never_ends_is_waited_for_with_growing_pauses() -> None:
             bigger = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
             claim = f"claim-{PV}"
             house.cluster.patch("persistentvolumeclaims", claim, bigger, namespace="default")
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(3600.0)
             assert house.nodes() == {"n1"}
             assert house.linstor.asked.count("placement") < 100
@@ -178,7 +178,7 @@ def test_who_does_not_lead_writes_nothing() -> None:
     async def play() -> None:
         async with one_volume("n2") as house:
             house.leadership.leading = False
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(30.0)
 
             assert house.faults.writes == []
@@ -196,7 +196,7 @@ def test_after_the_queue_closed_nothing_is_begun() -> None:
                 return await original(resource)
 
             instead(house.linstor, placement=closing)
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(30.0)
 
             assert house.faults.writes == []
@@ -217,7 +217,7 @@ def test_volumes_that_no_pod_can_use_go_first() -> None:
             async with house.at_work(workers=6):
                 await asyncio.sleep(1.0)
                 for name in names:
-                    house.queue.add(ResourceName(name), hinted=True)
+                    house.queue.add(ResourceName(name), source="promotion")
                 await until(lambda: len(house.notices.updates) == len(names))
 
             order = [name for name, _, _ in house.notices.updates]
@@ -233,7 +233,7 @@ def test_a_node_that_the_snapshot_lacks_is_learnt_on_the_way() -> None:
             house.linstor.node_labels["n9"] = {"Aux/topology/kubernetes.io/hostname": "n9"}
             await asyncio.sleep(5.0)
             house.linstor.place(PV, "n9")
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await until(lambda: house.nodes() == {"n9"}, patience=10.0)
 
     played(play())
@@ -248,7 +248,7 @@ def test_an_error_that_nobody_foresaw_ends_no_worker() -> None:
                 raise ZeroDivisionError
 
             instead(house.linstor, placement=bad)
-            house.queue.add(RD, hinted=True)
+            house.queue.add(RD, source="promotion")
             await asyncio.sleep(5.0)
             instead(house.linstor, placement=fine)
             await until(lambda: house.nodes() == {"n2"}, patience=600.0)

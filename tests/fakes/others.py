@@ -41,6 +41,9 @@ class FakeTelemetry:
     def changed(self, how: str, outcome: str, took: float, since_hint: float) -> None:
         self.counted[f"changed {how} {outcome}"] += 1
 
+    def told_first(self, source: str) -> None:
+        self.counted[f"told first by {source}"] += 1
+
     def drift_unannounced(self, cause: str) -> None:
         self.counted[f"drift {cause}"] += 1
 

@@ -63,6 +63,16 @@ async def real_cluster_quiet(
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def real_cluster_database(
+    real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RealCluster]:
+    """A quiet one for tests that keep LINSTOR's own database there; others want none."""
+    directory = tmp_path_factory.mktemp("real-cluster-database")
+    async with RealCluster(binaries=real_binaries, directory=directory, resync="24h") as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def real_cluster_mutable(
     real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[RealCluster]:

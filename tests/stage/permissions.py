@@ -11,6 +11,9 @@ Json = dict[str, Any]
 
 PAGE = Path(__file__).parents[2] / "docs" / "permissions.md"
 CLUSTER, OWN, ANY = "cluster", "own namespace", "any namespace"
+COLUMNS = 6
+"""Of the table of what is always asked for."""
+
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
@@ -30,7 +33,7 @@ def documented() -> frozenset[Permission]:
     found = set()
     for line in PAGE.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not line.startswith("|") or cells[0] in {"API group", "---"}:
+        if len(cells) != COLUMNS or cells[0] in {"API group", "---"}:
             continue
         group, resource, where, verbs, rehearsed, _ = cells
         of = ("" if group == "core" else group, resource, where)
@@ -48,7 +51,8 @@ def asked_for(requests: Iterable[Asked], *, own: str) -> frozenset[Permission]:
     found = set()
     for asked in requests:
         terms = asked.terms
-        if terms.of:
+        # What the API server says of itself, it says to every account.
+        if terms.of or terms.resource.startswith("/"):
             continue
         where = CLUSTER if not terms.namespace else OWN if terms.namespace == own else ANY
         resource = f"{terms.resource}/{terms.subresource}".rstrip("/")

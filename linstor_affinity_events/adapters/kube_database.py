@@ -1,0 +1,193 @@
+"""LINSTOR's own database where it is kept in Kubernetes, as a source of hints and nothing else.
+
+Piraeus keeps it in custom resources of group internal.linstor.linbit.com: rows of the tables
+`resources` (one for each replica) and `propscontainers` (one for each property). A row that comes,
+goes or changes says "look", also where LINSTOR sends no event. Rows are not kept, and not even
+listed: a list of one object tells from which version to watch.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from linstor_affinity_events.adapters.kube_api import KubeApi, list_metadata
+from linstor_affinity_events.adapters.kube_survey import KubeSurvey
+from linstor_affinity_events.engine.hints import DATABASE, DATABASE_PROPERTIES
+from linstor_affinity_events.errors import (
+    Again,
+    Expired,
+    Missing,
+    Refused,
+    Unreachable,
+)
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.keys import PLAIN_NAMESPACE, SAVED_PV_PROPERTY, SKIP_PROPERTY
+
+log = logging.getLogger(__name__)
+
+GROUP = "internal.linstor.linbit.com"
+TABLES = {DATABASE: "resources", DATABASE_PROPERTIES: "propscontainers"}
+VERBS = ("list", "watch")
+
+OVERTIME = 30.0
+SOON = 5.0
+
+_NUMBERS = re.compile(r"\d+")
+_OURS = frozenset({SKIP_PROPERTY, SAVED_PV_PROPERTY})
+
+Row = Mapping[str, Any]
+Event = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Whether the database can be watched."""
+
+    version: str = ""
+    """The version of its custom resources; empty if it can't be."""
+
+    why_not: str = ""
+
+
+class KubeDatabase:
+    """Finds out whether there is such a database, and that we may watch it."""
+
+    def __init__(self, api: KubeApi, *, lasts: float, again: float) -> None:
+        self._api, self._lasts, self._again = api, lasts, again
+
+    async def served(self) -> Served:
+        """Ask the API server which version it has, and whether we may watch it.
+
+        Raises Unreachable.
+        """
+        try:
+            version = await _newest_version(self._api)
+        except Missing:
+            return Served(why_not="LINSTOR does not keep its database in this Kubernetes")
+        survey = KubeSurvey(self._api)
+        for table in TABLES.values():
+            for verb in VERBS:
+                if not await survey.may(verb, GROUP, table, ""):
+                    return Served(why_not=f"the account may not {verb} {table}.{GROUP}")
+        return Served(version)
+
+    async def found(self, *, required: bool) -> "list[DatabaseStream]":
+        """Wait until it can be watched, and say in the log what is the matter until then."""
+        told = ""
+        while True:
+            pause = self._again
+            try:
+                served = await self.served()
+            except (Again, Refused) as error:
+                served, pause = Served(why_not=str(error)), SOON
+            if served.version:
+                log.info("database hints on", extra=facts(version=served.version))
+                return [DatabaseStream(self._api, name, lasts=self._lasts) for name in TABLES]
+            if served.why_not != told:
+                level = logging.WARNING if required else logging.INFO
+                log.log(level, "database hints off", extra=facts(why=served.why_not))
+            told = served.why_not
+            await asyncio.sleep(SOON if required else pause)
+
+
+async def _newest_version(api: KubeApi) -> str:
+    """The newest one served. What Kubernetes prefers is the first by the alphabet: to its eyes
+    v1-31-1 is no version. Raises Missing where there is no such group, or no version of it.
+    """
+    group = await api.get(f"/apis/{GROUP}")
+    served = group.get("versions")
+    names = [str(each.get("version")) for each in served or () if isinstance(each, Mapping)]
+    if not names:
+        raise Missing(f"the API server names no version of {GROUP}")
+    return max(names, key=lambda name: [int(number) for number in _NUMBERS.findall(name)])
+
+
+class DatabaseStream:
+    """Implements engine.ports.EventStream over one table.
+
+    One connection of it lasts over any number of watches, as long as each goes on where the last
+    one ended.
+    """
+
+    def __init__(self, api: KubeApi, name: str, *, lasts: float) -> None:
+        self.name = name
+        self._api, self._lasts = api, lasts
+        self._hint = _replica if name == DATABASE else _property
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncIterator[Event]]:
+        """Open one connection, on the version served now: an upgrade of LINSTOR moves it."""
+        try:
+            path = f"/apis/{GROUP}/{await _newest_version(self._api)}/{TABLES[self.name]}"
+            page = await self._api.get(path, {"limit": "1"})
+        except (Missing, Expired) as error:
+            raise Unreachable(str(error)) from error
+        version = str(list_metadata(page).get("resourceVersion", ""))
+        async with aclosing(self._watched(path, version)) as events:
+            # The first watch is open before anybody is told that the stream is.
+            opened = await anext(events)
+            if opened:
+                raise AssertionError("the first one only says that the watch is open")
+            yield events
+
+    async def _watched(self, path: str, version: str) -> AsyncGenerator[Event, None]:
+        """Yield an empty event once the first watch is open, then those that matter."""
+        first = True
+        while True:
+            query = {
+                "resourceVersion": version,
+                "allowWatchBookmarks": "true",
+                "timeoutSeconds": str(int(self._lasts)),
+            }
+            try:
+                async with (
+                    asyncio.timeout(self._lasts + OVERTIME),
+                    self._api.watch(path, query) as watch,
+                    aclosing(watch) as rows,
+                ):
+                    if first:
+                        first = False
+                        yield {}
+                    async for row in rows:
+                        version = row["object"]["metadata"]["resourceVersion"]
+                        if row.get("type") != "BOOKMARK":
+                            event = self._hint(row["object"].get("spec"))
+                            if event is not None:
+                                yield event
+            except TimeoutError as error:
+                raise Unreachable(f"the watch of {path} did not end when it should") from error
+            except (Missing, Expired) as error:
+                raise Unreachable(f"watch {path}: {error}") from error
+
+
+def _replica(spec: object) -> Event | None:
+    """A row of the table `resources`: a replica, unless it is one of a snapshot."""
+    if not isinstance(spec, Mapping) or spec.get("snapshot_name"):
+        return None
+    name = spec.get("resource_name")
+    return {"resource_name": name} if isinstance(name, str) and name else None
+
+
+def _property(spec: object) -> Event | None:
+    """A row of the table `propscontainers`; of these only some matter: the label of a node, the
+    skip property, an old saved PersistentVolume.
+
+    Whose it is stands in `props_instance`, as /nodes/NAME, /resourcedefinitions/NAME or
+    /volumedefinitions/NAME/NUMBER, in one spelling or another.
+    """
+    if not isinstance(spec, Mapping):
+        return None
+    key, instance = spec.get("prop_key"), spec.get("props_instance")
+    if not isinstance(key, str) or not isinstance(instance, str):
+        return None
+    kind, _, name = instance.strip("/").partition("/")
+    kind = kind.replace("_", "").lower()
+    if kind == "nodes":
+        return {"node": name} if key.startswith(f"{PLAIN_NAMESPACE}/") else None
+    if kind in {"resourcedefinitions", "volumedefinitions"} and key in _OURS:
+        return {"resource_name": name.partition("/")[0]}
+    return None

@@ -1,0 +1,277 @@
+"""What LINSTOR's streams don't tell, its database in Kubernetes does: no full pass runs here."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.figures import Figures
+from tests.real_parts.cluster import RealCluster
+from tests.stage import clusters, manifests
+from tests.stage.command import command
+from tests.stage.database import GROUP, Database
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import Answer, CutBody, Reset
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+pytestmark = pytest.mark.real
+
+SKIP = "Aux/affinity-updater-skip"
+NEVER = "--reconcile-rate=10h"
+EXPIRED = b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}\n'
+WATCH = re.compile(rf"^watch resources\.{re.escape(GROUP)}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A real cluster with LINSTOR's tables, proxies before it, and no regular full pass."""
+
+    proxied: ProxiedStage
+    database: Database
+
+    @property
+    def stage(self) -> Stage:
+        return self.proxied.stage
+
+    def service(self, *flags: str) -> Service:
+        return self.proxied.service(NEVER, *flags)
+
+    async def on(self, service: Service) -> None:
+        """Until both tables are watched and what that led to is over."""
+        for name in ("database", "database-properties"):
+            await service.until_said(f"event stream open stream={name}")
+        await settled(service)
+
+    async def put(self, name: str, *nodes: str, layers: tuple[str, ...] = ("STORAGE",)) -> None:
+        self.stage.place(name, nodes, layers=layers)
+        await self.stage.bind(name, manifests.on_nodes(nodes))
+        await self.stage.until_bound(name)
+
+
+async def settled(service: Service) -> None:
+    """Until the full passes that connections asked for have ended, so that none helps."""
+
+    async def passes() -> float:
+        return await service.metric("linstor_affinity_full_pass_seconds_count")
+
+    before = -1.0
+    while before != (now := await passes()) or now == 0:
+        before = now
+        await asyncio.sleep(1.5)
+
+
+@pytest_asyncio.fixture
+async def scene(real_cluster_database: RealCluster, tmp_path: Path) -> AsyncIterator[Scene]:
+    async with clusters.real(real_cluster_database) as cluster, Stage.of(cluster) as stage:
+        await stage.clear()
+        await stage.prepare()
+        database = Database(cluster, stage.world)
+        await database.make()
+        try:
+            async with ProxiedStage.of(stage, tmp_path) as proxied:
+                yield Scene(proxied, database)
+        finally:
+            await database.clear()
+            await stage.clear()
+
+
+def moved_without_drbd(stage: Stage) -> None:
+    stage.world.move_silently("pvc-1", "n1", "n3")
+
+
+def deleted_on_an_offline_node(stage: Stage) -> None:
+    stage.world.delete_replica("pvc-1", "n1")
+
+
+def node_lost(stage: Stage) -> None:
+    stage.world.node_lost("n1")
+
+
+SILENT = [
+    pytest.param(("STORAGE",), moved_without_drbd, ("n2", "n3"), id="storage-only"),
+    pytest.param(("LUKS", "STORAGE"), moved_without_drbd, ("n2", "n3"), id="luks"),
+    pytest.param(("NVME", "STORAGE"), moved_without_drbd, ("n2", "n3"), id="nvme"),
+    pytest.param(("DRBD", "STORAGE"), deleted_on_an_offline_node, ("n2",), id="offline"),
+    pytest.param(("DRBD", "STORAGE"), node_lost, ("n2",), id="node-lost"),
+]
+
+
+@pytest.mark.parametrize(("layers", "change", "nodes"), SILENT)
+async def test_what_no_event_tells_is_in_the_volume_at_once(
+    scene: Scene, layers: tuple[str, ...], change: Callable[[Stage], None], nodes: tuple[str, ...]
+) -> None:
+    await scene.put("pvc-1", "n1", "n2", layers=layers)
+    await scene.database.mirror()
+    if change is deleted_on_an_offline_node:
+        scene.stage.world.go_offline("n1")
+
+    async with running(scene.service()) as service:
+        await scene.on(service)
+        change(scene.stage)
+        await scene.database.mirror()
+
+        await scene.stage.until_on("pvc-1", *nodes, patience=20)
+        await service.until_said("volume affinity updated")
+        _, metrics = await service.ask("/metrics")
+
+    assert 'linstor_affinity_told_first_total{source="database"} 1.0' in metrics
+    assert "linstor_affinity_drift_without_event_total" not in drift(metrics)
+
+
+def drift(metrics: str) -> str:
+    """The lines of drift that no event announced and that is there."""
+    lines = [line for line in metrics.splitlines() if "drift_without_event_total{" in line]
+    return "\n".join(line for line in lines if not line.endswith(" 0.0"))
+
+
+async def test_a_skip_property_that_is_taken_off_is_seen_at_once(scene: Scene) -> None:
+    await scene.put("pvc-1", "n1")
+    scene.stage.world.set_definition_prop("pvc-1", SKIP, "yes")
+    scene.stage.world.move_silently("pvc-1", "n1", "n2")
+    await scene.database.mirror()
+
+    async with running(scene.service()) as service:
+        await scene.on(service)
+        before = await scene.stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+        assert manifests.nodes_of(before) == {"n1"}
+        scene.stage.world.set_definition_prop("pvc-1", SKIP, None)
+        await scene.database.mirror()
+
+        await scene.stage.until_on("pvc-1", "n2", patience=20)
+
+
+async def test_a_row_that_runs_ahead_is_looked_at_again(scene: Scene) -> None:
+    await scene.put("pvc-1", "n1")
+    await scene.database.mirror()
+
+    async with running(scene.service()) as service:
+        await scene.on(service)
+        scene.stage.world.move_silently("pvc-1", "n1", "n2")
+        row = scene.database
+        # What REST tells lags behind by less than the looks that follow.
+        scene.stage.world.move_silently("pvc-1", "n2", "n1")
+        scene.stage.world.set_flags("pvc-1", "n1", ["CLEAN"])
+        await row.mirror()
+        await asyncio.sleep(0.3)
+        scene.stage.world.move_silently("pvc-1", "n1", "n2")
+
+        await scene.stage.until_on("pvc-1", "n2", patience=20)
+
+
+async def test_rows_that_say_nothing_of_volumes_lead_to_no_look(scene: Scene) -> None:
+    await scene.put("pvc-1", "n1")
+    await scene.database.mirror()
+
+    async with running(scene.service()) as service:
+        await scene.on(service)
+        events = await service.metric("linstor_affinity_stream_events_total")
+        for number in range(20):
+            scene.stage.world.set_definition_prop("pvc-1", f"Other/{number}", "x")
+        await scene.database.mirror()
+        scene.stage.world.set_definition_prop("pvc-1", SKIP, "last")
+        await scene.database.mirror()
+
+        async def told() -> bool:
+            return await service.metric("linstor_affinity_stream_events_total") > events
+
+        await clusters.until(told, "the row that matters was told")
+        assert await service.metric("linstor_affinity_stream_events_total") == events + 1
+
+
+async def test_off_asks_for_nothing(scene: Scene) -> None:
+    async with running(scene.service("--database-hints=off")) as service:
+        await settled(service)
+
+    assert not [each for each in scene.proxied.record if GROUP in each.path]
+
+
+async def test_where_it_may_not_be_watched_auto_goes_on_without(scene: Scene) -> None:
+    denied = Answer(201, b'{"status": {"allowed": false}}')
+    scene.proxied.kubernetes.on(re.compile("selfsubjectaccessreviews"), denied, times=100)
+
+    async with running(scene.service()) as service:
+        await service.until_said("database hints off")
+        assert f"the account may not list resources.{GROUP}" in service.said()
+        code, why = await service.ask("/readyz")
+
+    assert (code, why) == (200, "ok\n")
+
+
+async def test_where_there_is_none_auto_goes_on_and_on_is_not_ready(scene: Scene) -> None:
+    await scene.database.unmake()
+
+    async with running(scene.service()) as service:
+        await service.until_said("LINSTOR does not keep its database in this Kubernetes")
+    required = scene.service("--database-hints=on")
+    try:
+        await required.start()
+        await required.until_said("database hints off")
+        code, why = await required.ask("/readyz")
+        assert code == 503
+        assert "LINSTOR's database in Kubernetes: not found yet" in why
+        await scene.database.make()
+        await required.until_ready()
+    finally:
+        await required.kill()
+
+
+async def test_check_tells_of_it(scene: Scene) -> None:
+    there = await command(scene.stage, "check")
+    off = await command(scene.stage, "check", "--database-hints=off")
+    await scene.database.unmake()
+    gone = await command(scene.stage, "check")
+    wanted = await command(scene.stage, "check", "--database-hints=on")
+
+    assert "ok    database-hints: on, by v1-33-1" in there.out
+    assert "ok    database-hints: off, as --database-hints says" in off.out
+    assert "ok    database-hints: off: LINSTOR does not keep its database" in gone.out
+    assert "fail  database-hints: LINSTOR does not keep its database" in wanted.out
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(Reset(forwarded=False), id="reset"),
+        pytest.param(CutBody(100), id="cut"),
+        pytest.param(Answer(503), id="unavailable"),
+        pytest.param(Answer(410, b'{"kind":"Status","code":410,"message":"old"}'), id="gone"),
+        pytest.param(Answer(200, EXPIRED), id="expired"),
+        pytest.param(Answer(403, b'{"kind":"Status","code":403,"message":"no"}'), id="forbidden"),
+    ],
+)
+async def test_a_broken_watch_comes_back_and_misses_nothing(
+    scene: Scene, act: Answer | Reset | CutBody, figures: Figures
+) -> None:
+    await scene.put("pvc-1", "n1")
+    await scene.database.mirror()
+    rule = scene.proxied.kubernetes.on(WATCH, act, times=2)
+
+    async with running(scene.service()):
+        await rule.struck.wait()
+        scene.stage.world.move_silently("pvc-1", "n1", "n2")
+        await scene.database.mirror()
+
+        await scene.stage.until_on("pvc-1", "n2", patience=60)
+    figures.count("faults survived, real")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_twenty_thousand_rows_are_not_kept(scene: Scene) -> None:
+    for number in range(10_000):
+        scene.stage.place(f"rd-{number}", ["n1", "n2"])
+    await scene.database.mirror()
+
+    async with running(scene.service("--database-hints=off")) as service:
+        await settled(service)
+        without = await service.metric("process_resident_memory_bytes")
+    async with running(scene.service()) as service:
+        await scene.on(service)
+        with_rows = await service.metric("process_resident_memory_bytes")
+
+    assert with_rows < without + 16 * 2**20
