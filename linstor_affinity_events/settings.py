@@ -359,6 +359,11 @@ class Settings:
         return f"Settings({', '.join(f'{o.field}={getattr(self, o.field)!r}' for o in OPTIONS)})"
 
 
+def _shown(given: str) -> str:
+    """A value in a message; nobody reads beyond its beginning."""
+    return repr(given if len(given) <= 200 else f"{given[:200]}...")
+
+
 def _value(
     option: Option, flags: Mapping[str, str], env: Mapping[str, str], mistakes: list[str]
 ) -> Any:
@@ -371,10 +376,10 @@ def _value(
     try:
         value = option.parse(given.strip())
     except ValueError as error:
-        mistakes.append(f"{where}={given!r} {error}")
+        mistakes.append(f"{where}={_shown(given)} {error}")
         return option.parse(option.default)
     if isinstance(value, int | float) and value < option.least:
-        mistakes.append(f"{where}={given!r} is below {option.least:g}")
+        mistakes.append(f"{where}={_shown(given)} is below {option.least:g}")
     return value
 
 
@@ -430,6 +435,7 @@ def _controllers(given: str, secured: bool, mistakes: list[str]) -> tuple[str, .
             given_one if "://" in given_one else f"{'https' if secured else 'http'}://{given_one}"
         )
         one = given_one if "@" not in given_one else f"...@{given_one.rpartition('@')[2]}"
+        one = one[:200]
         try:
             parts = urlsplit(whole)
             host, port = parts.hostname, parts.port

@@ -221,15 +221,13 @@ def _answer(status: int, raw: bytes, what: str) -> Any:
     except Unreachable:
         said = []
     replies = [reply for reply in said if isinstance(reply, dict)] if isinstance(said, list) else []
-    codes = {reply.get("ret_code") for reply in replies}
+    codes = {code for reply in replies if isinstance(code := reply.get("ret_code"), int)}
     text = "; ".join(_words(replies)) or "no reason given"
     if codes & LOGIN_CODES or status in {401, 403}:
         raise LoginRefused(
             f"{what}: {text} (see LS_USERNAME and LS_PASSWORD, or LS_BEARER_TOKEN_FILE)"
         )
-    if status == 404 and any(
-        isinstance(code, int) and code & _CODE_MASK == _NOT_FOUND_DEFINITION for code in codes
-    ):
+    if status == 404 and any(code & _CODE_MASK == _NOT_FOUND_DEFINITION for code in codes):
         raise Missing(f"{what}: {text}")
     if status == 400:
         raise Refused(f"{what}: HTTP 400: {text}")

@@ -1,0 +1,1 @@
+"""Input that somebody means harm with, or that is just broken: for every parser, and end to end."""

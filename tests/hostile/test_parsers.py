@@ -1,0 +1,189 @@
+"""Each parser is fed with what it was not made for: it answers, or raises what it says."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from linstor_affinity_events.adapters.bodies import parse_json
+from linstor_affinity_events.adapters.json_stream import Objects
+from linstor_affinity_events.adapters.kube_database import _property, _replica
+from linstor_affinity_events.adapters.kube_journal import _note
+from linstor_affinity_events.adapters.linstor_events import _payload
+from linstor_affinity_events.adapters.linstor_rest import Replicas, _answer, _definition, _objects
+from linstor_affinity_events.adapters.policy_yaml import parse_policy
+from linstor_affinity_events.engine.hints import MissedSome, Touched, hint_of
+from linstor_affinity_events.errors import AffinityEventsError
+from linstor_affinity_events.model.keys import VolumeKey, parse_handle
+from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.note import read_note, read_saved
+from linstor_affinity_events.model.policy import Policy, Unreadable
+from linstor_affinity_events.model.quantity import quantity
+from linstor_affinity_events.settings import Settings
+from tests.figures import Figures
+
+EXAMPLES = 400
+KEY = VolumeKey(ResourceName("pvc-1"))
+
+# Words that mean something to some parser, so that fuzzing gets past its first check.
+WORDS = [
+    *("name", "node_name", "flags", "props", "volume_definitions", "volume_number", "ret_code"),
+    *("metadata", "spec", "csi", "driver", "volumeHandle", "claimRef", "uid", "resourceVersion"),
+    *("linstor.csi.linbit.com", "pvc-1", "pvc-1/0", "Delete", "Retain", "v1", "PersistentVolume"),
+    *("format", "pv", "volume", "state", "prepared", "deleting", "wanted", "claim", "holder"),
+    *("nodeAffinity", "required", "nodeSelectorTerms", "matchExpressions", "key", "In", "values"),
+    *("resource_name", "node", "old_node", "snapshot_name", "props_instance", "prop_key"),
+    *("fromSame", "data", "note.json", "message", "../../etc", "a/b?c#d", "\x00", "\ud800", "💥"),
+]
+words = st.sampled_from(WORDS) | st.text(max_size=8)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
+trees = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=6)
+)
+texts = words | st.text(max_size=80) | trees.map(lambda tree: json.dumps(tree, default=str))
+raw = st.binary(max_size=120) | texts.map(lambda text: text.encode(errors="surrogatepass"))
+
+
+@contextmanager
+def only_our_errors() -> Iterator[None]:
+    told = ""
+    try:
+        yield
+    except AffinityEventsError as error:
+        told = str(error)
+    # What is told to people must be text that can be written, and no book.
+    assert len(told.encode(errors="replace")) < 20_000
+
+
+def objects(body: bytes) -> object:
+    reader = Objects("LINSTOR")
+    return [*reader.feed(body), *reader.feed(b"", last=True)]
+
+
+def replicas(tree: Any) -> object:
+    rows = Replicas()
+    for row in _objects(tree, "resources"):
+        rows.take(row)
+    return rows.placements()
+
+
+def definitions(tree: Any) -> object:
+    return [_definition(raw) for raw in _objects(tree, "definitions")]
+
+
+def policy(text: str) -> None:
+    assert isinstance(parse_policy(text), Policy | Unreadable)
+
+
+def handle(text: str) -> None:
+    key = parse_handle(text)
+    assert key == parse_handle(str(key))
+
+
+def config_map(tree: Any) -> object:
+    return _note({"metadata": {"uid": "u", "resourceVersion": "1"}, "data": {"note.json": tree}})
+
+
+def hint(tree: Any) -> None:
+    if isinstance(tree, dict):
+        assert isinstance(hint_of(tree), Touched | MissedSome)
+
+
+def rows(tree: Any) -> None:
+    for reader in (_replica, _property):
+        event = reader(tree)
+        assert event is None or isinstance(hint_of(event), Touched | MissedSome)
+
+
+def nodes(tree: Any) -> None:
+    if isinstance(tree, dict):
+        props = {str(name): {"Aux/zone": "z"} for name in tree}
+        assert len(Nodes.read(props).labels) <= len(tree)
+
+
+def flags(text: str) -> object:
+    names = ("reconcile_rate", "bind_address", "workers", "server", "allow_finalizer", "v")
+    return Settings.read(dict.fromkeys(names, text), {"LS_CONTROLLERS": text})
+
+
+def answer(body: bytes) -> None:
+    for status in (200, 302, 400, 404, 500):
+        with only_our_errors():
+            _answer(status, body, "LINSTOR")
+
+
+PARSERS: list[tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = [
+    (handle, texts),
+    (policy, texts),
+    (quantity, texts),
+    (flags, texts),
+    (_payload, texts),
+    (config_map, trees | texts),
+    (lambda tree: read_note(tree, version="1"), trees),
+    (lambda tree: read_saved(tree, KEY, affinity=None), trees),
+    (hint, trees),
+    (rows, trees),
+    (nodes, trees),
+    (replicas, trees),
+    (definitions, trees),
+    (objects, raw),
+    (answer, raw),
+    (lambda body: parse_json(body, "it"), raw),
+]
+NAMES = [
+    *("handle", "policy", "quantity", "flags", "event", "note-in-configmap", "note", "saved-pv"),
+    *("hint", "database-row", "nodes", "replicas", "definitions", "list", "answer", "json"),
+]
+
+
+@pytest.mark.parametrize(("parser", "inputs"), PARSERS, ids=NAMES)
+def test_whatever_comes_it_answers_or_raises_our_errors(
+    parser: Callable[[Any], object], inputs: st.SearchStrategy[Any], figures: Figures
+) -> None:
+    tried = 0
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(hostile=inputs)
+    def fuzz(hostile: Any) -> None:
+        nonlocal tried
+        tried += 1
+        with only_our_errors():
+            parser(hostile)
+
+    fuzz()
+    assert tried >= EXAMPLES // 2
+    figures.count("hostile inputs survived by parsers", tried)
+
+
+BOMBS = [
+    pytest.param("&a [" * 500, id="open-lists"),
+    pytest.param("[" * 4000, id="deep"),
+    pytest.param("a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nd: [*c,*c]", id="aliases"),
+    pytest.param("- fromSame: [" + "a," * 1900 + "a]", id="long"),
+    pytest.param("!!python/object/apply:os.system ['touch hacked']", id="object"),
+    pytest.param("- fromSame: !!python/name:os.system", id="name"),
+    pytest.param("x" * 10_000_000, id="megabytes"),
+    pytest.param("- fromSame: [\x00]", id="nul"),
+    pytest.param("? ? ? ?\n" * 400, id="keys"),
+]
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+async def test_policies_that_are_bombs_are_read_quickly_and_harm_nobody(bomb: str) -> None:
+    async with asyncio.timeout(10):
+        found = await asyncio.to_thread(parse_policy, bomb)
+
+    assert isinstance(found, Policy | Unreadable)
+    if isinstance(found, Unreadable):
+        assert len(found.text) <= 200

@@ -1,0 +1,247 @@
+"""Hostile things in the places that a running service reads: it stays up, writes nothing that it
+should not, and goes on with its work.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.figures import Figures
+from tests.stage import manifests
+from tests.stage.clusters import until
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import Answer
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+NOTES = "/api/v1/namespaces/default/configmaps"
+SAVED = "Aux/affinity-updater-saved-pv"
+
+
+def saved(**spec: Any) -> Json:
+    """A PersistentVolume as the reference controller saves it, with something wrong in it."""
+    made = manifests.volume(
+        "pvc-gone",
+        claim={
+            "metadata": {
+                "namespace": "default",
+                "name": "claim-x",
+                "uid": "u-1",
+                "resourceVersion": "1",
+            }
+        },
+        node_affinity=manifests.on_nodes(["n1"]),
+    )
+    made["metadata"]["uid"] = "11111111-1111-1111-1111-111111111111"
+    made["spec"] |= spec
+    return made
+
+
+def named(name: str) -> Json:
+    made = saved()
+    made["metadata"]["name"] = name
+    return made
+
+
+CSI = saved()["spec"]["csi"]
+HOSTILE: dict[str, Json | str] = {
+    "another-driver": saved(csi={**CSI, "driver": "ebs.csi.aws.com"}),
+    "another-handle": saved(csi={**CSI, "volumeHandle": "pvc-other"}),
+    "host-path": saved(hostPath={"path": "/"}),
+    "host-path-alone": saved(csi=None, hostPath={"path": "/"}),
+    "another-name": named("kube-system-secrets"),
+    "a-path": named("../../secrets/all"),
+    "a-query": named("pvc-gone?dryRun=All"),
+    "wrong-types": saved(csi=[1], claimRef="x", capacity=7),
+    "deep": "[" * 3000,
+    "no-json": "{",
+}
+
+
+def writes(proxied: ProxiedStage) -> list[str]:
+    """What was written about volumes and claims, rehearsals included."""
+    return [
+        str(asked)
+        for asked in proxied.record
+        if asked.method != "GET" and re.search(r"persistentvolume", asked.path)
+    ]
+
+
+async def still_works(stage: Stage, service: Service) -> None:
+    """Another volume is moved as ever, by the same process."""
+    process = service.process
+    stage.world.move("pvc-well", "n1", "n2")
+    await stage.until_on("pvc-well", "n2")
+    assert service.process is process
+    assert "Traceback" not in service.said()
+
+
+@pytest.mark.parametrize("name", [n for n in HOSTILE if n != "another-name"])
+async def test_a_hostile_note_on_linstor_leads_to_no_write(
+    proxied: ProxiedStage, figures: Figures, name: str
+) -> None:
+    stage, hostile = proxied.stage, HOSTILE[name]
+    text = hostile if isinstance(hostile, str) else json.dumps(hostile)
+    await stage.add("pvc-well", ["n1"])
+    stage.place("pvc-gone", ["n1"])
+    stage.world.volume("pvc-gone", 0).props[SAVED] = text
+
+    async with running(proxied.service()) as service:
+        await service.until_said("saved PersistentVolume on LINSTOR refused")
+        assert writes(proxied) == []
+        assert not [a for a in proxied.record if a.method == "PUT" and "linstor" in a.label]
+        await still_works(stage, service)
+    assert stage.world.volume("pvc-gone", 0).props[SAVED] == text
+    figures.count("hostile inputs survived by the service")
+
+
+def as_note(change: Callable[[Json], None]) -> Json:
+    """A note of ours, with something wrong in it."""
+    wanted = saved()
+    del wanted["metadata"]["uid"]
+    tree: Json = {
+        "format": 1,
+        "pv": "pvc-gone",
+        "volume": "pvc-gone/0",
+        "uid": "11111111-1111-1111-1111-111111111111",
+        "claim": {"namespace": "default", "name": "claim-x", "uid": "u-1"},
+        "state": "deleting",
+        "holder": "",
+        "wanted": wanted,
+    }
+    change(tree)
+    return tree
+
+
+def put(*path: str, to: Any) -> Callable[[Json], None]:
+    def change(tree: Json) -> None:
+        for key in path[:-1]:
+            tree = tree[key]
+        tree[path[-1]] = to
+
+    return change
+
+
+NOTE_CHANGES = {
+    "another-driver": put("wanted", "spec", "csi", "driver", to="ebs.csi.aws.com"),
+    "another-handle": put("volume", to="pvc-other/0"),
+    "another-name": put("wanted", "metadata", "name", to="pvc-well"),
+    "host-path": put("wanted", "spec", "hostPath", to={"path": "/"}),
+    "a-path": put("pv", to="../../secrets/all"),
+    "wrong-types": put("wanted", "spec", to=[1, 2, 3]),
+    "deep": put("wanted", "spec", "x", to=json.loads("[" * 500 + "]" * 500)),
+    "huge": put("wanted", "spec", "persistentVolumeReclaimPolicy", to="x" * 500_000),
+}
+
+
+@pytest.mark.parametrize("name", NOTE_CHANGES)
+async def test_a_hostile_note_in_a_config_map_leads_to_no_write(
+    proxied: ProxiedStage, figures: Figures, name: str
+) -> None:
+    stage = proxied.stage
+    await stage.add("pvc-well", ["n1"])
+    note = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": "affinity-note-pvc-gone",
+            "labels": {"linstor-affinity-events/note": "true"},
+        },
+        "data": {"note.json": json.dumps(as_note(NOTE_CHANGES[name]))},
+    }
+    await stage.cluster.ask("POST", NOTES, note)
+
+    async with running(proxied.service()) as service:
+        await service.until_said("note refused")
+        assert writes(proxied) == []
+        await still_works(stage, service)
+    kept = await stage.cluster.ask("GET", f"{NOTES}/affinity-note-pvc-gone")
+    assert kept["data"] == note["data"]
+    figures.count("hostile inputs survived by the service")
+
+
+async def test_the_note_that_was_broken_is_good_when_it_is_whole(proxied: ProxiedStage) -> None:
+    """Else the tests above would pass for a note that nobody would take anyway."""
+    stage = proxied.stage
+    stage.place("pvc-gone", ["n1"])
+    note = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": "affinity-note-pvc-gone",
+            "labels": {"linstor-affinity-events/note": "true"},
+        },
+        "data": {"note.json": json.dumps(as_note(lambda _: None))},
+    }
+    await stage.cluster.ask("POST", NOTES, note)
+
+    async with running(proxied.service()):
+
+        async def back() -> bool:
+            return await stage.cluster.find("/api/v1/persistentvolumes/pvc-gone") is not None
+
+        await until(back, "the volume of a good note is created")
+    made = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-gone")
+    # Its claim does not exist, so its data is not handed to the reclaimer.
+    assert made["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+
+BIG = 200 * 1024 * 1024
+REDIRECT = {"Location": "http://127.0.0.1:1/elsewhere"}
+
+
+@pytest.mark.parametrize(
+    ("what", "answer"),
+    [
+        pytest.param("linstor get view/resources", Answer(200, b"[" + b" " * BIG), id="200-MB"),
+        pytest.param("linstor get nodes", Answer(200, b'[{"name":"' + b"x" * BIG), id="200-MB-one"),
+        pytest.param("linstor get nodes", Answer(307, b"", REDIRECT), id="redirect"),
+        pytest.param("linstor get nodes", Answer(200, b'{"a": 1}'), id="shape"),
+        pytest.param("linstor get nodes", Answer(200, b'[{"ret_code":[]}]'), id="types"),
+        pytest.param(
+            "linstor get resource-definitions", Answer(500, b'[{"ret_code":{}}]'), id="code"
+        ),
+    ],
+)
+async def test_answers_that_are_too_much_or_none_do_no_harm(
+    proxied: ProxiedStage, figures: Figures, what: str, answer: Answer
+) -> None:
+    stage = proxied.stage
+    await stage.add("pvc-well", ["n1"])
+    rule = proxied.linstor.on(what, answer, times=2)
+    service = proxied.service("--timeout=20s")
+    try:
+        await service.start()
+        await rule.struck.wait()
+        await service.until_ready()
+        await still_works(stage, service)
+        memory = await service.metric("process_resident_memory_bytes")
+    finally:
+        await service.kill()
+    assert memory < 400 * 2**20
+    figures.count("hostile inputs survived by the service")
+
+
+ODD = ["PVC-üñí", "rd%2F..%2Fnodes", "a?b=c", "x#y", "semi;colon", "plus+and&"]
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_odd_names_stay_one_part_of_an_address(
+    proxied: ProxiedStage, figures: Figures, name: str
+) -> None:
+    stage = proxied.stage
+    stage.place(name, ["n1"])
+    await stage.bind("pvc-odd", manifests.on_nodes(["n1"]), handle=name)
+    await stage.add("pvc-well", ["n1"])
+    await stage.until_bound("pvc-odd")
+
+    async with running(proxied.service()) as service:
+        stage.world.move(name, "n1", "n3")
+        await stage.until_on("pvc-odd", "n3")
+        await still_works(stage, service)
+    figures.count("hostile inputs survived by the service")
