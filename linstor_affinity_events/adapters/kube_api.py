@@ -19,6 +19,7 @@ from kubernetes_asyncio.config import ConfigException, load_incluster_config, lo
 from yarl import URL
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
+from linstor_affinity_events.adapters.kube_patience import Patience
 from linstor_affinity_events.adapters.sockets import keep_alive
 from linstor_affinity_events.errors import (
     BadSettings,
@@ -97,6 +98,7 @@ class KubeApi:
         self._configuration: Configuration | None = None
         self._rest: RESTClientObject | None = None
         self._opening = asyncio.Lock()
+        self._patience = Patience()
         self._retired: list[RESTClientObject] = []
         """Before the last renewal of credentials; requests may still be under way on them."""
 
@@ -164,6 +166,8 @@ class KubeApi:
         raw = None if body is None else orjson.dumps(body)
         headers = {} if raw is None else {"Content-Type": content_type}
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
+        wish = (method, path, *_told_apart(query, body))
+        self._patience.check(wish, f"{method} {path}")
         for last in (False, True):
             sent: list[str] = []
             session = await self._session()
@@ -186,6 +190,7 @@ class KubeApi:
                         # Sent again on a new connection, the first answer being lost: this
                         # conflict may be with ourselves.
                         raise Unreachable(f"Kubernetes: {method} {path}: the answer was lost")
+                    self._patience.take(wish, _retry_after(response))
                     return _sorted(response, answer, f"{method} {path}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise Unreachable(f"Kubernetes: {method} {path}: {_said(error)}") from error
@@ -196,6 +201,8 @@ class KubeApi:
         """Open a watch; its events come as they are. Raises Expired when its start is forgotten,
         Invalid when the server does not know the kind of watch.
         """
+        wish = ("watch", path)
+        self._patience.check(wish, f"watch {path}")
         session = await self._session()
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
@@ -212,6 +219,7 @@ class KubeApi:
                         await self._renew(session)
                     async with asyncio.timeout(REQUEST_TIMEOUT):
                         answer = await read_bounded(response, MIB)
+                    self._patience.take(wish, _retry_after(response))
                     _sorted(response, answer, f"watch {path}")
                 keep_alive(response)
                 yield _lines(response, path)
@@ -313,6 +321,15 @@ def _write(*, rehearse: bool) -> dict[str, str]:
     return {**query, "dryRun": "All"} if rehearse else query
 
 
+def _told_apart(query: Query | None, body: Mapping[str, Any] | None) -> tuple[object, ...]:
+    """What makes requests of one method and path different ones: the name of what is created, and
+    whether it is a dry run.
+    """
+    given = body or {}
+    rehearsed = given.get("dryRun") or "dryRun" in (query or {})
+    return (given.get("metadata") or {}).get("name"), bool(rehearsed)
+
+
 async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
     async for line in response.content:
         if not line.strip():
@@ -378,5 +395,7 @@ def _causes(details: object) -> tuple[str, ...]:
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    if response.status != 429 and response.status < 500:
+        return None
     text = response.headers.get("Retry-After", "")
     return min(float(text), 60.0) if text.isascii() and text.isdigit() else None

@@ -113,6 +113,62 @@ async def test_no_server_can_make_us_wait_for_long(given: str, after: float | No
     assert raised.value.after == after
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_what_is_to_be_asked_for_later_is_not_asked_for_sooner(
+    api: KubeApi, kube: KubeServer, status: int
+) -> None:
+    """By whomever; everything else goes on."""
+    kube.faults.add(status=status, retry_after=30)
+    with pytest.raises(Unreachable):
+        await api.get(PV)
+
+    with pytest.raises(Unreachable, match="so soon") as raised:
+        await api.get(PV)
+    with pytest.raises(Missing):
+        await api.get(f"{VOLUMES}/pv-2")
+
+    assert raised.value.after is not None
+    assert 20 < raised.value.after <= 30
+    assert [request.status for request in kube.log.latest] == [status, 404]
+
+
+async def test_a_creation_to_be_asked_for_later_keeps_no_other_one_waiting(
+    api: KubeApi, kube: KubeServer
+) -> None:
+    kube.faults.add(status=429, retry_after=30)
+    with pytest.raises(Unreachable):
+        await api.create(VOLUMES, volume("pv-1"), rehearse=True)
+
+    for name, rehearse in (("pv-1", False), ("pv-2", True)):
+        await api.create(VOLUMES, volume(name), rehearse=rehearse)
+    with pytest.raises(Unreachable, match="so soon"):
+        await api.create(VOLUMES, volume("pv-1"), rehearse=True)
+
+
+async def test_a_watch_to_be_asked_for_later_is_not_asked_for_sooner(
+    api: KubeApi, kube: KubeServer
+) -> None:
+    kube.faults.add(status=429, retry_after=30)
+    for _ in range(2):
+        with pytest.raises(Unreachable):
+            async with api.watch(VOLUMES, {}):
+                pass
+
+    assert len(kube.log.latest) == 1
+
+
+def test_after_the_time_that_was_asked_for_it_is_asked_for_again() -> None:
+    async def story() -> Any:
+        async with KubeServer(FakeCluster()) as kube, api_at(kube.url) as api:
+            kube.faults.add(status=429, retry_after=30)
+            with pytest.raises(Unreachable):
+                await api.get(VOLUMES)
+            await asyncio.sleep(30)
+            return await api.get(VOLUMES)
+
+    assert hurried(story)["kind"] == "PersistentVolumeList"
+
+
 async def test_a_refusal_names_the_fields(api: KubeApi, cluster: FakeCluster) -> None:
     cluster.create("persistentvolumes", volume("pv-1", nodeAffinity=affinity("n1")))
 
