@@ -4,7 +4,7 @@ import base64
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ class LinstorConnection:
     def __init__(self, urls: tuple[str, ...], login: Login, tls: Tls) -> None:
         self._urls, self._login, self._tls = urls, login, tls
         self._active = 0
+        self._listening: dict[object, tuple[str, Callable[[], None]]] = {}
         self._context: ssl.SSLContext | None = None
         self._context_of: tuple[object, ...] = ()
         self._token: tuple[object, str] = (None, "")
@@ -59,8 +60,23 @@ class LinstorConnection:
         return [*self._urls[self._active :], *self._urls[: self._active]]
 
     def answered(self, url: str) -> None:
-        """Remember who is active."""
+        """Remember who is active, and let nobody go on listening to another one: a controller that
+        hangs keeps its connections, and would be listened to in vain.
+        """
         self._active = self._urls.index(url)
+        for other, hang_up in tuple(self._listening.values()):
+            if other != url:
+                hang_up()
+
+    @contextmanager
+    def listening(self, url: str, hang_up: Callable[[], None]) -> Iterator[None]:
+        """Have `hang_up` called should another controller answer while the block lasts."""
+        key = object()
+        self._listening[key] = (url, hang_up)
+        try:
+            yield
+        finally:
+            del self._listening[key]
 
     def failed(self, url: str) -> None:
         """Begin with the next controller, unless somebody found an active one already."""

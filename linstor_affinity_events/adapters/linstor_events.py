@@ -45,6 +45,11 @@ class _OneConnection(EventSource):  # type: ignore[misc]
         if self._was_open:
             raise _HungUp
 
+    def hang_up(self) -> None:
+        """Let whoever waits for the next event fail as if the connection had broken."""
+        if self._response is not None:
+            self._response.close()
+
     def _process_field(self, field_name: str, field_value: str) -> None:
         """Collect a field; the library would collect them without end.
 
@@ -87,7 +92,8 @@ class LinstorStream:
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT):
                         await source.connect()
-                    yield _events(source)
+                    with self._connection.listening(url, source.hang_up):
+                        yield _events(source)
                 finally:
                     await source.close()
         except (aiohttp.ClientError, ConnectionError, LineTooLong, TimeoutError, OSError) as error:

@@ -253,6 +253,37 @@ async def test_after_a_failure_the_next_controller_is_tried(linstor: LinstorServ
         assert await anext(events) == MAY
 
 
+async def test_a_stream_is_left_once_another_controller_answers(
+    linstor: LinstorServer, world: LinstorWorld
+) -> None:
+    """The one that it came from may hang, and keep its connections for ever."""
+    async with LinstorServer(world) as heir:
+        connection = linstor_at(linstor.url, heir.url)
+        stream = LinstorStream(connection, name="promotion", path=PROMOTION_PATH)
+
+        def another_answers() -> None:
+            connection.answered(linstor.url)
+            connection.answered(heir.url)
+
+        with pytest.raises(Unreachable):
+            await next_after(linstor, another_answers, stream)
+        async with opened(heir, stream):
+            pass
+
+
+async def test_a_stream_is_not_left_while_its_own_controller_answers(
+    linstor: LinstorServer,
+) -> None:
+    connection = linstor_at(linstor.url, CLOSED)
+    stream = LinstorStream(connection, name="promotion", path=PROMOTION_PATH)
+
+    def answers() -> None:
+        connection.answered(linstor.url)
+        linstor.send_raw(PROMOTION, frame(MAY))
+
+    assert await next_after(linstor, answers, stream) == MAY
+
+
 async def test_the_connection_is_closed_with_the_block(linstor: LinstorServer) -> None:
     async with opened(linstor):
         pass
