@@ -1,18 +1,29 @@
-"""Watches volumes and claims from outside and remembers what it saw, and when."""
+"""Watches volumes and claims from outside and remembers what it saw, and when.
+
+A watch that breaks is begun anew with a list; what came and went between the two is not seen.
+"""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
+import aiohttp
 import orjson
 
-from tests.stage.clusters import PATIENCE, Cluster
+from tests.stage.clusters import PATIENCE, ApiError, Cluster
 from tests.stage.manifests import terms_of
 
 Json = dict[str, Any]
+
+PAUSE = 0.1
+"""Before a watch is begun anew."""
+
+
+class _Over(Exception):
+    """The API server ended the watch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +77,53 @@ class Observer:
         take: Callable[[str, Json], None],
         ready: asyncio.Event,
     ) -> None:
-        listed = await cluster.ask("GET", path)
-        for manifest in listed.get("items", ()):
-            take("ADDED", manifest)
-        version = listed["metadata"]["resourceVersion"]
-        ready.set()
+        known: dict[str, Json] = {}
         while True:
-            async with cluster.session.get(
-                path, params={"watch": "1", "resourceVersion": version}, timeout=None
-            ) as response:
-                try:
-                    async for line in response.content:
-                        event = orjson.loads(line)
-                        manifest = event["object"]
-                        version = manifest["metadata"]["resourceVersion"]
-                        take(event["type"], manifest)
-                        async with self._news:
-                            self._news.notify_all()
-                finally:
-                    # Over TLS a polite end would take longer than the loop of a test lives.
-                    if response.connection is not None and response.connection.transport:
-                        response.connection.transport.abort()
+            # A server that is down, or comes up, says so in many ways.
+            with suppress(aiohttp.ClientError, ApiError, _Over, OSError):
+                listed = await cluster.ask("GET", path)
+                found = {item["metadata"]["uid"]: item for item in listed.get("items", ())}
+                for uid in known.keys() - found.keys():
+                    take("DELETED", known.pop(uid))
+                known |= found
+                for manifest in found.values():
+                    take("ADDED", manifest)
+                ready.set()
+                await self._tell()
+                version = listed["metadata"]["resourceVersion"]
+                await self._follow(cluster, path, version, take, known)
+            await asyncio.sleep(PAUSE)
+
+    async def _follow(
+        self,
+        cluster: Cluster,
+        path: str,
+        version: str,
+        take: Callable[[str, Json], None],
+        known: dict[str, Json],
+    ) -> None:
+        async with cluster.session.get(
+            path, params={"watch": "1", "resourceVersion": version}, timeout=None
+        ) as response:
+            try:
+                async for line in response.content:
+                    event = orjson.loads(line)
+                    kind, manifest = event["type"], event["object"]
+                    if kind == "ERROR":
+                        raise _Over
+                    known[manifest["metadata"]["uid"]] = manifest
+                    if kind == "DELETED":
+                        del known[manifest["metadata"]["uid"]]
+                    take(kind, manifest)
+                    await self._tell()
+            finally:
+                # Over TLS a polite end would take longer than the loop of a test lives.
+                if response.connection is not None and response.connection.transport:
+                    response.connection.transport.abort()
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
 
     def _volume(self, kind: str, manifest: Json) -> None:
         name = manifest["metadata"]["name"]

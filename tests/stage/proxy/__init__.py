@@ -21,9 +21,11 @@ added, or several from there on:
     rule = kubernetes.on(re.compile("^(patch|delete) "), Answer(503), nth=2, times=3)
     await rule.struck.wait()
 
-The acts are in acts.py: Instead and After call back in place of the request or after its answer was
-had, Answer answers by itself, Delay waits, Hang never answers, Reset breaks the connection, CutBody
-sends a part of the answer, Late forwards a request long after its sender has lost sight of it.
+The acts are in acts.py: Instead, Before and After call back in place of the request, before it is
+sent on or after its answer was had, Answer answers by itself, Delay waits, Hang never answers,
+Reset breaks the connection, CutBody sends a part of the answer, Late forwards a request long after
+its sender has lost sight of it.
+Of all connections at once, `drop_connections` breaks them and `vanish` lets them hang in the air.
 The oldest rule that wants a request has it; the others still count it. Without a rule requests go
 through as they are, and answers come back unbuffered where they are streams.
 """
@@ -32,6 +34,7 @@ from tests.stage.proxy.acts import (
     Act,
     After,
     Answer,
+    Before,
     CutBody,
     Delay,
     Hang,
@@ -49,6 +52,7 @@ __all__ = [
     "After",
     "Answer",
     "Asked",
+    "Before",
     "CutBody",
     "Delay",
     "Hang",

@@ -16,6 +16,13 @@ class Instead:
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """Call back, and forward it once that has returned; the answer goes its usual way."""
+
+    call: CallBack
+
+
+@dataclass(frozen=True, slots=True)
 class After:
     """Forward it, call back once the answer is had whole (of a stream, once it has begun), and
     break the connection: not a byte of the answer reaches the service.
@@ -74,4 +81,4 @@ class Late:
     reset: bool = True
 
 
-Act = Instead | After | Answer | Delay | Hang | Reset | CutBody | Late
+Act = Instead | Before | After | Answer | Delay | Hang | Reset | CutBody | Late

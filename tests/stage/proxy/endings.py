@@ -1,11 +1,28 @@
 """How an exchange ends otherwise than with an answer."""
 
 import asyncio
+import ctypes
 import socket
 import struct
 from typing import NoReturn
 
 from aiohttp import web
+
+_SO_ATTACH_FILTER = 26
+_RETURN_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""A filter of one instruction, which lets no byte of any segment through. See socket(7) and
+https://www.kernel.org/doc/html/latest/networking/filter.html
+"""
+
+
+def cut_off(transport: asyncio.BaseTransport) -> None:
+    """Let nothing that the sender sends arrive, and so acknowledge nothing of it either."""
+    raw = transport.get_extra_info("socket")
+    if raw is None or raw.fileno() < 0:
+        return
+    program = ctypes.create_string_buffer(_RETURN_NOTHING, len(_RETURN_NOTHING))
+    given = struct.pack("HL", 1, ctypes.addressof(program))
+    raw.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, given)
 
 
 def cut(request: web.Request) -> None:

@@ -14,6 +14,7 @@ from tests.stage.proxy.acts import (
     Act,
     After,
     Answer,
+    Before,
     CallBack,
     CutBody,
     Delay,
@@ -53,6 +54,8 @@ class Exchange:
     asked: Asked
     act: Act | None
     outlive: Outlive
+    is_gone: Callable[[], bool]
+    """Whether the proxy has vanished for the sender."""
 
     async def whole(self) -> web.StreamResponse:
         """Have the whole answer, and pass it on."""
@@ -61,6 +64,8 @@ class Exchange:
             return ended
         # What came in whole is on its way, even if its sender is gone meanwhile.
         had: _Had | None = await asyncio.shield(self.outlive(self._travel()))
+        if self.is_gone():
+            await silence()
         if had is None:
             return broken(self.request)
         match self.act:
@@ -99,6 +104,8 @@ class Exchange:
                 return await self._poured(response)
         except (aiohttp.ClientError, ConnectionError):
             # One of the two has gone: the other is told by the end of its connection.
+            if self.is_gone():
+                await silence()
             return broken(self.request)
 
     async def _stopped(self) -> web.StreamResponse | None:
@@ -123,6 +130,8 @@ class Exchange:
         match self.act:
             case Late(seconds=seconds) | Delay(request=seconds):
                 await asyncio.sleep(seconds)
+            case Before(call):
+                await call(self.asked)
             case _:
                 pass
 
@@ -171,12 +180,16 @@ class Exchange:
         await out.prepare(self.request)
         left = self.act.length if isinstance(self.act, CutBody) else None
         async for chunk in response.content.iter_any():
+            if self.is_gone():
+                await silence()
             await out.write(chunk if left is None else chunk[:left])
             if left is not None:
                 left -= len(chunk)
                 if left <= 0:
                     hang_up(self.request)
                     return out
+        if self.is_gone():
+            await silence()
         await out.write_eof()
         return out
 

@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.stage.proxy.acts import Act
+from tests.stage.proxy.endings import cut_off
 from tests.stage.proxy.exchange import Exchange
 from tests.stage.proxy.labels import Terms
 from tests.stage.proxy.record import Asked, Record
@@ -39,6 +40,8 @@ class Proxy:
         self._peer, self._translate, self._tls = peer.rstrip("/"), translate, tls
         self._under_way: set[asyncio.Task[Any]] = set()
         self._stack = AsyncExitStack()
+        self._runner: web.AppRunner | None = None
+        self._gone: set[asyncio.BaseTransport] = set()
         self._port = 0
 
     @property
@@ -63,6 +66,19 @@ class Proxy:
         path.write_text(json.dumps(config, indent=2))
         return path
 
+    def drop_connections(self) -> None:
+        """Break all connections, streams and idle ones as well. Who connects anew is served."""
+        for transport in self._connected():
+            transport.abort()
+
+    def vanish(self) -> None:
+        """Be gone for all who are connected, as a machine that lost its power: no FIN, no RST, and
+        nothing that they send is ever acknowledged. Who connects anew is served.
+        """
+        for transport in self._connected():
+            cut_off(transport)
+            self._gone.add(transport)
+
     async def settled(self) -> None:
         """Wait until everything that was sent on has been answered; streams do not count."""
         while self._under_way:
@@ -82,7 +98,7 @@ class Proxy:
         app = web.Application(client_max_size=_BODY_LIMIT)
         app.router.add_route("*", "/{path:.*}", self._serve)
         # A stream whose reader has gone would be read on for ever.
-        runner = web.AppRunner(
+        self._runner = runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
         )
         await runner.setup()
@@ -94,6 +110,12 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    def _connected(self) -> list[asyncio.Transport]:
+        if self._runner is None or self._runner.server is None:
+            return []
+        connections = self._runner.server.connections
+        return [each.transport for each in connections if each.transport is not None]
 
     async def _drop_all(self) -> None:
         for task in self._under_way:
@@ -119,6 +141,7 @@ class Proxy:
             asked=asked,
             act=act,
             outlive=self._outlive,
+            is_gone=lambda: request.transport in self._gone,
         )
         return await (exchange.stream() if _is_stream(asked) else exchange.whole())
 
