@@ -1,0 +1,139 @@
+"""Volumes that move before, during and after a fault, and what has to be true in the end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+import aiohttp
+
+from tests.figures import Figures
+from tests.stage.clusters import ApiError, until
+from tests.stage.manifests import HOSTNAME, kept, terms_of
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+NODES = ("n1", "n2", "n3", "n4")
+PACE = 0.2
+PATIENCE = 90.0
+"""Longer than the full pass is away, and than any back-off grows while a test breaks something."""
+
+
+@dataclass(kw_only=True)
+class Fleet:
+    """Seven volumes: two move before the fault, two while it lasts, two when it is over, and the
+    last one all the time.
+    """
+
+    stage: Stage
+    service: Service
+    names: tuple[str, ...] = tuple(f"pvc-{n}" for n in range(1, 8))
+    before: dict[str, Json] = field(default_factory=dict)
+
+    async def add(self) -> None:
+        await self.stage.add_many(self.names, NODES[0])
+        self.before = {name: _content(self.stage.observer.volumes[name]) for name in self.names}
+
+    def move_before(self) -> None:
+        self._move_on(*self.names[:2])
+
+    def move_during(self) -> None:
+        self._move_on(*self.names[2:4])
+
+    def move_after(self) -> None:
+        self._move_on(*self.names[4:6])
+
+    def place_of(self, name: str) -> list[str]:
+        replicas = self.stage.world.definition(name).replicas.values()
+        return [replica.node.name for replica in replicas if replica.diskful]
+
+    def _move_on(self, *names: str) -> None:
+        for name in names:
+            here = self.place_of(name)
+            # One that is under way already is left to arrive.
+            if len(here) == 1:
+                target = NODES[(NODES.index(here[0]) + 1) % len(NODES)]
+                self.stage.world.move(name, here[0], target)
+
+    async def keep_moving(self) -> None:
+        for name in cycle(self.names[6:]):
+            self._move_on(name)
+            await asyncio.sleep(PACE)
+
+    async def see_right(self) -> None:
+        """Wait until every volume may run where its data is, and nothing is missing."""
+        await self.stage.world.settled()
+        try:
+            await until(self._all_is_right, "all is right", patience=PATIENCE)
+        except AssertionError:
+            raise AssertionError(f"in the end there is {await self.wrong()}") from None
+        await self.service.until_ready()
+        assert self.stage.observer.lost == []
+        assert await self.service.metric("linstor_affinity_volumes_absent") == 0
+        assert await self.service.metric("linstor_affinity_volumes_stuck") == 0
+        assert "unforeseen" not in self.service.said()
+
+    async def _all_is_right(self) -> bool:
+        try:
+            return not await self.wrong()
+        except (ApiError, aiohttp.ClientError):
+            return False
+
+    async def wrong(self) -> list[str]:
+        """What is not, or not yet, as it should be."""
+        ask = self.stage.cluster.ask
+        listed = await ask("GET", "/api/v1/persistentvolumes")
+        volumes = {item["metadata"]["name"]: item for item in listed["items"]}
+        found = [f"note {name}" for name in await self.stage.notes()]
+        found += [f"no {name}" for name in self.names if name not in volumes]
+        for name in volumes.keys() & set(self.names):
+            terms = frozenset(frozenset({(HOSTNAME, node)}) for node in self.place_of(name))
+            if terms_of(volumes[name]) != terms:
+                found.append(f"{name} on {terms_of(volumes[name])}, not {terms}")
+            content = _content(volumes[name])
+            if content != self.before[name]:
+                found.append(f"{name} as {content}, not {self.before[name]}")
+        for claim in (await ask("GET", "/api/v1/persistentvolumeclaims"))["items"]:
+            if claim["status"]["phase"] != "Bound":
+                found.append(f"{claim['metadata']['name']} {claim['status']['phase']}")
+        return found
+
+
+def _content(volume: Json) -> Json:
+    """What a replacement must not touch; a list has its items without their kind."""
+    return {
+        key: value for key, value in kept(volume).items() if key in {"metadata", "spec", "status"}
+    }
+
+
+MakeFleet = Callable[[Stage, Service], AbstractAsyncContextManager[Fleet]]
+
+
+def fleets(figures: Figures) -> MakeFleet:
+    @asynccontextmanager
+    async def fleet(stage: Stage, service: Service) -> AsyncIterator[Fleet]:
+        """A service that runs and volumes that move; what the block broke has to be whole at its
+        end, and come right without a restart.
+        """
+        made = Fleet(stage=stage, service=service)
+        await made.add()
+        async with running(service):
+            process = service.process
+            assert process is not None
+            restless = asyncio.create_task(made.keep_moving(), name="restless volume")
+            try:
+                made.move_before()
+                yield made
+                made.move_after()
+            finally:
+                restless.cancel()
+            await made.see_right()
+            assert service.process is process
+            assert process.returncode is None
+            figures.count(f"faults survived, {'real' if stage.cluster.is_real else 'pretended'}")
+
+    return fleet
