@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
@@ -38,14 +39,17 @@ log = logging.getLogger(__name__)
 MERGE_PATCH = "application/merge-patch+json"
 REQUEST_TIMEOUT = 15.0
 BODY_LIMIT = 64 * MIB
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes puts the token, the certificates and the namespace of a pod's account."""
 
 Query = Mapping[str, str]
 WatchEvents = AsyncGenerator[dict[str, Any], None]
 LoadConfiguration = Callable[[], Awaitable[Configuration]]
 
 
-def configuration_from(*, kubeconfig: str, context: str, server: str) -> LoadConfiguration:
+def configuration_from(
+    *, kubeconfig: str, context: str, server: str, account: Path = ACCOUNT
+) -> LoadConfiguration:
     """How to reach the API server: the files named, else the pod's own account, else ~/.kube.
 
     Loading raises BadSettings that says what is missing.
@@ -56,7 +60,11 @@ def configuration_from(*, kubeconfig: str, context: str, server: str) -> LoadCon
         try:
             if not kubeconfig and not context:
                 try:
-                    load_incluster_config(client_configuration=configuration)
+                    load_incluster_config(
+                        client_configuration=configuration,
+                        token_filename=str(account / "token"),
+                        cert_filename=str(account / "ca.crt"),
+                    )
                 except ConfigException:
                     await load_kube_config(client_configuration=configuration)
             else:
@@ -85,7 +93,7 @@ def configuration_from(*, kubeconfig: str, context: str, server: str) -> LoadCon
 def own_namespace() -> str:
     """The namespace of the pod that we run in; empty outside of one."""
     try:
-        return _NAMESPACE_FILE.read_text().strip()
+        return (ACCOUNT / "namespace").read_text().strip()
     except OSError:
         return ""
 
@@ -170,13 +178,14 @@ class KubeApi:
         self._patience.check(wish, f"{method} {path}")
         for last in (False, True):
             sent: list[str] = []
+            authorization = await self._authorization()
             session = await self._session()
             try:
                 async with session.request(
                     method,
                     self._url(path, query),
                     data=None if raw is None else BytesIO(raw),
-                    headers={**headers, **await self._authorization()},
+                    headers={**headers, **authorization},
                     timeout=timeout,
                     allow_redirects=False,
                     trace_request_ctx=sent,
@@ -193,6 +202,8 @@ class KubeApi:
                     self._patience.take(wish, _retry_after(response))
                     return _sorted(response, answer, f"{method} {path}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                if _is_about_tls(error):
+                    await self._renew(session)
                 raise Unreachable(f"Kubernetes: {method} {path}: {_said(error)}") from error
         raise AssertionError("the second round always ends")
 
@@ -203,12 +214,13 @@ class KubeApi:
         """
         wish = ("watch", path)
         self._patience.check(wish, f"watch {path}")
+        authorization = await self._authorization()
         session = await self._session()
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 opened = await session.get(
                     self._url(path, {**query, "watch": "1"}),
-                    headers=await self._authorization(),
+                    headers=authorization,
                     timeout=aiohttp.ClientTimeout(total=None),
                     allow_redirects=False,
                     **self._route(),
@@ -224,6 +236,8 @@ class KubeApi:
                 keep_alive(response)
                 yield _lines(response, path)
         except (aiohttp.ClientError, LineTooLong, TimeoutError, OSError) as error:
+            if _is_about_tls(error):
+                await self._renew(session)
             raise Unreachable(f"Kubernetes: watch {path}: {_said(error)}") from error
 
     async def _session(self) -> aiohttp.ClientSession:
@@ -244,10 +258,12 @@ class KubeApi:
 
     async def _authorization(self) -> dict[str, str]:
         if self._configuration is None:
-            return {}
+            await self.open()
+        if self._configuration is None:
+            raise AssertionError("opened above")
         try:
             settings = await self._configuration.auth_settings()
-        except (ConfigException, OSError, ValueError) as error:
+        except (aiohttp.ClientError, ConfigException, OSError, ValueError) as error:
             raise Unreachable(f"credentials for Kubernetes: {error}") from error
         headers = {"User-Agent": OURSELVES}
         if (token := settings.get("BearerToken")) and token["value"]:
@@ -268,8 +284,8 @@ class KubeApi:
             except BadSettings as error:
                 raise Unreachable(str(error)) from error
             # Closing the one in use would make requests fail that are just about to be sent.
-            for rest in self._retired:
-                await rest.close()
+            for old_one in self._retired:
+                await old_one.close()
             self._retired = [self._rest]
             self._configuration, self._rest = configuration, rest
 
@@ -346,6 +362,18 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
         if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
             raise Unreachable(f"watch {path} tells of objects without a version")
         yield event
+
+
+def _is_about_tls(error: BaseException | None) -> bool:
+    """Whether a certificate, ours or theirs, was not good enough: both are files that rotate.
+
+    What the peer says of ours may come after the connection was made, and so as an error of it.
+    """
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return True
+        error = getattr(error, "os_error", None) or error.__cause__
+    return False
 
 
 def _said(error: Exception) -> str:

@@ -278,6 +278,16 @@ async def test_a_token_that_was_rotated_is_loaded_once_and_the_request_repeated(
     assert [request.status for request in kube.log.latest] == [401, 200]
 
 
+async def test_a_token_may_rotate_any_number_of_times(kube: KubeServer, tmp_path: Path) -> None:
+    path = kubeconfig(kube, tmp_path / "config", "token-0")
+    async with api_with(load_from(path)) as api:
+        for number in range(5):
+            kube.access.tokens = {f"token-{number}": "me"}
+            kubeconfig(kube, path, f"token-{number}")
+
+            assert (await api.get(VOLUMES))["kind"] == "PersistentVolumeList"
+
+
 async def test_a_token_that_nobody_knows_is_shown_twice_at_most(
     kube: KubeServer, tmp_path: Path
 ) -> None:
