@@ -77,11 +77,16 @@ class KubeVolumes:
     async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> None:
         path = _at(name_of(pv))
         try:
-            marked, _, _ = await asyncio.gather(
+            marked, *others = await asyncio.gather(
                 self._api.patch(path, mark, rehearse=True),
                 self._api.delete(path, uid=uid_of(pv), version=version_of(pv), rehearse=True),
                 self._rehearse_creation(wanted),
+                return_exceptions=True,
             )
+            # Of several refusals always the same one: who hears another reason tells it anew.
+            for answer in (marked, *others):
+                if isinstance(answer, BaseException):
+                    raise answer
         except Missing as error:
             raise Conflict(str(error)) from error
         if not is_marked(marked):
