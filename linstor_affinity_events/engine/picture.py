@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from linstor_affinity_events.engine.ports import Index, Linstor
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement
 from linstor_affinity_events.model.policy import Policy
@@ -34,6 +34,8 @@ class Picture:
     saved: frozenset[ResourceName] = frozenset()
     """Resources for which the reference controller left a note, as the last full pass saw."""
 
+    _young: dict[PvName, tuple[Uid, float]] = field(default_factory=dict)
+    """Volumes that look young, each with the moment from which on it did."""
     _nodes_read: float = float("-inf")
     _immutable_until: float = float("-inf")
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -46,6 +48,7 @@ class Picture:
         *,
         noted: bool = False,
     ) -> Case:
+        now = self.now()
         return Case(
             volume=volume,
             twins=self.live_with(volume.key, but=volume.name),
@@ -56,9 +59,35 @@ class Picture:
             storage_class=self.index.storage_class(volume.storage_class),
             default_policy=self.default_policy,
             immutable=asyncio.get_running_loop().time() < self._immutable_until,
-            now=self.now(),
+            now=now,
             grace=self.grace,
+            seen_for=self._seen_for(volume, now),
         )
+
+    def _seen_for(self, volume: Volume, now: float) -> float:
+        """How long a volume has looked young: by wall clocks that differ it may do so for hours."""
+        moment = asyncio.get_running_loop().time()
+        uid, since = self._young.get(volume.name, ("", moment))
+        if uid == volume.uid:
+            return moment - since
+        if self._looks_young(volume, now):
+            self._young[volume.name] = (volume.uid, moment)
+        return 0.0
+
+    def _looks_young(self, volume: Volume, now: float) -> bool:
+        return now < volume.created_at + self.grace
+
+    def forget_gone(self) -> None:
+        """Drop what is remembered of volumes that are there no more, or of age by now."""
+        now = self.now()
+        for name in tuple(self._young):
+            volume = self.index.get(name)
+            if volume is None or not self._looks_young(volume, now):
+                del self._young[name]
+
+    def remembered(self) -> int:
+        """Of how many volumes something is remembered."""
+        return len(self._young)
 
     def live_with(self, key: VolumeKey | None, *, but: PvName) -> tuple[PvName, ...]:
         """The live volumes that stand for this LINSTOR volume, all but one."""

@@ -98,10 +98,12 @@ class Reconciler:
 
     def remembered(self) -> int:
         """How much is kept between looks, of volumes and resources together."""
-        return len(self._failing) + len(self._moving) + len(self._patience)
+        own = len(self._failing) + len(self._moving) + len(self._patience)
+        return own + self._picture.remembered()
 
     def forget_gone(self) -> None:
         """Drop what is remembered of volumes and resources that are there no more."""
+        self._picture.forget_gone()
         for name in [name for name in self._patience if self._index.get(name) is None]:
             del self._patience[name]
         known = set(self._index.resources())

@@ -116,6 +116,8 @@ class Case:
     now: float
     grace: float = 10.0
     """Seconds in which a volume made by others is left to linstor-csi's caches."""
+    seen_for: float = 0.0
+    """How long it has looked younger than that, by a clock that never jumps."""
 
 
 def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
@@ -173,10 +175,10 @@ def _left_alone(case: Case) -> Verdict | None:
 
 
 def _old_enough(case: Case) -> Verdict | None:
-    left = case.volume.created_at + case.grace - case.now
+    # Never more than the grace itself, should the API server's clock be ahead of ours.
+    left = min(case.volume.created_at + case.grace - case.now, case.grace - case.seen_for)
     if left > 0 and not case.volume.made_by_us:
-        # Never more than the grace itself, should the API server's clock be ahead of ours.
-        return Later(Reason.YOUNG, "just created", min(left, case.grace))
+        return Later(Reason.YOUNG, "just created", left)
     return None
 
 

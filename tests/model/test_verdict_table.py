@@ -90,6 +90,7 @@ class World:
     twins: tuple[str, ...] = ()
     immutable: bool = False
     age: float = 1800.0
+    seen_for: float = 0.0
 
     def verdict(self) -> Verdict:
         volume = describe(self._manifest())
@@ -109,6 +110,7 @@ class World:
                 default_policy=self.default,
                 immutable=self.immutable,
                 now=NOW - 1800.0 + self.age,
+                seen_for=self.seen_for,
             )
         )
 
@@ -562,6 +564,11 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
             id="born in the future by another's clock",
         ),
         pytest.param(
+            World(age=-3600.0, seen_for=7.0),
+            Later(Reason.YOUNG, "just created", 3.0),
+            id="born in the future, and known for a while",
+        ),
+        pytest.param(
             World(age=1.0, parameters=None),
             Later(Reason.YOUNG, "just created", 9.0),
             id="young before its class may be missed",
@@ -654,6 +661,7 @@ def test_an_affinity_unlike_ours_is_never_right(affinity: Json) -> None:
         pytest.param(World(phase="Pending"), id="phase Pending"),
         pytest.param(World(phase=""), id="no phase yet"),
         pytest.param(World(made_by_us=True, age=0.0), id="young, but made by us"),
+        pytest.param(World(age=-3600.0, seen_for=10.0), id="born in the future, and long known"),
         pytest.param(World(age=10.0), id="just old enough"),
         pytest.param(
             World(annotations={"piraeus.io/skip-affinity-controller": ""}),
