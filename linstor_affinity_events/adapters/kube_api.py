@@ -202,9 +202,8 @@ class KubeApi:
                     self._patience.take(wish, _retry_after(response))
                     return _sorted(response, answer, f"{method} {path}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                if _is_about_tls(error):
-                    await self._renew(session)
-                raise Unreachable(f"Kubernetes: {method} {path}: {_said(error)}") from error
+                doubt = await self._doubt(error, session)
+                raise Unreachable(f"Kubernetes: {method} {path}: {_said(error)}{doubt}") from error
         raise AssertionError("the second round always ends")
 
     @asynccontextmanager
@@ -236,9 +235,8 @@ class KubeApi:
                 keep_alive(response)
                 yield _lines(response, path)
         except (aiohttp.ClientError, LineTooLong, TimeoutError, OSError) as error:
-            if _is_about_tls(error):
-                await self._renew(session)
-            raise Unreachable(f"Kubernetes: watch {path}: {_said(error)}") from error
+            doubt = await self._doubt(error, session)
+            raise Unreachable(f"Kubernetes: watch {path}: {_said(error)}{doubt}") from error
 
     async def _session(self) -> aiohttp.ClientSession:
         if self._rest is None:
@@ -272,6 +270,23 @@ class KubeApi:
         if not headers.get("Authorization", "x").isprintable():
             raise Unreachable("credentials for Kubernetes: the token is none")
         return headers
+
+    async def _doubt(self, error: Exception, session: aiohttp.ClientSession) -> str:
+        """Load credentials anew if it may be their fault; answers what is to be said of that.
+
+        With TLS 1.3 a certificate that is turned away looks like a connection that ends before the
+        first answer.
+        """
+        if _is_about_tls(error):
+            await self._renew(session)
+        elif isinstance(error, aiohttp.ServerDisconnectedError) and self._certified:
+            await self._renew(session)
+            return " (perhaps it does not take our client certificate)"
+        return ""
+
+    @property
+    def _certified(self) -> bool:
+        return self._configuration is not None and bool(self._configuration.cert_file)
 
     async def _renew(self, old: aiohttp.ClientSession) -> None:
         """Load tokens and certificates anew: they rotate, and clocks can't be trusted to tell."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiohttp import ServerDisconnectedError
 from yarl import URL
 
 from linstor_affinity_events.errors import LoginRefused, Unreachable
@@ -82,6 +83,15 @@ class LinstorConnection:
         """Begin with the next controller, unless somebody found an active one already."""
         if url == self.url:
             self._active = (self._active + 1) % len(self._urls)
+
+    def doubt(self, error: Exception, url: str) -> str:
+        """What an error may mean that says nothing of it: with TLS 1.3 a certificate that is turned
+        away looks like a connection that ends before the first answer.
+        """
+        certified = self._tls.certificate or self._tls.certificate_file
+        if certified and url.startswith("https") and isinstance(error, ServerDisconnectedError):
+            return " (perhaps it does not take our certificate; see LS_USER_CERTIFICATE)"
+        return ""
 
     def at(self, url: str, path: str) -> URL:
         return URL(url + path, encoded=True)

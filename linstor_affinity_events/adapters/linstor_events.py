@@ -98,7 +98,8 @@ class LinstorStream:
                     await source.close()
         except (aiohttp.ClientError, ConnectionError, LineTooLong, TimeoutError, OSError) as error:
             self._connection.failed(url)
-            raise Unreachable(f"{where}: {_said(error)}") from error
+            doubt = self._connection.doubt(error, url)
+            raise Unreachable(f"{where}: {_said(error)}{doubt}") from error
         except UnicodeDecodeError as error:
             raise Unreachable(f"{where}: sends bytes that are no UTF-8") from error
 

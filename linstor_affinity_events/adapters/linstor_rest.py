@@ -152,7 +152,7 @@ class LinstorRest:
             try:
                 status, raw = await self._exchange(method, url, path, body, within, take)
             except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as error:
-                failures.append(f"{url}: {_why(error)}")
+                failures.append(f"{url}: {_why(error)}{self._connection.doubt(error, url)}")
                 self._connection.failed(url)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._connection.failed(url)
