@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.fakes.kube_server import FakeCluster, KubeServer
 
 SPEED = 40
 LEASE = "affinity"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DURATION, DEADLINE, RETRY = 30.0, 25.0, 10.0
 
 
@@ -28,7 +30,12 @@ class Town:
         self._apis: list[KubeApi] = []
 
     def candidate(
-        self, name: str, *, namespace: str = "default", fit: Callable[[], bool] = lambda: True
+        self,
+        name: str,
+        *,
+        namespace: str = "default",
+        fit: Callable[[], bool] = lambda: True,
+        now: Callable[[], datetime] = lambda: datetime.fromtimestamp(clock(), UTC),
     ) -> LeaseElection:
         api = KubeApi(loads(self.server.url))
         self._apis.append(api)
@@ -42,7 +49,7 @@ class Town:
             renew_deadline=DEADLINE,
             retry_period=RETRY,
             on_change=self.told[name].append,
-            now=lambda: datetime.fromtimestamp(clock(), UTC),
+            now=now,
             fit=fit,
         )
 
@@ -250,6 +257,23 @@ def test_the_times_in_a_lease_mean_nothing() -> None:
             await asyncio.sleep(DURATION / 2)
 
             assert not one.leading
+
+    play(story)
+
+
+def test_a_wall_clock_that_jumps_changes_nothing() -> None:
+    async def story(town: Town) -> None:
+        jumps = cycle((0, 10, -10, 3, -7))
+        one = town.candidate("one", now=lambda: NOON + timedelta(hours=next(jumps)))
+        two = town.candidate("two", now=lambda: NOON + timedelta(hours=next(jumps)))
+
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            async with running(two.run()):
+                await asyncio.sleep(DURATION * 3)
+
+                assert (one.leading, two.leading) == (True, False)
+        assert (town.told["one"], town.told["two"]) == ([True], [])
 
     play(story)
 
