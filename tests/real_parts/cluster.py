@@ -131,7 +131,7 @@ class RealCluster:
         self.logs = kept / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self._made = credentials.make(kept, self._users)
-        self.ca_file = self._made.ca_file
+        self.ca_file, self.authority = self._made.ca_file, self._made.authority
         self.tokens = self._made.tokens
         self.token = self.tokens[ADMIN]
         self.kubeconfigs = {
@@ -171,6 +171,7 @@ class RealCluster:
             f"--tls-cert-file={self._made.cert_file}",
             f"--tls-private-key-file={self._made.key_file}",
             f"--token-auth-file={self._made.token_file}",
+            f"--client-ca-file={self._made.ca_file}",
             "--authorization-mode=RBAC",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={self._made.service_account_key}",

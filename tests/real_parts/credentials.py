@@ -24,10 +24,13 @@ class Credentials:
     service_account_key: Path
     token_file: Path
     tokens: Mapping[str, str]
+    authority: trustme.CA
+    """Whose certificates the API server takes, of users as well."""
 
 
 def make(directory: Path, users: Mapping[str, Sequence[str]]) -> Credentials:
     """Write everything that kube-apiserver wants to be given; `users` maps a user to groups."""
+    authority = trustme.CA()
     made = Credentials(
         ca_file=directory / "ca.pem",
         cert_file=directory / "server.pem",
@@ -35,8 +38,8 @@ def make(directory: Path, users: Mapping[str, Sequence[str]]) -> Credentials:
         service_account_key=directory / "service-account-key.pem",
         token_file=directory / "tokens.csv",
         tokens={user: secrets.token_urlsafe(24) for user in users},
+        authority=authority,
     )
-    authority = trustme.CA()
     server = authority.issue_cert("127.0.0.1", "localhost", "::1")
     authority.cert_pem.write_to_path(made.ca_file)
     for blob in server.cert_chain_pems:
