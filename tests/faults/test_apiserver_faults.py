@@ -1,0 +1,256 @@
+"""An API server that is busy, broken, slow, cut off, started again; and watches that end."""
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from tests.faults.fleet import Fleet, MakeFleet
+from tests.stage.fixtures import BOTH
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import Act, Answer, Asked, CutBody, Delay, Hang, Reset
+
+Trouble = Callable[[ProxiedStage, Fleet], AbstractAsyncContextManager[None]]
+
+ELECTED = "--leader-election=true"
+FEW_PASSES = "--reconcile-rate=10m"
+NOTICED_WITHIN = 45.0
+WAIT = 3
+LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
+LONG_BOTH = [pytest.param("fake", marks=pytest.mark.long), LONG_REAL]
+
+ANYTHING = re.compile("")
+NO_WATCH = re.compile("^(?!watch )")
+WRITES = re.compile("^(create|update|patch|delete) (persistentvolumes|configmaps)")
+
+
+def failing(act: Act, times: int) -> Trouble:
+    """Requests, whatever they are, meet this until it struck so often."""
+
+    @asynccontextmanager
+    async def trouble(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+        rule = proxied.kubernetes.on(NO_WATCH, act, times=times)
+        yield
+        await proxied.record.until(lambda: rule.hits == times)
+
+    return trouble
+
+
+def writes_failing(act: Act, times: int) -> Trouble:
+    """Every other write meets this until it struck so often."""
+
+    @asynccontextmanager
+    async def trouble(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+        seen = 0
+
+        def every_other(asked: Asked) -> bool:
+            nonlocal seen
+            seen += WRITES.search(asked.label) is not None
+            return bool(seen % 2) and WRITES.search(asked.label) is not None
+
+        rule = proxied.kubernetes.on(every_other, act, times=times)
+        yield
+        await proxied.record.until(lambda: rule.hits == times)
+
+    return trouble
+
+
+@asynccontextmanager
+async def dropping_connections(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+    for _ in range(3):
+        proxied.record.forget()
+        proxied.kubernetes.drop_connections()
+        fleet.move_during()
+        await proxied.record.until(lambda: "watch persistentvolumes" in proxied.record.labels())
+    yield
+
+
+@asynccontextmanager
+async def watches_cut_in_mid_line(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+    begun = len(proxied.record.asked)
+    rule = proxied.kubernetes.on("watch persistentvolumes", CutBody(700), times=3)
+    proxied.kubernetes.drop_connections()
+    yield
+    await proxied.record.until(
+        lambda: proxied.record.labels()[begun:].count("watch persistentvolumes") > rule.hits == 3
+    )
+
+
+@asynccontextmanager
+async def watches_refused(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+    rule = proxied.kubernetes.on("watch persistentvolumes", Answer(500), times=3)
+    proxied.kubernetes.drop_connections()
+    yield
+    await proxied.record.until(lambda: rule.hits == 3)
+
+
+@asynccontextmanager
+async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+    """A watch that is told 410 in its first line, as an API server does that has forgotten."""
+    said = b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}\n'
+    rule = proxied.kubernetes.on("watch persistentvolumes", Answer(200, said), times=2)
+    proxied.kubernetes.drop_connections()
+    yield
+    await proxied.record.until(lambda: rule.hits == 2)
+    await fleet.service.until_said("listing anew")
+
+
+@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(failing(Answer(500), 40), id="500"),
+        pytest.param(failing(Answer(503), 40), id="503"),
+        pytest.param(failing(Answer(429, headers={"Retry-After": "1"}), 15), id="429"),
+        pytest.param(failing(Delay(request=0.3, answer=0.3), 30), id="slow"),
+        pytest.param(failing(Reset(forwarded=False), 30), id="reset before"),
+        pytest.param(failing(Reset(forwarded=True), 30), id="reset after"),
+        pytest.param(failing(CutBody(20), 30), id="cut answers"),
+        pytest.param(writes_failing(Answer(500), 20), id="writes fail"),
+        pytest.param(writes_failing(Reset(forwarded=True), 20), id="writes unanswered"),
+        dropping_connections,
+        watches_cut_in_mid_line,
+        watches_refused,
+        history_said_to_be_gone,
+    ],
+)
+async def test_an_api_server_in_trouble(
+    proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble
+) -> None:
+    async with (
+        fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving,
+        trouble(proxied, moving),
+    ):
+        moving.move_during()
+
+
+@pytest.mark.parametrize("stage", LONG_BOTH, indirect=True)
+@pytest.mark.parametrize(
+    "forwarded", [pytest.param(False, id="unheard"), pytest.param(True, id="heard")]
+)
+async def test_an_api_server_that_never_answers(
+    proxied: ProxiedStage, fleet: MakeFleet, forwarded: bool
+) -> None:
+    async with (
+        fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving,
+        writes_failing(Hang(forwarded=forwarded), 4)(proxied, moving),
+    ):
+        moving.move_during()
+
+
+@pytest.mark.parametrize("stage", LONG_BOTH, indirect=True)
+async def test_an_api_server_that_vanishes_without_a_word(
+    proxied: ProxiedStage, fleet: MakeFleet
+) -> None:
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+        proxied.record.forget()
+        gone = time.monotonic()
+        proxied.kubernetes.vanish()
+        moving.move_during()
+
+        await proxied.record.until(lambda: "watch persistentvolumes" in proxied.record.labels())
+        first = next(each for each in proxied.record if each.label == "watch persistentvolumes")
+        assert first.at - gone < NOTICED_WITHIN
+
+
+@pytest.mark.parametrize("stage", ["fake"], indirect=True)
+async def test_an_api_server_that_forgets_history_in_the_midst_of_changes(
+    proxied: ProxiedStage, fleet: MakeFleet
+) -> None:
+    server = proxied.stage.cluster.server
+    assert server is not None
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+        for _ in range(3):
+            server.compact()
+            server.expire_watches()
+            moving.move_during()
+
+
+@pytest.mark.parametrize("stage", ["fake"], indirect=True)
+async def test_an_api_server_that_is_started_again(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+    server = proxied.stage.cluster.server
+    assert server is not None
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+        await server.stop()
+        moving.move_during()
+        await moving.service.until_said("watch broken")
+        await server.start()
+
+
+@pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
+async def test_a_real_api_server_that_is_killed_and_started_again(
+    proxied: ProxiedStage, fleet: MakeFleet
+) -> None:
+    real = proxied.stage.cluster.real
+    assert real is not None
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+        moving.move_during()
+        await real.restart_apiserver()
+
+
+@pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
+async def test_a_real_api_server_that_forgets_history(
+    proxied: ProxiedStage, fleet: MakeFleet
+) -> None:
+    real = proxied.stage.cluster.real
+    assert real is not None
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+        moving.move_during()
+        await real.forget_history()
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "get persistentvolumes",
+        "watch persistentvolumes",
+        "list configmaps",
+        pytest.param("patch persistentvolumes", marks=pytest.mark.long),
+        pytest.param("create configmaps", marks=pytest.mark.long),
+        pytest.param("get leases.coordination.k8s.io", marks=pytest.mark.long),
+    ],
+)
+@pytest.mark.parametrize("stage", ["fake"], indirect=True)
+async def test_a_request_that_is_told_when_to_come_again_does_not_come_before(
+    proxied: ProxiedStage, fleet: MakeFleet, label: str
+) -> None:
+    """Neither a hint nor a full pass nor the clock make it come sooner."""
+    refused: list[Asked] = []
+
+    def first_of_its_kind(asked: Asked) -> bool:
+        if asked.label != label or refused:
+            return False
+        refused.append(asked)
+        return True
+
+    def again() -> list[Asked]:
+        return [
+            each for each in proxied.record if each.at > refused[0].at and same(each, refused[0])
+        ]
+
+    service = proxied.service(
+        ELECTED, "--reconcile-rate=1s", "--leader-election-retry-period=500ms"
+    )
+    async with fleet(proxied.stage, service) as moving:
+        answer = Answer(429, headers={"Retry-After": str(WAIT)})
+        rule = proxied.kubernetes.on(first_of_its_kind, answer)
+        if label.startswith("watch"):
+            proxied.kubernetes.drop_connections()
+        moving.move_during()
+        await rule.struck.wait()
+        moving.move_during()
+        await proxied.record.until(lambda: bool(again()))
+
+        assert again()[0].at - refused[0].at >= WAIT
+
+
+def same(one: Asked, other: Asked) -> bool:
+    return (one.label, one.path, named(one)) == (other.label, other.path, named(other))
+
+
+def named(asked: Asked) -> str:
+    """What is to be created; other requests say it in their path."""
+    return json.loads(asked.body)["metadata"]["name"] if asked.method == "POST" else ""

@@ -1,0 +1,211 @@
+"""Tokens that rotate and certificates that expire, on either side, while volumes move."""
+
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+from tests.fakes.kube_server import KubeServer
+from tests.fakes.linstor_server import PROMOTION, LinstorServer
+from tests.faults.certificates import KeyPair
+from tests.faults.fleet import MakeFleet
+from tests.stage.clusters import Cluster, until
+from tests.stage.fixtures import MakeService
+from tests.stage.proxy import Proxy, kubernetes_terms
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+ELECTED = "--leader-election=true"
+FEW_PASSES = "--reconcile-rate=10m"
+ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
+BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+NAME = "rotating"
+
+Rotate = Callable[[], Awaitable[str]]
+"""Answers a token; all that were given out before are good for nothing from then on."""
+
+
+@asynccontextmanager
+async def tokens_of(cluster: Cluster) -> AsyncIterator[tuple[Proxy, Rotate]]:
+    """The way to an API server that wants a token of one account, which may do everything."""
+    open_one = real_tokens if cluster.is_real else fake_tokens
+    async with (
+        open_one(cluster) as (url, rotate),
+        Proxy(url, kubernetes_terms, tls=cluster.tls) as proxy,
+    ):
+        yield proxy, rotate
+
+
+@asynccontextmanager
+async def fake_tokens(cluster: Cluster) -> AsyncIterator[tuple[str, Rotate]]:
+    assert cluster.server is not None
+    numbers = count(1)
+    async with KubeServer(cluster.server.cluster, tokens={}) as server:
+
+        async def rotate() -> str:
+            token = f"a-token-for-a-while-{next(numbers)}"
+            server.access.tokens = {token: "us"}
+            return token
+
+        yield server.url, rotate
+
+
+@asynccontextmanager
+async def real_tokens(cluster: Cluster) -> AsyncIterator[tuple[str, Rotate]]:
+    """Tokens of an account that was made anew are those of somebody else."""
+    ask = cluster.ask
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+    subject = {"kind": "ServiceAccount", "name": NAME, "namespace": "default"}
+    bound = {"metadata": {"name": NAME}, "roleRef": role, "subjects": [subject]}
+
+    async def rotate() -> str:
+        await ask("DELETE", f"{ACCOUNTS}/{NAME}")
+        await ask("POST", ACCOUNTS, {"metadata": {"name": NAME}})
+        wish = {"spec": {"expirationSeconds": 3600}}
+        answer = await ask("POST", f"{ACCOUNTS}/{NAME}/token", wish)
+        return str(answer["status"]["token"])
+
+    await ask("POST", ACCOUNTS, {"metadata": {"name": NAME}})
+    await ask("POST", BINDINGS, bound)
+    try:
+        yield cluster.url, rotate
+    finally:
+        await ask("DELETE", f"{BINDINGS}/{NAME}")
+        await ask("DELETE", f"{ACCOUNTS}/{NAME}")
+
+
+def kubeconfig(path: Path, url: str, user: Json, **cluster: str) -> Path:
+    named = {"name": "it"}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{**named, "cluster": {"server": url, **cluster}}],
+        "users": [{**named, "user": user}],
+        "contexts": [{**named, "context": {"cluster": "it", "user": "it"}}],
+        "current-context": "it",
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+async def test_a_token_that_is_rotated(
+    stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    async with tokens_of(stage.cluster) as (proxy, rotate):
+        file.write_text(await rotate())
+        config = kubeconfig(tmp_path / "config", proxy.url, {"tokenFile": str(file)})
+        service = service_on(stage, ELECTED, FEW_PASSES, KUBECONFIG=str(config))
+        async with fleet(stage, service) as moving:
+            for _ in range(2):
+                proxy.record.forget()
+                token = await rotate()
+                proxy.drop_connections()
+                moving.move_during()
+                await until(lambda: turned_away(proxy), "the old token is turned away")
+                file.write_text(token)
+                await until(lambda: watched(proxy), "the watch is open with the new token")
+        assert token not in service.said()
+
+
+async def turned_away(proxy: Proxy) -> bool:
+    return any(asked.status == 401 for asked in proxy.record)
+
+
+async def watched(proxy: Proxy) -> bool:
+    begun = [each for each in proxy.record if each.label == "watch persistentvolumes"]
+    return any(each.status == 200 for each in begun)
+
+
+def wants_certificates(authority: trustme.CA, server: trustme.CA) -> ssl.SSLContext:
+    """For a server that talks to nobody without a certificate of this authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.issue_cert("127.0.0.1").configure_cert(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    return context
+
+
+async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
+    fake_stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+) -> None:
+    """First the one on disk is old, and then the authority is another one."""
+    stage, servers = fake_stage, trustme.CA()
+    old, new = trustme.CA(), trustme.CA()
+    root, pair = tmp_path / "ca.crt", KeyPair.within(tmp_path)
+    servers.cert_pem.write_to_path(root)
+    pair.renew(old)
+    given = {
+        "LS_ROOT_CA_FILE": str(root),
+        "LS_USER_CERTIFICATE_FILE": str(pair.certificate),
+        "LS_USER_KEY_FILE": str(pair.key),
+    }
+    async with LinstorServer(stage.world, ssl_context=wants_certificates(old, servers)) as first:
+        service = service_on(stage, ELECTED, FEW_PASSES, linstor=first.url, **given)
+        async with fleet(stage, service) as moving:
+            pair.renew(old, expired=True)
+            first.drop_connections()
+            moving.move_during()
+            await service.until_said("our certificate")
+            pair.renew(old)
+            await first.subscribed(PROMOTION)
+
+            await service.until_ready()
+            told = service.said().count("our certificate")
+            port = first.port
+            await first.stop()
+            trusts_new = wants_certificates(new, servers)
+            async with LinstorServer(stage.world, port=port, ssl_context=trusts_new) as second:
+                moving.move_during()
+                await service.until_said("our certificate", times=told + 1)
+                pair.renew(new)
+                await second.subscribed(PROMOTION)
+                moving.move_after()
+                await moving.see_right()
+            await first.start()
+            pair.renew(old)
+
+
+@asynccontextmanager
+async def certified(stage: Stage) -> AsyncIterator[tuple[str, trustme.CA, trustme.CA]]:
+    """An API server that wants certificates; their authority, and its own."""
+    cluster = stage.cluster
+    if cluster.real is not None:
+        yield cluster.url, cluster.real.authority, cluster.real.authority
+        return
+    assert cluster.server is not None
+    people, servers = trustme.CA(), trustme.CA()
+    tls = wants_certificates(people, servers)
+    async with KubeServer(cluster.server.cluster, tls=tls) as server:
+        yield server.url, people, servers
+
+
+async def test_a_client_certificate_for_kubernetes_that_is_renewed_too_late(
+    stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+) -> None:
+    """The real API server answers 401, others break the connection off."""
+    async with certified(stage) as (url, people, servers):
+        root, pair = tmp_path / "ca.crt", KeyPair.within(tmp_path)
+        servers.cert_pem.write_to_path(root)
+        pair.renew(people, expired=True)
+        user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
+        config = kubeconfig(tmp_path / "config", url, user, **{"certificate-authority": str(root)})
+        service = service_on(stage, ELECTED, FEW_PASSES, KUBECONFIG=str(config))
+        await stage.add("pvc-0", ["n1"])
+        stage.world.move("pvc-0", "n1", "n2")
+        await service.start()
+        try:
+            why = "Unauthorized" if stage.cluster.is_real else "our client certificate"
+            await service.until_said(why)
+            pair.renew(people)
+            await service.until_ready()
+            await stage.until_on("pvc-0", "n2")
+            assert await service.stop() == 0
+        finally:
+            await service.kill()

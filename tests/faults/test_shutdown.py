@@ -1,0 +1,120 @@
+"""Told to stop amid a burst: what was begun is finished, and nothing else begins."""
+
+import signal
+from typing import Any
+
+import pytest
+
+from tests.faults.fleet import MakeFleet
+from tests.figures import Figures
+from tests.stage.clusters import until
+from tests.stage.fixtures import MakeService
+from tests.stage.manifests import kept, nodes_of
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import Hang, Reset
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+BURST = 60
+GRACE = 25.0
+LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
+
+
+async def volumes_on(stage: Stage) -> dict[str, Json]:
+    listed = await stage.cluster.ask("GET", "/api/v1/persistentvolumes")
+    return {item["metadata"]["name"]: item for item in listed["items"]}
+
+
+def uid(volume: Json) -> str:
+    return str(volume["metadata"]["uid"])
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param([signal.SIGTERM], id="once"),
+        pytest.param([signal.SIGTERM, signal.SIGTERM, signal.SIGINT], id="thrice"),
+        pytest.param([signal.SIGINT, signal.SIGTERM], id="by-hand"),
+    ],
+)
+async def test_what_was_begun_is_finished_and_nothing_else_begins(
+    proxied: ProxiedStage, figures: Figures, signals: list[signal.Signals]
+) -> None:
+    stage = proxied.stage
+    names = [f"pvc-{n}" for n in range(BURST)]
+    await stage.add_many(names, "n1")
+    before = await volumes_on(stage)
+    service = proxied.service("--leader-election=true")
+    async with running(service):
+        for name in names:
+            stage.world.move(name, "n1", "n2")
+        await service.until_said("volume affinity updated", times=3)
+        service.signal(signals[0])
+        await service.until_said("INFO stopping working=")
+        for number in signals[1:]:
+            service.signal(number)
+        told = service.said().count("volume affinity updated")
+        assert await service.ended(GRACE) == 0
+
+    after = await volumes_on(stage)
+    done = {name for name in names if name in after and uid(after[name]) != uid(before[name])}
+    assert after.keys() == before.keys()
+    assert await stage.notes() == []
+    for name in names:
+        assert kept(after[name]) == kept(before[name])
+        assert nodes_of(after[name]) == ({"n2"} if name in done else {"n1"})
+    untouched = set(names) - done
+    versions = {name: after[name]["metadata"]["resourceVersion"] for name in untouched}
+    assert versions == {name: before[name]["metadata"]["resourceVersion"] for name in untouched}
+    assert len(done) - told <= 10, "more were finished than may be under way at a time"
+    assert untouched, "all were done before it was told to stop"
+    assert stage.observer.lost == []
+    figures.count("replacements finished on the way out", len(done) - told)
+
+
+@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize(
+    "act", [Hang(forwarded=False), Reset(forwarded=False)], ids=["hangs", "cuts"]
+)
+async def test_an_api_server_in_trouble_does_not_keep_it_from_ending(
+    proxied: ProxiedStage, fleet: MakeFleet, act: Hang | Reset
+) -> None:
+    """What could not be finished has its note, and the next start finishes it."""
+    grace = 2.0
+    stage = proxied.stage
+    await stage.add("pvc-1", ["n1"])
+    before = (await volumes_on(stage))["pvc-1"]
+    service = proxied.service("--leader-election=true", f"--shutdown-grace={grace:g}s")
+    async with running(service):
+        rule = proxied.kubernetes.on("delete persistentvolumes", act)
+        stage.world.move("pvc-1", "n1", "n2")
+        await rule.struck.wait()
+        broken = proxied.kubernetes.on(lambda _: True, act, times=None)
+        service.signal(signal.SIGTERM)
+        assert await service.ended(grace + 10.0) == 0
+        assert await stage.notes() != []
+
+    proxied.kubernetes.rules.remove(broken)
+    async with running(proxied.service()):
+        await stage.until_on("pvc-1", "n2")
+
+        async def no_note_is_left() -> bool:
+            return not await stage.notes()
+
+        await until(no_note_is_left, "no note is left")
+    assert kept((await volumes_on(stage))["pvc-1"]) == kept(before)
+    assert stage.observer.lost == []
+
+
+@pytest.mark.parametrize("stage", ["fake"], indirect=True)
+async def test_sigterm_before_anything_is_known_ends_it_at_once(
+    stage: Stage, service_on: MakeService
+) -> None:
+    """Neither Kubernetes nor LINSTOR answers yet."""
+    service = service_on(stage, "--server=http://127.0.0.1:1", linstor="http://127.0.0.1:1")
+    await service.start()
+    await service.until_said("watch broken")
+
+    assert await service.stop() == 0

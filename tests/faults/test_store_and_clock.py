@@ -1,0 +1,94 @@
+"""The store behind the API server, the disk and the clock."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.fleet import Fleet, MakeFleet
+from tests.faults.wall_clock import WallClock
+from tests.stage.clusters import until
+from tests.stage.fixtures import BOTH, MakeService
+from tests.stage.proxied import ProxiedStage
+from tests.stage.service import Service
+from tests.stage.stage import Stage
+
+ELECTED = "--leader-election=true"
+FEW_PASSES = "--reconcile-rate=10m"
+SHORT_LEASE = (
+    "--leader-election-lease-duration=3s",
+    "--leader-election-renew-deadline=2s",
+    "--leader-election-retry-period=500ms",
+)
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/default/leases/linstor-affinity-events"
+
+
+@pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
+async def test_etcd_is_killed_and_started_again(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+    real = proxied.stage.cluster.real
+    assert real is not None
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+        moving.move_during()
+        await real.restart_etcd()
+
+
+@pytest.mark.parametrize("stage", ["fake"], indirect=True)
+async def test_the_wall_clock_jumps_by_hours(
+    stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+) -> None:
+    """Leadership, pauses and full passes go by the steady clock."""
+    clock = WallClock.within(tmp_path)
+    service = service_on(
+        stage, ELECTED, *SHORT_LEASE, "--reconcile-rate=1s", "--new-volume-grace=2s", **clock.env
+    )
+    async with fleet(stage, service) as moving:
+        for hours in (5.0, -5.0, 0.0):
+            clock.set(hours)
+            await renewed(stage, hours)
+            moving.move_during()
+            await passes(moving)
+
+    assert service.said().count("INFO leading") == 1
+    assert "not leading" not in service.said()
+
+
+async def renewed(stage: Stage, hours: float) -> None:
+    """Wait until the lease says that the jump has been heard of."""
+    hour = re.compile(r"T(\d\d):")
+    before = await stage.cluster.ask("GET", LEASE)
+
+    async def other_hour() -> bool:
+        lease = await stage.cluster.ask("GET", LEASE)
+        found = [hour.search(each["spec"]["renewTime"]) for each in (before, lease)]
+        return found[0] is not None and found[1] is not None and found[0][1] != found[1][1]
+
+    await until(other_hour, f"the lease tells of a clock that is {hours} h off")
+
+
+async def passes(moving: Fleet) -> None:
+    """Wait for two more full passes."""
+    name = "linstor_affinity_full_pass_seconds_count"
+    wanted = await moving.service.metric(name) + 2
+
+    async def passed() -> bool:
+        return await moving.service.metric(name) >= wanted
+
+    await until(passed, "full passes go on")
+
+
+@pytest.mark.parametrize("stage", ["fake"], indirect=True)
+async def test_a_disk_that_takes_nothing(stage: Stage, fleet: MakeFleet, tmp_path: Path) -> None:
+    """Nowhere a byte may be written, as on a disk that is full: the log goes through a pipe."""
+    script = 'exec > >(exec cat) 2>&1; ulimit -f 0; cd /; exec "$@"'
+    service = Service(
+        kubeconfig=stage.cluster.kubeconfig,
+        linstor=stage.linstor.url,
+        log=tmp_path / "service.log",
+        flags=("-v", "1", ELECTED, FEW_PASSES),
+        program=("bash", "-c", script, "bash", sys.executable, "-m", "linstor_affinity_events"),
+        env={"TMPDIR": "/nowhere", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    async with fleet(stage, service) as moving:
+        moving.move_during()
+    assert "File too large" not in service.said()
