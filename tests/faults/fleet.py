@@ -1,17 +1,17 @@
 """Volumes that move before, during and after a fault, and what has to be true in the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
 from tests.figures import Figures
 from tests.stage.clusters import ApiError, until
-from tests.stage.manifests import HOSTNAME, kept, terms_of
+from tests.stage.manifests import HOSTNAME, kept, on_nodes, terms_of
 from tests.stage.service import Service, running
 from tests.stage.stage import Stage
 
@@ -19,6 +19,7 @@ Json = dict[str, Any]
 
 NODES = ("n1", "n2", "n3", "n4")
 PACE = 0.2
+PASSES_APART = 1.5
 PATIENCE = 90.0
 """Longer than the full pass is away, and than any back-off grows while a test breaks something."""
 
@@ -33,6 +34,7 @@ class Fleet:
     service: Service
     names: tuple[str, ...] = tuple(f"pvc-{n}" for n in range(1, 8))
     before: dict[str, Json] = field(default_factory=dict)
+    newcomers: int = 0
 
     async def add(self) -> None:
         await self.stage.add_many(self.names, NODES[0])
@@ -72,10 +74,27 @@ class Fleet:
         except AssertionError:
             raise AssertionError(f"in the end there is {await self.wrong()}") from None
         await self.service.until_ready()
+        await self._see_newcomer()
         assert self.stage.observer.lost == []
         assert await self.service.metric("linstor_affinity_volumes_absent") == 0
         assert await self.service.metric("linstor_affinity_volumes_stuck") == 0
         assert "unforeseen" not in self.service.said()
+
+    async def _see_newcomer(self) -> None:
+        """Of a new volume nobody tells but the watch: it is open again, and up to date."""
+        self.newcomers += 1
+        name = f"pvc-late-{self.newcomers}"
+        self.stage.place(name, NODES[2:3])
+        await self.stage.bind(name, on_nodes(NODES[:1]))
+        await self.stage.until_on(name, NODES[2], patience=PATIENCE)
+
+    async def rest(self) -> None:
+        """Wait until full passes follow each other no more."""
+        seen, passes = -1.0, 0.0
+        while passes != seen:
+            seen = passes
+            await asyncio.sleep(PASSES_APART)
+            passes = await self.service.metric("linstor_affinity_full_pass_seconds_count")
 
     async def _all_is_right(self) -> bool:
         try:
@@ -110,18 +129,26 @@ def _content(volume: Json) -> Json:
     }
 
 
-MakeFleet = Callable[[Stage, Service], AbstractAsyncContextManager[Fleet]]
+class MakeFleet(Protocol):
+    def __call__(
+        self, stage: Stage, service: Service, *, rested: bool = False
+    ) -> AbstractAsyncContextManager[Fleet]:
+        """Where it is `rested`, no full pass that goes with the start is left to find anything."""
 
 
 def fleets(figures: Figures) -> MakeFleet:
     @asynccontextmanager
-    async def fleet(stage: Stage, service: Service) -> AsyncIterator[Fleet]:
+    async def fleet(
+        stage: Stage, service: Service, *, rested: bool = False
+    ) -> AsyncIterator[Fleet]:
         """A service that runs and volumes that move; what the block broke has to be whole at its
         end, and come right without a restart.
         """
         made = Fleet(stage=stage, service=service)
         await made.add()
         async with running(service):
+            if rested:
+                await made.rest()
             process = service.process
             assert process is not None
             restless = asyncio.create_task(made.keep_moving(), name="restless volume")

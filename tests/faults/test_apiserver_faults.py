@@ -113,7 +113,7 @@ async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
         pytest.param(writes_failing(Reset(forwarded=True), 20), id="writes unanswered"),
         dropping_connections,
         watches_cut_in_mid_line,
-        watches_refused,
+        pytest.param(watches_refused, marks=pytest.mark.long),
         history_said_to_be_gone,
     ],
 )
@@ -206,8 +206,8 @@ async def test_a_real_api_server_that_forgets_history(
     "label",
     [
         "get persistentvolumes",
-        "watch persistentvolumes",
         "list configmaps",
+        pytest.param("watch persistentvolumes", marks=pytest.mark.long),
         pytest.param("patch persistentvolumes", marks=pytest.mark.long),
         pytest.param("create configmaps", marks=pytest.mark.long),
         pytest.param("get leases.coordination.k8s.io", marks=pytest.mark.long),

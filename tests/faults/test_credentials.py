@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trustme
 
 from tests.fakes.kube_server import KubeServer
@@ -22,6 +23,7 @@ from tests.stage.stage import Stage
 Json = dict[str, Any]
 
 ELECTED = "--leader-election=true"
+LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
 FEW_PASSES = "--reconcile-rate=10m"
 ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
@@ -94,6 +96,7 @@ def kubeconfig(path: Path, url: str, user: Json, **cluster: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
 async def test_a_token_that_is_rotated(
     stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
@@ -186,6 +189,7 @@ async def certified(stage: Stage) -> AsyncIterator[tuple[str, trustme.CA, trustm
         yield server.url, people, servers
 
 
+@pytest.mark.long
 async def test_a_client_certificate_for_kubernetes_that_is_renewed_too_late(
     stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:

@@ -104,7 +104,7 @@ async def test_linstor_in_trouble(
     proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble
 ) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, *FEW_PASSES)) as moving,
+        fleet(proxied.stage, proxied.service(ELECTED, *FEW_PASSES), rested=True) as moving,
         trouble(proxied, moving),
     ):
         moving.move_during()
@@ -115,7 +115,7 @@ async def test_linstor_down_beside_a_real_kubernetes(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, *FEW_PASSES)) as moving,
+        fleet(proxied.stage, proxied.service(ELECTED, *FEW_PASSES), rested=True) as moving,
         down(proxied, moving),
     ):
         moving.move_during()
@@ -142,7 +142,7 @@ async def test_another_controller_takes_over_from_one_that_stops(
         service = proxied.service(
             ELECTED, *FEW_PASSES, LS_CONTROLLERS=f"{stage.linstor.url},{heir.url}"
         )
-        async with fleet(stage, service) as moving:
+        async with fleet(stage, service, rested=True) as moving:
             await stage.linstor.stop_listening()
             moving.move_during()
             await heir.start_listening()
@@ -175,7 +175,7 @@ async def test_another_controller_takes_over_from_one_that_hangs(
 async def test_a_leader_without_linstor_is_live_and_says_why_it_is_not_ready(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
-    async with fleet(proxied.stage, proxied.service(ELECTED, *FEW_PASSES)) as moving:
+    async with fleet(proxied.stage, proxied.service(ELECTED, *FEW_PASSES), rested=True) as moving:
         await proxied.stage.linstor.stop_listening()
         moving.move_during()
 
