@@ -30,6 +30,9 @@ OURSELVES = "linstor-affinity-events"
 FINALIZER = f"{OURSELVES}/replacing"
 """Holds a PersistentVolume that we delete until its like may be created."""
 
+PROVISIONER_FINALIZER = "external-provisioner.volume.kubernetes.io/finalizer"
+"""The provisioner deletes what is behind a terminating volume only if it wears this."""
+
 MARK_ANNOTATION = f"{OURSELVES}/replacing"
 """On a PersistentVolume that wears our finalizer: what taking our marks back has to restore."""
 

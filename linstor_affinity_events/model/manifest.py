@@ -15,6 +15,7 @@ from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARK_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
+    PROVISIONER_FINALIZER,
     SKIP_RECLAIM_ANNOTATION,
 )
 from linstor_affinity_events.model.names import ClaimName, PvName, Uid
@@ -229,8 +230,17 @@ def tombstone_name(manifest: Manifest) -> str:
 def tombstone_patch(manifest: Manifest) -> Patch:
     """Let the claimRef name a claim that does not exist, uid and namespace kept: the binder then
     leaves the real claim alone when the volume goes.
+
+    It is Released thereby. Should somebody set policy Delete just then, the provisioner would
+    delete the data; so its finalizer goes in the same write, as it would by itself a little later.
     """
-    return guarded(manifest, {"spec": {"claimRef": {"name": tombstone_name(manifest)}}})
+    patch: Patch = {"spec": {"claimRef": {"name": tombstone_name(manifest)}}}
+    finalizers = finalizers_of(manifest)
+    others = [f for f in finalizers if f != PROVISIONER_FINALIZER]
+    # Never the last one: that would remove the volume, with weaker guards than a PUT has.
+    if others and others != finalizers:
+        patch["metadata"] = {"finalizers": others}
+    return guarded(manifest, patch)
 
 
 def released(manifest: Manifest) -> dict[str, Any]:

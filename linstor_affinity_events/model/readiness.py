@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from linstor_affinity_events.model.keys import FINALIZER
+from linstor_affinity_events.model.keys import FINALIZER, PROVISIONER_FINALIZER
 from linstor_affinity_events.model.manifest import (
     Manifest,
     claim_of,
@@ -19,7 +19,7 @@ from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 
 KNOWN_FINALIZERS = (
     "kubernetes.io/pv-protection",
-    "external-provisioner.volume.kubernetes.io/finalizer",
+    PROVISIONER_FINALIZER,
     "external-attacher/*",
     FINALIZER,
 )

@@ -254,6 +254,13 @@ def test_letting_go_says_of_which_volume_in_which_version() -> None:
     assert body == with_metadata(pv, finalizers=[])
 
 
+def test_what_points_away_is_out_of_the_provisioners_reach() -> None:
+    pv = applied(OWNED, tombstone_patch(OWNED))
+
+    assert PROVISIONER in finalizers_of(OWNED)
+    assert finalizers_of(pv) == [f for f in finalizers_of(OWNED) if f != PROVISIONER]
+
+
 def test_the_tombstone_keeps_namespace_and_uid_of_the_claim() -> None:
     pv = applied(OWNED, tombstone_patch(OWNED))
 
