@@ -176,15 +176,18 @@ def _absent(note: Note, sight: Sight) -> Step:
 
 
 def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
-    if is_marked(pv):
+    whole = is_marked(pv)
+    changed = taken_over(note.wanted, pv) != note.wanted or claim_of(pv) != note.claim
+    if whole and not changed:
         if note.state is State.PREPARED:
             return Save(note.deleting())
-        if taken_over(note.wanted, pv) != note.wanted or claim_of(pv) != note.claim:
-            return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
         # Who deletes writes the note first, so that others can tell a user's deletion from ours.
         return Delete() if sight.taken else Save(note)
-    if wears_marks(pv):
-        # Somebody took back a part of what makes the deletion harmless: take back the rest.
+    if whole or wears_marks(pv):
+        # Somebody changed it, or took back a part of what makes the deletion harmless: take back
+        # the rest. The note first: whoever deletes the volume from now on is not us.
+        if note.state is State.DELETING:
+            return Save(note.prepared())
         return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
     if note.state is State.PREPARED and sight.begun_here:
         return Mark(mark_patch(pv))
