@@ -121,7 +121,7 @@ class Walk:
         self._means = means
         self.note, self.sight, self.sighting = note, sight, sighting
         self.armed = ""
-        """The version of the note with which this walk, which began it all, is about to delete."""
+        """The version of the note with which this walk, as the first of all, is about to delete."""
         self.asked = False
         """Whether a deletion that we asked for may have taken effect."""
         self.steps = self.conflicts = self.failures = 0
@@ -287,8 +287,11 @@ class Walk:
 
     async def _save(self, changed: Note) -> None:
         """Write the note, and our name on it: others then see that it is us who goes on."""
+        before = self.note
         self.note = await self._means.journal.save(replace(changed, holder=self._means.holder))
-        if self.sight.begun_here and not self.asked:
+        # Under a note that said `prepared` nobody can have deleted it.
+        first = before.state is State.PREPARED or self.armed == before.version
+        if first and not self.asked:
             self.armed = self.note.version
         self.sight = replace(self.sight, taken=True)
 

@@ -285,6 +285,27 @@ def test_a_volume_that_a_user_deletes_just_before_we_do_stays_deleted() -> None:
     played(play())
 
 
+def test_nor_does_it_come_back_if_what_is_gone_on_with_was_begun_before() -> None:
+    async def play() -> None:
+        async with one_house() as house, house.volumes.watching():
+            await cut_off_after_marking(house)
+            delete = house.volumes.delete
+
+            async def too_late(manifest: Json) -> Any:
+                house.cluster.delete("persistentvolumes", PV)
+                return await delete(manifest)
+
+            instead(house.volumes, delete=too_late)
+            outcome = await house.replacer.resume(PV)
+
+            assert outcome is Outcome.THEIRS
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+            assert FINALIZER not in house.pv()["metadata"]["finalizers"]
+            assert house.journal.kept == {}
+
+    played(play())
+
+
 def test_a_deletion_whose_answer_was_lost_is_not_taken_for_a_users() -> None:
     async def play() -> None:
         async with one_house() as house:
