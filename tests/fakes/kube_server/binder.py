@@ -47,7 +47,7 @@ class Binder:
             subscription = self._cluster.subscribe(resource.plural)
             self._subscriptions.append(subscription)
             self._start(self._listen(resource.plural, subscription), f"binder-{resource.plural}")
-        self._resync()
+        self.look_at_everything()
         self._start(self._work(), "binder-worker")
         self._start(self._resync_often(), "binder-resync")
         return self
@@ -130,9 +130,10 @@ class Binder:
     async def _resync_often(self) -> None:
         while True:
             await asyncio.sleep(self._resync_every)
-            self._resync()
+            self.look_at_everything()
 
-    def _resync(self) -> None:
+    def look_at_everything(self) -> None:
+        """Do now what is done by itself every so often."""
         for resource in (VOLUMES, CLAIMS):
             for stored in self._cluster.shelf(resource).sorted():
                 self._add((resource.plural, stored.key))

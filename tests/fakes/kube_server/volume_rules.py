@@ -197,8 +197,8 @@ class ClaimRules(Rules):
 
     def changes(self, new: Object, old: Object) -> list[Mistake]:
         before, after = _unchangeable(old), _unchangeable(new)
-        if not before.get("volumeName"):
-            before["volumeName"] = after.get("volumeName")
+        if not before.get("volumeName") and "volumeName" in after:
+            before["volumeName"] = after["volumeName"]
         found = []
         if before != after:
             why = (
