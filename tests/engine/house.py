@@ -82,12 +82,13 @@ def house_on(
     linstor: FakeLinstor,
     *,
     journal: FakeJournal | None = None,
+    volumes: FakeVolumes | None = None,
     faults: Faults | None = None,
     holder: str = "me",
 ) -> House:
     """A new instance; notes outlive it if the journal is given."""
     faults = faults or Faults()
-    volumes = FakeVolumes(cluster, faults)
+    volumes = volumes or FakeVolumes(cluster, faults)
     journal = journal or FakeJournal(faults)
     notices, telemetry, leadership = FakeNotices(), FakeTelemetry(), FakeLeadership()
     queue = KeyedQueue[ResourceName](changes_at_once=2)

@@ -1,0 +1,1 @@
+"""Instances of the engine on one pretended cluster, where anything befalls them at any moment."""

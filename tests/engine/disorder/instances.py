@@ -1,0 +1,231 @@
+"""Instances that can be killed at any call, and the gate between them and the world."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.model.manifest import Manifest, Patch
+from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
+from linstor_affinity_events.model.note import Note
+from linstor_affinity_events.model.placement import Placement
+from linstor_affinity_events.model.volume import Volume
+from tests.engine.house import House, house_on
+from tests.fakes.kube_server import FakeCluster
+from tests.fakes.linstor import FakeLinstor
+from tests.fakes.volumes import VOLUMES, FakeJournal, FakeVolumes
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+NETWORK = 0.001
+"""How long a request is on its way, and its answer."""
+
+
+class Fate(Protocol):
+    """What befalls calls; raises what the caller is to see."""
+
+    async def before(self, instance: "Instance", call: "Call") -> None: ...
+
+    async def after(self, instance: "Instance", call: "Call") -> None: ...
+
+
+class Call:
+    """One call on its way to the cluster."""
+
+    def __init__(self, verb: str, work: Callable[[], Awaitable[Any]], *, writes: bool) -> None:
+        self.verb, self.work, self.writes = verb, work, writes
+        self.open, self.late, self.stalled = True, False, False
+        self.answered = False
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it may take effect yet, though its caller may have given it up."""
+        return self.open or self.late
+
+
+class Gate:
+    """All calls of one instance pass here; once it is dead, none does."""
+
+    def __init__(self, instance: "Instance", fate: Fate) -> None:
+        self._instance, self._fate = instance, fate
+
+    async def read(self, verb: str, work: Callable[[], Awaitable[T]]) -> T:
+        return await self._through(Call(verb, work, writes=False), work)
+
+    async def write(self, verb: str, work: Callable[[], Awaitable[T]]) -> T:
+        return await self._through(Call(verb, work, writes=True), work)
+
+    async def _through(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            await self._travel()
+            await self._fate.before(self._instance, call)
+            self._only_alive()
+            answer = await work()
+            call.open = False
+            await self._fate.after(self._instance, call)
+            await self._travel()
+        finally:
+            call.open, call.answered = False, True
+        return answer
+
+    async def _travel(self) -> None:
+        self._only_alive()
+        await asyncio.sleep(NETWORK)
+        self._only_alive()
+
+    def _only_alive(self) -> None:
+        # After a SIGKILL nothing is written any more, by no `finally` either.
+        if not self._instance.alive:
+            raise asyncio.CancelledError
+
+
+class GatedVolumes(FakeVolumes):
+    def __init__(
+        self, cluster: FakeCluster, on_news: Callable[[Volume], None], *, lag: float
+    ) -> None:
+        super().__init__(cluster)
+        self.index = VolumeIndex(on_news)
+        self.gate: Gate
+        self._lag = lag
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """As of the base, but what is told comes `lag` seconds late."""
+        clock = asyncio.get_running_loop().time
+        told: asyncio.Queue[tuple[float, str, Json]] = asyncio.Queue()
+
+        async def listen() -> None:
+            async for change in changes:
+                told.put_nowait((clock() + self._lag, change.kind, change.object))
+
+        async def deliver() -> None:
+            while True:
+                due, kind, manifest = await told.get()
+                await asyncio.sleep(max(0.0, due - clock()))
+                (self.index.gone if kind == "DELETED" else self.index.changed)(manifest)
+
+        with self.cluster.subscribe(VOLUMES) as changes:
+            for store, plural in ((self.index, VOLUMES), (self.index.classes, "storageclasses")):
+                store.begin_list()
+                for manifest in self.cluster.objects(plural):
+                    store.listed(manifest)
+                store.end_list()
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(listen()), group.create_task(deliver())]
+                try:
+                    yield
+                finally:
+                    for task in tasks:
+                        task.cancel()
+
+    async def read(self, name: PvName) -> Manifest | None:
+        return await self.gate.read("read", lambda: super(GatedVolumes, self).read(name))
+
+    async def read_claim(self, claim: ClaimName) -> Manifest | None:
+        return await self.gate.read("claim", lambda: super(GatedVolumes, self).read_claim(claim))
+
+    async def patch(self, name: PvName, patch: Patch) -> Manifest:
+        return await self.gate.write("patch", lambda: super(GatedVolumes, self).patch(name, patch))
+
+    async def delete(self, manifest: Manifest) -> Manifest | None:
+        return await self.gate.write("delete", lambda: super(GatedVolumes, self).delete(manifest))
+
+    async def remove(self, manifest: Manifest) -> None:
+        return await self.gate.write("remove", lambda: super(GatedVolumes, self).remove(manifest))
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        return await self.gate.write("create", lambda: super(GatedVolumes, self).create(manifest))
+
+    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> None:
+        return await self.gate.read(
+            "rehearse", lambda: super(GatedVolumes, self).rehearse(pv, mark, wanted)
+        )
+
+
+class GatedJournal(FakeJournal):
+    """One instance's way to notes that all share."""
+
+    def __init__(self, shared: FakeJournal) -> None:
+        super().__init__()
+        self._shared = shared
+        self.kept = shared.kept
+        self.gate: Gate
+
+    async def all(self) -> Collection[Note]:
+        return await self.gate.read("notes", self._shared.all)
+
+    async def read(self, name: PvName) -> Note | None:
+        return await self.gate.read("read note", lambda: self._shared.read(name))
+
+    async def create(self, note: Note) -> Note:
+        return await self.gate.write("note", lambda: self._shared.create(note))
+
+    async def save(self, note: Note) -> Note:
+        return await self.gate.write("save", lambda: self._shared.save(note))
+
+    async def drop(self, note: Note) -> None:
+        return await self.gate.write("drop", lambda: self._shared.drop(note))
+
+
+class GatedLinstor(FakeLinstor):
+    """One instance's way to the LINSTOR that all share."""
+
+    def __init__(self, shared: FakeLinstor) -> None:
+        super().__init__()
+        self.node_labels, self.known = shared.node_labels, shared.known
+        self.placed = shared.placed
+        self.gate: Gate
+
+    async def placement(self, resource: ResourceName) -> Placement | None:
+        return await self.gate.read(
+            "placement", lambda: super(GatedLinstor, self).placement(resource)
+        )
+
+
+class Instance:
+    """One process of the service: workers and the full pass, until it is killed."""
+
+    def __init__(
+        self,
+        number: int,
+        fate: Fate,
+        cluster: FakeCluster,
+        linstor: FakeLinstor,
+        journal: FakeJournal,
+        *,
+        lag: float,
+    ) -> None:
+        self.number, self.alive = number, True
+        volumes = GatedVolumes(cluster, self._heard, lag=lag)
+        notes, asked = GatedJournal(journal), GatedLinstor(linstor)
+        volumes.gate = notes.gate = asked.gate = Gate(self, fate)
+        self.house: House = house_on(
+            cluster, asked, journal=notes, volumes=volumes, holder=f"instance-{number}"
+        )
+        self._task = asyncio.create_task(self._live(), name=f"instance-{number}")
+
+    def _heard(self, volume: Volume) -> None:
+        if volume.key is not None:
+            self.house.queue.add(volume.key.resource)
+
+    async def _live(self) -> None:
+        async with self.house.at_work(workers=2):
+            self.house.sweeper.request("start")
+            await self.house.sweeper.run()
+
+    def kill(self) -> None:
+        self.alive = False
+        self._task.cancel()
+
+    async def ended(self) -> None:
+        """Wait for its end; raises what it failed of, if it was not killed."""
+        await asyncio.wait([self._task])
+        if not self._task.cancelled() and (error := self._task.exception()) is not None:
+            raise error
+
+    @property
+    def failures(self) -> int:
+        """Errors that nobody foresaw."""
+        return self.house.telemetry.counted["failed NoneType"]

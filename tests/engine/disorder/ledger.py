@@ -1,0 +1,125 @@
+"""What people wanted, and so what has to hold: always, and once everything is at rest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from linstor_affinity_events.model.keys import (
+    BOUND_BY_CONTROLLER,
+    ORIGINAL_POLICY_ANNOTATION,
+    SKIP_ANNOTATION,
+)
+from linstor_affinity_events.model.manifest import wears_marks
+
+Json = dict[str, Any]
+
+EDIT = "example.com/edit"
+
+
+@dataclass(slots=True, kw_only=True)
+class Ledger:
+    """Kept by those who act for people; where they act in a moment for which nothing is promised
+    (docs/reliability.md, limits) it allows both ends, and nothing more.
+    """
+
+    original: Json
+    """The volume as it was in the beginning, bound."""
+
+    policies: frozenset[str]
+    """Those that the volume may have: two of them if Retain was set while it was Retain on the
+    service's account.
+    """
+
+    edits: int = 0
+    skip: bool = False
+    claim_deleted: bool = False
+    reclaimed: bool = False
+    """The data went, as somebody asked for."""
+
+    away: bool = False
+    """A user deleted the volume, and nobody has made it anew."""
+
+    may_be_back: bool = False
+    """That was in a moment in which a deletion can't be told from the service's own."""
+
+    deleted: dict[str, bool] = field(default_factory=dict)
+    """The incarnations that a user deleted, and whether they may be back."""
+
+    def may_reclaim(self) -> bool:
+        """Whether somebody asked for the data to go."""
+        return self.claim_deleted and "Delete" in self.policies
+
+    def against(self, pv: Json | None, claim: Json | None, nodes: frozenset[str]) -> str:
+        """What is not as it has to be once all is at rest; empty if everything is."""
+        if pv is None:
+            gone = self.away or self.reclaimed
+            return "" if gone else "the volume is gone"
+        if wears_marks(pv):
+            return "the volume wears marks"
+        if "deletionTimestamp" in pv["metadata"]:
+            return "" if self.away and self._policy_right(pv) else "the volume is being deleted"
+        if self.away and not self.may_be_back:
+            return "a volume that a user deleted is there"
+        return (
+            self._against_fields(pv)
+            or ("" if self._policy_right(pv) else "the policy is another")
+            or ("" if self.claim_deleted else self._against_bond(pv, claim))
+            or ("" if self._left_alone(pv) or _nodes(pv) == nodes else "the affinity is wrong")
+        )
+
+    def _left_alone(self, pv: Json) -> bool:
+        return self.skip or self.claim_deleted
+
+    def _policy_right(self, pv: Json) -> bool:
+        policy = pv["spec"]["persistentVolumeReclaimPolicy"]
+        if policy in self.policies:
+            return True
+        kept = pv["metadata"]["annotations"].get(ORIGINAL_POLICY_ANNOTATION) in self.policies
+        return self.claim_deleted and policy == "Retain" and kept
+
+    def _against_fields(self, pv: Json) -> str:
+        has, had = _rest(pv), _rest(self.original)
+        had["labels"] = {"edit": str(self.edits)} if self.edits else {}
+        if self.edits:
+            had["annotations"][EDIT] = str(self.edits)
+        if self.skip:
+            had["annotations"][SKIP_ANNOTATION] = "yes"
+        if self.claim_deleted:
+            has["annotations"].pop(ORIGINAL_POLICY_ANNOTATION, None)
+            has["annotations"].pop(BOUND_BY_CONTROLLER, None)
+        differ = {key for key in has.keys() | had.keys() if has.get(key) != had.get(key)}
+        told = ", ".join(f"{key}: {has.get(key)} instead of {had.get(key)}" for key in differ)
+        return f"fields differ: {told}" if differ else ""
+
+    @staticmethod
+    def _against_bond(pv: Json, claim: Json | None) -> str:
+        if claim is None:
+            return "the claim is gone"
+        if pv["status"].get("phase") != "Bound" or claim["status"].get("phase") != "Bound":
+            return f"not bound: {pv['status'].get('phase')}, {claim['status'].get('phase')}"
+        asked = claim["spec"]["resources"]["requests"]["storage"]
+        if {asked} != {pv["spec"]["capacity"]["storage"], claim["status"]["capacity"]["storage"]}:
+            return f"it is not resized to {asked}"
+        return ""
+
+
+def _rest(pv: Json) -> Json:
+    """All that nobody but users may change, beside policy, affinity and size."""
+    spec: Mapping[str, Any] = pv["spec"]
+    others = ("nodeAffinity", "persistentVolumeReclaimPolicy", "capacity", "claimRef")
+    ref = spec.get("claimRef") or {}
+    return {
+        **{key: value for key, value in spec.items() if key not in others},
+        "claimRef": {key: value for key, value in ref.items() if key != "resourceVersion"},
+        "labels": dict(pv["metadata"].get("labels") or {}),
+        "annotations": dict(pv["metadata"].get("annotations") or {}),
+    }
+
+
+def _nodes(pv: Json) -> frozenset[str]:
+    required = (pv["spec"].get("nodeAffinity") or {}).get("required") or {}
+    return frozenset(
+        expression["values"][0]
+        for term in required.get("nodeSelectorTerms", ())
+        for expression in term["matchExpressions"]
+    )

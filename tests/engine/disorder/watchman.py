@@ -1,0 +1,118 @@
+"""Sees every change of the volume, and remembers what must never be."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, Self
+
+from linstor_affinity_events.model.manifest import claim_of, uid_of
+from linstor_affinity_events.model.replacement import made_by_us
+from tests.engine.disorder.ledger import Ledger
+from tests.engine.disorder.people import People
+from tests.engine.house import PV
+from tests.fakes.kube_server import FakeCluster
+from tests.fakes.kube_server.shelf import Change
+from tests.fakes.sidecars import Reclaimed, Sidecars
+from tests.fakes.volumes import CLAIMS, VOLUMES, FakeJournal
+
+Json = dict[str, Any]
+
+SEEN = 1.5
+"""More than the time from a look at the claim to the creation of the volume."""
+
+
+class Circumstances(Protocol):
+    """What has befallen the run so far."""
+
+    @property
+    def unsure(self) -> bool:
+        """Whether a write was lost or late, an instance killed, or another there beside it."""
+
+    @property
+    def looks_are_old(self) -> bool:
+        """Whether the volume may come back long after its claim was looked at."""
+
+
+class Watchman:
+    """Use it as `async with Watchman(...) as watchman`; `wrong` is what it saw."""
+
+    def __init__(
+        self,
+        cluster: FakeCluster,
+        ledger: Ledger,
+        journal: FakeJournal,
+        sidecars: Sidecars,
+        people: People,
+        circumstances: Circumstances,
+    ) -> None:
+        self._cluster, self._ledger, self._journal = cluster, ledger, journal
+        self._sidecars, self._people, self._circumstances = sidecars, people, circumstances
+        self.wrong: list[str] = []
+        self.ours = 0
+        """How many incarnations of the volume the service made."""
+        self._latest = uid_of(ledger.original)
+        self._claim_gone_at: float | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._sidecars.on_reclaim = self._reclaimed
+        for plural, see in ((VOLUMES, self._see), (CLAIMS, self._see_claim)):
+            self._tasks.append(asyncio.create_task(self._watch(plural, see)))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        failed = [task for task in self._tasks if task.done()]
+        for task in self._tasks:
+            task.cancel()
+        for task in failed:
+            task.result()
+
+    async def _watch(self, plural: str, see: Callable[[Change], None]) -> None:
+        with self._cluster.subscribe(plural) as changes:
+            async for change in changes:
+                see(change)
+
+    def _see_claim(self, change: Change) -> None:
+        ours = self._ledger.original["spec"]["claimRef"]["uid"]
+        if change.kind == "DELETED" and uid_of(change.object) == ours:
+            self._claim_gone_at = asyncio.get_running_loop().time()
+
+    def _see(self, change: Change) -> None:
+        pv = change.object
+        uid, named = uid_of(pv), claim_of(pv)
+        if named is not None and named.uid != self._ledger.original["spec"]["claimRef"]["uid"]:
+            self.wrong.append(f"the volume is given to {named}")
+        if change.kind == "ADDED":
+            self._added(pv)
+        elif change.kind == "DELETED" and not self._may_go(uid):
+            self.wrong.append("the volume went, and nothing tells how to bring it back")
+
+    def _added(self, pv: Json) -> None:
+        before, self._latest = self._latest, uid_of(pv)
+        if uid_of(pv) in self._people.made:
+            return
+        self.ours += 1
+        if not made_by_us(pv):
+            self.wrong.append("a volume that nobody made")
+        if self._claim_long_gone() and pv["spec"]["persistentVolumeReclaimPolicy"] != "Retain":
+            self.wrong.append("its claim was gone, and the volume came back for the reclaimer")
+        unclear = self._ledger.deleted.get(before)
+        if unclear is False or (unclear and not self._circumstances.unsure):
+            self.wrong.append("a volume that a user deleted came back")
+
+    def _claim_long_gone(self) -> bool:
+        """Whether the claim went so long ago that whoever looks must have seen it."""
+        gone, now = self._claim_gone_at, asyncio.get_running_loop().time()
+        return gone is not None and now - gone > SEEN and not self._circumstances.looks_are_old
+
+    def _may_go(self, uid: str) -> bool:
+        """Whether a user or the provisioner took it away, or a note says that it comes back."""
+        _, note = self._journal.kept.get(PV, ("", {}))
+        noted = bool(note) and note["uid"] == uid and note["state"] == "deleting"
+        reclaimed = any(each.uid == uid for each in self._sidecars.reclaimed)
+        theirs = uid in self._ledger.deleted or uid in self._people.took_away
+        return noted or reclaimed or theirs
+
+    def _reclaimed(self, done: Reclaimed) -> None:
+        self._ledger.reclaimed = True
+        if not self._ledger.may_reclaim():
+            self.wrong.append("DATA LOSS: the provisioner deleted what is behind the volume")

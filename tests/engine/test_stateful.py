@@ -1,0 +1,97 @@
+"""Anything at any moment: instances, users, LINSTOR, sidecars and faults in random order.
+
+A failure names its plan, which can be played again with `run_virtually(Play(plan).run())`, and the
+seed of its run: DISORDER_SEED=... has all of it played again.
+"""
+
+import os
+import secrets
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, note, seed, settings
+
+from tests.engine.disorder.play import Play
+from tests.engine.disorder.schedule import PLANS, Plan, Turn, What
+from tests.fakes.clock import run_virtually
+
+EXAMPLES, MANY = 2_000, 40_000
+SEED = int(os.environ.get("DISORDER_SEED") or secrets.randbits(32))
+
+random_plans = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    # What failed is found by its seed, on any machine; nothing is kept from one run to the next.
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def calls_of_one_replacement() -> int:
+    play = Play(Plan((Turn(99, What.ATTACH),)))
+    run_virtually(play.run())
+    return play.calls
+
+
+CALLS = calls_of_one_replacement()
+"""Places to be killed at; reads are among them."""
+
+
+FOUND = {
+    "policy Delete set on a volume that points away": Plan(
+        (Turn(5, What.MOVE), Turn(5, What.RECLAIM)), sidecar_lag=1
+    ),
+    "reclaimed while its marks were taken back": Plan(
+        (Turn(6, What.DELETE_CLAIM, after=True), Turn(0, What.EDIT), Turn(6, What.LATE))
+    ),
+    "deleted by a user while a replacement was gone on with": Plan(
+        (Turn(6, What.LATE), Turn(2, What.DELETE_VOLUME))
+    ),
+}
+
+
+@pytest.mark.parametrize("plan", [pytest.param(plan, id=name) for name, plan in FOUND.items()])
+def test_what_was_found_once_stays_mended(plan: Plan) -> None:
+    run_virtually(Play(plan).run())
+
+
+@seed(SEED)
+@random_plans
+@given(plan=PLANS)
+def test_whatever_befalls_it_the_volume_ends_as_it_should(plan: Plan) -> None:
+    note(f"DISORDER_SEED={SEED}")
+    run_virtually(Play(plan).run())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@seed(SEED)
+@settings(random_plans, max_examples=MANY)
+@given(plan=PLANS)
+def test_the_same_many_times(plan: Plan) -> None:
+    note(f"DISORDER_SEED={SEED}")
+    run_virtually(Play(plan).run())
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", range(CALLS))
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+def test_killed_at_any_call_a_minute_alone_with_all_others_costs_nothing(
+    call: int, after: bool, policy: str
+) -> None:
+    killed = (Turn(call, What.CRASH, after, much=3),)
+
+    for attached in (False, True):
+        for lag in range(4):
+            for resync in (False, True):
+                run_virtually(Play(Plan(killed, policy, attached, 0, lag, resync)).run())
+
+
+@pytest.mark.parametrize("after", range(4))
+@pytest.mark.parametrize("call", range(CALLS))
+def test_a_write_that_stalls_and_comes_late_changes_nothing_any_more(call: int, after: int) -> None:
+    late = (Turn(call, What.LATE, much=after), Turn(3, What.MOVE, much=2))
+
+    for watch_lag in range(4):
+        run_virtually(Play(Plan(late, watch_lag=watch_lag)).run())
