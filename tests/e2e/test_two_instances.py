@@ -1,0 +1,118 @@
+"""Two instances at once, in the middle of many moves: without an election, killed, or asleep."""
+
+import asyncio
+import signal
+
+from tests.e2e.conftest import MakeService
+from tests.e2e.test_life import SHORT_LEASE, holder
+from tests.stage.clusters import until
+from tests.stage.manifests import nodes_of
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+NAMES = [f"pvc-{n}" for n in range(12)]
+ROUNDS = ("n2", "n3", "n1")
+LEASE_LASTS = 3.0
+
+
+def generations(stage: Stage, name: str) -> int:
+    """How many incarnations of a volume there were."""
+    return len({seen.manifest["metadata"]["uid"] for seen in stage.observer.history[name]})
+
+
+async def all_well(stage: Stage, node: str) -> None:
+    """Every volume is there, as it was but for the affinity, and belongs to its claim."""
+    for name in NAMES:
+        await stage.until_on(name, node)
+        await stage.until_bound(name)
+
+    async def no_notes() -> bool:
+        return await stage.notes() == []
+
+    await until(no_notes, "no note is left")
+    found = (await stage.cluster.ask("GET", "/api/v1/persistentvolumes"))["items"]
+    assert {item["metadata"]["name"] for item in found} == set(NAMES)
+    for item in found:
+        assert nodes_of(item) == {node}
+        assert item["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert item["metadata"]["annotations"].keys() == {"pv.kubernetes.io/provisioned-by"}
+        assert item["spec"]["claimRef"]["name"] == f"claim-{item['metadata']['name']}"
+    assert stage.observer.lost == []
+
+
+async def burst(stage: Stage, leaving: str, target: str) -> None:
+    """All volumes move, and it is seen that the first of them is being replaced."""
+    before = {name: generations(stage, name) for name in NAMES}
+    stage.world.evacuate(leaving, target=target)
+    await stage.observer.until(
+        lambda: any(generations(stage, name) > before[name] for name in NAMES),
+        "some volume is replaced",
+    )
+
+
+async def test_without_an_election_two_lose_nothing_and_do_not_fight(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add_many(NAMES, "n1")
+    alone = "--leader-election=false"
+
+    async with running(service_on(stage, alone)), running(service_on(stage, alone)):
+        here = "n1"
+        for target in ROUNDS:
+            stage.world.evacuate(here, target=target)
+            await all_well(stage, target)
+            stage.world.restore(here)
+            here = target
+        counted = {name: generations(stage, name) for name in NAMES}
+        # Each looks again some seconds after a change: who would still fight, fights then.
+        await asyncio.sleep(5.0)
+
+    # One for each move, and as many for moves that the other had not heard of yet.
+    assert max(counted.values()) <= 1 + 2 * len(ROUNDS)
+    assert {name: generations(stage, name) for name in NAMES} == counted
+    assert stage.observer.lost == []
+
+
+def two(stage: Stage, service_on: MakeService) -> tuple[Service, Service]:
+    first = service_on(stage, "--leader-election-id=first", *SHORT_LEASE)
+    return first, service_on(stage, "--leader-election-id=second", *SHORT_LEASE)
+
+
+async def test_a_leader_killed_in_mid_burst_is_followed_and_nothing_is_lost(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add_many(NAMES, "n1")
+    first, second = two(stage, service_on)
+
+    async with running(first), running(second):
+        await burst(stage, "n1", "n2")
+        await first.kill()
+        await all_well(stage, "n2")
+
+        assert await holder(stage) == "second"
+
+
+async def test_a_leader_that_slept_past_its_lease_does_no_harm_when_it_wakes(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add_many(NAMES, "n1")
+    first, second = two(stage, service_on)
+
+    async with running(first), running(second):
+        await burst(stage, "n1", "n2")
+        first.signal(signal.SIGSTOP)
+
+        async def taken_over() -> bool:
+            return await holder(stage) == "second"
+
+        await until(taken_over, "the other leads")
+        stage.world.restore("n1")
+        await burst(stage, "n2", "n3")
+        first.signal(signal.SIGCONT)
+        await all_well(stage, "n3")
+        await asyncio.sleep(LEASE_LASTS)
+        await all_well(stage, "n3")
+
+        assert await holder(stage) == "second"
+    for name in NAMES:
+        assert generations(stage, name) <= 1 + 2 * 2
