@@ -1,0 +1,271 @@
+"""The main job, crashes and late writes, with the CSI sidecars and a hostile claim beside it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.adapters.kube_api import KubeApi, configuration_from
+from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.adapters.kube_volumes import KubeVolumes
+from linstor_affinity_events.errors import Again, Refused
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    is_terminating,
+    mark_patch,
+    tombstone_patch,
+    unmark_patch,
+)
+from linstor_affinity_events.model.names import PvName
+from tests.e2e.conftest import MakeService
+from tests.e2e.test_life import LEASE, finished
+from tests.e2e.test_main_job import kept
+from tests.e2e.writes import NOTES, PV, WRITES, Write, is_new, took_effect
+from tests.fakes.sidecars import HttpApi, Sidecars
+from tests.real_parts.cluster import RealCluster
+from tests.stage import clusters, manifests
+from tests.stage.clusters import Cluster, until
+from tests.stage.manifests import HOSTNAME
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
+HOSTILE = "hostile"
+DOWN = 60.0
+"""How long nobody resumes what was cut off: four looks of the binder at everything."""
+
+ANSWERED_AFTER = 0.5
+"""More than it takes to see that a write took effect, and to kill who asked for it."""
+
+CLUSTERS_AT_ONCE = 2
+SEEN_WITHIN = 90.0
+
+
+@asynccontextmanager
+async def beset(stage: Stage) -> AsyncIterator[Sidecars]:
+    """Let the sidecars work, attach the volume, and have a claim that calls it its own."""
+    async with Sidecars(HttpApi(stage.cluster)) as sidecars:
+        await stage.add("pvc-1", ["n1"])
+        sidecars.attach("pvc-1")
+        hostile = manifests.claim(HOSTILE)
+        hostile["metadata"]["annotations"] = {"pv.kubernetes.io/bind-completed": "yes"}
+        hostile["spec"]["volumeName"] = "pvc-1"
+        await stage.cluster.ask("POST", CLAIMS, hostile)
+
+        async def settled() -> bool:
+            found = await stage.cluster.ask("GET", f"{PV}/pvc-1")
+            return any(f.startswith("external-attacher/") for f in found["metadata"]["finalizers"])
+
+        await until(settled, "the attacher holds the volume")
+        yield sidecars
+
+
+async def nothing_lost(stage: Stage, sidecars: Sidecars, before: Json) -> None:
+    """All of the volume is there, its data too, and nobody else has got it."""
+    await stage.until_on("pvc-1", "n2")
+    await until(lambda: finished(stage), "no note is left")
+    await stage.until_bound("pvc-1")
+
+    async def like_before() -> bool:
+        return kept(await stage.cluster.ask("GET", f"{PV}/pvc-1")) == kept(before)
+
+    await until(like_before, "all fields are as before")
+    hostile = await stage.cluster.ask("GET", f"{CLAIMS}/{HOSTILE}")
+    assert hostile["status"]["phase"] != "Bound"
+    assert sidecars.reclaimed == []
+    owner = before["spec"]["claimRef"]["uid"]
+    for seen in stage.observer.history["pvc-1"]:
+        assert seen.manifest["spec"]["claimRef"]["uid"] == owner
+
+
+async def test_beside_the_sidecars_nothing_is_lost(stage: Stage, service_on: MakeService) -> None:
+    async with beset(stage) as sidecars:
+        before = await stage.cluster.ask("GET", f"{PV}/pvc-1")
+
+        async with running(service_on(stage)):
+            stage.world.move("pvc-1", "n1", "n2")
+            await nothing_lost(stage, sidecars, before)
+
+    assert ("default", "claim-pvc-1") not in stage.observer.lost
+
+
+async def test_a_resize_at_the_same_time_is_in_the_new_volume(
+    stage: Stage, service_on: MakeService
+) -> None:
+    async with beset(stage), running(service_on(stage)):
+        stage.world.move("pvc-1", "n1", "n2")
+        wish = {"spec": {"resources": {"requests": {"storage": "3Gi"}}}}
+        await stage.cluster.ask("PATCH", f"{CLAIMS}/claim-pvc-1", wish)
+        await stage.until_on("pvc-1", "n2")
+
+        def resized() -> bool:
+            pv = stage.observer.volumes["pvc-1"]
+            claim = stage.observer.claims["default", "claim-pvc-1"]
+            sizes = {pv["spec"]["capacity"]["storage"], claim["status"]["capacity"]["storage"]}
+            return sizes == {"3Gi"}
+
+        await stage.observer.until(resized, "volume and claim have the new size")
+        await until(lambda: finished(stage), "no note is left")
+        await stage.until_bound("pvc-1")
+
+
+async def test_no_write_that_comes_late_touches_the_new_volume(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    async with running(service_on(stage)):
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+        await stage.until_bound("pvc-1")
+        await until(lambda: finished(stage), "no note is left")
+    now = await stage.cluster.ask("GET", f"{PV}/pvc-1")
+    seen = [each.manifest for each in stage.observer.history["pvc-1"]]
+    old = [pv for pv in seen if pv["metadata"]["uid"] != now["metadata"]["uid"]]
+    assert any(is_terminating(pv) for pv in old)
+
+    async with service_side(stage.cluster) as volumes:
+        for pv in old:
+            await refused(volumes, pv)
+
+    assert await stage.cluster.ask("GET", f"{PV}/pvc-1") == now
+
+
+async def refused(volumes: KubeVolumes, pv: Manifest) -> None:
+    """Send every write that the service may have sent when the volume was like this."""
+    name = PvName("pvc-1")
+    with pytest.raises((Again, Refused)):
+        await volumes.delete(pv)
+    with pytest.raises((Again, Refused)):
+        await volumes.remove(pv)
+    for patch in (mark_patch(pv), tombstone_patch(pv), unmark_patch(pv, "Delete", None)):
+        with pytest.raises((Again, Refused)):
+            await volumes.patch(name, patch)
+
+
+@asynccontextmanager
+async def service_side(cluster: Cluster) -> AsyncIterator[KubeVolumes]:
+    """The service's own way to volumes."""
+    load = configuration_from(kubeconfig=str(cluster.kubeconfig), context="", server="")
+    api = KubeApi(load)
+    await api.open()
+    try:
+        yield KubeVolumes(api, VolumeIndex(lambda _: None))
+    finally:
+        await api.close()
+
+
+async def crashed_and_resumed(stage: Stage, write: Write, directory: Path) -> None:
+    """Kill the service after a write, let all others go on alone for a while, start it again."""
+
+    def service(number: int) -> Service:
+        return Service(
+            kubeconfig=stage.cluster.kubeconfig,
+            linstor=stage.linstor.url,
+            log=directory / f"service-{number}.log",
+            flags=("-v", "1"),
+        )
+
+    async with beset(stage) as sidecars:
+        before = await stage.cluster.ask("GET", f"{PV}/pvc-1")
+        async with running(service(1)) as doomed:
+            await killed_when_seen(stage, doomed, write)
+        await asyncio.sleep(DOWN)
+        assert sidecars.reclaimed == []
+        if await stage.cluster.find(LEASE) is not None:
+            await stage.cluster.ask("DELETE", LEASE)
+        async with running(service(2)):
+            await nothing_lost(stage, sidecars, before)
+
+
+async def killed_when_seen(stage: Stage, service: Service, write: Write) -> None:
+    """Kill it once the write is seen to have taken effect: on a pretended cluster before the
+    answer comes, on a real one at this step or a little behind it.
+    """
+    server = stage.cluster.server
+    if server is not None:
+        server.faults.add(
+            method=write.method, path_regex=write.path, delay_after=ANSWERED_AFTER, times=99
+        )
+    here, there = "n1", "n2"
+    async with asyncio.timeout(SEEN_WITHIN):
+        stage.world.move("pvc-1", here, there)
+        # Without a pause: the next step is milliseconds away.
+        while not await came_to(stage, write):
+            if stage.observer.has_terms("pvc-1", frozenset({frozenset({(HOSTNAME, there)})})):
+                # It was too quick for us: once more, the other way.
+                await until(lambda: finished(stage), "no note is left")
+                if await came_to(stage, write):
+                    break
+                await until(lambda: moved(stage), "the replica has moved")
+                here, there = there, here
+                stage.world.move("pvc-1", here, there)
+    await service.kill()
+    if server is not None:
+        server.faults.clear()
+    if there == "n1":
+        await until(lambda: moved(stage), "the replica has moved")
+        stage.world.move("pvc-1", "n1", "n2")
+
+
+async def moved(stage: Stage) -> bool:
+    return len(stage.world.definition("pvc-1").replicas) == 1
+
+
+async def came_to(stage: Stage, write: Write) -> bool:
+    """As of `took_effect`, for who does not know whether it has begun or is over."""
+    if write is WRITES["drop"]:
+        began = is_new(await stage.cluster.find(f"{PV}/pvc-1"))
+    else:
+        began = await stage.cluster.find(f"{NOTES}/affinity-note-pvc-1") is not None
+    return began and await took_effect(stage, write)
+
+
+async def one_after_the_other(
+    real: RealCluster, writes: Iterable[tuple[str, Write]], directory: Path
+) -> None:
+    for name, write in writes:
+        kept_in = directory / name.replace(" ", "-")
+        kept_in.mkdir()
+        async with clusters.real(real) as cluster, Stage.of(cluster) as stage:
+            await stage.clear()
+            await stage.prepare()
+            await crashed_and_resumed(stage, write, kept_in)
+            await stage.clear()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_killed_after_any_write_a_minute_alone_with_all_others_costs_nothing(
+    tmp_path: Path,
+) -> None:
+    async def play(name: str, write: Write) -> None:
+        directory = tmp_path / name.replace(" ", "-")
+        directory.mkdir()
+        async with clusters.fake(directory) as cluster, Stage.of(cluster) as stage:
+            await stage.prepare()
+            await crashed_and_resumed(stage, write, directory)
+
+    async with asyncio.TaskGroup() as group:
+        for name, write in WRITES.items():
+            group.create_task(play(name, write), name=name)
+
+
+@pytest.mark.long
+@pytest.mark.real
+@pytest.mark.timeout(1200)
+async def test_the_same_on_real_clusters(real_binaries: Path, tmp_path: Path) -> None:
+    steps = list(WRITES.items())
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for number in range(CLUSTERS_AT_ONCE):
+            directory = tmp_path / f"cluster-{number}"
+            directory.mkdir()
+            real = await stack.enter_async_context(
+                RealCluster(binaries=real_binaries, directory=directory)
+            )
+            mine = steps[number::CLUSTERS_AT_ONCE]
+            group.create_task(one_after_the_other(real, mine, directory))
