@@ -37,7 +37,7 @@ class Call:
     def __init__(self, verb: str, work: Callable[[], Awaitable[Any]], *, writes: bool) -> None:
         self.verb, self.work, self.writes = verb, work, writes
         self.open, self.late, self.stalled = True, False, False
-        self.answered = False
+        self.landed = self.answered = False
 
     @property
     def under_way(self) -> bool:
@@ -63,7 +63,7 @@ class Gate:
             await self._fate.before(self._instance, call)
             self._only_alive()
             answer = await work()
-            call.open = False
+            call.open, call.landed = False, True
             await self._fate.after(self._instance, call)
             await self._travel()
         finally:

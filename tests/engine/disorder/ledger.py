@@ -42,6 +42,9 @@ class Ledger:
     may_be_back: bool = False
     """That was in a moment in which a deletion can't be told from the service's own."""
 
+    may_be_older: bool = False
+    """The volume may lack the latest changes of people."""
+
     deleted: dict[str, bool] = field(default_factory=dict)
     """The incarnations that a user deleted, and whether they may be back."""
 
@@ -61,8 +64,8 @@ class Ledger:
         if self.away and not self.may_be_back:
             return "a volume that a user deleted is there"
         return (
-            self._against_fields(pv)
-            or ("" if self._policy_right(pv) else "the policy is another")
+            ("" if self.may_be_older else self._against_fields(pv))
+            or ("" if self.may_be_older or self._policy_right(pv) else "the policy is another")
             or ("" if self.claim_deleted else self._against_bond(pv, claim))
             or ("" if self._left_alone(pv) or _nodes(pv) == nodes else "the affinity is wrong")
         )

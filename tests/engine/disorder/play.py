@@ -105,6 +105,12 @@ class Play:
         stalled = any(call.stalled for call in self._writes if call.verb == "create")
         return stalled or self.script.had(What.SLOW)
 
+    def _stalled_creation_landed(self) -> bool:
+        """Whether a creation took effect long after it was sent: nothing can guard it, so what
+        changed since, while another instance went on, is not in it.
+        """
+        return any(call.stalled and call.landed for call in self._writes if call.verb == "create")
+
     def _nobody_can_tell(self) -> bool:
         """Whether a deletion now may be taken for the service's own, as far as calls go: one that
         creates the volume can't be taken back, and one of the last two before our own deletion
@@ -161,6 +167,7 @@ class Play:
     async def _befall(self, turn: Turn, instance: Instance, call: Call, *, done: bool) -> None:
         match turn.what:
             case What.SLOW:
+                call.stalled |= not done
                 self._resting += 1
                 await asyncio.sleep(LONG[turn.much])
                 self._resting -= 1
@@ -201,6 +208,7 @@ class Play:
         await asyncio.sleep(after)
         try:
             await call.work()
+            call.landed = True
         except (Conflict, Refusal):
             pass  # As it should be, mostly.
         finally:
@@ -268,6 +276,8 @@ class Play:
     def _against(self) -> str:
         if self.journal.kept:
             return "a note is left"
+        if self._stalled_creation_landed():
+            self.ledger.may_be_older = True
         return self.ledger.against(
             self.cluster.get(VOLUMES, PV),
             self.cluster.get(CLAIMS, CLAIM, NAMESPACE),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
+from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import claim_of, uid_of
 from linstor_affinity_events.model.replacement import made_by_us
 from tests.engine.disorder.ledger import Ledger
@@ -83,8 +84,8 @@ class Watchman:
             self.wrong.append(f"the volume is given to {named}")
         if change.kind == "ADDED":
             self._added(pv)
-        elif change.kind == "DELETED" and not self._may_go(uid):
-            self.wrong.append("the volume went, and nothing tells how to bring it back")
+        elif change.kind == "DELETED" and not self._taken_away(uid):
+            self._let_go(pv)
 
     def _added(self, pv: Json) -> None:
         before, self._latest = self._latest, uid_of(pv)
@@ -104,13 +105,20 @@ class Watchman:
         gone, now = self._claim_gone_at, asyncio.get_running_loop().time()
         return gone is not None and now - gone > SEEN and not self._circumstances.looks_are_old
 
-    def _may_go(self, uid: str) -> bool:
-        """Whether a user or the provisioner took it away, or a note says that it comes back."""
-        _, note = self._journal.kept.get(PV, ("", {}))
-        noted = bool(note) and note["uid"] == uid and note["state"] == "deleting"
+    def _taken_away(self, uid: str) -> bool:
+        """Whether a user or the provisioner took it away."""
         reclaimed = any(each.uid == uid for each in self._sidecars.reclaimed)
-        theirs = uid in self._ledger.deleted or uid in self._people.took_away
-        return noted or reclaimed or theirs
+        return reclaimed or uid in self._ledger.deleted or uid in self._people.took_away
+
+    def _let_go(self, pv: Json) -> None:
+        """The service's own removal: a note says that it comes back, and nobody may reclaim it."""
+        _, note = self._journal.kept.get(PV, ("", {}))
+        if not note or note["uid"] != uid_of(pv) or note["state"] != "deleting":
+            self.wrong.append("the volume went, and nothing tells how to bring it back")
+        kept = pv["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        skipped = pv["metadata"]["annotations"].get(SKIP_RECLAIM_ANNOTATION) == "true"
+        if not kept or not skipped:
+            self.wrong.append("the volume went without what keeps its data")
 
     def _reclaimed(self, done: Reclaimed) -> None:
         self._ledger.reclaimed = True
