@@ -22,13 +22,12 @@ from linstor_affinity_events.model.manifest import (
 from linstor_affinity_events.model.names import PvName
 from tests.e2e.conftest import MakeService
 from tests.e2e.test_life import LEASE, finished
-from tests.e2e.test_main_job import kept
 from tests.e2e.writes import NOTES, PV, WRITES, Write, is_new, took_effect
 from tests.fakes.sidecars import HttpApi, Sidecars
 from tests.real_parts.cluster import RealCluster
 from tests.stage import clusters, manifests
 from tests.stage.clusters import Cluster, until
-from tests.stage.manifests import HOSTNAME
+from tests.stage.manifests import HOSTNAME, kept
 from tests.stage.service import Service, running
 from tests.stage.stage import Stage
 

@@ -238,7 +238,7 @@ class Play:
     def _move(self, where: int) -> None:
         self.linstor.place(PV, *PLACES[where])
         for instance in self._alive():
-            instance.house.queue.add(RD, hinted=True)
+            instance.house.queue.add(RD, source="promotion")
 
     # What must hold in the end.
 
