@@ -59,6 +59,10 @@ class Ledger:
             return "" if gone else "the volume is gone"
         if wears_marks(pv):
             return "the volume wears marks"
+        if self.reclaimed:
+            # Should a note have been left over then, it came back once more, for a person to see.
+            back = "deletionTimestamp" not in pv["metadata"]
+            return "" if not back or self._policy_right(pv) else "the policy is another"
         if "deletionTimestamp" in pv["metadata"]:
             return "" if self.away and self._policy_right(pv) else "the volume is being deleted"
         if self.away and not self.may_be_back:

@@ -101,14 +101,16 @@ class People:
         if pv is None or "deletionTimestamp" in pv["metadata"]:
             return
         self._cluster.delete(VOLUMES, PV)
-        unclear = self._being_deleted(uid_of(pv)) or self._nobody_can_tell()
+        unclear = self._noted_as_deleted() or self._nobody_can_tell()
         self._ledger.deleted[uid_of(pv)] = unclear
         self._ledger.away, self._ledger.may_be_back = True, unclear
 
-    def _being_deleted(self, uid: str) -> bool:
-        """Whether a note says that the service is about to delete this incarnation."""
+    def _noted_as_deleted(self) -> bool:
+        """Whether a note says that a volume of this name that is gone is to be put back: before
+        the service's own deletion, or after the creation if it was killed before it dropped it.
+        """
         _, note = self._journal.kept.get(PV, ("", {}))
-        return bool(note) and note["uid"] == uid and note["state"] == "deleting"
+        return bool(note) and note["state"] == "deleting"
 
     def _recreate_volume(self) -> None:
         pv = self._cluster.get(VOLUMES, PV)

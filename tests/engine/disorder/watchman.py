@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
-from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import claim_of, uid_of
 from linstor_affinity_events.model.replacement import made_by_us
 from tests.engine.disorder.ledger import Ledger
@@ -96,9 +96,23 @@ class Watchman:
             self.wrong.append("a volume that nobody made")
         if self._claim_long_gone() and pv["spec"]["persistentVolumeReclaimPolicy"] != "Retain":
             self.wrong.append("its claim was gone, and the volume came back for the reclaimer")
+        if self._circumstances.unsure and self._made_from_an_older_note(pv):
+            self._ledger.may_be_older = True
         unclear = self._ledger.deleted.get(before)
         if unclear is False or (unclear and not self._circumstances.unsure):
             self.wrong.append("a volume that a user deleted came back")
+
+    def _made_from_an_older_note(self, pv: Json) -> bool:
+        """Whether one instance put back what it noted, when another had noted a change since."""
+        _, note = self._journal.kept.get(PV, ("", {}))
+        wanted = note.get("wanted", pv)
+        policies = {each["spec"]["persistentVolumeReclaimPolicy"] for each in (pv, wanted)}
+        labels, sizes = (
+            [each["metadata"].get("labels") for each in (pv, wanted)],
+            [each["spec"]["capacity"] for each in (pv, wanted)],
+        )
+        kept = ORIGINAL_POLICY_ANNOTATION in pv["metadata"]["annotations"]
+        return labels[0] != labels[1] or sizes[0] != sizes[1] or (len(policies) > 1 and not kept)
 
     def _claim_long_gone(self) -> bool:
         """Whether the claim went so long ago that whoever looks must have seen it."""
