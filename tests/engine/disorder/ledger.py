@@ -58,7 +58,9 @@ class Ledger:
             gone = self.away or self.reclaimed
             return "" if gone else "the volume is gone"
         if wears_marks(pv):
-            return "the volume wears marks"
+            # Where another instance dropped the note in that very moment, a person is told.
+            held = "deletionTimestamp" in pv["metadata"] and self.may_be_back
+            return "" if held else "the volume wears marks"
         if self.reclaimed:
             # Should a note have been left over then, it came back once more, for a person to see.
             back = "deletionTimestamp" not in pv["metadata"]
