@@ -18,7 +18,7 @@ def clock() -> float:
 
 def move(house: House) -> None:
     house.linstor.place(PV, "n2")
-    house.queue.add(RD, hinted=True)
+    house.queue.add(RD, source="promotion")
 
 
 def test_a_volume_born_in_the_future_is_young_for_the_grace_and_no_longer() -> None:
