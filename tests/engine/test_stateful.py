@@ -1,11 +1,11 @@
 """Anything at any moment: instances, users, LINSTOR, sidecars and faults in random order.
 
-A failure names its plan, which can be played again with `run_virtually(Play(plan).run())`, and the
-seed of its run: DISORDER_SEED=... has all of it played again.
+The plans are the same in every run, so that a change is judged and not luck; DISORDER_SEED=...
+plays others. A failure names its plan, which can be played again with
+`run_virtually(Play(plan).run())`.
 """
 
 import os
-import secrets
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, seed, settings
@@ -14,8 +14,8 @@ from tests.engine.disorder.play import Play
 from tests.engine.disorder.schedule import PLANS, Plan, Turn, What
 from tests.fakes.clock import run_virtually
 
-EXAMPLES, MANY = 2_000, 40_000
-SEED = int(os.environ.get("DISORDER_SEED") or secrets.randbits(32))
+EXAMPLES, MANY = 2_000, 15_000
+SEED = int(os.environ.get("DISORDER_SEED") or 1)
 
 random_plans = settings(
     max_examples=EXAMPLES,
