@@ -331,6 +331,11 @@ class Walk:
                 raise error
 
     async def _unwind(self) -> None:
+        """Take back everything, the note's word first: whoever deletes the volume from now on is
+        not us, also should the answer to what follows be lost.
+        """
+        if self.note.state is State.DELETING:
+            await self._save(self.note.prepared())
         pv = self.sight.pv
         if pv is not None and is_marked(pv):
             patch = unmark_patch(pv, self.note.policy, self.note.skip_reclaim)

@@ -12,12 +12,13 @@ import pytest
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
-from linstor_affinity_events.errors import Conflict, Unreachable
+from linstor_affinity_events.errors import Conflict, Forbidden, Unreachable
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_ANNOTATION,
 )
+from linstor_affinity_events.model.manifest import Manifest, Patch, wears_marks
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.verdict import Reason, Refusal
@@ -381,6 +382,34 @@ def test_a_saved_volume_that_linstor_will_not_forget_is_taken_over_once() -> Non
 def remove(cluster: FakeCluster) -> None:
     cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
     cluster.delete("persistentvolumes", PV)
+
+
+def test_what_a_user_deletes_after_a_refused_deletion_of_ours_stays_deleted() -> None:
+    async def play() -> None:
+        async with cluster_with(PV) as cluster:
+            house = house_on(cluster, FakeLinstor("n1", "n2"))
+            patch = house.volumes.patch
+
+            async def lost_once_unmarked(name: PvName, change: Patch) -> Manifest:
+                done = await patch(name, change)
+                if not wears_marks(done):
+                    raise Unreachable("the answer is lost")
+                return done
+
+            instead(house.volumes, patch=lost_once_unmarked)
+            house.faults.refuse("delete", Forbidden)
+            async with house.volumes.watching():
+                with pytest.raises(Unreachable):
+                    await replace(house, "n2")
+                house.faults.allow("delete")
+                instead(house.volumes, patch=patch)
+                remove(cluster)
+
+                assert await house.replacer.resume(PV) is Outcome.THEIRS
+
+            assert cluster.get("persistentvolumes", PV) is None
+
+    played(play())
 
 
 def test_a_claim_reference_that_the_binder_bends_back_is_pointed_away_again() -> None:
