@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from tests.engine.disorder.play import Play
 from tests.engine.disorder.schedule import PLANS, Plan, Turn, What
 from tests.fakes.clock import run_virtually
+from tests.figures import Figures
 
 EXAMPLES, MANY = 2_000, 15_000
+SURVIVED = "random plans survived"
 SEED = int(os.environ.get("DISORDER_SEED") or 1)
 
 random_plans = settings(
@@ -24,7 +26,10 @@ random_plans = settings(
     database=None,
     phases=[Phase.generate, Phase.shrink],
     print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    # The figures are sums over all plans, so one fixture for all of them is what is wanted.
+    suppress_health_check=[
+        *(HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture)
+    ],
 )
 
 
@@ -59,9 +64,10 @@ def test_what_was_found_once_stays_mended(plan: Plan) -> None:
 @seed(SEED)
 @random_plans
 @given(plan=PLANS)
-def test_whatever_befalls_it_the_volume_ends_as_it_should(plan: Plan) -> None:
+def test_whatever_befalls_it_the_volume_ends_as_it_should(plan: Plan, figures: Figures) -> None:
     note(f"DISORDER_SEED={SEED}")
     run_virtually(Play(plan).run())
+    figures.count(SURVIVED)
 
 
 @pytest.mark.long
@@ -69,16 +75,17 @@ def test_whatever_befalls_it_the_volume_ends_as_it_should(plan: Plan) -> None:
 @seed(SEED)
 @settings(random_plans, max_examples=MANY)
 @given(plan=PLANS)
-def test_the_same_many_times(plan: Plan) -> None:
+def test_the_same_many_times(plan: Plan, figures: Figures) -> None:
     note(f"DISORDER_SEED={SEED}")
     run_virtually(Play(plan).run())
+    figures.count(SURVIVED)
 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("call", range(CALLS))
 @pytest.mark.parametrize("policy", ["Delete", "Retain"])
 def test_killed_at_any_call_a_minute_alone_with_all_others_costs_nothing(
-    call: int, after: bool, policy: str
+    call: int, after: bool, policy: str, figures: Figures
 ) -> None:
     killed = (Turn(call, What.CRASH, after, much=3),)
 
@@ -86,6 +93,7 @@ def test_killed_at_any_call_a_minute_alone_with_all_others_costs_nothing(
         for lag in range(4):
             for resync in (False, True):
                 run_virtually(Play(Plan(killed, policy, attached, 0, lag, resync)).run())
+    figures.count("crash points survived, in memory, with sidecars")
 
 
 @pytest.mark.parametrize("after", range(4))
