@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tests.fakes.linstor_server import LinstorWorld
@@ -101,8 +102,17 @@ class Database:
         """Drop all rows and keep the kinds."""
         for plural in TABLES:
             if await self._cluster.find(f"{CRDS}/{plural}.{GROUP}") is not None:
-                await self._cluster.ask("DELETE", self.path(plural))
+                await until(partial(self._cleared, plural), f"{plural} has no rows", patience=600)
         self._rows.clear()
+
+    async def _cleared(self, plural: str) -> bool:
+        try:
+            await self._cluster.ask("DELETE", self.path(plural))
+        except ApiError as error:
+            if error.status in {429, 504}:  # So many take longer than one request may.
+                return False
+            raise
+        return True
 
     @staticmethod
     def path(plural: str) -> str:
