@@ -68,6 +68,8 @@ async def _run(
                 await stage.until_on(name, there, patience=200) - changed[name] for name in names
             ]
         took = time.monotonic() - began
+        # The last note goes a moment after its volume is right.
+        await asyncio.sleep(2.0)
         notes = len(await stage.notes())
         await service.stop()
     lost = len(stage.observer.lost) - lost

@@ -66,6 +66,9 @@ class Fleet:
             self._move_on(name)
             await asyncio.sleep(PACE)
 
+    async def _none_absent(self) -> bool:
+        return await self.service.metric("linstor_affinity_volumes_absent") == 0
+
     async def see_right(self) -> None:
         """Wait until every volume may run where its data is, and nothing is missing."""
         await self.stage.world.settled()
@@ -76,7 +79,7 @@ class Fleet:
         await self.service.until_ready()
         await self._see_newcomer()
         assert self.stage.observer.lost == []
-        assert await self.service.metric("linstor_affinity_volumes_absent") == 0
+        await until(self._none_absent, "the service knows that no volume is away")
         assert await self.service.metric("linstor_affinity_volumes_stuck") == 0
         assert "unforeseen" not in self.service.said()
 

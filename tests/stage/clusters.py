@@ -47,9 +47,10 @@ class Cluster:
         async with self.session.request(
             method, path, json=body, params=query, headers={"Content-Type": kind}
         ) as response:
-            answer: Json = await response.json()
             if response.status >= 400:
-                raise ApiError(response.status, answer)
+                # What never got as far as Kubernetes' own handlers is answered in plain text.
+                raise ApiError(response.status, await response.text())
+            answer: Json = await response.json()
             return answer
 
     async def stop_binder(self) -> None:
