@@ -1,6 +1,5 @@
 """What is shown to people: colours and progress on a terminal, plain lines elsewhere."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,10 +15,6 @@ def console(*, stderr: bool = False) -> Console:
     if found.is_terminal:
         return found
     return Console(stderr=stderr, highlight=False, width=WIDE, no_color=True)
-
-
-def width() -> int:
-    return shutil.get_terminal_size().columns
 
 
 @contextmanager

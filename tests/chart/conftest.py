@@ -1,10 +1,8 @@
 """Helm, promtool, and a real cluster with the kinds that the chart makes objects of."""
 
-import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import pytest_asyncio
@@ -13,14 +11,9 @@ from tests.chart.crds import CRDS
 from tests.chart.helm import Helm
 from tests.real_parts.build import HELM, NO_GO, BuildError, ensure_built, locate, toolchain
 from tests.real_parts.cluster import RealCluster
+from tests.required import missing
 from tests.stage import clusters
 from tests.stage.clusters import Cluster, until
-
-
-def _missing(what: str, reason: str) -> NoReturn:
-    if os.environ.get("REQUIRE_REAL_PARTS") == "1":
-        pytest.fail(f"REQUIRE_REAL_PARTS=1, but {reason}", pytrace=False)
-    pytest.skip(f"CHART NOT TESTED WITH {what}: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +22,7 @@ def helm_binaries() -> Path:
     if built is not None:
         return built
     if toolchain() is None:
-        _missing("HELM", NO_GO)
+        missing("CHART NOT TESTED WITH HELM", NO_GO)
     try:
         return ensure_built(HELM)
     except BuildError as failure:
@@ -45,7 +38,10 @@ def helm(helm_binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Helm:
 def promtool() -> str:
     found = shutil.which("promtool")
     if found is None:
-        _missing("PROMTOOL", "there is no promtool, which Debian's package prometheus brings")
+        missing(
+            "CHART NOT TESTED WITH PROMTOOL",
+            "there is no promtool, which Debian's package prometheus brings",
+        )
     return found
 
 

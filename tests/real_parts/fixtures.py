@@ -1,15 +1,14 @@
 """Fixtures that lend tests a real control plane, or skip them loudly where none can be had."""
 
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import pytest_asyncio
 
 from tests.real_parts.build import NO_GO, BuildError, ensure_built, locate, toolchain
 from tests.real_parts.cluster import RealCluster
+from tests.required import missing
 
 
 def _binaries() -> Path:
@@ -18,19 +17,12 @@ def _binaries() -> Path:
     if built is not None:
         return built
     if toolchain() is None:
-        _missing(NO_GO)
+        missing("NOT TESTED AGAINST A REAL KUBERNETES", NO_GO)
     try:
         return ensure_built()
     except BuildError as failure:
         # With Go at hand nothing is missing; something is broken.
         pytest.fail(str(failure), pytrace=False)
-
-
-def _missing(reason: str) -> NoReturn:
-    # A run that is meant to prove something must not pass because it tried nothing.
-    if os.environ.get("REQUIRE_REAL_PARTS") == "1":
-        pytest.fail(f"REQUIRE_REAL_PARTS=1, but {reason}", pytrace=False)
-    pytest.skip(f"NOT TESTED AGAINST A REAL KUBERNETES: {reason}")
 
 
 @pytest.fixture(scope="session")
