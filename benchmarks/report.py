@@ -55,9 +55,11 @@ class Report:
 def _shown(value: float | str | None) -> str:
     if value is None:
         return "-"
-    if isinstance(value, float):
-        return f"{value:.2f}" if abs(value) < 10 else f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def show(reports: Iterable[Report], console: Console) -> None:

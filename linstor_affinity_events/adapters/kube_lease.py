@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,6 +57,8 @@ class LeaseElection:
         self._retry = retry_period
         self._renewed = float("-inf")
         self._told = False
+        self._ours: dict[str, Any] | None = None
+        """The lease as we last wrote it: to renew it nothing has to be read."""
         self._seen: tuple[str, float] = ("", float("-inf"))
         """The version of the lease that was last seen, and when it was seen first."""
         self.holder = ""
@@ -127,10 +130,16 @@ class LeaseElection:
         clock = asyncio.get_running_loop().time
         begun = clock()
         path = f"{self._collection}/{escaped(self._name)}"
+        # Whatever goes wrong with what we remember, the next attempt reads.
+        ours, self._ours = self._ours, None
+        if ours is not None and self.leading and not self._stands_back():
+            with suppress(Conflict, Missing):
+                await self._renew(path, ours, begun)
+                return
         try:
             lease = await self._api.get(path)
         except Missing:
-            await self._api.create(self._collection, self._lease({}, transitions=0))
+            self._ours = await self._api.create(self._collection, self._lease({}, transitions=0))
             self._took(begun)
             return
         spec = lease.get("spec") or {}
@@ -144,17 +153,23 @@ class LeaseElection:
         if self._stands_back():
             self._lost("")
             return
-        transitions = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
         try:
-            body = self._lease(lease, transitions=transitions)
-            lease = await self._api.replace(path, body)
+            await self._renew(path, lease, begun)
         except (Conflict, Missing):
             # Somebody was quicker; their lease will be seen next time.
             if holder == self._identity:
                 return
             self._lost(holder)
-            return
-        self._seen = (str(lease["metadata"]["resourceVersion"]), clock())
+
+    async def _renew(self, path: str, lease: dict[str, Any], begun: float) -> None:
+        """Write our name and the time on a lease, ours or one that may be taken."""
+        spec = lease.get("spec") or {}
+        taken = spec.get("holderIdentity") != self._identity
+        transitions = int(spec.get("leaseTransitions") or 0) + taken
+        lease = await self._api.replace(path, self._lease(lease, transitions=transitions))
+        version = str(lease["metadata"]["resourceVersion"])
+        self._seen = (version, asyncio.get_running_loop().time())
+        self._ours = lease
         self._took(begun)
 
     def _valid_for(self, spec: dict[str, Any]) -> float:

@@ -188,6 +188,24 @@ def test_a_leader_goes_on_leading() -> None:
     play(story)
 
 
+def test_a_leader_renews_by_one_request_and_reads_nothing() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            before = town.spec["renewTime"]
+            read = town.server.faults.add(method="GET", status=500)
+            await asyncio.sleep(3 * DURATION)
+
+            assert one.leading
+            assert town.spec["renewTime"] > before
+            assert town.spec["leaseTransitions"] == 0
+            assert read.hits == 0
+        assert town.told["one"] == [True]
+
+    play(story)
+
+
 def test_a_leader_that_releases_hands_over_at_once() -> None:
     async def story(town: Town) -> None:
         one, two = town.candidate("one"), town.candidate("two")
