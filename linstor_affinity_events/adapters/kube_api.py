@@ -170,7 +170,6 @@ class KubeApi:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        # aiohttp takes large bytes only from a file: a note may hold 256 KiB of annotations twice.
         raw = None if body is None else orjson.dumps(body)
         headers = {} if raw is None else {"Content-Type": content_type}
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
@@ -184,7 +183,7 @@ class KubeApi:
                 async with session.request(
                     method,
                     self._url(path, query),
-                    data=None if raw is None else BytesIO(raw),
+                    data=_sendable(raw),
                     headers={**headers, **authorization},
                     timeout=timeout,
                     allow_redirects=False,
@@ -317,6 +316,13 @@ class KubeApi:
 
     def _url(self, path: str, query: Query | None) -> URL:
         return URL(f"{self.host}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
+
+
+def _sendable(raw: bytes | None) -> bytes | BytesIO | None:
+    """A body as aiohttp wants it: it warns of more than 1 MiB, and a file, which may have any size,
+    costs a hop to another thread for each read.
+    """
+    return BytesIO(raw) if raw is not None and len(raw) > MIB else raw
 
 
 def list_metadata(page: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -109,8 +109,10 @@ def test_what_was_read_is_never_changed() -> None:
     before = deepcopy(OWNED)
 
     body = recreated(OWNED, on_node("node-b"))
-    body["spec"]["aFieldFromTheFuture"]["nested"].append("mine")
-    body["metadata"]["labels"]["mine"] = "too"
+    recreated(OWNED, NO_AFFINITY)
+    like(marked(OWNED))
+    taken_over(body, OWNED)
+    released(OWNED)
 
     assert before == OWNED
 
