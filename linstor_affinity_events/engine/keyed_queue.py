@@ -1,13 +1,15 @@
 """Keys that want a look, each at most once, the most urgent changes first."""
 
 import asyncio
-import heapq
+from collections import deque
 from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
 from typing import Generic, TypeVar
+
+from linstor_affinity_events.engine.row import Row, Waiting
 
 K = TypeVar("K", bound=Hashable)
 
@@ -25,15 +27,6 @@ class Lane(IntEnum):
 
     CHANGE = 2
     """A change that adds a choice or takes one away."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    at: float
-    lane: Lane
-    order: int
-    since: float
-    source: str
 
 
 @dataclass(slots=True)
@@ -63,16 +56,20 @@ class KeyedQueue(Generic[K]):
     A key added while a worker holds it is handed out again afterwards, so the latest news is
     always followed by a look. At most `changes_at_once` turns change something at a time; looks
     need no such place, so that a change found urgent is never kept waiting by a long row of
-    others. Times are those of the running loop. Adding and claiming cost O(log n).
+    others. Times are those of the running loop. Adding and claiming cost O(log n), and wake one
+    worker at most.
     """
 
     def __init__(self, *, changes_at_once: int = 10) -> None:
-        self._waiting: dict[K, _Waiting] = {}
-        self._heaps: dict[Lane, list[tuple[float, int, K]]] = {lane: [] for lane in Lane}
+        self._waiting: dict[K, tuple[Lane, Waiting[K]]] = {}
+        self._rows: dict[Lane, Row[K]] = {lane: Row() for lane in Lane}
         self._held: set[K] = set()
-        self._blocked: dict[K, _Waiting] = {}
+        self._blocked: dict[K, tuple[Lane, Waiting[K]]] = {}
         self._order = count()
-        self._changed = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._reached = float("-inf")
+        """The time that an alarm was set for: loops ring it a little early."""
         self._places = changes_at_once
         self.closed = False
 
@@ -89,8 +86,8 @@ class KeyedQueue(Generic[K]):
 
     def oldest(self) -> float | None:
         """When the longest waiting key that is due was asked for; None if none is due."""
-        now = asyncio.get_running_loop().time()
-        return min((w.since for w in self._waiting.values() if w.at <= now), default=None)
+        now = self._now()
+        return min((w.since for _, w in self._waiting.values() if w.at <= now), default=None)
 
     def add(
         self,
@@ -106,29 +103,30 @@ class KeyedQueue(Generic[K]):
         `since` is when the news came that it answers; without any, when it is due. `source` is who
         told it, and empty where nobody did.
         """
-        now = asyncio.get_running_loop().time()
-        asked = now + after if since is None else since
-        new = _Waiting(now + after, lane, next(self._order), asked, source)
-        where = self._blocked if key in self._held else self._waiting
-        if (old := where.get(key)) is not None:
-            new.since = min(old.since, new.since)
-            new.source = old.source or new.source
-            if old.at <= new.at and old.lane == new.lane:
-                old.since, old.source = new.since, new.source
-                return
-            if old.at <= now < new.at:
+        now = self._now()
+        at, since = now + after, now + after if since is None else since
+        held = key in self._held
+        where = self._blocked if held else self._waiting
+        if (found := where.get(key)) is not None:
+            before, old = found
+            if old.at <= now < at:
                 # Due already: a later wish changes nothing but what it is answered to.
-                old.since, old.source = new.since, new.source
+                lane = before
+            at, since, source = min(old.at, at), min(old.since, since), old.source or source
+            if (at, since, source, lane) == (old.at, old.since, old.source, before):
                 return
-            new.at = min(old.at, new.at)
-        where[key] = new
-        if where is self._waiting:
-            self._push(key, new)
+            if not held:
+                self._rows[before].drop(old, now)
+        new = Waiting(key, at, next(self._order), since, source)
+        where[key] = (lane, new)
+        if not held:
+            self._put(lane, new, now)
 
     def close(self) -> None:
         """Hand out nothing more; turns already begun run to their end."""
         self.closed = True
-        self._changed.set()
+        while self._idle:
+            self._wake_one()
 
     @asynccontextmanager
     async def claim(self) -> AsyncIterator[Turn[K]]:
@@ -145,8 +143,9 @@ class KeyedQueue(Generic[K]):
                 self._places += 1
             if (again := self._blocked.pop(turn.key, None)) is not None:
                 self._waiting[turn.key] = again
-                self._push(turn.key, again)
-            self._changed.set()
+                self._put(*again, self._now())
+            if turn.changing:
+                self._wake_one()
 
     def may_change(self, turn: Turn[K], *, urgent: bool) -> bool:
         """Take one of the places for changes, if one is free and nobody more urgent waits for it.
@@ -155,54 +154,79 @@ class KeyedQueue(Generic[K]):
         """
         if turn.changing:
             return True
-        if self._places <= 0 or (not urgent and self._first(Lane.URGENT) is not None):
+        if self._places <= 0 or (not urgent and self._rows[Lane.URGENT].due(self._now())):
             return False
         self._places -= 1
         turn.changing = True
         return True
 
-    def _push(self, key: K, waiting: _Waiting) -> None:
-        heapq.heappush(self._heaps[waiting.lane], (waiting.at, waiting.order, key))
-        self._changed.set()
+    def _put(self, lane: Lane, waiting: Waiting[K], now: float) -> None:
+        self._rows[lane].put(waiting, now)
+        if waiting.at <= now:
+            self._wake_one()
+        else:
+            self._set_alarm(waiting.at)
 
-    def _first(self, lane: Lane) -> _Waiting | None:
-        """What is due next in a lane, whenever that is; entries overtaken by others are dropped."""
-        heap = self._heaps[lane]
-        while heap:
-            _, order, key = heap[0]
-            waiting = self._waiting.get(key)
-            if waiting is not None and waiting.order == order:
-                return waiting
-            heapq.heappop(heap)
-        return None
+    def _open_lanes(self) -> tuple[Lane, ...]:
+        return (Lane.URGENT, Lane.LOOK, Lane.CHANGE) if self._places > 0 else (Lane.LOOK,)
 
     async def _take(self) -> Turn[K]:
-        clock = asyncio.get_running_loop().time
         while not self.closed:
-            lanes = [Lane.URGENT, Lane.LOOK, Lane.CHANGE] if self._places > 0 else [Lane.LOOK]
-            wait: float | None = None
-            now = clock()
-            for lane in lanes:
-                first = self._first(lane)
-                if first is None:
-                    continue
-                if first.at <= now:
-                    return self._hand_out(lane, first)
-                wait = min(first.at - now, wait) if wait is not None else first.at - now
-            self._changed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
+            now = self._now()
+            for lane in self._open_lanes():
+                if (waiting := self._rows[lane].take(now)) is not None:
+                    return self._hand_out(lane, waiting, now)
+            self._look_ahead(now)
+            await self._until_woken()
         raise QueueClosed
 
-    def _hand_out(self, lane: Lane, waiting: _Waiting) -> Turn[K]:
-        _, _, key = heapq.heappop(self._heaps[lane])
-        del self._waiting[key]
-        self._held.add(key)
-        turn = Turn(key, lane, waiting.since, waiting.source)
+    def _hand_out(self, lane: Lane, waiting: Waiting[K], now: float) -> Turn[K]:
+        del self._waiting[waiting.key]
+        self._held.add(waiting.key)
+        turn = Turn(waiting.key, lane, waiting.since, waiting.source)
         if lane is not Lane.LOOK:
             self._places -= 1
             turn.changing = True
-        # Other workers may have slept through news that this one took.
-        self._changed.set()
+        if any(self._rows[other].due(now) for other in self._open_lanes()):
+            self._wake_one()
         return turn
+
+    async def _until_woken(self) -> None:
+        woken = asyncio.get_running_loop().create_future()
+        self._idle.append(woken)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            if woken.done() and not woken.cancelled():
+                # It was meant for somebody who goes on.
+                self._wake_one()
+            raise
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            woken = self._idle.popleft()
+            if not woken.done():
+                woken.set_result(None)
+                return
+
+    def _look_ahead(self, now: float) -> None:
+        """See to it that somebody is woken when the next key is due."""
+        ahead = (row.next_at(now) for row in self._rows.values())
+        if (soonest := min((at for at in ahead if at is not None), default=None)) is not None:
+            self._set_alarm(soonest)
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            if self._alarm.when() <= at:
+                return
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(at, self._ring, at)
+
+    def _ring(self, at: float) -> None:
+        self._alarm, self._reached = None, at
+        self._wake_one()
+        # Whoever was woken looks ahead only if it finds nothing.
+        self._look_ahead(self._now())
+
+    def _now(self) -> float:
+        return max(asyncio.get_running_loop().time(), self._reached)

@@ -186,11 +186,107 @@ def test_a_hundred_thousand_keys_cost_no_more_each_than_a_thousand() -> None:
         for number in range(100_000):
             queue.add(number)
             queue.add(number, after=1.0)
-        for number in range(100_000):
+        seen = set()
+        for _ in range(100_000):
             async with queue.claim() as turn:
-                assert turn.key == number
+                seen.add(turn.key)
 
+        assert seen == set(range(100_000))
         assert len(queue) == 0
         assert queue.oldest() is None
+
+    played(play())
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(lane: Lane) -> None:
+    async def play() -> None:
+        queue = KeyedQueue[str]()
+        for number in range(1000):
+            queue.add(f"many-{number}", lane=lane)
+        await asyncio.sleep(1.0)
+        queue.add("one", lane=lane)
+
+        order = []
+        for _ in range(3):
+            async with queue.claim() as turn:
+                order.append(turn.key)
+
+        assert order == ["many-0", "one", "many-1"]
+
+    played(play())
+
+
+def test_what_was_told_first_goes_first_however_late_it_was_seen_to_be_urgent() -> None:
+    async def play() -> None:
+        queue = KeyedQueue[str]()
+        await asyncio.sleep(10.0)
+        queue.add("later", lane=Lane.URGENT, since=5.0)
+        queue.add("sooner", lane=Lane.URGENT, since=4.0)
+
+        async with queue.claim() as turn:
+            assert turn.key == "sooner"
+
+    played(play())
+
+
+def test_whoever_gives_up_waiting_leaves_the_news_to_others() -> None:
+    async def play() -> None:
+        queue = KeyedQueue[str]()
+
+        async def wait() -> str:
+            async with queue.claim() as turn:
+                return turn.key
+
+        first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
+        await asyncio.sleep(1.0)
+        queue.add("a")
+        first.cancel()
+
+        assert await second == "a"
+
+    played(play())
+
+
+def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> None:
+    async def play() -> None:
+        queue = KeyedQueue[int]()
+        got: dict[int, float] = {}
+
+        async def wait() -> None:
+            async with queue.claim() as turn:
+                got[turn.key] = asyncio.get_running_loop().time()
+                await asyncio.sleep(100.0)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(wait())
+            await asyncio.sleep(1.0)
+            for number in range(5):
+                queue.add(number, after=3.0 if number % 2 else 7.0)
+
+        assert got == pytest.approx({0: 8.0, 1: 4.0, 2: 8.0, 3: 4.0, 4: 8.0})
+
+    played(play())
+
+
+def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
+    async def play() -> None:
+        queue = KeyedQueue[str](changes_at_once=1)
+        queue.add("first", lane=Lane.CHANGE)
+        took: list[float] = []
+
+        async def wait() -> None:
+            async with queue.claim():
+                took.append(asyncio.get_running_loop().time())
+
+        async with queue.claim():
+            queue.add("first", after=50.0)
+            queue.add("second", lane=Lane.URGENT)
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(2.0)
+        await waiting
+
+        assert took == [pytest.approx(2.0)]
 
     played(play())

@@ -1,0 +1,91 @@
+"""What waits in one lane of the queue: until it is due by time, and from then on by its turn."""
+
+import heapq
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+SLACK = 64
+"""How many entries that are over may lie about before they are swept out."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting(Generic[K]):
+    """One wish for a turn."""
+
+    key: K
+    at: float
+    order: int
+    since: float
+    source: str
+    over: bool = False
+    """Handed out, or overtaken by another wish for its key."""
+
+
+class Row(Generic[K]):
+    """Hands out by turns the one that waits longest and the one of the latest news.
+
+    In the order of arrival alone a single move would wait behind the thousands that a node's
+    evacuation brought just before; with the latest alone the first would wait for ever. Each
+    operation costs O(log n).
+    """
+
+    def __init__(self) -> None:
+        self._later: list[tuple[float, int, Waiting[K]]] = []
+        self._oldest: list[tuple[float, int, Waiting[K]]] = []
+        self._newest: list[tuple[float, int, Waiting[K]]] = []
+        self._due = 0
+        self._latest_next = False
+
+    def due(self, now: float) -> int:
+        """How many are due."""
+        while self._later and (self._later[0][2].over or self._later[0][0] <= now):
+            _, _, waiting = heapq.heappop(self._later)
+            if not waiting.over:
+                self._ripen(waiting)
+        return self._due
+
+    def next_at(self, now: float) -> float | None:
+        """When the next one will be due that is not; None if nothing waits for its time."""
+        self.due(now)
+        return self._later[0][0] if self._later else None
+
+    def put(self, waiting: Waiting[K], now: float) -> None:
+        if waiting.at <= now:
+            self._ripen(waiting)
+        else:
+            heapq.heappush(self._later, (waiting.at, waiting.order, waiting))
+
+    def drop(self, waiting: Waiting[K], now: float) -> None:
+        """Let another wish take its place."""
+        # What is due by now is counted as such, seen or not.
+        self.due(now)
+        waiting.over = True
+        if waiting.at <= now:
+            self._went()
+
+    def take(self, now: float) -> Waiting[K] | None:
+        """Hand out one that is due, if any is."""
+        if not self.due(now):
+            return None
+        heap = self._newest if self._latest_next else self._oldest
+        self._latest_next = not self._latest_next
+        while (waiting := heapq.heappop(heap)[2]).over:
+            pass
+        waiting.over = True
+        self._went()
+        return waiting
+
+    def _ripen(self, waiting: Waiting[K]) -> None:
+        heapq.heappush(self._oldest, (waiting.since, waiting.order, waiting))
+        heapq.heappush(self._newest, (-waiting.since, -waiting.order, waiting))
+        self._due += 1
+
+    def _went(self) -> None:
+        self._due -= 1
+        if len(self._oldest) + len(self._newest) > 4 * self._due + SLACK:
+            for heap in (self._oldest, self._newest):
+                heap[:] = [entry for entry in heap if not entry[2].over]
+                heapq.heapify(heap)
