@@ -83,6 +83,9 @@ class Metrics:
             "stream_connects", "Connections of an event stream.", "stream"
         )
         self._events = self._counter("stream_events", "Events received.", "stream")
+        self._in_bulk = self._counter(
+            "looks_in_bulk", "Looks that were answered by one read for many."
+        )
         self._failed = self._counter("failed_looks", "Looks that have to be repeated.", "error")
         self._failed_passes = self._counter(
             "failed_passes", "Full passes that have to be repeated.", "error"
@@ -159,6 +162,9 @@ class Metrics:
         state.events += 1
         state.last_event = self._now()
         self._events.labels(name).inc()
+
+    def looked_at_many(self, looks: int) -> None:
+        self._in_bulk.inc(looks)
 
     def failed_look(self, kind: str) -> None:
         self._failed.labels(kind).inc()

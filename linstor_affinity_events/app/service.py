@@ -30,6 +30,7 @@ from linstor_affinity_events.app.peers import (
 )
 from linstor_affinity_events.app.status import StatusReport
 from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.crowd import Crowd
 from linstor_affinity_events.engine.hints import MissedSome, Touched, from_stream
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.picture import Picture
@@ -39,6 +40,7 @@ from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.sweep import Sweeper
 from linstor_affinity_events.engine.teller import Teller
+from linstor_affinity_events.engine.whole_view import WholeView
 from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.metrics import Metrics
@@ -115,11 +117,22 @@ class Service:
             telemetry=self.metrics,
             chance=chance,
         )
+        whole_view = WholeView(self.linstor)
+        self.crowd = Crowd(
+            queue=self.queue,
+            index=self.index,
+            linstor=self.linstor,
+            whole_view=whole_view,
+            reconciler=self.reconciler,
+            leadership=self.election,
+            telemetry=self.metrics,
+        )
         self.sweeper = Sweeper(
             queue=self.queue,
             picture=picture,
             index=self.index,
             linstor=self.linstor,
+            whole_view=whole_view,
             replacer=self.replacer,
             leadership=self.election,
             teller=self.teller,
@@ -288,6 +301,7 @@ class Service:
         ]
         listeners.append(group.create_task(self._sweep(), name="sweeper"))
         listeners.append(group.create_task(self._listen_to_database(), name="database"))
+        listeners.append(group.create_task(self.crowd.run(), name="crowd"))
         return background, listeners
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> None:

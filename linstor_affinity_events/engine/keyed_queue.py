@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
@@ -44,6 +44,9 @@ class Turn(Generic[K]):
     changing: bool = False
     """Whether one of the places for changes is taken."""
 
+    looks_only: bool = False
+    """Whether it must change nothing, whatever is found."""
+
     @property
     def hinted(self) -> bool:
         """Whether news led to it, rather than our own wish to look again."""
@@ -71,6 +74,9 @@ class KeyedQueue(Generic[K]):
         self._reached = float("-inf")
         """The time that an alarm was set for: loops ring it a little early."""
         self._places = changes_at_once
+        self._looking = 0
+        self._looks_at_once = float("inf")
+        self._crowd: tuple[Callable[[], int], asyncio.Future[None]] | None = None
         self.closed = False
 
     def __len__(self) -> int:
@@ -114,10 +120,11 @@ class KeyedQueue(Generic[K]):
                 lane = before
             at, since, source = min(old.at, at), min(old.since, since), old.source or source
             if (at, since, source, lane) == (old.at, old.since, old.source, before):
+                old.asked = now
                 return
             if not held:
                 self._rows[before].drop(old, now)
-        new = Waiting(key, at, next(self._order), since, source)
+        new = Waiting(key, at, next(self._order), since, source, now)
         where[key] = (lane, new)
         if not held:
             self._put(lane, new, now)
@@ -135,17 +142,67 @@ class KeyedQueue(Generic[K]):
         Raises QueueClosed once `close` was called.
         """
         turn = await self._take()
+        self._looking += turn.lane is Lane.LOOK
         try:
             yield turn
         finally:
-            self._held.discard(turn.key)
             if turn.changing:
                 self._places += 1
-            if (again := self._blocked.pop(turn.key, None)) is not None:
-                self._waiting[turn.key] = again
-                self._put(*again, self._now())
-            if turn.changing:
+            else:
+                self._looking -= 1
+            self._let_go(turn.key)
+            if turn.changing or self._looks_at_once < float("inf"):
                 self._wake_one()
+
+    def _let_go(self, key: K) -> None:
+        self._held.discard(key)
+        if (again := self._blocked.pop(key, None)) is not None:
+            self._waiting[key] = again
+            self._put(*again, self._now())
+
+    @contextmanager
+    def claim_looks(self, *, until: float) -> Iterator[list[Turn[K]]]:
+        """Hold all keys that are due for a look, and for which nothing came after `until`, for the
+        length of the block. None of these turns may change anything.
+        """
+        found = self._rows[Lane.LOOK].take_all(self._now(), until)
+        turns = []
+        for waiting in found:
+            del self._waiting[waiting.key]
+            self._held.add(waiting.key)
+            turns.append(
+                Turn(waiting.key, Lane.LOOK, waiting.since, waiting.source, looks_only=True)
+            )
+        try:
+            yield turns
+        finally:
+            for turn in turns:
+                self._let_go(turn.key)
+
+    def due_looks(self) -> int:
+        """How many keys wait for nothing but a free worker to look at them."""
+        return self._rows[Lane.LOOK].due(self._now())
+
+    async def until_crowded(self, big: Callable[[], int]) -> None:
+        """Wait until so many looks are due."""
+        if self.due_looks() >= big():
+            return
+        crowded = asyncio.get_running_loop().create_future()
+        self._crowd = (big, crowded)
+        try:
+            await crowded
+        finally:
+            self._crowd = None
+
+    @contextmanager
+    def few_looks(self, at_once: int = 2) -> Iterator[None]:
+        """Hand out no more than so many looks at a time for the length of the block."""
+        self._looks_at_once = at_once
+        try:
+            yield
+        finally:
+            self._looks_at_once = float("inf")
+            self._wake_one()
 
     def may_change(self, turn: Turn[K], *, urgent: bool) -> bool:
         """Take one of the places for changes, if one is free and nobody more urgent waits for it.
@@ -154,9 +211,12 @@ class KeyedQueue(Generic[K]):
         """
         if turn.changing:
             return True
+        if turn.looks_only:
+            return False
         if self._places <= 0 or (not urgent and self._rows[Lane.URGENT].due(self._now())):
             return False
         self._places -= 1
+        self._looking -= 1
         turn.changing = True
         return True
 
@@ -164,11 +224,21 @@ class KeyedQueue(Generic[K]):
         self._rows[lane].put(waiting, now)
         if waiting.at <= now:
             self._wake_one()
+            self._see_crowd()
         else:
             self._set_alarm(waiting.at)
 
+    def _see_crowd(self) -> None:
+        if self._crowd is not None:
+            big, crowded = self._crowd
+            if not crowded.done() and self.due_looks() >= big():
+                crowded.set_result(None)
+
     def _open_lanes(self) -> tuple[Lane, ...]:
-        return (Lane.URGENT, Lane.LOOK, Lane.CHANGE) if self._places > 0 else (Lane.LOOK,)
+        lanes = (Lane.URGENT, Lane.LOOK, Lane.CHANGE) if self._places > 0 else (Lane.LOOK,)
+        if self._looking < self._looks_at_once:
+            return lanes
+        return tuple(lane for lane in lanes if lane is not Lane.LOOK)
 
     async def _take(self) -> Turn[K]:
         while not self.closed:
@@ -189,6 +259,7 @@ class KeyedQueue(Generic[K]):
             turn.changing = True
         if any(self._rows[other].due(now) for other in self._open_lanes()):
             self._wake_one()
+        self._see_crowd()
         return turn
 
     async def _until_woken(self) -> None:

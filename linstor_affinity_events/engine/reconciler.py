@@ -3,10 +3,8 @@
 import asyncio
 import logging
 import random
-from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.hints import DATABASE_SOURCES
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import (
@@ -18,6 +16,7 @@ from linstor_affinity_events.engine.ports import (
 )
 from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
+from linstor_affinity_events.engine.second_looks import SECOND_LOOK, SecondLooks
 from linstor_affinity_events.engine.teller import Teller
 from linstor_affinity_events.errors import Again, Conflict, Invalid, Refused
 from linstor_affinity_events.logs import facts
@@ -40,22 +39,11 @@ from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
 
-SECOND_LOOK = 2.0
-ROW_FIRST, ROW_MOST = 0.1, 1.6
 RESUMED_AGAIN = 1.0
 NEWS_SOON, NEWS_LATE, NEWS_WITHIN = 0.02, 5.0, 120.0
-MOTION_FIRST, MOTION_MOST = 1.0, 30.0
 FAILED_FIRST, FAILED_MOST = 0.5, 300.0
 NOTED_MOST = 10.0
 PATIENCE_MOST = 60.0
-
-
-@dataclass(slots=True)
-class _Motion:
-    """A placement that LINSTOR is still at work on."""
-
-    placement: Placement
-    delay: float = MOTION_FIRST
 
 
 class Reconciler:
@@ -82,10 +70,9 @@ class Reconciler:
         self._teller, self._telemetry = teller, telemetry
         self._chance = chance
         self._failing: dict[ResourceName, Backoff] = {}
-        self._moving: dict[ResourceName, _Motion] = {}
+        self._second_looks = SecondLooks(queue)
         self._patience: dict[PvName, Backoff] = {}
         self._changed_at: dict[ResourceName, float] = {}
-        self._expected: dict[ResourceName, float] = {}
 
     async def work(self) -> None:
         """Take turns until the queue closes; the only place that outlives an unforeseen error."""
@@ -98,7 +85,7 @@ class Reconciler:
 
     def remembered(self) -> int:
         """How much is kept between looks, of volumes and resources together."""
-        own = len(self._failing) + len(self._moving) + len(self._patience)
+        own = len(self._failing) + len(self._second_looks) + len(self._patience)
         return own + self._picture.remembered()
 
     def forget_gone(self) -> None:
@@ -106,11 +93,7 @@ class Reconciler:
         self._picture.forget_gone()
         for name in [name for name in self._patience if self._index.get(name) is None]:
             del self._patience[name]
-        known = set(self._index.resources())
-        for resource in self._moving.keys() - known:
-            del self._moving[resource]
-        for resource in self._expected.keys() - known:
-            del self._expected[resource]
+        self._second_looks.keep(self._index.resources())
         old = asyncio.get_running_loop().time() - NEWS_WITHIN
         for resource in [name for name, at in self._changed_at.items() if at < old]:
             del self._changed_at[resource]
@@ -156,12 +139,41 @@ class Reconciler:
         if not await self._finish(turn):
             return
         if not self._index.of(turn.key) and turn.key not in self._picture.saved:
-            self._moving.pop(turn.key, None)
-            self._await_news(turn)
+            self._no_volume(turn)
             return
         definition, placement = await asyncio.gather(
             self._linstor.definition(turn.key), self._linstor.placement(turn.key)
         )
+        await self._judge(turn, definition, placement)
+
+    async def answer(
+        self, turn: Turn[ResourceName], definition: Definition, placement: Placement
+    ) -> bool:
+        """Judge by what a bulk read told, which writes nothing; False if that was not enough and
+        a look of its own was asked for.
+        """
+        if not self._index.of(turn.key):
+            self._no_volume(turn)
+            return True
+        if self._begun(turn.key):
+            self.look_alone(turn)
+            return False
+        try:
+            await self._judge(turn, definition, placement)
+        except (Again, Refused) as error:
+            self._failed(turn, error, after=None)
+        return True
+
+    def look_alone(self, turn: Turn[ResourceName]) -> None:
+        """Ask once more for a look that was not had."""
+        self._queue.add(turn.key, since=turn.since, source=turn.source)
+
+    async def _judge(
+        self,
+        turn: Turn[ResourceName],
+        definition: Definition | None,
+        placement: Placement | None,
+    ) -> None:
         await self._picture.know_nodes(placement)
         if definition is not None and definition.saved and self._leadership.leading:
             await self._saved_notes.take_over(definition, placement)
@@ -187,25 +199,31 @@ class Reconciler:
                 failed = error
         if failed is not None:
             raise failed
-        self._look_again(turn, placement, settled=settled)
+        self._second_looks.plan(turn, placement, settled=settled)
 
-    def _await_news(self, turn: Turn[ResourceName]) -> None:
+    def _no_volume(self, turn: Turn[ResourceName]) -> None:
         """Keep a hint until the watch has told of the volume that we have just made."""
+        self._second_looks.forget(turn.key)
         age = asyncio.get_running_loop().time() - self._changed_at.get(turn.key, float("-inf"))
         if turn.hinted and age < NEWS_WITHIN:
             after = NEWS_SOON if age < NEWS_LATE else SECOND_LOOK
             self._queue.add(turn.key, after=after, since=turn.since, source=turn.source)
 
-    async def _finish(self, turn: Turn[ResourceName]) -> bool:
-        """Bring unfinished replacements of the resource to their end, without asking LINSTOR."""
-        names = self._replacer.unfinished.of(turn.key)
-        for volume in self._index.of(turn.key):
+    def _begun(self, resource: ResourceName) -> list[PvName]:
+        """Volumes of the resource that somebody is replacing, or was."""
+        names = self._replacer.unfinished.of(resource)
+        for volume in self._index.of(resource):
             if volume.marked and volume.name not in names:
                 names.append(volume.name)
+        return names
+
+    async def _finish(self, turn: Turn[ResourceName]) -> bool:
+        """Bring unfinished replacements of the resource to their end, without asking LINSTOR."""
+        names = self._begun(turn.key)
         if not names or not self._leadership.leading:
             return True
         if not self._queue.may_change(turn, urgent=True):
-            self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since)
+            self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since, source=turn.source)
             return False
         failed = None
         for name in names:
@@ -268,7 +286,7 @@ class Reconciler:
             return False
         if not self._queue.may_change(turn, urgent=verdict.urgent):
             lane = Lane.URGENT if verdict.urgent else Lane.CHANGE
-            self._queue.add(turn.key, lane=lane, since=turn.since)
+            self._queue.add(turn.key, lane=lane, since=turn.since, source=turn.source)
             return False
         await self._change(turn, volume, definition, placement)
         return False
@@ -357,39 +375,3 @@ class Reconciler:
         if volume.key is None:
             raise AssertionError("a volume without a key is never to be changed")
         return "replace", await self._replacer.replace(pv, claim, volume.key, change.wanted)
-
-    def _expect_more(self, turn: Turn[ResourceName], *, settled: bool) -> None:
-        """Look again after news that led to nothing: once, or thrice within seconds where a row of
-        LINSTOR's database was the news, since nothing is written without a reason.
-        """
-        if not settled:
-            self._expected.pop(turn.key, None)
-            return
-        if turn.source in DATABASE_SOURCES:
-            self._expected[turn.key] = ROW_FIRST
-        delay = self._expected.pop(turn.key, None)
-        if delay is not None:
-            self._queue.add(turn.key, after=delay)
-            if delay < ROW_MOST:
-                self._expected[turn.key] = delay * 4
-        elif turn.hinted:
-            self._queue.add(turn.key, after=SECOND_LOOK)
-
-    def _look_again(
-        self, turn: Turn[ResourceName], placement: Placement | None, *, settled: bool
-    ) -> None:
-        """Events run ahead of the truth, and LINSTOR tells nothing once a replica is at rest.
-
-        A placement in motion is looked at until it rests, or until the delay is as long as the
-        full pass is far apart: a deletion on a node that never comes back moves for ever.
-        """
-        if placement is None or not placement.in_motion:
-            self._moving.pop(turn.key, None)
-            self._expect_more(turn, settled=settled)
-            return
-        motion = self._moving.get(turn.key)
-        if motion is None or motion.placement != placement:
-            motion = self._moving[turn.key] = _Motion(placement)
-        if motion.delay <= MOTION_MOST:
-            self._queue.add(turn.key, after=min(motion.delay, MOTION_MOST))
-            motion.delay *= 2

@@ -20,6 +20,9 @@ class Waiting(Generic[K]):
     order: int
     since: float
     source: str
+    asked: float = 0.0
+    """When it was wished for last."""
+
     over: bool = False
     """Handed out, or overtaken by another wish for its key."""
 
@@ -77,6 +80,18 @@ class Row(Generic[K]):
         waiting.over = True
         self._went()
         return waiting
+
+    def take_all(self, now: float, until: float) -> list[Waiting[K]]:
+        """Hand out all that are due and for which no wish came after `until`, oldest first."""
+        if not self.due(now):
+            return []
+        found = [each for _, _, each in sorted(self._oldest) if not each.over]
+        taken = [each for each in found if each.asked <= until]
+        for waiting in taken:
+            waiting.over = True
+        self._due -= len(taken) - 1
+        self._went()
+        return taken
 
     def _ripen(self, waiting: Waiting[K]) -> None:
         heapq.heappush(self._oldest, (waiting.since, waiting.order, waiting))

@@ -52,6 +52,7 @@ class Sweeper:
         picture: Picture,
         index: Index,
         linstor: Linstor,
+        whole_view: WholeView,
         replacer: Replacer,
         leadership: Leadership,
         teller: Teller,
@@ -62,14 +63,13 @@ class Sweeper:
         limit: float = 60.0,
     ) -> None:
         self._queue, self._picture, self._index = queue, picture, index
-        self._linstor, self._replacer = linstor, replacer
+        self._linstor, self._whole_view, self._replacer = linstor, whole_view, replacer
         self._leadership = leadership
         self._teller, self._telemetry = teller, telemetry
         self._delays, self._pace, self._limit = delays, pace, limit
         self._forget_gone = forget_gone
         self._causes: list[str] = []
         self._wanted = asyncio.Event()
-        self._whole_view = WholeView(linstor)
         self._begun = 0.0
         self.failure: str | None = "no full pass has ended yet"
         """Why the last pass failed; None once one has ended well."""

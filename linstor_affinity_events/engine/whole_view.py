@@ -32,14 +32,20 @@ class WholeView:
         """The placements of these resources, perhaps of more, and whether they came in one piece.
         A resource that LINSTOR does not know is not among them.
         """
+        found = await self.in_one_piece()
+        return (await self.one_by_one(resources), False) if found is None else (found, True)
+
+    async def in_one_piece(self) -> Mapping[ResourceName, Placement] | None:
+        """The placements of all resources; None while that is not to be had."""
         clock = asyncio.get_running_loop().time
-        if clock() >= self._bulk_from:
-            try:
-                return await self._linstor.placements(), True
-            except Unreachable as error:
-                self._bulk_from = clock() + BULK_AGAIN
-                log.info("reading resources one by one", extra=facts(why=error))
-        return await self.one_by_one(resources), False
+        if clock() < self._bulk_from:
+            return None
+        try:
+            return await self._linstor.placements()
+        except Unreachable as error:
+            self._bulk_from = clock() + BULK_AGAIN
+            log.info("reading resources one by one", extra=facts(why=error))
+            return None
 
     async def one_by_one(
         self, resources: Iterable[ResourceName]

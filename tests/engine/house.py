@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.crowd import Crowd
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.reconciler import Reconciler
@@ -16,6 +17,7 @@ from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.sweep import Sweeper
 from linstor_affinity_events.engine.teller import Teller
+from linstor_affinity_events.engine.whole_view import WholeView
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import claim_of
@@ -49,6 +51,7 @@ class House:
     teller: Teller
     replacer: Replacer
     reconciler: Reconciler
+    crowd: Crowd
     sweeper: Sweeper
 
     def pv(self, name: str = PV) -> Json:
@@ -127,11 +130,22 @@ def house_on(
         telemetry=telemetry,
         chance=random.Random(1),
     )
+    whole_view = WholeView(linstor)
+    crowd = Crowd(
+        queue=queue,
+        index=volumes.index,
+        linstor=linstor,
+        whole_view=whole_view,
+        reconciler=reconciler,
+        leadership=leadership,
+        telemetry=telemetry,
+    )
     sweeper = Sweeper(
         queue=queue,
         picture=picture,
         index=volumes.index,
         linstor=linstor,
+        whole_view=whole_view,
         replacer=replacer,
         leadership=leadership,
         teller=teller,
@@ -154,6 +168,7 @@ def house_on(
         teller=teller,
         replacer=replacer,
         reconciler=reconciler,
+        crowd=crowd,
         sweeper=sweeper,
     )
 

@@ -20,6 +20,8 @@ class FakeLinstor:
         self.placed: dict[ResourceName, Placement] = {}
         self.broken: AffinityEventsError | None = None
         self.bulk_broken = False
+        self.delay = 0.0
+        """Seconds that each request takes."""
         self.asked: list[str] = []
 
     def place(self, resource: str, *nodes: str, flags: Mapping[str, str] | None = None) -> None:
@@ -35,34 +37,36 @@ class FakeLinstor:
         )
 
     async def nodes(self) -> Nodes:
-        self._ask("nodes")
+        await self._ask("nodes")
         return Nodes.read(self.node_labels)
 
     async def definition(self, resource: ResourceName) -> Definition | None:
-        self._ask("definition")
+        await self._ask("definition")
         return self.known.get(resource)
 
     async def definitions(self) -> Mapping[ResourceName, Definition]:
-        self._ask("definitions")
+        await self._ask("definitions")
         return dict(self.known)
 
     async def placement(self, resource: ResourceName) -> Placement | None:
-        self._ask("placement")
+        await self._ask("placement")
         return self.placed.get(resource) if resource in self.known else None
 
     async def placements(self) -> Mapping[ResourceName, Placement]:
-        self._ask("placements")
+        await self._ask("placements")
         if self.bulk_broken:
             raise Unreachable("a satellite hangs")
         return dict(self.placed)
 
     async def forget_saved(self, resource: ResourceName, number: int) -> None:
-        self._ask("forget")
+        await self._ask("forget")
         saved = {k: v for k, v in self.known[resource].saved.items() if k != number}
         self.known[resource] = replace(self.known[resource], saved=saved)
 
-    def _ask(self, what: str) -> None:
+    async def _ask(self, what: str) -> None:
         self.asked.append(what)
+        if self.delay:
+            await asyncio.sleep(self.delay)
         if self.broken is not None:
             raise self.broken
 

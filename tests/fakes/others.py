@@ -68,6 +68,9 @@ class FakeTelemetry:
     def stream_event(self, name: str) -> None:
         self.counted[f"event {name}"] += 1
 
+    def looked_at_many(self, looks: int) -> None:
+        self.counted["looks in bulk"] += looks
+
     def failed_look(self, kind: str) -> None:
         self.counted[f"failed {kind}"] += 1
 

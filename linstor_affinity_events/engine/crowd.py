@@ -1,0 +1,116 @@
+"""Answers very many looks that wait with one bulk read.
+
+A satellite that comes or goes makes LINSTOR tell of every replica on it, thousands at once and
+mostly for nothing. Two requests for each would keep the controller busy just when it has enough to
+do.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Turn
+from linstor_affinity_events.engine.ports import Index, Leadership, Linstor, Telemetry
+from linstor_affinity_events.engine.reconciler import Reconciler
+from linstor_affinity_events.engine.whole_view import WholeView
+from linstor_affinity_events.errors import Again, Refused
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.placement import Definition, Placement
+
+log = logging.getLogger(__name__)
+
+LEAST = 100
+SHARE = 50
+"""A bulk read costs us, for each volume of the cluster, about a 60th of a look's two requests."""
+
+SETTLE = 0.2
+"""A flood comes over some time; what is told after a read has begun needs the next one."""
+
+AGAIN = 5.0
+BREATH = 100
+
+
+class Crowd:
+    """Waits for very many looks, reads everything at once, and judges by that.
+
+    A look is answered only if its news are older than the read. Whatever asks for more than a
+    verdict (a change, an unfinished replacement, a resource that is missing in what was read)
+    gets a look of its own, which reads afresh. Meanwhile workers go on with looks one by one, a few
+    at a time; where no bulk read is to be had, all of them do.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: KeyedQueue[ResourceName],
+        index: Index,
+        linstor: Linstor,
+        whole_view: WholeView,
+        reconciler: Reconciler,
+        leadership: Leadership,
+        telemetry: Telemetry,
+    ) -> None:
+        self._queue, self._index, self._linstor = queue, index, linstor
+        self._whole_view, self._reconciler = whole_view, reconciler
+        self._leadership, self._telemetry = leadership, telemetry
+
+    async def run(self) -> None:
+        """Serve one crowd after another, for ever."""
+        while True:
+            await self._queue.until_crowded(self._big)
+            await asyncio.sleep(SETTLE)
+            if self._queue.due_looks() < self._big() or not self._leadership.leading:
+                continue
+            with self._queue.few_looks():
+                served = await self._serve()
+            if not served:
+                await asyncio.sleep(AGAIN)
+
+    def _big(self) -> int:
+        return max(LEAST, len(self._index.resources()) // SHARE)
+
+    async def _serve(self) -> bool:
+        """Answer all looks asked for until now; False if there was no bulk read to be had."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        try:
+            placements = await self._whole_view.in_one_piece()
+            if placements is None:
+                return False
+            definitions = await self._linstor.definitions()
+        except (Again, Refused) as error:
+            log.info("looks go on one by one", extra=facts(why=error))
+            return False
+        answered = 0
+        with self._queue.claim_looks(until=begun) as turns:
+            async for turn in _with_breaths(turns):
+                answered += await self._answer(turn, definitions, placements)
+        self._telemetry.looked_at_many(answered)
+        log.info(
+            "many looks answered by one read",
+            extra=facts(looks=answered, took_s=round(clock() - begun, 2)),
+        )
+        return True
+
+    async def _answer(
+        self,
+        turn: Turn[ResourceName],
+        definitions: Mapping[ResourceName, Definition],
+        placements: Mapping[ResourceName, Placement],
+    ) -> bool:
+        definition, placement = definitions.get(turn.key), placements.get(turn.key)
+        if definition is not None and placement is not None and not definition.saved:
+            return await self._reconciler.answer(turn, definition, placement)
+        # It may have come or gone between the two reads.
+        self._reconciler.look_alone(turn)
+        return False
+
+
+async def _with_breaths(
+    turns: Iterable[Turn[ResourceName]],
+) -> AsyncIterator[Turn[ResourceName]]:
+    for number, turn in enumerate(turns, start=1):
+        yield turn
+        if number % BREATH == 0:
+            await asyncio.sleep(0)
