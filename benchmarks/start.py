@@ -15,12 +15,13 @@ from benchmarks.command import run
 from benchmarks.crowd import Crowd, crowd
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
-from benchmarks.waits import LOOK_EVERY, Ended, until_passes
+from benchmarks.waits import Ended, until_passes
 from benchmarks.weight import Weight
 from tests.stage.service import Service
 
 GOALS_AT = 10_000
 PATIENCE = 180.0
+LOOK_EVERY = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ async def _start(stage: Crowd, log: Path, program: Program) -> Start:
     try:
         await service.start()
         ready = await _until_ready(service)
-        passed = await until_passes(service, 1)
+        passed = await until_passes(service, 1, every=LOOK_EVERY)
         weight = Weight.of(service.pid)
         await service.stop()
     finally:
