@@ -1,4 +1,4 @@
-"""A storm of events that mean nothing: satellites came back, and no replica moved."""
+"""A storm of events that mean nothing: satellites came back, and no replica moved, or just one."""
 
 import argparse
 import asyncio
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.command import run
-from benchmarks.crowd import Crowd, crowd
+from benchmarks.crowd import NODES, Crowd, crowd
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Report, Row
 from benchmarks.toll import Toll
 from benchmarks.waits import Ended, until_passes
 from benchmarks.weight import Weight, forget_peak
 from tests.fakes.linstor_server.news import PROMOTION
+from tests.stage import manifests
 from tests.stage.service import Service, running
 
 SETTLING = 5.0
@@ -46,6 +47,9 @@ class Flood:
     """Until the service had taken all of it in."""
     quiet: float
     """Until the last request that followed."""
+    changed: float | None
+    """From a move of one replica, in the midst of it all, until its volume was right; None where
+    nothing moved."""
     slowest: float
     """The longest that the service let a reader of its status wait."""
     linstor: Counter[str]
@@ -63,6 +67,7 @@ class Flood:
             "told in s": self.told,
             "heard after s": self.heard,
             "quiet after s": self.quiet,
+            "move seen through in s": self.changed,
             "LINSTOR requests": self.linstor.total(),
             "Kubernetes requests": self.kubernetes.total(),
             "CPU s": self.after.cpu - self.before.cpu,
@@ -80,9 +85,12 @@ async def flooded(
     rate: float,
     logs: Path,
     *,
+    with_move: bool = False,
     program: Program = SERVICE,
 ) -> Flood:
-    """Tell so many events, spread over all volumes, and see it through to the end."""
+    """Tell so many events, spread over all volumes, and see it through to the end. `with_move` lets
+    one replica move in the midst of it.
+    """
     size = len(stage.names)
     async with Toll(stage.real) as toll:
         service = Service(
@@ -95,12 +103,14 @@ async def flooded(
         async with running(service):
             await until_passes(service, 1)
             await asyncio.sleep(SETTLING)
-            found = await _flood(stage, toll, service, events, rate)
+            found = await _flood(stage, toll, service, events, rate, with_move=with_move)
             await service.stop()
     return found
 
 
-async def _flood(stage: Crowd, toll: Toll, service: Service, events: int, rate: float) -> Flood:
+async def _flood(
+    stage: Crowd, toll: Toll, service: Service, events: int, rate: float, *, with_move: bool
+) -> Flood:
     forget_peak(service.pid)
     before, fake = Weight.of(service.pid), time.process_time()
     asked = stage.world.requests.copy(), toll.requests.copy()
@@ -108,6 +118,9 @@ async def _flood(stage: Crowd, toll: Toll, service: Service, events: int, rate: 
     begun = time.monotonic()
     async with asyncio.TaskGroup() as group:
         teller = group.create_task(_tell(stage, events, rate), name="flood")
+        mover = None
+        if with_move:
+            mover = group.create_task(_move(stage, events / rate / 2), name="mover")
         heard, quiet, slowest = await _until_quiet(stage, toll, service, known + events)
     return Flood(
         volumes=len(stage.names),
@@ -115,6 +128,7 @@ async def _flood(stage: Crowd, toll: Toll, service: Service, events: int, rate: 
         told=teller.result() - begun,
         heard=heard - begun,
         quiet=quiet - begun,
+        changed=None if mover is None else mover.result(),
         slowest=slowest,
         linstor=stage.world.requests - asked[0],
         kubernetes=toll.requests - asked[1],
@@ -135,6 +149,24 @@ async def _tell(stage: Crowd, events: int, rate: float) -> float:
         told = due
         await asyncio.sleep(TELL_EVERY)
     return time.monotonic()
+
+
+async def _move(stage: Crowd, after: float) -> float:
+    """Move one replica in a while; answers the seconds until its volume says so."""
+    await asyncio.sleep(after)
+    name = stage.names[-1]
+    replicas = stage.world.definition(name).replicas.values()
+    taken = {replica.node.name for replica in replicas}
+    old, *others = (replica.node.name for replica in replicas if replica.diskful)
+    new = next(node for node in NODES if node not in taken)
+    begun = time.monotonic()
+    stage.world.move(name, old, new)
+    while time.monotonic() < begun + PATIENCE:
+        found = await stage.cluster.find(f"/api/v1/persistentvolumes/{name}")
+        if found is not None and manifests.nodes_of(found) == {new, *others}:
+            return time.monotonic() - begun
+        await asyncio.sleep(LOOK_EVERY / 10)
+    raise Ended(f"{name} never got right")
 
 
 def _payloads(stage: Crowd, events: int) -> list[dict[str, object]]:
@@ -195,6 +227,17 @@ def reports(found: Sequence[Flood]) -> list[Report]:
     return [
         Report(name="flood", title=title, rows=[each.row() for each in found]),
         Report(name="flood-requests", title="Requests that a flood led to", rows=kinds),
+    ]
+
+
+async def both_at(
+    stage: Crowd, per_volume: int, seconds: float, logs: Path, *, program: Program = SERVICE
+) -> list[Flood]:
+    """A flood in which nothing moves, and one with a move."""
+    events = per_volume * len(stage.names)
+    return [
+        await flooded(stage, events, events / seconds, logs, with_move=moves, program=program)
+        for moves in (False, True)
     ]
 
 

@@ -79,13 +79,18 @@ class Passes:
             "over 50 ms": len(over),
             "collections over 10 ms": len(long),
             "longest collection ms": 1000 * max(long, default=0.0),
-            "in": "" if worst is None else worst.stack.partition(" < ")[0],
+            "in": "" if worst is None else _shortened(worst.stack),
         }
 
     @property
     def longest(self) -> float:
         """Milliseconds of CPU."""
         return 1000 * max((each.cpu for each in self.blocks), default=0.0)
+
+
+def _shortened(stack: str) -> str:
+    """The innermost function, without what all of ours have in common."""
+    return stack.partition(" < ")[0].removeprefix("linstor_affinity_events.")
 
 
 async def passed(

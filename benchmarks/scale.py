@@ -26,7 +26,8 @@ async def measure_scale(
     flood of two events for each volume within a second comes at `flood_sizes` only.
     """
     filled: list[Row] = []
-    rests, begun, passed, floods = [], [], [], []
+    rests, begun, passed = [], [], []
+    floods: list[flood.Flood] = []
     async with crowd(directory) as stage:
         for size in sizes:
             filled.append({"volumes": size, "seconds": await stage.grow(size)})
@@ -34,10 +35,7 @@ async def measure_scale(
             rests.append(await idle.at_rest(stage, seconds, directory, program=program))
             passed.append(await full_pass.passed(stage, passes, directory, env={}))
             if size in flood_sizes:
-                events = 2 * size
-                floods.append(
-                    await flood.flooded(stage, events, events, directory, program=program)
-                )
+                floods += await flood.both_at(stage, 2, 1.0, directory, program=program)
     return [
         Report(name="filling", title="Filling the cluster", rows=filled),
         *idle.reports(rests),
