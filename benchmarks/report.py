@@ -52,7 +52,7 @@ class Report:
         return made
 
 
-def _shown(value: float | str | None) -> str:
+def _shown(value: float | int | str | None) -> str:
     if value is None:
         return "-"
     if isinstance(value, str):

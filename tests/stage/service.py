@@ -57,6 +57,17 @@ class Service:
         }
         self.process: asyncio.subprocess.Process | Forked | None = None
 
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last."""
+        if self.process is None:
+            raise AssertionError("started first")
+        return self.process.pid
+
     async def start(self) -> None:
         if self._starts is not None:
             self.process = await self._starts.start(("run", *self._flags), self._env, self.log)

@@ -1,0 +1,276 @@
+"""A storm of events that mean nothing: satellites came back, and no replica moved, or just one."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.command import run
+from benchmarks.crowd import NODES, Crowd, crowd
+from benchmarks.programs import SERVICE, Program
+from benchmarks.report import Report, Row
+from benchmarks.toll import Toll
+from benchmarks.waits import Ended, until_passes
+from benchmarks.weight import Weight, forget_peak
+from tests.fakes.linstor_server.news import PROMOTION
+from tests.stage import manifests
+from tests.stage.service import Service, running
+
+SETTLING = 5.0
+QUIET = 4.0
+"""Seconds without a request after which it is over: more than the pause before a second look."""
+
+PATIENCE = 600.0
+LOOK_EVERY = 0.2
+TELL_EVERY = 0.01
+RARE = "--reconcile-rate=1h"
+"""Full passes would be taken for something that the flood led to."""
+
+OF_THE_LEASE = "leases.coordination.k8s.io"
+"""Leading goes on through a flood as ever, and is no answer to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flood:
+    """Seconds from the first event on."""
+
+    volumes: int
+    events: int
+    told: float
+    """Until LINSTOR had told all of it."""
+    heard: float
+    """Until the service had taken all of it in."""
+    quiet: float
+    """Until the last request that followed."""
+    changed: float | None
+    """From a move of one replica, in the midst of it all, until its volume was right; None where
+    nothing moved."""
+    slowest: float
+    """The longest that the service let a reader of its status wait."""
+    linstor: Counter[str]
+    kubernetes: Counter[str]
+    before: Weight
+    after: Weight
+    fake_cpu: float
+    """What it cost the pretended LINSTOR and whoever measures: where that is nearly all the time,
+    the service was not what made it long."""
+
+    def row(self) -> Row:
+        return {
+            "volumes": self.volumes,
+            "events": self.events,
+            "told in s": self.told,
+            "heard after s": self.heard,
+            "quiet after s": self.quiet,
+            "move seen through in s": self.changed,
+            "LINSTOR requests": self.linstor.total(),
+            "Kubernetes requests": self.kubernetes.total(),
+            "CPU s": self.after.cpu - self.before.cpu,
+            "CPU s of the fake": self.fake_cpu,
+            "RSS before MiB": self.before.rss,
+            "peak RSS MiB": self.after.peak,
+            "RSS after MiB": self.after.rss,
+            "slowest /status s": self.slowest,
+        }
+
+
+async def flooded(
+    stage: Crowd,
+    events: int,
+    rate: float,
+    logs: Path,
+    *,
+    with_move: bool = False,
+    program: Program = SERVICE,
+) -> Flood:
+    """Tell so many events, spread over all volumes, and see it through to the end. `with_move` lets
+    one replica move in the midst of it.
+    """
+    size = len(stage.names)
+    async with Toll(stage.real) as toll:
+        service = Service(
+            kubeconfig=toll.write_kubeconfig(logs / "toll.kubeconfig"),
+            linstor=stage.linstor.url,
+            log=logs / f"flood-{size}.log",
+            flags=(RARE,),
+            program=program,
+        )
+        async with running(service):
+            await until_passes(service, 1)
+            await asyncio.sleep(SETTLING)
+            found = await _flood(stage, toll, service, events, rate, with_move=with_move)
+            await service.stop()
+    return found
+
+
+async def _flood(
+    stage: Crowd, toll: Toll, service: Service, events: int, rate: float, *, with_move: bool
+) -> Flood:
+    forget_peak(service.pid)
+    before, fake = Weight.of(service.pid), time.process_time()
+    asked = stage.world.requests.copy(), toll.requests.copy()
+    known = (await _look(service))[0]
+    begun = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        teller = group.create_task(_tell(stage, events, rate), name="flood")
+        mover = None
+        if with_move:
+            mover = group.create_task(_move(stage, events / rate / 2), name="mover")
+        heard, quiet, slowest = await _until_quiet(stage, toll, service, known + events)
+    return Flood(
+        volumes=len(stage.names),
+        events=events,
+        told=teller.result() - begun,
+        heard=heard - begun,
+        quiet=quiet - begun,
+        changed=None if mover is None else mover.result(),
+        slowest=slowest,
+        linstor=stage.world.requests - asked[0],
+        kubernetes=toll.requests - asked[1],
+        before=before,
+        after=Weight.of(service.pid),
+        fake_cpu=time.process_time() - fake,
+    )
+
+
+async def _tell(stage: Crowd, events: int, rate: float) -> float:
+    """Tell at this rate, each volume's replicas one after the other; answers when it was done."""
+    payloads = _payloads(stage, events)
+    begun, told = time.monotonic(), 0
+    while told < events:
+        due = min(events, int((time.monotonic() - begun) * rate) + 1)
+        batch = payloads[told:due]
+        stage.world.news.tell(PROMOTION, [("may-promote-change", each) for each in batch])
+        told = due
+        await asyncio.sleep(TELL_EVERY)
+    return time.monotonic()
+
+
+async def _move(stage: Crowd, after: float) -> float:
+    """Move one replica in a while; answers the seconds until its volume says so."""
+    await asyncio.sleep(after)
+    name = stage.names[-1]
+    replicas = stage.world.definition(name).replicas.values()
+    taken = {replica.node.name for replica in replicas}
+    old, *others = (replica.node.name for replica in replicas if replica.diskful)
+    new = next(node for node in NODES if node not in taken)
+    begun = time.monotonic()
+    stage.world.move(name, old, new)
+    while time.monotonic() < begun + PATIENCE:
+        found = await stage.cluster.find(f"/api/v1/persistentvolumes/{name}")
+        if found is not None and manifests.nodes_of(found) == {new, *others}:
+            return time.monotonic() - begun
+        await asyncio.sleep(LOOK_EVERY / 10)
+    raise Ended(f"{name} never got right")
+
+
+def _payloads(stage: Crowd, events: int) -> list[dict[str, object]]:
+    of_all: list[dict[str, object]] = [
+        {
+            "resource_name": name,
+            "node_name": replica.node.name,
+            "may_promote": replica.may_promote,
+        }
+        for name in stage.names
+        for replica in stage.world.definition(name).replicas.values()
+        if replica.diskful
+    ]
+    return [of_all[number % len(of_all)] for number in range(events)]
+
+
+async def _until_quiet(
+    stage: Crowd, toll: Toll, service: Service, events: int
+) -> tuple[float, float, float]:
+    """When all events were heard and when the last request came, and the slowest answer."""
+    heard, slowest, seen = float("inf"), 0.0, -1
+    last = begun = time.monotonic()
+    while time.monotonic() < begun + PATIENCE:
+        asking = time.monotonic()
+        known, busy = await _look(service)
+        now = time.monotonic()
+        slowest = max(slowest, now - asking)
+        if known >= events:
+            heard = min(heard, now)
+        asked = stage.world.requests.total() + toll.requests.total() - _of_the_lease(toll)
+        if asked != seen:
+            seen, last = asked, now
+        elif heard < now and not busy and now - last > QUIET:
+            return heard, last, slowest
+        await asyncio.sleep(LOOK_EVERY)
+    raise Ended(f"still not quiet: {service.said()[-2000:]}")
+
+
+async def _look(service: Service) -> tuple[int, int]:
+    """How many events were heard, and how many resources wait or are looked at."""
+    tree = json.loads((await service.ask("/status"))[1])
+    queue = tree["queue"]
+    return sum(each["events"] for each in tree["streams"]), queue["waiting"] + queue["working"]
+
+
+def _of_the_lease(toll: Toll) -> int:
+    return sum(number for kind, number in toll.requests.items() if kind.endswith(OF_THE_LEASE))
+
+
+def reports(found: Sequence[Flood]) -> list[Report]:
+    kinds: list[Row] = [
+        {"volumes": each.volumes, "peer": peer, "request": kind, "requests": number}
+        for each in found
+        for peer, asked in (("LINSTOR", each.linstor), ("Kubernetes", each.kubernetes))
+        for kind, number in sorted(asked.items())
+    ]
+    title = "A flood of events after which nothing is to be changed"
+    return [
+        Report(name="flood", title=title, rows=[each.row() for each in found]),
+        Report(name="flood-requests", title="Requests that a flood led to", rows=kinds),
+    ]
+
+
+async def both_at(
+    stage: Crowd, per_volume: int, seconds: float, logs: Path, *, program: Program = SERVICE
+) -> list[Flood]:
+    """A flood in which nothing moves, and one with a move."""
+    events = per_volume * len(stage.names)
+    return [
+        await flooded(stage, events, events / seconds, logs, with_move=moves, program=program)
+        for moves in (False, True)
+    ]
+
+
+async def measure_flood(
+    sizes: Sequence[int],
+    per_volume: int,
+    seconds: float,
+    directory: Path,
+    *,
+    program: Program = SERVICE,
+) -> list[Report]:
+    """So many events for each volume within so many seconds, at each size in turn."""
+    found = []
+    async with crowd(directory) as stage:
+        for size in sizes:
+            await stage.grow(size)
+            events = per_volume * size
+            found.append(await flooded(stage, events, events / seconds, directory, program=program))
+    return reports(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flood", description=__doc__)
+    parser.add_argument("--per-volume", type=int, default=2, help="events for each volume")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time to tell them all in")
+
+    async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
+        return await measure_flood(
+            given.sizes, given.per_volume, given.seconds, logs, program=given.program
+        )
+
+    return run(parser, measure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

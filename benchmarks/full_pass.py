@@ -1,0 +1,181 @@
+"""What a full pass costs, and for how long it keeps the event loop from everything else."""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.command import run
+from benchmarks.crowd import NODES, Crowd, crowd
+from benchmarks.probed import Block, Collection, Passed
+from benchmarks.programs import PROBED
+from benchmarks.report import Goal, Report, Row
+from benchmarks.waits import Ended, until_passes
+from tests.stage.service import Service, running
+
+LONGEST_BLOCK = 0.05
+PHASES = ("start", "first pass", "pass", "rest")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """All that the probe saw at one size."""
+
+    volumes: int
+    passes: Sequence[Passed]
+    blocks: Sequence[Block]
+    collections: Sequence[Collection]
+
+    @classmethod
+    def read(cls, volumes: int, tree: Mapping[str, Any]) -> "Passes":
+        return cls(
+            volumes=volumes,
+            passes=[Passed(**each) for each in tree["passes"]],
+            blocks=[Block(**each) for each in tree["blocks"]],
+            collections=[Collection(**each) for each in tree["collections"]],
+        )
+
+    def costs(self) -> list[Row]:
+        """First passes warm up what later ones find done, so they are told apart."""
+        ways = (
+            ("the first, in one piece", self.passes[:1]),
+            ("in one piece", [each for each in self.passes[1:] if each.bulk]),
+            ("one by one", [each for each in self.passes[1:] if each.bulk is False]),
+            ("cut off or failed", [each for each in self.passes if each.bulk is None]),
+        )
+        return [
+            {
+                "volumes": self.volumes,
+                "pass": way,
+                "passes": len(found),
+                "wall s": statistics.median(each.wall for each in found),
+                "CPU s": statistics.median(each.cpu for each in found),
+            }
+            for way, found in ways
+            if found
+        ]
+
+    def waits(self) -> list[Row]:
+        return [self._phase(phase) for phase in PHASES]
+
+    def _phase(self, phase: str) -> Row:
+        worst = max(
+            (each for each in self.blocks if each.phase == phase),
+            key=lambda each: each.cpu,
+            default=None,
+        )
+        long = [each.wall for each in self.collections if each.phase == phase]
+        over = [each for each in self.blocks if each.phase == phase and each.cpu > LONGEST_BLOCK]
+        return {
+            "volumes": self.volumes,
+            "phase": phase,
+            "longest ms (CPU)": 0.0 if worst is None else 1000 * worst.cpu,
+            "longest ms (wall)": 0.0 if worst is None else 1000 * worst.wall,
+            "over 50 ms": len(over),
+            "collections over 10 ms": len(long),
+            "longest collection ms": 1000 * max(long, default=0.0),
+            "in": "" if worst is None else _shortened(worst.stack),
+        }
+
+    @property
+    def longest(self) -> float:
+        """Milliseconds of CPU."""
+        return 1000 * max((each.cpu for each in self.blocks), default=0.0)
+
+
+def _shortened(stack: str) -> str:
+    """The innermost function, without what all of ours have in common."""
+    return stack.partition(" < ")[0].removeprefix("linstor_affinity_events.")
+
+
+async def passed(
+    stage: Crowd, passes: int, logs: Path, *, every: float = 10.0, env: Mapping[str, str]
+) -> Passes:
+    """Run passes at a quick pace, first with all satellites well, then with one that hangs."""
+    size = len(stage.names)
+    told = logs / f"probe-{size}.json"
+    service = Service(
+        kubeconfig=stage.cluster.kubeconfig,
+        linstor=stage.linstor.url,
+        log=logs / f"full-pass-{size}.log",
+        flags=(f"--reconcile-rate={every:g}s",),
+        env={"PROBE_FILE": str(told), **env},
+        program=PROBED,
+    )
+    async with running(service):
+        await until_passes(service, 1 + passes)
+        stage.world.hung_satellites.add(NODES[-1])
+        try:
+            # The pass that finds out, and those that know.
+            await until_passes(service, 2 + 2 * passes)
+        except Ended:
+            print(f"{size} volumes: passes one by one do not come to an end", file=sys.stderr)
+        finally:
+            stage.world.hung_satellites.clear()
+        await asyncio.sleep(2.0)
+        await service.stop()
+    return Passes.read(size, json.loads(told.read_text()))
+
+
+def reports(found: Sequence[Passes]) -> list[Report]:
+    goals = [
+        Goal(
+            what=f"longest block of the loop at {each.volumes:,} volumes",
+            found=each.longest,
+            most=1000 * LONGEST_BLOCK,
+            unit=" ms",
+        )
+        for each in found
+    ]
+    return [
+        Report(
+            name="full-pass",
+            title="What a full pass costs (medians)",
+            rows=[row for each in found for row in each.costs()],
+        ),
+        Report(
+            name="loop",
+            title="How long the event loop came to nothing else",
+            rows=[row for each in found for row in each.waits()],
+            goals=goals,
+        ),
+    ]
+
+
+async def measure_full_pass(
+    sizes: Sequence[int],
+    passes: int,
+    directory: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+) -> list[Report]:
+    """Each size in turn, on one cluster that grows; `env` is the probe's."""
+    found = []
+    async with crowd(directory) as stage:
+        for size in sizes:
+            await stage.grow(size)
+            found.append(await passed(stage, passes, directory, env=env or {}))
+    return reports(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_pass", description=__doc__)
+    parser.add_argument("--passes", type=int, default=3, help="of each kind")
+    parser.add_argument("--profile", type=Path, help="profile the service into this file")
+    parser.add_argument("--memory", type=Path, help="tell here what owns its memory")
+
+    async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
+        wishes = {"PROBE_PROFILE": given.profile, "PROBE_MEMORY": given.memory}
+        env = {key: str(file) for key, file in wishes.items() if file is not None}
+        return await measure_full_pass(given.sizes, given.passes, logs, env=env)
+
+    return run(parser, measure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

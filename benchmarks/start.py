@@ -1,0 +1,141 @@
+"""How long the service takes from its start until it is ready and knows every drift."""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from benchmarks.command import run
+from benchmarks.crowd import Crowd, crowd
+from benchmarks.programs import SERVICE, Program
+from benchmarks.report import Goal, Report, Row
+from benchmarks.waits import Ended, until_passes
+from benchmarks.weight import Weight
+from tests.stage.service import Service
+
+GOALS_AT = 10_000
+PATIENCE = 180.0
+LOOK_EVERY = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """One start; seconds from the start of the program, imports included."""
+
+    ready: float
+    passed: float
+    """Until the first full pass was over, and so every drift known."""
+    weight: Weight
+    """When that was so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starts:
+    """All starts at one size."""
+
+    volumes: int
+    starts: Sequence[Start]
+
+    @property
+    def ready(self) -> float:
+        return statistics.median(each.ready for each in self.starts)
+
+    @property
+    def peak(self) -> float:
+        return max(each.weight.peak for each in self.starts)
+
+    def row(self) -> Row:
+        return {
+            "volumes": self.volumes,
+            "starts": len(self.starts),
+            "ready s": self.ready,
+            "slowest s": max(each.ready for each in self.starts),
+            "first pass over s": statistics.median(each.passed for each in self.starts),
+            "CPU s": statistics.median(each.weight.cpu for each in self.starts),
+            "RSS MiB": statistics.median(each.weight.rss for each in self.starts),
+            "peak RSS MiB": self.peak,
+        }
+
+
+async def started(stage: Crowd, times: int, logs: Path, *, program: Program = SERVICE) -> Starts:
+    """Start it again and again; each leaves the lease to the next."""
+    size = len(stage.names)
+    starts = [await _start(stage, logs / f"start-{size}-{n}.log", program) for n in range(times)]
+    return Starts(volumes=size, starts=starts)
+
+
+async def _start(stage: Crowd, log: Path, program: Program) -> Start:
+    service = Service(
+        kubeconfig=stage.cluster.kubeconfig, linstor=stage.linstor.url, log=log, program=program
+    )
+    begun = time.monotonic()
+    try:
+        await service.start()
+        ready = await _until_ready(service)
+        passed = await until_passes(service, 1, every=LOOK_EVERY)
+        weight = Weight.of(service.pid)
+        await service.stop()
+    finally:
+        await service.kill()
+    return Start(ready=ready - begun, passed=passed - begun, weight=weight)
+
+
+async def _until_ready(service: Service) -> float:
+    """Answers when it was, by the monotonic clock; asks on one connection, to disturb little."""
+    url = f"http://127.0.0.1:{service.port}/readyz"
+    last = time.monotonic() + PATIENCE
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < last and service.runs:
+            try:
+                async with session.get(url) as answer:
+                    if answer.status == 200:
+                        return time.monotonic()
+            except aiohttp.ClientError:
+                pass  # It is not listening yet.
+            await asyncio.sleep(LOOK_EVERY)
+    raise Ended(f"the service did not get ready: {service.said()[-2000:]}")
+
+
+def reports(found: Sequence[Starts]) -> list[Report]:
+    goals = []
+    for each in found:
+        if each.volumes == GOALS_AT:
+            at = f"at {GOALS_AT:,} volumes"
+            goals += [
+                Goal(what=f"ready {at}", found=each.ready, most=4, unit=" s"),
+                Goal(what=f"peak RSS until then {at}", found=each.peak, most=128, unit=" MiB"),
+            ]
+    rows = [each.row() for each in found]
+    title = "From the start of the program (medians)"
+    return [Report(name="start", title=title, rows=rows, goals=goals)]
+
+
+async def measure_start(
+    sizes: Sequence[int], times: int, directory: Path, *, program: Program = SERVICE
+) -> list[Report]:
+    """Each size in turn, on one cluster that grows."""
+    found = []
+    async with crowd(directory) as stage:
+        for size in sizes:
+            await stage.grow(size)
+            found.append(await started(stage, times, directory, program=program))
+    return reports(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=__doc__)
+    parser.add_argument("--times", type=int, default=5, help="starts at each size")
+    return run(
+        parser,
+        lambda given, logs: measure_start(given.sizes, given.times, logs, program=given.program),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Waiting for what a running service does."""
+
+import asyncio
+import time
+
+from tests.stage.service import Service
+
+PASSES = "linstor_affinity_full_pass_seconds_count"
+LOOK_EVERY = 0.5
+"""Seldom: to write all metrics down takes the service some milliseconds."""
+
+
+class Ended(Exception):
+    """The service ended, or did not come to it in time."""
+
+
+async def until_passes(
+    service: Service, wanted: int, *, patience: float = 300.0, every: float = LOOK_EVERY
+) -> float:
+    """Wait until so many full passes are over; answers when that was, by the monotonic clock."""
+    try:
+        async with asyncio.timeout(patience):
+            while await service.metric(PASSES) < wanted:
+                if not service.runs:
+                    raise Ended(f"the service ended: {service.said()[-2000:]}")
+                await asyncio.sleep(every)
+    except TimeoutError:
+        raise Ended(f"no {wanted} full passes: {service.said()[-2000:]}") from None
+    return time.monotonic()

@@ -1,0 +1,59 @@
+"""What a program weighs, as Linux tells it in /proc."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PEAK_TOO = "5"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """At one moment; memory in MiB."""
+
+    cpu: float
+    """Seconds of all cores since it began, in itself and in the system for it."""
+    rss: float
+    peak: float
+    """The most RSS since it began, or since `forget_peak`."""
+    threads: int
+    sockets: int
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        proc = Path("/proc") / str(pid)
+        status = (proc / "status").read_text()
+        # The name in parentheses may contain anything, blanks included.
+        fields = (proc / "stat").read_text().rpartition(")")[2].split()
+        return cls(
+            cpu=(int(fields[11]) + int(fields[12])) / _TICKS,
+            rss=_number(status, "VmRSS") / 1024,
+            peak=_number(status, "VmHWM") / 1024,
+            threads=_number(status, "Threads"),
+            sockets=_sockets(proc / "fd"),
+        )
+
+
+def forget_peak(pid: int) -> None:
+    """Let the peak begin anew at what is used now. See proc_pid_clear_refs(5)."""
+    Path(f"/proc/{pid}/clear_refs").write_text(_PEAK_TOO)
+
+
+def _number(status: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"/proc tells no {name}: the process has ended")
+    return int(found[1])
+
+
+def _sockets(fds: Path) -> int:
+    found = 0
+    for fd in fds.iterdir():
+        try:
+            found += str(fd.readlink()).startswith("socket:")
+        except FileNotFoundError:
+            continue  # Closed between listing and reading.
+    return found
