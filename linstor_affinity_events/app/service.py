@@ -124,7 +124,6 @@ class Service:
             linstor=self.linstor,
             whole_view=whole_view,
             reconciler=self.reconciler,
-            leadership=self.election,
             telemetry=self.metrics,
         )
         self.sweeper = Sweeper(

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Turn
-from linstor_affinity_events.engine.ports import Index, Leadership, Linstor, Telemetry
+from linstor_affinity_events.engine.ports import Index, Linstor, Telemetry
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.whole_view import WholeView
 from linstor_affinity_events.errors import Again, Refused
@@ -36,8 +36,8 @@ class Crowd:
 
     A look is answered only if its news are older than the read. Whatever asks for more than a
     verdict (a change, an unfinished replacement, a resource that is missing in what was read)
-    gets a look of its own, which reads afresh. Meanwhile workers go on with looks one by one, a few
-    at a time; where no bulk read is to be had, all of them do.
+    gets a look of its own, which reads afresh. Meanwhile looks go on one at a time, so that the
+    latest news need not wait; where no bulk read is to be had, all workers look one by one.
     """
 
     def __init__(
@@ -48,22 +48,21 @@ class Crowd:
         linstor: Linstor,
         whole_view: WholeView,
         reconciler: Reconciler,
-        leadership: Leadership,
         telemetry: Telemetry,
     ) -> None:
         self._queue, self._index, self._linstor = queue, index, linstor
         self._whole_view, self._reconciler = whole_view, reconciler
-        self._leadership, self._telemetry = leadership, telemetry
+        self._telemetry = telemetry
 
     async def run(self) -> None:
         """Serve one crowd after another, for ever."""
         while True:
             await self._queue.until_crowded(self._big)
-            await asyncio.sleep(SETTLE)
-            if self._queue.due_looks() < self._big() or not self._leadership.leading:
-                continue
             with self._queue.few_looks():
-                served = await self._serve()
+                served = self._whole_view.bulk_works
+                while served and self._queue.due_looks() >= self._big():
+                    await asyncio.sleep(SETTLE)
+                    served = await self._serve()
             if not served:
                 await asyncio.sleep(AGAIN)
 

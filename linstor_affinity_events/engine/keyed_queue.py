@@ -70,7 +70,7 @@ class KeyedQueue(Generic[K]):
         self._blocked: dict[K, tuple[Lane, Waiting[K]]] = {}
         self._order = count()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: tuple[float, asyncio.TimerHandle] | None = None
         self._reached = float("-inf")
         """The time that an alarm was set for: loops ring it a little early."""
         self._places = changes_at_once
@@ -195,7 +195,7 @@ class KeyedQueue(Generic[K]):
             self._crowd = None
 
     @contextmanager
-    def few_looks(self, at_once: int = 2) -> Iterator[None]:
+    def few_looks(self, at_once: int = 1) -> Iterator[None]:
         """Hand out no more than so many looks at a time for the length of the block."""
         self._looks_at_once = at_once
         try:
@@ -288,10 +288,11 @@ class KeyedQueue(Generic[K]):
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
-            if self._alarm.when() <= at:
+            before, timer = self._alarm
+            if before <= at:
                 return
-            self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_at(at, self._ring, at)
+            timer.cancel()
+        self._alarm = at, asyncio.get_running_loop().call_at(at, self._ring, at)
 
     def _ring(self, at: float) -> None:
         self._alarm, self._reached = None, at

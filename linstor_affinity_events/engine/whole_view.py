@@ -35,15 +35,19 @@ class WholeView:
         found = await self.in_one_piece()
         return (await self.one_by_one(resources), False) if found is None else (found, True)
 
+    @property
+    def bulk_works(self) -> bool:
+        """Whether one big read is worth trying."""
+        return asyncio.get_running_loop().time() >= self._bulk_from
+
     async def in_one_piece(self) -> Mapping[ResourceName, Placement] | None:
         """The placements of all resources; None while that is not to be had."""
-        clock = asyncio.get_running_loop().time
-        if clock() < self._bulk_from:
+        if not self.bulk_works:
             return None
         try:
             return await self._linstor.placements()
         except Unreachable as error:
-            self._bulk_from = clock() + BULK_AGAIN
+            self._bulk_from = asyncio.get_running_loop().time() + BULK_AGAIN
             log.info("reading resources one by one", extra=facts(why=error))
             return None
 

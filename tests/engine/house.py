@@ -137,7 +137,6 @@ def house_on(
         linstor=linstor,
         whole_view=whole_view,
         reconciler=reconciler,
-        leadership=leadership,
         telemetry=telemetry,
     )
     sweeper = Sweeper(

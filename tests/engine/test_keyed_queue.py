@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.cli.run import new_event_loop
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
 from tests.fakes.clock import run_virtually
 
@@ -268,6 +269,24 @@ def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> None:
         assert got == pytest.approx({0: 8.0, 1: 4.0, 2: 8.0, 3: 4.0, 4: 8.0})
 
     played(play())
+
+
+def test_on_the_loop_of_the_service_times_are_kept_however_short() -> None:
+    async def play() -> None:
+        queue = KeyedQueue[int]()
+        for number in range(50):
+            queue.add(number, after=number / 100_000)
+        for number in range(50):
+            queue.add(number, after=number / 200_000)
+        seen = set()
+        for _ in range(50):
+            async with asyncio.timeout(10), queue.claim() as turn:
+                seen.add(turn.key)
+
+        assert seen == set(range(50))
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(play())
 
 
 def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
