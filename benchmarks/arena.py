@@ -3,13 +3,14 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from benchmarks import floor
+from benchmarks.crowd import bind, side_by_side
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 from tests.real_parts.build import ensure_built
 from tests.real_parts.cluster import RealCluster
@@ -19,7 +20,8 @@ from tests.stage.service import Service, running
 from tests.stage.stage import Stage
 
 NODES = 6
-AT_ONCE = 20
+
+Json = dict[str, Any]
 
 SERVICE, FLOOR = "service", "floor"
 
@@ -32,24 +34,27 @@ class Side:
     stage: Stage
     directory: Path
 
-    async def add(self, names: Iterable[str], node: str) -> None:
-        """Make bound volumes with a replica on this node."""
-        wanted, limit = tuple(names), asyncio.Semaphore(AT_ONCE)
+    async def add(self, volumes: Mapping[str, Iterable[str]]) -> None:
+        """Make bound volumes, each with replicas on these nodes."""
+        cluster = self.stage.cluster
+        await cluster.stop_binder()
+        await side_by_side(self._add(name, tuple(nodes)) for name, nodes in volumes.items())
+        await cluster.start_binder()
+        for name in volumes:
+            await self.stage.until_bound(name)
 
-        async def one(name: str) -> None:
-            async with limit:
-                self.stage.place(name, [node])
-                await self.stage.bind(name, manifests.on_nodes([node]), csi=self._source(name))
-
-        async with asyncio.TaskGroup() as group:
-            for name in wanted:
-                group.create_task(one(name))
-        for name in wanted:
-            await self.stage.until_bound(name, patience=600.0)
-
-    def _source(self, name: str) -> dict[str, str]:
+    async def _add(self, name: str, nodes: tuple[str, ...]) -> None:
+        self.stage.place(name, nodes)
+        wish = manifests.claim(f"claim-{name}")
+        wish["spec"]["volumeName"] = name
         driver = manifests.DRIVER if self.name == SERVICE else floor.DRIVER
-        return {"driver": driver, "volumeHandle": name, "fsType": "ext4"}
+        source = {"driver": driver, "volumeHandle": name, "fsType": "ext4"}
+
+        def volume(claim: Json) -> Json:
+            affinity = manifests.on_nodes(nodes)
+            return manifests.volume(name, claim=claim, node_affinity=affinity, csi=source)
+
+        await bind(self.stage.cluster, wish, volume)
 
     async def move(self, name: str, here: str, there: str) -> float:
         """Move a replica; answers the seconds from LINSTOR's last word of it to the volume."""
@@ -88,13 +93,19 @@ class Side:
         try:
             if process.stdout is None or not await process.stdout.readline():
                 raise AssertionError("the floor did not begin")
-            yield
-            if process.returncode is not None:
-                raise AssertionError("the floor fell over; what it said stands above")
+            async with asyncio.TaskGroup() as group:
+                guard = group.create_task(_fell(process), name="floor")
+                yield
+                guard.cancel()
         finally:
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+
+async def _fell(process: asyncio.subprocess.Process) -> None:
+    await process.wait()
+    raise AssertionError("the floor fell over; what it said stands above")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

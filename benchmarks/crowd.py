@@ -11,7 +11,7 @@ import random
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -40,6 +40,10 @@ _BOUND = {
     "accessModes": ["ReadWriteOnce"],
     "capacity": {"storage": "1Gi"},
 }
+_BY_THE_BINDER = {
+    "pv.kubernetes.io/bind-completed": "yes",
+    "pv.kubernetes.io/bound-by-controller": "yes",
+}
 _ATTRIBUTES = {
     f"{manifests.DRIVER}/mount-options": "",
     f"{manifests.DRIVER}/post-mount-xfs-opts": "",
@@ -65,7 +69,7 @@ class Crowd:
         news = range(len(self.names), size)
         # A binder that looks on would write to each volume before its claim is complete.
         await self.cluster.stop_binder()
-        await _side_by_side(self._add(number) for number in news)
+        await side_by_side(self._add(number) for number in news)
         self.names += [volume_name(number) for number in news]
         await self.cluster.start_binder()
         # Millions of objects that stay would be walked through in the midst of a measurement.
@@ -80,13 +84,21 @@ class Crowd:
         self.world.place(name, first)
         self.world.place(name, second)
         self.world.place(name, third, diskless=True, flags=["TIE_BREAKER"])
-        claim = await self.cluster.ask("POST", _CLAIMS, _claim(number))
-        volume = _volume(name, claim, (first, second))
-        await self.cluster.ask("POST", _VOLUMES, volume)
-        status = {"phase": "Bound"}
-        await self.cluster.ask("PATCH", f"{_VOLUMES}/{name}/status", {"status": status})
-        path = f"{_CLAIMS}/{claim['metadata']['name']}/status"
-        await self.cluster.ask("PATCH", path, {"status": _BOUND})
+        await bind(
+            self.cluster, _claim(number), lambda claim: _volume(name, claim, (first, second))
+        )
+
+
+async def bind(cluster: Cluster, claim: Json, volume: Callable[[Json], Json]) -> None:
+    """Make a claim and its volume as the binder leaves them, while it does not look on."""
+    volume_of_it = claim["spec"]["volumeName"]
+    claim["metadata"].setdefault("annotations", {}).update(_BY_THE_BINDER)
+    made = await cluster.ask("POST", _CLAIMS, claim)
+    await cluster.ask("POST", _VOLUMES, volume(made))
+    status = {"phase": "Bound"}
+    await cluster.ask("PATCH", f"{_VOLUMES}/{volume_of_it}/status", {"status": status})
+    path = f"{_CLAIMS}/{made['metadata']['name']}/status"
+    await cluster.ask("PATCH", path, {"status": _BOUND})
 
 
 @asynccontextmanager
@@ -118,11 +130,7 @@ def volume_name(number: int) -> str:
 
 def _claim(number: int) -> Json:
     made = manifests.claim(f"data-database-{number:05}-0")
-    made["metadata"]["annotations"] = {
-        "pv.kubernetes.io/bind-completed": "yes",
-        "pv.kubernetes.io/bound-by-controller": "yes",
-        "volume.kubernetes.io/storage-provisioner": manifests.DRIVER,
-    }
+    made["metadata"]["annotations"] = {"volume.kubernetes.io/storage-provisioner": manifests.DRIVER}
     made["spec"]["volumeName"] = volume_name(number)
     return made
 
@@ -142,7 +150,7 @@ def _volume(name: str, claim: Json, nodes: Iterable[str]) -> Json:
     return made
 
 
-async def _side_by_side(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def side_by_side(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
     rest = iter(jobs)
 
     async def work() -> None:

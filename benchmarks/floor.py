@@ -87,10 +87,12 @@ class Floor:
             async for line in response.content:
                 event = orjson.loads(line)
                 pv = event["object"]
+                if event["type"] == "BOOKMARK":
+                    continue
                 name = pv["metadata"]["name"]
                 if event["type"] == "DELETED":
                     self._latest.pop(name, None)
-                elif event["type"] != "BOOKMARK":
+                else:
                     self._latest[name] = pv
                 if name in self._news:
                     self._news[name].set()
@@ -137,8 +139,7 @@ class Floor:
         pv = await self._ask("DELETE", path, deletion(pv))
         pv = await self._ask("PATCH", path + MANAGER, tombstone(pv))
         pv, _ = await asyncio.gather(self._until_let_go(pv), self._ask("GET", claim))
-        gone = {**pv, "metadata": {**pv["metadata"], "finalizers": []}}
-        _, made = await asyncio.gather(self._ask("PUT", path + MANAGER, gone), self._create(body))
+        _, made = await asyncio.gather(self._remove(path, pv), self._create(body))
         if (await self._ask("GET", claim))["status"]["phase"] != "Bound":
             raise SystemExit(f"the claim of {name} is Lost")
         await self._ask("DELETE", f"{notes}/affinity-note-{name}", deletion(note))
@@ -147,6 +148,15 @@ class Floor:
             ("PersistentVolumeClaim", ref["namespace"], ref["uid"]),
         ):
             self._told.put_nowait((namespace, event_on(kind, name, namespace, uid)))
+
+    async def _remove(self, path: str, pv: Json) -> None:
+        """Ask until nobody has written in between: the protection finalizer may go any time."""
+        while True:
+            gone = {**pv, "metadata": {**pv["metadata"], "finalizers": []}}
+            answer = await self._ask("PUT", path + MANAGER, gone, fine=(409,))
+            if answer["kind"] != "Status":
+                return
+            pv = await self._ask("GET", path)
 
     async def _create(self, body: Json) -> Json:
         """Ask until the old one is gone."""

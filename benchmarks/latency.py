@@ -26,7 +26,7 @@ async def measure_latency(
     waits: dict[str, list[float]] = {}
     async with Arena.real(directory, binder_limit=binder_limit, timing=timing) as arena:
         for side in arena.sides:
-            await side.add((f"{side.name}-{name}" for name in names), "n1")
+            await side.add({f"{side.name}-{name}": ["n1"] for name in names})
         async with arena.service.at_work(), arena.floor.at_work():
             for number in range(moves):
                 name = names[number % VOLUMES]
