@@ -218,7 +218,13 @@ def _of_the_lease(toll: Toll) -> int:
 
 def reports(found: Sequence[Flood]) -> list[Report]:
     kinds: list[Row] = [
-        {"volumes": each.volumes, "peer": peer, "request": kind, "requests": number}
+        {
+            "volumes": each.volumes,
+            "moves": 0 if each.changed is None else 1,
+            "peer": peer,
+            "request": kind,
+            "requests": number,
+        }
         for each in found
         for peer, asked in (("LINSTOR", each.linstor), ("Kubernetes", each.kubernetes))
         for kind, number in sorted(asked.items())
