@@ -256,12 +256,11 @@ async def measure_flood(
     program: Program = SERVICE,
 ) -> list[Report]:
     """So many events for each volume within so many seconds, at each size in turn."""
-    found = []
+    found: list[Flood] = []
     async with crowd(directory) as stage:
         for size in sizes:
             await stage.grow(size)
-            events = per_volume * size
-            found.append(await flooded(stage, events, events / seconds, directory, program=program))
+            found += await both_at(stage, per_volume, seconds, directory, program=program)
     return reports(found)
 
 
