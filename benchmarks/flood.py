@@ -218,7 +218,13 @@ def _of_the_lease(toll: Toll) -> int:
 
 def reports(found: Sequence[Flood]) -> list[Report]:
     kinds: list[Row] = [
-        {"volumes": each.volumes, "peer": peer, "request": kind, "requests": number}
+        {
+            "volumes": each.volumes,
+            "moves": 0 if each.changed is None else 1,
+            "peer": peer,
+            "request": kind,
+            "requests": number,
+        }
         for each in found
         for peer, asked in (("LINSTOR", each.linstor), ("Kubernetes", each.kubernetes))
         for kind, number in sorted(asked.items())
@@ -250,12 +256,11 @@ async def measure_flood(
     program: Program = SERVICE,
 ) -> list[Report]:
     """So many events for each volume within so many seconds, at each size in turn."""
-    found = []
+    found: list[Flood] = []
     async with crowd(directory) as stage:
         for size in sizes:
             await stage.grow(size)
-            events = per_volume * size
-            found.append(await flooded(stage, events, events / seconds, directory, program=program))
+            found += await both_at(stage, per_volume, seconds, directory, program=program)
     return reports(found)
 
 

@@ -33,9 +33,13 @@ class Passes:
 
     @classmethod
     def read(cls, volumes: int, tree: Mapping[str, Any]) -> "Passes":
+        passes = [Passed(**each) for each in tree["passes"]]
+        if passes[-1].bulk is None:
+            # The end of the measurement came in the midst of it.
+            del passes[-1]
         return cls(
             volumes=volumes,
-            passes=[Passed(**each) for each in tree["passes"]],
+            passes=passes,
             blocks=[Block(**each) for each in tree["blocks"]],
             collections=[Collection(**each) for each in tree["collections"]],
         )
