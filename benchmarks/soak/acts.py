@@ -2,7 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from benchmarks.soak.ledger import Ledger
@@ -20,8 +22,24 @@ class Scene:
     """Set when a calm is near: what goes wrong ends now."""
     down: set[str] = field(default_factory=set)
     """Nodes that something is wrong with."""
-    alone: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by whatever stops a part of Kubernetes: two at a time could not tell who is to blame."""
+    halted: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whatever stops a part of Kubernetes, one at a time."""
+    halted_at: float = float("-inf")
+    """When a part was last known to be down."""
+
+    @asynccontextmanager
+    async def halt(self) -> AsyncIterator[None]:
+        """Have all parts of Kubernetes for oneself."""
+        async with self.halted:
+            try:
+                yield
+            finally:
+                self.halted_at = time.monotonic()
+
+    @property
+    def since_halted(self) -> float:
+        """How long all parts of Kubernetes have been there."""
+        return 0.0 if self.halted.locked() else time.monotonic() - self.halted_at
 
     async def a_while(self, seconds: float) -> None:
         """Leave things wrong for so long, or until there is hurry."""

@@ -27,8 +27,10 @@ PROBES, PROBE_PATIENCE = 8, 5.0
 the time between two full passes, which would hide that an event was not followed.
 """
 
-QUIET = 15.0
-"""As long as idle connections are kept, so that those of the storm do not count."""
+QUIET = 25
+"""Seconds, more than idle connections are kept. What is open at the emptiest moment of them is
+what stays open: full passes come and go meanwhile.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +68,7 @@ class Watcher:
             self._player.say("WRONG", each)
         late = await self._probe(chance)
         self._forget()
-        await asyncio.sleep(QUIET)
-        pid = self.pid()
+        size = await self._smallest()
         tasks = await self._count_tasks()
         found = Calm(
             minute=(began - self._began) / 60,
@@ -75,10 +76,17 @@ class Watcher:
             wrong=tuple(wrong),
             late=late,
             tasks=sum(tasks.values()),
-            size=footprint(pid),
+            size=size,
         )
         self._player.say("calm ends:", found.size, "tasks", dict(sorted(tasks.items())))
         return found
+
+    async def _smallest(self) -> Footprint:
+        sizes = []
+        for _ in range(QUIET):
+            await asyncio.sleep(1)
+            sizes.append(footprint(self.pid()))
+        return min(sizes, key=lambda size: (size.files, size.rss_mib))
 
     def pid(self) -> int:
         process = self._service.process

@@ -7,6 +7,7 @@ from statistics import median
 
 from benchmarks.report import Goal, Report, Row
 from benchmarks.soak.calm import PATIENCE, Calm
+from benchmarks.soak.losses import Because
 
 RSS_GROWTH, TASK_GROWTH, SOCKET_GROWTH, FILE_GROWTH, THREAD_GROWTH = 8.0, 2, 4, 6, 2
 WARMING_UP = 1
@@ -22,7 +23,7 @@ class Findings:
     played: Mapping[str, int]
     metrics: Mapping[str, float]
     """As the service told them at the end, by name and labels."""
-    lost: int
+    lost: Mapping[Because, int]
     retained: int
     unforeseen: int
     exit_code: int
@@ -89,8 +90,10 @@ class Findings:
         rows.append(
             {"what": "volumes kept when their claim went meanwhile", "times": self.retained}
         )
+        rows += [{"what": f"claims Lost {why}", "times": n} for why, n in self.lost.items()]
+        unknown = self.lost[Because.UNKNOWN]
         goals = [
-            Goal(what="claims seen Lost", found=self.lost, most=0),
+            Goal(what=f"claims Lost {Because.UNKNOWN}", found=unknown, most=0),
             Goal(what="unforeseen failures logged", found=self.unforeseen, most=0),
             Goal(what="exit code", found=self.exit_code, most=0),
         ]

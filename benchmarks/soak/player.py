@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.soak import placements, trouble
@@ -67,8 +68,8 @@ class Player:
         self._log.close()
 
     def say(self, *words: object) -> None:
-        """Write a line into the log of acts, with the seconds since the beginning."""
-        print(f"{time.monotonic() - self._began:9.3f}", *words, file=self._log)
+        """Write a line into the log of acts, with the time as the service's own log has it."""
+        print(datetime.now(UTC).isoformat(timespec="milliseconds"), *words, file=self._log)
 
     async def play(self, seconds: float) -> None:
         """Begin acts for so long, and return when the last of them is over and put right."""

@@ -4,8 +4,8 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from benchmarks.report import Report
@@ -14,6 +14,7 @@ from benchmarks.soak.acts import Scene
 from benchmarks.soak.calm import Calm, Watcher
 from benchmarks.soak.findings import Findings, read_metrics
 from benchmarks.soak.ledger import Ledger
+from benchmarks.soak.losses import Losses
 from benchmarks.soak.player import Player
 from benchmarks.soak.reclaimer import Reclaimer
 from tests.fakes.linstor_server import Timing
@@ -27,7 +28,7 @@ from tests.stage.stage import Stage
 NODES, VOLUMES, AT_ONCE = 8, 150, 20
 BUSY = 120.0
 LEAST_CYCLES = 6
-CALM_TAKES = 25.0
+CALM_TAKES = 35.0
 """About, of which most is waiting on purpose."""
 
 FLAGS = ("--reconcile-rate=30s", "--new-volume-grace=10s")
@@ -66,7 +67,8 @@ async def measure_soak(
         )
         player = Player(scene, seed, directory / "acts.log", minutes * 60)
         reclaimer = Reclaimer(scene.ledger)
-        async with running(service), _beside(reclaimer):
+        losses = Losses(scene, player, parts.logs / "kube-controller-manager.log")
+        async with running(service), _beside(reclaimer.run()), _beside(losses.run()):
             watcher = Watcher(scene, service, tasks, player)
             calms = await _cycles(player, watcher, minutes * 60, seed)
             _, told = await service.ask("/metrics")
@@ -78,7 +80,7 @@ async def measure_soak(
         calms=calms,
         played=player.played,
         metrics=read_metrics(told),
-        lost=len(stage.observer.lost),
+        lost=losses.found,
         retained=reclaimer.retained,
         unforeseen=sum(said.count(word) for word in UNFORESEEN),
         exit_code=code,
@@ -117,14 +119,14 @@ async def _populate(scene: Scene, seed: int, volumes: int) -> None:
 
 
 @asynccontextmanager
-async def _beside(reclaimer: Reclaimer) -> AsyncIterator[None]:
-    task = asyncio.create_task(reclaimer.run(), name="reclaimer")
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Have it done meanwhile; its failure fails the run."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work)
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 async def _cycles(player: Player, watcher: Watcher, whole: float, seed: int) -> list[Calm]:

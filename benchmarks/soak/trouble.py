@@ -132,9 +132,9 @@ async def watches(scene: Scene, chance: random.Random) -> str:
 
 
 async def binder(scene: Scene, chance: random.Random) -> str:
-    if scene.alone.locked():
+    if scene.halted.locked():
         return ""
-    async with scene.alone:
+    async with scene.halt():
         await scene.ledger.stage.cluster.stop_binder()
         await scene.a_while(chance.uniform(2, 10))
         await scene.ledger.stage.cluster.start_binder()
@@ -157,7 +157,7 @@ async def _part(scene: Scene, part: str) -> str:
     real = scene.ledger.stage.cluster.real
     if real is None:
         return ""
-    async with scene.alone:
+    async with scene.halt():
         match part:
             case "apiserver":
                 await real.restart_apiserver()
