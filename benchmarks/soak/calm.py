@@ -15,6 +15,7 @@ from benchmarks.soak.placements import definition_of, move
 from benchmarks.soak.player import Player
 from benchmarks.soak.truth import Wrong, with_data, wrongs
 from tests.stage import manifests
+from tests.stage.clusters import until
 from tests.stage.service import Service
 
 PATIENCE = 60.0
@@ -27,10 +28,13 @@ PROBES, PROBE_PATIENCE = 8, 5.0
 the time between two full passes, which would hide that an event was not followed.
 """
 
-QUIET = 25
-"""Seconds, more than idle connections are kept. What is open at the emptiest moment of them is
-what stays open: full passes come and go meanwhile.
+QUIET = 60
+"""Seconds, more than idle connections are kept: what is open at the emptiest moment of them is
+what stays open. Full passes come and go meanwhile.
 """
+
+PASSES = "linstor_affinity_full_pass_seconds_count"
+PASS_PATIENCE = 90.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,8 @@ class Watcher:
         self._scene, self._service, self._tasks = scene, service, tasks
         self._player = player
         self._began = time.monotonic()
+        self._emptiest = 0
+        """Files that were open at the emptiest moment so far; 0 while there was none."""
 
     async def calm(self, chance: random.Random) -> Calm:
         """Wait until all is right, try the way from event to volume, and measure the service."""
@@ -66,10 +72,10 @@ class Watcher:
             wrong = await wrongs(self._scene.ledger)
         for each in wrong:
             self._player.say("WRONG", each)
-        late = await self._probe(chance)
-        self._forget()
         size = await self._smallest()
         tasks = await self._count_tasks()
+        late = await self._probe(chance)
+        self._forget()
         found = Calm(
             minute=(began - self._began) / 60,
             right_after=right_after,
@@ -82,11 +88,25 @@ class Watcher:
         return found
 
     async def _smallest(self) -> Footprint:
-        sizes = []
+        """Wait until no more is open than once was, or for as long as there is hope of that."""
+        found = footprint(self.pid())
         for _ in range(QUIET):
             await asyncio.sleep(1)
-            sizes.append(footprint(self.pid()))
-        return min(sizes, key=lambda size: (size.files, size.rss_mib))
+            now = footprint(self.pid())
+            found = min(found, now, key=lambda size: size.files)
+            if now.files <= self._emptiest:
+                break
+        self._emptiest = min(self._emptiest or found.files, found.files)
+        return found
+
+    async def _until_passed(self) -> None:
+        """Wait for the end of a full pass, so that the next is farther off than a probe takes."""
+        before = await self._service.metric(PASSES)
+
+        async def passed() -> bool:
+            return await self._service.metric(PASSES) > before
+
+        await until(passed, "a full pass has ended", patience=PASS_PATIENCE)
 
     def pid(self) -> int:
         process = self._service.process
@@ -95,16 +115,17 @@ class Watcher:
         return process.pid
 
     async def _until_right(self) -> list[Wrong]:
-        until = time.monotonic() + PATIENCE
+        patient = time.monotonic() + PATIENCE
         while found := await wrongs(self._scene.ledger):
             self.pid()
-            if time.monotonic() > until:
+            if time.monotonic() > patient:
                 return found
             await asyncio.sleep(PACE)
         return []
 
     async def _probe(self, chance: random.Random) -> int:
         """Move some of the oldest volumes; those that are new would be let alone for a while."""
+        await self._until_passed()
         ledger, world = self._scene.ledger, self._scene.ledger.stage.world
         oldest = sorted(ledger.owned)[: len(ledger.owned) // 2]
         for name in chance.sample(oldest, PROBES):

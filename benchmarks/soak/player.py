@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.soak import placements, trouble
 from benchmarks.soak.acts import Act, Scene
 
-A_SECOND = 6.0
+A_SECOND = 8.0
 """Acts begun in a second, on average."""
 
 WEIGHTS: dict[Act, float] = {
@@ -24,8 +24,8 @@ WEIGHTS: dict[Act, float] = {
     placements.skip: 3,
     placements.relabel: 2,
     placements.outage: 1.5,
-    placements.evacuation: 0.8,
-    placements.eviction: 0.8,
+    placements.evacuation: 1.5,
+    placements.eviction: 1,
     trouble.kubernetes_request: 8,
     trouble.linstor_request: 5,
     trouble.linstor_all: 0.8,
@@ -35,7 +35,7 @@ WEIGHTS: dict[Act, float] = {
     trouble.connections: 1,
     trouble.vanished: 0.3,
     trouble.watches: 0.6,
-    trouble.binder: 0.4,
+    trouble.binder: 0.6,
 }
 
 APPOINTED: tuple[tuple[float, Act], ...] = (

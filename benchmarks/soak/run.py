@@ -27,8 +27,8 @@ from tests.stage.stage import Stage
 
 NODES, VOLUMES, AT_ONCE = 8, 150, 20
 BUSY = 120.0
-LEAST_CYCLES = 6
-CALM_TAKES = 35.0
+LEAST_CYCLES = 3
+CALM_TAKES = 60.0
 """About, of which most is waiting on purpose."""
 
 FLAGS = ("--reconcile-rate=30s", "--new-volume-grace=10s")
@@ -132,10 +132,10 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 async def _cycles(player: Player, watcher: Watcher, whole: float, seed: int) -> list[Calm]:
     """Storm and calm in turns; the first calm is before the first storm, the last is the end."""
     chance = random.Random(f"{seed}/probes")  # noqa: S311, nothing secret
-    busy = min(BUSY, max(10.0, whole / LEAST_CYCLES - CALM_TAKES))
-    over = time.monotonic() + whole
+    busy = min(BUSY, max(20.0, whole / LEAST_CYCLES - CALM_TAKES))
     calms = [await watcher.calm(chance)]
-    while time.monotonic() < over:
+    over = time.monotonic() + whole
+    while len(calms) == 1 or time.monotonic() < over:
         await player.play(busy)
         calms.append(await watcher.calm(chance))
         _progress(calms[-1])
