@@ -128,26 +128,27 @@ class Watcher:
         await self._until_passed()
         ledger, world = self._scene.ledger, self._scene.ledger.stage.world
         oldest = sorted(ledger.owned)[: len(ledger.owned) // 2]
-        for name in chance.sample(oldest, PROBES):
+        probed = chance.sample(oldest, PROBES)
+        for name in probed:
             self._player.say("probe", await move(self._scene, chance, name))
         await world.settled()
         with suppress(AssertionError):
             await ledger.stage.observer.until(
-                lambda: not self._behind(), "the probes are right", patience=PROBE_PATIENCE
+                lambda: not self._behind(probed), "the probes are right", patience=PROBE_PATIENCE
             )
-        behind = self._behind()
+        behind = self._behind(probed)
         for name in behind:
             self._player.say("LATE", name)
         return len(behind)
 
-    def _behind(self) -> list[str]:
-        """Volumes that say otherwise than LINSTOR."""
+    def _behind(self, names: list[str]) -> list[str]:
+        """Those of some volumes that say otherwise than LINSTOR."""
         ledger = self._scene.ledger
         found = []
-        for name, owned in ledger.owned.items():
+        for name in names:
             volume = ledger.stage.observer.volumes.get(name)
             told = [] if volume is None else sorted(manifests.nodes_of(volume))
-            if told != with_data(definition_of(self._scene, owned)):
+            if told != with_data(definition_of(self._scene, ledger.owned[name])):
                 found.append(name)
         return found
 

@@ -28,6 +28,7 @@ from tests.stage.stage import Stage
 NODES, VOLUMES, AT_ONCE = 8, 150, 20
 BUSY = 120.0
 LEAST_CYCLES = 3
+"""However short the run: growth is told by the last of them against the first."""
 CALM_TAKES = 60.0
 """About, of which most is waiting on purpose."""
 
@@ -135,7 +136,7 @@ async def _cycles(player: Player, watcher: Watcher, whole: float, seed: int) -> 
     busy = min(BUSY, max(20.0, whole / LEAST_CYCLES - CALM_TAKES))
     calms = [await watcher.calm(chance)]
     over = time.monotonic() + whole
-    while len(calms) == 1 or time.monotonic() < over:
+    while len(calms) <= LEAST_CYCLES or time.monotonic() < over:
         await player.play(busy)
         calms.append(await watcher.calm(chance))
         _progress(calms[-1])
