@@ -1,5 +1,6 @@
 """Acts of a storage admin and of LINSTOR itself: replicas come, go and change."""
 
+import asyncio
 import random
 
 from benchmarks.soak.acts import Scene
@@ -188,13 +189,25 @@ async def create(scene: Scene, chance: random.Random) -> str:
     return f"{name} on {', '.join(on)}"
 
 
+async def _moved_just_now(scene: Scene, owned: Owned, chance: random.Random) -> str:
+    """Two times in three, let what the user does next fall about where the volume is replaced."""
+    owned.busy = True
+    told = ""
+    if chance.randrange(3) and (told := await move(scene, chance, owned.name)):
+        event = scene.ledger.stage.world.timing.create_event_delay
+        await asyncio.sleep(event + chance.uniform(0, 0.1))
+    owned.busy = False
+    return f" (moved: {told})" if told else ""
+
+
 async def delete(scene: Scene, chance: random.Random) -> str:
     idle = scene.ledger.idle()
     if not idle:
         return ""
     owned = chance.choice(idle)
+    moved = await _moved_just_now(scene, owned, chance)
     await scene.ledger.delete(owned)
-    return owned.name
+    return f"{owned.name}{moved}"
 
 
 async def label(scene: Scene, chance: random.Random) -> str:
@@ -202,5 +215,6 @@ async def label(scene: Scene, chance: random.Random) -> str:
     if not idle:
         return ""
     owned, value = chance.choice(idle), f"{chance.getrandbits(32):x}"
+    moved = await _moved_just_now(scene, owned, chance)
     await scene.ledger.label(owned, value)
-    return f"{owned.name} {value}"
+    return f"{owned.name} {value}{moved}"
