@@ -116,11 +116,17 @@ class Watcher:
 
     async def _until_right(self) -> list[Wrong]:
         patient = time.monotonic() + PATIENCE
+        before: set[Wrong] = set()
         while found := await wrongs(self._scene.ledger):
             self.pid()
+            for each in before - set(found):
+                self._player.say("right now, was not:", each)
+            before = set(found)
             if time.monotonic() > patient:
                 return found
             await asyncio.sleep(PACE)
+        for each in before:
+            self._player.say("right at last, was not:", each)
         return []
 
     async def _probe(self, chance: random.Random) -> int:
