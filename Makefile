@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help test test-real test-long demo sandbox bench dist lint format lock clean
+.PHONY: help test test-real test-long demo sandbox bench soak dist lint format lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -38,6 +38,9 @@ sandbox: $(READY) ## Leave LINSTOR, Kubernetes and the service running to play w
 
 bench: $(READY) ## Measure from event to PersistentVolume on a real Kubernetes
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(READY) ## Half an hour of storms and calms around the service; ARGS to change it
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 dist: $(READY) ## Wheel, sdist, chart and bill of materials, all of one version, in dist/
 	$(BIN)/python packaging/versions.py

@@ -1,0 +1,57 @@
+"""Claims that turn Lost, and whether that is a limit which is known.
+
+The binder loses a claim when it looks at it while the volume is away and it has not been told why:
+when it looks at everything, each 15 s from its start, and when it begins anew with a list.
+"""
+
+import re
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from benchmarks.soak.acts import Scene
+from benchmarks.soak.player import Player
+
+RESYNC = 15.0
+TAKES = 1.0
+"""For so long after the beginning of such a look claims turn Lost by it."""
+
+CATCHES_UP = 10.0
+"""After the API server was away, until the binder has listed anew."""
+
+FOREVER = 1e6
+_SYNCED = re.compile(r"^I(?P<at>\d{4} \d\d:\d\d:\d\d\.\d+).*Caches are synced", re.MULTILINE)
+
+
+class Because(StrEnum):
+    RESYNC = "when the binder looked at everything"
+    ANEW = "when the binder had begun anew"
+    UNKNOWN = "for no reason known"
+
+
+class Losses:
+    def __init__(self, scene: Scene, player: Player, binder: Path) -> None:
+        self._scene, self._player, self._binder = scene, player, binder
+        self._observer = scene.ledger.stage.observer
+        self.found: dict[Because, int] = dict.fromkeys(Because, 0)
+
+    async def run(self) -> None:
+        lost = self._observer.lost
+        while True:
+            await self._observer.until(lambda: bool(lost), "a claim is Lost", patience=FOREVER)
+            why = self._reason(datetime.now())  # noqa: DTZ005, as in the binder's log
+            for _, name in lost:
+                self._player.say("LOST", name, why)
+                self.found[why] += 1
+            lost.clear()
+
+    def _reason(self, now: datetime) -> Because:
+        if self._scene.since_halted < CATCHES_UP:
+            return Because.ANEW
+        said = _SYNCED.findall(self._binder.read_text(errors="replace"))
+        if said:
+            begun = datetime.strptime(f"{now.year}{said[-1]}", "%Y%m%d %H:%M:%S.%f")  # noqa: DTZ007
+            passed = (now - begun) / timedelta(seconds=1)
+            if passed % RESYNC < TAKES:
+                return Because.RESYNC
+        return Because.UNKNOWN

@@ -1,0 +1,101 @@
+"""Plays acts at random, and writes down what was played when."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.soak import placements, trouble
+from benchmarks.soak.acts import Act, Scene
+
+A_SECOND = 8.0
+"""Acts begun in a second, on average."""
+
+WEIGHTS: dict[Act, float] = {
+    placements.move: 100,
+    placements.tidy: 16,
+    placements.grow: 8,
+    placements.toggle: 12,
+    placements.create: 4,
+    placements.delete: 4,
+    placements.label: 10,
+    placements.skip: 3,
+    placements.relabel: 2,
+    placements.outage: 1.5,
+    placements.evacuation: 1.5,
+    placements.eviction: 1,
+    trouble.kubernetes_request: 8,
+    trouble.linstor_request: 5,
+    trouble.linstor_all: 0.8,
+    trouble.linstor_gone: 0.6,
+    trouble.streams: 2,
+    trouble.satellite: 1,
+    trouble.connections: 1,
+    trouble.vanished: 0.3,
+    trouble.watches: 0.6,
+    trouble.binder: 0.6,
+}
+
+APPOINTED: tuple[tuple[float, Act], ...] = (
+    (0.15, trouble.apiserver),
+    (0.4, trouble.compaction),
+    (0.6, trouble.store),
+    (0.8, trouble.apiserver),
+)
+"""What is too rare for chance, by the part of the whole run that is over."""
+
+
+class Player:
+    """One seed tells the kind and the moment of each act, and what it chooses among what it finds.
+
+    Each act has a random source of its own, so that one that finds something else than last time
+    does not change all those after it.
+    """
+
+    def __init__(self, scene: Scene, seed: int, log: Path, whole: float) -> None:
+        self._scene, self._seed = scene, seed
+        self._chance = random.Random(f"{seed}")  # noqa: S311, nothing secret
+        self._log = log.open("a", buffering=1)
+        self._whole = whole
+        self._appointed = list(APPOINTED)
+        self._number = 0
+        self._began = time.monotonic()
+        self.played: Counter[str] = Counter()
+
+    def close(self) -> None:
+        self._log.close()
+
+    def say(self, *words: object) -> None:
+        """Write a line into the log of acts, with the time as the service's own log has it."""
+        print(datetime.now(UTC).isoformat(timespec="milliseconds"), *words, file=self._log)
+
+    async def play(self, seconds: float) -> None:
+        """Begin acts for so long, and return when the last of them is over and put right."""
+        self._scene.hurry.clear()
+        over = time.monotonic() + seconds
+        async with asyncio.TaskGroup() as group:
+            while time.monotonic() < over:
+                await asyncio.sleep(self._chance.expovariate(A_SECOND))
+                group.create_task(self._one(self._next()))
+            self._scene.hurry.set()
+        self._scene.kubernetes.rules.clear()
+        self._scene.linstor.rules.clear()
+        await self._scene.ledger.stage.world.settled()
+
+    def _next(self) -> Act:
+        self._number += 1
+        passed = (time.monotonic() - self._began) / self._whole
+        if self._appointed and passed >= self._appointed[0][0]:
+            return self._appointed.pop(0)[1]
+        return self._chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+
+    async def _one(self, act: Act) -> None:
+        name = f"#{self._number} {act.__module__.rpartition('.')[2]}.{act.__name__}"
+        chance = random.Random(f"{self._seed}/{self._number}")  # noqa: S311, nothing secret
+        self.say(name, "begins")
+        told = await act(self._scene, chance)
+        self.say(name, "ends:", told or "nothing to do it to")
+        if told:
+            self.played[act.__name__] += 1

@@ -1,0 +1,73 @@
+"""Finishes off volumes whose claims are gone: the provisioner, and an admin for what it leaves."""
+
+import asyncio
+from typing import Any
+
+from benchmarks.soak.asking import surely
+from benchmarks.soak.ledger import CLAIMS, VOLUMES, Ledger, Owned
+from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
+from tests.fakes.linstor_server.objects import folded
+from tests.fakes.sidecars import decisions
+
+Json = dict[str, Any]
+
+PACE = 0.5
+ABSENT_FOR = 3
+"""Looks in a row: a volume that is being replaced is away for a moment, and then comes back."""
+
+
+class Reclaimer:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._absent: dict[str, int] = {}
+        self.retained = 0
+        """Volumes that came back with policy Retain, since their claim went in mid-replacement."""
+
+    async def run(self) -> None:
+        while True:
+            for owned in tuple(self._ledger.going.values()):
+                await self._look(owned)
+            await asyncio.sleep(PACE)
+
+    async def _look(self, owned: Owned) -> None:
+        cluster, world = self._ledger.stage.cluster, self._ledger.stage.world
+        volume = await surely(cluster, "GET", f"{VOLUMES}/{owned.name}", fine={404})
+        claim = await surely(cluster, "GET", f"{CLAIMS}/{owned.claim}", fine={404})
+        if volume is None and claim is None:
+            self._absent[owned.name] = self._absent.get(owned.name, 0) + 1
+            if self._absent[owned.name] >= ABSENT_FOR:
+                if folded(owned.name) in world.definitions:
+                    world.delete_definition(owned.name)
+                del self._absent[owned.name], self._ledger.going[owned.name]
+                self._ledger.gone.add(owned.name)
+            return
+        self._absent.pop(owned.name, None)
+        if volume is None or claim is not None:
+            return
+        if decisions.reclaims(volume):
+            if folded(owned.name) in world.definitions:
+                world.delete_definition(owned.name)
+            await self._remove(volume)
+        elif self._is_left_to_the_admin(owned, volume):
+            self.retained += owned.policy == "Delete"
+            await self._remove(volume)
+
+    def _is_left_to_the_admin(self, owned: Owned, volume: Json) -> bool:
+        annotations = volume["metadata"].get("annotations") or {}
+        kept = owned.policy == "Retain" or ORIGINAL_POLICY_ANNOTATION in annotations
+        idle = (volume.get("status") or {}).get("phase") in {"Released", "Available", "Failed"}
+        return kept and idle and "deletionTimestamp" not in volume["metadata"]
+
+    async def _remove(self, volume: Json) -> None:
+        """Delete this very incarnation, and let go of it where the provisioner holds it."""
+        cluster, metadata = self._ledger.stage.cluster, volume["metadata"]
+        own = f"{VOLUMES}/{metadata['name']}"
+        exactly = {"preconditions": {"uid": metadata["uid"]}}
+        await surely(cluster, "DELETE", own, exactly, fine={404, 409})
+        left = await surely(cluster, "GET", own, fine={404})
+        if left is None or left["metadata"]["uid"] != metadata["uid"]:
+            return
+        has = left["metadata"].get("finalizers") or []
+        if decisions.PROVISIONER in has:
+            left["metadata"]["finalizers"] = [x for x in has if x != decisions.PROVISIONER]
+            await surely(cluster, "PUT", own, left, fine={404, 409})
