@@ -92,6 +92,8 @@ def _nodes(number: int, node: str) -> list[str]:
 async def _evacuate(side: Side, size: int, here: str, there: str) -> Burst:
     lone = _Lone(side)
     for _ in range(LONE_ALONE):
+        # A volume that is sent back at once would be seen half-way.
+        await asyncio.sleep(LONE_EVERY)
         await lone.move()
     alone, lone.took = lone.took, []
     lost = len(side.stage.observer.lost)
@@ -134,8 +136,9 @@ class _Lone:
 
     async def keep_moving(self) -> None:
         while True:
-            await self.move()
+            # Not in the very moment of the evacuation: it would be one of many.
             await asyncio.sleep(LONE_EVERY)
+            await self.move()
 
     async def rest(self, moving: asyncio.Task[None]) -> None:
         """Let the move that is under way end."""
