@@ -1,26 +1,22 @@
-"""The Kubernetes API server: raw JSON over kubernetes-asyncio's configuration and transport."""
+"""The Kubernetes API server: raw JSON there and back, and errors by what to do next."""
 
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
 import orjson
-import yaml
 from aiohttp.http_exceptions import LineTooLong
-from kubernetes_asyncio.client.configuration import Configuration
-from kubernetes_asyncio.client.rest import RESTClientObject
-from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
 from yarl import URL
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
 from linstor_affinity_events.adapters.kube_patience import Patience
+from linstor_affinity_events.adapters.kube_session import KubeSession, LoadConfiguration
 from linstor_affinity_events.adapters.sockets import keep_alive
 from linstor_affinity_events.errors import (
     BadSettings,
@@ -39,63 +35,8 @@ log = logging.getLogger(__name__)
 MERGE_PATCH = "application/merge-patch+json"
 REQUEST_TIMEOUT = 15.0
 BODY_LIMIT = 64 * MIB
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where Kubernetes puts the token, the certificates and the namespace of a pod's account."""
-
 Query = Mapping[str, str]
 WatchEvents = AsyncGenerator[dict[str, Any], None]
-LoadConfiguration = Callable[[], Awaitable[Configuration]]
-
-
-def configuration_from(
-    *, kubeconfig: str, context: str, server: str, account: Path = ACCOUNT
-) -> LoadConfiguration:
-    """How to reach the API server: the files named, else the pod's own account, else ~/.kube.
-
-    Loading raises BadSettings that says what is missing.
-    """
-
-    async def load() -> Configuration:
-        configuration = Configuration()
-        try:
-            if not kubeconfig and not context:
-                try:
-                    load_incluster_config(
-                        client_configuration=configuration,
-                        token_filename=str(account / "token"),
-                        cert_filename=str(account / "ca.crt"),
-                    )
-                except ConfigException:
-                    await load_kube_config(client_configuration=configuration)
-            else:
-                await load_kube_config(
-                    config_file=kubeconfig or None,
-                    context=context or None,
-                    client_configuration=configuration,
-                    persist_config=False,
-                )
-        except (
-            *(ConfigException, OSError, yaml.YAMLError),
-            *(TypeError, ValueError, LookupError, AttributeError),
-        ) as error:
-            why = " ".join(str(error).split())
-            raise BadSettings(
-                f"no way to Kubernetes: {why}; name a file with --kubeconfig (KUBECONFIG), or "
-                "run in a pod with a service account"
-            ) from error
-        if server:
-            configuration.host = server.rstrip("/")
-        return configuration
-
-    return load
-
-
-def own_namespace() -> str:
-    """The namespace of the pod that we run in; empty outside of one."""
-    try:
-        return (ACCOUNT / "namespace").read_text().strip()
-    except OSError:
-        return ""
 
 
 class KubeApi:
@@ -103,30 +44,35 @@ class KubeApi:
 
     def __init__(self, load: LoadConfiguration) -> None:
         self._load = load
-        self._configuration: Configuration | None = None
-        self._rest: RESTClientObject | None = None
+        self._session: KubeSession | None = None
         self._opening = asyncio.Lock()
         self._patience = Patience()
-        self._retired: list[RESTClientObject] = []
+        self._retired: list[KubeSession] = []
         """Before the last renewal of credentials; requests may still be under way on them."""
 
     async def open(self) -> None:
         """Load the configuration. Raises BadSettings."""
-        async with self._opening:
-            if self._rest is None:
-                self._configuration, self._rest = await self._connected()
+        await self._opened()
+
+    async def _opened(self) -> KubeSession:
+        if self._session is None:
+            async with self._opening:
+                if self._session is None:
+                    self._session = await KubeSession.begin(self._load)
+                return self._session
+        return self._session
 
     async def close(self) -> None:
         async with self._opening:
-            for rest in (*self._retired, self._rest):
-                if rest is not None:
-                    await rest.close()
-            self._rest = None
+            for session in (*self._retired, self._session):
+                if session is not None:
+                    await session.close()
+            self._session = None
             self._retired.clear()
 
     @property
     def host(self) -> str:
-        return "" if self._configuration is None else str(self._configuration.host)
+        return "" if self._session is None else self._session.host
 
     async def get(self, path: str, query: Query | None = None) -> dict[str, Any]:
         """Read one object or list. Raises Missing."""
@@ -177,18 +123,18 @@ class KubeApi:
         self._patience.check(wish, f"{method} {path}")
         for last in (False, True):
             sent: list[str] = []
-            authorization = await self._authorization()
-            session = await self._session()
+            session = await self._opened()
+            authorization = await session.authorization()
             try:
-                async with session.request(
+                async with session.http.request(
                     method,
-                    self._url(path, query),
+                    _url(session, path, query),
                     data=_sendable(raw),
                     headers={**headers, **authorization},
                     timeout=timeout,
                     allow_redirects=False,
                     trace_request_ctx=sent,
-                    **self._route(),
+                    **session.route,
                 ) as response:
                     answer = await read_bounded(response, BODY_LIMIT)
                     if response.status == 401 and not last:
@@ -212,16 +158,16 @@ class KubeApi:
         """
         wish = ("watch", path)
         self._patience.check(wish, f"watch {path}")
-        authorization = await self._authorization()
-        session = await self._session()
+        session = await self._opened()
+        authorization = await session.authorization()
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
-                opened = await session.get(
-                    self._url(path, {**query, "watch": "1"}),
+                opened = await session.http.get(
+                    _url(session, path, {**query, "watch": "1"}),
                     headers=authorization,
                     timeout=aiohttp.ClientTimeout(total=None),
                     allow_redirects=False,
-                    **self._route(),
+                    **session.route,
                 )
             async with opened as response:
                 if response.status != 200:
@@ -237,40 +183,7 @@ class KubeApi:
             doubt = await self._doubt(error, session)
             raise Unreachable(f"Kubernetes: watch {path}: {_said(error)}{doubt}") from error
 
-    async def _session(self) -> aiohttp.ClientSession:
-        if self._rest is None:
-            await self.open()
-        if self._rest is None:
-            raise AssertionError("opened above")
-        session: aiohttp.ClientSession = self._rest.pool_manager
-        return session
-
-    def _route(self) -> dict[str, Any]:
-        """The proxy and the name on its certificate, where a kubeconfig file gives them."""
-        configuration = self._configuration
-        if configuration is None:
-            return {}
-        route = {"proxy": configuration.proxy, "server_hostname": configuration.tls_server_name}
-        return {key: value for key, value in route.items() if value}
-
-    async def _authorization(self) -> dict[str, str]:
-        if self._configuration is None:
-            await self.open()
-        if self._configuration is None:
-            raise AssertionError("opened above")
-        try:
-            settings = await self._configuration.auth_settings()
-        except (aiohttp.ClientError, ConfigException, OSError, ValueError) as error:
-            raise Unreachable(f"credentials for Kubernetes: {error}") from error
-        headers = {"User-Agent": OURSELVES}
-        if (token := settings.get("BearerToken")) and token["value"]:
-            # Files end with a newline, which would end the header as well.
-            headers["Authorization"] = token["value"].strip()
-        if not headers.get("Authorization", "x").isprintable():
-            raise Unreachable("credentials for Kubernetes: the token is none")
-        return headers
-
-    async def _doubt(self, error: Exception, session: aiohttp.ClientSession) -> str:
+    async def _doubt(self, error: Exception, session: KubeSession) -> str:
         """Load credentials anew if it may be their fault; answers what is to be said of that.
 
         With TLS 1.3 a certificate that is turned away looks like a connection that ends before the
@@ -278,44 +191,31 @@ class KubeApi:
         """
         if _is_about_tls(error):
             await self._renew(session)
-        elif isinstance(error, aiohttp.ServerDisconnectedError) and self._certified:
+        elif isinstance(error, aiohttp.ServerDisconnectedError) and session.certified:
             await self._renew(session)
             return " (perhaps it does not take our client certificate)"
         return ""
 
-    @property
-    def _certified(self) -> bool:
-        return self._configuration is not None and bool(self._configuration.cert_file)
-
-    async def _renew(self, old: aiohttp.ClientSession) -> None:
+    async def _renew(self, old: KubeSession) -> None:
         """Load tokens and certificates anew: they rotate, and clocks can't be trusted to tell."""
         async with self._opening:
-            if self._rest is None or self._rest.pool_manager is not old:
+            if self._session is not old:
                 return
             log.info("loading credentials for Kubernetes anew", extra=facts(server=self.host))
             try:
-                configuration, rest = await self._connected()
+                session = await KubeSession.begin(self._load)
             except BadSettings as error:
                 raise Unreachable(str(error)) from error
             # Closing the one in use would make requests fail that are just about to be sent.
             for old_one in self._retired:
                 await old_one.close()
-            self._retired = [self._rest]
-            self._configuration, self._rest = configuration, rest
+            self._retired = [self._session]
+            self._session = session
 
-    async def _connected(self) -> tuple[Configuration, RESTClientObject]:
-        """Load credentials and make a session with them. Raises BadSettings."""
-        configuration = await self._load()
-        try:
-            URL(str(configuration.host))
-            rest = RESTClientObject(configuration)
-        except (OSError, ValueError) as error:
-            raise BadSettings(f"no way to Kubernetes at {configuration.host}: {error}") from error
-        rest.pool_manager.trace_configs.append(_counting())
-        return configuration, rest
 
-    def _url(self, path: str, query: Query | None) -> URL:
-        return URL(f"{self.host}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
+def _url(session: KubeSession, path: str, query: Query | None) -> URL:
+    text = f"{session.host}{path}" + (f"?{urlencode(query)}" if query else "")
+    return URL(text, encoded=True)
 
 
 def _sendable(raw: bytes | None) -> bytes | BytesIO | None:
@@ -336,21 +236,6 @@ def list_metadata(page: Mapping[str, Any]) -> Mapping[str, Any]:
 def escaped(name: str) -> str:
     """A name as one segment of a path, whatever is in it."""
     return quote(name, safe="")
-
-
-def _counting() -> aiohttp.TraceConfig:
-    """Note each time a request goes out: aiohttp repeats PUT and DELETE, once, by itself, when a
-    connection that was used before turns out to be cut.
-    """
-
-    async def note(_: object, context: Any, params: aiohttp.TraceRequestHeadersSentParams) -> None:
-        if isinstance(context.trace_request_ctx, list):
-            context.trace_request_ctx.append(params.method)
-
-    config = aiohttp.TraceConfig()
-    config.on_request_headers_sent.append(note)
-    config.freeze()
-    return config
 
 
 def _write(*, rehearse: bool) -> dict[str, str]:

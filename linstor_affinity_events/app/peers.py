@@ -1,6 +1,7 @@
 """The peers that the settings name: Kubernetes and LINSTOR."""
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, configuration_from, own_namespace
+from linstor_affinity_events.adapters.kube_api import KubeApi
+from linstor_affinity_events.adapters.kube_session import configuration_from, own_namespace
 from linstor_affinity_events.adapters.linstor_connection import LinstorConnection, Login, Tls
 from linstor_affinity_events.adapters.linstor_events import (
     NODES_PATH,

@@ -11,12 +11,8 @@ from typing import Any
 import pytest
 from kubernetes_asyncio.client.configuration import Configuration
 
-from linstor_affinity_events.adapters.kube_api import (
-    KubeApi,
-    LoadConfiguration,
-    configuration_from,
-    escaped,
-)
+from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
+from linstor_affinity_events.adapters.kube_session import LoadConfiguration, configuration_from
 from linstor_affinity_events.errors import (
     AffinityEventsError,
     Again,

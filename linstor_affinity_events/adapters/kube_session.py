@@ -1,0 +1,156 @@
+"""A session with the API server: credentials and TLS are as kubernetes-asyncio works them out."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import yaml
+from kubernetes_asyncio.client.configuration import Configuration
+from kubernetes_asyncio.client.rest import RESTClientObject
+from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
+from yarl import URL
+
+from linstor_affinity_events.errors import BadSettings, Unreachable
+from linstor_affinity_events.model.keys import OURSELVES
+
+READ_BUFFER = 2 * 1024 * 1024
+"""aiohttp takes lines of twice this size; a watch tells of an object in one, up to 1.5 MiB."""
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes puts the token, the certificates and the namespace of a pod's account."""
+
+LoadConfiguration = Callable[[], Awaitable[Configuration]]
+
+
+def configuration_from(
+    *, kubeconfig: str, context: str, server: str, account: Path = ACCOUNT
+) -> LoadConfiguration:
+    """How to reach the API server: the files named, else the pod's own account, else ~/.kube.
+
+    Loading raises BadSettings that says what is missing.
+    """
+
+    async def load() -> Configuration:
+        configuration = Configuration()
+        try:
+            if not kubeconfig and not context:
+                try:
+                    load_incluster_config(
+                        client_configuration=configuration,
+                        token_filename=str(account / "token"),
+                        cert_filename=str(account / "ca.crt"),
+                    )
+                except ConfigException:
+                    await load_kube_config(client_configuration=configuration)
+            else:
+                await load_kube_config(
+                    config_file=kubeconfig or None,
+                    context=context or None,
+                    client_configuration=configuration,
+                    persist_config=False,
+                )
+        except (
+            *(ConfigException, OSError, yaml.YAMLError),
+            *(TypeError, ValueError, LookupError, AttributeError),
+        ) as error:
+            why = " ".join(str(error).split())
+            raise BadSettings(
+                f"no way to Kubernetes: {why}; name a file with --kubeconfig (KUBECONFIG), or "
+                "run in a pod with a service account"
+            ) from error
+        if server:
+            configuration.host = server.rstrip("/")
+        return configuration
+
+    return load
+
+
+def own_namespace() -> str:
+    """The namespace of the pod that we run in; empty outside of one."""
+    try:
+        return (ACCOUNT / "namespace").read_text().strip()
+    except OSError:
+        return ""
+
+
+class KubeSession:
+    """What one loading of the configuration led to; another loading makes another session."""
+
+    def __init__(self, configuration: Configuration, rest: RESTClientObject) -> None:
+        self._configuration, self._rest = configuration, rest
+        self.host = str(configuration.host)
+        # The library's own session looks through environment and .netrc at each request, in
+        # threads, which took longer than many a request.
+        self.http = aiohttp.ClientSession(
+            connector=rest.pool_manager.connector,
+            connector_owner=False,
+            read_bufsize=READ_BUFFER,
+            trace_configs=[_counting()],
+        )
+        self.route: Mapping[str, Any] = {
+            key: value
+            for key, value in (
+                ("proxy", configuration.proxy or proxy_for(self.host)),
+                ("server_hostname", configuration.tls_server_name),
+            )
+            if value
+        }
+        """The proxy, and the name on the server's certificate where a kubeconfig file gives one."""
+
+    @classmethod
+    async def begin(cls, load: LoadConfiguration) -> Self:
+        """Load credentials and make a session with them. Raises BadSettings."""
+        configuration = await load()
+        try:
+            URL(str(configuration.host))
+            return cls(configuration, RESTClientObject(configuration))
+        except (OSError, ValueError) as error:
+            raise BadSettings(f"no way to Kubernetes at {configuration.host}: {error}") from error
+
+    async def close(self) -> None:
+        await self.http.close()
+        await self._rest.close()
+
+    @property
+    def certified(self) -> bool:
+        """Whether we sign in with a client certificate."""
+        return bool(self._configuration.cert_file)
+
+    async def authorization(self) -> dict[str, str]:
+        """The headers that say who we are. Raises Unreachable."""
+        try:
+            settings = await self._configuration.auth_settings()
+        except (aiohttp.ClientError, ConfigException, OSError, ValueError) as error:
+            raise Unreachable(f"credentials for Kubernetes: {error}") from error
+        headers = {"User-Agent": OURSELVES}
+        if (token := settings.get("BearerToken")) and token["value"]:
+            # Files end with a newline, which would end the header as well.
+            headers["Authorization"] = token["value"].strip()
+        if not headers.get("Authorization", "x").isprintable():
+            raise Unreachable("credentials for Kubernetes: the token is none")
+        return headers
+
+
+def proxy_for(server: str) -> str | None:
+    """The proxy that HTTPS_PROXY or HTTP_PROXY name for a server, unless NO_PROXY spares it."""
+    url = URL(server)
+    if not url.host or proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    return getproxies().get(url.scheme)
+
+
+def _counting() -> aiohttp.TraceConfig:
+    """Note each time a request goes out: aiohttp repeats PUT and DELETE, once, by itself, when a
+    connection that was used before turns out to be cut.
+    """
+
+    async def note(_: object, context: Any, params: aiohttp.TraceRequestHeadersSentParams) -> None:
+        if isinstance(context.trace_request_ctx, list):
+            context.trace_request_ctx.append(params.method)
+
+    config = aiohttp.TraceConfig()
+    config.on_request_headers_sent.append(note)
+    config.freeze()
+    return config
