@@ -17,6 +17,9 @@ RELEASE_WITHIN = 3.0
 UNFIT_FIRST, UNFIT_MOST = 10.0, 300.0
 """How long a leader may be unfit before it lets others try; longer each time nobody else did."""
 
+FIT_AGAIN = 0.5
+"""How often one that stands back sees whether it could do the work again."""
+
 
 class AlwaysLeading:
     """Implements engine.ports.Leadership for a service without election."""
@@ -83,7 +86,15 @@ class LeaseElection:
                 self._failed(f"the answer is no lease ({error!r})")
             self._tell()
             await self._let_others_try()
-            await asyncio.sleep(self._pause())
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait for the next attempt; one that stands back waits no longer than it is unfit."""
+        clock = asyncio.get_running_loop().time
+        until, stood_back = clock() + self._pause(), self._stands_back()
+        # To be fit is a question that is answered when asked, by what others keep: no event.
+        while (left := until - clock()) > 0 and not (stood_back and self._fit()):  # noqa: ASYNC110
+            await asyncio.sleep(min(left, FIT_AGAIN) if stood_back else left)
 
     async def _let_others_try(self) -> None:
         """Release a lease that we hold in vain, and leave it to others for a while.

@@ -127,6 +127,24 @@ def test_a_leader_that_is_unfit_makes_way_for_one_that_is_not() -> None:
     play(story)
 
 
+def test_one_that_stood_back_alone_leads_as_soon_as_it_is_fit() -> None:
+    async def story(town: Town) -> None:
+        state = {"fit": False}
+        one = town.candidate("one", fit=lambda: state["fit"])
+
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            await until(lambda: not one.leading)
+            await asyncio.sleep(2.0)
+            state["fit"] = True
+
+            took = await until(lambda: one.leading)
+
+        assert took < 3.0
+
+    play(story)
+
+
 def test_where_nobody_is_fit_somebody_leads_all_the_same() -> None:
     async def story(town: Town) -> None:
         alone = town.candidate("alone", fit=lambda: False)
