@@ -6,11 +6,14 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks import floor
 from benchmarks.crowd import bind, side_by_side
+from benchmarks.programs import SERVICE as SERVICE_PROGRAM
+from benchmarks.programs import Program
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 from tests.real_parts.build import ensure_built
 from tests.real_parts.cluster import RealCluster
@@ -67,6 +70,18 @@ class Side:
         at = await self.stage.until_on(name, there, patience=patience)
         return at - self._last_word(name, at)
 
+    def times_away(self) -> list[float]:
+        """Seconds for which there was no volume, in the middle of each replacement."""
+        found = []
+        for name, seen in self.stage.observer.history.items():
+            if name.startswith(self.name):
+                found += [
+                    later.at - sooner.at
+                    for sooner, later in pairwise(seen)
+                    if (sooner.kind, later.kind) == ("DELETED", "ADDED")
+                ]
+        return sorted(found)
+
     def _last_word(self, name: str, at: float) -> float:
         for event in reversed(self.stage.world.emitted):
             if event.at <= at and event.payload.get("resource_name") == name:
@@ -74,14 +89,12 @@ class Side:
         raise AssertionError(f"LINSTOR told nothing of {name}")
 
     @asynccontextmanager
-    async def at_work(self, *flags: str) -> AsyncIterator[None]:
-        """Run the service, or the floor, for the length of the block."""
+    async def at_work(self, *, program: Program = SERVICE_PROGRAM) -> AsyncIterator[None]:
+        """Run the service, started in this way, or the floor for the length of the block."""
         cluster, url = self.stage.cluster, self.stage.linstor.url
         if self.name == SERVICE:
             log = self.directory / f"service-{time.monotonic_ns()}.log"
-            service = Service(
-                kubeconfig=cluster.kubeconfig, linstor=url, log=log, flags=tuple(flags)
-            )
+            service = Service(kubeconfig=cluster.kubeconfig, linstor=url, log=log, program=program)
             async with running(service):
                 yield
                 await service.stop()

@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.arena import Arena, Side
 from benchmarks.command import run
 from benchmarks.figures import percentile
+from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
 from tests.fakes.linstor_server import Timing
 
@@ -57,6 +58,7 @@ async def measure_burst(
     *,
     binder_limit: int | None = 500,
     timing: Timing | None = None,
+    program: Program = SERVICE,
 ) -> list[Report]:
     """Evacuate on the service's side, then on the floor's, at each size."""
     found: list[tuple[Burst, Burst]] = []
@@ -73,7 +75,7 @@ async def measure_burst(
             gc.freeze()
             bursts = []
             for side in arena.sides:
-                async with side.at_work():
+                async with side.at_work(program=program):
                     bursts.append(await _evacuate(side, size, here, there))
             found.append((bursts[0], bursts[1]))
             here, there = there, here
@@ -195,7 +197,9 @@ def main() -> int:
     parser.add_argument("--binder-limit", type=int, help="requests/s; its default without")
 
     async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
-        return await measure_burst(given.sizes, logs, binder_limit=given.binder_limit)
+        return await measure_burst(
+            given.sizes, logs, binder_limit=given.binder_limit, program=given.program
+        )
 
     return run(parser, measure)
 
