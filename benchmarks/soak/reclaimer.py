@@ -20,6 +20,8 @@ class Reclaimer:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._absent: dict[str, int] = {}
+        self._removing: set[str] = set()
+        """Incarnations that were deleted from here; letting go of one may meet a conflict."""
         self.retained = 0
         """Volumes that came back with policy Retain, since their claim went in mid-replacement."""
 
@@ -44,7 +46,9 @@ class Reclaimer:
         self._absent.pop(owned.name, None)
         if volume is None or claim is not None:
             return
-        if decisions.reclaims(volume):
+        if volume["metadata"]["uid"] in self._removing:
+            await self._remove(volume)
+        elif decisions.reclaims(volume):
             if folded(owned.name) in world.definitions:
                 world.delete_definition(owned.name)
             await self._remove(volume)
@@ -62,6 +66,7 @@ class Reclaimer:
         """Delete this very incarnation, and let go of it where the provisioner holds it."""
         cluster, metadata = self._ledger.stage.cluster, volume["metadata"]
         own = f"{VOLUMES}/{metadata['name']}"
+        self._removing.add(metadata["uid"])
         exactly = {"preconditions": {"uid": metadata["uid"]}}
         await surely(cluster, "DELETE", own, exactly, fine={404, 409})
         left = await surely(cluster, "GET", own, fine={404})
