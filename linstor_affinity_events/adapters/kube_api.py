@@ -42,6 +42,9 @@ BODY_LIMIT = 64 * MIB
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes puts the token, the certificates and the namespace of a pod's account."""
 
+BREATH = 32
+"""Events of a watch before other tasks get their turn."""
+
 Query = Mapping[str, str]
 WatchEvents = AsyncGenerator[dict[str, Any], None]
 LoadConfiguration = Callable[[], Awaitable[Configuration]]
@@ -368,6 +371,7 @@ def _told_apart(query: Query | None, body: Mapping[str, Any] | None) -> tuple[ob
 
 
 async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
+    told = 0
     async for line in response.content:
         if not line.strip():
             continue
@@ -383,6 +387,10 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
         if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
             raise Unreachable(f"watch {path} tells of objects without a version")
         yield event
+        told += 1
+        if told % BREATH == 0:
+            # Reading a line that is in the buffer already waits for nothing, and a list fills it.
+            await asyncio.sleep(0)
 
 
 def _is_about_tls(error: BaseException | None) -> bool:
