@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 MERGE_PATCH = "application/merge-patch+json"
 REQUEST_TIMEOUT = 15.0
 BODY_LIMIT = 64 * MIB
+BREATH = 32
+"""Events of a watch before other tasks get their turn."""
+
 Query = Mapping[str, str]
 WatchEvents = AsyncGenerator[dict[str, Any], None]
 
@@ -253,6 +256,7 @@ def _told_apart(query: Query | None, body: Mapping[str, Any] | None) -> tuple[ob
 
 
 async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
+    told = 0
     async for line in response.content:
         if not line.strip():
             continue
@@ -268,6 +272,10 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
         if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
             raise Unreachable(f"watch {path} tells of objects without a version")
         yield event
+        told += 1
+        if told % BREATH == 0:
+            # Reading a line that is in the buffer already waits for nothing, and a list fills it.
+            await asyncio.sleep(0)
 
 
 def _is_about_tls(error: BaseException | None) -> bool:

@@ -1,5 +1,10 @@
-"""PersistentVolumes and StorageClasses: what decisions need of their JSON."""
+"""PersistentVolumes and StorageClasses: what decisions need of their JSON.
 
+JSON has a string of its own at each place. What is kept for each volume of the cluster shares
+them: what repeats is interned, and where the handle is the volume's name it is that very string.
+"""
+
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -39,10 +44,12 @@ def describe(manifest: Mapping[str, Any]) -> Volume | None:
     csi = spec.get("csi")
     if not csi or csi.get("driver") != DRIVER:
         return None
-    handle = str(csi.get("volumeHandle", ""))
+    name, handle = PvName(metadata["name"]), str(csi.get("volumeHandle", ""))
+    if handle == name:
+        handle = name
     annotations = annotations_of(manifest)
     return Volume(
-        name=PvName(metadata["name"]),
+        name=name,
         uid=Uid(metadata.get("uid", "")),
         handle=handle,
         key=_key(handle),
@@ -54,7 +61,7 @@ def describe(manifest: Mapping[str, Any]) -> Volume | None:
         made_by_us=made_by_us(manifest),
         skip=bool(annotations.get(SKIP_ANNOTATION)),
         claim=claim_of(manifest),
-        storage_class=spec.get("storageClassName") or "",
+        storage_class=sys.intern(str(spec.get("storageClassName") or "")),
         override=_override(annotations),
         context=_context(csi.get("volumeAttributes") or {}),
     )

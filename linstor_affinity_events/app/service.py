@@ -21,6 +21,7 @@ from linstor_affinity_events.adapters.kube_journal import KubeJournal
 from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
 from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.app.garbage import Garbage
 from linstor_affinity_events.app.peers import (
     default_policy,
     event_streams,
@@ -65,6 +66,7 @@ class Service:
         chance = random.Random()  # noqa: S311, spreads retries and guards nothing
         self._chance = chance
         self.metrics = Metrics()
+        self._garbage = Garbage()
         instance = f"{settings.leader_election_id}-{uuid4().hex[:8]}"
         namespace = notes_namespace(settings)
         self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
@@ -138,6 +140,7 @@ class Service:
             telemetry=self.metrics,
             delays=self._delays(first=1.0, most=30.0),
             forget_gone=self.reconciler.forget_gone,
+            after_pass=self._garbage.collect,
             pace=settings.reconcile_rate,
             limit=settings.timeout,
         )
@@ -244,6 +247,7 @@ class Service:
         settings = self._settings
         log.info("starting", extra=facts(version=__version__, host=socket.gethostname()))
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._garbage.held_back())
             await self.api.open()
             stack.push_async_callback(self.api.close)
             await stack.enter_async_context(self.linstor)
@@ -292,6 +296,7 @@ class Service:
         ]
         background.append(group.create_task(self.events.run(), name="events"))
         background.append(group.create_task(self._greet(), name="greeting"))
+        background.append(group.create_task(self._garbage.run(), name="garbage"))
         if isinstance(self.election, LeaseElection):
             background.append(group.create_task(self.election.run(), name="election"))
         listeners = [

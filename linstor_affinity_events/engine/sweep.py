@@ -59,6 +59,7 @@ class Sweeper:
         telemetry: Telemetry,
         delays: Backoff,
         forget_gone: Callable[[], None] = lambda: None,
+        after_pass: Callable[[], None] = lambda: None,
         pace: float = 60.0,
         limit: float = 60.0,
     ) -> None:
@@ -67,7 +68,7 @@ class Sweeper:
         self._leadership = leadership
         self._teller, self._telemetry = teller, telemetry
         self._delays, self._pace, self._limit = delays, pace, limit
-        self._forget_gone = forget_gone
+        self._forget_gone, self._after_pass = forget_gone, after_pass
         self._causes: list[str] = []
         self._wanted = asyncio.Event()
         self._begun = 0.0
@@ -90,19 +91,33 @@ class Sweeper:
             if not self._leadership.leading and self.failure is None:
                 # Once it is known that all could be read, the one who leads passes for all.
                 continue
-            try:
-                async with asyncio.timeout(self._limit):
-                    await self.sweep(cause)
-            except TimeoutError:
-                await self._failed(cause, "TimeoutError", f"cut off after {self._limit:g} s")
-            except (Again, Refused) as error:
-                await self._failed(cause, type(error).__name__, str(error))
-            else:
+            failed = await self._tried(cause)
+            if failed is None:
                 self._delays.reset()
                 if self.failure is not None:
                     log.info("full pass ended", extra=facts(cause=cause))
                 self.failure = None
-                await asyncio.sleep(min(SPACING, self._pace / 2))
+                delay = min(SPACING, self._pace / 2)
+            else:
+                delay = self._failed(cause, *failed)
+            self._after_pass()
+            await asyncio.sleep(delay)
+            if failed is not None:
+                for one in cause.split("+"):
+                    self.request(one)
+
+    async def _tried(self, cause: str) -> tuple[str, str] | None:
+        """Sweep; answers the kind of failure and what it says, None if all went well. Nothing of
+        what was read is referred to any more when it has ended.
+        """
+        try:
+            async with asyncio.timeout(self._limit):
+                await self.sweep(cause)
+        except TimeoutError:
+            return "TimeoutError", f"cut off after {self._limit:g} s"
+        except (Again, Refused) as error:
+            return type(error).__name__, str(error)
+        return None
 
     async def _next_cause(self) -> str:
         try:
@@ -114,15 +129,13 @@ class Sweeper:
         self._wanted.clear()
         return "+".join(causes)
 
-    async def _failed(self, cause: str, kind: str, why: str) -> None:
+    def _failed(self, cause: str, kind: str, why: str) -> float:
+        """Tell of it; answers after how long to begin again."""
         self._telemetry.failed_pass(kind)
         if why != self.failure:
             log.warning("full pass failed", extra=facts(cause=cause, why=why))
         self.failure = why
-        delay = self._delays.next()
-        await asyncio.sleep(delay)
-        for one in cause.split("+"):
-            self.request(one)
+        return self._delays.next()
 
     async def sweep(self, cause: str) -> None:
         """Decide on every volume from a few big reads and queue those that want something done."""

@@ -5,6 +5,7 @@ newer than this code. Typed client models would drop those.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ def reclaim_policy_of(manifest: Manifest) -> str:
 
 
 def phase_of(manifest: Manifest) -> str:
-    return str((manifest.get("status") or {}).get("phase", ""))
+    return sys.intern(str((manifest.get("status") or {}).get("phase", "")))
 
 
 def claim_of(manifest: Manifest) -> ClaimName | None:
@@ -78,7 +79,7 @@ def claim_of(manifest: Manifest) -> ClaimName | None:
     if not ref:
         return None
     return ClaimName(
-        namespace=str(ref.get("namespace", "")),
+        namespace=sys.intern(str(ref.get("namespace", ""))),
         name=str(ref.get("name", "")),
         uid=Uid(str(ref.get("uid", ""))),
     )

@@ -28,7 +28,9 @@ class ClaimName:
 
 
 def resource_name(text: str) -> ResourceName:
-    return ResourceName(text.lower())
+    lower = text.lower()
+    # One string where two would be equal: there is a name for each volume of the cluster.
+    return ResourceName(text if text == lower else lower)
 
 
 def node_name(text: str) -> NodeName:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kubernetes_asyncio.client.configuration import Configuration
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
+from linstor_affinity_events.adapters.kube_api import BREATH, KubeApi, escaped
 from linstor_affinity_events.adapters.kube_session import LoadConfiguration, configuration_from
 from linstor_affinity_events.errors import (
     AffinityEventsError,
@@ -24,7 +24,7 @@ from linstor_affinity_events.errors import (
     Missing,
     Unreachable,
 )
-from tests.adapters.peers import CLOSED, answering, hurried, loads, silent_peer
+from tests.adapters.peers import CLOSED, answering, hurried, loads, running, silent_peer
 from tests.contracts.manifests import affinity, volume
 from tests.fakes.kube_server import FakeCluster, KubeServer
 
@@ -506,6 +506,30 @@ async def test_empty_lines_in_a_watch_mean_nothing() -> None:
         told = await all_told(api)
 
     assert told == ["ADDED"]
+
+
+async def test_other_tasks_get_their_turn_amid_events_that_came_at_once() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with (
+        answering(200, 10 * BREATH * GOOD) as (url, _),
+        api_at(url) as api,
+        api.watch(VOLUMES, {}) as events,
+        running(count()),
+    ):
+        await anext(events)
+        # By now all of it is in the buffer: a few kilobytes come in one piece.
+        before = turns
+        told = [event async for event in events]
+
+    assert len(told) == 10 * BREATH - 1
+    assert turns - before >= 10
 
 
 async def test_a_watch_takes_the_largest_object_that_kubernetes_can_hold(

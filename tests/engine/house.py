@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +88,7 @@ def house_on(
     volumes: FakeVolumes | None = None,
     faults: Faults | None = None,
     holder: str = "me",
+    after_pass: Callable[[], None] = lambda: None,
 ) -> House:
     """A new instance; notes outlive it if the journal is given."""
     faults = faults or Faults()
@@ -151,6 +152,7 @@ def house_on(
         telemetry=telemetry,
         delays=delays(1.0, 30.0),
         forget_gone=reconciler.forget_gone,
+        after_pass=after_pass,
         pace=60.0,
     )
     return House(

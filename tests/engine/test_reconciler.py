@@ -1,14 +1,16 @@
 """Looks: what is seen, what follows, and when it is looked at again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace as changed
 from typing import Any
 
-from linstor_affinity_events.errors import LoginRefused, Unreachable
+from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
 from linstor_affinity_events.model.keys import SKIP_ANNOTATION
 from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.placement import Definition, Placement
 from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, until
 from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
@@ -347,6 +349,53 @@ def test_a_pass_that_fails_says_why_and_is_begun_again() -> None:
             await until(lambda: house.nodes() == {"n2"})
             assert failure(house) is None
             passing.cancel()
+
+    played(play())
+
+
+class Letter(dict[ResourceName, Definition]):
+    """Unlike a plain dict it can be seen going."""
+
+
+class Remembered(FakeLinstor):
+    last: weakref.ref[Letter]
+    refuses = False
+
+    async def definitions(self) -> Letter:
+        found = Letter(await super().definitions())
+        self.last = weakref.ref(found)
+        return found
+
+    async def placements(self) -> Mapping[ResourceName, Placement]:
+        if self.refuses:
+            raise Refused("no")
+        return await super().placements()
+
+    def is_remembered(self) -> bool:
+        return self.last() is not None
+
+
+def test_after_each_pass_however_it_went_nothing_of_what_it_read_is_held() -> None:
+    async def play() -> None:
+        linstor = Remembered("n1")
+        linstor.place(PV, "n1")
+        held: list[bool] = []
+        async with cluster_with(PV) as cluster:
+            house = house_on(
+                cluster, linstor, after_pass=lambda: held.append(linstor.is_remembered())
+            )
+            async with house.at_work():
+                passing = asyncio.create_task(house.sweeper.run())
+                house.sweeper.request("start")
+                await until(lambda: len(held) == 1)
+                linstor.refuses = True
+                house.sweeper.request("node")
+                await until(lambda: len(held) == 2)
+                linstor.delay = 100.0
+                await until(lambda: len(held) == 3)
+                passing.cancel()
+
+        assert held == [False] * 3
 
     played(play())
 

@@ -1,0 +1,141 @@
+"""Cycles go after the next pass, and what is there to stay is walked once."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from linstor_affinity_events.app.garbage import NEVER, PATIENCE, SLOW, Garbage
+from tests.fakes.clock import run_virtually
+
+QUICK = SLOW / 2
+LONG = SLOW * 2
+
+
+class Ring:
+    """Refers to itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """Frozen objects of a test before, or of pytest, would be counted."""
+    before = gc.get_threshold()
+    assert gc.get_freeze_count() == 0
+    yield
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0
+
+
+def old_ring() -> weakref.ref[Ring]:
+    """A dead ring that has outlived both young generations."""
+    ring = Ring()
+    gc.collect(1)
+    return weakref.ref(ring)
+
+
+def taking(*seconds: float) -> Garbage:
+    """Collections that seem to take so long, one after the other."""
+    moments = [at for n, took in enumerate(seconds) for at in (100.0 * n, 100.0 * n + took)]
+    return Garbage(cpu=iter(moments).__next__)
+
+
+def test_a_cycle_is_gone_after_the_next_pass_and_not_before() -> None:
+    garbage = Garbage()
+    with garbage.held_back():
+        garbage.collect()
+        ring = old_ring()
+        assert ring() is not None
+
+        garbage.collect()
+
+        assert ring() is None
+
+
+def test_no_full_collection_comes_by_itself() -> None:
+    young = gc.get_threshold()[:2]
+
+    with Garbage().held_back():
+        assert gc.get_threshold() == (*young, NEVER)
+        assert gc.isenabled()
+
+
+def test_what_is_built_is_frozen() -> None:
+    with Garbage().held_back():
+        assert gc.get_freeze_count() > 1000
+
+
+def test_what_the_first_pass_left_is_frozen() -> None:
+    garbage = taking(QUICK)
+    with garbage.held_back():
+        before = gc.get_freeze_count()
+        listed = [Ring() for _ in range(1000)]
+
+        garbage.collect()
+
+        assert gc.get_freeze_count() - before >= len(listed)
+
+
+def test_what_took_long_to_walk_is_frozen() -> None:
+    garbage = taking(QUICK, LONG)
+    with garbage.held_back():
+        garbage.collect()
+        before = gc.get_freeze_count()
+        listed = [Ring() for _ in range(1000)]
+
+        garbage.collect()
+
+        assert gc.get_freeze_count() - before >= len(listed)
+
+
+def test_what_was_quick_to_walk_is_not_frozen() -> None:
+    garbage = taking(QUICK, QUICK)
+    with garbage.held_back():
+        garbage.collect()
+        before = gc.get_freeze_count()
+        listed = [Ring() for _ in range(1000)]
+
+        garbage.collect()
+
+        assert listed
+        assert gc.get_freeze_count() <= before
+
+
+def test_collections_do_not_wait_for_passes_for_ever() -> None:
+    garbage = Garbage()
+
+    async def play() -> None:
+        waiting = asyncio.create_task(garbage.run())
+        await asyncio.sleep(0)
+        garbage.collect()
+        ring = old_ring()
+        await asyncio.sleep(PATIENCE + 1)
+        assert ring() is not None
+
+        await asyncio.sleep(PATIENCE)
+
+        assert ring() is None
+        waiting.cancel()
+
+    with garbage.held_back():
+        run_virtually(play())
+
+
+def test_where_nothing_is_held_back_nothing_is_collected() -> None:
+    garbage = Garbage()
+    ring = old_ring()
+
+    garbage.collect()
+
+    assert ring() is not None
+    gc.collect()
+    assert ring() is None
+
+
+def test_all_is_as_before_when_the_block_fails() -> None:
+    with pytest.raises(ValueError, match="unforeseen"), Garbage().held_back():
+        raise ValueError("unforeseen")
