@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help test test-real test-long demo sandbox bench soak dist lint format lock clean
+.PHONY: help test test-real test-long demo sandbox bench bench-full bench-guard soak dist lint format lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -36,8 +36,14 @@ demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Ku
 sandbox: $(READY) ## Leave LINSTOR, Kubernetes and the service running to play with; REAL=1 as above
 	$(BIN)/python -m demo --sandbox $(if $(REAL),--real) $(ARGS)
 
-bench: $(READY) ## Measure from event to PersistentVolume on a real Kubernetes
+bench: $(READY) ## Measure on a real Kubernetes, some minutes; ARGS=--help tells of more
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-full: $(READY) ## Measure everything that goals are set for, up to 50,000 volumes; hours
+	$(BIN)/python -m benchmarks --full $(ARGS)
+
+bench-guard: $(READY) ## Wide limits on speed and requests that hold on any machine; two minutes
+	$(BIN)/python -m benchmarks.guard $(ARGS)
 
 soak: $(READY) ## Half an hour of storms and calms around the service; ARGS to change it
 	$(BIN)/python -m benchmarks.soak $(ARGS)

@@ -1,159 +1,104 @@
-"""From event to PersistentVolume on a real kube-apiserver: one at a time, all at once, and where
-LINSTOR sends no event.
-
-`make bench` prints a table and, with ARGS=--json=FILE, writes the figures as JSON.
+"""How fast the service is on a real kube-apiserver, beside the barest client that could do the job,
+and what it costs at rest, at its start and in a flood of events.
 """
 
 import argparse
 import asyncio
-import json
-import os
-import platform
-import re
 import sys
 import tempfile
-import time
-from dataclasses import asdict
-from importlib.metadata import version
-from itertools import pairwise
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.figures import Figures, figures
-from benchmarks.silent import measure_silent
-from tests.real_parts.build import HERE, BuildError, ensure_built
-from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from benchmarks.machine import machine
+from benchmarks.plan import NAMES, REALISTIC, Measurement, full, short
+from benchmarks.programs import SERVICE, WITHOUT_UVLOOP
+from benchmarks.report import Report, show, write
+from tests.real_parts.build import BuildError
 
-REAL_PARTS = ", ".join(
-    re.findall(r"(?:etcd/server/v3|k8s\.io/kubernetes) v[\d.]+", (HERE / "go.mod").read_text())
-)
-VERSIONS = ("aiohttp", "kubernetes-asyncio", "orjson", "uvloop")
+EPILOG = """
+LINSTOR's delays (--realistic) are those of latency, burst and silent; scale asks a LINSTOR that
+answers at once. The loop (--without-uvloop) is that of silent and scale, but for scale's full
+passes; latency and burst always run the program as it is released.
+"""
 
 
-def last_event_before(stage: Stage, name: str, at: float) -> float:
-    """When LINSTOR told for the last time of a volume's resource before the volume was right."""
-    return max(
-        event.at
-        for event in stage.world.emitted
-        if event.at <= at and event.payload.get("resource_name") == name
-    )
-
-
-def times_away(stage: Stage, names: list[str], since: float) -> list[float]:
-    """Of each replacement, the time in which there was no volume."""
-    found = []
-    for name in names:
-        history = [seen for seen in stage.observer.history[name] if seen.at >= since]
-        found += [
-            later.at - sooner.at
-            for sooner, later in pairwise(history)
-            if sooner.kind == "DELETED" and later.kind == "ADDED"
-        ]
+def names(text: str) -> frozenset[str]:
+    found = frozenset(text.split(","))
+    unknown = found.difference(NAMES)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not in {', '.join(NAMES)}")
     return found
 
 
-async def one_by_one(stage: Stage, names: list[str], here: str, there: str) -> list[float]:
-    waits = []
-    for name in names:
-        stage.world.move(name, here, there)
-        at = await stage.until_on(name, there)
-        waits.append(at - last_event_before(stage, name, at))
-        await stage.until_bound(name)
-    return waits
+def flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__, epilog=EPILOG)
+    parser.add_argument("--full", action="store_true", help="all that goals are set for; hours")
+    parser.add_argument(
+        "--only", type=names, default=frozenset(NAMES), help=f"some of {','.join(NAMES)}"
+    )
+    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument(
+        "--realistic",
+        dest="timing",
+        action="store_const",
+        const=REALISTIC,
+        help="let LINSTOR take 0.5 ms for an answer, 450 ms for writing a property",
+    )
+    parser.add_argument(
+        "--without-uvloop",
+        dest="program",
+        action="store_const",
+        const=WITHOUT_UVLOOP,
+        default=SERVICE,
+        help="run the service on asyncio's own loop",
+    )
+    parser.add_argument("--strict", action="store_true", help="a goal not met is a failure")
+    return parser
 
 
-async def at_once(stage: Stage, names: list[str], here: str, there: str) -> list[float]:
-    stage.world.evacuate(here, target=there)
-    waits = []
-    for name in names:
-        at = await stage.until_on(name, there, patience=600.0)
-        waits.append(at - last_event_before(stage, name, at))
-    for name in names:
-        await stage.until_bound(name, patience=600.0)
-    stage.world.restore(here)
-    return waits
-
-
-async def measure(limit: int | None, volumes: int, directory: Path) -> list[Figures]:
-    """Both ways of moving, with one request limit of the controller-manager."""
-    binaries = await asyncio.to_thread(ensure_built)
-    shown = "default (20/s)" if limit is None else f"{limit}/s"
-    names = [f"pvc-{number:04}" for number in range(volumes)]
-    found = []
-    async with (
-        RealCluster(binaries=binaries, directory=directory, controller_qps=limit) as parts,
-        clusters.real(parts) as cluster,
-        Stage.of(cluster) as stage,
-    ):
-        await stage.prepare(nodes=4)
-        await stage.add_many(names, "n1")
-        service = Service(
-            kubeconfig=cluster.kubeconfig, linstor=stage.linstor.url, log=directory / "service.log"
-        )
-        async with running(service):
-            loop = asyncio.get_running_loop()
-            for way, move in (("one by one", one_by_one), ("all at once", at_once)):
-                here, there = ("n1", "n2") if way == "one by one" else ("n2", "n3")
-                lost, began, since = len(stage.observer.lost), loop.time(), time.monotonic()
-                waits = await move(stage, names, here, there)
-                took = loop.time() - began
-                lost = len(stage.observer.lost) - lost
-                # The last note goes a moment after its volume is right.
-                await asyncio.sleep(2.0)
-                notes = len(await stage.notes())
-                away = times_away(stage, names, since)
-                run = f"{way}, binder limit {shown}"
-                found.append(figures(run, waits, took, away, lost, notes))
-            await service.stop()
+async def measured(
+    plan: Sequence[Measurement], only: Collection[str], console: Console, file: Path
+) -> list[Report]:
+    """Measure, show and write down one after another: what was found is there whatever follows."""
+    found: list[Report] = []
+    where = machine()
+    console.print(where, highlight=False, soft_wrap=True)
+    for each in plan:
+        if each.name not in only:
+            continue
+        with tempfile.TemporaryDirectory(prefix="linstor-affinity-bench-") as scratch:
+            reports = await each.measure(Path(scratch))
+        show(reports, console)
+        found += reports
+        write(found, where, file)
     return found
 
 
-def table(found: list[Figures]) -> Table:
-    made = Table(title="From LINSTOR's event to the PersistentVolume (ms)", title_justify="left")
-    made.add_column("run")
-    columns = ("volumes", "p50", "p90", "p99", "max", "volumes/s", "away p50", "away max")
-    for column in (*columns, "claims Lost", "notes left"):
-        made.add_column(column, justify="right")
-    for each in found:
-        latencies = (each.p50, each.p90, each.p99, each.worst)
-        times = (*latencies, each.per_second, each.away, each.away_worst)
-        shown = [f"{time:.1f}" for time in times]
-        made.add_row(each.run, str(each.volumes), *shown, str(each.lost), str(each.notes_left))
-    return made
+def summary(found: Sequence[Report]) -> list[str]:
+    goals = [goal for report in found for goal in report.goals]
+    missed = [
+        f"  {report.name}: {goal}" for report in found for goal in report.goals if not goal.met
+    ]
+    return [f"{len(goals) - len(missed)} of {len(goals)} goals met", *missed]
 
 
-def machine() -> str:
-    libraries = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
-    return (
-        f"{os.cpu_count()} cores, {platform.system()} {platform.release().partition('-')[0]}, "
-        f"Python {platform.python_version()}, {libraries}; "
-        f"{REAL_PARTS}, etcd without fsync"
-    )
+def exit_code(found: Sequence[Report], *, strict: bool) -> int:
+    missed = [goal for report in found for goal in report.goals if not goal.met]
+    return int(any(strict or goal.must for goal in missed))
 
 
 async def main() -> int:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--volumes", type=int, default=200)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    given = parser.parse_args()
-    found: list[Figures] = []
-    for limit in (500, None):
-        with tempfile.TemporaryDirectory(prefix="linstor-affinity-bench-") as scratch:
-            found += await measure(limit, given.volumes, Path(scratch))
-    with tempfile.TemporaryDirectory(prefix="linstor-affinity-bench-") as scratch:
-        found += await measure_silent(given.volumes, Path(scratch))
-    shown = Console() if sys.stdout.isatty() else Console(width=120)
-    shown.print(machine())
-    shown.print(table(found))
-    if given.json:
-        written = {"machine": machine(), "figures": [asdict(each) for each in found]}
-        given.json.write_text(json.dumps(written, indent=2) + "\n")
-    return 1 if any(each.lost or each.notes_left for each in found) else 0
+    given = flags().parse_args()
+    file = given.json or Path("bench-full.json" if given.full else "bench.json")
+    plan = (full if given.full else short)(given.timing, given.program)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    found = await measured(plan, given.only, console, file)
+    for line in summary(found):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"all figures: {file}", highlight=False, soft_wrap=True)
+    return exit_code(found, strict=given.strict)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,12 @@ class Idle:
         }
 
 
-async def at_rest(stage: Crowd, seconds: float, logs: Path, *, program: Program = SERVICE) -> Idle:
-    """Run the service with its usual flags and leave it in peace."""
+async def at_rest(
+    stage: Crowd, seconds: float, logs: Path, *, passes: int = 2, program: Program = SERVICE
+) -> Idle:
+    """Run the service with its usual flags and leave it in peace, after so many full passes: what
+    it weighs is settled after the second one, what it asks for after the first.
+    """
     size = len(stage.names)
     async with Toll(stage.real) as toll:
         service = Service(
@@ -72,7 +76,7 @@ async def at_rest(stage: Crowd, seconds: float, logs: Path, *, program: Program 
             program=program,
         )
         async with running(service):
-            await until_passes(service, 2)
+            await until_passes(service, passes)
             await asyncio.sleep(SETTLING)
             pid = service.pid
             forget_peak(pid)

@@ -20,6 +20,8 @@ class Goal:
     most: float | None = None
     least: float | None = None
     unit: str = ""
+    must: bool = False
+    """Whether to miss it is a fault, on whatever machine."""
 
     @property
     def met(self) -> bool:

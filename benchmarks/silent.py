@@ -2,9 +2,15 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.figures import Figures, figures
+from benchmarks.away import times_away
+from benchmarks.figures import percentile
+from benchmarks.programs import SERVICE, Program
+from benchmarks.report import Goal, Report, Row
+from tests.fakes.linstor_server import Timing
 from tests.real_parts.build import ensure_built
 from tests.real_parts.cluster import RealCluster
 from tests.stage import clusters, manifests
@@ -12,18 +18,65 @@ from tests.stage.database import Database
 from tests.stage.service import Service, running
 from tests.stage.stage import Stage
 
+FEW = 20
+"""Volumes that the full pass is to find: each waits for up to a minute."""
+
 APART = 3.0
-"""Seconds between moves that the full pass is to find: they fall all over its period."""
+"""Seconds between their moves, so that these fall all over the pass's period."""
 
 
-async def measure_silent(volumes: int, directory: Path) -> list[Figures]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silent:
+    """One run. Times in milliseconds, in order."""
+
+    hints: str
+    waits: list[float]
+    """From the change to the right volume."""
+    away: list[float]
+    """Between the watch events of removal and creation, of each replacement."""
+    took: float
+    lost: int
+    """Claims that a watch saw turn Lost."""
+    notes_left: int
+
+    def row(self) -> Row:
+        return {
+            "database hints": self.hints,
+            "volumes": len(self.waits),
+            "p50": percentile(self.waits, 0.5),
+            "p90": percentile(self.waits, 0.9),
+            "p99": percentile(self.waits, 0.99),
+            "max": self.waits[-1],
+            "volumes/s": len(self.waits) / self.took,
+            "away p50": percentile(self.away, 0.5),
+            "away max": self.away[-1],
+            "Lost": self.lost,
+            "notes left": self.notes_left,
+        }
+
+    def goals(self) -> list[Goal]:
+        what = f"database hints {self.hints}"
+        return [
+            Goal(what=f"claims seen Lost, {what}", found=self.lost, most=0, must=True),
+            Goal(what=f"notes left, {what}", found=self.notes_left, most=0, must=True),
+        ]
+
+
+async def measure_silent(
+    volumes: int,
+    directory: Path,
+    *,
+    few: int = FEW,
+    timing: Timing | None = None,
+    program: Program = SERVICE,
+) -> list[Report]:
     """Move storage-only replicas: one by one with hints on, and a few, spread in time, with off."""
     binaries = await asyncio.to_thread(ensure_built)
     found = []
     async with (
         RealCluster(binaries=binaries, directory=directory) as parts,
         clusters.real(parts) as cluster,
-        Stage.of(cluster) as stage,
+        Stage.of(cluster, timing=timing) as stage,
     ):
         await stage.prepare(nodes=4)
         names = [f"pvc-{number:04}" for number in range(volumes)]
@@ -34,21 +87,22 @@ async def measure_silent(volumes: int, directory: Path) -> list[Figures]:
         database = Database(cluster, stage.world)
         await database.make()
         await database.mirror()
-        for wish, few, apart in (("on", names, 0.0), ("off", names[:20], APART)):
-            found.append(await _run(stage, database, wish, few, apart, directory))
-    return found
+        for wish, moved, apart in (("on", names, 0.0), ("off", names[:few], APART)):
+            service = Service(
+                kubeconfig=cluster.kubeconfig,
+                linstor=stage.linstor.url,
+                log=directory / f"silent-{wish}.log",
+                flags=(f"--database-hints={wish}",),
+                program=program,
+            )
+            found.append(await _run(stage, database, service, wish, moved, apart))
+    return [_report(found)]
 
 
 async def _run(
-    stage: Stage, database: Database, wish: str, names: list[str], apart: float, directory: Path
-) -> Figures:
+    stage: Stage, database: Database, service: Service, wish: str, names: list[str], apart: float
+) -> Silent:
     here, there = ("n1", "n2") if wish == "on" else ("n2", "n3")
-    service = Service(
-        kubeconfig=stage.cluster.kubeconfig,
-        linstor=stage.linstor.url,
-        log=directory / f"silent-{wish}.log",
-        flags=(f"--database-hints={wish}",),
-    )
     changed: dict[str, float] = {}
     waits = []
     async with running(service):
@@ -72,5 +126,20 @@ async def _run(
         await asyncio.sleep(2.0)
         notes = len(await stage.notes())
         await service.stop()
-    lost = len(stage.observer.lost) - lost
-    return figures(f"no event, database hints {wish}", waits, took, [0.0], lost, notes)
+    return Silent(
+        hints=wish,
+        waits=sorted(1000 * wait for wait in waits),
+        away=sorted(1000 * gap for gap in times_away(stage.observer, names, began)),
+        took=took,
+        lost=len(stage.observer.lost) - lost,
+        notes_left=notes,
+    )
+
+
+def _report(found: Sequence[Silent]) -> Report:
+    return Report(
+        name="silent",
+        title="Changes that LINSTOR tells nobody of: from the change to the volume, ms",
+        rows=[each.row() for each in found],
+        goals=[goal for each in found for goal in each.goals()],
+    )

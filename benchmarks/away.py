@@ -1,0 +1,19 @@
+"""How long a volume that is replaced is not there, as a watch sees it."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+from tests.stage.observer import Observer
+
+
+def times_away(observer: Observer, names: Iterable[str], since: float) -> list[float]:
+    """Of each replacement since then, the seconds between the events of removal and creation."""
+    found = []
+    for name in names:
+        history = [seen for seen in observer.history[name] if seen.at >= since]
+        found += [
+            later.at - sooner.at
+            for sooner, later in pairwise(history)
+            if sooner.kind == "DELETED" and later.kind == "ADDED"
+        ]
+    return found

@@ -1,0 +1,1 @@
+"""What the benchmarks compare with is looked at here."""

@@ -1,0 +1,167 @@
+"""The floor that figures are compared with asks for what the service asks for, in its order.
+
+A floor that left out a write would make the service look slow, and one with a request too many
+would hide what the service wastes.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import groupby
+from pathlib import Path
+
+from benchmarks import floor
+from benchmarks.waits import until_passes
+from tests.stage.manifests import DRIVER
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import Asked
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+QUIET = 0.4
+"""Without a request for so long, what the start led to is over."""
+
+PATIENCE = 30.0
+
+EVENT = "create events.events.k8s.io"
+REMOVAL, CREATION = "update persistentvolumes", "create persistentvolumes"
+
+
+async def test_the_floor_asks_for_what_the_service_asks_for(
+    fake_stage: Stage, tmp_path: Path
+) -> None:
+    async with ProxiedStage.of(fake_stage, tmp_path) as proxied:
+        async with service_at_work(proxied):
+            by_service = await moves(proxied, "pvc-service", DRIVER)
+        async with floor_at_work(proxied):
+            by_floor = await moves(proxied, "pvc-floor", floor.DRIVER)
+
+    assert sequence(by_floor) == sequence(by_service)
+    assert sequence(by_service)[-3:] == ["delete configmaps", EVENT, EVENT]
+
+
+@asynccontextmanager
+async def service_at_work(proxied: ProxiedStage) -> AsyncIterator[None]:
+    # It votes, as it does where it is timed beside the floor.
+    service = proxied.service("--leader-election=true", "--reconcile-rate=1h")
+    async with running(service):
+        await until_passes(service, 1)
+        yield
+
+
+@asynccontextmanager
+async def floor_at_work(proxied: ProxiedStage) -> AsyncIterator[None]:
+    command = (sys.executable, "-m", "benchmarks.floor", "--kubeconfig", str(proxied.kubeconfig))
+    process = await asyncio.create_subprocess_exec(
+        *command, "--linstor", proxied.linstor.url, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline()
+        yield
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def moves(proxied: ProxiedStage, name: str, driver: str) -> list[Asked]:
+    """Move a volume to and back; answers what the way back led to, up to both Events."""
+    stage = proxied.stage
+    source = {"driver": driver, "volumeHandle": name, "fsType": "ext4"}
+    await stage.add(name, ["n1"], csi=source)
+    await stage.cluster.at_rest()
+    # The service finds out only once, with its first change, whether the cluster lets an affinity
+    # be changed in place: that request belongs to no other move.
+    await move(proxied, name, "n1", "n2")
+    return await move(proxied, name, "n2", "n1")
+
+
+async def move(proxied: ProxiedStage, name: str, here: str, there: str) -> list[Asked]:
+    stage, record = proxied.stage, proxied.record
+    async with asyncio.timeout(PATIENCE):
+        # What the move before led to must be over.
+        await record.until_quiet(QUIET)
+        await stage.cluster.at_rest()
+        record.forget()
+        stage.world.move(name, here, there)
+        await record.until(lambda: record.labels().count(EVENT) == 2)
+        await proxied.settled()
+    await stage.until_on(name, there)
+    await stage.until_bound(name)
+    return list(record)
+
+
+def sequence(asked: Sequence[Asked]) -> list[str]:
+    """Labels in their order; what goes side by side comes in any order, so it is sorted."""
+    found = []
+    for kind, group in groupby(of_the_move(asked), key=kind_of):
+        labels = [each.label for each in group]
+        found += labels if kind == "write" else sorted(labels)
+    return found
+
+
+def of_the_move(asked: Sequence[Asked]) -> list[Asked]:
+    """Without what an instance does for its own sake, or again since it came too early."""
+    begun = next(number for number, each in enumerate(asked) if each.terms.writes)
+    return [
+        each
+        for number, each in enumerate(asked)
+        if not is_of_the_lease(each)
+        and not is_a_stream(each)
+        and not is_of_a_pass(each)
+        and not (number > begun and is_a_look(each))
+        and not came_too_early(each)
+        and not (is_a_reading(each) and any(map(came_too_early, asked[:number])))
+    ]
+
+
+def is_of_the_lease(asked: Asked) -> bool:
+    """Leading has a pace of its own, whatever moves."""
+    return asked.terms.resource == "leases"
+
+
+def is_a_stream(asked: Asked) -> bool:
+    """The API server ends each watch after a while, and then it is begun anew."""
+    return asked.terms.verb == "watch" or asked.path.startswith("/v1/events/")
+
+
+def is_of_a_pass(asked: Asked) -> bool:
+    """A full pass reads whole collections, as no move does; it comes with each stream that is
+    connected and with the lease, on a busy machine only when the volume moves already.
+    """
+    if asked.terms.of == "linstor":
+        return "/*" not in asked.terms.resource
+    return asked.terms.verb == "list"
+
+
+def is_a_look(asked: Asked) -> bool:
+    """One move is two events of LINSTOR. Where the second one finds a look under way, another look
+    follows once the volume is right; it finds nothing to do, and nobody waits for it.
+    """
+    return asked.terms.of == "linstor"
+
+
+def came_too_early(asked: Asked) -> bool:
+    """The creation is asked for while the old volume is still going, until that is gone. The
+    removal is refused if the protection finalizer went since the volume was seen last.
+    """
+    return asked.label in {REMOVAL, CREATION} and asked.status == 409
+
+
+def is_a_reading(asked: Asked) -> bool:
+    """Between a removal that was refused and the next one."""
+    return asked.label == "get persistentvolumes"
+
+
+def kind_of(asked: Asked) -> str:
+    """Neighbours of one kind are compared as a group, but for writes."""
+    if asked.terms.dry_run:
+        return "rehearsal"
+    if asked.label in {REMOVAL, CREATION}:
+        # They overlap, on connections of their own.
+        return "swap"
+    if asked.terms.writes:
+        return "write"
+    return f"read of {asked.terms.of or 'kubernetes'}"
