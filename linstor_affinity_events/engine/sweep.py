@@ -22,7 +22,7 @@ from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
 
-BREATH = 500
+BREATH = 200
 """Volumes decided on before other tasks get their turn."""
 
 SPACING = 1.0
