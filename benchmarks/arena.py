@@ -70,6 +70,11 @@ class Side:
         at = await self.stage.until_on(name, there, patience=patience)
         return at - self._last_word(name, at)
 
+    def lost(self) -> int:
+        """How often a claim of this side was seen to turn Lost."""
+        mine = f"claim-{self.name}"
+        return sum(name.startswith(mine) for _, name in self.stage.observer.lost)
+
     def times_away(self) -> list[float]:
         """Seconds for which there was no volume, in the middle of each replacement."""
         found = []

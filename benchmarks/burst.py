@@ -98,7 +98,7 @@ async def _evacuate(side: Side, size: int, here: str, there: str) -> Burst:
         await asyncio.sleep(LONE_EVERY)
         await lone.move()
     alone, lone.took = lone.took, []
-    lost = len(side.stage.observer.lost)
+    lost = side.lost()
     begun = time.monotonic()
     side.stage.world.evacuate(here, target=there)
     restless = asyncio.create_task(lone.keep_moving(), name="lone volume")
@@ -117,7 +117,7 @@ async def _evacuate(side: Side, size: int, here: str, there: str) -> Burst:
         overtaken=sum(moment < last_urgent for number, moment in at.items() if number % 2),
         lone_alone=sorted(alone),
         lone_amidst=sorted(lone.took),
-        lost=len(side.stage.observer.lost) - lost,
+        lost=side.lost() - lost,
     )
 
 

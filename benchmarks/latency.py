@@ -44,7 +44,7 @@ async def measure_latency(
                     waits.setdefault(side.name, []).append(1000 * took)
         for side in arena.sides:
             away[side.name] = [1000 * gap for gap in side.times_away()]
-        lost = len(arena.service.stage.observer.lost)
+        lost = arena.service.lost()
     shown = "its default" if binder_limit is None else f"{binder_limit}/s"
     rows: list[Row] = [_row(name, found, away[name]) for name, found in waits.items()]
     service, floor = rows
