@@ -72,3 +72,17 @@ async def test_the_guard_keeps_what_was_broken_twice(tmp_path: Path) -> None:
     found = await at_best(Measured(report(worse), report(MISSED)), tmp_path)
 
     assert [goal for each in found for goal in each.goals] == [MISSED]
+
+
+async def test_the_guard_measures_again_where_the_floor_fell_over(tmp_path: Path) -> None:
+    rest = Measured(report(MET))
+    falls = iter([ExceptionGroup("floor", [AssertionError("the floor fell over")])])
+
+    async def measure(logs: Path) -> Report:
+        for fall in falls:
+            raise fall
+        return await rest(logs)
+
+    found = await at_best(measure, tmp_path)
+
+    assert [each.goals for each in found] == [(MET,)]
