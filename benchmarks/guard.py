@@ -24,7 +24,7 @@ from benchmarks.report import Goal, Report, Row, show
 from tests.real_parts.build import BuildError
 
 MOVES = 60
-MOST_P50, MOST_P99 = 2.0, 4.0
+MOST_P50, MOST_P99 = 1.75, 4.0
 
 EVACUATED = 60
 LEAST_RATE = 0.5
@@ -35,7 +35,7 @@ MOST_LINSTOR, MOST_KUBERNETES = 4.0, 10.0
 FLOODED, EVENTS_EACH, AT_ONCE = 1_500, 4, 0.001
 LOOK = 2
 """Requests to LINSTOR that one look costs."""
-MOST_OF_LOOKS = 0.5
+MOST_OF_LOOKS = 0.75
 
 Measure = Callable[[Path], Awaitable[Report]]
 
