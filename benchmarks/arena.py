@@ -6,11 +6,11 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks import floor
+from benchmarks.away import times_away
 from benchmarks.crowd import bind, side_by_side
 from benchmarks.programs import SERVICE as SERVICE_PROGRAM
 from benchmarks.programs import Program
@@ -77,15 +77,9 @@ class Side:
 
     def times_away(self) -> list[float]:
         """Seconds for which there was no volume, in the middle of each replacement."""
-        found = []
-        for name, seen in self.stage.observer.history.items():
-            if name.startswith(self.name):
-                found += [
-                    later.at - sooner.at
-                    for sooner, later in pairwise(seen)
-                    if (sooner.kind, later.kind) == ("DELETED", "ADDED")
-                ]
-        return sorted(found)
+        observer = self.stage.observer
+        names = [name for name in observer.history if name.startswith(self.name)]
+        return sorted(times_away(observer, names, 0.0))
 
     def _last_word(self, name: str, at: float) -> float:
         for event in reversed(self.stage.world.emitted):

@@ -21,11 +21,14 @@ class Weight:
     """The most RSS since it began, or since `forget_peak`."""
     threads: int
     sockets: int
+    files: int
+    """All open descriptors, sockets among them."""
 
     @classmethod
     def of(cls, pid: int) -> Self:
         proc = Path("/proc") / str(pid)
         status = (proc / "status").read_text()
+        targets = [_target(link) for link in (proc / "fd").iterdir()]
         # The name in parentheses may contain anything, blanks included.
         fields = (proc / "stat").read_text().rpartition(")")[2].split()
         return cls(
@@ -33,7 +36,8 @@ class Weight:
             rss=_number(status, "VmRSS") / 1024,
             peak=_number(status, "VmHWM") / 1024,
             threads=_number(status, "Threads"),
-            sockets=_sockets(proc / "fd"),
+            sockets=sum(target.startswith("socket:") for target in targets),
+            files=len(targets),
         )
 
 
@@ -49,11 +53,8 @@ def _number(status: str, name: str) -> int:
     return int(found[1])
 
 
-def _sockets(fds: Path) -> int:
-    found = 0
-    for fd in fds.iterdir():
-        try:
-            found += str(fd.readlink()).startswith("socket:")
-        except FileNotFoundError:
-            continue  # Closed between listing and reading.
-    return found
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:
+        return ""  # It was closed since the directory was read.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.soak.acts import Scene
-from benchmarks.soak.footprint import Footprint, footprint
 from benchmarks.soak.placements import definition_of, move
 from benchmarks.soak.player import Player
 from benchmarks.soak.truth import Wrong, with_data, wrongs
+from benchmarks.weight import Weight
 from tests.stage import manifests
 from tests.stage.clusters import until
 from tests.stage.service import Service
@@ -48,7 +48,7 @@ class Calm:
     late: int
     """Probes that were not followed in time."""
     tasks: int
-    size: Footprint
+    size: Weight
 
 
 class Watcher:
@@ -87,12 +87,12 @@ class Watcher:
         self._player.say("calm ends:", found.size, "tasks", dict(sorted(tasks.items())))
         return found
 
-    async def _smallest(self) -> Footprint:
+    async def _smallest(self) -> Weight:
         """Wait until no more is open than once was, or for as long as there is hope of that."""
-        found = footprint(self.pid())
+        found = Weight.of(self.pid())
         for _ in range(QUIET):
             await asyncio.sleep(1)
-            now = footprint(self.pid())
+            now = Weight.of(self.pid())
             found = min(found, now, key=lambda size: size.files)
             if now.files <= self._emptiest:
                 break

@@ -38,7 +38,7 @@ class Findings:
                 "right after (s)": each.right_after,
                 "wrong": len(each.wrong),
                 "late probes": each.late,
-                "RSS (MiB)": each.size.rss_mib,
+                "RSS (MiB)": each.size.rss,
                 "tasks": each.tasks,
                 "threads": each.size.threads,
                 "sockets": each.size.sockets,
@@ -58,7 +58,7 @@ class Findings:
 
     def _growth(self) -> Report:
         goals = [
-            self._grown("RSS", lambda c: c.size.rss_mib, RSS_GROWTH, " MiB"),
+            self._grown("RSS", lambda c: c.size.rss, RSS_GROWTH, " MiB"),
             self._grown("tasks", lambda c: c.tasks, TASK_GROWTH),
             self._grown("sockets", lambda c: c.size.sockets, SOCKET_GROWTH),
             self._grown("files", lambda c: c.size.files, FILE_GROWTH),

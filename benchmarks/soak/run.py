@@ -146,7 +146,7 @@ async def _cycles(player: Player, watcher: Watcher, whole: float, seed: int) -> 
 def _progress(calm: Calm) -> None:
     print(
         f"minute {calm.minute:.1f}: right after {calm.right_after:.1f} s, "
-        f"{len(calm.wrong)} wrong, {calm.late} late, {calm.size.rss_mib:.1f} MiB, "
+        f"{len(calm.wrong)} wrong, {calm.late} late, {calm.size.rss:.1f} MiB, "
         f"{calm.tasks} tasks, {calm.size.sockets} sockets",
         file=sys.stderr,
         flush=True,
