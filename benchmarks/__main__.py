@@ -19,8 +19,7 @@ from tests.real_parts.build import BuildError
 
 EPILOG = """
 LINSTOR's delays (--realistic) are those of latency, burst and silent; scale asks a LINSTOR that
-answers at once. The loop (--without-uvloop) is that of silent and scale, but for scale's full
-passes; latency and burst always run the program as it is released.
+answers at once. Full passes (a part of scale) always run on the loop of the service as released.
 """
 
 

@@ -29,11 +29,19 @@ class Measurement:
 def short(timing: Timing | None, program: Program) -> tuple[Measurement, ...]:
     """Some minutes; enough to see what a change of the code does."""
     return (
-        Measurement(name="latency", measure=lambda logs: measure_latency(100, logs, timing=timing)),
-        Measurement(name="burst", measure=lambda logs: measure_burst((100,), logs, timing=timing)),
+        Measurement(
+            name="latency",
+            measure=lambda logs: measure_latency(100, logs, timing=timing, program=program),
+        ),
         Measurement(
             name="burst",
-            measure=lambda logs: measure_burst((100,), logs, binder_limit=None, timing=timing),
+            measure=lambda logs: measure_burst((100,), logs, timing=timing, program=program),
+        ),
+        Measurement(
+            name="burst",
+            measure=lambda logs: measure_burst(
+                (100,), logs, binder_limit=None, timing=timing, program=program
+            ),
         ),
         Measurement(
             name="silent",
@@ -51,19 +59,26 @@ def short(timing: Timing | None, program: Program) -> tuple[Measurement, ...]:
 def full(timing: Timing | None, program: Program) -> tuple[Measurement, ...]:
     """All that goals are set for; some hours."""
     return (
-        Measurement(name="latency", measure=lambda logs: measure_latency(500, logs, timing=timing)),
         Measurement(
             name="latency",
-            measure=lambda logs: measure_latency(500, logs, binder_limit=None, timing=timing),
+            measure=lambda logs: measure_latency(500, logs, timing=timing, program=program),
         ),
         Measurement(
-            name="burst",
-            measure=lambda logs: measure_burst((100, 1_000, 5_000), logs, timing=timing),
+            name="latency",
+            measure=lambda logs: measure_latency(
+                500, logs, binder_limit=None, timing=timing, program=program
+            ),
         ),
         Measurement(
             name="burst",
             measure=lambda logs: measure_burst(
-                (100, 1_000), logs, binder_limit=None, timing=timing
+                (100, 1_000, 5_000), logs, timing=timing, program=program
+            ),
+        ),
+        Measurement(
+            name="burst",
+            measure=lambda logs: measure_burst(
+                (100, 1_000), logs, binder_limit=None, timing=timing, program=program
             ),
         ),
         Measurement(
