@@ -166,9 +166,17 @@ class Floor:
                 return made
 
     async def _until_let_go(self, pointed: Json) -> Json:
-        """Wait for the binder's phase, and a moment longer for the protection finalizer to go."""
+        """Wait for the binder's phase, and a moment longer for the protection finalizer to go.
+
+        A binder that looks at everything just then bends the claimRef back, and writes no phase.
+        """
+        version = int(pointed["metadata"]["resourceVersion"])
         seen = await self._until(
-            pointed, lambda pv: pointed_away(pv) and pv["status"]["phase"] != "Bound"
+            pointed,
+            lambda pv: (
+                int(pv["metadata"]["resourceVersion"]) > version
+                and (not pointed_away(pv) or pv["status"]["phase"] != "Bound")
+            ),
         )
         with suppress(TimeoutError):
             async with asyncio.timeout(0.05):
