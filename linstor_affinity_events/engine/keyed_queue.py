@@ -115,8 +115,9 @@ class KeyedQueue(Generic[K]):
         where = self._blocked if held else self._waiting
         if (found := where.get(key)) is not None:
             before, old = found
-            if old.at <= now < at:
-                # Due already: a later wish changes nothing but what it is answered to.
+            if old.at <= now and (now < at or before is Lane.URGENT):
+                # Due already: a later wish changes nothing but what it is answered to. And what
+                # waits to be changed at once is looked at afresh when its turn comes.
                 lane = before
             at, since, source = min(old.at, at), min(old.since, since), old.source or source
             if (at, since, source, lane) == (old.at, old.since, old.source, before):

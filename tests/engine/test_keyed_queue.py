@@ -120,6 +120,27 @@ def test_urgent_changes_go_before_others_and_before_looks() -> None:
     played(play())
 
 
+def test_a_wish_for_a_look_does_not_put_off_an_urgent_change() -> None:
+    async def play() -> None:
+        queue = KeyedQueue[str]()
+        queue.add("urgent", lane=Lane.URGENT)
+        queue.add("change", lane=Lane.CHANGE)
+        queue.add("look")
+        for key in ("urgent", "change"):
+            queue.add(key, source="promotion")
+
+        turns = []
+        for _ in range(3):
+            async with queue.claim() as turn:
+                turns.append((turn.key, turn.lane))
+
+        # What could wait may be urgent by now: only a look tells.
+        assert turns[0] == ("urgent", Lane.URGENT)
+        assert ("change", Lane.LOOK) in turns
+
+    played(play())
+
+
 def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
     async def play() -> None:
         queue = KeyedQueue[str](changes_at_once=1)
