@@ -65,6 +65,16 @@ class KubeApi:
                 return self._session
         return self._session
 
+    async def _signed_in(self) -> tuple[KubeSession, dict[str, str]]:
+        """A session, and the headers for it; to get these may take long enough for two renewals,
+        after which it would be closed.
+        """
+        while True:
+            session = await self._opened()
+            headers = await session.authorization()
+            if session is self._session:
+                return session, headers
+
     async def close(self) -> None:
         async with self._opening:
             for session in (*self._retired, self._session):
@@ -126,8 +136,7 @@ class KubeApi:
         self._patience.check(wish, f"{method} {path}")
         for last in (False, True):
             sent: list[str] = []
-            session = await self._opened()
-            authorization = await session.authorization()
+            session, authorization = await self._signed_in()
             try:
                 async with session.http.request(
                     method,
@@ -161,8 +170,7 @@ class KubeApi:
         """
         wish = ("watch", path)
         self._patience.check(wish, f"watch {path}")
-        session = await self._opened()
-        authorization = await session.authorization()
+        session, authorization = await self._signed_in()
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 opened = await session.http.get(

@@ -150,7 +150,9 @@ class LeaseElection:
         try:
             lease = await self._api.get(path)
         except Missing:
-            self._ours = await self._api.create(self._collection, self._lease({}, transitions=0))
+            made = await self._api.create(self._collection, self._lease({}, transitions=0))
+            self._seen = (str(made["metadata"]["resourceVersion"]), clock())
+            self._ours = made
             self._took(begun)
             return
         spec = lease.get("spec") or {}

@@ -1,5 +1,6 @@
 """A session with the API server: credentials and TLS are as kubernetes-asyncio works them out."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,10 @@ from kubernetes_asyncio.config import ConfigException, load_incluster_config, lo
 from yarl import URL
 
 from linstor_affinity_events.errors import BadSettings, Unreachable
+from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
+
+log = logging.getLogger(__name__)
 
 READ_BUFFER = 2 * 1024 * 1024
 """aiohttp takes lines of twice this size; a watch tells of an object in one, up to 1.5 MiB."""
@@ -78,7 +82,9 @@ def own_namespace() -> str:
 class KubeSession:
     """What one loading of the configuration led to; another loading makes another session."""
 
-    def __init__(self, configuration: Configuration, rest: RESTClientObject) -> None:
+    def __init__(
+        self, configuration: Configuration, rest: RESTClientObject, proxy: str | None
+    ) -> None:
         self._configuration, self._rest = configuration, rest
         self.host = str(configuration.host)
         # The library's own session looks through environment and .netrc at each request, in
@@ -92,7 +98,7 @@ class KubeSession:
         self.route: Mapping[str, Any] = {
             key: value
             for key, value in (
-                ("proxy", configuration.proxy or proxy_for(self.host)),
+                ("proxy", proxy),
                 ("server_hostname", configuration.tls_server_name),
             )
             if value
@@ -105,7 +111,8 @@ class KubeSession:
         configuration = await load()
         try:
             URL(str(configuration.host))
-            return cls(configuration, RESTClientObject(configuration))
+            proxy = configuration.proxy or proxy_for(str(configuration.host))
+            return cls(configuration, RESTClientObject(configuration), proxy)
         except (OSError, ValueError) as error:
             raise BadSettings(f"no way to Kubernetes at {configuration.host}: {error}") from error
 
@@ -134,11 +141,18 @@ class KubeSession:
 
 
 def proxy_for(server: str) -> str | None:
-    """The proxy that HTTPS_PROXY or HTTP_PROXY name for a server, unless NO_PROXY spares it."""
+    """The proxy that HTTPS_PROXY or HTTP_PROXY name for a server, unless NO_PROXY spares it.
+
+    One that wants TLS itself is not used: our session trusts the cluster's authority alone.
+    """
     url = URL(server)
     if not url.host or proxy_bypass(f"{url.host}:{url.port}"):
         return None
-    return getproxies().get(url.scheme)
+    proxy = getproxies().get(url.scheme)
+    if proxy is not None and proxy.lower().startswith("https:"):
+        log.warning("proxy not used: it wants https itself", extra=facts(server=server))
+        return None
+    return proxy
 
 
 def _counting() -> aiohttp.TraceConfig:

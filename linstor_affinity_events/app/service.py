@@ -122,6 +122,7 @@ class Service:
         whole_view = WholeView(self.linstor)
         self.crowd = Crowd(
             queue=self.queue,
+            picture=picture,
             index=self.index,
             linstor=self.linstor,
             whole_view=whole_view,

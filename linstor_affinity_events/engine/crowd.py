@@ -8,12 +8,14 @@ do.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import closing
 
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Turn
+from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import Index, Linstor, Telemetry
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.whole_view import WholeView
-from linstor_affinity_events.errors import Again, Refused
+from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
@@ -28,6 +30,9 @@ SETTLE = 0.2
 """A flood comes over some time; what is told after a read has begun needs the next one."""
 
 AGAIN = 5.0
+PATIENCE = 5.0
+"""How long other looks have to stand back; where LINSTOR hangs, a read takes much longer."""
+
 BREATH = 100
 
 
@@ -44,13 +49,15 @@ class Crowd:
         self,
         *,
         queue: KeyedQueue[ResourceName],
+        picture: Picture,
         index: Index,
         linstor: Linstor,
         whole_view: WholeView,
         reconciler: Reconciler,
         telemetry: Telemetry,
     ) -> None:
-        self._queue, self._index, self._linstor = queue, index, linstor
+        self._queue, self._picture = queue, picture
+        self._index, self._linstor = index, linstor
         self._whole_view, self._reconciler = whole_view, reconciler
         self._telemetry = telemetry
 
@@ -58,7 +65,7 @@ class Crowd:
         """Serve one crowd after another, for ever."""
         while True:
             await self._queue.until_crowded(self._big)
-            with self._queue.few_looks():
+            with self._queue.few_looks(for_at_most=PATIENCE):
                 served = self._whole_view.bulk_works
                 while served and self._queue.due_looks() >= self._big():
                     await asyncio.sleep(SETTLE)
@@ -74,15 +81,17 @@ class Crowd:
         clock = asyncio.get_running_loop().time
         begun = clock()
         try:
+            # First what hardly ever fails, so that an outage is not taken for a satellite's.
+            await self._picture.read_nodes()
+            definitions = await self._linstor.definitions()
             placements = await self._whole_view.in_one_piece()
             if placements is None:
                 return False
-            definitions = await self._linstor.definitions()
-        except (Again, Refused) as error:
+        except (Again, Refused, Missing) as error:
             log.info("looks go on one by one", extra=facts(why=error))
             return False
         answered = 0
-        with self._queue.claim_looks(until=begun) as turns:
+        with closing(self._queue.claim_looks(until=begun)) as turns:
             async for turn in _with_breaths(turns):
                 answered += await self._answer(turn, definitions, placements)
         self._telemetry.looked_at_many(answered)

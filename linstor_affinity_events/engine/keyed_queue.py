@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -103,11 +103,12 @@ class KeyedQueue(Generic[K]):
         lane: Lane = Lane.LOOK,
         source: str = "",
         since: float | None = None,
+        alone: bool = False,
     ) -> None:
         """Ask for a turn in `after` seconds. The earliest wish for a key wins.
 
         `since` is when the news came that it answers; without any, when it is due. `source` is who
-        told it, and empty where nobody did.
+        told it, and empty where nobody did. One to be had `alone` is left out by `claim_looks`.
         """
         now = self._now()
         at, since = now + after, now + after if since is None else since
@@ -115,17 +116,19 @@ class KeyedQueue(Generic[K]):
         where = self._blocked if held else self._waiting
         if (found := where.get(key)) is not None:
             before, old = found
+            alone = alone or old.alone
             if old.at <= now and (now < at or before is Lane.URGENT):
                 # Due already: a later wish changes nothing but what it is answered to. And what
                 # waits to be changed at once is looked at afresh when its turn comes.
                 lane = before
             at, since, source = min(old.at, at), min(old.since, since), old.source or source
-            if (at, since, source, lane) == (old.at, old.since, old.source, before):
+            wanted = (at, since, source, lane, alone)
+            if wanted == (old.at, old.since, old.source, before, old.alone):
                 old.asked = now
                 return
             if not held:
                 self._rows[before].drop(old, now)
-        new = Waiting(key, at, next(self._order), since, source, now)
+        new = Waiting(key, at, next(self._order), since, source, now, alone)
         where[key] = (lane, new)
         if not held:
             self._put(lane, new, now)
@@ -161,28 +164,30 @@ class KeyedQueue(Generic[K]):
             self._waiting[key] = again
             self._put(*again, self._now())
 
-    @contextmanager
-    def claim_looks(self, *, until: float) -> Iterator[list[Turn[K]]]:
-        """Hold all keys that are due for a look, and for which nothing came after `until`, for the
-        length of the block. None of these turns may change anything.
+    def claim_looks(self, *, until: float) -> Generator[Turn[K], None, None]:
+        """Hold all keys that were due for a look before `until` and for which nothing came since,
+        and hand them out, letting go of each when the next is asked for, and of the rest when the
+        iterator is closed. None of these turns may change anything.
         """
         found = self._rows[Lane.LOOK].take_all(self._now(), until)
-        turns = []
-        for waiting in found:
-            del self._waiting[waiting.key]
-            self._held.add(waiting.key)
-            turns.append(
-                Turn(waiting.key, Lane.LOOK, waiting.since, waiting.source, looks_only=True)
-            )
+        turns = deque(
+            Turn(waiting.key, Lane.LOOK, waiting.since, waiting.source, looks_only=True)
+            for waiting in found
+        )
+        for turn in turns:
+            del self._waiting[turn.key]
+            self._held.add(turn.key)
         try:
-            yield turns
+            while turns:
+                yield turns[0]
+                self._let_go(turns.popleft().key)
         finally:
             for turn in turns:
                 self._let_go(turn.key)
 
     def due_looks(self) -> int:
-        """How many keys wait for nothing but a free worker to look at them."""
-        return self._rows[Lane.LOOK].due(self._now())
+        """How many keys wait for a look that one read for many could answer."""
+        return self._rows[Lane.LOOK].shareable(self._now())
 
     async def until_crowded(self, big: Callable[[], int]) -> None:
         """Wait until so many looks are due."""
@@ -196,14 +201,21 @@ class KeyedQueue(Generic[K]):
             self._crowd = None
 
     @contextmanager
-    def few_looks(self, at_once: int = 1) -> Iterator[None]:
-        """Hand out no more than so many looks at a time for the length of the block."""
+    def few_looks(self, at_once: int = 1, *, for_at_most: float) -> Iterator[None]:
+        """Hand out no more than so many looks at a time for the length of the block, or so many
+        seconds.
+        """
         self._looks_at_once = at_once
+        end = asyncio.get_running_loop().call_later(for_at_most, self._as_many_looks_as_wished)
         try:
             yield
         finally:
-            self._looks_at_once = float("inf")
-            self._wake_one()
+            end.cancel()
+            self._as_many_looks_as_wished()
+
+    def _as_many_looks_as_wished(self) -> None:
+        self._looks_at_once = float("inf")
+        self._wake_one()
 
     def may_change(self, turn: Turn[K], *, urgent: bool) -> bool:
         """Take one of the places for changes, if one is free and nobody more urgent waits for it.
@@ -219,6 +231,9 @@ class KeyedQueue(Generic[K]):
         self._places -= 1
         self._looking -= 1
         turn.changing = True
+        if self._looks_at_once < float("inf"):
+            # One look less: another one may be had.
+            self._wake_one()
         return True
 
     def _put(self, lane: Lane, waiting: Waiting[K], now: float) -> None:

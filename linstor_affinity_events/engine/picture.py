@@ -104,9 +104,13 @@ class Picture:
         self.nodes = await self.linstor.nodes()
         self._nodes_read = asyncio.get_running_loop().time()
 
+    def knows_nodes_of(self, placement: Placement) -> bool:
+        """Whether the last snapshot has every node that has data of it."""
+        return placement.serving_nodes <= self.nodes.labels.keys()
+
     async def know_nodes(self, placement: Placement | None) -> None:
         """Take a new snapshot if some replica is on a node that the last one lacks."""
-        if placement is None or placement.serving_nodes <= self.nodes.labels.keys():
+        if placement is None or self.knows_nodes_of(placement):
             return
         asked = asyncio.get_running_loop().time()
         async with self._reading:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
@@ -93,14 +94,22 @@ class Reconciler:
         self._picture.forget_gone()
         for name in [name for name in self._patience if self._index.get(name) is None]:
             del self._patience[name]
-        self._second_looks.keep(self._index.resources())
+        known = self._index.resources()
+        self._second_looks.keep(known)
+        for resource in [name for name in self._failing if name not in known]:
+            if not self._replacer.unfinished.of(resource):
+                del self._failing[resource]
         old = asyncio.get_running_loop().time() - NEWS_WITHIN
         for resource in [name for name, at in self._changed_at.items() if at < old]:
             del self._changed_at[resource]
 
     async def _turn(self, turn: Turn[ResourceName]) -> None:
+        await self._tried(turn, self.look(turn))
+
+    async def _tried(self, turn: Turn[ResourceName], work: Awaitable[None]) -> None:
+        """Do what a turn is for; where it fails it is tried again later."""
         try:
-            await self.look(turn)
+            await work
         except Again as error:
             self._failed(turn, error, after=error.after)
         except Refused as error:
@@ -155,18 +164,15 @@ class Reconciler:
         if not self._index.of(turn.key):
             self._no_volume(turn)
             return True
-        if self._begun(turn.key):
+        if self._begun(turn.key) or not self._picture.knows_nodes_of(placement):
             self.look_alone(turn)
             return False
-        try:
-            await self._judge(turn, definition, placement)
-        except (Again, Refused) as error:
-            self._failed(turn, error, after=None)
+        await self._tried(turn, self._judge(turn, definition, placement))
         return True
 
     def look_alone(self, turn: Turn[ResourceName]) -> None:
-        """Ask once more for a look that was not had."""
-        self._queue.add(turn.key, since=turn.since, source=turn.source)
+        """Ask once more for a look that was not had, and that no read for many can stand in for."""
+        self._queue.add(turn.key, since=turn.since, source=turn.source, alone=True)
 
     async def _judge(
         self,

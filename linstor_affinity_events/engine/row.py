@@ -23,6 +23,9 @@ class Waiting(Generic[K]):
     asked: float = 0.0
     """When it was wished for last."""
 
+    alone: bool = False
+    """Whether a read that serves many can't answer it."""
+
     over: bool = False
     """Handed out, or overtaken by another wish for its key."""
 
@@ -39,7 +42,7 @@ class Row(Generic[K]):
         self._later: list[tuple[float, int, Waiting[K]]] = []
         self._oldest: list[tuple[float, int, Waiting[K]]] = []
         self._newest: list[tuple[float, int, Waiting[K]]] = []
-        self._due = 0
+        self._due = self._due_alone = 0
         self._latest_next = False
 
     def due(self, now: float) -> int:
@@ -49,6 +52,10 @@ class Row(Generic[K]):
             if not waiting.over:
                 self._ripen(waiting)
         return self._due
+
+    def shareable(self, now: float) -> int:
+        """How many of the due ones one read could answer."""
+        return self.due(now) - self._due_alone
 
     def next_at(self, now: float) -> float | None:
         """When the next one will be due that is not; None if nothing waits for its time."""
@@ -67,7 +74,7 @@ class Row(Generic[K]):
         self.due(now)
         waiting.over = True
         if waiting.at <= now:
-            self._went()
+            self._went(waiting)
 
     def take(self, now: float) -> Waiting[K] | None:
         """Hand out one that is due, if any is."""
@@ -78,28 +85,33 @@ class Row(Generic[K]):
         while (waiting := heapq.heappop(heap)[2]).over:
             pass
         waiting.over = True
-        self._went()
+        self._went(waiting)
         return waiting
 
     def take_all(self, now: float, until: float) -> list[Waiting[K]]:
-        """Hand out all that are due and for which no wish came after `until`, oldest first."""
-        if not self.due(now):
+        """Hand out all that were due before `until`, oldest first, but for those that were wished
+        for after it or are to be had alone.
+        """
+        if not self.shareable(now):
             return []
         found = [each for _, _, each in sorted(self._oldest) if not each.over]
-        taken = [each for each in found if each.asked <= until]
+        # Strictly before: a loop's clock may stand still for a millisecond.
+        taken = [w for w in found if w.asked < until and w.at <= until and not w.alone]
         for waiting in taken:
             waiting.over = True
-        self._due -= len(taken) - 1
-        self._went()
+        for waiting in taken:
+            self._went(waiting)
         return taken
 
     def _ripen(self, waiting: Waiting[K]) -> None:
         heapq.heappush(self._oldest, (waiting.since, waiting.order, waiting))
         heapq.heappush(self._newest, (-waiting.since, -waiting.order, waiting))
         self._due += 1
+        self._due_alone += waiting.alone
 
-    def _went(self) -> None:
+    def _went(self, waiting: Waiting[K]) -> None:
         self._due -= 1
+        self._due_alone -= waiting.alone
         if len(self._oldest) + len(self._newest) > 4 * self._due + SLACK:
             for heap in (self._oldest, self._newest):
                 heap[:] = [entry for entry in heap if not entry[2].over]

@@ -65,3 +65,12 @@ async def test_a_netrc_file_does_not_sign_in_for_us(
             await api.get(PV)
     finally:
         await api.close()
+
+
+def test_a_proxy_that_wants_https_itself_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "https://secure.example.com:3128")
+
+    assert proxy_for("https://kube.example.com") is None
+    assert "proxy not used" in caplog.text

@@ -134,6 +134,7 @@ def house_on(
     whole_view = WholeView(linstor)
     crowd = Crowd(
         queue=queue,
+        picture=picture,
         index=volumes.index,
         linstor=linstor,
         whole_view=whole_view,

@@ -7,7 +7,9 @@ from typing import Any
 
 from linstor_affinity_events.engine.crowd import LEAST
 from linstor_affinity_events.engine.keyed_queue import Lane
+from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName, resource_name
+from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Placement
 from tests.engine.house import House, cluster_with, house_on, instead
 from tests.fakes.clock import run_virtually
@@ -175,5 +177,102 @@ def test_an_unfinished_replacement_in_a_crowd_is_brought_to_its_end() -> None:
 
             assert house.nodes(name) == {"n2"}
             assert house.journal.kept == {}
+
+    played(play())
+
+
+def test_an_outage_while_a_crowd_waits_is_not_taken_for_a_satellite_that_hangs() -> None:
+    async def play() -> None:
+        async with crowded_house() as house:
+            house.linstor.delay = 0.5
+            hint_all(house)
+            await asyncio.sleep(0.3)
+            house.linstor.broken = Unreachable("connection refused")
+            await asyncio.sleep(5.0)
+            house.linstor.broken, house.linstor.delay = None, 0.0
+
+            await house.sweeper.sweep("promotion stream opened")
+
+            assert house.sweeper.last is not None
+            assert house.sweeper.last.bulk
+
+    played(play())
+
+
+def test_what_changes_between_a_read_and_a_second_look_is_seen_by_that_look() -> None:
+    async def play() -> None:
+        async with crowded_house() as house:
+            house.linstor.delay = 0.0
+            late = [resource_name(name) for name in NAMES[-LEAST + 1 :]]
+            for resource in late:
+                house.queue.add(resource, source="promotion")
+            await asyncio.sleep(1.0)
+            read = house.linstor.placements
+
+            async def slow() -> Mapping[ResourceName, Placement]:
+                found = await read()
+                await asyncio.sleep(3.0)
+                return found
+
+            instead(house.linstor, placements=slow)
+            house.linstor.delay = 0.05
+            for name in NAMES[: -len(late)]:
+                house.queue.add(resource_name(name), source="promotion")
+            await asyncio.sleep(0.9)
+            for resource in late:
+                house.linstor.place(resource, "n2")
+            await asyncio.sleep(50.0)
+
+            assert [r for r in late if house.nodes(r) != {"n2"}] == []
+
+    played(play())
+
+
+def test_what_no_bulk_read_can_answer_is_not_tried_that_way_again() -> None:
+    async def play() -> None:
+        async with crowded_house() as house:
+            house.linstor.placed.clear()
+            hint_all(house)
+            await asyncio.sleep(15.0)
+
+            assert single_looks(house) >= MANY
+            assert house.linstor.asked.count("placements") <= 2
+
+    played(play())
+
+
+def test_nodes_that_are_not_to_be_had_hold_up_no_crowd() -> None:
+    async def play() -> None:
+        async with crowded_house() as house:
+            for name in NAMES:
+                house.linstor.place(name, "n1", "n3")
+
+            async def nodes() -> Nodes:
+                await asyncio.sleep(10.0)
+                raise Unreachable("no answer in time")
+
+            instead(house.linstor, nodes=nodes)
+            hint_all(house)
+            await asyncio.sleep(60.0)
+
+            assert house.queue.held <= 3
+
+    played(play())
+
+
+def test_a_look_that_failed_and_was_answered_in_a_crowd_has_failed_no_more() -> None:
+    async def play() -> None:
+        async with crowded_house() as house:
+            house.linstor.broken = Unreachable("connection refused")
+            for name in NAMES[: LEAST - 1]:
+                house.queue.add(resource_name(name), source="promotion")
+            await asyncio.sleep(3.0)
+            failing = house.reconciler.remembered()
+            house.linstor.broken, house.linstor.delay = None, 0.5
+            hint_all(house)
+            await asyncio.sleep(600.0)
+
+            assert failing > 0
+            assert house.reconciler.remembered() == 0
 
     played(play())

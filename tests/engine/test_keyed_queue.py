@@ -310,6 +310,56 @@ def test_on_the_loop_of_the_service_times_are_kept_however_short() -> None:
         runner.run(play())
 
 
+def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
+    async def play() -> None:
+        queue = KeyedQueue[str](changes_at_once=2)
+        looked: dict[str, float] = {}
+
+        async def work() -> None:
+            async with queue.claim() as turn:
+                looked[turn.key] = asyncio.get_running_loop().time()
+                if turn.key == "a":
+                    assert queue.may_change(turn, urgent=True)
+                    await asyncio.sleep(5.0)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(work())
+            await asyncio.sleep(0)
+            with queue.few_looks(for_at_most=60.0):
+                for key in "abc":
+                    queue.add(key)
+                await asyncio.sleep(10.0)
+
+        assert max(looked.values()) < 1.0
+
+    played(play())
+
+
+def test_many_looks_are_held_until_each_is_answered() -> None:
+    async def play() -> None:
+        queue = KeyedQueue[str]()
+        queue.add("old")
+        queue.add("too")
+        queue.add("later", after=2.0)
+        queue.add("single", alone=True)
+        await asyncio.sleep(1.0)
+        begun = asyncio.get_running_loop().time()
+        queue.add("new")
+        await asyncio.sleep(3.0)
+
+        assert queue.due_looks() == 4
+        turns = queue.claim_looks(until=begun)
+        first = next(turns)
+        assert (first.key, queue.held) == ("old", 2)
+        assert not queue.may_change(first, urgent=True)
+        assert (next(turns).key, queue.held) == ("too", 1)
+        turns.close()
+        assert (queue.held, queue.due_looks()) == (0, 2)
+
+    played(play())
+
+
 def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
     async def play() -> None:
         queue = KeyedQueue[str](changes_at_once=1)
