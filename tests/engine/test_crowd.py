@@ -93,7 +93,7 @@ def test_what_has_moved_among_many_is_set_right() -> None:
 def test_what_is_told_while_everything_is_read_is_looked_at_afterwards() -> None:
     async def play() -> None:
         async with crowded_house() as house:
-            late = ResourceName(NAMES[-1])
+            late = ResourceName(NAMES[MANY // 2])
             read = house.linstor.placements
 
             async def placements() -> Mapping[ResourceName, Placement]:
@@ -104,7 +104,7 @@ def test_what_is_told_while_everything_is_read_is_looked_at_afterwards() -> None
                 return found
 
             instead(house.linstor, placements=placements)
-            # It is the last in the row, so no worker gets to it before the read is over.
+            # It is in the midst of the row, so no worker gets to it before the read is over.
             hint_all(house)
             house.queue.add(late, source="promotion")
             await asyncio.sleep(1.0)
