@@ -27,7 +27,7 @@ LONE_HERE, LONE_THERE = "n5", "n6"
 LONE_ALONE = 20
 """Moves of the single volume before anything else moves."""
 LONE_EVERY = 0.5
-PATIENCE = 3600.0
+PATIENCE = 1200.0
 
 LEAST_RATE = 0.8
 MOST_STARVED = 10.0

@@ -37,6 +37,9 @@ LOOK = 2
 """Requests to LINSTOR that one look costs."""
 MOST_OF_LOOKS = 0.75
 
+TRIES, PATIENCE = 3, 120.0
+"""How often something is measured that could not be, and how long it may take, in seconds."""
+
 Measure = Callable[[Path], Awaitable[Report]]
 
 
@@ -80,15 +83,20 @@ async def at_best(measure: Measure, logs: Path) -> list[Report]:
 
 
 async def _apart(measure: Measure, logs: Path) -> Report:
-    """Measure; once more if that could not be done: the floor does not keep clear of the binder's
-    look at all claims, and falls over where it loses one.
+    """Measure; again if that could not be done: the floor does not keep clear of the binder's
+    look at all claims, so it may fall over, or come to no end.
     """
-    found = None
-    try:
-        found = await measure(Path(tempfile.mkdtemp(dir=logs)))
-    except* AssertionError as group:
-        print(f"once more, since {_innermost(group)}", file=sys.stderr)
-    return found or await measure(Path(tempfile.mkdtemp(dir=logs)))
+    for _ in range(TRIES - 1):
+        found = None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                found = await measure(Path(tempfile.mkdtemp(dir=logs)))
+        except* (AssertionError, TimeoutError) as group:
+            why = _innermost(group)
+            print(f"once more, since {why or type(why).__name__}", file=sys.stderr)
+        if found is not None:
+            return found
+    return await measure(Path(tempfile.mkdtemp(dir=logs)))
 
 
 def _innermost(error: BaseException) -> BaseException:
