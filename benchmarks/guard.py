@@ -92,8 +92,7 @@ async def _apart(measure: Measure, logs: Path) -> Report:
             async with asyncio.timeout(PATIENCE):
                 found = await measure(Path(tempfile.mkdtemp(dir=logs)))
         except* (AssertionError, TimeoutError) as group:
-            why = _innermost(group)
-            print(f"once more, since {why or type(why).__name__}", file=sys.stderr)
+            print(f"once more, since {_innermost(group)!r}", file=sys.stderr)
         if found is not None:
             return found
     return await measure(Path(tempfile.mkdtemp(dir=logs)))
