@@ -26,6 +26,7 @@ _SYNCED = re.compile(r"^I(?P<at>\d{4} \d\d:\d\d:\d\d\.\d+).*Caches are synced", 
 class Because(StrEnum):
     RESYNC = "when the binder looked at everything"
     ANEW = "when the binder had begun anew"
+    DELETED = "when their users deleted them just then"
     UNKNOWN = "for no reason known"
 
 
@@ -39,8 +40,11 @@ class Losses:
         lost = self._observer.lost
         while True:
             await self._observer.until(lambda: bool(lost), "a claim is Lost", patience=FOREVER)
-            why = self._reason(datetime.now())  # noqa: DTZ005, as in the binder's log
+            usual = self._reason(datetime.now())  # noqa: DTZ005, as in the binder's log
+            going = {owned.claim for owned in self._scene.ledger.going.values()}
             for _, name in lost:
+                # Any change of a claim makes the binder look at it.
+                why = Because.DELETED if name in going else usual
                 self._player.say("LOST", name, why)
                 self.found[why] += 1
             lost.clear()
