@@ -65,9 +65,9 @@ class Crowd:
         """Serve one crowd after another, for ever."""
         while True:
             await self._queue.until_crowded(self._big)
-            with self._queue.few_looks(for_at_most=PATIENCE):
-                served = self._whole_view.bulk_works
-                while served and self._queue.due_looks() >= self._big():
+            served = self._whole_view.bulk_works
+            while served and self._queue.due_looks() >= self._big():
+                with self._queue.few_looks(for_at_most=PATIENCE):
                     await asyncio.sleep(SETTLE)
                     served = await self._serve()
             if not served:
