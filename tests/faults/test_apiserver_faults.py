@@ -210,7 +210,7 @@ async def test_a_real_api_server_that_forgets_history(
         pytest.param("watch persistentvolumes", marks=pytest.mark.long),
         pytest.param("patch persistentvolumes", marks=pytest.mark.long),
         pytest.param("create configmaps", marks=pytest.mark.long),
-        pytest.param("get leases.coordination.k8s.io", marks=pytest.mark.long),
+        pytest.param("update leases.coordination.k8s.io", marks=pytest.mark.long),
     ],
 )
 @pytest.mark.parametrize("stage", ["fake"], indirect=True)
