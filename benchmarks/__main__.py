@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.command import add_loop
 from benchmarks.machine import machine
 from benchmarks.plan import NAMES, REALISTIC, Measurement, full, short
-from benchmarks.programs import SERVICE, WITHOUT_UVLOOP
 from benchmarks.report import Report, show, write
 from tests.real_parts.build import BuildError
 
@@ -45,14 +45,7 @@ def flags() -> argparse.ArgumentParser:
         const=REALISTIC,
         help="let LINSTOR take 0.5 ms for an answer, 450 ms for writing a property",
     )
-    parser.add_argument(
-        "--without-uvloop",
-        dest="program",
-        action="store_const",
-        const=WITHOUT_UVLOOP,
-        default=SERVICE,
-        help="run the service on asyncio's own loop",
-    )
+    add_loop(parser)
     parser.add_argument("--strict", action="store_true", help="a goal not met is a failure")
     return parser
 

@@ -21,11 +21,8 @@ def sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted(int(part) for part in text.split(",")))
 
 
-def run(parser: argparse.ArgumentParser, measure: Measure) -> int:
-    """Measure, and print what was found; answers the exit code."""
-    parser.add_argument("--sizes", type=sizes, default=(1000,), help="volumes, e.g. 1000,10000")
-    parser.add_argument("--logs", type=Path, help="keep the logs in this directory")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+def add_loop(parser: argparse.ArgumentParser) -> None:
+    """Let the user choose the loop that the service runs on."""
     parser.add_argument(
         "--without-uvloop",
         dest="program",
@@ -34,6 +31,14 @@ def run(parser: argparse.ArgumentParser, measure: Measure) -> int:
         default=SERVICE,
         help="run the service on asyncio's own loop",
     )
+
+
+def run(parser: argparse.ArgumentParser, measure: Measure) -> int:
+    """Measure, and print what was found; answers the exit code."""
+    parser.add_argument("--sizes", type=sizes, default=(1000,), help="volumes, e.g. 1000,10000")
+    parser.add_argument("--logs", type=Path, help="keep the logs in this directory")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    add_loop(parser)
     given = parser.parse_args()
     with ExitStack() as stack:
         if given.logs is None:

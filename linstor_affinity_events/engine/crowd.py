@@ -7,9 +7,10 @@ do.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 
+from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Turn
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import Index, Linstor, Telemetry
@@ -92,7 +93,7 @@ class Crowd:
             return False
         answered = 0
         with closing(self._queue.claim_looks(until=begun)) as turns:
-            async for turn in _with_breaths(turns):
+            async for turn in with_breaths(turns, every=BREATH):
                 answered += await self._answer(turn, definitions, placements)
         self._telemetry.looked_at_many(answered)
         log.info(
@@ -113,12 +114,3 @@ class Crowd:
         # It may have come or gone between the two reads.
         self._reconciler.look_alone(turn)
         return False
-
-
-async def _with_breaths(
-    turns: Iterable[Turn[ResourceName]],
-) -> AsyncIterator[Turn[ResourceName]]:
-    for number, turn in enumerate(turns, start=1):
-        yield turn
-        if number % BREATH == 0:
-            await asyncio.sleep(0)

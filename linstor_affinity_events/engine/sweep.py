@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import Index, Leadership, Linstor, Telemetry
@@ -163,7 +164,7 @@ class Sweeper:
         placements: Mapping[ResourceName, Placement],
     ) -> Counter[tuple[str, str]]:
         found: Counter[tuple[str, str]] = Counter()
-        async for resource in _with_breaths(tuple(self._index.resources())):
+        async for resource in with_breaths(tuple(self._index.resources()), every=BREATH):
             definition = definitions.get(resource)
             placement = None if definition is None else placements.get(resource)
             if definition is not None and placement is None:
@@ -206,11 +207,3 @@ class Sweeper:
             verdict = decide(self._picture.case(volume, None, None))
             found[kind_of(verdict), reason_of(verdict)] += 1
             self._teller.tell(volume, verdict)
-
-
-async def _with_breaths(resources: tuple[ResourceName, ...]) -> AsyncIterator[ResourceName]:
-    """Yield them all and let other tasks run now and then: a pass must not hold up a look."""
-    for number, resource in enumerate(resources, start=1):
-        yield resource
-        if number % BREATH == 0:
-            await asyncio.sleep(0)
