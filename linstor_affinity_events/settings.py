@@ -181,7 +181,7 @@ OPTIONS = (
         default="10",
         parse=whole_number,
         least=1,
-        help="Volumes changed at the same time.",
+        help="At most so many volumes are changed at the same time; fewer where that is as quick.",
     ),
     Option(
         flag="new-volume-grace",

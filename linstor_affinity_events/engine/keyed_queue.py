@@ -9,6 +9,7 @@ from enum import IntEnum
 from itertools import count
 from typing import Generic, TypeVar
 
+from linstor_affinity_events.engine.places import Places
 from linstor_affinity_events.engine.row import Row, Waiting
 
 K = TypeVar("K", bound=Hashable)
@@ -57,10 +58,10 @@ class KeyedQueue(Generic[K]):
     """Holds each key once and never gives one key to two workers.
 
     A key added while a worker holds it is handed out again afterwards, so the latest news is
-    always followed by a look. At most `changes_at_once` turns change something at a time; looks
-    need no such place, so that a change found urgent is never kept waiting by a long row of
-    others. Times are those of the running loop. Adding and claiming cost O(log n), and wake one
-    worker at most.
+    always followed by a look. At most `changes_at_once` turns change something at a time, fewer
+    where `places` found that more would be no quicker. Looks need no such place, so that a change
+    found urgent is never kept waiting by a long row of others. Times are those of the running
+    loop. Adding and claiming cost O(log n), and wake one worker at most.
     """
 
     def __init__(self, *, changes_at_once: int = 10) -> None:
@@ -73,7 +74,7 @@ class KeyedQueue(Generic[K]):
         self._alarm: tuple[float, asyncio.TimerHandle] | None = None
         self._reached = float("-inf")
         """The time that an alarm was set for: loops ring it a little early."""
-        self._places = changes_at_once
+        self.places = Places(changes_at_once)
         self._looking = 0
         self._looks_at_once = float("inf")
         self._crowd: tuple[Callable[[], int], asyncio.Future[None]] | None = None
@@ -151,7 +152,7 @@ class KeyedQueue(Generic[K]):
             yield turn
         finally:
             if turn.changing:
-                self._places += 1
+                self.places.give_back()
             else:
                 self._looking -= 1
             self._let_go(turn.key)
@@ -226,9 +227,9 @@ class KeyedQueue(Generic[K]):
             return True
         if turn.looks_only:
             return False
-        if self._places <= 0 or (not urgent and self._rows[Lane.URGENT].due(self._now())):
+        if not self.places.free or (not urgent and self._rows[Lane.URGENT].due(self._now())):
             return False
-        self._places -= 1
+        self.places.take()
         self._looking -= 1
         turn.changing = True
         if self._looks_at_once < float("inf"):
@@ -251,7 +252,7 @@ class KeyedQueue(Generic[K]):
                 crowded.set_result(None)
 
     def _open_lanes(self) -> tuple[Lane, ...]:
-        lanes = (Lane.URGENT, Lane.LOOK, Lane.CHANGE) if self._places > 0 else (Lane.LOOK,)
+        lanes = (Lane.URGENT, Lane.LOOK, Lane.CHANGE) if self.places.free else (Lane.LOOK,)
         if self._looking < self._looks_at_once:
             return lanes
         return tuple(lane for lane in lanes if lane is not Lane.LOOK)
@@ -271,7 +272,7 @@ class KeyedQueue(Generic[K]):
         self._held.add(waiting.key)
         turn = Turn(waiting.key, lane, waiting.since, waiting.source)
         if lane is not Lane.LOOK:
-            self._places -= 1
+            self.places.take()
             turn.changing = True
         if any(self._rows[other].due(now) for other in self._open_lanes()):
             self._wake_one()

@@ -88,6 +88,7 @@ def house_on(
     volumes: FakeVolumes | None = None,
     faults: Faults | None = None,
     holder: str = "me",
+    at_once: int = 2,
     after_pass: Callable[[], None] = lambda: None,
 ) -> House:
     """A new instance; notes outlive it if the journal is given."""
@@ -95,7 +96,7 @@ def house_on(
     volumes = volumes or FakeVolumes(cluster, faults)
     journal = journal or FakeJournal(faults)
     notices, telemetry, leadership = FakeNotices(), FakeTelemetry(), FakeLeadership()
-    queue = KeyedQueue[ResourceName](changes_at_once=2)
+    queue = KeyedQueue[ResourceName](changes_at_once=at_once)
     picture = Picture(index=volumes.index, linstor=linstor, now=lambda: 2e9)
     teller = Teller(notices, telemetry, lambda: 2e9)
 
@@ -176,12 +177,14 @@ def house_on(
 
 
 @asynccontextmanager
-async def cluster_with(*names: str, on: str = "n1") -> AsyncIterator[FakeCluster]:
+async def cluster_with(
+    *names: str, on: str = "n1", binder_takes: float = 0.001
+) -> AsyncIterator[FakeCluster]:
     """A cluster with a binder and with bound volumes on one node each."""
     cluster = FakeCluster()
     for name, parameters in manifests.CLASSES.items():
         cluster.create("storageclasses", manifests.storage_class(name, parameters))
-    async with Binder(cluster, delay=0.001) as binder:
+    async with Binder(cluster, delay=binder_takes) as binder:
         for name in names:
             bind(cluster, name, on)
         await binder.settled()

@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace as changed
 from typing import Any
 
+import pytest
+
 from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
 from linstor_affinity_events.model.keys import SKIP_ANNOTATION
-from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.names import ClaimName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
 from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, until
 from tests.fakes.clock import run_virtually
@@ -225,6 +228,47 @@ def test_volumes_that_no_pod_can_use_go_first() -> None:
             order = [name for name, _, _ in house.notices.updates]
             # Two places for changes were taken before it was looked at.
             assert order.index("pvc-11") <= 4
+
+    played(play())
+
+
+@pytest.mark.parametrize(
+    ("binder_takes", "api_takes", "least", "most"),
+    [
+        pytest.param(0.05, 0.0, 2, 6, id="the binder is waited for"),
+        pytest.param(0.0001, 0.2, 9, 10, id="nobody is in another's way"),
+    ],
+)
+def test_no_more_are_replaced_at_a_time_than_get_done_sooner_for_it(
+    binder_takes: float, api_takes: float, least: int, most: int
+) -> None:
+    async def play() -> None:
+        names = [f"pvc-{n}" for n in range(2, 102)]
+        async with cluster_with(binder_takes=binder_takes) as cluster:
+            linstor = FakeLinstor("n1", "n2", "n3")
+            for name in (PV, *names):
+                bind(cluster, name, "n1")
+                linstor.place(name, "n2")
+            house = house_on(cluster, linstor, at_once=10)
+            read, amidst = house.volumes.read_claim, 0
+
+            async def far_away(claim: ClaimName) -> Manifest | None:
+                await asyncio.sleep(api_takes)
+                return await read(claim)
+
+            instead(house.volumes, read_claim=far_away)
+            async with house.at_work(workers=14):
+                # One by itself shows how long it takes while nobody else is in the way.
+                house.queue.add(RD, source="promotion")
+                await until(lambda: len(house.notices.updates) == 1)
+                for name in names:
+                    house.queue.add(ResourceName(name), source="promotion")
+                await until(lambda: len(house.notices.updates) > len(names) // 2)
+                while len(house.notices.updates) <= len(names) * 3 // 4:
+                    amidst = max(amidst, len(house.replacer.unfinished.pending))
+                    await asyncio.sleep(0.01)
+
+        assert least <= amidst <= most
 
     played(play())
 
