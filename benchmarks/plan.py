@@ -78,7 +78,7 @@ def full(timing: Timing | None, program: Program) -> tuple[Measurement, ...]:
         Measurement(
             name="burst",
             measure=lambda logs: measure_burst(
-                (100, 1_000), logs, binder_limit=None, timing=timing, program=program
+                (100, 1_000, 5_000), logs, binder_limit=None, timing=timing, program=program
             ),
         ),
         Measurement(
