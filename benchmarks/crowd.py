@@ -11,12 +11,12 @@ import random
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.command import run
 from benchmarks.report import Report
@@ -27,6 +27,7 @@ from tests.stage import clusters, manifests
 from tests.stage.clusters import Cluster
 
 Json = dict[str, Any]
+Found = TypeVar("Found")
 
 AT_ONCE = 32
 NODES = tuple(f"node-{number:02}.storage.example.com" for number in range(1, 13))
@@ -160,6 +161,18 @@ async def side_by_side(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
     async with asyncio.TaskGroup() as group:
         for number in range(AT_ONCE):
             group.create_task(work(), name=f"crowd-{number}")
+
+
+async def at_each(
+    sizes: Sequence[int], directory: Path, measure: Callable[[Crowd], Awaitable[Found]]
+) -> list[Found]:
+    """Measure at each size in turn, on one crowd that grows."""
+    found = []
+    async with crowd(directory) as stage:
+        for size in sizes:
+            await stage.grow(size)
+            found.append(await measure(stage))
+    return found
 
 
 async def measure_filling(sizes: Sequence[int], directory: Path) -> list[Report]:

@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.command import run
-from benchmarks.crowd import NODES, Crowd, crowd
+from benchmarks.crowd import NODES, Crowd, at_each
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Report, Row
 from benchmarks.toll import Toll
@@ -256,12 +257,8 @@ async def measure_flood(
     program: Program = SERVICE,
 ) -> list[Report]:
     """So many events for each volume within so many seconds, at each size in turn."""
-    found: list[Flood] = []
-    async with crowd(directory) as stage:
-        for size in sizes:
-            await stage.grow(size)
-            found += await both_at(stage, per_volume, seconds, directory, program=program)
-    return reports(found)
+    both = partial(both_at, per_volume=per_volume, seconds=seconds, logs=directory, program=program)
+    return reports([flood for pair in await at_each(sizes, directory, both) for flood in pair])
 
 
 def main() -> int:

@@ -7,11 +7,12 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.command import run
-from benchmarks.crowd import NODES, Crowd, crowd
+from benchmarks.crowd import NODES, Crowd, at_each
 from benchmarks.probed import Block, Collection, Passed
 from benchmarks.programs import PROBED
 from benchmarks.report import Goal, Report, Row
@@ -159,12 +160,8 @@ async def measure_full_pass(
     env: Mapping[str, str] | None = None,
 ) -> list[Report]:
     """Each size in turn, on one cluster that grows; `env` is the probe's."""
-    found = []
-    async with crowd(directory) as stage:
-        for size in sizes:
-            await stage.grow(size)
-            found.append(await passed(stage, passes, directory, env=env or {}))
-    return reports(found)
+    measure = partial(passed, passes=passes, logs=directory, env=env or {})
+    return reports(await at_each(sizes, directory, measure))
 
 
 def main() -> int:

@@ -7,11 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.command import run
-from benchmarks.crowd import Crowd, crowd
+from benchmarks.crowd import Crowd, at_each
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
 from benchmarks.toll import Toll
@@ -155,12 +156,8 @@ async def measure_idle(
     sizes: Sequence[int], seconds: float, directory: Path, *, program: Program = SERVICE
 ) -> list[Report]:
     """Each size in turn, on one cluster that grows."""
-    found = []
-    async with crowd(directory) as stage:
-        for size in sizes:
-            await stage.grow(size)
-            found.append(await at_rest(stage, seconds, directory, program=program))
-    return reports(found)
+    rest = partial(at_rest, seconds=seconds, logs=directory, program=program)
+    return reports(await at_each(sizes, directory, rest))
 
 
 def main() -> int:

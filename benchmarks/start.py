@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 
 from benchmarks.command import run
-from benchmarks.crowd import Crowd, crowd
+from benchmarks.crowd import Crowd, at_each
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
 from benchmarks.waits import Ended, until_passes
@@ -120,12 +121,8 @@ async def measure_start(
     sizes: Sequence[int], times: int, directory: Path, *, program: Program = SERVICE
 ) -> list[Report]:
     """Each size in turn, on one cluster that grows."""
-    found = []
-    async with crowd(directory) as stage:
-        for size in sizes:
-            await stage.grow(size)
-            found.append(await started(stage, times, directory, program=program))
-    return reports(found)
+    start = partial(started, times=times, logs=directory, program=program)
+    return reports(await at_each(sizes, directory, start))
 
 
 def main() -> int:
