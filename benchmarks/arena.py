@@ -59,10 +59,10 @@ class Side:
 
         await bind(self.stage.cluster, wish, volume)
 
-    async def move(self, name: str, here: str, there: str) -> float:
+    async def move(self, name: str, here: str, there: str, *, patience: float = 60.0) -> float:
         """Move a replica; answers the seconds from LINSTOR's last word of it to the volume."""
         self.stage.world.move(name, here, there)
-        took = await self.until_moved(name, there)
+        took = await self.until_moved(name, there, patience=patience)
         await self.stage.until_bound(name)
         return took
 

@@ -133,7 +133,9 @@ class _Lone:
         self.took: list[float] = []
 
     async def move(self) -> None:
-        self.took.append(await self._side.move(self._name, self._here, self._there))
+        self.took.append(
+            await self._side.move(self._name, self._here, self._there, patience=PATIENCE)
+        )
         self._here, self._there = self._there, self._here
 
     async def keep_moving(self) -> None:

@@ -181,7 +181,8 @@ OPTIONS = (
         default="10",
         parse=whole_number,
         least=1,
-        help="At most so many volumes are changed at the same time; fewer where that is as quick.",
+        help="At most so many volumes are changed at the same time; fewer where more would mostly "
+        "wait for each other.",
     ),
     Option(
         flag="new-volume-grace",

@@ -201,7 +201,12 @@ class Service:
         gauge("queue_depth", "Resources that wait for a look.", lambda: len(self.queue))
         gauge("queue_oldest_seconds", "How long the oldest of them waits.", oldest)
         places = self.queue.places
-        gauge("queue_places", "Volumes that may be changed at a time.", lambda: places.at_once)
+        gauge("queue_changing", "Resources whose volumes are being changed.", lambda: places.taken)
+        gauge(
+            "queue_places",
+            "Resources whose volumes may be changed at a time.",
+            lambda: places.at_once,
+        )
         gauge("queue_working", "Resources in a worker's hands.", lambda: self.queue.held)
         gauge("leader", "Whether this instance leads.", lambda: self.election.leading)
         gauge("known_volumes", "Volumes of our driver.", lambda: len(self.index))

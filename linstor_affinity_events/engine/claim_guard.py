@@ -91,20 +91,24 @@ class ClaimGuard:
         """
         self._tick = asyncio.get_running_loop().time()
 
-    async def quiet_moment(self) -> None:
-        """Return when the binder is not about to look at everything, as far as can be told.
+    async def quiet_moment(self) -> bool:
+        """Return when the binder is not about to look at everything, as far as can be told;
+        answers whether that had to be waited for.
 
         A volume that is away in that moment costs its claim. When it comes is learnt from what
         the binder did last time, and forgotten when that is long ago, since its clock drifts.
         """
         clock = asyncio.get_running_loop().time
         if clock() - self._tick > TICK_KEEPS:
-            return
+            return False
         into = (clock() - self._tick) % RESYNC_PERIOD
         if into < NOISE_AFTER:
             await asyncio.sleep(NOISE_AFTER - into)
-        elif into > RESYNC_PERIOD - NOISE_BEFORE:
+            return True
+        if into > RESYNC_PERIOD - NOISE_BEFORE:
             await asyncio.sleep(RESYNC_PERIOD - into + NOISE_AFTER)
+            return True
+        return False
 
     @staticmethod
     async def _unprotected(note: Note, sighting: Sighting, seen: Manifest) -> Manifest:
@@ -120,16 +124,16 @@ class ClaimGuard:
         latest = sighting.latest
         return latest if latest is not None and uid_of(latest) == note.uid else seen
 
-    async def see_bound(self, note: Note) -> None:
-        """See that the claim kept its volume; it is told if it ever got lost on the way."""
+    async def see_bound(self, note: Note) -> bool:
+        """See that the claim kept its volume; it is told, and False, if it got lost on the way."""
         if note.claim is None:
-            return
+            return True
         delays, lost = self._delays(), False
         deadline = asyncio.get_running_loop().time() + BOUND_WITHIN
         while True:
             claim = await self._volumes.read_claim(note.claim)
             if claim is None or uid_of(claim) != note.claim.uid or phase_of(claim) == "Bound":
-                return
+                return not lost
             if phase_of(claim) == "Lost" and not lost:
                 lost = True
                 self._looks_at_everything()
@@ -140,7 +144,7 @@ class ClaimGuard:
                     "claim is not bound again",
                     extra=facts(pv=note.pv, claim=note.claim, phase=phase_of(claim)),
                 )
-                return
+                return False
             await asyncio.sleep(delays.next())
 
 

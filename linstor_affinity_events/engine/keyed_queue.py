@@ -59,9 +59,9 @@ class KeyedQueue(Generic[K]):
 
     A key added while a worker holds it is handed out again afterwards, so the latest news is
     always followed by a look. At most `changes_at_once` turns change something at a time, fewer
-    where `places` found that more would be no quicker. Looks need no such place, so that a change
-    found urgent is never kept waiting by a long row of others. Times are those of the running
-    loop. Adding and claiming cost O(log n), and wake one worker at most.
+    where `places` found that more would mostly wait for each other. Looks need no such place, so
+    that a change found urgent is never kept waiting by a long row of others. Times are those of
+    the running loop. Adding and claiming cost O(log n), and wake one worker at most.
     """
 
     def __init__(self, *, changes_at_once: int = 10) -> None:

@@ -324,8 +324,8 @@ class Reconciler:
         self._telemetry.changed(how, str(ended.outcome), now - begun, now - turn.since)
         self._telemetry.told_first(turn.source or "nobody")
         if ended.outcome in {Outcome.DONE, Outcome.KEPT}:
-            if how == "replace":
-                self._queue.places.replaced_in(now - begun)
+            if not ended.held_up:
+                self._queue.places.learn((how, claim is not None), now - begun)
             self._patience.pop(volume.name, None)
             self._changed_at[turn.key] = now
             now_there = ended.volume or volume

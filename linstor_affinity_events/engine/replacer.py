@@ -32,6 +32,8 @@ class Ended:
 
     outcome: Outcome
     volume: Volume | None
+    held_up: bool = False
+    """Whether it took long for a reason that has nothing to do with how busy everybody is."""
 
 
 class Replacer:
@@ -98,7 +100,8 @@ class Replacer:
             walk = Walk(self._means, note, Sight(pv=pv, begun_here=True), sighting)
             outcome = await walk.to_the_end()
         made = walk.sight.pv
-        return Ended(outcome, None if made is None else self._volumes.describe(made))
+        now_there = None if made is None else self._volumes.describe(made)
+        return Ended(outcome, now_there, held_up=walk.held_up)
 
     async def _create_note(self, note: Note) -> Note:
         """Raises Conflict where there is one already, and BadNote where that is none."""

@@ -129,6 +129,12 @@ class Walk:
         self.blind = False
         """Whether what was seen last may be old."""
         self.over = False
+        self._waited = False
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it waited for something that more at a time would not have waited longer for."""
+        return self._waited or self.sight.guard_over or self.failures > 0
 
     async def to_the_end(self) -> Outcome:
         """Take step after step; raises what a later look has to begin from anew."""
@@ -213,7 +219,7 @@ class Walk:
                 claim = await self._read_claim(note)
                 self.sight = replace(sight, claim=claim, claim_known=True)
             case Remove():
-                await self._means.guard.quiet_moment()
+                self._waited |= await self._means.guard.quiet_moment()
                 await self._swap()
             case Create(body):
                 self._means.unfinished.gone(note.pv)
@@ -224,7 +230,7 @@ class Walk:
                 await self._end(outcome)
             case Drop(outcome):
                 if outcome is Outcome.DONE:
-                    await self._means.guard.see_bound(note)
+                    self._waited |= not await self._means.guard.see_bound(note)
                 await self._end(outcome)
             case _:
                 assert_never(step)

@@ -22,6 +22,7 @@ from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import claim_of
 from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.verdict import Later, Refusal
 from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.others import FakeLeadership, FakeNotices, FakeTelemetry
@@ -200,14 +201,21 @@ def bind(cluster: FakeCluster, name: str, *nodes: str, **volume: Any) -> None:
 
 
 async def replace(house: House, *nodes: str, name: str = PV) -> Any:
-    """Have the replacer alone put a volume on other nodes."""
+    """Have the replacer alone put a volume on other nodes; answers the outcome, or what is against
+    it.
+    """
+    ended = await replaced(house, *nodes, name=name)
+    return ended.outcome if isinstance(ended, Ended) else ended
+
+
+async def replaced(house: House, *nodes: str, name: str = PV) -> Ended | Later | Refusal:
+    """The same; answers all that is told of it."""
     pv = await house.volumes.read(PvName(name))
     assert pv is not None
     named = claim_of(pv)
     claim = None if named is None else await house.volumes.read_claim(named)
     wanted = NodeAffinity.of(frozenset({(manifests.HOSTNAME, node)}) for node in nodes)
-    ended = await house.replacer.replace(pv, claim, VolumeKey(ResourceName(name)), wanted)
-    return ended.outcome if isinstance(ended, Ended) else ended
+    return await house.replacer.replace(pv, claim, VolumeKey(ResourceName(name)), wanted)
 
 
 def instead(port: object, **methods: Any) -> None:

@@ -1,5 +1,8 @@
 """How many volumes are changed at a time, beside bottlenecks of several kinds."""
 
+import heapq
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,75 +11,101 @@ from linstor_affinity_events.engine.places import REMEMBERED, Places
 
 MOST = 10
 ALONE = 0.1
-"""How long a replacement takes with nobody in its way."""
+"""How long a change takes with nobody in its way."""
+
+KIND = "replace"
 
 
-def busy(places: Places, took: float) -> None:
-    """Have all places taken, and one replacement end after so many seconds."""
-    taken = 0
-    while places.free:
-        places.take()
-        taken += 1
-    places.replaced_in(took)
-    for _ in range(taken):
+def play(
+    places: Places, changes: int, *, a_second: float, alone: float = ALONE, jitter: float = 1.0
+) -> float:
+    """Make so many changes, as many at a time as may be, beside somebody who gets through so many
+    a second, one after the other. Answers how long it took.
+    """
+    chance = random.Random(7)
+    under_way: list[tuple[float, float]] = []
+    now = served = 0.0
+    for _ in range(changes):
+        while places.free:
+            places.take()
+            served = max(served, now) + 1 / a_second
+            ends = max(served, now + alone * chance.uniform(1.0, jitter))
+            heapq.heappush(under_way, (ends, now))
+        now, begun = heapq.heappop(under_way)
+        places.learn(KIND, now - begun)
         places.give_back()
+    for _ in under_way:
+        places.give_back()
+    return now
 
 
-def test_where_nobody_waits_for_another_all_places_are_used_soon() -> None:
+def one_alone(places: Places, took: float, kind: str = KIND) -> None:
+    places.take()
+    places.learn(kind, took)
+    places.give_back()
+
+
+@pytest.mark.parametrize("jitter", [1.0, 2.0])
+def test_where_nobody_waits_for_another_all_places_are_used_soon(jitter: float) -> None:
     places = Places(MOST)
 
-    for _ in range(20):
-        busy(places, ALONE)
+    play(places, 60, a_second=1e6, jitter=jitter)
 
     assert places.at_once == MOST
 
 
-@pytest.mark.parametrize("a_second", [6.0, 35.0, 100.0])
-def test_beside_a_bottleneck_a_few_wait_for_it_and_it_never_waits(a_second: float) -> None:
+@pytest.mark.parametrize("changes", [200, 5_000])
+@pytest.mark.parametrize("a_second", [6.0, 20.0, 35.0])
+def test_beside_a_bottleneck_a_few_wait_for_it_and_it_never_waits(
+    a_second: float, changes: int
+) -> None:
     places = Places(MOST)
-    places.replaced_in(ALONE)
 
-    for _ in range(100):
-        busy(places, max(ALONE, places.at_once / a_second))
+    took = play(places, changes, a_second=a_second)
 
-    keep_it_busy = ALONE * a_second
-    assert min(MOST, keep_it_busy + 2) <= places.at_once <= min(MOST, keep_it_busy + 5)
+    keeps_it_busy = ALONE * a_second
+    assert keeps_it_busy + 1 <= places.at_once <= 1.5 * keeps_it_busy + 4
+    assert took <= 1.02 * changes / a_second + 5 * ALONE
 
 
-def test_one_at_a_time_tells_how_long_it_takes_alone_and_changes_nothing() -> None:
+def test_those_that_come_one_by_one_raise_nothing() -> None:
     places = Places(MOST)
-    before = places.at_once
 
     for number in range(100):
-        places.take()
-        places.replaced_in(ALONE * (1 + number % 3))
-        places.give_back()
+        one_alone(places, ALONE * (1 + number % 2))
 
-    assert places.at_once == before
-    for _ in range(20):
-        busy(places, ALONE)
+    assert places.at_once <= 2
+
+
+def test_one_kind_that_waits_for_nobody_does_not_make_the_others_look_slow() -> None:
+    places = Places(MOST)
+    one_alone(places, ALONE / 100, kind="patch")
+
+    play(places, 60, a_second=1e6)
+
     assert places.at_once == MOST
 
 
-def test_a_cluster_that_became_slower_for_good_gets_its_places_back() -> None:
+def test_a_cluster_that_became_slower_gets_its_places_back_after_calm_days() -> None:
     places = Places(MOST)
-    busy(places, ALONE)
-    for _ in range(100):
-        busy(places, 10 * ALONE)
+    play(places, 60, a_second=1e6)
+    play(places, 60, a_second=1e6, alone=10 * ALONE)
     assert places.at_once < MOST
 
-    for _ in range(2 * REMEMBERED):
-        busy(places, 10 * ALONE)
+    for _ in range(REMEMBERED):
+        one_alone(places, 10 * ALONE)
+    play(places, 60, a_second=1e6, alone=10 * ALONE)
 
     assert places.at_once == MOST
 
 
-def test_one_that_was_held_up_for_long_hardly_counts() -> None:
+def test_one_that_took_very_long_hardly_counts() -> None:
     places = Places(MOST)
-    for _ in range(20):
-        busy(places, ALONE)
+    play(places, 60, a_second=1e6)
 
-    busy(places, 1000 * ALONE)
+    while places.free:
+        places.take()
+    places.learn(KIND, 1000 * ALONE)
 
     assert places.at_once >= MOST - 2
 
@@ -92,10 +121,12 @@ def test_there_is_always_a_place_and_never_more_than_wished(
     places = Places(most)
 
     for seconds in took:
-        if crowded:
-            busy(places, seconds)
-        else:
-            places.replaced_in(seconds)
+        places.take()
+        while crowded and places.free:
+            places.take()
+        places.learn(KIND, seconds)
+        while places.taken:
+            places.give_back()
 
         assert 1 <= places.at_once <= most
         assert places.free

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.engine.replacer import Ended
 from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
 from linstor_affinity_events.model.keys import SKIP_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
@@ -269,6 +270,42 @@ def test_no_more_are_replaced_at_a_time_than_get_done_sooner_for_it(
                     await asyncio.sleep(0.01)
 
         assert least <= amidst <= most
+
+    played(play())
+
+
+@pytest.mark.parametrize("held_up", [True, False])
+def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held_up: bool) -> None:
+    async def play() -> None:
+        names = [f"pvc-{n}" for n in range(2, 32)]
+        async with cluster_with() as cluster:
+            linstor = FakeLinstor("n1", "n2", "n3")
+            for name in names:
+                bind(cluster, name, "n1")
+                linstor.place(name, "n2")
+            house = house_on(cluster, linstor, at_once=10)
+            for _ in range(10):
+                house.queue.places.take()
+                house.queue.places.learn(("replace", True), 0.1)
+            while house.queue.places.taken:
+                house.queue.places.give_back()
+            before, replace = house.queue.places.at_once, house.replacer.replace
+
+            async def slow(*args: Any) -> Any:
+                ended = await replace(*args)
+                if not isinstance(ended, Ended):
+                    return ended
+                await asyncio.sleep(5.0)
+                return changed(ended, held_up=held_up)
+
+            instead(house.replacer, replace=slow)
+            async with house.at_work(workers=14):
+                for name in names:
+                    house.queue.add(ResourceName(name), source="promotion")
+                await until(lambda: len(house.notices.updates) == len(names))
+
+        assert before > 5
+        assert (house.queue.places.at_once == before) is held_up
 
     played(play())
 

@@ -1,11 +1,13 @@
 """Replacing a volume, also on bad days."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
 
+from linstor_affinity_events.engine.replacer import Ended
 from linstor_affinity_events.errors import (
     AffinityEventsError,
     Forbidden,
@@ -14,10 +16,21 @@ from linstor_affinity_events.errors import (
     Unreachable,
 )
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.names import ClaimName, PvName
 from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
-from tests.engine.house import PV, House, bind, cluster_with, house_on, instead, replace, until
+from tests.engine.house import (
+    PV,
+    House,
+    bind,
+    cluster_with,
+    house_on,
+    instead,
+    replace,
+    replaced,
+    until,
+)
 from tests.fakes.clock import run_virtually
 from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.kube_server import Refusal as Refused
@@ -319,6 +332,79 @@ def test_a_binder_that_never_answers_is_waited_for_and_no_longer() -> None:
 
             assert outcome is Outcome.DONE
             assert 2.0 <= took < 8.0
+
+    played(play())
+
+
+@contextmanager
+def silent_binder(_: House, binder: Binder) -> Iterator[None]:
+    binder.pause()
+    asyncio.get_running_loop().call_later(2.5, binder.resume)
+    yield
+
+
+@contextmanager
+def binder_about_to_look(house: House, _: Binder) -> Iterator[None]:
+    house.replacer._means.guard._looks_at_everything()
+    yield
+
+
+@contextmanager
+def lost_answer(house: House, _: Binder) -> Iterator[None]:
+    house.faults.break_write(5, when="after")
+    yield
+
+
+@contextmanager
+def lost_claim(house: House, _: Binder) -> Iterator[None]:
+    before, read = house.pv()["metadata"]["uid"], house.volumes.read_claim
+    told = 0
+
+    async def lost_once(name: ClaimName) -> Manifest | None:
+        nonlocal told
+        claim = await read(name)
+        again = not gone(house.cluster) and house.pv()["metadata"]["uid"] != before
+        if claim is None or not again or told:
+            return claim
+        told += 1
+        return {**claim, "status": {**claim["status"], "phase": "Lost"}}
+
+    instead(house.volumes, read_claim=lost_once)
+    yield
+    assert told
+
+
+@contextmanager
+def nothing_special(_: House, __: Binder) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("trouble", "held_up"),
+    [
+        (nothing_special, False),
+        (silent_binder, True),
+        (binder_about_to_look, True),
+        (lost_answer, True),
+        (lost_claim, True),
+    ],
+)
+def test_a_replacement_that_waited_for_something_special_says_so(
+    trouble: Callable[[House, Binder], AbstractContextManager[None]], held_up: bool
+) -> None:
+    async def play() -> None:
+        cluster = FakeCluster()
+        async with Binder(cluster, delay=0.001) as binder:
+            bind(cluster, PV, "n1")
+            await binder.settled()
+            house = house_on(cluster, FakeLinstor("n1", "n2"))
+            with trouble(house, binder):
+                async with house.volumes.watching():
+                    ended = await replaced(house, "n2")
+
+            assert isinstance(ended, Ended)
+            assert ended.outcome is Outcome.DONE
+            assert ended.held_up is held_up
 
     played(play())
 
