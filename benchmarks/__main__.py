@@ -12,14 +12,14 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.command import add_loop
-from benchmarks.machine import machine
+from benchmarks.machine import circumstances
 from benchmarks.plan import NAMES, REALISTIC, Measurement, full, short
 from benchmarks.report import Report, show, write
 from tests.real_parts.build import BuildError
 
 EPILOG = """
 LINSTOR's delays (--realistic) are those of latency, burst and silent; scale asks a LINSTOR that
-answers at once. Full passes (a part of scale) always run on the loop of the service as released.
+answers at once.
 """
 
 
@@ -55,8 +55,8 @@ async def measured(
 ) -> list[Report]:
     """Measure, show and write down one after another: what was found is there whatever follows."""
     found: list[Report] = []
-    where = machine()
-    console.print(where, highlight=False, soft_wrap=True)
+    where = circumstances()
+    console.print(where["machine"], highlight=False, soft_wrap=True)
     for each in plan:
         if each.name not in only:
             continue

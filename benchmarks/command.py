@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.machine import circumstances
 from benchmarks.programs import SERVICE, WITHOUT_UVLOOP
 from benchmarks.report import Report, show, write
 
@@ -54,5 +55,5 @@ def run(parser: argparse.ArgumentParser, measure: Measure) -> int:
         found = asyncio.run(begin())
     show(found, Console() if sys.stdout.isatty() else Console(width=160))
     if given.json:
-        write(found, "", given.json)
+        write(found, circumstances(), given.json)
     return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.command import run
 from benchmarks.crowd import NODES, Crowd, at_each
 from benchmarks.programs import SERVICE, Program
-from benchmarks.report import Report, Row
+from benchmarks.report import Goal, Report, Row
 from benchmarks.toll import Toll
 from benchmarks.waits import Ended, until_passes
 from benchmarks.weight import Weight, forget_peak
@@ -31,6 +31,11 @@ LOOK_EVERY = 0.2
 TELL_EVERY = 0.01
 RARE = "--reconcile-rate=1h"
 """Full passes would be taken for something that the flood led to."""
+
+GOALS_AT = 10_000
+
+LOOK = 2
+"""Requests to LINSTOR that one look costs."""
 
 OF_THE_LEASE = "leases.coordination.k8s.io"
 """Leading goes on through a flood as ever, and is no answer to it."""
@@ -231,8 +236,18 @@ def reports(found: Sequence[Flood]) -> list[Report]:
         for kind, number in sorted(asked.items())
     ]
     title = "A flood of events after which nothing is to be changed"
+    goals = [
+        Goal(
+            what=f"requests to LINSTOR beside a look for each of {each.volumes:,} volumes",
+            found=each.linstor.total() / (LOOK * each.volumes),
+            most=1,
+            unit=" x",
+        )
+        for each in found
+        if each.changed is None and each.volumes >= GOALS_AT
+    ]
     return [
-        Report(name="flood", title=title, rows=[each.row() for each in found]),
+        Report(name="flood", title=title, rows=[each.row() for each in found], goals=goals),
         Report(name="flood-requests", title="Requests that a flood led to", rows=kinds),
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.command import run
 from benchmarks.crowd import NODES, Crowd, at_each
 from benchmarks.probed import Block, Collection, Passed
-from benchmarks.programs import PROBED
+from benchmarks.programs import SERVICE, Program, probed
 from benchmarks.report import Goal, Report, Row
 from benchmarks.waits import Ended, until_passes
 from tests.stage.service import Service, running
@@ -99,7 +99,13 @@ def _shortened(stack: str) -> str:
 
 
 async def passed(
-    stage: Crowd, passes: int, logs: Path, *, every: float = 10.0, env: Mapping[str, str]
+    stage: Crowd,
+    passes: int,
+    logs: Path,
+    *,
+    every: float = 10.0,
+    env: Mapping[str, str],
+    program: Program = SERVICE,
 ) -> Passes:
     """Run passes at a quick pace, first with all satellites well, then with one that hangs."""
     size = len(stage.names)
@@ -110,7 +116,7 @@ async def passed(
         log=logs / f"full-pass-{size}.log",
         flags=(f"--reconcile-rate={every:g}s",),
         env={"PROBE_FILE": str(told), **env},
-        program=PROBED,
+        program=probed(program),
     )
     async with running(service):
         await until_passes(service, 1 + passes)
@@ -158,9 +164,10 @@ async def measure_full_pass(
     directory: Path,
     *,
     env: Mapping[str, str] | None = None,
+    program: Program = SERVICE,
 ) -> list[Report]:
     """Each size in turn, on one cluster that grows; `env` is the probe's."""
-    measure = partial(passed, passes=passes, logs=directory, env=env or {})
+    measure = partial(passed, passes=passes, logs=directory, env=env or {}, program=program)
     return reports(await at_each(sizes, directory, measure))
 
 
@@ -173,7 +180,9 @@ def main() -> int:
     async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
         wishes = {"PROBE_PROFILE": given.profile, "PROBE_MEMORY": given.memory}
         env = {key: str(file) for key, file in wishes.items() if file is not None}
-        return await measure_full_pass(given.sizes, given.passes, logs, env=env)
+        return await measure_full_pass(
+            given.sizes, given.passes, logs, env=env, program=given.program
+        )
 
     return run(parser, measure)
 

@@ -27,14 +27,12 @@ MOVES = 60
 MOST_P50, MOST_P99 = 1.75, 4.0
 
 EVACUATED = 60
-LEAST_RATE = 0.5
+LEAST_RATE, MOST_STARVED = 0.5, 20.0
 
 RESTING, REST = 300, 60.0
 MOST_LINSTOR, MOST_KUBERNETES = 4.0, 10.0
 
 FLOODED, EVENTS_EACH, AT_ONCE = 1_500, 4, 0.001
-LOOK = 2
-"""Requests to LINSTOR that one look costs."""
 MOST_OF_LOOKS = 0.75
 
 TRIES, PATIENCE = 3, 120.0
@@ -60,8 +58,19 @@ async def latency(logs: Path) -> Report:
 async def burst(logs: Path) -> Report:
     (report,) = await measure_burst((EVACUATED,), logs)
     ratio = _of(report.rows[0], "x floor")
-    what = "burst, rate beside the floor"
-    return replace(report, goals=[Goal(what=what, found=ratio, least=LEAST_RATE, unit=" x")])
+    amidst, alone = (_of(report.rows[0], f"lone {key}, ms") for key in ("p99", "p50 at rest"))
+    return replace(
+        report,
+        goals=[
+            Goal(what="burst, rate beside the floor", found=ratio, least=LEAST_RATE, unit=" x"),
+            Goal(
+                what="burst, a single move beside one at rest",
+                found=amidst / alone,
+                most=MOST_STARVED,
+                unit=" x",
+            ),
+        ],
+    )
 
 
 def _of(row: Row, column: str) -> float:
@@ -130,7 +139,7 @@ async def flooded(stage: Crowd, logs: Path) -> list[Report]:
     events = EVENTS_EACH * FLOODED
     found = await flood.flooded(stage, events, events / AT_ONCE, logs)
     table, kinds = flood.reports([found])
-    share = found.linstor.total() / (LOOK * FLOODED)
+    share = found.linstor.total() / (flood.LOOK * FLOODED)
     what = "flood, requests to LINSTOR beside one look for each resource"
     return [
         replace(table, goals=[Goal(what=what, found=share, most=MOST_OF_LOOKS, unit=" x")]),

@@ -29,24 +29,26 @@ async def measure_latency(
     program: Program = SERVICE,
 ) -> list[Report]:
     """Move volumes one at a time, each on the service's side and then on the floor's."""
-    names = [f"{number:03}" for number in range(VOLUMES)]
+    volumes = [f"{number:03}" for number in range(VOLUMES)]
     waits: dict[str, list[float]] = {}
     away: dict[str, list[float]] = {}
     async with Arena.real(directory, binder_limit=binder_limit, timing=timing) as arena:
         for side in arena.sides:
-            await side.add({f"{side.name}-{name}": ["n1"] for name in names})
+            await side.add({f"{side.name}-{name}": ["n1"] for name in volumes})
         async with arena.service.at_work(program=program), arena.floor.at_work():
             for number in range(moves):
-                name = names[number % VOLUMES]
+                name = volumes[number % VOLUMES]
                 there, here = ("n1", "n2") if number // VOLUMES % 2 else ("n2", "n1")
-                for side in arena.sides:
+                # Who comes second may find caches warm, or the binder busy.
+                for side in arena.sides if number % 2 else reversed(arena.sides):
                     took = await side.move(f"{side.name}-{name}", here, there)
                     waits.setdefault(side.name, []).append(1000 * took)
         for side in arena.sides:
             away[side.name] = [1000 * gap for gap in side.times_away()]
         lost = arena.service.lost()
     shown = "its default" if binder_limit is None else f"{binder_limit}/s"
-    rows: list[Row] = [_row(name, found, away[name]) for name, found in waits.items()]
+    names = [side.name for side in arena.sides]
+    rows: list[Row] = [_row(name, waits[name], away[name]) for name in names]
     service, floor = rows
     ratios = {
         key: float(service[key] or 0) / float(floor[key] or 1)
@@ -60,7 +62,8 @@ async def measure_latency(
         Goal(what="claims seen Lost", found=lost, most=0),
     ]
     title = f"Latency: from LINSTOR's event to the volume, ms; the binder's request limit {shown}"
-    return [Report(name="latency", title=title, rows=rows, goals=goals)]
+    name = f"latency, binder at {'default' if binder_limit is None else binder_limit}"
+    return [Report(name=name, title=title, rows=rows, goals=goals)]
 
 
 def _row(name: str, found: list[float], away: list[float]) -> Row:

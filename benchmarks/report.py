@@ -73,10 +73,10 @@ def show(reports: Iterable[Report], console: Console) -> None:
         console.print()
 
 
-def write(reports: Iterable[Report], machine: str, file: Path) -> None:
+def write(reports: Iterable[Report], circumstances: Mapping[str, str], file: Path) -> None:
     """Write everything as JSON."""
     tree = {
-        "machine": machine,
+        **circumstances,
         "reports": [
             {
                 "name": report.name,

@@ -33,7 +33,7 @@ async def measure_scale(
             filled.append({"volumes": size, "seconds": await stage.grow(size)})
             begun.append(await start.started(stage, starts, directory, program=program))
             rests.append(await idle.at_rest(stage, seconds, directory, program=program))
-            passed.append(await full_pass.passed(stage, passes, directory, env={}))
+            passed.append(await full_pass.passed(stage, passes, directory, env={}, program=program))
             if size in flood_sizes:
                 floods += await flood.both_at(stage, 2, 1.0, directory, program=program)
     return [

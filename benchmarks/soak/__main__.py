@@ -6,14 +6,13 @@ told by the seed, and written down in the directory. Exit code 1: a goal was not
 
 import argparse
 import asyncio
-import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.machine import circumstances
 from benchmarks.report import show, write
 from benchmarks.soak.run import measure_soak
 from tests.real_parts.build import BuildError
@@ -33,8 +32,7 @@ async def main() -> int:
     reports = await measure_soak(given.minutes, given.seed, directory, volumes=given.volumes)
     show(reports, Console() if sys.stdout.isatty() else Console(width=120))
     if given.json:
-        machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-        write(reports, machine, given.json)
+        write(reports, circumstances(), given.json)
     return 0 if all(goal.met for report in reports for goal in report.goals) else 1
 
 
