@@ -1,6 +1,7 @@
 """Stages for tests: most are played on the pretended cluster and on the real one."""
 
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ NEVER = 24 * 3600.0
 """How often the pretended binder looks at everything, as with `real_cluster_quiet`: a look that
 falls into the moment in which a volume is away costs a claim, by chance.
 """
+
+SHOWN = 60
+"""How many lines of a service's log."""
 
 MakeService = Callable[..., Service]
 
@@ -85,8 +89,10 @@ async def real_mutable_stage(real_cluster_mutable: RealCluster) -> AsyncIterator
 
 
 @pytest.fixture
-def service_on(tmp_path: Path) -> MakeService:
-    """Makes instances of the service for a stage, each with a log of its own."""
+def service_on(tmp_path: Path) -> Iterator[MakeService]:
+    """Makes instances of the service for a stage, each with a log of its own, whose end is shown
+    where a test fails.
+    """
     made: list[Service] = []
 
     def make(stage: Stage, *flags: str, **env: str) -> Service:
@@ -102,4 +108,7 @@ def service_on(tmp_path: Path) -> MakeService:
         )
         return made[-1]
 
-    return make
+    yield make
+    for each in made:
+        end = "\n".join(each.said().splitlines()[-SHOWN:])
+        sys.stdout.write(f"the end of {each.log.name}:\n{end}\n")
