@@ -17,11 +17,16 @@ class Following:
 
     def __init__(self) -> None:
         self.latest: Manifest | None = None
+        self.gone: Manifest | None = None
         self._told = asyncio.Event()
 
     def tell(self, manifest: Manifest) -> None:
         self.latest = manifest
         self._told.set()
+
+    def tell_gone(self, manifest: Manifest) -> None:
+        self.gone = manifest
+        self.tell(manifest)
 
     async def news(self) -> None:
         await self._told.wait()
@@ -127,7 +132,7 @@ class VolumeIndex:
     def gone(self, manifest: Mapping[str, Any]) -> None:
         name = PvName(manifest["metadata"]["name"])
         for following in self._followed.get(name, ()):
-            following.tell(manifest)
+            following.tell_gone(manifest)
         self._drop(name)
 
     def _drop(self, name: PvName) -> None:

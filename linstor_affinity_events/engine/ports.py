@@ -61,6 +61,8 @@ class Sighting(Protocol):
     """The news of one volume while it is being replaced."""
 
     latest: Manifest | None
+    gone: Manifest | None
+    """The volume that was removed last, as it was by then; None while there was none."""
 
     async def news(self) -> None:
         """Return once something was told of it since the last call."""

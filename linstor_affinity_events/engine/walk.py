@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
+from linstor_affinity_events.engine.last_word import heed_last_word
 from linstor_affinity_events.engine.ports import Journal, Sighting, Volumes
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
@@ -124,6 +125,8 @@ class Walk:
         """The version of the note with which this walk, as the first of all, is about to delete."""
         self.asked = False
         """Whether a deletion that we asked for may have taken effect."""
+        self.removed = False
+        """Whether a removal that we asked for may have taken effect."""
         self.steps = self.conflicts = self.failures = 0
         self.outcome: Outcome | None = None
         self.blind = False
@@ -219,6 +222,7 @@ class Walk:
                 claim = await self._read_claim(note)
                 self.sight = replace(sight, claim=claim, claim_known=True)
             case Remove():
+                self.removed = True
                 self._waited |= await self._means.guard.quiet_moment()
                 await self._swap()
             case Create(body):
@@ -229,11 +233,23 @@ class Walk:
                 self.sight = replace(sight, pv=await self._means.volumes.patch(note.pv, patch))
                 await self._end(outcome)
             case Drop(outcome):
-                if outcome is Outcome.DONE:
-                    self._waited |= not await self._means.guard.see_bound(note)
+                await self._see_off(outcome)
                 await self._end(outcome)
             case _:
                 assert_never(step)
+
+    async def _see_off(self, outcome: Outcome) -> None:
+        """See that nothing got lost on the way: neither the claim nor what others wrote."""
+        made, seen = self.sight.pv, list[Awaitable[bool | None]]()
+        if outcome is Outcome.DONE:
+            seen.append(self._means.guard.see_bound(self.note))
+        if self.removed and made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
+            seen.append(heed_last_word(self._means.volumes, self.note, made, self.sighting))
+        found = await asyncio.gather(*seen, return_exceptions=True)
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        self._waited |= False in found
 
     async def _await_binder(self) -> None:
         """Wait for the binder, and look at the claim meanwhile; after a long wait that is old."""

@@ -18,7 +18,7 @@ from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_ANNOTATION,
 )
-from linstor_affinity_events.model.manifest import Manifest, Patch, wears_marks
+from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of, wears_marks
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.verdict import Reason, Refusal
@@ -568,5 +568,165 @@ def test_nothing_is_remembered_of_volumes_that_are_gone() -> None:
 
             assert house.reconciler.remembered() == 0
             assert house.teller.unsettled == {}
+
+    played(play())
+
+
+def written_at_the_last_moment(house: House, patch: Json) -> None:
+    """Let somebody write when the API server has compared versions already, and has not yet
+    removed the volume: it takes that, and the removal goes on.
+    """
+    remove = house.volumes.remove
+
+    async def raced(manifest: Manifest) -> None:
+        there = house.cluster.get("persistentvolumes", name_of(manifest))
+        if there is not None and uid_of(there) == uid_of(manifest):
+            house.cluster.patch("persistentvolumes", name_of(manifest), patch)
+            manifest = house.pv()
+        await remove(manifest)
+
+    instead(house.volumes, remove=raced)
+
+
+LATE = {"metadata": {"labels": {"late": "yes"}, "annotations": {"example.com/late": "yes"}}}
+
+
+def test_what_is_written_while_the_volume_is_removed_is_not_lost() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            written_at_the_last_moment(house, LATE)
+            async with house.volumes.watching():
+                before = house.pv()
+                outcome = await replace(house, "n2")
+
+            assert outcome is Outcome.DONE
+            assert house.pv()["metadata"]["labels"] == {
+                **before["metadata"].get("labels", {}),
+                "late": "yes",
+            }
+            assert house.pv()["metadata"]["annotations"]["example.com/late"] == "yes"
+            assert house.nodes() == {"n2"}
+            assert not wears_marks(house.pv())
+            assert house.journal.kept == {}
+
+    played(play())
+
+
+@pytest.mark.parametrize("error", [Unreachable, Conflict])
+def test_what_came_late_is_tried_again(error: type[Exception]) -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            written_at_the_last_moment(house, LATE)
+            patch, failed = house.volumes.patch, 0
+
+            async def fails_once(name: PvName, wanted: Patch) -> Manifest:
+                nonlocal failed
+                if "late" in wanted["metadata"].get("labels", {}) and not failed:
+                    failed += 1
+                    raise error("a bad moment")
+                return await patch(name, wanted)
+
+            instead(house.volumes, patch=fails_once)
+            async with house.volumes.watching():
+                outcome = await replace(house, "n2")
+
+            assert outcome is Outcome.DONE
+            assert failed
+            assert house.pv()["metadata"]["labels"]["late"] == "yes"
+            assert house.journal.kept == {}
+
+    played(play())
+
+
+def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            written_at_the_last_moment(house, LATE)
+            patch = house.volumes.patch
+
+            async def refuses(name: PvName, wanted: Patch) -> Manifest:
+                if "late" in wanted["metadata"].get("labels", {}):
+                    raise Forbidden("not now")
+                return await patch(name, wanted)
+
+            instead(house.volumes, patch=refuses)
+            async with house.volumes.watching():
+                outcome = await replace(house, "n2")
+
+            assert outcome is Outcome.DONE
+            assert house.journal.kept == {}
+
+    with caplog.at_level("ERROR"):
+        played(play())
+    assert [record.message for record in caplog.records] == [
+        "a change that came with the removal is lost"
+    ]
+
+
+def test_how_another_volume_of_that_name_went_is_no_change_of_this_one() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            gone = house.volumes.index.gone
+
+            def old_news(manifest: Manifest) -> None:
+                other = {**manifest["metadata"], "uid": "another", "labels": {"late": "no"}}
+                gone({**manifest, "metadata": other})
+
+            instead(house.volumes.index, gone=old_news)
+            async with house.volumes.watching():
+                outcome = await replace(house, "n2")
+
+            assert outcome is Outcome.DONE
+            assert "late" not in house.pv()["metadata"].get("labels", {})
+
+    played(play())
+
+
+def test_where_the_watch_tells_nothing_of_the_removal_it_is_not_waited_for_long() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            instead(house.volumes.index, gone=lambda _: None)
+            async with house.volumes.watching():
+                begun = asyncio.get_running_loop().time()
+                outcome = await replace(house, "n2")
+                took = asyncio.get_running_loop().time() - begun
+
+            assert outcome is Outcome.DONE
+            assert took < 2.0
+
+    played(play())
+
+
+def test_a_volume_kept_with_retain_stays_so_whatever_came_late() -> None:
+    async def play() -> None:
+        async with one_house() as house:
+            async with house.volumes.watching():
+                patch = house.volumes.patch
+
+                async def claim_goes(name: PvName, wanted: Patch) -> Manifest:
+                    answer = await patch(name, wanted)
+                    if "claimRef" in wanted.get("spec", {}):
+                        claim = house.claim()["metadata"]
+                        house.cluster.patch(
+                            "persistentvolumeclaims",
+                            claim["name"],
+                            {"metadata": {"finalizers": []}},
+                            namespace="default",
+                        )
+                        house.cluster.delete(
+                            "persistentvolumeclaims", claim["name"], namespace="default"
+                        )
+                    return answer
+
+                instead(house.volumes, patch=claim_goes)
+                change = {**LATE, "spec": {"persistentVolumeReclaimPolicy": "Recycle"}}
+                written_at_the_last_moment(house, change)
+                outcome = await replace(house, "n2")
+
+            assert outcome is Outcome.KEPT
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+            assert house.pv()["metadata"]["labels"]["late"] == "yes"
 
     played(play())

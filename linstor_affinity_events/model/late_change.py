@@ -1,0 +1,36 @@
+"""What somebody changed on a volume in the moment in which it went, for the one in its place."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from linstor_affinity_events.model.manifest import Manifest, Patch, guarded, taken_over
+
+
+def late_patch(wanted: Manifest, last: Manifest, now: Manifest) -> Patch | None:
+    """What `now`, made as `wanted`, lacks of how the original was at the very `last`, as a guarded
+    merge patch; None if that is nothing. What is otherwise on `now` than was wanted stays: somebody
+    changed it meanwhile, or it was kept with policy Retain.
+    """
+    found = _difference(wanted, taken_over(wanted, last), now)
+    return guarded(now, found) if found else None
+
+
+def _difference(
+    before: Mapping[str, Any], after: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in before.keys() | after.keys():
+        old, new, there = before.get(key), after.get(key), now.get(key)
+        if old == new:
+            continue
+        if _is_tree(old) and _is_tree(new) and _is_tree(there):
+            if inner := _difference(old or {}, new or {}, there or {}):
+                found[key] = inner
+        elif there == old:
+            found[key] = new
+    return found
+
+
+def _is_tree(value: object) -> bool:
+    """Also where there is none yet."""
+    return value is None or isinstance(value, Mapping)

@@ -1,0 +1,146 @@
+"""What a volume's like lacks of how the volume was when it went."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
+from linstor_affinity_events.model.late_change import late_patch
+from linstor_affinity_events.model.manifest import kept, like
+from tests.model.manifests import (
+    applied,
+    begun,
+    marked,
+    pointed_away,
+    terminating,
+    volume,
+    with_metadata,
+)
+
+Json = dict[str, Any]
+
+WANTED = dict(begun(volume()).wanted)
+NOTED = "example.com/noted"
+
+
+def went(**patch: Any) -> Json:
+    """The volume in the moment of its removal, after somebody's change that nobody saw."""
+    return applied(pointed_away(terminating(marked(volume()))), patch)
+
+
+def made(wanted: Json = WANTED) -> Json:
+    """Its like, as the API server shows it."""
+    new = with_metadata(wanted, uid="pv-uid-2", resourceVersion="2000")
+    return {**new, "status": {"phase": "Bound"}}
+
+
+def late(last: Json, now: Json) -> Json | None:
+    return late_patch(WANTED, last, now)
+
+
+def test_where_nobody_wrote_anything_nothing_is_lacking() -> None:
+    assert late(went(), made()) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"metadata": {"labels": {"team": "red"}}}, id="a label"),
+        pytest.param({"metadata": {"labels": {"tier": "gold"}}}, id="another label"),
+        pytest.param({"metadata": {"labels": {"team": None}}}, id="a label less"),
+        pytest.param({"metadata": {"annotations": {NOTED: "yes"}}}, id="an annotation"),
+        pytest.param({"spec": {"capacity": {"storage": "2Gi"}}}, id="the capacity"),
+        pytest.param({"spec": {"mountOptions": ["noatime"]}}, id="mount options"),
+    ],
+)
+def test_what_was_written_at_the_last_moment_is_on_its_like_afterwards(change: Json) -> None:
+    last = went(**change)
+    patch = late(last, made())
+
+    assert patch is not None
+    mended = applied(made(), patch)
+    assert like(mended) == applied_to_wanted(change)
+    assert late(last, mended) is None
+
+
+def applied_to_wanted(change: Json) -> Json:
+    return like(applied(made(), change))
+
+
+def test_the_patch_is_good_for_one_version_of_one_incarnation() -> None:
+    patch = late(went(metadata={"labels": {"team": "red"}}), made())
+
+    assert patch is not None
+    assert patch["metadata"]["uid"] == "pv-uid-2"
+    assert patch["metadata"]["resourceVersion"] == "2000"
+
+
+def test_what_was_written_to_its_like_since_stays() -> None:
+    last = went(metadata={"labels": {"team": "red", "tier": "gold"}})
+    now = applied(made(), {"metadata": {"labels": {"team": "green"}}})
+
+    patch = late(last, now)
+
+    assert patch is not None
+    assert applied(now, patch)["metadata"]["labels"] == {"team": "green", "tier": "gold"}
+
+
+def test_where_there_were_no_labels_at_all_one_comes() -> None:
+    bare = with_metadata(volume(), labels=None)
+    wanted = dict(begun(bare).wanted)
+    last = applied(terminating(marked(bare)), {"metadata": {"labels": {"team": "red"}}})
+
+    patch = late_patch(wanted, last, made(wanted))
+
+    assert patch is not None
+    assert patch["metadata"]["labels"] == {"team": "red"}
+    now = applied(made(wanted), {"metadata": {"labels": {"tier": "gold"}}})
+    beside = late_patch(wanted, last, now)
+    assert beside is not None
+    assert applied(now, beside)["metadata"]["labels"] == {"team": "red", "tier": "gold"}
+
+
+def test_a_policy_set_at_the_last_moment_comes_along_unless_it_was_kept_with_retain() -> None:
+    last = went(spec={"persistentVolumeReclaimPolicy": "Recycle"})
+
+    patch = late(last, made())
+
+    assert patch is not None
+    assert patch["spec"] == {"persistentVolumeReclaimPolicy": "Recycle"}
+    assert late(last, made(kept(WANTED))) is None
+
+
+def test_a_volume_that_was_kept_keeps_what_says_so() -> None:
+    now = made(kept(WANTED))
+    last = went(metadata={"annotations": {NOTED: "yes"}})
+
+    patch = late(last, now)
+
+    assert patch is not None
+    mended = applied(now, patch)
+    assert mended["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert mended["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
+    assert mended["metadata"]["annotations"][NOTED] == "yes"
+
+
+texts = st.sampled_from(["", "a", "b"])
+trees = st.dictionaries(texts, texts, max_size=3)
+
+
+@given(labels=trees, annotations=trees, again=trees)
+def test_our_marks_never_travel_and_two_times_is_as_good_as_once(
+    labels: Json, annotations: Json, again: Json
+) -> None:
+    last = went(metadata={"labels": labels, "annotations": annotations})
+    now = applied(made(), {"metadata": {"labels": again}})
+
+    patch = late(last, now)
+
+    mended = now if patch is None else applied(now, patch)
+    assert FINALIZER not in mended["metadata"].get("finalizers", [])
+    assert mended["metadata"].get("annotations", {}).keys() <= (
+        WANTED["metadata"]["annotations"].keys() | annotations.keys()
+    )
+    assert late(last, mended) is None
