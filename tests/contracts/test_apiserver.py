@@ -530,6 +530,32 @@ async def test_a_late_put_spares_the_next_incarnation(kube: KubeClient, name: st
     assert (await kube.get(path)).metadata["uid"] == new
 
 
+@pytest.mark.parametrize("nth", range(8))
+async def test_what_is_written_while_the_last_finalizer_goes_is_in_the_watch_s_last_event(
+    kube: KubeClient, name: str, nth: int
+) -> None:
+    """The real API server mostly takes both, though the PUT tells a version that is old by then."""
+    was = await terminating_volume(kube, name)
+    path = f"{VOLUMES}/{name}"
+
+    async with kube.watch(
+        VOLUMES,
+        resourceVersion=was["metadata"]["resourceVersion"],
+        fieldSelector=f"metadata.name={name}",
+    ) as lines:
+        emptied, written = await asyncio.gather(
+            emptied_by_put(kube, path, was),
+            kube.patch(path, {"metadata": {"labels": {"late": str(nth)}}}),
+        )
+        if emptied.status != 200:
+            await emptied_by_patch(kube, path, was)
+        *_, last = await lines.until(lambda event: event["type"] == "DELETED")
+
+    assert emptied.status in {200, 409}
+    assert written.status in {200, 404}
+    assert ("late" in last["object"]["metadata"].get("labels", {})) is (written.status == 200)
+
+
 async def test_a_put_names_its_object(kube: KubeClient, name: str) -> None:
     await settled_volume(kube, name)
 
