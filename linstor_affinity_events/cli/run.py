@@ -24,6 +24,8 @@ else:
 
 log = logging.getLogger(__name__)
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
 
 @click.command(short_help="Listen to LINSTOR and set affinities right.")
 @takes_settings()
@@ -55,6 +57,13 @@ async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     # A second signal changes nothing: what was begun is finished, within the shutdown grace.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         loop.add_signal_handler(number, stop.set)
-    await Service(settings).run(stop)
+    try:
+        await Service(settings).run(stop)
+    finally:
+        # While the program ends there is nothing left to stop, and a signal would only kill it, so
+        # that it looked as if it had failed.
+        for number in STOPS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)

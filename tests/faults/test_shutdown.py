@@ -1,5 +1,6 @@
 """Told to stop amid a burst: what was begun is finished, and nothing else begins."""
 
+import asyncio
 import signal
 from typing import Any
 
@@ -72,6 +73,21 @@ async def test_what_was_begun_is_finished_and_nothing_else_begins(
     assert untouched, "all were done before it was told to stop"
     assert stage.observer.lost == []
     figures.count("replacements finished on the way out", len(done) - told)
+
+
+async def test_signals_that_do_not_cease_change_nothing(
+    fake_stage: Stage, service_on: MakeService
+) -> None:
+    service = service_on(fake_stage)
+    async with running(service):
+        ended = asyncio.create_task(service.ended(GRACE))
+        while not ended.done():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                service.signal(number)
+            await asyncio.sleep(0.001)
+
+        assert await ended == 0
+    assert "Traceback" not in service.said()
 
 
 @pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
