@@ -70,7 +70,7 @@ def replicas(tree: Any) -> object:
     rows = Replicas()
     for row in _objects(tree, "resources"):
         rows.take(row)
-    return rows.placements()
+    return list(rows.placements())
 
 
 def definitions(tree: Any) -> object:
