@@ -104,8 +104,8 @@ class LinstorRest:
         rows = Replicas()
         for row in _objects(tree, "resources"):
             rows.take(row)
-        found = {placement.resource: placement for placement in rows.placements()}
-        return found.get(resource, Placement(resource))
+        found = (placement for placement in rows.placements() if placement.resource == resource)
+        return next(found, Placement(resource))
 
     async def placements(self) -> Mapping[ResourceName, Placement]:
         rows = Replicas()

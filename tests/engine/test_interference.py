@@ -612,26 +612,30 @@ def test_what_is_written_while_the_volume_is_removed_is_not_lost() -> None:
     played(play())
 
 
+def failing_to_take_it_over(house: House, errors: list[Exception]) -> None:
+    """Let the first patches that bring what came late fail so; each that did is taken off."""
+    patch = house.volumes.patch
+
+    async def fails_first(name: PvName, wanted: Patch) -> Manifest:
+        if "late" in wanted["metadata"].get("labels", {}) and errors:
+            raise errors.pop(0)
+        return await patch(name, wanted)
+
+    instead(house.volumes, patch=fails_first)
+
+
 @pytest.mark.parametrize("error", [Unreachable, Conflict])
 def test_what_came_late_is_tried_again(error: type[Exception]) -> None:
     async def play() -> None:
         async with one_house() as house:
             written_at_the_last_moment(house, LATE)
-            patch, failed = house.volumes.patch, 0
-
-            async def fails_once(name: PvName, wanted: Patch) -> Manifest:
-                nonlocal failed
-                if "late" in wanted["metadata"].get("labels", {}) and not failed:
-                    failed += 1
-                    raise error("a bad moment")
-                return await patch(name, wanted)
-
-            instead(house.volumes, patch=fails_once)
+            errors: list[Exception] = [error("a bad moment")]
+            failing_to_take_it_over(house, errors)
             async with house.volumes.watching():
                 outcome = await replace(house, "n2")
 
             assert outcome is Outcome.DONE
-            assert failed
+            assert not errors
             assert house.pv()["metadata"]["labels"]["late"] == "yes"
             assert house.journal.kept == {}
 
@@ -644,14 +648,7 @@ def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
     async def play() -> None:
         async with one_house() as house:
             written_at_the_last_moment(house, LATE)
-            patch = house.volumes.patch
-
-            async def refuses(name: PvName, wanted: Patch) -> Manifest:
-                if "late" in wanted["metadata"].get("labels", {}):
-                    raise Forbidden("not now")
-                return await patch(name, wanted)
-
-            instead(house.volumes, patch=refuses)
+            failing_to_take_it_over(house, [Forbidden("not now")])
             async with house.volumes.watching():
                 outcome = await replace(house, "n2")
 
