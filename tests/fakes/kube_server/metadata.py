@@ -107,19 +107,64 @@ def changes(new: dict[str, Any], old: dict[str, Any]) -> list[Mistake]:
 
 
 def note_writer(new: Object, old: Object | None, resource: Resource, writer: Writer) -> None:
-    """Enter the writer into managedFields; which fields it wrote is not kept track of."""
-    entry = {"manager": writer.name, "operation": "Update", "apiVersion": resource.api_version}
-    entry |= {"time": now(), "fieldsType": "FieldsV1"}
-    filled = {**entry, "fieldsV1": {}}
+    """Enter the writer into managedFields. Of the fields it wrote, those are kept track of that
+    somebody asks for: annotations, and the phase.
+    """
+    entry: dict[str, Any] = {"manager": writer.name, "operation": "Update"}
+    entry |= {"apiVersion": resource.api_version, "time": now(), "fieldsType": "FieldsV1"}
     if writer.subresource:
-        filled["subresource"] = writer.subresource
-    before = deepcopy(old["metadata"].get("managedFields", [])) if old else []
-    others = [
-        each
-        for each in before
-        if (each.get("manager"), each.get("subresource", "")) != (writer.name, writer.subresource)
-    ]
-    new["metadata"]["managedFields"] = [*others, filled]
+        entry["subresource"] = writer.subresource
+    wrote = _written(new, old)
+    others, before = [], deepcopy(old["metadata"].get("managedFields", [])) if old else []
+    for each in before:
+        fields = each.setdefault("fieldsV1", {})
+        if (each.get("manager"), each.get("subresource", "")) == (writer.name, writer.subresource):
+            wrote |= _owned(fields) - _gone(new, _owned(fields))
+        else:
+            each["fieldsV1"] = _fields(_owned(fields) - wrote)
+            others.append(each)
+    new["metadata"]["managedFields"] = [*others, {**entry, "fieldsV1": _fields(wrote)}]
+
+
+Field = tuple[str, str, str]
+"""The way to a field that is kept track of: two steps and, for an annotation, its key."""
+
+_PHASE: Field = ("status", "phase", "")
+
+
+def _annotation(key: str) -> Field:
+    return ("metadata", "annotations", key)
+
+
+def _written(new: Object, old: Object | None) -> set[Field]:
+    now_there = new["metadata"].get("annotations") or {}
+    was = (old["metadata"].get("annotations") or {}) if old else {}
+    found = {_annotation(key) for key, value in now_there.items() if was.get(key) != value}
+    phase = (new.get("status") or {}).get("phase")
+    if phase and (not old or (old.get("status") or {}).get("phase") != phase):
+        found.add(_PHASE)
+    return found
+
+
+def _gone(new: Object, owned: set[Field]) -> set[Field]:
+    there = new["metadata"].get("annotations") or {}
+    return {each for each in owned if each != _PHASE and each[2] not in there}
+
+
+def _owned(fields: dict[str, Any]) -> set[Field]:
+    annotations = fields.get("f:metadata", {}).get("f:annotations", {})
+    found = {_annotation(key.removeprefix("f:")) for key in annotations if key != "."}
+    return found | ({_PHASE} if "f:phase" in fields.get("f:status", {}) else set())
+
+
+def _fields(owned: set[Field]) -> dict[str, Any]:
+    keys = sorted(key for first, _, key in owned if first == "metadata")
+    found: dict[str, Any] = {}
+    if keys:
+        found["f:metadata"] = {"f:annotations": {f"f:{key}": {} for key in keys}}
+    if _PHASE in owned:
+        found["f:status"] = {"f:phase": {}}
+    return found
 
 
 def tidied(metadata: dict[str, Any]) -> dict[str, Any]:
