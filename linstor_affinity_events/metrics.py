@@ -71,6 +71,12 @@ class Metrics:
         self._volumes = self._gauge(
             "volumes", "Volumes by what the last full pass found.", "verdict", "reason"
         )
+        self._deferred = self._gauge(
+            "volumes_deferred",
+            "Volumes whose node affinity has been waiting to be updated for more than three "
+            "minutes, by reason.",
+            "reason",
+        )
         self._absent = self._gauge(
             "volumes_absent", "PersistentVolumes that are deleted and not yet created again."
         )
@@ -139,6 +145,11 @@ class Metrics:
         self._volumes.clear()
         for labels, number in found.items():
             self._volumes.labels(*labels).set(number)
+
+    def deferred(self, found: Mapping[str, int]) -> None:
+        self._deferred.clear()
+        for reason, number in found.items():
+            self._deferred.labels(reason).set(number)
 
     def absent(self, volumes: int) -> None:
         self._absent.set(volumes)

@@ -36,8 +36,8 @@ class KubeEvents:
             volume, "Normal", "VolumeAffinityUpdated", f"Node affinity changed from {was} to {now}"
         )
 
-    def warn(self, volume: Volume, reason: str, why: str) -> None:
-        self._on_both(volume, "Warning", reason, why)
+    def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
+        self._on_both(volume, "Warning", reason, why, reminder)
 
     async def run(self) -> None:
         """Send what waits, for ever."""
@@ -65,9 +65,11 @@ class KubeEvents:
             self.lost += 1
             log.debug("Event not sent", extra=facts(reason=event["reason"], why=error))
 
-    def _on_both(self, volume: Volume, kind: str, reason: str, text: str) -> None:
+    def _on_both(
+        self, volume: Volume, kind: str, reason: str, text: str, reminder: int = 0
+    ) -> None:
         pv = {"kind": "PersistentVolume", "name": volume.name, "uid": volume.uid}
-        self._add(_CLUSTER_NAMESPACE, pv, kind, reason, text)
+        self._add(_CLUSTER_NAMESPACE, pv, kind, reason, text, reminder)
         if volume.claim is not None and volume.claim.uid:
             claim = {
                 "kind": "PersistentVolumeClaim",
@@ -75,16 +77,25 @@ class KubeEvents:
                 "name": volume.claim.name,
                 "uid": volume.claim.uid,
             }
-            self._add(volume.claim.namespace, claim, kind, reason, text)
+            self._add(volume.claim.namespace, claim, kind, reason, text, reminder)
 
     def _add(
-        self, namespace: str, regarding: dict[str, str], kind: str, reason: str, text: str
+        self,
+        namespace: str,
+        regarding: dict[str, str],
+        kind: str,
+        reason: str,
+        text: str,
+        reminder: int,
     ) -> None:
         moment = self._now().astimezone(UTC)
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": _name(regarding, kind, reason, text), "namespace": namespace},
+            "metadata": {
+                "name": _name(regarding, kind, reason, text, reminder),
+                "namespace": namespace,
+            },
             "eventTime": moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "reportingController": OURSELVES,
             "reportingInstance": self._instance,
@@ -100,14 +111,15 @@ class KubeEvents:
             self.lost += 1
 
 
-def _name(regarding: Mapping[str, str], kind: str, reason: str, text: str) -> str:
+def _name(regarding: Mapping[str, str], kind: str, reason: str, text: str, reminder: int) -> str:
     """One name for one warning on one incarnation, whoever tells it: a restart, or a new leader,
-    finds each refusal anew, and the API server keeps a single Event of it while it lasts. Of
-    changes each is told: a volume may go to and fro.
+    finds each refusal again, and the API server keeps a single Event of it while it lasts. Of
+    changes each is told: a volume may go to and fro. A reminder has a name of its own, since the
+    API server drops Events after an hour, however often they are told.
     """
     if kind != "Warning":
         return f"affinity-{uuid4().hex}"
-    told = "\n".join((regarding["kind"], regarding["uid"], reason, text))
+    told = "\n".join((regarding["kind"], regarding["uid"], reason, text, str(reminder or "")))
     return f"affinity-{hashlib.sha256(told.encode(errors='replace')).hexdigest()[:32]}"
 
 

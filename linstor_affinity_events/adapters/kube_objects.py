@@ -23,7 +23,7 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import annotations_of, claim_of, phase_of, wears_marks
 from linstor_affinity_events.model.names import PvName, Uid
-from linstor_affinity_events.model.policy import PolicyReading, StorageClass
+from linstor_affinity_events.model.policy import PolicyReading, StorageClass, widest
 from linstor_affinity_events.model.replacement import made_by_us
 from linstor_affinity_events.model.volume import Volume
 
@@ -63,6 +63,7 @@ def describe(manifest: Mapping[str, Any]) -> Volume | None:
         claim=claim_of(manifest),
         storage_class=sys.intern(str(spec.get("storageClassName") or "")),
         override=_override(annotations),
+        override_names=_override_names(annotations),
         context=_context(csi.get("volumeAttributes") or {}),
     )
 
@@ -78,10 +79,17 @@ def _seconds(timestamp: str | None) -> float:
     return datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
 
 
-def _override(annotations: Mapping[str, str]) -> PolicyReading | None:
-    """The first annotation by name, should there be several with the prefix."""
+def _override_names(annotations: Mapping[str, str]) -> tuple[str, ...]:
     names = sorted(name for name in annotations if name.startswith(OVERRIDE_PREFIX))
-    return parse_policy(annotations[names[0]]) if names else None
+    return tuple(map(sys.intern, names))
+
+
+def _override(annotations: Mapping[str, str]) -> PolicyReading | None:
+    """The widest of all, should there be several: Piraeus' operator adds one of its own while it
+    evacuates a node, beside those that users have.
+    """
+    names = _override_names(annotations)
+    return widest(parse_policy(annotations[name]) for name in names) if names else None
 
 
 def _context(attributes: Mapping[str, str]) -> PolicyReading | None:

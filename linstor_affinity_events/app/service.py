@@ -67,6 +67,7 @@ class Service:
         self._chance = chance
         self.metrics = Metrics()
         self._garbage = Garbage()
+        self._drained_by = 0.0
         instance = f"{settings.leader_election_id}-{uuid4().hex[:8]}"
         namespace = notes_namespace(settings)
         self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
@@ -162,6 +163,12 @@ class Service:
             not_ready=self.not_ready,
         )
         self._publish_gauges()
+        self.metrics.gauge(
+            "volumes_held_back",
+            "Volumes that are not changed for now, because they came out of a change otherwise than "
+            "wanted or were changed too often.",
+            picture.backoff.held_back,
+        )
 
     def _election(self, namespace: str) -> AlwaysLeading | LeaseElection:
         settings = self._settings
@@ -317,12 +324,15 @@ class Service:
         return background, listeners
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
-        """Begin nothing more, and give what was begun the shutdown grace; nothing if it is over."""
-        if self.queue.closed:
-            return
-        log.info("stopping", extra=facts(working=self.queue.held, waiting=len(self.queue)))
-        self.queue.close()
-        _, late = await asyncio.wait(workers, timeout=self._settings.shutdown_grace)
+        """Begin nothing more, and give what was begun the shutdown grace, counted from the first
+        call: should a background task fail meanwhile, the second call waits for the rest of it.
+        """
+        clock = asyncio.get_running_loop().time
+        if not self.queue.closed:
+            log.info("stopping", extra=facts(working=self.queue.held, waiting=len(self.queue)))
+            self.queue.close()
+            self._drained_by = clock() + self._settings.shutdown_grace
+        _, late = await asyncio.wait(workers, timeout=max(0.0, self._drained_by - clock()))
         for task in late:
             log.warning("worker cut short", extra=facts(task=task.get_name()))
             task.cancel()

@@ -26,6 +26,8 @@ NEWS_AT_MOST = 0.5
 PROTECTION = "kubernetes.io/pv-protection"
 PROTECTION_AT_MOST = 0.05
 BOUND_WITHIN = 5.0
+SEEN = frozenset({"Bound", "Released", "Failed"})
+"""Phases that only the binder gives a volume that names a claim."""
 
 RESYNC_PERIOD = 15.0
 """How often the binder looks at every claim: kube-controller-manager's
@@ -75,7 +77,8 @@ class ClaimGuard:
                 if _let_go(seen):
                     return await self._unprotected(note, sighting, seen), True
                 if _points_back(seen) and _is_newer(seen, pointed):
-                    self._looks_at_everything()
+                    if claim_of(seen) == note.claim:
+                        self._looks_at_everything()
                     return seen, True
             try:
                 async with asyncio.timeout(min(NEWS_AT_MOST, deadline - clock())):
@@ -124,28 +127,69 @@ class ClaimGuard:
         latest = sighting.latest
         return latest if latest is not None and uid_of(latest) == note.uid else seen
 
-    async def see_bound(self, note: Note) -> bool:
-        """See that the claim kept its volume; it is told, and False, if it got lost on the way."""
-        if note.claim is None:
+    async def see_bound(
+        self, note: Note, before: Manifest | None, made: Manifest, sighting: Sighting
+    ) -> bool:
+        """See that the claim kept its volume; it is told, and False, if it got lost on the way.
+
+        `before` is the claim as it was when the old volume went, `made` the new volume. Once the
+        binder has written that the new volume is Bound it can't call the claim Lost any more on
+        account of the old one; what it wrote before that shows in the claim.
+        """
+        if note.user is None:
             return True
+        await self._until_binder_saw(made, sighting)
         delays, lost = self._delays(), False
         deadline = asyncio.get_running_loop().time() + BOUND_WITHIN
         while True:
-            claim = await self._volumes.read_claim(note.claim)
-            if claim is None or uid_of(claim) != note.claim.uid or phase_of(claim) == "Bound":
+            claim = await self._volumes.read_claim(note.user)
+            if claim is None or uid_of(claim) != note.user.uid:
                 return not lost
-            if phase_of(claim) == "Lost" and not lost:
+            bound = phase_of(claim) == "Bound"
+            if not lost and (phase_of(claim) == "Lost" or (bound and _was_lost(before, claim))):
                 lost = True
                 self._looks_at_everything()
                 self._telemetry.claim_lost()
-                log.warning("claim seen Lost", extra=facts(pv=note.pv, claim=note.claim))
+                log.warning(
+                    "claim was Lost for a moment; the PersistentVolume controller has bound it "
+                    "again or does so within 15 s, and no data is affected",
+                    extra=facts(pv=note.pv, claim=note.user, now=phase_of(claim)),
+                )
+            if bound:
+                return not lost
             if asyncio.get_running_loop().time() > deadline:
                 log.error(
                     "claim is not bound again",
-                    extra=facts(pv=note.pv, claim=note.claim, phase=phase_of(claim)),
+                    extra=facts(pv=note.pv, claim=note.user, phase=phase_of(claim)),
                 )
                 return False
             await asyncio.sleep(delays.next())
+
+    async def _until_binder_saw(self, made: Manifest, sighting: Sighting) -> None:
+        """Wait, for the guard's time at most, until the new volume's phase is written."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                while True:
+                    seen = sighting.latest
+                    if seen is not None and uid_of(seen) == uid_of(made) and phase_of(seen) in SEEN:
+                        return
+                    await sighting.news()
+
+
+def _was_lost(before: Manifest | None, claim: Manifest) -> bool:
+    """Whether the binder has written the claim's phase since: it does so only for another phase."""
+    if before is None or version_of(before) == version_of(claim):
+        return False
+    return _phase_written(before) != _phase_written(claim)
+
+
+def _phase_written(claim: Manifest) -> str | None:
+    """When whoever owns the phase of a claim has last written its status."""
+    for entry in claim["metadata"].get("managedFields") or ():
+        status = (entry.get("fieldsV1") or {}).get("f:status") or {}
+        if "f:phase" in status:
+            return str(entry.get("time"))
+    return None
 
 
 def _points_back(pv: Manifest) -> bool:

@@ -8,7 +8,7 @@ from linstor_affinity_events.engine.ports import Sighting, Volumes
 from linstor_affinity_events.errors import Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.late_change import late_patch
-from linstor_affinity_events.model.manifest import Manifest, uid_of
+from linstor_affinity_events.model.manifest import Manifest, claim_of, rebound, uid_of
 from linstor_affinity_events.model.note import Note
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ async def heed_last_word(volumes: Volumes, note: Note, made: Manifest, sighting:
     for _ in range(MAX_CONFLICTS):
         if pv is None:
             return
-        patch = late_patch(note.wanted, last, pv)
+        patch = late_patch(note.wanted, last, pv, rebound_from=note.claim)
         if patch is None:
             return
         try:
@@ -46,7 +46,12 @@ async def heed_last_word(volumes: Volumes, note: Note, made: Manifest, sighting:
             told = facts(pv=note.pv, change=patch, why=error)
             log.log(logging.ERROR, "a change that came with the removal is lost", extra=told)
         else:
-            log.info("took over what changed while it was removed", extra=facts(pv=note.pv))
+            claimed = rebound(last, note.claim)
+            log.log(
+                logging.WARNING if claimed else logging.INFO,
+                "took over what changed while it was removed",
+                extra=facts(pv=note.pv, claim=claim_of(last) if claimed else note.claim),
+            )
         return
 
 

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from linstor_affinity_events.engine.change_backoff import ChangeBackoff
 from linstor_affinity_events.engine.ports import Index, Linstor
+from linstor_affinity_events.model.affinity import NO_AFFINITY, NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.nodes import Nodes
@@ -30,6 +32,10 @@ class Picture:
 
     grace: float = 10.0
     default_policy: Policy | None = None
+    everywhere: NodeAffinity = NO_AFFINITY
+    """What is written on volumes that any node may use."""
+
+    backoff: ChangeBackoff = field(default_factory=ChangeBackoff)
     nodes: Nodes = field(default_factory=Nodes)
     saved: frozenset[ResourceName] = frozenset()
     """Resources for which the reference controller left a note, as the last full pass saw."""
@@ -51,13 +57,15 @@ class Picture:
         now = self.now()
         return Case(
             volume=volume,
-            twins=self.live_with(volume.key, but=volume.name),
+            twins=self.in_use_with(volume.key, but=volume.name),
             noted=noted,
             definition=definition,
             placement=placement,
             nodes=self.nodes,
             storage_class=self.index.storage_class(volume.storage_class),
             default_policy=self.default_policy,
+            everywhere=self.everywhere,
+            held_back=self.backoff.against(volume.name),
             immutable=asyncio.get_running_loop().time() < self._immutable_until,
             now=now,
             grace=self.grace,
@@ -84,19 +92,20 @@ class Picture:
             volume = self.index.get(name)
             if volume is None or not self._looks_young(volume, now):
                 del self._young[name]
+        self.backoff.forget_old()
 
     def remembered(self) -> int:
         """Of how many volumes something is remembered."""
-        return len(self._young)
+        return len(self._young) + len(self.backoff)
 
-    def live_with(self, key: VolumeKey | None, *, but: PvName) -> tuple[PvName, ...]:
-        """The live volumes that stand for this LINSTOR volume, all but one."""
+    def in_use_with(self, key: VolumeKey | None, *, but: PvName) -> tuple[PvName, ...]:
+        """The volumes in use that stand for this LINSTOR volume, all but one."""
         if key is None:
             return ()
         return tuple(
             other.name
             for other in self.index.of(key.resource)
-            if other.key == key and other.name != but and not other.terminating
+            if other.key == key and other.name != but and not other.terminating and other.in_use
         )
 
     async def read_nodes(self) -> None:

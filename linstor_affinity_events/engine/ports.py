@@ -93,8 +93,13 @@ class Volumes(Protocol):
     async def create(self, manifest: Manifest) -> Manifest:
         """Create it as given. Conflict if the name is taken."""
 
-    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> None:
-        """Have the API server try the patch, the deletion and the creation, and keep nothing."""
+    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
+        """Have the API server try the patch, the deletion and the creation, and keep nothing;
+        answers what the volume would be after the patch, as admission makes it.
+        """
+
+    async def rehearse_creation(self, wanted: Manifest) -> None:
+        """Have the API server try the creation alone; a name that is taken is no objection."""
 
     def describe(self, manifest: Manifest) -> Volume | None:
         """What decisions need of a manifest; None if it is not of our driver."""
@@ -134,8 +139,10 @@ class Notices(Protocol):
     def updated(self, volume: Volume, was: str, now: str) -> None:
         """The volume's affinity was changed; told on volume and claim."""
 
-    def warn(self, volume: Volume, reason: str, why: str) -> None:
-        """Something is wrong with the volume; told on volume and claim."""
+    def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
+        """Something is wrong with the volume; told on volume and claim. The first time is number 0,
+        and the same thing told with the same number is told once.
+        """
 
 
 class Leadership(Protocol):
@@ -155,6 +162,7 @@ class Telemetry(Protocol):
     def drift_unannounced(self, cause: str) -> None: ...
     def swept(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None: ...
     def census(self, found: Mapping[tuple[str, str], int]) -> None: ...
+    def deferred(self, found: Mapping[str, int]) -> None: ...
     def absent(self, volumes: int) -> None: ...
     def stuck(self, volumes: int) -> None: ...
     def claim_lost(self) -> None: ...

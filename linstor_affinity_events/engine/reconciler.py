@@ -19,8 +19,11 @@ from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.second_looks import SECOND_LOOK, SecondLooks
 from linstor_affinity_events.engine.teller import Teller
+from linstor_affinity_events.engine.together import together
+from linstor_affinity_events.engine.walk import AFFINITY_FIELD
 from linstor_affinity_events.errors import Again, Conflict, Invalid, Refused
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.affinity import read_affinity
 from linstor_affinity_events.model.manifest import Manifest, affinity_patch
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
@@ -150,7 +153,7 @@ class Reconciler:
         if not self._index.of(turn.key) and turn.key not in self._picture.saved:
             self._no_volume(turn)
             return
-        definition, placement = await asyncio.gather(
+        definition, placement = await together(
             self._linstor.definition(turn.key), self._linstor.placement(turn.key)
         )
         await self._judge(turn, definition, placement)
@@ -182,7 +185,7 @@ class Reconciler:
     ) -> None:
         await self._picture.know_nodes(placement)
         if definition is not None and definition.saved and self._leadership.leading:
-            await self._saved_notes.take_over(definition, placement)
+            await self._saved_notes.take_over(definition)
             if self._replacer.unfinished.of(turn.key):
                 self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since)
                 return
@@ -197,7 +200,9 @@ class Reconciler:
         )
         settled, failed = True, None
         for volume in tuple(self._index.of(turn.key)):
-            verdict = decide(self._picture.case(volume, definition, placement))
+            case = self._picture.case(volume, definition, placement)
+            verdict = decide(case)
+            self._teller.duplicates(volume, case.twins)
             try:
                 settled &= await self._act(turn, volume, verdict, definition, placement)
             except (Again, Refused) as error:
@@ -245,9 +250,14 @@ class Reconciler:
         begun = asyncio.get_running_loop().time()
         volume = self._index.get(name)
         noted = self._replacer.unfinished.pending.get(name)
-        if volume is None and (twins := self._picture.live_with(noted, but=name)):
+        if (
+            volume is None
+            and (twins := self._picture.in_use_with(noted, but=name))
+            and not await self._replacer.may_come_back(name)
+        ):
             log.error(
-                "unfinished replacement left alone: another volume has its handle",
+                "unfinished replacement left alone: its claim is gone or does not name it, and "
+                "another volume refers to the same LINSTOR volume",
                 extra=facts(pv=name, rd=turn.key, other=", ".join(twins)),
             )
             return
@@ -328,8 +338,7 @@ class Reconciler:
                 self._queue.places.learn((how, claim is not None), now - begun)
             self._patience.pop(volume.name, None)
             self._changed_at[turn.key] = now
-            now_there = ended.volume or volume
-            self._teller.changed(volume, now_there, verdict, how=how, took=now - turn.since)
+            self._changed(volume, ended, verdict, how=how, took=now - turn.since)
         else:
             log.info(
                 "volume changed meanwhile; looked at again",
@@ -337,10 +346,25 @@ class Reconciler:
             )
             self._wait(turn, volume, SECOND_LOOK)
 
+    def _changed(
+        self, volume: Volume, ended: Ended, change: Change, *, how: str, took: float
+    ) -> None:
+        """Tell of a change that was made, and of how it came out."""
+        backoff, now_there = self._picture.backoff, ended.volume or volume
+        if AFFINITY_FIELD not in ended.different:
+            backoff.changed(volume.name)
+            self._teller.changed(volume, now_there, change, how=how, took=took)
+            self._teller.came_out_different(now_there, ended.different)
+            return
+        backoff.changed(volume.name, different=_not_as_wanted(now_there, change))
+        against = backoff.against(volume.name)
+        if against is not None:
+            self._teller.tell(now_there, against)
+
     async def _read(self, volume: Volume) -> tuple[Manifest | None, Manifest | None]:
         if volume.claim is None:
             return await self._volumes.read(volume.name), None
-        return await asyncio.gather(
+        return await together(
             self._volumes.read(volume.name), self._volumes.read_claim(volume.claim)
         )
 
@@ -355,6 +379,8 @@ class Reconciler:
         """Come back at the moment that is known, else after pauses that grow: a claim that is Lost
         for good must not be asked after for ever.
         """
+        if verdict.after is None:
+            return
         if verdict.reason is Reason.YOUNG:
             self._queue.add(turn.key, after=verdict.after, since=turn.since)
         else:
@@ -373,13 +399,26 @@ class Reconciler:
     ) -> tuple[str, Ended | Later | Refusal]:
         if change.in_place:
             try:
-                await self._volumes.patch(volume.name, affinity_patch(pv, change.wanted))
+                made = await self._volumes.patch(volume.name, affinity_patch(pv, change.wanted))
             except Invalid as error:
                 if not any("nodeAffinity" in field for field in error.fields):
                     return "patch", Refusal(Reason.NOT_ALLOWED, str(error))
                 self._picture.cluster_refused_change()
             else:
-                return "patch", Ended(Outcome.DONE, None)
+                right = read_affinity(made["spec"]) == change.wanted
+                different = () if right else (AFFINITY_FIELD,)
+                return "patch", Ended(Outcome.DONE, self._volumes.describe(made), different)
         if volume.key is None:
             raise AssertionError("a volume without a key is never to be changed")
-        return "replace", await self._replacer.replace(pv, claim, volume.key, change.wanted)
+        return "replace", await self._replacer.replace(
+            pv, claim, volume.key, change.wanted, urgent=change.urgent
+        )
+
+
+def _not_as_wanted(now_there: Volume, change: Change) -> str:
+    return (
+        f"its node affinity was set to {change.wanted} and came out as {now_there.affinity}: an "
+        "admission policy or another program changed it on the way. It is left so and tried again "
+        "after growing pauses of up to an hour; exempt the field manager linstor-affinity-events "
+        "from that policy, or change it"
+    )

@@ -14,11 +14,17 @@ from linstor_affinity_events.engine.walk import Means, Walk, see, unmark_alone
 from linstor_affinity_events.errors import BadNote, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.manifest import Manifest, mark_patch
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    decides_otherwise,
+    is_marked,
+    mark_patch,
+    taken_over,
+)
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import Outcome, Sight
+from linstor_affinity_events.model.replacement import Outcome, Sight, claim_is_as_noted
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 from linstor_affinity_events.model.volume import Volume
 
@@ -32,6 +38,9 @@ class Ended:
 
     outcome: Outcome
     volume: Volume | None
+    different: tuple[str, ...] = ()
+    """The parts of it that came out otherwise than was asked for."""
+
     held_up: bool = False
     """Whether it took long for a reason that has nothing to do with how busy everybody is."""
 
@@ -71,25 +80,34 @@ class Replacer:
         return frozenset(key.resource for key in self.unfinished.pending.values())
 
     async def replace(
-        self, pv: Manifest, claim: Manifest | None, key: VolumeKey, affinity: NodeAffinity
+        self,
+        pv: Manifest,
+        claim: Manifest | None,
+        key: VolumeKey,
+        affinity: NodeAffinity,
+        *,
+        urgent: bool = False,
     ) -> Ended | Later | Refusal:
         """Replace a volume that was just read, or say what stands against it.
 
         Raises Conflict when somebody else is at it; Unreachable when it was cut off, with a note
         left to resume from if anything was begun.
         """
-        if self.unfinished.stuck:
-            others = ", ".join(sorted(self.unfinished.stuck))
+        if self.unfinished.blocking:
+            others = ", ".join(sorted(self.unfinished.blocking))
             why = f"{others} can't be created again; no replacement begins until that is mended"
             return Later(Reason.BLOCKED, why, BLOCKED_AGAIN)
-        against = obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers)
+        against = obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers, urgent=urgent)
         if against is not None:
             return against
         note = Note.begin(pv, key, affinity, holder=self._means.holder)
         try:
-            await self._volumes.rehearse(pv, mark_patch(pv), note.wanted)
+            marked = await self._volumes.rehearse(pv, mark_patch(pv), note.wanted)
         except Refused as error:
             return Refusal(Reason.NOT_ALLOWED, f"Kubernetes would not let it be replaced: {error}")
+        if changed := admission_stands_against(note, marked):
+            return Refusal(Reason.NOT_ALLOWED, changed)
+        note = note.wanting(taken_over(note.wanted, marked))
         if not self._may_begin():
             return Later(Reason.NOT_LEADING, "this instance leads no more, or stops", NOT_MINE)
         with self._volumes.follow(note.pv) as sighting:
@@ -97,11 +115,11 @@ class Replacer:
                 note = await self._create_note(note)
             except BadNote as error:
                 return Refusal(Reason.BAD_NOTE, f"a note of it can't be trusted: {error}")
-            walk = Walk(self._means, note, Sight(pv=pv, begun_here=True), sighting)
+            walk = Walk(self._means, note, Sight(pv=pv, begun_here=True), sighting, own=True)
             outcome = await walk.to_the_end()
         made = walk.sight.pv
         now_there = None if made is None else self._volumes.describe(made)
-        return Ended(outcome, now_there, held_up=walk.held_up)
+        return Ended(outcome, now_there, walk.different, held_up=walk.held_up)
 
     async def _create_note(self, note: Note) -> Note:
         """Raises Conflict where there is one already, and BadNote where that is none."""
@@ -130,3 +148,28 @@ class Replacer:
     async def adopt(self, note: Note) -> Note:
         """Make a note of the reference controller's our own."""
         return await self._create_note(note)
+
+    async def may_come_back(self, name: PvName) -> bool:
+        """Whether the claim of an absent volume is there and names it, whatever else stands for the
+        same LINSTOR volume.
+        """
+        try:
+            note = await self._journal.read(name)
+        except BadNote:
+            return False
+        if note is None or note.user is None:
+            return False
+        return claim_is_as_noted(note, await self._volumes.read_claim(note.user))
+
+
+def admission_stands_against(note: Note, marked: Manifest) -> str | None:
+    """What an admission policy made of the dry run of our marks that can't be lived with. Labels
+    and annotations that it adds are simply part of the volume from then on.
+    """
+    if not is_marked(marked):
+        return (
+            "an admission policy takes off the finalizer, the reclaim policy or the annotation that "
+            "would protect its data while it is replaced"
+        )
+    changed = decides_otherwise(note.wanted, taken_over(note.wanted, marked))
+    return changed and f"an admission policy changes its {changed} whenever it is updated"

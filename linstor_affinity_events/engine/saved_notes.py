@@ -1,22 +1,39 @@
-"""Takes over what the reference controller left half-done, noted as a property on LINSTOR."""
+"""Takes over what the reference controller left half-done, noted as a property on LINSTOR.
+
+Whoever can write to LINSTOR can write such a property, and other Kubernetes clusters may share the
+LINSTOR. So it is followed only where this cluster's own objects say the same: the PersistentVolume
+is here as that controller leaves it, or the claim that it belongs to is here and asks for it.
+"""
 
 import logging
+import re
 from collections.abc import Callable
 
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import Linstor, Volumes
 from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.errors import BadNote, Conflict
+from linstor_affinity_events.errors import BadNote, Conflict, Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.manifest import is_terminating, uid_of
-from linstor_affinity_events.model.note import Note, read_saved
-from linstor_affinity_events.model.placement import Definition, Placement
-from linstor_affinity_events.model.replacement import left_half_marked
-from linstor_affinity_events.model.verdict import Change, decide
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    claim_of,
+    is_terminating,
+    name_of,
+    reference_unmark_patch,
+    uid_of,
+)
+from linstor_affinity_events.model.names import Uid
+from linstor_affinity_events.model.note import Note, State, read_saved
+from linstor_affinity_events.model.placement import Definition
+from linstor_affinity_events.model.replacement import claim_is_as_noted, left_by_the_reference
 
 log = logging.getLogger(__name__)
+
+_PROVISIONED = re.compile(r"pvc-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+"""csi-provisioner calls a volume by the uid of its claim, and linstor-csi the resource as well."""
+
+OFF = "it is left alone, as --take-over-saved-volumes=off says"
 
 
 class SavedNotes:
@@ -30,71 +47,119 @@ class SavedNotes:
         replacer: Replacer,
         picture: Picture,
         parse_json: Callable[[str], object],
+        enabled: bool = True,
     ) -> None:
         self._linstor, self._volumes = linstor, volumes
         self._replacer, self._picture = replacer, picture
-        self._parse_json = parse_json
-        self._refused: dict[tuple[str, int], str] = {}
+        self._parse_json, self._enabled = parse_json, enabled
+        self._refused: dict[tuple[str, int], tuple[str, str]] = {}
         self._taken: dict[tuple[str, int], str] = {}
 
-    async def take_over(self, definition: Definition, placement: Placement | None) -> None:
+    async def take_over(self, definition: Definition) -> None:
         """See to each saved PersistentVolume of a definition.
 
-        One that can't be trusted is told once and left: an operator may want to see it.
+        One that can't be trusted, or is another cluster's, is told once and left where it is.
         """
         for number, text in definition.saved.items():
             where = (definition.resource, number)
-            try:
-                note = self._read(definition, number, text, placement)
-            except BadNote as error:
-                if self._refused.get(where) != text:
-                    self._refused[where] = text
-                    log.warning(
-                        "saved PersistentVolume on LINSTOR refused",
-                        extra=facts(rd=definition.resource, volume=number, why=error),
-                    )
-                continue
-            # One that was taken over and could not be dropped is not taken over again: by now the
-            # volume may be gone because somebody deleted it.
-            if self._taken.get(where) != text and await self._wanted(note):
+            # One that was seen to and could not be dropped is not seen to again: by now the volume
+            # may be gone because somebody deleted it.
+            if self._taken.get(where) != text:
                 try:
-                    await self._replacer.adopt(note)
-                except Conflict:
-                    log.debug("a note of our own is there already", extra=facts(pv=note.pv))
+                    await self._see_to(definition, number, text)
+                except BadNote as error:
+                    self._refuse(where, text, str(error))
+                    continue
                 self._taken[where] = text
-                log.info("saved PersistentVolume taken over", extra=facts(pv=note.pv, rd=note.key))
             await self._linstor.forget_saved(definition.resource, number)
             self._refused.pop(where, None)
             self._taken.pop(where, None)
 
-    def _read(
-        self, definition: Definition, number: int, text: str, placement: Placement | None
-    ) -> Note:
+    def _refuse(self, where: tuple[str, int], text: str, why: str) -> None:
+        if self._refused.get(where) == (text, why):
+            return
+        self._refused[where] = (text, why)
+        rd, number = where
+        log.warning(
+            "saved PersistentVolume on LINSTOR not taken over; the property stays, and nothing is "
+            "done for it",
+            extra=facts(rd=rd, volume=number, why=why),
+        )
+
+    async def _see_to(self, definition: Definition, number: int, text: str) -> None:
+        """Raises BadNote that says why it is left."""
+        if not self._enabled:
+            raise BadNote(OFF)
         try:
             tree = self._parse_json(text)
         except ValueError as error:
             raise BadNote(f"it is no JSON: {error}") from error
         # Before version 1.5 the reference kept it on the definition, for its only volume.
         key = VolumeKey(definition.resource, max(number, 0))
-        note = read_saved(tree, key, affinity=None)
-        wanted = self._wish(note, definition, placement)
-        return note if wanted is None else read_saved(tree, key, affinity=wanted)
-
-    def _wish(
-        self, note: Note, definition: Definition, placement: Placement | None
-    ) -> NodeAffinity | None:
-        volume = self._volumes.describe(note.wanted)
-        if volume is None:
-            raise BadNote("its PersistentVolume is not one of ours")
-        case = self._picture.case(volume, definition, placement)
-        if case.twins:
-            raise BadNote(f"{', '.join(case.twins)} stands for this LINSTOR volume now")
-        verdict = decide(case)
-        return verdict.wanted if isinstance(verdict, Change) else None
-
-    async def _wanted(self, note: Note) -> bool:
-        """Whether the volume is on its way, so that the note is needed to finish it."""
-        pv = await self._volumes.read(note.pv)
+        saved = read_saved(tree, key)
+        pv = await self._volumes.read(name_of(saved))
         if pv is None:
-            return True
-        return uid_of(pv) == note.uid and (is_terminating(pv) or left_half_marked(note, pv))
+            await self._bring_back(saved, key)
+        elif not self._is_the_same(saved, pv, key):
+            raise BadNote(
+                f"PersistentVolume {name_of(saved)} of this cluster is for another claim or volume; "
+                "it may belong to another Kubernetes cluster that uses this LINSTOR"
+            )
+        elif left_by_the_reference(pv):
+            await self._go_on(saved, pv, key)
+
+    def _is_the_same(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> bool:
+        volume = self._volumes.describe(pv)
+        return volume is not None and volume.key == key and claim_of(pv) == claim_of(saved)
+
+    async def _go_on(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> None:
+        """From a volume that wears what the reference puts on it."""
+        if is_terminating(pv):
+            await self._adopt(_note(saved, key, uid_of(pv)))
+            return
+        policy = str(saved["spec"].get("persistentVolumeReclaimPolicy", "Retain"))
+        await self._volumes.patch(name_of(pv), reference_unmark_patch(pv, policy))
+        log.info(
+            "replacement that the reference controller had begun taken back",
+            extra=facts(pv=name_of(pv), rd=key, policy=policy),
+        )
+
+    async def _bring_back(self, saved: Manifest, key: VolumeKey) -> None:
+        """A volume that is gone, where its claim is here and asks for it."""
+        note = _note(saved, key, Uid(""))
+        if note.user is None:
+            raise BadNote("it names no claim by uid")
+        if not claim_is_as_noted(note, await self._volumes.read_claim(note.user)):
+            raise BadNote(
+                f"its PersistentVolume is gone, and no claim {note.user} of uid {note.user.uid} in "
+                "this cluster names it; it may belong to another Kubernetes cluster that uses this "
+                "LINSTOR"
+            )
+        born_for = _PROVISIONED.fullmatch(key.resource)
+        if born_for is not None and born_for[1] != note.user.uid:
+            raise BadNote(f"resource {key.resource} was provisioned for another claim")
+        if others := self._picture.in_use_with(key, but=note.pv):
+            raise BadNote(f"{', '.join(others)} stands for this LINSTOR volume now")
+        try:
+            await self._volumes.rehearse_creation(note.wanted)
+        except Refused as error:
+            raise BadNote(f"Kubernetes would not create it: {error}") from error
+        await self._adopt(note)
+
+    async def _adopt(self, note: Note) -> None:
+        try:
+            await self._replacer.adopt(note)
+        except Conflict:
+            log.debug("a note of our own is there already", extra=facts(pv=note.pv))
+        log.info("saved PersistentVolume taken over", extra=facts(pv=note.pv, rd=note.key))
+
+
+def _note(saved: Manifest, key: VolumeKey, uid: Uid) -> Note:
+    return Note(
+        pv=name_of(saved),
+        key=key,
+        uid=uid,
+        claim=claim_of(saved),
+        state=State.DELETING,
+        wanted=saved,
+    )

@@ -154,6 +154,7 @@ class Sweeper:
         found = await self._decide_all(cause, definitions, placements)
         self._tell_astray(found)
         self._telemetry.census(found)
+        self._telemetry.deferred(self._teller.deferred())
         self.last = Pass(clock(), clock() - begun, cause, sum(found.values()), bulk)
         self._telemetry.swept(cause, self.last.took, self.last.volumes, bulk=bulk)
 
@@ -193,12 +194,11 @@ class Sweeper:
             case Resume():
                 if self._leadership.leading:
                     self._queue.add(resource, lane=Lane.URGENT)
-            case Later(_, _, after):
+            case Later(_, _, after) if after is not None:
                 self._queue.add(resource, after=after)
-            case Refusal():
+            case Refusal() if not self._teller.told(volume, verdict):
                 # What was read may be old by now: let a look tell it.
-                if not self._teller.told(volume, verdict):
-                    self._queue.add(resource)
+                self._queue.add(resource)
             case _:
                 self._teller.tell(volume, verdict)
 

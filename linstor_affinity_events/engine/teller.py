@@ -1,9 +1,9 @@
 """Tells people what is decided: each change once, each refusal once per change of its reason."""
 
 import logging
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.logs import facts
@@ -23,6 +23,15 @@ from linstor_affinity_events.model.volume import Volume
 log = logging.getLogger(__name__)
 
 EVENT_REASON = "VolumeAffinityNotUpdated"
+DUPLICATE_REASON = "VolumeDuplicate"
+DIFFERENT_REASON = "VolumeCreatedDifferent"
+
+DEFERRED_FOR = 180.0
+"""How long a volume may wait before people are told."""
+
+REMIND_AFTER = 45 * 60.0
+"""The API server drops Events after an hour, unless --event-ttl says otherwise."""
+
 KEPT_CHANGES = 100
 
 
@@ -37,9 +46,29 @@ class Unsettled:
     since: float = field(default=0.0, compare=False)
     """Seconds since the epoch."""
 
+    warned: tuple[float, ...] = field(default=(), compare=False)
+    """When people were warned of it."""
+
     @classmethod
-    def of(cls, volume: Volume, verdict: Verdict, since: float = 0.0) -> "Unsettled":
-        return cls(kind_of(verdict), reason_of(verdict), why_of(verdict), volume.uid, since)
+    def of(cls, volume: Volume, verdict: Verdict) -> "Unsettled":
+        return cls(kind_of(verdict), reason_of(verdict), why_of(verdict), volume.uid)
+
+    def after(self, before: "Unsettled | None", now: float) -> "Unsettled":
+        """The same, counted from when it began."""
+        if before is None or (before.kind, before.reason) != (self.kind, self.reason):
+            return replace(self, since=now)
+        warned = before.warned if before.why == self.why else ()
+        return replace(self, since=before.since, warned=warned)
+
+    def to_be_warned_of(self, now: float) -> bool:
+        """Whether it is time to warn people, for the first time or once more."""
+        if self.warned:
+            return now - self.warned[-1] >= REMIND_AFTER
+        return self.kind == "refusal" or (
+            self.kind == "later"
+            and self.reason != Reason.NOT_LEADING
+            and now - self.since >= DEFERRED_FOR
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +110,7 @@ class Teller:
     def __init__(self, notices: Notices, telemetry: Telemetry, now: Callable[[], float]) -> None:
         self._notices, self._telemetry, self._now = notices, telemetry, now
         self.unsettled: dict[PvName, Unsettled] = {}
+        self._advised: dict[tuple[PvName, str], str] = {}
         self.latest: deque[Changed] = deque(maxlen=KEPT_CHANGES)
         """The last changes, the newest last."""
 
@@ -89,29 +119,77 @@ class Teller:
         return self.unsettled.get(volume.name) == Unsettled.of(volume, verdict)
 
     def tell(self, volume: Volume, verdict: Verdict) -> None:
-        """Take note of a verdict; refusals go out as a Warning Event, a metric and a log line."""
+        """Take note of a verdict. A refusal goes out as a Warning Event, a metric and a log line at
+        once, and what is put off when it lasts for minutes; both again as long as they last.
+        """
         self._telemetry.verdict(kind_of(verdict), reason_of(verdict))
         if isinstance(verdict, Settled):
             if self.unsettled.pop(volume.name, None) is not None:
                 log.info("volume is as it should be again", extra=facts(pv=volume.name))
             return
-        if isinstance(verdict, Change | Resume) or self.told(volume, verdict):
+        if isinstance(verdict, Change | Resume):
             return
-        self.unsettled[volume.name] = Unsettled.of(volume, verdict, self._now())
-        match verdict:
-            case Refusal(reason, why):
-                self._warn(volume, reason, why)
-            case Skipped(reason, why) | Later(reason, why):
-                usual = isinstance(verdict, Skipped) or reason is Reason.YOUNG
-                log.log(
-                    logging.DEBUG if usual else logging.INFO,
-                    "volume left alone for now",
-                    extra=facts(pv=volume.name, rd=volume.key, reason=reason, why=why),
-                )
+        now, known = self._now(), self.unsettled.get(volume.name)
+        found = Unsettled.of(volume, verdict)
+        new, found = found != known, found.after(known, now)
+        if found.to_be_warned_of(now):
+            self._warn(volume, found)
+            found = replace(found, warned=(*found.warned, now))
+        elif new:
+            usual = isinstance(verdict, Skipped) or verdict.reason is Reason.YOUNG
+            log.log(
+                logging.DEBUG if usual else logging.INFO,
+                "volume left alone for now",
+                extra=facts(pv=volume.name, rd=volume.key, reason=found.reason, why=found.why),
+            )
+        self.unsettled[volume.name] = found
+
+    def deferred(self) -> Counter[str]:
+        """How many volumes have been waiting for minutes, by reason."""
+        now = self._now()
+        return Counter(
+            each.reason
+            for each in self.unsettled.values()
+            if each.kind == "later" and now - each.since >= DEFERRED_FOR
+        )
+
+    def duplicates(self, volume: Volume, others: Collection[PvName]) -> None:
+        """Tell that volumes in use refer to one LINSTOR volume, though each is kept right."""
+        if not others or not volume.in_use:
+            self._advised.pop((volume.name, DUPLICATE_REASON), None)
+            return
+        self._advise(
+            volume,
+            DUPLICATE_REASON,
+            f"{', '.join(sorted(others))} refers to the same LINSTOR volume {volume.key} and is in "
+            "use as well. The node affinity of both is kept right. When the claim of one is "
+            "deleted, the data of both may be: keep one, or set reclaim policy Retain on both",
+        )
+
+    def came_out_different(self, volume: Volume, parts: Collection[str]) -> None:
+        """Tell what an admission policy made of a volume that was created."""
+        if parts:
+            self._advise(
+                volume,
+                DIFFERENT_REASON,
+                f"{', '.join(parts)} of this volume came out otherwise than it was before the "
+                "volume was created again: an admission policy changes it. The node affinity is "
+                "right, and nothing more is done",
+            )
+
+    def _advise(self, volume: Volume, reason: str, why: str) -> None:
+        """Warn once of what needs no further attempt."""
+        if self._advised.get((volume.name, reason)) == why:
+            return
+        self._advised[volume.name, reason] = why
+        log.warning(why, extra=facts(pv=volume.name, rd=volume.key, claim=volume.claim))
+        self._notices.warn(volume, reason, why)
 
     def forget(self, name: PvName) -> None:
         """The volume is gone."""
         self.unsettled.pop(name, None)
+        for reason in (DUPLICATE_REASON, DIFFERENT_REASON):
+            self._advised.pop((name, reason), None)
 
     def changed(
         self, volume: Volume, now_there: Volume, change: Change, *, how: str, took: float
@@ -140,9 +218,20 @@ class Teller:
         )
         self._notices.updated(now_there, was, now)
 
-    def _warn(self, volume: Volume, reason: Reason, why: str) -> None:
+    def _warn(self, volume: Volume, found: Unsettled) -> None:
+        if found.kind == "refusal":
+            text, why = "volume left as it is", found.why
+        else:
+            minutes = int(DEFERRED_FOR / 60)
+            text = "volume has been waiting for minutes"
+            why = (
+                f"Its node affinity has been waiting to be updated for more than {minutes} minutes: "
+                f"{found.why}. It is retried automatically"
+            )
         log.warning(
-            "volume left as it is",
-            extra=facts(pv=volume.name, rd=volume.key, claim=volume.claim, reason=reason, why=why),
+            text,
+            extra=facts(
+                pv=volume.name, rd=volume.key, claim=volume.claim, reason=found.reason, why=why
+            ),
         )
-        self._notices.warn(volume, EVENT_REASON, why)
+        self._notices.warn(volume, EVENT_REASON, why, reminder=len(found.warned))

@@ -30,6 +30,8 @@ class Unfinished:
         """The volumes with a note, and the LINSTOR volume that each stands for."""
         self.stuck: dict[PvName, str] = {}
         """The volumes that can't be created again, and what the API server says to it."""
+        self.blocking: set[PvName] = set()
+        """Those of them that keep every other replacement from beginning."""
 
     def of(self, resource: ResourceName) -> list[PvName]:
         """The volumes of one resource that have a note."""
@@ -67,13 +69,16 @@ class Unfinished:
     def present(self, name: PvName) -> None:
         """The volume is there again, or not ours to care for any more."""
         self._absent.discard(name)
+        self.blocking.discard(name)
         self._telemetry.absent(len(self._absent))
         if self.stuck.pop(name, None) is not None:
             log.info("volume is stuck no more", extra=facts(pv=name))
             self._telemetry.stuck(len(self.stuck))
 
-    def stick(self, note: Note, error: Refused) -> None:
+    def stick(self, note: Note, error: Refused, *, blocking: bool) -> None:
         """Kubernetes refuses to let it come back; told once for each thing it says."""
+        if blocking:
+            self.blocking.add(note.pv)
         if self.stuck.get(note.pv) != str(error):
             log.error(
                 "volume is deleted and can't be created again",
@@ -98,8 +103,10 @@ class Unfinished:
         self._tell(
             pv,
             "VolumeRetained",
-            f"The claim {claim} had gone or was bound elsewhere while this volume was replaced, "
-            "so it has reclaim policy Retain now; its own policy stands in an annotation.",
+            f"A replacement of this volume was interrupted, and its claim {claim} is gone or does "
+            "not name it. So that nobody loses its data it has reclaim policy Retain now. Its own "
+            "policy, and the claim if it was detached from one, are in annotations of this "
+            "service; see the runbook before you delete it or bind it again.",
         )
 
     def _tell(self, pv: Manifest, reason: str, why: str) -> None:

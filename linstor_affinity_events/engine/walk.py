@@ -10,12 +10,14 @@ from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.last_word import heed_last_word
 from linstor_affinity_events.engine.ports import Journal, Sighting, Volumes
+from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import FINALIZER, MARK_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Manifest,
+    came_out_different,
     claim_of,
     is_marked,
     is_terminating,
@@ -23,8 +25,7 @@ from linstor_affinity_events.model.manifest import (
     name_of,
     phase_of,
     uid_of,
-    unmark_and_retain_patch,
-    unmark_patch,
+    unmarking,
     wears_marks,
 )
 from linstor_affinity_events.model.names import PvName
@@ -43,6 +44,7 @@ from linstor_affinity_events.model.replacement import (
     Sight,
     Step,
     Unmark,
+    claim_is_as_noted,
     next_step,
 )
 from linstor_affinity_events.model.verdict import Reason, Refusal
@@ -54,7 +56,11 @@ MAX_STEPS = 60
 strips finalizers, say) must not keep us at it for ever.
 """
 
+RELIED_ON_AFTER = 60.0
+"""How long the marks may stand before somebody may have taken policy Retain for their own."""
+
 CLAIM_KEEPS = 0.1
+AFFINITY_FIELD = "spec.nodeAffinity"
 EAGER = 10
 """How often a volume's like is asked for while the old one goes."""
 
@@ -99,18 +105,18 @@ async def unmark_alone(means: Means, pv: Manifest | None) -> Outcome | Refusal:
             f"it is being deleted, held by finalizer {FINALIZER}, and the note of its "
             "replacement is gone; see docs/reliability.md before you remove the finalizer",
         )
-    before = mark_on(pv)
-    if before is None:
+    if is_marked(pv) and mark_on(pv) is None:
         return Refusal(
             Reason.BAD_NOTE,
             f"it wears finalizer {FINALIZER}, and neither a note nor annotation "
             f"{MARK_ANNOTATION} tells what to restore; see docs/reliability.md",
         )
-    if claim_of(pv) is None or phase_of(pv) == "Bound":
-        await means.volumes.patch(name_of(pv), unmark_patch(pv, *before))
-        return Outcome.UNWOUND
     # Its claim went while it said Retain, which somebody may have relied on.
-    await means.volumes.patch(name_of(pv), unmark_and_retain_patch(pv, *before))
+    left = claim_of(pv) is not None and phase_of(pv) != "Bound"
+    taken_back = unmarking(pv, keep=left)
+    await means.volumes.patch(name_of(pv), taken_back.patch)
+    if not taken_back.kept:
+        return Outcome.UNWOUND
     means.unfinished.kept(pv)
     return Outcome.KEPT
 
@@ -118,7 +124,9 @@ async def unmark_alone(means: Means, pv: Manifest | None) -> Outcome | Refusal:
 class Walk:
     """One replacement on its way from whatever is there to its end."""
 
-    def __init__(self, means: Means, note: Note, sight: Sight, sighting: Sighting) -> None:
+    def __init__(
+        self, means: Means, note: Note, sight: Sight, sighting: Sighting, *, own: bool = False
+    ) -> None:
         self._means = means
         self.note, self.sight, self.sighting = note, sight, sighting
         self.armed = ""
@@ -132,6 +140,12 @@ class Walk:
         self.blind = False
         """Whether what was seen last may be old."""
         self.over = False
+        self.own = own
+        """Whether all that was done so far was done in this run."""
+        self.different: tuple[str, ...] = ()
+        """The parts of the volume that came out otherwise than was asked for."""
+        self._asked_for: Manifest | None = None
+        self._begun = asyncio.get_running_loop().time()
         self._waited = False
 
     @property
@@ -166,7 +180,13 @@ class Walk:
         self._means.unfinished.ended(self.note.pv)
         return self.outcome or Outcome.STALE
 
+    @property
+    def _uninterrupted(self) -> bool:
+        age = asyncio.get_running_loop().time() - self._begun
+        return self.own and self.sight.taken and age < RELIED_ON_AFTER
+
     async def _step(self) -> None:
+        self.sight = replace(self.sight, uninterrupted=self._uninterrupted)
         step = next_step(self.note, self.sight)
         self.steps += 1
         if self.steps > MAX_STEPS:
@@ -190,6 +210,7 @@ class Walk:
             return
         if self._deleted_by_another(pv, note):
             note = await self._means.journal.save(note.prepared())
+        self.own &= note.holder == self._means.holder
         self.note, self.blind = note, False
         # What was begun on an older sight of the volume is not gone on with, but begun afresh.
         self.sight = Sight(pv=pv, taken=note.holder == self._means.holder)
@@ -222,13 +243,10 @@ class Walk:
                 claim = await self._read_claim(note)
                 self.sight = replace(sight, claim=claim, claim_known=True)
             case Remove():
-                self.removed = True
-                self._waited |= await self._means.guard.quiet_moment()
-                await self._swap()
+                await self._remove()
             case Create(body):
                 self._means.unfinished.gone(note.pv)
-                self.sight = replace(sight, pv=await self._means.volumes.create(body))
-                self._means.unfinished.present(note.pv)
+                self._made(await self._means.volumes.create(body), body)
             case Unmark(patch, outcome):
                 self.sight = replace(sight, pv=await self._means.volumes.patch(note.pv, patch))
                 await self._end(outcome)
@@ -241,22 +259,24 @@ class Walk:
     async def _see_off(self, outcome: Outcome) -> None:
         """See that nothing got lost on the way: neither the claim nor what others wrote."""
         made, seen = self.sight.pv, list[Awaitable[bool | None]]()
-        if outcome is Outcome.DONE:
-            seen.append(self._means.guard.see_bound(self.note))
+        if made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
+            # What was found in place may have been changed by anybody since.
+            asked = self._asked_for
+            found = came_out_different(self.note.wanted if asked is None else asked, made)
+            self.different = found if asked else tuple(f for f in found if f == AFFINITY_FIELD)
+        if outcome is Outcome.DONE and made is not None:
+            guard, before = self._means.guard, self.sight.claim
+            seen.append(guard.see_bound(self.note, before, made, self.sighting))
         if self.removed and made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
             seen.append(heed_last_word(self._means.volumes, self.note, made, self.sighting))
-        found = await asyncio.gather(*seen, return_exceptions=True)
-        for each in found:
-            if isinstance(each, BaseException):
-                raise each
-        self._waited |= False in found
+        self._waited |= False in await together(*seen)
 
     async def _await_binder(self) -> None:
         """Wait for the binder, and look at the claim meanwhile; after a long wait that is old."""
         note, sight = self.note, self.sight
         clock = asyncio.get_running_loop().time
         began = clock()
-        (pv, in_time), claim = await asyncio.gather(
+        (pv, in_time), claim = await together(
             self._means.guard.until_let_go(note, _seen(sight), self.sighting),
             self._read_claim(note),
         )
@@ -270,6 +290,21 @@ class Walk:
 
     async def _read_claim(self, note: Note) -> Manifest | None:
         return None if note.claim is None else await self._means.volumes.read_claim(note.claim)
+
+    async def _remove(self) -> None:
+        """Let the volume go, unless that had to wait: then the claim is looked at once more."""
+        if await self._means.guard.quiet_moment():
+            self._waited = True
+            self.sight = replace(self.sight, claim_known=False)
+            if self.note.user is not None:
+                return
+        self.removed = True
+        await self._swap()
+
+    def _made(self, pv: Manifest, body: Manifest) -> None:
+        self._asked_for = body
+        self.sight = replace(self.sight, pv=pv)
+        self._means.unfinished.present(self.note.pv)
 
     async def _swap(self) -> None:
         """Remove the volume, and ask for its like at the same time.
@@ -304,8 +339,9 @@ class Walk:
             raise removed
         if isinstance(made, BaseException) or made is None:
             self._means.unfinished.gone(self.note.pv)
-            made = None
-        self.sight = replace(self.sight, pv=made)
+            self.sight = replace(self.sight, pv=None)
+        else:
+            self._made(made, then.body)
 
     async def _save(self, changed: Note) -> None:
         """Write the note, and our name on it: others then see that it is us who goes on."""
@@ -347,7 +383,10 @@ class Walk:
                 await self._unwind()
                 raise error
             case Create() | Remove() | Mark() | Save():
-                self._means.unfinished.stick(self.note, error)
+                # Only what this service removed, or a claim that is there waits for, is so bad that
+                # nothing else may begin: an entry that somebody made up is retried by itself.
+                vouched = self.own or claim_is_as_noted(self.note, self.sight.claim)
+                self._means.unfinished.stick(self.note, error, blocking=vouched)
                 raise error
             case _:
                 raise error
@@ -358,11 +397,12 @@ class Walk:
         """
         if self.note.state is State.DELETING:
             await self._save(self.note.prepared())
-        pv = self.sight.pv
+        pv, outcome = self.sight.pv, Outcome.UNWOUND
         if pv is not None and is_marked(pv):
-            patch = unmark_patch(pv, self.note.policy, self.note.skip_reclaim)
-            await self._means.volumes.patch(self.note.pv, patch)
-        await self._end(Outcome.UNWOUND)
+            taken_back = unmarking(pv)
+            await self._means.volumes.patch(self.note.pv, taken_back.patch)
+            outcome = Outcome.KEPT if taken_back.kept else outcome
+        await self._end(outcome)
         self._means.unfinished.ended(self.note.pv)
 
 

@@ -4,11 +4,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 from linstor_affinity_events.model.nodes import Labels
 from linstor_affinity_events.model.policy import Policy
 
-Term = frozenset[tuple[str, str]]
-"""Labels a node must carry, all of them."""
+Term = frozenset[tuple[str, str | None]]
+"""Labels a node must carry, all of them; None as a value stands for any (operator Exists)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +28,59 @@ class NodeAffinity:
         # A term without labels matches no node in Kubernetes, but here it was meant to match all.
         if frozenset() in unique:
             return cls()
-        return cls(frozenset(t for t in unique if not any(wider < t for wider in unique)))
+        return cls(
+            frozenset(
+                t for t in unique if not any(wider != t and _covers(wider, t) for wider in unique)
+            )
+        )
 
     def admits(self, node: Labels) -> bool:
         """Whether the scheduler could put a pod on a node with these labels."""
         return not self.terms or any(
-            all(node.get(key) == value for key, value in term) for term in self.terms
+            all(key in node and value in {None, node[key]} for key, value in term)
+            for term in self.terms
         )
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The keys of all labels that some term asks for."""
+        return frozenset(key for term in self.terms for key, _ in term)
 
     def __str__(self) -> str:
         if not self.terms:
             return "everywhere"
-        return " | ".join(",".join(f"{k}={v}" for k, v in term) for term in self._in_order())
+        return " | ".join(",".join(map(pair_text, term)) for term in self._in_order())
 
-    def _in_order(self) -> list[list[tuple[str, str]]]:
-        return sorted((sorted(term) for term in self.terms), key=repr)
+    def _in_order(self) -> list[list[tuple[str, str | None]]]:
+        return sorted((sorted(term, key=repr) for term in self.terms), key=repr)
 
     def manifest(self) -> dict[str, Any] | None:
         """As `spec.nodeAffinity` of a PersistentVolume; None where the field is to be absent."""
         if not self.terms:
             return None
         terms = [
-            {
-                "matchExpressions": [
-                    {"key": key, "operator": "In", "values": [value]} for key, value in term
-                ]
-            }
+            {"matchExpressions": [_expression(key, value) for key, value in term]}
             for term in self._in_order()
         ]
         return {"required": {"nodeSelectorTerms": terms}}
+
+
+def _covers(wider: Term, narrower: Term) -> bool:
+    """Whether every node that the narrower term admits is admitted by the wider one as well."""
+    keys = {key for key, _ in narrower}
+    return all(pair in narrower or (pair[1] is None and pair[0] in keys) for pair in wider)
+
+
+def _expression(key: str, value: str | None) -> dict[str, Any]:
+    if value is None:
+        return {"key": key, "operator": "Exists"}
+    return {"key": key, "operator": "In", "values": [value]}
+
+
+def pair_text(pair: tuple[str, str | None]) -> str:
+    """One label of a term, for people."""
+    key, value = pair
+    return f"{key} exists" if value is None else f"{key}={value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +97,18 @@ Affinity = NodeAffinity | ForeignAffinity
 
 NO_AFFINITY = NodeAffinity()
 
+DRIVER_NODES = NodeAffinity(frozenset({frozenset({(HOSTNAME_LABEL, None)})}))
+"""Every node on which LINSTOR's CSI driver runs: it publishes this label in its topology."""
+
+EVERYWHERE = frozenset({NO_AFFINITY, DRIVER_NODES})
+"""What stands for "everywhere", with and without --everywhere=driver."""
+
 
 def read_affinity(spec: Mapping[str, Any]) -> Affinity:
     """Read `spec.nodeAffinity` of a PersistentVolume; absent means everywhere.
 
-    A term that is not `In` with one value throughout, or has matchFields, makes it foreign:
-    so the reference controller compares as well.
+    A term that is not `In` with one value or `Exists` throughout, or has matchFields, makes it
+    foreign: so the reference controller compares as well, but for `Exists`.
     """
     raw = spec.get("nodeAffinity")
     required = (raw or {}).get("required")
@@ -93,12 +124,16 @@ def read_affinity(spec: Mapping[str, Any]) -> Affinity:
 
 
 def _read_term(raw: Mapping[str, Any]) -> Term | None:
-    pairs = set()
+    pairs: set[tuple[str, str | None]] = set()
     for expression in raw.get("matchExpressions") or ():
-        values: list[Any] = expression.get("values") or []
-        if expression.get("operator") != "In" or len(values) != 1:
-            return None
-        pairs.add((str(expression.get("key")), str(values[0])))
+        key, values = str(expression.get("key")), expression.get("values") or []
+        match expression.get("operator"), len(values):
+            case "In", 1:
+                pairs.add((key, str(values[0])))
+            case "Exists", 0:
+                pairs.add((key, None))
+            case _:
+                return None
     return None if raw.get("matchFields") else frozenset(pairs)
 
 

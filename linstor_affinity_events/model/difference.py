@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from linstor_affinity_events.model.affinity import Affinity, NodeAffinity, Term
+from linstor_affinity_events.model.affinity import Affinity, NodeAffinity, Term, pair_text
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 
 
@@ -39,5 +39,5 @@ def _term(term: Term) -> str:
     if len(term) == 1:
         [(key, value)] = term
         if key == HOSTNAME_LABEL:
-            return value
-    return ",".join(f"{key}={value}" for key, value in sorted(term))
+            return value or "every node with the driver"
+    return ",".join(map(pair_text, sorted(term, key=repr)))

@@ -1,5 +1,6 @@
 """The keys and texts that we share with LINSTOR, linstor-csi and the reference controller."""
 
+import re
 from dataclasses import dataclass
 
 from linstor_affinity_events.errors import BadHandle
@@ -39,8 +40,15 @@ MARK_ANNOTATION = f"{OURSELVES}/replacing"
 ORIGINAL_POLICY_ANNOTATION = f"{OURSELVES}/original-reclaim-policy"
 """On a PersistentVolume that came back with policy Retain since its claim had gone meanwhile."""
 
+ORIGINAL_CLAIM_ANNOTATION = f"{OURSELVES}/original-claim"
+"""On a PersistentVolume that came back detached from the claim that it was for, as namespace/name:
+nothing vouched any more for the claim's right to it.
+"""
+
 MAX_VOLUME_NUMBER = 65535
-_MAX_HANDLE = 512
+_MAX_DIGITS = 16
+_RESOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{1,47}")
+"""LINSTOR's own rule for the names of resources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +65,19 @@ class VolumeKey:
 def parse_handle(handle: str) -> VolumeKey:
     """Read a CSI volume handle: `<rd>` is volume 0, `<rd>/<n>` volume n, 0 <= n < 65536.
 
-    `rd`, `rd/0`, `rd/00` and `RD` are one volume. Raises BadHandle. Source: linstor-csi.
+    `rd`, `rd/0`, `rd/00` and `RD` are one volume. Raises BadHandle. Source: linstor-csi, and
+    LINSTOR's ResourceName for what a resource may be called.
     """
     name, slash, number = handle.partition("/")
-    if (
-        not name
-        or len(handle) > _MAX_HANDLE
-        or any(c.isspace() or not c.isprintable() for c in name)
-    ):
+    if _RESOURCE.fullmatch(name) is None:
         raise BadHandle(f"volume handle {handle[:80]!r} does not begin with a resource name")
-    if name in {".", ".."}:
-        raise BadHandle(f"volume handle {handle!r} names a path, not a resource")
     if not slash:
         return VolumeKey(resource_name(name))
-    if not (number.isascii() and number.isdigit()) or int(number) > MAX_VOLUME_NUMBER:
+    if (
+        not (number.isascii() and number.isdigit())
+        or len(number) > _MAX_DIGITS
+        or int(number) > MAX_VOLUME_NUMBER
+    ):
         raise BadHandle(
             f"volume handle {handle[:80]!r}: after the slash stands no number from 0 to 65535"
         )

@@ -3,15 +3,29 @@
 from collections.abc import Mapping
 from typing import Any
 
-from linstor_affinity_events.model.manifest import Manifest, Patch, guarded, taken_over
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    Patch,
+    guarded,
+    rebound,
+    taken_over,
+    with_claim_of,
+)
+from linstor_affinity_events.model.names import ClaimName
 
 
-def late_patch(wanted: Manifest, last: Manifest, now: Manifest) -> Patch | None:
+def late_patch(
+    wanted: Manifest, last: Manifest, now: Manifest, *, rebound_from: ClaimName | None
+) -> Patch | None:
     """What `now`, made as `wanted`, lacks of how the original was at the very `last`, as a guarded
     merge patch; None if that is nothing. What is otherwise on `now` than was wanted stays: somebody
-    changed it meanwhile, or it was kept with policy Retain.
+    changed it meanwhile, or it was kept with policy Retain. A claimRef that somebody wrote in place
+    of the one that it was `rebound_from` is taken over whole.
     """
-    found = _difference(wanted, taken_over(wanted, last), now)
+    target = taken_over(wanted, last)
+    if rebound(last, rebound_from):
+        target = with_claim_of(target, last)
+    found = _difference(wanted, target, now)
     return guarded(now, found) if found else None
 
 
@@ -23,7 +37,9 @@ def _difference(
         old, new, there = before.get(key), after.get(key), now.get(key)
         if old == new:
             continue
-        if _is_tree(old) and _is_tree(new) and _is_tree(there):
+        if new is None and there == old:
+            found[key] = None
+        elif _is_tree(old) and _is_tree(new) and _is_tree(there):
             if inner := _difference(old or {}, new or {}, there or {}):
                 found[key] = inner
         elif there == old:

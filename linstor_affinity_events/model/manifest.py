@@ -6,16 +6,21 @@ newer than this code. Typed client models would drop those.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.affinity import NodeAffinity, read_affinity
 from linstor_affinity_events.model.keys import (
     BOUND_BY_CONTROLLER,
     FINALIZER,
     MARK_ANNOTATION,
+    ORIGINAL_CLAIM_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
+    OURSELVES,
+    OVERRIDE_PREFIX,
     PROVISIONER_FINALIZER,
+    SKIP_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
 )
 from linstor_affinity_events.model.names import ClaimName, PvName, Uid
@@ -39,6 +44,7 @@ SERVER_SET = frozenset(
     }
 )
 RETAIN = "Retain"
+_MARK_FIELD = f"f:{MARK_ANNOTATION}"
 
 
 def name_of(manifest: Manifest) -> PvName:
@@ -121,6 +127,30 @@ def _put(where: dict[str, Any], key: str, value: list[str] | dict[str, str]) -> 
         where.pop(key, None)
 
 
+def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
+    """The same volume, `kept`, with a claimRef that no claim can ever meet, and the claim that it
+    named in an annotation: so nobody gets it without a person having looked. `uid` is that of the
+    volume which it stands for.
+    """
+    retained = kept(body)
+    ref = body["spec"].get("claimRef") or {}
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "namespace": ref.get("namespace") or "default",
+        "name": tombstone_for(uid),
+        "uid": ref.get("uid") or uid,
+    }
+    annotations = annotations_of(retained)
+    if ref:
+        annotations[ORIGINAL_CLAIM_ANNOTATION] = f"{ref.get('namespace')}/{ref.get('name')}"
+    return {
+        **retained,
+        "metadata": {**retained["metadata"], "annotations": annotations},
+        "spec": {**retained["spec"], "claimRef": claim},
+    }
+
+
 def kept(body: Manifest) -> dict[str, Any]:
     """The same volume with policy Retain and its own policy in an annotation: nobody may take
     its data for garbage before a person has looked.
@@ -168,50 +198,98 @@ def is_safe_to_go(manifest: Manifest) -> bool:
     )
 
 
+def marked_by_us(manifest: Manifest) -> bool:
+    """As `is_marked`, and the annotation that says what the marks replaced was written by our own
+    field manager. An annotation alone may be anybody's.
+    """
+    return is_marked(manifest) and _wrote_mark(manifest)
+
+
+def _wrote_mark(manifest: Manifest) -> bool:
+    return any(
+        entry.get("manager") == OURSELVES and _MARK_FIELD in _owned_annotations(entry)
+        for entry in manifest["metadata"].get("managedFields") or ()
+        if isinstance(entry, Mapping)
+    )
+
+
+def _owned_annotations(entry: Mapping[str, Any]) -> Collection[str]:
+    fields: Any = entry.get("fieldsV1")
+    for key in ("f:metadata", "f:annotations"):
+        fields = fields.get(key) if isinstance(fields, Mapping) else None
+    return fields if isinstance(fields, Mapping) else ()
+
+
 def mark_patch(manifest: Manifest) -> Patch:
     """Retain, skip-reclaim, our finalizer, and in an annotation what they replaced."""
-    before = {
-        "reclaimPolicy": reclaim_policy_of(manifest),
-        "skipReclaim": annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION),
-    }
+    policy = reclaim_policy_of(manifest)
+    skip = annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
     finalizers = finalizers_of(manifest)
-    if not is_terminating(manifest) and FINALIZER not in finalizers:
+    terminating = is_terminating(manifest)
+    # Marked before, and somebody took back a part: what was there first is what counts.
+    known = mark_on(manifest) if FINALIZER in finalizers or terminating else None
+    if known is not None:
+        policy, skip = known[0] if policy == RETAIN else policy, known[1]
+    if not terminating and FINALIZER not in finalizers:
         finalizers.append(FINALIZER)
-    annotations: dict[str, str] = {SKIP_RECLAIM_ANNOTATION: "true"}
-    if FINALIZER not in manifest["metadata"].get("finalizers", ()) or (
-        MARK_ANNOTATION not in annotations_of(manifest)
-    ):
-        annotations[MARK_ANNOTATION] = json.dumps(before, separators=(",", ":"))
+    before = json.dumps({"reclaimPolicy": policy, "skipReclaim": skip}, separators=(",", ":"))
     return guarded(
         manifest,
         {
-            "metadata": {"finalizers": finalizers, "annotations": annotations},
+            "metadata": {
+                "finalizers": finalizers,
+                "annotations": {SKIP_RECLAIM_ANNOTATION: "true", MARK_ANNOTATION: before},
+            },
             "spec": {"persistentVolumeReclaimPolicy": RETAIN},
         },
     )
 
 
-def unmark_patch(manifest: Manifest, policy: str, skip_reclaim: str | None) -> Patch:
-    """Take the marks back; a policy that somebody else has set meanwhile stays."""
-    now = reclaim_policy_of(manifest)
+@dataclass(frozen=True, slots=True)
+class Unmarking:
+    """How our marks are taken back."""
+
+    patch: Patch
+    kept: bool = False
+    """Whether policy Retain stays though the volume had another one, which an annotation names."""
+
+
+def unmarking(manifest: Manifest, *, keep: bool = False, own: bool = False) -> Unmarking:
+    """Take our marks back. What they replaced is restored only where all of them are there and
+    ours, or where it is known to be our `own` since we set them a moment ago: the policy of a
+    volume is nothing that an annotation alone decides. `keep` leaves Retain.
+
+    A policy that somebody else has set meanwhile stays.
+    """
+    patch: Patch = {
+        "metadata": {
+            "finalizers": [f for f in finalizers_of(manifest) if f != FINALIZER],
+            "annotations": {MARK_ANNOTATION: None},
+        }
+    }
+    before = mark_on(manifest) if _wrote_mark(manifest) else None
+    kept = False
+    if before is not None:
+        policy, skip = before
+        patch["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] = skip
+        if reclaim_policy_of(manifest) == RETAIN and policy != RETAIN:
+            kept = keep or not (own or is_marked(manifest))
+            if kept:
+                patch["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] = policy
+            else:
+                patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
+    return Unmarking(guarded(manifest, patch), kept)
+
+
+def reference_unmark_patch(manifest: Manifest, policy: str) -> Patch:
+    """Take back what the reference controller put on a volume that it did not come to delete."""
     return guarded(
         manifest,
         {
-            "metadata": {
-                "finalizers": [f for f in finalizers_of(manifest) if f != FINALIZER],
-                "annotations": {MARK_ANNOTATION: None, SKIP_RECLAIM_ANNOTATION: skip_reclaim},
-            },
-            "spec": {"persistentVolumeReclaimPolicy": policy if now == RETAIN else now},
+            "metadata": {"annotations": {SKIP_RECLAIM_ANNOTATION: None}},
+            "spec": {"persistentVolumeReclaimPolicy": policy},
         },
     )
-
-
-def unmark_and_retain_patch(manifest: Manifest, policy: str, skip_reclaim: str | None) -> Patch:
-    """Take the marks back but for Retain; the policy that it had goes into an annotation."""
-    patch = unmark_patch(manifest, RETAIN, skip_reclaim)
-    if policy != RETAIN and reclaim_policy_of(manifest) == RETAIN:
-        patch["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] = policy
-    return patch
 
 
 def mark_on(manifest: Manifest) -> tuple[str, str | None] | None:
@@ -229,7 +307,12 @@ def mark_on(manifest: Manifest) -> tuple[str, str | None] | None:
 
 
 def tombstone_name(manifest: Manifest) -> str:
-    return f"gone-{uid_of(manifest)}"
+    return tombstone_for(uid_of(manifest))
+
+
+def tombstone_for(uid: Uid) -> str:
+    """The name of a claim that does not exist, for the volume of this uid."""
+    return f"gone-{uid}"
 
 
 def tombstone_patch(manifest: Manifest) -> Patch:
@@ -290,3 +373,78 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     if finalizers:
         metadata["finalizers"] = finalizers
     return {**result, "metadata": metadata}
+
+
+def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
+    """Whether somebody wrote another claimRef than the one for `claim`, our tombstone apart."""
+    named = claim_of(manifest)
+    if named == claim:
+        return False
+    if named is None or claim is None:
+        return True
+    return named != replace(claim, name=tombstone_name(manifest))
+
+
+def with_claim_of(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
+    """`wanted` with the claimRef that somebody wrote on the original meanwhile."""
+    spec = {k: v for k, v in wanted["spec"].items() if k != "claimRef"}
+    if seen["spec"].get("claimRef"):
+        spec["claimRef"] = seen["spec"]["claimRef"]
+    return {**wanted, "spec": spec}
+
+
+def with_policy(wanted: Manifest, policy: str) -> dict[str, Any]:
+    return {**wanted, "spec": {**wanted["spec"], "persistentVolumeReclaimPolicy": policy}}
+
+
+_ADDED = frozenset({"labels", "annotations", "ownerReferences"})
+
+
+def decides_otherwise(before: Manifest, after: Manifest) -> str | None:
+    """What others changed of a volume that is to be replaced, so that it has to be decided anew:
+    the first part by name. None where only labels, annotations and owners differ, none of which
+    decides; these are simply part of what is wanted.
+    """
+    for key in sorted(before["spec"].keys() | after["spec"].keys()):
+        if before["spec"].get(key) != after["spec"].get(key):
+            return f"spec.{key}"
+    old, new = before["metadata"], after["metadata"]
+    for key in sorted((old.keys() | new.keys()) - _ADDED):
+        if old.get(key) != new.get(key):
+            return f"metadata.{key}"
+    was, now = annotations_of(before), annotations_of(after)
+    for key in sorted(was.keys() | now.keys()):
+        if was.get(key) != now.get(key) and (
+            key == SKIP_ANNOTATION or key.startswith(OVERRIDE_PREFIX)
+        ):
+            return f"metadata.annotations[{key}]"
+    return None
+
+
+def came_out_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:
+    """The parts of a volume that are otherwise than was asked for. What was added (a label, a
+    finalizer, a field that the server fills in) is no difference.
+    """
+    found = [
+        f"spec.{key}"
+        for key, value in asked["spec"].items()
+        if key != "nodeAffinity" and _bare(made["spec"].get(key)) != _bare(value)
+    ]
+    if read_affinity(asked["spec"]) != read_affinity(made["spec"]):
+        found.append("spec.nodeAffinity")
+    for part in ("labels", "annotations"):
+        has = made["metadata"].get(part) or {}
+        found += [
+            f"metadata.{part}[{key}]"
+            for key, value in (asked["metadata"].get(part) or {}).items()
+            if has.get(key) != value
+        ]
+    return tuple(sorted(found))
+
+
+def _bare(value: Any) -> Any:
+    """Without what the API server leaves out: empty texts and objects, and nulls."""
+    if isinstance(value, Mapping):
+        inner = {key: _bare(each) for key, each in value.items()}
+        return {key: each for key, each in inner.items() if each not in ("", None, {}, [])}
+    return value

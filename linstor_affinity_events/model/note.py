@@ -60,7 +60,9 @@ class Note:
     pv: PvName
     key: VolumeKey
     uid: Uid
-    """The incarnation being replaced."""
+    """The incarnation being replaced; empty where it was gone before this note was written, which
+    only one taken over from the reference controller can be.
+    """
 
     claim: ClaimName | None
     state: State
@@ -91,15 +93,16 @@ class Note:
         return replace(self, state=State.PREPARED)
 
     def wanting(self, wanted: Manifest) -> "Note":
-        return replace(self, wanted=wanted)
+        return replace(self, wanted=wanted, claim=claim_of(wanted))
+
+    @property
+    def user(self) -> ClaimName | None:
+        """The claim that uses the volume; None where none does, though it may be meant for one."""
+        return self.claim if self.claim is not None and self.claim.uid else None
 
     @property
     def policy(self) -> str:
         return str(self.wanted["spec"].get("persistentVolumeReclaimPolicy", "Retain"))
-
-    @property
-    def skip_reclaim(self) -> str | None:
-        return annotations_of(self.wanted).get(SKIP_RECLAIM_ANNOTATION)
 
     def written(self) -> dict[str, Any]:
         """As a JSON tree, to be read back with `read_note`."""
@@ -135,8 +138,10 @@ def read_note(tree: object, *, version: str = "") -> Note:
     if not isinstance(state, str) or state not in set(State):
         raise BadNote("the note says nothing of how far the replacement came")
     uid, holder = tree.get("uid"), tree.get("holder")
-    if not isinstance(uid, str) or not uid or not isinstance(holder, str):
+    if not isinstance(uid, str) or not isinstance(holder, str):
         raise BadNote("the note does not say which incarnation was to be replaced, or by whom")
+    if not uid and state != State.DELETING:
+        raise BadNote("the note names no incarnation, and is for a volume that is there")
     claim = claim_of(wanted)
     noted = tree.get("claim")
     if (noted is None) != (claim is None) or (
@@ -156,33 +161,28 @@ def read_note(tree: object, *, version: str = "") -> Note:
     )
 
 
-def read_saved(tree: object, key: VolumeKey, *, affinity: NodeAffinity | None) -> Note:
-    """Read what the reference controller keeps on LINSTOR while it replaces a volume.
+def read_saved(tree: object, key: VolumeKey) -> Manifest:
+    """Read what the reference controller keeps on LINSTOR while it replaces a volume: the volume as
+    it is to be created, wanted affinity and original policy included, without uid.
 
-    Only good for the volume that it was found at. Without an `affinity` the saved one stands.
-    `skip-reclaim` is dropped: that controller sets it itself before it saves. Raises BadNote.
+    Only good for the volume that it was found at. `skip-reclaim` is dropped: that controller sets
+    it itself while it replaces a volume, and never leaves it. Raises BadNote.
     """
     saved = checked_manifest(tree, fresh=False)
     if _handle(saved) != key:
         raise BadNote(
             f"it was found at volume {key}, but is for {saved['spec']['csi']['volumeHandle']!r}"
         )
-    if not uid_of(saved):
-        raise BadNote("it does not say which incarnation was to be replaced")
-    wanted = like(saved) if affinity is None else recreated(saved, affinity)
+    claim = claim_of(saved)
+    if claim is None or not claim.uid:
+        raise BadNote("its PersistentVolume names no claim by uid, so nothing tells whose it is")
+    wanted = like(saved)
     annotations = annotations_of(wanted)
     if annotations.pop(SKIP_RECLAIM_ANNOTATION, None) is not None:
         wanted["metadata"]["annotations"] = annotations
     wanted.setdefault("apiVersion", "v1")
     wanted.setdefault("kind", "PersistentVolume")
-    return Note(
-        pv=name_of(saved),
-        key=key,
-        uid=uid_of(saved),
-        claim=claim_of(saved),
-        state=State.DELETING,
-        wanted=wanted,
-    )
+    return wanted
 
 
 def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:

@@ -1,6 +1,6 @@
 """Remote access policies: from which nodes a volume may be used, given where its data is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from linstor_affinity_events.errors import BadPolicy
@@ -9,6 +9,9 @@ from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 """What Go's strconv.ParseBool takes; linstor-csi and so every StorageClass rely on it."""
+
+UNSET = frozenset({"", "null", "Null", "NULL", "~"})
+"""Texts that linstor-csi's YAML reader makes no policy of: a parameter of this kind is not set."""
 
 MAX_TEXT = 4 * 1024
 """Parsing takes time with the square of what hostile text there is."""
@@ -45,6 +48,20 @@ EVERYWHERE = Policy((frozenset(),))
 LOCAL_ONLY = Policy((frozenset({HOSTNAME_LABEL}),))
 
 PolicyReading = Policy | Unreadable
+
+
+def widest(readings: Iterable[PolicyReading]) -> PolicyReading:
+    """One policy that admits what any of several admits. Unreadable if one of them is, unless
+    another admits every node, as nothing can be wider than that.
+    """
+    given = tuple(readings)
+    if EVERYWHERE in given:
+        return EVERYWHERE
+    for each in given:
+        if isinstance(each, Unreadable):
+            return each
+    rules = (rule for each in given if isinstance(each, Policy) for rule in each.rules)
+    return Policy(tuple(dict.fromkeys(rules)))
 
 
 def read_policy(text: str, parse_yaml: Callable[[str], object]) -> PolicyReading:
@@ -119,7 +136,7 @@ class StorageClass:
         return cls(
             name=name,
             is_ours=is_ours,
-            policy=None if text is None else parse_policy(text),
+            policy=None if text is None or text.strip() in UNSET else parse_policy(text),
             remote_layers=not _REMOTE_LAYERS.isdisjoint(layers),
             balanced=known.get("placementpolicy", "").lower() == "balanced",
         )

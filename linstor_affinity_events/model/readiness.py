@@ -1,6 +1,8 @@
 """Whether a PersistentVolume and its claim are at rest, so that replacing is safe to begin."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,6 +16,7 @@ from linstor_affinity_events.model.manifest import (
     phase_of,
     uid_of,
 )
+from linstor_affinity_events.model.names import ClaimName
 from linstor_affinity_events.model.quantity import quantity
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 
@@ -26,15 +29,30 @@ KNOWN_FINALIZERS = (
 """Their owners let go of a PersistentVolume that is deleted with policy Retain."""
 
 _WAIT = 2.0
-_BUSY_CONDITIONS = frozenset({"Resizing", "ModifyingVolume"})
-"""FileSystemResizePending is not among them: nothing writes to the PersistentVolume any more,
-and the pod that would finish it may be waiting for the very affinity we are about to mend."""
+
+_IN_PROGRESS = "ControllerResizeInProgress"
+_INFEASIBLE = frozenset({"ControllerResizeInfeasible", "ControllerResizeFailed"})
+_ON_THE_NODE = frozenset(
+    {"NodeResizePending", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizeFailed"}
+)
+"""What csi-resizer writes into a claim's allocatedResourceStatuses; ...Failed until 1.31."""
 
 
 def obstacle(
-    pv: Manifest, claim: Manifest | None, *, allowed_finalizers: Iterable[str] = ()
+    pv: Manifest,
+    claim: Manifest | None,
+    *,
+    allowed_finalizers: Iterable[str] = (),
+    urgent: bool = False,
 ) -> Later | Refusal | None:
-    """What stands against replacing this volume now; None if nothing does."""
+    """What stands against replacing this volume now; None if nothing does.
+
+    Where it is `urgent`, nothing but a claim that is not bound is waited for. csi-resizer's
+    sidecar writes to the volume by name, and what it writes in the middle of a replacement is put
+    on the new one; waiting only spares it a failed write. LINSTOR refuses to grow a volume as long
+    as a replica is not UpToDate, so a resize may not end before the replicas are where they are to
+    be.
+    """
     patterns = (*KNOWN_FINALIZERS, *allowed_finalizers)
     strangers = [
         f for f in finalizers_of(pv) if not any(fnmatchcase(f, pattern) for pattern in patterns)
@@ -45,14 +63,22 @@ def obstacle(
             f"it has finalizer {', '.join(strangers)}, and what its owner does on deletion is "
             "unknown; if that is harmless, name it with --allow-finalizer",
         )
-    why = _unbound(pv, claim) or (claim and _resizing(pv, claim)) or (claim and _modifying(claim))
-    return Later(Reason.BUSY, why, _WAIT) if why else None
-
-
-def _unbound(pv: Manifest, claim: Manifest | None) -> str | None:
     ref = claim_of(pv)
-    if ref is None:
+    if ref is None or (not ref.uid and phase_of(pv) != "Bound"):
+        # Nobody uses it: it was never bound, or is bound in advance to a claim yet to come.
         return None
+    if why := _unbound(pv, claim, ref):
+        return Later(Reason.NOT_BOUND, why, _WAIT)
+    if claim is None or urgent:
+        return None
+    if why := _resizing(pv, claim):
+        return Later(Reason.RESIZING, why, _WAIT)
+    if why := _modifying(claim):
+        return Later(Reason.MODIFYING, why, _WAIT)
+    return None
+
+
+def _unbound(pv: Manifest, claim: Manifest | None, ref: ClaimName) -> str | None:
     if phase_of(pv) != "Bound":
         return f"its phase is {phase_of(pv) or 'unset'}, not Bound"
     if claim is None or uid_of(claim) != ref.uid:
@@ -65,25 +91,53 @@ def _unbound(pv: Manifest, claim: Manifest | None) -> str | None:
 
 
 def _resizing(pv: Manifest, claim: Manifest) -> str | None:
+    """Whether csi-resizer's controller may still write to the volume.
+
+    It writes the new capacity when the driver has grown the volume; the condition Resizing stays
+    until a node has grown the file system as well, and that may need the very affinity we are
+    about to mend. Source: external-resizer 2.3, expandAndRecover.
+    """
     status: dict[str, Any] = claim.get("status") or {}
-    asked = (claim["spec"].get("resources", {}).get("requests") or {}).get("storage", "0")
-    has = (pv["spec"].get("capacity") or {}).get("storage", "0")
-    wanted_size, size = quantity(str(asked)), quantity(str(has))
-    if wanted_size is not None and size is not None and wanted_size > size:
-        return f"a resize from {has} to {asked} is in flight"
-    busy = sorted(
-        c["type"]
-        for c in status.get("conditions") or ()
-        if c.get("type") in _BUSY_CONDITIONS and c.get("status") == "True"
-    )
-    return f"its claim is {', '.join(busy)}" if busy else None
+    at = (status.get("allocatedResourceStatuses") or {}).get("storage", "")
+    if at in _INFEASIBLE:
+        return None
+    asked = _storage((claim["spec"].get("resources") or {}).get("requests"))
+    allocated = _storage(status.get("allocatedResources"))
+    has = _storage(pv["spec"].get("capacity"))
+    if at in _ON_THE_NODE:
+        # The controller waits for the node, whatever else was asked for meanwhile.
+        wanted = allocated or asked
+    elif at == _IN_PROGRESS or (not at and allocated is not None):
+        wanted = max(filter(None, (asked, allocated)), default=None)
+    else:
+        wanted = asked
+    if wanted is not None and has is not None and wanted > has:
+        return f"a resize from {has.text} to {wanted.text} is in flight"
+    return None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Size:
+    bytes: Decimal
+    text: str = field(compare=False)
+
+
+def _storage(resources: Mapping[str, Any] | None) -> _Size | None:
+    text = str((resources or {}).get("storage", ""))
+    found = quantity(text)
+    return None if found is None else _Size(found, text)
 
 
 def _modifying(claim: Manifest) -> str | None:
+    """Whether csi-resizer may still write the volume's attributes class. An infeasible change is
+    over until somebody asks for another.
+    """
     status: dict[str, Any] = claim.get("status") or {}
+    modifying = status.get("modifyVolumeStatus") or {}
     asked = claim["spec"].get("volumeAttributesClassName") or None
-    if status.get("modifyVolumeStatus") or (
-        asked is not None and asked != status.get("currentVolumeAttributesClassName")
-    ):
+    target = modifying.get("targetVolumeAttributesClassName")
+    if modifying.get("status") == "Infeasible" and target == asked:
+        return None
+    if modifying or (asked is not None and asked != status.get("currentVolumeAttributesClassName")):
         return "a change of its volume attributes class is in flight"
     return None

@@ -7,30 +7,31 @@ takes the same steps; there is no code for resuming. docs/architecture.md has th
 from dataclasses import dataclass
 from enum import StrEnum
 
-from linstor_affinity_events.model.keys import (
-    ORIGINAL_POLICY_ANNOTATION,
-    OURSELVES,
-    SKIP_RECLAIM_ANNOTATION,
-)
+from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION, OURSELVES
 from linstor_affinity_events.model.manifest import (
-    RETAIN,
     Manifest,
     Patch,
     annotations_of,
     claim_of,
+    decides_otherwise,
+    detached,
     is_marked,
     is_safe_to_go,
     is_terminating,
     kept,
+    mark_on,
     mark_patch,
+    marked_by_us,
     phase_of,
-    reclaim_policy_of,
+    rebound,
     taken_over,
-    tombstone_name,
+    tombstone_for,
     tombstone_patch,
     uid_of,
-    unmark_patch,
+    unmarking,
     wears_marks,
+    with_claim_of,
+    with_policy,
 )
 from linstor_affinity_events.model.note import Note, State
 
@@ -140,6 +141,11 @@ class Sight:
     begun_here: bool = False
     """Whether this very instance wrote the note and has not let go of the volume since."""
 
+    uninterrupted: bool = False
+    """Whether it all happened in this very run, less than a minute ago: nobody can have relied on
+    the marks in between.
+    """
+
 
 def next_step(note: Note, sight: Sight) -> Step:
     """Choose the next step. Every write it asks for is guarded by uid and version, so a choice
@@ -160,60 +166,84 @@ def _how_it_came_back(note: Note, pv: Manifest) -> Outcome:
     if is_terminating(pv) or not made_by_us(pv):
         return Outcome.STALE
     added = annotations_of(pv).keys() - annotations_of(note.wanted).keys()
-    return Outcome.KEPT if ORIGINAL_POLICY_ANNOTATION in added else Outcome.DONE
+    named = claim_of(pv)
+    apart = named is not None and named.name == tombstone_for(note.uid)
+    return Outcome.KEPT if apart or ORIGINAL_POLICY_ANNOTATION in added else Outcome.DONE
 
 
 def _absent(note: Note, sight: Sight) -> Step:
     if note.state is State.PREPARED:
         return Drop(Outcome.THEIRS)
-    if note.claim is None:
+    if sight.uninterrupted:
+        # What was there a moment ago comes back as it was. A claim that was deleted meanwhile has
+        # the consequences that it always has.
         return Create(note.wanted)
+    if note.user is None:
+        return Create(detached(note.wanted, note.uid))
     if not sight.claim_known:
         return LookAtClaim()
     if claim_is_as_noted(note, sight.claim):
         return Create(note.wanted)
+    if sight.claim is not None and uid_of(sight.claim) == note.user.uid:
+        # It is there, and this volume is not, or no longer, the one that it asks for.
+        return Create(detached(note.wanted, note.uid))
     return Create(kept(note.wanted))
 
 
 def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
     whole = is_marked(pv)
-    changed = taken_over(note.wanted, pv) != note.wanted or claim_of(pv) != note.claim
-    if whole and not changed:
+    if whole and not _has_to_be_decided_again(note, pv):
+        wanted = note.wanting(taken_over(note.wanted, pv))
         if note.state is State.PREPARED:
-            return Save(note.deleting())
+            return Save(wanted.deleting())
         # Who deletes writes the note first, so that others can tell a user's deletion from ours.
-        return Delete() if sight.taken else Save(note)
+        return Delete() if sight.taken and wanted == note else Save(wanted)
     if whole or wears_marks(pv):
         # Somebody changed it, or took back a part of what makes the deletion harmless: take back
         # the rest. The note first: whoever deletes the volume from now on is not us.
         if note.state is State.DELETING:
             return Save(note.prepared())
-        return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
+        return _unmark(note, pv, sight, Outcome.UNWOUND)
     if note.state is State.PREPARED and sight.begun_here:
         return Mark(mark_patch(pv))
-    if note.state is State.DELETING and not note.holder and left_half_marked(note, pv):
-        return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.UNWOUND)
     return Drop(Outcome.STALE)
+
+
+def _has_to_be_decided_again(note: Note, pv: Manifest) -> bool:
+    merged = taken_over(note.wanted, pv)
+    return claim_of(pv) != note.claim or decides_otherwise(note.wanted, merged) is not None
+
+
+def _unmark(note: Note, pv: Manifest, sight: Sight, outcome: Outcome) -> Step:
+    # Its claim went while it said Retain, which somebody may have relied on.
+    left = note.user is not None and phase_of(pv) != "Bound" and not sight.uninterrupted
+    keep = left and outcome is not Outcome.THEIRS
+    taken_back = unmarking(pv, keep=keep, own=sight.uninterrupted)
+    return Unmark(taken_back.patch, Outcome.KEPT if taken_back.kept else outcome)
 
 
 def _terminating(note: Note, pv: Manifest, sight: Sight) -> Step:
     if note.state is State.PREPARED:
         if wears_marks(pv):
-            return Unmark(unmark_patch(pv, note.policy, note.skip_reclaim), Outcome.THEIRS)
+            return _unmark(note, pv, sight, Outcome.THEIRS)
         return Drop(Outcome.THEIRS)
+    if marked_by_us(pv) and (before := mark_on(pv)) is not None and before[0] != note.policy:
+        # What the volume itself says of its policy is worth more than what the note says.
+        return Save(note.wanting(with_policy(note.wanted, before[0])))
     if not is_safe_to_go(pv):
-        merged = taken_over(note.wanted, pv)
-        return Save(note.wanting(merged)) if merged != note.wanted else Mark(mark_patch(pv))
-    named = claim_of(pv)
-    if note.claim is not None and named is not None and not sight.unpointable:
-        if named.name != tombstone_name(pv):
+        merged = note.wanting(taken_over(note.wanted, pv))
+        return Save(merged) if merged != note else Mark(mark_patch(pv))
+    if rebound(pv, note.claim):
+        return Save(note.wanting(with_claim_of(note.wanted, pv)))
+    if note.user is not None and not sight.unpointable:
+        if claim_of(pv) == note.claim:
             return PointAway(tombstone_patch(pv))
         if phase_of(pv) == "Bound" and not sight.guard_over:
             return AwaitBinder()
-    merged = taken_over(note.wanted, pv)
-    if merged != note.wanted:
-        return Save(note.wanting(merged))
-    if note.claim is not None and not sight.claim_known:
+    merged = note.wanting(taken_over(note.wanted, pv))
+    if merged != note:
+        return Save(merged)
+    if note.user is not None and not sight.claim_known:
         return LookAtClaim()
     return Remove()
 
@@ -221,19 +251,18 @@ def _terminating(note: Note, pv: Manifest, sight: Sight) -> Step:
 def claim_is_as_noted(note: Note, claim: Manifest | None) -> bool:
     """Whether the claim is the one that the volume belonged to, and still wants this volume."""
     return (
-        note.claim is not None
+        note.user is not None
         and claim is not None
-        and uid_of(claim) == note.claim.uid
+        and uid_of(claim) == note.user.uid
         and claim["spec"].get("volumeName") == note.pv
     )
 
 
-def left_half_marked(note: Note, pv: Manifest) -> bool:
-    """Whether a live volume still wears what the reference controller put on it: it has no
-    finalizer of its own, and stopped before it deleted the volume.
+def left_by_the_reference(pv: Manifest) -> bool:
+    """Whether a volume wears what the reference controller puts on it before it deletes it: both,
+    in one write. It has no finalizer of its own.
     """
-    retained = reclaim_policy_of(pv) == RETAIN and note.policy != RETAIN
-    return retained or annotations_of(pv).get(SKIP_RECLAIM_ANNOTATION) == "true"
+    return is_safe_to_go(pv) and not wears_marks(pv)
 
 
 def made_by_us(pv: Manifest) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.affinity import NodeAffinity, Term
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 from linstor_affinity_events.model.names import NodeName
 from linstor_affinity_events.model.placement import Placement
@@ -33,13 +33,13 @@ class Selection:
             return True
         replicas = () if placement is None else placement.replicas
         return any(r.node in self.nodes for r in replicas) or any(
-            key == HOSTNAME_LABEL and value.lower() in self.nodes
+            key == HOSTNAME_LABEL and value is not None and value.lower() in self.nodes
             for term in _terms(volume)
             for key, value in term
         )
 
 
-def _terms(volume: Volume) -> frozenset[frozenset[tuple[str, str]]]:
+def _terms(volume: Volume) -> frozenset[Term]:
     return volume.affinity.terms if isinstance(volume.affinity, NodeAffinity) else frozenset()
 
 

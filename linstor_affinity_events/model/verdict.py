@@ -1,10 +1,15 @@
 """What is to be done about one volume, and why: the first rule that fits decides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from linstor_affinity_events.model.affinity import NO_AFFINITY, NodeAffinity, desired_affinity
+from linstor_affinity_events.model.affinity import (
+    EVERYWHERE,
+    NO_AFFINITY,
+    NodeAffinity,
+    desired_affinity,
+)
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.nodes import Labels, Nodes
 from linstor_affinity_events.model.placement import Definition, Placement
@@ -36,8 +41,12 @@ class Reason(StrEnum):
     UNKNOWN_RESOURCE = "unknown-resource"
     NO_DATA = "no-replica-with-data"
     UNKNOWN_NODE = "unknown-node"
-    NO_LABELS = "node-without-labels"
-    BUSY = "busy"
+    NO_LABELS = "node-without-label"
+    NOT_BOUND = "claim-not-bound"
+    RESIZING = "resize-in-flight"
+    MODIFYING = "attributes-change-in-flight"
+    HELD_BACK = "replaced-too-often"
+    DIFFERENT = "created-different"
     UNKNOWN_FINALIZER = "unknown-finalizer"
     NOT_ALLOWED = "not-allowed"
     BLOCKED = "blocked-by-failed-creation"
@@ -67,11 +76,13 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not yet; look again in `after` seconds."""
+    """Not yet; look again in `after` seconds, or, without them, when anything changes and at the
+    next full reconcile.
+    """
 
     reason: Reason
     why: str
-    after: float
+    after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ class Case:
 
     volume: Volume
     twins: tuple[PvName, ...] = ()
-    """Other live PersistentVolumes with the same handle."""
+    """Other PersistentVolumes in use with the same handle."""
 
     noted: bool = False
     definition: Definition | None
@@ -110,8 +121,14 @@ class Case:
     nodes: Nodes
     storage_class: StorageClass | None
     default_policy: Policy | None = None
+    everywhere: NodeAffinity = NO_AFFINITY
+    """What is written for "everywhere": none at all, or every node that has the driver."""
+
     immutable: bool = False
     """This cluster said that a node affinity, once set, stays."""
+
+    held_back: "Refusal | None" = None
+    """What keeps the volume from being changed once more for now."""
 
     now: float
     grace: float = 10.0
@@ -120,33 +137,36 @@ class Case:
     """How long it has looked younger than that, by a clock that never jumps."""
 
 
+NO_CLASS = StorageClass(name="", policy=None)
+"""What decides about a volume that names no StorageClass: nothing but the default."""
+
+
 def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
     """The policy that holds for the volume and where it comes from; None if its class is unknown.
 
-    The first that exists: override annotation, volume attributes, StorageClass, default.
+    The first that exists: override annotations, volume attributes, StorageClass, default. Only a
+    StorageClass of LINSTOR's driver counts: the parameters of others mean something else.
     """
-    if case.volume.override is not None:
-        return case.volume.override, "override annotation"
-    if case.volume.context is not None:
-        return case.volume.context, "volume attributes"
-    if case.storage_class is None:
+    volume = case.volume
+    if volume.override is not None:
+        several = "s" if len(volume.override_names) > 1 else ""
+        return volume.override, f"override annotation{several} {', '.join(volume.override_names)}"
+    if volume.context is not None:
+        return volume.context, "volume attributes"
+    if not volume.storage_class:
+        return NO_CLASS.policy_or(case.default_policy), "default, as it names no StorageClass"
+    if case.storage_class is None or not case.storage_class.is_ours:
         return None, ""
     source = f"StorageClass {case.storage_class.name}"
     if case.storage_class.policy is None:
-        source = "default"
+        source = f"default, as {source} sets none"
     return case.storage_class.policy_or(case.default_policy), source
 
 
-def _one_volume_one_handle(case: Case) -> Verdict | None:
+def _handle_readable(case: Case) -> Verdict | None:
     if case.volume.key is None:
-        why = f"volume handle {case.volume.handle[:80]!r} names no LINSTOR volume"
+        why = f"volume handle {case.volume.handle[:80]!r} is not a valid LINSTOR volume"
         return Refusal(Reason.BAD_HANDLE, why)
-    if case.twins:
-        others = ", ".join(sorted(case.twins))
-        return Refusal(
-            Reason.TWO_VOLUMES,
-            f"{others} names the same LINSTOR volume {case.volume.key}; delete the one too many",
-        )
     return None
 
 
@@ -157,9 +177,15 @@ def _begun_is_finished(case: Case) -> Verdict | None:
 
 
 def _deleted_by_others(case: Case) -> Verdict | None:
-    if case.volume.terminating:
-        return Skipped(Reason.TERMINATING, "it is being deleted, and not by this service")
-    return None
+    if not case.volume.terminating:
+        return None
+    if case.volume.in_use and isinstance(_outcome(case), Change):
+        return Later(
+            Reason.TERMINATING,
+            "it is being deleted, not by this service, while its claim is still bound and its node "
+            "affinity is wrong; it stays as it is until the deletion ends",
+        )
+    return Skipped(Reason.TERMINATING, "it is being deleted, and not by this service")
 
 
 def _left_alone(case: Case) -> Verdict | None:
@@ -169,9 +195,24 @@ def _left_alone(case: Case) -> Verdict | None:
         return Skipped(Reason.SKIP_PROPERTY, "the skip property of its resource definition is set")
     if case.volume.phase in {"Released", "Failed"}:
         return Skipped(Reason.PHASE, f"its phase is {case.volume.phase}")
-    if case.storage_class is not None and case.storage_class.balanced:
+    storage_class = case.storage_class
+    if storage_class is not None and storage_class.is_ours and storage_class.balanced:
         return Skipped(Reason.BALANCED, "linstor-csi sets the affinity of Balanced volumes itself")
     return None
+
+
+def _no_other_in_use(case: Case) -> Verdict | None:
+    """Beside one that a claim uses, one that no claim uses is somebody's copy. Of two that are in
+    use each is kept right: docs/decisions says why.
+    """
+    if not case.twins or case.volume.in_use:
+        return None
+    others = ", ".join(sorted(case.twins))
+    return Refusal(
+        Reason.TWO_VOLUMES,
+        f"{others} refers to the same LINSTOR volume {case.volume.key} and is in use; delete the "
+        "duplicate",
+    )
 
 
 def _old_enough(case: Case) -> Verdict | None:
@@ -186,9 +227,10 @@ def _policy_known(case: Case) -> Verdict | None:
     policy, source = policy_of(case)
     if policy is None:
         name = case.volume.storage_class
-        named = f"StorageClass {name!r} is unknown" if name else "it names no StorageClass"
+        what = "does not exist" if case.storage_class is None else "is for another driver"
         return Refusal(
-            Reason.NO_CLASS, f"{named}: create it, or set the policy in an override annotation"
+            Reason.NO_CLASS,
+            f"StorageClass {name!r} {what}: create it, or set the policy in an override annotation",
         )
     if isinstance(policy, Unreadable):
         return Refusal(Reason.BAD_POLICY, f"policy {policy.text!r} from the {source}: {policy.why}")
@@ -215,32 +257,52 @@ def _data_in_sight(case: Case) -> Verdict | None:
     return None
 
 
-def _labels_there(case: Case, policy: Policy, serving: dict[str, Labels]) -> Verdict | None:
-    """Not one label on a node means that nobody has labelled it yet, rather than that a rule
-    was meant to be met by every node.
+def _known(case: Case) -> tuple[Policy, dict[str, Labels]]:
+    """The policy, and the labels of the nodes with data, once earlier rules have passed."""
+    policy, _ = policy_of(case)
+    if not isinstance(policy, Policy) or case.placement is None:
+        raise AssertionError("an earlier rule answers for these")
+    return policy, {str(n): case.nodes.labels[n] for n in sorted(case.placement.serving_nodes)}
+
+
+def _labels_there(case: Case) -> Verdict | None:
+    """A label that a node lacks is left out of its term, as linstor-csi does, which admits more
+    nodes. So it must be one that the cluster does not have: where other nodes have it, or the
+    volume's own affinity asks for it, or nothing would be left of an affinity that is there, the
+    label is missing, and the volume waits for it.
     """
-    if all(rule <= {"linbit.com/hostname"} for rule in policy.rules):
+    policy, serving = _known(case)
+    has = case.volume.affinity
+    asked = has.labels if isinstance(has, NodeAffinity) else frozenset()
+    missing = sorted(
+        {
+            f"{node} lacks {label}"
+            for node, labels in serving.items()
+            for rule in policy.rules
+            for label in rule - labels.keys()
+            if case.nodes.having(label)
+            or label in asked
+            or (has not in EVERYWHERE and not rule & labels.keys())
+        }
+    )
+    if not missing:
         return None
-    bare = sorted(node for node, labels in serving.items() if len(labels) <= 1)
-    if not bare:
-        return None
-    return Refusal(
+    return Later(
         Reason.NO_LABELS,
-        f"LINSTOR node {', '.join(bare)} has no property under {case.nodes.namespace}/, which "
-        f"policy '{policy}' needs",
+        f"LINSTOR node {'; '.join(missing)} (a property under {case.nodes.namespace}), which "
+        f"policy '{policy}' needs; the affinity stays as it is until the node has it",
     )
 
 
 def _affinity(case: Case) -> Verdict:
-    policy, _ = policy_of(case)
-    if not isinstance(policy, Policy) or case.placement is None:
-        raise AssertionError("an earlier rule answers for these")
-    serving = {str(n): case.nodes.labels[n] for n in case.placement.serving_nodes}
-    if (bare := _labels_there(case, policy, serving)) is not None:
-        return bare
+    policy, serving = _known(case)
     wanted, has = desired_affinity(serving.values(), policy), case.volume.affinity
-    if wanted == has:
+    if wanted == NO_AFFINITY:
+        wanted = case.everywhere
+    if wanted == has or (wanted == NO_AFFINITY and has in EVERYWHERE):
         return Settled()
+    if case.held_back is not None:
+        return case.held_back
     return Change(
         wanted,
         policy,
@@ -259,29 +321,38 @@ class Rule:
     answer: Callable[[Case], Verdict | None]
 
 
+_WHERE_TO = (
+    Rule("its policy can be read", _policy_known),
+    Rule("some replica has data, and LINSTOR knows the nodes", _data_in_sight),
+    Rule("no node with data lacks a label that its policy needs", _labels_there),
+)
+
 RULES = (
-    Rule(
-        "its handle names a LINSTOR volume, and no other PersistentVolume names the same",
-        _one_volume_one_handle,
-    ),
+    Rule("its handle names a LINSTOR volume", _handle_readable),
     Rule("no replacement of it was left unfinished", _begun_is_finished),
     Rule("nobody is deleting it", _deleted_by_others),
     Rule(
         "nothing says to leave it alone: annotation, property, phase or Balanced placement",
         _left_alone,
     ),
+    Rule("no other PersistentVolume that is in use names the same volume", _no_other_in_use),
     Rule("it is not so young that linstor-csi may have given it an old affinity", _old_enough),
-    Rule("its policy can be read", _policy_known),
-    Rule("some replica has data, and LINSTOR knows the nodes", _data_in_sight),
+    *_WHERE_TO,
 )
 
 
 def decide(case: Case) -> Verdict:
     """Say what is to be done about a volume: the first rule with an answer gives it."""
-    for rule in RULES:
-        if (verdict := rule.answer(case)) is not None:
-            return verdict
-    return _affinity(case)
+    return _first(RULES, case) or _affinity(case)
+
+
+def _outcome(case: Case) -> Verdict:
+    """What would be decided if only policy and replicas mattered."""
+    return _first(_WHERE_TO, case) or _affinity(case)
+
+
+def _first(rules: Iterable[Rule], case: Case) -> Verdict | None:
+    return next((v for rule in rules if (v := rule.answer(case)) is not None), None)
 
 
 def passed(case: Case) -> tuple[str, ...]:

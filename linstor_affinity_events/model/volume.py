@@ -36,8 +36,22 @@ class Volume:
     claim: ClaimName | None = None
     storage_class: str = ""
     override: PolicyReading | None = None
+    """What all override annotations together admit."""
+
+    override_names: tuple[str, ...] = ()
+    """The override annotations, in order."""
+
     context: PolicyReading | None = None
     """The policy that linstor-csi wrote into the volume attributes when it made the volume."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a claim uses it: one that was never bound, or is Released or Failed, waits for a
+        person, and stands in nobody's way.
+        """
+        if self.phase in {"Released", "Failed"}:
+            return False
+        return self.phase == "Bound" or (self.claim is not None and bool(self.claim.uid))
 
     def same_inputs(self, other: "Volume") -> bool:
         """Whether decisions about both come out alike, their incarnation and age apart."""
@@ -46,6 +60,7 @@ class Volume:
             and self.affinity == other.affinity
             and self.terminating == other.terminating
             and self.phase == other.phase
+            and self.claim == other.claim
             and self.skip == other.skip
             and self.storage_class == other.storage_class
             and self.override == other.override

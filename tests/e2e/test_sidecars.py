@@ -18,7 +18,7 @@ from linstor_affinity_events.model.manifest import (
     is_terminating,
     mark_patch,
     tombstone_patch,
-    unmark_patch,
+    unmarking,
 )
 from linstor_affinity_events.model.names import PvName
 from tests.e2e.conftest import MakeService
@@ -142,7 +142,7 @@ async def refused(volumes: KubeVolumes, pv: Manifest) -> None:
         await volumes.delete(pv)
     with pytest.raises((Again, Refused)):
         await volumes.remove(pv)
-    for patch in (mark_patch(pv), tombstone_patch(pv), unmark_patch(pv, "Delete", None)):
+    for patch in (mark_patch(pv), tombstone_patch(pv), unmarking(pv).patch):
         with pytest.raises((Again, Refused)):
             await volumes.patch(name, patch)
 

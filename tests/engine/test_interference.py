@@ -511,12 +511,13 @@ def test_nothing_is_begun_once_another_leads_or_it_stops(ends: str) -> None:
         async with one_house() as house:
             rehearse = house.volumes.rehearse
 
-            async def meanwhile(pv: Json, mark: Json, wanted: Json) -> None:
-                await rehearse(pv, mark, wanted)
+            async def meanwhile(pv: Json, mark: Json, wanted: Json) -> Manifest:
+                answer = await rehearse(pv, mark, wanted)
                 if ends == "leading":
                     house.leadership.leading = False
                 else:
                     house.queue.close()
+                return answer
 
             instead(house.volumes, rehearse=meanwhile)
             async with house.volumes.watching():
@@ -715,6 +716,7 @@ def test_a_volume_kept_with_retain_stays_so_whatever_came_late() -> None:
                         house.cluster.delete(
                             "persistentvolumeclaims", claim["name"], namespace="default"
                         )
+                        await asyncio.sleep(61.0)
                     return answer
 
                 instead(house.volumes, patch=claim_goes)

@@ -18,6 +18,7 @@ from linstor_affinity_events.model.placement import Definition, Placement
 from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, until
 from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
+from tests.stage import manifests
 
 
 @asynccontextmanager
@@ -164,7 +165,7 @@ def test_a_login_refused_is_no_reason_to_hammer() -> None:
 
 def test_a_resize_that_never_ends_is_waited_for_with_growing_pauses() -> None:
     async def play() -> None:
-        async with one_volume("n2") as house:
+        async with one_volume("n1", "n2") as house:
             bigger = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
             claim = f"claim-{PV}"
             house.cluster.patch("persistentvolumeclaims", claim, bigger, namespace="default")
@@ -174,7 +175,7 @@ def test_a_resize_that_never_ends_is_waited_for_with_growing_pauses() -> None:
             assert house.linstor.asked.count("placement") < 100
 
             house.cluster.patch("persistentvolumes", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
-            await until(lambda: house.nodes() == {"n2"}, patience=61.0)
+            await until(lambda: house.nodes() == {"n1", "n2"}, patience=61.0)
             assert house.pv()["spec"]["capacity"] == {"storage": "2Gi"}
 
     played(play())
@@ -291,8 +292,8 @@ def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held_up: b
                 house.queue.places.give_back()
             before, replace = house.queue.places.at_once, house.replacer.replace
 
-            async def slow(*args: Any) -> Any:
-                ended = await replace(*args)
+            async def slow(*args: Any, **more: Any) -> Any:
+                ended = await replace(*args, **more)
                 if not isinstance(ended, Ended):
                     return ended
                 await asyncio.sleep(5.0)
@@ -485,15 +486,37 @@ def failure(house: House) -> str | None:
     return house.sweeper.failure
 
 
-def test_two_volumes_with_one_handle_are_both_left_alone() -> None:
+def test_two_volumes_in_use_with_one_handle_are_both_kept_right_and_told_once() -> None:
     async def play() -> None:
         async with one_volume("n2") as house:
             bind(house.cluster, "copy", "n1", handle="pvc-1/00")
             await asyncio.sleep(1.0)
+            for _ in range(3):
+                await swept(house)
+                await asyncio.sleep(10.0)
+
+            assert house.nodes() == house.nodes("copy") == {"n2"}
+            told = sorted((name, reason) for name, reason, _ in house.notices.warnings)
+            assert told == [("copy", "VolumeDuplicate"), (PV, "VolumeDuplicate")]
+
+    played(play())
+
+
+def test_a_copy_that_nobody_uses_stands_in_nobodys_way() -> None:
+    async def play() -> None:
+        async with one_volume("n2") as house:
+            copy = manifests.volume(
+                "copy", claim=None, handle="pvc-1", node_affinity=manifests.on_nodes(["n1"])
+            )
+            house.cluster.create("persistentvolumes", copy)
+            await asyncio.sleep(1.0)
             await swept(house)
 
-            assert house.nodes() == house.nodes("copy") == {"n1"}
-            assert {name for name, _, _ in house.notices.warnings} == {PV, "copy"}
+            assert house.nodes() == {"n2"}
+            assert house.nodes("copy") == {"n1"}
+            [(name, _, why)] = house.notices.warnings
+            assert name == "copy"
+            assert f"{PV} refers to the same LINSTOR volume" in why
 
     played(play())
 

@@ -116,7 +116,7 @@ async def crashed(house: House, nth: int, when: str) -> None:
 
     doomed = asyncio.create_task(until_broken())
     while len(house.faults.writes) < nth and not doomed.done():  # noqa: ASYNC110, to the step
-        await asyncio.sleep(0)
+        await asyncio.sleep(1e-6)
     doomed.cancel()
     await asyncio.gather(doomed, return_exceptions=True)
     house.faults.break_write(0, when="")

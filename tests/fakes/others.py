@@ -24,7 +24,7 @@ class FakeNotices:
     def updated(self, volume: Volume, was: str, now: str) -> None:
         self.updates.append((volume.name, was, now))
 
-    def warn(self, volume: Volume, reason: str, why: str) -> None:
+    def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
         self.warnings.append((volume.name, reason, why))
 
 
@@ -52,6 +52,9 @@ class FakeTelemetry:
 
     def census(self, found: Mapping[tuple[str, str], int]) -> None:
         self.now = {" ".join(key).rstrip(): number for key, number in found.items()}
+
+    def deferred(self, found: Mapping[str, int]) -> None:
+        self.now["deferred"] = sum(found.values())
 
     def absent(self, volumes: int) -> None:
         self.now["absent"] = volumes

@@ -149,9 +149,15 @@ class FakeVolumes:
         with self.faults.around("create"), _sorted():
             return self.cluster.create(VOLUMES, manifest, writer=Writer(name=OURSELVES))
 
-    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> None:
-        with self.faults.around("rehearse"):
-            return
+    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
+        with self.faults.around("rehearse"), _sorted():
+            trial = Writer(name=OURSELVES, dry_run=True)
+            return self.cluster.patch(VOLUMES, name_of(pv), mark, writer=trial)
+
+    async def rehearse_creation(self, wanted: Manifest) -> None:
+        with self.faults.around("rehearse creation"), _sorted():
+            trial = Writer(name=OURSELVES, dry_run=True)
+            self.cluster.create(VOLUMES, wanted, writer=trial)
 
     def describe(self, manifest: Manifest) -> Volume | None:
         return describe(manifest)

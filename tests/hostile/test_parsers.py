@@ -126,7 +126,7 @@ PARSERS: list[tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = [
     (_payload, texts),
     (config_map, trees | texts),
     (lambda tree: read_note(tree, version="1"), trees),
-    (lambda tree: read_saved(tree, KEY, affinity=None), trees),
+    (lambda tree: read_saved(tree, KEY), trees),
     (hint, trees),
     (rows, trees),
     (nodes, trees),

@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 from linstor_affinity_events.model.affinity import NodeAffinity
-from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.keys import MARK_ANNOTATION, OURSELVES, VolumeKey
 from linstor_affinity_events.model.manifest import mark_patch, tombstone_name
 from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.note import Note
@@ -92,7 +92,16 @@ def applied(pv: Json, patch: Json) -> Json:
 
 
 def marked(pv: Json) -> Json:
-    return applied(pv, mark_patch(pv))
+    """Marked by us, and so entered among those who manage its fields."""
+    return managed(applied(pv, mark_patch(pv)))
+
+
+def managed(pv: Json, *, manager: str = OURSELVES) -> Json:
+    """With an entry that says who wrote the annotation of our marks."""
+    fields: Json = {"f:metadata": {"f:annotations": {f"f:{MARK_ANNOTATION}": {}}}}
+    entry = {"manager": manager, "operation": "Update", "fieldsV1": fields}
+    others = [e for e in pv["metadata"].get("managedFields", ()) if e.get("fieldsV1") != fields]
+    return with_metadata(pv, managedFields=[*others, entry])
 
 
 def with_metadata(pv: Json, **changes: Any) -> Json:

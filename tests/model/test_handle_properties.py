@@ -7,7 +7,7 @@ from linstor_affinity_events.errors import BadHandle
 from linstor_affinity_events.model.keys import VolumeKey, parse_handle
 from linstor_affinity_events.model.names import ResourceName
 
-NAMES = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,47}", fullmatch=True)
+NAMES = st.from_regex(r"[a-z_][a-z0-9_-]{1,47}", fullmatch=True)
 NUMBERS = st.integers(0, 65535)
 
 

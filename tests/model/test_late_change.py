@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.late_change import late_patch
-from linstor_affinity_events.model.manifest import kept, like
+from linstor_affinity_events.model.manifest import claim_of, kept, like
 from tests.model.manifests import (
     applied,
     begun,
@@ -23,6 +23,7 @@ Json = dict[str, Any]
 
 WANTED = dict(begun(volume()).wanted)
 NOTED = "example.com/noted"
+CLAIM = claim_of(volume())
 
 
 def went(**patch: Any) -> Json:
@@ -37,7 +38,7 @@ def made(wanted: Json = WANTED) -> Json:
 
 
 def late(last: Json, now: Json) -> Json | None:
-    return late_patch(WANTED, last, now)
+    return late_patch(WANTED, last, now, rebound_from=CLAIM)
 
 
 def test_where_nobody_wrote_anything_nothing_is_lacking() -> None:
@@ -53,6 +54,10 @@ def test_where_nobody_wrote_anything_nothing_is_lacking() -> None:
         pytest.param({"metadata": {"annotations": {NOTED: "yes"}}}, id="an annotation"),
         pytest.param({"spec": {"capacity": {"storage": "2Gi"}}}, id="the capacity"),
         pytest.param({"spec": {"mountOptions": ["noatime"]}}, id="mount options"),
+        pytest.param(
+            {"spec": {"claimRef": {"name": "another", "uid": "another-uid"}}}, id="another claim"
+        ),
+        pytest.param({"spec": {"claimRef": None}}, id="no claim any more"),
     ],
 )
 def test_what_was_written_at_the_last_moment_is_on_its_like_afterwards(change: Json) -> None:
@@ -67,6 +72,10 @@ def test_what_was_written_at_the_last_moment_is_on_its_like_afterwards(change: J
 
 def applied_to_wanted(change: Json) -> Json:
     return like(applied(made(), change))
+
+
+def test_the_binders_repair_of_the_claim_reference_is_nobodys_change() -> None:
+    assert late(went(spec={"claimRef": {"name": "data"}}), made()) is None
 
 
 def test_the_patch_is_good_for_one_version_of_one_incarnation() -> None:
@@ -92,12 +101,12 @@ def test_where_there_were_no_labels_at_all_one_comes() -> None:
     wanted = dict(begun(bare).wanted)
     last = applied(terminating(marked(bare)), {"metadata": {"labels": {"team": "red"}}})
 
-    patch = late_patch(wanted, last, made(wanted))
+    patch = late_patch(wanted, last, made(wanted), rebound_from=CLAIM)
 
     assert patch is not None
     assert patch["metadata"]["labels"] == {"team": "red"}
     now = applied(made(wanted), {"metadata": {"labels": {"tier": "gold"}}})
-    beside = late_patch(wanted, last, now)
+    beside = late_patch(wanted, last, now, rebound_from=CLAIM)
     assert beside is not None
     assert applied(now, beside)["metadata"]["labels"] == {"team": "red", "tier": "gold"}
 

@@ -12,12 +12,17 @@ from linstor_affinity_events.model.keys import (
     BOUND_BY_CONTROLLER,
     FINALIZER,
     MARK_ANNOTATION,
+    ORIGINAL_CLAIM_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
 )
 from linstor_affinity_events.model.manifest import (
     affinity_patch,
     annotations_of,
+    came_out_different,
+    claim_of,
+    decides_otherwise,
+    detached,
     finalizers_of,
     is_marked,
     is_safe_to_go,
@@ -25,11 +30,14 @@ from linstor_affinity_events.model.manifest import (
     like,
     mark_on,
     mark_patch,
+    rebound,
     recreated,
+    reference_unmark_patch,
     released,
     taken_over,
     tombstone_patch,
-    unmark_patch,
+    unmarking,
+    wears_marks,
 )
 from tests.model.manifests import (
     CLAIM_UID,
@@ -38,6 +46,7 @@ from tests.model.manifests import (
     PV_UID,
     applied,
     in_phase,
+    managed,
     marked,
     on_node,
     pointed_away,
@@ -134,11 +143,64 @@ def test_marks_can_be_taken_back(policy: str, skip_reclaim: str | None) -> None:
     pv = with_metadata(pv, annotations=annotations)
 
     changed = marked(pv)
-    before = mark_on(changed)
-    assert before is not None
-    restored = applied(changed, unmark_patch(changed, *before))
+    restored = applied(changed, unmarking(changed).patch)
 
-    assert restored == with_metadata(pv, resourceVersion="1608")
+    assert not unmarking(changed).kept
+    assert unmanaged(restored) == unmanaged(with_metadata(pv, resourceVersion="1608"))
+
+
+def unmanaged(pv: Json) -> Json:
+    return with_metadata(pv, managedFields=None)
+
+
+@pytest.mark.parametrize(
+    "pv",
+    [
+        pytest.param(
+            with_metadata(marked(OWNED), managedFields=[]),
+            id="all marks, written by nobody of ours",
+        ),
+        pytest.param(
+            managed(with_metadata(marked(OWNED), managedFields=[]), manager="x"), id="theirs"
+        ),
+        pytest.param(
+            with_metadata(
+                with_spec(OWNED, persistentVolumeReclaimPolicy="Retain"),
+                annotations={MARK_ANNOTATION: '{"reclaimPolicy":"Delete","skipReclaim":null}'},
+            ),
+            id="an annotation alone",
+        ),
+    ],
+)
+def test_marks_that_are_not_ours_restore_no_policy(pv: Json) -> None:
+    taken_back = unmarking(pv)
+
+    after = applied(pv, taken_back.patch)
+    assert not wears_marks(after)
+    assert after["spec"] == pv["spec"]
+    assert not taken_back.kept
+
+
+def test_where_a_part_of_our_marks_is_gone_the_volume_is_kept_and_says_so() -> None:
+    lacking = with_metadata(
+        marked(OWNED),
+        annotations={
+            k: v for k, v in annotations_of(marked(OWNED)).items() if k != SKIP_RECLAIM_ANNOTATION
+        },
+    )
+
+    taken_back = unmarking(lacking)
+
+    after = applied(lacking, taken_back.patch)
+    assert taken_back.kept
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert annotations_of(after)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
+
+
+def test_marking_again_remembers_the_policy_that_somebody_set_meanwhile() -> None:
+    pv = with_spec(marked(OWNED), persistentVolumeReclaimPolicy="Recycle")
+
+    assert mark_on(marked(pv)) == ("Recycle", None)
 
 
 def test_marking_twice_remembers_what_was_there_first() -> None:
@@ -151,7 +213,8 @@ def test_marking_twice_remembers_what_was_there_first() -> None:
 def test_every_patch_is_guarded_by_uid_and_version() -> None:
     patches = [
         mark_patch(OWNED),
-        unmark_patch(OWNED, "Delete", None),
+        unmarking(OWNED).patch,
+        reference_unmark_patch(OWNED, "Delete"),
         tombstone_patch(OWNED),
         affinity_patch(OWNED, on_node("node-b")),
     ]
@@ -170,9 +233,10 @@ def test_no_finalizer_is_added_to_a_terminating_volume() -> None:
 def test_taking_marks_back_respects_a_policy_that_somebody_set_meanwhile() -> None:
     pv = with_spec(marked(OWNED), persistentVolumeReclaimPolicy="Recycle")
 
-    patch = unmark_patch(pv, "Delete", None)
+    after = applied(pv, unmarking(pv).patch)
 
-    assert patch["spec"]["persistentVolumeReclaimPolicy"] == "Recycle"
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Recycle"
+    assert SKIP_RECLAIM_ANNOTATION not in annotations_of(after)
 
 
 @pytest.mark.parametrize(
@@ -435,3 +499,113 @@ def test_what_the_binder_says_of_its_own_work_is_neither_added_nor_dropped(
     wanted = recreated(with_mark(before), NO_AFFINITY)
 
     assert annotations_of(taken_over(wanted, with_mark(after))) == annotations_of(wanted)
+
+
+CLAIM = claim_of(OWNED)
+
+
+@pytest.mark.parametrize(
+    ("ref", "by_somebody"),
+    [
+        pytest.param(OWNED["spec"]["claimRef"], False, id="as it was"),
+        pytest.param(
+            {**OWNED["spec"]["claimRef"], "name": f"gone-{PV_UID}"}, False, id="tombstone"
+        ),
+        pytest.param(
+            {**OWNED["spec"]["claimRef"], "resourceVersion": "7"},
+            False,
+            id="repaired by the binder",
+        ),
+        pytest.param({**OWNED["spec"]["claimRef"], "name": "another"}, True, id="another name"),
+        pytest.param(
+            {**OWNED["spec"]["claimRef"], "name": f"gone-{PV_UID}", "uid": "x"},
+            True,
+            id="other uid",
+        ),
+        pytest.param({**OWNED["spec"]["claimRef"], "namespace": "x"}, True, id="another namespace"),
+        pytest.param(None, True, id="none"),
+    ],
+)
+def test_a_claim_reference_that_somebody_wrote_is_told_from_our_own(
+    ref: Json | None, by_somebody: bool
+) -> None:
+    assert rebound(with_spec(OWNED, claimRef=ref), CLAIM) is by_somebody
+
+
+def test_a_detached_volume_says_whose_it_was_and_meets_no_claim() -> None:
+    body = detached(recreated(OWNED, on_node("node-b")), PV_UID)
+
+    assert body["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert annotations_of(body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
+    assert annotations_of(body)[ORIGINAL_CLAIM_ANNOTATION] == "default/data"
+    assert body["spec"]["claimRef"]["name"] == f"gone-{PV_UID}"
+    assert body["spec"]["claimRef"]["uid"]
+
+
+ASKED = recreated(OWNED, on_node("node-b"))
+
+
+@pytest.mark.parametrize(
+    ("made", "parts"),
+    [
+        pytest.param(ASKED, (), id="as asked for"),
+        pytest.param(
+            with_metadata(ASKED, labels={"team": "blue", "new": "1"}), (), id="label added"
+        ),
+        pytest.param(with_spec(ASKED, aServerDefault="x"), (), id="a field filled in"),
+        pytest.param(
+            with_spec(ASKED, claimRef={**ASKED["spec"]["claimRef"], "fieldPath": ""}),
+            (),
+            id="an empty text",
+        ),
+        pytest.param(
+            with_spec(ASKED, nodeAffinity=on_node("node-c").manifest()),
+            ("spec.nodeAffinity",),
+            id="another affinity",
+        ),
+        pytest.param(with_spec(ASKED, nodeAffinity=None), ("spec.nodeAffinity",), id="no affinity"),
+        pytest.param(
+            with_spec(ASKED, storageClassName="y"),
+            ("spec.storageClassName",),
+            id="another class",
+        ),
+        pytest.param(
+            with_metadata(ASKED, labels={"team": "red"}),
+            ("metadata.labels[team]",),
+            id="another label",
+        ),
+    ],
+)
+def test_what_came_out_otherwise_is_named(made: Json, parts: tuple[str, ...]) -> None:
+    assert came_out_different(ASKED, made) == parts
+
+
+@pytest.mark.parametrize(
+    ("after", "part"),
+    [
+        pytest.param(with_metadata(ASKED, labels={"new": "1"}), None, id="labels"),
+        pytest.param(
+            with_metadata(ASKED, annotations={"policy.example.com/seen": "now"}),
+            None,
+            id="annotations",
+        ),
+        pytest.param(
+            with_metadata(ASKED, annotations={"piraeus.io/skip-affinity-controller": "1"}),
+            "metadata.annotations[piraeus.io/skip-affinity-controller]",
+            id="skip annotation",
+        ),
+        pytest.param(
+            with_metadata(ASKED, annotations={"override.piraeus.io/n1": "true"}),
+            "metadata.annotations[override.piraeus.io/n1]",
+            id="override",
+        ),
+        pytest.param(with_spec(ASKED, mountOptions=["x"]), "spec.mountOptions", id="spec"),
+        pytest.param(
+            with_metadata(ASKED, finalizers=["example.com/x"]),
+            "metadata.finalizers",
+            id="finalizer",
+        ),
+    ],
+)
+def test_only_what_decides_has_a_volume_decided_again(after: Json, part: str | None) -> None:
+    assert decides_otherwise(ASKED, after) == part

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,10 @@ from linstor_affinity_events.model.keys import (
     USES_CONTEXT,
     VolumeKey,
 )
-from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.manifest import annotations_of, claim_of, name_of
+from linstor_affinity_events.model.names import ResourceName, Uid
 from linstor_affinity_events.model.note import Note, State, read_note, read_saved
 from tests.model.manifests import (
-    CLAIM_UID,
     KEY,
     PV,
     PV_UID,
@@ -34,6 +35,8 @@ from tests.model.manifests import (
 )
 
 Json = dict[str, Any]
+
+DATA = Path(__file__).parents[1] / "data" / "linstor"
 Change = Callable[[Json], object]
 
 NESTED: Any = "deep"
@@ -85,7 +88,8 @@ def test_a_note_remembers_what_the_volume_had_before() -> None:
 
     note = read_note(fresh(begun(pv).written()))
 
-    assert (note.policy, note.skip_reclaim) == ("Delete", "true")
+    assert note.policy == "Delete"
+    assert annotations_of(note.wanted)[SKIP_RECLAIM_ANNOTATION] == "true"
     assert (note.state, note.uid) == (State.PREPARED, PV_UID)
 
 
@@ -282,48 +286,61 @@ def saved(**changes: Any) -> Json:
     return fresh(pv)
 
 
-def test_a_saved_volume_becomes_a_note_of_ours() -> None:
-    note = read_saved(saved(), KEY, affinity=on_node("node-b"))
-
-    assert (note.pv, note.key, note.uid) == (PV, KEY, PV_UID)
-    assert (note.state, note.holder) == (State.DELETING, "")
-    assert note.claim is not None
-    assert note.claim.uid == CLAIM_UID
-    assert note.wanted["spec"]["nodeAffinity"] == on_node("node-b").manifest()
-
-
-def test_a_saved_volume_keeps_its_own_affinity_where_none_is_known() -> None:
-    note = read_saved(saved(), KEY, affinity=None)
-
-    assert note.wanted["spec"]["nodeAffinity"] == on_node("node-a").manifest()
+def test_a_saved_volume_keeps_its_own_affinity() -> None:
+    """The reference writes it down as it is to be."""
+    assert read_saved(saved(), KEY)["spec"]["nodeAffinity"] == on_node("node-a").manifest()
 
 
 def test_the_skip_reclaim_of_a_saved_volume_is_dropped() -> None:
-    note = read_saved(saved(), KEY, affinity=None)
-
-    assert note.skip_reclaim is None
+    assert SKIP_RECLAIM_ANNOTATION not in annotations_of(read_saved(saved(), KEY))
 
 
 def test_a_saved_volume_need_not_say_its_kind() -> None:
     tree = saved()
     del tree["kind"], tree["apiVersion"]
 
-    note = read_saved(tree, KEY, affinity=None)
+    wanted = read_saved(tree, KEY)
 
-    assert (note.wanted["kind"], note.wanted["apiVersion"]) == ("PersistentVolume", "v1")
+    assert (wanted["kind"], wanted["apiVersion"]) == ("PersistentVolume", "v1")
 
 
-def test_a_saved_volume_becomes_a_note_that_can_be_read_back() -> None:
-    note = read_saved(terminating(marked(saved())), KEY, affinity=on_node("node-b"))
+@pytest.mark.parametrize("uid", ["pv-uid-1", ""])
+def test_a_saved_volume_can_be_kept_as_a_note_and_read_back(uid: str) -> None:
+    wanted = read_saved(terminating(marked(saved())), KEY)
+    note = Note(
+        pv=name_of(wanted),
+        key=KEY,
+        uid=Uid(uid),
+        claim=claim_of(wanted),
+        state=State.DELETING,
+        wanted=wanted,
+    )
 
     assert read_note(fresh(note.written())) == note
+
+
+def test_a_note_without_an_incarnation_is_only_good_for_a_volume_that_is_gone() -> None:
+    tree = {**fresh(begun(volume()).written()), "uid": ""}
+
+    with pytest.raises(BadNote, match="names no incarnation"):
+        read_note(tree)
+
+
+def test_the_reference_controllers_real_saved_volume_is_read() -> None:
+    """Recorded from its program, version 1.5."""
+    tree = json.loads((DATA / "saved-pv-reference-1.5.json").read_text())
+
+    wanted = read_saved(tree, VolumeKey(ResourceName("p1-after-delete")))
+
+    assert wanted == {**tree, "metadata": tree["metadata"]}
+    assert "uid" not in wanted["metadata"]
 
 
 @pytest.mark.parametrize("handle", ["pvc-1", "PVC-1", "pvc-1/0", "pvc-1/00"])
 def test_a_saved_volume_may_spell_its_handle_in_any_way(handle: str) -> None:
     csi = {"driver": "linstor.csi.linbit.com", "volumeHandle": handle}
 
-    assert read_saved(saved(csi=csi), KEY, affinity=None).key == KEY
+    assert read_saved(saved(csi=csi), KEY)["spec"]["csi"] == csi
 
 
 @pytest.mark.parametrize(
@@ -335,21 +352,19 @@ def test_a_saved_volume_may_spell_its_handle_in_any_way(handle: str) -> None:
 )
 def test_a_saved_volume_is_only_good_where_it_belongs(key: VolumeKey) -> None:
     with pytest.raises(BadNote, match="it was found at"):
-        read_saved(saved(), key, affinity=None)
+        read_saved(saved(), key)
 
 
-def test_a_saved_volume_without_a_uid_is_refused() -> None:
-    tree = saved()
-    del tree["metadata"]["uid"]
-
-    with pytest.raises(BadNote):
-        read_saved(tree, KEY, affinity=None)
+@pytest.mark.parametrize("ref", [None, {"namespace": "default", "name": "data"}])
+def test_a_saved_volume_that_names_no_claim_by_uid_is_refused(ref: Json | None) -> None:
+    with pytest.raises(BadNote, match="no claim by uid"):
+        read_saved(saved(claimRef=ref), KEY)
 
 
 @pytest.mark.parametrize("tree", JUNK)
 def test_what_is_no_saved_volume_is_refused(tree: object) -> None:
     with pytest.raises(BadNote):
-        read_saved(tree, KEY, affinity=None)
+        read_saved(tree, KEY)
 
 
 @pytest.mark.parametrize("change", HOSTILE_MANIFESTS)
@@ -358,7 +373,7 @@ def test_a_hostile_saved_volume_is_refused(change: Change) -> None:
     change(tree)
 
     with pytest.raises(BadNote):
-        read_saved(tree, KEY, affinity=on_node("node-b"))
+        read_saved(tree, KEY)
 
 
 @pytest.mark.parametrize(
@@ -405,11 +420,11 @@ def test_a_saved_volume_that_passes_can_be_decided_on(change: Change) -> None:
     change(tree)
 
     try:
-        note = read_saved(tree, KEY, affinity=None)
+        wanted = read_saved(tree, KEY)
     except BadNote:
         return
 
-    volume = describe(note.wanted)
+    volume = describe(wanted)
     assert volume is not None
     assert isinstance(volume.storage_class, str)
 

@@ -1,5 +1,7 @@
 """Whether a volume and its claim are at rest."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ from tests.model.manifests import (
 )
 
 Json = dict[str, Any]
+
+DATA = Path(__file__).parents[1] / "data" / "kubernetes"
 
 PENDING_RESIZE = {"type": "FileSystemResizePending", "status": "True"}
 
@@ -66,6 +70,19 @@ def asking(size: str) -> Json:
             ),
             id="attributes as asked for",
         ),
+        pytest.param(
+            volume(),
+            claim(
+                volumeAttributesClassName="gold",
+                status={
+                    "modifyVolumeStatus": {
+                        "status": "Infeasible",
+                        "targetVolumeAttributesClassName": "gold",
+                    }
+                },
+            ),
+            id="attributes that can't be had",
+        ),
         pytest.param(volume(), claim(volumeAttributesClassName=""), id="no attributes asked for"),
         pytest.param(volume(), claim(resources={}), id="a claim that asks for no size"),
     ],
@@ -89,10 +106,6 @@ def test_a_volume_at_rest_has_nothing_against_it(pv: Json, its_claim: Json | Non
         ),
         pytest.param(volume(), asking("2Gi"), "resize from 1Gi to 2Gi", id="asks for more"),
         pytest.param(volume(), asking("1073741825"), "resize", id="asks for one byte more"),
-        pytest.param(volume(), claim(status=condition("Resizing")), "Resizing", id="resizing"),
-        pytest.param(
-            volume(), claim(status=condition("ModifyingVolume")), "ModifyingVolume", id="modifying"
-        ),
         pytest.param(
             volume(),
             claim(volumeAttributesClassName="gold"),
@@ -105,14 +118,174 @@ def test_a_volume_at_rest_has_nothing_against_it(pv: Json, its_claim: Json | Non
             "volume attributes class",
             id="attributes on their way",
         ),
+        pytest.param(
+            volume(),
+            claim(
+                volumeAttributesClassName="gold",
+                status={
+                    "modifyVolumeStatus": {
+                        "status": "Infeasible",
+                        "targetVolumeAttributesClassName": "silver",
+                    }
+                },
+            ),
+            "volume attributes class",
+            id="other attributes asked for, after some that can't be had",
+        ),
     ],
 )
 def test_a_volume_on_the_move_is_waited_for(pv: Json, its_claim: Json | None, why: str) -> None:
     against = obstacle(pv, its_claim)
 
     assert isinstance(against, Later)
-    assert (against.reason, against.after > 0) == (Reason.BUSY, True)
+    assert against.reason in {Reason.NOT_BOUND, Reason.RESIZING, Reason.MODIFYING}
+    assert against.after is not None
     assert why in against.why
+
+
+@pytest.mark.parametrize(
+    "its_claim",
+    [
+        pytest.param(asking("2Gi"), id="resize"),
+        pytest.param(claim(volumeAttributesClassName="gold"), id="attributes"),
+    ],
+)
+def test_an_urgent_volume_does_not_wait_for_a_sidecar(its_claim: Json) -> None:
+    assert obstacle(volume(), its_claim, urgent=True) is None
+
+
+def test_an_urgent_volume_does_wait_for_its_claim() -> None:
+    assert isinstance(obstacle(volume(), None, urgent=True), Later)
+
+
+NO_STATUS = ""
+
+
+def resize(
+    *, has: int = 1, asks: int = 2, allocated: int = 0, at: str = NO_STATUS, said: tuple[str, ...]
+) -> tuple[Json, Json]:
+    """Sizes in GiB, the status of the resize, and the claim's conditions that are True."""
+    status: Json = {"conditions": [{"type": each, "status": "True"} for each in said]}
+    if allocated:
+        status["allocatedResources"] = {"storage": f"{allocated}Gi"}
+    if at:
+        status["allocatedResourceStatuses"] = {"storage": at}
+    pv = with_spec(volume(), capacity={"storage": f"{has}Gi"})
+    return pv, claim(resources={"requests": {"storage": f"{asks}Gi"}}, status=status)
+
+
+R, F = "Resizing", "FileSystemResizePending"
+CE, NE = "ControllerResizeError", "NodeResizeError"
+
+
+@pytest.mark.parametrize(
+    ("state", "waits"),
+    [
+        # What external-resizer 2.3 leaves at each point of expandAndRecover, and kubelet after it.
+        pytest.param(resize(said=()), True, id="asked for, not begun"),
+        pytest.param(
+            resize(allocated=2, at="ControllerResizeInProgress", said=(R,)), True, id="begun"
+        ),
+        pytest.param(
+            resize(allocated=2, at="ControllerResizeInProgress", said=(R, CE)),
+            True,
+            id="failed for now, to be tried again",
+        ),
+        pytest.param(resize(allocated=2, said=(R,)), True, id="begun, and the status was dropped"),
+        pytest.param(
+            resize(asks=1, allocated=3, at="ControllerResizeInProgress", said=(R,)),
+            True,
+            id="begun for more, and taken back meanwhile",
+        ),
+        pytest.param(
+            resize(asks=2, has=2, allocated=3, at="ControllerResizeInProgress", said=(R,)),
+            True,
+            id="begun for more than what is asked for and there",
+        ),
+        pytest.param(
+            resize(has=2, allocated=2, at="ControllerResizeInProgress", said=(R,)),
+            False,
+            id="volume has grown, claim not yet told",
+        ),
+        pytest.param(
+            resize(allocated=2, at="ControllerResizeInfeasible", said=(R, CE)),
+            False,
+            id="infeasible",
+        ),
+        pytest.param(
+            resize(allocated=2, at="ControllerResizeFailed", said=(R,)),
+            False,
+            id="infeasible, in the words of Kubernetes before 1.31",
+        ),
+        pytest.param(
+            resize(has=2, allocated=2, at="NodeResizePending", said=(R, F)),
+            False,
+            id="offline: waits for a node, Resizing still there",
+        ),
+        pytest.param(
+            resize(has=2, allocated=2, at="NodeResizePending", said=(F,)),
+            False,
+            id="waits for a node",
+        ),
+        pytest.param(
+            resize(has=2, allocated=2, at="NodeResizeInProgress", said=(R, F)),
+            False,
+            id="a node grows the file system",
+        ),
+        pytest.param(
+            resize(has=2, allocated=2, at="NodeResizeInfeasible", said=(R, F, NE)),
+            False,
+            id="a node can't",
+        ),
+        pytest.param(
+            resize(has=2, allocated=2, at="NodeResizeFailed", said=(R, F)),
+            False,
+            id="a node can't, in the words of Kubernetes before 1.31",
+        ),
+        pytest.param(
+            resize(has=2, asks=3, allocated=2, at="NodeResizePending", said=(R, F)),
+            False,
+            id="more asked for while a node is waited for: the controller waits as well",
+        ),
+        pytest.param(
+            resize(has=1, asks=3, allocated=2, at="NodeResizePending", said=(R, F)),
+            True,
+            id="waits for a node though the volume has not grown",
+        ),
+        pytest.param(resize(has=2, said=(R, F)), False, id="before there were statuses: on a node"),
+        pytest.param(resize(has=2, said=(R,)), False, id="before there were statuses: grown"),
+        pytest.param(resize(has=2, allocated=2, said=()), False, id="over"),
+    ],
+)
+def test_a_resize_is_waited_for_as_long_as_its_controller_may_write_to_the_volume(
+    state: tuple[Json, Json], waits: bool
+) -> None:
+    against = obstacle(*state)
+
+    assert (against is not None) == waits
+    assert obstacle(*state, urgent=True) is None
+
+
+def test_the_claim_that_the_real_resizer_left_is_at_rest() -> None:
+    recorded = json.loads((DATA / "claim-after-controller-resize.json").read_text())
+    recorded["metadata"] |= claim()["metadata"]
+    recorded["spec"]["volumeName"] = volume()["metadata"]["name"]
+    pv = with_spec(volume(), capacity={"storage": "136Mi"})
+
+    assert obstacle(pv, recorded) is None
+
+
+@pytest.mark.parametrize(
+    "pv",
+    [
+        pytest.param(in_phase(volume(), "Available"), id="available"),
+        pytest.param(in_phase(volume(), "Pending"), id="not yet seen by the binder"),
+    ],
+)
+def test_a_volume_bound_in_advance_waits_for_no_claim(pv: Json) -> None:
+    ref = {**pv["spec"]["claimRef"], "uid": ""}
+
+    assert obstacle(with_spec(pv, claimRef=ref), None) is None
 
 
 def test_a_finalizer_that_nobody_knows_is_refused_by_name() -> None:

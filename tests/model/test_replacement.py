@@ -1,5 +1,6 @@
 """The order of a replacement, step by step and from every place where it may have stopped."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import (
     annotations_of,
+    claim_of,
+    detached,
     finalizers_of,
     is_marked,
     is_safe_to_go,
@@ -24,7 +27,7 @@ from linstor_affinity_events.model.manifest import (
     mark_patch,
     taken_over,
     tombstone_patch,
-    unmark_patch,
+    unmarking,
 )
 from linstor_affinity_events.model.note import Note, State
 from linstor_affinity_events.model.replacement import (
@@ -50,6 +53,7 @@ from tests.model.manifests import (
     begun,
     claim,
     in_phase,
+    managed,
     marked,
     pointed_away,
     terminating,
@@ -67,10 +71,13 @@ POINTED = pointed_away(GOING)
 LET_GO = in_phase(POINTED, "Released")
 UNCLAIMED = with_spec(PLAIN, claimRef=None)
 
+IN_ADVANCE = in_phase(
+    with_spec(PLAIN, claimRef={**PLAIN["spec"]["claimRef"], "uid": ""}), "Available"
+)
+
 PREPARED = begun(PLAIN)
 DELETING = PREPARED.deleting()
-SAVED = replace(DELETING, holder="")
-"""Taken over from the reference controller, which has no finalizer of its own."""
+ANOTHER_CLAIM = {"kind": "PersistentVolumeClaim", "namespace": "other", "name": "x", "uid": "x-uid"}
 
 RELABELLED = {"labels": {"team": "red"}}
 
@@ -104,9 +111,15 @@ def test_a_marked_volume_with_such_a_note_is_deleted(begun_here: bool) -> None:
 @pytest.mark.parametrize(
     "seen",
     [
-        pytest.param(with_metadata(MARKED, labels={"team": "red"}), id="label"),
         pytest.param(with_spec(MARKED, capacity={"storage": "2Gi"}), id="capacity"),
         pytest.param(with_spec(MARKED, aFieldFromTheFuture=1), id="a field from the future"),
+        pytest.param(
+            with_metadata(
+                MARKED,
+                annotations={**annotations_of(MARKED), "piraeus.io/skip-affinity-controller": "1"},
+            ),
+            id="skip annotation",
+        ),
         pytest.param(with_spec(MARKED, claimRef=None), id="claim gone"),
         pytest.param(
             with_spec(MARKED, claimRef={**PLAIN["spec"]["claimRef"], "uid": "other"}),
@@ -118,27 +131,70 @@ def test_a_volume_that_changed_before_its_deletion_gets_its_marks_taken_back(see
     sight = Sight(pv=seen, begun_here=True)
 
     assert next_step(DELETING, sight) == Save(PREPARED)
-    assert next_step(PREPARED, sight) == Unmark(unmark_patch(seen, "Delete", None), Outcome.UNWOUND)
+    assert next_step(PREPARED, sight) == Unmark(unmarking(seen).patch, Outcome.UNWOUND)
 
 
 @pytest.mark.parametrize(
     "seen",
     [
-        pytest.param(with_spec(MARKED, persistentVolumeReclaimPolicy="Delete"), id="policy"),
-        pytest.param(with_metadata(MARKED, annotations={}), id="skip-reclaim"),
+        pytest.param(with_metadata(MARKED, labels={"team": "red"}), id="label"),
+        pytest.param(
+            with_metadata(MARKED, annotations={**annotations_of(MARKED), "seen": "1"}),
+            id="annotation",
+        ),
     ],
 )
-def test_when_somebody_takes_back_a_mark_the_rest_is_taken_back(seen: Json) -> None:
+def test_labels_and_annotations_that_come_with_the_marks_are_part_of_what_is_wanted(
+    seen: Json,
+) -> None:
+    """An admission policy may add some to every update."""
+    wanted = DELETING.wanting(taken_over(DELETING.wanted, seen))
+
+    assert next_step(PREPARED, Sight(pv=seen, begun_here=True)) == Save(wanted)
+    assert next_step(DELETING, Sight(pv=seen)) == Save(wanted)
+    assert next_step(wanted, Sight(pv=seen)) == Delete()
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome"),
+    [
+        pytest.param(
+            with_spec(MARKED, persistentVolumeReclaimPolicy="Delete"), Outcome.UNWOUND, id="policy"
+        ),
+        pytest.param(
+            with_metadata(
+                MARKED, annotations={MARK_ANNOTATION: annotations_of(MARKED)[MARK_ANNOTATION]}
+            ),
+            Outcome.KEPT,
+            id="skip-reclaim",
+        ),
+    ],
+)
+def test_when_somebody_takes_back_a_mark_the_rest_is_taken_back(
+    seen: Json, outcome: Outcome
+) -> None:
     sight = Sight(pv=seen, begun_here=True)
 
     assert next_step(DELETING, sight) == Save(PREPARED)
-    assert next_step(PREPARED, sight) == Unmark(unmark_patch(seen, "Delete", None), Outcome.UNWOUND)
+    assert next_step(PREPARED, sight) == Unmark(unmarking(seen).patch, outcome)
+
+
+def test_marks_that_stood_while_the_claim_went_leave_retain() -> None:
+    seen = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), "Released")
+
+    assert next_step(PREPARED, Sight(pv=seen)) == Unmark(
+        unmarking(seen, keep=True).patch, Outcome.KEPT
+    )
+    assert next_step(PREPARED, Sight(pv=seen, uninterrupted=True)) == Unmark(
+        unmarking(seen).patch, Outcome.UNWOUND
+    )
 
 
 def test_a_volume_whose_marks_are_gone_is_left_alone() -> None:
     assert next_step(DELETING, Sight(pv=PLAIN)) == Drop(Outcome.STALE)
 
 
+@pytest.mark.parametrize("holder", ["", "pod-1"])
 @pytest.mark.parametrize(
     "seen",
     [
@@ -146,16 +202,18 @@ def test_a_volume_whose_marks_are_gone_is_left_alone() -> None:
         pytest.param(
             with_metadata(PLAIN, annotations={SKIP_RECLAIM_ANNOTATION: "true"}), id="skip-reclaim"
         ),
+        pytest.param(
+            with_metadata(
+                with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain"),
+                annotations={SKIP_RECLAIM_ANNOTATION: "true"},
+            ),
+            id="both",
+        ),
     ],
 )
-def test_what_the_reference_left_half_done_is_taken_back(seen: Json) -> None:
-    step = next_step(SAVED, Sight(pv=seen))
-
-    assert step == Unmark(unmark_patch(seen, "Delete", None), Outcome.UNWOUND)
-
-
-def test_what_the_reference_did_not_touch_is_left_alone() -> None:
-    assert next_step(SAVED, Sight(pv=PLAIN)) == Drop(Outcome.STALE)
+def test_a_note_alone_changes_nothing_about_a_live_volume(seen: Json, holder: str) -> None:
+    """Who can write notes could else have a policy Retain turned into Delete."""
+    assert next_step(replace(DELETING, holder=holder), Sight(pv=seen)) == Drop(Outcome.STALE)
 
 
 def test_a_deletion_before_ours_is_theirs() -> None:
@@ -165,7 +223,7 @@ def test_a_deletion_before_ours_is_theirs() -> None:
 def test_a_deletion_between_our_marks_and_our_own_is_theirs() -> None:
     step = next_step(PREPARED, Sight(pv=GOING, begun_here=True))
 
-    assert step == Unmark(unmark_patch(GOING, "Delete", None), Outcome.THEIRS)
+    assert step == Unmark(unmarking(GOING).patch, Outcome.THEIRS)
 
 
 def test_a_volume_that_went_before_we_deleted_it_is_theirs() -> None:
@@ -208,6 +266,38 @@ def test_a_policy_that_a_user_set_while_it_goes_comes_back_with_the_volume() -> 
     assert last.body["spec"]["persistentVolumeReclaimPolicy"] == "Recycle"
 
 
+def test_a_policy_that_was_put_into_the_note_is_put_right_by_the_volumes_own_marks() -> None:
+    retained = marked(with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain"))
+    forged = DELETING
+
+    step = next_step(forged, Sight(pv=terminating(retained)))
+
+    assert isinstance(step, Save)
+    assert step.note.policy == "Retain"
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(with_spec(GOING, claimRef=ANOTHER_CLAIM), id="before the tombstone"),
+        pytest.param(with_spec(POINTED, claimRef=ANOTHER_CLAIM), id="over the tombstone"),
+        pytest.param(with_spec(LET_GO, claimRef=ANOTHER_CLAIM), id="after the binder let go"),
+        pytest.param(with_spec(LET_GO, claimRef=None), id="dropped"),
+        pytest.param(
+            with_spec(LET_GO, claimRef={**ANOTHER_CLAIM, "uid": ""}), id="a claim without uid"
+        ),
+    ],
+)
+def test_a_claim_reference_that_somebody_writes_meanwhile_is_taken_over(seen: Json) -> None:
+    step = next_step(DELETING, Sight(pv=seen))
+
+    assert isinstance(step, Save)
+    assert step.note.wanted["spec"].get("claimRef") == seen["spec"].get("claimRef")
+    assert step.note.claim == claim_of(seen)
+    following = next_step(step.note, Sight(pv=seen))
+    assert isinstance(following, PointAway if step.note.user else Remove)
+
+
 def test_the_claim_reference_of_a_going_volume_points_to_a_tombstone() -> None:
     assert next_step(DELETING, Sight(pv=GOING)) == PointAway(tombstone_patch(GOING))
 
@@ -234,7 +324,6 @@ def test_a_tombstone_that_the_binder_repaired_after_its_write_is_set_again() -> 
         pytest.param(Sight(pv=LET_GO), id="the binder has written"),
         pytest.param(Sight(pv=POINTED, guard_over=True), id="the binder had its time"),
         pytest.param(Sight(pv=GOING, unpointable=True), id="the claimRef can't be changed"),
-        pytest.param(Sight(pv=with_spec(GOING, claimRef=None)), id="somebody dropped the claimRef"),
     ],
 )
 def test_then_the_claim_is_looked_at(sight: Sight) -> None:
@@ -261,10 +350,9 @@ def test_once_the_claim_is_known_the_volume_goes(its_claim: Json | None) -> None
     assert step == Remove()
 
 
-def test_without_a_claim_the_volume_goes_at_once() -> None:
-    note = begun(UNCLAIMED).deleting()
-
-    assert next_step(note, Sight(pv=terminating(marked(UNCLAIMED)))) == Remove()
+@pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
+def test_without_a_claim_the_volume_goes_at_once(pv: Json) -> None:
+    assert next_step(begun(pv).deleting(), Sight(pv=terminating(marked(pv)))) == Remove()
 
 
 def test_once_it_is_gone_the_claim_is_looked_at_by_whoever_comes_fresh() -> None:
@@ -277,10 +365,18 @@ def test_with_its_claim_as_it_was_the_volume_comes_back_as_wanted() -> None:
     assert step == Create(DELETING.wanted)
 
 
-def test_without_a_claim_the_volume_comes_back_as_wanted() -> None:
-    note = begun(UNCLAIMED).deleting()
+@pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
+def test_a_volume_that_no_claim_uses_comes_back_as_wanted(pv: Json) -> None:
+    note = begun(pv).deleting()
 
-    assert next_step(note, Sight(pv=None)) == Create(note.wanted)
+    assert next_step(note, Sight(pv=None, uninterrupted=True)) == Create(note.wanted)
+
+
+@pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
+def test_a_note_alone_gives_nobody_a_volume_that_no_claim_used(pv: Json) -> None:
+    note = begun(pv).deleting()
+
+    assert next_step(note, Sight(pv=None)) == Create(detached(note.wanted, note.uid))
 
 
 @pytest.mark.parametrize(
@@ -292,12 +388,48 @@ def test_without_a_claim_the_volume_comes_back_as_wanted() -> None:
         pytest.param(claim(volumeName=""), id="unbound"),
     ],
 )
+def test_what_becomes_of_the_claim_in_one_run_has_its_usual_consequences(
+    its_claim: Json | None,
+) -> None:
+    """With policy Delete the provisioner deletes the data of a claim that was deleted."""
+    sight = Sight(pv=None, claim=its_claim, claim_known=True, uninterrupted=True)
+
+    assert next_step(DELETING, sight) == Create(DELETING.wanted)
+
+
+@pytest.mark.parametrize(
+    "its_claim",
+    [
+        pytest.param(claim(volumeName="pvc-2"), id="bound elsewhere"),
+        pytest.param(claim(volumeName=""), id="unbound"),
+    ],
+)
+def test_a_note_alone_gives_no_claim_a_volume_that_it_does_not_name(its_claim: Json) -> None:
+    step = next_step(DELETING, Sight(pv=None, claim=its_claim, claim_known=True))
+
+    assert step == Create(detached(DELETING.wanted, DELETING.uid))
+
+
+@pytest.mark.parametrize(
+    "its_claim",
+    [
+        pytest.param(None, id="gone"),
+        pytest.param(claim(metadata={"uid": "other"}), id="another one of that name"),
+    ],
+)
 def test_without_its_claim_the_volume_comes_back_retained(its_claim: Json | None) -> None:
     step = next_step(DELETING, Sight(pv=None, claim=its_claim, claim_known=True))
 
     assert step == Create(kept(DELETING.wanted))
     assert isinstance(step, Create)
     assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
+
+
+@pytest.mark.parametrize("back", [kept, lambda wanted: detached(wanted, DELETING.uid)])
+def test_a_volume_that_came_back_retained_says_so(back: Callable[[Json], Json]) -> None:
+    made = remade({**back(dict(DELETING.wanted)), "status": {"phase": "Released"}})
+
+    assert next_step(DELETING, Sight(pv=made)) == Drop(Outcome.KEPT)
 
 
 def test_a_volume_that_we_made_ends_it() -> None:
@@ -380,7 +512,8 @@ class Play:
 
     def _patched(self, patch: Json) -> None:
         assert self.pv is not None
-        self._see(applied(self.pv, patch))
+        after = applied(self.pv, patch)
+        self._see(managed(after) if is_marked(after) else after)
 
     def _see(self, pv: Json | None) -> None:
         self.pv = pv

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.adapters.kube_objects import describe, storage_class
+from linstor_affinity_events.model.affinity import DRIVER_NODES, NO_AFFINITY, NodeAffinity
 from linstor_affinity_events.model.keys import DRIVER, FINALIZER, OURSELVES, VolumeKey, parse_handle
 from linstor_affinity_events.model.names import PvName, ResourceName, node_name
 from linstor_affinity_events.model.nodes import Nodes
@@ -81,6 +82,8 @@ class World:
     parameters: dict[str, str] | None = field(default_factory=dict)
     """Of the StorageClass; None where there is no such class."""
     class_name: str = "linstor"
+    provisioner: str = DRIVER
+    everywhere: NodeAffinity = NO_AFFINITY
     default: Policy | None = None
     phase: str = "Bound"
     terminating: bool = False
@@ -95,7 +98,11 @@ class World:
     def verdict(self) -> Verdict:
         volume = describe(self._manifest())
         assert volume is not None
-        raw_class = {"metadata": {"name": self.class_name}, "parameters": self.parameters}
+        raw_class = {
+            "metadata": {"name": self.class_name},
+            "parameters": self.parameters,
+            "provisioner": self.provisioner,
+        }
         return decide(
             Case(
                 volume=volume,
@@ -108,6 +115,7 @@ class World:
                 nodes=self._nodes(),
                 storage_class=None if self.parameters is None else storage_class(raw_class),
                 default_policy=self.default,
+                everywhere=self.everywhere,
                 immutable=self.immutable,
                 now=NOW - 1800.0 + self.age,
                 seen_for=self.seen_for,
@@ -338,20 +346,12 @@ def ruled(policy: str, at: str) -> World:
             id="two labels on two nodes",
         ),
         pytest.param(
-            ruled("- fromSame: [zone, rack]", "c"), "zone=z2", id="a label that the node lacks"
+            ruled("- fromSame: [zone, nobody-has]", "a"), "zone=z1", id="a label that no node has"
         ),
         pytest.param(
-            ruled("- fromSame: [rack]", "c"), "everywhere", id="no label left means everywhere"
-        ),
-        pytest.param(
-            ruled("- fromSame: [rack]", "a c"),
-            "everywhere",
-            id="no label left on one of two nodes means everywhere",
-        ),
-        pytest.param(
-            ruled("- fromSame: [zone, rack]", "a d"),
+            ruled(f"- fromSame: [zone]\n- fromSame: [{HOST}, zone]", "a"),
             "zone=z1",
-            id="a term that another node's wider one covers is dropped",
+            id="a rule that a wider one covers is dropped",
         ),
         pytest.param(
             ruled("- fromSame: [zone, rack]\n- fromSame: [zone]", "a"),
@@ -438,13 +438,16 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
         pytest.param(World(handle="pvc-1/²"), Reason.BAD_HANDLE, id="handle with no ASCII digit"),
         pytest.param(World(handle="../nodes"), Reason.BAD_HANDLE, id="handle that climbs"),
         pytest.param(World(handle="a b"), Reason.BAD_HANDLE, id="handle with a blank"),
-        pytest.param(World(twins=("pvc-2",)), Reason.TWO_VOLUMES, id="two volumes, one handle"),
         pytest.param(
-            World(twins=("pvc-2",), noted=True), Reason.TWO_VOLUMES, id="twins before any note"
+            World(twins=("pvc-2",), phase="Available"),
+            Reason.TWO_VOLUMES,
+            id="never bound, beside one that is in use",
         ),
         pytest.param(World(parameters=None), Reason.NO_CLASS, id="unknown StorageClass"),
         pytest.param(
-            World(parameters=None, class_name=""), Reason.NO_CLASS, id="no StorageClass named"
+            World(parameters=LOCAL, provisioner="ebs.csi.aws.com"),
+            Reason.NO_CLASS,
+            id="StorageClass of another driver",
         ),
         pytest.param(
             World(parameters={PARAMETER: "yes"}), Reason.BAD_POLICY, id="policy yes is no boolean"
@@ -494,14 +497,6 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
             Reason.NO_DATA,
             id="no replica with data, even where everywhere is the policy",
         ),
-        pytest.param(
-            World(at="bare", parameters=BY_ZONE), Reason.NO_LABELS, id="node without any label"
-        ),
-        pytest.param(
-            World(at="a bare", parameters=BY_ZONE),
-            Reason.NO_LABELS,
-            id="one of two nodes without any label",
-        ),
     ],
 )
 def test_in_doubt_it_is_refused(world: World, reason: Reason) -> None:
@@ -514,7 +509,26 @@ def test_in_doubt_it_is_refused(world: World, reason: Reason) -> None:
 @pytest.mark.parametrize(
     ("world", "reason"),
     [
-        pytest.param(World(terminating=True), Reason.TERMINATING, id="deleted by somebody else"),
+        pytest.param(
+            World(terminating=True, phase="Released"),
+            Reason.TERMINATING,
+            id="deleted by somebody else",
+        ),
+        pytest.param(
+            World(terminating=True, affinity=None),
+            Reason.TERMINATING,
+            id="deleted by somebody else while in use, with the right affinity",
+        ),
+        pytest.param(
+            World(terminating=True, at=None),
+            Reason.TERMINATING,
+            id="deleted by somebody else while in use, and unknown to LINSTOR",
+        ),
+        pytest.param(
+            World(parameters={"placementPolicy": "Balanced", **LOCAL}, phase="Released"),
+            Reason.PHASE,
+            id="the phase before the placement policy",
+        ),
         pytest.param(
             World(annotations={"piraeus.io/skip-affinity-controller": "true"}),
             Reason.SKIP_ANNOTATION,
@@ -584,6 +598,163 @@ def test_some_are_looked_at_later(world: World, expected: Later) -> None:
     verdict = world.verdict()
 
     assert verdict == expected
+
+
+BY_RACK = {PARAMETER: "- fromSame: [rack]"}
+BY_NONE = {PARAMETER: "- fromSame: [nobody-has]"}
+
+
+@pytest.mark.parametrize(
+    ("world", "node", "label"),
+    [
+        pytest.param(World(at="bare", parameters=BY_ZONE), "bare", "zone", id="no label at all"),
+        pytest.param(World(at="a bare", parameters=BY_ZONE), "bare", "zone", id="one of two nodes"),
+        pytest.param(World(at="c", parameters=BY_RACK), "c", "rack", id="others have it"),
+        pytest.param(
+            ruled("- fromSame: [zone, rack]", "a d"), "d", "rack", id="a part of a rule is missing"
+        ),
+        pytest.param(
+            ruled(f"- fromSame: [{HOST}]\n- fromSame: [rack]", "c"),
+            "c",
+            "rack",
+            id="missing in one of two rules",
+        ),
+        pytest.param(
+            World(parameters=BY_NONE),
+            "a",
+            "nobody-has",
+            id="no node has it, and an affinity that is there would go",
+        ),
+        pytest.param(
+            World(
+                parameters={PARAMETER: "- fromSame: [zone, nobody-has]"},
+                affinity=terms(
+                    expressions(selects("zone", "In", "z1"), selects("nobody-has", "In", "x"))
+                ),
+            ),
+            "a",
+            "nobody-has",
+            id="no node has it any more, and the affinity asks for it",
+        ),
+    ],
+)
+def test_a_label_that_is_missing_never_widens(world: World, node: str, label: str) -> None:
+    verdict = world.verdict()
+
+    assert isinstance(verdict, Later)
+    assert (verdict.reason, verdict.after) == (Reason.NO_LABELS, None)
+    assert f"{node} lacks {label}" in verdict.why
+
+
+def test_a_label_that_the_cluster_does_not_have_leaves_a_volume_open_that_is_open() -> None:
+    assert World(parameters=BY_NONE, affinity=None).verdict() == Settled()
+
+
+def test_a_node_of_another_namespace_changes_nothing_for_the_others() -> None:
+    old = {"Aux/zone": "z1", "Aux/kubernetes.io/hostname": "old"}
+    new = {"Aux/topology/zone": "z2", "Aux/topology/kubernetes.io/hostname": "new"}
+
+    alone, together = Nodes.read({"old": old}), Nodes.read({"old": old, "new": new})
+
+    assert together.labels[node_name("old")] == alone.labels[node_name("old")]
+    assert together.labels[node_name("old")]["zone"] == "z1"
+    assert together.labels[node_name("new")]["zone"] == "z2"
+
+
+@pytest.mark.parametrize(
+    ("world", "wanted"),
+    [
+        pytest.param(
+            World(parameters=None, class_name="", default=LOCAL_ONLY),
+            f"{HOST}=a",
+            id="no StorageClass named: the default policy",
+        ),
+        pytest.param(
+            World(parameters=None, class_name=""),
+            "everywhere",
+            id="no StorageClass named and no default policy: what linstor-csi does",
+        ),
+        *(
+            pytest.param(
+                World(parameters={PARAMETER: text}, default=LOCAL_ONLY),
+                f"{HOST}=a",
+                id=f"policy {text!r} is not set",
+            )
+            for text in ("", " ", "null", "~")
+        ),
+        pytest.param(
+            World(annotations={"override.piraeus.io": "false", "override.piraeus.io/n1": "true"}),
+            "everywhere",
+            id="of two overrides the wider, the second by name",
+        ),
+        pytest.param(
+            World(annotations={"override.piraeus.io": "true", "override.piraeus.io/n1": "false"}),
+            "everywhere",
+            id="of two overrides the wider, the first by name",
+        ),
+        pytest.param(
+            World(
+                annotations={
+                    "override.piraeus.io/a": "- fromSame: [rack]",
+                    "override.piraeus.io/b": "- fromSame: [zone]",
+                }
+            ),
+            "rack=r1 | zone=z1",
+            id="of two overrides whatever either admits",
+        ),
+        pytest.param(
+            World(annotations={"override.piraeus.io/a": "nope", "override.piraeus.io/b": "true"}),
+            "everywhere",
+            id="nothing is wider than everywhere, whatever an unreadable one may mean",
+        ),
+        pytest.param(
+            World(twins=("pvc-2",), parameters=LOCAL), f"{HOST}=a", id="two in use: each is kept"
+        ),
+        pytest.param(
+            World(everywhere=DRIVER_NODES),
+            f"{HOST} exists",
+            id="everywhere, on nodes of the driver",
+        ),
+        pytest.param(
+            World(everywhere=DRIVER_NODES, affinity=None),
+            f"{HOST} exists",
+            id="nodes of the driver, and unset",
+        ),
+    ],
+)
+def test_what_published_policies_mean(world: World, wanted: str) -> None:
+    verdict = world.verdict()
+
+    assert isinstance(verdict, Change)
+    assert str(verdict.wanted) == wanted
+
+
+def test_an_unreadable_override_beside_a_narrow_one_is_refused() -> None:
+    both = {"override.piraeus.io/a": "false", "override.piraeus.io/b": "nope"}
+
+    verdict = World(annotations=both, parameters=LOCAL).verdict()
+
+    assert isinstance(verdict, Refusal)
+    assert verdict.reason is Reason.BAD_POLICY
+    assert "override.piraeus.io/a, override.piraeus.io/b" in verdict.why
+
+
+@pytest.mark.parametrize("everywhere", [NO_AFFINITY, DRIVER_NODES], ids=["any", "driver"])
+def test_every_node_of_the_driver_is_everywhere_in_either_way(everywhere: NodeAffinity) -> None:
+    exists = terms(expressions({"key": HOST, "operator": "Exists"}))
+
+    assert World(everywhere=everywhere, affinity=exists).verdict() == Settled()
+
+
+def test_a_volume_in_use_that_is_being_deleted_and_is_wrong_is_waited_for() -> None:
+    verdict = World(terminating=True, parameters=LOCAL).verdict()
+
+    assert isinstance(verdict, Later)
+    assert (verdict.reason, verdict.after) == (Reason.TERMINATING, None)
+
+
+def test_unfinished_business_comes_before_duplicates() -> None:
+    assert World(twins=("pvc-2",), phase="Released", noted=True).verdict() == Resume()
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ class GatedVolumes(FakeVolumes):
     async def create(self, manifest: Manifest) -> Manifest:
         return await self.gate.write("create", lambda: super(GatedVolumes, self).create(manifest))
 
-    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> None:
+    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         return await self.gate.read(
             "rehearse", lambda: super(GatedVolumes, self).rehearse(pv, mark, wanted)
         )

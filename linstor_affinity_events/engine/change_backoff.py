@@ -1,0 +1,87 @@
+"""Keeps any one volume from being changed over and over, whatever the cause."""
+
+import asyncio
+from dataclasses import dataclass
+
+from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.verdict import Reason, Refusal
+
+BURST = 10
+"""How many changes of one volume may follow each other at once: a replica that moves takes two."""
+
+FORGIVEN_EVERY = 60.0
+"""Seconds after which one of them counts no more."""
+
+PAUSE_FIRST, PAUSE_MOST = 30.0, 3600.0
+
+
+@dataclass(slots=True)
+class _History:
+    changes: float = 0.0
+    at: float = 0.0
+    """When `changes` was true, by the loop's clock."""
+
+    pause: float = PAUSE_FIRST
+    until: float = float("-inf")
+    against: Refusal | None = None
+
+    def left(self, now: float) -> float:
+        return max(0.0, self.changes - (now - self.at) / FORGIVEN_EVERY)
+
+
+class ChangeBackoff:
+    """Lets each volume be changed a few times at once, and then after pauses that double, up to an
+    hour. One that comes out of a change otherwise than was asked for pauses at once.
+
+    Without it an admission policy that alters new volumes, or another program that sets affinities
+    as well, would have a volume deleted and created again without end.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[PvName, _History] = {}
+
+    def __len__(self) -> int:
+        """Of how many volumes something is remembered."""
+        return len(self._known)
+
+    def changed(self, name: PvName, *, different: str = "") -> None:
+        """Count a change that was made; `different` says how it came out, if not as wanted."""
+        now = asyncio.get_running_loop().time()
+        history = self._known.setdefault(name, _History())
+        history.changes, history.at = history.left(now) + 1, now
+        if different:
+            history.against = Refusal(Reason.DIFFERENT, different)
+        elif history.changes > BURST:
+            history.against = Refusal(Reason.HELD_BACK, _TOO_OFTEN)
+        else:
+            history.against = None
+            return
+        history.until = now + history.pause
+        history.pause = min(history.pause * 2, PAUSE_MOST)
+
+    def against(self, name: PvName) -> Refusal | None:
+        """What keeps the volume from being changed now."""
+        history = self._known.get(name)
+        if history is None or history.until <= asyncio.get_running_loop().time():
+            return None
+        return history.against
+
+    def held_back(self) -> int:
+        """How many volumes pause now."""
+        now = asyncio.get_running_loop().time()
+        return sum(history.until > now for history in self._known.values())
+
+    def forget_old(self) -> None:
+        """Drop what counts no more."""
+        now = asyncio.get_running_loop().time()
+        for name, history in tuple(self._known.items()):
+            if history.left(now) == 0 and history.until + history.pause < now:
+                del self._known[name]
+
+
+_TOO_OFTEN = (
+    f"its affinity was changed more than {BURST} times in a short time and is wrong again, so "
+    "something else changes it or the placement changes without end; it is left as it is and tried "
+    "again after growing pauses of up to an hour; see whether another controller or an admission "
+    "policy sets node affinities"
+)
