@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,7 +225,8 @@ OPTIONS = (
         default="",
         env="LEASE_HOLDER_IDENTITY",
         parse=text,
-        help="Name of this instance in the Lease; empty takes the host name.",
+        help="Name of this instance in the Lease, one of its own for each; a restarted instance "
+        "that kept its name leads again at once. Empty takes the host name and a random suffix.",
     ),
     Option(flag="lease-lock-name", default=OURSELVES, parse=text, help="Name of the Lease."),
     Option(
@@ -342,7 +342,6 @@ class Settings:
         mistakes: list[str] = []
         values = {option.field: _value(option, flags, env, mistakes) for option in OPTIONS}
         values |= _linstor(env, mistakes)
-        values["leader_election_id"] = values["leader_election_id"] or socket.gethostname()
         values["lease_lock_namespace"] = (
             values["lease_lock_namespace"] or env.get("POD_NAMESPACE", "").strip()
         )

@@ -1,7 +1,6 @@
 """Settings: flags over environment over defaults, and all mistakes at once."""
 
 import dataclasses
-import socket
 from pathlib import Path
 
 import pytest
@@ -89,8 +88,9 @@ def test_a_namespace_that_is_named_wins_over_that_of_the_pod() -> None:
     )
 
 
-def test_without_an_identity_the_host_name_is_taken() -> None:
-    assert read().leader_election_id == socket.gethostname()
+def test_an_identity_is_taken_as_it_is_given_and_none_is_made_up() -> None:
+    assert read(leader_election_id="pod-1").leader_election_id == "pod-1"
+    assert read().leader_election_id == ""
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,9 @@ class Service:
         self._chance = chance
         self.metrics = Metrics()
         self._garbage = Garbage()
-        instance = f"{settings.leader_election_id}-{uuid4().hex[:8]}"
+        identity = settings.leader_election_id or socket.gethostname()
+        # Unique for each process: two on one host must not both take a Lease for their own.
+        instance = f"{identity}_{uuid4()}"
         namespace = notes_namespace(settings)
         self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
         self.index = VolumeIndex(self._volume_changed)
@@ -80,7 +82,7 @@ class Service:
         self.teller = Teller(self.events, self.metrics, time.time)
         self._database = KubeDatabase(self.api, lasts=settings.resync_rate, again=DATABASE_AGAIN)
         self.database_failure: str | None = None
-        self.election = self._election(namespace)
+        self.election = self._election(namespace, settings.leader_election_id or instance)
         volumes = KubeVolumes(self.api, self.index)
         self.replacer = Replacer(
             volumes=volumes,
@@ -163,7 +165,7 @@ class Service:
         )
         self._publish_gauges()
 
-    def _election(self, namespace: str) -> AlwaysLeading | LeaseElection:
+    def _election(self, namespace: str, identity: str) -> AlwaysLeading | LeaseElection:
         settings = self._settings
         if not settings.leader_election:
             return AlwaysLeading()
@@ -171,7 +173,7 @@ class Service:
             self.api,
             namespace=namespace,
             name=settings.lease_lock_name,
-            identity=settings.leader_election_id,
+            identity=identity,
             lease_duration=settings.leader_election_lease_duration,
             renew_deadline=settings.leader_election_renew_deadline,
             retry_period=settings.leader_election_retry_period,
