@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote
@@ -152,24 +153,38 @@ class LinstorRest:
     async def _ask(
         self, method: str, path: str, *, body: object, within: float, take: Take | None = None
     ) -> Any:
-        """Ask the controllers in turn until one answers; whatever it answers then counts."""
-        failures = []
+        """Ask the controllers in turn until one answers; whatever it answers then counts.
+
+        To a read, an error (5xx) is no answer as long as another controller has a better one: so
+        answers a load balancer whose controller is away. A write that may have been done is sent
+        to nobody else.
+        """
+        failures: list[str] = []
+        word: _ErrorAnswer | None = None
+        reads = method == "GET"
         for url in self._connection.candidates():
+            what = f"LINSTOR {url}: {method} {path}"
             try:
                 status, raw = await self._exchange(method, url, path, body, within, take)
-            except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as error:
-                failures.append(f"{url}: {_why(error)}{self._connection.doubt(error, url)}")
-                self._connection.failed(url)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._connection.failed(url)
-                said = str(error) or "no answer in time"
-                raise Unreachable(f"LINSTOR {url}: {method} {path}: {said}") from error
+                if not (_never_sent(error) or (reads and _was_cut(error)) or word):
+                    raise Unreachable(f"{what}: {str(error) or 'no answer in time'}") from error
+                failures.append(f"{url}: {_why(error)}{self._connection.doubt(error, url)}")
             else:
+                if reads and status >= 500:
+                    answer = _ErrorAnswer(url, status, raw)
+                    word = answer if word is None or (answer.own and not word.own) else word
+                    continue
                 self._connection.answered(url)
-                if status < 300 and (method == "PUT" or take is not None):
+                if status < 300 and (not reads or take is not None):
                     return []
-                return _answer(status, raw, f"LINSTOR {url}: {method} {path}")
-        raise Unreachable(f"LINSTOR can't be reached: {'; '.join(failures)}")
+                return _answer(status, raw, what)
+        if word is None:
+            raise Unreachable(f"LINSTOR can't be reached: {'; '.join(failures)}")
+        if word.own:
+            self._connection.answered(word.url)
+        return _answer(word.status, word.raw, f"LINSTOR {word.url}: {method} {path}", failures)
 
     async def _exchange(
         self,
@@ -205,7 +220,30 @@ class LinstorRest:
             return response.status, b""
 
 
-def _why(error: aiohttp.ClientError) -> str:
+@dataclass(frozen=True, slots=True)
+class _ErrorAnswer:
+    """A 5xx in answer to a read."""
+
+    url: str
+    status: int
+    raw: bytes
+
+    @property
+    def own(self) -> bool:
+        """Whether LINSTOR itself wrote it, and so is active there."""
+        return bool(_codes(_replies(self.raw)))
+
+
+def _never_sent(error: Exception) -> bool:
+    return isinstance(error, aiohttp.ClientConnectorError)
+
+
+def _was_cut(error: Exception) -> bool:
+    """Whether the connection ended before the answer began."""
+    return isinstance(error, aiohttp.ServerDisconnectedError)
+
+
+def _why(error: Exception) -> str:
     """The system's own words where there are some: aiohttp's speak of TLS where there is none."""
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
         return error.os_error.strerror
@@ -216,18 +254,16 @@ def _escaped(name: str) -> str:
     return quote(name, safe="")
 
 
-def _answer(status: int, raw: bytes, what: str) -> Any:
-    """The body of a good answer; of a bad one the error that says what to do next."""
+def _answer(status: int, raw: bytes, what: str, others: Iterable[str] = ()) -> Any:
+    """The body of a good answer; of a bad one the error that says what to do next, and what
+    became of the other controllers.
+    """
     if status < 300:
         return parse_json(raw, what)
     if status < 400:
         raise Unreachable(f"{what}: redirected elsewhere, which is not followed")
-    try:
-        said = parse_json(raw, what)
-    except Unreachable:
-        said = []
-    replies = [reply for reply in said if isinstance(reply, dict)] if isinstance(said, list) else []
-    codes = {code for reply in replies if isinstance(code := reply.get("ret_code"), int)}
+    replies = _replies(raw)
+    codes = _codes(replies)
     text = "; ".join(_words(replies)) or "no reason given"
     if codes & LOGIN_CODES or status in {401, 403}:
         raise LoginRefused(
@@ -237,7 +273,21 @@ def _answer(status: int, raw: bytes, what: str) -> Any:
         raise Missing(f"{what}: {text}")
     if status == 400:
         raise Refused(f"{what}: HTTP 400: {text}")
-    raise Unreachable(f"{what}: HTTP {status}: {text}")
+    raise Unreachable("; ".join((f"{what}: HTTP {status}: {text}", *others)))
+
+
+def _replies(raw: bytes) -> list[Mapping[str, Any]]:
+    """LINSTOR's own words in the body of a bad answer; none where somebody else wrote it."""
+    try:
+        said = parse_json(raw, "")
+    except Unreachable:
+        return []
+    return [reply for reply in said if isinstance(reply, dict)] if isinstance(said, list) else []
+
+
+def _codes(replies: Iterable[Mapping[str, Any]]) -> frozenset[int]:
+    found = (reply.get("ret_code") for reply in replies)
+    return frozenset(code for code in found if isinstance(code, int))
 
 
 def _words(replies: Iterable[Mapping[str, Any]]) -> Iterable[str]:

@@ -518,18 +518,119 @@ async def test_a_controller_that_went_on_standby_between_two_requests_is_passed_
         assert await rest.placement(RD) == PLACED
 
 
-async def test_an_error_of_the_active_controller_is_its_word(world: LinstorWorld) -> None:
+NO_BACKEND = b"<html><body>503 Service Unavailable</body></html>"
+OWN_ERROR = [{"ret_code": -1, "message": "oh", "cause": "no database"}]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(503, NO_BACKEND, id="a load balancer without a backend"),
+        pytest.param(502, b"", id="a load balancer whose backend fails"),
+        pytest.param(504, b"upstream timeout", id="a load balancer whose backend is silent"),
+        pytest.param(500, [], id="without a word"),
+        pytest.param(500, OWN_ERROR, id="LINSTOR's own"),
+    ],
+)
+async def test_an_error_of_the_first_controller_is_no_answer_as_long_as_another_has_one(
+    status: int, body: object
+) -> None:
+    first, second = linstor_world(), linstor_world()
+    first.fail_next("/v1", status, body, times=100)
+
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        placement = await rest.placement(RD)
+        listed = await rest.placements()
+        url = rest.url
+
+    assert placement == PLACED
+    assert listed == {RD: PLACED}
+    # The one that answered is asked first from then on.
+    assert url == two.url
+    assert first.requests.total() == 1
+
+
+async def test_an_error_that_all_controllers_answer_with_is_told_in_linstors_words(
+    world: LinstorWorld,
+) -> None:
     other = linstor_world()
-    world.fail_next("/v1/nodes", 500, [])
+    world.fail_next("/v1/nodes", 503, NO_BACKEND)
+    other.fail_next("/v1/nodes", 500, OWN_ERROR)
 
     async with (
         controllers(world, other) as [one, two],
         LinstorRest(linstor_at(one.url, two.url)) as rest,
     ):
-        with pytest.raises(Unreachable, match="HTTP 500"):
+        with pytest.raises(Unreachable, match="HTTP 500: oh; no database"):
             await rest.nodes()
 
-    assert other.requests.total() == 0
+
+async def test_an_error_of_the_active_controller_is_told_where_the_others_are_on_standby(
+    world: LinstorWorld,
+) -> None:
+    world.hung_satellites.add("n1")
+    async with (
+        LinstorServer(world) as server,
+        LinstorRest(linstor_at(server.url, CLOSED)) as rest,
+    ):
+        with pytest.raises(Unreachable, match="HTTP 500") as told:
+            await rest.placements()
+
+        # It is the active one all the same.
+        assert rest.url == server.url
+        assert await rest.placement(RD) == PLACED
+    assert "127.0.0.1:1" in str(told.value)
+
+
+async def test_a_login_that_the_first_controller_refuses_is_its_word() -> None:
+    first, second = linstor_world(), linstor_world()
+    first.login = ("admin", "secret")
+
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        with pytest.raises(LoginRefused):
+            await rest.nodes()
+
+    assert second.requests.total() == 0
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_write_that_was_answered_with_an_error_is_not_sent_to_another_controller(
+    status: int,
+) -> None:
+    first, second = linstor_world(), linstor_world()
+    for world in (first, second):
+        world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
+    first.fail_next("/v1/resource-definitions/pvc-1/volume-definitions", status, [])
+
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        with pytest.raises(Unreachable):
+            await rest.forget_saved(RD, 1)
+
+    assert second.requests.total() == 0
+
+
+async def test_a_write_that_was_cut_off_is_not_sent_to_another_controller() -> None:
+    first, second = linstor_world(), linstor_world()
+    second.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
+    first.standby = True
+
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        with pytest.raises(Unreachable):
+            await rest.forget_saved(RD, 1)
+
+    assert [route for route in second.requests if route.startswith("PUT")] == []
 
 
 def test_a_controller_that_never_answers_is_given_up() -> None:

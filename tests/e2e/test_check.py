@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY as SAVED
+from tests.fakes.linstor_server import LinstorServer, LinstorWorld
 from tests.stage import manifests
 from tests.stage.command import Said, command
 from tests.stage.stage import Stage
@@ -102,6 +104,27 @@ async def test_linstor_that_is_not_there_is_told_and_the_rest_tried(fake_stage: 
     assert said.code == 1
     assert worst(said) == {"linstor": "fail"}
     assert "LS_CONTROLLERS says where LINSTOR is" in found(said)["linstor"]["mend"]
+
+
+@pytest.mark.parametrize("arguments", [("plan",), ("check",), ("migrate-properties",)])
+async def test_a_load_balancer_without_a_backend_is_passed_over(
+    fake_stage: Stage, arguments: tuple[str, ...]
+) -> None:
+    stage = fake_stage
+    await know_nodes(stage)
+    await stage.add("pvc-1", ["n1"])
+    stage.world.definition("pvc-1").props[SAVED] = "old"
+    world = LinstorWorld()
+    world.fail_next("/", 503, b"<html>no backend</html>", times=100)
+
+    async with LinstorServer(world) as balancer:
+        both = f"{balancer.url},{stage.linstor.url}"
+        said = await command(stage, *arguments, LS_CONTROLLERS=both)
+    world.close()
+
+    assert (said.code, said.err) == (0, "")
+    moved = arguments == ("migrate-properties",)
+    assert (SAVED in stage.world.definition("pvc-1").props) is not moved
 
 
 async def test_kubernetes_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
