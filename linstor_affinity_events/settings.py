@@ -138,7 +138,8 @@ OPTIONS = (
         default="1m",
         parse=duration,
         least=1.0,
-        help="How long a full pass may take before it is cut off and begun again.",
+        help="How long a full pass may take before it is cut off and begun again. One that reads "
+        "resources one by one, as it must while a satellite hangs, goes on where it was cut off.",
     ),
     Option(
         flag="bind-address",
@@ -181,7 +182,8 @@ OPTIONS = (
         parse=whole_number,
         least=1,
         help="At most so many volumes are changed at the same time; fewer where more would mostly "
-        "wait for each other.",
+        "wait for each other. As many resources, and at least 4, are read at the same time where "
+        "a full pass reads them one by one.",
     ),
     Option(
         flag="new-volume-grace",

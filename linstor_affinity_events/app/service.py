@@ -121,13 +121,13 @@ class Service:
             telemetry=self.metrics,
             chance=chance,
         )
-        whole_view = WholeView(self.linstor)
+        self.whole_view = WholeView(self.linstor, readers=settings.workers)
         self.crowd = Crowd(
             queue=self.queue,
             picture=picture,
             index=self.index,
             linstor=self.linstor,
-            whole_view=whole_view,
+            whole_view=self.whole_view,
             reconciler=self.reconciler,
             telemetry=self.metrics,
         )
@@ -136,7 +136,7 @@ class Service:
             picture=picture,
             index=self.index,
             linstor=self.linstor,
-            whole_view=whole_view,
+            whole_view=self.whole_view,
             replacer=self.replacer,
             leadership=self.election,
             teller=self.teller,
@@ -368,6 +368,7 @@ class Service:
                     case MissedSome(cause):
                         self.sweeper.request(cause)
                     case Touched(resource):
+                        self.whole_view.heard_of(resource)
                         if self.election.leading:
                             self.queue.add(resource, source=stream.name)
         raise RuntimeError("a source of hints ran dry, though it promised not to")

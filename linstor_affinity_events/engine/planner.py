@@ -130,12 +130,12 @@ class Planner:
         self, resources: Collection[ResourceName]
     ) -> tuple[Mapping[ResourceName, Definition], Mapping[ResourceName, Placement]]:
         if len(resources) > FEW:
-            view = WholeView(self._linstor)
             definitions = await self._linstor.definitions()
-            return definitions, (await view.placements(resources))[0]
+            view = await WholeView(self._linstor).placements(resources)
+            return definitions, view.placements
         found = await together(*(self._linstor.definition(name) for name in resources))
-        placements = await WholeView(self._linstor).one_by_one(resources)
-        return {each.resource: each for each in found if each is not None}, placements
+        view = await WholeView(self._linstor).one_by_one(resources)
+        return {each.resource: each for each in found if each is not None}, view.placements
 
     def _case(
         self,
