@@ -13,7 +13,10 @@ from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.policy import Policy, StorageClass, Unreadable
 from linstor_affinity_events.model.volume import Volume
 
-WHERE = "--kubeconfig (KUBECONFIG), --context and --server say where Kubernetes is"
+WHERE = (
+    "--kubeconfig (KUBECONFIG), --context and --server say where Kubernetes is, HTTPS_PROXY and "
+    "NO_PROXY whether a proxy leads there"
+)
 
 
 async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> Need:
@@ -23,8 +26,8 @@ async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> Need:
     except BadSettings as error:
         return fail("kubernetes", str(error), WHERE)
     except AffinityEventsError as error:
-        return fail("kubernetes", str(error), f"{WHERE} (now: {api.host})")
-    return ok("kubernetes", f"version {version} at {api.host}")
+        return fail("kubernetes", str(error), f"{WHERE} (now: {api.where})")
+    return ok("kubernetes", f"version {version} at {api.where}")
 
 
 async def permissions(survey: KubeSurvey, namespace: str) -> Need:

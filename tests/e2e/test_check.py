@@ -127,6 +127,19 @@ async def test_a_load_balancer_without_a_backend_is_passed_over(
     assert (SAVED in stage.world.definition("pvc-1").props) is not moved
 
 
+async def test_the_proxy_that_leads_to_kubernetes_is_named(fake_stage: Stage) -> None:
+    to_it = {"SERVER": "http://kube.invalid", "HTTP_PROXY": fake_stage.cluster.url}
+    spared = {**to_it, "NO_PROXY": "*.invalid"}
+
+    through = found(await command(fake_stage, "check", "-o", "json", **to_it))["kubernetes"]
+    past = found(await command(fake_stage, "check", "-o", "json", **spared))["kubernetes"]
+
+    assert through["status"] == "ok"
+    assert through["found"].endswith(f"at http://kube.invalid through {fake_stage.cluster.url}")
+    assert past["status"] == "fail"
+    assert "NO_PROXY" in past["mend"]
+
+
 async def test_kubernetes_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
     said = await command(fake_stage, "check", "-o", "json", SERVER="http://127.0.0.1:1")
 
