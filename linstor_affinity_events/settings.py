@@ -327,6 +327,7 @@ class Settings:
     linstor_key_file: str
     linstor_root_ca: str
     linstor_root_ca_file: str
+    linstor_tls_server_name: str
 
     @classmethod
     def read(
@@ -414,6 +415,7 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
         "linstor_key_file": "LS_USER_KEY_FILE",
         "linstor_root_ca": "LS_ROOT_CA",
         "linstor_root_ca_file": "LS_ROOT_CA_FILE",
+        "linstor_tls_server_name": "LS_TLS_SERVER_NAME",
     }
     values: dict[str, Any] = {field: env.get(name, "") for field, name in names.items()}
     if bool(values["linstor_username"]) != bool(values["linstor_password"]):
@@ -424,6 +426,9 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
     key = values["linstor_key"] or values["linstor_key_file"]
     if bool(certificate) != bool(key):
         mistakes.append("LS_USER_CERTIFICATE and LS_USER_KEY are only good together")
+    name = values["linstor_tls_server_name"]
+    if name and _HOST.fullmatch(name.lower()) is None:
+        mistakes.append(f"LS_TLS_SERVER_NAME={_shown(name)} is not a host name")
     secured = bool(certificate or values["linstor_root_ca"] or values["linstor_root_ca_file"])
     values["linstor_urls"] = _controllers(env.get("LS_CONTROLLERS", ""), secured, mistakes)
     return values

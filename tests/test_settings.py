@@ -262,6 +262,18 @@ def test_controllers_are_named_as_linbits_own_clients_do(given: str, urls: list[
     assert list(read({"LS_CONTROLLERS": given}).linstor_urls) == urls
 
 
+@pytest.mark.parametrize("name", ["linstor-controller.piraeus.svc", "LINSTOR", "10.0.0.1"])
+def test_the_name_to_expect_in_linstors_certificate_is_a_host_name(name: str) -> None:
+    assert read({"LS_TLS_SERVER_NAME": name}).linstor_tls_server_name == name
+
+
+@pytest.mark.parametrize("name", ["https://linstor", "a b", "linstor/x", "7"])
+def test_what_is_no_host_name_can_t_be_expected_in_a_certificate(name: str) -> None:
+    assert mistakes({"LS_TLS_SERVER_NAME": name}) == [
+        f"LS_TLS_SERVER_NAME={name!r} is not a host name"
+    ]
+
+
 @pytest.mark.parametrize("variable", ["LS_ROOT_CA", "LS_ROOT_CA_FILE"])
 def test_with_certificates_a_controller_without_scheme_is_spoken_to_in_tls(variable: str) -> None:
     settings = read({"LS_CONTROLLERS": "linstor", variable: "x"})

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
 from linstor_affinity_events.adapters.json_stream import objects_in
@@ -208,9 +209,12 @@ class LinstorRest:
             data=raw,
             headers=headers,
             ssl=self._connection.tls_for(url),
+            server_hostname=self._connection.server_name(url),
             timeout=aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_TIMEOUT),
             allow_redirects=False,
         ) as response:
+            if 300 <= response.status < 400:
+                raise Unreachable(f"LINSTOR {url}: {method} {path}: {_redirected(response)}")
             if take is None or response.status >= 300:
                 return response.status, await read_bounded(response, ONE_LIMIT)
             what = f"LINSTOR {url}: {method} {path}"
@@ -250,6 +254,26 @@ def _why(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _redirected(response: aiohttp.ClientResponse) -> str:
+    """What to do about a redirect, which is not followed: it could lead a login anywhere.
+
+    With TLS for its API set up, LINSTOR answers so to all that comes without.
+    """
+    try:
+        target = response.url.join(URL(response.headers.get("Location", "")))
+        origin = f"{target.scheme}://{target.host_subcomponent}:{target.port}"[:300]
+    except ValueError:
+        return "redirected elsewhere, which is not followed"
+    if response.url.scheme == "https" or target.scheme != "https":
+        return f"redirected to {origin}, which is not followed"
+    return (
+        f"LINSTOR's API wants TLS (it redirects to {origin}): set LS_CONTROLLERS={origin}, "
+        "LS_ROOT_CA_FILE to the authority of its certificate and, where it asks for a client "
+        "certificate, LS_USER_CERTIFICATE_FILE and LS_USER_KEY_FILE; where its certificate is for "
+        "another host name, LS_TLS_SERVER_NAME"
+    )
+
+
 def _escaped(name: str) -> str:
     return quote(name, safe="")
 
@@ -260,8 +284,6 @@ def _answer(status: int, raw: bytes, what: str, others: Iterable[str] = ()) -> A
     """
     if status < 300:
         return parse_json(raw, what)
-    if status < 400:
-        raise Unreachable(f"{what}: redirected elsewhere, which is not followed")
     replies = _replies(raw)
     codes = _codes(replies)
     text = "; ".join(_words(replies)) or "no reason given"

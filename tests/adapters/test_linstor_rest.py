@@ -1,5 +1,6 @@
 """LINSTOR's REST API, against a controller on loopback."""
 
+import dataclasses
 import gzip
 import ssl
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import trustme
 from aiohttp import web
 
 from linstor_affinity_events.adapters.linstor_connection import Login, Tls
+from linstor_affinity_events.adapters.linstor_events import NODES_PATH, LinstorStream
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
 from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
@@ -405,6 +407,36 @@ async def test_a_redirect_is_not_followed(
     assert world.requests["GET /v1/controller/version"] == 0
 
 
+async def test_a_linstor_that_wants_tls_says_so_and_what_to_set(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    # As LINSTOR itself answers once its API has TLS.
+    location = "https://linstor-controller.piraeus.svc:3371/v1/nodes"
+    world.fail_next("/v1/", 302, headers={"Location": location}, times=2)
+
+    for ask in (rest.nodes, rest.placements):
+        with pytest.raises(Unreachable, match="LINSTOR's API wants TLS") as told:
+            await ask()
+
+        for setting in (
+            "LS_CONTROLLERS=https://linstor-controller.piraeus.svc:3371,",
+            "LS_ROOT_CA_FILE",
+            "LS_USER_CERTIFICATE_FILE",
+            "LS_TLS_SERVER_NAME",
+        ):
+            assert setting in str(told.value)
+
+
+@pytest.mark.parametrize("location", ["", "//[", "http://elsewhere/v1/nodes", "https://x:y/"])
+async def test_a_redirect_to_anywhere_else_is_told_as_one(
+    rest: LinstorRest, world: LinstorWorld, location: str
+) -> None:
+    world.fail_next("/v1/nodes", 302, headers={"Location": location})
+
+    with pytest.raises(Unreachable, match=r"redirected .*, which is not followed"):
+        await rest.nodes()
+
+
 async def test_credentials_go_nowhere_but_to_the_controller(
     linstor: LinstorServer, world: LinstorWorld
 ) -> None:
@@ -696,10 +728,10 @@ class Certificates:
         if how == "garbage":
             path.write_text("garbage")
 
-    def server(self) -> ssl.SSLContext:
+    def server(self, *, name: str = "127.0.0.1") -> ssl.SSLContext:
         """Ask for a certificate of this CA."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.ca.issue_cert("127.0.0.1").configure_cert(context)
+        self.ca.issue_cert(name).configure_cert(context)
         self.ca.configure_trust(context)
         context.verify_mode = ssl.CERT_REQUIRED
         return context
@@ -773,6 +805,49 @@ async def test_certificates_that_were_rotated_are_picked_up(
             await rest.placement(RD)
 
         certificates.issue(certificates.ca)
+
+        assert await rest.placement(RD) == PLACED
+
+
+async def test_the_name_in_the_certificate_may_be_another_than_that_of_the_host(
+    world: LinstorWorld, certificates: Certificates
+) -> None:
+    context = certificates.server(name="linstor-controller.piraeus.svc")
+    named = dataclasses.replace(certificates.files(), server_name="linstor-controller.piraeus.svc")
+    async with LinstorServer(world, ssl_context=context, keepalive=0.0) as server:
+        async with LinstorRest(linstor_at(server.url, tls=certificates.files())) as rest:
+            with pytest.raises(Unreachable, match="certificate"):
+                await rest.placement(RD)
+
+        connection = linstor_at(server.url, tls=named)
+        async with LinstorRest(connection) as rest:
+            assert await rest.placement(RD) == PLACED
+            assert await rest.placements() == {RD: PLACED}
+        async with LinstorStream(connection, name="nodes", path=NODES_PATH).connect():
+            pass
+    world.close()
+
+
+async def test_a_name_to_expect_is_not_taken_for_another_server_s(
+    secured: LinstorServer, certificates: Certificates
+) -> None:
+    named = dataclasses.replace(certificates.files(), server_name="somebody-else")
+
+    async with LinstorRest(linstor_at(secured.url, tls=named)) as rest:
+        with pytest.raises(Unreachable, match="certificate"):
+            await rest.placement(RD)
+
+
+async def test_an_authority_that_is_not_there_is_told_as_such_until_it_is(
+    secured: LinstorServer, certificates: Certificates
+) -> None:
+    root = certificates.root.read_bytes()
+    certificates.root.unlink()
+
+    async with LinstorRest(linstor_at(secured.url, tls=certificates.files())) as rest:
+        with pytest.raises(Unreachable, match=r"LS_ROOT_CA_FILE names .*ca\.pem, .* not there"):
+            await rest.placement(RD)
+        certificates.root.write_bytes(root)
 
         assert await rest.placement(RD) == PLACED
 

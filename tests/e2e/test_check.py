@@ -127,6 +127,18 @@ async def test_a_load_balancer_without_a_backend_is_passed_over(
     assert (SAVED in stage.world.definition("pvc-1").props) is not moved
 
 
+async def test_a_linstor_that_wants_tls_is_told_with_what_to_set(fake_stage: Stage) -> None:
+    location = "https://linstor-controller:3371/v1/controller/version"
+    fake_stage.world.fail_next("/v1/", 302, headers={"Location": location}, times=100)
+
+    said = await command(fake_stage, "check", "-o", "json")
+
+    assert said.code == 1
+    need = found(said)["linstor"]
+    assert need["status"] == "fail"
+    assert "set LS_CONTROLLERS=https://linstor-controller:3371, LS_ROOT_CA_FILE" in need["found"]
+
+
 async def test_the_proxy_that_leads_to_kubernetes_is_named(fake_stage: Stage) -> None:
     to_it = {"SERVER": "http://kube.invalid", "HTTP_PROXY": fake_stage.cluster.url}
     spared = {**to_it, "NO_PROXY": "*.invalid"}
