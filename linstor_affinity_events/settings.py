@@ -177,6 +177,15 @@ OPTIONS = (
         "allowed), on or off.",
     ),
     Option(
+        flag="pulse-rate",
+        default="10s",
+        parse=duration,
+        least=0.0,
+        help="How often to read LINSTOR's nodes and the number of its resources, two requests that "
+        "it answers from memory, to find changes without an event, such as a lost node; 0 turns it "
+        "off. Paused while LINSTOR's database is watched.",
+    ),
+    Option(
         flag="workers",
         default="10",
         parse=whole_number,
@@ -299,6 +308,7 @@ class Settings:
     status_page: bool
     property_namespace: str
     database_hints: str
+    pulse_rate: float
     workers: int
     new_volume_grace: float
     claim_guard_timeout: float

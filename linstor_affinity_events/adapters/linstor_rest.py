@@ -1,5 +1,6 @@
 """LINSTOR's REST API: nodes, definitions, placements; and the one property that we ever drop."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ from linstor_affinity_events.adapters.json_stream import objects_in
 from linstor_affinity_events.adapters.linstor_connection import LOGIN_CODES, LinstorConnection
 from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.errors import LoginRefused, Missing, Refused, Unreachable
-from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.keys import PLAIN_NAMESPACE, SAVED_PV_PROPERTY, SKIP_PROPERTY
 from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
+from linstor_affinity_events.model.pulse import NodeState, PulseReading
+
+log = logging.getLogger(__name__)
 
 ONE_LIMIT = 16 * MIB
 BULK_LIMIT = 640 * MIB
@@ -41,7 +46,7 @@ _NO_SAVED: Mapping[int, str] = MappingProxyType({})
 
 
 class LinstorRest:
-    """Implements engine.ports.Linstor. Use as an async context manager."""
+    """Implements engine.ports.Linstor and LinstorPulse. Use as an async context manager."""
 
     def __init__(
         self, connection: LinstorConnection, *, namespace: str = "", timeout: float = 10.0
@@ -76,6 +81,31 @@ class LinstorRest:
             for node in _objects(tree, "nodes")
         }
         return Nodes.read(properties, namespace=self._namespace)
+
+    async def pulse(self) -> PulseReading:
+        """What the controller says from memory. Its count is None where it has no such request."""
+        tree = await self._get("/v1/nodes")
+        nodes = {node_name(_text(row, "name")): self._state(row) for row in _objects(tree, "nodes")}
+        try:
+            counted = _object(await self._get("/v1/stats/resources"), "count").get("count")
+        except Unreachable as error:
+            log.debug("LINSTOR does not count its resources", extra=facts(why=error))
+            return PulseReading(nodes=nodes, resources=None)
+        return PulseReading(nodes=nodes, resources=counted if type(counted) is int else None)
+
+    def _state(self, node: Mapping[str, Any]) -> NodeState:
+        given = self._namespace.strip("/")
+        ours = (PLAIN_NAMESPACE, given) if given else (PLAIN_NAMESPACE,)
+        properties = _texts(node.get("props"), "node properties")
+        return NodeState(
+            flags=_flags(node),
+            connection=str(node.get("connection_status", "")),
+            labels=frozenset(
+                (key, value)
+                for key, value in properties.items()
+                if key.startswith(tuple(f"{prefix}/" for prefix in ours))
+            ),
+        )
 
     async def definition(self, resource: ResourceName) -> Definition | None:
         tree = await self._get(
@@ -346,10 +376,7 @@ class Replicas:
 
     def take(self, row: Mapping[str, Any]) -> None:
         """Add one row of LINSTOR's list of resources. Raises Unreachable if it is none."""
-        flags = row.get("flags") or ()
-        if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
-            raise Unreachable("LINSTOR answers with flags that are no texts")
-        replica = Replica(node_name(_text(row, "node_name")), frozenset(flags))
+        replica = Replica(node_name(_text(row, "node_name")), _flags(row))
         replica = self._shared.setdefault(replica, replica)
         name = resource_name(_text(row, "name"))
         self._found[name] = (*self._found.get(name, ()), replica)
@@ -375,6 +402,13 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise Unreachable(f"LINSTOR answers without {key}")
     return value
+
+
+def _flags(row: Mapping[str, Any]) -> frozenset[str]:
+    flags = row.get("flags") or ()
+    if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
+        raise Unreachable("LINSTOR answers with flags that are no texts")
+    return frozenset(flags)
 
 
 def _texts(value: object, what: str) -> Mapping[str, str]:

@@ -32,10 +32,16 @@ from linstor_affinity_events.app.peers import (
 from linstor_affinity_events.app.status import StatusReport
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.crowd import Crowd
-from linstor_affinity_events.engine.hints import MissedSome, Touched, from_stream
+from linstor_affinity_events.engine.hints import (
+    DATABASE_SOURCES,
+    MissedSome,
+    Touched,
+    from_stream,
+)
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import EventStream
+from linstor_affinity_events.engine.pulse import Pulse
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
@@ -147,6 +153,13 @@ class Service:
             pace=settings.reconcile_rate,
             limit=settings.timeout,
         )
+        self.pulse = Pulse(
+            linstor=self.linstor,
+            leadership=self.election,
+            request=self.sweeper.request,
+            paused=self._database_tells,
+            every=settings.pulse_rate,
+        )
         self.informers = {
             "persistentvolumes": self._informer(VOLUMES_PATH, self.index),
             "storageclasses": self._informer(CLASSES_PATH, self.index.classes),
@@ -238,12 +251,18 @@ class Service:
         elif self.election.leading:
             self.queue.add(volume.key.resource)
 
+    def _database_tells(self) -> bool:
+        """Whether LINSTOR's own database tells of every change."""
+        streams = [self.metrics.streams.get(name) for name in DATABASE_SOURCES]
+        return all(stream is not None and stream.up for stream in streams)
+
     def _classes_changed(self) -> None:
         self.sweeper.request("storageclass")
 
     def _leadership_changed(self, leading: bool) -> None:  # noqa: FBT001, a callback
         if leading:
             self.sweeper.request("leading")
+            self.pulse.wake()
         else:
             self.replacer.unfinished.stand_back()
 
@@ -316,6 +335,8 @@ class Service:
         listeners.append(group.create_task(self._sweep(), name="sweeper"))
         listeners.append(group.create_task(self._listen_to_database(), name="database"))
         listeners.append(group.create_task(self.crowd.run(), name="crowd"))
+        if self._settings.pulse_rate:
+            listeners.append(group.create_task(self.pulse.run(), name="pulse"))
         return background, listeners
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> None:

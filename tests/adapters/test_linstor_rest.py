@@ -20,6 +20,7 @@ from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
 from linstor_affinity_events.model.names import NodeName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
+from linstor_affinity_events.model.pulse import NodeState
 from tests.adapters.peers import CLOSED, hurried, linstor_at, linstor_world
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 
@@ -71,6 +72,70 @@ async def test_a_namespace_that_is_named_is_not_guessed(
         nodes = await rest.nodes()
 
     assert nodes.labels[NodeName("n1")] == {"zone": "here", "linbit.com/hostname": "n1"}
+
+
+async def test_a_pulse_has_the_states_of_all_nodes_and_the_number_of_resources(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.go_offline("n2")
+    world.evict("n3")
+    world.set_node_prop("n1", "CurStltConnName", "default")
+
+    pulse = await rest.pulse()
+
+    assert pulse.resources == 2
+    assert pulse.nodes[NodeName("n1")] == NodeState(
+        connection="ONLINE",
+        labels=frozenset(
+            {("Aux/topology/kubernetes.io/hostname", "n1"), ("Aux/topology/zone", "z-n1")}
+        ),
+    )
+    assert pulse.nodes[NodeName("n2")].connection == "OFFLINE"
+    assert pulse.nodes[NodeName("n3")].flags == {"EVICTED"}
+
+
+async def test_a_pulse_asks_for_what_is_in_memory_alone(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.hung_satellites.add("n1")
+
+    await rest.pulse()
+
+    assert world.requests == {"GET /v1/nodes": 1, "GET /v1/stats/resources": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(404, [{"ret_code": -4611686018427386906, "message": "404"}], id="unknown"),
+        pytest.param(500, [], id="broken"),
+        *(
+            pytest.param(200, body, id=body.decode())
+            for body in (b"[]", b"{}", b'{"count":"7"}', b'{"count":true}', b'{"count":1.5}')
+        ),
+    ],
+)
+async def test_a_pulse_without_a_count_has_the_nodes_all_the_same(
+    rest: LinstorRest, world: LinstorWorld, status: int, body: object
+) -> None:
+    world.fail_next("/v1/stats", status, body)
+
+    pulse = await rest.pulse()
+
+    assert pulse.resources is None
+    assert pulse.nodes.keys() == {"n1", "n2", "n3"}
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, [7], [{"name": "n1", "flags": "x"}], [{"name": "n1", "props": 7}]], ids=str
+)
+async def test_a_pulse_of_a_wrong_shape_is_no_answer(
+    rest: LinstorRest, world: LinstorWorld, shape: Any
+) -> None:
+    world.fail_next("/v1/nodes", 200, orjson.dumps(shape))
+
+    with pytest.raises(Unreachable):
+        await rest.pulse()
 
 
 async def test_one_definition_is_read(rest: LinstorRest) -> None:
