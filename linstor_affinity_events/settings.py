@@ -91,6 +91,17 @@ def switch(value: str) -> str:
     return value
 
 
+def page_access(value: str) -> str:
+    """Read local, all or off; of the booleans, true is local and false is off."""
+    if value in TRUE:
+        return "local"
+    if value in FALSE:
+        return "off"
+    if value not in {"local", "all", "off"}:
+        raise ValueError("is neither local nor all nor off")
+    return value
+
+
 def log_format(value: str) -> str:
     if value not in {"text", "json"}:
         raise ValueError("is neither text nor json")
@@ -155,10 +166,11 @@ OPTIONS = (
     ),
     Option(
         flag="status-page",
-        default="true",
-        parse=boolean,
+        default="local",
+        parse=page_access,
         is_switch=True,
-        help="Serve a read-only page at / and its data at /status on the bind address. They show "
+        help="Whom to serve a read-only page at / and its data at /status on the bind address: "
+        "local (connections from this host, such as kubectl port-forward), all or off. They show "
         "what the log shows: names of volumes, claims and nodes, and reasons.",
     ),
     Option(
@@ -305,7 +317,7 @@ class Settings:
     timeout: float
     bind_address: Address | None
     metrics_address: Address | None
-    status_page: bool
+    status_page: str
     property_namespace: str
     database_hints: str
     pulse_rate: float

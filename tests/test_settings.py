@@ -274,6 +274,19 @@ def test_what_is_no_host_name_can_t_be_expected_in_a_certificate(name: str) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "access"),
+    [("local", "local"), ("all", "all"), ("off", "off"), ("true", "local"), ("false", "off")],
+)
+def test_the_page_is_for_this_host_unless_it_is_said_to_be_for_all(given: str, access: str) -> None:
+    assert read().status_page == "local"
+    assert read(status_page=given).status_page == access
+
+
+def test_nobody_else_can_be_shown_the_page() -> None:
+    assert mistakes(status_page="some") == ["--status-page='some' is neither local nor all nor off"]
+
+
 @pytest.mark.parametrize("variable", ["LS_ROOT_CA", "LS_ROOT_CA_FILE"])
 def test_with_certificates_a_controller_without_scheme_is_spoken_to_in_tls(variable: str) -> None:
     settings = read({"LS_CONTROLLERS": "linstor", variable: "x"})

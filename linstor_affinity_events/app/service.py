@@ -284,7 +284,8 @@ class Service:
                 Answers(
                     self.not_ready,
                     self.metrics.text,
-                    self.status.tree if settings.status_page else None,
+                    None if settings.status_page == "off" else self.status.tree,
+                    status_for_all=settings.status_page == "all",
                 ),
                 bind=settings.bind_address,
                 metrics=settings.metrics_address,
