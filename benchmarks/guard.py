@@ -30,7 +30,6 @@ EVACUATED = 60
 LEAST_RATE, MOST_STARVED = 0.5, 20.0
 
 RESTING, REST = 300, 60.0
-MOST_LINSTOR, MOST_KUBERNETES = 4.0, 10.0
 
 FLOODED, EVENTS_EACH, AT_ONCE = 1_500, 4, 0.001
 MOST_OF_LOOKS = 0.75
@@ -120,8 +119,8 @@ async def at_rest(stage: Crowd, logs: Path) -> list[Report]:
     table, kinds = idle.reports([found])
     at = f"at rest with {RESTING} volumes"
     limits = (
-        ("LINSTOR", found.linstor, MOST_LINSTOR),
-        ("Kubernetes", found.kubernetes, MOST_KUBERNETES),
+        ("LINSTOR", found.linstor, idle.MOST_LINSTOR),
+        ("Kubernetes", found.kubernetes, idle.MOST_KUBERNETES),
     )
     goals = [
         Goal(

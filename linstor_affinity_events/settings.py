@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +91,17 @@ def switch(value: str) -> str:
     return value
 
 
+def page_access(value: str) -> str:
+    """Read local, all or off; of the booleans, true is local and false is off."""
+    if value in TRUE:
+        return "local"
+    if value in FALSE:
+        return "off"
+    if value not in {"local", "all", "off"}:
+        raise ValueError("is neither local nor all nor off")
+    return value
+
+
 def log_format(value: str) -> str:
     if value not in {"text", "json"}:
         raise ValueError("is neither text nor json")
@@ -139,7 +149,8 @@ OPTIONS = (
         default="1m",
         parse=duration,
         least=1.0,
-        help="How long a full pass may take before it is cut off and begun again.",
+        help="How long a full pass may take before it is cut off and begun again. One that reads "
+        "resources one by one, as it must while a satellite hangs, goes on where it was cut off.",
     ),
     Option(
         flag="bind-address",
@@ -155,10 +166,11 @@ OPTIONS = (
     ),
     Option(
         flag="status-page",
-        default="true",
-        parse=boolean,
+        default="local",
+        parse=page_access,
         is_switch=True,
-        help="Serve a read-only page at / and its data at /status on the bind address. They show "
+        help="Whom to serve a read-only page at / and its data at /status on the bind address: "
+        "local (connections from this host, such as kubectl port-forward), all or off. They show "
         "what the log shows: names of volumes, claims and nodes, and reasons.",
     ),
     Option(
@@ -177,12 +189,22 @@ OPTIONS = (
         "allowed), on or off.",
     ),
     Option(
+        flag="pulse-rate",
+        default="10s",
+        parse=duration,
+        least=0.0,
+        help="How often to read LINSTOR's nodes and the number of its resources, two requests that "
+        "it answers from memory, to find changes without an event, such as a lost node; 0 turns it "
+        "off. Paused while LINSTOR's database is watched.",
+    ),
+    Option(
         flag="workers",
         default="10",
         parse=whole_number,
         least=1,
         help="At most so many volumes are changed at the same time; fewer where more would mostly "
-        "wait for each other.",
+        "wait for each other. As many resources, and at least 4, are read at the same time where "
+        "a full pass reads them one by one.",
     ),
     Option(
         flag="new-volume-grace",
@@ -226,7 +248,8 @@ OPTIONS = (
         default="",
         env="LEASE_HOLDER_IDENTITY",
         parse=text,
-        help="Name of this instance in the Lease; empty takes the host name.",
+        help="Name of this instance in the Lease, one of its own for each; a restarted instance "
+        "that kept its name leads again at once. Empty takes the host name and a random suffix.",
     ),
     Option(flag="lease-lock-name", default=OURSELVES, parse=text, help="Name of the Lease."),
     Option(
@@ -294,9 +317,10 @@ class Settings:
     timeout: float
     bind_address: Address | None
     metrics_address: Address | None
-    status_page: bool
+    status_page: str
     property_namespace: str
     database_hints: str
+    pulse_rate: float
     workers: int
     new_volume_grace: float
     claim_guard_timeout: float
@@ -325,6 +349,7 @@ class Settings:
     linstor_key_file: str
     linstor_root_ca: str
     linstor_root_ca_file: str
+    linstor_tls_server_name: str
 
     @classmethod
     def read(
@@ -342,7 +367,6 @@ class Settings:
         mistakes: list[str] = []
         values = {option.field: _value(option, flags, env, mistakes) for option in OPTIONS}
         values |= _linstor(env, mistakes)
-        values["leader_election_id"] = values["leader_election_id"] or socket.gethostname()
         values["lease_lock_namespace"] = (
             values["lease_lock_namespace"] or env.get("POD_NAMESPACE", "").strip()
         )
@@ -413,6 +437,7 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
         "linstor_key_file": "LS_USER_KEY_FILE",
         "linstor_root_ca": "LS_ROOT_CA",
         "linstor_root_ca_file": "LS_ROOT_CA_FILE",
+        "linstor_tls_server_name": "LS_TLS_SERVER_NAME",
     }
     values: dict[str, Any] = {field: env.get(name, "") for field, name in names.items()}
     if bool(values["linstor_username"]) != bool(values["linstor_password"]):
@@ -423,6 +448,9 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
     key = values["linstor_key"] or values["linstor_key_file"]
     if bool(certificate) != bool(key):
         mistakes.append("LS_USER_CERTIFICATE and LS_USER_KEY are only good together")
+    name = values["linstor_tls_server_name"]
+    if name and _HOST.fullmatch(name.lower()) is None:
+        mistakes.append(f"LS_TLS_SERVER_NAME={_shown(name)} is not a host name")
     secured = bool(certificate or values["linstor_root_ca"] or values["linstor_root_ca_file"])
     values["linstor_urls"] = _controllers(env.get("LS_CONTROLLERS", ""), secured, mistakes)
     return values

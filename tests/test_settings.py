@@ -1,7 +1,6 @@
 """Settings: flags over environment over defaults, and all mistakes at once."""
 
 import dataclasses
-import socket
 from pathlib import Path
 
 import pytest
@@ -89,8 +88,9 @@ def test_a_namespace_that_is_named_wins_over_that_of_the_pod() -> None:
     )
 
 
-def test_without_an_identity_the_host_name_is_taken() -> None:
-    assert read().leader_election_id == socket.gethostname()
+def test_an_identity_is_taken_as_it_is_given_and_none_is_made_up() -> None:
+    assert read(leader_election_id="pod-1").leader_election_id == "pod-1"
+    assert read().leader_election_id == ""
 
 
 @pytest.mark.parametrize(
@@ -260,6 +260,31 @@ def test_the_times_of_an_election_must_fit_each_other(lease: str, renew: str, re
 )
 def test_controllers_are_named_as_linbits_own_clients_do(given: str, urls: list[str]) -> None:
     assert list(read({"LS_CONTROLLERS": given}).linstor_urls) == urls
+
+
+@pytest.mark.parametrize("name", ["linstor-controller.piraeus.svc", "LINSTOR", "10.0.0.1"])
+def test_the_name_to_expect_in_linstors_certificate_is_a_host_name(name: str) -> None:
+    assert read({"LS_TLS_SERVER_NAME": name}).linstor_tls_server_name == name
+
+
+@pytest.mark.parametrize("name", ["https://linstor", "a b", "linstor/x", "7"])
+def test_what_is_no_host_name_can_t_be_expected_in_a_certificate(name: str) -> None:
+    assert mistakes({"LS_TLS_SERVER_NAME": name}) == [
+        f"LS_TLS_SERVER_NAME={name!r} is not a host name"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "access"),
+    [("local", "local"), ("all", "all"), ("off", "off"), ("true", "local"), ("false", "off")],
+)
+def test_the_page_is_for_this_host_unless_it_is_said_to_be_for_all(given: str, access: str) -> None:
+    assert read().status_page == "local"
+    assert read(status_page=given).status_page == access
+
+
+def test_nobody_else_can_be_shown_the_page() -> None:
+    assert mistakes(status_page="some") == ["--status-page='some' is neither local nor all nor off"]
 
 
 @pytest.mark.parametrize("variable", ["LS_ROOT_CA", "LS_ROOT_CA_FILE"])

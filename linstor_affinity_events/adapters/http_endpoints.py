@@ -4,8 +4,9 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 import orjson
@@ -30,6 +31,11 @@ SAFE_HEADERS = {
 }
 """The page has neither scripts nor pictures, and is nobody's to frame."""
 
+LOCAL_ONLY = (
+    "The status is served to this host alone: use kubectl port-forward, or set --status-page=all "
+    "to serve it to everybody who can reach the port.\n"
+)
+
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -42,10 +48,25 @@ class Answers:
 
     metrics: Callable[[], bytes]
 
-    status: Callable[[str], Mapping[str, Any]] | None = None
+    status: Callable[[str], Awaitable[Mapping[str, Any]]] | None = None
     """What is shown of the service, and of the volumes whose names contain the text; None where
     nothing is to be shown.
     """
+
+    status_for_all: bool = False
+    """Whether it is shown to peers on other hosts as well."""
+
+
+def is_loopback(peer: object) -> bool:
+    """Whether the peer of a connection, as its transport names it, is on this host."""
+    if not isinstance(peer, tuple) or not peer:
+        return False
+    try:
+        address = ip_address(str(peer[0]))
+    except ValueError:
+        return False
+    # A socket for both kinds of addresses shows those of IPv4 as ones of IPv6.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _all_addresses(port: int) -> socket.socket:
@@ -117,19 +138,23 @@ class HttpEndpoints:
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=orjson.dumps(self._asked(request), option=orjson.OPT_INDENT_2),
+            body=orjson.dumps(await self._asked(request), option=orjson.OPT_INDENT_2),
             content_type="application/json",
             headers=SAFE_HEADERS,
         )
 
     async def _page(self, request: web.Request) -> web.Response:
-        page = render(self._asked(request), now=time.time())
+        page = render(await self._asked(request), now=time.time())
         return web.Response(text=page, content_type="text/html", headers=SAFE_HEADERS)
 
-    def _asked(self, request: web.Request) -> Mapping[str, Any]:
+    async def _asked(self, request: web.Request) -> Mapping[str, Any]:
         if self._answers.status is None:
             raise web.HTTPNotFound
-        return self._answers.status(request.query.get("q", "")[:LONGEST_SEARCH])
+        # The peer of the connection: what headers say of it anybody may write.
+        peer = None if request.transport is None else request.transport.get_extra_info("peername")
+        if not self._answers.status_for_all and not is_loopback(peer):
+            raise web.HTTPForbidden(text=LOCAL_ONLY, headers=SAFE_HEADERS)
+        return await self._answers.status(request.query.get("q", "")[:LONGEST_SEARCH])
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._answers.metrics(), headers={"Content-Type": METRICS_TYPE})

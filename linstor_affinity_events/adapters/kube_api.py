@@ -87,6 +87,11 @@ class KubeApi:
     def host(self) -> str:
         return "" if self._session is None else self._session.host
 
+    @property
+    def where(self) -> str:
+        """The API server, and the proxy that leads there, for people to read."""
+        return "" if self._session is None else self._session.where
+
     async def get(self, path: str, query: Query | None = None) -> dict[str, Any]:
         """Read one object or list. Raises Missing."""
         return await self._request("GET", path, query)
@@ -212,7 +217,7 @@ class KubeApi:
         async with self._opening:
             if self._session is not old:
                 return
-            log.info("loading credentials for Kubernetes anew", extra=facts(server=self.host))
+            log.info("loading credentials for Kubernetes anew", extra=facts(server=self.where))
             try:
                 session = await KubeSession.begin(self._load)
             except BadSettings as error:

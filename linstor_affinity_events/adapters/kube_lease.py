@@ -62,6 +62,11 @@ class LeaseElection:
         self._told = False
         self._ours: dict[str, Any] | None = None
         """The lease as we last wrote it: to renew it nothing has to be read."""
+        self._acquired: set[str] = set()
+        """Each acquireTime that this process wrote. It tells a lease that is ours from one that
+        another process took under the same name.
+        """
+        self._has_led = False
         self._seen: tuple[str, float] = ("", float("-inf"))
         """The version of the lease that was last seen, and when it was seen first."""
         self.holder = ""
@@ -160,7 +165,15 @@ class LeaseElection:
         version = str(lease["metadata"]["resourceVersion"])
         if version != self._seen[0]:
             self._seen = (version, clock())
-        if holder not in {"", self._identity} and clock() < self._seen[1] + self._valid_for(spec):
+        namesake = self._is_a_namesakes(spec)
+        if namesake and self.leading:
+            log.warning(
+                "another instance has the same --leader-election-id and leads now; this one waits "
+                "until that Lease expires: give each instance a name of its own",
+                extra=facts(lease=self._name, holder=holder),
+            )
+        foreign = namesake or holder not in {"", self._identity}
+        if foreign and clock() < self._seen[1] + self._valid_for(spec):
             self._lost(holder)
             return
         if self._stands_back():
@@ -170,9 +183,20 @@ class LeaseElection:
             await self._renew(path, lease, begun)
         except (Conflict, Missing):
             # Somebody was quicker; their lease will be seen next time.
-            if holder == self._identity:
+            if holder == self._identity and not namesake:
                 return
             self._lost(holder)
+
+    def _is_a_namesakes(self, spec: dict[str, Any]) -> bool:
+        """Whether another process that was given our name took the lease since we did.
+
+        One that was taken under our name before we led is our predecessor's, and free.
+        """
+        return (
+            self._has_led
+            and spec.get("holderIdentity") == self._identity
+            and spec.get("acquireTime") not in self._acquired
+        )
 
     async def _renew(self, path: str, lease: dict[str, Any], begun: float) -> None:
         """Write our name and the time on a lease, ours or one that may be taken."""
@@ -194,7 +218,7 @@ class LeaseElection:
         if not self.leading:
             # What was left undone since it ran out has to be found, so this is a change.
             self._told = False
-        self._renewed, self.holder = begun, self._identity
+        self._renewed, self.holder, self._has_led = begun, self._identity, True
 
     def _lost(self, holder: str) -> None:
         self._renewed, self.holder = float("-inf"), holder
@@ -208,7 +232,8 @@ class LeaseElection:
         try:
             async with asyncio.timeout(RELEASE_WITHIN):
                 lease = await self._api.get(path)
-                if (lease.get("spec") or {}).get("holderIdentity") != self._identity:
+                held = lease.get("spec") or {}
+                if held.get("holderIdentity") != self._identity or self._is_a_namesakes(held):
                     return
                 spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
                 await self._api.replace(path, {**lease, "spec": spec})
@@ -221,8 +246,10 @@ class LeaseElection:
         moment = self._now().astimezone(UTC).isoformat(timespec="microseconds")
         moment = moment.replace("+00:00", "Z")
         spec = dict(old.get("spec") or {})
-        if spec.get("holderIdentity") != self._identity or "acquireTime" not in spec:
+        ours = spec.get("holderIdentity") == self._identity
+        if not ours or spec.get("acquireTime") not in self._acquired:
             spec["acquireTime"] = moment
+            self._acquired.add(moment)
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",

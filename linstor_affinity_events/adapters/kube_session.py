@@ -1,10 +1,11 @@
 """A session with the API server: credentials and TLS are as kubernetes-asyncio works them out."""
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlsplit
 
 import aiohttp
 import yaml
@@ -16,6 +17,7 @@ from yarl import URL
 from linstor_affinity_events.errors import BadSettings, Unreachable
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
+from linstor_affinity_events.model.proxies import is_spared, proxy_named, variable
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class KubeSession:
     ) -> None:
         self._configuration, self._rest = configuration, rest
         self.host = str(configuration.host)
+        self.where = self.host if not proxy else f"{self.host} through {without_login(proxy)}"
+        """The API server, and the proxy that leads there, for people to read."""
         # The library's own session looks through environment and .netrc at each request, in
         # threads, which took longer than many a request.
         self.http = aiohttp.ClientSession(
@@ -109,6 +113,9 @@ class KubeSession:
     async def begin(cls, load: LoadConfiguration) -> Self:
         """Load credentials and make a session with them. Raises BadSettings."""
         configuration = await load()
+        # Python 3.13 began to ask for extensions that the certificates of many clusters do not
+        # have, those of EKS among them; Go, and so kubectl, does not.
+        configuration.disable_strict_ssl_verification = True
         try:
             URL(str(configuration.host))
             proxy = configuration.proxy or proxy_for(str(configuration.host))
@@ -144,15 +151,29 @@ def proxy_for(server: str) -> str | None:
     """The proxy that HTTPS_PROXY or HTTP_PROXY name for a server, unless NO_PROXY spares it.
 
     One that wants TLS itself is not used: our session trusts the cluster's authority alone.
+    Raises ValueError for a proxy without a host.
     """
     url = URL(server)
-    if not url.host or proxy_bypass(f"{url.host}:{url.port}"):
+    proxy = proxy_named(os.environ, url.scheme)
+    if not proxy or not url.host or url.port is None:
         return None
-    proxy = getproxies().get(url.scheme)
-    if proxy is not None and proxy.lower().startswith("https:"):
-        log.warning("proxy not used: it wants https itself", extra=facts(server=server))
+    if is_spared(variable(os.environ, "no_proxy"), url.host, url.port):
         return None
+    if not proxy.lower().startswith("http:"):
+        log.warning(
+            "proxy not used: the service speaks to proxies by http:// alone, and goes on without",
+            extra=facts(server=server, proxy=without_login(proxy)),
+        )
+        return None
+    if not urlsplit(proxy).hostname:
+        raise ValueError(f"{url.scheme.upper()}_PROXY names no host")
     return proxy
+
+
+def without_login(url: str) -> str:
+    """A URL for people to read: user and password stay untold."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _counting() -> aiohttp.TraceConfig:

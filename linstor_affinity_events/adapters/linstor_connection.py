@@ -38,6 +38,8 @@ class Tls:
     key_file: str = ""
     root_ca: str = ""
     root_ca_file: str = ""
+    server_name: str = ""
+    """The name to expect in LINSTOR's certificate in place of the host that is connected to."""
 
 
 class LinstorConnection:
@@ -93,6 +95,10 @@ class LinstorConnection:
             return " (perhaps it does not take our certificate; see LS_USER_CERTIFICATE)"
         return ""
 
+    def server_name(self, url: str) -> str | None:
+        """The name to expect in the certificate; None for that of the host."""
+        return (self._tls.server_name or None) if url.startswith("https") else None
+
     def at(self, url: str, path: str) -> URL:
         return URL(url + path, encoded=True)
 
@@ -129,11 +135,16 @@ class LinstorConnection:
             if self._context is None or state != self._context_of:
                 self._context = self._new_context()
                 self._context_of = state
-        except (OSError, ssl.SSLError, ValueError) as error:
+        except FileNotFoundError as error:
+            if error.filename != tls.root_ca_file:
+                raise Unreachable(_unusable(error)) from error
             raise Unreachable(
-                f"certificates for LINSTOR can't be used: {error} (see LS_ROOT_CA, "
-                "LS_USER_CERTIFICATE, LS_USER_KEY and their _FILE forms)"
+                f"LS_ROOT_CA_FILE names {error.filename}, which is not there: put the certificate "
+                "authority of LINSTOR there (a client Secret may come without ca.crt), or unset it "
+                "to trust the authorities of the system"
             ) from error
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise Unreachable(_unusable(error)) from error
         return self._context
 
     def _new_context(self) -> ssl.SSLContext:
@@ -151,6 +162,13 @@ class LinstorConnection:
             ):
                 context.load_cert_chain(certificate, key or None)
         return context
+
+
+def _unusable(error: Exception) -> str:
+    return (
+        f"certificates for LINSTOR can't be used: {error} (see LS_ROOT_CA, LS_USER_CERTIFICATE, "
+        "LS_USER_KEY and their _FILE forms)"
+    )
 
 
 def _state(name: str) -> tuple[int, int, int] | None:

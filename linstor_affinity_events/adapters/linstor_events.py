@@ -88,6 +88,7 @@ class LinstorStream:
                     session=session,
                     headers=self._connection.headers(),
                     allow_redirects=False,
+                    server_hostname=self._connection.server_name(url),
                 )
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT):

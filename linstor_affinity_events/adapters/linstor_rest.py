@@ -1,23 +1,30 @@
 """LINSTOR's REST API: nodes, definitions, placements; and the one property that we ever drop."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
 from linstor_affinity_events.adapters.json_stream import objects_in
 from linstor_affinity_events.adapters.linstor_connection import LOGIN_CODES, LinstorConnection
 from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.errors import LoginRefused, Missing, Refused, Unreachable
-from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.keys import PLAIN_NAMESPACE, SAVED_PV_PROPERTY, SKIP_PROPERTY
 from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
+from linstor_affinity_events.model.pulse import NodeState, PulseReading
+
+log = logging.getLogger(__name__)
 
 ONE_LIMIT = 16 * MIB
 BULK_LIMIT = 640 * MIB
@@ -39,7 +46,7 @@ _NO_SAVED: Mapping[int, str] = MappingProxyType({})
 
 
 class LinstorRest:
-    """Implements engine.ports.Linstor. Use as an async context manager."""
+    """Implements engine.ports.Linstor and LinstorPulse. Use as an async context manager."""
 
     def __init__(
         self, connection: LinstorConnection, *, namespace: str = "", timeout: float = 10.0
@@ -74,6 +81,31 @@ class LinstorRest:
             for node in _objects(tree, "nodes")
         }
         return Nodes.read(properties, namespace=self._namespace)
+
+    async def pulse(self) -> PulseReading:
+        """What the controller says from memory. Its count is None where it has no such request."""
+        tree = await self._get("/v1/nodes")
+        nodes = {node_name(_text(row, "name")): self._state(row) for row in _objects(tree, "nodes")}
+        try:
+            counted = _object(await self._get("/v1/stats/resources"), "count").get("count")
+        except Unreachable as error:
+            log.debug("LINSTOR does not count its resources", extra=facts(why=error))
+            return PulseReading(nodes=nodes, resources=None)
+        return PulseReading(nodes=nodes, resources=counted if type(counted) is int else None)
+
+    def _state(self, node: Mapping[str, Any]) -> NodeState:
+        given = self._namespace.strip("/")
+        ours = (PLAIN_NAMESPACE, given) if given else (PLAIN_NAMESPACE,)
+        properties = _texts(node.get("props"), "node properties")
+        return NodeState(
+            flags=_flags(node),
+            connection=str(node.get("connection_status", "")),
+            labels=frozenset(
+                (key, value)
+                for key, value in properties.items()
+                if key.startswith(tuple(f"{prefix}/" for prefix in ours))
+            ),
+        )
 
     async def definition(self, resource: ResourceName) -> Definition | None:
         tree = await self._get(
@@ -152,24 +184,38 @@ class LinstorRest:
     async def _ask(
         self, method: str, path: str, *, body: object, within: float, take: Take | None = None
     ) -> Any:
-        """Ask the controllers in turn until one answers; whatever it answers then counts."""
-        failures = []
+        """Ask the controllers in turn until one answers; whatever it answers then counts.
+
+        To a read, an error (5xx) is no answer as long as another controller has a better one: so
+        answers a load balancer whose controller is away. A write that may have been done is sent
+        to nobody else.
+        """
+        failures: list[str] = []
+        word: _ErrorAnswer | None = None
+        reads = method == "GET"
         for url in self._connection.candidates():
+            what = f"LINSTOR {url}: {method} {path}"
             try:
                 status, raw = await self._exchange(method, url, path, body, within, take)
-            except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as error:
-                failures.append(f"{url}: {_why(error)}{self._connection.doubt(error, url)}")
-                self._connection.failed(url)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._connection.failed(url)
-                said = str(error) or "no answer in time"
-                raise Unreachable(f"LINSTOR {url}: {method} {path}: {said}") from error
+                if not (_never_sent(error) or (reads and _was_cut(error)) or word):
+                    raise Unreachable(f"{what}: {str(error) or 'no answer in time'}") from error
+                failures.append(f"{url}: {_why(error)}{self._connection.doubt(error, url)}")
             else:
+                if reads and status >= 500:
+                    answer = _ErrorAnswer(url, status, raw)
+                    word = answer if word is None or (answer.own and not word.own) else word
+                    continue
                 self._connection.answered(url)
-                if status < 300 and (method == "PUT" or take is not None):
+                if status < 300 and (not reads or take is not None):
                     return []
-                return _answer(status, raw, f"LINSTOR {url}: {method} {path}")
-        raise Unreachable(f"LINSTOR can't be reached: {'; '.join(failures)}")
+                return _answer(status, raw, what)
+        if word is None:
+            raise Unreachable(f"LINSTOR can't be reached: {'; '.join(failures)}")
+        if word.own:
+            self._connection.answered(word.url)
+        return _answer(word.status, word.raw, f"LINSTOR {word.url}: {method} {path}", failures)
 
     async def _exchange(
         self,
@@ -193,9 +239,12 @@ class LinstorRest:
             data=raw,
             headers=headers,
             ssl=self._connection.tls_for(url),
+            server_hostname=self._connection.server_name(url),
             timeout=aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_TIMEOUT),
             allow_redirects=False,
         ) as response:
+            if 300 <= response.status < 400:
+                raise Unreachable(f"LINSTOR {url}: {method} {path}: {_redirected(response)}")
             if take is None or response.status >= 300:
                 return response.status, await read_bounded(response, ONE_LIMIT)
             what = f"LINSTOR {url}: {method} {path}"
@@ -205,29 +254,68 @@ class LinstorRest:
             return response.status, b""
 
 
-def _why(error: aiohttp.ClientError) -> str:
+@dataclass(frozen=True, slots=True)
+class _ErrorAnswer:
+    """A 5xx in answer to a read."""
+
+    url: str
+    status: int
+    raw: bytes
+
+    @property
+    def own(self) -> bool:
+        """Whether LINSTOR itself wrote it, and so is active there."""
+        return bool(_codes(_replies(self.raw)))
+
+
+def _never_sent(error: Exception) -> bool:
+    return isinstance(error, aiohttp.ClientConnectorError)
+
+
+def _was_cut(error: Exception) -> bool:
+    """Whether the connection ended before the answer began."""
+    return isinstance(error, aiohttp.ServerDisconnectedError)
+
+
+def _why(error: Exception) -> str:
     """The system's own words where there are some: aiohttp's speak of TLS where there is none."""
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
         return error.os_error.strerror
     return str(error) or type(error).__name__
 
 
+def _redirected(response: aiohttp.ClientResponse) -> str:
+    """What to do about a redirect, which is not followed: it could lead a login anywhere.
+
+    With TLS for its API set up, LINSTOR answers so to all that comes without.
+    """
+    try:
+        target = response.url.join(URL(response.headers.get("Location", "")))
+        origin = f"{target.scheme}://{target.host_subcomponent}:{target.port}"[:300]
+    except ValueError:
+        return "redirected elsewhere, which is not followed"
+    if response.url.scheme == "https" or target.scheme != "https":
+        return f"redirected to {origin}, which is not followed"
+    return (
+        f"LINSTOR's API wants TLS (it redirects to {origin}): set LS_CONTROLLERS={origin}, "
+        "LS_ROOT_CA_FILE to the authority of its certificate and, where it asks for a client "
+        "certificate, LS_USER_CERTIFICATE_FILE and LS_USER_KEY_FILE; where its certificate is for "
+        "another host name, LS_TLS_SERVER_NAME"
+    )
+
+
 def _escaped(name: str) -> str:
     return quote(name, safe="")
 
 
-def _answer(status: int, raw: bytes, what: str) -> Any:
-    """The body of a good answer; of a bad one the error that says what to do next."""
+def _answer(status: int, raw: bytes, what: str, others: Iterable[str] = ()) -> Any:
+    """The body of a good answer; of a bad one the error that says what to do next, and what
+    became of the other controllers.
+    """
     if status < 300:
         return parse_json(raw, what)
-    if status < 400:
-        raise Unreachable(f"{what}: redirected elsewhere, which is not followed")
-    try:
-        said = parse_json(raw, what)
-    except Unreachable:
-        said = []
-    replies = [reply for reply in said if isinstance(reply, dict)] if isinstance(said, list) else []
-    codes = {code for reply in replies if isinstance(code := reply.get("ret_code"), int)}
+    replies = _replies(raw)
+    codes = _codes(replies)
     text = "; ".join(_words(replies)) or "no reason given"
     if codes & LOGIN_CODES or status in {401, 403}:
         raise LoginRefused(
@@ -237,7 +325,21 @@ def _answer(status: int, raw: bytes, what: str) -> Any:
         raise Missing(f"{what}: {text}")
     if status == 400:
         raise Refused(f"{what}: HTTP 400: {text}")
-    raise Unreachable(f"{what}: HTTP {status}: {text}")
+    raise Unreachable("; ".join((f"{what}: HTTP {status}: {text}", *others)))
+
+
+def _replies(raw: bytes) -> list[Mapping[str, Any]]:
+    """LINSTOR's own words in the body of a bad answer; none where somebody else wrote it."""
+    try:
+        said = parse_json(raw, "")
+    except Unreachable:
+        return []
+    return [reply for reply in said if isinstance(reply, dict)] if isinstance(said, list) else []
+
+
+def _codes(replies: Iterable[Mapping[str, Any]]) -> frozenset[int]:
+    found = (reply.get("ret_code") for reply in replies)
+    return frozenset(code for code in found if isinstance(code, int))
 
 
 def _words(replies: Iterable[Mapping[str, Any]]) -> Iterable[str]:
@@ -274,10 +376,7 @@ class Replicas:
 
     def take(self, row: Mapping[str, Any]) -> None:
         """Add one row of LINSTOR's list of resources. Raises Unreachable if it is none."""
-        flags = row.get("flags") or ()
-        if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
-            raise Unreachable("LINSTOR answers with flags that are no texts")
-        replica = Replica(node_name(_text(row, "node_name")), frozenset(flags))
+        replica = Replica(node_name(_text(row, "node_name")), _flags(row))
         replica = self._shared.setdefault(replica, replica)
         name = resource_name(_text(row, "name"))
         self._found[name] = (*self._found.get(name, ()), replica)
@@ -303,6 +402,13 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise Unreachable(f"LINSTOR answers without {key}")
     return value
+
+
+def _flags(row: Mapping[str, Any]) -> frozenset[str]:
+    flags = row.get("flags") or ()
+    if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
+        raise Unreachable("LINSTOR answers with flags that are no texts")
+    return frozenset(flags)
 
 
 def _texts(value: object, what: str) -> Mapping[str, str]:

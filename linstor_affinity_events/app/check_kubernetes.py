@@ -1,6 +1,5 @@
 """What is needed of Kubernetes: an answer, permissions, readable classes; and what it allows."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from linstor_affinity_events.adapters.kube_api import KubeApi
@@ -8,12 +7,16 @@ from linstor_affinity_events.adapters.kube_index import VolumeIndex
 from linstor_affinity_events.adapters.kube_survey import KubeSurvey
 from linstor_affinity_events.app.need import Need, fail, few, ok, warn
 from linstor_affinity_events.app.permissions import PERMISSIONS, Permission, Scope
+from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import AffinityEventsError, BadSettings
 from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.policy import Policy, StorageClass, Unreadable
 from linstor_affinity_events.model.volume import Volume
 
-WHERE = "--kubeconfig (KUBECONFIG), --context and --server say where Kubernetes is"
+WHERE = (
+    "--kubeconfig (KUBECONFIG), --context and --server say where Kubernetes is, HTTPS_PROXY and "
+    "NO_PROXY whether a proxy leads there"
+)
 
 
 async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> Need:
@@ -23,8 +26,8 @@ async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> Need:
     except BadSettings as error:
         return fail("kubernetes", str(error), WHERE)
     except AffinityEventsError as error:
-        return fail("kubernetes", str(error), f"{WHERE} (now: {api.host})")
-    return ok("kubernetes", f"version {version} at {api.host}")
+        return fail("kubernetes", str(error), f"{WHERE} (now: {api.where})")
+    return ok("kubernetes", f"version {version} at {api.where}")
 
 
 async def permissions(survey: KubeSurvey, namespace: str) -> Need:
@@ -39,7 +42,7 @@ async def permissions(survey: KubeSurvey, namespace: str) -> Need:
         return f"{verb} {permission.resource}{place}"
 
     try:
-        found = await asyncio.gather(*(lacks(each, verb) for each, verb in asked))
+        found = await together(*(lacks(each, verb) for each, verb in asked))
     except AffinityEventsError as error:
         return fail("permissions", f"they can't be asked for: {error}", "see docs/permissions.md")
     missing = [text for text in found if text]

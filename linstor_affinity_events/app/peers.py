@@ -39,6 +39,7 @@ def linstor_connection(settings: Settings) -> LinstorConnection:
             key_file=settings.linstor_key_file,
             root_ca=settings.linstor_root_ca,
             root_ca_file=settings.linstor_root_ca_file,
+            server_name=settings.linstor_tls_server_name,
         ),
     )
 

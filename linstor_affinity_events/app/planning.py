@@ -1,6 +1,5 @@
 """`plan`: reads everything once, writes nothing, and finds what would be done."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from linstor_affinity_events.app.peers import (
 )
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.planner import Finding, Planner, Progress
+from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import Missing, Refused
 from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.selection import Selection, is_called
@@ -87,10 +87,11 @@ class _Reading:
 
     async def plan(self, selection: Selection) -> Plan:
         self._progress("listing PersistentVolumes", 0, 0)
-        _, _, notes = await asyncio.gather(
+        notes: list[Note] = []
+        await together(
             read_list(self._api, VOLUMES_PATH, self._index),
             read_list(self._api, CLASSES_PATH, self._index.classes),
-            self._notes(),
+            self._read_notes(notes),
         )
         everything = [*self._index.all(), *self._absent(notes)]
         _all_known(selection, self._what_if, everything)
@@ -106,16 +107,15 @@ class _Reading:
         taken.sort(key=lambda finding: finding.volume.name)
         return Plan(findings=tuple(taken), warnings=tuple(self._warnings))
 
-    async def _notes(self) -> Sequence[Note]:
+    async def _read_notes(self, notes: list[Note]) -> None:
         namespace = notes_namespace(self._settings)
         try:
-            return tuple(await KubeJournal(self._api, namespace).all())
+            notes += await KubeJournal(self._api, namespace).all()
         except Refused as error:
             self._warnings.append(
                 f"notes of unfinished replacements in namespace {namespace} can't be read, so "
                 f"none is shown: {error}"
             )
-            return ()
 
     def _absent(self, notes: Sequence[Note]) -> list[Volume]:
         """The volumes that are deleted and not yet created again."""

@@ -32,10 +32,16 @@ from linstor_affinity_events.app.peers import (
 from linstor_affinity_events.app.status import StatusReport
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.crowd import Crowd
-from linstor_affinity_events.engine.hints import MissedSome, Touched, from_stream
+from linstor_affinity_events.engine.hints import (
+    DATABASE_SOURCES,
+    MissedSome,
+    Touched,
+    from_stream,
+)
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import EventStream
+from linstor_affinity_events.engine.pulse import Pulse
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
@@ -68,7 +74,9 @@ class Service:
         self.metrics = Metrics()
         self._garbage = Garbage()
         self._drained_by = 0.0
-        instance = f"{settings.leader_election_id}-{uuid4().hex[:8]}"
+        identity = settings.leader_election_id or socket.gethostname()
+        # Unique for each process: two on one host must not both take a Lease for their own.
+        instance = f"{identity}_{uuid4()}"
         namespace = notes_namespace(settings)
         self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
         self.index = VolumeIndex(self._volume_changed)
@@ -81,7 +89,7 @@ class Service:
         self.teller = Teller(self.events, self.metrics, time.time)
         self._database = KubeDatabase(self.api, lasts=settings.resync_rate, again=DATABASE_AGAIN)
         self.database_failure: str | None = None
-        self.election = self._election(namespace)
+        self.election = self._election(namespace, settings.leader_election_id or instance)
         volumes = KubeVolumes(self.api, self.index)
         self.replacer = Replacer(
             volumes=volumes,
@@ -120,13 +128,13 @@ class Service:
             telemetry=self.metrics,
             chance=chance,
         )
-        whole_view = WholeView(self.linstor)
+        self.whole_view = WholeView(self.linstor, readers=settings.workers)
         self.crowd = Crowd(
             queue=self.queue,
             picture=picture,
             index=self.index,
             linstor=self.linstor,
-            whole_view=whole_view,
+            whole_view=self.whole_view,
             reconciler=self.reconciler,
             telemetry=self.metrics,
         )
@@ -135,7 +143,7 @@ class Service:
             picture=picture,
             index=self.index,
             linstor=self.linstor,
-            whole_view=whole_view,
+            whole_view=self.whole_view,
             replacer=self.replacer,
             leadership=self.election,
             teller=self.teller,
@@ -145,6 +153,13 @@ class Service:
             after_pass=self._garbage.collect,
             pace=settings.reconcile_rate,
             limit=settings.timeout,
+        )
+        self.pulse = Pulse(
+            linstor=self.linstor,
+            leadership=self.election,
+            request=self.sweeper.request,
+            paused=self._database_tells,
+            every=settings.pulse_rate,
         )
         self.informers = {
             "persistentvolumes": self._informer(VOLUMES_PATH, self.index),
@@ -165,12 +180,12 @@ class Service:
         self._publish_gauges()
         self.metrics.gauge(
             "volumes_held_back",
-            "Volumes that are not changed for now, because they came out of a change otherwise than "
-            "wanted or were changed too often.",
+            "Volumes that are not changed for now, because they came out of a change otherwise "
+            "than wanted or were changed too often.",
             picture.backoff.held_back,
         )
 
-    def _election(self, namespace: str) -> AlwaysLeading | LeaseElection:
+    def _election(self, namespace: str, identity: str) -> AlwaysLeading | LeaseElection:
         settings = self._settings
         if not settings.leader_election:
             return AlwaysLeading()
@@ -178,7 +193,7 @@ class Service:
             self.api,
             namespace=namespace,
             name=settings.lease_lock_name,
-            identity=settings.leader_election_id,
+            identity=identity,
             lease_duration=settings.leader_election_lease_duration,
             renew_deadline=settings.leader_election_renew_deadline,
             retry_period=settings.leader_election_retry_period,
@@ -243,12 +258,18 @@ class Service:
         elif self.election.leading:
             self.queue.add(volume.key.resource)
 
+    def _database_tells(self) -> bool:
+        """Whether LINSTOR's own database tells of every change."""
+        streams = [self.metrics.streams.get(name) for name in DATABASE_SOURCES]
+        return all(stream is not None and stream.up for stream in streams)
+
     def _classes_changed(self) -> None:
         self.sweeper.request("storageclass")
 
     def _leadership_changed(self, leading: bool) -> None:  # noqa: FBT001, a callback
         if leading:
             self.sweeper.request("leading")
+            self.pulse.wake()
         else:
             self.replacer.unfinished.stand_back()
 
@@ -270,7 +291,8 @@ class Service:
                 Answers(
                     self.not_ready,
                     self.metrics.text,
-                    self.status.tree if settings.status_page else None,
+                    None if settings.status_page == "off" else self.status.tree,
+                    status_for_all=settings.status_page == "all",
                 ),
                 bind=settings.bind_address,
                 metrics=settings.metrics_address,
@@ -321,6 +343,8 @@ class Service:
         listeners.append(group.create_task(self._sweep(), name="sweeper"))
         listeners.append(group.create_task(self._listen_to_database(), name="database"))
         listeners.append(group.create_task(self.crowd.run(), name="crowd"))
+        if self._settings.pulse_rate:
+            listeners.append(group.create_task(self.pulse.run(), name="pulse"))
         return background, listeners
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
@@ -376,6 +400,7 @@ class Service:
                     case MissedSome(cause):
                         self.sweeper.request(cause)
                     case Touched(resource):
+                        self.whole_view.heard_of(resource)
                         if self.election.leading:
                             self.queue.add(resource, source=stream.name)
         raise RuntimeError("a source of hints ran dry, though it promised not to")

@@ -35,7 +35,8 @@ def run(**given: Any) -> None:
     LINSTOR is found by the environment, as by LINBIT's own clients: LS_CONTROLLERS (comma list;
     schemes http, https, linstor, linstor+ssl), LS_USERNAME and LS_PASSWORD or
     LS_BEARER_TOKEN_FILE, LS_ROOT_CA, LS_USER_CERTIFICATE and LS_USER_KEY (PEM, or with _FILE
-    appended a file that is read again when it changes).
+    appended a file that is read again when it changes), and LS_TLS_SERVER_NAME (the name to
+    expect in LINSTOR's certificate in place of the host's).
 
     Flags go over environment variables, these over defaults. Durations are written as in Go:
     90s, 1m30s, 250ms. Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 bad settings.

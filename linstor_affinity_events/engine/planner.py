@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import Linstor, Volumes
+from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.whole_view import WholeView
 from linstor_affinity_events.errors import Missing
 from linstor_affinity_events.model.affinity import NO_AFFINITY
@@ -129,12 +130,12 @@ class Planner:
         self, resources: Collection[ResourceName]
     ) -> tuple[Mapping[ResourceName, Definition], Mapping[ResourceName, Placement]]:
         if len(resources) > FEW:
-            view = WholeView(self._linstor)
             definitions = await self._linstor.definitions()
-            return definitions, (await view.placements(resources))[0]
-        found = await asyncio.gather(*(self._linstor.definition(name) for name in resources))
-        placements = await WholeView(self._linstor).one_by_one(resources)
-        return {each.resource: each for each in found if each is not None}, placements
+            view = await WholeView(self._linstor).placements(resources)
+            return definitions, view.placements
+        found = await together(*(self._linstor.definition(name) for name in resources))
+        view = await WholeView(self._linstor).one_by_one(resources)
+        return {each.resource: each for each in found if each is not None}, view.placements
 
     def _case(
         self,
@@ -171,7 +172,7 @@ class Planner:
                 done += 1
                 self._progress("reading claims", done, len(asked))
 
-        await asyncio.gather(*(read_on() for _ in range(READERS)))
+        await together(*(read_on() for _ in range(READERS)))
         return result
 
     async def _against(self, volume: Volume) -> Later | Refusal | None:

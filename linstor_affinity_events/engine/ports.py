@@ -13,6 +13,7 @@ from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.placement import Definition, Placement
 from linstor_affinity_events.model.policy import StorageClass
+from linstor_affinity_events.model.pulse import PulseReading
 from linstor_affinity_events.model.volume import Volume
 
 
@@ -36,6 +37,13 @@ class Linstor(Protocol):
 
     async def forget_saved(self, resource: ResourceName, number: int) -> None:
         """Drop the reference controller's note; -1 for one on the definition. Fine if gone."""
+
+
+class LinstorPulse(Protocol):
+    """What LINSTOR answers from its memory, in a millisecond."""
+
+    async def pulse(self) -> PulseReading:
+        """All nodes, and the number of resources. May raise LoginRefused."""
 
 
 class Index(Protocol):

@@ -168,8 +168,8 @@ def admission_stands_against(note: Note, marked: Manifest) -> str | None:
     """
     if not is_marked(marked):
         return (
-            "an admission policy takes off the finalizer, the reclaim policy or the annotation that "
-            "would protect its data while it is replaced"
+            "an admission policy takes off the finalizer, the reclaim policy or the annotation "
+            "that would protect its data while it is replaced"
         )
     changed = decides_otherwise(note.wanted, taken_over(note.wanted, marked))
     return changed and f"an admission policy changes its {changed} whenever it is updated"

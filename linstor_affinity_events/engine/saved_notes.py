@@ -102,8 +102,8 @@ class SavedNotes:
             await self._bring_back(saved, key)
         elif not self._is_the_same(saved, pv, key):
             raise BadNote(
-                f"PersistentVolume {name_of(saved)} of this cluster is for another claim or volume; "
-                "it may belong to another Kubernetes cluster that uses this LINSTOR"
+                f"PersistentVolume {name_of(saved)} of this cluster is for another claim or "
+                "volume; it may belong to another Kubernetes cluster that uses this LINSTOR"
             )
         elif left_by_the_reference(pv):
             await self._go_on(saved, pv, key)

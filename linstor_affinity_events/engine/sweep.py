@@ -27,6 +27,7 @@ BREATH = 200
 """Volumes decided on before other tasks get their turn."""
 
 SPACING = 1.0
+PERIOD = "period"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +71,30 @@ class Sweeper:
         self._teller, self._telemetry = teller, telemetry
         self._delays, self._pace, self._limit = delays, pace, limit
         self._forget_gone, self._after_pass = forget_gone, after_pass
-        self._causes: list[str] = []
+        self._causes: dict[str, float] = {}
+        """Why a pass is wanted, and since when."""
         self._wanted = asyncio.Event()
         self._begun = 0.0
+        self._read_since = 0.0
         self.failure: str | None = "no full pass has ended yet"
         """Why the last pass failed; None once one has ended well."""
         self.last: Pass | None = None
 
     def request(self, cause: str) -> None:
         """Ask for a pass as soon as can be; requests that come while one runs share the next."""
-        if cause not in self._causes:
-            self._causes.append(cause)
+        self._request({cause: asyncio.get_running_loop().time()})
+
+    def _request(self, causes: Mapping[str, float]) -> None:
+        for cause, since in causes.items():
+            self._causes[cause] = max(since, self._causes.get(cause, since))
         self._wanted.set()
 
     async def run(self) -> None:
         """Pass for ever; a pass that fails is begun again with growing delays."""
         self._begun = asyncio.get_running_loop().time()
         while True:
-            cause = await self._next_cause()
+            causes = await self._next_causes()
+            cause = "+".join(causes)
             self._begun = asyncio.get_running_loop().time()
             if not self._leadership.leading and self.failure is None:
                 # Once it is known that all could be read, the one who leads passes for all.
@@ -99,36 +106,53 @@ class Sweeper:
                     log.info("full pass ended", extra=facts(cause=cause))
                 self.failure = None
                 delay = min(SPACING, self._pace / 2)
+                again = self._unanswered(causes)
             else:
                 delay = self._failed(cause, *failed)
+                again = causes
             self._after_pass()
             await asyncio.sleep(delay)
-            if failed is not None:
-                for one in cause.split("+"):
-                    self.request(one)
+            if again:
+                self._request(again)
+
+    def _unanswered(self, causes: Mapping[str, float]) -> Mapping[str, float]:
+        """Causes that are younger than some of what the last pass went by: it may have begun in an
+        attempt that was cut off before they came.
+        """
+        read_since = self._read_since
+        return {c: since for c, since in causes.items() if c != PERIOD and since > read_since}
 
     async def _tried(self, cause: str) -> tuple[str, str] | None:
         """Sweep; answers the kind of failure and what it says, None if all went well. Nothing of
         what was read is referred to any more when it has ended.
         """
+        before = self._whole_view.kept
         try:
             async with asyncio.timeout(self._limit):
                 await self.sweep(cause)
         except TimeoutError:
-            return "TimeoutError", f"cut off after {self._limit:g} s"
+            kept = self._whole_view.kept
+            if kept == before:
+                return "TimeoutError", f"cut off after {self._limit:g} s"
+            # It gets on, and need not wait for longer each time.
+            self._delays.reset()
+            return "TimeoutError", (
+                f"cut off after {self._limit:g} s, with {kept} of {len(self._index.resources())} "
+                "resources read one by one; it goes on with the others"
+            )
         except (Again, Refused) as error:
             return type(error).__name__, str(error)
         return None
 
-    async def _next_cause(self) -> str:
+    async def _next_causes(self) -> Mapping[str, float]:
         try:
             async with asyncio.timeout_at(self._begun + self._pace):
                 await self._wanted.wait()
         except TimeoutError:
-            self.request("period")
-        causes, self._causes = self._causes, []
+            self.request(PERIOD)
+        causes, self._causes = self._causes, {}
         self._wanted.clear()
-        return "+".join(causes)
+        return causes
 
     def _failed(self, cause: str, kind: str, why: str) -> float:
         """Tell of it; answers after how long to begin again."""
@@ -147,16 +171,17 @@ class Sweeper:
                 self._queue.add(resource, lane=Lane.URGENT)
         await self._picture.read_nodes()
         definitions = await self._linstor.definitions()
-        placements, bulk = await self._whole_view.placements(self._index.resources())
+        view = await self._whole_view.placements(self._index.resources())
         self._picture.saved = frozenset(d.resource for d in definitions.values() if d.saved)
         for resource in self._picture.saved:
             self._queue.add(resource)
-        found = await self._decide_all(cause, definitions, placements)
+        found = await self._decide_all(cause, definitions, view.placements)
         self._tell_astray(found)
         self._telemetry.census(found)
         self._telemetry.deferred(self._teller.deferred())
-        self.last = Pass(clock(), clock() - begun, cause, sum(found.values()), bulk)
-        self._telemetry.swept(cause, self.last.took, self.last.volumes, bulk=bulk)
+        self.last = Pass(clock(), clock() - begun, cause, sum(found.values()), view.bulk)
+        self._telemetry.swept(cause, self.last.took, self.last.volumes, bulk=view.bulk)
+        self._read_since = min(begun, view.since)
 
     async def _decide_all(
         self,

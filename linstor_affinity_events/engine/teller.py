@@ -225,8 +225,8 @@ class Teller:
             minutes = int(DEFERRED_FOR / 60)
             text = "volume has been waiting for minutes"
             why = (
-                f"Its node affinity has been waiting to be updated for more than {minutes} minutes: "
-                f"{found.why}. It is retried automatically"
+                f"Its node affinity has been waiting to be updated for more than {minutes} "
+                f"minutes: {found.why}. It is retried automatically"
             )
         log.warning(
             text,

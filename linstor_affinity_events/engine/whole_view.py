@@ -3,9 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from linstor_affinity_events.engine.ports import Linstor
-from linstor_affinity_events.errors import Again, Refused, Unreachable
+from linstor_affinity_events.engine.together import together
+from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.placement import Placement
@@ -13,27 +15,56 @@ from linstor_affinity_events.model.placement import Placement
 log = logging.getLogger(__name__)
 
 READERS = 4
+"""At least so many resources are read at a time."""
+
 BULK_AGAIN = 300.0
 """How long single reads are preferred after the one big read failed: it fails when a satellite
 hangs, slowly each time, and a node failure is when the pass matters most.
 """
 
+KEPT_FOR = 600.0
+"""How old a reading may be that was kept of an attempt that was cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The placements that were read. A resource that LINSTOR does not know is not among them."""
+
+    placements: Mapping[ResourceName, Placement]
+    since: float
+    """When the oldest of them was read, by the loop's clock."""
+
+    bulk: bool = False
+    """Whether they came in one piece."""
+
 
 class WholeView:
-    """Reads placements of many resources, and remembers which way works now."""
+    """Reads placements of many resources, and remembers which way works now.
 
-    def __init__(self, linstor: Linstor) -> None:
-        self._linstor = linstor
+    Reading one by one, it keeps what it has read until it has read all: an attempt that is cut off
+    or fails is gone on with by the next, so that it ends however long it takes.
+    """
+
+    def __init__(self, linstor: Linstor, *, readers: int = READERS) -> None:
+        self._linstor, self._readers = linstor, max(READERS, readers)
         self._bulk_from = float("-inf")
+        self._kept: dict[ResourceName, tuple[float, Placement | None]] = {}
+        self._heard_of: set[ResourceName] = set()
+        self._reading = False
 
-    async def placements(
-        self, resources: Iterable[ResourceName]
-    ) -> tuple[Mapping[ResourceName, Placement], bool]:
-        """The placements of these resources, perhaps of more, and whether they came in one piece.
-        A resource that LINSTOR does not know is not among them.
-        """
+    @property
+    def kept(self) -> int:
+        """How many resources were read by attempts that did not get to their end."""
+        return len(self._kept)
+
+    async def placements(self, resources: Iterable[ResourceName]) -> View:
+        """The placements of these resources, perhaps of more."""
+        begun = asyncio.get_running_loop().time()
         found = await self.in_one_piece()
-        return (await self.one_by_one(resources), False) if found is None else (found, True)
+        if found is None:
+            return await self.one_by_one(resources)
+        self._kept.clear()
+        return View(found, begun, bulk=True)
 
     @property
     def bulk_works(self) -> bool:
@@ -51,23 +82,46 @@ class WholeView:
             log.info("reading resources one by one", extra=facts(why=error))
             return None
 
-    async def one_by_one(
-        self, resources: Iterable[ResourceName]
-    ) -> Mapping[ResourceName, Placement]:
+    def heard_of(self, resource: ResourceName) -> None:
+        """Something may have happened to it: what was read of it is old."""
+        if self._reading or resource in self._kept:
+            self._heard_of.add(resource)
+
+    async def one_by_one(self, resources: Iterable[ResourceName]) -> View:
         """Read each of these resources, a few at a time, whatever satellites do."""
-        found: dict[ResourceName, Placement] = {}
+        wanted = dict.fromkeys(resources)
+        self._forget_but(wanted)
+        self._reading = True
+        try:
+            await self._read([name for name in wanted if name not in self._kept])
+            # Once more what was heard of meanwhile; what is even now is looked at by itself.
+            await self._read([name for name in wanted if name in self._heard_of])
+        finally:
+            self._reading = False
+        kept, self._kept = self._kept, {}
+        self._heard_of.clear()
+        found = {name: placement for name, (_, placement) in kept.items() if placement is not None}
+        now = asyncio.get_running_loop().time()
+        return View(found, min((at for at, _ in kept.values()), default=now))
+
+    def _forget_but(self, wanted: Mapping[ResourceName, None]) -> None:
+        """Drop of what was kept all that is too old, or not asked for any more."""
+        oldest = asyncio.get_running_loop().time() - KEPT_FOR
+        self._kept = {
+            name: reading
+            for name, reading in self._kept.items()
+            if name in wanted and name not in self._heard_of and reading[0] > oldest
+        }
+        self._heard_of.clear()
+
+    async def _read(self, resources: Iterable[ResourceName]) -> None:
+        clock = asyncio.get_running_loop().time
         rest = iter(tuple(resources))
 
         async def read_on() -> None:
             for resource in rest:
-                placement = await self._linstor.placement(resource)
-                if placement is not None:
-                    found[resource] = placement
+                begun = clock()
+                self._heard_of.discard(resource)
+                self._kept[resource] = begun, await self._linstor.placement(resource)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number in range(READERS):
-                    group.create_task(read_on(), name=f"reader-{number}")
-        except* (Again, Refused) as errors:
-            raise errors.exceptions[0] from None
-        return found
+        await together(*(read_on() for _ in range(self._readers)))

@@ -3,11 +3,17 @@
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import pytest
 
-from linstor_affinity_events.adapters.http_endpoints import Address, Answers, HttpEndpoints
+from linstor_affinity_events.adapters.http_endpoints import (
+    Address,
+    Answers,
+    HttpEndpoints,
+    is_loopback,
+)
 from linstor_affinity_events.errors import BadSettings
 
 LOOPBACK = "127.0.0.1"
@@ -21,8 +27,14 @@ async def listening(
     bind: Address | None = ANY,
     metrics: Address | None = None,
     not_ready: Mapping[str, str] | None = None,
+    status_for_all: bool = False,
 ) -> AsyncIterator[HttpEndpoints]:
-    answers = Answers(lambda: not_ready or {}, lambda: b"metric 1\n")
+    async def status(search: str) -> Mapping[str, Any]:
+        return {"search": search}
+
+    answers = Answers(
+        lambda: not_ready or {}, lambda: b"metric 1\n", status, status_for_all=status_for_all
+    )
     endpoints = HttpEndpoints(answers, bind=bind, metrics=metrics)
     try:
         await endpoints.start()
@@ -31,12 +43,81 @@ async def listening(
         await endpoints.stop()
 
 
-async def asked(port: int, path: str) -> tuple[int, str, str]:
+async def asked(
+    port: int, path: str, *, host: str = LOOPBACK, headers: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
     async with (
-        aiohttp.ClientSession(f"http://{LOOPBACK}:{port}") as client,
+        aiohttp.ClientSession(f"http://{host}:{port}", headers=headers) as client,
         client.get(path) as response,
     ):
         return response.status, response.content_type, await response.text()
+
+
+@pytest.fixture
+def elsewhere() -> str:
+    """An address of this host by which a peer does not look local; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this host has no address but those of loopback")
+        address = str(probe.getsockname()[0])
+    if is_loopback((address, 0)):
+        pytest.skip("this host has no address but those of loopback")
+    return address
+
+
+@pytest.mark.parametrize(
+    ("peer", "local"),
+    [
+        (("127.0.0.1", 1), True),
+        (("127.9.9.9", 1), True),
+        (("::1", 1, 0, 0), True),
+        (("::ffff:127.0.0.1", 1, 0, 0), True),
+        (("::ffff:10.0.0.1", 1, 0, 0), False),
+        (("10.0.0.1", 1), False),
+        (("169.254.0.1", 1), False),
+        (("fe80::1%eth0", 1, 0, 2), False),
+        (("fd00::1", 1, 0, 0), False),
+        (("0.0.0.0", 1), False),
+        (("localhost", 1), False),
+        (("", 1), False),
+        ((), False),
+        ("/run/socket", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_who_is_on_this_host(peer: object, local: bool) -> None:
+    assert is_loopback(peer) is local
+
+
+@pytest.mark.parametrize("path", ["/status", "/status?q=x"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_peers_on_this_host_are_shown_the_status(host: str, path: str) -> None:
+    async with listening(bind=("::", 0)) as endpoints:
+        assert (await asked(endpoints.ports[BIND], path, host=host))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/status"])
+async def test_peers_elsewhere_are_not_whatever_they_say_of_themselves(
+    path: str, elsewhere: str
+) -> None:
+    said = {"X-Forwarded-For": LOOPBACK, "X-Real-IP": LOOPBACK, "Forwarded": f"for={LOOPBACK}"}
+
+    async with listening(bind=("::", 0)) as endpoints:
+        port = endpoints.ports[BIND]
+        code, _, text = await asked(port, path, host=elsewhere, headers={**said, "Host": LOOPBACK})
+        probe = await asked(port, "/healthz", host=elsewhere)
+
+    assert code == 403
+    assert "kubectl port-forward" in text
+    assert probe[0] == 200
+
+
+async def test_peers_elsewhere_are_shown_the_status_where_all_are(elsewhere: str) -> None:
+    async with listening(bind=("::", 0), status_for_all=True) as endpoints:
+        assert (await asked(endpoints.ports[BIND], "/status", host=elsewhere))[0] == 200
 
 
 def taken_address() -> tuple[socket.socket, Address]:

@@ -192,6 +192,88 @@ def test_of_two_candidates_one_leads() -> None:
     play(story)
 
 
+def test_of_two_that_were_given_one_name_the_later_leads_alone() -> None:
+    async def story(town: Town) -> None:
+        earlier, later = town.candidate("same"), town.candidate("same")
+
+        async with running(earlier.run()):
+            await until(lambda: earlier.leading)
+            async with running(later.run()):
+                await until(lambda: later.leading)
+                # From its next renewal on the earlier one knows.
+                took = await until(lambda: not earlier.leading)
+                changes = 0
+                for _ in range(80):
+                    await asyncio.sleep(1.0)
+                    changes += earlier.leading or not later.leading
+
+        assert took <= RETRY + 2.0
+        assert changes == 0
+
+    play(story)
+
+
+def test_one_whose_namesake_leads_follows_it_when_it_falls_silent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def story(town: Town) -> None:
+        earlier, later = town.candidate("same"), town.candidate("same")
+        async with running(earlier.run()):
+            await until(lambda: earlier.leading)
+            async with running(later.run()):
+                await until(lambda: later.leading and not earlier.leading)
+
+            took = await until(lambda: earlier.leading)
+
+        assert took >= DURATION - RETRY
+
+    play(story)
+    assert caplog.text.count("another instance has the same --leader-election-id") == 1
+
+
+def test_a_namesake_s_lease_is_not_released() -> None:
+    async def story(town: Town) -> None:
+        earlier, later = town.candidate("same"), town.candidate("same")
+        async with running(earlier.run()):
+            await until(lambda: earlier.leading)
+        async with running(later.run()):
+            await until(lambda: later.leading)
+
+            await earlier.release()
+
+            assert town.spec["holderIdentity"] == "same"
+
+    play(story)
+
+
+def test_a_predecessor_s_lease_is_taken_though_the_first_attempt_got_lost() -> None:
+    async def story(town: Town) -> None:
+        town.held_by("one")
+        town.server.faults.add(method="PUT", status=500)
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            took = await until(lambda: one.leading)
+
+        assert took < 2 * RETRY
+
+    play(story)
+
+
+def test_a_leader_whose_renewal_got_through_unanswered_knows_its_own_lease() -> None:
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            town.server.faults.add(method="PUT", drop_after=True)
+            await asyncio.sleep(3 * RETRY)
+
+            assert one.leading
+        assert town.told["one"] == [True]
+
+    play(story)
+
+
 def test_a_leader_goes_on_leading() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")

@@ -6,7 +6,7 @@ import pytest
 
 from linstor_affinity_events.adapters.kube_api import KubeApi
 from linstor_affinity_events.adapters.kube_session import proxy_for
-from linstor_affinity_events.errors import Missing
+from linstor_affinity_events.errors import BadSettings, Missing
 from tests.adapters.peers import loads
 from tests.fakes.kube_server import KubeServer
 
@@ -29,6 +29,10 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://kube.internal:6443", None),
         ("https://10.0.0.1:443", None),
         ("https://10.0.0.1:6443", "http://secure.example.com:3128"),
+        ("https://10.96.0.1", None),
+        ("https://[fd00::1]:6443", None),
+        ("https://api.cluster.example.com:6443", None),
+        ("https://127.0.0.1:6443", None),
     ],
 )
 def test_the_environment_names_proxies_and_who_is_spared(
@@ -36,7 +40,9 @@ def test_the_environment_names_proxies_and_who_is_spared(
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://secure.example.com:3128")
     monkeypatch.setenv("http_proxy", "http://plain.example.com:3128")
-    monkeypatch.setenv("NO_PROXY", ".internal,10.0.0.1:443")
+    monkeypatch.setenv(
+        "NO_PROXY", ".internal,10.0.0.1:443,10.96.0.0/12,fd00::/8,*.cluster.example.com"
+    )
 
     assert proxy_for(server) == proxy
 
@@ -67,10 +73,37 @@ async def test_a_netrc_file_does_not_sign_in_for_us(
         await api.close()
 
 
-def test_a_proxy_that_wants_https_itself_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_proxy_without_a_scheme_is_one_of_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "secure.example.com:3128")
+
+    assert proxy_for("https://kube.example.com") == "http://secure.example.com:3128"
+
+
+async def test_a_proxy_without_a_host_is_a_bad_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://:3128")
+    api = KubeApi(loads("http://kube.invalid"))
+
+    with pytest.raises(BadSettings, match="HTTP_PROXY names no host"):
+        await api.open()
+
+
+async def test_the_proxy_is_named_without_its_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://me:se@cret@proxy.example.com:3128")
+    api = KubeApi(loads("http://kube.invalid"))
+    try:
+        await api.open()
+
+        assert api.where == "http://kube.invalid through http://proxy.example.com:3128"
+    finally:
+        await api.close()
+
+
+@pytest.mark.parametrize("scheme", ["https", "socks5"])
+def test_a_proxy_that_is_not_spoken_to_by_http_is_not_used(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "https://secure.example.com:3128")
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:secret@secure.example.com:3128")
 
     assert proxy_for("https://kube.example.com") is None
     assert "proxy not used" in caplog.text
+    assert "secret" not in caplog.text

@@ -1,5 +1,6 @@
 """LINSTOR's REST API, against a controller on loopback."""
 
+import dataclasses
 import gzip
 import ssl
 from collections.abc import AsyncIterator
@@ -13,11 +14,13 @@ import trustme
 from aiohttp import web
 
 from linstor_affinity_events.adapters.linstor_connection import Login, Tls
+from linstor_affinity_events.adapters.linstor_events import NODES_PATH, LinstorStream
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
 from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
 from linstor_affinity_events.model.names import NodeName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
+from linstor_affinity_events.model.pulse import NodeState
 from tests.adapters.peers import CLOSED, hurried, linstor_at, linstor_world
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 
@@ -69,6 +72,70 @@ async def test_a_namespace_that_is_named_is_not_guessed(
         nodes = await rest.nodes()
 
     assert nodes.labels[NodeName("n1")] == {"zone": "here", "linbit.com/hostname": "n1"}
+
+
+async def test_a_pulse_has_the_states_of_all_nodes_and_the_number_of_resources(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.go_offline("n2")
+    world.evict("n3")
+    world.set_node_prop("n1", "CurStltConnName", "default")
+
+    pulse = await rest.pulse()
+
+    assert pulse.resources == 2
+    assert pulse.nodes[NodeName("n1")] == NodeState(
+        connection="ONLINE",
+        labels=frozenset(
+            {("Aux/topology/kubernetes.io/hostname", "n1"), ("Aux/topology/zone", "z-n1")}
+        ),
+    )
+    assert pulse.nodes[NodeName("n2")].connection == "OFFLINE"
+    assert pulse.nodes[NodeName("n3")].flags == {"EVICTED"}
+
+
+async def test_a_pulse_asks_for_what_is_in_memory_alone(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.hung_satellites.add("n1")
+
+    await rest.pulse()
+
+    assert world.requests == {"GET /v1/nodes": 1, "GET /v1/stats/resources": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(404, [{"ret_code": -4611686018427386906, "message": "404"}], id="unknown"),
+        pytest.param(500, [], id="broken"),
+        *(
+            pytest.param(200, body, id=body.decode())
+            for body in (b"[]", b"{}", b'{"count":"7"}', b'{"count":true}', b'{"count":1.5}')
+        ),
+    ],
+)
+async def test_a_pulse_without_a_count_has_the_nodes_all_the_same(
+    rest: LinstorRest, world: LinstorWorld, status: int, body: object
+) -> None:
+    world.fail_next("/v1/stats", status, body)
+
+    pulse = await rest.pulse()
+
+    assert pulse.resources is None
+    assert pulse.nodes.keys() == {"n1", "n2", "n3"}
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, [7], [{"name": "n1", "flags": "x"}], [{"name": "n1", "props": 7}]], ids=str
+)
+async def test_a_pulse_of_a_wrong_shape_is_no_answer(
+    rest: LinstorRest, world: LinstorWorld, shape: Any
+) -> None:
+    world.fail_next("/v1/nodes", 200, orjson.dumps(shape))
+
+    with pytest.raises(Unreachable):
+        await rest.pulse()
 
 
 async def test_one_definition_is_read(rest: LinstorRest) -> None:
@@ -405,6 +472,36 @@ async def test_a_redirect_is_not_followed(
     assert world.requests["GET /v1/controller/version"] == 0
 
 
+async def test_a_linstor_that_wants_tls_says_so_and_what_to_set(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    # As LINSTOR itself answers once its API has TLS.
+    location = "https://linstor-controller.piraeus.svc:3371/v1/nodes"
+    world.fail_next("/v1/", 302, headers={"Location": location}, times=2)
+
+    for ask in (rest.nodes, rest.placements):
+        with pytest.raises(Unreachable, match="LINSTOR's API wants TLS") as told:
+            await ask()
+
+        for setting in (
+            "LS_CONTROLLERS=https://linstor-controller.piraeus.svc:3371,",
+            "LS_ROOT_CA_FILE",
+            "LS_USER_CERTIFICATE_FILE",
+            "LS_TLS_SERVER_NAME",
+        ):
+            assert setting in str(told.value)
+
+
+@pytest.mark.parametrize("location", ["", "//[", "http://elsewhere/v1/nodes", "https://x:y/"])
+async def test_a_redirect_to_anywhere_else_is_told_as_one(
+    rest: LinstorRest, world: LinstorWorld, location: str
+) -> None:
+    world.fail_next("/v1/nodes", 302, headers={"Location": location})
+
+    with pytest.raises(Unreachable, match=r"redirected .*, which is not followed"):
+        await rest.nodes()
+
+
 async def test_credentials_go_nowhere_but_to_the_controller(
     linstor: LinstorServer, world: LinstorWorld
 ) -> None:
@@ -518,18 +615,119 @@ async def test_a_controller_that_went_on_standby_between_two_requests_is_passed_
         assert await rest.placement(RD) == PLACED
 
 
-async def test_an_error_of_the_active_controller_is_its_word(world: LinstorWorld) -> None:
+NO_BACKEND = b"<html><body>503 Service Unavailable</body></html>"
+OWN_ERROR = [{"ret_code": -1, "message": "oh", "cause": "no database"}]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(503, NO_BACKEND, id="a load balancer without a backend"),
+        pytest.param(502, b"", id="a load balancer whose backend fails"),
+        pytest.param(504, b"upstream timeout", id="a load balancer whose backend is silent"),
+        pytest.param(500, [], id="without a word"),
+        pytest.param(500, OWN_ERROR, id="LINSTOR's own"),
+    ],
+)
+async def test_an_error_of_the_first_controller_is_no_answer_as_long_as_another_has_one(
+    status: int, body: object
+) -> None:
+    first, second = linstor_world(), linstor_world()
+    first.fail_next("/v1", status, body, times=100)
+
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        placement = await rest.placement(RD)
+        listed = await rest.placements()
+        url = rest.url
+
+    assert placement == PLACED
+    assert listed == {RD: PLACED}
+    # The one that answered is asked first from then on.
+    assert url == two.url
+    assert first.requests.total() == 1
+
+
+async def test_an_error_that_all_controllers_answer_with_is_told_in_linstors_words(
+    world: LinstorWorld,
+) -> None:
     other = linstor_world()
-    world.fail_next("/v1/nodes", 500, [])
+    world.fail_next("/v1/nodes", 503, NO_BACKEND)
+    other.fail_next("/v1/nodes", 500, OWN_ERROR)
 
     async with (
         controllers(world, other) as [one, two],
         LinstorRest(linstor_at(one.url, two.url)) as rest,
     ):
-        with pytest.raises(Unreachable, match="HTTP 500"):
+        with pytest.raises(Unreachable, match="HTTP 500: oh; no database"):
             await rest.nodes()
 
-    assert other.requests.total() == 0
+
+async def test_an_error_of_the_active_controller_is_told_where_the_others_are_on_standby(
+    world: LinstorWorld,
+) -> None:
+    world.hung_satellites.add("n1")
+    async with (
+        LinstorServer(world) as server,
+        LinstorRest(linstor_at(server.url, CLOSED)) as rest,
+    ):
+        with pytest.raises(Unreachable, match="HTTP 500") as told:
+            await rest.placements()
+
+        # It is the active one all the same.
+        assert rest.url == server.url
+        assert await rest.placement(RD) == PLACED
+    assert "127.0.0.1:1" in str(told.value)
+
+
+async def test_a_login_that_the_first_controller_refuses_is_its_word() -> None:
+    first, second = linstor_world(), linstor_world()
+    first.login = ("admin", "secret")
+
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        with pytest.raises(LoginRefused):
+            await rest.nodes()
+
+    assert second.requests.total() == 0
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_write_that_was_answered_with_an_error_is_not_sent_to_another_controller(
+    status: int,
+) -> None:
+    first, second = linstor_world(), linstor_world()
+    for world in (first, second):
+        world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
+    first.fail_next("/v1/resource-definitions/pvc-1/volume-definitions", status, [])
+
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        with pytest.raises(Unreachable):
+            await rest.forget_saved(RD, 1)
+
+    assert second.requests.total() == 0
+
+
+async def test_a_write_that_was_cut_off_is_not_sent_to_another_controller() -> None:
+    first, second = linstor_world(), linstor_world()
+    second.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
+    first.standby = True
+
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        with pytest.raises(Unreachable):
+            await rest.forget_saved(RD, 1)
+
+    assert [route for route in second.requests if route.startswith("PUT")] == []
 
 
 def test_a_controller_that_never_answers_is_given_up() -> None:
@@ -595,10 +793,10 @@ class Certificates:
         if how == "garbage":
             path.write_text("garbage")
 
-    def server(self) -> ssl.SSLContext:
+    def server(self, *, name: str = "127.0.0.1") -> ssl.SSLContext:
         """Ask for a certificate of this CA."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.ca.issue_cert("127.0.0.1").configure_cert(context)
+        self.ca.issue_cert(name).configure_cert(context)
         self.ca.configure_trust(context)
         context.verify_mode = ssl.CERT_REQUIRED
         return context
@@ -672,6 +870,49 @@ async def test_certificates_that_were_rotated_are_picked_up(
             await rest.placement(RD)
 
         certificates.issue(certificates.ca)
+
+        assert await rest.placement(RD) == PLACED
+
+
+async def test_the_name_in_the_certificate_may_be_another_than_that_of_the_host(
+    world: LinstorWorld, certificates: Certificates
+) -> None:
+    context = certificates.server(name="linstor-controller.piraeus.svc")
+    named = dataclasses.replace(certificates.files(), server_name="linstor-controller.piraeus.svc")
+    async with LinstorServer(world, ssl_context=context, keepalive=0.0) as server:
+        async with LinstorRest(linstor_at(server.url, tls=certificates.files())) as rest:
+            with pytest.raises(Unreachable, match="certificate"):
+                await rest.placement(RD)
+
+        connection = linstor_at(server.url, tls=named)
+        async with LinstorRest(connection) as rest:
+            assert await rest.placement(RD) == PLACED
+            assert await rest.placements() == {RD: PLACED}
+        async with LinstorStream(connection, name="nodes", path=NODES_PATH).connect():
+            pass
+    world.close()
+
+
+async def test_a_name_to_expect_is_not_taken_for_another_server_s(
+    secured: LinstorServer, certificates: Certificates
+) -> None:
+    named = dataclasses.replace(certificates.files(), server_name="somebody-else")
+
+    async with LinstorRest(linstor_at(secured.url, tls=named)) as rest:
+        with pytest.raises(Unreachable, match="certificate"):
+            await rest.placement(RD)
+
+
+async def test_an_authority_that_is_not_there_is_told_as_such_until_it_is(
+    secured: LinstorServer, certificates: Certificates
+) -> None:
+    root = certificates.root.read_bytes()
+    certificates.root.unlink()
+
+    async with LinstorRest(linstor_at(secured.url, tls=certificates.files())) as rest:
+        with pytest.raises(Unreachable, match=r"LS_ROOT_CA_FILE names .*ca\.pem, .* not there"):
+            await rest.placement(RD)
+        certificates.root.write_bytes(root)
 
         assert await rest.placement(RD) == PLACED
 

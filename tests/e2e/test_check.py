@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY as SAVED
+from tests.fakes.linstor_server import LinstorServer, LinstorWorld
 from tests.stage import manifests
 from tests.stage.command import Said, command
 from tests.stage.stage import Stage
@@ -102,6 +104,52 @@ async def test_linstor_that_is_not_there_is_told_and_the_rest_tried(fake_stage: 
     assert said.code == 1
     assert worst(said) == {"linstor": "fail"}
     assert "LS_CONTROLLERS says where LINSTOR is" in found(said)["linstor"]["mend"]
+
+
+@pytest.mark.parametrize("arguments", [("plan",), ("check",), ("migrate-properties",)])
+async def test_a_load_balancer_without_a_backend_is_passed_over(
+    fake_stage: Stage, arguments: tuple[str, ...]
+) -> None:
+    stage = fake_stage
+    await know_nodes(stage)
+    await stage.add("pvc-1", ["n1"])
+    stage.world.definition("pvc-1").props[SAVED] = "old"
+    world = LinstorWorld()
+    world.fail_next("/", 503, b"<html>no backend</html>", times=100)
+
+    async with LinstorServer(world) as balancer:
+        both = f"{balancer.url},{stage.linstor.url}"
+        said = await command(stage, *arguments, LS_CONTROLLERS=both)
+    world.close()
+
+    assert (said.code, said.err) == (0, "")
+    moved = arguments == ("migrate-properties",)
+    assert (SAVED in stage.world.definition("pvc-1").props) is not moved
+
+
+async def test_a_linstor_that_wants_tls_is_told_with_what_to_set(fake_stage: Stage) -> None:
+    location = "https://linstor-controller:3371/v1/controller/version"
+    fake_stage.world.fail_next("/v1/", 302, headers={"Location": location}, times=100)
+
+    said = await command(fake_stage, "check", "-o", "json")
+
+    assert said.code == 1
+    need = found(said)["linstor"]
+    assert need["status"] == "fail"
+    assert "set LS_CONTROLLERS=https://linstor-controller:3371, LS_ROOT_CA_FILE" in need["found"]
+
+
+async def test_the_proxy_that_leads_to_kubernetes_is_named(fake_stage: Stage) -> None:
+    to_it = {"SERVER": "http://kube.invalid", "HTTP_PROXY": fake_stage.cluster.url}
+    spared = {**to_it, "NO_PROXY": "*.invalid"}
+
+    through = found(await command(fake_stage, "check", "-o", "json", **to_it))["kubernetes"]
+    past = found(await command(fake_stage, "check", "-o", "json", **spared))["kubernetes"]
+
+    assert through["status"] == "ok"
+    assert through["found"].endswith(f"at http://kube.invalid through {fake_stage.cluster.url}")
+    assert past["status"] == "fail"
+    assert "NO_PROXY" in past["mend"]
 
 
 async def test_kubernetes_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:

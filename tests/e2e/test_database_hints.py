@@ -275,3 +275,12 @@ async def test_twenty_thousand_rows_are_not_kept(scene: Scene) -> None:
         with_rows = await service.metric("process_resident_memory_bytes")
 
     assert with_rows < without + 16 * 2**20
+
+
+async def test_while_the_database_tells_linstor_is_not_asked_for_its_pulse(scene: Scene) -> None:
+    async with running(scene.service("--pulse-rate=300ms")) as service:
+        await scene.on(service)
+        before = scene.stage.world.requests["GET /v1/stats/resources"]
+        await asyncio.sleep(1.5)
+
+        assert scene.stage.world.requests["GET /v1/stats/resources"] == before

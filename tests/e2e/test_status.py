@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.e2e.conftest import MakeService
 from tests.stage.clusters import until
 from tests.stage.service import Service, running
@@ -70,8 +72,11 @@ async def test_what_is_missing_is_told(fake_stage: Stage, service_on: MakeServic
     assert not told["streams"][0]["open"]
 
 
-async def test_the_page_can_be_switched_off(fake_stage: Stage, service_on: MakeService) -> None:
-    async with running(service_on(fake_stage, "--status-page=false")) as service:
+@pytest.mark.parametrize("off", ["off", "false"])
+async def test_the_page_can_be_switched_off(
+    fake_stage: Stage, service_on: MakeService, off: str
+) -> None:
+    async with running(service_on(fake_stage, f"--status-page={off}")) as service:
         answers = [await service.ask(path) for path in ("/", "/status", "/healthz")]
 
     assert [code for code, _ in answers] == [404, 404, 200]

@@ -1,7 +1,9 @@
 """Two instances at once, in the middle of many moves: without an election, killed, or asleep."""
 
 import asyncio
+import json
 import signal
+import socket
 
 from tests.e2e.conftest import MakeService
 from tests.e2e.test_life import SHORT_LEASE, holder
@@ -116,3 +118,23 @@ async def test_a_leader_that_slept_past_its_lease_does_no_harm_when_it_wakes(
         assert await holder(stage) == "second"
     for name in NAMES:
         assert generations(stage, name) <= 1 + 2 * 2
+
+
+async def test_two_on_one_host_that_were_given_no_name_do_not_both_lead(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    pair = [service_on(stage, *SHORT_LEASE, LEASE_HOLDER_IDENTITY="") for _ in range(2)]
+
+    async with running(pair[0]), running(pair[1]):
+        # Both have had a try by now, and each renewal would find out about the other.
+        await asyncio.sleep(LEASE_LASTS)
+        leads = [json.loads((await each.ask("/status"))[1])["leading"] for each in pair]
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+
+        assert sorted(leads) == [False, True]
+        assert (await holder(stage)).startswith(f"{socket.gethostname()}_")
+    assert [each.said().count("volume affinity updated") for each in pair] == [
+        int(leading) for leading in leads
+    ]

@@ -91,6 +91,8 @@ def house_on(
     holder: str = "me",
     at_once: int = 2,
     after_pass: Callable[[], None] = lambda: None,
+    limit: float = 60.0,
+    readers: int = 4,
 ) -> House:
     """A new instance; notes outlive it if the journal is given."""
     faults = faults or Faults()
@@ -133,7 +135,7 @@ def house_on(
         telemetry=telemetry,
         chance=random.Random(1),
     )
-    whole_view = WholeView(linstor)
+    whole_view = WholeView(linstor, readers=readers)
     crowd = Crowd(
         queue=queue,
         picture=picture,
@@ -157,6 +159,7 @@ def house_on(
         forget_gone=reconciler.forget_gone,
         after_pass=after_pass,
         pace=60.0,
+        limit=limit,
     )
     return House(
         cluster=cluster,

@@ -53,6 +53,8 @@ class Service:
             **clean,
             "KUBECONFIG": str(kubeconfig),
             "LS_CONTROLLERS": linstor,
+            # As in a pod, whose name stays: who is started again goes on with its own Lease.
+            "LEASE_HOLDER_IDENTITY": "the-pod",
             **(env or {}),
         }
         self.process: asyncio.subprocess.Process | Forked | None = None

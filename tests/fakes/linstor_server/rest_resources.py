@@ -93,6 +93,14 @@ async def view_resources(request: web.Request) -> web.Response:
     return await answer(request, b"[" + b",".join(encoded) + b"]")
 
 
+@routes.get("/v1/stats/resources")
+async def count_resources(request: web.Request) -> web.Response:
+    """How many replicas there are, whatever their flags; satellites are not asked."""
+    world = request.app[WORLD]
+    count = sum(len(definition.replicas) for definition in world.definitions.values())
+    return await answer(request, {"count": count})
+
+
 def _viewed(world: LinstorWorld, names: set[str], nodes: set[str]) -> Iterator[Replica]:
     known = world.definitions
     for key in names or known:

@@ -1,0 +1,103 @@
+"""A look at what LINSTOR answers from memory, for changes of which it sends no event.
+
+`node lost` is one, and so are replicas of storage-only, LUKS and NVMe resources that come or go.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from linstor_affinity_events.engine.ports import Leadership, LinstorPulse
+from linstor_affinity_events.errors import Again, Missing, Refused
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.pulse import PulseReading
+
+log = logging.getLogger(__name__)
+
+CAUSE = "pulse"
+COUNTED_MOST = 60.0
+"""How long at most the number of resources is left to the events while it goes on changing."""
+
+
+class Pulse:
+    """Reads two small lists at a steady pace while this instance leads, and asks for a full
+    reconcile only when they differ from the last ones.
+
+    A request that fails is only logged for debugging: streams and full reconciles tell of outages,
+    and the next reading sees what changed meanwhile. The number of resources changes with each new
+    volume, of which events tell as well; so while it goes on changing, a full reconcile is asked
+    for at growing intervals only.
+    """
+
+    def __init__(
+        self,
+        *,
+        linstor: LinstorPulse,
+        leadership: Leadership,
+        request: Callable[[str], None],
+        paused: Callable[[], bool],
+        every: float,
+    ) -> None:
+        """`paused` says whether something better tells of all changes."""
+        self._linstor, self._leadership = linstor, leadership
+        self._request, self._paused, self._every = request, paused, every
+        self._last: PulseReading | None = None
+        self._woken = asyncio.Event()
+        self._uncounted = False
+        self._count_from, self._count_pause = float("-inf"), every
+
+    def wake(self) -> None:
+        """Read at once: what is compared with should be as old as the leadership."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Read for ever."""
+        while True:
+            self._woken.clear()
+            await self._beat()
+            try:
+                async with asyncio.timeout(self._every):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+
+    async def _beat(self) -> None:
+        if not self._leadership.leading or self._paused():
+            # Whoever leads next, or tells again, begins with a full reconcile.
+            self._last, self._uncounted = None, False
+            return
+        try:
+            reading = await self._linstor.pulse()
+        except (Again, Refused, Missing) as error:
+            log.debug("pulse failed", extra=facts(why=error))
+            return
+        before, self._last = self._last, reading
+        if before is None:
+            return
+        if reading.resources is None:
+            self._last = PulseReading(nodes=reading.nodes, resources=before.resources)
+        self._compare(before, reading)
+
+    def _compare(self, before: PulseReading, reading: PulseReading) -> None:
+        now = asyncio.get_running_loop().time()
+        if nodes := reading.changed_nodes(before):
+            log.info(
+                "LINSTOR's nodes changed, starting a full reconcile",
+                extra=facts(nodes=",".join(nodes)),
+            )
+            self._uncounted = False
+            self._request(CAUSE)
+            return
+        recounted = reading.recounted(before)
+        self._uncounted |= recounted
+        if not self._uncounted:
+            self._count_pause = self._every
+        elif now >= self._count_from:
+            log.debug(
+                "the number of resources changed, starting a full reconcile",
+                extra=facts(resources=reading.resources, before=before.resources),
+            )
+            self._uncounted = False
+            self._count_pause = min(2 * self._count_pause, max(COUNTED_MOST, self._every))
+            self._count_from = now + self._count_pause
+            self._request(CAUSE)

@@ -1,0 +1,34 @@
+"""What LINSTOR's controller says of itself from memory, and what of it calls for a closer read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from linstor_affinity_events.model.names import NodeName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """One node, as far as decisions depend on it."""
+
+    flags: frozenset[str] = frozenset()
+    connection: str = ""
+    labels: frozenset[tuple[str, str]] = frozenset()
+    """The properties that may hold Kubernetes labels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PulseReading:
+    """All nodes, and how many resources there are; None where LINSTOR could not say."""
+
+    nodes: Mapping[NodeName, NodeState]
+    resources: int | None
+
+    def changed_nodes(self, before: "PulseReading") -> list[NodeName]:
+        """The nodes that came, went or changed."""
+        either = self.nodes.keys() | before.nodes.keys()
+        return sorted(name for name in either if self.nodes.get(name) != before.nodes.get(name))
+
+    def recounted(self, before: "PulseReading") -> bool:
+        """Whether there are more or fewer resources."""
+        known = self.resources is not None and before.resources is not None
+        return known and self.resources != before.resources

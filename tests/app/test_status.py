@@ -1,0 +1,144 @@
+"""The status of very many volumes: what is shown is cut before it is made, and others go on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.adapters.kube_lease import AlwaysLeading
+from linstor_affinity_events.app.status import BREATH, MOST_VOLUMES, StatusReport
+from linstor_affinity_events.engine.teller import Unsettled
+from linstor_affinity_events.metrics import Metrics
+from linstor_affinity_events.model.affinity import ForeignAffinity
+from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid
+from linstor_affinity_events.model.volume import Volume
+from tests.engine.house import House, cluster_with, house_on
+from tests.fakes.clock import run_virtually
+from tests.fakes.linstor import FakeLinstor
+
+MANY = 50_000
+NAMES = [PvName(f"pvc-{number * 7919 % MANY:05}") for number in range(MANY)]
+"""In no order."""
+
+FIRST = sorted(NAMES)[:MOST_VOLUMES]
+
+
+class Written(ForeignAffinity):
+    """Counts how often it is written out, as each row does once."""
+
+    rows = 0
+
+    def __str__(self) -> str:
+        Written.rows += 1
+        return self.text
+
+
+AFFINITY = Written("anywhere")
+
+
+@dataclass(slots=True)
+class Crowded:
+    """A report on very many volumes, none of which is as it should be."""
+
+    report: StatusReport
+    house: House
+    index: VolumeIndex
+    turns: int = 0
+
+    async def count_turns(self) -> None:
+        """Be somebody else on the same loop."""
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+
+def volume(name: PvName) -> Volume:
+    return Volume(
+        name=name,
+        uid=Uid("1"),
+        handle=name,
+        key=VolumeKey(ResourceName(name)),
+        affinity=AFFINITY,
+        created_at=0.0,
+        claim=ClaimName(namespace="default", name=f"data-{name[4:]}"),
+    )
+
+
+def reported(play: Callable[[Crowded], Awaitable[None]]) -> None:
+    async def work() -> None:
+        async with cluster_with() as cluster:
+            house = house_on(cluster, FakeLinstor("n1"))
+            index = VolumeIndex(lambda _: None)
+            index._volumes = {name: volume(name) for name in NAMES}
+            for name in NAMES:
+                house.teller.unsettled[name] = Unsettled("refusal", "busy", "so", Uid("1"))
+            report = StatusReport(
+                instance="me",
+                index=index,
+                teller=house.teller,
+                sweeper=house.sweeper,
+                queue=house.queue,
+                unfinished=house.replacer.unfinished,
+                metrics=Metrics(),
+                streams=(),
+                election=AlwaysLeading(),
+                not_ready=dict,
+            )
+            crowded = Crowded(report, house, index)
+            other = asyncio.create_task(crowded.count_turns())
+            await asyncio.sleep(0)
+            Written.rows = crowded.turns = 0
+            await play(crowded)
+            other.cancel()
+
+    run_virtually(work())
+
+
+@pytest.mark.parametrize("search", ["", "pvc", "PVC-", "default/data-"])
+def test_of_very_many_volumes_only_those_shown_are_written_out(search: str) -> None:
+    async def play(crowded: Crowded) -> None:
+        tree = await crowded.report.tree(search)
+
+        assert [row["volume"] for row in tree["volumes"]] == FIRST
+        assert tree["more"] == MANY - MOST_VOLUMES
+        assert Written.rows == MOST_VOLUMES
+
+    reported(play)
+
+
+@pytest.mark.parametrize("search", ["", "pvc", "nothing is called so"])
+def test_others_get_their_turn_while_very_many_volumes_are_looked_through(search: str) -> None:
+    async def play(crowded: Crowded) -> None:
+        await crowded.report.tree(search)
+
+        assert crowded.turns >= MANY / BREATH
+
+    reported(play)
+
+
+def test_a_search_that_few_match_shows_all_of_them() -> None:
+    async def play(crowded: Crowded) -> None:
+        tree = await crowded.report.tree("pvc-0123")
+
+        assert [row["volume"] for row in tree["volumes"]] == [f"pvc-0123{n}" for n in range(10)]
+        assert tree["more"] == 0
+        assert {row["state"] for row in tree["volumes"]} == {"refusal"}
+
+    reported(play)
+
+
+def test_volumes_that_go_while_they_are_looked_through_are_left_out() -> None:
+    async def play(crowded: Crowded) -> None:
+        looking = asyncio.create_task(crowded.report.tree(""))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        crowded.index._volumes.clear()
+
+        tree = await looking
+
+        assert tree["volumes"] == []
+
+    reported(play)

@@ -1,0 +1,88 @@
+"""What LINSTOR sends no event for is seen by its pulse; no full pass by the clock runs here."""
+
+import asyncio
+
+from tests.e2e.conftest import MakeService
+from tests.stage.clusters import until
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+QUICK = ("--reconcile-rate=1h", "--pulse-rate=500ms")
+COUNT = "GET /v1/stats/resources"
+
+
+async def beaten(stage: Stage, times: int = 1) -> None:
+    """Until the pulse was read so often once more."""
+    wanted = stage.world.requests[COUNT] + times
+
+    async def read() -> bool:
+        return stage.world.requests[COUNT] >= wanted
+
+    await until(read, "the pulse is read")
+
+
+async def at_rest(stage: Stage, service: Service) -> None:
+    """Until the full passes of the start have ended, and something is there to compare with."""
+
+    async def passes() -> float:
+        return await service.metric("linstor_affinity_full_pass_seconds_count")
+
+    before = -1.0
+    while before != (now := await passes()):
+        before = now
+        await asyncio.sleep(1.5)
+    await beaten(stage)
+
+
+async def test_a_lost_node_is_seen_though_no_event_tells(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1", "n2"])
+    await stage.add("pvc-2", ["n2", "n3"])
+
+    async with running(service_on(stage, *QUICK)) as service:
+        await at_rest(stage, service)
+        stage.world.node_lost("n1")
+
+        await stage.until_on("pvc-1", "n2")
+        await service.until_said("LINSTOR's nodes changed, starting a full reconcile nodes=n1")
+        assert await service.metric("linstor_affinity_drift_without_event_total") == 1
+    assert stage.observer.lost == []
+
+
+async def test_a_replica_that_came_without_an_event_is_seen(
+    fake_stage: Stage, service_on: MakeService
+) -> None:
+    await fake_stage.add("pvc-1", ["n1"])
+
+    async with running(service_on(fake_stage, *QUICK)) as service:
+        await at_rest(fake_stage, service)
+        fake_stage.world.place("pvc-1", "n3")
+
+        await fake_stage.until_on("pvc-1", "n1", "n3")
+
+
+async def test_at_rest_it_leads_to_no_full_pass_and_asks_for_nothing_else(
+    fake_stage: Stage, service_on: MakeService
+) -> None:
+    await fake_stage.add("pvc-1", ["n1"])
+
+    async with running(service_on(fake_stage, *QUICK)) as service:
+        await at_rest(fake_stage, service)
+        before = fake_stage.world.requests.copy()
+        await beaten(fake_stage, 4)
+        asked = fake_stage.world.requests - before
+
+    assert set(asked) == {"GET /v1/nodes", COUNT}
+
+
+async def test_it_can_be_switched_off_and_only_the_leader_asks(
+    fake_stage: Stage, service_on: MakeService
+) -> None:
+    leader = service_on(fake_stage, "--pulse-rate=0", "--leader-election-id=leader")
+    follower = service_on(fake_stage, *QUICK, "--leader-election-id=follower")
+
+    async with running(leader), running(follower):
+        await asyncio.sleep(2.0)
+
+    assert fake_stage.world.requests[COUNT] == 0

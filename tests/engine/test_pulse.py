@@ -1,0 +1,244 @@
+"""Changes without an event, seen by what LINSTOR answers from memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from linstor_affinity_events.engine.pulse import COUNTED_MOST, Pulse
+from linstor_affinity_events.errors import AffinityEventsError, LoginRefused, Unreachable
+from linstor_affinity_events.model.names import NodeName
+from linstor_affinity_events.model.pulse import NodeState, PulseReading
+from tests.fakes.clock import run_virtually
+from tests.fakes.others import FakeLeadership
+
+EVERY = 10.0
+N1, N2 = NodeName("n1"), NodeName("n2")
+ONLINE = NodeState(connection="ONLINE", labels=frozenset({("Aux/zone", "a")}))
+
+
+@dataclass(slots=True)
+class Memory:
+    """Implements engine.ports.LinstorPulse."""
+
+    nodes: dict[NodeName, NodeState] = field(default_factory=lambda: {N1: ONLINE, N2: ONLINE})
+    resources: int | None = 7
+    broken: AffinityEventsError | None = None
+    asked: int = 0
+
+    async def pulse(self) -> PulseReading:
+        self.asked += 1
+        if self.broken is not None:
+            raise self.broken
+        return PulseReading(nodes=dict(self.nodes), resources=self.resources)
+
+
+@dataclass(slots=True)
+class Room:
+    linstor: Memory
+    leadership: FakeLeadership
+    pulse: Pulse
+    requests: list[str]
+    paused: bool = False
+
+    async def beats(self, number: int = 1) -> int:
+        """Let it read so often; answers how many full reconciles were asked for."""
+        before = len(self.requests)
+        await asyncio.sleep(number * EVERY)
+        return len(self.requests) - before
+
+
+@asynccontextmanager
+async def a_room(*, leading: bool = True) -> AsyncIterator[Room]:
+    linstor, leadership, requests = Memory(), FakeLeadership(leading), list[str]()
+    pulse = Pulse(
+        linstor=linstor,
+        leadership=leadership,
+        request=requests.append,
+        paused=lambda: room.paused,
+        every=EVERY,
+    )
+    room = Room(linstor, leadership, pulse, requests)
+    task = asyncio.create_task(pulse.run())
+    await asyncio.sleep(EVERY / 2)
+    yield room
+    task.cancel()
+
+
+def played(play: Callable[[Room], Awaitable[None]], *, leading: bool = True) -> None:
+    async def work() -> None:
+        async with a_room(leading=leading) as room:
+            await play(room)
+
+    run_virtually(work())
+
+
+def test_where_nothing_changes_nothing_is_asked_for() -> None:
+    async def play(room: Room) -> None:
+        assert await room.beats(100) == 0
+        assert room.linstor.asked == 101
+
+    played(play)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(None, id="gone"),
+        pytest.param(replace(ONLINE, connection="OFFLINE"), id="connection"),
+        pytest.param(replace(ONLINE, flags=frozenset({"EVICTED"})), id="flags"),
+        pytest.param(replace(ONLINE, labels=frozenset({("Aux/zone", "b")})), id="labels"),
+    ],
+)
+def test_a_node_that_went_or_changed_is_seen_once(state: NodeState | None) -> None:
+    async def play(room: Room) -> None:
+        if state is None:
+            del room.linstor.nodes[N2]
+        else:
+            room.linstor.nodes[N2] = state
+
+        assert await room.beats() == 1
+        assert await room.beats(20) == 0
+        assert room.requests == ["pulse"]
+
+    played(play)
+
+
+def test_a_node_that_came_is_seen() -> None:
+    async def play(room: Room) -> None:
+        room.linstor.nodes[NodeName("n3")] = ONLINE
+
+        assert await room.beats() == 1
+
+    played(play)
+
+
+@pytest.mark.parametrize("count", [6, 8, 0])
+def test_more_or_fewer_resources_are_seen(count: int) -> None:
+    async def play(room: Room) -> None:
+        room.linstor.resources = count
+
+        assert await room.beats() == 1
+        assert await room.beats(20) == 0
+
+    played(play)
+
+
+def test_a_number_that_goes_on_changing_is_mostly_left_to_the_events() -> None:
+    async def play(room: Room) -> None:
+        assert room.linstor.resources is not None
+        for _ in range(60):
+            room.linstor.resources += 1
+            await room.beats()
+        during = len(room.requests)
+        await room.beats(int(COUNTED_MOST / EVERY))
+
+        assert 600 / COUNTED_MOST <= during <= 600 / COUNTED_MOST + 4
+        # The last change is not forgotten.
+        assert len(room.requests) in {during, during + 1}
+        room.linstor.resources += 1
+        assert await room.beats() == 1
+
+    played(play)
+
+
+def test_a_change_that_was_put_off_is_not_forgotten() -> None:
+    async def play(room: Room) -> None:
+        room.linstor.resources = 8
+        assert await room.beats() == 1
+        room.linstor.resources = 9
+        assert await room.beats() == 0
+
+        assert await room.beats(3) == 1
+
+    played(play)
+
+
+def test_a_node_is_never_put_off() -> None:
+    async def play(room: Room) -> None:
+        for number in range(10):
+            room.linstor.nodes[N2] = replace(ONLINE, connection=f"state {number}")
+            assert await room.beats() == 1
+
+    played(play)
+
+
+@pytest.mark.parametrize("error", [Unreachable("away"), LoginRefused("no")])
+def test_what_changed_while_linstor_was_away_is_seen_afterwards(
+    error: AffinityEventsError, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(room: Room) -> None:
+        room.linstor.broken = error
+        assert await room.beats(10) == 0
+        del room.linstor.nodes[N1]
+        room.linstor.broken = None
+
+        assert await room.beats() == 1
+
+    played(play)
+    # Others tell of an outage.
+    assert [record.levelname for record in caplog.records if "failed" in record.message] == []
+
+
+def test_a_linstor_that_counts_nothing_is_watched_by_its_nodes() -> None:
+    async def play(room: Room) -> None:
+        room.linstor.resources = None
+        assert await room.beats(5) == 0
+        del room.linstor.nodes[N1]
+        assert await room.beats() == 1
+        room.linstor.resources = 9
+        assert await room.beats() == 1
+
+    played(play)
+
+
+def test_who_does_not_lead_asks_for_nothing() -> None:
+    async def play(room: Room) -> None:
+        assert await room.beats(10) == 0
+        assert room.linstor.asked == 0
+
+    played(play, leading=False)
+
+
+def test_a_new_leader_compares_with_what_it_finds_at_once() -> None:
+    async def play(room: Room) -> None:
+        room.leadership.leading = True
+        room.pulse.wake()
+        await asyncio.sleep(0.0)
+        await asyncio.sleep(0.0)
+        assert room.linstor.asked == 1
+        del room.linstor.nodes[N1]
+
+        assert await room.beats() == 1
+
+    played(play, leading=False)
+
+
+def test_a_leader_anew_does_not_compare_with_what_it_saw_before() -> None:
+    async def play(room: Room) -> None:
+        room.leadership.leading = False
+        await room.beats()
+        del room.linstor.nodes[N1]
+        room.leadership.leading = True
+
+        assert await room.beats(5) == 0
+
+    played(play)
+
+
+def test_where_something_better_tells_nothing_is_asked() -> None:
+    async def play(room: Room) -> None:
+        room.paused = True
+        asked = room.linstor.asked
+        del room.linstor.nodes[N1]
+        assert await room.beats(10) == 0
+        assert room.linstor.asked == asked
+
+        room.paused = False
+        await room.beats()
+        del room.linstor.nodes[N2]
+        assert await room.beats() == 1
+
+    played(play)

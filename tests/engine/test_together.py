@@ -1,0 +1,123 @@
+"""What is done side by side ends together."""
+
+import asyncio
+
+import pytest
+
+from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.planner import READERS, Finding, Planner
+from linstor_affinity_events.engine.together import together
+from linstor_affinity_events.errors import Refused, Unreachable
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.placement import Definition
+from linstor_affinity_events.model.what_if import WhatIf
+from tests.engine.house import House, cluster_with, house_on, instead
+from tests.fakes.clock import run_virtually
+from tests.fakes.linstor import FakeLinstor
+
+NAMES = [f"pvc-{number:02}" for number in range(15)]
+
+
+async def after(seconds: float, result: str) -> str:
+    await asyncio.sleep(seconds)
+    return result
+
+
+async def failing(error: Exception) -> str:
+    raise error
+
+
+def others() -> set[asyncio.Task[object]]:
+    """The tasks that run beside the test's own."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+def test_results_come_in_the_order_given() -> None:
+    async def play() -> None:
+        assert await together(after(2.0, "one"), after(1.0, "two")) == ("one", "two")
+
+    run_virtually(play())
+
+
+def test_where_one_fails_its_error_is_raised_and_nobody_goes_on() -> None:
+    async def play() -> None:
+        with pytest.raises(Unreachable, match="away"):
+            await together(after(100.0, "late"), failing(Unreachable("away")))
+
+        assert others() == set()
+
+    run_virtually(play())
+
+
+def test_of_two_that_fail_one_is_told() -> None:
+    async def play() -> None:
+        with pytest.raises((Refused, Unreachable)):
+            await together(failing(Refused("no")), failing(Unreachable("away")))
+
+    run_virtually(play())
+
+
+def planner(house: House) -> Planner:
+    picture = Picture(index=house.volumes.index, linstor=house.linstor, now=lambda: 2e9)
+    return Planner(
+        picture=picture,
+        linstor=house.linstor,
+        volumes=house.volumes,
+        what_if=WhatIf(),
+        progress=lambda *_: None,
+    )
+
+
+def test_a_plan_that_fails_leaves_no_request_of_it_under_way() -> None:
+    async def play() -> None:
+        linstor = FakeLinstor("n1")
+        for name in NAMES:
+            linstor.place(name, "n1")
+
+        async def definition(resource: ResourceName) -> Definition | None:
+            if resource == NAMES[3]:
+                raise Unreachable("LINSTOR is away")
+            await asyncio.sleep(100.0)
+            return None
+
+        async with cluster_with(*NAMES) as cluster:
+            house = house_on(cluster, linstor)
+            instead(linstor, definition=definition)
+            async with house.volumes.watching():
+                before = others()
+
+                with pytest.raises(Unreachable, match="LINSTOR is away"):
+                    await planner(house).survey(list(house.volumes.index.all()), [], set())
+
+                assert others() == before
+
+    run_virtually(play())
+
+
+def test_claims_that_cannot_be_read_for_a_plan_are_not_read_on() -> None:
+    async def play() -> None:
+        linstor = FakeLinstor("n1", "n2")
+        for name in NAMES:
+            linstor.place(name, "n2")
+        async with cluster_with(*NAMES) as cluster:
+            house = house_on(cluster, linstor)
+            async with house.volumes.watching():
+                planned = planner(house)
+                volumes = list(house.volumes.index.all())
+                findings: list[Finding] = await planned.survey(volumes, [], set())
+                asked: list[PvName] = []
+
+                async def read(name: PvName) -> None:
+                    asked.append(name)
+                    if len(asked) == READERS:
+                        raise Unreachable("Kubernetes is away")
+                    await asyncio.sleep(1.0)
+
+                instead(house.volumes, read=read)
+                with pytest.raises(Unreachable, match="Kubernetes is away"):
+                    await planned.obstacles(findings)
+                await asyncio.sleep(10.0)
+
+                assert len(asked) == READERS
+
+    run_virtually(play())

@@ -1,0 +1,235 @@
+"""Placements resource by resource, while a satellite hangs; cut off, it goes on where it was."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from linstor_affinity_events.engine.whole_view import KEPT_FOR, WholeView
+from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.names import ResourceName, resource_name
+from linstor_affinity_events.model.placement import Placement
+from tests.engine.house import House, cluster_with, house_on, until
+from tests.fakes.clock import run_virtually
+from tests.fakes.kube_server import FakeCluster
+from tests.fakes.linstor import FakeLinstor
+
+HUNG = 0.3
+"""How long a controller waits for a hung satellite before the bulk read fails."""
+
+LIMIT = 0.7
+"""How long a pass may take. Reading NAMES alone, 4 at a time and 20 ms each, takes 1 s."""
+
+NAMES = [f"pvc-{number:03}" for number in range(200)]
+
+
+class Slow(FakeLinstor):
+    """Single placements take a while, and the bulk read fails after a long one."""
+
+    def __init__(self, *nodes: str, takes: float) -> None:
+        super().__init__(*nodes)
+        self.takes = takes
+        self.read: Counter[ResourceName] = Counter()
+
+    async def placement(self, resource: ResourceName) -> Placement | None:
+        # As it is when LINSTOR takes the request.
+        found = await super().placement(resource)
+        await asyncio.sleep(self.takes)
+        self.read[resource] += 1
+        return found
+
+    async def placements(self) -> dict[ResourceName, Placement]:
+        await asyncio.sleep(HUNG)
+        raise Unreachable("a satellite hangs")
+
+
+def slow(names: list[str], *, takes: float = 0.02) -> Slow:
+    linstor = Slow("n1", "n2", takes=takes)
+    for name in names:
+        linstor.place(name, "n1")
+    return linstor
+
+
+async def cut_off(view: WholeView, linstor: Slow, *, after: float) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(after):
+            await view.one_by_one(tuple(linstor.placed))
+
+
+def test_12000_resources_at_20_ms_each_are_read_within_minutes_however_often_it_is_cut_off() -> (
+    None
+):
+    async def play() -> None:
+        linstor = slow([f"pvc-{number}" for number in range(12_000)])
+        view = WholeView(linstor, readers=4)
+        attempts = 0
+        while attempts < 5:
+            attempts += 1
+            try:
+                async with asyncio.timeout(25.0):
+                    found = await view.one_by_one(tuple(linstor.placed))
+                break
+            except TimeoutError:
+                pass
+
+        assert attempts == 3
+        assert found.placements == linstor.placed
+        # The few that were under way when it was cut off were begun once more.
+        assert linstor.read.total() == 12_000
+
+    run_virtually(play())
+
+
+def test_more_readers_read_faster() -> None:
+    async def took(readers: int) -> float:
+        linstor = slow(NAMES)
+        begun = asyncio.get_running_loop().time()
+        await WholeView(linstor, readers=readers).one_by_one(tuple(linstor.placed))
+        return asyncio.get_running_loop().time() - begun
+
+    async def play() -> None:
+        assert await took(20) == pytest.approx(await took(4) / 5)
+
+    run_virtually(play())
+
+
+def test_a_reading_that_failed_goes_on_where_it_was_as_well() -> None:
+    async def play() -> None:
+        linstor = slow(NAMES)
+        view = WholeView(linstor, readers=4)
+        asyncio.get_running_loop().call_later(
+            0.5, setattr, linstor, "broken", Unreachable("LINSTOR restarts")
+        )
+        with pytest.raises(Unreachable):
+            await view.one_by_one(tuple(linstor.placed))
+        linstor.broken = None
+
+        await view.one_by_one(tuple(linstor.placed))
+
+        assert linstor.read.total() == len(NAMES)
+
+    run_virtually(play())
+
+
+def test_once_all_is_read_the_next_reading_begins_anew() -> None:
+    async def play() -> None:
+        linstor = slow(NAMES)
+        view = WholeView(linstor, readers=4)
+        await view.one_by_one(tuple(linstor.placed))
+
+        await view.one_by_one(tuple(linstor.placed))
+
+        assert set(linstor.read.values()) == {2}
+
+    run_virtually(play())
+
+
+def test_what_was_read_too_long_ago_is_read_again() -> None:
+    async def play() -> None:
+        linstor = slow(NAMES)
+        view = WholeView(linstor, readers=4)
+        await cut_off(view, linstor, after=0.5)
+        early = set(linstor.read)
+        await asyncio.sleep(KEPT_FOR)
+        for name in NAMES:
+            linstor.place(name, "n2")
+
+        found = await view.one_by_one(tuple(linstor.placed))
+
+        assert early
+        assert found.placements == linstor.placed
+
+    run_virtually(play())
+
+
+def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
+    async def play() -> None:
+        linstor = slow(NAMES)
+        view = WholeView(linstor, readers=4)
+        await cut_off(view, linstor, after=0.5)
+        moved = next(iter(linstor.read))
+        linstor.place(moved, "n2")
+        view.heard_of(moved)
+
+        found = await view.one_by_one(tuple(linstor.placed))
+
+        assert found.placements[moved] == linstor.placed[moved]
+        assert linstor.read[moved] == 2
+
+    run_virtually(play())
+
+
+def test_what_is_heard_of_while_others_are_read_is_read_again() -> None:
+    async def play() -> None:
+        linstor = slow(NAMES)
+        view = WholeView(linstor, readers=4)
+        moved = resource_name(NAMES[0])
+
+        async def move() -> None:
+            await asyncio.sleep(0.5)
+            linstor.place(moved, "n2")
+            view.heard_of(moved)
+
+        _, found = await asyncio.gather(move(), view.one_by_one(tuple(linstor.placed)))
+
+        assert found.placements[moved] == linstor.placed[moved]
+
+    run_virtually(play())
+
+
+def test_a_resource_that_linstor_does_not_know_is_asked_for_once() -> None:
+    async def play() -> None:
+        linstor = slow(NAMES)
+        gone = resource_name("pvc-gone")
+
+        found = await WholeView(linstor, readers=4).one_by_one((*linstor.placed, gone))
+
+        assert gone not in found.placements
+        assert linstor.read[gone] == 1
+
+    run_virtually(play())
+
+
+def a_house(cluster: FakeCluster, linstor: Slow) -> House:
+    return house_on(cluster, linstor, limit=LIMIT, readers=4)
+
+
+def test_a_full_pass_that_takes_longer_than_it_may_ends_all_the_same() -> None:
+    async def play() -> None:
+        linstor = slow(NAMES)
+        linstor.place(NAMES[-1], "n2")
+        async with cluster_with(*NAMES) as cluster:
+            house = a_house(cluster, linstor)
+            async with house.at_work():
+                passing = asyncio.create_task(house.sweeper.run())
+                house.sweeper.request("start")
+
+                await until(lambda: house.sweeper.last is not None, patience=120.0)
+                await until(lambda: house.nodes(NAMES[-1]) == {"n2"}, patience=30.0)
+                passing.cancel()
+
+            assert house.telemetry.counted["swept one by one"] >= 1
+            assert house.telemetry.counted["failed pass TimeoutError"] >= 1
+
+    run_virtually(play())
+
+
+def test_what_was_missed_while_a_pass_was_being_resumed_is_found_by_another_one() -> None:
+    async def play() -> None:
+        linstor = slow(NAMES)
+        async with cluster_with(*NAMES) as cluster:
+            house = a_house(cluster, linstor)
+            async with house.at_work():
+                passing = asyncio.create_task(house.sweeper.run())
+                house.sweeper.request("start")
+                await until(lambda: linstor.read.total() > 50, patience=30.0)
+                moved = next(iter(linstor.read))
+                # Nobody was told: the stream was broken, and is open again.
+                linstor.place(moved, "n2")
+                house.sweeper.request("promotion stream opened")
+
+                # Sooner than the next pass by the clock.
+                await until(lambda: house.nodes(moved) == {"n2"}, patience=30.0)
+                passing.cancel()
+
+    run_virtually(play())
