@@ -37,6 +37,7 @@ from linstor_affinity_events.app.peers import (
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.policy import PolicyReading
 from linstor_affinity_events.settings import Settings
 
 
@@ -112,11 +113,16 @@ class _Checks:
             return
         yield property_namespace(self._nodes, self._settings.property_namespace)
         if self._index is not None:
-            classes = self._index.classes.found.values()
-            yield node_labels(
-                self._nodes, [c.policy for c in classes if c.is_ours and c.policy is not None]
-            )
+            yield node_labels(self._nodes, self._policies(self._index))
         yield await self._same_nodes(self._nodes)
+
+    def _policies(self, index: VolumeIndex) -> set[PolicyReading]:
+        """Every policy that is in force somewhere."""
+        classes = (each for each in index.classes.found.values() if each.is_ours)
+        found = {each.policy for each in classes}
+        found |= {policy for each in index.all() for policy in (each.override, each.context)}
+        found.add(default_policy(self._settings.default_remote_access_policy))
+        return {each for each in found if each is not None}
 
     async def _known(self) -> Need:
         """List volumes and classes; what comes after rests on them."""

@@ -25,6 +25,7 @@ from linstor_affinity_events.app.garbage import Garbage
 from linstor_affinity_events.app.peers import (
     default_policy,
     event_streams,
+    everywhere,
     kubernetes,
     linstor_connection,
     notes_namespace,
@@ -108,6 +109,7 @@ class Service:
             now=time.time,
             grace=settings.new_volume_grace,
             default_policy=default_policy(settings.default_remote_access_policy),
+            everywhere=everywhere(settings.everywhere),
         )
         self.reconciler = Reconciler(
             queue=self.queue,
@@ -122,6 +124,7 @@ class Service:
                 replacer=self.replacer,
                 picture=picture,
                 parse_json=parse_text,
+                enabled=settings.take_over_saved_volumes == "auto",
             ),
             leadership=self.election,
             teller=self.teller,
