@@ -88,9 +88,9 @@ env:
   {{- include "linstor-affinity-events.env" . | trim | nindent 2 }}
 volumeMounts:
   {{- include "linstor-affinity-events.mounts" . | trim | nindent 2 }}
-{{- with .root.Values.securityContext }}
+{{- with include "linstor-affinity-events.withoutNulls" .root.Values.securityContext }}
 securityContext:
-  {{- toYaml . | nindent 2 }}
+  {{- . | nindent 2 }}
 {{- end }}
 {{- end }}
 

@@ -59,3 +59,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+
+{{- /* A map as YAML, without the keys that are null; nothing if no key is left. Helm itself drops a null only
+where the chart has a default for the key. */}}
+{{- define "linstor-affinity-events.withoutNulls" -}}
+{{- $kept := dict }}
+{{- range $key, $value := . }}
+{{- if not (kindIs "invalid" $value) }}
+{{- $_ := set $kept $key $value }}
+{{- end }}
+{{- end }}
+{{- with $kept }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}

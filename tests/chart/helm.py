@@ -85,6 +85,11 @@ class Rendered:
         [found] = [each for each in self.manifests if each["kind"] == kind and not is_hook(each)]
         return found
 
+    def hook(self, kind: str) -> Json:
+        """The only manifest of a kind that is a hook."""
+        [found] = [each for each in self.manifests if each["kind"] == kind and is_hook(each)]
+        return found
+
     @property
     def pod(self) -> Json:
         spec: Json = self.one("Deployment")["spec"]["template"]["spec"]

@@ -128,6 +128,65 @@ def test_without_a_linstor_the_way_out_is_named(helm: Helm) -> None:
         helm.template({"linstor": {"endpoint": ""}})
 
 
+UID_FIELDS = {"runAsUser", "runAsGroup", "fsGroup"}
+
+
+def test_no_user_id_is_fixed_where_the_cluster_may_assign_one(helm: Helm) -> None:
+    rendered = helm.template()
+
+    for pod in (rendered.pod, rendered.hook("Pod")["spec"]):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert UID_FIELDS.isdisjoint(pod["securityContext"])
+        assert UID_FIELDS.isdisjoint(pod["containers"][0]["securityContext"])
+
+
+def test_the_image_has_a_user_that_the_kubelet_can_tell_from_root() -> None:
+    [user] = re.findall(r"^USER (\S+)$", (CHART.parent / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+
+
+def test_what_is_null_in_a_security_context_is_not_written(helm: Helm) -> None:
+    rendered = helm.template(
+        {
+            "podSecurityContext": {"runAsUser": None, "seccompProfile": None},
+            "securityContext": {"capabilities": None, "runAsUser": None},
+        }
+    )
+
+    for pod in (rendered.pod, rendered.hook("Pod")["spec"]):
+        assert pod["securityContext"] == {"runAsNonRoot": True}
+        assert set(pod["containers"][0]["securityContext"]) == {
+            "allowPrivilegeEscalation",
+            "readOnlyRootFilesystem",
+        }
+
+
+def test_the_values_for_openshift_fix_no_ids_and_name_its_dns_port(helm: Helm) -> None:
+    openshift = yaml.safe_load((CHART / "values-openshift.yaml").read_text())
+
+    rendered = helm.template(
+        {"podSecurityContext": {"runAsUser": 1000, "fsGroup": 1000}},
+        openshift,
+        {"networkPolicy": {"enabled": True}},
+    )
+
+    assert UID_FIELDS.isdisjoint(rendered.pod["securityContext"])
+    ports = [rule["ports"] for rule in rendered.one("NetworkPolicy")["spec"]["egress"]]
+    assert [{"port": 5353, "protocol": "UDP"}, {"port": 5353, "protocol": "TCP"}] in ports
+
+
+def test_ports_of_dns_are_values(helm: Helm) -> None:
+    policy = {"enabled": True, "dnsPorts": [53, 5353]}
+
+    rendered = helm.template({"networkPolicy": policy})
+
+    opened = rendered.one("NetworkPolicy")["spec"]["egress"][1]["ports"]
+    assert {(each["port"], each["protocol"]) for each in opened} == {
+        (port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")
+    }
+
+
 def test_large_numbers_are_written_as_numbers(helm: Helm) -> None:
     rendered = helm.template({"options": {"workers": 1_000_000}})
 
@@ -304,7 +363,7 @@ def test_an_autoscaler_takes_the_number_out_of_the_deployment(helm: Helm) -> Non
 
 def test_what_the_test_hook_runs_is_no_instance(helm: Helm) -> None:
     rendered = helm.template()
-    [hook] = [each for each in rendered.manifests if each["kind"] == "Pod"]
+    hook = rendered.hook("Pod")
     selector = rendered.one("Deployment")["spec"]["selector"]["matchLabels"]
 
     assert hook["spec"]["containers"][0]["args"] == ["check", "--leader-election=true"]
