@@ -30,10 +30,6 @@
       fieldPath: metadata.name
 - name: LEASE_LOCK_NAME
   value: {{ include "linstor-affinity-events.fullname" $root }}
-{{- if $root.Values.monitoring.enabled }}
-- name: METRICS_ADDRESS
-  value: "[::]:8000"
-{{- end }}
 - name: DATABASE_HINTS
   value: {{ $root.Values.databaseHints | quote }}
 {{- if not $root.Values.statusPage }}
@@ -98,13 +94,15 @@ securityContext:
 {{- define "linstor-affinity-events.sidecar" -}}
 containers:
   - {{- include "linstor-affinity-events.container" . | nindent 4 }}
+    {{- with include "linstor-affinity-events.bindPort" .root }}
     livenessProbe:
       httpGet:
         path: /healthz
-        port: 8000
+        port: {{ . }}
       periodSeconds: 10
       timeoutSeconds: 5
       failureThreshold: 6
+    {{- end }}
     {{- with .root.Values.resources }}
     resources:
       {{- toYaml . | nindent 6 }}

@@ -84,12 +84,18 @@ EVERYTHING: Json = {
 async def test_the_api_server_takes_every_object_as_it_is_written(
     there: Helm, cluster: Cluster, values: Json
 ) -> None:
-    rendered = there.template(values)
+    rendered = there.template(values, api_versions=PROMETHEUS_OPERATOR)
 
     for manifest in rendered.manifests:
         if manifest["kind"] == "Pod":
             continue  # Applied by `helm test` alone.
         await apply(cluster, manifest)
+
+
+PROMETHEUS_OPERATOR = [
+    "monitoring.coreos.com/v1/ServiceMonitor",
+    "monitoring.coreos.com/v1/PrometheusRule",
+]
 
 
 async def apply(cluster: Cluster, manifest: Json) -> None:
@@ -117,7 +123,9 @@ async def test_a_values_file_of_the_reference_installs_unchanged(
     assert container["image"] == "registry.example.com/storage/affinity:v1"
     assert container["args"] == [
         "run",
+        "--bind-address=[::]:8000",
         "--leader-election=true",
+        "--metrics-address=[::]:8000",
         "--property-namespace=Aux/topology",
         "--reconcile-rate=30s",
         "--resync-rate=10m",

@@ -18,8 +18,11 @@ Json = dict[str, Any]
 
 ALONE = [
     *("ClusterRole", "ClusterRoleBinding", "Deployment"),
-    *("Role", "RoleBinding", "ServiceAccount"),
+    *("Role", "RoleBinding", "Service", "ServiceAccount"),
 ]
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+MONITOR = "monitoring.coreos.com/v1/ServiceMonitor"
+RULE = "monitoring.coreos.com/v1/PrometheusRule"
 
 
 def test_lint_finds_nothing(helm: Helm) -> None:
@@ -33,7 +36,12 @@ def test_defaults_are_one_careful_instance(helm: Helm) -> None:
 
     assert rendered.kinds() == ALONE
     assert rendered.one("Deployment")["spec"]["replicas"] == 1
-    assert rendered.container["args"] == ["run", "--leader-election=true"]
+    assert rendered.container["args"] == [
+        "run",
+        "--bind-address=[::]:8000",
+        "--leader-election=true",
+        "--metrics-address=[::]:8000",
+    ]
     assert rendered.container["image"] == f"linstor-affinity-events:{__version__}"
     assert rendered.env["LS_CONTROLLERS"] == ENDPOINT
     assert rendered.env["LEASE_LOCK_NAME"] == "rel-linstor-affinity-events"
@@ -64,7 +72,12 @@ def test_every_flag_can_be_given_as_an_option(helm: Helm, option: Any) -> None:
     camel = re.sub(r"-(.)", lambda found: found[1].upper(), option.flag)
     value = {"duration": "7s", "boolean": "false", "whole_number": "3"}.get(
         option.parse.__name__,
-        {"log-format": "text", "database-hints": "on"}.get(option.flag, "some-text"),
+        {
+            "log-format": "text",
+            "database-hints": "on",
+            "bind-address": "0.0.0.0:8080",
+            "metrics-address": ":8001",
+        }.get(option.flag, "some-text"),
     )
 
     rendered = helm.template({"options": {camel: value}})
@@ -108,6 +121,9 @@ def test_every_value_is_in_the_schema() -> None:
         ({"options": {"workers": "many"}}, "/options/workers"),
         ({"options": {"reconcileRate": "15 seconds"}}, "/options/reconcileRate"),
         ({"options": {"leaderElection": "yes"}}, "/options/leaderElection"),
+        ({"options": {"bindAddress": "8000"}}, "/options/bindAddress"),
+        ({"options": {"metricsAddress": "::1:8000"}}, "/options/metricsAddress"),
+        ({"monitoring": {"prometheusOperator": "yes"}}, "/monitoring/prometheusOperator"),
         ({"image": {"pullPolicy": "always"}}, "/image/pullPolicy"),
         ({"mode": "daemonset"}, "/mode"),
         ({"extraEnv": [{"value": "x"}]}, "/extraEnv/0"),
@@ -244,13 +260,108 @@ def test_annotations_of_the_account_are_on_the_account_alone(helm: Helm) -> None
         assert "annotations" not in rendered.one(kind)["metadata"]
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_monitoring_is_what_it_says(helm: Helm, enabled: bool) -> None:
-    rendered = helm.template({"monitoring": {"enabled": enabled}})
+@pytest.mark.parametrize(
+    ("monitoring", "served", "extra"),
+    [
+        ({}, [MONITOR, RULE], []),
+        ({"enabled": True}, [], ["ConfigMap"]),
+        (
+            {"enabled": True},
+            [MONITOR, RULE],
+            ["ConfigMap", "PrometheusRule", "ServiceMonitor"],
+        ),
+        ({"enabled": True, "dashboard": False}, [MONITOR], ["ServiceMonitor"]),
+        ({"enabled": True, "dashboard": False, "alerts": False}, [MONITOR, RULE], [MONITOR]),
+        ({"enabled": True, "prometheusOperator": False}, [MONITOR, RULE], ["ConfigMap"]),
+        (
+            {"enabled": True, "prometheusOperator": True},
+            [],
+            ["ConfigMap", "PrometheusRule", "ServiceMonitor"],
+        ),
+    ],
+    ids=str,
+)
+def test_kinds_of_the_prometheus_operator_are_made_where_they_exist_or_when_told(
+    helm: Helm, monitoring: Json, served: list[str], extra: list[str]
+) -> None:
+    rendered = helm.template({"monitoring": monitoring}, api_versions=served)
 
-    extra = ["ConfigMap", "PrometheusRule", "Service", "ServiceMonitor"] if enabled else []
-    assert rendered.kinds() == sorted([*ALONE, *extra])
-    assert rendered.env.get("METRICS_ADDRESS") == ("[::]:8000" if enabled else None)
+    kinds = [each.rpartition("/")[2] for each in extra]
+    assert rendered.kinds() == sorted([*ALONE, *kinds])
+
+
+def ports(rendered: Rendered) -> dict[str, int]:
+    return {each["name"]: each["containerPort"] for each in rendered.container.get("ports", ())}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "metrics"),
+    [
+        ({}, {"http": 8000}, 8000),
+        ({"metricsAddress": ":8001"}, {"http": 8000, "metrics": 8001}, 8001),
+        ({"metricsAddress": "0.0.0.0:8001"}, {"http": 8000, "metrics": 8001}, 8001),
+        ({"bindAddress": "[::]:9000"}, {"http": 9000, "metrics": 8000}, 8000),
+        ({"bindAddress": ":81", "metricsAddress": "0.0.0.0:81"}, {"http": 81}, 81),
+        ({"bindAddress": None}, {"http": 8000}, 8000),
+        ({"metricsAddress": ""}, {"http": 8000}, None),
+        ({"metricsAddress": None}, {"http": 8000}, None),
+        ({"metricsAddress": "127.0.0.1:8001"}, {"http": 8000}, None),
+        ({"bindAddress": ""}, {"metrics": 8000}, 8000),
+        ({"bindAddress": "", "metricsAddress": ""}, {}, None),
+    ],
+    ids=str,
+)
+def test_ports_probes_and_service_follow_the_addresses(
+    helm: Helm, options: Json, expected: dict[str, int], metrics: int | None
+) -> None:
+    rendered = helm.template(
+        {"options": options, "networkPolicy": {"enabled": True}, "monitoring": {"enabled": True}},
+        api_versions=[MONITOR],
+    )
+
+    assert ports(rendered) == expected
+    for probe in PROBES:
+        if "http" in expected:
+            assert rendered.container[probe]["httpGet"]["port"] == "http"
+        else:
+            assert probe not in rendered.container
+    services = [each for each in rendered.manifests if each["kind"] == "Service"]
+    assert [each["spec"]["ports"] for each in services] == (
+        [[{"name": "metrics", "port": metrics, "targetPort": metrics}]] if metrics else []
+    )
+    monitors = [each for each in rendered.manifests if each["kind"] == "ServiceMonitor"]
+    assert [each["spec"]["endpoints"][0]["port"] for each in monitors] == (
+        ["metrics"] if metrics else []
+    )
+    opened = rendered.one("NetworkPolicy")["spec"].get("ingress", ())
+    assert sorted(port["port"] for rule in opened for port in rule["ports"]) == sorted(
+        set(expected.values())
+    )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000"])
+def test_an_address_that_the_kubelet_cannot_probe_is_refused(helm: Helm, address: str) -> None:
+    with pytest.raises(HelmError, match=r"options\.bindAddress .* is a loopback address"):
+        helm.template({"options": {"bindAddress": address}})
+
+
+def test_scrape_annotations_of_the_reference_reach_the_port_that_they_name(helm: Helm) -> None:
+    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "8001"}
+
+    rendered = helm.template(
+        {"podAnnotations": annotations, "options": {"metricsAddress": ":8001"}}
+    )
+
+    metadata = rendered.one("Deployment")["spec"]["template"]["metadata"]
+    assert metadata["annotations"] == annotations
+    assert "--metrics-address=:8001" in rendered.container["args"]
+    assert ports(rendered)["metrics"] == 8001
+
+
+def test_an_address_that_is_switched_off_is_told_to_the_service(helm: Helm) -> None:
+    rendered = helm.template({"options": {"bindAddress": "", "metricsAddress": ""}})
+
+    assert {"--bind-address=", "--metrics-address="} <= set(rendered.container["args"])
 
 
 def granted(rules: list[Json]) -> set[tuple[str, str, str]]:
@@ -304,7 +415,7 @@ def test_without_rbac_and_account_others_have_to_bring_them(helm: Helm) -> None:
         {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "theirs"}}
     )
 
-    assert rendered.kinds() == ["Deployment"]
+    assert rendered.kinds() == ["Deployment", "Service"]
     assert rendered.pod["serviceAccountName"] == "theirs"
 
 
@@ -366,7 +477,7 @@ def test_what_the_test_hook_runs_is_no_instance(helm: Helm) -> None:
     hook = rendered.hook("Pod")
     selector = rendered.one("Deployment")["spec"]["selector"]["matchLabels"]
 
-    assert hook["spec"]["containers"][0]["args"] == ["check", "--leader-election=true"]
+    assert hook["spec"]["containers"][0]["args"][0] == "check"
     assert not selector.items() <= hook["metadata"]["labels"].items()
 
 
