@@ -129,6 +129,10 @@ def test_every_value_is_in_the_schema() -> None:
         ({"extraEnv": [{"value": "x"}]}, "/extraEnv/0"),
         ({"podLabels": {"a": 1}}, "/podLabels/a"),
         ({"monitoring": True}, "/monitoring"),
+        (
+            {"podDisruptionBudget": {"unhealthyPodEvictionPolicy": "Always"}},
+            "/podDisruptionBudget/unhealthyPodEvictionPolicy",
+        ),
         ({"podDisruptionBudget": {"minAvailable": "half"}}, "/podDisruptionBudget/minAvailable"),
         ({"linstor": {"endpont": "x"}}, "additional properties 'endpont' not allowed"),
     ],
@@ -209,14 +213,23 @@ def test_large_numbers_are_written_as_numbers(helm: Helm) -> None:
     assert "--workers=1000000" in rendered.container["args"]
 
 
+ALWAYS: Json = {"unhealthyPodEvictionPolicy": "AlwaysAllow"}
+
+
 @pytest.mark.parametrize(
     ("replicas", "budget", "expected"),
     [
         (1, {}, None),
         (1, {"minAvailable": 1}, None),
-        (2, {}, {"maxUnavailable": 1}),
-        (2, {"minAvailable": 1}, {"minAvailable": 1}),
-        (3, {"maxUnavailable": "50%"}, {"maxUnavailable": "50%"}),
+        (2, {}, {"maxUnavailable": 1, **ALWAYS}),
+        (2, {"minAvailable": 1}, {"minAvailable": 1, **ALWAYS}),
+        (3, {"maxUnavailable": "50%"}, {"maxUnavailable": "50%", **ALWAYS}),
+        (2, {"unhealthyPodEvictionPolicy": ""}, {"maxUnavailable": 1}),
+        (
+            2,
+            {"unhealthyPodEvictionPolicy": "IfHealthyBudget"},
+            {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "IfHealthyBudget"},
+        ),
         (3, {"enabled": False}, None),
     ],
     ids=str,
@@ -231,6 +244,16 @@ def test_a_budget_never_blocks_a_drain_of_the_only_instance(
     else:
         spec = rendered.one("PodDisruptionBudget")["spec"]
         assert {key: value for key, value in spec.items() if key != "selector"} == expected
+
+
+@pytest.mark.parametrize(("version", "known"), [("v1.26.9", False), ("v1.27.0", True)])
+def test_an_eviction_policy_is_named_where_kubernetes_knows_it(
+    helm: Helm, version: str, known: bool
+) -> None:
+    rendered = helm.template({"replicaCount": 2}, kube_version=version)
+
+    spec = rendered.one("PodDisruptionBudget")["spec"]
+    assert ("unhealthyPodEvictionPolicy" in spec) is known
 
 
 def test_client_certificates_are_files(helm: Helm) -> None:
@@ -479,6 +502,38 @@ def test_what_the_test_hook_runs_is_no_instance(helm: Helm) -> None:
 
     assert hook["spec"]["containers"][0]["args"][0] == "check"
     assert not selector.items() <= hook["metadata"]["labels"].items()
+
+
+def test_the_test_pod_has_its_own_labels_annotations_and_resources(helm: Helm) -> None:
+    given = {
+        "annotations": {"sidecar.istio.io/inject": "false", "helm.sh/hook": "pre-install"},
+        "labels": {"team": "storage", "app.kubernetes.io/name": "linstor-affinity-events"},
+        "resources": {"limits": {"memory": "300Mi"}},
+    }
+
+    pod = helm.template({"test": given}).hook("Pod")
+
+    assert pod["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["metadata"]["labels"]["team"] == "storage"
+    # Or a Service would take it for an instance.
+    assert pod["metadata"]["labels"]["app.kubernetes.io/name"] == "linstor-affinity-events-check"
+    assert pod["spec"]["containers"][0]["resources"] == {"limits": {"memory": "300Mi"}}
+
+
+def test_the_test_pod_asks_for_what_an_instance_asks_for(helm: Helm) -> None:
+    rendered = helm.template()
+
+    [container] = rendered.hook("Pod")["spec"]["containers"]
+    assert container["resources"] == rendered.container["resources"]
+
+
+def test_the_log_of_the_test_pod_can_be_read_after_it_succeeded(helm: Helm) -> None:
+    annotations = helm.template().hook("Pod")["metadata"]["annotations"]
+
+    # Helm deletes a pod with hook-succeeded before `helm test --logs` reads its log:
+    # https://github.com/helm/helm/issues/9098
+    assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"
 
 
 def test_chart_and_package_have_one_version() -> None:
