@@ -1,11 +1,13 @@
-{{- /* The environment, given {"root": $, "endpoint": ..., "clientSecret": ...}. */}}
+{{- /* The environment, given {"root": $, "command": ...} and what is found of LINSTOR. */}}
 {{- define "linstor-affinity-events.env" -}}
 {{- $root := .root }}
 - name: LS_CONTROLLERS
   value: {{ .endpoint | quote }}
-{{- if .clientSecret }}
+{{- if .hasCa }}
 - name: LS_ROOT_CA_FILE
   value: /etc/linstor-client/ca.crt
+{{- end }}
+{{- if .clientSecret }}
 - name: LS_USER_CERTIFICATE_FILE
   value: /etc/linstor-client/tls.crt
 - name: LS_USER_KEY_FILE
@@ -42,7 +44,7 @@
 {{- end }}
 
 {{- define "linstor-affinity-events.mounts" -}}
-{{- if .clientSecret }}
+{{- if or .clientSecret .ca }}
 - name: linstor-client
   mountPath: /etc/linstor-client
   readOnly: true
@@ -56,7 +58,23 @@
 {{- end }}
 
 {{- define "linstor-affinity-events.volumes" -}}
-{{- if .clientSecret }}
+{{- if .ca }}
+- name: linstor-client
+  projected:
+    sources:
+      {{- with .clientSecret }}
+      - secret:
+          name: {{ . }}
+          items:
+            - {key: tls.crt, path: tls.crt}
+            - {key: tls.key, path: tls.key}
+      {{- end }}
+      - {{ ternary "configMap" "secret" (eq (.ca.kind | default "Secret") "ConfigMap") }}:
+          name: {{ .ca.name }}
+          items:
+            - key: {{ .ca.key | default "ca.crt" }}
+              path: ca.crt
+{{- else if .clientSecret }}
 - name: linstor-client
   secret:
     secretName: {{ .clientSecret }}

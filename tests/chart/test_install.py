@@ -3,15 +3,22 @@
 import asyncio
 import copy
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import yaml
 
-from tests.chart.helm import CHART, SOMEWHERE, Helm, HelmError, Rendered, merged
+from tests.chart.helm import CHART, SOMEWHERE, Helm, Rendered, merged
+from tests.chart.release import (
+    DEPLOYMENTS,
+    FULL_NAME,
+    NAMESPACE,
+    RELEASE,
+    deployed,
+    helm,
+    install,
+)
 from tests.e2e.conftest import MakeService, service_on
 from tests.stage.clusters import ApiError, Cluster
 from tests.stage.service import running
@@ -23,38 +30,8 @@ Json = dict[str, Any]
 
 pytestmark = pytest.mark.real
 
-RELEASE, NAMESPACE = "affinity", "storage"
-FULL_NAME = f"{RELEASE}-linstor-affinity-events"
-DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 SIDECAR_PAGE = CHART.parent / "docs" / "sidecar.md"
 REFERENCE_VALUES = Path(__file__).parent / "reference_values.yaml"
-
-
-async def helm(there: Helm, *arguments: str, values: Json | None = None) -> str:
-    """Without holding up the loop, on which the observer of the stage lives."""
-    scope = ("--namespace", NAMESPACE)
-    return await asyncio.to_thread(there.run, *arguments, *scope, values=values)
-
-
-@pytest_asyncio.fixture
-async def there(helm_there: Helm, cluster: Cluster) -> AsyncIterator[Helm]:
-    """Helm with a namespace that is empty before and after."""
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    if await cluster.find(f"/api/v1/namespaces/{NAMESPACE}") is None:
-        await cluster.ask("POST", "/api/v1/namespaces", namespace)
-    yield helm_there
-    for name in (await helm(helm_there, "list", "--short", "--all")).split():
-        await helm(helm_there, "uninstall", name, "--no-hooks")
-
-
-async def install(there: Helm, values: Json, *more: str) -> str:
-    return await helm(there, "install", RELEASE, str(CHART), *more, values=values)
-
-
-async def deployed(cluster: Cluster, name: str = FULL_NAME) -> Json:
-    found = await cluster.ask("GET", f"{DEPLOYMENTS}/{name}")
-    container: Json = found["spec"]["template"]["spec"]["containers"][0]
-    return container
 
 
 EVERYTHING: Json = {
@@ -176,113 +153,6 @@ def _copy_as(target: Path, version: str) -> None:
     (target / "Chart.yaml").write_text(
         re.sub(r"(?m)^(version|appVersion): .*", rf"\1: {version}", chart)
     )
-
-
-async def piraeus(cluster: Cluster, spec: Json, *, service: bool = True) -> None:
-    await cluster.ask(
-        "POST",
-        "/apis/piraeus.io/v1/linstorclusters",
-        {
-            "apiVersion": "piraeus.io/v1",
-            "kind": "LinstorCluster",
-            "metadata": {"name": "mine"},
-            "spec": spec,
-        },
-    )
-    if service:
-        labels = {
-            "app.kubernetes.io/component": "linstor-controller",
-            "app.kubernetes.io/instance": "mine",
-        }
-        await cluster.ask(
-            "POST",
-            f"/api/v1/namespaces/{NAMESPACE}/services",
-            {
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": {"name": "linstor-controller", "labels": labels},
-                "spec": {"ports": [{"port": 3370}], "selector": labels},
-            },
-        )
-
-
-async def forget_piraeus(cluster: Cluster) -> None:
-    for path in (
-        "/apis/piraeus.io/v1/linstorclusters/mine",
-        f"/api/v1/namespaces/{NAMESPACE}/services/linstor-controller",
-        f"/apis/piraeus.linbit.com/v1/namespaces/{NAMESPACE}/linstorcontrollers/old",
-        f"/apis/linstor.linbit.com/v1/namespaces/{NAMESPACE}/linstorcontrollers/old",
-    ):
-        if await cluster.find(path) is not None:
-            await cluster.ask("DELETE", path)
-
-
-@pytest.mark.parametrize(
-    ("spec", "endpoint", "secret"),
-    [
-        ({}, "http://linstor-controller.storage.svc:3370", None),
-        ({"apiTLS": {}}, "https://linstor-controller.storage.svc:3371", "linstor-client-tls"),
-        (
-            {"apiTLS": {"clientSecretName": "own"}},
-            "https://linstor-controller.storage.svc:3371",
-            "own",
-        ),
-    ],
-    ids=["plain", "tls", "tls-own-secret"],
-)
-async def test_linstor_is_found_from_its_linstor_cluster(
-    there: Helm, cluster: Cluster, spec: Json, endpoint: str, secret: str | None
-) -> None:
-    await piraeus(cluster, spec)
-    try:
-        await install(there, {})
-        container = await deployed(cluster)
-    finally:
-        await forget_piraeus(cluster)
-
-    env = {each["name"]: each.get("value") for each in container["env"]}
-    assert env["LS_CONTROLLERS"] == endpoint
-    found = (await cluster.ask("GET", f"{DEPLOYMENTS}/{FULL_NAME}"))["spec"]["template"]["spec"]
-    secrets = [v["secret"]["secretName"] for v in found["volumes"] if "secret" in v]
-    assert secrets == ([] if secret is None else [secret])
-
-
-@pytest.mark.parametrize("group", ["piraeus.linbit.com", "linstor.linbit.com"])
-@pytest.mark.parametrize("secret", ["", "https-client"])
-async def test_linstor_is_found_from_the_first_operators_resource(
-    there: Helm, cluster: Cluster, group: str, secret: str
-) -> None:
-    await cluster.ask(
-        "POST",
-        f"/apis/{group}/v1/namespaces/{NAMESPACE}/linstorcontrollers",
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": "LinstorController",
-            "metadata": {"name": "old"},
-            "spec": {"linstorHttpsClientSecret": secret} if secret else {},
-        },
-    )
-    try:
-        await install(there, {})
-        container = await deployed(cluster)
-    finally:
-        await forget_piraeus(cluster)
-
-    env = {each["name"]: each.get("value") for each in container["env"]}
-    assert env["LS_CONTROLLERS"] == (
-        "https://old.storage.svc:3371" if secret else "http://old.storage.svc:3370"
-    )
-
-
-async def test_a_linstor_cluster_without_a_service_is_a_clear_failure(
-    there: Helm, cluster: Cluster
-) -> None:
-    await piraeus(cluster, {}, service=False)
-    try:
-        with pytest.raises(HelmError, match="no LINSTOR was found"):
-            await install(there, {})
-    finally:
-        await forget_piraeus(cluster)
 
 
 @pytest.mark.parametrize("mode", ["deployment", "sidecar"])

@@ -267,6 +267,22 @@ def test_client_certificates_are_files(helm: Helm) -> None:
     assert (mount["mountPath"], mount["readOnly"]) == ("/etc/linstor-client", True)
 
 
+def test_a_ca_can_be_named_where_there_is_no_cluster_to_ask(helm: Helm) -> None:
+    ca = {"kind": "ConfigMap", "name": "trust-root", "key": "root.crt"}
+
+    alone = helm.template({"linstor": {"caReference": ca}})
+    both = helm.template({"linstor": {"caReference": ca, "clientSecret": "mine"}})
+
+    source = {"name": "trust-root", "items": [{"key": "root.crt", "path": "ca.crt"}]}
+    for rendered, sources in ((alone, 1), (both, 2)):
+        assert rendered.env["LS_ROOT_CA_FILE"] == "/etc/linstor-client/ca.crt"
+        [volume] = [v for v in rendered.pod["volumes"] if v["name"] == "linstor-client"]
+        assert len(volume["projected"]["sources"]) == sources
+        assert volume["projected"]["sources"][-1] == {"configMap": source}
+    assert "LS_USER_KEY_FILE" not in alone.env
+    assert both.env["LS_USER_KEY_FILE"] == "/etc/linstor-client/tls.key"
+
+
 def test_a_login_comes_from_its_secret(helm: Helm) -> None:
     env = helm.template({"linstor": {"loginSecret": "login"}}).container["env"]
     found = {each["name"]: each.get("valueFrom", {}).get("secretKeyRef") for each in env}
