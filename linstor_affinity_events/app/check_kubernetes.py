@@ -122,8 +122,9 @@ async def rivals(survey: KubeSurvey) -> Need:
         return fail(
             "rival",
             f"linstor-affinity-controller runs as {few(found)}: both would replace volumes",
-            "remove it; where Piraeus deploys it, by spec.patches of the LinstorCluster with "
-            "$patch: delete on its Deployment",
+            "remove it; where Piraeus' operator deploys it, set "
+            "spec.affinityController.enabled: false in the LinstorCluster, or, where the operator "
+            "lacks this field, spec.patches with $patch: delete on its Deployment",
         )
     return ok("rival", "linstor-affinity-controller does not run")
 

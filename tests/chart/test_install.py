@@ -269,11 +269,22 @@ def patches_in(said: str) -> tuple[Json, Json]:
     return yaml.safe_load(whole), yaml.safe_load(patch)
 
 
-async def test_the_rival_is_removed_by_the_patch_of_the_notes(there: Helm) -> None:
+async def test_the_notes_name_both_ways_to_remove_the_other_controller(
+    there: Helm, cluster: Cluster
+) -> None:
     said = await install(there, SOMEWHERE)
     notes = said[said.index("NOTES:") :]
-    spec = yaml.safe_load(notes[notes.index("\nspec:\n  patches:") :].split("\n\nThere is")[0])
+    switch = notes.index("\nspec:\n  affinityController:")
+    older = notes.index("\nspec:\n  patches:")
 
+    # The switch comes first; `patches` is for operators that do not have it.
+    assert switch < older
+    switched = yaml.safe_load(notes[switch:].split("\n\n")[0])
+    assert switched == {"spec": {"affinityController": {"enabled": False}}}
+    spec = yaml.safe_load(notes[older:].split("\n\nThere is")[0])
+    for each in (switched, spec):
+        piraeus = {"apiVersion": "piraeus.io/v1", "kind": "LinstorCluster", **each}
+        await apply(cluster, {**piraeus, "metadata": {"name": "linstorcluster"}})
     [patch] = spec["spec"]["patches"]
     assert yaml.safe_load(patch["patch"])["$patch"] == "delete"
     assert patch["target"] == {"kind": "Deployment", "name": "linstor-affinity-controller"}

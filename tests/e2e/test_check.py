@@ -143,6 +143,8 @@ async def test_a_rival_that_runs_is_a_failure(fake_stage: Stage) -> None:
     assert said.code == 1
     assert found(said)["rival"]["status"] == "fail"
     assert "default/rival" in found(said)["rival"]["found"]
+    remedy = found(said)["rival"]["mend"]
+    assert 0 < remedy.index("spec.affinityController.enabled: false") < remedy.index("$patch")
 
 
 async def test_a_class_whose_policy_makes_no_sense_is_a_failure(fake_stage: Stage) -> None:
