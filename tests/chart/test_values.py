@@ -123,6 +123,7 @@ def test_every_value_is_in_the_schema() -> None:
         ({"options": {"leaderElection": "yes"}}, "/options/leaderElection"),
         ({"options": {"bindAddress": "8000"}}, "/options/bindAddress"),
         ({"options": {"metricsAddress": "::1:8000"}}, "/options/metricsAddress"),
+        ({"monitoring": {"runbookBaseUrl": "docs/"}}, "/monitoring/runbookBaseUrl"),
         ({"monitoring": {"prometheusOperator": "yes"}}, "/monitoring/prometheusOperator"),
         ({"image": {"pullPolicy": "always"}}, "/image/pullPolicy"),
         ({"mode": "daemonset"}, "/mode"),
