@@ -58,6 +58,19 @@ def test_defaults_are_one_careful_instance(helm: Helm) -> None:
     assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
+def test_memory_is_limited_unless_somebody_says_otherwise(helm: Helm) -> None:
+    usual = helm.template().container["resources"]
+    more = helm.template({"resources": {"limits": {"memory": "1Gi"}}}).container["resources"]
+    without = helm.template({"resources": {"limits": None}}).container["resources"]
+
+    assert usual == {
+        "requests": {"cpu": "50m", "memory": "100Mi"},
+        "limits": {"memory": "512Mi"},
+    }
+    assert more["limits"] == {"memory": "1Gi"}
+    assert without == {"requests": {"cpu": "50m", "memory": "100Mi"}}
+
+
 def test_the_pod_has_more_time_to_end_than_the_service_takes(helm: Helm) -> None:
     [grace] = [option for option in OPTIONS if option.flag == "shutdown-grace"]
 
