@@ -354,9 +354,7 @@ class Service:
         self.database_failure = "not found yet" if required else None
         rows = await self._database.found(required=required)
         self.database_failure = None
-        async with asyncio.TaskGroup() as group:
-            for stream in rows:
-                group.create_task(self._listen(stream), name=f"stream-{stream.name}")
+        await self._listen(rows)
 
     async def _listen(self, stream: EventStream) -> None:
         hints = from_stream(stream, self._delays(first=0.2, most=30.0), self.metrics)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from linstor_affinity_events import __version__
-from linstor_affinity_events.adapters.kube_database import GROUP, TABLES, VERBS
+from linstor_affinity_events.adapters.kube_database import GROUP, TABLE, VERBS
 from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
 from linstor_affinity_events.settings import OPTIONS
 from tests.chart.helm import CHART, ENDPOINT, Helm, HelmError, Rendered
@@ -449,7 +449,7 @@ def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) ->
         ("apps", "deployments", "list"),
     }
     assert granted(with_hints.one("ClusterRole")["rules"]) - cluster_wide == {
-        (GROUP, table, verb) for table in TABLES.values() for verb in VERBS
+        (GROUP, TABLE, verb) for verb in VERBS
     }
 
 
