@@ -107,3 +107,22 @@ where the chart has a default for the key. */}}
 {{- toYaml . }}
 {{- end }}
 {{- end }}
+
+{{- /* Whether instances elect a leader, as the service does if nobody says otherwise. */}}
+{{- define "linstor-affinity-events.leaderElection" -}}
+{{- if ne (toString .Values.options.leaderElection) "false" -}}
+true
+{{- end }}
+{{- end }}
+
+{{- define "linstor-affinity-events.leaseName" -}}
+{{- .Values.options.leaseLockName | default (include "linstor-affinity-events.fullname" .) }}
+{{- end }}
+
+{{- define "linstor-affinity-events.leaseNamespace" -}}
+{{- .Values.options.leaseLockNamespace | default .Release.Namespace }}
+{{- end }}
+
+{{- define "linstor-affinity-events.journalNamespace" -}}
+{{- .Values.options.journalNamespace | default (include "linstor-affinity-events.leaseNamespace" .) }}
+{{- end }}

@@ -25,9 +25,17 @@ class KubeSurvey:
     async def version(self) -> str:
         return str((await self._api.get("/version")).get("gitVersion", "unknown"))
 
-    async def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
-        """Whether our account may do that; an empty namespace means all of them."""
-        attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+    async def may(
+        self, verb: str, group: str, resource: str, namespace: str, *, name: str = ""
+    ) -> bool:
+        """Whether our account may do that; an empty namespace or name means all of them."""
+        attributes = {
+            "verb": verb,
+            "group": group,
+            "resource": resource,
+            "namespace": namespace,
+            "name": name,
+        }
         answer = await self._api.create(
             "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
             {

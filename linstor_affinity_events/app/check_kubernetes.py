@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
 
 from linstor_affinity_events.adapters.kube_api import KubeApi
 from linstor_affinity_events.adapters.kube_index import VolumeIndex
@@ -27,13 +28,28 @@ async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> Need:
     return ok("kubernetes", f"version {version} at {api.host}")
 
 
-async def permissions(survey: KubeSurvey, namespace: str) -> Need:
-    """Ask for every verb that `run` uses."""
-    asked = [(each, verb) for each in PERMISSIONS for verb in each.verbs]
+class Lease(NamedTuple):
+    """The one by which instances agree on who leads."""
+
+    namespace: str
+    name: str
+
+
+async def permissions(survey: KubeSurvey, journal: str, lease: Lease | None) -> Need:
+    """Ask for every verb that `run` uses; without an election there is no lease to write."""
+    asked = [
+        (each, verb)
+        for each in PERMISSIONS
+        for verb in each.verbs
+        if each.scope is not Scope.LEASE or lease is not None
+    ]
 
     async def lacks(permission: Permission, verb: str) -> str:
-        where = namespace if permission.scope is Scope.OWN_NAMESPACE else ""
-        if await survey.may(verb, permission.group, permission.resource, where):
+        where, name = journal if permission.scope is Scope.JOURNAL else "", ""
+        if permission.scope is Scope.LEASE and lease is not None:
+            # RBAC can grant the rest on one name; it can't for an object that is not there yet.
+            where, name = lease.namespace, lease.name if verb != "create" else ""
+        if await survey.may(verb, permission.group, permission.resource, where, name=name):
             return ""
         place = f" in namespace {where}" if where else ""
         return f"{verb} {permission.resource}{place}"
@@ -129,11 +145,12 @@ async def rivals(survey: KubeSurvey) -> Need:
     return ok("rival", "linstor-affinity-controller does not run")
 
 
-async def leader(survey: KubeSurvey, namespace: str, name: str) -> Need:
+async def leader(survey: KubeSurvey, lease: Lease) -> Need:
     try:
-        holder = await survey.lease_holder(namespace, name)
+        holder = await survey.lease_holder(lease.namespace, lease.name)
     except AffinityEventsError as error:
         return warn("leader", str(error), "see permissions")
+    told = f"{lease.namespace}/{lease.name}"
     if holder is None:
-        return ok("leader", f"nobody has led yet: there is no Lease {namespace}/{name}")
-    return ok("leader", f"Lease {namespace}/{name} is held by {holder or 'nobody'}")
+        return ok("leader", f"nobody has led yet: there is no Lease {told}")
+    return ok("leader", f"Lease {told} is held by {holder or 'nobody'}")

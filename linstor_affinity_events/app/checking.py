@@ -11,6 +11,7 @@ from linstor_affinity_events.adapters.kube_survey import KubeSurvey
 from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
 from linstor_affinity_events.app.check_kubernetes import (
+    Lease,
     in_place,
     kubernetes_answers,
     leader,
@@ -31,6 +32,7 @@ from linstor_affinity_events.app.peers import (
     default_policy,
     event_streams,
     kubernetes,
+    lease_namespace,
     linstor_connection,
     notes_namespace,
 )
@@ -67,6 +69,9 @@ class _Checks:
         self._settings, self._api = settings, api
         self._survey = KubeSurvey(api)
         self._namespace = notes_namespace(settings)
+        self._lease: Lease | None = None
+        if settings.leader_election:
+            self._lease = Lease(lease_namespace(settings), settings.lease_lock_name)
         self._index: VolumeIndex | None = None
         self._nodes: Nodes | None = None
 
@@ -75,7 +80,7 @@ class _Checks:
         yield answered
         if answered.status is Status.FAIL:
             return
-        yield await permissions(self._survey, self._namespace)
+        yield await permissions(self._survey, self._namespace, self._lease)
         yield await self._known()
         if self._index is not None:
             ours = {
@@ -86,8 +91,8 @@ class _Checks:
                 yield need
             yield await in_place(self._survey, list(self._index.all()))
         yield await rivals(self._survey)
-        if self._settings.leader_election:
-            yield await leader(self._survey, self._namespace, self._settings.lease_lock_name)
+        if self._lease is not None:
+            yield await leader(self._survey, self._lease)
         yield await self._leftovers()
         database = KubeDatabase(self._api, lasts=1.0, again=1.0)
         yield await database_hints(database, self._settings.database_hints)

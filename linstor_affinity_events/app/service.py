@@ -26,6 +26,7 @@ from linstor_affinity_events.app.peers import (
     default_policy,
     event_streams,
     kubernetes,
+    lease_namespace,
     linstor_connection,
     notes_namespace,
 )
@@ -68,7 +69,6 @@ class Service:
         self.metrics = Metrics()
         self._garbage = Garbage()
         instance = f"{settings.leader_election_id}-{uuid4().hex[:8]}"
-        namespace = notes_namespace(settings)
         self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
         self.index = VolumeIndex(self._volume_changed)
         self.index.classes.on_change = self._classes_changed
@@ -80,11 +80,11 @@ class Service:
         self.teller = Teller(self.events, self.metrics, time.time)
         self._database = KubeDatabase(self.api, lasts=settings.resync_rate, again=DATABASE_AGAIN)
         self.database_failure: str | None = None
-        self.election = self._election(namespace)
+        self.election = self._election(lease_namespace(settings))
         volumes = KubeVolumes(self.api, self.index)
         self.replacer = Replacer(
             volumes=volumes,
-            journal=KubeJournal(self.api, namespace),
+            journal=KubeJournal(self.api, notes_namespace(settings)),
             notices=self.events,
             telemetry=self.metrics,
             delays=lambda: self._delays(first=0.05, most=2.0),

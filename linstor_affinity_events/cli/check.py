@@ -31,7 +31,7 @@ STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
     "is removed.",
 )
 @takes_settings(
-    *("property-namespace", "lease-lock-name", "lease-lock-namespace"),
+    *("property-namespace", "lease-lock-name", "lease-lock-namespace", "journal-namespace"),
     *("kubeconfig", "context", "server", "v"),
 )
 def check(*, output: str, leftovers: bool, **given: Any) -> None:

@@ -168,7 +168,10 @@ async def test_the_service_does_its_job_with_what_the_chart_grants(
         await stage.prepare()
         await stage.add("pvc-1", ["n1"])
         service = service_on(
-            stage, f"--kubeconfig={kubeconfig}", f"--lease-lock-namespace={NAMESPACE}"
+            stage,
+            f"--kubeconfig={kubeconfig}",
+            f"--lease-lock-namespace={NAMESPACE}",
+            f"--lease-lock-name={FULL_NAME}",
         )
         async with running(service):
             stage.world.move("pvc-1", "n1", "n2")
@@ -184,16 +187,48 @@ async def test_the_service_does_its_job_with_what_the_chart_grants(
         await stage.clear()
 
 
-async def kubeconfig_of(cluster: Cluster, account: str, directory: Path) -> Path:
-    """A way in with a token of that ServiceAccount and nothing else."""
+async def test_the_account_may_write_its_own_lease_alone(there: Helm, cluster: Cluster) -> None:
+    await install(there, merged(SOMEWHERE, {"fullnameOverride": "ours"}))
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+    made = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+    there_now = {
+        name: await cluster.ask("POST", leases, {**made, "metadata": {"name": name}})
+        for name in ("ours", "of-others")
+    }
+    token = await token_of(cluster, "ours")
+
+    async def status(name: str, method: str) -> int:
+        body = there_now[name] if method == "PUT" else None
+        headers = {"Authorization": f"Bearer {token}"}
+        async with cluster.session.request(
+            method, f"{leases}/{name}", json=body, headers=headers
+        ) as answer:
+            return answer.status
+
+    try:
+        assert [await status("ours", method) for method in ("GET", "PUT")] == [200, 200]
+        assert [await status("of-others", method) for method in ("GET", "PUT")] == [403, 403]
+    finally:
+        for name in there_now:
+            await cluster.ask("DELETE", f"{leases}/{name}")
+
+
+async def token_of(cluster: Cluster, account: str) -> str:
+    """A token of a ServiceAccount, which is made if it is not there."""
     path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
     if await cluster.find(f"{path}/{account}") is None:
         made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}}
         await cluster.ask("POST", path, made)
     asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     answer = await cluster.ask("POST", f"{path}/{account}/token", asked)
+    return str(answer["status"]["token"])
+
+
+async def kubeconfig_of(cluster: Cluster, account: str, directory: Path) -> Path:
+    """A way in with a token of that ServiceAccount and nothing else."""
+    token = await token_of(cluster, account)
     config = copy.deepcopy(yaml.safe_load(await asyncio.to_thread(cluster.kubeconfig.read_text)))
-    config["users"][0]["user"] = {"token": answer["status"]["token"]}
+    config["users"][0]["user"] = {"token": token}
     written = directory / "account.kubeconfig"
     await asyncio.to_thread(written.write_text, yaml.safe_dump(config))
     return written

@@ -12,7 +12,7 @@ from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.kube_database import GROUP, TABLE, VERBS
 from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
 from linstor_affinity_events.settings import OPTIONS
-from tests.chart.helm import CHART, ENDPOINT, Helm, HelmError, Rendered
+from tests.chart.helm import CHART, ENDPOINT, Helm, HelmError, Rendered, is_hook
 
 Json = dict[str, Any]
 
@@ -443,7 +443,8 @@ def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) ->
 
     cluster_wide = granted(rendered.one("ClusterRole")["rules"])
     assert cluster_wide == used(Scope.CLUSTER)
-    assert granted(rendered.one("Role")["rules"]) == used(Scope.OWN_NAMESPACE)
+    own = granted(rendered.one("Role")["rules"])
+    assert own == used(Scope.JOURNAL) | used(Scope.LEASE)
     assert granted(with_check.one("ClusterRole")["rules"]) - cluster_wide == {
         ("", "nodes", "list"),
         ("apps", "deployments", "list"),
@@ -451,6 +452,46 @@ def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) ->
     assert granted(with_hints.one("ClusterRole")["rules"]) - cluster_wide == {
         (GROUP, TABLE, verb) for verb in VERBS
     }
+
+
+def roles(rendered: Rendered) -> dict[str, list[Json]]:
+    """The rules of Roles, by namespace."""
+    found = [each for each in rendered.manifests if each["kind"] == "Role" and not is_hook(each)]
+    return {each["metadata"]["namespace"]: each["rules"] for each in found}
+
+
+@pytest.mark.parametrize("name", ["", "shared"])
+def test_one_lease_may_be_written_and_no_other(helm: Helm, name: str) -> None:
+    rendered = helm.template({"options": {"leaseLockName": name}})
+
+    rules = [rule for rule in roles(rendered)["storage"] if rule["resources"] == ["leases"]]
+    by_name = {verb: rule.get("resourceNames") for rule in rules for verb in rule["verbs"]}
+    expected = [name or "rel-linstor-affinity-events"]
+    # RBAC can't restrict by name what is not there yet.
+    assert by_name == {"get": expected, "update": expected, "create": None}
+
+
+@pytest.mark.parametrize("off", [False, "false"])
+def test_without_an_election_no_lease_may_be_written(helm: Helm, off: Any) -> None:
+    rendered = helm.template({"options": {"leaderElection": off}})
+
+    rules = roles(rendered)["storage"]
+    assert granted(rules) == used(Scope.JOURNAL)
+
+
+def test_journal_and_lease_may_have_namespaces_of_their_own(helm: Helm) -> None:
+    rendered = helm.template(
+        {"options": {"journalNamespace": "journal", "leaseLockNamespace": "leases"}}
+    )
+
+    rules = roles(rendered)
+    assert granted(rules["journal"]) == used(Scope.JOURNAL)
+    assert granted(rules["leases"]) == used(Scope.LEASE)
+    assert rules.keys() == {"journal", "leases"}
+    bindings = [each for each in rendered.manifests if each["kind"] == "RoleBinding"]
+    assert {each["metadata"]["namespace"] for each in bindings} == rules.keys()
+    for each in bindings:
+        assert each["subjects"][0]["namespace"] == "storage"
 
 
 def test_a_sidecar_gets_roles_and_nothing_that_runs(helm: Helm) -> None:
