@@ -95,6 +95,9 @@ image: {{ include "linstor-affinity-events.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 args:
   - {{ .command }}
+  {{- range .arguments }}
+  - {{ . | quote }}
+  {{- end }}
   {{- with include "linstor-affinity-events.flags" .root }}
   {{- . | trim | nindent 2 }}
   {{- end }}

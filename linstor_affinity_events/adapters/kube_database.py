@@ -54,8 +54,12 @@ class Served:
 class KubeDatabase:
     """Finds out whether there is such a database, and that we may watch it."""
 
-    def __init__(self, api: KubeApi, *, lasts: float, again: float) -> None:
+    def __init__(
+        self, api: KubeApi, *, lasts: float, again: float, survey: KubeSurvey | None = None
+    ) -> None:
+        """`survey` knows what the account may that is to watch it; ours, if there is none."""
         self._api, self._lasts, self._again = api, lasts, again
+        self._survey = survey or KubeSurvey(api)
 
     async def served(self) -> Served:
         """Ask the API server which version it has, and whether we may watch it.
@@ -66,9 +70,8 @@ class KubeDatabase:
             version = await _newest_version(self._api)
         except Missing:
             return Served(why_not="LINSTOR does not keep its database in this Kubernetes")
-        survey = KubeSurvey(self._api)
         for verb in VERBS:
-            if not await survey.may(verb, GROUP, TABLE, ""):
+            if not await self._survey.may(verb, GROUP, TABLE, ""):
                 return Served(why_not=f"the account may not {verb} {TABLE}.{GROUP}")
         return Served(version)
 

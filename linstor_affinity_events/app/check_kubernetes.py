@@ -9,7 +9,7 @@ from linstor_affinity_events.adapters.kube_index import VolumeIndex
 from linstor_affinity_events.adapters.kube_survey import KubeSurvey
 from linstor_affinity_events.app.need import Need, fail, few, ok, warn
 from linstor_affinity_events.app.permissions import PERMISSIONS, Permission, Scope
-from linstor_affinity_events.errors import AffinityEventsError, BadSettings
+from linstor_affinity_events.errors import AffinityEventsError, BadSettings, Forbidden
 from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.policy import Policy, StorageClass, Unreadable
 from linstor_affinity_events.model.volume import Volume
@@ -35,7 +35,9 @@ class Lease(NamedTuple):
     name: str
 
 
-async def permissions(survey: KubeSurvey, journal: str, lease: Lease | None) -> Need:
+async def permissions(
+    survey: KubeSurvey, journal: str, lease: Lease | None, *, who: str = "the account"
+) -> Need:
     """Ask for every verb that `run` uses; without an election there is no lease to write."""
     asked = [
         (each, verb)
@@ -62,7 +64,7 @@ async def permissions(survey: KubeSurvey, journal: str, lease: Lease | None) -> 
     if missing:
         return fail(
             "permissions",
-            f"the account may not {few(missing, most=30)}",
+            f"{who} may not {few(missing, most=30)}",
             "grant it by a Role or ClusterRole; docs/permissions.md lists all",
         )
     return ok("permissions", f"all {len(asked)} are granted")
@@ -115,6 +117,8 @@ async def in_place(survey: KubeSurvey, volumes: list[Volume]) -> Need:
             continue
         try:
             allowed = await survey.changes_in_place(volume.name)
+        except Forbidden:
+            return ok("in-place", "not tried, since the account of check may not patch volumes")
         except AffinityEventsError as error:
             return warn("in-place", f"it could not be tried: {error}", "try again")
         if allowed:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.helm import CHART, SOMEWHERE, Helm, Rendered, merged
+from tests.chart.helm import CHART, SOMEWHERE, Helm, Rendered, is_hook, merged
 from tests.chart.release import (
     DEPLOYMENTS,
     FULL_NAME,
@@ -21,6 +21,7 @@ from tests.chart.release import (
 )
 from tests.e2e.conftest import MakeService, service_on
 from tests.stage.clusters import ApiError, Cluster
+from tests.stage.command import command
 from tests.stage.service import running
 from tests.stage.stage import Stage
 
@@ -77,12 +78,7 @@ PROMETHEUS_OPERATOR = [
 
 async def apply(cluster: Cluster, manifest: Json) -> None:
     """Server-side, as a dry run, with every field that is unknown or doubled refused."""
-    group = manifest["apiVersion"]
-    base = f"/apis/{group}" if "/" in group else f"/api/{group}"
-    resources = (await cluster.ask("GET", base))["resources"]
-    [kind] = [r for r in resources if r["kind"] == manifest["kind"] and "/" not in r["name"]]
-    where = f"/namespaces/{NAMESPACE}" if kind["namespaced"] else ""
-    path = f"{base}{where}/{kind['name']}/{manifest['metadata']['name']}"
+    path = f"{await collection_of(cluster, manifest)}/{manifest['metadata']['name']}"
     query = {"dryRun": "All", "fieldManager": "test", "fieldValidation": "Strict"}
     headers = {"Content-Type": "application/apply-patch+yaml"}
     async with cluster.session.patch(path, json=manifest, params=query, headers=headers) as answer:
@@ -211,6 +207,68 @@ async def test_the_account_may_write_its_own_lease_alone(there: Helm, cluster: C
     finally:
         for name in there_now:
             await cluster.ask("DELETE", f"{leases}/{name}")
+
+
+async def test_check_finds_out_with_rights_to_read_what_the_service_may_do(
+    there: Helm, cluster: Cluster, tmp_path: Path
+) -> None:
+    await install(there, SOMEWHERE)
+    arguments = ("template", RELEASE, str(CHART), "--namespace", NAMESPACE)
+    rendered = Rendered.read(await asyncio.to_thread(there.run, *arguments, values=SOMEWHERE))
+    account = rendered.hook("ServiceAccount")["metadata"]["name"]
+    hooks = [each for each in rendered.manifests if is_hook(each) and each["kind"] != "Pod"]
+    for hook in hooks:
+        await cluster.ask("POST", await collection_of(cluster, hook), hook)
+    try:
+        kubeconfig = await kubeconfig_of(cluster, account, tmp_path)
+        async with Stage.of(cluster) as stage:
+            await stage.clear()
+            await stage.prepare()
+            await stage.add("pvc-1", ["n1"])
+            given = (
+                "check",
+                f"--service-account={NAMESPACE}/{FULL_NAME}",
+                f"--kubeconfig={kubeconfig}",
+                f"--lease-lock-namespace={NAMESPACE}",
+                f"--lease-lock-name={FULL_NAME}",
+                *("-o", "json"),
+            )
+            good = await command(stage, *given)
+            binding = f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{FULL_NAME}"
+            kept = await cluster.ask("GET", binding)
+            await cluster.ask("DELETE", binding)
+            bad = await command(stage, *given)
+            del kept["metadata"]["resourceVersion"], kept["metadata"]["uid"]
+            await cluster.ask("POST", binding.rpartition("/")[0], kept)
+            await stage.clear()
+    finally:
+        for hook in hooks:
+            path = f"{await collection_of(cluster, hook)}/{hook['metadata']['name']}"
+            await cluster.ask("DELETE", path)
+
+    needs = {each["need"]: each for each in good.json}
+    assert good.code == 0, good.out
+    assert needs["permissions"]["found"] == "all 19 are granted"
+    # Nodes differ, since this cluster has none; that they could be listed is what counts here.
+    assert "alone knows" in needs["nodes"]["found"]
+    assert needs["rival"]["status"] == needs["leader"]["status"] == "ok"
+    assert needs["leftovers"]["status"] == needs["in-place"]["status"] == "ok"
+    assert "not tried" in needs["in-place"]["found"]
+    lacking = {each["need"]: each for each in bad.json}["permissions"]
+    assert lacking["status"] == "fail"
+    assert f"{NAMESPACE}/{FULL_NAME} may not" in lacking["found"]
+    assert "delete persistentvolumes" in lacking["found"]
+
+
+async def collection_of(cluster: Cluster, manifest: Json) -> str:
+    """Where an object of this kind is created."""
+    group = manifest["apiVersion"]
+    base = f"/apis/{group}" if "/" in group else f"/api/{group}"
+    resources = (await cluster.ask("GET", base))["resources"]
+    [kind] = [r for r in resources if r["kind"] == manifest["kind"] and "/" not in r["name"]]
+    namespace = manifest["metadata"].get("namespace", NAMESPACE)
+    where = f"/namespaces/{namespace}" if kind["namespaced"] else ""
+    return f"{base}{where}/{kind['name']}"
 
 
 async def token_of(cluster: Cluster, account: str) -> str:

@@ -436,21 +436,79 @@ def used(scope: Scope) -> set[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("mode", ["deployment", "sidecar"])
 def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) -> None:
-    bare = {"mode": mode, "rbac": {"forCheck": False}, "databaseHints": "off"}
+    bare = {"mode": mode, "databaseHints": "off"}
     rendered = helm.template(bare)
-    with_check = helm.template({**bare, "rbac": {"forCheck": True}})
     with_hints = helm.template({**bare, "databaseHints": "auto"})
 
     cluster_wide = granted(rendered.one("ClusterRole")["rules"])
     assert cluster_wide == used(Scope.CLUSTER)
     own = granted(rendered.one("Role")["rules"])
     assert own == used(Scope.JOURNAL) | used(Scope.LEASE)
-    assert granted(with_check.one("ClusterRole")["rules"]) - cluster_wide == {
-        ("", "nodes", "list"),
-        ("apps", "deployments", "list"),
-    }
     assert granted(with_hints.one("ClusterRole")["rules"]) - cluster_wide == {
         (GROUP, TABLE, verb) for verb in VERBS
+    }
+
+
+def test_the_test_pod_has_an_account_that_only_reads(helm: Helm) -> None:
+    rendered = helm.template()
+
+    pod = rendered.hook("Pod")["spec"]
+    account = rendered.hook("ServiceAccount")["metadata"]["name"]
+    assert pod["serviceAccountName"] == account != rendered.pod["serviceAccountName"]
+    service = f"--service-account=storage/{rendered.pod['serviceAccountName']}"
+    assert pod["containers"][0]["args"][:2] == ["check", service]
+    reviews = ("authorization.k8s.io", "subjectaccessreviews", "create")
+    assert granted(rendered.hook("ClusterRole")["rules"]) == {
+        ("", "persistentvolumes", "list"),
+        ("storage.k8s.io", "storageclasses", "list"),
+        ("", "nodes", "list"),
+        ("apps", "deployments", "list"),
+        reviews,
+    }
+    assert granted(rendered.hook("Role")["rules"]) == {
+        ("", "configmaps", "list"),
+        ("coordination.k8s.io", "leases", "get"),
+    }
+    for kind in ("ClusterRoleBinding", "RoleBinding"):
+        assert [each["name"] for each in rendered.hook(kind)["subjects"]] == [account]
+
+
+def test_what_the_test_pod_needs_is_there_before_it_and_gone_after_it(helm: Helm) -> None:
+    hooks = [each for each in helm.template().manifests if is_hook(each)]
+
+    weights = {
+        each["kind"]: int(each["metadata"]["annotations"].get("helm.sh/hook-weight", 0))
+        for each in hooks
+    }
+    assert weights["ServiceAccount"] == weights["ClusterRole"] == weights["Role"]
+    assert weights["Role"] < weights["RoleBinding"] == weights["ClusterRoleBinding"] < 0
+    assert weights["Pod"] == 0
+    for each in hooks:
+        policy = each["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert ("hook-succeeded" in policy) is (each["kind"] != "Pod")
+
+
+@pytest.mark.parametrize("rbac", [{"forCheck": False}, {"create": False}], ids=str)
+def test_the_test_pod_can_do_with_the_account_of_the_service(helm: Helm, rbac: Json) -> None:
+    rendered = helm.template({"rbac": rbac})
+
+    assert [each["kind"] for each in rendered.manifests if is_hook(each)] == ["Pod"]
+    pod = rendered.hook("Pod")["spec"]
+    assert pod["serviceAccountName"] == rendered.pod["serviceAccountName"]
+    assert not [arg for arg in pod["containers"][0]["args"] if "service-account" in arg]
+
+
+def test_a_journal_of_its_own_is_read_there_by_the_test_pod(helm: Helm) -> None:
+    rendered = helm.template({"options": {"journalNamespace": "journal"}})
+
+    found = {
+        each["metadata"]["namespace"]: granted(each["rules"])
+        for each in rendered.manifests
+        if each["kind"] == "Role" and is_hook(each)
+    }
+    assert found == {
+        "journal": {("", "configmaps", "list")},
+        "storage": {("coordination.k8s.io", "leases", "get")},
     }
 
 
