@@ -3,6 +3,10 @@
 {{- $root := .root }}
 - name: LS_CONTROLLERS
   value: {{ .endpoint | quote }}
+{{- with .serverName }}
+- name: LS_TLS_SERVER_NAME
+  value: {{ . | quote }}
+{{- end }}
 {{- if .hasCa }}
 - name: LS_ROOT_CA_FILE
   value: /etc/linstor-client/ca.crt

@@ -1,5 +1,5 @@
 {{- /*
-Where LINSTOR is, as {"endpoint": ..., "clientSecret": ..., "ca": {...}, "hasCa": ...} in JSON. What the values name
+Where LINSTOR is, as {"endpoint", "clientSecret", "ca", "hasCa", "serverName"} in JSON. What the values name
 counts; what they leave open is taken from the custom resources of Piraeus.
 */}}
 {{- define "linstor-affinity-events.linstor" -}}
@@ -26,16 +26,40 @@ counts; what they leave open is taken from the custom resources of Piraeus.
 {{- fail (printf "no LINSTOR was found in namespace %s: there is no LinstorCluster (piraeus.io/v1) with an external controller or a controller Service there, and no LinstorController (piraeus.linbit.com/v1, linstor.linbit.com/v1). Install the chart beside LINSTOR, name LINSTOR's namespace with linstor.namespace, or say where it is with linstor.endpoint, such as http://linstor-controller.piraeus-datastore.svc:3370 (and linstor.clientSecret for https). `helm template` sees no cluster, so it always needs the endpoint." (include "linstor-affinity-events.linstorNamespace" .)) }}
 {{- end }}
 {{- $seen := $fits | first | default dict }}
-{{- $secret := $given.clientSecret | default $seen.clientSecret | default "" }}
-{{- $ca := $given.caReference | default $seen.ca | default dict }}
+{{- include "linstor-affinity-events.reached" (dict "root" . "endpoint" ($given.endpoint | default $seen.endpoint) "seen" $seen) }}
+{{- end }}
+
+{{- /*
+The same for a sidecar, which is beside its controller. With TLS the controller's certificate is for its Service, so
+that is the name to expect in it.
+*/}}
+{{- define "linstor-affinity-events.linstorOfSidecar" -}}
+{{- $endpoint := .Values.linstor.endpoint | default "http://localhost:3370" }}
+{{- $seen := dict }}
+{{- $candidates := fromJsonArray (include "linstor-affinity-events.candidates" .) }}
+{{- if and (not .Values.linstor.endpoint) (eq (len $candidates) 1) }}
+{{- $only := first $candidates }}
+{{- if and $only.clientSecret $only.serverName }}
+{{- $endpoint = "https://localhost:3371" }}
+{{- $seen = $only }}
+{{- end }}
+{{- end }}
+{{- include "linstor-affinity-events.reached" (dict "root" . "endpoint" $endpoint "seen" $seen "serverName" $seen.serverName) }}
+{{- end }}
+
+{{- /* An endpoint with the certificates for it, given {"root", "endpoint", "seen": a candidate or nothing}. */}}
+{{- define "linstor-affinity-events.reached" -}}
+{{- $given := .root.Values.linstor }}
+{{- $secret := $given.clientSecret | default .seen.clientSecret | default "" }}
+{{- $ca := $given.caReference | default .seen.ca | default dict }}
 {{- $hasCa := or $ca $secret }}
 {{- if and $secret (not $ca) }}
-{{- $stored := (lookup "v1" "Secret" .Release.Namespace $secret).data }}
+{{- $stored := (lookup "v1" "Secret" .root.Release.Namespace $secret).data }}
 {{- if and $stored (not (hasKey $stored "ca.crt")) }}
 {{- $hasCa = false }}
 {{- end }}
 {{- end }}
-{{- dict "endpoint" ($given.endpoint | default $seen.endpoint) "clientSecret" $secret "ca" $ca "hasCa" (not (empty $hasCa)) | toJson }}
+{{- dict "endpoint" .endpoint "clientSecret" $secret "ca" $ca "hasCa" (not (empty $hasCa)) "serverName" (.serverName | default "") | toJson }}
 {{- end }}
 
 {{- define "linstor-affinity-events.linstorNamespace" -}}
@@ -69,7 +93,7 @@ Without a scheme it is https as soon as there is a certificate.
 {{- end }}
 
 {{- /*
-All LINSTORs that Piraeus tells of, each as {"name", "endpoint", "clientSecret", "ca", "hosts"}, as an array in JSON.
+All LINSTORs that Piraeus tells of, each as {"name", "endpoint", "clientSecret", "ca", "hosts", "serverName"}, as an array in JSON.
 A LinstorCluster belongs to no namespace; its controller's Service and everything older is looked for in LINSTOR's
 namespace alone: elsewhere people who have no say here could put up one of their own.
 */}}
@@ -92,14 +116,14 @@ namespace alone: elsewhere people who have no say here could put up one of their
 {{- $external := get (get $spec "externalController" | default dict) "url" }}
 {{- if $external }}
 {{- $hosts := list (include "linstor-affinity-events.hostOf" $external) }}
-{{- $found = append $found (dict "name" $name "endpoint" $external "clientSecret" $secret "ca" $ca "hosts" $hosts) }}
+{{- $found = append $found (dict "name" $name "endpoint" $external "clientSecret" $secret "ca" $ca "hosts" $hosts "serverName" "") }}
 {{- else }}
 {{- range $service := $services }}
 {{- $labels := $service.metadata.labels | default dict }}
 {{- if and (eq (get $labels "app.kubernetes.io/component") "linstor-controller") (eq (get $labels "app.kubernetes.io/instance") $cluster.metadata.name) }}
 {{- $hosts := fromJsonArray (include "linstor-affinity-events.hostsOf" $service) }}
 {{- $endpoint := ternary "https://%s:3371" "http://%s:3370" $secured | replace "%s" (last $hosts) }}
-{{- $found = append $found (dict "name" $name "endpoint" $endpoint "clientSecret" $secret "ca" $ca "hosts" $hosts) }}
+{{- $found = append $found (dict "name" $name "endpoint" $endpoint "clientSecret" $secret "ca" $ca "hosts" $hosts "serverName" (last $hosts)) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -112,7 +136,7 @@ namespace alone: elsewhere people who have no say here could put up one of their
 {{- $hosts := fromJsonArray (include "linstor-affinity-events.hostsOf" $controller) }}
 {{- $endpoint := ternary "http://%s:3370" "https://%s:3371" (empty $secret) | replace "%s" (last $hosts) }}
 {{- $name := printf "LinstorController %s" $controller.metadata.name }}
-{{- $found = append $found (dict "name" $name "endpoint" $endpoint "clientSecret" $secret "ca" dict "hosts" $hosts) }}
+{{- $found = append $found (dict "name" $name "endpoint" $endpoint "clientSecret" $secret "ca" dict "hosts" $hosts "serverName" (last $hosts)) }}
 {{- end }}
 {{- end }}
 {{- end }}

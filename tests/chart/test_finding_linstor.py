@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 
 from tests.chart.helm import Helm, HelmError
 from tests.chart.release import DEPLOYMENTS, FULL_NAME, NAMESPACE, install
@@ -307,3 +308,48 @@ async def test_several_linstors_are_none_when_one_is_named(
     told = await found(there, cluster, {"endpoint": OUTSIDE})
 
     assert (told.endpoint, told.secret) == (OUTSIDE, "other")
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "expected"),
+    [
+        ({}, {}, {"LS_CONTROLLERS": "http://localhost:3370"}),
+        (
+            {"apiTLS": {}},
+            {},
+            {
+                "LS_CONTROLLERS": "https://localhost:3371",
+                "LS_TLS_SERVER_NAME": "linstor-controller.storage.svc",
+                "LS_USER_KEY_FILE": "/etc/linstor-client/tls.key",
+                "LS_ROOT_CA_FILE": "/etc/linstor-client/ca.crt",
+            },
+        ),
+        (
+            {"apiTLS": {}},
+            {"endpoint": "https://localhost:9999", "clientSecret": "mine"},
+            {
+                "LS_CONTROLLERS": "https://localhost:9999",
+                "LS_USER_KEY_FILE": "/etc/linstor-client/tls.key",
+                "LS_ROOT_CA_FILE": "/etc/linstor-client/ca.crt",
+            },
+        ),
+    ],
+    ids=["plain", "tls", "given"],
+)
+async def test_a_sidecar_is_told_how_its_own_controller_is_reached(
+    there: Helm, piraeus: Piraeus, spec: Json, given: Json, expected: Json
+) -> None:
+    await piraeus.linstor_cluster(spec)
+    await piraeus.service()
+
+    said = await install(there, {"mode": "sidecar", "linstor": given})
+
+    patch = yaml.safe_load(said[said.index("\nspec:\n  template:") :])
+    pod = patch["spec"]["template"]["spec"]
+    env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    told = {name: value for name, value in env.items() if name.startswith("LS_")}
+    told.pop("LS_USER_CERTIFICATE_FILE", None)
+    assert told == expected
+    mounted = [each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each]
+    secret = given.get("clientSecret", "linstor-client-tls")
+    assert mounted == ([secret] if "LS_USER_KEY_FILE" in expected else [])
