@@ -126,3 +126,18 @@ true
 {{- define "linstor-affinity-events.journalNamespace" -}}
 {{- .Values.options.journalNamespace | default (include "linstor-affinity-events.leaseNamespace" .) }}
 {{- end }}
+
+{{- /* The account as the API server names it. */}}
+{{- define "linstor-affinity-events.username" -}}
+{{- printf "system:serviceaccount:%s:%s" .Release.Namespace (include "linstor-affinity-events.serviceAccountName" .) }}
+{{- end }}
+
+{{- define "linstor-affinity-events.admissionPolicies" -}}
+{{- $served := .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy" }}
+{{- include "linstor-affinity-events.isOn" (dict "value" .Values.rbac.admissionPolicy.enabled "auto" $served) }}
+{{- end }}
+
+{{- /* The fields of a CSI volume that refer to Secrets. */}}
+{{- define "linstor-affinity-events.secretFields" -}}
+{{- list "controllerPublishSecretRef" "nodeStageSecretRef" "nodePublishSecretRef" "controllerExpandSecretRef" "nodeExpandSecretRef" | toJson }}
+{{- end }}

@@ -1,7 +1,6 @@
 """The chart on a real API server: install, upgrade, roll back, and run with what it grants."""
 
 import asyncio
-import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.chart.accounts import kubeconfig_of, token_of
 from tests.chart.helm import CHART, SOMEWHERE, Helm, Rendered, is_hook, merged
 from tests.chart.release import (
     DEPLOYMENTS,
@@ -62,7 +62,7 @@ EVERYTHING: Json = {
 async def test_the_api_server_takes_every_object_as_it_is_written(
     there: Helm, cluster: Cluster, values: Json
 ) -> None:
-    rendered = there.template(values, api_versions=PROMETHEUS_OPERATOR)
+    rendered = there.template(values, api_versions=SERVED)
 
     for manifest in rendered.manifests:
         if manifest["kind"] == "Pod":
@@ -70,7 +70,8 @@ async def test_the_api_server_takes_every_object_as_it_is_written(
         await apply(cluster, manifest)
 
 
-PROMETHEUS_OPERATOR = [
+SERVED = [
+    "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy",
     "monitoring.coreos.com/v1/ServiceMonitor",
     "monitoring.coreos.com/v1/PrometheusRule",
 ]
@@ -269,27 +270,6 @@ async def collection_of(cluster: Cluster, manifest: Json) -> str:
     namespace = manifest["metadata"].get("namespace", NAMESPACE)
     where = f"/namespaces/{namespace}" if kind["namespaced"] else ""
     return f"{base}{where}/{kind['name']}"
-
-
-async def token_of(cluster: Cluster, account: str) -> str:
-    """A token of a ServiceAccount, which is made if it is not there."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
-    if await cluster.find(f"{path}/{account}") is None:
-        made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}}
-        await cluster.ask("POST", path, made)
-    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    answer = await cluster.ask("POST", f"{path}/{account}/token", asked)
-    return str(answer["status"]["token"])
-
-
-async def kubeconfig_of(cluster: Cluster, account: str, directory: Path) -> Path:
-    """A way in with a token of that ServiceAccount and nothing else."""
-    token = await token_of(cluster, account)
-    config = copy.deepcopy(yaml.safe_load(await asyncio.to_thread(cluster.kubeconfig.read_text)))
-    config["users"][0]["user"] = {"token": token}
-    written = directory / "account.kubeconfig"
-    await asyncio.to_thread(written.write_text, yaml.safe_dump(config))
-    return written
 
 
 async def test_the_patches_of_the_notes_make_the_controller_a_pod_with_a_sidecar(

@@ -10,7 +10,9 @@ import yaml
 
 from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.kube_database import GROUP, TABLE, VERBS
+from linstor_affinity_events.adapters.kube_journal import LABEL, note_name
 from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
+from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.settings import OPTIONS
 from tests.chart.helm import CHART, ENDPOINT, Helm, HelmError, Rendered, is_hook
 
@@ -136,6 +138,10 @@ def test_every_value_is_in_the_schema() -> None:
         ({"options": {"leaderElection": "yes"}}, "/options/leaderElection"),
         ({"options": {"bindAddress": "8000"}}, "/options/bindAddress"),
         ({"options": {"metricsAddress": "::1:8000"}}, "/options/metricsAddress"),
+        (
+            {"rbac": {"admissionPolicy": {"secretNamespaces": ["a b"]}}},
+            "/rbac/admissionPolicy/secretNamespaces/0",
+        ),
         ({"monitoring": {"runbookBaseUrl": "docs/"}}, "/monitoring/runbookBaseUrl"),
         ({"monitoring": {"prometheusOperator": "yes"}}, "/monitoring/prometheusOperator"),
         ({"image": {"pullPolicy": "always"}}, "/image/pullPolicy"),
@@ -550,6 +556,97 @@ def test_journal_and_lease_may_have_namespaces_of_their_own(helm: Helm) -> None:
     assert {each["metadata"]["namespace"] for each in bindings} == rules.keys()
     for each in bindings:
         assert each["subjects"][0]["namespace"] == "storage"
+
+
+POLICY = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
+
+
+def policies(rendered: Rendered) -> set[str]:
+    """The names of admission policies, all of which are bound and deny."""
+    kind = "ValidatingAdmissionPolicy"
+    made = {each["metadata"]["name"] for each in rendered.manifests if each["kind"] == kind}
+    bound = [each["spec"] for each in rendered.manifests if each["kind"] == f"{kind}Binding"]
+    assert {each["policyName"] for each in bound} == made
+    assert all(each["validationActions"] == ["Deny"] for each in bound)
+    return {name.removeprefix("rel-linstor-affinity-events-") for name in made}
+
+
+@pytest.mark.parametrize(
+    ("enabled", "served", "expected"),
+    [
+        ("auto", [], set()),
+        ("auto", [POLICY], {"journal", "volumes", "account"}),
+        (True, [], {"journal", "volumes", "account"}),
+        (False, [POLICY], set()),
+        ("false", [POLICY], set()),
+    ],
+)
+def test_admission_policies_are_made_where_they_are_served_or_when_told(
+    helm: Helm, enabled: Any, served: list[str], expected: set[str]
+) -> None:
+    values = {"rbac": {"admissionPolicy": {"enabled": enabled}}}
+
+    assert policies(helm.template(values, api_versions=served)) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "user"),
+    [
+        ({"mode": "sidecar"}, "system:serviceaccount:storage:linstor-controller"),
+        (
+            {"serviceAccount": {"create": False, "name": "shared"}},
+            "system:serviceaccount:storage:shared",
+        ),
+    ],
+    ids=["sidecar", "shared"],
+)
+def test_an_account_that_others_use_too_is_held_to_volumes_alone(
+    helm: Helm, values: Json, user: str
+) -> None:
+    rendered = helm.template(values, api_versions=[POLICY])
+
+    assert policies(rendered) == {"journal", "volumes"}
+    for each in rendered.manifests:
+        if each["kind"] == "ValidatingAdmissionPolicy":
+            assert f'"{user}"' in json.dumps(each["spec"]).replace("\\", "")
+
+
+def test_policies_watch_the_namespaces_of_journal_and_lease(helm: Helm) -> None:
+    rendered = helm.template(
+        {
+            "options": {
+                "journalNamespace": "journal",
+                "leaseLockNamespace": "leases",
+                "leaseLockName": "leader",
+            }
+        },
+        api_versions=[POLICY],
+    )
+
+    specs = {
+        each["metadata"]["name"].rpartition("-")[2]: each["spec"]
+        for each in rendered.manifests
+        if each["kind"] == "ValidatingAdmissionPolicy"
+    }
+    selected = specs["journal"]["matchConstraints"]["namespaceSelector"]["matchLabels"]
+    assert selected == {"kubernetes.io/metadata.name": "journal"}
+    maps, leases = (each["expression"] for each in specs["account"]["validations"])
+    assert 'request.namespace == "journal"' in maps
+    assert 'request.namespace == "leases"' in leases
+    assert 'variables.name == "leader"' in leases
+
+
+def test_policies_know_entries_as_the_service_writes_them(helm: Helm) -> None:
+    rendered = helm.template(api_versions=[POLICY])
+
+    spoken = [
+        json.dumps(each["spec"]).replace("\\", "")
+        for each in rendered.manifests
+        if each["kind"] == "ValidatingAdmissionPolicy" and "volumes" not in each["metadata"]["name"]
+    ]
+    for each in spoken:
+        assert f'"{note_name(PvName(""))}"' in each
+        assert f'"{LABEL}"' in each
 
 
 def test_a_sidecar_gets_roles_and_nothing_that_runs(helm: Helm) -> None:
