@@ -216,6 +216,33 @@ def test_the_values_for_openshift_fix_no_ids_and_name_its_dns_port(helm: Helm) -
     assert [{"port": 5353, "protocol": "UDP"}, {"port": 5353, "protocol": "TCP"}] in ports
 
 
+PROMETHEUS: Json = {
+    "namespaceSelector": {},
+    "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, [PROMETHEUS]),
+        ([{"ipBlock": {"cidr": "10.0.0.0/8"}}], [{"ipBlock": {"cidr": "10.0.0.0/8"}}]),
+        ([], None),
+    ],
+    ids=["default", "given", "everybody"],
+)
+def test_the_http_port_is_open_to_those_who_are_named(
+    helm: Helm, given: list[Json] | None, expected: list[Json] | None
+) -> None:
+    policy = {"enabled": True, **({} if given is None else {"from": given})}
+
+    rendered = helm.template({"networkPolicy": policy})
+
+    [rule] = rendered.one("NetworkPolicy")["spec"]["ingress"]
+    assert rule.get("from") == expected
+    assert rule["ports"] == [{"port": 8000, "protocol": "TCP"}]
+
+
 def test_ports_of_dns_are_values(helm: Helm) -> None:
     policy = {"enabled": True, "dnsPorts": [53, 5353]}
 
