@@ -282,8 +282,15 @@ OPTIONS = (
         flag="lease-lock-namespace",
         default="",
         parse=text,
-        help="Namespace of the Lease and of notes; empty takes POD_NAMESPACE, else the "
-        "namespace of the pod, else default.",
+        help="Namespace of the Lease; empty takes POD_NAMESPACE, else the namespace of the pod, "
+        "else default.",
+    ),
+    Option(
+        flag="journal-namespace",
+        default="",
+        parse=text,
+        help="Namespace of the journal, one ConfigMap for each replacement under way; empty takes "
+        "that of the Lease. Change it only while `check --leftovers` finds none.",
     ),
     Option(
         flag="leader-election-lease-duration",
@@ -358,6 +365,7 @@ class Settings:
     leader_election_id: str
     lease_lock_name: str
     lease_lock_namespace: str
+    journal_namespace: str
     leader_election_lease_duration: float
     leader_election_renew_deadline: float
     leader_election_retry_period: float

@@ -69,9 +69,9 @@ async def database_hints(database: KubeDatabase, wish: str) -> Need:
     except AffinityEventsError as error:
         return warn(need, f"it can't be seen whether there is a database: {error}", "try again")
     if served.version:
-        return ok(need, f"on, by {served.version} of LINSTOR's tables")
+        return ok(need, f"on, by {served.version} of LINSTOR's database")
     if wish == "on":
-        mend = "--database-hints=auto goes on without; or grant list and watch on both tables"
+        mend = "--database-hints=auto goes on without; or grant list and watch on its table"
         return fail(need, served.why_not, mend)
     if "may not" in served.why_not:
         mend = "grant it (chart: databaseHints), or set --database-hints=off"

@@ -65,6 +65,10 @@ def kubernetes(settings: Settings) -> KubeApi:
     )
 
 
-def notes_namespace(settings: Settings) -> str:
-    """Where the Lease and the notes of unfinished replacements are."""
+def lease_namespace(settings: Settings) -> str:
     return settings.lease_lock_namespace or own_namespace() or "default"
+
+
+def notes_namespace(settings: Settings) -> str:
+    """Where notes of unfinished replacements are: beside the Lease by default."""
+    return settings.journal_namespace or lease_namespace(settings)

@@ -27,6 +27,7 @@ from linstor_affinity_events.app.peers import (
     event_streams,
     everywhere,
     kubernetes,
+    lease_namespace,
     linstor_connection,
     notes_namespace,
 )
@@ -78,7 +79,6 @@ class Service:
         identity = settings.leader_election_id or socket.gethostname()
         # Unique for each process: two on one host must not both take a Lease for their own.
         instance = f"{identity}_{uuid4()}"
-        namespace = notes_namespace(settings)
         self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
         self.index = VolumeIndex(self._volume_changed)
         self.index.classes.on_change = self._classes_changed
@@ -90,11 +90,13 @@ class Service:
         self.teller = Teller(self.events, self.metrics, time.time)
         self._database = KubeDatabase(self.api, lasts=settings.resync_rate, again=DATABASE_AGAIN)
         self.database_failure: str | None = None
-        self.election = self._election(namespace, settings.leader_election_id or instance)
+        self.election = self._election(
+            lease_namespace(settings), settings.leader_election_id or instance
+        )
         volumes = KubeVolumes(self.api, self.index)
         self.replacer = Replacer(
             volumes=volumes,
-            journal=KubeJournal(self.api, namespace),
+            journal=KubeJournal(self.api, notes_namespace(settings)),
             notices=self.events,
             telemetry=self.metrics,
             delays=lambda: self._delays(first=0.05, most=2.0),
@@ -391,9 +393,7 @@ class Service:
         self.database_failure = "not found yet" if required else None
         rows = await self._database.found(required=required)
         self.database_failure = None
-        async with asyncio.TaskGroup() as group:
-            for stream in rows:
-                group.create_task(self._listen(stream), name=f"stream-{stream.name}")
+        await self._listen(rows)
 
     async def _listen(self, stream: EventStream) -> None:
         hints = from_stream(stream, self._delays(first=0.2, most=30.0), self.metrics)
