@@ -21,6 +21,7 @@ from linstor_affinity_events.adapters.kube_journal import KubeJournal
 from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
 from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.app.drain import Drain
 from linstor_affinity_events.app.garbage import Garbage
 from linstor_affinity_events.app.peers import (
     default_policy,
@@ -75,7 +76,6 @@ class Service:
         self._chance = chance
         self.metrics = Metrics()
         self._garbage = Garbage()
-        self._drained_by = 0.0
         identity = settings.leader_election_id or socket.gethostname()
         # Unique for each process: two on one host must not both take a Lease for their own.
         instance = f"{identity}_{uuid4()}"
@@ -309,6 +309,7 @@ class Service:
 
     async def _serve(self, stop: asyncio.Event) -> None:
         """Workers outlive everything else, so that what they began can end whatever fails."""
+        drain = Drain(self.queue, grace=self._settings.shutdown_grace)
         async with asyncio.TaskGroup() as workforce:
             workers = [
                 workforce.create_task(self.reconciler.work(), name=f"worker-{number}")
@@ -321,12 +322,12 @@ class Service:
                     for task in listeners:
                         task.cancel()
                     # The watch and the lease are of use as long as something is being replaced.
-                    await self._drain(workers)
+                    await drain.wait(workers)
                     for task in background:
                         task.cancel()
                     await self._leave()
             finally:
-                await self._drain(workers)
+                await drain.wait(workers)
 
     def _begin(
         self, group: asyncio.TaskGroup
@@ -351,20 +352,6 @@ class Service:
         if self._settings.pulse_rate:
             listeners.append(group.create_task(self.pulse.run(), name="pulse"))
         return background, listeners
-
-    async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
-        """Begin nothing more, and give what was begun the shutdown grace, counted from the first
-        call: should a background task fail meanwhile, the second call waits for the rest of it.
-        """
-        clock = asyncio.get_running_loop().time
-        if not self.queue.closed:
-            log.info("stopping", extra=facts(working=self.queue.held, waiting=len(self.queue)))
-            self.queue.close()
-            self._drained_by = clock() + self._settings.shutdown_grace
-        _, late = await asyncio.wait(workers, timeout=max(0.0, self._drained_by - clock()))
-        for task in late:
-            log.warning("worker cut short", extra=facts(task=task.get_name()))
-            task.cancel()
 
     async def _leave(self) -> None:
         await self.events.flush()

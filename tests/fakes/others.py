@@ -20,12 +20,15 @@ class FakeNotices:
 
     updates: list[tuple[str, str, str]] = field(default_factory=list)
     warnings: list[tuple[str, str, str]] = field(default_factory=list)
+    reminders: list[int] = field(default_factory=list)
+    """The number of each warning."""
 
     def updated(self, volume: Volume, was: str, now: str) -> None:
         self.updates.append((volume.name, was, now))
 
     def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
         self.warnings.append((volume.name, reason, why))
+        self.reminders.append(reminder)
 
 
 @dataclass(slots=True)
