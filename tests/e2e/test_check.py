@@ -247,3 +247,14 @@ async def test_bad_settings_are_told_one_by_one_and_end_with_2(fake_stage: Stage
         "--workers='0' is below 1",
         "LS_USERNAME and LS_PASSWORD are only good together",
     ]
+
+
+async def test_a_label_that_no_node_has_is_a_failure(fake_stage: Stage) -> None:
+    racks = manifests.storage_class("racks", {"allowRemoteVolumeAccess": "- fromSame: [rack]"})
+    await fake_stage.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", racks)
+
+    said = await command(fake_stage, "check", "-o", "json")
+
+    assert said.code == 1
+    assert found(said)["node-labels"]["status"] == "fail"
+    assert "no node has rack" in found(said)["node-labels"]["found"]
