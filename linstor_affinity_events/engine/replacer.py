@@ -24,7 +24,7 @@ from linstor_affinity_events.model.manifest import (
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import Outcome, Sight, claim_is_as_noted
+from linstor_affinity_events.model.replacement import Outcome, Sight, is_entitled
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 from linstor_affinity_events.model.volume import Volume
 
@@ -159,7 +159,7 @@ class Replacer:
             return False
         if note is None or note.user is None:
             return False
-        return claim_is_as_noted(note, await self._volumes.read_claim(note.user))
+        return is_entitled(note, await self._volumes.read_claim(note.user))
 
 
 def admission_stands_against(note: Note, marked: Manifest) -> str | None:

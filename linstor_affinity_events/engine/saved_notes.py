@@ -6,7 +6,6 @@ is here as that controller leaves it, or the claim that it belongs to is here an
 """
 
 import logging
-import re
 from collections.abc import Callable
 
 from linstor_affinity_events.engine.picture import Picture
@@ -14,13 +13,14 @@ from linstor_affinity_events.engine.ports import Linstor, Volumes
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.errors import BadNote, Conflict, Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
 from linstor_affinity_events.model.manifest import (
     Manifest,
     claim_of,
     is_terminating,
     name_of,
     reference_unmark_patch,
+    secret_namespaces,
     uid_of,
 )
 from linstor_affinity_events.model.names import Uid
@@ -29,9 +29,6 @@ from linstor_affinity_events.model.placement import Definition
 from linstor_affinity_events.model.replacement import claim_is_as_noted, left_by_the_reference
 
 log = logging.getLogger(__name__)
-
-_PROVISIONED = re.compile(r"pvc-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-"""csi-provisioner calls a volume by the uid of its claim, and linstor-csi the resource as well."""
 
 OFF = "it is left alone, as --take-over-saved-volumes=off says"
 
@@ -135,9 +132,10 @@ class SavedNotes:
                 "this cluster names it; it may belong to another Kubernetes cluster that uses this "
                 "LINSTOR"
             )
-        born_for = _PROVISIONED.fullmatch(key.resource)
-        if born_for is not None and born_for[1] != note.user.uid:
+        if provisioned_for(key.resource) not in {None, note.user.uid}:
             raise BadNote(f"resource {key.resource} was provisioned for another claim")
+        if strangers := secret_namespaces(note.wanted) - {note.user.namespace}:
+            raise BadNote(f"it refers to Secrets in namespace {', '.join(sorted(strangers))}")
         if others := self._picture.in_use_with(key, but=note.pv):
             raise BadNote(f"{', '.join(others)} stands for this LINSTOR volume now")
         try:

@@ -91,6 +91,18 @@ def claim_of(manifest: Manifest) -> ClaimName | None:
     )
 
 
+def secret_namespaces(manifest: Manifest) -> frozenset[str]:
+    """The namespaces of all Secrets that the driver is given with the volume."""
+    refs = (
+        value
+        for key, value in (manifest["spec"].get("csi") or {}).items()
+        if key.endswith("SecretRef") and value
+    )
+    return frozenset(
+        str(ref.get("namespace", "")) if isinstance(ref, Mapping) else "" for ref in refs
+    )
+
+
 def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
     """The manifest to create once this one is gone: same volume, other affinity."""
     body = like(manifest)

@@ -7,7 +7,11 @@ takes the same steps; there is no code for resuming. docs/architecture.md has th
 from dataclasses import dataclass
 from enum import StrEnum
 
-from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION, OURSELVES
+from linstor_affinity_events.model.keys import (
+    ORIGINAL_POLICY_ANNOTATION,
+    OURSELVES,
+    provisioned_for,
+)
 from linstor_affinity_events.model.manifest import (
     Manifest,
     Patch,
@@ -24,6 +28,7 @@ from linstor_affinity_events.model.manifest import (
     marked_by_us,
     phase_of,
     rebound,
+    secret_namespaces,
     taken_over,
     tombstone_for,
     tombstone_patch,
@@ -182,7 +187,7 @@ def _absent(note: Note, sight: Sight) -> Step:
         return Create(detached(note.wanted, note.uid))
     if not sight.claim_known:
         return LookAtClaim()
-    if claim_is_as_noted(note, sight.claim):
+    if is_entitled(note, sight.claim):
         return Create(note.wanted)
     if sight.claim is not None and uid_of(sight.claim) == note.user.uid:
         # It is there, and this volume is not, or no longer, the one that it asks for.
@@ -256,6 +261,18 @@ def claim_is_as_noted(note: Note, claim: Manifest | None) -> bool:
         and uid_of(claim) == note.user.uid
         and claim["spec"].get("volumeName") == note.pv
     )
+
+
+def is_entitled(note: Note, claim: Manifest | None) -> bool:
+    """Whether the claim may have the volume on the word of the note alone: it is as noted, a
+    resource that was provisioned for a claim was so for this one, and no Secret of another
+    namespace comes along.
+    """
+    if not claim_is_as_noted(note, claim) or note.user is None:
+        return False
+    born_for = provisioned_for(note.key.resource)
+    secrets = secret_namespaces(note.wanted)
+    return born_for in {None, note.user.uid} and secrets <= {note.user.namespace}
 
 
 def left_by_the_reference(pv: Manifest) -> bool:

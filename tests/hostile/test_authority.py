@@ -157,6 +157,24 @@ async def test_an_entry_gives_a_volume_that_is_gone_to_nobody(
     assert left["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
+async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
+    stage: Stage, service_on: MakeService
+) -> None:
+    resource = "pvc-11111111-2222-4333-8444-555555555555"
+    stage.place(resource, ["n1"])
+    theirs = await a_claim_of_theirs(stage)
+    await stage.cluster.ask("POST", ENTRIES, entry_for(volume_for(theirs, resource)))
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await service.until_said("volume has policy Retain now")
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+    claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")
+    assert claim["status"].get("phase") != "Bound"
+    left = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    assert left["spec"]["claimRef"]["name"].startswith("gone-")
+
+
 async def test_an_entry_that_can_t_be_followed_holds_up_nobody(
     stage: Stage, service_on: MakeService
 ) -> None:
