@@ -325,9 +325,9 @@ class Service:
                     await drain.wait(workers)
                     for task in background:
                         task.cancel()
-                    await self._leave()
             finally:
                 await drain.wait(workers)
+                await self._leave()
 
     def _begin(
         self, group: asyncio.TaskGroup

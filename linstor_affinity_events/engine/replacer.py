@@ -116,7 +116,15 @@ class Replacer:
             except BadNote as error:
                 return Refusal(Reason.BAD_NOTE, f"a note of it can't be trusted: {error}")
             walk = Walk(self._means, note, Sight(pv=pv, begun_here=True), sighting, own=True)
-            outcome = await walk.to_the_end()
+            try:
+                outcome = await walk.to_the_end()
+            except Refused as error:
+                if note.pv in self.unfinished.pending:
+                    raise
+                # All was taken back.
+                return Refusal(
+                    Reason.NOT_ALLOWED, f"Kubernetes does not let it be replaced: {error}"
+                )
         made = walk.sight.pv
         now_there = None if made is None else self._volumes.describe(made)
         return Ended(outcome, now_there, walk.different, held_up=walk.held_up)

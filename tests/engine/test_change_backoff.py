@@ -55,8 +55,8 @@ def test_who_changes_it_each_time_it_may_be_changed_is_given_fewer_and_fewer_tur
 
         first_hour = sum(at < 3600 for at in changes)
         last_hour = sum(at >= 23 * 3600 for at in changes)
-        assert first_hour < 60
-        assert last_hour <= BURST + 2
+        assert first_hour < 2 * BURST
+        assert last_hour <= 2
 
     played(play())
 

@@ -132,7 +132,7 @@ def test_a_placement_that_never_rests_does_not_have_a_volume_replaced_without_en
                 house.queue.add(RD, source="promotion")
                 await asyncio.sleep(2.0)
 
-            assert house.faults.writes.count("remove") < 80
+            assert house.faults.writes.count("remove") < 30
             assert any("more than 10 times" in why for _, _, why in house.notices.warnings)
 
     played(play())

@@ -31,6 +31,9 @@ class FakeNotices:
         self.reminders.append(reminder)
 
 
+GAUGES = frozenset({"absent", "stuck", "deferred", "unfinished"})
+
+
 @dataclass(slots=True)
 class FakeTelemetry:
     """Implements engine.ports.Telemetry; counts what it is told under readable names."""
@@ -54,10 +57,14 @@ class FakeTelemetry:
         self.counted["swept in bulk" if bulk else "swept one by one"] += 1
 
     def census(self, found: Mapping[tuple[str, str], int]) -> None:
-        self.now = {" ".join(key).rstrip(): number for key, number in found.items()}
+        gauges = {key: self.now[key] for key in GAUGES & self.now.keys()}
+        self.now = {" ".join(key).rstrip(): number for key, number in found.items()} | gauges
 
     def deferred(self, found: Mapping[str, int]) -> None:
         self.now["deferred"] = sum(found.values())
+
+    def unfinished(self, replacements: int) -> None:
+        self.now["unfinished"] = replacements
 
     def absent(self, volumes: int) -> None:
         self.now["absent"] = volumes
