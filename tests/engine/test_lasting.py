@@ -120,7 +120,10 @@ def test_a_replacement_that_never_ends_is_told() -> None:
 
             instead(house.volumes, remove=raced)
             async with house.at_work():
-                await a_day(house)
+                house.queue.add(RD, source="promotion")
+                for _ in range(5):
+                    await asyncio.sleep(60.0)
+                    await house.sweeper.sweep("period")
 
             assert house.telemetry.now["unfinished"] == 1
             assert "VolumeReplacementUnfinished" in [r for _, r, _ in house.notices.warnings]

@@ -130,7 +130,7 @@ def test_a_marked_volume_with_such_a_note_is_deleted(begun_here: bool) -> None:
     ],
 )
 def test_a_volume_that_changed_before_its_deletion_gets_its_marks_taken_back(seen: Json) -> None:
-    sight = Sight(pv=seen, begun_here=True)
+    sight = Sight(pv=seen, claim=claim(), claim_known=True)
 
     assert next_step(DELETING, sight) == Save(PREPARED)
     assert next_step(PREPARED, sight) == Unmark(unmarking(seen).patch, Outcome.UNWOUND)
@@ -175,18 +175,30 @@ def test_labels_and_annotations_that_come_with_the_marks_are_part_of_what_is_wan
 def test_when_somebody_takes_back_a_mark_the_rest_is_taken_back(
     seen: Json, outcome: Outcome
 ) -> None:
-    sight = Sight(pv=seen, begun_here=True)
+    sight = Sight(pv=seen, claim=claim(), claim_known=True)
 
     assert next_step(DELETING, sight) == Save(PREPARED)
     assert next_step(PREPARED, sight) == Unmark(unmarking(seen).patch, outcome)
 
 
-def test_marks_that_stood_while_the_claim_went_leave_retain() -> None:
-    seen = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), "Released")
+@pytest.mark.parametrize(
+    ("phase", "its_claim"),
+    [
+        pytest.param("Released", None, id="gone"),
+        pytest.param("Released", claim(), id="the phase tells"),
+        pytest.param("Bound", None, id="gone, and the binder has not said so yet"),
+        pytest.param("Bound", terminating(claim()), id="being deleted"),
+        pytest.param("Bound", claim(metadata={"uid": "other"}), id="another of its name"),
+    ],
+)
+def test_marks_that_stood_while_the_claim_went_leave_retain(
+    phase: str, its_claim: Json | None
+) -> None:
+    seen = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), phase)
 
-    assert next_step(PREPARED, Sight(pv=seen)) == Unmark(
-        unmarking(seen, keep=True).patch, Outcome.KEPT
-    )
+    assert next_step(PREPARED, Sight(pv=seen)) == LookAtClaim()
+    known = Sight(pv=seen, claim=its_claim, claim_known=True)
+    assert next_step(PREPARED, known) == Unmark(unmarking(seen, keep=True).patch, Outcome.KEPT)
     assert next_step(PREPARED, Sight(pv=seen, uninterrupted=True)) == Unmark(
         unmarking(seen).patch, Outcome.UNWOUND
     )
@@ -359,6 +371,12 @@ def test_without_a_claim_the_volume_goes_at_once(pv: Json) -> None:
 
 def test_once_it_is_gone_the_claim_is_looked_at_by_whoever_comes_fresh() -> None:
     assert next_step(DELETING, Sight(pv=None)) == LookAtClaim()
+
+
+def test_a_claim_that_is_being_deleted_keeps_its_data_when_another_run_goes_on() -> None:
+    sight = Sight(pv=None, claim=terminating(claim()), claim_known=True)
+
+    assert next_step(DELETING, sight) == Create(kept(DELETING.wanted))
 
 
 def test_with_its_claim_as_it_was_the_volume_comes_back_as_wanted() -> None:

@@ -445,6 +445,11 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
         ),
         pytest.param(World(parameters=None), Reason.NO_CLASS, id="unknown StorageClass"),
         pytest.param(
+            World(parameters=None, class_name=""),
+            Reason.NO_CLASS,
+            id="no StorageClass named, and no default policy: nobody knows its layers",
+        ),
+        pytest.param(
             World(parameters=LOCAL, provisioner="ebs.csi.aws.com"),
             Reason.NO_CLASS,
             id="StorageClass of another driver",
@@ -646,6 +651,16 @@ def test_a_label_that_is_missing_never_widens(world: World, node: str, label: st
     assert f"{node} lacks {label}" in verdict.why
 
 
+def test_an_affinity_of_several_values_asks_for_its_labels_as_well() -> None:
+    asked = terms(expressions(selects("zone", "In", "z1"), selects("gone", "In", "g1", "g2")))
+    world = World(parameters={PARAMETER: "- fromSame: [zone, gone]"}, affinity=asked)
+
+    verdict = world.verdict()
+
+    assert isinstance(verdict, Later)
+    assert "a lacks gone" in verdict.why
+
+
 def test_a_label_that_the_cluster_does_not_have_leaves_a_volume_open_that_is_open() -> None:
     assert World(parameters=BY_NONE, affinity=None).verdict() == Settled()
 
@@ -670,9 +685,12 @@ def test_a_node_of_another_namespace_changes_nothing_for_the_others() -> None:
             id="no StorageClass named: the default policy",
         ),
         pytest.param(
-            World(parameters=None, class_name=""),
+            World(
+                parameters={"placementPolicy": "Balanced"},
+                annotations={"override.piraeus.io/n1": "true"},
+            ),
             "everywhere",
-            id="no StorageClass named and no default policy: what linstor-csi does",
+            id="an override opens Balanced volumes as well",
         ),
         *(
             pytest.param(
