@@ -115,7 +115,9 @@ class OldNote(FromStart):
         }
         # It writes the affinity that is wanted, and neither uid nor status.
         saved["spec"]["nodeAffinity"] = on_nodes(["n2"])
-        saved = {**saved, "metadata": {k: saved["metadata"][k] for k in ("name", "annotations")}}
+        kept = ("name", "labels", "annotations", "finalizers")
+        metadata = {k: v for k, v in saved["metadata"].items() if k in kept}
+        saved = {**saved, "metadata": metadata}
         del saved["status"]
         self.stage.world.set_volume_prop(volume, 0, SAVED, json.dumps(saved))
         self.stage.world.move_silently(volume, "n1", "n2")
