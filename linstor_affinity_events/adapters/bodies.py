@@ -5,21 +5,26 @@ from typing import Any
 import aiohttp
 import orjson
 
-from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.errors import TooLong, Unreachable
 
 MIB = 1024 * 1024
 _CHUNK = 256 * 1024
 
 
+def size_text(size: int) -> str:
+    """A number of bytes, for people."""
+    return f"{size // MIB} MiB" if size >= MIB else f"{size // 1024} KiB"
+
+
 async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Read a whole body, unpacked; raises Unreachable once it grows beyond `limit` bytes."""
+    """Read a whole body, unpacked; raises TooLong once it grows beyond `limit` bytes."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_chunked(_CHUNK):
         size += len(chunk)
         if size > limit:
             response.close()
-            raise Unreachable(f"{response.url.path} answers with more than {limit // MIB} MiB")
+            raise TooLong(f"{response.url.path} answers with more than {size_text(limit)}")
         chunks.append(chunk)
     return b"".join(chunks)
 

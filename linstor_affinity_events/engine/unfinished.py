@@ -1,7 +1,7 @@
 """Which replacements are unfinished, which volumes are absent, and which can't come back."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.errors import Refused
@@ -40,13 +40,13 @@ class Unfinished:
     def noted(self, note: Note) -> None:
         self.pending[note.pv] = note.key
 
-    def know(self, notes: Iterable[Note], *, before: Iterable[PvName]) -> None:
-        """Take over a list of all notes; `before` were known when it was asked for, so that those
-        begun meanwhile stay.
+    def know(self, noted: Mapping[PvName, VolumeKey], *, before: Iterable[PvName]) -> None:
+        """Take over a list of all that have a note; `before` were known when it was asked for, so
+        that those begun meanwhile stay.
         """
         old = set(before)
         begun = {name: key for name, key in self.pending.items() if name not in old}
-        self.pending = {note.pv: note.key for note in notes} | begun
+        self.pending = {**noted, **begun}
         self._let_go((self.stuck.keys() | self._absent) - self.pending.keys())
 
     def stand_back(self) -> None:
