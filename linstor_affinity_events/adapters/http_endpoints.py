@@ -15,6 +15,7 @@ from aiohttp import web
 from linstor_affinity_events.adapters.status_page import STYLE_HASH, render
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,19 @@ def _all_addresses(port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port))  # noqa: S104
 
 
+def _shown(tree: Any) -> Any:
+    """The same tree of JSON with texts as they may be shown: people read it on their terminals."""
+    match tree:
+        case str():
+            return printable(tree)
+        case dict():
+            return {_shown(key): _shown(value) for key, value in tree.items()}
+        case list():
+            return [_shown(value) for value in tree]
+        case _:
+            return tree
+
+
 class HttpEndpoints:
     """Servers on one or two addresses; an empty address switches its part off."""
 
@@ -133,12 +147,12 @@ class HttpEndpoints:
         against = self._answers.not_ready()
         if not against:
             return web.Response(text="ok\n")
-        lines = [f"{part}: {why}\n" for part, why in against.items()]
+        lines = [f"{part}: {printable(why)}\n" for part, why in against.items()]
         return web.Response(status=503, text="not ready\n" + "".join(lines))
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=orjson.dumps(await self._asked(request), option=orjson.OPT_INDENT_2),
+            body=orjson.dumps(_shown(await self._asked(request)), option=orjson.OPT_INDENT_2),
             content_type="application/json",
             headers=SAFE_HEADERS,
         )
