@@ -36,6 +36,9 @@ MERGE_PATCH = "application/merge-patch+json"
 METADATA_ALONE = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 REQUEST_TIMEOUT = 15.0
 BODY_LIMIT = 64 * MIB
+MOST_VALUES = 2_000_000
+"""In one answer. A page of 500 volumes has 150,000, and no object can have more than a million."""
+
 BREATH = 32
 """Events of a watch before other tasks get their turn."""
 
@@ -283,7 +286,7 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
     async for line in response.content:
         if not line.strip():
             continue
-        event = parse_json(line, f"watch {path}")
+        event = parse_json(line, f"watch {path}", most=MOST_VALUES)
         if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
             raise Unreachable(f"watch {path} tells no events")
         if event.get("type") == "ERROR":
@@ -323,7 +326,7 @@ def _sorted(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dict[str
     if 300 <= status < 400:
         raise Unreachable(f"Kubernetes: {what}: redirected elsewhere, which is not followed")
     try:
-        body = parse_json(raw, what)
+        body = parse_json(raw, what, most=MOST_VALUES)
     except Unreachable:
         if status < 400:
             raise
