@@ -1,17 +1,20 @@
 """What others ask us over HTTP: /healthz, /readyz, /metrics, and the status for people."""
 
+import asyncio
 import errno
 import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
 import orjson
 from aiohttp import web
 
+from linstor_affinity_events.adapters import http_doors
 from linstor_affinity_events.adapters.status_page import STYLE_HASH, render
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.logs import facts
@@ -105,6 +108,7 @@ class HttpEndpoints:
     ) -> None:
         self._answers, self._bind, self._metrics = answers, bind, metrics
         self._runners: list[web.AppRunner] = []
+        self._listening: list[asyncio.Server] = []
         self.ports: dict[str, int] = {}
 
     async def start(self) -> None:
@@ -120,24 +124,34 @@ class HttpEndpoints:
             await self._listen("--metrics-address", self._metrics, metrics)
 
     async def stop(self) -> None:
+        for listening in self._listening:
+            listening.close()
         for runner in self._runners:
             await runner.cleanup()
 
     async def _listen(self, flag: str, address: Address, routes: list[web.RouteDef]) -> None:
         app = web.Application()
         app.add_routes(routes)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=http_doors.HEAD_WITHIN
+        )
         await runner.setup()
         self._runners.append(runner)
+        if runner.server is None:
+            raise AssertionError("set up above")
+        door = http_doors.guarded(runner.server, http_doors.most_connections())
         host, port = address
+        create = partial(asyncio.get_running_loop().create_server, door, backlog=http_doors.AT_ONCE)
         try:
             if host == "::":
-                await web.SockSite(runner, _all_addresses(port)).start()
+                listening = await create(sock=_all_addresses(port))
             else:
-                await web.TCPSite(runner, host, port).start()
+                listening = await create(host=host or None, port=port)
         except (OSError, UnicodeError) as error:
             raise BadSettings(f"{flag}: can't listen on {host} port {port}: {error}") from error
-        self.ports[flag] = runner.addresses[0][1]
+        http_doors.let_queue(listening)
+        self._listening.append(listening)
+        self.ports[flag] = listening.sockets[0].getsockname()[1]
         log.info("listening", extra=facts(flag=flag, host=host, port=self.ports[flag]))
 
     async def _healthz(self, _: web.Request) -> web.Response:
