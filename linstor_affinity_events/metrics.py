@@ -77,6 +77,10 @@ class Metrics:
             "minutes, by reason.",
             "reason",
         )
+        self._unfinished = self._gauge(
+            "replacements_unfinished",
+            "Replacements that have been unfinished for more than three minutes.",
+        )
         self._absent = self._gauge(
             "volumes_absent", "PersistentVolumes that are deleted and not yet created again."
         )
@@ -150,6 +154,9 @@ class Metrics:
         self._deferred.clear()
         for reason, number in found.items():
             self._deferred.labels(reason).set(number)
+
+    def unfinished(self, replacements: int) -> None:
+        self._unfinished.set(replacements)
 
     def absent(self, volumes: int) -> None:
         self._absent.set(volumes)

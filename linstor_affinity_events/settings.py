@@ -91,6 +91,18 @@ def switch(value: str) -> str:
     return value
 
 
+def node_scope(value: str) -> str:
+    if value not in {"any", "driver"}:
+        raise ValueError("is neither any nor driver")
+    return value
+
+
+def auto_or_off(value: str) -> str:
+    if value not in {"auto", "off"}:
+        raise ValueError("is neither auto nor off")
+    return value
+
+
 def page_access(value: str) -> str:
     """Read local, all or off; of the booleans, true is local and false is off."""
     if value in TRUE:
@@ -237,6 +249,20 @@ OPTIONS = (
         "everywhere with layer drbd or nvme, local only otherwise.",
     ),
     Option(
+        flag="everywhere",
+        default="any",
+        parse=node_scope,
+        help="What is written on volumes that any node may use: any (no node affinity at all) or "
+        "driver (nodes that run LINSTOR's CSI driver, which have the label linbit.com/hostname).",
+    ),
+    Option(
+        flag="take-over-saved-volumes",
+        default="auto",
+        parse=auto_or_off,
+        help="Finish replacements that linstor-affinity-controller left unfinished and noted on "
+        "LINSTOR: auto (where the objects of this cluster confirm the note) or off.",
+    ),
+    Option(
         flag="leader-election",
         default="true",
         parse=boolean,
@@ -256,8 +282,15 @@ OPTIONS = (
         flag="lease-lock-namespace",
         default="",
         parse=text,
-        help="Namespace of the Lease and of notes; empty takes POD_NAMESPACE, else the "
-        "namespace of the pod, else default.",
+        help="Namespace of the Lease; empty takes POD_NAMESPACE, else the namespace of the pod, "
+        "else default.",
+    ),
+    Option(
+        flag="journal-namespace",
+        default="",
+        parse=text,
+        help="Namespace of the journal, one ConfigMap for each replacement under way; empty takes "
+        "that of the Lease. Change it only while `check --leftovers` finds none.",
     ),
     Option(
         flag="leader-election-lease-duration",
@@ -326,10 +359,13 @@ class Settings:
     claim_guard_timeout: float
     allow_finalizer: tuple[str, ...]
     default_remote_access_policy: str
+    everywhere: str
+    take_over_saved_volumes: str
     leader_election: bool
     leader_election_id: str
     lease_lock_name: str
     lease_lock_namespace: str
+    journal_namespace: str
     leader_election_lease_duration: float
     leader_election_renew_deadline: float
     leader_election_retry_period: float

@@ -60,3 +60,15 @@ def test_every_flag_and_command_that_is_named_exists(document: str) -> None:
         *main.commands,
         "is",
     }
+
+
+def test_each_defence_of_the_threat_model_names_a_test_that_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (TOP / "docs" / "security.md").read_text()))
+    there = {
+        name
+        for file in (TOP / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)\(", file.read_text())
+    }
+
+    assert len(named) > 15
+    assert named <= there

@@ -1,11 +1,17 @@
-{{- /* The environment, given {"root": $, "endpoint": ..., "clientSecret": ...}. */}}
+{{- /* The environment, given {"root": $, "command": ...} and what is found of LINSTOR. */}}
 {{- define "linstor-affinity-events.env" -}}
 {{- $root := .root }}
 - name: LS_CONTROLLERS
   value: {{ .endpoint | quote }}
-{{- if .clientSecret }}
+{{- with .serverName }}
+- name: LS_TLS_SERVER_NAME
+  value: {{ . | quote }}
+{{- end }}
+{{- if .hasCa }}
 - name: LS_ROOT_CA_FILE
   value: /etc/linstor-client/ca.crt
+{{- end }}
+{{- if .clientSecret }}
 - name: LS_USER_CERTIFICATE_FILE
   value: /etc/linstor-client/tls.crt
 - name: LS_USER_KEY_FILE
@@ -30,23 +36,17 @@
       fieldPath: metadata.name
 - name: LEASE_LOCK_NAME
   value: {{ include "linstor-affinity-events.fullname" $root }}
-{{- if $root.Values.monitoring.enabled }}
-- name: METRICS_ADDRESS
-  value: "[::]:8000"
-{{- end }}
 - name: DATABASE_HINTS
   value: {{ $root.Values.databaseHints | quote }}
-{{- if not $root.Values.statusPage }}
 - name: STATUS_PAGE
-  value: "false"
-{{- end }}
+  value: {{ $root.Values.statusPage | quote }}
 {{- with $root.Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
 
 {{- define "linstor-affinity-events.mounts" -}}
-{{- if .clientSecret }}
+{{- if or .clientSecret .ca }}
 - name: linstor-client
   mountPath: /etc/linstor-client
   readOnly: true
@@ -60,7 +60,23 @@
 {{- end }}
 
 {{- define "linstor-affinity-events.volumes" -}}
-{{- if .clientSecret }}
+{{- if .ca }}
+- name: linstor-client
+  projected:
+    sources:
+      {{- with .clientSecret }}
+      - secret:
+          name: {{ . }}
+          items:
+            - {key: tls.crt, path: tls.crt}
+            - {key: tls.key, path: tls.key}
+      {{- end }}
+      - {{ ternary "configMap" "secret" (eq (.ca.kind | default "Secret") "ConfigMap") }}:
+          name: {{ .ca.name }}
+          items:
+            - key: {{ .ca.key | default "ca.crt" }}
+              path: ca.crt
+{{- else if .clientSecret }}
 - name: linstor-client
   secret:
     secretName: {{ .clientSecret }}
@@ -81,6 +97,9 @@ image: {{ include "linstor-affinity-events.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 args:
   - {{ .command }}
+  {{- range .arguments }}
+  - {{ . | quote }}
+  {{- end }}
   {{- with include "linstor-affinity-events.flags" .root }}
   {{- . | trim | nindent 2 }}
   {{- end }}
@@ -88,9 +107,9 @@ env:
   {{- include "linstor-affinity-events.env" . | trim | nindent 2 }}
 volumeMounts:
   {{- include "linstor-affinity-events.mounts" . | trim | nindent 2 }}
-{{- with .root.Values.securityContext }}
+{{- with include "linstor-affinity-events.withoutNulls" .root.Values.securityContext }}
 securityContext:
-  {{- toYaml . | nindent 2 }}
+  {{- . | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -98,13 +117,15 @@ securityContext:
 {{- define "linstor-affinity-events.sidecar" -}}
 containers:
   - {{- include "linstor-affinity-events.container" . | nindent 4 }}
+    {{- with include "linstor-affinity-events.bindPort" .root }}
     livenessProbe:
       httpGet:
         path: /healthz
-        port: 8000
+        port: {{ . }}
       periodSeconds: 10
       timeoutSeconds: 5
       failureThreshold: 6
+    {{- end }}
     {{- with .root.Values.resources }}
     resources:
       {{- toYaml . | nindent 6 }}

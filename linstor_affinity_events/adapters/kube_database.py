@@ -1,9 +1,9 @@
 """LINSTOR's own database where it is kept in Kubernetes, as a source of hints and nothing else.
 
-Piraeus keeps it in custom resources of group internal.linstor.linbit.com: rows of the tables
-`resources` (one for each replica) and `propscontainers` (one for each property). A row that comes,
-goes or changes says "look", also where LINSTOR sends no event. Rows are not kept, and not even
-listed: a list of one object tells from which version to watch.
+Piraeus keeps it in custom resources of group internal.linstor.linbit.com. Its table `resources`
+has one row for each replica. A row that comes, goes or changes says "look", also where LINSTOR
+sends no event. Rows are not kept, and not even listed: a list of one object tells from which
+version to watch. No other table is read: that of properties also holds LINSTOR's master key.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 
 from linstor_affinity_events.adapters.kube_api import KubeApi, list_metadata
 from linstor_affinity_events.adapters.kube_survey import KubeSurvey
-from linstor_affinity_events.engine.hints import DATABASE, DATABASE_PROPERTIES
+from linstor_affinity_events.engine.hints import DATABASE
 from linstor_affinity_events.errors import (
     Again,
     Expired,
@@ -25,19 +25,17 @@ from linstor_affinity_events.errors import (
     Unreachable,
 )
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.keys import PLAIN_NAMESPACE, SAVED_PV_PROPERTY, SKIP_PROPERTY
 
 log = logging.getLogger(__name__)
 
 GROUP = "internal.linstor.linbit.com"
-TABLES = {DATABASE: "resources", DATABASE_PROPERTIES: "propscontainers"}
+TABLE = "resources"
 VERBS = ("list", "watch")
 
 OVERTIME = 30.0
 SOON = 5.0
 
 _NUMBERS = re.compile(r"\d+")
-_OURS = frozenset({SKIP_PROPERTY, SAVED_PV_PROPERTY})
 
 Row = Mapping[str, Any]
 Event = Mapping[str, object]
@@ -56,8 +54,12 @@ class Served:
 class KubeDatabase:
     """Finds out whether there is such a database, and that we may watch it."""
 
-    def __init__(self, api: KubeApi, *, lasts: float, again: float) -> None:
+    def __init__(
+        self, api: KubeApi, *, lasts: float, again: float, survey: KubeSurvey | None = None
+    ) -> None:
+        """`survey` knows what the account may that is to watch it; ours, if there is none."""
         self._api, self._lasts, self._again = api, lasts, again
+        self._survey = survey or KubeSurvey(api)
 
     async def served(self) -> Served:
         """Ask the API server which version it has, and whether we may watch it.
@@ -68,14 +70,12 @@ class KubeDatabase:
             version = await _newest_version(self._api)
         except Missing:
             return Served(why_not="LINSTOR does not keep its database in this Kubernetes")
-        survey = KubeSurvey(self._api)
-        for table in TABLES.values():
-            for verb in VERBS:
-                if not await survey.may(verb, GROUP, table, ""):
-                    return Served(why_not=f"the account may not {verb} {table}.{GROUP}")
+        for verb in VERBS:
+            if not await self._survey.may(verb, GROUP, TABLE, ""):
+                return Served(why_not=f"the account may not {verb} {TABLE}.{GROUP}")
         return Served(version)
 
-    async def found(self, *, required: bool) -> "list[DatabaseStream]":
+    async def found(self, *, required: bool) -> "DatabaseStream":
         """Wait until it can be watched, and say in the log what is the matter until then."""
         told = ""
         while True:
@@ -86,7 +86,7 @@ class KubeDatabase:
                 served, pause = Served(why_not=str(error)), SOON
             if served.version:
                 log.info("database hints on", extra=facts(version=served.version))
-                return [DatabaseStream(self._api, name, lasts=self._lasts) for name in TABLES]
+                return DatabaseStream(self._api, lasts=self._lasts)
             if served.why_not != told:
                 level = logging.WARNING if required else logging.INFO
                 log.log(level, "database hints off", extra=facts(why=served.why_not))
@@ -107,22 +107,22 @@ async def _newest_version(api: KubeApi) -> str:
 
 
 class DatabaseStream:
-    """Implements engine.ports.EventStream over one table.
+    """Implements engine.ports.EventStream over the table of replicas.
 
     One connection of it lasts over any number of watches, as long as each goes on where the last
     one ended.
     """
 
-    def __init__(self, api: KubeApi, name: str, *, lasts: float) -> None:
-        self.name = name
+    name = DATABASE
+
+    def __init__(self, api: KubeApi, *, lasts: float) -> None:
         self._api, self._lasts = api, lasts
-        self._hint = _replica if name == DATABASE else _property
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncIterator[Event]]:
         """Open one connection, on the version served now: an upgrade of LINSTOR moves it."""
         try:
-            path = f"/apis/{GROUP}/{await _newest_version(self._api)}/{TABLES[self.name]}"
+            path = f"/apis/{GROUP}/{await _newest_version(self._api)}/{TABLE}"
             page = await self._api.get(path, {"limit": "1"})
         except (Missing, Expired) as error:
             raise Unreachable(str(error)) from error
@@ -155,7 +155,7 @@ class DatabaseStream:
                     async for row in rows:
                         version = row["object"]["metadata"]["resourceVersion"]
                         if row.get("type") != "BOOKMARK":
-                            event = self._hint(row["object"].get("spec"))
+                            event = _replica(row["object"].get("spec"))
                             if event is not None:
                                 yield event
             except TimeoutError as error:
@@ -170,24 +170,3 @@ def _replica(spec: object) -> Event | None:
         return None
     name = spec.get("resource_name")
     return {"resource_name": name} if isinstance(name, str) and name else None
-
-
-def _property(spec: object) -> Event | None:
-    """A row of the table `propscontainers`; of these only some matter: the label of a node, the
-    skip property, an old saved PersistentVolume.
-
-    Whose it is stands in `props_instance`, as /nodes/NAME, /resourcedefinitions/NAME or
-    /volumedefinitions/NAME/NUMBER, in one spelling or another.
-    """
-    if not isinstance(spec, Mapping):
-        return None
-    key, instance = spec.get("prop_key"), spec.get("props_instance")
-    if not isinstance(key, str) or not isinstance(instance, str):
-        return None
-    kind, _, name = instance.strip("/").partition("/")
-    kind = kind.replace("_", "").lower()
-    if kind == "nodes":
-        return {"node": name} if key.startswith(f"{PLAIN_NAMESPACE}/") else None
-    if kind in {"resourcedefinitions", "volumedefinitions"} and key in _OURS:
-        return {"resource_name": name.partition("/")[0]}
-    return None

@@ -1,7 +1,7 @@
 """What Kubernetes says of itself and of our place in it, for people who look before they start."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
 from linstor_affinity_events.adapters.kube_volumes import VOLUMES_PATH
@@ -16,25 +16,51 @@ _RIVAL_LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component")
 _NOWHERE = NodeAffinity.of([frozenset({(HOSTNAME_LABEL, "a-node-that-is-only-tried")})])
 
 
+class ServiceAccount(NamedTuple):
+    """An account of Kubernetes' own, by the names that its tokens stand for."""
+
+    namespace: str
+    name: str
+
+    @property
+    def user(self) -> str:
+        return f"system:serviceaccount:{self.namespace}:{self.name}"
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        everybody = ("system:serviceaccounts", "system:authenticated")
+        return *everybody, f"system:serviceaccounts:{self.namespace}"
+
+
 class KubeSurvey:
     """Reads, access reviews and one dry run; keeps nothing."""
 
-    def __init__(self, api: KubeApi) -> None:
-        self._api = api
+    def __init__(self, api: KubeApi, account: ServiceAccount | None = None) -> None:
+        """Access is reviewed for `account`, or for ours if it is None."""
+        self._api, self._account = api, account
 
     async def version(self) -> str:
         return str((await self._api.get("/version")).get("gitVersion", "unknown"))
 
-    async def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
-        """Whether our account may do that; an empty namespace means all of them."""
-        attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+    async def may(
+        self, verb: str, group: str, resource: str, namespace: str, *, name: str = ""
+    ) -> bool:
+        """Whether the account may do that; an empty namespace or name means all of them."""
+        attributes = {
+            "verb": verb,
+            "group": group,
+            "resource": resource,
+            "namespace": namespace,
+            "name": name,
+        }
+        kind = "SelfSubjectAccessReview"
+        spec: dict[str, Any] = {"resourceAttributes": {k: v for k, v in attributes.items() if v}}
+        if self._account is not None:
+            kind = "SubjectAccessReview"
+            spec |= {"user": self._account.user, "groups": list(self._account.groups)}
         answer = await self._api.create(
-            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
-            {
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": {k: v for k, v in attributes.items() if v}},
-            },
+            f"/apis/authorization.k8s.io/v1/{kind.lower()}s",
+            {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec},
         )
         return bool((answer.get("status") or {}).get("allowed"))
 

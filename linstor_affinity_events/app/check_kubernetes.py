@@ -1,6 +1,7 @@
 """What is needed of Kubernetes: an answer, permissions, readable classes; and what it allows."""
 
 from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
 
 from linstor_affinity_events.adapters.kube_api import KubeApi
 from linstor_affinity_events.adapters.kube_index import VolumeIndex
@@ -8,7 +9,7 @@ from linstor_affinity_events.adapters.kube_survey import KubeSurvey
 from linstor_affinity_events.app.need import Need, fail, few, ok, warn
 from linstor_affinity_events.app.permissions import PERMISSIONS, Permission, Scope
 from linstor_affinity_events.engine.together import together
-from linstor_affinity_events.errors import AffinityEventsError, BadSettings
+from linstor_affinity_events.errors import AffinityEventsError, BadSettings, Forbidden
 from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.policy import Policy, StorageClass, Unreadable
 from linstor_affinity_events.model.volume import Volume
@@ -30,13 +31,30 @@ async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> Need:
     return ok("kubernetes", f"version {version} at {api.where}")
 
 
-async def permissions(survey: KubeSurvey, namespace: str) -> Need:
-    """Ask for every verb that `run` uses."""
-    asked = [(each, verb) for each in PERMISSIONS for verb in each.verbs]
+class Lease(NamedTuple):
+    """The one by which instances agree on who leads."""
+
+    namespace: str
+    name: str
+
+
+async def permissions(
+    survey: KubeSurvey, journal: str, lease: Lease | None, *, who: str = "the account"
+) -> Need:
+    """Ask for every verb that `run` uses; without an election there is no lease to write."""
+    asked = [
+        (each, verb)
+        for each in PERMISSIONS
+        for verb in each.verbs
+        if each.scope is not Scope.LEASE or lease is not None
+    ]
 
     async def lacks(permission: Permission, verb: str) -> str:
-        where = namespace if permission.scope is Scope.OWN_NAMESPACE else ""
-        if await survey.may(verb, permission.group, permission.resource, where):
+        where, name = journal if permission.scope is Scope.JOURNAL else "", ""
+        if permission.scope is Scope.LEASE and lease is not None:
+            # RBAC can grant the rest on one name; it can't for an object that is not there yet.
+            where, name = lease.namespace, lease.name if verb != "create" else ""
+        if await survey.may(verb, permission.group, permission.resource, where, name=name):
             return ""
         place = f" in namespace {where}" if where else ""
         return f"{verb} {permission.resource}{place}"
@@ -49,7 +67,7 @@ async def permissions(survey: KubeSurvey, namespace: str) -> Need:
     if missing:
         return fail(
             "permissions",
-            f"the account may not {few(missing, most=30)}",
+            f"{who} may not {few(missing, most=30)}",
             "grant it by a Role or ClusterRole; docs/permissions.md lists all",
         )
     return ok("permissions", f"all {len(asked)} are granted")
@@ -102,6 +120,8 @@ async def in_place(survey: KubeSurvey, volumes: list[Volume]) -> Need:
             continue
         try:
             allowed = await survey.changes_in_place(volume.name)
+        except Forbidden:
+            return ok("in-place", "not tried, since the account of check may not patch volumes")
         except AffinityEventsError as error:
             return warn("in-place", f"it could not be tried: {error}", "try again")
         if allowed:
@@ -125,17 +145,19 @@ async def rivals(survey: KubeSurvey) -> Need:
         return fail(
             "rival",
             f"linstor-affinity-controller runs as {few(found)}: both would replace volumes",
-            "remove it; where Piraeus deploys it, by spec.patches of the LinstorCluster with "
-            "$patch: delete on its Deployment",
+            "remove it; where Piraeus' operator deploys it, set "
+            "spec.affinityController.enabled: false in the LinstorCluster, or, where the operator "
+            "lacks this field, spec.patches with $patch: delete on its Deployment",
         )
     return ok("rival", "linstor-affinity-controller does not run")
 
 
-async def leader(survey: KubeSurvey, namespace: str, name: str) -> Need:
+async def leader(survey: KubeSurvey, lease: Lease) -> Need:
     try:
-        holder = await survey.lease_holder(namespace, name)
+        holder = await survey.lease_holder(lease.namespace, lease.name)
     except AffinityEventsError as error:
         return warn("leader", str(error), "see permissions")
+    told = f"{lease.namespace}/{lease.name}"
     if holder is None:
-        return ok("leader", f"nobody has led yet: there is no Lease {namespace}/{name}")
-    return ok("leader", f"Lease {namespace}/{name} is held by {holder or 'nobody'}")
+        return ok("leader", f"nobody has led yet: there is no Lease {told}")
+    return ok("leader", f"Lease {told} is held by {holder or 'nobody'}")

@@ -10,6 +10,7 @@ from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import (
     HOSTNAME_LABEL,
     KUBERNETES_HOSTNAME,
+    PLAIN_NAMESPACE,
     TOPOLOGY_NAMESPACE,
 )
 from linstor_affinity_events.model.nodes import Nodes
@@ -68,9 +69,9 @@ async def database_hints(database: KubeDatabase, wish: str) -> Need:
     except AffinityEventsError as error:
         return warn(need, f"it can't be seen whether there is a database: {error}", "try again")
     if served.version:
-        return ok(need, f"on, by {served.version} of LINSTOR's tables")
+        return ok(need, f"on, by {served.version} of LINSTOR's database")
     if wish == "on":
-        mend = "--database-hints=auto goes on without; or grant list and watch on both tables"
+        mend = "--database-hints=auto goes on without; or grant list and watch on its table"
         return fail(need, served.why_not, mend)
     if "may not" in served.why_not:
         mend = "grant it (chart: databaseHints), or set --database-hints=off"
@@ -82,12 +83,8 @@ def property_namespace(nodes: Nodes, given: str) -> Need:
     """Where node labels are looked for, and how that was found."""
     if given:
         return ok("property-namespace", f"{nodes.namespace}, as --property-namespace says")
-    how = (
-        f"since some node has {TOPOLOGY_NAMESPACE}/{KUBERNETES_HOSTNAME}"
-        if nodes.namespace == TOPOLOGY_NAMESPACE
-        else f"since no node has {TOPOLOGY_NAMESPACE}/{KUBERNETES_HOSTNAME}"
-    )
-    return ok("property-namespace", f"{nodes.namespace}, {how}")
+    how = f"{TOPOLOGY_NAMESPACE} on nodes that have {TOPOLOGY_NAMESPACE}/{KUBERNETES_HOSTNAME}"
+    return ok("property-namespace", f"{how}, {PLAIN_NAMESPACE} on the others")
 
 
 def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> Need:
@@ -100,6 +97,14 @@ def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> Need:
         for key in rule
         if key != HOSTNAME_LABEL
     }
+    mend = f"set the property LABEL under {nodes.namespace} on the LINSTOR node"
+    if nowhere := sorted(label for label in asked if not nodes.having(label)):
+        return fail(
+            "node-labels",
+            f"no node has {few(nowhere)}, which some policy names: linstor-csi leaves such a label "
+            "out, which admits more nodes than the policy means",
+            f"{mend}, or correct the policy",
+        )
     lacking = sorted(
         f"{node} lacks {', '.join(missing)}"
         for node, labels in nodes.labels.items()
@@ -109,9 +114,8 @@ def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> Need:
         return warn(
             "node-labels",
             few(lacking),
-            f"set the property {nodes.namespace}/LABEL on the LINSTOR node; a label that a node "
-            "lacks is left out of its terms",
+            f"{mend}; the affinity of volumes with data there stays as it is until then",
         )
     if not asked:
-        return ok("node-labels", "no policy of a StorageClass speaks of labels")
+        return ok("node-labels", "no policy names a label")
     return ok("node-labels", f"every node has {', '.join(sorted(asked))}")

@@ -7,10 +7,11 @@ from linstor_affinity_events.adapters.kube_database import KubeDatabase
 from linstor_affinity_events.adapters.kube_index import VolumeIndex
 from linstor_affinity_events.adapters.kube_informer import read_list
 from linstor_affinity_events.adapters.kube_journal import KubeJournal
-from linstor_affinity_events.adapters.kube_survey import KubeSurvey
+from linstor_affinity_events.adapters.kube_survey import KubeSurvey, ServiceAccount
 from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
 from linstor_affinity_events.app.check_kubernetes import (
+    Lease,
     in_place,
     kubernetes_answers,
     leader,
@@ -31,20 +32,27 @@ from linstor_affinity_events.app.peers import (
     default_policy,
     event_streams,
     kubernetes,
+    lease_namespace,
     linstor_connection,
     notes_namespace,
 )
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.policy import PolicyReading
 from linstor_affinity_events.settings import Settings
 
 
-async def check(settings: Settings, *, leftovers_only: bool = False) -> AsyncIterator[Need]:
-    """Try all needs, one after the other; a need that others rest on comes before them."""
+async def check(
+    settings: Settings, *, leftovers_only: bool = False, account: ServiceAccount | None = None
+) -> AsyncIterator[Need]:
+    """Try all needs, one after the other; a need that others rest on comes before them.
+
+    Permissions are those of `account`, or of the one that asks if it is None.
+    """
     api = kubernetes(settings)
     try:
-        checks = _Checks(settings, api)
+        checks = _Checks(settings, api, account)
         if leftovers_only:
             async for need in checks.leftovers_alone():
                 yield need
@@ -63,10 +71,14 @@ async def check(settings: Settings, *, leftovers_only: bool = False) -> AsyncIte
 class _Checks:
     """What one need finds is kept for those that rest on it."""
 
-    def __init__(self, settings: Settings, api: KubeApi) -> None:
+    def __init__(self, settings: Settings, api: KubeApi, account: ServiceAccount | None) -> None:
         self._settings, self._api = settings, api
-        self._survey = KubeSurvey(api)
+        self._survey = KubeSurvey(api, account)
+        self._who = f"{account.namespace}/{account.name}" if account else "the account"
         self._namespace = notes_namespace(settings)
+        self._lease: Lease | None = None
+        if settings.leader_election:
+            self._lease = Lease(lease_namespace(settings), settings.lease_lock_name)
         self._index: VolumeIndex | None = None
         self._nodes: Nodes | None = None
 
@@ -75,7 +87,7 @@ class _Checks:
         yield answered
         if answered.status is Status.FAIL:
             return
-        yield await permissions(self._survey, self._namespace)
+        yield await permissions(self._survey, self._namespace, self._lease, who=self._who)
         yield await self._known()
         if self._index is not None:
             ours = {
@@ -86,10 +98,10 @@ class _Checks:
                 yield need
             yield await in_place(self._survey, list(self._index.all()))
         yield await rivals(self._survey)
-        if self._settings.leader_election:
-            yield await leader(self._survey, self._namespace, self._settings.lease_lock_name)
+        if self._lease is not None:
+            yield await leader(self._survey, self._lease)
         yield await self._leftovers()
-        database = KubeDatabase(self._api, lasts=1.0, again=1.0)
+        database = KubeDatabase(self._api, lasts=1.0, again=1.0, survey=self._survey)
         yield await database_hints(database, self._settings.database_hints)
 
     async def linstor(self) -> AsyncIterator[Need]:
@@ -112,11 +124,16 @@ class _Checks:
             return
         yield property_namespace(self._nodes, self._settings.property_namespace)
         if self._index is not None:
-            classes = self._index.classes.found.values()
-            yield node_labels(
-                self._nodes, [c.policy for c in classes if c.is_ours and c.policy is not None]
-            )
+            yield node_labels(self._nodes, self._policies(self._index))
         yield await self._same_nodes(self._nodes)
+
+    def _policies(self, index: VolumeIndex) -> set[PolicyReading]:
+        """Every policy that is in force somewhere."""
+        classes = (each for each in index.classes.found.values() if each.is_ours)
+        found = {each.policy for each in classes}
+        found |= {policy for each in index.all() for policy in (each.override, each.context)}
+        found.add(default_policy(self._settings.default_remote_access_policy))
+        return {each for each in found if each is not None}
 
     async def _known(self) -> Need:
         """List volumes and classes; what comes after rests on them."""

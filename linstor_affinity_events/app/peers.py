@@ -10,6 +10,7 @@ from linstor_affinity_events.adapters.linstor_events import (
 )
 from linstor_affinity_events.adapters.policy_yaml import parse_policy
 from linstor_affinity_events.errors import BadSettings
+from linstor_affinity_events.model.affinity import DRIVER_NODES, NO_AFFINITY, NodeAffinity
 from linstor_affinity_events.model.policy import Policy
 from linstor_affinity_events.settings import Settings
 
@@ -22,6 +23,11 @@ def default_policy(text: str) -> Policy | None:
     if not isinstance(policy, Policy):
         raise BadSettings(f"--default-remote-access-policy={text!r}: {policy.why}")
     return policy
+
+
+def everywhere(scope: str) -> NodeAffinity:
+    """What --everywhere has written on volumes that any node may use."""
+    return DRIVER_NODES if scope == "driver" else NO_AFFINITY
 
 
 def linstor_connection(settings: Settings) -> LinstorConnection:
@@ -59,6 +65,10 @@ def kubernetes(settings: Settings) -> KubeApi:
     )
 
 
-def notes_namespace(settings: Settings) -> str:
-    """Where the Lease and the notes of unfinished replacements are."""
+def lease_namespace(settings: Settings) -> str:
     return settings.lease_lock_namespace or own_namespace() or "default"
+
+
+def notes_namespace(settings: Settings) -> str:
+    """Where notes of unfinished replacements are: beside the Lease by default."""
+    return settings.journal_namespace or lease_namespace(settings)

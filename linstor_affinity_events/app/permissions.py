@@ -8,7 +8,8 @@ class Scope(StrEnum):
     """Where a permission is needed."""
 
     CLUSTER = "cluster"
-    OWN_NAMESPACE = "own namespace"
+    JOURNAL = "journal's namespace"
+    LEASE = "lease's namespace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,14 @@ PERMISSIONS = (
         "",
         "configmaps",
         ("get", "list", "create", "update", "delete"),
-        Scope.OWN_NAMESPACE,
+        Scope.JOURNAL,
         "keep notes of unfinished replacements",
     ),
     Permission(
         "coordination.k8s.io",
         "leases",
         ("get", "create", "update"),
-        Scope.OWN_NAMESPACE,
+        Scope.LEASE,
         "agree on who leads",
     ),
 )

@@ -12,6 +12,7 @@ from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
 from linstor_affinity_events.app.peers import (
     default_policy,
+    everywhere,
     kubernetes,
     linstor_connection,
     notes_namespace,
@@ -77,6 +78,7 @@ class _Reading:
                 now=time.time,
                 grace=settings.new_volume_grace,
                 default_policy=default_policy(settings.default_remote_access_policy),
+                everywhere=everywhere(settings.everywhere),
             ),
             linstor=linstor,
             volumes=self._volumes,

@@ -21,11 +21,14 @@ from linstor_affinity_events.adapters.kube_journal import KubeJournal
 from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
 from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
 from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.app.drain import Drain
 from linstor_affinity_events.app.garbage import Garbage
 from linstor_affinity_events.app.peers import (
     default_policy,
     event_streams,
+    everywhere,
     kubernetes,
+    lease_namespace,
     linstor_connection,
     notes_namespace,
 )
@@ -79,11 +82,9 @@ class Service:
         self._chance = chance
         self.metrics = Metrics()
         self._garbage = Garbage()
-        self._drained_by = 0.0
         identity = settings.leader_election_id or socket.gethostname()
         # Unique for each process: two on one host must not both take a Lease for their own.
         instance = f"{identity}_{uuid4()}"
-        namespace = notes_namespace(settings)
         self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
         self.index = VolumeIndex(self._volume_changed)
         self.index.classes.on_change = self._classes_changed
@@ -95,11 +96,13 @@ class Service:
         self.teller = Teller(self.events, self.metrics, time.time)
         self._database = KubeDatabase(self.api, lasts=settings.resync_rate, again=DATABASE_AGAIN)
         self.database_failure: str | None = None
-        self.election = self._election(namespace, settings.leader_election_id or instance)
+        self.election = self._election(
+            lease_namespace(settings), settings.leader_election_id or instance
+        )
         volumes = KubeVolumes(self.api, self.index)
         self.replacer = Replacer(
             volumes=volumes,
-            journal=KubeJournal(self.api, namespace),
+            journal=KubeJournal(self.api, notes_namespace(settings)),
             notices=self.events,
             telemetry=self.metrics,
             delays=lambda: self._delays(first=0.05, most=2.0),
@@ -114,6 +117,7 @@ class Service:
             now=time.time,
             grace=settings.new_volume_grace,
             default_policy=default_policy(settings.default_remote_access_policy),
+            everywhere=everywhere(settings.everywhere),
         )
         self.reconciler = Reconciler(
             queue=self.queue,
@@ -128,6 +132,7 @@ class Service:
                 replacer=self.replacer,
                 picture=picture,
                 parse_json=parse_text,
+                enabled=settings.take_over_saved_volumes == "auto",
             ),
             leadership=self.election,
             teller=self.teller,
@@ -310,6 +315,7 @@ class Service:
 
     async def _serve(self, stop: asyncio.Event) -> None:
         """Workers outlive everything else, so that what they began can end whatever fails."""
+        drain = Drain(self.queue, grace=self._settings.shutdown_grace)
         async with asyncio.TaskGroup() as workforce:
             workers = [
                 workforce.create_task(self.reconciler.work(), name=f"worker-{number}")
@@ -322,12 +328,12 @@ class Service:
                     for task in listeners:
                         task.cancel()
                     # The watch and the lease are of use as long as something is being replaced.
-                    await self._drain(workers)
+                    await drain.wait(workers)
                     for task in background:
                         task.cancel()
-                    await self._leave()
             finally:
-                await self._drain(workers)
+                await drain.wait(workers)
+                await self._leave()
 
     def _begin(
         self, group: asyncio.TaskGroup
@@ -352,20 +358,6 @@ class Service:
         if self._settings.pulse_rate:
             listeners.append(group.create_task(self.pulse.run(), name="pulse"))
         return background, listeners
-
-    async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
-        """Begin nothing more, and give what was begun the shutdown grace, counted from the first
-        call: should a background task fail meanwhile, the second call waits for the rest of it.
-        """
-        clock = asyncio.get_running_loop().time
-        if not self.queue.closed:
-            log.info("stopping", extra=facts(working=self.queue.held, waiting=len(self.queue)))
-            self.queue.close()
-            self._drained_by = clock() + self._settings.shutdown_grace
-        _, late = await asyncio.wait(workers, timeout=max(0.0, self._drained_by - clock()))
-        for task in late:
-            log.warning("worker cut short", extra=facts(task=task.get_name()))
-            task.cancel()
 
     async def _leave(self) -> None:
         await self.events.flush()
@@ -394,9 +386,7 @@ class Service:
         self.database_failure = "not found yet" if required else None
         rows = await self._database.found(required=required)
         self.database_failure = None
-        async with asyncio.TaskGroup() as group:
-            for stream in rows:
-                group.create_task(self._listen(stream), name=f"stream-{stream.name}")
+        await self._listen(rows)
 
     def hinted(self, resource: ResourceName, source: str) -> None:
         """Look at a resource, unless it is nobody's and very many wait already: a LINSTOR that

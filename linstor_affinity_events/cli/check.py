@@ -9,6 +9,7 @@ import click
 from rich.text import Text
 
 from linstor_affinity_events import logs
+from linstor_affinity_events.adapters.kube_survey import ServiceAccount
 from linstor_affinity_events.app.checking import check as needs
 from linstor_affinity_events.app.need import Need, Status, fail
 from linstor_affinity_events.cli.once import run_once
@@ -30,11 +31,18 @@ STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
     help="Only see whether any replacement is unfinished; if so, fail. Good before the service "
     "is removed.",
 )
+@click.option(
+    "--service-account",
+    metavar="NAMESPACE/NAME",
+    default="",
+    help="Test the permissions of this ServiceAccount, the one that `run` has. Empty tests those "
+    "of the account that check itself has.",
+)
 @takes_settings(
-    *("property-namespace", "lease-lock-name", "lease-lock-namespace"),
+    *("property-namespace", "lease-lock-name", "lease-lock-namespace", "journal-namespace"),
     *("kubeconfig", "context", "server", "v"),
 )
-def check(*, output: str, leftovers: bool, **given: Any) -> None:
+def check(*, output: str, leftovers: bool, service_account: str, **given: Any) -> None:
     """Try everything that `run` needs, and say how to mend what is missing.
 
     Settings, LINSTOR (answer, login, both event streams, node labels), Kubernetes (answer, each
@@ -48,6 +56,7 @@ def check(*, output: str, leftovers: bool, **given: Any) -> None:
     found: list[Need] = []
     code = Exit.GOOD
     try:
+        account = _account(service_account)
         settings = settings_from(given)
     except BadSettings as error:
         found = [fail("settings", line, "see --help") for line in str(error).splitlines()]
@@ -55,7 +64,7 @@ def check(*, output: str, leftovers: bool, **given: Any) -> None:
         _tell_all(found, output)
     else:
         logs.set_up(verbosity=settings.v, as_json=settings.log_format == "json", quiet=True)
-        found = run_once(_try_all(settings, output, leftovers=leftovers), settings)
+        found = run_once(_try_all(settings, output, account, leftovers=leftovers), settings)
         if any(need.status is Status.FAIL for need in found):
             code = Exit.FAILED
     if output == "json":
@@ -63,10 +72,22 @@ def check(*, output: str, leftovers: bool, **given: Any) -> None:
     sys.exit(code)
 
 
-async def _try_all(settings: Settings, output: str, *, leftovers: bool) -> list[Need]:
+def _account(text: str) -> ServiceAccount | None:
+    """Read NAMESPACE/NAME; empty is none. Raises BadSettings."""
+    if not text:
+        return None
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise BadSettings(f"--service-account={text!r} is not of the form NAMESPACE/NAME")
+    return ServiceAccount(namespace, name)
+
+
+async def _try_all(
+    settings: Settings, output: str, account: ServiceAccount | None, *, leftovers: bool
+) -> list[Need]:
     """Tell each need as soon as it was tried: one that hangs shows which it is."""
     found = []
-    async for need in needs(settings, leftovers_only=leftovers):
+    async for need in needs(settings, leftovers_only=leftovers, account=account):
         found.append(need)
         _tell_all([need], output)
     return found

@@ -9,10 +9,13 @@ from linstor_affinity_events.model.verdict import Reason, Refusal
 BURST = 10
 """How many changes of one volume may follow each other at once: a replica that moves takes two."""
 
-FORGIVEN_EVERY = 60.0
+FORGIVEN_EVERY = 300.0
 """Seconds after which one of them counts no more."""
 
 PAUSE_FIRST, PAUSE_MOST = 30.0, 3600.0
+
+QUIET = 3600.0
+"""How long a volume that had to pause must not have been changed, and could have been."""
 
 
 @dataclass(slots=True)
@@ -22,16 +25,26 @@ class _History:
     """When `changes` was true, by the loop's clock."""
 
     pause: float = PAUSE_FIRST
+    """How long the next pause is."""
+
     until: float = float("-inf")
     against: Refusal | None = None
+    """Why it paused last; None if it never had to."""
+
+    def is_over(self, now: float) -> bool:
+        """Whether nothing counts any more: one that had to pause was left alone for long since."""
+        if self.against is None:
+            return self.left(now) == 0
+        return now >= self.until + max(self.pause, QUIET)
 
     def left(self, now: float) -> float:
         return max(0.0, self.changes - (now - self.at) / FORGIVEN_EVERY)
 
 
 class ChangeBackoff:
-    """Lets each volume be changed a few times at once, and then after pauses that double, up to an
-    hour. One that comes out of a change otherwise than was asked for pauses at once.
+    """Lets each volume be changed a few times at once, and then once after each of pauses that
+    double, up to an hour. One that comes out of a change otherwise than was asked for pauses at
+    once.
 
     Without it an admission policy that alters new volumes, or another program that sets affinities
     as well, would have a volume deleted and created again without end.
@@ -45,16 +58,19 @@ class ChangeBackoff:
         return len(self._known)
 
     def changed(self, name: PvName, *, different: str = "") -> None:
-        """Count a change that was made; `different` says how it came out, if not as wanted."""
+        """Count a change that was made, or was begun and taken back; `different` says how it came
+        out, if not as wanted.
+        """
         now = asyncio.get_running_loop().time()
-        history = self._known.setdefault(name, _History())
+        history = self._known.get(name)
+        if history is None or history.is_over(now):
+            history = self._known[name] = _History()
         history.changes, history.at = history.left(now) + 1, now
         if different:
             history.against = Refusal(Reason.DIFFERENT, different)
-        elif history.changes > BURST:
+        elif history.against is not None or history.changes > BURST:
             history.against = Refusal(Reason.HELD_BACK, _TOO_OFTEN)
         else:
-            history.against = None
             return
         history.until = now + history.pause
         history.pause = min(history.pause * 2, PAUSE_MOST)
@@ -74,14 +90,13 @@ class ChangeBackoff:
     def forget_old(self) -> None:
         """Drop what counts no more."""
         now = asyncio.get_running_loop().time()
-        for name, history in tuple(self._known.items()):
-            if history.left(now) == 0 and history.until + history.pause < now:
-                del self._known[name]
+        for name in [name for name, history in self._known.items() if history.is_over(now)]:
+            del self._known[name]
 
 
 _TOO_OFTEN = (
-    f"its affinity was changed more than {BURST} times in a short time and is wrong again, so "
-    "something else changes it or the placement changes without end; it is left as it is and tried "
-    "again after growing pauses of up to an hour; see whether another controller or an admission "
-    "policy sets node affinities"
+    f"its affinity was changed, or was about to be, more than {BURST} times in a short time and is "
+    "wrong again, so something else changes the volume or the placement changes without end; it is "
+    "left as it is and tried again after growing pauses of up to an hour; see whether another "
+    "controller or an admission policy changes PersistentVolumes"
 )

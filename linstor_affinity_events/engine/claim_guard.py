@@ -166,13 +166,21 @@ class ClaimGuard:
             await asyncio.sleep(delays.next())
 
     async def _until_binder_saw(self, made: Manifest, sighting: Sighting) -> None:
-        """Wait, for the guard's time at most, until the new volume's phase is written."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout):
-                while True:
-                    seen = sighting.latest
-                    if seen is not None and uid_of(seen) == uid_of(made) and phase_of(seen) in SEEN:
-                        return
+        """Wait until the new volume's phase is written; at most for the guard's time without any
+        sign of the binder's life, on any volume.
+        """
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        while True:
+            seen = sighting.latest
+            if seen is not None and uid_of(seen) == uid_of(made) and phase_of(seen) in SEEN:
+                return
+            silent_since = max(begun, self._volumes.last_phase_change())
+            deadline = min(silent_since + self._timeout, begun + RESYNC_PERIOD)
+            if clock() >= deadline:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
                     await sighting.news()
 
 

@@ -33,8 +33,8 @@ class MissedSome:
 
 Hint = Touched | MissedSome
 
-DATABASE, DATABASE_PROPERTIES = "database", "database-properties"
-DATABASE_SOURCES = frozenset({DATABASE, DATABASE_PROPERTIES})
+DATABASE = "database"
+DATABASE_SOURCES = frozenset({DATABASE})
 """Streams of rows of LINSTOR's own database, where it is kept in Kubernetes."""
 
 

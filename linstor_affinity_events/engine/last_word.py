@@ -28,7 +28,11 @@ async def heed_last_word(volumes: Volumes, note: Note, made: Manifest, sighting:
     """
     last = await _last_word(note, sighting)
     if last is None:
-        log.debug("the watch did not tell how it went", extra=facts(pv=note.pv))
+        log.warning(
+            "the watch did not tell how the old volume was when it went; what somebody wrote on it "
+            "in that very moment is lost, all else is on the new one",
+            extra=facts(pv=note.pv, claim=note.claim),
+        )
         return
     pv: Manifest | None = made
     for _ in range(MAX_CONFLICTS):

@@ -18,10 +18,10 @@ from linstor_affinity_events.engine.ports import (
 from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.second_looks import SECOND_LOOK, SecondLooks
-from linstor_affinity_events.engine.teller import Teller
+from linstor_affinity_events.engine.teller import DEFERRED_FOR, Teller
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.walk import AFFINITY_FIELD
-from linstor_affinity_events.errors import Again, Conflict, Invalid, Refused
+from linstor_affinity_events.errors import Again, Conflict, Invalid, Refused, Unreachable
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.affinity import read_affinity
 from linstor_affinity_events.model.manifest import Manifest, affinity_patch
@@ -74,6 +74,7 @@ class Reconciler:
         self._teller, self._telemetry = teller, telemetry
         self._chance = chance
         self._failing: dict[ResourceName, Backoff] = {}
+        self._failing_since: dict[ResourceName, float] = {}
         self._second_looks = SecondLooks(queue)
         self._patience: dict[PvName, Backoff] = {}
         self._changed_at: dict[ResourceName, float] = {}
@@ -102,6 +103,7 @@ class Reconciler:
         for resource in [name for name in self._failing if name not in known]:
             if not self._replacer.unfinished.of(resource):
                 del self._failing[resource]
+                self._failing_since.pop(resource, None)
         old = asyncio.get_running_loop().time() - NEWS_WITHIN
         for resource in [name for name, at in self._changed_at.items() if at < old]:
             del self._changed_at[resource]
@@ -122,12 +124,15 @@ class Reconciler:
             self._failed(turn, None, after=FAILED_MOST / 10)
         else:
             self._failing.pop(turn.key, None)
+            self._failing_since.pop(turn.key, None)
 
     def _failed(
         self, turn: Turn[ResourceName], error: Exception | None, after: float | None
     ) -> None:
         noted = bool(self._replacer.unfinished.of(turn.key))
         first = turn.key not in self._failing
+        now = asyncio.get_running_loop().time()
+        since = self._failing_since.setdefault(turn.key, now)
         if first:
             self._failing[turn.key] = Backoff(
                 first=FAILED_FIRST, most=NOTED_MOST if noted else FAILED_MOST, chance=self._chance
@@ -145,6 +150,11 @@ class Reconciler:
             log.log(level, "look failed", extra=facts(rd=turn.key, why=error, again_in_s=again))
         lane = Lane.URGENT if noted else Lane.LOOK
         self._queue.add(turn.key, after=delay, since=turn.since, lane=lane)
+        # That a peer can't be reached is told by other means, once for all.
+        if now - since >= DEFERRED_FOR and not isinstance(error, Unreachable):
+            why = f"reconciling it keeps failing: {error or 'unexpected error, see the log'}"
+            for volume in self._index.of(turn.key):
+                self._teller.lasts(volume, Later(Reason.FAILING, why), since_age=now - since)
 
     async def look(self, turn: Turn[ResourceName]) -> None:
         """See where the data of one resource is now, and act on what follows for its volumes."""
@@ -273,6 +283,8 @@ class Reconciler:
             return
         took = asyncio.get_running_loop().time() - begun
         self._telemetry.changed("resume", str(ended), took, took)
+        if ended in {Outcome.DONE, Outcome.KEPT, Outcome.UNWOUND}:
+            self._picture.backoff.changed(name)
         log.info("unfinished replacement ended", extra=facts(pv=name, rd=turn.key, outcome=ended))
         # What the note wanted may be old by now, and what is known of the volume is for a moment.
         self._queue.add(turn.key, after=RESUMED_AGAIN, since=turn.since)
@@ -343,8 +355,10 @@ class Reconciler:
             self._changed_at[turn.key] = now
             self._changed(volume, ended, verdict, how=how, took=now - turn.since)
         else:
+            # Who undoes our marks each time would have us at it for ever.
+            self._picture.backoff.changed(volume.name)
             log.info(
-                "volume changed meanwhile; looked at again",
+                "volume changed meanwhile; it is retried automatically",
                 extra=facts(pv=volume.name, rd=volume.key, outcome=ended.outcome),
             )
             self._wait(turn, volume, SECOND_LOOK)
@@ -407,6 +421,8 @@ class Reconciler:
                 if not any("nodeAffinity" in field for field in error.fields):
                     return "patch", Refusal(Reason.NOT_ALLOWED, str(error))
                 self._picture.cluster_refused_change()
+            except Refused as error:
+                return "patch", Refusal(Reason.NOT_ALLOWED, str(error))
             else:
                 right = read_affinity(made["spec"]) == change.wanted
                 different = () if right else (AFFINITY_FIELD,)

@@ -24,7 +24,7 @@ from linstor_affinity_events.model.manifest import (
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import Outcome, Sight, claim_is_as_noted
+from linstor_affinity_events.model.replacement import Outcome, Sight, is_entitled
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 from linstor_affinity_events.model.volume import Volume
 
@@ -118,7 +118,15 @@ class Replacer:
             except BadNote as error:
                 return Refusal(Reason.BAD_NOTE, f"a note of it can't be trusted: {error}")
             walk = Walk(self._means, note, Sight(pv=pv, begun_here=True), sighting, own=True)
-            outcome = await walk.to_the_end()
+            try:
+                outcome = await walk.to_the_end()
+            except Refused as error:
+                if note.pv in self.unfinished.pending:
+                    raise
+                # All was taken back.
+                return Refusal(
+                    Reason.NOT_ALLOWED, f"Kubernetes does not let it be replaced: {error}"
+                )
         made = walk.sight.pv
         now_there = None if made is None else self._volumes.describe(made)
         return Ended(outcome, now_there, walk.different, held_up=walk.held_up)
@@ -162,7 +170,7 @@ class Replacer:
             return False
         if note is None or note.user is None:
             return False
-        return claim_is_as_noted(note, await self._volumes.read_claim(note.user))
+        return is_entitled(note, await self._volumes.read_claim(note.user))
 
 
 def admission_stands_against(note: Note, marked: Manifest) -> str | None:

@@ -6,33 +6,36 @@ is here as that controller leaves it, or the claim that it belongs to is here an
 """
 
 import logging
-import re
 from collections.abc import Callable
 
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import Linstor, Volumes
 from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.errors import BadNote, Conflict, Refused
+from linstor_affinity_events.errors import Again, BadNote, Conflict, Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
 from linstor_affinity_events.model.manifest import (
     Manifest,
     claim_of,
     is_terminating,
     name_of,
-    reference_unmark_patch,
+    phase_of,
+    reference_unmarking,
+    secret_namespaces,
     uid_of,
 )
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.note import Note, State, read_saved
 from linstor_affinity_events.model.placement import Definition
-from linstor_affinity_events.model.replacement import claim_is_as_noted, left_by_the_reference
+from linstor_affinity_events.model.replacement import (
+    claim_is_as_noted,
+    left,
+    left_by_the_reference,
+)
 
 log = logging.getLogger(__name__)
 
-_PROVISIONED = re.compile(r"pvc-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-"""csi-provisioner calls a volume by the uid of its claim, and linstor-csi the resource as well."""
-
+SAVED_REASON = "SavedVolumeNotTakenOver"
 OFF = "it is left alone, as --take-over-saved-volumes=off says"
 
 
@@ -71,7 +74,12 @@ class SavedNotes:
                     self._refuse(where, text, str(error))
                     continue
                 self._taken[where] = text
-            await self._linstor.forget_saved(definition.resource, number)
+            try:
+                await self._linstor.forget_saved(definition.resource, number)
+            except (Again, Refused) as error:
+                # What it was for is done; its volumes must not wait for LINSTOR to take a write.
+                self._refuse(where, text, f"it was seen to, and can't be dropped: {error}")
+                continue
             self._refused.pop(where, None)
             self._taken.pop(where, None)
 
@@ -118,7 +126,15 @@ class SavedNotes:
             await self._adopt(_note(saved, key, uid_of(pv)))
             return
         policy = str(saved["spec"].get("persistentVolumeReclaimPolicy", "Retain"))
-        await self._volumes.patch(name_of(pv), reference_unmark_patch(pv, policy))
+        note = _note(saved, key, uid_of(pv))
+        claim = None if note.user is None else await self._volumes.read_claim(note.user)
+        # Whoever deletes a claim whose volume says Retain may rely on that.
+        unmarked = reference_unmarking(
+            pv, policy, keep=phase_of(pv) != "Bound" or left(note, claim)
+        )
+        await self._volumes.patch(name_of(pv), unmarked.patch)
+        if unmarked.kept:
+            self._replacer.unfinished.kept(pv)
         log.info(
             "replacement that the reference controller had begun taken back",
             extra=facts(pv=name_of(pv), rd=key, policy=policy),
@@ -135,15 +151,18 @@ class SavedNotes:
                 "this cluster names it; it may belong to another Kubernetes cluster that uses this "
                 "LINSTOR"
             )
-        born_for = _PROVISIONED.fullmatch(key.resource)
-        if born_for is not None and born_for[1] != note.user.uid:
+        if provisioned_for(key.resource) not in {None, note.user.uid}:
             raise BadNote(f"resource {key.resource} was provisioned for another claim")
+        if strangers := secret_namespaces(note.wanted) - {note.user.namespace}:
+            raise BadNote(f"it refers to Secrets in namespace {', '.join(sorted(strangers))}")
         if others := self._picture.in_use_with(key, but=note.pv):
             raise BadNote(f"{', '.join(others)} stands for this LINSTOR volume now")
         try:
             await self._volumes.rehearse_creation(note.wanted)
         except Refused as error:
-            raise BadNote(f"Kubernetes would not create it: {error}") from error
+            why = f"Kubernetes would not create it: {error}"
+            self._replacer.unfinished.warn(note.wanted, SAVED_REASON, why)
+            raise BadNote(why) from error
         await self._adopt(note)
 
     async def _adopt(self, note: Note) -> None:

@@ -169,6 +169,7 @@ class Sweeper:
         if self._leadership.leading:
             for resource in await self._replacer.load():
                 self._queue.add(resource, lane=Lane.URGENT)
+            self._replacer.unfinished.review(self._index.get)
         await self._picture.read_nodes()
         definitions = await self._linstor.definitions()
         view = await self._whole_view.placements(self._index.resources())

@@ -29,6 +29,9 @@ DIFFERENT_REASON = "VolumeCreatedDifferent"
 DEFERRED_FOR = 180.0
 """How long a volume may wait before people are told."""
 
+CHANGED_AFTER = 300.0
+"""How soon people are told again if only the words change: a webhook may put a number into each."""
+
 REMIND_AFTER = 45 * 60.0
 """The API server drops Events after an hour, unless --event-ttl says otherwise."""
 
@@ -53,17 +56,20 @@ class Unsettled:
     def of(cls, volume: Volume, verdict: Verdict) -> "Unsettled":
         return cls(kind_of(verdict), reason_of(verdict), why_of(verdict), volume.uid)
 
+    told: str = field(default="", compare=False)
+    """What they were told last."""
+
     def after(self, before: "Unsettled | None", now: float) -> "Unsettled":
         """The same, counted from when it began."""
         if before is None or (before.kind, before.reason) != (self.kind, self.reason):
             return replace(self, since=now)
-        warned = before.warned if before.why == self.why else ()
-        return replace(self, since=before.since, warned=warned)
+        return replace(self, since=before.since, warned=before.warned, told=before.told)
 
     def to_be_warned_of(self, now: float) -> bool:
         """Whether it is time to warn people, for the first time or once more."""
         if self.warned:
-            return now - self.warned[-1] >= REMIND_AFTER
+            quiet = now - self.warned[-1]
+            return quiet >= REMIND_AFTER or (self.why != self.told and quiet >= CHANGED_AFTER)
         return self.kind == "refusal" or (
             self.kind == "later"
             and self.reason != Reason.NOT_LEADING
@@ -134,7 +140,7 @@ class Teller:
         new, found = found != known, found.after(known, now)
         if found.to_be_warned_of(now):
             self._warn(volume, found)
-            found = replace(found, warned=(*found.warned, now))
+            found = replace(found, warned=(*found.warned, now), told=found.why)
         elif new:
             usual = isinstance(verdict, Skipped) or verdict.reason is Reason.YOUNG
             log.log(
@@ -143,6 +149,14 @@ class Teller:
                 extra=facts(pv=volume.name, rd=volume.key, reason=found.reason, why=found.why),
             )
         self.unsettled[volume.name] = found
+
+    def lasts(self, volume: Volume, verdict: Later, *, since_age: float) -> None:
+        """Take note of something that has stood against a volume for so many seconds already."""
+        known = self.unsettled.get(volume.name)
+        if known is None or known.reason != reason_of(verdict):
+            found = Unsettled.of(volume, verdict)
+            self.unsettled[volume.name] = replace(found, since=self._now() - since_age)
+        self.tell(volume, verdict)
 
     def deferred(self) -> Counter[str]:
         """How many volumes have been waiting for minutes, by reason."""

@@ -1,9 +1,11 @@
 """Which replacements are unfinished, which volumes are absent, and which can't come back."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from linstor_affinity_events.engine.ports import Notices, Telemetry
+from linstor_affinity_events.engine.teller import DEFERRED_FOR, REMIND_AFTER
 from linstor_affinity_events.errors import Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import VolumeKey
@@ -13,6 +15,11 @@ from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
+
+UNFINISHED = (
+    "The replacement of this volume has been unfinished for more than 3 minutes. Its data is safe. "
+    "It is retried until it ends; see the service's log for what stands against it"
+)
 
 
 class Unfinished:
@@ -26,6 +33,10 @@ class Unfinished:
     ) -> None:
         self._notices, self._telemetry, self._describe = notices, telemetry, describe
         self._absent: set[PvName] = set()
+        self._since: dict[PvName, float] = {}
+        """Since when each is known to be unfinished, by the loop's clock."""
+        self._lasting: set[PvName] = set()
+        self._warned: dict[PvName, tuple[float, int]] = {}
         self.pending: dict[PvName, VolumeKey] = {}
         """The volumes with a note, and the LINSTOR volume that each stands for."""
         self.stuck: dict[PvName, str] = {}
@@ -49,9 +60,33 @@ class Unfinished:
         self.pending = {**noted, **begun}
         self._let_go((self.stuck.keys() | self._absent) - self.pending.keys())
 
+    def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:
+        """Take stock, as a full reconcile does: which volumes are absent, whatever the reason, and
+        which replacements have been unfinished for minutes. Those are reported, once each.
+        """
+        now = asyncio.get_running_loop().time()
+        self._since = {name: self._since.get(name, now) for name in self.pending}
+        for name in self.pending:
+            if volume_of(name) is None and name not in self._absent:
+                self.gone(name)
+        lasting = {name for name, since in self._since.items() if now - since >= DEFERRED_FOR}
+        for name in sorted(lasting - self._lasting):
+            volume = volume_of(name)
+            log.error(
+                "replacement has been unfinished for minutes; it is retried until it ends, and the "
+                "journal entry must not be deleted; see docs/alerts.md",
+                extra=facts(pv=name, rd=self.pending[name], absent=volume is None),
+            )
+            if volume is not None:
+                self._notices.warn(volume, "VolumeReplacementUnfinished", UNFINISHED)
+        self._lasting = lasting
+        self._telemetry.unfinished(len(lasting))
+
     def stand_back(self) -> None:
         """Another instance leads: what is absent or stuck is theirs to tell."""
         self._let_go(self.stuck.keys() | self._absent)
+        self._since, self._lasting = {}, set()
+        self._telemetry.unfinished(0)
 
     def _let_go(self, names: Iterable[PvName]) -> None:
         for name in tuple(names):
@@ -71,15 +106,21 @@ class Unfinished:
         self._absent.discard(name)
         self.blocking.discard(name)
         self._telemetry.absent(len(self._absent))
+        self._warned.pop(name, None)
         if self.stuck.pop(name, None) is not None:
             log.info("volume is stuck no more", extra=facts(pv=name))
             self._telemetry.stuck(len(self.stuck))
 
     def stick(self, note: Note, error: Refused, *, blocking: bool) -> None:
-        """Kubernetes refuses to let it come back; told once for each thing it says."""
+        """Kubernetes refuses to let it come back; told once for each thing it says, and again as
+        long as it lasts.
+        """
         if blocking:
             self.blocking.add(note.pv)
-        if self.stuck.get(note.pv) != str(error):
+        now = asyncio.get_running_loop().time()
+        warned, times = self._warned.get(note.pv, (float("-inf"), 0))
+        if self.stuck.get(note.pv) != str(error) or now - warned >= REMIND_AFTER:
+            self._warned[note.pv] = (now, times + 1)
             log.error(
                 "volume is deleted and can't be created again",
                 extra=facts(pv=note.pv, rd=note.key, claim=note.claim, why=error),
@@ -88,7 +129,8 @@ class Unfinished:
                 note.wanted,
                 "VolumeRecreationFailing",
                 f"PersistentVolume {note.pv} was deleted to change its node affinity and can't be "
-                f"created again: {error}. It is tried again until it succeeds.",
+                f"created again: {error}. Its data is safe. It is tried again until it succeeds.",
+                reminder=times,
             )
         self.stuck[note.pv] = str(error)
         self._telemetry.stuck(len(self.stuck))
@@ -109,7 +151,11 @@ class Unfinished:
             "service; see the runbook before you delete it or bind it again.",
         )
 
-    def _tell(self, pv: Manifest, reason: str, why: str) -> None:
+    def warn(self, pv: Manifest, reason: str, why: str) -> None:
+        """Warn of a volume that may not be there, on its claim as well."""
+        self._tell(pv, reason, why)
+
+    def _tell(self, pv: Manifest, reason: str, why: str, *, reminder: int = 0) -> None:
         volume = self._describe(pv)
         if volume is not None:
-            self._notices.warn(volume, reason, why)
+            self._notices.warn(volume, reason, why, reminder=reminder)

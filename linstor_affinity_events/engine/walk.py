@@ -46,6 +46,7 @@ from linstor_affinity_events.model.replacement import (
     Unmark,
     claim_is_as_noted,
     next_step,
+    taken_back,
 )
 from linstor_affinity_events.model.verdict import Reason, Refusal
 
@@ -112,13 +113,22 @@ async def unmark_alone(means: Means, pv: Manifest | None) -> Outcome | Refusal:
             f"{MARK_ANNOTATION} tells what to restore; see docs/reliability.md",
         )
     # Its claim went while it said Retain, which somebody may have relied on.
-    left = claim_of(pv) is not None and phase_of(pv) != "Bound"
-    taken_back = unmarking(pv, keep=left)
-    await means.volumes.patch(name_of(pv), taken_back.patch)
-    if not taken_back.kept:
+    unmarked = unmarking(pv, keep=not await _in_use(means, pv))
+    await means.volumes.patch(name_of(pv), unmarked.patch)
+    if not unmarked.kept:
         return Outcome.UNWOUND
     means.unfinished.kept(pv)
     return Outcome.KEPT
+
+
+async def _in_use(means: Means, pv: Manifest) -> bool:
+    """Whether the claim of a live volume is there and stays; without one it is used as ever."""
+    named = claim_of(pv)
+    if named is None or not named.uid:
+        return True
+    claim = await means.volumes.read_claim(named)
+    there = claim is not None and uid_of(claim) == named.uid and not is_terminating(claim)
+    return there and phase_of(pv) == "Bound"
 
 
 class Walk:
@@ -382,7 +392,7 @@ class Walk:
             case Mark() | Save() if self.note.state is State.PREPARED:
                 await self._unwind()
                 raise error
-            case Create() | Remove() | Mark() | Save():
+            case Create() | Remove() | Mark() | Save() | LookAtClaim() | AwaitBinder():
                 # Only what this service removed, or a claim that is there waits for, is so bad that
                 # nothing else may begin: an entry that somebody made up is retried by itself.
                 vouched = self.own or claim_is_as_noted(self.note, self.sight.claim)
@@ -399,9 +409,11 @@ class Walk:
             await self._save(self.note.prepared())
         pv, outcome = self.sight.pv, Outcome.UNWOUND
         if pv is not None and is_marked(pv):
-            taken_back = unmarking(pv)
-            await self._means.volumes.patch(self.note.pv, taken_back.patch)
-            outcome = Outcome.KEPT if taken_back.kept else outcome
+            claim = await self._read_claim(self.note)
+            sight = replace(self.sight, claim=claim, uninterrupted=self._uninterrupted)
+            unmark = taken_back(self.note, pv, sight, outcome)
+            await self._means.volumes.patch(self.note.pv, unmark.patch)
+            outcome = unmark.outcome
         await self._end(outcome)
         self._means.unfinished.ended(self.note.pv)
 

@@ -1,7 +1,7 @@
 """Which nodes may run a volume's pods, given where its data is."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
@@ -88,6 +88,8 @@ class ForeignAffinity:
     """An affinity that says what ours never do, so it equals none of them."""
 
     text: str
+    labels: frozenset[str] = field(default=frozenset(), compare=False)
+    """The keys of all labels that it asks for."""
 
     def __str__(self) -> str:
         return self.text
@@ -118,9 +120,17 @@ def read_affinity(spec: Mapping[str, Any]) -> Affinity:
     for raw_term in required.get("nodeSelectorTerms") or ():
         term = _read_term(raw_term)
         if not term:
-            return ForeignAffinity(f"unlike ours: {str(raw_term)[:200]}")
+            return ForeignAffinity(f"unlike ours: {str(raw_term)[:200]}", _keys(required))
         terms.append(term)
     return NodeAffinity.of(terms) if terms else ForeignAffinity("unlike ours: no terms")
+
+
+def _keys(required: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(
+        str(expression.get("key"))
+        for term in required.get("nodeSelectorTerms") or ()
+        for expression in term.get("matchExpressions") or ()
+    )
 
 
 def _read_term(raw: Mapping[str, Any]) -> Term | None:

@@ -62,6 +62,17 @@ class VolumeKey:
         return f"{self.resource}/{self.number}"
 
 
+_PROVISIONED = re.compile(r"pvc-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+
+
+def provisioned_for(resource: ResourceName) -> str | None:
+    """The uid of the claim that a resource was provisioned for, if its name tells: csi-provisioner
+    calls a volume by it, and linstor-csi calls the resource like the volume.
+    """
+    found = _PROVISIONED.fullmatch(resource)
+    return None if found is None else found[1]
+
+
 def parse_handle(handle: str) -> VolumeKey:
     """Read a CSI volume handle: `<rd>` is volume 0, `<rd>/<n>` volume n, 0 <= n < 65536.
 

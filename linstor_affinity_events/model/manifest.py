@@ -91,6 +91,18 @@ def claim_of(manifest: Manifest) -> ClaimName | None:
     )
 
 
+def secret_namespaces(manifest: Manifest) -> frozenset[str]:
+    """The namespaces of all Secrets that the driver is given with the volume."""
+    refs = (
+        value
+        for key, value in (manifest["spec"].get("csi") or {}).items()
+        if key.endswith("SecretRef") and value
+    )
+    return frozenset(
+        str(ref.get("namespace", "")) if isinstance(ref, Mapping) else "" for ref in refs
+    )
+
+
 def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
     """The manifest to create once this one is gone: same volume, other affinity."""
     body = like(manifest)
@@ -254,10 +266,14 @@ class Unmarking:
     """Whether policy Retain stays though the volume had another one, which an annotation names."""
 
 
-def unmarking(manifest: Manifest, *, keep: bool = False, own: bool = False) -> Unmarking:
+Before = tuple[str, str | None]
+"""What marks replaced: the reclaim policy, and the annotation skip-reclaim."""
+
+
+def unmarking(manifest: Manifest, *, keep: bool = False, own: Before | None = None) -> Unmarking:
     """Take our marks back. What they replaced is restored only where all of them are there and
-    ours, or where it is known to be our `own` since we set them a moment ago: the policy of a
-    volume is nothing that an annotation alone decides. `keep` leaves Retain.
+    ours, or where it is known (`own`) since we set them a moment ago: the policy of a volume is
+    nothing that an annotation alone decides. `keep` leaves Retain.
 
     A policy that somebody else has set meanwhile stays.
     """
@@ -267,32 +283,42 @@ def unmarking(manifest: Manifest, *, keep: bool = False, own: bool = False) -> U
             "annotations": {MARK_ANNOTATION: None},
         }
     }
-    before = mark_on(manifest) if _wrote_mark(manifest) else None
-    kept = False
-    if before is not None:
-        policy, skip = before
-        patch["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] = skip
-        if reclaim_policy_of(manifest) == RETAIN and policy != RETAIN:
-            kept = keep or not (own or is_marked(manifest))
-            if kept:
-                patch["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] = policy
-            else:
-                patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
+    before = own or (mark_on(manifest) if _wrote_mark(manifest) else None)
+    retained = reclaim_policy_of(manifest) == RETAIN
+    if before is None:
+        # Nothing tells what it was; our finalizer tells that Retain may be ours.
+        return Unmarking(
+            guarded(manifest, patch), retained and FINALIZER in finalizers_of(manifest)
+        )
+    policy, skip = before
+    patch["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] = skip
+    if not retained or policy == RETAIN:
+        return Unmarking(guarded(manifest, patch))
+    kept = keep or not (own or is_marked(manifest))
+    if kept:
+        patch["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] = policy
+    else:
+        patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
     return Unmarking(guarded(manifest, patch), kept)
 
 
-def reference_unmark_patch(manifest: Manifest, policy: str) -> Patch:
+def reference_unmarking(manifest: Manifest, policy: str, *, keep: bool) -> Unmarking:
     """Take back what the reference controller put on a volume that it did not come to delete."""
-    return guarded(
-        manifest,
-        {
-            "metadata": {"annotations": {SKIP_RECLAIM_ANNOTATION: None}},
-            "spec": {"persistentVolumeReclaimPolicy": policy},
-        },
-    )
+    annotations: dict[str, str | None] = {SKIP_RECLAIM_ANNOTATION: None}
+    patch: Patch = {"metadata": {"annotations": annotations}}
+    kept = keep and policy != RETAIN
+    if kept:
+        annotations[ORIGINAL_POLICY_ANNOTATION] = policy
+    else:
+        patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
+    return Unmarking(guarded(manifest, patch), kept)
 
 
-def mark_on(manifest: Manifest) -> tuple[str, str | None] | None:
+def skip_reclaim_of(manifest: Manifest) -> str | None:
+    return annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
+
+
+def mark_on(manifest: Manifest) -> Before | None:
     """What the mark says to restore: policy and skip-reclaim. None if it can't be read."""
     try:
         before = json.loads(annotations_of(manifest).get(MARK_ANNOTATION, ""))

@@ -7,7 +7,11 @@ takes the same steps; there is no code for resuming. docs/architecture.md has th
 from dataclasses import dataclass
 from enum import StrEnum
 
-from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION, OURSELVES
+from linstor_affinity_events.model.keys import (
+    ORIGINAL_POLICY_ANNOTATION,
+    OURSELVES,
+    provisioned_for,
+)
 from linstor_affinity_events.model.manifest import (
     Manifest,
     Patch,
@@ -24,6 +28,8 @@ from linstor_affinity_events.model.manifest import (
     marked_by_us,
     phase_of,
     rebound,
+    secret_namespaces,
+    skip_reclaim_of,
     taken_over,
     tombstone_for,
     tombstone_patch,
@@ -182,8 +188,9 @@ def _absent(note: Note, sight: Sight) -> Step:
         return Create(detached(note.wanted, note.uid))
     if not sight.claim_known:
         return LookAtClaim()
-    if claim_is_as_noted(note, sight.claim):
-        return Create(note.wanted)
+    if is_entitled(note, sight.claim):
+        # One that is being deleted was so after the marks, which say Retain.
+        return Create(kept(note.wanted) if left(note, sight.claim) else note.wanted)
     if sight.claim is not None and uid_of(sight.claim) == note.user.uid:
         # It is there, and this volume is not, or no longer, the one that it asks for.
         return Create(detached(note.wanted, note.uid))
@@ -215,11 +222,28 @@ def _has_to_be_decided_again(note: Note, pv: Manifest) -> bool:
 
 
 def _unmark(note: Note, pv: Manifest, sight: Sight, outcome: Outcome) -> Step:
-    # Its claim went while it said Retain, which somebody may have relied on.
-    left = note.user is not None and phase_of(pv) != "Bound" and not sight.uninterrupted
-    keep = left and outcome is not Outcome.THEIRS
-    taken_back = unmarking(pv, keep=keep, own=sight.uninterrupted)
-    return Unmark(taken_back.patch, Outcome.KEPT if taken_back.kept else outcome)
+    known = sight.uninterrupted or sight.claim_known or outcome is Outcome.THEIRS
+    if note.user is not None and not known:
+        return LookAtClaim()
+    return taken_back(note, pv, sight, outcome)
+
+
+def taken_back(note: Note, pv: Manifest, sight: Sight, outcome: Outcome) -> Unmark:
+    """Our marks taken back. Where the claim went while they said Retain, and another run was at
+    it, somebody may have relied on them: Retain stays. The claim is known unless it is all one run.
+    """
+    gone = note.user is not None and (phase_of(pv) != "Bound" or left(note, sight.claim))
+    unmarked = unmarking(
+        pv,
+        keep=gone and not sight.uninterrupted and outcome is not Outcome.THEIRS,
+        own=(note.policy, skip_reclaim_of(note.wanted)) if sight.uninterrupted else None,
+    )
+    return Unmark(unmarked.patch, Outcome.KEPT if unmarked.kept else outcome)
+
+
+def left(note: Note, claim: Manifest | None) -> bool:
+    """Whether the claim that the volume belonged to is gone, or is being deleted."""
+    return not claim_is_as_noted(note, claim) or claim is None or is_terminating(claim)
 
 
 def _terminating(note: Note, pv: Manifest, sight: Sight) -> Step:
@@ -256,6 +280,18 @@ def claim_is_as_noted(note: Note, claim: Manifest | None) -> bool:
         and uid_of(claim) == note.user.uid
         and claim["spec"].get("volumeName") == note.pv
     )
+
+
+def is_entitled(note: Note, claim: Manifest | None) -> bool:
+    """Whether the claim may have the volume on the word of the note alone: it is as noted, a
+    resource that was provisioned for a claim was so for this one, and no Secret of another
+    namespace comes along.
+    """
+    if not claim_is_as_noted(note, claim) or note.user is None:
+        return False
+    born_for = provisioned_for(note.key.resource)
+    secrets = secret_namespaces(note.wanted)
+    return born_for in {None, note.user.uid} and secrets <= {note.user.namespace}
 
 
 def left_by_the_reference(pv: Manifest) -> bool:

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     RESIZING = "resize-in-flight"
     MODIFYING = "attributes-change-in-flight"
     HELD_BACK = "replaced-too-often"
+    FAILING = "keeps-failing"
     DIFFERENT = "created-different"
     UNKNOWN_FINALIZER = "unknown-finalizer"
     NOT_ALLOWED = "not-allowed"
@@ -137,10 +138,6 @@ class Case:
     """How long it has looked younger than that, by a clock that never jumps."""
 
 
-NO_CLASS = StorageClass(name="", policy=None)
-"""What decides about a volume that names no StorageClass: nothing but the default."""
-
-
 def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
     """The policy that holds for the volume and where it comes from; None if its class is unknown.
 
@@ -154,7 +151,8 @@ def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
     if volume.context is not None:
         return volume.context, "volume attributes"
     if not volume.storage_class:
-        return NO_CLASS.policy_or(case.default_policy), "default, as it names no StorageClass"
+        # Its layers are not known, so neither is what linstor-csi would do without a policy.
+        return case.default_policy, "default, as it names no StorageClass"
     if case.storage_class is None or not case.storage_class.is_ours:
         return None, ""
     source = f"StorageClass {case.storage_class.name}"
@@ -196,7 +194,8 @@ def _left_alone(case: Case) -> Verdict | None:
     if case.volume.phase in {"Released", "Failed"}:
         return Skipped(Reason.PHASE, f"its phase is {case.volume.phase}")
     storage_class = case.storage_class
-    if storage_class is not None and storage_class.is_ours and storage_class.balanced:
+    balanced = storage_class is not None and storage_class.is_ours and storage_class.balanced
+    if balanced and case.volume.override is None:
         return Skipped(Reason.BALANCED, "linstor-csi sets the affinity of Balanced volumes itself")
     return None
 
@@ -227,6 +226,12 @@ def _policy_known(case: Case) -> Verdict | None:
     policy, source = policy_of(case)
     if policy is None:
         name = case.volume.storage_class
+        if not name:
+            return Refusal(
+                Reason.NO_CLASS,
+                "it names no StorageClass: set --default-remote-access-policy, or the policy in an "
+                "override annotation",
+            )
         what = "does not exist" if case.storage_class is None else "is for another driver"
         return Refusal(
             Reason.NO_CLASS,
@@ -273,7 +278,6 @@ def _labels_there(case: Case) -> Verdict | None:
     """
     policy, serving = _known(case)
     has = case.volume.affinity
-    asked = has.labels if isinstance(has, NodeAffinity) else frozenset()
     missing = sorted(
         {
             f"{node} lacks {label}"
@@ -281,7 +285,7 @@ def _labels_there(case: Case) -> Verdict | None:
             for rule in policy.rules
             for label in rule - labels.keys()
             if case.nodes.having(label)
-            or label in asked
+            or label in has.labels
             or (has not in EVERYWHERE and not rule & labels.keys())
         }
     )

@@ -55,7 +55,7 @@ async def test_it_tells_its_version(rest: LinstorRest) -> None:
 async def test_nodes_come_with_their_labels(rest: LinstorRest) -> None:
     nodes = await rest.nodes()
 
-    assert nodes.namespace == "Aux/topology"
+    assert nodes.namespace == "Aux/topology or Aux"
     assert nodes.labels[NodeName("n2")] == {
         "kubernetes.io/hostname": "n2",
         "zone": "z-n2",

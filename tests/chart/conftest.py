@@ -9,6 +9,8 @@ import pytest_asyncio
 
 from tests.chart.crds import CRDS
 from tests.chart.helm import Helm
+from tests.chart.release import NAMESPACE
+from tests.chart.release import helm as ask
 from tests.real_parts.build import HELM, NO_GO, BuildError, ensure_built, locate, toolchain
 from tests.real_parts.cluster import RealCluster
 from tests.required import missing
@@ -70,3 +72,14 @@ async def cluster(real_cluster_quiet: RealCluster) -> AsyncIterator[Cluster]:
 def helm_there(helm: Helm, cluster: Cluster) -> Helm:
     """Helm with the real cluster at its hands."""
     return Helm(helm.binary, helm.home, cluster.kubeconfig)
+
+
+@pytest_asyncio.fixture
+async def there(helm_there: Helm, cluster: Cluster) -> AsyncIterator[Helm]:
+    """Helm with a namespace that is empty before and after."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    if await cluster.find(f"/api/v1/namespaces/{NAMESPACE}") is None:
+        await cluster.ask("POST", "/api/v1/namespaces", namespace)
+    yield helm_there
+    for name in (await ask(helm_there, "list", "--short", "--all")).split():
+        await ask(helm_there, "uninstall", name, "--no-hooks")

@@ -56,7 +56,18 @@ _RULES = _of({"groups": _list_of(_of({"name": TEXT, "rules": _list_of(_RULE)}, "
 _LINSTOR_CLUSTER = _of(
     {
         "controller": _of({"enabled": {"type": "boolean"}, "podTemplate": ANYTHING}),
-        "apiTLS": _of({"apiSecretName": TEXT, "clientSecretName": TEXT}),
+        "externalController": _of({"url": TEXT}, "url"),
+        "apiTLS": {
+            **_of(
+                {
+                    "apiSecretName": TEXT,
+                    "clientSecretName": TEXT,
+                    "caReference": _of({"kind": TEXT, "name": TEXT, "key": TEXT}, "name"),
+                }
+            ),
+            "nullable": True,
+        },
+        "affinityController": _of({"enabled": {"type": "boolean"}}),
         "patches": _list_of(_of({"patch": TEXT, "target": _of({"kind": TEXT, "name": TEXT})})),
     }
 )

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,20 @@ class Helm:
             raise HelmError(result.stderr)
         return result.stdout
 
-    def template(self, *values: Mapping[str, Any], chart: Path = CHART) -> "Rendered":
-        """Render it without a cluster, LINSTOR being somewhere."""
+    def template(
+        self,
+        *values: Mapping[str, Any],
+        chart: Path = CHART,
+        api_versions: Collection[str] = (),
+        kube_version: str = "",
+    ) -> "Rendered":
+        """Render it without a cluster, or for one that serves these beside what helm assumes, and
+        with LINSTOR being somewhere.
+        """
         given = merged(SOMEWHERE, *values)
         arguments = ["template", "rel", str(chart), "--namespace", "storage"]
+        arguments += [f"--api-versions={each}" for each in api_versions]
+        arguments += [f"--kube-version={kube_version}"] if kube_version else []
         return Rendered.read(self.run(*arguments, values=given))
 
 
@@ -83,6 +93,11 @@ class Rendered:
     def one(self, kind: str) -> Json:
         """The only manifest of a kind that is no hook."""
         [found] = [each for each in self.manifests if each["kind"] == kind and not is_hook(each)]
+        return found
+
+    def hook(self, kind: str) -> Json:
+        """The only manifest of a kind that is a hook."""
+        [found] = [each for each in self.manifests if each["kind"] == kind and is_hook(each)]
         return found
 
     @property

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,11 +13,16 @@ import yaml
 from linstor_affinity_events.app.service import Service
 from linstor_affinity_events.metrics import Metrics
 from linstor_affinity_events.settings import Settings
-from tests.chart.helm import CHART
+from tests.chart.helm import CHART, Helm
+
+Json = dict[str, Any]
 
 ALERTS = CHART / "files" / "alerts.yaml"
 DASHBOARD = CHART / "files" / "dashboard.json"
 RUNBOOKS = CHART.parent / "docs" / "alerts.md"
+
+RULE = "monitoring.coreos.com/v1/PrometheusRule"
+BASE = "https://git.example.com/storage/affinity/blob/main"
 
 NAMES = re.compile(r"\b(?:linstor_affinity|process)_[a-z_]+")
 
@@ -82,6 +89,57 @@ def test_every_alert_has_a_runbook() -> None:
         assert rule["alert"] in sections
         anchor = f"docs/alerts.md#{rule['alert'].lower()}"
         assert rule["annotations"]["runbook"] == anchor
+
+
+def rules_of(helm: Helm, monitoring: Json, chart: Path = CHART) -> list[Json]:
+    values = {"monitoring": {"enabled": True, **monitoring}}
+    rendered = helm.template(values, chart=chart, api_versions=[RULE])
+    [group] = rendered.one("PrometheusRule")["spec"]["groups"]
+    return [dict(rule) for rule in group["rules"]]
+
+
+def test_without_an_address_of_the_docs_alerts_are_as_in_the_file(helm: Helm) -> None:
+    [group] = yaml.safe_load(ALERTS.read_text())["groups"]
+
+    assert rules_of(helm, {}) == group["rules"]
+
+
+@pytest.mark.parametrize("base", [BASE, f"{BASE}/"])
+def test_runbook_links_of_alerts_can_be_followed(helm: Helm, base: str) -> None:
+    [group] = yaml.safe_load(ALERTS.read_text())["groups"]
+
+    rules = rules_of(helm, {"runbookBaseUrl": base})
+
+    for rule, written in zip(rules, group["rules"], strict=True):
+        annotations = written["annotations"]
+        page, _, anchor = annotations.pop("runbook").partition("#")
+        assert (CHART.parent / page).is_file()
+        annotations["runbook_url"] = f"{BASE}/{page}#{anchor}"
+        assert rule == written
+
+
+def test_runbook_links_begin_at_the_home_of_the_project_if_it_has_one(
+    helm: Helm, tmp_path: Path
+) -> None:
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart)
+    with (chart / "Chart.yaml").open("a") as file:
+        file.write("home: https://home.example.com\n")
+
+    [first, *_] = rules_of(helm, {}, chart)
+    [other, *_] = rules_of(helm, {"runbookBaseUrl": BASE}, chart)
+
+    anchor = "docs/alerts.md#linstoraffinityvolumeabsent"
+    assert first["annotations"]["runbook_url"] == f"https://home.example.com/{anchor}"
+    assert other["annotations"]["runbook_url"] == f"{BASE}/{anchor}"
+
+
+def test_promtool_reads_the_rules_of_the_chart(helm: Helm, promtool: str, tmp_path: Path) -> None:
+    rules = rules_of(helm, {"runbookBaseUrl": BASE})
+    written = tmp_path / "rules.yaml"
+    written.write_text(yaml.safe_dump({"groups": [{"name": "ours", "rules": rules}]}))
+
+    subprocess.run([promtool, "check", "rules", str(written)], check=True, capture_output=True)
 
 
 def test_promtool_reads_the_rules(promtool: str) -> None:

@@ -9,17 +9,22 @@ import pytest
 import yaml
 
 from linstor_affinity_events import __version__
-from linstor_affinity_events.adapters.kube_database import GROUP, TABLES, VERBS
+from linstor_affinity_events.adapters.kube_database import GROUP, TABLE, VERBS
+from linstor_affinity_events.adapters.kube_journal import LABEL, note_name
 from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
+from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.settings import OPTIONS
-from tests.chart.helm import CHART, ENDPOINT, Helm, HelmError, Rendered
+from tests.chart.helm import CHART, ENDPOINT, Helm, HelmError, Rendered, is_hook
 
 Json = dict[str, Any]
 
 ALONE = [
     *("ClusterRole", "ClusterRoleBinding", "Deployment"),
-    *("Role", "RoleBinding", "ServiceAccount"),
+    *("Role", "RoleBinding", "Service", "ServiceAccount"),
 ]
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+MONITOR = "monitoring.coreos.com/v1/ServiceMonitor"
+RULE = "monitoring.coreos.com/v1/PrometheusRule"
 
 
 def test_lint_finds_nothing(helm: Helm) -> None:
@@ -33,7 +38,12 @@ def test_defaults_are_one_careful_instance(helm: Helm) -> None:
 
     assert rendered.kinds() == ALONE
     assert rendered.one("Deployment")["spec"]["replicas"] == 1
-    assert rendered.container["args"] == ["run", "--leader-election=true"]
+    assert rendered.container["args"] == [
+        "run",
+        "--bind-address=[::]:8000",
+        "--leader-election=true",
+        "--metrics-address=[::]:8000",
+    ]
     assert rendered.container["image"] == f"linstor-affinity-events:{__version__}"
     assert rendered.env["LS_CONTROLLERS"] == ENDPOINT
     assert rendered.env["LEASE_LOCK_NAME"] == "rel-linstor-affinity-events"
@@ -50,6 +60,19 @@ def test_defaults_are_one_careful_instance(helm: Helm) -> None:
     assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
+def test_memory_is_limited_unless_somebody_says_otherwise(helm: Helm) -> None:
+    usual = helm.template().container["resources"]
+    more = helm.template({"resources": {"limits": {"memory": "1Gi"}}}).container["resources"]
+    without = helm.template({"resources": {"limits": None}}).container["resources"]
+
+    assert usual == {
+        "requests": {"cpu": "50m", "memory": "100Mi"},
+        "limits": {"memory": "512Mi"},
+    }
+    assert more["limits"] == {"memory": "1Gi"}
+    assert without == {"requests": {"cpu": "50m", "memory": "100Mi"}}
+
+
 def test_the_pod_has_more_time_to_end_than_the_service_takes(helm: Helm) -> None:
     [grace] = [option for option in OPTIONS if option.flag == "shutdown-grace"]
 
@@ -64,7 +87,15 @@ def test_every_flag_can_be_given_as_an_option(helm: Helm, option: Any) -> None:
     camel = re.sub(r"-(.)", lambda found: found[1].upper(), option.flag)
     value = {"duration": "7s", "boolean": "false", "whole_number": "3"}.get(
         option.parse.__name__,
-        {"log-format": "text", "database-hints": "on"}.get(option.flag, "some-text"),
+        {
+            "log-format": "text",
+            "database-hints": "on",
+            "status-page": "all",
+            "everywhere": "driver",
+            "take-over-saved-volumes": "off",
+            "bind-address": "0.0.0.0:8080",
+            "metrics-address": ":8001",
+        }.get(option.flag, "some-text"),
     )
 
     rendered = helm.template({"options": {camel: value}})
@@ -108,11 +139,23 @@ def test_every_value_is_in_the_schema() -> None:
         ({"options": {"workers": "many"}}, "/options/workers"),
         ({"options": {"reconcileRate": "15 seconds"}}, "/options/reconcileRate"),
         ({"options": {"leaderElection": "yes"}}, "/options/leaderElection"),
+        ({"options": {"bindAddress": "8000"}}, "/options/bindAddress"),
+        ({"options": {"metricsAddress": "::1:8000"}}, "/options/metricsAddress"),
+        (
+            {"rbac": {"admissionPolicy": {"secretNamespaces": ["a b"]}}},
+            "/rbac/admissionPolicy/secretNamespaces/0",
+        ),
+        ({"monitoring": {"runbookBaseUrl": "docs/"}}, "/monitoring/runbookBaseUrl"),
+        ({"monitoring": {"prometheusOperator": "yes"}}, "/monitoring/prometheusOperator"),
         ({"image": {"pullPolicy": "always"}}, "/image/pullPolicy"),
         ({"mode": "daemonset"}, "/mode"),
         ({"extraEnv": [{"value": "x"}]}, "/extraEnv/0"),
         ({"podLabels": {"a": 1}}, "/podLabels/a"),
         ({"monitoring": True}, "/monitoring"),
+        (
+            {"podDisruptionBudget": {"unhealthyPodEvictionPolicy": "Always"}},
+            "/podDisruptionBudget/unhealthyPodEvictionPolicy",
+        ),
         ({"podDisruptionBudget": {"minAvailable": "half"}}, "/podDisruptionBudget/minAvailable"),
         ({"linstor": {"endpont": "x"}}, "additional properties 'endpont' not allowed"),
     ],
@@ -128,10 +171,99 @@ def test_without_a_linstor_the_way_out_is_named(helm: Helm) -> None:
         helm.template({"linstor": {"endpoint": ""}})
 
 
+UID_FIELDS = {"runAsUser", "runAsGroup", "fsGroup"}
+
+
+def test_no_user_id_is_fixed_where_the_cluster_may_assign_one(helm: Helm) -> None:
+    rendered = helm.template()
+
+    for pod in (rendered.pod, rendered.hook("Pod")["spec"]):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert UID_FIELDS.isdisjoint(pod["securityContext"])
+        assert UID_FIELDS.isdisjoint(pod["containers"][0]["securityContext"])
+
+
+def test_the_image_has_a_user_that_the_kubelet_can_tell_from_root() -> None:
+    [user] = re.findall(r"^USER (\S+)$", (CHART.parent / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+
+
+def test_what_is_null_in_a_security_context_is_not_written(helm: Helm) -> None:
+    rendered = helm.template(
+        {
+            "podSecurityContext": {"runAsUser": None, "seccompProfile": None},
+            "securityContext": {"capabilities": None, "runAsUser": None},
+        }
+    )
+
+    for pod in (rendered.pod, rendered.hook("Pod")["spec"]):
+        assert pod["securityContext"] == {"runAsNonRoot": True}
+        assert set(pod["containers"][0]["securityContext"]) == {
+            "allowPrivilegeEscalation",
+            "readOnlyRootFilesystem",
+        }
+
+
+def test_the_values_for_openshift_fix_no_ids_and_name_its_dns_port(helm: Helm) -> None:
+    openshift = yaml.safe_load((CHART / "values-openshift.yaml").read_text())
+
+    rendered = helm.template(
+        {"podSecurityContext": {"runAsUser": 1000, "fsGroup": 1000}},
+        openshift,
+        {"networkPolicy": {"enabled": True}},
+    )
+
+    assert UID_FIELDS.isdisjoint(rendered.pod["securityContext"])
+    ports = [rule["ports"] for rule in rendered.one("NetworkPolicy")["spec"]["egress"]]
+    assert [{"port": 5353, "protocol": "UDP"}, {"port": 5353, "protocol": "TCP"}] in ports
+
+
+PROMETHEUS: Json = {
+    "namespaceSelector": {},
+    "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, [PROMETHEUS]),
+        ([{"ipBlock": {"cidr": "10.0.0.0/8"}}], [{"ipBlock": {"cidr": "10.0.0.0/8"}}]),
+        ([], None),
+    ],
+    ids=["default", "given", "everybody"],
+)
+def test_the_http_port_is_open_to_those_who_are_named(
+    helm: Helm, given: list[Json] | None, expected: list[Json] | None
+) -> None:
+    policy = {"enabled": True, **({} if given is None else {"from": given})}
+
+    rendered = helm.template({"networkPolicy": policy})
+
+    [rule] = rendered.one("NetworkPolicy")["spec"]["ingress"]
+    assert rule.get("from") == expected
+    assert rule["ports"] == [{"port": 8000, "protocol": "TCP"}]
+
+
+def test_ports_of_dns_are_values(helm: Helm) -> None:
+    policy = {"enabled": True, "dnsPorts": [53, 5353]}
+
+    rendered = helm.template({"networkPolicy": policy})
+
+    opened = rendered.one("NetworkPolicy")["spec"]["egress"][1]["ports"]
+    assert {(each["port"], each["protocol"]) for each in opened} == {
+        (port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")
+    }
+
+
 def test_large_numbers_are_written_as_numbers(helm: Helm) -> None:
     rendered = helm.template({"options": {"workers": 1_000_000}})
 
     assert "--workers=1000000" in rendered.container["args"]
+
+
+ALWAYS: Json = {"unhealthyPodEvictionPolicy": "AlwaysAllow"}
 
 
 @pytest.mark.parametrize(
@@ -139,9 +271,15 @@ def test_large_numbers_are_written_as_numbers(helm: Helm) -> None:
     [
         (1, {}, None),
         (1, {"minAvailable": 1}, None),
-        (2, {}, {"maxUnavailable": 1}),
-        (2, {"minAvailable": 1}, {"minAvailable": 1}),
-        (3, {"maxUnavailable": "50%"}, {"maxUnavailable": "50%"}),
+        (2, {}, {"maxUnavailable": 1, **ALWAYS}),
+        (2, {"minAvailable": 1}, {"minAvailable": 1, **ALWAYS}),
+        (3, {"maxUnavailable": "50%"}, {"maxUnavailable": "50%", **ALWAYS}),
+        (2, {"unhealthyPodEvictionPolicy": ""}, {"maxUnavailable": 1}),
+        (
+            2,
+            {"unhealthyPodEvictionPolicy": "IfHealthyBudget"},
+            {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "IfHealthyBudget"},
+        ),
         (3, {"enabled": False}, None),
     ],
     ids=str,
@@ -158,6 +296,16 @@ def test_a_budget_never_blocks_a_drain_of_the_only_instance(
         assert {key: value for key, value in spec.items() if key != "selector"} == expected
 
 
+@pytest.mark.parametrize(("version", "known"), [("v1.26.9", False), ("v1.27.0", True)])
+def test_an_eviction_policy_is_named_where_kubernetes_knows_it(
+    helm: Helm, version: str, known: bool
+) -> None:
+    rendered = helm.template({"replicaCount": 2}, kube_version=version)
+
+    spec = rendered.one("PodDisruptionBudget")["spec"]
+    assert ("unhealthyPodEvictionPolicy" in spec) is known
+
+
 def test_client_certificates_are_files(helm: Helm) -> None:
     rendered = helm.template({"linstor": {"clientSecret": "mine"}})
 
@@ -167,6 +315,22 @@ def test_client_certificates_are_files(helm: Helm) -> None:
     assert {"name": "linstor-client", "secret": {"secretName": "mine"}} in rendered.pod["volumes"]
     [mount] = [m for m in rendered.container["volumeMounts"] if m["name"] == "linstor-client"]
     assert (mount["mountPath"], mount["readOnly"]) == ("/etc/linstor-client", True)
+
+
+def test_a_ca_can_be_named_where_there_is_no_cluster_to_ask(helm: Helm) -> None:
+    ca = {"kind": "ConfigMap", "name": "trust-root", "key": "root.crt"}
+
+    alone = helm.template({"linstor": {"caReference": ca}})
+    both = helm.template({"linstor": {"caReference": ca, "clientSecret": "mine"}})
+
+    source = {"name": "trust-root", "items": [{"key": "root.crt", "path": "ca.crt"}]}
+    for rendered, sources in ((alone, 1), (both, 2)):
+        assert rendered.env["LS_ROOT_CA_FILE"] == "/etc/linstor-client/ca.crt"
+        [volume] = [v for v in rendered.pod["volumes"] if v["name"] == "linstor-client"]
+        assert len(volume["projected"]["sources"]) == sources
+        assert volume["projected"]["sources"][-1] == {"configMap": source}
+    assert "LS_USER_KEY_FILE" not in alone.env
+    assert both.env["LS_USER_KEY_FILE"] == "/etc/linstor-client/tls.key"
 
 
 def test_a_login_comes_from_its_secret(helm: Helm) -> None:
@@ -185,13 +349,108 @@ def test_annotations_of_the_account_are_on_the_account_alone(helm: Helm) -> None
         assert "annotations" not in rendered.one(kind)["metadata"]
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_monitoring_is_what_it_says(helm: Helm, enabled: bool) -> None:
-    rendered = helm.template({"monitoring": {"enabled": enabled}})
+@pytest.mark.parametrize(
+    ("monitoring", "served", "extra"),
+    [
+        ({}, [MONITOR, RULE], []),
+        ({"enabled": True}, [], ["ConfigMap"]),
+        (
+            {"enabled": True},
+            [MONITOR, RULE],
+            ["ConfigMap", "PrometheusRule", "ServiceMonitor"],
+        ),
+        ({"enabled": True, "dashboard": False}, [MONITOR], ["ServiceMonitor"]),
+        ({"enabled": True, "dashboard": False, "alerts": False}, [MONITOR, RULE], [MONITOR]),
+        ({"enabled": True, "prometheusOperator": False}, [MONITOR, RULE], ["ConfigMap"]),
+        (
+            {"enabled": True, "prometheusOperator": True},
+            [],
+            ["ConfigMap", "PrometheusRule", "ServiceMonitor"],
+        ),
+    ],
+    ids=str,
+)
+def test_kinds_of_the_prometheus_operator_are_made_where_they_exist_or_when_told(
+    helm: Helm, monitoring: Json, served: list[str], extra: list[str]
+) -> None:
+    rendered = helm.template({"monitoring": monitoring}, api_versions=served)
 
-    extra = ["ConfigMap", "PrometheusRule", "Service", "ServiceMonitor"] if enabled else []
-    assert rendered.kinds() == sorted([*ALONE, *extra])
-    assert rendered.env.get("METRICS_ADDRESS") == ("[::]:8000" if enabled else None)
+    kinds = [each.rpartition("/")[2] for each in extra]
+    assert rendered.kinds() == sorted([*ALONE, *kinds])
+
+
+def ports(rendered: Rendered) -> dict[str, int]:
+    return {each["name"]: each["containerPort"] for each in rendered.container.get("ports", ())}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "metrics"),
+    [
+        ({}, {"http": 8000}, 8000),
+        ({"metricsAddress": ":8001"}, {"http": 8000, "metrics": 8001}, 8001),
+        ({"metricsAddress": "0.0.0.0:8001"}, {"http": 8000, "metrics": 8001}, 8001),
+        ({"bindAddress": "[::]:9000"}, {"http": 9000, "metrics": 8000}, 8000),
+        ({"bindAddress": ":81", "metricsAddress": "0.0.0.0:81"}, {"http": 81}, 81),
+        ({"bindAddress": None}, {"http": 8000}, 8000),
+        ({"metricsAddress": ""}, {"http": 8000}, None),
+        ({"metricsAddress": None}, {"http": 8000}, None),
+        ({"metricsAddress": "127.0.0.1:8001"}, {"http": 8000}, None),
+        ({"bindAddress": ""}, {"metrics": 8000}, 8000),
+        ({"bindAddress": "", "metricsAddress": ""}, {}, None),
+    ],
+    ids=str,
+)
+def test_ports_probes_and_service_follow_the_addresses(
+    helm: Helm, options: Json, expected: dict[str, int], metrics: int | None
+) -> None:
+    rendered = helm.template(
+        {"options": options, "networkPolicy": {"enabled": True}, "monitoring": {"enabled": True}},
+        api_versions=[MONITOR],
+    )
+
+    assert ports(rendered) == expected
+    for probe in PROBES:
+        if "http" in expected:
+            assert rendered.container[probe]["httpGet"]["port"] == "http"
+        else:
+            assert probe not in rendered.container
+    services = [each for each in rendered.manifests if each["kind"] == "Service"]
+    assert [each["spec"]["ports"] for each in services] == (
+        [[{"name": "metrics", "port": metrics, "targetPort": metrics}]] if metrics else []
+    )
+    monitors = [each for each in rendered.manifests if each["kind"] == "ServiceMonitor"]
+    assert [each["spec"]["endpoints"][0]["port"] for each in monitors] == (
+        ["metrics"] if metrics else []
+    )
+    opened = rendered.one("NetworkPolicy")["spec"].get("ingress", ())
+    assert sorted(port["port"] for rule in opened for port in rule["ports"]) == sorted(
+        set(expected.values())
+    )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000"])
+def test_an_address_that_the_kubelet_cannot_probe_is_refused(helm: Helm, address: str) -> None:
+    with pytest.raises(HelmError, match=r"options\.bindAddress .* is a loopback address"):
+        helm.template({"options": {"bindAddress": address}})
+
+
+def test_scrape_annotations_of_the_reference_reach_the_port_that_they_name(helm: Helm) -> None:
+    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "8001"}
+
+    rendered = helm.template(
+        {"podAnnotations": annotations, "options": {"metricsAddress": ":8001"}}
+    )
+
+    metadata = rendered.one("Deployment")["spec"]["template"]["metadata"]
+    assert metadata["annotations"] == annotations
+    assert "--metrics-address=:8001" in rendered.container["args"]
+    assert ports(rendered)["metrics"] == 8001
+
+
+def test_an_address_that_is_switched_off_is_told_to_the_service(helm: Helm) -> None:
+    rendered = helm.template({"options": {"bindAddress": "", "metricsAddress": ""}})
+
+    assert {"--bind-address=", "--metrics-address="} <= set(rendered.container["args"])
 
 
 def granted(rules: list[Json]) -> set[tuple[str, str, str]]:
@@ -213,21 +472,211 @@ def used(scope: Scope) -> set[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("mode", ["deployment", "sidecar"])
 def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) -> None:
-    bare = {"mode": mode, "rbac": {"forCheck": False}, "databaseHints": "off"}
+    bare = {"mode": mode, "databaseHints": "off"}
     rendered = helm.template(bare)
-    with_check = helm.template({**bare, "rbac": {"forCheck": True}})
     with_hints = helm.template({**bare, "databaseHints": "auto"})
 
     cluster_wide = granted(rendered.one("ClusterRole")["rules"])
     assert cluster_wide == used(Scope.CLUSTER)
-    assert granted(rendered.one("Role")["rules"]) == used(Scope.OWN_NAMESPACE)
-    assert granted(with_check.one("ClusterRole")["rules"]) - cluster_wide == {
+    own = granted(rendered.one("Role")["rules"])
+    assert own == used(Scope.JOURNAL) | used(Scope.LEASE)
+    assert granted(with_hints.one("ClusterRole")["rules"]) - cluster_wide == {
+        (GROUP, TABLE, verb) for verb in VERBS
+    }
+
+
+def test_the_test_pod_has_an_account_that_only_reads(helm: Helm) -> None:
+    rendered = helm.template()
+
+    pod = rendered.hook("Pod")["spec"]
+    account = rendered.hook("ServiceAccount")["metadata"]["name"]
+    assert pod["serviceAccountName"] == account != rendered.pod["serviceAccountName"]
+    service = f"--service-account=storage/{rendered.pod['serviceAccountName']}"
+    assert pod["containers"][0]["args"][:2] == ["check", service]
+    reviews = ("authorization.k8s.io", "subjectaccessreviews", "create")
+    assert granted(rendered.hook("ClusterRole")["rules"]) == {
+        ("", "persistentvolumes", "list"),
+        ("storage.k8s.io", "storageclasses", "list"),
         ("", "nodes", "list"),
         ("apps", "deployments", "list"),
+        reviews,
     }
-    assert granted(with_hints.one("ClusterRole")["rules"]) - cluster_wide == {
-        (GROUP, table, verb) for table in TABLES.values() for verb in VERBS
+    assert granted(rendered.hook("Role")["rules"]) == {
+        ("", "configmaps", "list"),
+        ("coordination.k8s.io", "leases", "get"),
     }
+    for kind in ("ClusterRoleBinding", "RoleBinding"):
+        assert [each["name"] for each in rendered.hook(kind)["subjects"]] == [account]
+
+
+def test_what_the_test_pod_needs_is_there_before_it_and_gone_after_it(helm: Helm) -> None:
+    hooks = [each for each in helm.template().manifests if is_hook(each)]
+
+    weights = {
+        each["kind"]: int(each["metadata"]["annotations"].get("helm.sh/hook-weight", 0))
+        for each in hooks
+    }
+    assert weights["ServiceAccount"] == weights["ClusterRole"] == weights["Role"]
+    assert weights["Role"] < weights["RoleBinding"] == weights["ClusterRoleBinding"] < 0
+    assert weights["Pod"] == 0
+    for each in hooks:
+        policy = each["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert ("hook-succeeded" in policy) is (each["kind"] != "Pod")
+
+
+@pytest.mark.parametrize("rbac", [{"forCheck": False}, {"create": False}], ids=str)
+def test_the_test_pod_can_do_with_the_account_of_the_service(helm: Helm, rbac: Json) -> None:
+    rendered = helm.template({"rbac": rbac})
+
+    assert [each["kind"] for each in rendered.manifests if is_hook(each)] == ["Pod"]
+    pod = rendered.hook("Pod")["spec"]
+    assert pod["serviceAccountName"] == rendered.pod["serviceAccountName"]
+    assert not [arg for arg in pod["containers"][0]["args"] if "service-account" in arg]
+
+
+def test_a_journal_of_its_own_is_read_there_by_the_test_pod(helm: Helm) -> None:
+    rendered = helm.template({"options": {"journalNamespace": "journal"}})
+
+    found = {
+        each["metadata"]["namespace"]: granted(each["rules"])
+        for each in rendered.manifests
+        if each["kind"] == "Role" and is_hook(each)
+    }
+    assert found == {
+        "journal": {("", "configmaps", "list")},
+        "storage": {("coordination.k8s.io", "leases", "get")},
+    }
+
+
+def roles(rendered: Rendered) -> dict[str, list[Json]]:
+    """The rules of Roles, by namespace."""
+    found = [each for each in rendered.manifests if each["kind"] == "Role" and not is_hook(each)]
+    return {each["metadata"]["namespace"]: each["rules"] for each in found}
+
+
+@pytest.mark.parametrize("name", ["", "shared"])
+def test_one_lease_may_be_written_and_no_other(helm: Helm, name: str) -> None:
+    rendered = helm.template({"options": {"leaseLockName": name}})
+
+    rules = [rule for rule in roles(rendered)["storage"] if rule["resources"] == ["leases"]]
+    by_name = {verb: rule.get("resourceNames") for rule in rules for verb in rule["verbs"]}
+    expected = [name or "rel-linstor-affinity-events"]
+    # RBAC can't restrict by name what is not there yet.
+    assert by_name == {"get": expected, "update": expected, "create": None}
+
+
+@pytest.mark.parametrize("off", [False, "false"])
+def test_without_an_election_no_lease_may_be_written(helm: Helm, off: Any) -> None:
+    rendered = helm.template({"options": {"leaderElection": off}})
+
+    rules = roles(rendered)["storage"]
+    assert granted(rules) == used(Scope.JOURNAL)
+
+
+def test_journal_and_lease_may_have_namespaces_of_their_own(helm: Helm) -> None:
+    rendered = helm.template(
+        {"options": {"journalNamespace": "journal", "leaseLockNamespace": "leases"}}
+    )
+
+    rules = roles(rendered)
+    assert granted(rules["journal"]) == used(Scope.JOURNAL)
+    assert granted(rules["leases"]) == used(Scope.LEASE)
+    assert rules.keys() == {"journal", "leases"}
+    bindings = [each for each in rendered.manifests if each["kind"] == "RoleBinding"]
+    assert {each["metadata"]["namespace"] for each in bindings} == rules.keys()
+    for each in bindings:
+        assert each["subjects"][0]["namespace"] == "storage"
+
+
+POLICY = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
+
+
+def policies(rendered: Rendered) -> set[str]:
+    """The names of admission policies, all of which are bound and deny."""
+    kind = "ValidatingAdmissionPolicy"
+    made = {each["metadata"]["name"] for each in rendered.manifests if each["kind"] == kind}
+    bound = [each["spec"] for each in rendered.manifests if each["kind"] == f"{kind}Binding"]
+    assert {each["policyName"] for each in bound} == made
+    assert all(each["validationActions"] == ["Deny"] for each in bound)
+    return {name.removeprefix("rel-linstor-affinity-events-") for name in made}
+
+
+@pytest.mark.parametrize(
+    ("enabled", "served", "expected"),
+    [
+        ("auto", [], set()),
+        ("auto", [POLICY], {"journal", "volumes", "account"}),
+        (True, [], {"journal", "volumes", "account"}),
+        (False, [POLICY], set()),
+        ("false", [POLICY], set()),
+    ],
+)
+def test_admission_policies_are_made_where_they_are_served_or_when_told(
+    helm: Helm, enabled: Any, served: list[str], expected: set[str]
+) -> None:
+    values = {"rbac": {"admissionPolicy": {"enabled": enabled}}}
+
+    assert policies(helm.template(values, api_versions=served)) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "user"),
+    [
+        ({"mode": "sidecar"}, "system:serviceaccount:storage:linstor-controller"),
+        (
+            {"serviceAccount": {"create": False, "name": "shared"}},
+            "system:serviceaccount:storage:shared",
+        ),
+    ],
+    ids=["sidecar", "shared"],
+)
+def test_an_account_that_others_use_too_is_held_to_volumes_alone(
+    helm: Helm, values: Json, user: str
+) -> None:
+    rendered = helm.template(values, api_versions=[POLICY])
+
+    assert policies(rendered) == {"journal", "volumes"}
+    for each in rendered.manifests:
+        if each["kind"] == "ValidatingAdmissionPolicy":
+            assert f'"{user}"' in json.dumps(each["spec"]).replace("\\", "")
+
+
+def test_policies_watch_the_namespaces_of_journal_and_lease(helm: Helm) -> None:
+    rendered = helm.template(
+        {
+            "options": {
+                "journalNamespace": "journal",
+                "leaseLockNamespace": "leases",
+                "leaseLockName": "leader",
+            }
+        },
+        api_versions=[POLICY],
+    )
+
+    specs = {
+        each["metadata"]["name"].rpartition("-")[2]: each["spec"]
+        for each in rendered.manifests
+        if each["kind"] == "ValidatingAdmissionPolicy"
+    }
+    selected = specs["journal"]["matchConstraints"]["namespaceSelector"]["matchLabels"]
+    assert selected == {"kubernetes.io/metadata.name": "journal"}
+    maps, leases = (each["expression"] for each in specs["account"]["validations"])
+    assert 'request.namespace == "journal"' in maps
+    assert 'request.namespace == "leases"' in leases
+    assert 'variables.name == "leader"' in leases
+
+
+def test_policies_know_entries_as_the_service_writes_them(helm: Helm) -> None:
+    rendered = helm.template(api_versions=[POLICY])
+
+    spoken = [
+        json.dumps(each["spec"]).replace("\\", "")
+        for each in rendered.manifests
+        if each["kind"] == "ValidatingAdmissionPolicy" and "volumes" not in each["metadata"]["name"]
+    ]
+    for each in spoken:
+        assert f'"{note_name(PvName(""))}"' in each
+        assert f'"{LABEL}"' in each
 
 
 def test_a_sidecar_gets_roles_and_nothing_that_runs(helm: Helm) -> None:
@@ -245,7 +694,7 @@ def test_without_rbac_and_account_others_have_to_bring_them(helm: Helm) -> None:
         {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "theirs"}}
     )
 
-    assert rendered.kinds() == ["Deployment"]
+    assert rendered.kinds() == ["Deployment", "Service"]
     assert rendered.pod["serviceAccountName"] == "theirs"
 
 
@@ -304,11 +753,43 @@ def test_an_autoscaler_takes_the_number_out_of_the_deployment(helm: Helm) -> Non
 
 def test_what_the_test_hook_runs_is_no_instance(helm: Helm) -> None:
     rendered = helm.template()
-    [hook] = [each for each in rendered.manifests if each["kind"] == "Pod"]
+    hook = rendered.hook("Pod")
     selector = rendered.one("Deployment")["spec"]["selector"]["matchLabels"]
 
-    assert hook["spec"]["containers"][0]["args"] == ["check", "--leader-election=true"]
+    assert hook["spec"]["containers"][0]["args"][0] == "check"
     assert not selector.items() <= hook["metadata"]["labels"].items()
+
+
+def test_the_test_pod_has_its_own_labels_annotations_and_resources(helm: Helm) -> None:
+    given = {
+        "annotations": {"sidecar.istio.io/inject": "false", "helm.sh/hook": "pre-install"},
+        "labels": {"team": "storage", "app.kubernetes.io/name": "linstor-affinity-events"},
+        "resources": {"limits": {"memory": "300Mi"}},
+    }
+
+    pod = helm.template({"test": given}).hook("Pod")
+
+    assert pod["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["metadata"]["labels"]["team"] == "storage"
+    # Or a Service would take it for an instance.
+    assert pod["metadata"]["labels"]["app.kubernetes.io/name"] == "linstor-affinity-events-check"
+    assert pod["spec"]["containers"][0]["resources"] == {"limits": {"memory": "300Mi"}}
+
+
+def test_the_test_pod_asks_for_what_an_instance_asks_for(helm: Helm) -> None:
+    rendered = helm.template()
+
+    [container] = rendered.hook("Pod")["spec"]["containers"]
+    assert container["resources"] == rendered.container["resources"]
+
+
+def test_the_log_of_the_test_pod_can_be_read_after_it_succeeded(helm: Helm) -> None:
+    annotations = helm.template().hook("Pod")["metadata"]["annotations"]
+
+    # Helm deletes a pod with hook-succeeded before `helm test --logs` reads its log:
+    # https://github.com/helm/helm/issues/9098
+    assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"
 
 
 def test_chart_and_package_have_one_version() -> None:

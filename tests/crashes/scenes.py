@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from tests.fakes.linstor_server.news import PROMOTION
+from tests.stage.manifests import on_nodes
 from tests.stage.proxied import ProxiedStage
 from tests.stage.proxy import After, Asked
 
@@ -112,7 +113,10 @@ class OldNote(FromStart):
             "metadata": {"annotations": {SKIP_RECLAIM: "true"}},
             "spec": {"persistentVolumeReclaimPolicy": "Retain"},
         }
-        saved["metadata"].setdefault("annotations", {})[SKIP_RECLAIM] = "true"
+        # It writes the affinity that is wanted, and neither uid nor status.
+        saved["spec"]["nodeAffinity"] = on_nodes(["n2"])
+        saved = {**saved, "metadata": {k: saved["metadata"][k] for k in ("name", "annotations")}}
+        del saved["status"]
         self.stage.world.set_volume_prop(volume, 0, SAVED, json.dumps(saved))
         self.stage.world.move_silently(volume, "n1", "n2")
         await ask("PATCH", path, marks)

@@ -87,6 +87,14 @@ async def test_a_missing_permission_is_named(
     assert "docs/permissions.md" in found(said)["permissions"]["mend"]
 
 
+@pytest.mark.parametrize("text", ["name", "/name", "namespace/", "a/b/c"])
+async def test_an_account_has_a_namespace_and_a_name(fake_stage: Stage, text: str) -> None:
+    said = await command(fake_stage, "check", f"--service-account={text}")
+
+    assert said.code == 2
+    assert "is not of the form NAMESPACE/NAME" in said.out
+
+
 async def test_without_any_permission_it_tells_what_it_could_not_see(fake_stage: Stage) -> None:
     assert fake_stage.cluster.server is not None
     fake_stage.cluster.server.access.denied.add(("*", "*"))
@@ -191,6 +199,8 @@ async def test_a_rival_that_runs_is_a_failure(fake_stage: Stage) -> None:
     assert said.code == 1
     assert found(said)["rival"]["status"] == "fail"
     assert "default/rival" in found(said)["rival"]["found"]
+    remedy = found(said)["rival"]["mend"]
+    assert 0 < remedy.index("spec.affinityController.enabled: false") < remedy.index("$patch")
 
 
 async def test_a_class_whose_policy_makes_no_sense_is_a_failure(fake_stage: Stage) -> None:
@@ -237,3 +247,14 @@ async def test_bad_settings_are_told_one_by_one_and_end_with_2(fake_stage: Stage
         "--workers='0' is below 1",
         "LS_USERNAME and LS_PASSWORD are only good together",
     ]
+
+
+async def test_a_label_that_no_node_has_is_a_failure(fake_stage: Stage) -> None:
+    racks = manifests.storage_class("racks", {"allowRemoteVolumeAccess": "- fromSame: [rack]"})
+    await fake_stage.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", racks)
+
+    said = await command(fake_stage, "check", "-o", "json")
+
+    assert said.code == 1
+    assert found(said)["node-labels"]["status"] == "fail"
+    assert "no node has rack" in found(said)["node-labels"]["found"]

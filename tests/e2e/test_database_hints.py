@@ -21,7 +21,6 @@ from tests.stage.stage import Stage
 
 pytestmark = pytest.mark.real
 
-SKIP = "Aux/affinity-updater-skip"
 NEVER = "--reconcile-rate=10h"
 EXPIRED = b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}\n'
 WATCH = re.compile(rf"^watch resources\.{re.escape(GROUP)}")
@@ -42,9 +41,8 @@ class Scene:
         return self.proxied.service(NEVER, *flags)
 
     async def on(self, service: Service) -> None:
-        """Until both tables are watched and what that led to is over."""
-        for name in ("database", "database-properties"):
-            await service.until_said(f"event stream open stream={name}")
+        """Until the table is watched and what that led to is over."""
+        await service.until_said("event stream open stream=database")
         await settled(service)
 
     async def put(self, name: str, *nodes: str, layers: tuple[str, ...] = ("STORAGE",)) -> None:
@@ -129,20 +127,19 @@ def drift(metrics: str) -> str:
     return "\n".join(line for line in lines if not line.endswith(" 0.0"))
 
 
-async def test_a_skip_property_that_is_taken_off_is_seen_at_once(scene: Scene) -> None:
+async def test_properties_of_linstor_are_never_read(scene: Scene) -> None:
+    """Its master key lies among those of the controller."""
     await scene.put("pvc-1", "n1")
-    scene.stage.world.set_definition_prop("pvc-1", SKIP, "yes")
-    scene.stage.world.move_silently("pvc-1", "n1", "n2")
     await scene.database.mirror()
 
     async with running(scene.service()) as service:
         await scene.on(service)
-        before = await scene.stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
-        assert manifests.nodes_of(before) == {"n1"}
-        scene.stage.world.set_definition_prop("pvc-1", SKIP, None)
-        await scene.database.mirror()
+    said = await command(scene.stage, "check")
 
-        await scene.stage.until_on("pvc-1", "n2", patience=20)
+    assert said.code == 0
+    asked = [each.path for each in scene.proxied.record if f"/{GROUP}/" in each.path]
+    assert any(path.partition("?")[0].endswith("/resources") for path in asked)
+    assert not [path for path in asked if "propscontainers" in path]
 
 
 async def test_a_row_that_runs_ahead_is_looked_at_again(scene: Scene) -> None:
@@ -171,16 +168,13 @@ async def test_rows_that_say_nothing_of_volumes_lead_to_no_look(scene: Scene) ->
         await scene.on(service)
         events = await service.metric("linstor_affinity_stream_events_total")
         for number in range(20):
-            scene.stage.world.set_definition_prop("pvc-1", f"Other/{number}", "x")
-        await scene.database.mirror()
-        scene.stage.world.set_definition_prop("pvc-1", SKIP, "last")
+            await scene.database.add_snapshot("pvc-1", "n1", f"snapshot-{number}")
+        scene.stage.world.move_silently("pvc-1", "n1", "n2")
         await scene.database.mirror()
 
-        async def told() -> bool:
-            return await service.metric("linstor_affinity_stream_events_total") > events
-
-        await clusters.until(told, "the row that matters was told")
-        assert await service.metric("linstor_affinity_stream_events_total") == events + 1
+        await scene.stage.until_on("pvc-1", "n2", patience=20)
+        # One row came and one went.
+        assert await service.metric("linstor_affinity_stream_events_total") == events + 2
 
 
 async def test_off_asks_for_nothing(scene: Scene) -> None:

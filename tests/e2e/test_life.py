@@ -1,11 +1,9 @@
 """Starting, leading, handing over and stopping."""
 
-import json
 import signal
 from typing import Any
 
 from tests.e2e.conftest import MakeService
-from tests.stage import manifests
 from tests.stage.clusters import until
 from tests.stage.manifests import nodes_of
 from tests.stage.service import running
@@ -134,48 +132,3 @@ async def finished(stage: Stage) -> bool:
     found = await stage.cluster.find("/api/v1/persistentvolumes/pvc-1")
     whole = found is not None and "deletionTimestamp" not in found["metadata"]
     return whole and not await stage.notes()
-
-
-async def test_what_the_reference_left_half_done_is_finished_and_its_note_dropped(
-    stage: Stage, service_on: MakeService
-) -> None:
-    await stage.add("pvc-1", ["n1"])
-    saved = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
-    saved["metadata"]["annotations"]["linstor.csi.linbit.com/skip-reclaim"] = "true"
-    stage.world.set_volume_prop("pvc-1", 0, "Aux/affinity-updater-saved-pv", json.dumps(saved))
-    stage.world.move_silently("pvc-1", "n1", "n2")
-    for patch in ({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}, None):
-        path = "/api/v1/persistentvolumes/pvc-1"
-        await stage.cluster.ask("PATCH" if patch else "DELETE", path, patch)
-    await stage.cluster.ask("PATCH", path, {"metadata": {"finalizers": None}})
-
-    async with running(service_on(stage)):
-        await stage.until_on("pvc-1", "n2")
-        await until(lambda: forgotten(stage), "the note on LINSTOR is gone")
-        await until(lambda: finished(stage), "our own note is gone")
-
-    after = await stage.cluster.ask("GET", path)
-    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-    assert "linstor.csi.linbit.com/skip-reclaim" not in after["metadata"]["annotations"]
-    assert nodes_of(after) == {"n2"}
-    assert await stage.notes() == []
-
-
-async def test_a_saved_volume_of_another_kind_is_refused(
-    stage: Stage, service_on: MakeService
-) -> None:
-    stage.place("pvc-1", ["n1"])
-    evil = manifests.volume("evil", claim=None, node_affinity=None)
-    evil["metadata"]["uid"] = "1-2-3"
-    evil["spec"].pop("csi")
-    evil["spec"]["hostPath"] = {"path": "/"}
-    stage.world.set_volume_prop("pvc-1", 0, "Aux/affinity-updater-saved-pv", json.dumps(evil))
-
-    async with running(service_on(stage)) as service:
-        await service.until_said("saved PersistentVolume on LINSTOR refused")
-
-    assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
-
-
-async def forgotten(stage: Stage) -> bool:
-    return "Aux/affinity-updater-saved-pv" not in stage.world.volume("pvc-1", 0).props

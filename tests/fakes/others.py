@@ -20,12 +20,18 @@ class FakeNotices:
 
     updates: list[tuple[str, str, str]] = field(default_factory=list)
     warnings: list[tuple[str, str, str]] = field(default_factory=list)
+    reminders: list[int] = field(default_factory=list)
+    """The number of each warning."""
 
     def updated(self, volume: Volume, was: str, now: str) -> None:
         self.updates.append((volume.name, was, now))
 
     def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
         self.warnings.append((volume.name, reason, why))
+        self.reminders.append(reminder)
+
+
+GAUGES = frozenset({"absent", "stuck", "deferred", "unfinished"})
 
 
 @dataclass(slots=True)
@@ -51,10 +57,14 @@ class FakeTelemetry:
         self.counted["swept in bulk" if bulk else "swept one by one"] += 1
 
     def census(self, found: Mapping[tuple[str, str], int]) -> None:
-        self.now = {" ".join(key).rstrip(): number for key, number in found.items()}
+        gauges = {key: self.now[key] for key in GAUGES & self.now.keys()}
+        self.now = {" ".join(key).rstrip(): number for key, number in found.items()} | gauges
 
     def deferred(self, found: Mapping[str, int]) -> None:
         self.now["deferred"] = sum(found.values())
+
+    def unfinished(self, replacements: int) -> None:
+        self.now["unfinished"] = replacements
 
     def absent(self, volumes: int) -> None:
         self.now["absent"] = volumes

@@ -32,7 +32,7 @@ from linstor_affinity_events.model.manifest import (
     mark_patch,
     rebound,
     recreated,
-    reference_unmark_patch,
+    reference_unmarking,
     released,
     taken_over,
     tombstone_patch,
@@ -214,7 +214,7 @@ def test_every_patch_is_guarded_by_uid_and_version() -> None:
     patches = [
         mark_patch(OWNED),
         unmarking(OWNED).patch,
-        reference_unmark_patch(OWNED, "Delete"),
+        reference_unmarking(OWNED, "Delete", keep=False).patch,
         tombstone_patch(OWNED),
         affinity_patch(OWNED, on_node("node-b")),
     ]

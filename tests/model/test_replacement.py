@@ -14,6 +14,7 @@ from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     OURSELVES,
     SKIP_RECLAIM_ANNOTATION,
+    VolumeKey,
 )
 from linstor_affinity_events.model.manifest import (
     annotations_of,
@@ -29,6 +30,7 @@ from linstor_affinity_events.model.manifest import (
     tombstone_patch,
     unmarking,
 )
+from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.note import Note, State
 from linstor_affinity_events.model.replacement import (
     AwaitBinder,
@@ -395,6 +397,49 @@ def test_what_becomes_of_the_claim_in_one_run_has_its_usual_consequences(
     sight = Sight(pv=None, claim=its_claim, claim_known=True, uninterrupted=True)
 
     assert next_step(DELETING, sight) == Create(DELETING.wanted)
+
+
+BORN = "pvc-11111111-2222-4333-8444-555555555555"
+
+
+def of_resource(handle: str, **csi: Any) -> Note:
+    pv = with_spec(PLAIN, csi={**PLAIN["spec"]["csi"], "volumeHandle": handle, **csi})
+    return replace(begun(pv).deleting(), key=VolumeKey(ResourceName(handle)))
+
+
+@pytest.mark.parametrize(
+    ("note", "given"),
+    [
+        pytest.param(of_resource(BORN), False, id="provisioned for another claim"),
+        pytest.param(of_resource("by-hand"), True, id="made by hand"),
+        pytest.param(
+            of_resource("by-hand", nodeStageSecretRef={"name": "x", "namespace": "default"}),
+            True,
+            id="a Secret of the claim's namespace",
+        ),
+        pytest.param(
+            of_resource("by-hand", nodeStageSecretRef={"name": "x", "namespace": "kube-system"}),
+            False,
+            id="a Secret of another namespace",
+        ),
+    ],
+)
+def test_a_note_alone_gives_a_claim_only_what_is_its_own(note: Note, given: bool) -> None:
+    step = next_step(note, Sight(pv=None, claim=claim(), claim_known=True))
+
+    assert step == Create(note.wanted if given else detached(note.wanted, note.uid))
+
+
+def test_what_was_provisioned_for_the_claim_comes_back_to_it() -> None:
+    own = claim(metadata={"uid": BORN[4:]})
+    pv = with_spec(
+        PLAIN,
+        csi={**PLAIN["spec"]["csi"], "volumeHandle": BORN},
+        claimRef={**PLAIN["spec"]["claimRef"], "uid": BORN[4:]},
+    )
+    note = replace(begun(pv).deleting(), key=VolumeKey(ResourceName(BORN)))
+
+    assert next_step(note, Sight(pv=None, claim=own, claim_known=True)) == Create(note.wanted)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ TABLES = {
     },
     "propscontainers": {"props_instance": TEXT, "prop_key": TEXT, "prop_value": TEXT},
 }
+"""The second is there as on every LINSTOR; nobody may read it."""
 
 
 class Database:
@@ -148,6 +149,15 @@ class Database:
             kind = plural.capitalize()
             row = {"apiVersion": f"{GROUP}/{VERSION}", "kind": kind, "metadata": {"name": name}}
             await self._cluster.ask("POST", path, {**row, "spec": spec})
+
+    async def add_snapshot(self, name: str, node: str, snapshot: str) -> None:
+        """Write the row of a replica's snapshot, which is in the same table as replicas."""
+        spec = {
+            "node_name": node.upper(),
+            "resource_name": name.upper(),
+            "snapshot_name": snapshot.upper(),
+        }
+        await self._write(_key("resources", spec), spec)
 
     def _wanted(self) -> Iterator[tuple[str, Json]]:
         for definition in self._world.definitions.values():

@@ -1,6 +1,6 @@
 """A pretended cluster, with a kube-apiserver's manners but without HTTP."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.fakes.kube_server import metadata as meta
@@ -33,6 +33,8 @@ class FakeCluster(Store):
 
     def __init__(self, *, mutable_affinity: bool = False, history_limit: int = 20_000) -> None:
         super().__init__(mutable_affinity=mutable_affinity, history_limit=history_limit)
+        self.mutations: list[Mutation] = []
+        """What admission makes of volumes that are created or updated, dry runs included."""
         for name in FIRST_NAMESPACES:
             self.create("namespaces", {"metadata": {"name": name}})
         self.compact()
@@ -51,6 +53,7 @@ class FakeCluster(Store):
         self.settle_namespace(kind, new, namespace)
         rules = self.rule(kind)
         meta.begin(new["metadata"], finalizer=rules.finalizer)
+        self._mutate(kind, "CREATE", new, Writer())
         found = meta.mistakes(new["metadata"])
         name = new["metadata"].get("name", "")
         if name:
@@ -152,6 +155,11 @@ class FakeCluster(Store):
                 return self.commit(kind, content), False
         return answer(kind, content), False
 
+    def _mutate(self, kind: Resource, operation: str, new: Object, writer: Writer) -> None:
+        if kind.plural == "persistentvolumes" and not writer.subresource:
+            for mutation in self.mutations:
+                mutation(operation, new)
+
     def _write(
         self, kind: Resource, stored: Stored, old: Object, new: Object, writer: Writer
     ) -> Object:
@@ -164,6 +172,7 @@ class FakeCluster(Store):
             raise conflict(kind.plural, name, MODIFIED, group=kind.group)
         meta.carry(new["metadata"], old["metadata"])
         (rules.carry_status if writer.subresource else rules.carry)(new, old)
+        self._mutate(kind, "UPDATE", new, writer)
         found = meta.mistakes(new["metadata"]) + meta.changes(new["metadata"], old["metadata"])
         if not writer.subresource:
             found = rules.mistakes(new) + found + rules.changes(new, old)
@@ -179,6 +188,10 @@ class FakeCluster(Store):
             return answer(kind, old)
         meta.note_writer(new, old, kind, writer)
         return answer(kind, new) if writer.dry_run else self.commit(kind, new)
+
+
+Mutation = Callable[[str, Object], None]
+"""Told the operation, CREATE or UPDATE, and the object, which it may change."""
 
 
 def _invalid(kind: Resource, name: str, found: list[Any]) -> Refusal:

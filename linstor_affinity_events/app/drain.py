@@ -1,0 +1,36 @@
+"""Lets what was begun come to its end when the service stops."""
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.names import ResourceName
+
+log = logging.getLogger(__name__)
+
+
+class Drain:
+    """Begins nothing more from the first wait on, and gives workers so many seconds from then.
+
+    A background task that fails meanwhile cuts the first wait off. The next one goes on with what
+    is left of the time, so that a replacement that was begun ends whatever else fails.
+    """
+
+    def __init__(self, queue: KeyedQueue[ResourceName], *, grace: float) -> None:
+        self._queue, self._grace = queue, grace
+        self._until: float | None = None
+
+    async def wait(self, workers: Collection[asyncio.Task[None]]) -> None:
+        """Wait for the workers; those that take longer are cancelled."""
+        clock = asyncio.get_running_loop().time
+        if self._until is None:
+            busy, waiting = self._queue.held, len(self._queue)
+            log.info("stopping", extra=facts(working=busy, waiting=waiting))
+            self._queue.close()
+            self._until = clock() + self._grace
+        _, late = await asyncio.wait(workers, timeout=max(0.0, self._until - clock()))
+        for task in late:
+            log.warning("worker cut short", extra=facts(task=task.get_name()))
+            task.cancel()

@@ -1,0 +1,309 @@
+"""The admission policies on the real API server: attacks fail, and the service does its work."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.chart.accounts import account_with, kubeconfig_of, token_of
+from tests.chart.helm import SOMEWHERE, Helm, merged
+from tests.chart.release import FULL_NAME, NAMESPACE, install
+from tests.e2e.conftest import MakeService, service_on
+from tests.stage import manifests
+from tests.stage.clusters import ApiError, Cluster, until
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+__all__ = ["service_on"]
+
+Json = dict[str, Any]
+
+pytestmark = pytest.mark.real
+
+ENTRY = "affinity-note-pvc-1"
+LABELS = {"linstor-affinity-events/note": "true"}
+VOLUMES = "/api/v1/persistentvolumes"
+MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+ALLOWED, ABROAD = "secrets-of-a-class", "kube-system"
+VALUES: Json = {"rbac": {"admissionPolicy": {"secretNamespaces": [ALLOWED]}}}
+WRITES_MAPS = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "update"]}
+WRITES_VOLUMES = {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["create"]}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody with a token, and what the API server answers."""
+
+    cluster: Cluster
+    token: str
+
+    async def ask(self, method: str, path: str, body: Json | None = None) -> str:
+        """The message of a refusal by one of our policies, or nothing if it was accepted."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind}
+        async with self.cluster.session.request(
+            method, path, json=body, headers=headers
+        ) as response:
+            text = await response.text()
+        if response.status < 300:
+            return ""
+        assert response.status == 403, text
+        assert "ValidatingAdmissionPolicy" in text, text
+        return text
+
+
+def entry(name: str = ENTRY, labels: Json | None = None, **metadata: Any) -> Json:
+    about = {**({"name": name} if name else {}), "labels": labels or {}, **metadata}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {"a": "b"}}
+
+
+def lease(name: str) -> Json:
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}}
+
+
+def volume(name: str = "pv-of-this-test", **spec: Any) -> Json:
+    made = manifests.volume(name, claim=None, node_affinity=None)
+    made["spec"] |= spec
+    return made
+
+
+def csi(**fields: Any) -> Json:
+    return {"driver": manifests.DRIVER, "volumeHandle": "pvc-9", **fields}
+
+
+@pytest_asyncio.fixture
+async def policed(there: Helm, cluster: Cluster) -> AsyncIterator[Cluster]:
+    """A cluster in which the policies are in force."""
+    await install(there, merged(SOMEWHERE, VALUES))
+    await in_force(cluster)
+    yield cluster
+    for path in (f"{VOLUMES}/theirs", f"{MAPS}/{ENTRY}"):
+        try:
+            await cluster.ask("DELETE", path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+
+async def in_force(cluster: Cluster) -> None:
+    """Until the API server has read them."""
+    service = Caller(cluster, await token_of(cluster, FULL_NAME))
+    intruder = await intruding(cluster)
+
+    async def all_refuse() -> bool:
+        refused = [
+            await intruder.ask("POST", f"{MAPS}?dryRun=All", entry()),
+            await service.ask("POST", f"{VOLUMES}?dryRun=All", volume(csi=csi(driver="other"))),
+            await service.ask("POST", f"{LEASES}?dryRun=All", lease("of-others")),
+        ]
+        return all(refused)
+
+    await until(all_refuse, "the policies are in force")
+
+
+async def intruding(cluster: Cluster) -> Caller:
+    """May write ConfigMaps beside LINSTOR, and no volumes."""
+    return Caller(cluster, await account_with(cluster, "intruder", WRITES_MAPS))
+
+
+async def test_journal_entries_are_written_only_by_those_who_may_create_volumes(
+    policed: Cluster,
+) -> None:
+    intruder = await intruding(policed)
+    trusted = Caller(
+        policed, await account_with(policed, "trusted", WRITES_MAPS, cluster_wide=WRITES_VOLUMES)
+    )
+
+    for attack in (
+        entry(labels=LABELS),
+        entry("any-name", labels=LABELS),
+        entry(),
+        entry("", generateName="affinity-note-"),
+    ):
+        assert "written only by" in await intruder.ask("POST", MAPS, attack)
+    assert await intruder.ask("POST", MAPS, entry("of-intruder")) == ""
+    labelled = entry("of-intruder", labels=LABELS)
+    assert "written only by" in await intruder.ask("PUT", f"{MAPS}/of-intruder", labelled)
+    await policed.ask("DELETE", f"{MAPS}/of-intruder")
+
+    assert await trusted.ask("POST", MAPS, entry(labels=LABELS)) == ""
+    for attack in (entry(labels=LABELS), entry()):
+        assert "written only by" in await intruder.ask("PUT", f"{MAPS}/{ENTRY}", attack)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"hostPath": {"path": "/"}, "csi": None},
+        {"nfs": {"server": "10.0.0.1", "path": "/"}, "csi": None},
+        {"csi": csi(driver="other.csi.example.com")},
+    ],
+    ids=["hostPath", "nfs", "other-driver"],
+)
+async def test_the_account_writes_volumes_of_linstors_driver_only(
+    policed: Cluster, source: Json
+) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    theirs = volume(**{key: value for key, value in source.items() if value is not None})
+    if source["csi"] is None:
+        del theirs["spec"]["csi"]
+    theirs["metadata"] = {"name": "theirs", "finalizers": ["example.com/kept"]}
+
+    refusals = [await service.ask("POST", VOLUMES, theirs)]
+    await policed.ask("POST", VOLUMES, theirs)
+    path = f"{VOLUMES}/theirs"
+    refusals.append(await service.ask("PATCH", path, {"metadata": {"finalizers": None}}))
+    refusals.append(await service.ask("DELETE", path))
+
+    await policed.ask("PATCH", path, {"metadata": {"finalizers": None}})
+    assert ["linstor.csi.linbit.com only" in each for each in refusals] == [True] * 3
+
+
+SECRET_FIELDS = [
+    *("controllerPublishSecretRef", "nodeStageSecretRef", "nodePublishSecretRef"),
+    *("controllerExpandSecretRef", "nodeExpandSecretRef"),
+]
+
+
+@pytest.mark.parametrize("field", SECRET_FIELDS)
+async def test_the_account_refers_to_no_secrets_of_strangers(policed: Cluster, field: str) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
+
+    async def created(namespace: str) -> str:
+        reference = {field: {"name": "passphrase", "namespace": namespace}}
+        made = volume(csi=csi(**reference), claimRef=claim)
+        return await service.ask("POST", f"{VOLUMES}?dryRun=All", made)
+
+    for namespace in ("default", NAMESPACE, ALLOWED):
+        assert await created(namespace) == ""
+    refused = await created(ABROAD)
+    assert f"{NAMESPACE}, {ALLOWED}, default" in refused
+    assert "rbac.admissionPolicy.secretNamespaces" in refused
+
+
+@pytest.mark.parametrize("field", SECRET_FIELDS)
+async def test_the_account_adds_no_reference_to_a_secret(policed: Cluster, field: str) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    name = f"pv-{field.lower()}"
+    path = f"{VOLUMES}/{name}"
+
+    await policed.ask("POST", VOLUMES, volume(name))
+    other = {"spec": {"csi": {field: {"name": "passphrase", "namespace": "default"}}}}
+    try:
+        assert await service.ask("PATCH", path, {"metadata": {"annotations": {"a": "b"}}}) == ""
+        if field == "controllerExpandSecretRef":
+            assert "may not change which Secrets" in await service.ask("PATCH", path, other)
+        else:
+            # No other can be added later, and none be changed, by anybody.
+            with pytest.raises(ApiError, match="immutable after creation"):
+                await policed.ask("PATCH", path, other)
+    finally:
+        await policed.ask("DELETE", path)
+
+
+async def test_the_account_writes_its_own_entries_and_lease_only(policed: Cluster) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    await policed.ask("POST", MAPS, entry("of-others"))
+    # Where RBAC is wider than the chart's: a name is no obstacle there.
+    every_lease = {**WRITES_MAPS, "apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    await account_with(policed, FULL_NAME, every_lease, role="wider")
+    await policed.ask("POST", LEASES, lease("of-others"))
+
+    others = await policed.ask("GET", f"{LEASES}/of-others")
+    refusals = [
+        await service.ask("POST", MAPS, entry("new")),
+        await service.ask("POST", MAPS, entry("new", labels=LABELS)),
+        await service.ask("POST", MAPS, entry()),
+        await service.ask("PUT", f"{MAPS}/of-others", entry("of-others", labels=LABELS)),
+        await service.ask("DELETE", f"{MAPS}/of-others"),
+        await service.ask("POST", LEASES, lease("new")),
+        await service.ask("PUT", f"{LEASES}/of-others", others),
+    ]
+    accepted = [
+        await service.ask("POST", MAPS, entry(labels=LABELS)),
+        await service.ask("PUT", f"{MAPS}/{ENTRY}", entry(labels=LABELS)),
+        await service.ask("DELETE", f"{MAPS}/{ENTRY}"),
+    ]
+
+    await policed.ask("DELETE", f"{MAPS}/of-others")
+    await policed.ask("DELETE", f"{LEASES}/of-others")
+    assert ["only" in each for each in refusals] == [True] * 7
+    assert accepted == ["", "", ""]
+
+
+@pytest_asyncio.fixture
+async def stage(policed: Cluster) -> AsyncIterator[Stage]:
+    async with Stage.of(policed) as made:
+        await made.clear()
+        await made.prepare()
+        yield made
+        await made.clear()
+
+
+@pytest_asyncio.fixture
+async def service(stage: Stage, tmp_path: Path, service_on: MakeService) -> AsyncIterator[Service]:
+    """One that runs with the account of the chart, and what the chart grants."""
+    kubeconfig = await kubeconfig_of(stage.cluster, FULL_NAME, tmp_path)
+    made = service_on(
+        stage,
+        f"--kubeconfig={kubeconfig}",
+        f"--lease-lock-namespace={NAMESPACE}",
+        f"--lease-lock-name={FULL_NAME}",
+    )
+    async with running(made):
+        yield made
+
+
+def encrypted(namespace: str) -> Json:
+    """A volume whose passphrase is in a Secret, for each of the calls of CSI."""
+    reference = {"name": "passphrase", "namespace": namespace}
+    fields = dict.fromkeys(SECRET_FIELDS, reference)
+    return {"csi": {"driver": manifests.DRIVER, "volumeHandle": "pvc-1", **fields}}
+
+
+async def test_the_service_does_its_work_under_the_policies(stage: Stage, service: Service) -> None:
+    await stage.add("pvc-1", ["n1"], **encrypted("default"))
+    stage.world.move("pvc-1", "n1", "n2")
+    await stage.until_on("pvc-1", "n2")
+    await stage.until_bound("pvc-1")
+
+    # As csi-resizer does, and the kubelet after it.
+    larger = {"capacity": {"storage": "2Gi"}}
+    claim = "/api/v1/namespaces/default/persistentvolumeclaims/claim-pvc-1"
+    await stage.cluster.ask(
+        "PATCH", claim, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
+    )
+    await stage.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", {"spec": larger})
+    await stage.cluster.ask("PATCH", f"{claim}/status", {"status": larger})
+    stage.world.move("pvc-1", "n2", "n3")
+    await stage.until_on("pvc-1", "n3")
+    await stage.until_bound("pvc-1")
+    await service.until_said("volume affinity updated", times=2)
+
+    after = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
+    assert after["spec"]["csi"] == {**encrypted("default")["csi"]}
+    assert after["spec"]["capacity"] == {"storage": "2Gi"}
+    assert await service.stop() == 0
+    assert "not allowed" not in service.said()
+    assert await stage.notes(NAMESPACE) == []
+
+
+async def test_a_volume_with_secrets_of_strangers_is_left_as_it_is_and_told(
+    stage: Stage, service: Service
+) -> None:
+    await stage.add("pvc-1", ["n1"], **encrypted(ABROAD))
+    before = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
+
+    stage.world.move("pvc-1", "n1", "n2")
+    await service.until_said("rbac.admissionPolicy.secretNamespaces")
+
+    after = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert "deletionTimestamp" not in after["metadata"]
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert await stage.notes(NAMESPACE) == []

@@ -1,0 +1,210 @@
+"""Claims that are deleted, bound elsewhere, resized or lost while their volume is replaced."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import MakeService
+from tests.fakes.sidecars import HttpApi, Reclaimed, Sidecars
+from tests.stage import manifests
+from tests.stage.clusters import ApiError, until
+from tests.stage.manifests import nodes_of
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import Asked, Before
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+PV = "/api/v1/persistentvolumes/pvc-1"
+CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
+CLAIM = f"{CLAIMS}/claim-pvc-1"
+RESIZED: Json = json.loads(
+    (
+        Path(__file__).parents[1] / "data" / "kubernetes" / "claim-after-controller-resize.json"
+    ).read_text()
+)
+
+STEPS = {
+    "entry": ("create configmaps", 1),
+    "mark": ("patch persistentvolumes", 2),
+    "entry again": ("update configmaps", 1),
+    "delete": ("delete persistentvolumes", 1),
+    "detach": ("patch persistentvolumes", 3),
+    "remove": ("update persistentvolumes", 1),
+    "forget": ("delete configmaps", 1),
+}
+"""What the service asks for at each step of a replacement, and for the how manieth time. The first
+patch tries whether the cluster lets an affinity be changed.
+"""
+
+
+async def delete_claim(stage: Stage) -> None:
+    await stage.cluster.ask("DELETE", CLAIM)
+    try:
+        # No pod uses it; where the protection controller is quicker it is gone already.
+        await stage.cluster.ask("PATCH", CLAIM, {"metadata": {"finalizers": None}})
+    except ApiError as error:
+        if error.status != 404:
+            raise
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_claim_that_is_deleted_at_any_step_takes_its_data_along_exactly_once(
+    proxied: ProxiedStage, step: str
+) -> None:
+    stage = proxied.stage
+    label, nth = STEPS[step]
+
+    wished, deleted = False, list[str]()
+
+    async def now(_: Asked) -> None:
+        nonlocal wished
+        wished = True
+        await delete_claim(stage)
+
+    def delete_data(done: Reclaimed) -> None:
+        """As CSI's DeleteVolume, which may be asked for more than once."""
+        assert wished
+        if done.handle not in deleted:
+            deleted.append(done.handle)
+            stage.world.delete_definition(done.handle)
+
+    async with Sidecars(HttpApi(stage.cluster)) as sidecars:
+        sidecars.on_reclaim = delete_data
+        await stage.add("pvc-1", ["n1"])
+        proxied.on(label, Before(now), nth=nth)
+        async with running(proxied.service()):
+            stage.world.move("pvc-1", "n1", "n2")
+
+            async def all_gone() -> bool:
+                gone = await stage.cluster.find(PV) is None
+                return gone and await stage.cluster.find(CLAIM) is None and not await stage.notes()
+
+            await until(all_gone, "claim, volume and note are gone")
+
+    assert deleted == ["pvc-1"]
+
+
+async def test_a_claim_reference_that_somebody_writes_meanwhile_is_on_the_new_volume(
+    proxied: ProxiedStage,
+) -> None:
+    """As an import populator does when it hands a volume from its own claim to the user's."""
+    stage = proxied.stage
+    await stage.add("pvc-1", ["n1"])
+    other = await stage.cluster.ask("POST", CLAIMS, manifests.claim("users"))
+    ref = {"name": "users", "uid": other["metadata"]["uid"], "resourceVersion": None}
+
+    async def rebind(_: Asked) -> None:
+        await stage.cluster.ask("PATCH", PV, {"spec": {"claimRef": ref}})
+
+    proxied.on("patch persistentvolumes", Before(rebind), nth=3)
+    async with running(proxied.service()):
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+
+        async def bound() -> bool:
+            found = await stage.cluster.ask("GET", f"{CLAIMS}/users")
+            return found.get("status", {}).get("phase") == "Bound" and not await stage.notes()
+
+        await until(bound, "the user's claim has it")
+
+    after = await stage.cluster.ask("GET", PV)
+    assert after["spec"]["claimRef"]["uid"] == other["metadata"]["uid"]
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+
+
+async def test_a_resize_that_waits_for_a_node_does_not_keep_its_pod_from_the_data(
+    stage: Stage, service_on: MakeService
+) -> None:
+    """The node can't be chosen before the affinity is right: as the real csi-resizer leaves it."""
+    await stage.add("pvc-1", ["n1"])
+    size = RESIZED["spec"]["resources"]["requests"]["storage"]
+    await stage.cluster.ask("PATCH", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
+    await stage.cluster.ask(
+        "PATCH", CLAIM, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
+    )
+    status = json.loads(json.dumps(RESIZED["status"]).replace(size, "2Gi"))
+    await stage.cluster.ask("PATCH", f"{CLAIM}/status", {"status": status})
+
+    async with running(service_on(stage)):
+        stage.world.place("pvc-1", "n2")
+        await stage.until_on("pvc-1", "n1", "n2")
+        await stage.until_bound("pvc-1")
+
+
+async def test_an_urgent_volume_does_not_wait_for_a_resize_that_linstor_refuses(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    wish = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
+    await stage.cluster.ask("PATCH", CLAIM, wish)
+
+    async with running(service_on(stage)) as service:
+        stage.world.place("pvc-1", "n3")
+        await service.until_said("resize-in-flight")
+        assert nodes_of(await stage.cluster.ask("GET", PV)) == {"n1"}
+
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2", "n3")
+        await stage.until_bound("pvc-1")
+
+
+async def test_a_volume_that_is_bound_in_advance_is_set_right(
+    stage: Stage, service_on: MakeService
+) -> None:
+    stage.place("pvc-1", ["n2"])
+    made = manifests.volume("pvc-1", claim=None, node_affinity=manifests.on_nodes(["n1"]))
+    made["spec"]["claimRef"] = {"namespace": "default", "name": "some-day"}
+    await stage.cluster.ask("POST", "/api/v1/persistentvolumes", made)
+
+    async with running(service_on(stage)) as service:
+        await stage.until_on("pvc-1", "n2")
+        await service.until_said("volume affinity updated")
+        claim = await stage.cluster.ask("POST", CLAIMS, manifests.claim("some-day"))
+
+        async def bound() -> bool:
+            found = await stage.cluster.ask("GET", PV)
+            return bool(found.get("status", {}).get("phase") == "Bound")
+
+        await until(bound, "the claim that it waited for has it")
+
+    after = await stage.cluster.ask("GET", PV)
+    assert after["spec"]["claimRef"]["uid"] == claim["metadata"]["uid"]
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert await stage.notes() == []
+
+
+async def test_a_claim_that_turns_lost_is_always_counted(proxied: ProxiedStage) -> None:
+    """The controller looks at it just when its volume is away: here by holding up the creation."""
+    stage = proxied.stage
+    await stage.add("pvc-1", ["n1"])
+
+    async def lost() -> bool:
+        if await stage.cluster.find(PV) is None:
+            await look_at_claim(stage, "gone")
+        found = await stage.cluster.ask("GET", CLAIM)
+        return bool(found["status"]["phase"] == "Lost")
+
+    async def lose(_: Asked) -> None:
+        await until(lost, "the claim is Lost")
+
+    proxied.on("create persistentvolumes", Before(lose), nth=1)
+    async with running(proxied.service()) as service:
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+        await look_at_claim(stage, "back")
+        await stage.until_bound("pvc-1")
+
+        async def counted() -> bool:
+            return await service.metric("linstor_affinity_claims_lost_total") == 1
+
+        await until(counted, "it is counted")
+        assert "claim was Lost for a moment" in service.said()
+
+
+async def look_at_claim(stage: Stage, why: str) -> None:
+    """Have the controller look at the claim, as it does whenever somebody changes it."""
+    await stage.cluster.ask("PATCH", CLAIM, {"metadata": {"annotations": {"changed": why}}})

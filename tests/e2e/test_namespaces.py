@@ -1,0 +1,48 @@
+"""Lease and journal entries lie where the settings say."""
+
+import pytest
+
+from tests.stage.clusters import ApiError
+from tests.stage.proxied import ProxiedStage
+from tests.stage.service import running
+
+LEASES, JOURNAL = "affinity-leases", "affinity-journal"
+
+
+async def namespaces_of(proxied: ProxiedStage, *flags: str) -> dict[str, set[str]]:
+    """Run one replacement; the namespaces in which each kind was asked for."""
+    stage = proxied.stage
+    for name in (LEASES, JOURNAL):
+        try:
+            await stage.cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        except ApiError as error:
+            if error.status != 409:
+                raise
+    await stage.add("pvc-1", ["n1"])
+    service = proxied.service("--leader-election=true", *flags)
+    async with running(service):
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+        assert await service.stop() == 0
+    asked: dict[str, set[str]] = {"configmaps": set(), "leases": set()}
+    for each in proxied.record:
+        if each.terms.resource in asked and not each.terms.of:
+            asked[each.terms.resource].add(each.terms.namespace or "")
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((f"--lease-lock-namespace={LEASES}",), {"configmaps": {LEASES}, "leases": {LEASES}}),
+        (
+            (f"--lease-lock-namespace={LEASES}", f"--journal-namespace={JOURNAL}"),
+            {"configmaps": {JOURNAL}, "leases": {LEASES}},
+        ),
+    ],
+    ids=["together", "apart"],
+)
+async def test_the_journal_may_have_a_namespace_of_its_own(
+    proxied: ProxiedStage, flags: tuple[str, ...], expected: dict[str, set[str]]
+) -> None:
+    assert await namespaces_of(proxied, *flags) == expected

@@ -1,0 +1,245 @@
+"""What the reference controller leaves on LINSTOR when it is killed, and what others write there.
+
+Every saved volume below is the one that was recorded from its program, for a claim of this cluster.
+"""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import MakeService
+from tests.stage import manifests
+from tests.stage.clusters import until
+from tests.stage.manifests import nodes_of
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+RECORDED: Json = json.loads(
+    (Path(__file__).parents[1] / "data" / "linstor" / "saved-pv-reference-1.5.json").read_text()
+)
+PV: str = RECORDED["metadata"]["name"]
+PATH = f"/api/v1/persistentvolumes/{PV}"
+CLAIM = f"/api/v1/namespaces/default/persistentvolumeclaims/claim-{PV}"
+PROPERTY = "Aux/affinity-updater-saved-pv"
+SKIP_RECLAIM = "linstor.csi.linbit.com/skip-reclaim"
+NOT_TAKEN = "saved PersistentVolume on LINSTOR not taken over"
+OFTEN = "--reconcile-rate=1s"
+
+UNTOUCHED, MARKED, TERMINATING, ABSENT = "untouched", "marked", "terminating", "absent"
+
+
+async def a_volume(stage: Stage, *, policy: str = "Delete") -> Json:
+    """One as the recorded volume was, on n1, and its claim, bound to each other; LINSTOR has its
+    data on n2, where the recorded volume is to go.
+    """
+    stage.place(PV, ["n2"])
+    await stage.bind(PV, manifests.on_nodes(["n1"]), policy=policy)
+    await stage.until_bound(PV)
+    return await stage.cluster.ask("PATCH", PATH, {"metadata": {"labels": {"keep": "me"}}})
+
+
+async def saved_for(stage: Stage, **claim: Any) -> Json:
+    """The recorded volume, for the claim of this cluster or for another."""
+    its_claim = await stage.cluster.ask("GET", CLAIM)
+    saved = deepcopy(RECORDED)
+    saved["spec"]["claimRef"] |= {
+        "namespace": "default",
+        "name": its_claim["metadata"]["name"],
+        "uid": its_claim["metadata"]["uid"],
+        **claim,
+    }
+    saved["spec"]["storageClassName"] = its_claim["spec"]["storageClassName"]
+    return saved
+
+
+async def left_in(stage: Stage, state: str) -> None:
+    """Bring the volume to where the reference had it when it was killed."""
+    if state == UNTOUCHED:
+        return
+    retained = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+    marked = {"metadata": {"annotations": {SKIP_RECLAIM: "true"}}, **retained}
+    await stage.cluster.ask("PATCH", PATH, marked)
+    if state in {TERMINATING, ABSENT}:
+        await stage.cluster.ask("DELETE", PATH)
+    if state == ABSENT:
+        await stage.cluster.ask("PATCH", PATH, {"metadata": {"finalizers": None}})
+
+
+def keep_on_linstor(stage: Stage, saved: Json, level: str) -> None:
+    text = json.dumps(saved)
+    if level == "volume":
+        stage.world.set_volume_prop(PV, 0, PROPERTY, text)
+    else:
+        stage.world.set_definition_prop(PV, PROPERTY, text)
+
+
+def is_kept(stage: Stage) -> bool:
+    definition = stage.world.definition(PV)
+    return PROPERTY in definition.props or PROPERTY in stage.world.volume(PV, 0).props
+
+
+async def over(stage: Stage) -> bool:
+    found = await stage.cluster.find(PATH)
+    right = found is not None and nodes_of(found) == {"n2"}
+    return right and not is_kept(stage) and not await stage.notes()
+
+
+@pytest.mark.parametrize("level", ["volume", "definition"])
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+@pytest.mark.parametrize("state", [UNTOUCHED, MARKED, TERMINATING, ABSENT])
+async def test_a_replacement_that_the_reference_left_is_brought_to_its_end(
+    stage: Stage, service_on: MakeService, state: str, policy: str, level: str
+) -> None:
+    before = await a_volume(stage, policy=policy)
+    saved = await saved_for(stage)
+    saved["spec"]["persistentVolumeReclaimPolicy"] = policy
+    keep_on_linstor(stage, saved, level)
+    await left_in(stage, state)
+
+    async with running(service_on(stage, OFTEN)):
+        await until(lambda: over(stage), "the volume is right and nothing is left on LINSTOR")
+        # The claim of a volume that was gone is Lost until the controller looks at it once more,
+        # which it does each 15 s elsewhere, and here when the claim changes.
+        await stage.cluster.ask("PATCH", CLAIM, {"metadata": {"labels": {"look": "again"}}})
+        await stage.until_bound(PV)
+
+    after = await stage.cluster.ask("GET", PATH)
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == policy
+    assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
+    assert after["metadata"]["labels"] == {"keep": "me"}
+    assert after["spec"]["claimRef"]["uid"] == before["spec"]["claimRef"]["uid"]
+
+
+async def refused(stage: Stage, service: Service, why: str) -> None:
+    """See that it is told once, that nothing is created, and that the property stays."""
+    await service.until_said(NOT_TAKEN)
+    passes = await service.metric("linstor_affinity_full_pass_seconds_count")
+
+    async def passed() -> bool:
+        return await service.metric("linstor_affinity_full_pass_seconds_count") >= passes + 2
+
+    await until(passed, "two more full reconciles ended")
+    assert service.said().count(NOT_TAKEN) == 1
+    assert why in service.said()
+    assert is_kept(stage)
+    assert await stage.notes() == []
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        pytest.param({"uid": "00000000-0000-0000-0000-000000000000"}, id="another-uid"),
+        pytest.param({"name": "not-here"}, id="another-name"),
+        pytest.param({"namespace": "kube-system"}, id="another-namespace"),
+    ],
+)
+async def test_a_saved_volume_whose_claim_is_not_here_is_another_clusters(
+    stage: Stage, service_on: MakeService, claim: Json
+) -> None:
+    await a_volume(stage)
+    saved = await saved_for(stage, **claim)
+    await left_in(stage, ABSENT)
+    keep_on_linstor(stage, saved, "volume")
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await refused(stage, service, "another Kubernetes cluster that uses this LINSTOR")
+
+    assert await stage.cluster.find(PATH) is None
+
+
+async def test_a_saved_volume_for_another_claim_leaves_the_one_of_that_name_alone(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await a_volume(stage)
+    saved = await saved_for(stage, uid="00000000-0000-0000-0000-000000000000")
+    await left_in(stage, MARKED)
+    keep_on_linstor(stage, saved, "volume")
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await refused(stage, service, "is for another claim or volume")
+
+    after = await stage.cluster.ask("GET", PATH)
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+
+async def test_nobody_gets_another_claims_volume_by_a_property_on_linstor(
+    stage: Stage, service_on: MakeService
+) -> None:
+    """Whoever can write to LINSTOR, and owns a claim that asks for a volume that is not there."""
+    await a_volume(stage)
+    wish = manifests.claim("evil")
+    wish["spec"]["volumeName"] = "evil"
+    claims = "/api/v1/namespaces/default/persistentvolumeclaims"
+    evil = await stage.cluster.ask("POST", claims, wish)
+    saved = await saved_for(stage, name="evil", uid=evil["metadata"]["uid"])
+    saved["metadata"]["name"] = "evil"
+    keep_on_linstor(stage, saved, "volume")
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await refused(stage, service, f"{PV} stands for this LINSTOR volume now")
+
+    assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
+
+
+async def test_a_volume_that_was_provisioned_for_another_claim_is_not_given_away(
+    stage: Stage, service_on: MakeService
+) -> None:
+    theirs = "pvc-11111111-2222-4333-8444-555555555555"
+    stage.place(theirs, ["n2"])
+    wish = manifests.claim("evil")
+    wish["spec"]["volumeName"] = "evil"
+    claims = "/api/v1/namespaces/default/persistentvolumeclaims"
+    claim = await stage.cluster.ask("POST", claims, wish)
+    evil = manifests.volume("evil", claim=claim, node_affinity=None, handle=theirs)
+    stage.world.set_volume_prop(theirs, 0, PROPERTY, json.dumps(evil))
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await service.until_said(NOT_TAKEN)
+
+    assert "was provisioned for another claim" in service.said()
+    assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
+
+
+async def test_what_kubernetes_would_not_create_is_told_before_anything_is_written_down(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await a_volume(stage)
+    saved = await saved_for(stage)
+    saved["spec"]["accessModes"] = ["NoSuchMode"]
+    await left_in(stage, ABSENT)
+    keep_on_linstor(stage, saved, "volume")
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await refused(stage, service, "Kubernetes would not create it")
+
+
+async def test_a_saved_volume_of_another_kind_is_refused(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await a_volume(stage)
+    evil = manifests.volume("evil", claim=None, node_affinity=None)
+    evil["spec"].pop("csi")
+    evil["spec"]["hostPath"] = {"path": "/"}
+    keep_on_linstor(stage, evil, "volume")
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await refused(stage, service, "is not one of linstor.csi.linbit.com")
+
+    assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
+
+
+async def test_taking_over_can_be_switched_off(stage: Stage, service_on: MakeService) -> None:
+    await a_volume(stage)
+    saved = await saved_for(stage)
+    await left_in(stage, ABSENT)
+    keep_on_linstor(stage, saved, "volume")
+
+    async with running(service_on(stage, OFTEN, "--take-over-saved-volumes=off")) as service:
+        await refused(stage, service, "--take-over-saved-volumes=off")
+
+    assert await stage.cluster.find(PATH) is None

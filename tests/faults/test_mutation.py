@@ -1,0 +1,76 @@
+"""Admission policies that change volumes: what they add is part of a volume, and what they alter
+has nothing replaced without end.
+"""
+
+from typing import Any
+
+from tests.faults.mutations import AFFINITY_ON_CREATE, LABELS_ON_UPDATE, mutating
+from tests.faults.test_admission import full_passes, warnings
+from tests.stage.clusters import until
+from tests.stage.fixtures import MakeService
+from tests.stage.manifests import kept, nodes_of
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+PV = "/api/v1/persistentvolumes/pvc-1"
+OFTEN = "--reconcile-rate=1s"
+
+
+async def test_labels_that_a_policy_adds_on_update_are_part_of_the_volume(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    before = await stage.cluster.ask("GET", PV)
+
+    async with (
+        mutating(stage.cluster, LABELS_ON_UPDATE),
+        running(service_on(stage, OFTEN)) as service,
+    ):
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+        await stage.until_bound("pvc-1")
+        assert await service.stop() == 0
+
+    after = await stage.cluster.ask("GET", PV)
+    assert after["metadata"]["labels"] == {"policy": "seen"}
+    assert after["metadata"]["annotations"].pop("policy.example.com/seen") == "yes"
+    del after["metadata"]["labels"]
+    assert kept(after) == kept(before)
+    assert stage.observer.lost == []
+    assert await stage.notes() == []
+
+
+async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+
+    async with running(service_on(stage, OFTEN)) as service:
+        async with mutating(stage.cluster, AFFINITY_ON_CREATE):
+            stage.world.move("pvc-1", "n1", "n2")
+            await service.until_said("volume left as it is")
+            await full_passes(service, 3)
+            left = await stage.cluster.ask("GET", PV)
+            await full_passes(service, 5)
+
+            assert await stage.cluster.ask("GET", PV) == left
+            assert nodes_of(left) == {"elsewhere"}
+            incarnations = {
+                seen.manifest["metadata"]["uid"] for seen in stage.observer.history["pvc-1"]
+            }
+            assert len(incarnations) == 2
+            assert await service.metric("linstor_affinity_volumes_held_back") == 1
+            told = await warnings(stage, "VolumeAffinityNotUpdated")
+            assert any("came out as linbit.com/hostname=elsewhere" in why for _, _, why in told)
+            assert service.said().count("volume left as it is") == 1
+            assert await stage.notes() == []
+
+        await stage.until_on("pvc-1", "n2", patience=90.0)
+        await stage.until_bound("pvc-1")
+
+        async def released() -> bool:
+            return await service.metric("linstor_affinity_volumes_held_back") == 0
+
+        await until(released, "nothing is held back any more")

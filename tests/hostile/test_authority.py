@@ -1,0 +1,195 @@
+"""Those who may write a ConfigMap or an annotation, and would have the service do the rest."""
+
+import json
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import MakeService
+from tests.stage import manifests
+from tests.stage.clusters import until
+from tests.stage.manifests import kept, nodes_of
+from tests.stage.service import running
+from tests.stage.stage import Stage
+
+Json = dict[str, Any]
+
+VOLUMES = "/api/v1/persistentvolumes"
+PV = f"{VOLUMES}/pvc-1"
+CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
+ENTRIES = "/api/v1/namespaces/default/configmaps"
+MARK = "linstor-affinity-events/replacing"
+SKIP_RECLAIM = "linstor.csi.linbit.com/skip-reclaim"
+OFTEN = "--reconcile-rate=1s"
+
+
+def entry_for(pv: Json, *, state: str = "deleting", uid: str = "uid-1", **spec: Any) -> Json:
+    """A journal entry as the service itself would write it, for whatever volume."""
+    wanted = deepcopy(pv)
+    wanted.pop("status", None)
+    for key in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
+        wanted["metadata"].pop(key, None)
+    wanted["spec"] |= spec
+    ref, handle = wanted["spec"].get("claimRef"), wanted["spec"]["csi"]["volumeHandle"]
+    claim = ref and {key: ref.get(key, "") for key in ("namespace", "name", "uid")}
+    note = {
+        "format": 1,
+        "pv": wanted["metadata"]["name"],
+        "volume": f"{handle}/0",
+        "uid": uid,
+        "claim": claim,
+        "state": state,
+        "holder": "",
+        "wanted": wanted,
+    }
+    name = wanted["metadata"]["name"]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"affinity-note-{name}",
+            "labels": {"linstor-affinity-events/note": "true"},
+        },
+        "data": {"note.json": json.dumps(note)},
+    }
+
+
+async def dropped(stage: Stage) -> bool:
+    return not await stage.notes()
+
+
+@pytest.mark.parametrize("state", ["prepared", "deleting"])
+async def test_an_entry_does_not_turn_retain_into_delete(
+    stage: Stage, service_on: MakeService, state: str
+) -> None:
+    await stage.add("pvc-1", ["n1"], policy="Retain", annotations={SKIP_RECLAIM: "true"})
+    before = await stage.cluster.ask("GET", PV)
+    uid = before["metadata"]["uid"]
+    forged = entry_for(before, state=state, uid=uid, persistentVolumeReclaimPolicy="Delete")
+    await stage.cluster.ask("POST", ENTRIES, forged)
+
+    async with running(service_on(stage, OFTEN)):
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+
+
+async def test_an_annotation_alone_changes_no_policy(stage: Stage, service_on: MakeService) -> None:
+    await stage.add("pvc-1", ["n1"], policy="Retain")
+    before = await stage.cluster.ask("GET", PV)
+    told = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
+    await stage.cluster.ask("PATCH", PV, {"metadata": {"annotations": {MARK: told}}})
+
+    async def taken_off() -> bool:
+        return MARK not in (await stage.cluster.ask("GET", PV))["metadata"]["annotations"]
+
+    async with running(service_on(stage, OFTEN)):
+        await until(taken_off, "the annotation is taken off")
+
+    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+
+
+async def a_claim_of_theirs(stage: Stage) -> Json:
+    """One that asks for a volume which is not there."""
+    wish = manifests.claim("evil")
+    wish["spec"]["volumeName"] = "evil"
+    return await stage.cluster.ask("POST", CLAIMS, wish)
+
+
+def volume_for(claim: Json | None, handle: str) -> Json:
+    return manifests.volume(
+        "evil", claim=claim, node_affinity=manifests.on_nodes(["n1"]), handle=handle
+    )
+
+
+async def test_an_entry_does_not_give_away_a_volume_that_somebody_uses(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await stage.add("pvc-1", ["n1"])
+    theirs = await a_claim_of_theirs(stage)
+    stranger = {**theirs, "metadata": {**theirs["metadata"], "uid": "nobody"}}
+    await stage.cluster.ask("POST", ENTRIES, entry_for(volume_for(stranger, "pvc-1")))
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await service.until_said("unfinished replacement left alone")
+
+    assert await stage.cluster.find(f"{VOLUMES}/evil") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"uid": ""}, id="by-name"),
+        pytest.param(None, id="to-anybody"),
+        pytest.param({"name": "pending"}, id="a-claim-that-does-not-name-it"),
+    ],
+)
+async def test_an_entry_gives_a_volume_that_is_gone_to_nobody(
+    stage: Stage, service_on: MakeService, change: Json | None
+) -> None:
+    stage.place("unused", ["n1"])
+    pending = await stage.cluster.ask("POST", CLAIMS, manifests.claim("pending"))
+    theirs = await a_claim_of_theirs(stage)
+    forged = volume_for(theirs, "unused")
+    if change is None:
+        del forged["spec"]["claimRef"]
+    else:
+        forged["spec"]["claimRef"] |= change
+        if "name" in change:
+            forged["spec"]["claimRef"]["uid"] = pending["metadata"]["uid"]
+    await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await service.until_said("volume has policy Retain now")
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+        async def released() -> bool:
+            found = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+            return bool(found["status"].get("phase") == "Released")
+
+        await until(released, "the volume is Released")
+
+    for name in ("evil", "pending"):
+        claim = await stage.cluster.ask("GET", f"{CLAIMS}/{name}")
+        assert claim["status"].get("phase") != "Bound"
+    left = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    assert left["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+
+async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
+    stage: Stage, service_on: MakeService
+) -> None:
+    resource = "pvc-11111111-2222-4333-8444-555555555555"
+    stage.place(resource, ["n1"])
+    theirs = await a_claim_of_theirs(stage)
+    await stage.cluster.ask("POST", ENTRIES, entry_for(volume_for(theirs, resource)))
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await service.until_said("volume has policy Retain now")
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+    claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")
+    assert claim["status"].get("phase") != "Bound"
+    left = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    assert left["spec"]["claimRef"]["name"].startswith("gone-")
+
+
+async def test_an_entry_that_can_t_be_followed_holds_up_nobody(
+    stage: Stage, service_on: MakeService
+) -> None:
+    """Its volume was never ours, and Kubernetes refuses to create it."""
+    await stage.add("pvc-1", ["n1"])
+    theirs = await a_claim_of_theirs(stage)
+    stranger = {**theirs, "metadata": {**theirs["metadata"], "uid": "nobody"}}
+    forged = volume_for(stranger, "unused")
+    forged["spec"]["accessModes"] = ["NoSuchMode"]
+    await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await service.until_said("volume is deleted and can't be created again")
+        stage.world.move("pvc-1", "n1", "n2")
+        await stage.until_on("pvc-1", "n2")
+        await stage.until_bound("pvc-1")
+
+    assert nodes_of(await stage.cluster.ask("GET", PV)) == {"n2"}
