@@ -48,6 +48,8 @@ async def crowd(port: int, number: int, sent: str = "") -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(PATIENCE):
             assert await process.stdout.readline() == b"there\n"
+            # Connections are taken in their order: all of these before this one.
+            assert (await asked(port, "/healthz"))[0] == 200
         yield
     finally:
         process.stdin.close()
