@@ -18,6 +18,10 @@ class Unreachable(Again):
     """The peer gave no answer, a broken one, or one that says "not now"."""
 
 
+class TooLong(Unreachable):
+    """The answer is longer than what is read of any."""
+
+
 class Conflict(Again):
     """Somebody wrote first. Read afresh and decide anew; never send the same again."""
 

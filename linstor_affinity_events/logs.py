@@ -1,10 +1,15 @@
-"""How we write logs: a constant message, then facts as key=value or as JSON."""
+"""How we write logs: a constant message, then facts as key=value or as JSON.
+
+Facts come from outside, so characters that are not printed are written out.
+"""
 
 import json
 import logging
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+
+from linstor_affinity_events.printable import printable, printable_lines
 
 QUIET_LIBRARIES = ("aiohttp", "aiohttp_sse_client", "asyncio", "kubernetes_asyncio")
 """Their own words about a failure come before ours and say less."""
@@ -23,7 +28,7 @@ def _given(record: logging.LogRecord) -> Mapping[str, object]:
 def _quoted(value: object) -> str:
     text = str(value)
     plain = text and text.isprintable() and not any(mark in text for mark in ' "=')
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else printable(json.dumps(text, ensure_ascii=False))
 
 
 def _moment(record: logging.LogRecord) -> str:
@@ -34,10 +39,10 @@ class KeyValueFormatter(logging.Formatter):
     """Renders `TIME LEVEL message key=value ...`; a value with blanks is quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [_moment(record), record.levelname, record.getMessage()]
+        words = [_moment(record), record.levelname, printable(record.getMessage())]
         words += [f"{key}={_quoted(value)}" for key, value in _given(record).items()]
         if record.exc_info:
-            words.append("\n" + self.formatException(record.exc_info))
+            words.append("\n  " + printable_lines(self.formatException(record.exc_info)))
         return " ".join(words)
 
 
@@ -49,14 +54,14 @@ class JsonFormatter(logging.Formatter):
             "time": _moment(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": printable(record.getMessage()),
             **{
-                key: value if isinstance(value, int | float | bool) else str(value)
+                key: value if isinstance(value, int | float | bool) else printable(str(value))
                 for key, value in _given(record).items()
             },
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = printable_lines(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
 
 

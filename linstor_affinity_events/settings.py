@@ -489,6 +489,13 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
         mistakes.append(f"LS_TLS_SERVER_NAME={_shown(name)} is not a host name")
     secured = bool(certificate or values["linstor_root_ca"] or values["linstor_root_ca_file"])
     values["linstor_urls"] = _controllers(env.get("LS_CONTROLLERS", ""), secured, mistakes)
+    plain = [url for url in values["linstor_urls"] if url.startswith("http:")]
+    login = values["linstor_username"] or values["linstor_token_file"]
+    if login and plain and len(plain) < len(values["linstor_urls"]):
+        mistakes.append(
+            f"LS_CONTROLLERS has https beside {', '.join(plain)}, where the login would be sent "
+            "unencrypted: use https for all of them, or leave these out"
+        )
     return values
 
 

@@ -45,6 +45,8 @@ def test_facts_follow_the_message() -> None:
         (None, "None"),
         (True, "True"),
         ("ä", "ä"),
+        ("x\x85y", '"x\\u0085y"'),
+        ("gpj.\u202eexe", '"gpj.\\u202eexe"'),
     ],
 )
 def test_a_value_never_breaks_out_of_its_place(value: object, shown: str) -> None:
@@ -79,7 +81,7 @@ def test_json_is_one_line_whatever_is_in_it() -> None:
     text = JsonFormatter().format(record("two\nlines", why='"\n\x00'))
 
     assert "\n" not in text
-    assert json.loads(text)["why"] == '"\n\x00'
+    assert json.loads(text)["why"] == '"\\u000a\\u0000'
 
 
 @pytest.mark.parametrize("formatter", [KeyValueFormatter(), JsonFormatter()])

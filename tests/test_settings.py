@@ -400,3 +400,33 @@ def test_a_policy_that_can_not_be_read_is_told_with_all_other_mistakes() -> None
         Settings.read({"workers": "x"}, {}, check_policy=refuse)
 
     assert len(str(mistakes.value).splitlines()) == 2
+
+
+LOGINS = [
+    {"LS_USERNAME": "admin", "LS_PASSWORD": "secret"},
+    {"LS_BEARER_TOKEN_FILE": "/token"},
+]
+MIXED = ["https://a,http://b", "http://a:3370,https://b:3371", "linstor+ssl://a,linstor://b"]
+
+
+@pytest.mark.parametrize("login", LOGINS, ids=["password", "token"])
+@pytest.mark.parametrize("urls", MIXED)
+def test_a_login_is_not_sent_to_some_controllers_in_the_open(
+    urls: str, login: dict[str, str]
+) -> None:
+    with pytest.raises(BadSettings) as refused:
+        Settings.read({}, {"LS_CONTROLLERS": urls, **login})
+
+    assert "the login would be sent unencrypted: use https for all of them" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("urls", ["https://a,https://b", "http://a,http://b"])
+@pytest.mark.parametrize("login", LOGINS, ids=["password", "token"])
+def test_controllers_that_are_alike_are_sent_the_login(urls: str, login: dict[str, str]) -> None:
+    assert len(Settings.read({}, {"LS_CONTROLLERS": urls, **login}).linstor_urls) == 2
+
+
+@pytest.mark.parametrize("urls", MIXED)
+def test_without_a_login_controllers_may_differ(urls: str) -> None:
+    assert len(Settings.read({}, {"LS_CONTROLLERS": urls}).linstor_urls) == 2

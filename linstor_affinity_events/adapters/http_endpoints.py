@@ -1,20 +1,24 @@
 """What others ask us over HTTP: /healthz, /readyz, /metrics, and the status for people."""
 
+import asyncio
 import errno
 import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
 import orjson
 from aiohttp import web
 
+from linstor_affinity_events.adapters import http_doors
 from linstor_affinity_events.adapters.status_page import STYLE_HASH, render
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +87,19 @@ def _all_addresses(port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port))  # noqa: S104
 
 
+def _shown(tree: Any) -> Any:
+    """The same tree of JSON with texts as they may be shown: people read it on their terminals."""
+    match tree:
+        case str():
+            return printable(tree)
+        case dict():
+            return {_shown(key): _shown(value) for key, value in tree.items()}
+        case list():
+            return [_shown(value) for value in tree]
+        case _:
+            return tree
+
+
 class HttpEndpoints:
     """Servers on one or two addresses; an empty address switches its part off."""
 
@@ -91,6 +108,7 @@ class HttpEndpoints:
     ) -> None:
         self._answers, self._bind, self._metrics = answers, bind, metrics
         self._runners: list[web.AppRunner] = []
+        self._listening: list[asyncio.Server] = []
         self.ports: dict[str, int] = {}
 
     async def start(self) -> None:
@@ -106,24 +124,34 @@ class HttpEndpoints:
             await self._listen("--metrics-address", self._metrics, metrics)
 
     async def stop(self) -> None:
+        for listening in self._listening:
+            listening.close()
         for runner in self._runners:
             await runner.cleanup()
 
     async def _listen(self, flag: str, address: Address, routes: list[web.RouteDef]) -> None:
         app = web.Application()
         app.add_routes(routes)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=http_doors.HEAD_WITHIN
+        )
         await runner.setup()
         self._runners.append(runner)
+        if runner.server is None:
+            raise AssertionError("set up above")
+        door = http_doors.guarded(runner.server, http_doors.most_connections())
         host, port = address
+        create = partial(asyncio.get_running_loop().create_server, door, backlog=http_doors.AT_ONCE)
         try:
             if host == "::":
-                await web.SockSite(runner, _all_addresses(port)).start()
+                listening = await create(sock=_all_addresses(port))
             else:
-                await web.TCPSite(runner, host, port).start()
+                listening = await create(host=host or None, port=port)
         except (OSError, UnicodeError) as error:
             raise BadSettings(f"{flag}: can't listen on {host} port {port}: {error}") from error
-        self.ports[flag] = runner.addresses[0][1]
+        http_doors.let_queue(listening)
+        self._listening.append(listening)
+        self.ports[flag] = listening.sockets[0].getsockname()[1]
         log.info("listening", extra=facts(flag=flag, host=host, port=self.ports[flag]))
 
     async def _healthz(self, _: web.Request) -> web.Response:
@@ -133,12 +161,12 @@ class HttpEndpoints:
         against = self._answers.not_ready()
         if not against:
             return web.Response(text="ok\n")
-        lines = [f"{part}: {why}\n" for part, why in against.items()]
+        lines = [f"{part}: {printable(why)}\n" for part, why in against.items()]
         return web.Response(status=503, text="not ready\n" + "".join(lines))
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=orjson.dumps(await self._asked(request), option=orjson.OPT_INDENT_2),
+            body=orjson.dumps(_shown(await self._asked(request)), option=orjson.OPT_INDENT_2),
             content_type="application/json",
             headers=SAFE_HEADERS,
         )

@@ -33,8 +33,12 @@ from linstor_affinity_events.model.keys import OURSELVES
 log = logging.getLogger(__name__)
 
 MERGE_PATCH = "application/merge-patch+json"
+METADATA_ALONE = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 REQUEST_TIMEOUT = 15.0
 BODY_LIMIT = 64 * MIB
+MOST_VALUES = 2_000_000
+"""In one answer. A page of 500 volumes has 150,000, and no object can have more than a million."""
+
 BREATH = 32
 """Events of a watch before other tasks get their turn."""
 
@@ -96,6 +100,12 @@ class KubeApi:
         """Read one object or list. Raises Missing."""
         return await self._request("GET", path, query)
 
+    async def get_metadata(self, path: str, query: Query, *, limit: int) -> dict[str, Any]:
+        """Read one page of a list whose items hold their metadata alone, whatever else the objects
+        hold. Raises Expired, and TooLong beyond `limit` bytes.
+        """
+        return await self._request("GET", path, query, accept=METADATA_ALONE, limit=limit)
+
     async def create(
         self, path: str, body: Mapping[str, Any], *, rehearse: bool = False
     ) -> dict[str, Any]:
@@ -133,9 +143,12 @@ class KubeApi:
         query: Query | None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        *,
+        accept: str = "application/json",
+        limit: int = BODY_LIMIT,
     ) -> dict[str, Any]:
         raw = None if body is None else orjson.dumps(body)
-        headers = {} if raw is None else {"Content-Type": content_type}
+        headers = {"Accept": accept} | ({} if raw is None else {"Content-Type": content_type})
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
         wish = (method, path, *_told_apart(query, body))
         self._patience.check(wish, f"{method} {path}")
@@ -153,7 +166,7 @@ class KubeApi:
                     trace_request_ctx=sent,
                     **session.route,
                 ) as response:
-                    answer = await read_bounded(response, BODY_LIMIT)
+                    answer = await read_bounded(response, limit)
                     if response.status == 401 and not last:
                         await self._renew(session)
                         continue
@@ -273,7 +286,7 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
     async for line in response.content:
         if not line.strip():
             continue
-        event = parse_json(line, f"watch {path}")
+        event = parse_json(line, f"watch {path}", most=MOST_VALUES)
         if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
             raise Unreachable(f"watch {path} tells no events")
         if event.get("type") == "ERROR":
@@ -313,7 +326,7 @@ def _sorted(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dict[str
     if 300 <= status < 400:
         raise Unreachable(f"Kubernetes: {what}: redirected elsewhere, which is not followed")
     try:
-        body = parse_json(raw, what)
+        body = parse_json(raw, what, most=MOST_VALUES)
     except Unreachable:
         if status < 400:
             raise

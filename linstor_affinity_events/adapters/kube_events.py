@@ -13,6 +13,7 @@ from linstor_affinity_events.errors import AffinityEventsError, Conflict
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
 from linstor_affinity_events.model.volume import Volume
+from linstor_affinity_events.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +125,8 @@ def _name(regarding: Mapping[str, str], kind: str, reason: str, text: str, remin
 
 
 def _short(text: str) -> str:
-    """Cut to what an Event may hold, which is counted in bytes."""
-    # A half character (a lone surrogate) could be neither counted nor sent.
-    raw = text.encode(errors="replace")
+    """As it may be shown, cut to what an Event may hold, which is counted in bytes."""
+    raw = printable(text).encode()
     return (
         raw.decode()
         if len(raw) <= _LONGEST_NOTE

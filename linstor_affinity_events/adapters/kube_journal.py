@@ -2,22 +2,43 @@
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from linstor_affinity_events.adapters.bodies import parse_json
+from linstor_affinity_events.adapters.bodies import MIB, parse_json
 from linstor_affinity_events.adapters.kube_api import KubeApi, escaped, list_metadata
-from linstor_affinity_events.errors import BadNote, Conflict, Expired, Missing, Unreachable
+from linstor_affinity_events.engine.ports import Listed
+from linstor_affinity_events.errors import (
+    BadNote,
+    Conflict,
+    Expired,
+    Missing,
+    TooLong,
+    Unreachable,
+)
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.keys import OURSELVES
+from linstor_affinity_events.model.heading import Heading, heading_of, read_heading
+from linstor_affinity_events.model.keys import OURSELVES, VolumeKey
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.note import Note, read_note
 
 log = logging.getLogger(__name__)
 
 LABEL = f"{OURSELVES}/note"
+PAGE, PAGE_LIMIT = 100, 4 * MIB
+"""Entries in one page, and its size; the metadata of one can't exceed it."""
+
+MOST_ENTRIES, MOST_PAGES = 1000, 20
+"""What one list asks for. There are hardly more entries than --workers, if all is well."""
+
+MOST_READS = 20
+"""How many entries without labels are read while the others are listed."""
+
+MOST_REFUSED = 10_000
+
 _KEY = "note.json"
 _PREFIX = "affinity-note-"
 _LONGEST_NAME = 253
@@ -31,50 +52,126 @@ def note_name(pv: PvName) -> str:
     return f"{_PREFIX}{hashlib.sha256(pv.encode()).hexdigest()}"
 
 
+@dataclass(slots=True)
+class _Round:
+    """What one list has found, and what it may still cost."""
+
+    found: dict[PvName, VolumeKey] = field(default_factory=dict)
+    entries: int = MOST_ENTRIES
+    pages: int = MOST_PAGES
+    reads: int = MOST_READS
+    size: int = PAGE
+    unread: bool = False
+
+
 class KubeJournal:
-    """Implements engine.ports.Journal. A note is guarded by `uid/resourceVersion`."""
+    """Implements engine.ports.Journal. A note is guarded by `uid/resourceVersion`.
+
+    Whoever can write ConfigMaps can write any number of them, as large as they may be. So a list
+    asks for their metadata alone, for so much in one go and no more, and goes on the next time.
+    """
 
     def __init__(self, api: KubeApi, namespace: str) -> None:
         self._api = api
         self._path = f"/api/v1/namespaces/{escaped(namespace)}/configmaps"
-        self._told: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
+        """The version of each ConfigMap that was read and is no note; it is not read again."""
+        self._next = ""
+        """Where the next list goes on; empty to begin anew."""
+        self._told_of_many = False
 
-    async def all(self) -> Collection[Note]:
-        notes: list[Note] = []
-        query = {"labelSelector": f"{LABEL}=true", "limit": "100"}
+    async def all(self) -> Listed:
+        begun_anew, round_ = not self._next, _Round()
         while True:
-            try:
-                page = await self._api.get(self._path, query)
-            except Expired as error:
-                raise Unreachable(str(error)) from error
-            for manifest in page.get("items") or ():
-                try:
-                    notes.append(_note(manifest))
-                except BadNote as error:
-                    self._tell(manifest, error)
-            more = list_metadata(page).get("continue")
-            if not more:
-                return notes
-            query["continue"] = more
+            page = await self._page(round_)
+            for item in page.get("items") or ():
+                await self._list(item, round_)
+            self._next = str(list_metadata(page).get("continue") or "")
+            if not self._next or not (round_.entries and round_.pages):
+                break
+        whole = begun_anew and not self._next and not round_.unread
+        self._tell_of_many(round_, whole=whole)
+        return Listed(round_.found, whole=whole)
 
-    def _tell(self, manifest: Mapping[str, Any], error: BadNote) -> None:
-        name = manifest["metadata"]["name"]
-        if self._told.get(name) != str(error):
-            self._told[name] = str(error)
+    async def _page(self, round_: "_Round") -> Mapping[str, Any]:
+        """One page of the metadata; a shorter one where the entries are large."""
+        query = {"labelSelector": f"{LABEL}=true"}
+        if self._next:
+            query["continue"] = self._next
+        while True:
+            round_.pages -= 1
+            size = min(round_.size, round_.entries)
+            try:
+                page = await self._api.get_metadata(
+                    self._path, {**query, "limit": str(size)}, limit=PAGE_LIMIT
+                )
+            except TooLong:
+                if size == 1:
+                    raise
+                round_.size = max(1, size // 8)
+            except Expired as error:
+                self._next = ""
+                raise Unreachable(str(error)) from error
+            else:
+                round_.entries -= len(page.get("items") or ())
+                return page
+
+    async def _list(self, item: Mapping[str, Any], round_: "_Round") -> None:
+        """Take note of an entry by its labels or, where it has none to go by, by what it says."""
+        metadata = item["metadata"]
+        name = str(metadata["name"])
+        if self._refused.get(name) == _version(metadata):
+            return
+        heading = read_heading(metadata.get("annotations"))
+        if heading is None or note_name(heading[0]) != name:
+            if not round_.reads:
+                round_.unread = True
+                return
+            round_.reads -= 1
+            heading = await self._read_alone(name)
+        if heading is not None:
+            round_.found[heading[0]] = heading[1]
+
+    async def _read_alone(self, name: str) -> Heading | None:
+        why = None
+        try:
+            note = await self._read(name)
+        except BadNote as error:
+            note, why = None, error
+        if why is not None:
             log.error(
                 "note refused; nothing is done for it until it is mended or deleted",
-                extra=facts(configmap=name, why=error),
+                extra=facts(configmap=name, why=why),
             )
+        return None if note is None else (note.pv, note.key)
+
+    def _tell_of_many(self, round_: "_Round", *, whole: bool) -> None:
+        """Once for as long as it lasts."""
+        if not whole and not self._told_of_many:
+            log.warning(
+                "too many journal entries to list all of them in one full reconcile; the others "
+                "are listed in the next ones. Check who creates ConfigMaps with this label",
+                extra=facts(label=LABEL, listed=MOST_ENTRIES - round_.entries),
+            )
+        self._told_of_many = not whole
 
     async def read(self, name: PvName) -> Note | None:
+        return await self._read(note_name(name))
+
+    async def _read(self, name: str) -> Note | None:
+        """Read one ConfigMap. Raises BadNote, and remembers that."""
         try:
-            manifest = await self._api.get(f"{self._path}/{escaped(note_name(name))}")
+            manifest = await self._api.get(f"{self._path}/{escaped(name)}")
         except Missing:
             return None
-        note = _note(manifest)
-        if note.pv != name:
-            raise BadNote(f"the note kept for {name} is for {note.pv}")
-        return note
+        try:
+            return _note_in(manifest)
+        except BadNote:
+            self._refused.pop(name, None)
+            self._refused[name] = _version(manifest["metadata"])
+            if len(self._refused) > MOST_REFUSED:
+                del self._refused[next(iter(self._refused))]
+            raise
 
     async def create(self, note: Note) -> Note:
         return _note(await self._api.create(self._path, _manifest(note)))
@@ -99,6 +196,7 @@ def _manifest(note: Note) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "name": note_name(note.pv),
         "labels": {LABEL: "true", "app.kubernetes.io/managed-by": OURSELVES},
+        "annotations": heading_of(note),
     }
     if note.version:
         metadata["uid"], _, metadata["resourceVersion"] = note.version.partition("/")
@@ -114,10 +212,20 @@ def _note(manifest: Mapping[str, Any]) -> Note:
     text = (manifest.get("data") or {}).get(_KEY)
     if not isinstance(text, str):
         raise BadNote(f"it has no {_KEY}")
-    metadata = manifest["metadata"]
-    version = f"{metadata['uid']}/{metadata['resourceVersion']}"
     try:
         tree = parse_json(text, "the note")
     except Unreachable as error:
         raise BadNote(str(error)) from error
-    return read_note(tree, version=version)
+    return read_note(tree, version=_version(manifest["metadata"]))
+
+
+def _note_in(manifest: Mapping[str, Any]) -> Note:
+    """The note in a ConfigMap, which has to be the one for that note."""
+    note, name = _note(manifest), manifest["metadata"]["name"]
+    if note_name(note.pv) != name:
+        raise BadNote(f"the note kept in {name} is for {note.pv}")
+    return note
+
+
+def _version(metadata: Mapping[str, Any]) -> str:
+    return f"{metadata['uid']}/{metadata['resourceVersion']}"

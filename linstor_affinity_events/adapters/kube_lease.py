@@ -17,6 +17,15 @@ RELEASE_WITHIN = 3.0
 UNFIT_FIRST, UNFIT_MOST = 10.0, 300.0
 """How long a leader may be unfit before it lets others try; longer each time nobody else did."""
 
+MOST_HELD = 300.0
+"""Seconds for which a lease of others counts at most since it was last seen to change, whatever it
+says: a number is easily written that would keep everybody waiting for years. Who leads by a longer
+--leader-election-lease-duration of our own is waited for as long as that.
+"""
+
+_MOST_TRANSITIONS = 2**31 - 1
+"""What Kubernetes can keep; beyond it nobody could take the lease any more."""
+
 FIT_AGAIN = 0.5
 """How often one that stands back sees whether it could do the work again."""
 
@@ -195,14 +204,16 @@ class LeaseElection:
         return (
             self._has_led
             and spec.get("holderIdentity") == self._identity
-            and spec.get("acquireTime") not in self._acquired
+            and str(spec.get("acquireTime")) not in self._acquired
         )
 
     async def _renew(self, path: str, lease: dict[str, Any], begun: float) -> None:
         """Write our name and the time on a lease, ours or one that may be taken."""
         spec = lease.get("spec") or {}
         taken = spec.get("holderIdentity") != self._identity
-        transitions = int(spec.get("leaseTransitions") or 0) + taken
+        transitions = _transitions(spec) + taken
+        if transitions > _MOST_TRANSITIONS:
+            transitions = 0
         lease = await self._api.replace(path, self._lease(lease, transitions=transitions))
         version = str(lease["metadata"]["resourceVersion"])
         self._seen = (version, asyncio.get_running_loop().time())
@@ -212,7 +223,8 @@ class LeaseElection:
     def _valid_for(self, spec: dict[str, Any]) -> float:
         """A released lease says 1 s; the longer of theirs and ours protects both."""
         theirs = spec.get("leaseDurationSeconds")
-        return max(float(theirs), self._duration) if isinstance(theirs, int) else self._duration
+        within = min(theirs, MOST_HELD) if isinstance(theirs, int) else 0.0
+        return max(within, self._duration)
 
     def _took(self, begun: float) -> None:
         if not self.leading:
@@ -245,20 +257,26 @@ class LeaseElection:
     def _lease(self, old: dict[str, Any], *, transitions: int) -> dict[str, Any]:
         moment = self._now().astimezone(UTC).isoformat(timespec="microseconds")
         moment = moment.replace("+00:00", "Z")
-        spec = dict(old.get("spec") or {})
-        ours = spec.get("holderIdentity") == self._identity
-        if not ours or spec.get("acquireTime") not in self._acquired:
-            spec["acquireTime"] = moment
+        spec = old.get("spec") or {}
+        acquired = str(spec.get("acquireTime"))
+        if spec.get("holderIdentity") != self._identity or acquired not in self._acquired:
+            acquired = moment
             self._acquired.add(moment)
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": old.get("metadata") or {"name": self._name},
+            # Nothing else that others wrote: it may ask for another way of election.
             "spec": {
-                **spec,
+                "acquireTime": acquired,
                 "holderIdentity": self._identity,
                 "leaseDurationSeconds": max(1, round(self._duration)),
                 "leaseTransitions": transitions,
                 "renewTime": moment,
             },
         }
+
+
+def _transitions(spec: dict[str, Any]) -> int:
+    count = spec.get("leaseTransitions")
+    return count if isinstance(count, int) and count > 0 else 0

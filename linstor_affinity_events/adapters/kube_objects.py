@@ -23,7 +23,13 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import annotations_of, claim_of, phase_of, wears_marks
 from linstor_affinity_events.model.names import PvName, Uid
-from linstor_affinity_events.model.policy import PolicyReading, StorageClass, widest
+from linstor_affinity_events.model.policy import (
+    MOST_RULES,
+    PolicyReading,
+    StorageClass,
+    Unreadable,
+    widest,
+)
 from linstor_affinity_events.model.replacement import made_by_us
 from linstor_affinity_events.model.volume import Volume
 
@@ -89,6 +95,8 @@ def _override(annotations: Mapping[str, str]) -> PolicyReading | None:
     evacuates a node, beside those that users have.
     """
     names = _override_names(annotations)
+    if len(names) > MOST_RULES:
+        return Unreadable("", f"more than {MOST_RULES} override annotations")
     return widest(parse_policy(annotations[name]) for name in names) if names else None
 
 

@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
-import orjson
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp_sse_client.client import EventSource
 
-from linstor_affinity_events.adapters.bodies import MIB
+from linstor_affinity_events.adapters.bodies import MIB, parse_text
 from linstor_affinity_events.adapters.linstor_connection import LinstorConnection
 from linstor_affinity_events.adapters.sockets import watched_socket
 from linstor_affinity_events.errors import Unreachable
@@ -19,14 +18,61 @@ PROMOTION_PATH = "/v1/events/drbd/promotion"
 NODES_PATH = "/v1/events/nodes"
 
 CONNECT_TIMEOUT = 10.0
-READ_BUFFER = 4 * MIB
-"""aiohttp takes lines of twice this size: a node with all its properties is one line."""
+READ_BUFFER = MIB
+"""aiohttp takes lines of twice this size: a node with all its properties, twice, is one line."""
 
-FRAME_LIMIT = 16 * MIB
+FRAME_LIMIT = 2 * MIB
+
+MOST_LINES = 100
+"""Of data in one event. LINSTOR sends one; the library copies what it has for each."""
+
+MOST_IDLE_LINES = 10_000
+"""Without an event among them. LINSTOR sends none; something on the way may send comments."""
+
+BREATH = 100
+"""Lines before others get their turn: to read one that is in the buffer waits for nothing."""
+
+LONGEST_NAME = 255
 
 
 class _HungUp(Exception):
     """The connection ended after it had been open."""
+
+
+class _Paced:
+    """An answer as the library sees it, whose lines leave the others their turn."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._lines = 0
+        self.idle_lines = 0
+        """Since the last event."""
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def content(self) -> Self:
+        return self
+
+    def close(self) -> None:
+        self._response.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        line = await self._response.content.readline()
+        if not line:
+            raise StopAsyncIteration
+        self._lines += 1
+        self.idle_lines += 1
+        if self.idle_lines > MOST_IDLE_LINES:
+            raise Unreachable(f"LINSTOR sends more than {MOST_IDLE_LINES} lines without an event")
+        if self._lines % BREATH == 0:
+            await asyncio.sleep(0)
+        return line
 
 
 class _OneConnection(EventSource):  # type: ignore[misc]
@@ -35,8 +81,14 @@ class _OneConnection(EventSource):  # type: ignore[misc]
     """
 
     def __init__(self, url: Any, **kwargs: Any) -> None:
+        self._response: Any
         super().__init__(url, on_open=self._opened, on_error=self._ended, **kwargs)
         self._was_open = False
+        self._data_lines = 0
+
+    async def connect(self, retry: int = 0) -> None:
+        await super().connect(retry)
+        self._response = _Paced(self._response)
 
     def _opened(self) -> None:
         self._was_open = True
@@ -50,6 +102,12 @@ class _OneConnection(EventSource):  # type: ignore[misc]
         if self._response is not None:
             self._response.close()
 
+    def _dispatch_event(self) -> Any:
+        event = super()._dispatch_event()
+        if event is not None and self._response is not None:
+            self._response.idle_lines = 0
+        return event
+
     def _process_field(self, field_name: str, field_value: str) -> None:
         """Collect a field; the library would collect them without end.
 
@@ -57,6 +115,11 @@ class _OneConnection(EventSource):  # type: ignore[misc]
         """
         if field_name == "retry":
             return
+        if not self._event_data:
+            self._data_lines = 0
+        self._data_lines += field_name == "data"
+        if self._data_lines > MOST_LINES:
+            raise Unreachable(f"LINSTOR sends an event of more than {MOST_LINES} lines")
         if len(self._event_data) + len(field_value) > FRAME_LIMIT:
             raise Unreachable(f"LINSTOR sends an event of more than {FRAME_LIMIT // MIB} MiB")
         super()._process_field(field_name, field_value)
@@ -116,10 +179,13 @@ async def _events(source: _OneConnection) -> AsyncIterator[Mapping[str, object]]
 
 def _payload(text: str) -> Mapping[str, object]:
     try:
-        tree = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        tree = parse_text(text)
+    except ValueError:
         return {}
-    return tree if isinstance(tree, dict) else {}
+    if not isinstance(tree, dict):
+        return {}
+    name = tree.get("resource_name")
+    return {} if isinstance(name, str) and len(name) > LONGEST_NAME else tree
 
 
 def _said(error: Exception) -> str:

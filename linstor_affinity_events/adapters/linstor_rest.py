@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote
@@ -18,17 +19,52 @@ from linstor_affinity_events.adapters.linstor_connection import LOGIN_CODES, Lin
 from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.errors import LoginRefused, Missing, Refused, Unreachable
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.keys import PLAIN_NAMESPACE, SAVED_PV_PROPERTY, SKIP_PROPERTY
-from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
-from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.keys import (
+    MAX_VOLUME_NUMBER,
+    PLAIN_NAMESPACE,
+    SAVED_PV_PROPERTY,
+    SKIP_PROPERTY,
+)
+from linstor_affinity_events.model.names import (
+    NodeName,
+    ResourceName,
+    node_name,
+    resource_name,
+)
+from linstor_affinity_events.model.nodes import Labels, Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
 from linstor_affinity_events.model.pulse import NodeState, PulseReading
 
 log = logging.getLogger(__name__)
 
+OBJECT_LIMIT = MIB
+"""Of an answer that is no list: a version, a number, the words of an error."""
+
 ONE_LIMIT = 16 * MIB
+"""Of what is asked on one resource, or of nodes: 3,000 nodes with all their properties."""
+
 BULK_LIMIT = 640 * MIB
 """Read piece by piece, so this bounds time and not memory: about 200,000 resources."""
+
+MOST_ROWS = 250_000
+"""In one answer; they take about 100 MB of memory."""
+
+MOST_OF_ONE = 1000
+"""Rows in an answer about one resource."""
+
+MOST_NODES = 10_000
+MOST_LABELS = 100_000
+"""Of all nodes together. Kubernetes has up to 5,000 nodes, with some 20 labels each."""
+
+MOST_REPLICAS = 64
+"""Of one resource: DRBD connects 32 nodes. Each is compared with each other one."""
+
+LONGEST_NAME = 255
+MOST_FLAGS = 64
+LONGEST_SAVED = 8192
+"""LINSTOR keeps 4096 characters of a property."""
+
+MOST_SAVED = 64 * MIB
 
 BREATH = 500
 """After how many placements the others get their turn; 50,000 in one go took 30 ms."""
@@ -39,6 +75,9 @@ BULK_TIMEOUT = 30.0
 _CODE_MASK = 0xFFFF
 _NOT_FOUND_DEFINITION = 301
 """The lower bits of LINSTOR's `ret_code` for a resource definition that it does not know."""
+
+MOST_TOLD = 10
+"""Of the replies in the answer of an error."""
 
 Take = Callable[[Mapping[str, Any]], None]
 
@@ -75,17 +114,30 @@ class LinstorRest:
         return str(_object(tree, "version").get("version", "unknown"))
 
     async def nodes(self) -> Nodes:
-        tree = await self._get("/v1/nodes")
-        properties = {
-            _text(node, "name"): _texts(node.get("props"), "node properties")
-            for node in _objects(tree, "nodes")
-        }
-        return Nodes.read(properties, namespace=self._namespace)
+        labels: dict[NodeName, Labels] = {}
+        count = _Count("labels of nodes", MOST_LABELS)
+        namespace = Nodes.read({}, namespace=self._namespace).namespace
+
+        def take(node: Mapping[str, Any]) -> None:
+            properties = {_text(node, "name"): _texts(node.get("props"), "node properties")}
+            read = Nodes.read(properties, namespace=self._namespace).labels
+            count.add(sum(map(len, read.values())))
+            labels.update(read)
+
+        await self._list("/v1/nodes", take, most=MOST_NODES)
+        return Nodes(namespace=namespace, labels=labels)
 
     async def pulse(self) -> PulseReading:
         """What the controller says from memory. Its count is None where it has no such request."""
-        tree = await self._get("/v1/nodes")
-        nodes = {node_name(_text(row, "name")): self._state(row) for row in _objects(tree, "nodes")}
+        nodes: dict[NodeName, NodeState] = {}
+        count = _Count("labels of nodes", MOST_LABELS)
+
+        def take(row: Mapping[str, Any]) -> None:
+            state = self._state(row)
+            count.add(len(state.labels))
+            nodes[node_name(_text(row, "name"))] = state
+
+        await self._list("/v1/nodes", take, most=MOST_NODES)
         try:
             counted = _object(await self._get("/v1/stats/resources"), "count").get("count")
         except Unreachable as error:
@@ -108,34 +160,40 @@ class LinstorRest:
         )
 
     async def definition(self, resource: ResourceName) -> Definition | None:
-        tree = await self._get(
-            "/v1/resource-definitions?with_volume_definitions=true&resource_definitions="
-            + _escaped(resource)
-        )
-        for raw in _objects(tree, "resource definitions"):
-            found = _definition(raw)
-            if found.resource == resource:
-                return found
-        return None
-
-    async def definitions(self) -> Mapping[ResourceName, Definition]:
-        found: dict[ResourceName, Definition] = {}
+        found: list[Definition] = []
 
         def take(raw: Mapping[str, Any]) -> None:
             definition = _definition(raw)
+            if definition.resource == resource and not found:
+                found.append(definition)
+
+        await self._list(
+            "/v1/resource-definitions?with_volume_definitions=true&resource_definitions="
+            + _escaped(resource),
+            take,
+        )
+        return found[0] if found else None
+
+    async def definitions(self) -> Mapping[ResourceName, Definition]:
+        found: dict[ResourceName, Definition] = {}
+        count = _Count("characters of saved PersistentVolumes", MOST_SAVED)
+
+        def take(raw: Mapping[str, Any]) -> None:
+            definition = _definition(raw)
+            count.add(sum(map(len, definition.saved.values())))
             found[definition.resource] = definition
 
         await self._stream("/v1/resource-definitions?with_volume_definitions=true", take)
         return found
 
     async def placement(self, resource: ResourceName) -> Placement | None:
+        rows = Replicas()
         try:
-            tree = await self._get(f"/v1/resource-definitions/{_escaped(resource)}/resources")
+            await self._list(f"/v1/resource-definitions/{_escaped(resource)}/resources", rows.take)
         except Missing:
             return None
-        rows = Replicas()
-        for row in _objects(tree, "resources"):
-            rows.take(row)
+        if resource in rows.too_many:
+            raise Unreachable(f"LINSTOR names more than {MOST_REPLICAS} replicas of {resource}")
         found = (placement for placement in rows.placements() if placement.resource == resource)
         return next(found, Placement(resource))
 
@@ -176,13 +234,24 @@ class LinstorRest:
     async def _get(self, path: str) -> Any:
         return await self._ask("GET", path, body=None, within=self._timeout)
 
+    async def _list(self, path: str, take: Take, *, most: int = MOST_OF_ONE) -> None:
+        """Read a list and hand on each of its objects."""
+        reading = _Reading(take, ONE_LIMIT, most)
+        await self._ask("GET", path, body=None, within=self._timeout, reading=reading)
+
     async def _stream(self, path: str, take: Take) -> None:
         """Read a long list and hand on each of its objects."""
-        within = max(BULK_TIMEOUT, self._timeout)
-        await self._ask("GET", path, body=None, within=within, take=take)
+        within, reading = max(BULK_TIMEOUT, self._timeout), _Reading(take, BULK_LIMIT, MOST_ROWS)
+        await self._ask("GET", path, body=None, within=within, reading=reading)
 
     async def _ask(
-        self, method: str, path: str, *, body: object, within: float, take: Take | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object,
+        within: float,
+        reading: "_Reading | None" = None,
     ) -> Any:
         """Ask the controllers in turn until one answers; whatever it answers then counts.
 
@@ -196,7 +265,7 @@ class LinstorRest:
         for url in self._connection.candidates():
             what = f"LINSTOR {url}: {method} {path}"
             try:
-                status, raw = await self._exchange(method, url, path, body, within, take)
+                status, raw = await self._exchange(method, url, path, body, within, reading)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._connection.failed(url)
                 if not (_never_sent(error) or (reads and _was_cut(error)) or word):
@@ -208,7 +277,7 @@ class LinstorRest:
                     word = answer if word is None or (answer.own and not word.own) else word
                     continue
                 self._connection.answered(url)
-                if status < 300 and (not reads or take is not None):
+                if status < 300 and (not reads or reading is not None):
                     return []
                 return _answer(status, raw, what)
         if word is None:
@@ -224,9 +293,9 @@ class LinstorRest:
         path: str,
         body: object,
         within: float,
-        take: Take | None,
+        reading: "_Reading | None",
     ) -> tuple[int, bytes]:
-        """Answers the status, and the body unless its objects were handed to `take`."""
+        """Answers the status, and the body unless its objects were handed on."""
         if self._open is None:
             raise AssertionError("entered as a context manager first")
         raw = None if body is None else orjson.dumps(body)
@@ -245,13 +314,35 @@ class LinstorRest:
         ) as response:
             if 300 <= response.status < 400:
                 raise Unreachable(f"LINSTOR {url}: {method} {path}: {_redirected(response)}")
-            if take is None or response.status >= 300:
-                return response.status, await read_bounded(response, ONE_LIMIT)
+            if reading is None or response.status >= 300:
+                return response.status, await read_bounded(response, OBJECT_LIMIT)
             what = f"LINSTOR {url}: {method} {path}"
-            async with aclosing(objects_in(response, what, limit=BULK_LIMIT)) as found:
+            objects = objects_in(response, what, limit=reading.limit, most=reading.most)
+            async with aclosing(objects) as found:
                 async for each in found:
-                    take(each)
+                    reading.take(each)
             return response.status, b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What becomes of the objects of a list, and how many bytes and objects it may have."""
+
+    take: Take
+    limit: int
+    most: int
+
+
+class _Count:
+    """Adds up what is kept of one answer; raises Unreachable once it is too much."""
+
+    def __init__(self, what: str, most: int) -> None:
+        self._what, self._most, self._found = what, most, 0
+
+    def add(self, number: int) -> None:
+        self._found += number
+        if self._found > self._most:
+            raise Unreachable(f"LINSTOR answers with more than {self._most} {self._what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +434,7 @@ def _codes(replies: Iterable[Mapping[str, Any]]) -> frozenset[int]:
 
 
 def _words(replies: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    for reply in replies:
+    for reply in islice(replies, MOST_TOLD):
         words = [reply[key] for key in ("message", "cause") if isinstance(reply.get(key), str)]
         yield from (word[:300] for word in words)
 
@@ -352,12 +443,12 @@ def _definition(raw: Mapping[str, Any]) -> Definition:
     properties = _texts(raw.get("props"), "definition properties")
     saved: dict[int, str] = {}
     if text := properties.get(SAVED_PV_PROPERTY):
-        saved[-1] = text
+        saved[-1] = text[:LONGEST_SAVED]
     for volume in _objects(raw.get("volume_definitions") or [], "volume definitions"):
         number = volume.get("volume_number", 0)
         text = _texts(volume.get("props"), "volume properties").get(SAVED_PV_PROPERTY, "")
-        if text and isinstance(number, int):
-            saved[number] = text
+        if text and type(number) is int and 0 <= number <= MAX_VOLUME_NUMBER:
+            saved[number] = text[:LONGEST_SAVED]
     return Definition(
         resource=resource_name(_text(raw, "name")),
         skip=bool(properties.get(SKIP_PROPERTY)),
@@ -371,18 +462,26 @@ class Replicas:
     """
 
     def __init__(self) -> None:
-        self._found: dict[ResourceName, tuple[Replica, ...]] = {}
+        self._found: dict[ResourceName, list[Replica]] = {}
         self._shared: dict[Replica, Replica] = {}
+        self.too_many: set[ResourceName] = set()
+        """The resources that have more than can be; nothing is said of where they are."""
 
     def take(self, row: Mapping[str, Any]) -> None:
         """Add one row of LINSTOR's list of resources. Raises Unreachable if it is none."""
         replica = Replica(node_name(_text(row, "node_name")), _flags(row))
         replica = self._shared.setdefault(replica, replica)
         name = resource_name(_text(row, "name"))
-        self._found[name] = (*self._found.get(name, ()), replica)
+        if name in self.too_many:
+            return
+        replicas = self._found.setdefault(name, [])
+        replicas.append(replica)
+        if len(replicas) > MOST_REPLICAS:
+            self.too_many.add(name)
+            del self._found[name]
 
     def placements(self) -> Iterator[Placement]:
-        return (Placement(name, replicas) for name, replicas in self._found.items())
+        return (Placement(name, tuple(replicas)) for name, replicas in self._found.items())
 
 
 def _objects(tree: object, what: str) -> list[Mapping[str, Any]]:
@@ -399,8 +498,8 @@ def _object(tree: object, what: str) -> Mapping[str, Any]:
 
 def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
-    if not isinstance(value, str) or not value:
-        raise Unreachable(f"LINSTOR answers without {key}")
+    if not isinstance(value, str) or not value or len(value) > LONGEST_NAME:
+        raise Unreachable(f"LINSTOR answers without {key}, or with one that is too long")
     return value
 
 
@@ -408,6 +507,8 @@ def _flags(row: Mapping[str, Any]) -> frozenset[str]:
     flags = row.get("flags") or ()
     if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
         raise Unreachable("LINSTOR answers with flags that are no texts")
+    if len(flags) > MOST_FLAGS or any(len(flag) > LONGEST_NAME for flag in flags):
+        raise Unreachable("LINSTOR answers with more flags than there are, or longer ones")
     return frozenset(flags)
 
 

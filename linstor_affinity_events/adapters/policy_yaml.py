@@ -5,7 +5,7 @@ from functools import lru_cache
 import yaml
 
 from linstor_affinity_events.errors import BadPolicy
-from linstor_affinity_events.model.policy import PolicyReading, read_policy
+from linstor_affinity_events.model.policy import MAX_TEXT, PolicyReading, read_policy
 
 
 def _tree(text: str) -> object:
@@ -19,7 +19,12 @@ def _tree(text: str) -> object:
         raise BadPolicy("nested too deeply, or not text") from error
 
 
-@lru_cache(maxsize=1024)
 def parse_policy(text: str) -> PolicyReading:
     """Read a policy text; thousands of volumes share a few, so each is read once."""
+    # One that is too long is refused unread, and not worth a place: it might be megabytes.
+    return _kept(text) if len(text) <= MAX_TEXT else read_policy(text, _tree)
+
+
+@lru_cache(maxsize=256)
+def _kept(text: str) -> PolicyReading:
     return read_policy(text, _tree)

@@ -4,9 +4,11 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from html import escape
+from html import escape as html_escape
 from importlib import resources
 from typing import Any
+
+from linstor_affinity_events.printable import printable
 
 STYLE = resources.files(__package__).joinpath("status_page.css").read_text()
 STYLE_HASH = "sha256-" + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -39,7 +41,9 @@ _PAGE = """<!doctype html>
 
 
 def render(status: Tree, *, now: float) -> str:
-    """The whole page. All that comes from outside is escaped; `now` is for ages."""
+    """The whole page. All that comes from outside is escaped, and shows
+    what it holds; `now` is for ages.
+    """
     search = status["search"] or ""
     parts = [
         _summary(status, now),
@@ -58,6 +62,10 @@ def render(status: Tree, *, now: float) -> str:
         query=f"?q={escape(_quoted(search))}" if search else "",
         body="\n".join(part for part in parts if part),
     )
+
+
+def escape(text: str) -> str:
+    return html_escape(printable(text))
 
 
 def _quoted(text: str) -> str:

@@ -169,7 +169,7 @@ class _Checks:
     async def _leftovers(self) -> Need:
         """Replacements that were begun and are at no end; where the service runs they end soon."""
         try:
-            notes = {note.pv for note in await KubeJournal(self._api, self._namespace).all()}
+            notes = set((await KubeJournal(self._api, self._namespace).all()).volumes)
         except AffinityEventsError as error:
             return fail("leftovers", f"notes can't be listed: {error}", "see permissions")
         marked = (

@@ -20,7 +20,8 @@ from linstor_affinity_events.app.peers import (
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.planner import Finding, Planner, Progress
 from linstor_affinity_events.engine.together import together
-from linstor_affinity_events.errors import Missing, Refused
+from linstor_affinity_events.errors import BadNote, Missing, Refused
+from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.selection import Selection, is_called
 from linstor_affinity_events.model.volume import Volume
@@ -111,13 +112,24 @@ class _Reading:
 
     async def _read_notes(self, notes: list[Note]) -> None:
         namespace = notes_namespace(self._settings)
+        journal = KubeJournal(self._api, namespace)
         try:
-            notes += await KubeJournal(self._api, namespace).all()
+            for name in sorted((await journal.all()).volumes):
+                await self._read_note(journal, name, notes)
         except Refused as error:
             self._warnings.append(
                 f"notes of unfinished replacements in namespace {namespace} can't be read, so "
                 f"none is shown: {error}"
             )
+
+    async def _read_note(self, journal: KubeJournal, name: PvName, notes: list[Note]) -> None:
+        try:
+            note = await journal.read(name)
+        except BadNote as error:
+            self._warnings.append(f"the note of {name} is refused: {error}")
+            return
+        if note is not None:
+            notes.append(note)
 
     def _absent(self, notes: Sequence[Note]) -> list[Volume]:
         """The volumes that are deleted and not yet created again."""

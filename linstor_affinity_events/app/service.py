@@ -67,6 +67,12 @@ SPARE_WORKERS = 4
 """Workers beyond those that may change something: they look while all others wait."""
 
 
+MOST_WAITING = 20_000
+"""Resources in the queue before those without a volume here are left to the full pass. A LINSTOR
+that others use as well tells of theirs, too.
+"""
+
+
 class Service:
     """A service ready to run once. Raises BadSettings when it can't be put together."""
 
@@ -382,6 +388,16 @@ class Service:
         self.database_failure = None
         await self._listen(rows)
 
+    def hinted(self, resource: ResourceName, source: str) -> None:
+        """Look at a resource, unless it is nobody's and very many wait already: a LINSTOR that
+        makes up names would fill the queue with them.
+        """
+        if len(self.queue) >= MOST_WAITING and not self.index.of(resource):
+            return
+        self.whole_view.heard_of(resource)
+        if self.election.leading:
+            self.queue.add(resource, source=source)
+
     async def _listen(self, stream: EventStream) -> None:
         hints = from_stream(stream, self._delays(first=0.2, most=30.0), self.metrics)
         async with aclosing(hints):
@@ -390,9 +406,7 @@ class Service:
                     case MissedSome(cause):
                         self.sweeper.request(cause)
                     case Touched(resource):
-                        self.whole_view.heard_of(resource)
-                        if self.election.leading:
-                            self.queue.add(resource, source=stream.name)
+                        self.hinted(resource, stream.name)
         raise RuntimeError("a source of hints ran dry, though it promised not to")
 
 

@@ -5,8 +5,10 @@ Every method that waits may raise Unreachable; only other errors are named.
 
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
+from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
 from linstor_affinity_events.model.nodes import Nodes
@@ -119,14 +121,25 @@ class Volumes(Protocol):
         """When some volume's phase was last seen to change, by the loop's clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the journal has, by what its entries are labelled with; none of it was read."""
+
+    volumes: Mapping[PvName, VolumeKey]
+    whole: bool = True
+    """Whether these are all. If not, the next call goes on where this one ended."""
+
+
 class Journal(Protocol):
     """Replacements that are not finished, kept where our own crash cannot reach.
 
     Writes may raise Conflict and, where nothing can be noted at all, Refused.
     """
 
-    async def all(self) -> Collection[Note]:
-        """Every note that can be trusted; the others are told and left."""
+    async def all(self) -> Listed:
+        """The volumes that have a note, and the LINSTOR volume of each, as far as the notes are not
+        known to be no good; at most so many at a time.
+        """
 
     async def read(self, name: PvName) -> Note | None:
         """The note for one volume. Raises BadNote if it can't be trusted."""

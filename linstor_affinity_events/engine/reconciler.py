@@ -276,7 +276,10 @@ class Reconciler:
             if volume is not None:
                 self._teller.tell(volume, ended)
             else:
-                log.error("note refused", extra=facts(pv=name, rd=turn.key, why=ended.why))
+                log.error(
+                    "note refused; nothing is done for it until it is mended or deleted",
+                    extra=facts(pv=name, rd=turn.key, why=ended.why),
+                )
             return
         took = asyncio.get_running_loop().time() - begun
         self._telemetry.changed("resume", str(ended), took, took)

@@ -76,7 +76,9 @@ class Replacer:
     async def load(self) -> Collection[ResourceName]:
         """Learn anew which replacements are unfinished; answers the resources they belong to."""
         before = tuple(self.unfinished.pending)
-        self.unfinished.know(await self._journal.all(), before=before)
+        listed = await self._journal.all()
+        # Of those that were known, a part of the list says nothing.
+        self.unfinished.know(listed.volumes, before=before if listed.whole else ())
         return frozenset(key.resource for key in self.unfinished.pending.values())
 
     async def replace(
@@ -145,6 +147,7 @@ class Replacer:
             try:
                 pv, note = await see(self._means, name)
             except BadNote as error:
+                self.unfinished.ended(name)
                 return Refusal(Reason.BAD_NOTE, str(error))
             if note is None:
                 self.unfinished.ended(name)

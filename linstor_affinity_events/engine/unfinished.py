@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.engine.teller import DEFERRED_FOR, REMIND_AFTER
@@ -51,13 +51,13 @@ class Unfinished:
     def noted(self, note: Note) -> None:
         self.pending[note.pv] = note.key
 
-    def know(self, notes: Iterable[Note], *, before: Iterable[PvName]) -> None:
-        """Take over a list of all notes; `before` were known when it was asked for, so that those
-        begun meanwhile stay.
+    def know(self, noted: Mapping[PvName, VolumeKey], *, before: Iterable[PvName]) -> None:
+        """Take over a list of all that have a note; `before` were known when it was asked for, so
+        that those begun meanwhile stay.
         """
         old = set(before)
         begun = {name: key for name, key in self.pending.items() if name not in old}
-        self.pending = {note.pv: note.key for note in notes} | begun
+        self.pending = {**noted, **begun}
         self._let_go((self.stuck.keys() | self._absent) - self.pending.keys())
 
     def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:

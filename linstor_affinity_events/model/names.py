@@ -1,5 +1,6 @@
 """One type per kind of name, so that mypy stops a node from passing for a resource."""
 
+import re
 from dataclasses import dataclass
 from typing import NewType
 
@@ -25,6 +26,14 @@ class ClaimName:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+_PV_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+
+
+def is_pv_name(text: object) -> bool:
+    """Whether a PersistentVolume could be called so."""
+    return isinstance(text, str) and len(text) <= 253 and _PV_NAME.fullmatch(text) is not None
 
 
 def resource_name(text: str) -> ResourceName:

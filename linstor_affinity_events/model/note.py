@@ -3,7 +3,6 @@
 A note is input: whoever can write where it lies could else have us create any volume.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -26,11 +25,10 @@ from linstor_affinity_events.model.manifest import (
     recreated,
     uid_of,
 )
-from linstor_affinity_events.model.names import ClaimName, PvName, Uid
+from linstor_affinity_events.model.names import ClaimName, PvName, Uid, is_pv_name
 
 FORMAT = 1
 _DEEPEST = 32
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _POLICIES = frozenset({"Delete", "Recycle", "Retain"})
 _OTHER_SOURCES = frozenset(
     (
@@ -205,7 +203,7 @@ def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
 
 def _check_metadata(metadata: Mapping[str, Any], *, fresh: bool) -> None:
     name = metadata.get("name")
-    if not isinstance(name, str) or len(name) > 253 or _NAME.fullmatch(name) is None:
+    if not is_pv_name(name):
         raise BadNote(f"{str(name)[:80]!r} is no name of a PersistentVolume")
     texts = [metadata.get("labels"), metadata.get("annotations")]
     if not all(t is None or _is_texts(t) for t in texts):

@@ -11,9 +11,13 @@ _UNITS = {
 }
 
 
+_LONGEST = 40
+"""Kubernetes keeps 18 digits; a text of a million would take its time."""
+
+
 def quantity(text: str) -> Decimal | None:
     """Read `1Gi`, `500M`, `1e9`, ...; None for anything else. Source: Kubernetes' apimachinery."""
-    form = _FORM.fullmatch(text)
+    form = _FORM.fullmatch(text) if len(text) <= _LONGEST else None
     if form is None:
         return None
     number, exponent, unit = form.groups()

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from linstor_affinity_events.adapters.json_stream import Objects
 from linstor_affinity_events.errors import Unreachable
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 trees = st.recursive(
     scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
 )
@@ -54,6 +60,7 @@ def test_whatever_comes_it_is_an_array_of_objects_or_an_error(body: bytes, size:
         *(b"", b" ", b"[", b"{}", b"null", b"[1]", b'["a"]', b"[null]", b"[[]]", b"[{}"),
         *(b"[{},]", b"[,{}]", b"[{}{}]", b"[{},,{}]", b"[{}]]", b"[{}] x", b"x[{}]", b'[{"a":}]'),
         *(b"\xff", b'[{"a":"\xff"}]', b"[" * 100_000, b'[{"a":' * 100_000),
+        *(b'[{"a":NaN}]', b'[{"a":-Infinity}]', b'[{"a":' + b"1" * 5000 + b"}]"),
     ],
     ids=lambda body: repr(body[:20]),
 )

@@ -208,3 +208,15 @@ def test_the_end_does_not_wait_for_a_slow_server() -> None:
             return took
 
     assert hurried(story, speed=10) < 3.0
+
+
+async def test_nothing_unseen_reaches_an_event(events: KubeEvents, cluster: FakeCluster) -> None:
+    events.warn(volume(), "bad-policy", "fromSame: [\u202e\x1b[2J\u2028\n]")
+    events.updated(volume(), "was\u2066", "now\x85")
+
+    notes = {event["note"] for event in await stored(cluster, 4)}
+
+    assert notes == {
+        "fromSame: [\\u202e\\u001b[2J\\u2028\\u000a]",
+        "Node affinity changed from was\\u2066 to now\\u0085",
+    }

@@ -8,7 +8,15 @@ import orjson
 import pytest
 
 from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_journal import LABEL, KubeJournal, note_name
+from linstor_affinity_events.adapters.kube_journal import (
+    LABEL,
+    MOST_ENTRIES,
+    MOST_PAGES,
+    MOST_READS,
+    KubeJournal,
+    note_name,
+)
+from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import Again, BadNote, Conflict, Forbidden, Refused
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.note import Note
@@ -36,17 +44,36 @@ def config_map(name: str, text: str | None, *, label: str = "true") -> Json:
     return {"metadata": {"name": name, "labels": {LABEL: label}}, "data": data}
 
 
+def labelled(note: Note, text: str = "{}") -> Json:
+    """A ConfigMap that is labelled as the entry of a note, with any text in it."""
+    made = config_map(note_name(note.pv), text)
+    made["metadata"]["annotations"] = {
+        "linstor-affinity-events/persistent-volume": note.pv,
+        "linstor-affinity-events/linstor-volume": str(note.key),
+    }
+    return made
+
+
+def keep(cluster: FakeCluster, note: Note) -> None:
+    text = orjson.dumps(note.written()).decode()
+    cluster.create(CONFIG_MAPS, labelled(note, text), namespace=NAMESPACE)
+
+
+def listed(*notes: Note, whole: bool = True) -> Listed:
+    return Listed({note.pv: note.key for note in notes}, whole=whole)
+
+
 async def test_a_note_is_read_as_it_was_written(journal: KubeJournal) -> None:
     created = await journal.create(NOTE)
 
     assert replace(created, version="") == NOTE
     assert await journal.read(PV) == created
-    assert await journal.all() == [created]
+    assert await journal.all() == listed(created)
 
 
 async def test_without_a_note_there_is_none(journal: KubeJournal) -> None:
     assert await journal.read(PV) is None
-    assert await journal.all() == []
+    assert await journal.all() == listed()
 
 
 async def test_a_second_first_note_is_a_conflict(journal: KubeJournal) -> None:
@@ -154,7 +181,7 @@ async def test_a_volume_with_the_largest_annotations_fits(
 
     created = await journal.create(begun(pv))
 
-    assert (await journal.all()) == [created]
+    assert await journal.all() == listed(created)
     assert created.wanted["metadata"]["annotations"] == {"a": text}
 
 
@@ -203,7 +230,7 @@ async def test_a_foreign_config_map_is_told_and_not_trusted(
     with caplog.at_level(logging.ERROR):
         found = await journal.all()
 
-    assert found == [good]
+    assert found == listed(good)
     assert [record.message for record in caplog.records] == [
         "note refused; nothing is done for it until it is mended or deleted"
     ]
@@ -239,7 +266,7 @@ async def test_other_config_maps_are_nobodys_business(
     cluster.create(CONFIG_MAPS, config_map("x", "{}", label="false"), namespace=NAMESPACE)
     cluster.create(CONFIG_MAPS, config_map("y", "{}"), namespace="kube-system")
 
-    assert await journal.all() == []
+    assert await journal.all() == listed()
     assert caplog.records == []
 
 
@@ -247,13 +274,12 @@ async def test_many_notes_come_in_pages(
     journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     for number in range(250):
-        name = f"pv-{number}"
-        text = orjson.dumps(noted(name).written()).decode()
-        cluster.create(CONFIG_MAPS, config_map(note_name(PvName(name)), text), namespace=NAMESPACE)
+        keep(cluster, noted(f"pv-{number}"))
 
     found = await journal.all()
 
-    assert len({note.pv for note in found}) == 250
+    assert len(found.volumes) == 250
+    assert found.whole
     assert len(kube.log.matching("GET", "limit=100")) == 3
 
 
@@ -269,7 +295,7 @@ async def test_pages_that_are_forgotten_midway_are_asked_for_again_later(
     except Again:
         return
 
-    assert found == []
+    assert found == listed()
 
 
 async def test_a_note_says_who_manages_it(journal: KubeJournal, cluster: FakeCluster) -> None:
@@ -282,5 +308,135 @@ async def test_a_note_says_who_manages_it(journal: KubeJournal, cluster: FakeClu
         LABEL: "true",
         "app.kubernetes.io/managed-by": "linstor-affinity-events",
     }
+    assert stored["metadata"]["annotations"] == {
+        "linstor-affinity-events/persistent-volume": PV,
+        "linstor-affinity-events/linstor-volume": str(NOTE.key),
+    }
     wanted = orjson.loads(stored["data"]["note.json"])["wanted"]
     assert wanted["spec"]["nodeAffinity"] == on_node("node-b").manifest()
+
+
+def asked(kube: KubeServer) -> list[str]:
+    """The requests for one ConfigMap each."""
+    return [request.path for request in kube.log.matching("GET", "/configmaps/.")]
+
+
+async def test_a_list_brings_no_bodies(
+    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+) -> None:
+    for number in range(120):
+        note = noted(f"pv-{number:03}")
+        cluster.create(CONFIG_MAPS, labelled(note, "x" * 1_000_000), namespace=NAMESPACE)
+
+    found = await journal.all()
+
+    # 120 MB, of which nothing was sent.
+    assert len(found.volumes) == 120
+    assert asked(kube) == []
+    assert len(kube.log.matching("GET", "limit=100")) == 2
+
+
+async def test_pages_of_large_entries_are_shorter(
+    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+) -> None:
+    for number in range(60):
+        made = labelled(noted(f"pv-{number:02}"))
+        made["metadata"]["annotations"]["x"] = "x" * 250_000
+        cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
+
+    found = await journal.all()
+
+    assert len(found.volumes) == 60
+    assert found.whole
+    assert len(kube.log.matching("GET", "limit=")) == 1 + 5
+
+
+async def test_a_list_of_very_many_goes_on_where_it_ended(
+    journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"pv-{number:04}" for number in range(MOST_ENTRIES + 5)]
+    for name in names:
+        cluster.create(CONFIG_MAPS, labelled(noted(name)), namespace=NAMESPACE)
+
+    first, second, third = [await journal.all() for _ in range(3)]
+
+    assert sorted(first.volumes) == names[:MOST_ENTRIES]
+    assert sorted(second.volumes) == names[MOST_ENTRIES:]
+    assert third == first
+    assert (first.whole, second.whole) == (False, False)
+    assert [record.message[:40] for record in caplog.records] == [
+        "too many journal entries to list all of "
+    ]
+
+
+async def test_a_list_asks_for_so_many_pages_and_no_more(
+    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+) -> None:
+    for number in range(300):
+        made = labelled(noted(f"pv-{number:03}"))
+        made["metadata"]["annotations"]["x"] = "\n" * 250_000
+        cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
+
+    found = await journal.all()
+
+    assert not found.whole
+    assert len(kube.log.matching("GET", "limit=")) == MOST_PAGES
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        pytest.param("persistent-volume", None, id="no volume"),
+        pytest.param("persistent-volume", "pvc-2", id="another volume"),
+        pytest.param("persistent-volume", "../secrets/x", id="a path"),
+        pytest.param("linstor-volume", None, id="no LINSTOR volume"),
+        pytest.param("linstor-volume", "pvc-1", id="a LINSTOR volume in other words"),
+        pytest.param("linstor-volume", "x" * 1000, id="no name of LINSTOR's"),
+    ],
+)
+async def test_an_entry_that_is_not_labelled_well_is_read(
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    annotation: str,
+    value: str | None,
+) -> None:
+    made = labelled(NOTE, orjson.dumps(NOTE.written()).decode())
+    name = f"linstor-affinity-events/{annotation}"
+    if value is None:
+        del made["metadata"]["annotations"][name]
+    else:
+        made["metadata"]["annotations"][name] = value
+    cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
+
+    assert await journal.all() == listed(NOTE)
+    assert len(asked(kube)) == 1
+
+
+async def test_few_of_the_entries_without_labels_are_read_at_a_time(
+    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+) -> None:
+    for number in range(MOST_READS + 5):
+        cluster.create(CONFIG_MAPS, config_map(f"x-{number:02}", "{}"), namespace=NAMESPACE)
+
+    first = await journal.all()
+    asked_first = len(asked(kube))
+    second = await journal.all()
+
+    assert (asked_first, len(asked(kube))) == (MOST_READS, MOST_READS + 5)
+    assert (first.whole, second.whole) == (False, True)
+
+
+async def test_what_was_read_and_is_no_note_is_not_read_again(
+    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+) -> None:
+    cluster.create(CONFIG_MAPS, labelled(NOTE), namespace=NAMESPACE)
+    assert await journal.all() == listed(NOTE)
+    with pytest.raises(BadNote):
+        await journal.read(PV)
+
+    assert await journal.all() == listed()
+
+    text = orjson.dumps(NOTE.written()).decode()
+    cluster.update(CONFIG_MAPS, note_name(PV), labelled(NOTE, text), namespace=NAMESPACE)
+    assert await journal.all() == listed(NOTE)

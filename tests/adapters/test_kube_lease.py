@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.adapters import kube_lease
 from linstor_affinity_events.adapters.kube_api import KubeApi
 from linstor_affinity_events.adapters.kube_lease import UNFIT_FIRST, AlwaysLeading, LeaseElection
 from tests.adapters.peers import hurried, loads, running
@@ -613,3 +614,71 @@ def test_a_server_that_never_answers_does_not_hold_up_an_election() -> None:
 
 def test_without_an_election_everybody_leads() -> None:
     assert AlwaysLeading().leading
+
+
+FAR = "2999-01-01T00:00:00.000000Z"
+FOR_YEARS = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"leaseDurationSeconds": FOR_YEARS}, id="held for 68 years"),
+        pytest.param({"renewTime": FAR, "acquireTime": FAR}, id="renewed in the future"),
+        pytest.param({"leaseTransitions": FOR_YEARS}, id="taken as often as can be counted"),
+        pytest.param(
+            {
+                "leaseDurationSeconds": FOR_YEARS,
+                "renewTime": FAR,
+                "acquireTime": FAR,
+                "leaseTransitions": FOR_YEARS,
+                "strategy": "OldestEmulationVersion",
+            },
+            id="all of it",
+        ),
+    ],
+)
+def test_a_lease_that_says_absurd_things_holds_nobody_up_for_long(
+    monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(kube_lease, "MOST_HELD", 60.0)
+
+    async def story(town: Town) -> None:
+        town.held_by("somebody")
+        town.cluster.patch("leases", LEASE, {"spec": spec}, namespace="default")
+        one = town.candidate("one")
+
+        async with running(one.run()):
+            took = await until(lambda: one.leading)
+            first = town.spec
+            await until(lambda: town.spec["renewTime"] != first["renewTime"])
+
+        assert took < 60.0 + 2 * RETRY
+        assert first["leaseDurationSeconds"] == DURATION
+        assert first["leaseTransitions"] in {0, 1}
+        assert first["acquireTime"] != FAR
+        assert "strategy" not in first
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("says", "waited"),
+    [
+        (90, 90.0),
+        (1, DURATION),
+        (0, DURATION),
+        (-(2**40), DURATION),
+        (2**31 - 1, kube_lease.MOST_HELD),
+        (10**400, kube_lease.MOST_HELD),
+        (None, DURATION),
+        ("90", DURATION),
+        (1e300, DURATION),
+        ([], DURATION),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+async def test_how_long_a_lease_of_others_counts(says: object, waited: float) -> None:
+    election = Town().candidate("one")
+
+    assert election._valid_for({"leaseDurationSeconds": says}) == waited

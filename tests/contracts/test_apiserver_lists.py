@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.contracts.conftest import Apiserver
-from tests.contracts.kube_client import CLAIMS, VOLUMES, Json, KubeClient, Lines
+from tests.contracts.kube_client import CLAIMS, CONFIG_MAPS, VOLUMES, Json, KubeClient, Lines
 from tests.contracts.manifests import OURS, claim, volume
 
 INITIAL_EVENTS = {
@@ -107,6 +107,30 @@ async def test_names_select(kube: KubeClient, name: str) -> None:
     assert unknown.message == (
         '"spec.nope" is not a known field selector: only "metadata.name", "metadata.namespace"'
     )
+
+
+async def test_a_list_of_metadata_alone_has_no_data(kube: KubeClient, name: str) -> None:
+    for number in range(3):
+        metadata = {
+            "name": f"{name}-{number}",
+            "labels": {"family": name},
+            "annotations": {"a.example/b": str(number)},
+        }
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+        await kube.post(CONFIG_MAPS, {**body, "data": {"x": "x" * 500_000}})
+    query = {"labelSelector": f"family={name}", "limit": "2"}
+    alone = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+
+    first = await kube.send("GET", CONFIG_MAPS, None, query, alone)
+    more = {**query, "continue": first.metadata["continue"]}
+    second = await kube.send("GET", CONFIG_MAPS, None, more, alone)
+
+    items = [*first.body["items"], *second.body["items"]]
+    assert (first.status, len(first.body["items"])) == (200, 2)
+    assert first.body["kind"] == "PartialObjectMetadataList"
+    assert not any("data" in item for item in items)
+    assert [item["metadata"]["annotations"]["a.example/b"] for item in items] == ["0", "1", "2"]
+    assert all({"uid", "resourceVersion", "name"} <= item["metadata"].keys() for item in items)
 
 
 async def test_claims_are_listed_by_namespace_or_all_together(kube: KubeClient, name: str) -> None:

@@ -1,6 +1,7 @@
 """Replacing a volume, also on bad days."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from linstor_affinity_events.errors import (
     Stalled,
     Unreachable,
 )
-from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
+from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION, parse_handle
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName
 from linstor_affinity_events.model.replacement import Outcome
@@ -35,6 +36,7 @@ from tests.fakes.clock import run_virtually
 from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.kube_server import Refusal as Refused
 from tests.fakes.linstor import FakeLinstor
+from tests.model.manifests import begun
 
 Json = dict[str, Any]
 
@@ -489,5 +491,41 @@ def test_two_instances_at_once_end_with_one_good_volume() -> None:
             assert first.claim()["status"]["phase"] == "Bound"
             assert first.journal.kept == {}
             assert binder.lost_seen == []
+
+    played(play())
+
+
+def test_a_journal_that_is_listed_by_parts_is_known_as_a_whole() -> None:
+    async def play() -> None:
+        names = [PvName(f"pvc-{number}") for number in range(5)]
+        async with cluster_with(*names) as cluster:
+            house = house_on(cluster, FakeLinstor("n1", "n2"))
+            for name in names:
+                note = begun(house.pv(name))
+                await house.journal.create(dataclasses.replace(note, key=parse_handle(name)))
+            house.journal.at_a_time = 2
+
+            for _ in range(3):
+                await house.replacer.load()
+
+            assert set(house.replacer.unfinished.pending) == set(names)
+
+    played(play())
+
+
+def test_an_entry_that_is_none_is_not_pending_once_it_was_read() -> None:
+    async def play() -> None:
+        async with cluster_with(PV) as cluster:
+            house = house_on(cluster, FakeLinstor("n1", "n2"))
+            await house.journal.create(begun(house.pv()))
+            house.journal.kept[PV][1]["wanted"]["spec"]["hostPath"] = {"path": "/"}
+            await house.replacer.load()
+            assert set(house.replacer.unfinished.pending) == {PV}
+
+            outcome = await house.replacer.resume(PV)
+
+            assert isinstance(outcome, Refusal)
+            assert outcome.reason is Reason.BAD_NOTE
+            assert house.replacer.unfinished.pending == {}
 
     played(play())

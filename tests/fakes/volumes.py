@@ -2,12 +2,13 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from linstor_affinity_events.adapters.kube_index import Following, VolumeIndex
 from linstor_affinity_events.adapters.kube_objects import describe
+from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
     AffinityEventsError,
     Conflict,
@@ -15,7 +16,7 @@ from linstor_affinity_events.errors import (
     Invalid,
     Unreachable,
 )
-from linstor_affinity_events.model.keys import OURSELVES
+from linstor_affinity_events.model.keys import OURSELVES, parse_handle
 from linstor_affinity_events.model.manifest import (
     Manifest,
     Patch,
@@ -178,9 +179,16 @@ class FakeJournal:
         self._faults = faults or Faults()
         self._count = 0
         self.kept: dict[PvName, tuple[str, Any]] = {}
+        self.at_a_time = 1000
+        """How many a list tells of before it leaves the others to the next one."""
+        self._next = 0
 
-    async def all(self) -> Collection[Note]:
-        return [read_note(tree, version=version) for version, tree in self.kept.values()]
+    async def all(self) -> Listed:
+        begun, rest = self._next, sorted(self.kept)[self._next :]
+        self._next = 0 if len(rest) <= self.at_a_time else begun + self.at_a_time
+        # The volume that an entry is labelled with is not in question, whatever else it says.
+        keys = {name: parse_handle(self.kept[name][1]["volume"]) for name in rest[: self.at_a_time]}
+        return Listed(keys, whole=not begun and not self._next)
 
     async def read(self, name: PvName) -> Note | None:
         if name not in self.kept:

@@ -4,8 +4,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.policy_yaml import parse_policy
-from linstor_affinity_events.model.policy import EVERYWHERE, LOCAL_ONLY, Policy, Unreadable
+from linstor_affinity_events.adapters.policy_yaml import _kept, parse_policy
+from linstor_affinity_events.model.policy import (
+    EVERYWHERE,
+    LOCAL_ONLY,
+    MAX_TEXT,
+    MOST_LABELS,
+    MOST_RULES,
+    Policy,
+    Unreadable,
+    widest,
+)
 
 BOMB = "\n".join(
     [
@@ -41,7 +50,7 @@ def test_rules_are_read_as_they_were_written(rules: list[frozenset[str]]) -> Non
 
     policy = parse_policy("\n".join(lines) or "[]")
 
-    assert policy == Policy(tuple(rules))
+    assert policy == Policy(tuple(dict.fromkeys(rules)))
 
 
 @given(
@@ -81,7 +90,44 @@ def test_a_label_that_is_half_a_character_makes_it_unreadable(escape: str) -> No
 def test_a_policy_of_many_aliases_stays_small() -> None:
     policy = parse_policy(QUADRATIC_BOMB)
 
-    assert policy == Policy((frozenset({"zone"}),) * 101)
+    assert isinstance(policy, Unreadable)
+    assert policy.why == f"more than {MOST_RULES} rules"
+
+
+def test_rules_that_are_alike_are_one() -> None:
+    policy = parse_policy("- &a {fromSame: [zone, zone]}\n" + "- *a\n" * (MOST_RULES - 1))
+
+    assert policy == Policy((frozenset({"zone"}),))
+
+
+def test_rules_and_labels_are_so_many_and_no_more() -> None:
+    rules = [f"- fromSame: [z{number}]" for number in range(MOST_RULES + 1)]
+    labels = [f"z{number}" for number in range(MOST_LABELS + 1)]
+
+    assert isinstance(parse_policy("\n".join(rules[:-1])), Policy)
+    assert isinstance(parse_policy("\n".join(rules)), Unreadable)
+    assert isinstance(parse_policy(f"- fromSame: [{', '.join(labels[:-1])}]"), Policy)
+    assert isinstance(parse_policy(f"- fromSame: [{', '.join(labels)}]"), Unreadable)
+
+
+def test_several_policies_together_have_no_more_rules_than_one() -> None:
+    rules = [Policy((frozenset({f"z{number}"}),)) for number in range(MOST_RULES + 1)]
+
+    assert isinstance(widest(rules[:-1]), Policy)
+    assert isinstance(widest(rules), Unreadable)
+    assert widest([*rules, EVERYWHERE]) == EVERYWHERE
+
+
+def test_texts_that_are_kept_are_few_and_short() -> None:
+    _kept.cache_clear()
+
+    for number in range(1000):
+        parse_policy(f"{number}" + "x" * MAX_TEXT)
+    assert _kept.cache_info().currsize == 0
+
+    for number in range(1000):
+        parse_policy(f"x{number}")
+    assert _kept.cache_info().currsize == 256
 
 
 @given(text=st.sampled_from(["1", "t", "T", "TRUE", "true", "True"]))

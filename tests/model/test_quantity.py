@@ -68,3 +68,8 @@ def test_no_text_raises(text: str) -> None:
     size = quantity(text)
 
     assert size is None or size.is_finite()
+
+
+@pytest.mark.parametrize("text", ["1" * 41, "0." + "1" * 39, "1" * 10_000_000])
+def test_a_text_that_is_longer_than_any_quantity_is_none(text: str) -> None:
+    assert quantity(text) is None

@@ -1,11 +1,12 @@
 """Instances that can be killed at any call, and the gate between them and the world."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
 from linstor_affinity_events.model.note import Note
@@ -153,7 +154,7 @@ class GatedJournal(FakeJournal):
         self.kept = shared.kept
         self.gate: Gate
 
-    async def all(self) -> Collection[Note]:
+    async def all(self) -> Listed:
         return await self.gate.read("notes", self._shared.all)
 
     async def read(self, name: PvName) -> Note | None:

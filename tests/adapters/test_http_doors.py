@@ -1,0 +1,163 @@
+"""Nobody outside takes the descriptors that the service needs itself: on real sockets."""
+
+import asyncio
+import resource
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from linstor_affinity_events.adapters import http_doors
+from linstor_affinity_events.adapters.http_doors import AT_ONCE, MOST_CONNECTIONS, most_connections
+from tests.adapters.test_http_endpoints import BIND, LOOPBACK, asked, listening
+
+PATIENCE = 20.0
+
+CROWD = """
+import resource, socket, sys
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+port, number, sent = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode()
+held = []
+for _ in range(number):
+    one = socket.create_connection(("127.0.0.1", port))
+    one.sendall(sent.replace(b"|", b"\\r\\n"))
+    held.append(one)
+print("there", flush=True)
+sys.stdin.read()
+"""
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@asynccontextmanager
+async def crowd(port: int, number: int, sent: str = "") -> AsyncIterator[None]:
+    """Another process that opens so many connections, sends that much on each, and waits."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", CROWD, str(port), str(number), sent),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            assert await process.stdout.readline() == b"there\n"
+            # Connections are taken in their order: all of these before this one.
+            assert (await asked(port, "/healthz"))[0] == 200
+        yield
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[int]:
+    """As many as are open now, and a hundred more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = descriptors() + 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, before[1]))
+    try:
+        yield allowed
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+IDLE = ["", "GET /healthz HTTP/1.1|Host: x|", "GET /metrics HTTP/1.1|Host: x||"]
+
+
+@pytest.mark.parametrize("sent", IDLE, ids=["nothing", "half-a-head", "a-request"])
+async def test_idle_connections_keep_nobody_from_being_answered(sent: str) -> None:
+    async with listening() as endpoints:
+        port, before = endpoints.ports[BIND], descriptors()
+
+        async with crowd(port, 500, sent):
+            for _ in range(10):
+                assert (await asked(port, "/healthz"))[0] == 200
+
+            assert descriptors() <= before + MOST_CONNECTIONS + 2 * AT_ONCE
+
+
+async def test_idle_connections_leave_us_descriptors_for_our_own(few_descriptors: int) -> None:
+    async with (
+        listening() as endpoints,
+        listening() as elsewhere,
+        crowd(endpoints.ports[BIND], 500),
+        aiohttp.ClientSession() as session,
+    ):
+        assert descriptors() < few_descriptors - 20
+        url = f"http://{LOOPBACK}:{elsewhere.ports[BIND]}/healthz"
+        answers = await asyncio.gather(*(fetched(session, url) for _ in range(8)))
+
+    assert answers == [200] * 8
+
+
+async def fetched(session: aiohttp.ClientSession, url: str) -> int:
+    async with session.get(url) as response:
+        return response.status
+
+
+async def test_a_peer_is_not_crowded_out_by_another() -> None:
+    async with listening() as endpoints:
+        port = endpoints.ports[BIND]
+        connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+        opened: list[object] = []
+        traced = aiohttp.TraceConfig()
+
+        async def created(*_: object) -> None:
+            opened.append(object())
+
+        traced.on_connection_create_end.append(created)
+        async with aiohttp.ClientSession(connector=connector, trace_configs=[traced]) as session:
+            url = f"http://{LOOPBACK}:{port}/healthz"
+            assert await fetched(session, url) == 200
+
+            async with crowd(port, 500):
+                assert await fetched(session, url) == 200
+
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=repr)
+async def test_a_head_that_does_not_come_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(http_doors, "HEAD_WITHIN", 0.5)
+    async with listening() as endpoints:
+        reader, writer = await asyncio.open_connection(LOOPBACK, endpoints.ports[BIND])
+        writer.write(sent)
+
+        async def drip() -> None:
+            while True:
+                await asyncio.sleep(0.05)
+                writer.write(b"x")
+
+        dripping = asyncio.create_task(drip(), name="drip") if sent else None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                ended = await reader.read()
+        except ConnectionError:
+            ended = b""
+        finally:
+            if dripping is not None:
+                dripping.cancel()
+            writer.close()
+
+    assert ended == b""
+
+
+@pytest.mark.parametrize(
+    ("allowed", "most"),
+    [(16, 4), (64, 8), (256, 32), (1024, MOST_CONNECTIONS), (2**20, MOST_CONNECTIONS)],
+)
+def test_the_share_of_others_is_small(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, most: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
+
+    assert most_connections() == most

@@ -1,0 +1,25 @@
+"""What LINSTOR's streams may fill the queue with."""
+
+from pathlib import Path
+
+from linstor_affinity_events.app.service import MOST_WAITING, Service
+from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.settings import Settings
+from tests.model.manifests import volume, with_metadata
+
+
+async def test_names_that_nobody_has_fill_the_queue_so_far_and_no_further(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text("")
+    flags = {"kubeconfig": str(kubeconfig), "leader_election": "false"}
+    service = Service(Settings.read(flags, {}))
+    known = with_metadata(volume(), name="pvc-known")
+    known["spec"]["csi"]["volumeHandle"] = "pvc-known"
+    service.index.changed(known)
+
+    for number in range(MOST_WAITING + 100):
+        service.hinted(ResourceName(f"made-up-{number}"), "promotion")
+    service.hinted(ResourceName("pvc-known"), "promotion")
+
+    assert len(service.queue) == MOST_WAITING + 1
+    assert ResourceName("pvc-known") in service.queue

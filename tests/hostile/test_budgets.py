@@ -1,0 +1,382 @@
+"""What comes may be made to take time or memory: each parser has a budget of both.
+
+Time is that of the processor, and only compared with itself: eight times as much input takes some
+eight times as long. How long an answer holds up the others is bounded by what is done between two
+turns of theirs, which is counted.
+"""
+
+import asyncio
+import json
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.adapters.bodies import MOST_VALUES, parse_json, parse_text
+from linstor_affinity_events.adapters.json_stream import BREATH, LONGEST, Objects, objects_in
+from linstor_affinity_events.adapters.linstor_events import (
+    BREATH as LINES_BREATH,
+)
+from linstor_affinity_events.adapters.linstor_events import (
+    MOST_IDLE_LINES,
+    MOST_LINES,
+    _OneConnection,
+    _Paced,
+    _payload,
+)
+from linstor_affinity_events.adapters.linstor_rest import (
+    LONGEST_NAME,
+    LONGEST_SAVED,
+    MOST_FLAGS,
+    MOST_REPLICAS,
+    Replicas,
+    _answer,
+    _definition,
+)
+from linstor_affinity_events.adapters.policy_yaml import _kept, parse_policy
+from linstor_affinity_events.engine.hints import hint_of
+from linstor_affinity_events.errors import AffinityEventsError, TooLong, Unreachable
+from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, parse_handle
+from linstor_affinity_events.model.note import read_note
+from linstor_affinity_events.model.policy import MAX_TEXT
+from linstor_affinity_events.model.quantity import quantity
+from tests.model.manifests import begun, volume
+
+MIB = 1024 * 1024
+TIMES = 8
+SLACK = 4
+BYTES_FOR_EACH = 40
+"""An empty list takes three bytes, and 64 of memory."""
+
+Parser = Callable[[Any], object]
+
+
+def in_pieces(body: bytes, size: int = 1000) -> object:
+    reader, found = Objects("LINSTOR"), 0
+    for start in range(0, len(body), size):
+        for _ in reader.feed(body[start : start + size]):
+            found += 1
+    return found
+
+
+def replicas(rows: list[Any]) -> object:
+    found = Replicas()
+    for row in rows:
+        found.take(row)
+    return list(found.placements())
+
+
+def event(lines: list[str]) -> object:
+    source = _OneConnection("http://localhost", session=object())
+    for line in lines:
+        source._process_field("data", line)
+    return source._dispatch_event()
+
+
+def note(tree: Any) -> object:
+    return read_note({**begun(volume()).written(), "wanted": tree})
+
+
+def noted(**spec: Any) -> Any:
+    pv = begun(volume()).written()["wanted"]
+    return {**pv, "spec": {**pv["spec"], **spec}}
+
+
+def terms(number: int) -> Any:
+    term = {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}
+    return {"required": {"nodeSelectorTerms": [term] * number}}
+
+
+CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
+    "one-element": (in_pieces, lambda n: b'[{"a":"' + b"x" * n, 50_000),
+    "long-element": (in_pieces, lambda n: b'[{"a":[' + b"0," * n, 20_000),
+    "elements": (in_pieces, lambda n: b"[" + b"{}," * n, 20_000),
+    "blanks": (in_pieces, lambda n: b"[" + b" " * n, 50_000),
+    "digits": (in_pieces, lambda n: b'[{"a":' + b"1" * n, 50_000),
+    "deep": (in_pieces, lambda n: b'[{"a":' + b"[" * n, 50_000),
+    "json": (lambda body: parse_json(body, ""), lambda n: b"[" + b"[]," * n + b"1]", 20_000),
+    "json-digits": (lambda body: parse_json(body, ""), lambda n: b"1" * n, 100_000),
+    "json-fraction": (lambda body: parse_json(body, ""), lambda n: b"0." + b"1" * n, 100_000),
+    "saved": (parse_text, lambda n: '{"a":"' + "\\n" * n + '"}', 50_000),
+    "error": (
+        lambda body: _answer(500, body, ""),
+        lambda n: json.dumps([{"message": "x" * 500}] * n).encode(),
+        500,
+    ),
+    "replicas-of-one": (
+        replicas,
+        lambda n: [{"name": "a", "node_name": f"n{i}"} for i in range(n)],
+        5_000,
+    ),
+    "replicas-of-many": (
+        replicas,
+        lambda n: [{"name": f"r{i}", "node_name": "n"} for i in range(n)],
+        5_000,
+    ),
+    "definition": (
+        _definition,
+        lambda n: {"name": "a", "volume_definitions": [{"volume_number": i} for i in range(n)]},
+        5_000,
+    ),
+    "event": (event, lambda n: ["x"] * n, 5_000),
+    "event-payload": (
+        lambda text: hint_of(_payload(text)),
+        lambda n: json.dumps({"resource_name": "x" * n}),
+        100_000,
+    ),
+    "handle": (parse_handle, lambda n: "a" * n + "/" + "1" * n, 50_000),
+    "quantity": (quantity, lambda n: "1" * n, 50_000),
+    "quantity-fraction": (quantity, lambda n: "1." + "1" * n + "e999", 50_000),
+    "note-terms": (note, lambda n: noted(nodeAffinity=terms(n)), 2_000),
+    "note-fields": (note, lambda n: noted(**{f"x{i}": [i] for i in range(n)}), 5_000),
+}
+
+
+def took(parser: Parser, given: Any) -> float:
+    """The least of three, in seconds of this thread."""
+    tries = []
+    for _ in range(3):
+        begin = time.thread_time()
+        with suppress(AffinityEventsError, ValueError):
+            parser(given)
+        tries.append(time.thread_time() - begin)
+    return min(tries)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_time_grows_with_the_input_and_no_faster(name: str) -> None:
+    parser, make, size = CASES[name]
+    small, large = make(size), make(size * TIMES)
+
+    # A tenth of a millisecond is what any of them may take.
+    assert took(parser, large) < SLACK * TIMES * max(took(parser, small), 1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_memory_is_bounded_by_the_input(name: str) -> None:
+    parser, make, size = CASES[name]
+    given = make(size)
+    length = len(given if isinstance(given, bytes | str) else json.dumps(given))
+    tracemalloc.start()
+    try:
+        with suppress(AffinityEventsError, ValueError):
+            parser(given)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < BYTES_FOR_EACH * length + MIB
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[" * MAX_TEXT, id="open"),
+        pytest.param("{" * MAX_TEXT, id="braces"),
+        pytest.param("[" * 60 + "]" * 60 + "[" * 1000, id="deep"),
+        pytest.param("? ? ? ?\n" * 512, id="keys"),
+        pytest.param("- &r {fromSame: [a]}\n" + "- *r\n" * 800, id="aliases"),
+        pytest.param("- " * (MAX_TEXT // 2), id="dashes"),
+        pytest.param("- fromSame: [" + "a," * 2000 + "a]", id="labels"),
+        pytest.param("&a [" * 60, id="anchors"),
+        pytest.param("a: " * 1300, id="colons"),
+    ],
+)
+def test_a_hostile_policy_takes_no_longer_than_some_honest_ones(text: str) -> None:
+    honest = "\n".join(f"- fromSame: [topology.kubernetes.io/zone-{n}]" for n in range(16))
+
+    def parse(given: str) -> None:
+        _kept.cache_clear()
+        parse_policy(given)
+
+    assert took(parse, text) < 20 * took(parse, honest)
+
+
+HOSTILE = [b"0,", b"[],", b"{},", b'"",', b'{"":', b"[["]
+
+
+@pytest.mark.parametrize("shape", HOSTILE, ids=repr)
+def test_a_document_of_too_many_values_is_not_parsed(shape: bytes) -> None:
+    class Watched(bytes):
+        seen = 0
+
+        def count(self, *args: Any) -> int:
+            Watched.seen = max(Watched.seen, args[2])
+            return super().count(*args)
+
+    body = Watched(b"[" + shape * (16 * MIB // len(shape)) + b"0]")
+
+    with pytest.raises(Unreachable, match=f"more than {MOST_VALUES} values"):
+        parse_json(body, "LINSTOR")
+    # Nor looked at any further.
+    assert Watched.seen < 16 * MOST_VALUES + 64 * 1024
+
+
+class Answer:
+    """An answer that was buffered whole, so that to read it waits for nothing."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.content = self
+        self.fed = 0
+        self.status = 200
+        self._lines = iter(body.splitlines(keepends=True))
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), size):
+            self.fed += 1
+            yield self._body[start : start + size]
+
+    async def readline(self) -> bytes:
+        return next(self._lines, b"")
+
+    def close(self) -> None:
+        pass
+
+
+class Turns:
+    """Another task, and how much was done between two turns of it."""
+
+    def __init__(self, done: Callable[[], int]) -> None:
+        self._done, self._last = done, 0
+        self.most = 0
+
+    async def __aenter__(self) -> "Turns":
+        self._task = asyncio.create_task(self._run(), name="another")
+        await asyncio.sleep(0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._look()
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            self._look()
+            await asyncio.sleep(0)
+
+    def _look(self) -> None:
+        done = self._done()
+        self.most, self._last = max(self.most, done - self._last), done
+
+
+@pytest.mark.parametrize(
+    "element",
+    [b"{}", b'{"name":"a"}', b'{"a":[' + b"[]," * 20_000 + b"0]}"],
+    ids=["no", "1", "big"],
+)
+async def test_others_have_their_turn_while_a_list_is_read(element: bytes) -> None:
+    body = b"[" + (element + b",") * (2 * MIB // (len(element) + 1)) + b"{}]"
+    answer, taken = Answer(body), 0
+
+    async with Turns(lambda: taken) as elements, Turns(lambda: answer.fed) as pieces:
+        async for _ in objects_in(answer, "LINSTOR", limit=17 * MIB, most=10**9):  # type: ignore[arg-type]
+            taken += 1
+
+    assert taken == body.count(element + b",") + 1
+    assert elements.most <= BREATH
+    assert pieces.most <= 1
+
+
+async def test_others_have_their_turn_while_a_stream_is_read() -> None:
+    read = 0
+
+    async with Turns(lambda: read) as lines:
+        async for _ in _Paced(Answer(b"\n" * MOST_IDLE_LINES)):  # type: ignore[arg-type]
+            read += 1
+
+    assert read == MOST_IDLE_LINES
+    assert lines.most <= LINES_BREATH
+
+
+@pytest.mark.parametrize("line", [b"\n", b":\n", b"x: y\n", b"event: x\n"], ids=repr)
+async def test_a_stream_of_lines_that_are_no_events_is_left(line: bytes) -> None:
+    event = b'data: {"resource_name": "a"}\n\n'
+    quiet = line * (MOST_IDLE_LINES - 100)
+    source = _OneConnection("http://localhost", session=object())
+    source._response = _Paced(Answer((quiet + b"\n" + event) * 2 + quiet * 2))  # type: ignore[arg-type]
+
+    for _ in range(2):
+        assert json.loads((await anext(source)).data) == {"resource_name": "a"}
+    with pytest.raises(Unreachable, match="without an event"):
+        await anext(source)
+
+
+async def test_a_list_of_more_objects_than_asked_for_is_cut_off() -> None:
+    answer = Answer(b"[" + b"{}," * 1000 + b"{}]")
+    found = objects_in(answer, "LINSTOR", limit=MIB, most=500)  # type: ignore[arg-type]
+    for _ in range(500):
+        await anext(found)
+
+    with pytest.raises(TooLong, match="more than 500 objects"):
+        await anext(found)
+
+
+def test_an_element_is_looked_at_a_few_times_however_it_comes() -> None:
+    class Counted(Objects):
+        looked_at = 0
+
+        def _whole(self) -> Any:
+            Counted.looked_at += len(self._rest)
+            return super()._whole()
+
+    reader, body = Counted("LINSTOR"), b'[{"a":"' + b"x" * (LONGEST - 100)
+    for start in range(0, len(body), 100):
+        assert not list(reader.feed(body[start : start + 100]))
+
+    assert Counted.looked_at < 3 * len(body)
+    with pytest.raises(Unreachable):
+        list(reader.feed(b"x" * 200))
+
+
+def test_an_event_of_very_many_lines_is_none() -> None:
+    event(["x"] * MOST_LINES)
+
+    with pytest.raises(Unreachable, match="lines"):
+        event(["x"] * (MOST_LINES + 1))
+
+
+def test_a_resource_of_very_many_replicas_is_unknown_and_takes_no_other_with_it() -> None:
+    rows = [{"name": "many", "node_name": f"n{number}"} for number in range(MOST_REPLICAS + 1)]
+    found = Replicas()
+    for row in [*rows[:-1], {"name": "few", "node_name": "n1"}]:
+        found.take(row)
+    assert {placement.resource for placement in found.placements()} == {"many", "few"}
+
+    found.take(rows[-1])
+    found.take(rows[-1])
+
+    assert {placement.resource for placement in found.placements()} == {"few"}
+    assert found.too_many == {"many"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"name": "x" * (LONGEST_NAME + 1), "node_name": "n"},
+        {"name": "x", "node_name": "n" * (LONGEST_NAME + 1)},
+        {"name": "x", "node_name": "n", "flags": ["A"] * (MOST_FLAGS + 1)},
+        {"name": "x", "node_name": "n", "flags": ["A" * (LONGEST_NAME + 1)]},
+    ],
+    ids=["name", "node", "flags", "flag"],
+)
+def test_a_row_with_more_in_it_than_linstor_has_is_none(row: Any) -> None:
+    with pytest.raises(Unreachable):
+        Replicas().take(row)
+
+
+@pytest.mark.parametrize("number", [-1, -(10**30), 65536, 10**4000, True, 1.0, "0", None])
+def test_a_saved_volume_of_no_number_is_passed_over(number: object) -> None:
+    props = {SAVED_PV_PROPERTY: "{}"}
+    raw = {"name": "a", "volume_definitions": [{"volume_number": number, "props": props}]}
+
+    assert dict(_definition(raw).saved) == {}
+
+
+def test_of_a_saved_volume_no_more_is_kept_than_linstor_can_keep() -> None:
+    raw = {"name": "a", "props": {SAVED_PV_PROPERTY: "x" * MIB}}
+
+    assert len(_definition(raw).saved[-1]) == LONGEST_SAVED

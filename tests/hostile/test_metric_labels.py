@@ -1,0 +1,69 @@
+"""Nothing from outside becomes the label of a metric: each name would be a series of its own."""
+
+import json
+import re
+
+from tests.fakes.linstor_server import NODES, PROMOTION
+from tests.stage import manifests
+from tests.stage.clusters import until
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import Answer
+from tests.stage.service import Service, running
+from tests.stage.stage import Stage
+
+MARK = "hostile"
+OVERRIDE = "override.piraeus.io"
+
+
+async def scraped(service: Service) -> frozenset[str]:
+    """Every series, without its value."""
+    _, text = await service.ask("/metrics")
+    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+    return frozenset(line.rpartition(" ")[0] for line in lines)
+
+
+async def until_passed(service: Service, times: int = 2) -> None:
+    begun = await service.metric("linstor_affinity_full_pass_seconds_count")
+
+    async def passed() -> bool:
+        ended = await service.metric("linstor_affinity_full_pass_seconds_count")
+        return ended >= begun + times
+
+    await until(passed, "full passes have ended")
+
+
+async def attack(proxied: ProxiedStage, service: Service, tag: str) -> None:
+    """Names and texts that nobody used before, wherever the service reads some."""
+    stage: Stage = proxied.stage
+    on_n1 = manifests.on_nodes(["n1"])
+    for each in ("a", "b"):
+        name = f"{MARK}-{tag}-{each}"
+        stage.place(name, ["n1"])
+        await stage.bind(name, on_n1, storage_class=f"{name}-class")
+        await stage.bind(f"{name}-odd", on_n1, handle=f'{name} {{x="y"}} handle')
+        await stage.bind(f"{name}-note", on_n1, handle=f"{name}-note")
+        pv = f"/api/v1/persistentvolumes/{name}-note"
+        annotations = {f"{OVERRIDE}/{name}": f"- {name}: [x]"}
+        await stage.cluster.ask("PATCH", pv, {"metadata": {"annotations": annotations}})
+        for stream in (PROMOTION, NODES):
+            told = json.dumps({"resource_name": f"{name}-event", "node": name, name: name})
+            stage.linstor.send_raw(stream, f"event: {name}\ndata: {told}\n\n".encode())
+    error = json.dumps([{"ret_code": -1, "message": f"{MARK}-{tag}"}]).encode()
+    rule = proxied.linstor.on("linstor get nodes", Answer(500, error))
+    await rule.struck.wait()
+    await until_passed(service)
+
+
+async def test_hostile_names_make_no_series(proxied: ProxiedStage) -> None:
+    await proxied.stage.add("pvc-well", ["n1"])
+
+    async with running(proxied.service("--reconcile-rate=1s")) as service:
+        await attack(proxied, service, "first")
+        first = await scraped(service)
+        for tag in ("second", "third"):
+            await attack(proxied, service, tag)
+        second = await scraped(service)
+
+    assert not [series for series in second if re.search(MARK, series, re.IGNORECASE)]
+    assert second == first
+    assert len(second) < 400

@@ -1,0 +1,118 @@
+"""What is shown holds nothing that is not seen."""
+
+import json
+import logging
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linstor_affinity_events.adapters.status_page import render
+from linstor_affinity_events.logs import JsonFormatter, KeyValueFormatter, facts
+from linstor_affinity_events.printable import printable, printable_lines
+
+CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
+BIDIRECTIONAL = [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
+MARKS = ["\u061c", "\u200e", "\u200f", "\u2028", "\u2029", "\u200b", "\ufeff", "\U000e0041"]
+HOSTILE = "".join([*CONTROLS, *BIDIRECTIONAL, *MARKS, "\ud800"])
+
+
+def seen(text: str) -> bool:
+    return not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text)
+
+
+@given(text=st.text())
+def test_what_is_printable_has_no_character_that_is_not_seen(text: str) -> None:
+    assert seen(printable(text))
+    assert printable(printable(text)) == printable(text)
+
+
+@pytest.mark.parametrize("text", ["", "pvc-1", "two words", "ä", "名", "💥", "a\\u0041"])
+def test_what_is_seen_is_left_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb", "a\\u000ab"),
+        ("\x1b[2J", "\\u001b[2J"),
+        ("\x85", "\\u0085"),
+        ("abc\u202ecba", "abc\\u202ecba"),
+        ("\U000e0041", "\\U000e0041"),
+    ],
+)
+def test_what_is_not_seen_is_written_out(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_later_lines_are_told_from_a_beginning() -> None:
+    assert printable_lines("a\n2026-01-01 INFO all is well\x1b") == (
+        "a\n  2026-01-01 INFO all is well\\u001b"
+    )
+
+
+def record(text: str) -> logging.LogRecord:
+    made = logging.LogRecord("here", logging.INFO, "file.py", 1, "said %s", (text,), None)
+    made.__dict__.update(facts(why=text, pv=f"x {text}", error=ValueError(text)))
+    error = ValueError(text)
+    made.exc_info = (ValueError, error, error.__traceback__)
+    return made
+
+
+def test_nothing_unseen_reaches_a_line_of_text() -> None:
+    first, *others = KeyValueFormatter().format(record(HOSTILE)).split("\n")
+
+    assert seen(first)
+    assert all(seen(line) and line.startswith(" ") for line in others)
+
+
+def test_nothing_unseen_reaches_a_line_of_json_nor_who_reads_it() -> None:
+    line = JsonFormatter().format(record(HOSTILE))
+
+    assert seen(line)
+    read = json.loads(line)
+    assert all(seen(value) for key, value in read.items() if key != "traceback")
+    assert all(seen(shown) for shown in read["traceback"].split("\n"))
+
+
+def test_nothing_unseen_reaches_the_page() -> None:
+    bad = HOSTILE
+    row: dict[str, Any] = {
+        "volume": bad,
+        "claim": bad,
+        "resource": bad,
+        "affinity": bad,
+        "state": bad,
+    }
+    row |= {"reason": bad, "why": bad, "since": None, "stuck": bad}
+    change = {**row, "was": bad, "now": bad, "how": bad, "latencyMs": 1.0, "at": None}
+    page = render(
+        {
+            "version": bad,
+            "instance": bad,
+            "started": None,
+            "ready": False,
+            "notReady": {bad: bad},
+            "leading": False,
+            "leader": bad,
+            "queue": {"waiting": 1, "working": 1, "oldestSeconds": 0},
+            "streams": [
+                {"stream": bad, "open": True, "since": None, "lastEvent": None}
+                | {"events": 1, "connects": 1}
+            ],
+            "fullPass": {"failure": bad},
+            "counts": {"volumes": 1, "unsettled": 1, "unfinished": 1, "stuck": 1},
+            "unfinished": [row],
+            "search": bad,
+            "volumes": [row],
+            "more": 0,
+            "changes": [change],
+        },
+        now=0.0,
+    )
+
+    assert page.count("\\u202e") > 10
+    assert all(seen(line) for line in page.split("\n"))
