@@ -92,7 +92,7 @@ async def test_a_hostile_note_on_linstor_leads_to_no_write(
     stage.world.volume("pvc-gone", 0).props[SAVED] = text
 
     async with running(proxied.service()) as service:
-        await service.until_said("saved PersistentVolume on LINSTOR refused")
+        await service.until_said("saved PersistentVolume on LINSTOR not taken over")
         assert writes(proxied) == []
         assert not [a for a in proxied.record if a.method == "PUT" and "linstor" in a.label]
         await still_works(stage, service)
