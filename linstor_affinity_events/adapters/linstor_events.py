@@ -29,8 +29,10 @@ MOST_LINES = 100
 MOST_IDLE_LINES = 10_000
 """Without an event among them. LINSTOR sends none; something on the way may send comments."""
 
-BREATH = 100
-"""Lines before others get their turn: to read one that is in the buffer waits for nothing."""
+BREATH, BREATH_SIZE = 2000, MIB
+"""Lines and bytes before others get their turn: to read what is in the buffer waits for nothing.
+Much fewer would have a flood of events for a few resources looked at again and again.
+"""
 
 LONGEST_NAME = 255
 
@@ -44,7 +46,7 @@ class _Paced:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self._lines = 0
+        self._lines, self._size = 0, 0
         self.idle_lines = 0
         """Since the last event."""
 
@@ -66,11 +68,12 @@ class _Paced:
         line = await self._response.content.readline()
         if not line:
             raise StopAsyncIteration
-        self._lines += 1
+        self._lines, self._size = self._lines + 1, self._size + len(line)
         self.idle_lines += 1
         if self.idle_lines > MOST_IDLE_LINES:
             raise Unreachable(f"LINSTOR sends more than {MOST_IDLE_LINES} lines without an event")
-        if self._lines % BREATH == 0:
+        if self._lines >= BREATH or self._size >= BREATH_SIZE:
+            self._lines, self._size = 0, 0
             await asyncio.sleep(0)
         return line
 

@@ -46,8 +46,8 @@ ONE_LIMIT = 16 * MIB
 BULK_LIMIT = 640 * MIB
 """Read piece by piece, so this bounds time and not memory: about 200,000 resources."""
 
-MOST_ROWS = 250_000
-"""In one answer; they take about 100 MB of memory."""
+MOST_ROWS = 200_000
+"""In one answer; they take about 80 MB of memory."""
 
 MOST_OF_ONE = 1000
 """Rows in an answer about one resource."""

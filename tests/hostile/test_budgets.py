@@ -21,6 +21,7 @@ from linstor_affinity_events.adapters.linstor_events import (
     BREATH as LINES_BREATH,
 )
 from linstor_affinity_events.adapters.linstor_events import (
+    BREATH_SIZE,
     MOST_IDLE_LINES,
     MOST_LINES,
     _OneConnection,
@@ -290,6 +291,16 @@ async def test_others_have_their_turn_while_a_stream_is_read() -> None:
 
     assert read == MOST_IDLE_LINES
     assert lines.most <= LINES_BREATH
+
+
+async def test_others_have_their_turn_while_large_events_are_read() -> None:
+    read = 0
+
+    async with Turns(lambda: read) as size:
+        async for line in _Paced(Answer((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
+            read += len(line)
+
+    assert size.most < BREATH_SIZE + 10_000
 
 
 @pytest.mark.parametrize("line", [b"\n", b":\n", b"x: y\n", b"event: x\n"], ids=repr)
