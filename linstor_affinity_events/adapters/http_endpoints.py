@@ -22,6 +22,7 @@ from linstor_affinity_events.printable import printable
 
 log = logging.getLogger(__name__)
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Address = tuple[str, int]
 
 LONGEST_SEARCH = 253
@@ -100,6 +101,21 @@ def _shown(tree: Any) -> Any:
             return tree
 
 
+@web.middleware
+async def _one_at_a_time(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer one request on each connection, and let others have their turn before. A peer that
+    sends thousands in one go would otherwise be answered for seconds without a pause.
+    """
+    await asyncio.sleep(0)
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.force_close()
+        raise
+    response.force_close()
+    return response
+
+
 class HttpEndpoints:
     """Servers on one or two addresses; an empty address switches its part off."""
 
@@ -130,7 +146,7 @@ class HttpEndpoints:
             await runner.cleanup()
 
     async def _listen(self, flag: str, address: Address, routes: list[web.RouteDef]) -> None:
-        app = web.Application()
+        app = web.Application(middlewares=[_one_at_a_time])
         app.add_routes(routes)
         runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=http_doors.HEAD_WITHIN

@@ -254,6 +254,14 @@ class LeaseElection:
             return
         log.info("lease released", extra=facts(lease=self._name))
 
+    def _metadata(self, old: dict[str, Any]) -> dict[str, Any]:
+        """What names the object and its version. Labels and annotations of others are not sent:
+        together they may be more than the API server takes.
+        """
+        known = old.get("metadata") or {}
+        kept = ("name", "namespace", "uid", "resourceVersion")
+        return {"name": self._name} | {key: known[key] for key in kept if key in known}
+
     def _lease(self, old: dict[str, Any], *, transitions: int) -> dict[str, Any]:
         moment = self._now().astimezone(UTC).isoformat(timespec="microseconds")
         moment = moment.replace("+00:00", "Z")
@@ -265,7 +273,7 @@ class LeaseElection:
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": old.get("metadata") or {"name": self._name},
+            "metadata": self._metadata(old),
             # Nothing else that others wrote: it may ask for another way of election.
             "spec": {
                 "acquireTime": acquired,

@@ -158,15 +158,20 @@ class Reconciler:
 
     async def look(self, turn: Turn[ResourceName]) -> None:
         """See where the data of one resource is now, and act on what follows for its volumes."""
-        if not await self._finish(turn):
+        proceed, failed = await self._finish(turn)
+        if not proceed:
             return
         if not self._index.of(turn.key) and turn.key not in self._picture.saved:
             self._no_volume(turn)
+            if failed is not None:
+                raise failed
             return
         definition, placement = await together(
             self._linstor.definition(turn.key), self._linstor.placement(turn.key)
         )
         await self._judge(turn, definition, placement)
+        if failed is not None:
+            raise failed
 
     async def answer(
         self, turn: Turn[ResourceName], definition: Definition, placement: Placement
@@ -238,23 +243,26 @@ class Reconciler:
                 names.append(volume.name)
         return names
 
-    async def _finish(self, turn: Turn[ResourceName]) -> bool:
-        """Bring unfinished replacements of the resource to their end, without asking LINSTOR."""
+    async def _finish(self, turn: Turn[ResourceName]) -> tuple[bool, Again | Refused | None]:
+        """Bring unfinished replacements of the resource to their end, without asking LINSTOR;
+        answers whether to go on, and what to raise when all else is done: a note that can't be
+        followed must not keep the other volumes of its resource from their turn.
+        """
         names = self._begun(turn.key)
         if not names or not self._leadership.leading:
-            return True
+            return True, None
         if not self._queue.may_change(turn, urgent=True):
             self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since, source=turn.source)
-            return False
-        failed = None
+            return False, None
+        failed: Again | Refused | None = None
         for name in names:
             try:
                 await self._finish_one(turn, name)
             except (Again, Refused) as error:
                 failed = error
-        if failed is not None:
+        if failed is not None and not any(v.name not in names for v in self._index.of(turn.key)):
             raise failed
-        return True
+        return True, failed
 
     async def _finish_one(self, turn: Turn[ResourceName], name: PvName) -> None:
         begun = asyncio.get_running_loop().time()

@@ -16,6 +16,7 @@ from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import FINALIZER, MARK_ANNOTATION
 from linstor_affinity_events.model.manifest import (
+    Before,
     Manifest,
     came_out_different,
     claim_of,
@@ -24,6 +25,7 @@ from linstor_affinity_events.model.manifest import (
     mark_on,
     name_of,
     phase_of,
+    skip_reclaim_of,
     uid_of,
     unmarking,
     wears_marks,
@@ -44,7 +46,6 @@ from linstor_affinity_events.model.replacement import (
     Sight,
     Step,
     Unmark,
-    claim_is_as_noted,
     next_step,
     taken_back,
 )
@@ -96,8 +97,13 @@ async def see(means: Means, name: PvName) -> tuple[Manifest | None, Note | None]
     return pv, note if pv is not None else await means.journal.read(name)
 
 
-async def unmark_alone(means: Means, pv: Manifest | None) -> Outcome | Refusal:
-    """Take our marks off a live volume whose note is gone: they say what was there before."""
+async def unmark_alone(
+    means: Means, pv: Manifest | None, *, own: Before | None = None
+) -> Outcome | Refusal:
+    """Take our marks off a live volume whose note is gone. They say what was there before, but so
+    can anybody who may write annotations: unless this very run has set them (`own`), policy Retain
+    stays, with what they say in an annotation.
+    """
     if pv is None or not wears_marks(pv):
         return Outcome.STALE
     if is_terminating(pv):
@@ -113,7 +119,7 @@ async def unmark_alone(means: Means, pv: Manifest | None) -> Outcome | Refusal:
             f"{MARK_ANNOTATION} tells what to restore; see docs/reliability.md",
         )
     # Its claim went while it said Retain, which somebody may have relied on.
-    unmarked = unmarking(pv, keep=not await _in_use(means, pv))
+    unmarked = unmarking(pv, keep=own is None or not await _in_use(means, pv), own=own)
     await means.volumes.patch(name_of(pv), unmarked.patch)
     if not unmarked.kept:
         return Outcome.UNWOUND
@@ -152,6 +158,7 @@ class Walk:
         self.over = False
         self.own = own
         """Whether all that was done so far was done in this run."""
+        self._wrote = self._tried = replace(note, version="")
         self.different: tuple[str, ...] = ()
         """The parts of the volume that came out otherwise than was asked for."""
         self._asked_for: Manifest | None = None
@@ -214,13 +221,15 @@ class Walk:
         if note is None:
             # Another instance brought it to an end, or took for stale what we had just begun.
             if pv is not None and uid_of(pv) == self.note.uid:
-                await unmark_alone(self._means, pv)
+                own = (self.note.policy, skip_reclaim_of(self.note.wanted))
+                await unmark_alone(self._means, pv, own=own if self._uninterrupted else None)
                 self.outcome = Outcome.UNWOUND
             self.over = True
             return
         if self._deleted_by_another(pv, note):
             note = await self._means.journal.save(note.prepared())
-        self.own &= note.holder == self._means.holder
+        # An entry that says otherwise than we wrote is somebody else's word.
+        self.own &= replace(note, version="") in (self._wrote, self._tried)
         self.note, self.blind = note, False
         # What was begun on an older sight of the volume is not gone on with, but begun afresh.
         self.sight = Sight(pv=pv, taken=note.holder == self._means.holder)
@@ -356,7 +365,9 @@ class Walk:
     async def _save(self, changed: Note) -> None:
         """Write the note, and our name on it: others then see that it is us who goes on."""
         before = self.note
-        self.note = await self._means.journal.save(replace(changed, holder=self._means.holder))
+        self._wrote = replace(before, version="")
+        self._tried = replace(changed, holder=self._means.holder, version="")
+        self.note = await self._means.journal.save(replace(self._tried, version=changed.version))
         # Under a note that said `prepared` nobody can have deleted it.
         first = before.state is State.PREPARED or self.armed == before.version
         if first and not self.asked:
@@ -393,10 +404,10 @@ class Walk:
                 await self._unwind()
                 raise error
             case Create() | Remove() | Mark() | Save() | LookAtClaim() | AwaitBinder():
-                # Only what this service removed, or a claim that is there waits for, is so bad that
-                # nothing else may begin: an entry that somebody made up is retried by itself.
-                vouched = self.own or claim_is_as_noted(self.note, self.sight.claim)
-                self._means.unfinished.stick(self.note, error, blocking=vouched)
+                # Only a volume that this very run removed is so bad that nothing else may begin.
+                # Anything else may be the work of somebody who writes entries or annotations.
+                absent = isinstance(step, Create) and self.own
+                self._means.unfinished.stick(self.note, error, blocking=absent)
                 raise error
             case _:
                 raise error

@@ -91,16 +91,32 @@ def claim_of(manifest: Manifest) -> ClaimName | None:
     )
 
 
+_DELETION_ANNOTATION = "volume.kubernetes.io/provisioner-deletion-secret-"
+
+
 def secret_namespaces(manifest: Manifest) -> frozenset[str]:
-    """The namespaces of all Secrets that the driver is given with the volume."""
+    """The namespaces of all Secrets that the driver is given with the volume, or its deletion."""
     refs = (
         value
         for key, value in (manifest["spec"].get("csi") or {}).items()
         if key.endswith("SecretRef") and value
     )
-    return frozenset(
-        str(ref.get("namespace", "")) if isinstance(ref, Mapping) else "" for ref in refs
+    found = {str(ref.get("namespace", "")) if isinstance(ref, Mapping) else "" for ref in refs}
+    annotations = annotations_of(manifest)
+    if annotations.get(f"{_DELETION_ANNOTATION}name"):
+        found.add(annotations.get(f"{_DELETION_ANNOTATION}namespace", ""))
+    return frozenset(found)
+
+
+def runs_or_owns(manifest: Manifest) -> bool:
+    """Whether a volume has commands run on the node that mounts it (linstor-csi gives these to
+    xfs_io), or is bound to the life of another object.
+    """
+    attributes = (manifest["spec"].get("csi") or {}).get("volumeAttributes") or {}
+    commands = any(
+        key.lower().endswith("post-mount-xfs-opts") and value for key, value in attributes.items()
     )
+    return commands or bool(manifest["metadata"].get("ownerReferences"))
 
 
 def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
@@ -270,10 +286,13 @@ Before = tuple[str, str | None]
 """What marks replaced: the reclaim policy, and the annotation skip-reclaim."""
 
 
-def unmarking(manifest: Manifest, *, keep: bool = False, own: Before | None = None) -> Unmarking:
+def unmarking(
+    manifest: Manifest, *, keep: bool = False, own: Before | None = None, noted: str | None = None
+) -> Unmarking:
     """Take our marks back. What they replaced is restored only where all of them are there and
     ours, or where it is known (`own`) since we set them a moment ago: the policy of a volume is
-    nothing that an annotation alone decides. `keep` leaves Retain.
+    nothing that an annotation alone decides. `keep` leaves Retain, and so does a note that says it
+    was the policy (`noted`), whatever the marks say.
 
     A policy that somebody else has set meanwhile stays.
     """
@@ -292,7 +311,7 @@ def unmarking(manifest: Manifest, *, keep: bool = False, own: Before | None = No
         )
     policy, skip = before
     patch["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] = skip
-    if not retained or policy == RETAIN:
+    if not retained or RETAIN in {policy, noted}:
         return Unmarking(guarded(manifest, patch))
     kept = keep or not (own or is_marked(manifest))
     if kept:

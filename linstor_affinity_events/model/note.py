@@ -174,6 +174,8 @@ def read_saved(tree: object, key: VolumeKey) -> Manifest:
     claim = claim_of(saved)
     if claim is None or not claim.uid:
         raise BadNote("its PersistentVolume names no claim by uid, so nothing tells whose it is")
+    if not all(is_pv_name(name) for name in (claim.namespace, claim.name)):
+        raise BadNote("the claim that its PersistentVolume names has no valid name")
     wanted = like(saved)
     annotations = annotations_of(wanted)
     if annotations.pop(SKIP_RECLAIM_ANNOTATION, None) is not None:

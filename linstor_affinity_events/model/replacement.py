@@ -13,6 +13,7 @@ from linstor_affinity_events.model.keys import (
     provisioned_for,
 )
 from linstor_affinity_events.model.manifest import (
+    RETAIN,
     Manifest,
     Patch,
     annotations_of,
@@ -28,6 +29,7 @@ from linstor_affinity_events.model.manifest import (
     marked_by_us,
     phase_of,
     rebound,
+    runs_or_owns,
     secret_namespaces,
     skip_reclaim_of,
     taken_over,
@@ -237,6 +239,7 @@ def taken_back(note: Note, pv: Manifest, sight: Sight, outcome: Outcome) -> Unma
         pv,
         keep=gone and not sight.uninterrupted and outcome is not Outcome.THEIRS,
         own=(note.policy, skip_reclaim_of(note.wanted)) if sight.uninterrupted else None,
+        noted=note.policy,
     )
     return Unmark(unmarked.patch, Outcome.KEPT if unmarked.kept else outcome)
 
@@ -251,9 +254,10 @@ def _terminating(note: Note, pv: Manifest, sight: Sight) -> Step:
         if wears_marks(pv):
             return _unmark(note, pv, sight, Outcome.THEIRS)
         return Drop(Outcome.THEIRS)
-    if marked_by_us(pv) and (before := mark_on(pv)) is not None and before[0] != note.policy:
-        # What the volume itself says of its policy is worth more than what the note says.
-        return Save(note.wanting(with_policy(note.wanted, before[0])))
+    before = mark_on(pv) if marked_by_us(pv) else None
+    if before is not None and before[0] == RETAIN != note.policy:
+        # Note and volume both have to say otherwise before anything but Retain comes back.
+        return Save(note.wanting(with_policy(note.wanted, RETAIN)))
     if not is_safe_to_go(pv):
         merged = note.wanting(taken_over(note.wanted, pv))
         return Save(merged) if merged != note else Mark(mark_patch(pv))
@@ -291,7 +295,8 @@ def is_entitled(note: Note, claim: Manifest | None) -> bool:
         return False
     born_for = provisioned_for(note.key.resource)
     secrets = secret_namespaces(note.wanted)
-    return born_for in {None, note.user.uid} and secrets <= {note.user.namespace}
+    own = born_for in {None, note.user.uid} and secrets <= {note.user.namespace}
+    return own and not runs_or_owns(note.wanted)
 
 
 def left_by_the_reference(pv: Manifest) -> bool:

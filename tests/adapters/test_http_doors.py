@@ -105,22 +105,26 @@ async def fetched(session: aiohttp.ClientSession, url: str) -> int:
 async def test_a_peer_is_not_crowded_out_by_another() -> None:
     async with listening() as endpoints:
         port = endpoints.ports[BIND]
-        connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
-        opened: list[object] = []
-        traced = aiohttp.TraceConfig()
-
-        async def created(*_: object) -> None:
-            opened.append(object())
-
-        traced.on_connection_create_end.append(created)
-        async with aiohttp.ClientSession(connector=connector, trace_configs=[traced]) as session:
-            url = f"http://{LOOPBACK}:{port}/healthz"
-            assert await fetched(session, url) == 200
-
+        reader, writer = await asyncio.open_connection(LOOPBACK, port, local_addr=("127.0.0.2", 0))
+        try:
             async with crowd(port, 500):
-                assert await fetched(session, url) == 200
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        finally:
+            writer.close()
 
-    assert len(opened) == 1
+
+async def test_one_connection_is_answered_once_however_much_it_asks() -> None:
+    """Thousands of requests in one go would keep everything else waiting."""
+    async with listening() as endpoints:
+        reader, writer = await asyncio.open_connection(LOOPBACK, endpoints.ports[BIND])
+        try:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+            answered = await reader.read()
+        finally:
+            writer.close()
+
+    assert answered.count(b"HTTP/1.1 200 OK") == 1
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=repr)

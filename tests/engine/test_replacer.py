@@ -296,7 +296,9 @@ def test_a_volume_that_a_user_deletes_first_stays_deleted() -> None:
     played(play())
 
 
-def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them() -> None:
+def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them_and_keeps_retain() -> None:
+    """Whoever may write annotations can write what the marks say."""
+
     async def play() -> None:
         async with cluster_with(PV) as cluster:
             house = house_on(cluster, FakeLinstor("n1", "n2"))
@@ -308,8 +310,14 @@ def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them() -> None
                 house.journal.kept.clear()
                 outcome = await house.replacer.resume(PV)
 
-            assert outcome is Outcome.UNWOUND
-            assert kept(house.pv()) == kept(before)
+            assert outcome is Outcome.KEPT
+            after = house.pv()
+            annotations = after["metadata"]["annotations"]
+            assert annotations.pop(ORIGINAL_POLICY_ANNOTATION) == "Delete"
+            assert after["spec"].pop("persistentVolumeReclaimPolicy") == "Retain"
+            before["spec"].pop("persistentVolumeReclaimPolicy")
+            assert kept(after) == kept(before)
+            assert [reason for _, reason, _ in house.notices.warnings] == ["VolumeRetained"]
 
     played(play())
 
