@@ -1,0 +1,257 @@
+"""Those who may write entries, properties or annotations, against the whole engine in memory."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from dataclasses import replace as changed
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.errors import Refused
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    MARK_ANNOTATION,
+    OURSELVES,
+    SKIP_RECLAIM_ANNOTATION,
+)
+from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.note import Note
+from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, replace
+from tests.fakes.clock import run_virtually
+from tests.fakes.kube_server import FakeCluster
+from tests.fakes.kube_server.metadata import Writer
+from tests.fakes.linstor import FakeLinstor
+from tests.stage import manifests
+
+Json = dict[str, Any]
+
+EVIL = PvName("evil")
+TOLD = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
+FORGED = Writer(name=OURSELVES)
+"""A field manager's name is what the client says it is."""
+
+
+def played(work: Coroutine[Any, Any, None]) -> None:
+    run_virtually(work)
+
+
+def theirs(cluster: FakeCluster) -> Json:
+    """A claim that asks for a volume which is not there."""
+    wish = manifests.claim("evil")
+    wish["spec"]["volumeName"] = "evil"
+    return cluster.create("persistentvolumeclaims", wish, namespace="default")
+
+
+def volume_for(claim: Json | None, handle: str, **spec: Any) -> Json:
+    nodes = manifests.on_nodes(["n1"])
+    return manifests.volume("evil", claim=claim, node_affinity=nodes, handle=handle, **spec)
+
+
+def entry(wanted: Json, volume: str) -> tuple[str, Json]:
+    ref = wanted["spec"].get("claimRef")
+    claim = ref and {key: ref[key] for key in ("namespace", "name", "uid")}
+    told = {"format": 1, "pv": wanted["metadata"]["name"], "volume": volume, "uid": "nobody"}
+    return "1", {**told, "claim": claim, "state": "deleting", "holder": "", "wanted": wanted}
+
+
+async def reconciled(house: House, minutes: int) -> None:
+    for _ in range(minutes):
+        await house.sweeper.sweep("period")
+        await asyncio.sleep(60.0)
+
+
+def test_an_entry_for_a_sibling_holds_up_no_volume_of_its_resource() -> None:
+    async def play() -> None:
+        async with cluster_with(PV) as cluster:
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n2")
+            house = house_on(cluster, linstor)
+            forged = volume_for(None, f"{PV}/7", accessModes=["NoSuchMode"])
+            forged["spec"]["claimRef"] = {"namespace": "default", "name": "x", "uid": "nobody"}
+            house.journal.kept[EVIL] = entry(forged, f"{PV}/7")
+            async with house.at_work():
+                await reconciled(house, 10)
+
+            assert house.nodes() == {"n2"}
+
+    played(play())
+
+
+def test_an_entry_for_a_claim_of_ones_own_holds_up_nobody_else() -> None:
+    async def play() -> None:
+        async with cluster_with(PV) as cluster:
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n1")
+            house = house_on(cluster, linstor)
+            forged = volume_for(theirs(cluster), "unused", accessModes=["NoSuchMode"])
+            house.journal.kept[EVIL] = entry(forged, "unused/0")
+            async with house.at_work():
+                await reconciled(house, 2)
+                linstor.place(PV, "n2")
+                await reconciled(house, 3)
+
+            assert house.replacer.unfinished.blocking == set()
+            assert house.nodes() == {"n2"}
+
+    played(play())
+
+
+XFS = {"linstor.csi.linbit.com/post-mount-xfs-opts": "open -f /etc/x"}
+DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"spec": {"mountOptions": ["dev", "suid"]}}, id="mount options"),
+        pytest.param({"spec": {"csi": {"volumeAttributes": XFS}}}, id="commands for the node"),
+        pytest.param(
+            {"spec": {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}}},
+            id="a Secret of another namespace",
+        ),
+        pytest.param(
+            {"annotations": {f"{DELETION}-name": "s", f"{DELETION}-namespace": "kube-system"}},
+            id="a Secret for its deletion",
+        ),
+    ],
+)
+def test_a_property_on_linstor_makes_no_volume_that_does_more_than_hold_data(
+    change: Json,
+) -> None:
+    async def play() -> None:
+        async with cluster_with() as cluster:
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place("unused", "n1")
+            house = house_on(cluster, linstor)
+            forged = volume_for(theirs(cluster), "unused")
+            forged["spec"]["csi"] |= change.get("spec", {}).pop("csi", {})
+            forged["spec"] |= change.get("spec", {})
+            forged["metadata"]["annotations"] |= change.get("annotations", {})
+            name = ResourceName("unused")
+            linstor.known[name] = changed(linstor.known[name], saved={0: json.dumps(forged)})
+            async with house.at_work():
+                await reconciled(house, 3)
+
+            assert cluster.get("persistentvolumes", "evil") is None
+            assert house.journal.kept == {}
+
+    played(play())
+
+
+def test_marks_in_our_name_turn_no_retain_into_delete() -> None:
+    async def play() -> None:
+        async with cluster_with() as cluster:
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n1")
+            bind(cluster, PV, "n1", policy="Retain")
+            await asyncio.sleep(1.0)
+            house = house_on(cluster, linstor)
+            marks = {SKIP_RECLAIM_ANNOTATION: "true", MARK_ANNOTATION: TOLD}
+            finalizers = [*house.pv()["metadata"]["finalizers"], FINALIZER]
+            patch = {"metadata": {"finalizers": finalizers, "annotations": marks}}
+            cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
+            async with house.at_work():
+                await reconciled(house, 3)
+
+            assert FINALIZER not in house.pv()["metadata"]["finalizers"]
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+    played(play())
+
+
+def test_nor_does_an_annotation_in_the_middle_of_a_replacement() -> None:
+    async def play() -> None:
+        async with cluster_with() as cluster:
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n2")
+            bind(cluster, PV, "n1", policy="Retain")
+            await asyncio.sleep(1.0)
+            house = house_on(cluster, linstor)
+            delete = house.volumes.delete
+
+            async def deleted(manifest: Manifest) -> Manifest | None:
+                answer = await delete(manifest)
+                patch = {"metadata": {"annotations": {MARK_ANNOTATION: TOLD}}}
+                cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
+                return answer
+
+            instead(house.volumes, delete=deleted)
+            async with house.volumes.watching():
+                await replace(house, "n2")
+
+            assert house.nodes() == {"n2"}
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+    played(play())
+
+
+def test_a_note_that_can_t_be_written_any_more_holds_up_nobody_else() -> None:
+    """An annotation made to be too large for it is one way to that."""
+
+    async def play() -> None:
+        async with cluster_with(PV, "pvc-2") as cluster:
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n2")
+            linstor.place("pvc-2", "n1")
+            house = house_on(cluster, linstor)
+            save, delete = house.journal.save, house.volumes.delete
+
+            async def deleted(manifest: Manifest) -> Manifest | None:
+                answer = await delete(manifest)
+                patch = {"metadata": {"annotations": {"large": "x" * 1000}}}
+                cluster.patch("persistentvolumes", manifest["metadata"]["name"], patch)
+                return answer
+
+            async def saved(note: Note) -> Note:
+                if "large" in note.wanted["metadata"]["annotations"]:
+                    raise Refused("too large")
+                return await save(note)
+
+            instead(house.volumes, delete=deleted)
+            instead(house.journal, save=saved)
+            async with house.at_work():
+                house.queue.add(RD, source="promotion")
+                await asyncio.sleep(30.0)
+                instead(house.volumes, delete=delete)
+                linstor.place("pvc-2", "n2")
+                await reconciled(house, 3)
+
+            assert house.nodes("pvc-2") == {"n2"}
+            assert PV in house.replacer.unfinished.stuck
+
+    played(play())
+
+
+def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word() -> None:
+    async def play() -> None:
+        async with cluster_with(PV) as cluster:
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n2")
+            house = house_on(cluster, linstor)
+            create, stranger = house.volumes.create, theirs(cluster)
+
+            async def created(manifest: Manifest) -> Manifest:
+                if not house.faults.writes.count("create"):
+                    # Whoever may write ConfigMaps is quicker, and the first attempt fails.
+                    version, tree = house.journal.kept[PV]
+                    ref = tree["wanted"]["spec"]["claimRef"]
+                    ref |= {"name": "evil", "uid": stranger["metadata"]["uid"]}
+                    tree["claim"] = {key: ref[key] for key in ("namespace", "name", "uid")}
+                    house.journal.kept[PV] = (version + "0", tree)
+                    house.faults.writes.append("create")
+                    cluster.delete("persistentvolumes", PV)
+                    raise Refused("not now")
+                return await create(manifest)
+
+            instead(house.volumes, create=created)
+            async with house.at_work():
+                house.queue.add(RD, source="promotion")
+                await reconciled(house, 5)
+
+            claim = cluster.get("persistentvolumeclaims", "evil", "default")
+            assert claim is not None
+            assert claim["status"].get("phase") != "Bound"
+
+    played(play())
