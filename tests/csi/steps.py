@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from tests.e2e.test_claims import STEPS
+from tests.e2e.test_claims import STEPS as UP_TO_REMOVAL
 from tests.stage.csi import NODES, CsiStage
 from tests.stage.proxied import ProxiedStage
 from tests.stage.proxy import Asked, Before
 from tests.stage.service import running
 
-__all__ = ["STEPS", "move_and"]
+STEPS = {**UP_TO_REMOVAL, "create": ("create persistentvolumes", 1)}
+"""Also where the volume is away."""
 
 
 @asynccontextmanager

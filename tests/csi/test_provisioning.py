@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.stage.csi import LATER_CLASS, CsiStage
+from tests.stage.csi import LATER_CLASS, NOW_CLASS, TWO_CLASS, CsiStage
 from tests.stage.fixtures import MakeService
 from tests.stage.manifests import nodes_of
 from tests.stage.service import running
@@ -19,15 +19,19 @@ RECORDED = (
 OF_ONE_RUN = {"name", "uid", "resourceVersion", "creationTimestamp", "managedFields"}
 
 
+@pytest.mark.parametrize(("storage_class", "replicas"), [(NOW_CLASS, 1), (TWO_CLASS, 2)])
 async def test_a_volume_made_by_the_driver_is_in_sync(
-    csi_stage: CsiStage, service_on: MakeService
+    csi_stage: CsiStage, service_on: MakeService, storage_class: str, replicas: int
 ) -> None:
+    """Two replicas have a tie breaker beside them, which is no place for a pod."""
     stage = csi_stage.stage
-    await csi_stage.claim("c1")
+    await csi_stage.claim("c1", storage_class=storage_class)
     made = await csi_stage.bound_volume("c1")
     name = made["metadata"]["name"]
     placed = stage.world.definition(name).replicas.values()
-    assert nodes_of(made) == {replica.node.name for replica in placed}
+    assert nodes_of(made) == {replica.node.name for replica in placed if replica.diskful}
+    assert len(nodes_of(made)) == replicas
+    assert len(placed) == {1: 1, 2: 3}[replicas]
 
     async with running(service_on(stage, "--reconcile-rate=1s")) as service:
         stage.world.tell_present_state()

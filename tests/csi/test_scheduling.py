@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.figures import Figures
-from tests.stage.csi import CsiStage
+from tests.stage.csi import NODES, CsiStage
 from tests.stage.fixtures import MakeService
 from tests.stage.manifests import nodes_of
 from tests.stage.service import running
@@ -29,7 +29,7 @@ async def test_a_pod_that_waits_for_its_volume_is_scheduled_as_soon_as_a_replica
             await csi_stage.cordon(at)
             await csi_stage.pod(pod, claim)
             await csi_stage.until_unschedulable(pod, "node affinity")
-            there = next(node for node in ("n1", "n2", "n3", "n4") if node != at)
+            there = next(node for node in NODES if node != at)
 
             began = time.monotonic()
             stage.world.create_replica(name, there)

@@ -27,8 +27,13 @@ NODES = {"n1": "z1", "n2": "z2", "n3": "z1", "n4": "z2"}
 KUBERNETES_HOSTNAME = "kubernetes.io/hostname"
 TOPOLOGY_KEYS = [HOSTNAME, KUBERNETES_HOSTNAME, ZONE]
 
-NOW_CLASS, LATER_CLASS = "csi-immediate", "csi-first-consumer"
-"""By when their volumes are made; both keep pods on nodes with a replica."""
+NOW_CLASS, LATER_CLASS, TWO_CLASS = "csi-immediate", "csi-first-consumer", "csi-two-replicas"
+CLASSES = {
+    NOW_CLASS: ("Immediate", 1),
+    LATER_CLASS: ("WaitForFirstConsumer", 1),
+    TWO_CLASS: ("Immediate", 2),
+}
+"""When their volumes are made, and how many replicas they have; pods go where one of them is."""
 
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 PODS = "/api/v1/namespaces/default/pods"
@@ -201,11 +206,11 @@ async def _prepare(stage: Stage) -> None:
         stage.world.add_node(name, labels={HOSTNAME: name, ZONE: zone})
         await _add_node(stage, name, zone)
     await _put(stage, "/apis/storage.k8s.io/v1/csidrivers", _driver())
-    for name, mode in {NOW_CLASS: "Immediate", LATER_CLASS: "WaitForFirstConsumer"}.items():
+    for name, (mode, replicas) in CLASSES.items():
         wanted = manifests.storage_class(
             name,
             {
-                f"{DRIVER}/autoPlace": "1",
+                f"{DRIVER}/autoPlace": str(replicas),
                 f"{DRIVER}/storagePool": "fpool",
                 f"{DRIVER}/allowRemoteVolumeAccess": "false",
             },
