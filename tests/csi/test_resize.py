@@ -105,15 +105,25 @@ async def test_a_file_system_that_waits_for_its_node_to_grow_keeps_waiting(
     assert stage.observer.lost == []
 
 
+@pytest.mark.parametrize("written", [False, True], ids=["asked for", "written"])
 @pytest.mark.parametrize("step", [step for step in STEPS if step != "create"])
 async def test_a_resize_at_any_step_of_a_move_gets_its_size(
-    csi_stage: CsiStage, csi_proxied: ProxiedStage, step: str
+    csi_stage: CsiStage, csi_proxied: ProxiedStage, step: str, *, written: bool
 ) -> None:
+    """Only asked for at that step, or with the new size in the volume before the step is taken."""
     stage = csi_stage.stage
     await csi_stage.claim("c1", block=True)
     name = (await csi_stage.bound_volume("c1"))["metadata"]["name"]
 
-    async with move_and(csi_stage, csi_proxied, name, step, lambda: grow(csi_stage, 128)) as to:
+    async def size_written() -> bool:
+        return (await sizes_mib(csi_stage, name))[0] == "128Mi"
+
+    async def resize() -> None:
+        await grow(csi_stage, 128)
+        if written:
+            await until(size_written, "the resizer has written the volume's size", patience=15)
+
+    async with move_and(csi_stage, csi_proxied, name, step, resize) as to:
         await stage.until_on(name, to)
         await until_grown(csi_stage, name, 128)
 
