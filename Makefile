@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help test test-real test-long demo sandbox bench bench-full bench-guard soak dist lint format lock clean
+.PHONY: help test test-real test-long test-csi demo sandbox bench bench-full bench-guard soak dist lint format lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -29,6 +29,10 @@ test-real: $(READY) ## The same, but a real Kubernetes that is missing is a fail
 test-long: $(READY) ## The tests that take minutes, the whole crash matrix among them
 	$(BIN)/python -m tests.real_parts.build >/dev/null
 	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m long $(ARGS)
+
+test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
+	$(BIN)/python -m tests.real_parts.build --csi >/dev/null
+	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m csi tests/csi $(ARGS)
 
 demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Kubernetes
 	$(BIN)/python -m demo $(if $(REAL),--real) $(ARGS)

@@ -1,4 +1,4 @@
-"""Builds a control plane of Kubernetes, and helm, at the versions that two go.mod files pin.
+"""Builds a control plane of Kubernetes, helm and CSI parts at the versions that go.mod files pin.
 
 They come as source through the ordinary Go toolchain, because Kubernetes publishes these
 binaries in no package registry. The result lives outside the tree and is made once.
@@ -28,6 +28,8 @@ class Module:
 
     directory: Path
     packages: Mapping[str, str]
+    group: str = ""
+    """Tells apart what is built from one go.mod at different times."""
 
 
 KUBERNETES = Module(
@@ -47,6 +49,32 @@ HELM = Module(
     },
 )
 """Apart from Kubernetes, whose own libraries it needs in another version."""
+
+SCHEDULER = Module(
+    HERE, {"kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler"}, group="scheduler"
+)
+"""Of the same version as the API server, but only some tests need it."""
+
+DRIVER = Module(
+    HERE / "csi" / "driver",
+    {"linstor-csi": "github.com/piraeusdatastore/linstor-csi/cmd/linstor-csi"},
+)
+PROVISIONER = Module(
+    HERE / "csi" / "provisioner",
+    {"csi-provisioner": "github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner"},
+)
+ATTACHER = Module(
+    HERE / "csi" / "attacher",
+    {"csi-attacher": "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher"},
+)
+RESIZER = Module(
+    HERE / "csi" / "resizer",
+    {"csi-resizer": "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer"},
+)
+"""Each sidecar replaces Kubernetes' libraries by the versions that it was released with."""
+
+CSI = (SCHEDULER, DRIVER, PROVISIONER, ATTACHER, RESIZER)
+"""What a volume's whole way needs on top of the control plane; built when asked for."""
 
 NO_GO = (
     "the real parts are not built yet and there is no Go toolchain to build them: "
@@ -172,7 +200,7 @@ def _directory(module: Module) -> Path | None:
 
 def _pins(module: Module) -> str:
     pinned = b"".join((module.directory / name).read_bytes() for name in ("go.mod", "go.sum"))
-    return hashlib.sha256(pinned).hexdigest()[:16]
+    return hashlib.sha256(pinned + module.group.encode()).hexdigest()[:16]
 
 
 def _cache() -> Path:
@@ -198,7 +226,7 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     try:
-        for each in (KUBERNETES, HELM):
+        for each in (KUBERNETES, HELM, *(CSI if "--csi" in sys.argv[1:] else ())):
             sys.stdout.write(f"{ensure_built(each)}\n")
     except BuildError as failure:
         sys.exit(str(failure))

@@ -22,6 +22,13 @@ CONTROLLERS = (
     "persistentvolumeclaim-protection-controller",
 )
 
+CONTROLLERS_FOR_PODS = (
+    *CONTROLLERS,
+    "persistentvolume-attach-detach-controller",
+    "persistentvolume-expander-controller",
+)
+"""With those that a scheduled pod and a resize need."""
+
 START_LIMIT = 60.0
 """Far more than the usual three seconds, for machines that are busy with something else."""
 
@@ -48,13 +55,14 @@ class RealCluster:
         controller_qps: int | None = 500,
         resync: str | None = None,
         controller_manager: bool = True,
+        controllers: Sequence[str] = CONTROLLERS,
         users: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._binaries = binaries
         self._directory = directory
         self._gates = dict(feature_gates or {})
         self._controller_qps, self._resync = controller_qps, resync
-        self._with_controllers = controller_manager
+        self._with_controllers, self._controller_names = controller_manager, controllers
         self._users = {ADMIN: ("system:masters",), BINDER: ("system:masters",), **(users or {})}
         self._stack = AsyncExitStack()
         self._probes = count(1)
@@ -186,7 +194,7 @@ class RealCluster:
     def _controller_flags(self) -> list[str]:
         flags = [
             f"--kubeconfig={self.kubeconfigs[BINDER]}",
-            f"--controllers={','.join(CONTROLLERS)}",
+            f"--controllers={','.join(self._controller_names)}",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             f"--secure-port={free_port()}",

@@ -6,20 +6,29 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.real_parts.build import NO_GO, BuildError, ensure_built, locate, toolchain
-from tests.real_parts.cluster import RealCluster
+from tests.real_parts.build import (
+    CSI,
+    KUBERNETES,
+    NO_GO,
+    BuildError,
+    Module,
+    ensure_built,
+    locate,
+    toolchain,
+)
+from tests.real_parts.cluster import CONTROLLERS_FOR_PODS, RealCluster
 from tests.required import missing
 
 
-def _binaries() -> Path:
+def _binaries(module: Module = KUBERNETES) -> Path:
     """The built parts; to build them takes longer than a test may, so `make test` does it first."""
-    built = locate()
+    built = locate(module)
     if built is not None:
         return built
     if toolchain() is None:
         missing("NOT TESTED AGAINST A REAL KUBERNETES", NO_GO)
     try:
-        return ensure_built()
+        return ensure_built(module)
     except BuildError as failure:
         # With Go at hand nothing is missing; something is broken.
         pytest.fail(str(failure), pytrace=False)
@@ -28,6 +37,12 @@ def _binaries() -> Path:
 @pytest.fixture(scope="session")
 def real_binaries() -> Path:
     return _binaries()
+
+
+@pytest.fixture(scope="session")
+def csi_programs() -> dict[str, Path]:
+    """The scheduler, the CSI driver and its sidecars, by their names."""
+    return {name: _binaries(module) / name for module in CSI for name in module.packages}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -74,5 +89,20 @@ async def real_cluster_mutable(
         binaries=real_binaries,
         directory=directory,
         feature_gates={"MutablePVNodeAffinity": True},
+    ) as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def real_cluster_pods(
+    real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RealCluster]:
+    """One whose volumes are attached and grown too; its controllers are at their defaults."""
+    directory = tmp_path_factory.mktemp("real-cluster-pods")
+    async with RealCluster(
+        binaries=real_binaries,
+        directory=directory,
+        controller_qps=None,
+        controllers=CONTROLLERS_FOR_PODS,
     ) as cluster:
         yield cluster

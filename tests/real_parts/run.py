@@ -3,16 +3,18 @@
 import os
 import sys
 
-from tests.real_parts.build import HELM, KUBERNETES, BuildError, ensure_built
+from tests.real_parts.build import CSI, HELM, KUBERNETES, BuildError, ensure_built
 
 
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    for module in (HELM, KUBERNETES):
+    modules = (HELM, KUBERNETES, *CSI)
+    for module in modules:
         if name in module.packages:
             program = str(ensure_built(module) / name)
             os.execv(program, [program, *sys.argv[2:]])  # noqa: S606, this is all it is for
-    sys.exit(f"{name!r} is none of {', '.join([*HELM.packages, *KUBERNETES.packages])}")
+    known = [program for module in modules for program in module.packages]
+    sys.exit(f"{name!r} is none of {', '.join(known)}")
 
 
 if __name__ == "__main__":

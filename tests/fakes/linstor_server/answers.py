@@ -19,6 +19,7 @@ FAIL = -(1 << 62)
 WARN = -(1 << 63)
 CREATE, MODIFY, REMOVE = 0x1000000, 0x2000000, 0x3000000
 NODE, RESOURCE, DEFINITION, VOLUME_DEFINITION = 0x3C0000, 0x340000, 0x380000, 0x300000
+GROUP = 0x440000
 
 _UNKNOWN_ERROR = 998
 _NO_SUCH = {
@@ -26,9 +27,13 @@ _NO_SUCH = {
     "Resource definition": 301,
     "Resource": 302,
     "Volume definition": 303,
+    "Volume": 304,
+    "Resource group": 317,
+    "Key value store": 316,
 }
 _NOTHING_TO_DELETE = 3000
 _EXISTS_FROM_NO_SUCH = 200
+_EXISTS = {"Resource group": 522}
 
 _GZIP_FROM = 1000
 _GZIP_ASIDE_FROM = 1 << 16
@@ -90,7 +95,8 @@ def nothing_to_delete(error: NotThere) -> list[dict[str, Any]]:
 
 
 def taken(error: Taken) -> list[dict[str, Any]]:
-    return failure(CREATE + _NO_SUCH[error.kind] + _EXISTS_FROM_NO_SUCH, message=str(error))
+    code = _EXISTS.get(error.kind, _NO_SUCH[error.kind] + _EXISTS_FROM_NO_SUCH)
+    return failure(CREATE + code, message=str(error))
 
 
 def unexpected(objects: int, doing: str, why: str, **facts: object) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def definition_json(definition: Definition) -> dict[str, Any]:
             for layer in definition.layers
         ],
         "uuid": definition.uuid,
-        "resource_group_name": "DfltRscGrp",
+        "resource_group_name": definition.group,
     }
 
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 # In the order of LINSTOR's bits, which is also the order it lists them in.
 FLAG_ORDER = (
@@ -28,6 +29,7 @@ FLAG_ORDER = (
     "INACTIVATING",
     "AUTO_DISKFUL",
 )
+DEFAULT_GROUP = "DfltRscGrp"
 _RANK = {flag: rank for rank, flag in enumerate(FLAG_ORDER)}
 _serials = count(1)
 
@@ -76,6 +78,18 @@ class Node:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
+class Group:
+    """A resource group: what definitions made in it start from."""
+
+    name: str
+    props: dict[str, str] = field(default_factory=dict)
+    select_filter: dict[str, Any] = field(default_factory=dict)
+    """As it was asked for; LINSTOR's autoplacer falls back to it."""
+    volume_groups: list[int] = field(default_factory=list)
+    uuid: str = field(default_factory=new_uuid)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class VolumeDefinition:
     number: int
     minor: int
@@ -92,6 +106,7 @@ class Definition:
     volumes: dict[int, VolumeDefinition] = field(default_factory=dict)
     replicas: dict[str, "Replica"] = field(default_factory=dict, repr=False)
     """By folded name of their node."""
+    group: str = DEFAULT_GROUP
     deleting: bool = False
     encoded: dict[bool, bytes] = field(default_factory=dict, repr=False)
     """Its JSON with and without volume definitions, until the next change."""
@@ -119,6 +134,7 @@ class Replica:
     has_disk: bool
     """The satellite's truth, which runs ahead of the flags while a disk is added."""
     in_use: bool = False
+    volume_props: dict[int, dict[str, str]] = field(default_factory=dict)
     uuid: str = field(default_factory=new_uuid)
     created_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 

@@ -23,7 +23,9 @@ def resource_json(replica: Replica) -> dict[str, Any]:
 def view_json(replica: Replica) -> dict[str, Any]:
     """A row of `view/resources`: with volumes, for which LINSTOR asks the satellites."""
     volumes = replica.definition.volumes.values()
-    return resource_json(replica) | {"volumes": [_volume(replica, volume) for volume in volumes]}
+    return resource_json(replica) | {
+        "volumes": [volume_json(replica, volume) for volume in volumes]
+    }
 
 
 def _pool(replica: Replica) -> str:
@@ -113,7 +115,7 @@ def _storage_volume(replica: Replica, volume: VolumeDefinition) -> dict[str, Any
     }
 
 
-def _volume(replica: Replica, volume: VolumeDefinition) -> dict[str, Any]:
+def volume_json(replica: Replica, volume: VolumeDefinition) -> dict[str, Any]:
     has_drbd = replica.definition.has_drbd
     return {
         "volume_number": volume.number,
@@ -121,6 +123,7 @@ def _volume(replica: Replica, volume: VolumeDefinition) -> dict[str, Any]:
         "provider_kind": "FILE_THIN" if replica.diskful else "DISKLESS",
         "device_path": f"/dev/drbd{volume.minor}" if has_drbd else _backing_device(volume),
         "allocated_size_kib": 0,
+        **({"props": own} if (own := replica.volume_props.get(volume.number)) else {}),
         **({"state": _volume_state(replica)} if has_drbd and replica.reports else {}),
         "layer_data_list": [
             {"type": layer, **_layer_volume(replica, volume, layer)}

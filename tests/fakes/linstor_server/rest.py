@@ -24,7 +24,7 @@ from tests.fakes.linstor_server.definition_json import (
     volumes_json,
 )
 from tests.fakes.linstor_server.node_json import node_json, storage_pools_json
-from tests.fakes.linstor_server.objects import Definition, Node, folded
+from tests.fakes.linstor_server.objects import DEFAULT_GROUP, Definition, Node, folded
 from tests.fakes.linstor_server.writes import Subject, body_of, write_props
 
 T = TypeVar("T")
@@ -148,7 +148,13 @@ async def create_definition(request: web.Request) -> web.Response:
     asked = (await body_of(request))["resource_definition"]
     layers = [layer["type"] for layer in asked.get("layer_data", ())] or ["DRBD", "STORAGE"]
     name = asked["name"]
-    request.app[WORLD].add_definition(name, volumes=0, layers=layers, props=asked.get("props", {}))
+    request.app[WORLD].add_definition(
+        name,
+        volumes=0,
+        layers=layers,
+        props=asked.get("props", {}),
+        group=asked.get("resource_group_name") or DEFAULT_GROUP,
+    )
     told = f"New resource definition '{name}' created."
     return await answer(request, done(CREATE + DEFINITION + 1, told, RscDfn=name), 201)
 
@@ -213,6 +219,9 @@ async def modify_volume(request: web.Request) -> web.Response:
     definition, number = _rd(request), int(request.match_info["nr"])
     name = definition.name
     request.app[WORLD].volume(name, number)
+    size_kib = (await body_of(request)).get("size_kib")
+    if size_kib:
+        request.app[WORLD].resize_volume(name, number, size_kib)
     subject = Subject(
         mask=VOLUME_DEFINITION,
         what=f"volume definition with number '{number}' of resource definition '{name}'",
@@ -222,6 +231,15 @@ async def modify_volume(request: web.Request) -> web.Response:
     )
     write = partial(request.app[WORLD].change_volume, name, number)
     return await write_props(request, subject, write)
+
+
+@routes.delete(_RD + r"/volume-definitions/{nr:\d+}")
+async def delete_volume(request: web.Request) -> web.Response:
+    name, number = _rd(request).name, int(request.match_info["nr"])
+    request.app[WORLD].delete_volume(name, number)
+    told = f"Volume definition with number '{number}' of resource definition '{name}' deleted."
+    refs = {"RscDfn": name, "VlmNr": str(number)}
+    return await answer(request, done(REMOVE + VOLUME_DEFINITION + 2, told, **refs))
 
 
 def _node(request: web.Request) -> Node:

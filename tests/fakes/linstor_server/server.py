@@ -7,7 +7,7 @@ from typing import Self
 
 from aiohttp import web
 
-from tests.fakes.linstor_server import control, rest, rest_resources
+from tests.fakes.linstor_server import control, rest, rest_groups, rest_placement, rest_resources
 from tests.fakes.linstor_server.answers import WORLD
 from tests.fakes.linstor_server.gate import gate
 from tests.fakes.linstor_server.streams import Streams
@@ -73,6 +73,8 @@ class LinstorServer:
         app[WORLD] = self.world
         app.add_routes(rest.routes)
         app.add_routes(rest_resources.routes)
+        app.add_routes(rest_groups.routes)
+        app.add_routes(rest_placement.routes)
         self._streams = Streams(self.world)
         self._streams.add_routes(app.router)
         if self._with_control:

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import count
+from typing import Any
 
 from tests.fakes.linstor_server.objects import (
+    DEFAULT_GROUP,
     Definition,
+    Group,
     Node,
     NotThere,
     Replica,
@@ -22,6 +25,7 @@ _DRBD_RESOURCE_PROPS = {
     "DrbdOptions/auto-add-quorum-tiebreaker": "False",
     "DrbdOptions/auto-verify-alg": "sha512",
 }
+_GROUPED_RESOURCE_PROPS = {"DrbdOptions/auto-verify-alg": "sha512"}
 _VOLUME_PROPS = {
     "DrbdCurrentGi": "7FEE6CA24DC11710",
     "DrbdOptions/Disk/block-size": "512",
@@ -36,6 +40,7 @@ class State:
         self.nodes: dict[str, Node] = {}
         """By folded name, as all such dictionaries here."""
         self.definitions: dict[str, Definition] = {}
+        self.groups: dict[str, Group] = {folded(DEFAULT_GROUP): Group(name=DEFAULT_GROUP)}
         self._minors = count(_MINOR_NUMBERS_FROM)
         self._node_numbers = count(1)
 
@@ -50,6 +55,12 @@ class State:
             return self.definitions[folded(rd)]
         except KeyError:
             raise NotThere("Resource definition", rd) from None
+
+    def group(self, name: str) -> Group:
+        try:
+            return self.groups[folded(name)]
+        except KeyError:
+            raise NotThere("Resource group", name) from None
 
     def volume(self, rd: str, number: int) -> VolumeDefinition:
         try:
@@ -72,15 +83,21 @@ class State:
         props: Mapping[str, str] | None = None,
         volume_props: Mapping[str, str] | None = None,
         size_kib: int = 8192,
+        group: str = DEFAULT_GROUP,
     ) -> Definition:
         """Add a definition with so many volumes; `volume_props` go to each of them."""
+        own_group = self.group(group)
         if folded(rd) in self.definitions:
             raise Taken("Resource definition", rd)
         definition = Definition(
-            name=rd, layers=tuple(layer.upper() for layer in layers), props=dict(_RESOURCE_PROPS)
+            name=rd,
+            layers=tuple(layer.upper() for layer in layers),
+            props=dict(_RESOURCE_PROPS),
+            group=own_group.name,
         )
         if definition.has_drbd:
-            definition.props |= _DRBD_RESOURCE_PROPS
+            in_default = own_group.name == DEFAULT_GROUP
+            definition.props |= _DRBD_RESOURCE_PROPS if in_default else _GROUPED_RESOURCE_PROPS
         definition.props |= props or {}
         self.definitions[folded(rd)] = definition
         for _ in range(volumes):
@@ -122,6 +139,38 @@ class State:
     ) -> None:
         change_props(self.volume(rd, number).props, override, delete)
         self.definition(rd).encoded.clear()
+
+    def resize_volume(self, rd: str, number: int, size_kib: int) -> None:
+        self.volume(rd, number).size_kib = size_kib
+        self.definition(rd).encoded.clear()
+
+    def delete_volume(self, rd: str, number: int) -> None:
+        self.volume(rd, number)
+        definition = self.definition(rd)
+        del definition.volumes[number]
+        definition.encoded.clear()
+
+    def add_group(
+        self,
+        name: str,
+        *,
+        props: Mapping[str, str] | None = None,
+        select_filter: Mapping[str, Any] | None = None,
+    ) -> Group:
+        if folded(name) in self.groups:
+            raise Taken("Resource group", name)
+        group = Group(name=name, props=dict(props or {}), select_filter=dict(select_filter or {}))
+        self.groups[folded(name)] = group
+        return group
+
+    def delete_group(self, name: str) -> None:
+        """Refused while a definition is in it."""
+        group = self.group(name)
+        for definition in self.definitions.values():
+            if definition.group == group.name:
+                why = f"is still in resource group '{name}'"
+                raise Taken("Resource definition", definition.name, why=why)
+        del self.groups[folded(name)]
 
     def set_definition_prop(self, rd: str, key: str, value: str | None) -> None:
         """Set a property, or remove it with None. LINSTOR tells nobody."""

@@ -1,0 +1,41 @@
+"""Something that happens at a certain step of a replacement."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from tests.e2e.test_claims import STEPS as UP_TO_REMOVAL
+from tests.stage.csi import NODES, CsiStage
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import Asked, Before
+from tests.stage.service import running
+
+STEPS = {**UP_TO_REMOVAL, "create": ("create persistentvolumes", 1)}
+"""Also where the volume is away."""
+
+
+@asynccontextmanager
+async def move_and(
+    csi: CsiStage,
+    proxied: ProxiedStage,
+    name: str,
+    step: str,
+    then: Callable[[], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """Run the service, move the volume's replica, and do something just before a step of what
+    follows; yields the node that it moves to.
+    """
+    label, nth = STEPS[step]
+    happened = False
+
+    async def now(_: Asked) -> None:
+        nonlocal happened
+        happened = True
+        await then()
+
+    (at,) = (replica.node.name for replica in csi.stage.world.definition(name).replicas.values())
+    to = next(node for node in NODES if node != at)
+    proxied.on(label, Before(now), nth=nth)
+    async with running(proxied.service()):
+        csi.stage.world.move(name, at, to)
+        yield to
+    assert happened

@@ -1,0 +1,50 @@
+"""Claims that are deleted while their volume moves: the real provisioner deletes the data, once."""
+
+import pytest
+
+from tests.csi.steps import STEPS, move_and
+from tests.stage.clusters import until
+from tests.stage.csi import CLAIMS, CsiStage
+from tests.stage.proxied import ProxiedStage
+
+pytestmark = [pytest.mark.csi, pytest.mark.real]
+
+
+@pytest.fixture
+def driver_flags() -> tuple[str, ...]:
+    """By default the driver remembers for 30 s where replicas are. What it deletes is then what was
+    there before the move, and it leaves an empty definition behind, whoever made the move.
+    """
+    return ("--resource-cache-timeout=1ns",)
+
+
+RD = "/v1/resource-definitions/{rd}"
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_claim_that_is_deleted_at_any_step_of_a_move_takes_its_data_along(
+    csi_stage: CsiStage, csi_proxied: ProxiedStage, step: str
+) -> None:
+    stage, world = csi_stage.stage, csi_stage.stage.world
+    await csi_stage.claim("c1")
+    name = (await csi_stage.bound_volume("c1"))["metadata"]["name"]
+    deletions = (f"DELETE {RD}/resources/{{node}}", f"DELETE {RD}")
+
+    async def delete_claim() -> None:
+        assert [world.requests[each] for each in deletions] == [0, 0]
+        await stage.cluster.ask("DELETE", f"{CLAIMS}/c1")
+
+        async def gone() -> bool:
+            return await stage.cluster.find(f"{CLAIMS}/c1") is None
+
+        await until(gone, "the claim is gone")
+
+    async with move_and(csi_stage, csi_proxied, name, step, delete_claim):
+
+        async def all_gone() -> bool:
+            volume = await stage.cluster.find(f"/api/v1/persistentvolumes/{name}")
+            return volume is None and not await stage.notes() and not world.definitions
+
+        await until(all_gone, "volume, note and data are gone")
+
+    assert world.requests[f"DELETE {RD}"] == 1

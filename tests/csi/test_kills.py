@@ -1,0 +1,79 @@
+"""The service killed in the middle of a move, and gone for longer than anybody waits."""
+
+import asyncio
+
+import pytest
+
+from tests.csi.steps import STEPS
+from tests.stage.clusters import until
+from tests.stage.csi import NODES, CsiStage
+from tests.stage.manifests import nodes_of
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import After, Asked, Instead
+from tests.stage.service import running
+
+pytestmark = [pytest.mark.csi, pytest.mark.real, pytest.mark.timeout(300)]
+
+POINTS: dict[str, tuple[type[Instead | After], tuple[str, int]]] = {
+    **{f"before {step}": (Instead, point) for step, point in STEPS.items()},
+    "after delete": (After, STEPS["delete"]),
+    "after remove": (After, STEPS["remove"]),
+    "after create": (After, STEPS["create"]),
+}
+PAUSE = 20.0
+"""The volume binder looks at every claim each 15 s, the others act on what they are told."""
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_kill_costs_no_data_and_no_attachment(
+    csi_stage: CsiStage, csi_proxied: ProxiedStage, point: str
+) -> None:
+    stage, world = csi_stage.stage, csi_stage.stage.world
+    await csi_stage.claim("c1")
+    made = await csi_stage.bound_volume("c1")
+    name, (at,) = made["metadata"]["name"], nodes_of(made)
+    there = next(node for node in NODES if node != at)
+    await csi_stage.pod("p1", "c1")
+    assert await csi_stage.until_scheduled("p1") == at
+    attachment = await csi_stage.until_attached(name, at)
+
+    killed = csi_proxied.service()
+    dead = asyncio.Event()
+
+    async def kill(_: Asked) -> None:
+        await killed.kill()
+        dead.set()
+
+    kind, (label, nth) = POINTS[point]
+    csi_proxied.on(label, kind(kill), nth=nth)
+    async with running(killed):
+        # The pod goes on without a disk of its own, as after an evacuation.
+        world.create_replica(name, there)
+        await world.settled()
+        world.toggle_disk(name, at, True)
+        await dead.wait()
+    await asyncio.sleep(PAUSE)
+
+    async with running(csi_proxied.service()):
+        await stage.until_on(name, there)
+        after = await csi_stage.bound_volume("c1")
+
+        async def done() -> bool:
+            return not await stage.notes()
+
+        await until(done, "no note is left")
+
+        kept = (await csi_stage.attachments())[(name, at)]
+        assert kept["metadata"]["uid"] == attachment["metadata"]["uid"]
+        assert kept["status"]["attached"]
+        assert "deletionTimestamp" not in kept["metadata"]
+        await csi_stage.delete_pod("p1")
+        await csi_stage.until_detached(name, at)
+        await csi_stage.pod("p2", "c1")
+        assert await csi_stage.until_scheduled("p2") == there
+        await csi_stage.until_attached(name, there)
+
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert after["spec"]["claimRef"]["uid"] == made["spec"]["claimRef"]["uid"]
+    assert world.volume(name, 0).size_kib == 64 * 1024
+    assert [label for label in world.requests if label.startswith("DELETE")] == []

@@ -1,0 +1,91 @@
+"""A claim that the real provisioner and LINBIT's driver serve, as the service finds its volume."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stage.csi import LATER_CLASS, NOW_CLASS, TWO_CLASS, CsiStage
+from tests.stage.fixtures import MakeService
+from tests.stage.manifests import nodes_of
+from tests.stage.service import running
+
+pytestmark = [pytest.mark.csi, pytest.mark.real]
+
+RECORDED = (
+    Path(__file__).parents[1] / "data" / "kubernetes" / "persistentvolume-linstor-csi-1.6.json"
+)
+OF_ONE_RUN = {"name", "uid", "resourceVersion", "creationTimestamp", "managedFields"}
+
+
+@pytest.mark.parametrize(("storage_class", "replicas"), [(NOW_CLASS, 1), (TWO_CLASS, 2)])
+async def test_a_volume_made_by_the_driver_is_in_sync(
+    csi_stage: CsiStage, service_on: MakeService, storage_class: str, replicas: int
+) -> None:
+    """Two replicas have a tie breaker beside them, which is no place for a pod."""
+    stage = csi_stage.stage
+    await csi_stage.claim("c1", storage_class=storage_class)
+    made = await csi_stage.bound_volume("c1")
+    name = made["metadata"]["name"]
+    placed = stage.world.definition(name).replicas.values()
+    assert nodes_of(made) == {replica.node.name for replica in placed if replica.diskful}
+    assert len(nodes_of(made)) == replicas
+    assert len(placed) == {1: 1, 2: 3}[replicas]
+
+    async with running(service_on(stage, "--reconcile-rate=1s")) as service:
+        stage.world.tell_present_state()
+        await service.until_said(f"rd={name}")
+
+        said = [line for line in service.said().splitlines() if name in line]
+        assert [line for line in said if "DEBUG" not in line] == []
+
+    after = await stage.cluster.ask("GET", f"/api/v1/persistentvolumes/{name}")
+    assert after["metadata"]["uid"] == made["metadata"]["uid"]
+    assert after["spec"] == made["spec"]
+    assert stage.world.requests["GET (unknown)"] == 0
+
+
+async def test_the_recorded_volume_is_as_the_driver_makes_them(csi_stage: CsiStage) -> None:
+    """Tests without these programs know it from a file, which must not grow old."""
+    await csi_stage.claim("c1")
+
+    made = lasting(await csi_stage.bound_volume("c1"))
+
+    assert made == lasting(json.loads(RECORDED.read_text()))
+
+
+async def test_a_pod_gets_its_volume_made_and_attached_where_it_is_scheduled(
+    csi_stage: CsiStage, service_on: MakeService
+) -> None:
+    stage = csi_stage.stage
+    async with running(service_on(stage)) as service:
+        await csi_stage.claim("c1", storage_class=LATER_CLASS)
+        await csi_stage.pod("p1", "c1")
+        node = await csi_stage.until_scheduled("p1")
+        made = await csi_stage.bound_volume("c1")
+        name = made["metadata"]["name"]
+        attachment = await csi_stage.until_attached(name, node)
+        assert nodes_of(made) == {node}
+        told = attachment["status"]["attachmentMetadata"]
+        assert told["linstor.csi.linbit.com/device-path"] == "/dev/drbd1000"
+
+        await csi_stage.delete_pod("p1")
+        await csi_stage.until_detached(name, node)
+        assert "volume affinity updated" not in service.said()
+
+
+def lasting(volume: dict[str, Any]) -> dict[str, Any]:
+    """What is the same each time a volume is made for a claim of this name."""
+    shown = json.loads(json.dumps(volume))
+    metadata, spec = shown["metadata"], shown["spec"]
+    shown["metadata"] = {k: v for k, v in metadata.items() if k not in OF_ONE_RUN}
+    shown["metadata"]["finalizers"].sort()
+    assert spec["csi"].pop("volumeHandle") == metadata["name"]
+    del spec["csi"]["volumeAttributes"]["storage.kubernetes.io/csiProvisionerIdentity"]
+    for of_one_run in ("uid", "resourceVersion"):
+        del spec["claimRef"][of_one_run]
+    (term,) = spec["nodeAffinity"]["required"]["nodeSelectorTerms"]
+    term["matchExpressions"][0]["values"] = ["some node"]
+    shown["status"].pop("lastPhaseTransitionTime")
+    return dict(shown)
