@@ -135,6 +135,8 @@ async def test_a_resize_at_any_step_of_a_move_gets_its_size(
     after = await csi_stage.bound_volume("c1")
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
     assert stage.observer.lost == []
+    # No pod is attached, so nothing but the volume itself keeps the provisioner from the data.
+    assert [label for label in stage.world.requests if label.startswith("DELETE")] == []
 
 
 async def test_a_resize_asked_for_while_the_volume_is_away_keeps_no_later_move_waiting(
