@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 from benchmarks.arena import Arena, Side
@@ -24,6 +25,9 @@ from tests.fakes.linstor_server import Timing
 WORKERS = 10
 SECOND = "n3"
 LONE_HERE, LONE_THERE = "n5", "n6"
+LONES = 100
+"""How many volumes take turns as the single one: none may be changed over and over."""
+
 LONE_ALONE = 20
 """Moves of the single volume before anything else moves."""
 LONE_EVERY = 0.5
@@ -65,7 +69,7 @@ async def measure_burst(
     async with Arena.real(directory, binder_limit=binder_limit, timing=timing) as arena:
         here, there, known = "n1", "n2", 0
         for side in arena.sides:
-            await side.add({f"{side.name}-lone": [LONE_HERE]})
+            await side.add({name: [LONE_HERE] for name in _lones(side)})
         for size in sizes:
             for side in arena.sides:
                 numbers = range(known, size)
@@ -121,22 +125,24 @@ async def _evacuate(side: Side, size: int, here: str, there: str) -> Burst:
     )
 
 
+def _lones(side: Side) -> list[str]:
+    return [f"{side.name}-lone-{number:03}" for number in range(LONES)]
+
+
 class _Lone:
-    """One volume that has nothing to do with the evacuation."""
+    """Single volumes that have nothing to do with the evacuation, one after the other."""
 
     def __init__(self, side: Side) -> None:
-        self._side, self._name = side, f"{side.name}-lone"
-        found = side.stage.observer.volumes[self._name]["spec"]["nodeAffinity"]
-        self._here, self._there = (LONE_HERE, LONE_THERE)
-        if LONE_THERE in str(found):
-            self._here, self._there = self._there, self._here
+        self._side, self._names = side, cycle(_lones(side))
         self.took: list[float] = []
 
     async def move(self) -> None:
-        self.took.append(
-            await self._side.move(self._name, self._here, self._there, patience=PATIENCE)
-        )
-        self._here, self._there = self._there, self._here
+        name = next(self._names)
+        found = self._side.stage.observer.volumes[name]["spec"]["nodeAffinity"]
+        here, there = LONE_HERE, LONE_THERE
+        if LONE_THERE in str(found):
+            here, there = there, here
+        self.took.append(await self._side.move(name, here, there, patience=PATIENCE))
 
     async def keep_moving(self) -> None:
         while True:
