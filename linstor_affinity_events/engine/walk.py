@@ -281,14 +281,19 @@ class Walk:
         if made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
             # What was found in place may have been changed by anybody since.
             asked = self._asked_for
-            found = came_out_different(self.note.wanted if asked is None else asked, made)
-            self.different = found if asked else tuple(f for f in found if f == AFFINITY_FIELD)
+            parts = came_out_different(self.note.wanted if asked is None else asked, made)
+            self.different = parts if asked else tuple(p for p in parts if p == AFFINITY_FIELD)
         if outcome is Outcome.DONE and made is not None:
             guard, before = self._means.guard, self.sight.claim
             seen.append(guard.see_bound(self.note, before, made, self.sighting))
         if self.removed and made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
             seen.append(heed_last_word(self._means.volumes, self.note, made, self.sighting))
-        self._waited |= False in await together(*seen)
+        # Each to its end, whatever becomes of the other: what was heard last is heard only once.
+        found = await asyncio.gather(*seen, return_exceptions=True)
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        self._waited |= False in found
 
     async def _await_binder(self) -> None:
         """Wait for the binder, and look at the claim meanwhile; after a long wait that is old."""
