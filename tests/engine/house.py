@@ -195,6 +195,17 @@ async def cluster_with(
         yield cluster
 
 
+@asynccontextmanager
+async def one_house(*placed: str) -> AsyncIterator[House]:
+    """An instance on a cluster with one volume on n1; LINSTOR has its data on the nodes given, or
+    there.
+    """
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        linstor.place(PV, *(placed or ("n1",)))
+        yield house_on(cluster, linstor)
+
+
 def bind(cluster: FakeCluster, name: str, *nodes: str, **volume: Any) -> None:
     claim = cluster.create(
         "persistentvolumeclaims", manifests.claim(f"claim-{name}"), namespace="default"

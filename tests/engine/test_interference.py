@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from dataclasses import replace as changed
 from random import Random
 from typing import Any
@@ -22,7 +21,18 @@ from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.verdict import Reason, Refusal
-from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, replace, until
+from tests.engine.house import (
+    PV,
+    RD,
+    House,
+    bind,
+    cluster_with,
+    house_on,
+    instead,
+    one_house,
+    replace,
+    until,
+)
 from tests.fakes.clock import run_virtually
 from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.linstor import FakeLinstor
@@ -32,14 +42,6 @@ Json = dict[str, Any]
 
 def played(work: Coroutine[Any, Any, None]) -> None:
     run_virtually(work)
-
-
-@asynccontextmanager
-async def one_house(*placed: str) -> AsyncIterator[House]:
-    async with cluster_with(PV) as cluster:
-        linstor = FakeLinstor("n1", "n2", "n3")
-        linstor.place(PV, *(placed or ("n1",)))
-        yield house_on(cluster, linstor)
 
 
 def warnings_of(house: House) -> list[str]:

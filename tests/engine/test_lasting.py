@@ -3,8 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from dataclasses import replace as changed
 from typing import Any
 
@@ -13,9 +12,8 @@ import pytest
 from linstor_affinity_events.errors import Conflict, Forbidden, Refused, Unreachable
 from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
-from tests.engine.house import PV, RD, House, cluster_with, house_on, instead, replace
+from tests.engine.house import PV, RD, House, house_on, instead, one_house, replace
 from tests.fakes.clock import run_virtually
-from tests.fakes.linstor import FakeLinstor
 
 Json = dict[str, Any]
 
@@ -24,14 +22,6 @@ DAY = 24 * 3600.0
 
 def played(work: Coroutine[Any, Any, None]) -> None:
     run_virtually(work)
-
-
-@asynccontextmanager
-async def one_house(*placed: str) -> AsyncIterator[House]:
-    async with cluster_with(PV) as cluster:
-        linstor = FakeLinstor("n1", "n2", "n3")
-        linstor.place(PV, *placed)
-        yield house_on(cluster, linstor)
 
 
 async def a_day(house: House) -> None:

@@ -1,8 +1,7 @@
 """Beside admission policies, other controllers and people: what the whole engine makes of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -14,7 +13,17 @@ from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.verdict import Reason
-from tests.engine.house import PV, RD, House, cluster_with, house_on, instead, replace, until
+from tests.engine.house import (
+    PV,
+    RD,
+    House,
+    cluster_with,
+    house_on,
+    instead,
+    one_house,
+    replace,
+    until,
+)
 from tests.fakes.clock import run_virtually
 from tests.fakes.kube_server import metadata
 from tests.fakes.kube_server.metadata import Writer
@@ -29,14 +38,6 @@ CONTROLLER = Writer(name="kube-controller-manager", subresource="status")
 
 def played(work: Coroutine[Any, Any, None]) -> None:
     run_virtually(work)
-
-
-@asynccontextmanager
-async def one_house(*placed: str) -> AsyncIterator[House]:
-    async with cluster_with(PV) as cluster:
-        linstor = FakeLinstor("n1", "n2", "n3")
-        linstor.place(PV, *placed)
-        yield house_on(cluster, linstor)
 
 
 async def reconciled_for(house: House, seconds: float) -> None:
