@@ -3,14 +3,11 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from tests.e2e.test_claims import STEPS as UP_TO_REMOVAL
+from tests.e2e.steps import STEPS
 from tests.stage.csi import NODES, CsiStage
 from tests.stage.proxied import ProxiedStage
 from tests.stage.proxy import Asked, Before
 from tests.stage.service import running
-
-STEPS = {**UP_TO_REMOVAL, "create": ("create persistentvolumes", 1)}
-"""Also where the volume is away."""
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.csi.steps import STEPS, move_and
+from tests.csi.steps import move_and
+from tests.e2e.steps import STEPS
 from tests.stage.clusters import until
 from tests.stage.csi import CLAIMS, CsiStage
 from tests.stage.proxied import ProxiedStage

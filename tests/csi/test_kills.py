@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.csi.steps import STEPS
+from tests.e2e.steps import STEPS
 from tests.stage.clusters import until
 from tests.stage.csi import NODES, CsiStage
 from tests.stage.manifests import nodes_of

@@ -4,7 +4,8 @@ from itertools import count, cycle
 
 import pytest
 
-from tests.csi.steps import STEPS, move_and
+from tests.csi.steps import move_and
+from tests.e2e.steps import STEPS
 from tests.stage.clusters import until
 from tests.stage.csi import CLAIMS, NODES, CsiStage
 from tests.stage.fixtures import MakeService

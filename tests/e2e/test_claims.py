@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeService
+from tests.e2e.steps import UP_TO_REMOVAL
 from tests.fakes.sidecars import HttpApi, Reclaimed, Sidecars
 from tests.stage import manifests
 from tests.stage.clusters import ApiError, until
@@ -27,19 +28,6 @@ RESIZED: Json = json.loads(
     ).read_text()
 )
 
-STEPS = {
-    "entry": ("create configmaps", 1),
-    "mark": ("patch persistentvolumes", 2),
-    "entry again": ("update configmaps", 1),
-    "delete": ("delete persistentvolumes", 1),
-    "detach": ("patch persistentvolumes", 3),
-    "remove": ("update persistentvolumes", 1),
-    "forget": ("delete configmaps", 1),
-}
-"""What the service asks for at each step of a replacement, and for the how manieth time. The first
-patch tries whether the cluster lets an affinity be changed.
-"""
-
 
 async def delete_claim(stage: Stage) -> None:
     await stage.cluster.ask("DELETE", CLAIM)
@@ -51,12 +39,12 @@ async def delete_claim(stage: Stage) -> None:
             raise
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", UP_TO_REMOVAL)
 async def test_a_claim_that_is_deleted_at_any_step_takes_its_data_along_exactly_once(
     proxied: ProxiedStage, step: str
 ) -> None:
     stage = proxied.stage
-    label, nth = STEPS[step]
+    label, nth = UP_TO_REMOVAL[step]
 
     wished, deleted = False, list[str]()
 

@@ -22,28 +22,28 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.names import PvName
 from tests.e2e.conftest import MakeService
-from tests.e2e.test_life import LEASE, finished
-from tests.e2e.writes import NOTES, PV, WRITES, Write, is_new, took_effect
+from tests.e2e.steps import STEPS
+from tests.e2e.test_life import finished
 from tests.fakes.sidecars import HttpApi, Sidecars
 from tests.real_parts.cluster import RealCluster
 from tests.stage import clusters, manifests
 from tests.stage.clusters import Cluster, until
-from tests.stage.manifests import HOSTNAME, kept
-from tests.stage.service import Service, running
+from tests.stage.manifests import kept
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import After, Asked
+from tests.stage.service import running
 from tests.stage.stage import Stage
 
 Json = dict[str, Any]
 
+PV = "/api/v1/persistentvolumes"
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 HOSTILE = "hostile"
 DOWN = 60.0
 """How long nobody resumes what was cut off: four looks of the binder at everything."""
 
-ANSWERED_AFTER = 0.5
-"""More than it takes to see that a write took effect, and to kill who asked for it."""
-
 CLUSTERS_AT_ONCE = 2
-SEEN_WITHIN = 90.0
+SEEN_WITHIN = 30.0
 
 
 @asynccontextmanager
@@ -159,83 +159,28 @@ async def service_side(cluster: Cluster) -> AsyncIterator[KubeVolumes]:
         await api.close()
 
 
-async def crashed_and_resumed(stage: Stage, write: Write, directory: Path) -> None:
-    """Kill the service after a write, let all others go on alone for a while, start it again."""
-
-    def service(number: int) -> Service:
-        return Service(
-            kubeconfig=stage.cluster.kubeconfig,
-            linstor=stage.linstor.url,
-            log=directory / f"service-{number}.log",
-            flags=("-v", "1"),
-        )
-
-    async with beset(stage) as sidecars:
+async def crashed_and_resumed(stage: Stage, step: str, directory: Path) -> None:
+    """Kill the service when a write of it took effect and before it learns so, let all others go
+    on alone for a while, start it again.
+    """
+    label, nth = STEPS[step]
+    async with ProxiedStage.of(stage, directory) as proxied, beset(stage) as sidecars:
         before = await stage.cluster.ask("GET", f"{PV}/pvc-1")
-        async with running(service(1)) as doomed:
-            await killed_when_seen(stage, doomed, write)
+        doomed, dead = proxied.service(), asyncio.Event()
+
+        async def kill(_: Asked) -> None:
+            await doomed.kill()
+            dead.set()
+
+        proxied.on(label, After(kill), nth=nth)
+        async with running(doomed):
+            stage.world.move("pvc-1", "n1", "n2")
+            async with asyncio.timeout(SEEN_WITHIN):
+                await dead.wait()
         await asyncio.sleep(DOWN)
         assert sidecars.reclaimed == []
-        if await stage.cluster.find(LEASE) is not None:
-            await stage.cluster.ask("DELETE", LEASE)
-        async with running(service(2)):
+        async with running(proxied.service()):
             await nothing_lost(stage, sidecars, before)
-
-
-async def killed_when_seen(stage: Stage, service: Service, write: Write) -> None:
-    """Kill it once the write is seen to have taken effect: on a pretended cluster before the
-    answer comes, on a real one at this step or a little behind it.
-    """
-    server = stage.cluster.server
-    if server is not None:
-        server.faults.add(
-            method=write.method, path_regex=write.path, delay_after=ANSWERED_AFTER, times=99
-        )
-    here, there = "n1", "n2"
-    async with asyncio.timeout(SEEN_WITHIN):
-        stage.world.move("pvc-1", here, there)
-        # Without a pause: the next step is milliseconds away.
-        while not await came_to(stage, write):
-            if stage.observer.has_terms("pvc-1", frozenset({frozenset({(HOSTNAME, there)})})):
-                # It was too quick for us: once more, the other way.
-                await until(lambda: finished(stage), "no note is left")
-                if await came_to(stage, write):
-                    break
-                await until(lambda: moved(stage), "the replica has moved")
-                here, there = there, here
-                stage.world.move("pvc-1", here, there)
-    await service.kill()
-    if server is not None:
-        server.faults.clear()
-    if there == "n1":
-        await until(lambda: moved(stage), "the replica has moved")
-        stage.world.move("pvc-1", "n1", "n2")
-
-
-async def moved(stage: Stage) -> bool:
-    return len(stage.world.definition("pvc-1").replicas) == 1
-
-
-async def came_to(stage: Stage, write: Write) -> bool:
-    """As of `took_effect`, for who does not know whether it has begun or is over."""
-    if write is WRITES["drop"]:
-        began = is_new(await stage.cluster.find(f"{PV}/pvc-1"))
-    else:
-        began = await stage.cluster.find(f"{NOTES}/affinity-note-pvc-1") is not None
-    return began and await took_effect(stage, write)
-
-
-async def one_after_the_other(
-    real: RealCluster, writes: Iterable[tuple[str, Write]], directory: Path
-) -> None:
-    for name, write in writes:
-        kept_in = directory / name.replace(" ", "-")
-        kept_in.mkdir()
-        async with clusters.real(real) as cluster, Stage.of(cluster) as stage:
-            await stage.clear()
-            await stage.prepare()
-            await crashed_and_resumed(stage, write, kept_in)
-            await stage.clear()
 
 
 @pytest.mark.long
@@ -243,23 +188,32 @@ async def one_after_the_other(
 async def test_killed_after_any_write_a_minute_alone_with_all_others_costs_nothing(
     tmp_path: Path,
 ) -> None:
-    async def play(name: str, write: Write) -> None:
-        directory = tmp_path / name.replace(" ", "-")
+    async def play(step: str) -> None:
+        directory = tmp_path / step.replace(" ", "-")
         directory.mkdir()
         async with clusters.fake(directory) as cluster, Stage.of(cluster) as stage:
             await stage.prepare()
-            await crashed_and_resumed(stage, write, directory)
+            await crashed_and_resumed(stage, step, directory)
 
     async with asyncio.TaskGroup() as group:
-        for name, write in WRITES.items():
-            group.create_task(play(name, write), name=name)
+        for step in STEPS:
+            group.create_task(play(step), name=step)
 
 
 @pytest.mark.long
 @pytest.mark.real
 @pytest.mark.timeout(1200)
 async def test_the_same_on_real_clusters(real_binaries: Path, tmp_path: Path) -> None:
-    steps = list(WRITES.items())
+    async def play(real: RealCluster, steps: Iterable[str], directory: Path) -> None:
+        for step in steps:
+            kept_in = directory / step.replace(" ", "-")
+            kept_in.mkdir()
+            async with clusters.real(real) as cluster, Stage.of(cluster) as stage:
+                await stage.clear()
+                await stage.prepare()
+                await crashed_and_resumed(stage, step, kept_in)
+                await stage.clear()
+
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         for number in range(CLUSTERS_AT_ONCE):
             directory = tmp_path / f"cluster-{number}"
@@ -267,5 +221,5 @@ async def test_the_same_on_real_clusters(real_binaries: Path, tmp_path: Path) ->
             real = await stack.enter_async_context(
                 RealCluster(binaries=real_binaries, directory=directory)
             )
-            mine = steps[number::CLUSTERS_AT_ONCE]
-            group.create_task(one_after_the_other(real, mine, directory))
+            mine = list(STEPS)[number::CLUSTERS_AT_ONCE]
+            group.create_task(play(real, mine, directory))

@@ -35,8 +35,12 @@ class Fate(Protocol):
 class Call:
     """One call on its way to the cluster."""
 
-    def __init__(self, verb: str, work: Callable[[], Awaitable[Any]], *, writes: bool) -> None:
+    def __init__(
+        self, verb: str, work: Callable[[], Awaitable[Any]], *, writes: bool, asked_by: int
+    ) -> None:
         self.verb, self.work, self.writes = verb, work, writes
+        self.asked_by = asked_by
+        """The number of the instance."""
         self.open, self.late, self.stalled = True, False, False
         self.landed = self.answered = False
 
@@ -53,10 +57,13 @@ class Gate:
         self._instance, self._fate = instance, fate
 
     async def read(self, verb: str, work: Callable[[], Awaitable[T]]) -> T:
-        return await self._through(Call(verb, work, writes=False), work)
+        return await self._through(self._call(verb, work, writes=False), work)
 
     async def write(self, verb: str, work: Callable[[], Awaitable[T]]) -> T:
-        return await self._through(Call(verb, work, writes=True), work)
+        return await self._through(self._call(verb, work, writes=True), work)
+
+    def _call(self, verb: str, work: Callable[[], Awaitable[Any]], *, writes: bool) -> Call:
+        return Call(verb, work, writes=writes, asked_by=self._instance.number)
 
     async def _through(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
         try:

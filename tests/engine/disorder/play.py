@@ -4,12 +4,13 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
+from linstor_affinity_events.engine.walk import RELIED_ON_AFTER
 from linstor_affinity_events.errors import Conflict, Unreachable
 from tests.engine.disorder.instances import Call, Instance
 from tests.engine.disorder.ledger import Ledger
 from tests.engine.disorder.people import CLAIM, NAMESPACE, People
 from tests.engine.disorder.schedule import AT_CALLS, DOWN, LAGS, LONG, Plan, Script, Turn, What
-from tests.engine.disorder.watchman import Watchman
+from tests.engine.disorder.watchman import SEEN, Watchman
 from tests.engine.house import PV, RD, bind
 from tests.fakes.kube_server import Binder, FakeCluster, Refusal
 from tests.fakes.linstor import FakeLinstor
@@ -46,6 +47,8 @@ class Play:
         self.unsure = False
         """Whether a write was lost or late, an instance killed, or another there beside it."""
         self._writes: list[Call] = []
+        self._begun: dict[int, float] = {}
+        """When each instance that has begun a replacement itself did so last."""
         self._landings: set[asyncio.Task[None]] = set()
         self._starts: set[asyncio.Task[None]] = set()
 
@@ -105,6 +108,22 @@ class Play:
         stalled = any(call.stalled for call in self._writes if call.verb == "create")
         return stalled or self.script.had(What.SLOW)
 
+    @property
+    def made_in_one_run(self) -> bool:
+        """Whether who created the volume had itself begun to replace it, so short a time ago that
+        it need not take the marks for somebody's wish.
+        """
+        maker = next(
+            (
+                call.asked_by
+                for call in reversed(self._writes)
+                if call.verb == "create" and call.landed
+            ),
+            0,
+        )
+        begun = self._begun.get(maker, -NEVER)
+        return asyncio.get_running_loop().time() - begun < RELIED_ON_AFTER + SEEN
+
     def _stalled_creation_landed(self) -> bool:
         """Whether a creation took effect long after it was sent: nothing can guard it, so what
         changed since, while another instance went on, is not in it.
@@ -153,6 +172,8 @@ class Play:
     async def before(self, instance: Instance, call: Call) -> None:
         if call.writes:
             self._writes.append(call)
+        if call.verb == "note":
+            self._begun[instance.number] = asyncio.get_running_loop().time()
         if not self._running:
             return
         self.calls += 1

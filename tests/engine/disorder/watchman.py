@@ -32,6 +32,12 @@ class Circumstances(Protocol):
     def looks_are_old(self) -> bool:
         """Whether the volume may come back long after its claim was looked at."""
 
+    @property
+    def made_in_one_run(self) -> bool:
+        """Whether the volume that is there last was made by who had begun to replace it, a short
+        time ago: then it comes back as it was, whatever became of its claim.
+        """
+
 
 class Watchman:
     """Use it as `async with Watchman(...) as watchman`; `wrong` is what it saw."""
@@ -117,7 +123,8 @@ class Watchman:
     def _claim_long_gone(self) -> bool:
         """Whether the claim went so long ago that whoever looks must have seen it."""
         gone, now = self._claim_gone_at, asyncio.get_running_loop().time()
-        return gone is not None and now - gone > SEEN and not self._circumstances.looks_are_old
+        excused = self._circumstances.looks_are_old or self._circumstances.made_in_one_run
+        return gone is not None and now - gone > SEEN and not excused
 
     def _taken_away(self, uid: str) -> bool:
         """Whether a user or the provisioner took it away."""
