@@ -16,6 +16,7 @@ from tests.real_parts.fixtures import (
     real_cluster_quiet,
 )
 from tests.sharing import pytest_collection_modifyitems
+from tests.stage.fixtures import warm_starts
 
 __all__ = [
     "csi_programs",
@@ -30,4 +31,5 @@ __all__ = [
     "real_cluster_mutable",
     "real_cluster_pods",
     "real_cluster_quiet",
+    "warm_starts",
 ]
