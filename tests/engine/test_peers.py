@@ -147,9 +147,10 @@ async def lost_and_found(house: House) -> None:
         )
 
 
+@pytest.mark.parametrize("answered", [True, False])
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_claim_that_was_lost_and_is_bound_again_is_counted(
-    monkeypatch: pytest.MonkeyPatch, lost: bool
+    monkeypatch: pytest.MonkeyPatch, lost: bool, answered: bool
 ) -> None:
     async def play() -> None:
         async with one_house("n2") as house, house.volumes.watching():
@@ -161,6 +162,8 @@ def test_a_claim_that_was_lost_and_is_bound_again_is_counted(
                 monkeypatch.setattr(metadata, "now", lambda: "2036-01-01T00:00:00Z")
                 if lost:
                     await lost_and_found(house)
+                if not answered:
+                    raise Unreachable("the answer is lost")
                 return made
 
             instead(house.volumes, create=created)
