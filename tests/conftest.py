@@ -15,7 +15,7 @@ from tests.real_parts.fixtures import (
     real_cluster_pods,
     real_cluster_quiet,
 )
-from tests.sharing import pytest_collection_modifyitems
+from tests.sharing import pytest_collection_modifyitems, pytest_xdist_auto_num_workers
 from tests.stage.fixtures import warm_starts
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "pytest_testnodedown",
+    "pytest_xdist_auto_num_workers",
     "real_binaries",
     "real_cluster",
     "real_cluster_database",

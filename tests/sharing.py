@@ -4,6 +4,8 @@ A real control plane takes seconds to start and a core to serve, so all tests of
 process. All others go to whichever process is free.
 """
 
+import os
+
 import pytest
 
 CLUSTERS = {
@@ -17,6 +19,14 @@ CLUSTERS = {
 
 QUIET = "quiet"
 """The control plane of all other tests."""
+
+AT_MOST = 8
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `-n auto` is: most tests wait for others more than they compute."""
+    return min(2 * (os.cpu_count() or 1), AT_MOST)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
