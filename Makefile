@@ -34,7 +34,7 @@ test-long: $(READY) ## The tests that take minutes, the whole crash matrix among
 
 test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
 	$(BIN)/python -m tests.real_parts.build --csi >/dev/null
-	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m csi tests/csi $(ARGS)
+	REQUIRE_REAL_PARTS=1 $(PYTEST) -m csi tests/csi $(ARGS)
 
 demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Kubernetes
 	$(BIN)/python -m demo $(if $(REAL),--real) $(ARGS)

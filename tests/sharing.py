@@ -31,7 +31,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("real") is None:
+        chosen = item.get_closest_marker("xdist_group") is not None
+        if chosen or item.get_closest_marker("real") is None:
             continue
         asked = getattr(item, "fixturenames", ())
         shared = next((name for asks, name in CLUSTERS.items() if asks in asked), QUIET)
