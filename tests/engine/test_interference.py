@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
 from dataclasses import replace as changed
 from random import Random
 from typing import Any
@@ -33,15 +32,10 @@ from tests.engine.house import (
     replace,
     until,
 )
-from tests.fakes.clock import run_virtually
 from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.linstor import FakeLinstor
 
 Json = dict[str, Any]
-
-
-def played(work: Coroutine[Any, Any, None]) -> None:
-    run_virtually(work)
 
 
 def warnings_of(house: House) -> list[str]:
@@ -568,21 +562,18 @@ async def test_what_came_late_is_tried_again(error: type[Exception]) -> None:
         assert house.journal.kept == {}
 
 
-def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
+async def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def play() -> None:
-        async with one_house() as house:
-            written_at_the_last_moment(house, LATE)
-            failing_to_take_it_over(house, [Forbidden("not now")])
+    async with one_house() as house:
+        written_at_the_last_moment(house, LATE)
+        failing_to_take_it_over(house, [Forbidden("not now")])
+        with caplog.at_level("ERROR"):
             async with house.volumes.watching():
                 outcome = await replace(house, "n2")
 
-            assert outcome is Outcome.DONE
-            assert house.journal.kept == {}
-
-    with caplog.at_level("ERROR"):
-        played(play())
+        assert outcome is Outcome.DONE
+        assert house.journal.kept == {}
     assert [record.message for record in caplog.records] == [
         "a change that came with the removal is lost"
     ]

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
 from dataclasses import replace as changed
 from typing import Any
 
@@ -13,15 +12,10 @@ from linstor_affinity_events.errors import Conflict, Forbidden, Refused, Unreach
 from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
 from tests.engine.house import PV, RD, House, house_on, instead, one_house, replace
-from tests.fakes.clock import run_virtually
 
 Json = dict[str, Any]
 
 DAY = 24 * 3600.0
-
-
-def played(work: Coroutine[Any, Any, None]) -> None:
-    run_virtually(work)
 
 
 async def a_day(house: House) -> None:
@@ -138,16 +132,13 @@ async def test_a_property_that_linstor_does_not_drop_holds_up_no_volume() -> Non
         assert house.nodes() == {"n2"}
 
 
-def test_where_the_watch_says_nothing_of_a_removal_that_is_told(
+async def test_where_the_watch_says_nothing_of_a_removal_that_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def play() -> None:
-        async with one_house("n2") as house:
-            # Nobody follows the cluster: the watch is away.
+    async with one_house("n2") as house:
+        # Nobody follows the cluster: the watch is away.
+        with caplog.at_level(logging.WARNING):
             await replace(house, "n2")
-
-    with caplog.at_level(logging.WARNING):
-        played(play())
 
     assert "the watch did not tell how the old volume was" in caplog.text
 
