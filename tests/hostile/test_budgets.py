@@ -26,7 +26,7 @@ from linstor_affinity_events.adapters.linstor_events import (
     MOST_LINES,
     _OneConnection,
     _Paced,
-    _payload,
+    hint_of,
 )
 from linstor_affinity_events.adapters.linstor_rest import (
     LONGEST_NAME,
@@ -38,7 +38,6 @@ from linstor_affinity_events.adapters.linstor_rest import (
     _definition,
 )
 from linstor_affinity_events.adapters.policy_yaml import _kept, parse_policy
-from linstor_affinity_events.engine.hints import hint_of
 from linstor_affinity_events.errors import AffinityEventsError, TooLong, Unreachable
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, parse_handle
 from linstor_affinity_events.model.note import read_note
@@ -124,7 +123,7 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
     ),
     "event": (event, lambda n: ["x"] * n, 5_000),
     "event-payload": (
-        lambda text: hint_of(_payload(text)),
+        hint_of,
         lambda n: json.dumps({"resource_name": "x" * n}),
         100_000,
     ),
