@@ -1,9 +1,9 @@
 """The peers that the settings name: Kubernetes and LINSTOR."""
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_session import configuration_from, own_namespace
-from linstor_affinity_events.adapters.linstor_connection import LinstorConnection, Login, Tls
-from linstor_affinity_events.adapters.linstor_events import (
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.session import configuration_from, own_namespace
+from linstor_affinity_events.adapters.linstor.connection import LinstorConnection, Login, Tls
+from linstor_affinity_events.adapters.linstor.events import (
     NODES_PATH,
     PROMOTION_PATH,
     LinstorStream,

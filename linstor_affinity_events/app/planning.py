@@ -4,12 +4,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_informer import read_list
-from linstor_affinity_events.adapters.kube_journal import KubeJournal
-from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
-from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.informer import read_list
+from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
+from linstor_affinity_events.adapters.kubernetes.volumes import (
+    CLASSES_PATH,
+    VOLUMES_PATH,
+    KubeVolumes,
+)
+from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.peers import (
     kubernetes,
     linstor_connection,

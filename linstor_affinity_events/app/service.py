@@ -12,15 +12,19 @@ from uuid import uuid4
 
 from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.bodies import parse_text
-from linstor_affinity_events.adapters.http_endpoints import Answers, HttpEndpoints
-from linstor_affinity_events.adapters.kube_database import KubeDatabase
-from linstor_affinity_events.adapters.kube_events import KubeEvents
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_informer import Informer, Store
-from linstor_affinity_events.adapters.kube_journal import KubeJournal
-from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
-from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
-from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.http.endpoints import Answers, HttpEndpoints
+from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
+from linstor_affinity_events.adapters.kubernetes.events import KubeEvents
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.informer import Informer, Store
+from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
+from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading, LeaseElection
+from linstor_affinity_events.adapters.kubernetes.volumes import (
+    CLASSES_PATH,
+    VOLUMES_PATH,
+    KubeVolumes,
+)
+from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.drain import Drain
 from linstor_affinity_events.app.garbage import Garbage
 from linstor_affinity_events.app.peers import (

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from linstor_affinity_events import __version__
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading, LeaseElection
 from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.engine.engine import Engine
 from linstor_affinity_events.engine.teller import Changed, Unsettled

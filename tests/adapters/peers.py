@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from aiohttp import web
 from kubernetes_asyncio.client.configuration import Configuration
 
-from linstor_affinity_events.adapters.kube_session import LoadConfiguration
-from linstor_affinity_events.adapters.linstor_connection import LinstorConnection, Login, Tls
+from linstor_affinity_events.adapters.kubernetes.session import LoadConfiguration
+from linstor_affinity_events.adapters.linstor.connection import LinstorConnection, Login, Tls
 from tests.fakes.linstor_server import LinstorWorld
 
 T = TypeVar("T")

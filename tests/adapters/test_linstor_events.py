@@ -11,8 +11,8 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.linstor_connection import Login
-from linstor_affinity_events.adapters.linstor_events import (
+from linstor_affinity_events.adapters.linstor.connection import Login
+from linstor_affinity_events.adapters.linstor.events import (
     FRAME_LIMIT,
     NODES_PATH,
     PROMOTION_PATH,

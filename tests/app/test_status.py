@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_lease import AlwaysLeading
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading
 from linstor_affinity_events.app.status import BREATH, MOST_VOLUMES, StatusReport
 from linstor_affinity_events.engine.teller import Unsettled
 from linstor_affinity_events.model.affinity import ForeignAffinity

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_session import configuration_from
-from linstor_affinity_events.adapters.kube_volumes import KubeVolumes
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.session import configuration_from
+from linstor_affinity_events.adapters.kubernetes.volumes import KubeVolumes
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.model.manifest import (
     Manifest,

@@ -17,10 +17,10 @@ import pytest
 
 from linstor_affinity_events.adapters.bodies import MOST_VALUES, parse_json, parse_text
 from linstor_affinity_events.adapters.json_stream import BREATH, LONGEST, Objects, objects_in
-from linstor_affinity_events.adapters.linstor_events import (
+from linstor_affinity_events.adapters.linstor.events import (
     BREATH as LINES_BREATH,
 )
-from linstor_affinity_events.adapters.linstor_events import (
+from linstor_affinity_events.adapters.linstor.events import (
     BREATH_SIZE,
     MOST_IDLE_LINES,
     MOST_LINES,
@@ -28,7 +28,7 @@ from linstor_affinity_events.adapters.linstor_events import (
     _Paced,
     hint_of,
 )
-from linstor_affinity_events.adapters.linstor_rest import (
+from linstor_affinity_events.adapters.linstor.rest import (
     LONGEST_NAME,
     LONGEST_SAVED,
     MOST_FLAGS,

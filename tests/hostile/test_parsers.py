@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from linstor_affinity_events.adapters.bodies import parse_json
 from linstor_affinity_events.adapters.json_stream import Objects
-from linstor_affinity_events.adapters.kube_database import replica_of
-from linstor_affinity_events.adapters.kube_journal import _note
-from linstor_affinity_events.adapters.linstor_events import hint_of
-from linstor_affinity_events.adapters.linstor_rest import Replicas, _answer, _definition, _objects
+from linstor_affinity_events.adapters.kubernetes.database import replica_of
+from linstor_affinity_events.adapters.kubernetes.journal import _note
+from linstor_affinity_events.adapters.linstor.events import hint_of
+from linstor_affinity_events.adapters.linstor.rest import Replicas, _answer, _definition, _objects
 from linstor_affinity_events.adapters.policy_yaml import parse_policy
 from linstor_affinity_events.engine.ports import MissedSome, Touched
 from linstor_affinity_events.errors import AffinityEventsError

@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp_sse_client.client import EventSource
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_text
-from linstor_affinity_events.adapters.linstor_connection import LinstorConnection
+from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
 from linstor_affinity_events.adapters.sockets import watched_socket
 from linstor_affinity_events.engine.ports import Hint, MissedSome, Touched
 from linstor_affinity_events.errors import Unreachable

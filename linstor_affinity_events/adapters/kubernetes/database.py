@@ -14,8 +14,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, list_metadata
-from linstor_affinity_events.adapters.kube_survey import KubeSurvey
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, list_metadata
+from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey
 from linstor_affinity_events.engine.hints import DATABASE
 from linstor_affinity_events.engine.ports import Hint, MissedSome, Touched
 from linstor_affinity_events.errors import (
