@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help test test-real test-long test-csi demo sandbox bench bench-full bench-guard soak dist lint format lock clean
+.PHONY: help test test-real test-long test-oldest test-csi demo sandbox bench bench-full bench-guard soak dist lint format lock clean
 
 help: ## Say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
 
 $(READY): pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -29,6 +29,12 @@ test-real: $(READY) ## The same, but a real Kubernetes that is missing is a fail
 test-long: $(READY) ## The tests that take minutes, the whole crash matrix among them
 	$(BIN)/python -m tests.real_parts.build >/dev/null
 	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m long $(ARGS)
+	$(MAKE) test-oldest
+
+test-oldest: export REAL_KUBERNETES := oldest
+test-oldest: $(READY) ## The contract suite and the main job on the oldest Kubernetes that is supported
+	$(BIN)/python -m tests.real_parts.build >/dev/null
+	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m "real and not long" tests/contracts tests/e2e/test_main_job.py
 
 test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
 	$(BIN)/python -m tests.real_parts.build --csi >/dev/null

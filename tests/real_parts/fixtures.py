@@ -8,7 +8,6 @@ import pytest_asyncio
 
 from tests.real_parts.build import (
     CSI,
-    KUBERNETES,
     NO_GO,
     BuildError,
     Module,
@@ -20,7 +19,7 @@ from tests.real_parts.cluster import CONTROLLERS_FOR_PODS, RealCluster
 from tests.required import missing
 
 
-def _binaries(module: Module = KUBERNETES) -> Path:
+def _binaries(module: Module | None = None) -> Path:
     """The built parts; to build them takes longer than a test may, so `make test` does it first."""
     built = locate(module)
     if built is not None:
