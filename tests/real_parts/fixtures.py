@@ -9,9 +9,12 @@ import pytest_asyncio
 from tests.real_parts.build import (
     CSI,
     NO_GO,
+    OLDEST,
     BuildError,
     Module,
+    chosen,
     ensure_built,
+    kubernetes_version,
     locate,
     toolchain,
 )
@@ -83,6 +86,8 @@ async def real_cluster_mutable(
     real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[RealCluster]:
     """The same with the alpha gate that lets a volume's affinity change in place."""
+    if chosen() is OLDEST:
+        pytest.skip(f"Kubernetes {kubernetes_version(OLDEST.directory)} has no such gate")
     directory = tmp_path_factory.mktemp("real-cluster-mutable")
     async with RealCluster(
         binaries=real_binaries,
