@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help test test-real test-long test-oldest test-csi demo sandbox bench bench-full bench-guard soak dist lint format lock clean
+.PHONY: help test test-real test-long test-oldest test-csi test-image demo sandbox bench bench-full bench-guard soak dist lint format lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
@@ -39,6 +39,9 @@ test-oldest: $(READY) ## The contract suite and the main job on the oldest Kuber
 test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
 	$(BIN)/python -m tests.real_parts.build --csi >/dev/null
 	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m csi tests/csi $(ARGS)
+
+test-image: $(READY) ## Build the image from the Dockerfile and run it as the chart does; as root
+	$(BIN)/pytest -m image tests/image $(ARGS)
 
 demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Kubernetes
 	$(BIN)/python -m demo $(if $(REAL),--real) $(ARGS)
