@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help test test-real test-long test-oldest test-csi test-image demo sandbox bench bench-full bench-guard soak dist lint format lock clean
+.PHONY: help test test-real test-long test-oldest test-csi test-image test-image-python demo sandbox bench bench-full bench-guard soak dist lint format lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
@@ -42,6 +42,9 @@ test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside
 
 test-image: $(READY) ## Build the image from the Dockerfile and run it as the chart does; as root
 	$(BIN)/pytest -m image tests/image $(ARGS)
+
+test-image-python: $(READY) ## Unit tests, and those on the fakes, with the Python of the image; as root
+	$(BIN)/python -m tests.real_parts.image_python $(ARGS)
 
 demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Kubernetes
 	$(BIN)/python -m demo $(if $(REAL),--real) $(ARGS)

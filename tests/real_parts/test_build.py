@@ -1,5 +1,6 @@
 """Which real parts a run takes, and when they are made anew."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_the_oldest_is_older_and_has_pins_of_its_own() -> None:
     ]
 
     assert versions[0] < versions[1]
+
+
+def test_the_documentation_names_the_versions_that_are_pinned() -> None:
+    page = (build.HERE.parents[1] / "docs" / "reliability.md").read_text()
+
+    for module in (build.KUBERNETES, build.OLDEST):
+        kubernetes = kubernetes_version(module.directory).removeprefix("v")
+        [etcd] = re.findall(
+            r"^\s*go\.etcd\.io/etcd/server/v3 v(\S+)",
+            (module.directory / "go.mod").read_text(),
+            re.MULTILINE,
+        )
+        assert f"| Kubernetes {kubernetes}, etcd {etcd} |" in page
 
 
 def test_what_pins_no_kubernetes_is_for_the_one_that_tests_run_with() -> None:
