@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PROCESSES ?= auto
+PYTEST := $(BIN)/pytest -n $(PROCESSES) --dist loadgroup
 
 .PHONY: help test test-real test-long test-oldest test-csi test-image test-image-python demo sandbox bench bench-full bench-guard soak dist lint format lock clean
 
@@ -20,25 +22,25 @@ $(READY): pyproject.toml requirements-dev.txt
 test: $(READY) ## Run all tests; with a Go toolchain also those on a real Kubernetes
 	@if command -v go >/dev/null; then $(BIN)/python -m tests.real_parts.build >/dev/null; else \
 		echo "NOT TESTED AGAINST A REAL KUBERNETES: there is no Go toolchain" >&2; fi
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-real: $(READY) ## The same, but a real Kubernetes that is missing is a failure
 	$(BIN)/python -m tests.real_parts.build >/dev/null
-	REQUIRE_REAL_PARTS=1 $(BIN)/pytest $(ARGS)
+	REQUIRE_REAL_PARTS=1 $(PYTEST) $(ARGS)
 
 test-long: $(READY) ## The tests that take minutes, the whole crash matrix among them
 	$(BIN)/python -m tests.real_parts.build >/dev/null
-	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m long $(ARGS)
+	REQUIRE_REAL_PARTS=1 $(PYTEST) -m long $(ARGS)
 	$(MAKE) test-oldest
 
 test-oldest: export REAL_KUBERNETES := oldest
-test-oldest: $(READY) ## The contract suite and the main job on the oldest Kubernetes that is supported
+test-oldest: $(READY) ## The contract suite and the main job on the oldest Kubernetes that is tested
 	$(BIN)/python -m tests.real_parts.build >/dev/null
-	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m "real and not long" tests/contracts tests/e2e/test_main_job.py
+	REQUIRE_REAL_PARTS=1 $(PYTEST) -m "real and not long" tests/contracts tests/e2e/test_main_job.py
 
 test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
 	$(BIN)/python -m tests.real_parts.build --csi >/dev/null
-	REQUIRE_REAL_PARTS=1 $(BIN)/pytest -m csi tests/csi $(ARGS)
+	REQUIRE_REAL_PARTS=1 $(PYTEST) -m csi tests/csi $(ARGS)
 
 test-image: $(READY) ## Build the image from the Dockerfile and run it as the chart does; as root
 	$(BIN)/pytest -m image tests/image $(ARGS)

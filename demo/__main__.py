@@ -10,10 +10,11 @@ from pathlib import Path
 
 from demo.acts import play
 from demo.sandbox import keep_open
-from tests.real_parts.build import BuildError, ensure_built
+from tests.real_parts.build import SCHEDULER, BuildError, ensure_built
 from tests.real_parts.cluster import RealCluster
 from tests.stage import clusters
 from tests.stage.clusters import Cluster
+from tests.stage.scheduling import Pods, scheduler
 from tests.stage.stage import Stage
 
 
@@ -28,32 +29,41 @@ def arguments() -> argparse.Namespace:
 
 
 @asynccontextmanager
-async def cluster_for(given: argparse.Namespace, directory: Path) -> AsyncIterator[Cluster]:
+async def cluster_for(
+    given: argparse.Namespace, directory: Path
+) -> AsyncIterator[tuple[Cluster, Pods | None]]:
+    """A cluster, and pods on it where there is something to schedule them."""
     if not given.real:
         async with clusters.fake(directory) as cluster:
-            yield cluster
+            yield cluster, None
         return
     print(
-        "Real parts: etcd, kube-apiserver, kube-controller-manager "
+        "Real parts: etcd, kube-apiserver, kube-controller-manager, kube-scheduler "
         "(the first time they are built, which takes minutes)"
     )
     binaries = await asyncio.to_thread(ensure_built)
+    program = (await asyncio.to_thread(ensure_built, SCHEDULER)) / "kube-scheduler"
     async with (
         RealCluster(binaries=binaries, directory=directory) as parts,
         clusters.real(parts) as cluster,
     ):
-        yield cluster
+        schedules = scheduler(program, parts.kubeconfig, directory)
+        schedules.start()
+        try:
+            yield cluster, Pods(cluster)
+        finally:
+            await schedules.kill()
 
 
 async def main() -> int:
     given = arguments()
     with tempfile.TemporaryDirectory(prefix="linstor-affinity-demo-") as scratch:
         directory = Path(scratch)
-        async with cluster_for(given, directory) as cluster, Stage.of(cluster) as stage:
+        async with cluster_for(given, directory) as (cluster, pods), Stage.of(cluster) as stage:
             await stage.prepare(nodes=6, zones=2)
             if given.sandbox:
                 return await keep_open(stage, directory)
-            return await play(stage, directory, volumes=given.volumes)
+            return await play(stage, directory, pods, volumes=given.volumes)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from demo.pods import WAITING, Scheduled, prepare, schedule
+from demo.pods import table as pod_table
 from demo.report import Row, console, table
 from tests.stage import manifests
 from tests.stage.manifests import HOSTNAME, ZONE
+from tests.stage.scheduling import Pods
 from tests.stage.service import Service, running
 from tests.stage.stage import Stage
 
@@ -85,14 +88,18 @@ def on(*nodes: str) -> tuple[Json, ...]:
     return tuple({HOSTNAME: node} for node in nodes)
 
 
-async def play(stage: Stage, directory: Path, *, volumes: int) -> int:
-    """Play all acts and print the table; answers the exit code."""
+async def play(stage: Stage, directory: Path, pods: Pods | None, *, volumes: int) -> int:
+    """Play all acts and print the tables; answers the exit code."""
     shown = console()
     kind = "real kube-apiserver" if stage.cluster.is_real else "pretended kube-apiserver"
     shown.print(f"LINSTOR {stage.linstor.url}, {kind} {stage.cluster.url}")
     evacuated = [f"pvc-{number:03}" for number in range(volumes)]
-    shown.print(f"Making {volumes + 6} volumes and claims, bound by the binder ...")
+    count = volumes + 6 + (len(WAITING) if pods else 0)
+    shown.print(f"Making {count} volumes and claims, bound by the binder ...")
     await _set_up(stage, evacuated)
+    scheduled = list[Scheduled]()
+    if pods is not None:
+        await prepare(stage, pods)
     log = directory / "service.log"
     service = Service(
         kubeconfig=stage.cluster.kubeconfig,
@@ -103,8 +110,17 @@ async def play(stage: Stage, directory: Path, *, volumes: int) -> int:
     async with running(service):
         shown.print("The service runs as a process of its own and is ready.")
         acts = Play(stage, service, shown)
+        if pods is not None:
+            shown.print(
+                "  [bold]pods wait[/bold]: for volumes whose only node is cordoned ...", end=""
+            )
+            scheduled = await schedule(stage, pods)
+            shown.print(f" {len(scheduled)} scheduled")
         await _all(acts, evacuated)
         code = await service.stop()
+    if scheduled:
+        shown.print()
+        shown.print(pod_table(scheduled))
     shown.print()
     shown.print(table(acts.rows, f"From LINSTOR to the PersistentVolume, on a {kind}"))
     return _verdict(shown, acts, await stage.notes(), code, log)

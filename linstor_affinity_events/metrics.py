@@ -1,9 +1,6 @@
 """Metrics for Prometheus; the texts below are what /metrics says of each."""
 
-import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,36 +10,50 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from linstor_affinity_events.engine.streams import Streams
 
 _PREFIX = "linstor_affinity"
 _LATENCY = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 75)
 _PASS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-@dataclass(slots=True)
-class StreamState:
-    """One event stream; times are in seconds since the epoch, 0 for never."""
+class _StreamMetrics(Collector):
+    """What is known of the event streams, read whenever somebody asks."""
 
-    up: bool = False
-    since: float = 0.0
-    """When it was last opened or cut."""
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
 
-    last_event: float = 0.0
-    connects: int = 0
-    events: int = 0
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(
+            f"{_PREFIX}_stream_up", "Whether an event stream is open.", labels=["stream"]
+        )
+        connects = CounterMetricFamily(
+            f"{_PREFIX}_stream_connects", "Connections of an event stream.", labels=["stream"]
+        )
+        events = CounterMetricFamily(
+            f"{_PREFIX}_stream_events", "Events received.", labels=["stream"]
+        )
+        for name, state in self._streams.known.items():
+            up.add_metric([name], state.up)
+            connects.add_metric([name], state.connects)
+            events.add_metric([name], state.events)
+        return iter((up, connects, events))
 
 
 class Metrics:
     """Implements engine.ports.Telemetry."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, streams: Streams) -> None:
         # When each series began is told by Prometheus itself; here it would double them.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # its own omission
-        self._now = now
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.streams: defaultdict[str, StreamState] = defaultdict(StreamState)
+        self.registry.register(_StreamMetrics(streams))
         self._verdicts = self._counter(
             "verdicts", "Decisions on volumes, each time one is looked at.", "verdict", "reason"
         )
@@ -88,11 +99,6 @@ class Metrics:
             "volumes_stuck", "Deleted PersistentVolumes whose creation is refused."
         )
         self._lost = self._counter("claims_lost", "Claims seen Lost after a replacement.")
-        self._stream = self._gauge("stream_up", "Whether an event stream is open.", "stream")
-        self._connects = self._counter(
-            "stream_connects", "Connections of an event stream.", "stream"
-        )
-        self._events = self._counter("stream_events", "Events received.", "stream")
         self._in_bulk = self._counter(
             "looks_in_bulk", "Looks that were answered by one read for many."
         )
@@ -166,20 +172,6 @@ class Metrics:
 
     def claim_lost(self) -> None:
         self._lost.inc()
-
-    def stream(self, name: str, *, up: bool) -> None:
-        state = self.streams[name]
-        state.up, state.since = up, self._now()
-        self._stream.labels(name).set(up)
-        if up:
-            state.connects += 1
-            self._connects.labels(name).inc()
-
-    def stream_event(self, name: str) -> None:
-        state = self.streams[name]
-        state.events += 1
-        state.last_event = self._now()
-        self._events.labels(name).inc()
 
     def looked_at_many(self, looks: int) -> None:
         self._in_bulk.inc(looks)

@@ -1,6 +1,11 @@
 """Fixtures that every test may ask for."""
 
-from tests.figures import figures, pytest_terminal_summary
+from tests.figures import (
+    figures,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from tests.real_parts.fixtures import (
     csi_programs,
     real_binaries,
@@ -10,15 +15,22 @@ from tests.real_parts.fixtures import (
     real_cluster_pods,
     real_cluster_quiet,
 )
+from tests.sharing import pytest_collection_modifyitems, pytest_xdist_auto_num_workers
+from tests.stage.fixtures import warm_starts
 
 __all__ = [
     "csi_programs",
     "figures",
+    "pytest_collection_modifyitems",
+    "pytest_sessionfinish",
     "pytest_terminal_summary",
+    "pytest_testnodedown",
+    "pytest_xdist_auto_num_workers",
     "real_binaries",
     "real_cluster",
     "real_cluster_database",
     "real_cluster_mutable",
     "real_cluster_pods",
     "real_cluster_quiet",
+    "warm_starts",
 ]

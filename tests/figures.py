@@ -1,12 +1,15 @@
 """Figures that tests count while they run, told at the end of the run.
 
 `figures.count("crash points survived", 212)` adds to a sum; each sum is a line of the summary.
+Where several processes run the tests (pytest-xdist), each sends its sums to the first.
 """
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
+_SENT = "figures"
 _SUMS: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
@@ -24,6 +27,21 @@ class Figures:
 def figures(pytestconfig: pytest.Config) -> Figures:
     """Sums that stand in the summary of the run."""
     return Figures(pytestconfig.stash.setdefault(_SUMS, Counter()))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send this process' sums, if it works for another."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        sums: Counter[str] = session.config.stash.setdefault(_SUMS, Counter())
+        output[_SENT] = dict(sums)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a process sent at its end."""
+    sums: Counter[str] = node.config.stash.setdefault(_SUMS, Counter())
+    sums.update(getattr(node, "workeroutput", {}).get(_SENT, {}))
 
 
 def pytest_terminal_summary(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.status_page import render
+from linstor_affinity_events.adapters.http.status_page import render
 from linstor_affinity_events.logs import JsonFormatter, KeyValueFormatter, facts
 from linstor_affinity_events.printable import printable, printable_lines
 

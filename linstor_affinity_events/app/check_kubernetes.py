@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_survey import KubeSurvey
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey
 from linstor_affinity_events.app.need import Need, fail, few, ok, warn
 from linstor_affinity_events.app.permissions import PERMISSIONS, Permission, Scope
 from linstor_affinity_events.engine.together import together

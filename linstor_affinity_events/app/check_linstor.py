@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Collection
 
-from linstor_affinity_events.adapters.kube_database import KubeDatabase
-from linstor_affinity_events.adapters.linstor_events import LinstorStream
-from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
+from linstor_affinity_events.adapters.linstor.events import LinstorStream
+from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.need import Need, fail, few, ok, warn
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import (

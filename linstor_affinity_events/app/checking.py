@@ -2,14 +2,14 @@
 
 from collections.abc import AsyncIterator
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_database import KubeDatabase
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_informer import read_list
-from linstor_affinity_events.adapters.kube_journal import KubeJournal
-from linstor_affinity_events.adapters.kube_survey import KubeSurvey, ServiceAccount
-from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH
-from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.informer import read_list
+from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
+from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey, ServiceAccount
+from linstor_affinity_events.adapters.kubernetes.volumes import CLASSES_PATH, VOLUMES_PATH
+from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.check_kubernetes import (
     Lease,
     in_place,

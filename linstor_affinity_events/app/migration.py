@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.peers import linstor_connection
 from linstor_affinity_events.errors import Missing
 from linstor_affinity_events.model.names import ResourceName

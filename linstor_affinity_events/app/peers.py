@@ -1,14 +1,15 @@
 """The peers that the settings name: Kubernetes and LINSTOR."""
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_session import configuration_from, own_namespace
-from linstor_affinity_events.adapters.linstor_connection import LinstorConnection, Login, Tls
-from linstor_affinity_events.adapters.linstor_events import (
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.session import configuration_from, own_namespace
+from linstor_affinity_events.adapters.linstor.connection import LinstorConnection, Login, Tls
+from linstor_affinity_events.adapters.linstor.events import (
     NODES_PATH,
     PROMOTION_PATH,
     LinstorStream,
 )
 from linstor_affinity_events.adapters.policy_yaml import parse_policy
+from linstor_affinity_events.engine.engine import Tuning
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.model.affinity import DRIVER_NODES, NO_AFFINITY, NodeAffinity
 from linstor_affinity_events.model.policy import Policy
@@ -72,3 +73,20 @@ def lease_namespace(settings: Settings) -> str:
 def notes_namespace(settings: Settings) -> str:
     """Where notes of unfinished replacements are: beside the Lease by default."""
     return settings.journal_namespace or lease_namespace(settings)
+
+
+def tuning_of(settings: Settings) -> Tuning:
+    """What the engine has to know of the settings."""
+    return Tuning(
+        changes_at_once=settings.workers,
+        readers=settings.workers,
+        grace=settings.new_volume_grace,
+        default_policy=default_policy(settings.default_remote_access_policy),
+        everywhere=everywhere(settings.everywhere),
+        guard_timeout=settings.claim_guard_timeout,
+        allowed_finalizers=tuple(settings.allow_finalizer),
+        take_over_saved_volumes=settings.take_over_saved_volumes == "auto",
+        pace=settings.reconcile_rate,
+        limit=settings.timeout,
+        pulse_every=settings.pulse_rate,
+    )

@@ -4,20 +4,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_informer import read_list
-from linstor_affinity_events.adapters.kube_journal import KubeJournal
-from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
-from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.informer import read_list
+from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
+from linstor_affinity_events.adapters.kubernetes.volumes import (
+    CLASSES_PATH,
+    VOLUMES_PATH,
+    KubeVolumes,
+)
+from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.peers import (
-    default_policy,
-    everywhere,
     kubernetes,
     linstor_connection,
     notes_namespace,
+    tuning_of,
 )
-from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.engine import picture_of
 from linstor_affinity_events.engine.planner import Finding, Planner, Progress
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import BadNote, Missing, Refused
@@ -72,14 +75,7 @@ class _Reading:
         self._index = VolumeIndex(lambda _: None)
         self._volumes = KubeVolumes(api, self._index)
         self._planner = Planner(
-            picture=Picture(
-                index=self._index,
-                linstor=linstor,
-                now=time.time,
-                grace=settings.new_volume_grace,
-                default_policy=default_policy(settings.default_remote_access_policy),
-                everywhere=everywhere(settings.everywhere),
-            ),
+            picture=picture_of(self._index, linstor, time.time, tuning_of(settings)),
             linstor=linstor,
             volumes=self._volumes,
             what_if=what_if,

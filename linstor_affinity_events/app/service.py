@@ -12,49 +12,37 @@ from uuid import uuid4
 
 from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.bodies import parse_text
-from linstor_affinity_events.adapters.http_endpoints import Answers, HttpEndpoints
-from linstor_affinity_events.adapters.kube_database import KubeDatabase
-from linstor_affinity_events.adapters.kube_events import KubeEvents
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_informer import Informer, Store
-from linstor_affinity_events.adapters.kube_journal import KubeJournal
-from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
-from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH, KubeVolumes
-from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.http.endpoints import Answers, HttpEndpoints
+from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
+from linstor_affinity_events.adapters.kubernetes.events import KubeEvents
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.informer import Informer, Store
+from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
+from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading, LeaseElection
+from linstor_affinity_events.adapters.kubernetes.volumes import (
+    CLASSES_PATH,
+    VOLUMES_PATH,
+    KubeVolumes,
+)
+from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.drain import Drain
 from linstor_affinity_events.app.garbage import Garbage
 from linstor_affinity_events.app.peers import (
-    default_policy,
     event_streams,
-    everywhere,
     kubernetes,
     lease_namespace,
     linstor_connection,
     notes_namespace,
+    tuning_of,
 )
 from linstor_affinity_events.app.status import StatusReport
-from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.crowd import Crowd
-from linstor_affinity_events.engine.hints import (
-    DATABASE_SOURCES,
-    MissedSome,
-    Touched,
-    from_stream,
-)
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue
-from linstor_affinity_events.engine.picture import Picture
-from linstor_affinity_events.engine.ports import EventStream
-from linstor_affinity_events.engine.pulse import Pulse
-from linstor_affinity_events.engine.reconciler import Reconciler
-from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.engine.saved_notes import SavedNotes
-from linstor_affinity_events.engine.sweep import Sweeper
-from linstor_affinity_events.engine.teller import Teller
-from linstor_affinity_events.engine.whole_view import WholeView
+from linstor_affinity_events.engine.engine import Engine
+from linstor_affinity_events.engine.hints import from_stream
+from linstor_affinity_events.engine.ports import EventStream, MissedSome, Ports, Touched
+from linstor_affinity_events.engine.streams import Streams
 from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.metrics import Metrics
-from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.volume import Volume
 from linstor_affinity_events.settings import Settings
 
@@ -67,136 +55,71 @@ SPARE_WORKERS = 4
 """Workers beyond those that may change something: they look while all others wait."""
 
 
-MOST_WAITING = 20_000
-"""Resources in the queue before those without a volume here are left to the full pass. A LINSTOR
-that others use as well tells of theirs, too.
-"""
-
-
 class Service:
     """A service ready to run once. Raises BadSettings when it can't be put together."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        chance = random.Random()  # noqa: S311, spreads retries and guards nothing
-        self._chance = chance
-        self.metrics = Metrics()
         self._garbage = Garbage()
         identity = settings.leader_election_id or socket.gethostname()
         # Unique for each process: two on one host must not both take a Lease for their own.
         instance = f"{identity}_{uuid4()}"
-        self.queue = KeyedQueue[ResourceName](changes_at_once=settings.workers)
-        self.index = VolumeIndex(self._volume_changed)
-        self.index.classes.on_change = self._classes_changed
+        streams = Streams(time.time)
+        self.metrics = Metrics(streams)
         self.api = kubernetes(settings)
         connection = linstor_connection(settings)
         self.linstor = LinstorRest(connection, namespace=settings.property_namespace)
         self.streams = event_streams(connection)
-        self.events = KubeEvents(self.api, instance=instance, now=_now)
-        self.teller = Teller(self.events, self.metrics, time.time)
         self._database = KubeDatabase(self.api, lasts=settings.resync_rate, again=DATABASE_AGAIN)
         self.database_failure: str | None = None
+        self.index = VolumeIndex(self._volume_changed)
+        self.index.classes.on_change = lambda: self.engine.sweeper.request("storageclass")
+        self.events = KubeEvents(self.api, instance=instance, now=_now)
         self.election = self._election(
-            lease_namespace(settings), settings.leader_election_id or instance
+            streams, lease_namespace(settings), settings.leader_election_id or instance
         )
-        volumes = KubeVolumes(self.api, self.index)
-        self.replacer = Replacer(
-            volumes=volumes,
-            journal=KubeJournal(self.api, notes_namespace(settings)),
-            notices=self.events,
-            telemetry=self.metrics,
-            delays=lambda: self._delays(first=0.05, most=2.0),
-            holder=instance,
-            may_begin=lambda: self.election.leading and not self.queue.closed,
-            guard_timeout=settings.claim_guard_timeout,
-            allowed_finalizers=settings.allow_finalizer,
-        )
-        picture = Picture(
-            index=self.index,
-            linstor=self.linstor,
-            now=time.time,
-            grace=settings.new_volume_grace,
-            default_policy=default_policy(settings.default_remote_access_policy),
-            everywhere=everywhere(settings.everywhere),
-        )
-        self.reconciler = Reconciler(
-            queue=self.queue,
-            picture=picture,
-            index=self.index,
-            linstor=self.linstor,
-            volumes=volumes,
-            replacer=self.replacer,
-            saved_notes=SavedNotes(
+        self.engine = Engine(
+            Ports(
+                index=self.index,
                 linstor=self.linstor,
-                volumes=volumes,
-                replacer=self.replacer,
-                picture=picture,
+                volumes=KubeVolumes(self.api, self.index),
+                journal=KubeJournal(self.api, notes_namespace(settings)),
+                notices=self.events,
+                telemetry=self.metrics,
+                leadership=self.election,
+                now=time.time,
                 parse_json=parse_text,
-                enabled=settings.take_over_saved_volumes == "auto",
             ),
-            leadership=self.election,
-            teller=self.teller,
-            telemetry=self.metrics,
-            chance=chance,
-        )
-        self.whole_view = WholeView(self.linstor, readers=settings.workers)
-        self.crowd = Crowd(
-            queue=self.queue,
-            picture=picture,
-            index=self.index,
-            linstor=self.linstor,
-            whole_view=self.whole_view,
-            reconciler=self.reconciler,
-            telemetry=self.metrics,
-        )
-        self.sweeper = Sweeper(
-            queue=self.queue,
-            picture=picture,
-            index=self.index,
-            linstor=self.linstor,
-            whole_view=self.whole_view,
-            replacer=self.replacer,
-            leadership=self.election,
-            teller=self.teller,
-            telemetry=self.metrics,
-            delays=self._delays(first=1.0, most=30.0),
-            forget_gone=self.reconciler.forget_gone,
+            tuning_of(settings),
+            holder=instance,
+            chance=random.Random(),  # noqa: S311, spreads retries and guards nothing
+            streams=streams,
             after_pass=self._garbage.collect,
-            pace=settings.reconcile_rate,
-            limit=settings.timeout,
-        )
-        self.pulse = Pulse(
-            linstor=self.linstor,
-            leadership=self.election,
-            request=self.sweeper.request,
-            paused=self._database_tells,
-            every=settings.pulse_rate,
         )
         self.informers = {
             "persistentvolumes": self._informer(VOLUMES_PATH, self.index),
             "storageclasses": self._informer(CLASSES_PATH, self.index.classes),
         }
         self.status = StatusReport(
+            self.engine,
             instance=instance,
             index=self.index,
-            teller=self.teller,
-            sweeper=self.sweeper,
-            queue=self.queue,
-            unfinished=self.replacer.unfinished,
-            metrics=self.metrics,
-            streams=tuple(stream.name for stream in self.streams),
+            streams=self._stream_names,
             election=self.election,
             not_ready=self.not_ready,
         )
         self._publish_gauges()
-        self.metrics.gauge(
-            "volumes_held_back",
-            "Volumes that are not changed for now, because they came out of a change otherwise "
-            "than wanted or were changed too often.",
-            picture.backoff.held_back,
-        )
 
-    def _election(self, namespace: str, identity: str) -> AlwaysLeading | LeaseElection:
+    @property
+    def _stream_names(self) -> tuple[str, ...]:
+        return tuple(stream.name for stream in self.streams)
+
+    def _volume_changed(self, volume: Volume) -> None:
+        self.engine.volume_changed(volume)
+
+    def _election(
+        self, streams: Streams, namespace: str, identity: str
+    ) -> AlwaysLeading | LeaseElection:
         settings = self._settings
         if not settings.leader_election:
             return AlwaysLeading()
@@ -208,9 +131,9 @@ class Service:
             lease_duration=settings.leader_election_lease_duration,
             renew_deadline=settings.leader_election_renew_deadline,
             retry_period=settings.leader_election_retry_period,
-            on_change=self._leadership_changed,
+            on_change=lambda leading: self.engine.leadership_changed(leading=leading),
             now=_now,
-            fit=lambda: any(self.metrics.streams[stream.name].up for stream in self.streams),
+            fit=lambda: streams.any_up(self._stream_names),
         )
 
     def _informer(self, path: str, store: Store) -> Informer:
@@ -218,32 +141,36 @@ class Service:
             self.api,
             path,
             store,
-            delays=self._delays(first=0.5, most=30.0),
+            delays=self.engine.delays(first=0.5, most=30.0),
             watch_for=self._settings.resync_rate,
         )
 
-    def _delays(self, *, first: float, most: float) -> Backoff:
-        return Backoff(first=first, most=most, chance=self._chance)
-
     def _publish_gauges(self) -> None:
+        queue, gauge = self.engine.queue, self.metrics.gauge
+
         def oldest() -> float:
-            since = self.queue.oldest()
+            since = queue.oldest()
             return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
-        gauge = self.metrics.gauge
-        gauge("queue_depth", "Resources that wait for a look.", lambda: len(self.queue))
+        gauge("queue_depth", "Resources that wait for a look.", lambda: len(queue))
         gauge("queue_oldest_seconds", "How long the oldest of them waits.", oldest)
-        places = self.queue.places
+        places = queue.places
         gauge("queue_changing", "Resources whose volumes are being changed.", lambda: places.taken)
         gauge(
             "queue_places",
             "Resources whose volumes may be changed at a time.",
             lambda: places.at_once,
         )
-        gauge("queue_working", "Resources in a worker's hands.", lambda: self.queue.held)
+        gauge("queue_working", "Resources in a worker's hands.", lambda: queue.held)
         gauge("leader", "Whether this instance leads.", lambda: self.election.leading)
         gauge("known_volumes", "Volumes of our driver.", lambda: len(self.index))
         gauge("events_lost", "Kubernetes Events not sent.", lambda: self.events.lost)
+        gauge(
+            "volumes_held_back",
+            "Volumes that are not changed for now, because they came out of a change otherwise "
+            "than wanted or were changed too often.",
+            self.engine.picture.backoff.held_back,
+        )
 
     def not_ready(self) -> Mapping[str, str]:
         """What keeps the service from doing its work, by part."""
@@ -252,37 +179,12 @@ class Service:
             for name, informer in self.informers.items()
             if informer.failure is not None
         }
-        if self.sweeper.failure is not None:
-            against["linstor"] = self.sweeper.failure
+        against |= self.engine.failures(self._stream_names)
         if isinstance(self.election, LeaseElection) and self.election.failure is not None:
             against["lease"] = self.election.failure
         if self.database_failure is not None:
             against["LINSTOR's database in Kubernetes"] = self.database_failure
-        for stream in self.streams:
-            if not self.metrics.streams[stream.name].up:
-                against[f"linstor {stream.name} stream"] = "not open"
         return against
-
-    def _volume_changed(self, volume: Volume) -> None:
-        if volume.key is None:
-            self.sweeper.request("volume")
-        elif self.election.leading:
-            self.queue.add(volume.key.resource)
-
-    def _database_tells(self) -> bool:
-        """Whether LINSTOR's own database tells of every change."""
-        streams = [self.metrics.streams.get(name) for name in DATABASE_SOURCES]
-        return all(stream is not None and stream.up for stream in streams)
-
-    def _classes_changed(self) -> None:
-        self.sweeper.request("storageclass")
-
-    def _leadership_changed(self, leading: bool) -> None:  # noqa: FBT001, a callback
-        if leading:
-            self.sweeper.request("leading")
-            self.pulse.wake()
-        else:
-            self.replacer.unfinished.stand_back()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set, or until anything fails unforeseen.
@@ -315,10 +217,10 @@ class Service:
 
     async def _serve(self, stop: asyncio.Event) -> None:
         """Workers outlive everything else, so that what they began can end whatever fails."""
-        drain = Drain(self.queue, grace=self._settings.shutdown_grace)
+        drain = Drain(self.engine.queue, grace=self._settings.shutdown_grace)
         async with asyncio.TaskGroup() as workforce:
             workers = [
-                workforce.create_task(self.reconciler.work(), name=f"worker-{number}")
+                workforce.create_task(self.engine.reconciler.work(), name=f"worker-{number}")
                 for number in range(self._settings.workers + SPARE_WORKERS)
             ]
             try:
@@ -354,9 +256,9 @@ class Service:
         ]
         listeners.append(group.create_task(self._sweep(), name="sweeper"))
         listeners.append(group.create_task(self._listen_to_database(), name="database"))
-        listeners.append(group.create_task(self.crowd.run(), name="crowd"))
+        listeners.append(group.create_task(self.engine.crowd.run(), name="crowd"))
         if self._settings.pulse_rate:
-            listeners.append(group.create_task(self.pulse.run(), name="pulse"))
+            listeners.append(group.create_task(self.engine.pulse.run(), name="pulse"))
         return background, listeners
 
     async def _leave(self) -> None:
@@ -375,8 +277,8 @@ class Service:
         for informer in self.informers.values():
             await informer.synced.wait()
         log.info("volumes known", extra=facts(volumes=len(self.index)))
-        self.sweeper.request("start")
-        await self.sweeper.run()
+        self.engine.sweeper.request("start")
+        await self.engine.sweeper.run()
 
     async def _listen_to_database(self) -> None:
         """Take LINSTOR's own database for a source of hints, where it can be watched."""
@@ -388,25 +290,16 @@ class Service:
         self.database_failure = None
         await self._listen(rows)
 
-    def hinted(self, resource: ResourceName, source: str) -> None:
-        """Look at a resource, unless it is nobody's and very many wait already: a LINSTOR that
-        makes up names would fill the queue with them.
-        """
-        if len(self.queue) >= MOST_WAITING and not self.index.of(resource):
-            return
-        self.whole_view.heard_of(resource)
-        if self.election.leading:
-            self.queue.add(resource, source=source)
-
     async def _listen(self, stream: EventStream) -> None:
-        hints = from_stream(stream, self._delays(first=0.2, most=30.0), self.metrics)
+        engine = self.engine
+        hints = from_stream(stream, engine.delays(first=0.2, most=30.0), engine.streams)
         async with aclosing(hints):
             async for hint in hints:
                 match hint:
                     case MissedSome(cause):
-                        self.sweeper.request(cause)
+                        engine.sweeper.request(cause)
                     case Touched(resource):
-                        self.hinted(resource, stream.name)
+                        engine.hinted(resource, stream.name)
         raise RuntimeError("a source of hints ran dry, though it promised not to")
 
 

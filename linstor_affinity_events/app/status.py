@@ -8,15 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from linstor_affinity_events import __version__
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_lease import AlwaysLeading, LeaseElection
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading, LeaseElection
 from linstor_affinity_events.engine.breaths import with_breaths
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue
-from linstor_affinity_events.engine.sweep import Sweeper
-from linstor_affinity_events.engine.teller import Changed, Teller, Unsettled
-from linstor_affinity_events.engine.unfinished import Unfinished
-from linstor_affinity_events.metrics import Metrics
-from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.engine.engine import Engine
+from linstor_affinity_events.engine.teller import Changed, Unsettled
+from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.volume import Volume
 
 MOST_VOLUMES = 500
@@ -33,21 +30,18 @@ class StatusReport:
 
     def __init__(
         self,
+        engine: Engine,
         *,
         instance: str,
         index: VolumeIndex,
-        teller: Teller,
-        sweeper: Sweeper,
-        queue: KeyedQueue[ResourceName],
-        unfinished: Unfinished,
-        metrics: Metrics,
         streams: tuple[str, ...],
         election: AlwaysLeading | LeaseElection,
         not_ready: Callable[[], Mapping[str, str]],
     ) -> None:
-        self._instance, self._index, self._teller = instance, index, teller
-        self._sweeper, self._queue, self._unfinished = sweeper, queue, unfinished
-        self._metrics, self._streams, self._election = metrics, streams, election
+        self._instance, self._index, self._teller = instance, index, engine.teller
+        self._sweeper, self._queue = engine.sweeper, engine.queue
+        self._unfinished = engine.replacer.unfinished
+        self._states, self._streams, self._election = engine.streams, streams, election
         self._not_ready = not_ready
         self._started = time.time()
 
@@ -94,7 +88,7 @@ class StatusReport:
         }
 
     def _stream(self, name: str) -> dict[str, Any]:
-        state = self._metrics.streams[name]
+        state = self._states.state(name)
         return {
             "stream": name,
             "open": state.up,

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from linstor_affinity_events import logs
-from linstor_affinity_events.adapters.kube_survey import ServiceAccount
+from linstor_affinity_events.adapters.kubernetes.survey import ServiceAccount
 from linstor_affinity_events.app.checking import check as needs
 from linstor_affinity_events.app.need import Need, Status, fail
 from linstor_affinity_events.cli.once import run_once

@@ -13,7 +13,7 @@ from contextlib import closing
 from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Turn
 from linstor_affinity_events.engine.picture import Picture
-from linstor_affinity_events.engine.ports import Index, Linstor, Telemetry
+from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.whole_view import WholeView
 from linstor_affinity_events.errors import Again, Missing, Refused
@@ -48,19 +48,17 @@ class Crowd:
 
     def __init__(
         self,
+        ports: Ports,
         *,
         queue: KeyedQueue[ResourceName],
         picture: Picture,
-        index: Index,
-        linstor: Linstor,
         whole_view: WholeView,
         reconciler: Reconciler,
-        telemetry: Telemetry,
     ) -> None:
         self._queue, self._picture = queue, picture
-        self._index, self._linstor = index, linstor
+        self._index, self._linstor = ports.index, ports.linstor
         self._whole_view, self._reconciler = whole_view, reconciler
-        self._telemetry = telemetry
+        self._telemetry = ports.telemetry
 
     async def run(self) -> None:
         """Serve one crowd after another, for ever."""

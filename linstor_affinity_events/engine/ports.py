@@ -3,7 +3,7 @@
 Every method that waits may raise Unreachable; only other errors are named.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +19,14 @@ from linstor_affinity_events.model.pulse import PulseReading
 from linstor_affinity_events.model.volume import Volume
 
 
-class Linstor(Protocol):
+class LinstorPulse(Protocol):
+    """What LINSTOR answers from its memory, in a millisecond."""
+
+    async def pulse(self) -> PulseReading:
+        """All nodes, and the number of resources. May raise LoginRefused."""
+
+
+class Linstor(LinstorPulse, Protocol):
     """What LINSTOR knows, always read afresh. All may raise LoginRefused."""
 
     async def nodes(self) -> Nodes:
@@ -39,13 +46,6 @@ class Linstor(Protocol):
 
     async def forget_saved(self, resource: ResourceName, number: int) -> None:
         """Drop the reference controller's note; -1 for one on the definition. Fine if gone."""
-
-
-class LinstorPulse(Protocol):
-    """What LINSTOR answers from its memory, in a millisecond."""
-
-    async def pulse(self) -> PulseReading:
-        """All nodes, and the number of resources. May raise LoginRefused."""
 
 
 class Index(Protocol):
@@ -188,11 +188,29 @@ class Telemetry(Protocol):
     def absent(self, volumes: int) -> None: ...
     def stuck(self, volumes: int) -> None: ...
     def claim_lost(self) -> None: ...
-    def stream(self, name: str, *, up: bool) -> None: ...
-    def stream_event(self, name: str) -> None: ...
     def looked_at_many(self, looks: int) -> None: ...
     def failed_look(self, kind: str) -> None: ...
     def failed_pass(self, kind: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """Something happened to this resource."""
+
+    resource: ResourceName
+
+
+@dataclass(frozen=True, slots=True)
+class MissedSome:
+    """We may have been deaf for a while, or it concerns all: look at everything."""
+
+    cause: str
+
+
+Hint = Touched | MissedSome
+"""Cheap and lossy news that a resource may have moved: it starts a look and decides nothing. Hints
+that come twice, late or never do no harm.
+"""
 
 
 class EventStream(Protocol):
@@ -200,5 +218,23 @@ class EventStream(Protocol):
 
     name: str
 
-    def connect(self) -> AbstractAsyncContextManager[AsyncIterator[Mapping[str, object]]]:
+    def connect(self) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
         """Open one connection. The iterator ends when the peer hangs up politely."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """All that the engine needs from the world."""
+
+    index: Index
+    linstor: Linstor
+    volumes: Volumes
+    journal: Journal
+    notices: Notices
+    telemetry: Telemetry
+    leadership: Leadership
+    now: Callable[[], float]
+    """Seconds since the epoch."""
+
+    parse_json: Callable[[str], object]
+    """Raises ValueError for what is no JSON, or too much of it."""

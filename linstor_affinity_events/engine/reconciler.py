@@ -8,13 +8,7 @@ from collections.abc import Awaitable
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
 from linstor_affinity_events.engine.picture import Picture
-from linstor_affinity_events.engine.ports import (
-    Index,
-    Leadership,
-    Linstor,
-    Telemetry,
-    Volumes,
-)
+from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.second_looks import SECOND_LOOK, SecondLooks
@@ -55,23 +49,19 @@ class Reconciler:
 
     def __init__(
         self,
+        ports: Ports,
         *,
         queue: KeyedQueue[ResourceName],
         picture: Picture,
-        index: Index,
-        linstor: Linstor,
-        volumes: Volumes,
         replacer: Replacer,
         saved_notes: SavedNotes,
-        leadership: Leadership,
         teller: Teller,
-        telemetry: Telemetry,
         chance: random.Random,
     ) -> None:
-        self._queue, self._picture, self._index = queue, picture, index
-        self._linstor, self._volumes, self._replacer = linstor, volumes, replacer
-        self._saved_notes, self._leadership = saved_notes, leadership
-        self._teller, self._telemetry = teller, telemetry
+        self._queue, self._picture, self._index = queue, picture, ports.index
+        self._linstor, self._volumes, self._replacer = ports.linstor, ports.volumes, replacer
+        self._saved_notes, self._leadership = saved_notes, ports.leadership
+        self._teller, self._telemetry = teller, ports.telemetry
         self._chance = chance
         self._failing: dict[ResourceName, Backoff] = {}
         self._failing_since: dict[ResourceName, float] = {}

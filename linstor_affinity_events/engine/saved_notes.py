@@ -6,10 +6,9 @@ is here as that controller leaves it, or the claim that it belongs to is here an
 """
 
 import logging
-from collections.abc import Callable
 
 from linstor_affinity_events.engine.picture import Picture
-from linstor_affinity_events.engine.ports import Linstor, Volumes
+from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.errors import Again, BadNote, Conflict, Refused
 from linstor_affinity_events.logs import facts
@@ -44,18 +43,11 @@ class SavedNotes:
     """Makes them notes of our own where a volume is on its way, and drops the others."""
 
     def __init__(
-        self,
-        *,
-        linstor: Linstor,
-        volumes: Volumes,
-        replacer: Replacer,
-        picture: Picture,
-        parse_json: Callable[[str], object],
-        enabled: bool = True,
+        self, ports: Ports, *, replacer: Replacer, picture: Picture, enabled: bool = True
     ) -> None:
-        self._linstor, self._volumes = linstor, volumes
+        self._linstor, self._volumes = ports.linstor, ports.volumes
         self._replacer, self._picture = replacer, picture
-        self._parse_json, self._enabled = parse_json, enabled
+        self._parse_json, self._enabled = ports.parse_json, enabled
         self._refused: dict[tuple[str, int], tuple[str, str]] = {}
         self._taken: dict[tuple[str, int], str] = {}
 

@@ -10,7 +10,7 @@ from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane
 from linstor_affinity_events.engine.picture import Picture
-from linstor_affinity_events.engine.ports import Index, Leadership, Linstor, Telemetry
+from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.teller import Teller, kind_of, reason_of
 from linstor_affinity_events.engine.whole_view import WholeView
@@ -49,26 +49,23 @@ class Sweeper:
 
     def __init__(
         self,
+        ports: Ports,
         *,
         queue: KeyedQueue[ResourceName],
         picture: Picture,
-        index: Index,
-        linstor: Linstor,
         whole_view: WholeView,
         replacer: Replacer,
-        leadership: Leadership,
         teller: Teller,
-        telemetry: Telemetry,
         delays: Backoff,
         forget_gone: Callable[[], None] = lambda: None,
         after_pass: Callable[[], None] = lambda: None,
         pace: float = 60.0,
         limit: float = 60.0,
     ) -> None:
-        self._queue, self._picture, self._index = queue, picture, index
-        self._linstor, self._whole_view, self._replacer = linstor, whole_view, replacer
-        self._leadership = leadership
-        self._teller, self._telemetry = teller, telemetry
+        self._queue, self._picture, self._index = queue, picture, ports.index
+        self._linstor, self._whole_view, self._replacer = ports.linstor, whole_view, replacer
+        self._leadership = ports.leadership
+        self._teller, self._telemetry = teller, ports.telemetry
         self._delays, self._pace, self._limit = delays, pace, limit
         self._forget_gone, self._after_pass = forget_gone, after_pass
         self._causes: dict[str, float] = {}

@@ -162,6 +162,8 @@ class Walk:
         self.different: tuple[str, ...] = ()
         """The parts of the volume that came out otherwise than was asked for."""
         self._asked_for: Manifest | None = None
+        self._before: Manifest | None = None
+        """The claim as it was seen last before the volume went."""
         self._begun = asyncio.get_running_loop().time()
         self._waited = False
 
@@ -284,8 +286,8 @@ class Walk:
             parts = came_out_different(self.note.wanted if asked is None else asked, made)
             self.different = parts if asked else tuple(p for p in parts if p == AFFINITY_FIELD)
         if outcome is Outcome.DONE and made is not None:
-            guard, before = self._means.guard, self.sight.claim
-            seen.append(guard.see_bound(self.note, before, made, self.sighting))
+            guard = self._means.guard
+            seen.append(guard.see_bound(self.note, self._before, made, self.sighting))
         if self.removed and made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
             seen.append(heed_last_word(self._means.volumes, self.note, made, self.sighting))
         # Each to its end, whatever becomes of the other: what was heard last is heard only once.
@@ -313,7 +315,12 @@ class Walk:
         )
 
     async def _read_claim(self, note: Note) -> Manifest | None:
-        return None if note.claim is None else await self._means.volumes.read_claim(note.claim)
+        if note.claim is None:
+            return None
+        claim = await self._means.volumes.read_claim(note.claim)
+        if not self.removed:
+            self._before = claim
+        return claim
 
     async def _remove(self) -> None:
         """Let the volume go, unless that had to wait: then the claim is looked at once more."""

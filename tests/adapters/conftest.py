@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from tests.adapters.peers import linstor_world, loads
 from tests.fakes.kube_server import FakeCluster, KubeServer
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld

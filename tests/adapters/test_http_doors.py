@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from linstor_affinity_events.adapters import http_doors
-from linstor_affinity_events.adapters.http_doors import AT_ONCE, MOST_CONNECTIONS, most_connections
+from linstor_affinity_events.adapters.http import doors
+from linstor_affinity_events.adapters.http.doors import AT_ONCE, MOST_CONNECTIONS, most_connections
 from tests.adapters.test_http_endpoints import BIND, LOOPBACK, asked, listening
 
 PATIENCE = 20.0
@@ -131,7 +131,7 @@ async def test_one_connection_is_answered_once_however_much_it_asks() -> None:
 async def test_a_head_that_does_not_come_ends_the_connection(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(http_doors, "HEAD_WITHIN", 0.5)
+    monkeypatch.setattr(doors, "HEAD_WITHIN", 0.5)
     async with listening() as endpoints:
         reader, writer = await asyncio.open_connection(LOOPBACK, endpoints.ports[BIND])
         writer.write(sent)

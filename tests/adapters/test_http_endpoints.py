@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from linstor_affinity_events.adapters.http_endpoints import (
+from linstor_affinity_events.adapters.http.endpoints import (
     Address,
     Answers,
     HttpEndpoints,

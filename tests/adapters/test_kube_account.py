@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_session import configuration_from
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.session import configuration_from
 from linstor_affinity_events.errors import Unreachable
 from tests.fakes.kube_server import FakeCluster, KubeServer
 

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from kubernetes_asyncio.client.configuration import Configuration
 
-from linstor_affinity_events.adapters.kube_api import BREATH, KubeApi, escaped
-from linstor_affinity_events.adapters.kube_session import LoadConfiguration, configuration_from
+from linstor_affinity_events.adapters.kubernetes.api import BREATH, KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.session import (
+    LoadConfiguration,
+    configuration_from,
+)
 from linstor_affinity_events.errors import (
     AffinityEventsError,
     Again,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_events import MOST_WAITING, KubeEvents
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.events import MOST_WAITING, KubeEvents
 from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid

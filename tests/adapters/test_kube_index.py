@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.volume import Volume
 from tests.contracts.manifests import volume

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_index import ClassStore, VolumeIndex
-from linstor_affinity_events.adapters.kube_informer import Informer
-from linstor_affinity_events.adapters.kube_volumes import CLASSES_PATH, VOLUMES_PATH
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.index import ClassStore, VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.informer import Informer
+from linstor_affinity_events.adapters.kubernetes.volumes import CLASSES_PATH, VOLUMES_PATH
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName

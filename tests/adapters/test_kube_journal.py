@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_journal import (
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.journal import (
     LABEL,
     MOST_ENTRIES,
     MOST_PAGES,

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters import kube_lease
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_lease import UNFIT_FIRST, AlwaysLeading, LeaseElection
+from linstor_affinity_events.adapters.kubernetes import lease as kube_lease
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.lease import (
+    UNFIT_FIRST,
+    AlwaysLeading,
+    LeaseElection,
+)
 from tests.adapters.peers import hurried, loads, running
 from tests.contracts.manifests import lease
 from tests.fakes.kube_server import FakeCluster, KubeServer

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_session import proxy_for
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.session import proxy_for
 from linstor_affinity_events.errors import BadSettings, Missing
 from tests.adapters.peers import loads
 from tests.fakes.kube_server import KubeServer

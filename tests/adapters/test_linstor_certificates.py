@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import trustme
 
-from linstor_affinity_events.adapters.linstor_connection import Tls
+from linstor_affinity_events.adapters.linstor.connection import Tls
 from linstor_affinity_events.errors import Unreachable
 from tests.adapters.peers import linstor_at
 

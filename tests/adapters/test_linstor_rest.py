@@ -13,9 +13,9 @@ import pytest
 import trustme
 from aiohttp import web
 
-from linstor_affinity_events.adapters.linstor_connection import Login, Tls
-from linstor_affinity_events.adapters.linstor_events import NODES_PATH, LinstorStream
-from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.linstor.connection import Login, Tls
+from linstor_affinity_events.adapters.linstor.events import NODES_PATH, LinstorStream
+from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
 from linstor_affinity_events.model.names import NodeName, ResourceName

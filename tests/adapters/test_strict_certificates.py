@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_session import configuration_from
-from linstor_affinity_events.adapters.linstor_connection import Tls
-from linstor_affinity_events.adapters.linstor_rest import LinstorRest
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.session import configuration_from
+from linstor_affinity_events.adapters.linstor.connection import Tls
+from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.errors import Unreachable
 from tests.adapters.bare_authority import BareAuthority
 from tests.adapters.peers import linstor_at

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from linstor_affinity_events.app.service import MOST_WAITING, Service
+from linstor_affinity_events.app.service import Service
+from linstor_affinity_events.engine.engine import MOST_WAITING
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.settings import Settings
 from tests.model.manifests import volume, with_metadata
@@ -18,8 +19,8 @@ async def test_names_that_nobody_has_fill_the_queue_so_far_and_no_further(tmp_pa
     service.index.changed(known)
 
     for number in range(MOST_WAITING + 100):
-        service.hinted(ResourceName(f"made-up-{number}"), "promotion")
-    service.hinted(ResourceName("pvc-known"), "promotion")
+        service.engine.hinted(ResourceName(f"made-up-{number}"), "promotion")
+    service.engine.hinted(ResourceName("pvc-known"), "promotion")
 
-    assert len(service.queue) == MOST_WAITING + 1
-    assert ResourceName("pvc-known") in service.queue
+    assert len(service.engine.queue) == MOST_WAITING + 1
+    assert ResourceName("pvc-known") in service.engine.queue

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_lease import AlwaysLeading
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading
 from linstor_affinity_events.app.status import BREATH, MOST_VOLUMES, StatusReport
 from linstor_affinity_events.engine.teller import Unsettled
-from linstor_affinity_events.metrics import Metrics
 from linstor_affinity_events.model.affinity import ForeignAffinity
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid
@@ -76,13 +75,9 @@ def reported(play: Callable[[Crowded], Awaitable[None]]) -> None:
             for name in NAMES:
                 house.teller.unsettled[name] = Unsettled("refusal", "busy", "so", Uid("1"))
             report = StatusReport(
+                house.engine,
                 instance="me",
                 index=index,
-                teller=house.teller,
-                sweeper=house.sweeper,
-                queue=house.queue,
-                unfinished=house.replacer.unfinished,
-                metrics=Metrics(),
                 streams=(),
                 election=AlwaysLeading(),
                 not_ready=dict,

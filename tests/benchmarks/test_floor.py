@@ -18,6 +18,7 @@ from tests.stage.proxied import ProxiedStage
 from tests.stage.proxy import Asked
 from tests.stage.service import running
 from tests.stage.stage import Stage
+from tests.stage.warm import WarmStarts
 
 QUIET = 0.4
 """Without a request for so long, what the start led to is over."""
@@ -29,9 +30,9 @@ REMOVAL, CREATION = "update persistentvolumes", "create persistentvolumes"
 
 
 async def test_the_floor_asks_for_what_the_service_asks_for(
-    fake_stage: Stage, tmp_path: Path
+    fake_stage: Stage, tmp_path: Path, warm_starts: WarmStarts
 ) -> None:
-    async with ProxiedStage.of(fake_stage, tmp_path) as proxied:
+    async with ProxiedStage.of(fake_stage, tmp_path, warm_starts) as proxied:
         async with service_at_work(proxied):
             by_service = await moves(proxied, "pvc-service", DRIVER)
         async with floor_at_work(proxied):

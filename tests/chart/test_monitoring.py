@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from linstor_affinity_events.app.service import Service
+from linstor_affinity_events.engine.streams import Streams
 from linstor_affinity_events.metrics import Metrics
 from linstor_affinity_events.settings import Settings
 from tests.chart.helm import CHART, Helm
@@ -60,7 +62,7 @@ async def test_the_alerts_ask_for_nothing_that_does_not_exist(known: set[str]) -
 
 
 def test_what_alerts_count_is_there_before_it_happens() -> None:
-    told = Metrics().text().decode()
+    told = Metrics(Streams(time.time)).text().decode()
 
     assert 'linstor_affinity_drift_without_event_total{cause="period"} 0.0' in told
     assert 'linstor_affinity_failed_passes_total{error="LoginRefused"} 0.0' in told

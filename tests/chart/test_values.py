@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from linstor_affinity_events import __version__
-from linstor_affinity_events.adapters.kube_database import GROUP, TABLE, VERBS
-from linstor_affinity_events.adapters.kube_journal import LABEL, note_name
+from linstor_affinity_events.adapters.kubernetes.database import GROUP, TABLE, VERBS
+from linstor_affinity_events.adapters.kubernetes.journal import LABEL, note_name
 from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.settings import OPTIONS

@@ -11,6 +11,7 @@ from tests.real_parts.cluster import RealCluster
 from tests.stage.csi import CsiStage
 from tests.stage.fixtures import service_on
 from tests.stage.proxied import ProxiedStage
+from tests.stage.warm import WarmStarts
 
 __all__ = ["csi_proxied", "csi_stage", "driver_flags", "service_on"]
 
@@ -44,7 +45,9 @@ async def csi_stage(
 
 
 @pytest_asyncio.fixture
-async def csi_proxied(csi_stage: CsiStage, tmp_path: Path) -> AsyncIterator[ProxiedStage]:
+async def csi_proxied(
+    csi_stage: CsiStage, tmp_path: Path, warm_starts: WarmStarts
+) -> AsyncIterator[ProxiedStage]:
     """With proxies between it and the service; all others know the peers themselves."""
-    async with ProxiedStage.of(csi_stage.stage, tmp_path) as found:
+    async with ProxiedStage.of(csi_stage.stage, tmp_path, warm_starts) as found:
         yield found

@@ -3,9 +3,10 @@
 import pytest
 
 from tests.stage.clusters import until
-from tests.stage.csi import NODES, PODS, CsiStage
+from tests.stage.csi import NODES, CsiStage
 from tests.stage.fixtures import MakeService
 from tests.stage.manifests import nodes_of
+from tests.stage.scheduling import PODS
 from tests.stage.service import running
 
 pytestmark = [pytest.mark.csi, pytest.mark.real]
@@ -24,8 +25,8 @@ async def test_a_running_pod_is_not_disturbed_and_the_next_one_starts_at_the_new
     there = next(node for node in NODES if node != at)
 
     async with running(service_on(stage)):
-        await csi_stage.pod("p1", "c1")
-        assert await csi_stage.until_scheduled("p1") == at
+        await csi_stage.pods.add("p1", "c1")
+        assert await csi_stage.pods.until_scheduled("p1") == at
         before = await csi_stage.until_attached(name, at)
         world.promote(name, at)
 
@@ -46,10 +47,10 @@ async def test_a_running_pod_is_not_disturbed_and_the_next_one_starts_at_the_new
         assert "deletionTimestamp" not in pod["metadata"]
 
         world.demote(name, at)
-        await csi_stage.delete_pod("p1")
+        await csi_stage.pods.delete("p1")
         await csi_stage.until_detached(name, at)
-        await csi_stage.pod("p2", "c1")
-        assert await csi_stage.until_scheduled("p2") == there
+        await csi_stage.pods.add("p2", "c1")
+        assert await csi_stage.pods.until_scheduled("p2") == there
         await csi_stage.until_attached(name, there)
 
         async def done() -> bool:

@@ -61,8 +61,8 @@ async def test_a_pod_gets_its_volume_made_and_attached_where_it_is_scheduled(
     stage = csi_stage.stage
     async with running(service_on(stage)) as service:
         await csi_stage.claim("c1", storage_class=LATER_CLASS)
-        await csi_stage.pod("p1", "c1")
-        node = await csi_stage.until_scheduled("p1")
+        await csi_stage.pods.add("p1", "c1")
+        node = await csi_stage.pods.until_scheduled("p1")
         made = await csi_stage.bound_volume("c1")
         name = made["metadata"]["name"]
         attachment = await csi_stage.until_attached(name, node)
@@ -70,7 +70,7 @@ async def test_a_pod_gets_its_volume_made_and_attached_where_it_is_scheduled(
         told = attachment["status"]["attachmentMetadata"]
         assert told["linstor.csi.linbit.com/device-path"] == "/dev/drbd1000"
 
-        await csi_stage.delete_pod("p1")
+        await csi_stage.pods.delete("p1")
         await csi_stage.until_detached(name, node)
         assert "volume affinity updated" not in service.said()
 

@@ -26,19 +26,19 @@ async def test_a_pod_that_waits_for_its_volume_is_scheduled_as_soon_as_a_replica
             await csi_stage.claim(claim)
             made = await csi_stage.bound_volume(claim)
             name, (at,) = made["metadata"]["name"], nodes_of(made)
-            await csi_stage.cordon(at)
-            await csi_stage.pod(pod, claim)
-            await csi_stage.until_unschedulable(pod, "node affinity")
+            await csi_stage.pods.cordon(at)
+            await csi_stage.pods.add(pod, claim)
+            await csi_stage.pods.until_unschedulable(pod, "node affinity")
             there = next(node for node in NODES if node != at)
 
             began = time.monotonic()
             stage.world.create_replica(name, there)
-            assert await csi_stage.until_scheduled(pod) == there
+            assert await csi_stage.pods.until_scheduled(pod) == there
             took.append(time.monotonic() - began)
 
             await csi_stage.until_attached(name, there)
-            await csi_stage.delete_pod(pod)
-            await csi_stage.uncordon(at)
+            await csi_stage.pods.delete(pod)
+            await csi_stage.pods.uncordon(at)
 
     assert stage.observer.lost == []
     figures.count("pod Pending -> scheduled, slowest of 5, ms", round(max(took) * 1000))

@@ -1,6 +1,7 @@
 """Claims that are deleted, bound elsewhere, resized or lost while their volume is replaced."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,13 @@ async def test_a_claim_that_turns_lost_is_always_counted(proxied: ProxiedStage) 
     """The controller looks at it just when its volume is away: here by holding up the creation."""
     stage = proxied.stage
     await stage.add("pvc-1", ["n1"])
+    bound_at = datetime.now(UTC).replace(microsecond=0)
+
+    async def later() -> bool:
+        return datetime.now(UTC) > bound_at + timedelta(seconds=1)
+
+    # When the phase was written is told in whole seconds.
+    await until(later, "the claim was not bound just now")
 
     async def lost() -> bool:
         if await stage.cluster.find(PV) is None:

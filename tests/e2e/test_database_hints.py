@@ -18,6 +18,7 @@ from tests.stage.proxied import ProxiedStage
 from tests.stage.proxy import Answer, CutBody, Reset
 from tests.stage.service import Service, running
 from tests.stage.stage import Stage
+from tests.stage.warm import WarmStarts
 
 pytestmark = pytest.mark.real
 
@@ -64,14 +65,16 @@ async def settled(service: Service) -> None:
 
 
 @pytest_asyncio.fixture
-async def scene(real_cluster_database: RealCluster, tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(
+    real_cluster_database: RealCluster, tmp_path: Path, warm_starts: WarmStarts
+) -> AsyncIterator[Scene]:
     async with clusters.real(real_cluster_database) as cluster, Stage.of(cluster) as stage:
         await stage.clear()
         await stage.prepare()
         database = Database(cluster, stage.world)
         await database.make()
         try:
-            async with ProxiedStage.of(stage, tmp_path) as proxied:
+            async with ProxiedStage.of(stage, tmp_path, warm_starts) as proxied:
                 yield Scene(proxied, database)
         finally:
             await database.clear()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_api import KubeApi
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
-from linstor_affinity_events.adapters.kube_session import configuration_from
-from linstor_affinity_events.adapters.kube_volumes import KubeVolumes
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.session import configuration_from
+from linstor_affinity_events.adapters.kubernetes.volumes import KubeVolumes
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -33,6 +33,7 @@ from tests.stage.proxied import ProxiedStage
 from tests.stage.proxy import After, Asked
 from tests.stage.service import running
 from tests.stage.stage import Stage
+from tests.stage.warm import WarmStarts
 
 Json = dict[str, Any]
 
@@ -159,12 +160,15 @@ async def service_side(cluster: Cluster) -> AsyncIterator[KubeVolumes]:
         await api.close()
 
 
-async def crashed_and_resumed(stage: Stage, step: str, directory: Path) -> None:
+async def crashed_and_resumed(stage: Stage, step: str, directory: Path, starts: WarmStarts) -> None:
     """Kill the service when a write of it took effect and before it learns so, let all others go
     on alone for a while, start it again.
     """
     label, nth = STEPS[step]
-    async with ProxiedStage.of(stage, directory) as proxied, beset(stage) as sidecars:
+    async with (
+        ProxiedStage.of(stage, directory, starts) as proxied,
+        beset(stage) as sidecars,
+    ):
         before = await stage.cluster.ask("GET", f"{PV}/pvc-1")
         doomed, dead = proxied.service(), asyncio.Event()
 
@@ -186,14 +190,14 @@ async def crashed_and_resumed(stage: Stage, step: str, directory: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_killed_after_any_write_a_minute_alone_with_all_others_costs_nothing(
-    tmp_path: Path,
+    tmp_path: Path, warm_starts: WarmStarts
 ) -> None:
     async def play(step: str) -> None:
         directory = tmp_path / step.replace(" ", "-")
         directory.mkdir()
         async with clusters.fake(directory) as cluster, Stage.of(cluster) as stage:
             await stage.prepare()
-            await crashed_and_resumed(stage, step, directory)
+            await crashed_and_resumed(stage, step, directory, warm_starts)
 
     async with asyncio.TaskGroup() as group:
         for step in STEPS:
@@ -203,7 +207,9 @@ async def test_killed_after_any_write_a_minute_alone_with_all_others_costs_nothi
 @pytest.mark.long
 @pytest.mark.real
 @pytest.mark.timeout(1200)
-async def test_the_same_on_real_clusters(real_binaries: Path, tmp_path: Path) -> None:
+async def test_the_same_on_real_clusters(
+    real_binaries: Path, tmp_path: Path, warm_starts: WarmStarts
+) -> None:
     async def play(real: RealCluster, steps: Iterable[str], directory: Path) -> None:
         for step in steps:
             kept_in = directory / step.replace(" ", "-")
@@ -211,7 +217,7 @@ async def test_the_same_on_real_clusters(real_binaries: Path, tmp_path: Path) ->
             async with clusters.real(real) as cluster, Stage.of(cluster) as stage:
                 await stage.clear()
                 await stage.prepare()
-                await crashed_and_resumed(stage, step, kept_in)
+                await crashed_and_resumed(stage, step, kept_in, warm_starts)
                 await stage.clear()
 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:

@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.crowd import Crowd
+from linstor_affinity_events.engine.engine import Engine, Tuning
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.replacer import Ended, Replacer
-from linstor_affinity_events.engine.saved_notes import SavedNotes
+from linstor_affinity_events.engine.streams import Streams
 from linstor_affinity_events.engine.sweep import Sweeper
 from linstor_affinity_events.engine.teller import Teller
-from linstor_affinity_events.engine.whole_view import WholeView
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import claim_of
@@ -47,13 +47,35 @@ class House:
     notices: FakeNotices
     telemetry: FakeTelemetry
     leadership: FakeLeadership
-    queue: KeyedQueue[ResourceName]
-    picture: Picture
-    teller: Teller
-    replacer: Replacer
-    reconciler: Reconciler
-    crowd: Crowd
-    sweeper: Sweeper
+    engine: Engine
+
+    @property
+    def queue(self) -> KeyedQueue[ResourceName]:
+        return self.engine.queue
+
+    @property
+    def picture(self) -> Picture:
+        return self.engine.picture
+
+    @property
+    def teller(self) -> Teller:
+        return self.engine.teller
+
+    @property
+    def replacer(self) -> Replacer:
+        return self.engine.replacer
+
+    @property
+    def reconciler(self) -> Reconciler:
+        return self.engine.reconciler
+
+    @property
+    def crowd(self) -> Crowd:
+        return self.engine.crowd
+
+    @property
+    def sweeper(self) -> Sweeper:
+        return self.engine.sweeper
 
     def pv(self, name: str = PV) -> Json:
         found = self.cluster.get("persistentvolumes", name)
@@ -99,67 +121,23 @@ def house_on(
     volumes = volumes or FakeVolumes(cluster, faults)
     journal = journal or FakeJournal(faults)
     notices, telemetry, leadership = FakeNotices(), FakeTelemetry(), FakeLeadership()
-    queue = KeyedQueue[ResourceName](changes_at_once=at_once)
-    picture = Picture(index=volumes.index, linstor=linstor, now=lambda: 2e9)
-    teller = Teller(notices, telemetry, lambda: 2e9)
-
-    def delays(first: float = 0.05, most: float = 2.0) -> Backoff:
-        return Backoff(first=first, most=most, chance=random.Random(1))
-
-    replacer = Replacer(
-        volumes=volumes,
-        journal=journal,
-        notices=notices,
-        telemetry=telemetry,
-        delays=delays,
+    engine = Engine(
+        Ports(
+            index=volumes.index,
+            linstor=linstor,
+            volumes=volumes,
+            journal=journal,
+            notices=notices,
+            telemetry=telemetry,
+            leadership=leadership,
+            now=lambda: 2e9,
+            parse_json=json.loads,
+        ),
+        Tuning(changes_at_once=at_once, readers=readers, limit=limit),
         holder=holder,
-        may_begin=lambda: leadership.leading and not queue.closed,
-    )
-    saved_notes = SavedNotes(
-        linstor=linstor,
-        volumes=volumes,
-        replacer=replacer,
-        picture=picture,
-        parse_json=json.loads,
-    )
-    reconciler = Reconciler(
-        queue=queue,
-        picture=picture,
-        index=volumes.index,
-        linstor=linstor,
-        volumes=volumes,
-        replacer=replacer,
-        saved_notes=saved_notes,
-        leadership=leadership,
-        teller=teller,
-        telemetry=telemetry,
         chance=random.Random(1),
-    )
-    whole_view = WholeView(linstor, readers=readers)
-    crowd = Crowd(
-        queue=queue,
-        picture=picture,
-        index=volumes.index,
-        linstor=linstor,
-        whole_view=whole_view,
-        reconciler=reconciler,
-        telemetry=telemetry,
-    )
-    sweeper = Sweeper(
-        queue=queue,
-        picture=picture,
-        index=volumes.index,
-        linstor=linstor,
-        whole_view=whole_view,
-        replacer=replacer,
-        leadership=leadership,
-        teller=teller,
-        telemetry=telemetry,
-        delays=delays(1.0, 30.0),
-        forget_gone=reconciler.forget_gone,
+        streams=Streams(lambda: 2e9),
         after_pass=after_pass,
-        pace=60.0,
-        limit=limit,
     )
     return House(
         cluster=cluster,
@@ -170,13 +148,7 @@ def house_on(
         notices=notices,
         telemetry=telemetry,
         leadership=leadership,
-        queue=queue,
-        picture=picture,
-        teller=teller,
-        replacer=replacer,
-        reconciler=reconciler,
-        crowd=crowd,
-        sweeper=sweeper,
+        engine=engine,
     )
 
 

@@ -1,8 +1,6 @@
 """How often one volume may be changed."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 
@@ -15,94 +13,74 @@ from linstor_affinity_events.engine.change_backoff import (
 )
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.verdict import Reason
-from tests.fakes.clock import run_virtually
 
 PV, OTHER = PvName("pvc-1"), PvName("pvc-2")
 
 
-def played(play: Coroutine[Any, Any, None]) -> None:
-    run_virtually(play)
+async def test_a_volume_may_be_changed_a_few_times_at_once_and_others_as_well() -> None:
+    backoff = ChangeBackoff()
 
-
-def test_a_volume_may_be_changed_a_few_times_at_once_and_others_as_well() -> None:
-    async def play() -> None:
-        backoff = ChangeBackoff()
-
-        for _ in range(BURST):
-            assert backoff.against(PV) is None
-            backoff.changed(PV)
-
+    for _ in range(BURST):
         assert backoff.against(PV) is None
-        assert backoff.held_back() == 0
         backoff.changed(PV)
-        against = backoff.against(PV)
-        assert against is not None
-        assert against.reason is Reason.HELD_BACK
-        assert backoff.against(OTHER) is None
-        assert backoff.held_back() == 1
 
-    played(play())
+    assert backoff.against(PV) is None
+    assert backoff.held_back() == 0
+    backoff.changed(PV)
+    against = backoff.against(PV)
+    assert against is not None
+    assert against.reason is Reason.HELD_BACK
+    assert backoff.against(OTHER) is None
+    assert backoff.held_back() == 1
 
 
-def test_who_changes_it_each_time_it_may_be_changed_is_given_fewer_and_fewer_turns() -> None:
-    async def play() -> None:
-        backoff, changes = ChangeBackoff(), []
-        for _ in range(24 * 3600):
-            if backoff.against(PV) is None:
-                backoff.changed(PV)
-                changes.append(asyncio.get_running_loop().time())
+async def test_who_changes_it_each_time_it_may_be_changed_is_given_fewer_and_fewer_turns() -> None:
+    backoff, changes = ChangeBackoff(), []
+    for _ in range(24 * 3600):
+        if backoff.against(PV) is None:
+            backoff.changed(PV)
+            changes.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(1.0)
+
+    first_hour = sum(at < 3600 for at in changes)
+    last_hour = sum(at >= 23 * 3600 for at in changes)
+    assert first_hour < 2 * BURST
+    assert last_hour <= 2
+
+
+async def test_one_that_comes_out_different_pauses_at_once_for_twice_as_long_each_time() -> None:
+    backoff, pauses = ChangeBackoff(), []
+    for _ in range(12):
+        backoff.changed(PV, different="it came out otherwise")
+        pause = 0.0
+        while backoff.against(PV) is not None:
             await asyncio.sleep(1.0)
+            pause += 1.0
+        pauses.append(pause)
 
-        first_hour = sum(at < 3600 for at in changes)
-        last_hour = sum(at >= 23 * 3600 for at in changes)
-        assert first_hour < 2 * BURST
-        assert last_hour <= 2
-
-    played(play())
-
-
-def test_one_that_comes_out_different_pauses_at_once_for_twice_as_long_each_time() -> None:
-    async def play() -> None:
-        backoff, pauses = ChangeBackoff(), []
-        for _ in range(12):
-            backoff.changed(PV, different="it came out otherwise")
-            pause = 0.0
-            while backoff.against(PV) is not None:
-                await asyncio.sleep(1.0)
-                pause += 1.0
-            pauses.append(pause)
-
-        assert pauses[0] == PAUSE_FIRST
-        assert pauses[1] == 2 * PAUSE_FIRST
-        assert pauses[-1] == PAUSE_MOST
-
-    played(play())
+    assert pauses[0] == PAUSE_FIRST
+    assert pauses[1] == 2 * PAUSE_FIRST
+    assert pauses[-1] == PAUSE_MOST
 
 
 @pytest.mark.parametrize("different", ["", "it came out otherwise"])
-def test_what_is_long_ago_counts_no_more_and_is_forgotten(different: str) -> None:
-    async def play() -> None:
-        backoff = ChangeBackoff()
-        for _ in range(BURST):
-            backoff.changed(PV, different=different)
-        assert len(backoff) == 1
+async def test_what_is_long_ago_counts_no_more_and_is_forgotten(different: str) -> None:
+    backoff = ChangeBackoff()
+    for _ in range(BURST):
+        backoff.changed(PV, different=different)
+    assert len(backoff) == 1
 
-        await asyncio.sleep(BURST * FORGIVEN_EVERY + 2 * PAUSE_MOST + 1)
-        backoff.forget_old()
+    await asyncio.sleep(BURST * FORGIVEN_EVERY + 2 * PAUSE_MOST + 1)
+    backoff.forget_old()
 
-        assert len(backoff) == 0
-        assert backoff.against(PV) is None
-
-    played(play())
+    assert len(backoff) == 0
+    assert backoff.against(PV) is None
 
 
-def test_what_still_counts_is_not_forgotten() -> None:
-    async def play() -> None:
-        backoff = ChangeBackoff()
-        backoff.changed(PV, different="it came out otherwise")
+async def test_what_still_counts_is_not_forgotten() -> None:
+    backoff = ChangeBackoff()
+    backoff.changed(PV, different="it came out otherwise")
 
-        backoff.forget_old()
+    backoff.forget_old()
 
-        assert backoff.against(PV) is not None
-
-    played(play())
+    assert backoff.against(PV) is not None

@@ -1,9 +1,8 @@
 """Very many looks at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
 from linstor_affinity_events.engine.crowd import LEAST
 from linstor_affinity_events.engine.keyed_queue import Lane
@@ -12,17 +11,12 @@ from linstor_affinity_events.model.names import ResourceName, resource_name
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Placement
 from tests.engine.house import House, cluster_with, house_on, instead
-from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
 
 MANY = 3 * LEAST
 NAMES = [f"pvc-{number:03}" for number in range(MANY)]
 FEW = 60
 """Single looks that workers may have while a crowd gathers and is read."""
-
-
-def played(work: Coroutine[Any, Any, None]) -> None:
-    run_virtually(work)
 
 
 @asynccontextmanager
@@ -52,227 +46,191 @@ def single_looks(house: House) -> int:
     return house.linstor.asked.count("placement")
 
 
-def test_many_hints_that_mean_nothing_are_answered_by_a_few_bulk_reads() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            hint_all(house)
-            hint_all(house)
-            await asyncio.sleep(1.5)
+async def test_many_hints_that_mean_nothing_are_answered_by_a_few_bulk_reads() -> None:
+    async with crowded_house() as house:
+        hint_all(house)
+        hint_all(house)
+        await asyncio.sleep(1.5)
 
-            assert len(house.queue) == house.queue.due_looks() + MANY
-            assert house.linstor.asked.count("placements") == 1
-            await asyncio.sleep(3.0)
+        assert len(house.queue) == house.queue.due_looks() + MANY
+        assert house.linstor.asked.count("placements") == 1
+        await asyncio.sleep(3.0)
 
-            # The second looks came as well, and nothing waits for more.
-            assert len(house.queue) == 0
-            assert house.linstor.asked.count("placements") == 2
-            assert house.linstor.asked.count("definitions") == 2
-            assert single_looks(house) <= FEW
-            assert house.telemetry.counted["looks in bulk"] >= 2 * MANY - FEW
-            assert house.telemetry.counted["done replace"] == 0
-
-    played(play())
+        # The second looks came as well, and nothing waits for more.
+        assert len(house.queue) == 0
+        assert house.linstor.asked.count("placements") == 2
+        assert house.linstor.asked.count("definitions") == 2
+        assert single_looks(house) <= FEW
+        assert house.telemetry.counted["looks in bulk"] >= 2 * MANY - FEW
+        assert house.telemetry.counted["done replace"] == 0
 
 
-def test_what_has_moved_among_many_is_set_right() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            for name in NAMES[::50]:
-                house.linstor.place(name, "n2")
-            hint_all(house)
-            await asyncio.sleep(10.0)
-
-            for name in NAMES:
-                wanted = {"n2"} if name in NAMES[::50] else {"n1"}
-                assert house.nodes(name) == wanted, name
-            assert single_looks(house) <= FEW + len(NAMES[::50])
-
-    played(play())
-
-
-def test_what_is_told_while_everything_is_read_is_looked_at_afterwards() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            late = ResourceName(NAMES[MANY // 2])
-            read = house.linstor.placements
-
-            async def placements() -> Mapping[ResourceName, Placement]:
-                found = await read()
-                if "n2" not in {r.node for r in house.linstor.placed[late].replicas}:
-                    house.linstor.place(late, "n2")
-                    house.queue.add(late, source="promotion")
-                return found
-
-            instead(house.linstor, placements=placements)
-            # It is in the midst of the row, so no worker gets to it before the read is over.
-            hint_all(house)
-            house.queue.add(late, source="promotion")
-            await asyncio.sleep(1.0)
-
-            assert house.nodes(late) == {"n2"}
-
-    played(play())
-
-
-def test_a_crowd_for_which_no_bulk_read_is_to_be_had_is_looked_at_one_by_one() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            house.linstor.bulk_broken = True
-            house.linstor.place(NAMES[-1], "n2")
-            hint_all(house)
-            await asyncio.sleep(60.0)
-
-            assert house.nodes(NAMES[-1]) == {"n2"}
-            assert len(house.queue) == 0
-            # Each was looked at twice, but for the one that had changed.
-            assert single_looks(house) >= 2 * MANY - 1
-            assert house.linstor.asked.count("placements") == 1
-
-    played(play())
-
-
-def test_a_resource_that_a_bulk_read_lacks_gets_a_look_of_its_own() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            lacking = ResourceName(NAMES[MANY // 2])
-            read = house.linstor.placements
-
-            async def placements() -> Mapping[ResourceName, Placement]:
-                return {k: v for k, v in (await read()).items() if k != lacking}
-
-            instead(house.linstor, placements=placements)
-            hint_all(house)
-            await asyncio.sleep(10.0)
-
-            assert house.teller.unsettled == {}
-            assert house.notices.warnings == []
-
-    played(play())
-
-
-def test_some_looks_are_no_crowd() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            for name in NAMES[: LEAST - 1]:
-                house.queue.add(resource_name(name), source="promotion")
-            await asyncio.sleep(20.0)
-
-            assert "placements" not in house.linstor.asked
-            assert single_looks(house) == 2 * (LEAST - 1)
-
-    played(play())
-
-
-def test_an_unfinished_replacement_in_a_crowd_is_brought_to_its_end() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            name = NAMES[MANY // 2]
+async def test_what_has_moved_among_many_is_set_right() -> None:
+    async with crowded_house() as house:
+        for name in NAMES[::50]:
             house.linstor.place(name, "n2")
-            house.faults.refuse("create")
-            house.queue.add(resource_name(name), lane=Lane.LOOK, source="promotion")
+        hint_all(house)
+        await asyncio.sleep(10.0)
+
+        for name in NAMES:
+            wanted = {"n2"} if name in NAMES[::50] else {"n1"}
+            assert house.nodes(name) == wanted, name
+        assert single_looks(house) <= FEW + len(NAMES[::50])
+
+
+async def test_what_is_told_while_everything_is_read_is_looked_at_afterwards() -> None:
+    async with crowded_house() as house:
+        late = ResourceName(NAMES[MANY // 2])
+        read = house.linstor.placements
+
+        async def placements() -> Mapping[ResourceName, Placement]:
+            found = await read()
+            if "n2" not in {r.node for r in house.linstor.placed[late].replicas}:
+                house.linstor.place(late, "n2")
+                house.queue.add(late, source="promotion")
+            return found
+
+        instead(house.linstor, placements=placements)
+        # It is in the midst of the row, so no worker gets to it before the read is over.
+        hint_all(house)
+        house.queue.add(late, source="promotion")
+        await asyncio.sleep(1.0)
+
+        assert house.nodes(late) == {"n2"}
+
+
+async def test_a_crowd_for_which_no_bulk_read_is_to_be_had_is_looked_at_one_by_one() -> None:
+    async with crowded_house() as house:
+        house.linstor.bulk_broken = True
+        house.linstor.place(NAMES[-1], "n2")
+        hint_all(house)
+        await asyncio.sleep(60.0)
+
+        assert house.nodes(NAMES[-1]) == {"n2"}
+        assert len(house.queue) == 0
+        # Each was looked at twice, but for the one that had changed.
+        assert single_looks(house) >= 2 * MANY - 1
+        assert house.linstor.asked.count("placements") == 1
+
+
+async def test_a_resource_that_a_bulk_read_lacks_gets_a_look_of_its_own() -> None:
+    async with crowded_house() as house:
+        lacking = ResourceName(NAMES[MANY // 2])
+        read = house.linstor.placements
+
+        async def placements() -> Mapping[ResourceName, Placement]:
+            return {k: v for k, v in (await read()).items() if k != lacking}
+
+        instead(house.linstor, placements=placements)
+        hint_all(house)
+        await asyncio.sleep(10.0)
+
+        assert house.teller.unsettled == {}
+        assert house.notices.warnings == []
+
+
+async def test_some_looks_are_no_crowd() -> None:
+    async with crowded_house() as house:
+        for name in NAMES[: LEAST - 1]:
+            house.queue.add(resource_name(name), source="promotion")
+        await asyncio.sleep(20.0)
+
+        assert "placements" not in house.linstor.asked
+        assert single_looks(house) == 2 * (LEAST - 1)
+
+
+async def test_an_unfinished_replacement_in_a_crowd_is_brought_to_its_end() -> None:
+    async with crowded_house() as house:
+        name = NAMES[MANY // 2]
+        house.linstor.place(name, "n2")
+        house.faults.refuse("create")
+        house.queue.add(resource_name(name), lane=Lane.LOOK, source="promotion")
+        await asyncio.sleep(3.0)
+        house.faults.allow("create")
+        hint_all(house)
+        await asyncio.sleep(30.0)
+
+        assert house.nodes(name) == {"n2"}
+        assert house.journal.kept == {}
+
+
+async def test_an_outage_while_a_crowd_waits_is_not_taken_for_a_satellite_that_hangs() -> None:
+    async with crowded_house() as house:
+        house.linstor.delay = 0.5
+        hint_all(house)
+        await asyncio.sleep(0.3)
+        house.linstor.broken = Unreachable("connection refused")
+        await asyncio.sleep(5.0)
+        house.linstor.broken, house.linstor.delay = None, 0.0
+
+        await house.sweeper.sweep("promotion stream opened")
+
+        assert house.sweeper.last is not None
+        assert house.sweeper.last.bulk
+
+
+async def test_what_changes_between_a_read_and_a_second_look_is_seen_by_that_look() -> None:
+    async with crowded_house() as house:
+        house.linstor.delay = 0.0
+        late = [resource_name(name) for name in NAMES[-LEAST + 1 :]]
+        for resource in late:
+            house.queue.add(resource, source="promotion")
+        await asyncio.sleep(1.0)
+        read = house.linstor.placements
+
+        async def slow() -> Mapping[ResourceName, Placement]:
+            found = await read()
             await asyncio.sleep(3.0)
-            house.faults.allow("create")
-            hint_all(house)
-            await asyncio.sleep(30.0)
+            return found
 
-            assert house.nodes(name) == {"n2"}
-            assert house.journal.kept == {}
+        instead(house.linstor, placements=slow)
+        house.linstor.delay = 0.05
+        for name in NAMES[: -len(late)]:
+            house.queue.add(resource_name(name), source="promotion")
+        await asyncio.sleep(0.9)
+        for resource in late:
+            house.linstor.place(resource, "n2")
+        await asyncio.sleep(50.0)
 
-    played(play())
-
-
-def test_an_outage_while_a_crowd_waits_is_not_taken_for_a_satellite_that_hangs() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            house.linstor.delay = 0.5
-            hint_all(house)
-            await asyncio.sleep(0.3)
-            house.linstor.broken = Unreachable("connection refused")
-            await asyncio.sleep(5.0)
-            house.linstor.broken, house.linstor.delay = None, 0.0
-
-            await house.sweeper.sweep("promotion stream opened")
-
-            assert house.sweeper.last is not None
-            assert house.sweeper.last.bulk
-
-    played(play())
+        assert [r for r in late if house.nodes(r) != {"n2"}] == []
 
 
-def test_what_changes_between_a_read_and_a_second_look_is_seen_by_that_look() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            house.linstor.delay = 0.0
-            late = [resource_name(name) for name in NAMES[-LEAST + 1 :]]
-            for resource in late:
-                house.queue.add(resource, source="promotion")
-            await asyncio.sleep(1.0)
-            read = house.linstor.placements
+async def test_what_no_bulk_read_can_answer_is_not_tried_that_way_again() -> None:
+    async with crowded_house() as house:
+        house.linstor.placed.clear()
+        hint_all(house)
+        await asyncio.sleep(15.0)
 
-            async def slow() -> Mapping[ResourceName, Placement]:
-                found = await read()
-                await asyncio.sleep(3.0)
-                return found
-
-            instead(house.linstor, placements=slow)
-            house.linstor.delay = 0.05
-            for name in NAMES[: -len(late)]:
-                house.queue.add(resource_name(name), source="promotion")
-            await asyncio.sleep(0.9)
-            for resource in late:
-                house.linstor.place(resource, "n2")
-            await asyncio.sleep(50.0)
-
-            assert [r for r in late if house.nodes(r) != {"n2"}] == []
-
-    played(play())
+        assert single_looks(house) >= MANY
+        assert house.linstor.asked.count("placements") <= 2
 
 
-def test_what_no_bulk_read_can_answer_is_not_tried_that_way_again() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            house.linstor.placed.clear()
-            hint_all(house)
-            await asyncio.sleep(15.0)
+async def test_nodes_that_are_not_to_be_had_hold_up_no_crowd() -> None:
+    async with crowded_house() as house:
+        for name in NAMES:
+            house.linstor.place(name, "n1", "n3")
 
-            assert single_looks(house) >= MANY
-            assert house.linstor.asked.count("placements") <= 2
+        async def nodes() -> Nodes:
+            await asyncio.sleep(10.0)
+            raise Unreachable("no answer in time")
 
-    played(play())
+        instead(house.linstor, nodes=nodes)
+        hint_all(house)
+        await asyncio.sleep(60.0)
 
-
-def test_nodes_that_are_not_to_be_had_hold_up_no_crowd() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            for name in NAMES:
-                house.linstor.place(name, "n1", "n3")
-
-            async def nodes() -> Nodes:
-                await asyncio.sleep(10.0)
-                raise Unreachable("no answer in time")
-
-            instead(house.linstor, nodes=nodes)
-            hint_all(house)
-            await asyncio.sleep(60.0)
-
-            assert house.queue.held <= 3
-
-    played(play())
+        assert house.queue.held <= 3
 
 
-def test_a_look_that_failed_and_was_answered_in_a_crowd_has_failed_no_more() -> None:
-    async def play() -> None:
-        async with crowded_house() as house:
-            house.linstor.broken = Unreachable("connection refused")
-            for name in NAMES[: LEAST - 1]:
-                house.queue.add(resource_name(name), source="promotion")
-            await asyncio.sleep(3.0)
-            failing = house.reconciler.remembered()
-            house.linstor.broken, house.linstor.delay = None, 0.5
-            hint_all(house)
-            await asyncio.sleep(600.0)
+async def test_a_look_that_failed_and_was_answered_in_a_crowd_has_failed_no_more() -> None:
+    async with crowded_house() as house:
+        house.linstor.broken = Unreachable("connection refused")
+        for name in NAMES[: LEAST - 1]:
+            house.queue.add(resource_name(name), source="promotion")
+        await asyncio.sleep(3.0)
+        failing = house.reconciler.remembered()
+        house.linstor.broken, house.linstor.delay = None, 0.5
+        hint_all(house)
+        await asyncio.sleep(600.0)
 
-            assert failing > 0
-            assert house.reconciler.remembered() == 0
-
-    played(play())
+        assert failing > 0
+        assert house.reconciler.remembered() == 0

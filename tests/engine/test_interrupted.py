@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace as changed
 from typing import Any
@@ -18,17 +18,12 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.replacement import Outcome
 from tests.engine.house import PV, RD, House, cluster_with, house_on, replace
-from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
 
 Json = dict[str, Any]
 
 CLAIM = f"claim-{PV}"
 HELD = "example.com/a-pod-uses-it"
-
-
-def played(work: Coroutine[Any, Any, None]) -> None:
-    run_virtually(work)
 
 
 @asynccontextmanager
@@ -86,93 +81,81 @@ def retained(house: House) -> bool:
 
 @pytest.mark.parametrize("used", [True, False], ids=["a pod uses it", "gone"])
 @pytest.mark.parametrize("noted", [True, False], ids=["with its note", "without"])
-def test_who_deletes_a_claim_while_the_marks_say_retain_keeps_the_data(
+async def test_who_deletes_a_claim_while_the_marks_say_retain_keeps_the_data(
     noted: bool, used: bool
 ) -> None:
-    async def play() -> None:
-        async with one_house() as house:
-            await left_marked(house)
-            delete_claim(house, used=used)
-            await asyncio.sleep(1.0)
-            if not noted:
-                house.journal.kept.clear()
-            second = successor(house)
-            async with second.volumes.watching():
-                await second.replacer.resume(PV)
-                if used:
-                    end_pod(house)
-                await asyncio.sleep(10.0)
+    async with one_house() as house:
+        await left_marked(house)
+        delete_claim(house, used=used)
+        await asyncio.sleep(1.0)
+        if not noted:
+            house.journal.kept.clear()
+        second = successor(house)
+        async with second.volumes.watching():
+            await second.replacer.resume(PV)
+            if used:
+                end_pod(house)
+            await asyncio.sleep(10.0)
 
-            assert retained(second)
-            assert second.pv()["status"]["phase"] == "Released"
-            assert [reason for _, reason, _ in second.notices.warnings] == ["VolumeRetained"]
-
-    played(play())
+        assert retained(second)
+        assert second.pv()["status"]["phase"] == "Released"
+        assert [reason for _, reason, _ in second.notices.warnings] == ["VolumeRetained"]
 
 
 @pytest.mark.parametrize("used", [True, False], ids=["a pod uses it", "gone"])
-def test_the_same_where_it_was_the_reference_that_said_so(used: bool) -> None:
-    async def play() -> None:
-        async with one_house() as house:
-            await left_by_the_reference(house)
-            delete_claim(house, used=used)
-            await asyncio.sleep(1.0)
-            async with house.at_work():
-                house.queue.add(RD)
-                await asyncio.sleep(10.0)
-                if used:
-                    end_pod(house)
-                await asyncio.sleep(10.0)
+async def test_the_same_where_it_was_the_reference_that_said_so(used: bool) -> None:
+    async with one_house() as house:
+        await left_by_the_reference(house)
+        delete_claim(house, used=used)
+        await asyncio.sleep(1.0)
+        async with house.at_work():
+            house.queue.add(RD)
+            await asyncio.sleep(10.0)
+            if used:
+                end_pod(house)
+            await asyncio.sleep(10.0)
 
-            assert retained(house)
-            assert SKIP_RECLAIM_ANNOTATION not in house.pv()["metadata"]["annotations"]
-            assert "VolumeRetained" in [reason for _, reason, _ in house.notices.warnings]
-
-    played(play())
+        assert retained(house)
+        assert SKIP_RECLAIM_ANNOTATION not in house.pv()["metadata"]["annotations"]
+        assert "VolumeRetained" in [reason for _, reason, _ in house.notices.warnings]
 
 
 @pytest.mark.parametrize("verb", ["delete", "save"])
-def test_what_is_refused_for_good_leaves_retain_where_the_claim_went(verb: str) -> None:
-    async def play() -> None:
-        async with one_house() as house:
-            await left_marked(house)
-            delete_claim(house, used=False)
-            await asyncio.sleep(1.0)
-            second = house_on(
-                house.cluster,
-                house.linstor,
-                journal=house.journal,
-                volumes=house.volumes,
-                faults=house.faults,
-                holder="another",
-            )
-            second.faults.refuse(verb, Forbidden)
-            try:
-                await second.replacer.resume(PV)
-            except Refused:
-                second.faults.allow(verb)
-                await second.replacer.resume(PV)
+async def test_what_is_refused_for_good_leaves_retain_where_the_claim_went(verb: str) -> None:
+    async with one_house() as house:
+        await left_marked(house)
+        delete_claim(house, used=False)
+        await asyncio.sleep(1.0)
+        second = house_on(
+            house.cluster,
+            house.linstor,
+            journal=house.journal,
+            volumes=house.volumes,
+            faults=house.faults,
+            holder="another",
+        )
+        second.faults.refuse(verb, Forbidden)
+        try:
+            await second.replacer.resume(PV)
+        except Refused:
+            second.faults.allow(verb)
+            await second.replacer.resume(PV)
 
-            assert retained(second)
-
-    played(play())
+        assert retained(second)
 
 
-def test_marks_that_nothing_explains_any_more_are_taken_off_and_retain_is_told() -> None:
-    async def play() -> None:
-        async with one_house() as house:
-            await left_marked(house)
-            # A tool took our annotation off, and somebody resized the volume.
-            patch = {
-                "metadata": {"annotations": {MARK_ANNOTATION: None}},
-                "spec": {"capacity": {"storage": "2Gi"}},
-            }
-            house.cluster.patch("persistentvolumes", PV, patch)
-            second = successor(house)
-            async with second.volumes.watching():
-                assert await second.replacer.resume(PV) is Outcome.KEPT
+async def test_marks_that_nothing_explains_any_more_are_taken_off_and_retain_is_told() -> None:
+    async with one_house() as house:
+        await left_marked(house)
+        # A tool took our annotation off, and somebody resized the volume.
+        patch = {
+            "metadata": {"annotations": {MARK_ANNOTATION: None}},
+            "spec": {"capacity": {"storage": "2Gi"}},
+        }
+        house.cluster.patch("persistentvolumes", PV, patch)
+        second = successor(house)
+        async with second.volumes.watching():
+            assert await second.replacer.resume(PV) is Outcome.KEPT
 
-            assert FINALIZER not in second.pv()["metadata"]["finalizers"]
-            assert [reason for _, reason, _ in second.notices.warnings] == ["VolumeRetained"]
-
-    played(play())
+        assert FINALIZER not in second.pv()["metadata"]["finalizers"]
+        assert [reason for _, reason, _ in second.notices.warnings] == ["VolumeRetained"]

@@ -1,295 +1,240 @@
 """Keys, each at most once, the most urgent first."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 
 from linstor_affinity_events.cli.run import new_event_loop
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
-from tests.fakes.clock import run_virtually
 
 
-def played(work: Coroutine[Any, Any, None]) -> None:
-    run_virtually(work)
-
-
-def test_a_key_added_many_times_is_handed_out_once() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
-        for _ in range(100):
-            queue.add("a")
-
-        async with queue.claim() as turn:
-            assert turn.key == "a"
-        assert len(queue) == 0
-
-    played(play())
-
-
-def test_news_that_come_while_a_key_is_held_lead_to_exactly_one_more_turn() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
+async def test_a_key_added_many_times_is_handed_out_once() -> None:
+    queue = KeyedQueue[str]()
+    for _ in range(100):
         queue.add("a")
-        async with queue.claim():
-            queue.add("a", source="promotion")
-            queue.add("a", source="promotion")
 
-        async with queue.claim() as turn:
-            assert turn.key == "a"
-            assert turn.hinted
-        assert len(queue) == 0
-
-    played(play())
+    async with queue.claim() as turn:
+        assert turn.key == "a"
+    assert len(queue) == 0
 
 
-def test_one_key_is_never_in_two_hands() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
-        hands = {"a": 0, "b": 0}
-        worst = 0
-
-        async def work() -> None:
-            nonlocal worst
-            while True:
-                try:
-                    async with queue.claim() as turn:
-                        hands[turn.key] += 1
-                        worst = max(worst, hands[turn.key])
-                        await asyncio.sleep(0.5)
-                        hands[turn.key] -= 1
-                except QueueClosed:
-                    return
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(4):
-                group.create_task(work())
-            for _ in range(20):
-                queue.add("a")
-                queue.add("b")
-                await asyncio.sleep(0.1)
-            queue.close()
-
-        assert worst == 1
-
-    played(play())
-
-
-def test_the_earliest_wish_wins() -> None:
-    async def play() -> None:
-        clock = asyncio.get_running_loop().time
-        queue = KeyedQueue[str]()
-        queue.add("a", after=30.0)
-        queue.add("a", after=2.0)
-        queue.add("a", after=9.0)
-
-        async with queue.claim():
-            assert clock() == pytest.approx(2.0)
-
-    played(play())
-
-
-def test_a_turn_knows_since_when_the_news_waits() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
-        queue.add("a", after=10.0)
-        await asyncio.sleep(1.0)
+async def test_news_that_come_while_a_key_is_held_lead_to_exactly_one_more_turn() -> None:
+    queue = KeyedQueue[str]()
+    queue.add("a")
+    async with queue.claim():
+        queue.add("a", source="promotion")
         queue.add("a", source="promotion")
 
-        async with queue.claim() as turn:
-            assert turn.since == pytest.approx(1.0)
-
-    played(play())
-
-
-def test_urgent_changes_go_before_others_and_before_looks() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
-        queue.add("change", lane=Lane.CHANGE)
-        queue.add("look")
-        queue.add("urgent", lane=Lane.URGENT)
-
-        order = []
-        for _ in range(3):
-            async with queue.claim() as turn:
-                order.append(turn.key)
-
-        assert order == ["urgent", "look", "change"]
-
-    played(play())
+    async with queue.claim() as turn:
+        assert turn.key == "a"
+        assert turn.hinted
+    assert len(queue) == 0
 
 
-def test_a_wish_for_a_look_does_not_put_off_an_urgent_change() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
-        queue.add("urgent", lane=Lane.URGENT)
-        queue.add("change", lane=Lane.CHANGE)
-        queue.add("look")
-        for key in ("urgent", "change"):
-            queue.add(key, source="promotion")
+async def test_one_key_is_never_in_two_hands() -> None:
+    queue = KeyedQueue[str]()
+    hands = {"a": 0, "b": 0}
+    worst = 0
 
-        turns = []
-        for _ in range(3):
-            async with queue.claim() as turn:
-                turns.append((turn.key, turn.lane))
+    async def work() -> None:
+        nonlocal worst
+        while True:
+            try:
+                async with queue.claim() as turn:
+                    hands[turn.key] += 1
+                    worst = max(worst, hands[turn.key])
+                    await asyncio.sleep(0.5)
+                    hands[turn.key] -= 1
+            except QueueClosed:
+                return
 
-        # What could wait may be urgent by now: only a look tells.
-        assert turns[0] == ("urgent", Lane.URGENT)
-        assert ("change", Lane.LOOK) in turns
-
-    played(play())
-
-
-def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str](changes_at_once=1)
-        queue.add("slow")
-        async with queue.claim() as slow:
-            assert queue.may_change(slow, urgent=False)
-            queue.add("second", lane=Lane.URGENT)
-            queue.add("look")
-            async with queue.claim() as turn:
-                assert turn.key == "look"
-                assert not queue.may_change(turn, urgent=True)
-
-        async with queue.claim() as turn:
-            assert turn.key == "second"
-
-    played(play())
-
-
-def test_a_change_that_can_wait_leaves_the_last_place_to_an_urgent_one() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str](changes_at_once=1)
-        queue.add("a")
-        async with queue.claim() as turn:
-            queue.add("b", lane=Lane.URGENT)
-
-            assert not queue.may_change(turn, urgent=False)
-            assert queue.may_change(turn, urgent=True)
-
-    played(play())
-
-
-def test_a_place_comes_back_when_its_turn_ends() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str](changes_at_once=1)
-        for key in ("a", "b"):
-            queue.add(key)
-            async with queue.claim() as turn:
-                assert queue.may_change(turn, urgent=False), key
-
-    played(play())
-
-
-def test_a_closed_queue_hands_out_nothing_and_lets_go_of_those_who_wait() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
-
-        async def wait() -> Turn[str]:
-            async with queue.claim() as turn:
-                return turn
-
-        waiting = asyncio.create_task(wait())
-        await asyncio.sleep(1.0)
-        queue.add("a", after=5.0)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(work())
+        for _ in range(20):
+            queue.add("a")
+            queue.add("b")
+            await asyncio.sleep(0.1)
         queue.close()
 
-        with pytest.raises(QueueClosed):
-            await waiting
-
-    played(play())
+    assert worst == 1
 
 
-def test_a_hundred_thousand_keys_cost_no_more_each_than_a_thousand() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[int]()
-        for number in range(100_000):
-            queue.add(number)
-            queue.add(number, after=1.0)
-        seen = set()
-        for _ in range(100_000):
-            async with queue.claim() as turn:
-                seen.add(turn.key)
+async def test_the_earliest_wish_wins() -> None:
+    clock = asyncio.get_running_loop().time
+    queue = KeyedQueue[str]()
+    queue.add("a", after=30.0)
+    queue.add("a", after=2.0)
+    queue.add("a", after=9.0)
 
-        assert seen == set(range(100_000))
-        assert len(queue) == 0
-        assert queue.oldest() is None
+    async with queue.claim():
+        assert clock() == pytest.approx(2.0)
 
-    played(play())
+
+async def test_a_turn_knows_since_when_the_news_waits() -> None:
+    queue = KeyedQueue[str]()
+    queue.add("a", after=10.0)
+    await asyncio.sleep(1.0)
+    queue.add("a", source="promotion")
+
+    async with queue.claim() as turn:
+        assert turn.since == pytest.approx(1.0)
+
+
+async def test_urgent_changes_go_before_others_and_before_looks() -> None:
+    queue = KeyedQueue[str]()
+    queue.add("change", lane=Lane.CHANGE)
+    queue.add("look")
+    queue.add("urgent", lane=Lane.URGENT)
+
+    order = []
+    for _ in range(3):
+        async with queue.claim() as turn:
+            order.append(turn.key)
+
+    assert order == ["urgent", "look", "change"]
+
+
+async def test_a_wish_for_a_look_does_not_put_off_an_urgent_change() -> None:
+    queue = KeyedQueue[str]()
+    queue.add("urgent", lane=Lane.URGENT)
+    queue.add("change", lane=Lane.CHANGE)
+    queue.add("look")
+    for key in ("urgent", "change"):
+        queue.add(key, source="promotion")
+
+    turns = []
+    for _ in range(3):
+        async with queue.claim() as turn:
+            turns.append((turn.key, turn.lane))
+
+    # What could wait may be urgent by now: only a look tells.
+    assert turns[0] == ("urgent", Lane.URGENT)
+    assert ("change", Lane.LOOK) in turns
+
+
+async def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
+    queue = KeyedQueue[str](changes_at_once=1)
+    queue.add("slow")
+    async with queue.claim() as slow:
+        assert queue.may_change(slow, urgent=False)
+        queue.add("second", lane=Lane.URGENT)
+        queue.add("look")
+        async with queue.claim() as turn:
+            assert turn.key == "look"
+            assert not queue.may_change(turn, urgent=True)
+
+    async with queue.claim() as turn:
+        assert turn.key == "second"
+
+
+async def test_a_change_that_can_wait_leaves_the_last_place_to_an_urgent_one() -> None:
+    queue = KeyedQueue[str](changes_at_once=1)
+    queue.add("a")
+    async with queue.claim() as turn:
+        queue.add("b", lane=Lane.URGENT)
+
+        assert not queue.may_change(turn, urgent=False)
+        assert queue.may_change(turn, urgent=True)
+
+
+async def test_a_place_comes_back_when_its_turn_ends() -> None:
+    queue = KeyedQueue[str](changes_at_once=1)
+    for key in ("a", "b"):
+        queue.add(key)
+        async with queue.claim() as turn:
+            assert queue.may_change(turn, urgent=False), key
+
+
+async def test_a_closed_queue_hands_out_nothing_and_lets_go_of_those_who_wait() -> None:
+    queue = KeyedQueue[str]()
+
+    async def wait() -> Turn[str]:
+        async with queue.claim() as turn:
+            return turn
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(1.0)
+    queue.add("a", after=5.0)
+    queue.close()
+
+    with pytest.raises(QueueClosed):
+        await waiting
+
+
+async def test_a_hundred_thousand_keys_cost_no_more_each_than_a_thousand() -> None:
+    queue = KeyedQueue[int]()
+    for number in range(100_000):
+        queue.add(number)
+        queue.add(number, after=1.0)
+    seen = set()
+    for _ in range(100_000):
+        async with queue.claim() as turn:
+            seen.add(turn.key)
+
+    assert seen == set(range(100_000))
+    assert len(queue) == 0
+    assert queue.oldest() is None
 
 
 @pytest.mark.parametrize("lane", list(Lane))
-def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(lane: Lane) -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
-        for number in range(1000):
-            queue.add(f"many-{number}", lane=lane)
-        await asyncio.sleep(1.0)
-        queue.add("one", lane=lane)
+async def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(lane: Lane) -> None:
+    queue = KeyedQueue[str]()
+    for number in range(1000):
+        queue.add(f"many-{number}", lane=lane)
+    await asyncio.sleep(1.0)
+    queue.add("one", lane=lane)
 
-        order = []
-        for _ in range(3):
-            async with queue.claim() as turn:
-                order.append(turn.key)
-
-        assert order == ["many-0", "one", "many-1"]
-
-    played(play())
-
-
-def test_what_was_told_first_goes_first_however_late_it_was_seen_to_be_urgent() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
-        await asyncio.sleep(10.0)
-        queue.add("later", lane=Lane.URGENT, since=5.0)
-        queue.add("sooner", lane=Lane.URGENT, since=4.0)
-
+    order = []
+    for _ in range(3):
         async with queue.claim() as turn:
-            assert turn.key == "sooner"
+            order.append(turn.key)
 
-    played(play())
+    assert order == ["many-0", "one", "many-1"]
 
 
-def test_whoever_gives_up_waiting_leaves_the_news_to_others() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
+async def test_what_was_told_first_goes_first_however_late_it_was_seen_to_be_urgent() -> None:
+    queue = KeyedQueue[str]()
+    await asyncio.sleep(10.0)
+    queue.add("later", lane=Lane.URGENT, since=5.0)
+    queue.add("sooner", lane=Lane.URGENT, since=4.0)
 
-        async def wait() -> str:
-            async with queue.claim() as turn:
-                return turn.key
+    async with queue.claim() as turn:
+        assert turn.key == "sooner"
 
-        first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
+
+async def test_whoever_gives_up_waiting_leaves_the_news_to_others() -> None:
+    queue = KeyedQueue[str]()
+
+    async def wait() -> str:
+        async with queue.claim() as turn:
+            return turn.key
+
+    first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
+    await asyncio.sleep(1.0)
+    queue.add("a")
+    first.cancel()
+
+    assert await second == "a"
+
+
+async def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> None:
+    queue = KeyedQueue[int]()
+    got: dict[int, float] = {}
+
+    async def wait() -> None:
+        async with queue.claim() as turn:
+            got[turn.key] = asyncio.get_running_loop().time()
+            await asyncio.sleep(100.0)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(wait())
         await asyncio.sleep(1.0)
-        queue.add("a")
-        first.cancel()
+        for number in range(5):
+            queue.add(number, after=3.0 if number % 2 else 7.0)
 
-        assert await second == "a"
-
-    played(play())
-
-
-def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[int]()
-        got: dict[int, float] = {}
-
-        async def wait() -> None:
-            async with queue.claim() as turn:
-                got[turn.key] = asyncio.get_running_loop().time()
-                await asyncio.sleep(100.0)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(5):
-                group.create_task(wait())
-            await asyncio.sleep(1.0)
-            for number in range(5):
-                queue.add(number, after=3.0 if number % 2 else 7.0)
-
-        assert got == pytest.approx({0: 8.0, 1: 4.0, 2: 8.0, 3: 4.0, 4: 8.0})
-
-    played(play())
+    assert got == pytest.approx({0: 8.0, 1: 4.0, 2: 8.0, 3: 4.0, 4: 8.0})
 
 
 def test_on_the_loop_of_the_service_times_are_kept_however_short() -> None:
@@ -310,73 +255,64 @@ def test_on_the_loop_of_the_service_times_are_kept_however_short() -> None:
         runner.run(play())
 
 
-def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str](changes_at_once=2)
-        looked: dict[str, float] = {}
+async def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
+    queue = KeyedQueue[str](changes_at_once=2)
+    looked: dict[str, float] = {}
 
-        async def work() -> None:
-            async with queue.claim() as turn:
-                looked[turn.key] = asyncio.get_running_loop().time()
-                if turn.key == "a":
-                    assert queue.may_change(turn, urgent=True)
-                    await asyncio.sleep(5.0)
+    async def work() -> None:
+        async with queue.claim() as turn:
+            looked[turn.key] = asyncio.get_running_loop().time()
+            if turn.key == "a":
+                assert queue.may_change(turn, urgent=True)
+                await asyncio.sleep(5.0)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(3):
-                group.create_task(work())
-            await asyncio.sleep(0)
-            with queue.few_looks(for_at_most=60.0):
-                for key in "abc":
-                    queue.add(key)
-                await asyncio.sleep(10.0)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(work())
+        await asyncio.sleep(0)
+        with queue.few_looks(for_at_most=60.0):
+            for key in "abc":
+                queue.add(key)
+            await asyncio.sleep(10.0)
 
-        assert max(looked.values()) < 1.0
-
-    played(play())
+    assert max(looked.values()) < 1.0
 
 
-def test_many_looks_are_held_until_each_is_answered() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str]()
-        queue.add("old")
-        queue.add("too")
-        queue.add("later", after=2.0)
-        queue.add("single", alone=True)
-        await asyncio.sleep(1.0)
-        begun = asyncio.get_running_loop().time()
-        queue.add("new")
-        await asyncio.sleep(3.0)
+async def test_many_looks_are_held_until_each_is_answered() -> None:
+    queue = KeyedQueue[str]()
+    queue.add("old")
+    queue.add("too")
+    queue.add("later", after=2.0)
+    queue.add("single", alone=True)
+    await asyncio.sleep(1.0)
+    begun = asyncio.get_running_loop().time()
+    queue.add("new")
+    await asyncio.sleep(3.0)
 
-        assert queue.due_looks() == 4
-        turns = queue.claim_looks(until=begun)
-        first = next(turns)
-        assert (first.key, queue.held) == ("old", 2)
-        assert not queue.may_change(first, urgent=True)
-        assert (next(turns).key, queue.held) == ("too", 1)
-        turns.close()
-        assert (queue.held, queue.due_looks()) == (0, 2)
-
-    played(play())
+    assert queue.due_looks() == 4
+    turns = queue.claim_looks(until=begun)
+    first = next(turns)
+    assert (first.key, queue.held) == ("old", 2)
+    assert not queue.may_change(first, urgent=True)
+    assert (next(turns).key, queue.held) == ("too", 1)
+    turns.close()
+    assert (queue.held, queue.due_looks()) == (0, 2)
 
 
-def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
-    async def play() -> None:
-        queue = KeyedQueue[str](changes_at_once=1)
-        queue.add("first", lane=Lane.CHANGE)
-        took: list[float] = []
+async def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
+    queue = KeyedQueue[str](changes_at_once=1)
+    queue.add("first", lane=Lane.CHANGE)
+    took: list[float] = []
 
-        async def wait() -> None:
-            async with queue.claim():
-                took.append(asyncio.get_running_loop().time())
-
+    async def wait() -> None:
         async with queue.claim():
-            queue.add("first", after=50.0)
-            queue.add("second", lane=Lane.URGENT)
-            waiting = asyncio.create_task(wait())
-            await asyncio.sleep(2.0)
-        await waiting
+            took.append(asyncio.get_running_loop().time())
 
-        assert took == [pytest.approx(2.0)]
+    async with queue.claim():
+        queue.add("first", after=50.0)
+        queue.add("second", lane=Lane.URGENT)
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(2.0)
+    await waiting
 
-    played(play())
+    assert took == [pytest.approx(2.0)]

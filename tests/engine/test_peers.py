@@ -1,7 +1,6 @@
 """Beside admission policies, other controllers and people: what the whole engine makes of them."""
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -24,7 +23,6 @@ from tests.engine.house import (
     replace,
     until,
 )
-from tests.fakes.clock import run_virtually
 from tests.fakes.kube_server import metadata
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.linstor import FakeLinstor
@@ -34,10 +32,6 @@ Json = dict[str, Any]
 
 CLAIM = f"claim-{PV}"
 CONTROLLER = Writer(name="kube-controller-manager", subresource="status")
-
-
-def played(work: Coroutine[Any, Any, None]) -> None:
-    run_virtually(work)
 
 
 async def reconciled_for(house: House, seconds: float) -> None:
@@ -53,90 +47,76 @@ def moved_elsewhere(operation: str, pv: Json) -> None:
         pv["spec"]["nodeAffinity"] = manifests.on_nodes(["elsewhere"])
 
 
-def test_a_policy_that_moves_new_volumes_has_none_replaced_again_and_again() -> None:
-    async def play() -> None:
-        async with one_house("n2") as house, house.at_work():
-            house.cluster.mutations.append(moved_elsewhere)
-            await reconciled_for(house, 3600.0)
+async def test_a_policy_that_moves_new_volumes_has_none_replaced_again_and_again() -> None:
+    async with one_house("n2") as house, house.at_work():
+        house.cluster.mutations.append(moved_elsewhere)
+        await reconciled_for(house, 3600.0)
 
-            assert house.nodes() == {"elsewhere"}
-            assert house.faults.writes.count("remove") < 10
-            [(name, _, why), *_] = house.notices.warnings
-            assert name == PV
-            assert "came out as linbit.com/hostname=elsewhere" in why
-            assert house.picture.backoff.held_back() == 1
-            assert house.teller.unsettled[PV].reason == Reason.DIFFERENT
+        assert house.nodes() == {"elsewhere"}
+        assert house.faults.writes.count("remove") < 10
+        [(name, _, why), *_] = house.notices.warnings
+        assert name == PV
+        assert "came out as linbit.com/hostname=elsewhere" in why
+        assert house.picture.backoff.held_back() == 1
+        assert house.teller.unsettled[PV].reason == Reason.DIFFERENT
 
-            house.cluster.mutations.clear()
-            await reconciled_for(house, 3600.0)
-            assert house.nodes() == {"n2"}
-
-    played(play())
+        house.cluster.mutations.clear()
+        await reconciled_for(house, 3600.0)
+        assert house.nodes() == {"n2"}
 
 
-def test_a_policy_that_labels_every_update_is_no_reason_to_begin_again() -> None:
-    async def play() -> None:
-        count = 0
+async def test_a_policy_that_labels_every_update_is_no_reason_to_begin_again() -> None:
+    count = 0
 
-        def stamped(operation: str, pv: Json) -> None:
-            nonlocal count
-            count += 1
-            pv["metadata"].setdefault("annotations", {})["policy.example.com/stamp"] = str(count)
+    def stamped(operation: str, pv: Json) -> None:
+        nonlocal count
+        count += 1
+        pv["metadata"].setdefault("annotations", {})["policy.example.com/stamp"] = str(count)
 
-        async with one_house("n2") as house, house.volumes.watching():
-            house.cluster.mutations.append(stamped)
+    async with one_house("n2") as house, house.volumes.watching():
+        house.cluster.mutations.append(stamped)
 
-            assert await replace(house, "n2") is Outcome.DONE
-            assert house.nodes() == {"n2"}
-            assert house.faults.writes.count("remove") == 1
-            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-
-    played(play())
+        assert await replace(house, "n2") is Outcome.DONE
+        assert house.nodes() == {"n2"}
+        assert house.faults.writes.count("remove") == 1
+        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
 
-def test_what_else_a_policy_changes_is_told_once_and_left() -> None:
-    async def play() -> None:
-        def remounted(operation: str, pv: Json) -> None:
-            if operation == "CREATE":
-                pv["spec"]["mountOptions"] = ["ro"]
+async def test_what_else_a_policy_changes_is_told_once_and_left() -> None:
+    def remounted(operation: str, pv: Json) -> None:
+        if operation == "CREATE":
+            pv["spec"]["mountOptions"] = ["ro"]
 
-        async with cluster_with() as cluster:
-            linstor = FakeLinstor("n1", "n2", "n3")
-            linstor.place(PV, "n2")
-            claim = cluster.create(
-                "persistentvolumeclaims", manifests.claim(CLAIM), namespace="default"
-            )
-            made = manifests.volume(
-                PV, claim=claim, node_affinity=manifests.on_nodes(["n1"]), mountOptions=["noatime"]
-            )
-            cluster.create("persistentvolumes", made)
-            house = house_on(cluster, linstor)
-            async with house.at_work():
-                await asyncio.sleep(1.0)
-                cluster.mutations.append(remounted)
-                await reconciled_for(house, 600.0)
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        linstor.place(PV, "n2")
+        claim = cluster.create(
+            "persistentvolumeclaims", manifests.claim(CLAIM), namespace="default"
+        )
+        made = manifests.volume(
+            PV, claim=claim, node_affinity=manifests.on_nodes(["n1"]), mountOptions=["noatime"]
+        )
+        cluster.create("persistentvolumes", made)
+        house = house_on(cluster, linstor)
+        async with house.at_work():
+            await asyncio.sleep(1.0)
+            cluster.mutations.append(remounted)
+            await reconciled_for(house, 600.0)
 
-            assert house.nodes() == {"n2"}
-            assert house.faults.writes.count("remove") == 1
-            assert [(n, r) for n, r, _ in house.notices.warnings] == [
-                (PV, "VolumeCreatedDifferent")
-            ]
-
-    played(play())
+        assert house.nodes() == {"n2"}
+        assert house.faults.writes.count("remove") == 1
+        assert [(n, r) for n, r, _ in house.notices.warnings] == [(PV, "VolumeCreatedDifferent")]
 
 
-def test_a_placement_that_never_rests_does_not_have_a_volume_replaced_without_end() -> None:
-    async def play() -> None:
-        async with one_house("n2") as house, house.at_work():
-            for number in range(1800):
-                house.linstor.place(PV, f"n{number % 2 + 2}")
-                house.queue.add(RD, source="promotion")
-                await asyncio.sleep(2.0)
+async def test_a_placement_that_never_rests_does_not_have_a_volume_replaced_without_end() -> None:
+    async with one_house("n2") as house, house.at_work():
+        for number in range(1800):
+            house.linstor.place(PV, f"n{number % 2 + 2}")
+            house.queue.add(RD, source="promotion")
+            await asyncio.sleep(2.0)
 
-            assert house.faults.writes.count("remove") < 30
-            assert any("more than 10 times" in why for _, _, why in house.notices.warnings)
-
-    played(play())
+        assert house.faults.writes.count("remove") < 30
+        assert any("more than 10 times" in why for _, _, why in house.notices.warnings)
 
 
 async def lost_and_found(house: House) -> None:
@@ -147,81 +127,74 @@ async def lost_and_found(house: House) -> None:
         )
 
 
+@pytest.mark.parametrize("answered", [True, False])
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_claim_that_was_lost_and_is_bound_again_is_counted(
-    monkeypatch: pytest.MonkeyPatch, lost: bool
+async def test_a_claim_that_was_lost_and_is_bound_again_is_counted(
+    monkeypatch: pytest.MonkeyPatch, lost: bool, answered: bool
 ) -> None:
-    async def play() -> None:
-        async with one_house("n2") as house, house.volumes.watching():
-            create = house.volumes.create
+    async with one_house("n2") as house, house.volumes.watching():
+        create = house.volumes.create
 
-            async def created(manifest: Manifest) -> Manifest:
-                made = await create(manifest)
-                # The API server's clock tells seconds, and the claim was not bound just now.
-                monkeypatch.setattr(metadata, "now", lambda: "2036-01-01T00:00:00Z")
-                if lost:
-                    await lost_and_found(house)
-                return made
+        async def created(manifest: Manifest) -> Manifest:
+            made = await create(manifest)
+            # The API server's clock tells seconds, and the claim was not bound just now.
+            monkeypatch.setattr(metadata, "now", lambda: "2036-01-01T00:00:00Z")
+            if lost:
+                await lost_and_found(house)
+            if not answered:
+                raise Unreachable("the answer is lost")
+            return made
 
-            instead(house.volumes, create=created)
-            assert await replace(house, "n2") is Outcome.DONE
-            assert house.telemetry.counted["claim lost"] == lost
-
-    played(play())
+        instead(house.volumes, create=created)
+        assert await replace(house, "n2") is Outcome.DONE
+        assert house.telemetry.counted["claim lost"] == lost
 
 
-def test_a_claim_that_is_deleted_while_a_quiet_moment_is_waited_for_is_seen_to_be_gone(
+async def test_a_claim_that_is_deleted_while_a_quiet_moment_is_waited_for_is_seen_to_be_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By whoever goes on with a replacement: then policy Retain is kept."""
+    async with one_house("n2") as first:
+        first.faults.refuse("remove", Unreachable)
+        async with first.volumes.watching():
+            with pytest.raises(Unreachable):
+                await replace(first, "n2")
+        second = house_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+        waits = [True]
 
-    async def play() -> None:
-        async with one_house("n2") as first:
-            first.faults.refuse("remove", Unreachable)
-            async with first.volumes.watching():
-                with pytest.raises(Unreachable):
-                    await replace(first, "n2")
-            second = house_on(first.cluster, first.linstor, journal=first.journal, holder="another")
-            waits = [True]
+        async def waited(_: ClaimGuard) -> bool:
+            if not waits:
+                return False
+            waits.clear()
+            claim: Json = {"metadata": {"finalizers": []}}
+            second.cluster.patch("persistentvolumeclaims", CLAIM, claim, namespace="default")
+            second.cluster.delete("persistentvolumeclaims", CLAIM, namespace="default")
+            return True
 
-            async def waited(_: ClaimGuard) -> bool:
-                if not waits:
-                    return False
-                waits.clear()
-                claim: Json = {"metadata": {"finalizers": []}}
-                second.cluster.patch("persistentvolumeclaims", CLAIM, claim, namespace="default")
-                second.cluster.delete("persistentvolumeclaims", CLAIM, namespace="default")
-                return True
-
-            monkeypatch.setattr(ClaimGuard, "quiet_moment", waited)
-            async with second.volumes.watching():
-                await second.replacer.load()
-                assert await second.replacer.resume(PvName(PV)) is Outcome.KEPT
-            after = second.pv()
-            assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
-            assert after["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
-
-    played(play())
+        monkeypatch.setattr(ClaimGuard, "quiet_moment", waited)
+        async with second.volumes.watching():
+            await second.replacer.load()
+            assert await second.replacer.resume(PvName(PV)) is Outcome.KEPT
+        after = second.pv()
+        assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        assert after["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
 
-def test_what_waits_for_minutes_is_told_though_nothing_about_it_changes() -> None:
-    async def play() -> None:
-        async with one_house("n1", "n2") as house, house.at_work():
-            wish = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
-            house.cluster.patch("persistentvolumeclaims", CLAIM, wish, namespace="default")
-            house.teller._now = asyncio.get_running_loop().time
-            await reconciled_for(house, 120.0)
-            assert house.notices.warnings == []
-            await reconciled_for(house, 600.0)
+async def test_what_waits_for_minutes_is_told_though_nothing_about_it_changes() -> None:
+    async with one_house("n1", "n2") as house, house.at_work():
+        wish = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
+        house.cluster.patch("persistentvolumeclaims", CLAIM, wish, namespace="default")
+        house.teller._now = asyncio.get_running_loop().time
+        await reconciled_for(house, 120.0)
+        assert house.notices.warnings == []
+        await reconciled_for(house, 600.0)
 
-            [(name, _, why)] = house.notices.warnings
-            assert name == PV
-            assert "a resize from 1Gi to 2Gi is in flight" in why
-            await house.sweeper.sweep("period")
-            assert house.telemetry.now["deferred"] == 1
+        [(name, _, why)] = house.notices.warnings
+        assert name == PV
+        assert "a resize from 1Gi to 2Gi is in flight" in why
+        await house.sweeper.sweep("period")
+        assert house.telemetry.now["deferred"] == 1
 
-            capacity = {"spec": {"capacity": {"storage": "2Gi"}}}
-            house.cluster.patch("persistentvolumes", PV, capacity)
-            await until(lambda: house.nodes() == {"n1", "n2"}, patience=120.0)
-
-    played(play())
+        capacity = {"spec": {"capacity": {"storage": "2Gi"}}}
+        house.cluster.patch("persistentvolumes", PV, capacity)
+        await until(lambda: house.nodes() == {"n1", "n2"}, patience=120.0)

@@ -1,17 +1,16 @@
 """Changes without an event, seen by what LINSTOR answers from memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+import pytest_asyncio
 
 from linstor_affinity_events.engine.pulse import COUNTED_MOST, Pulse
 from linstor_affinity_events.errors import AffinityEventsError, LoginRefused, Unreachable
 from linstor_affinity_events.model.names import NodeName
 from linstor_affinity_events.model.pulse import NodeState, PulseReading
-from tests.fakes.clock import run_virtually
 from tests.fakes.others import FakeLeadership
 
 EVERY = 10.0
@@ -50,37 +49,30 @@ class Room:
         return len(self.requests) - before
 
 
-@asynccontextmanager
-async def a_room(*, leading: bool = True) -> AsyncIterator[Room]:
-    linstor, leadership, requests = Memory(), FakeLeadership(leading), list[str]()
+@pytest_asyncio.fixture(params=[True])
+async def room(request: pytest.FixtureRequest) -> AsyncIterator[Room]:
+    """Give `room` the parameter False for an instance that does not lead."""
+    linstor, leadership, requests = Memory(), FakeLeadership(request.param), list[str]()
     pulse = Pulse(
         linstor=linstor,
         leadership=leadership,
         request=requests.append,
-        paused=lambda: room.paused,
+        paused=lambda: made.paused,
         every=EVERY,
     )
-    room = Room(linstor, leadership, pulse, requests)
+    made = Room(linstor, leadership, pulse, requests)
     task = asyncio.create_task(pulse.run())
     await asyncio.sleep(EVERY / 2)
-    yield room
+    yield made
     task.cancel()
 
 
-def played(play: Callable[[Room], Awaitable[None]], *, leading: bool = True) -> None:
-    async def work() -> None:
-        async with a_room(leading=leading) as room:
-            await play(room)
-
-    run_virtually(work())
+NOT_LEADING = pytest.mark.parametrize("room", [False], indirect=True)
 
 
-def test_where_nothing_changes_nothing_is_asked_for() -> None:
-    async def play(room: Room) -> None:
-        assert await room.beats(100) == 0
-        assert room.linstor.asked == 101
-
-    played(play)
+async def test_where_nothing_changes_nothing_is_asked_for(room: Room) -> None:
+    assert await room.beats(100) == 0
+    assert room.linstor.asked == 101
 
 
 @pytest.mark.parametrize(
@@ -92,153 +84,121 @@ def test_where_nothing_changes_nothing_is_asked_for() -> None:
         pytest.param(replace(ONLINE, labels=frozenset({("Aux/zone", "b")})), id="labels"),
     ],
 )
-def test_a_node_that_went_or_changed_is_seen_once(state: NodeState | None) -> None:
-    async def play(room: Room) -> None:
-        if state is None:
-            del room.linstor.nodes[N2]
-        else:
-            room.linstor.nodes[N2] = state
+async def test_a_node_that_went_or_changed_is_seen_once(
+    room: Room, state: NodeState | None
+) -> None:
+    if state is None:
+        del room.linstor.nodes[N2]
+    else:
+        room.linstor.nodes[N2] = state
 
-        assert await room.beats() == 1
-        assert await room.beats(20) == 0
-        assert room.requests == ["pulse"]
-
-    played(play)
+    assert await room.beats() == 1
+    assert await room.beats(20) == 0
+    assert room.requests == ["pulse"]
 
 
-def test_a_node_that_came_is_seen() -> None:
-    async def play(room: Room) -> None:
-        room.linstor.nodes[NodeName("n3")] = ONLINE
+async def test_a_node_that_came_is_seen(room: Room) -> None:
+    room.linstor.nodes[NodeName("n3")] = ONLINE
 
-        assert await room.beats() == 1
-
-    played(play)
+    assert await room.beats() == 1
 
 
 @pytest.mark.parametrize("count", [6, 8, 0])
-def test_more_or_fewer_resources_are_seen(count: int) -> None:
-    async def play(room: Room) -> None:
-        room.linstor.resources = count
+async def test_more_or_fewer_resources_are_seen(room: Room, count: int) -> None:
+    room.linstor.resources = count
 
-        assert await room.beats() == 1
-        assert await room.beats(20) == 0
-
-    played(play)
+    assert await room.beats() == 1
+    assert await room.beats(20) == 0
 
 
-def test_a_number_that_goes_on_changing_is_mostly_left_to_the_events() -> None:
-    async def play(room: Room) -> None:
-        assert room.linstor.resources is not None
-        for _ in range(60):
-            room.linstor.resources += 1
-            await room.beats()
-        during = len(room.requests)
-        await room.beats(int(COUNTED_MOST / EVERY))
-
-        assert 600 / COUNTED_MOST <= during <= 600 / COUNTED_MOST + 4
-        # The last change is not forgotten.
-        assert len(room.requests) in {during, during + 1}
+async def test_a_number_that_goes_on_changing_is_mostly_left_to_the_events(room: Room) -> None:
+    assert room.linstor.resources is not None
+    for _ in range(60):
         room.linstor.resources += 1
+        await room.beats()
+    during = len(room.requests)
+    await room.beats(int(COUNTED_MOST / EVERY))
+
+    assert 600 / COUNTED_MOST <= during <= 600 / COUNTED_MOST + 4
+    # The last change is not forgotten.
+    assert len(room.requests) in {during, during + 1}
+    room.linstor.resources += 1
+    assert await room.beats() == 1
+
+
+async def test_a_change_that_was_put_off_is_not_forgotten(room: Room) -> None:
+    room.linstor.resources = 8
+    assert await room.beats() == 1
+    room.linstor.resources = 9
+    assert await room.beats() == 0
+
+    assert await room.beats(3) == 1
+
+
+async def test_a_node_is_never_put_off(room: Room) -> None:
+    for number in range(10):
+        room.linstor.nodes[N2] = replace(ONLINE, connection=f"state {number}")
         assert await room.beats() == 1
-
-    played(play)
-
-
-def test_a_change_that_was_put_off_is_not_forgotten() -> None:
-    async def play(room: Room) -> None:
-        room.linstor.resources = 8
-        assert await room.beats() == 1
-        room.linstor.resources = 9
-        assert await room.beats() == 0
-
-        assert await room.beats(3) == 1
-
-    played(play)
-
-
-def test_a_node_is_never_put_off() -> None:
-    async def play(room: Room) -> None:
-        for number in range(10):
-            room.linstor.nodes[N2] = replace(ONLINE, connection=f"state {number}")
-            assert await room.beats() == 1
-
-    played(play)
 
 
 @pytest.mark.parametrize("error", [Unreachable("away"), LoginRefused("no")])
-def test_what_changed_while_linstor_was_away_is_seen_afterwards(
-    error: AffinityEventsError, caplog: pytest.LogCaptureFixture
+async def test_what_changed_while_linstor_was_away_is_seen_afterwards(
+    room: Room, error: AffinityEventsError, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def play(room: Room) -> None:
-        room.linstor.broken = error
-        assert await room.beats(10) == 0
-        del room.linstor.nodes[N1]
-        room.linstor.broken = None
+    room.linstor.broken = error
+    assert await room.beats(10) == 0
+    del room.linstor.nodes[N1]
+    room.linstor.broken = None
 
-        assert await room.beats() == 1
-
-    played(play)
+    assert await room.beats() == 1
     # Others tell of an outage.
     assert [record.levelname for record in caplog.records if "failed" in record.message] == []
 
 
-def test_a_linstor_that_counts_nothing_is_watched_by_its_nodes() -> None:
-    async def play(room: Room) -> None:
-        room.linstor.resources = None
-        assert await room.beats(5) == 0
-        del room.linstor.nodes[N1]
-        assert await room.beats() == 1
-        room.linstor.resources = 9
-        assert await room.beats() == 1
-
-    played(play)
+async def test_a_linstor_that_counts_nothing_is_watched_by_its_nodes(room: Room) -> None:
+    room.linstor.resources = None
+    assert await room.beats(5) == 0
+    del room.linstor.nodes[N1]
+    assert await room.beats() == 1
+    room.linstor.resources = 9
+    assert await room.beats() == 1
 
 
-def test_who_does_not_lead_asks_for_nothing() -> None:
-    async def play(room: Room) -> None:
-        assert await room.beats(10) == 0
-        assert room.linstor.asked == 0
-
-    played(play, leading=False)
+@NOT_LEADING
+async def test_who_does_not_lead_asks_for_nothing(room: Room) -> None:
+    assert await room.beats(10) == 0
+    assert room.linstor.asked == 0
 
 
-def test_a_new_leader_compares_with_what_it_finds_at_once() -> None:
-    async def play(room: Room) -> None:
-        room.leadership.leading = True
-        room.pulse.wake()
-        await asyncio.sleep(0.0)
-        await asyncio.sleep(0.0)
-        assert room.linstor.asked == 1
-        del room.linstor.nodes[N1]
+@NOT_LEADING
+async def test_a_new_leader_compares_with_what_it_finds_at_once(room: Room) -> None:
+    room.leadership.leading = True
+    room.pulse.wake()
+    await asyncio.sleep(0.0)
+    await asyncio.sleep(0.0)
+    assert room.linstor.asked == 1
+    del room.linstor.nodes[N1]
 
-        assert await room.beats() == 1
-
-    played(play, leading=False)
+    assert await room.beats() == 1
 
 
-def test_a_leader_anew_does_not_compare_with_what_it_saw_before() -> None:
-    async def play(room: Room) -> None:
-        room.leadership.leading = False
-        await room.beats()
-        del room.linstor.nodes[N1]
-        room.leadership.leading = True
+async def test_a_leader_anew_does_not_compare_with_what_it_saw_before(room: Room) -> None:
+    room.leadership.leading = False
+    await room.beats()
+    del room.linstor.nodes[N1]
+    room.leadership.leading = True
 
-        assert await room.beats(5) == 0
-
-    played(play)
+    assert await room.beats(5) == 0
 
 
-def test_where_something_better_tells_nothing_is_asked() -> None:
-    async def play(room: Room) -> None:
-        room.paused = True
-        asked = room.linstor.asked
-        del room.linstor.nodes[N1]
-        assert await room.beats(10) == 0
-        assert room.linstor.asked == asked
+async def test_where_something_better_tells_nothing_is_asked(room: Room) -> None:
+    room.paused = True
+    asked = room.linstor.asked
+    del room.linstor.nodes[N1]
+    assert await room.beats(10) == 0
+    assert room.linstor.asked == asked
 
-        room.paused = False
-        await room.beats()
-        del room.linstor.nodes[N2]
-        assert await room.beats() == 1
-
-    played(play)
+    room.paused = False
+    await room.beats()
+    del room.linstor.nodes[N2]
+    assert await room.beats() == 1

@@ -2,7 +2,7 @@
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace as changed
 from typing import Any
@@ -16,7 +16,6 @@ from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
 from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, until
-from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
 from tests.stage import manifests
 
@@ -32,206 +31,163 @@ async def one_volume(*placed: str, on: str = "n1") -> AsyncIterator[House]:
             yield house
 
 
-def played(work: Coroutine[Any, Any, None]) -> None:
-    run_virtually(work)
+async def test_a_hint_is_acted_on_at_once() -> None:
+    async with one_volume("n2") as house:
+        began = asyncio.get_running_loop().time()
+        house.queue.add(RD, source="promotion")
+        await until(lambda: house.notices.updates)
+
+        assert house.nodes() == {"n2"}
+        assert asyncio.get_running_loop().time() - began < 0.5
+        assert house.telemetry.counted["changed replace done"] == 1
 
 
-def test_a_hint_is_acted_on_at_once() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            began = asyncio.get_running_loop().time()
+async def test_a_hint_that_changed_nothing_gets_one_second_look() -> None:
+    async with one_volume("n1") as house:
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(1.0)
+        # The truth comes after the event, and nothing tells of it.
+        house.linstor.place(PV, "n2")
+        await asyncio.sleep(3.0)
+
+        assert house.nodes() == {"n2"}
+
+
+async def test_without_news_nothing_is_asked() -> None:
+    async with one_volume("n1") as house:
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(10.0)
+        house.linstor.asked.clear()
+        await asyncio.sleep(3600.0)
+
+        assert house.linstor.asked == []
+
+
+async def test_a_placement_in_motion_is_looked_at_until_it_rests() -> None:
+    async with one_volume("n1") as house:
+        house.linstor.place(PV, "n1", "n2", flags={"n2": "DISKLESS DISK_ADDING"})
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(6.0)
+        house.linstor.place(PV, "n1", "n2")
+        await until(lambda: house.nodes() == {"n1", "n2"}, patience=10.0)
+
+
+async def test_a_deletion_that_never_ends_is_not_looked_at_for_ever() -> None:
+    async with one_volume("n1") as house:
+        house.linstor.place(PV, "n1", "n2", flags={"n2": "DELETE DRBD_DELETE"})
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(120.0)
+        house.linstor.asked.clear()
+        await asyncio.sleep(3600.0)
+
+        assert house.linstor.asked == []
+
+
+async def test_the_skip_annotation_set_at_the_last_moment_is_honoured() -> None:
+    async with one_volume("n2") as house:
+        before = house.pv()["metadata"]["uid"]
+        annotation = {"metadata": {"annotations": {SKIP_ANNOTATION: "yes"}}}
+        house.cluster.patch("persistentvolumes", PV, annotation)
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(5.0)
+
+        assert house.pv()["metadata"]["uid"] == before
+        assert house.nodes() == {"n1"}
+
+
+async def test_a_refusal_is_told_once_until_its_reason_changes() -> None:
+    async with one_volume() as house:
+        for _ in range(5):
             house.queue.add(RD, source="promotion")
-            await until(lambda: house.notices.updates)
+            await asyncio.sleep(10.0)
+        assert [why for _, _, why in house.notices.warnings] == [
+            "no replica of pvc-1 has usable data now"
+        ]
 
-            assert house.nodes() == {"n2"}
-            assert asyncio.get_running_loop().time() - began < 0.5
-            assert house.telemetry.counted["changed replace done"] == 1
+        house.linstor.known.clear()
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(10.0)
 
-    played(play())
+        assert len(house.notices.warnings) == 2
+        assert house.nodes() == {"n1"}
 
 
-def test_a_hint_that_changed_nothing_gets_one_second_look() -> None:
-    async def play() -> None:
-        async with one_volume("n1") as house:
-            house.queue.add(RD, source="promotion")
+async def test_linstor_away_is_asked_again_with_growing_pauses_and_then_it_is_mended() -> None:
+    async with one_volume("n2") as house:
+        house.linstor.broken = Unreachable("down")
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(60.0)
+        assert 4 <= house.linstor.asked.count("placement") <= 12
+        house.linstor.broken = None
+        await until(lambda: house.nodes() == {"n2"}, patience=300.0)
+
+
+async def test_a_login_refused_is_no_reason_to_hammer() -> None:
+    async with one_volume("n2") as house:
+        house.linstor.broken = LoginRefused("no")
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(300.0)
+
+        assert house.linstor.asked.count("placement") <= 11
+
+
+async def test_a_resize_that_never_ends_is_waited_for_with_growing_pauses() -> None:
+    async with one_volume("n1", "n2") as house:
+        bigger = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
+        claim = f"claim-{PV}"
+        house.cluster.patch("persistentvolumeclaims", claim, bigger, namespace="default")
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(3600.0)
+        assert house.nodes() == {"n1"}
+        assert house.linstor.asked.count("placement") < 100
+
+        house.cluster.patch("persistentvolumes", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
+        await until(lambda: house.nodes() == {"n1", "n2"}, patience=61.0)
+        assert house.pv()["spec"]["capacity"] == {"storage": "2Gi"}
+
+
+async def test_who_does_not_lead_writes_nothing() -> None:
+    async with one_volume("n2") as house:
+        house.leadership.leading = False
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(30.0)
+
+        assert house.faults.writes == []
+
+
+async def test_after_the_queue_closed_nothing_is_begun() -> None:
+    async with one_volume("n2") as house:
+        original = house.linstor.placement
+
+        async def closing(resource: ResourceName) -> Any:
+            house.queue.close()
+            return await original(resource)
+
+        instead(house.linstor, placement=closing)
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(30.0)
+
+        assert house.faults.writes == []
+
+
+async def test_volumes_that_no_pod_can_use_go_first() -> None:
+    names = [f"pvc-{n}" for n in range(12)]
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        for name in names:
+            bind(cluster, name, "n1")
+            linstor.place(name, "n1", "n2")
+        linstor.place("pvc-11", "n3")
+        house = house_on(cluster, linstor)
+        async with house.at_work(workers=6):
             await asyncio.sleep(1.0)
-            # The truth comes after the event, and nothing tells of it.
-            house.linstor.place(PV, "n2")
-            await asyncio.sleep(3.0)
-
-            assert house.nodes() == {"n2"}
-
-    played(play())
-
-
-def test_without_news_nothing_is_asked() -> None:
-    async def play() -> None:
-        async with one_volume("n1") as house:
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(10.0)
-            house.linstor.asked.clear()
-            await asyncio.sleep(3600.0)
-
-            assert house.linstor.asked == []
-
-    played(play())
-
-
-def test_a_placement_in_motion_is_looked_at_until_it_rests() -> None:
-    async def play() -> None:
-        async with one_volume("n1") as house:
-            house.linstor.place(PV, "n1", "n2", flags={"n2": "DISKLESS DISK_ADDING"})
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(6.0)
-            house.linstor.place(PV, "n1", "n2")
-            await until(lambda: house.nodes() == {"n1", "n2"}, patience=10.0)
-
-    played(play())
-
-
-def test_a_deletion_that_never_ends_is_not_looked_at_for_ever() -> None:
-    async def play() -> None:
-        async with one_volume("n1") as house:
-            house.linstor.place(PV, "n1", "n2", flags={"n2": "DELETE DRBD_DELETE"})
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(120.0)
-            house.linstor.asked.clear()
-            await asyncio.sleep(3600.0)
-
-            assert house.linstor.asked == []
-
-    played(play())
-
-
-def test_the_skip_annotation_set_at_the_last_moment_is_honoured() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            before = house.pv()["metadata"]["uid"]
-            annotation = {"metadata": {"annotations": {SKIP_ANNOTATION: "yes"}}}
-            house.cluster.patch("persistentvolumes", PV, annotation)
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(5.0)
-
-            assert house.pv()["metadata"]["uid"] == before
-            assert house.nodes() == {"n1"}
-
-    played(play())
-
-
-def test_a_refusal_is_told_once_until_its_reason_changes() -> None:
-    async def play() -> None:
-        async with one_volume() as house:
-            for _ in range(5):
-                house.queue.add(RD, source="promotion")
-                await asyncio.sleep(10.0)
-            assert [why for _, _, why in house.notices.warnings] == [
-                "no replica of pvc-1 has usable data now"
-            ]
-
-            house.linstor.known.clear()
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(10.0)
-
-            assert len(house.notices.warnings) == 2
-            assert house.nodes() == {"n1"}
-
-    played(play())
-
-
-def test_linstor_away_is_asked_again_with_growing_pauses_and_then_it_is_mended() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            house.linstor.broken = Unreachable("down")
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(60.0)
-            assert 4 <= house.linstor.asked.count("placement") <= 12
-            house.linstor.broken = None
-            await until(lambda: house.nodes() == {"n2"}, patience=300.0)
-
-    played(play())
-
-
-def test_a_login_refused_is_no_reason_to_hammer() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            house.linstor.broken = LoginRefused("no")
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(300.0)
-
-            assert house.linstor.asked.count("placement") <= 11
-
-    played(play())
-
-
-def test_a_resize_that_never_ends_is_waited_for_with_growing_pauses() -> None:
-    async def play() -> None:
-        async with one_volume("n1", "n2") as house:
-            bigger = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
-            claim = f"claim-{PV}"
-            house.cluster.patch("persistentvolumeclaims", claim, bigger, namespace="default")
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(3600.0)
-            assert house.nodes() == {"n1"}
-            assert house.linstor.asked.count("placement") < 100
-
-            house.cluster.patch("persistentvolumes", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
-            await until(lambda: house.nodes() == {"n1", "n2"}, patience=61.0)
-            assert house.pv()["spec"]["capacity"] == {"storage": "2Gi"}
-
-    played(play())
-
-
-def test_who_does_not_lead_writes_nothing() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            house.leadership.leading = False
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(30.0)
-
-            assert house.faults.writes == []
-
-    played(play())
-
-
-def test_after_the_queue_closed_nothing_is_begun() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            original = house.linstor.placement
-
-            async def closing(resource: ResourceName) -> Any:
-                house.queue.close()
-                return await original(resource)
-
-            instead(house.linstor, placement=closing)
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(30.0)
-
-            assert house.faults.writes == []
-
-    played(play())
-
-
-def test_volumes_that_no_pod_can_use_go_first() -> None:
-    async def play() -> None:
-        names = [f"pvc-{n}" for n in range(12)]
-        async with cluster_with() as cluster:
-            linstor = FakeLinstor("n1", "n2", "n3")
             for name in names:
-                bind(cluster, name, "n1")
-                linstor.place(name, "n1", "n2")
-            linstor.place("pvc-11", "n3")
-            house = house_on(cluster, linstor)
-            async with house.at_work(workers=6):
-                await asyncio.sleep(1.0)
-                for name in names:
-                    house.queue.add(ResourceName(name), source="promotion")
-                await until(lambda: len(house.notices.updates) == len(names))
+                house.queue.add(ResourceName(name), source="promotion")
+            await until(lambda: len(house.notices.updates) == len(names))
 
-            order = [name for name, _, _ in house.notices.updates]
-            # Two places for changes were taken before it was looked at.
-            assert order.index("pvc-11") <= 4
-
-    played(play())
+        order = [name for name, _, _ in house.notices.updates]
+        # Two places for changes were taken before it was looked at.
+        assert order.index("pvc-11") <= 4
 
 
 @pytest.mark.parametrize(
@@ -241,103 +197,91 @@ def test_volumes_that_no_pod_can_use_go_first() -> None:
         pytest.param(0.0001, 0.2, 9, 10, id="nobody is in another's way"),
     ],
 )
-def test_no_more_are_replaced_at_a_time_than_get_done_sooner_for_it(
+async def test_no_more_are_replaced_at_a_time_than_get_done_sooner_for_it(
     binder_takes: float, api_takes: float, least: int, most: int
 ) -> None:
-    async def play() -> None:
-        names = [f"pvc-{n}" for n in range(2, 102)]
-        async with cluster_with(binder_takes=binder_takes) as cluster:
-            linstor = FakeLinstor("n1", "n2", "n3")
-            for name in (PV, *names):
-                bind(cluster, name, "n1")
-                linstor.place(name, "n2")
-            house = house_on(cluster, linstor, at_once=10)
-            read, amidst = house.volumes.read_claim, 0
+    names = [f"pvc-{n}" for n in range(2, 102)]
+    async with cluster_with(binder_takes=binder_takes) as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        for name in (PV, *names):
+            bind(cluster, name, "n1")
+            linstor.place(name, "n2")
+        house = house_on(cluster, linstor, at_once=10)
+        read, amidst = house.volumes.read_claim, 0
 
-            async def far_away(claim: ClaimName) -> Manifest | None:
-                await asyncio.sleep(api_takes)
-                return await read(claim)
+        async def far_away(claim: ClaimName) -> Manifest | None:
+            await asyncio.sleep(api_takes)
+            return await read(claim)
 
-            instead(house.volumes, read_claim=far_away)
-            async with house.at_work(workers=14):
-                # One by itself shows how long it takes while nobody else is in the way.
-                house.queue.add(RD, source="promotion")
-                await until(lambda: len(house.notices.updates) == 1)
-                for name in names:
-                    house.queue.add(ResourceName(name), source="promotion")
-                await until(lambda: len(house.notices.updates) > len(names) // 2)
-                while len(house.notices.updates) <= len(names) * 3 // 4:
-                    amidst = max(amidst, len(house.replacer.unfinished.pending))
-                    await asyncio.sleep(0.01)
+        instead(house.volumes, read_claim=far_away)
+        async with house.at_work(workers=14):
+            # One by itself shows how long it takes while nobody else is in the way.
+            house.queue.add(RD, source="promotion")
+            await until(lambda: len(house.notices.updates) == 1)
+            for name in names:
+                house.queue.add(ResourceName(name), source="promotion")
+            await until(lambda: len(house.notices.updates) > len(names) // 2)
+            while len(house.notices.updates) <= len(names) * 3 // 4:
+                amidst = max(amidst, len(house.replacer.unfinished.pending))
+                await asyncio.sleep(0.01)
 
-        assert least <= amidst <= most
-
-    played(play())
+    assert least <= amidst <= most
 
 
 @pytest.mark.parametrize("held_up", [True, False])
-def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held_up: bool) -> None:
-    async def play() -> None:
-        names = [f"pvc-{n}" for n in range(2, 32)]
-        async with cluster_with() as cluster:
-            linstor = FakeLinstor("n1", "n2", "n3")
+async def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held_up: bool) -> None:
+    names = [f"pvc-{n}" for n in range(2, 32)]
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        for name in names:
+            bind(cluster, name, "n1")
+            linstor.place(name, "n2")
+        house = house_on(cluster, linstor, at_once=10)
+        for _ in range(10):
+            house.queue.places.take()
+            house.queue.places.learn(("replace", True), 0.1)
+        while house.queue.places.taken:
+            house.queue.places.give_back()
+        before, replace = house.queue.places.at_once, house.replacer.replace
+
+        async def slow(*args: Any, **more: Any) -> Any:
+            ended = await replace(*args, **more)
+            if not isinstance(ended, Ended):
+                return ended
+            await asyncio.sleep(5.0)
+            return changed(ended, held_up=held_up)
+
+        instead(house.replacer, replace=slow)
+        async with house.at_work(workers=14):
             for name in names:
-                bind(cluster, name, "n1")
-                linstor.place(name, "n2")
-            house = house_on(cluster, linstor, at_once=10)
-            for _ in range(10):
-                house.queue.places.take()
-                house.queue.places.learn(("replace", True), 0.1)
-            while house.queue.places.taken:
-                house.queue.places.give_back()
-            before, replace = house.queue.places.at_once, house.replacer.replace
+                house.queue.add(ResourceName(name), source="promotion")
+            await until(lambda: len(house.notices.updates) == len(names))
 
-            async def slow(*args: Any, **more: Any) -> Any:
-                ended = await replace(*args, **more)
-                if not isinstance(ended, Ended):
-                    return ended
-                await asyncio.sleep(5.0)
-                return changed(ended, held_up=held_up)
-
-            instead(house.replacer, replace=slow)
-            async with house.at_work(workers=14):
-                for name in names:
-                    house.queue.add(ResourceName(name), source="promotion")
-                await until(lambda: len(house.notices.updates) == len(names))
-
-        assert before > 5
-        assert (house.queue.places.at_once == before) is held_up
-
-    played(play())
+    assert before > 5
+    assert (house.queue.places.at_once == before) is held_up
 
 
-def test_a_node_that_the_snapshot_lacks_is_learnt_on_the_way() -> None:
-    async def play() -> None:
-        async with one_volume("n1") as house:
-            house.linstor.node_labels["n9"] = {"Aux/topology/kubernetes.io/hostname": "n9"}
-            await asyncio.sleep(5.0)
-            house.linstor.place(PV, "n9")
-            house.queue.add(RD, source="promotion")
-            await until(lambda: house.nodes() == {"n9"}, patience=10.0)
-
-    played(play())
+async def test_a_node_that_the_snapshot_lacks_is_learnt_on_the_way() -> None:
+    async with one_volume("n1") as house:
+        house.linstor.node_labels["n9"] = {"Aux/topology/kubernetes.io/hostname": "n9"}
+        await asyncio.sleep(5.0)
+        house.linstor.place(PV, "n9")
+        house.queue.add(RD, source="promotion")
+        await until(lambda: house.nodes() == {"n9"}, patience=10.0)
 
 
-def test_an_error_that_nobody_foresaw_ends_no_worker() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            fine = house.linstor.placement
+async def test_an_error_that_nobody_foresaw_ends_no_worker() -> None:
+    async with one_volume("n2") as house:
+        fine = house.linstor.placement
 
-            async def bad(resource: ResourceName) -> Any:
-                raise ZeroDivisionError
+        async def bad(resource: ResourceName) -> Any:
+            raise ZeroDivisionError
 
-            instead(house.linstor, placement=bad)
-            house.queue.add(RD, source="promotion")
-            await asyncio.sleep(5.0)
-            instead(house.linstor, placement=fine)
-            await until(lambda: house.nodes() == {"n2"}, patience=600.0)
-
-    played(play())
+        instead(house.linstor, placement=bad)
+        house.queue.add(RD, source="promotion")
+        await asyncio.sleep(5.0)
+        instead(house.linstor, placement=fine)
+        await until(lambda: house.nodes() == {"n2"}, patience=600.0)
 
 
 Sweep = Callable[[House], Awaitable[None]]
@@ -348,91 +292,75 @@ async def swept(house: House, cause: str = "period") -> None:
     await asyncio.sleep(5.0)
 
 
-def test_a_full_pass_finds_what_no_event_told_and_counts_it() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            await swept(house)
+async def test_a_full_pass_finds_what_no_event_told_and_counts_it() -> None:
+    async with one_volume("n2") as house:
+        await swept(house)
 
-            assert house.nodes() == {"n2"}
-            assert house.telemetry.counted["drift period"] == 1
-            assert house.telemetry.now["change"] == 1
-
-    played(play())
+        assert house.nodes() == {"n2"}
+        assert house.telemetry.counted["drift period"] == 1
+        assert house.telemetry.now["change"] == 1
 
 
-def test_drift_that_is_waited_for_already_is_not_counted() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            house.queue.add(RD, after=1.0)
-            await swept(house)
+async def test_drift_that_is_waited_for_already_is_not_counted() -> None:
+    async with one_volume("n2") as house:
+        house.queue.add(RD, after=1.0)
+        await swept(house)
 
-            assert house.nodes() == {"n2"}
-            assert house.telemetry.counted["drift period"] == 0
-
-    played(play())
+        assert house.nodes() == {"n2"}
+        assert house.telemetry.counted["drift period"] == 0
 
 
-def test_a_full_pass_goes_on_one_by_one_when_the_big_read_fails_and_stays_with_it_a_while() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            house.linstor.bulk_broken = True
-            await swept(house)
-            await swept(house)
-            assert house.nodes() == {"n2"}
-            assert house.linstor.asked.count("placements") == 1
+async def test_a_full_pass_goes_on_one_by_one_when_the_big_read_fails_and_stays_so_a_while() -> (
+    None
+):
+    async with one_volume("n2") as house:
+        house.linstor.bulk_broken = True
+        await swept(house)
+        await swept(house)
+        assert house.nodes() == {"n2"}
+        assert house.linstor.asked.count("placements") == 1
 
-            house.linstor.bulk_broken = False
-            await asyncio.sleep(300.0)
-            await swept(house)
+        house.linstor.bulk_broken = False
+        await asyncio.sleep(300.0)
+        await swept(house)
 
-            assert house.telemetry.counted["swept one by one"] == 2
-            assert house.telemetry.counted["swept in bulk"] == 1
-
-    played(play())
-
-
-def test_at_rest_a_full_pass_asks_three_times_and_writes_nothing() -> None:
-    async def play() -> None:
-        async with one_volume("n1") as house:
-            await asyncio.sleep(1.0)
-            house.linstor.asked.clear()
-            await swept(house)
-
-            assert house.linstor.asked == ["nodes", "definitions", "placements"]
-            assert house.faults.writes == []
-
-    played(play())
+        assert house.telemetry.counted["swept one by one"] == 2
+        assert house.telemetry.counted["swept in bulk"] == 1
 
 
-def test_passes_come_one_pace_apart_and_sooner_when_something_was_missed() -> None:
-    async def play() -> None:
-        async with one_volume("n1") as house:
-            passing = asyncio.create_task(house.sweeper.run())
-            await asyncio.sleep(121.0)
-            assert house.telemetry.counted["swept in bulk"] == 2
-            for _ in range(50):
-                house.sweeper.request("node")
-            await asyncio.sleep(5.0)
-            assert house.telemetry.counted["swept in bulk"] == 3
-            passing.cancel()
+async def test_at_rest_a_full_pass_asks_three_times_and_writes_nothing() -> None:
+    async with one_volume("n1") as house:
+        await asyncio.sleep(1.0)
+        house.linstor.asked.clear()
+        await swept(house)
 
-    played(play())
+        assert house.linstor.asked == ["nodes", "definitions", "placements"]
+        assert house.faults.writes == []
 
 
-def test_a_pass_that_fails_says_why_and_is_begun_again() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            house.linstor.broken = Unreachable("LINSTOR is away")
-            house.sweeper.request("start")
-            passing = asyncio.create_task(house.sweeper.run())
-            await asyncio.sleep(20.0)
-            assert failure(house) == "LINSTOR is away"
-            house.linstor.broken = None
-            await until(lambda: house.nodes() == {"n2"})
-            assert failure(house) is None
-            passing.cancel()
+async def test_passes_come_one_pace_apart_and_sooner_when_something_was_missed() -> None:
+    async with one_volume("n1") as house:
+        passing = asyncio.create_task(house.sweeper.run())
+        await asyncio.sleep(121.0)
+        assert house.telemetry.counted["swept in bulk"] == 2
+        for _ in range(50):
+            house.sweeper.request("node")
+        await asyncio.sleep(5.0)
+        assert house.telemetry.counted["swept in bulk"] == 3
+        passing.cancel()
 
-    played(play())
+
+async def test_a_pass_that_fails_says_why_and_is_begun_again() -> None:
+    async with one_volume("n2") as house:
+        house.linstor.broken = Unreachable("LINSTOR is away")
+        house.sweeper.request("start")
+        passing = asyncio.create_task(house.sweeper.run())
+        await asyncio.sleep(20.0)
+        assert failure(house) == "LINSTOR is away"
+        house.linstor.broken = None
+        await until(lambda: house.nodes() == {"n2"})
+        assert failure(house) is None
+        passing.cancel()
 
 
 class Letter(dict[ResourceName, Definition]):
@@ -457,77 +385,63 @@ class Remembered(FakeLinstor):
         return self.last() is not None
 
 
-def test_after_each_pass_however_it_went_nothing_of_what_it_read_is_held() -> None:
-    async def play() -> None:
-        linstor = Remembered("n1")
-        linstor.place(PV, "n1")
-        held: list[bool] = []
-        async with cluster_with(PV) as cluster:
-            house = house_on(
-                cluster, linstor, after_pass=lambda: held.append(linstor.is_remembered())
-            )
-            async with house.at_work():
-                passing = asyncio.create_task(house.sweeper.run())
-                house.sweeper.request("start")
-                await until(lambda: len(held) == 1)
-                linstor.refuses = True
-                house.sweeper.request("node")
-                await until(lambda: len(held) == 2)
-                linstor.delay = 100.0
-                await until(lambda: len(held) == 3)
-                passing.cancel()
+async def test_after_each_pass_however_it_went_nothing_of_what_it_read_is_held() -> None:
+    linstor = Remembered("n1")
+    linstor.place(PV, "n1")
+    held: list[bool] = []
+    async with cluster_with(PV) as cluster:
+        house = house_on(cluster, linstor, after_pass=lambda: held.append(linstor.is_remembered()))
+        async with house.at_work():
+            passing = asyncio.create_task(house.sweeper.run())
+            house.sweeper.request("start")
+            await until(lambda: len(held) == 1)
+            linstor.refuses = True
+            house.sweeper.request("node")
+            await until(lambda: len(held) == 2)
+            linstor.delay = 100.0
+            await until(lambda: len(held) == 3)
+            passing.cancel()
 
-        assert held == [False] * 3
-
-    played(play())
+    assert held == [False] * 3
 
 
 def failure(house: House) -> str | None:
     return house.sweeper.failure
 
 
-def test_two_volumes_in_use_with_one_handle_are_both_kept_right_and_told_once() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            bind(house.cluster, "copy", "n1", handle="pvc-1/00")
-            await asyncio.sleep(1.0)
-            for _ in range(3):
-                await swept(house)
-                await asyncio.sleep(10.0)
-
-            assert house.nodes() == house.nodes("copy") == {"n2"}
-            told = sorted((name, reason) for name, reason, _ in house.notices.warnings)
-            assert told == [("copy", "VolumeDuplicate"), (PV, "VolumeDuplicate")]
-
-    played(play())
-
-
-def test_a_copy_that_nobody_uses_stands_in_nobodys_way() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            copy = manifests.volume(
-                "copy", claim=None, handle="pvc-1", node_affinity=manifests.on_nodes(["n1"])
-            )
-            house.cluster.create("persistentvolumes", copy)
-            await asyncio.sleep(1.0)
+async def test_two_volumes_in_use_with_one_handle_are_both_kept_right_and_told_once() -> None:
+    async with one_volume("n2") as house:
+        bind(house.cluster, "copy", "n1", handle="pvc-1/00")
+        await asyncio.sleep(1.0)
+        for _ in range(3):
             await swept(house)
+            await asyncio.sleep(10.0)
 
-            assert house.nodes() == {"n2"}
-            assert house.nodes("copy") == {"n1"}
-            [(name, _, why)] = house.notices.warnings
-            assert name == "copy"
-            assert f"{PV} refers to the same LINSTOR volume" in why
-
-    played(play())
+        assert house.nodes() == house.nodes("copy") == {"n2"}
+        told = sorted((name, reason) for name, reason, _ in house.notices.warnings)
+        assert told == [("copy", "VolumeDuplicate"), (PV, "VolumeDuplicate")]
 
 
-def test_the_skip_property_of_the_definition_covers_all_its_volumes() -> None:
-    async def play() -> None:
-        async with one_volume("n2") as house:
-            house.linstor.known[RD] = changed(house.linstor.known[RD], skip=True)
-            await swept(house)
+async def test_a_copy_that_nobody_uses_stands_in_nobodys_way() -> None:
+    async with one_volume("n2") as house:
+        copy = manifests.volume(
+            "copy", claim=None, handle="pvc-1", node_affinity=manifests.on_nodes(["n1"])
+        )
+        house.cluster.create("persistentvolumes", copy)
+        await asyncio.sleep(1.0)
+        await swept(house)
 
-            assert house.nodes() == {"n1"}
-            assert house.notices.warnings == []
+        assert house.nodes() == {"n2"}
+        assert house.nodes("copy") == {"n1"}
+        [(name, _, why)] = house.notices.warnings
+        assert name == "copy"
+        assert f"{PV} refers to the same LINSTOR volume" in why
 
-    played(play())
+
+async def test_the_skip_property_of_the_definition_covers_all_its_volumes() -> None:
+    async with one_volume("n2") as house:
+        house.linstor.known[RD] = changed(house.linstor.known[RD], skip=True)
+        await swept(house)
+
+        assert house.nodes() == {"n1"}
+        assert house.notices.warnings == []

@@ -16,20 +16,19 @@ from tests.fakes.clock import run_virtually
 from tests.figures import Figures
 
 EXAMPLES, MANY = 2_000, 15_000
+PARTS = 4
+"""So that several processes can share the work."""
+
 SURVIVED = "random plans survived"
 SEED = int(os.environ.get("DISORDER_SEED") or 1)
 
 random_plans = settings(
-    max_examples=EXAMPLES,
     deadline=None,
     # What failed is found by its seed, on any machine; nothing is kept from one run to the next.
     database=None,
     phases=[Phase.generate, Phase.shrink],
     print_blob=True,
-    # The figures are sums over all plans, so one fixture for all of them is what is wanted.
-    suppress_health_check=[
-        *(HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture)
-    ],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
@@ -61,24 +60,31 @@ def test_what_was_found_once_stays_mended(plan: Plan) -> None:
     run_virtually(Play(plan).run())
 
 
-@seed(SEED)
-@random_plans
-@given(plan=PLANS)
-def test_whatever_befalls_it_the_volume_ends_as_it_should(plan: Plan, figures: Figures) -> None:
-    note(f"DISORDER_SEED={SEED}")
-    run_virtually(Play(plan).run())
-    figures.count(SURVIVED)
+def play_many(examples: int, part: int, figures: Figures) -> None:
+    """Play so many random plans, others than in the other parts."""
+
+    @seed(PARTS * SEED + part)
+    @settings(random_plans, max_examples=examples // PARTS)
+    @given(plan=PLANS)
+    def play(plan: Plan) -> None:
+        note(f"DISORDER_SEED={SEED}")
+        run_virtually(Play(plan).run())
+        figures.count(SURVIVED)
+
+    play()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_whatever_befalls_it_the_volume_ends_as_it_should(part: int, figures: Figures) -> None:
+    play_many(EXAMPLES, part, figures)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@seed(SEED)
-@settings(random_plans, max_examples=MANY)
-@given(plan=PLANS)
-def test_the_same_many_times(plan: Plan, figures: Figures) -> None:
-    note(f"DISORDER_SEED={SEED}")
-    run_virtually(Play(plan).run())
-    figures.count(SURVIVED)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_same_many_times(part: int, figures: Figures) -> None:
+    play_many(MANY, part, figures)
 
 
 @pytest.mark.parametrize("after", [False, True])

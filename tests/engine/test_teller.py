@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_objects import describe
+from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.engine.teller import DEFERRED_FOR, REMIND_AFTER, Teller
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal, Settled, Skipped, Verdict
 from linstor_affinity_events.model.volume import Volume

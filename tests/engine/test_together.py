@@ -12,7 +12,6 @@ from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition
 from linstor_affinity_events.model.what_if import WhatIf
 from tests.engine.house import House, cluster_with, house_on, instead
-from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
 
 NAMES = [f"pvc-{number:02}" for number in range(15)]
@@ -32,29 +31,20 @@ def others() -> set[asyncio.Task[object]]:
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
-def test_results_come_in_the_order_given() -> None:
-    async def play() -> None:
-        assert await together(after(2.0, "one"), after(1.0, "two")) == ("one", "two")
-
-    run_virtually(play())
+async def test_results_come_in_the_order_given() -> None:
+    assert await together(after(2.0, "one"), after(1.0, "two")) == ("one", "two")
 
 
-def test_where_one_fails_its_error_is_raised_and_nobody_goes_on() -> None:
-    async def play() -> None:
-        with pytest.raises(Unreachable, match="away"):
-            await together(after(100.0, "late"), failing(Unreachable("away")))
+async def test_where_one_fails_its_error_is_raised_and_nobody_goes_on() -> None:
+    with pytest.raises(Unreachable, match="away"):
+        await together(after(100.0, "late"), failing(Unreachable("away")))
 
-        assert others() == set()
-
-    run_virtually(play())
+    assert others() == set()
 
 
-def test_of_two_that_fail_one_is_told() -> None:
-    async def play() -> None:
-        with pytest.raises((Refused, Unreachable)):
-            await together(failing(Refused("no")), failing(Unreachable("away")))
-
-    run_virtually(play())
+async def test_of_two_that_fail_one_is_told() -> None:
+    with pytest.raises((Refused, Unreachable)):
+        await together(failing(Refused("no")), failing(Unreachable("away")))
 
 
 def planner(house: House) -> Planner:
@@ -68,56 +58,50 @@ def planner(house: House) -> Planner:
     )
 
 
-def test_a_plan_that_fails_leaves_no_request_of_it_under_way() -> None:
-    async def play() -> None:
-        linstor = FakeLinstor("n1")
-        for name in NAMES:
-            linstor.place(name, "n1")
+async def test_a_plan_that_fails_leaves_no_request_of_it_under_way() -> None:
+    linstor = FakeLinstor("n1")
+    for name in NAMES:
+        linstor.place(name, "n1")
 
-        async def definition(resource: ResourceName) -> Definition | None:
-            if resource == NAMES[3]:
-                raise Unreachable("LINSTOR is away")
-            await asyncio.sleep(100.0)
-            return None
+    async def definition(resource: ResourceName) -> Definition | None:
+        if resource == NAMES[3]:
+            raise Unreachable("LINSTOR is away")
+        await asyncio.sleep(100.0)
+        return None
 
-        async with cluster_with(*NAMES) as cluster:
-            house = house_on(cluster, linstor)
-            instead(linstor, definition=definition)
-            async with house.volumes.watching():
-                before = others()
+    async with cluster_with(*NAMES) as cluster:
+        house = house_on(cluster, linstor)
+        instead(linstor, definition=definition)
+        async with house.volumes.watching():
+            before = others()
 
-                with pytest.raises(Unreachable, match="LINSTOR is away"):
-                    await planner(house).survey(list(house.volumes.index.all()), [], set())
+            with pytest.raises(Unreachable, match="LINSTOR is away"):
+                await planner(house).survey(list(house.volumes.index.all()), [], set())
 
-                assert others() == before
-
-    run_virtually(play())
+            assert others() == before
 
 
-def test_claims_that_cannot_be_read_for_a_plan_are_not_read_on() -> None:
-    async def play() -> None:
-        linstor = FakeLinstor("n1", "n2")
-        for name in NAMES:
-            linstor.place(name, "n2")
-        async with cluster_with(*NAMES) as cluster:
-            house = house_on(cluster, linstor)
-            async with house.volumes.watching():
-                planned = planner(house)
-                volumes = list(house.volumes.index.all())
-                findings: list[Finding] = await planned.survey(volumes, [], set())
-                asked: list[PvName] = []
+async def test_claims_that_cannot_be_read_for_a_plan_are_not_read_on() -> None:
+    linstor = FakeLinstor("n1", "n2")
+    for name in NAMES:
+        linstor.place(name, "n2")
+    async with cluster_with(*NAMES) as cluster:
+        house = house_on(cluster, linstor)
+        async with house.volumes.watching():
+            planned = planner(house)
+            volumes = list(house.volumes.index.all())
+            findings: list[Finding] = await planned.survey(volumes, [], set())
+            asked: list[PvName] = []
 
-                async def read(name: PvName) -> None:
-                    asked.append(name)
-                    if len(asked) == READERS:
-                        raise Unreachable("Kubernetes is away")
-                    await asyncio.sleep(1.0)
+            async def read(name: PvName) -> None:
+                asked.append(name)
+                if len(asked) == READERS:
+                    raise Unreachable("Kubernetes is away")
+                await asyncio.sleep(1.0)
 
-                instead(house.volumes, read=read)
-                with pytest.raises(Unreachable, match="Kubernetes is away"):
-                    await planned.obstacles(findings)
-                await asyncio.sleep(10.0)
+            instead(house.volumes, read=read)
+            with pytest.raises(Unreachable, match="Kubernetes is away"):
+                await planned.obstacles(findings)
+            await asyncio.sleep(10.0)
 
-                assert len(asked) == READERS
-
-    run_virtually(play())
+            assert len(asked) == READERS

@@ -5,7 +5,6 @@ from itertools import cycle, pairwise
 
 from linstor_affinity_events.errors import Unreachable
 from tests.engine.house import PV, RD, House, cluster_with, house_on, instead, until
-from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
 
 HOUR = 3600.0
@@ -21,46 +20,39 @@ def move(house: House) -> None:
     house.queue.add(RD, source="promotion")
 
 
-def test_a_volume_born_in_the_future_is_young_for_the_grace_and_no_longer() -> None:
-    async def play() -> None:
-        async with cluster_with(PV) as cluster:
-            house = house_on(cluster, FakeLinstor("n1", "n2", "n3"))
-            house.picture.now = lambda: LONG_AGO
-            async with house.at_work():
-                begun = clock()
-                move(house)
-                await until(lambda: house.nodes() == {"n2"})
+async def test_a_volume_born_in_the_future_is_young_for_the_grace_and_no_longer() -> None:
+    async with cluster_with(PV) as cluster:
+        house = house_on(cluster, FakeLinstor("n1", "n2", "n3"))
+        house.picture.now = lambda: LONG_AGO
+        async with house.at_work():
+            begun = clock()
+            move(house)
+            await until(lambda: house.nodes() == {"n2"})
 
-                assert house.picture.grace <= clock() - begun < 2 * house.picture.grace
-
-    run_virtually(play())
+            assert house.picture.grace <= clock() - begun < 2 * house.picture.grace
 
 
-def test_a_clock_that_jumps_holds_up_neither_looks_nor_pauses() -> None:
+async def test_a_clock_that_jumps_holds_up_neither_looks_nor_pauses() -> None:
     """Each reading differs by hours from the last."""
+    async with cluster_with(PV) as cluster:
+        house = house_on(cluster, FakeLinstor("n1", "n2", "n3"))
+        readings = cycle((LONG_AGO, FAR_AHEAD, LONG_AGO + HOUR, FAR_AHEAD - HOUR))
+        house.picture.now = lambda: next(readings)
+        async with house.at_work():
+            working, failures = house.linstor.placement, []
 
-    async def play() -> None:
-        async with cluster_with(PV) as cluster:
-            house = house_on(cluster, FakeLinstor("n1", "n2", "n3"))
-            readings = cycle((LONG_AGO, FAR_AHEAD, LONG_AGO + HOUR, FAR_AHEAD - HOUR))
-            house.picture.now = lambda: next(readings)
-            async with house.at_work():
-                working, failures = house.linstor.placement, []
+            async def broken(resource: object) -> None:
+                failures.append(clock())
+                raise Unreachable("down")
 
-                async def broken(resource: object) -> None:
-                    failures.append(clock())
-                    raise Unreachable("down")
+            instead(house.linstor, placement=broken)
+            move(house)
+            await until(lambda: len(failures) == 4)
+            pauses = [b - a for a, b in pairwise(failures)]
+            instead(house.linstor, placement=working)
+            await until(lambda: house.nodes() == {"n2"})
 
-                instead(house.linstor, placement=broken)
-                move(house)
-                await until(lambda: len(failures) == 4)
-                pauses = [b - a for a, b in pairwise(failures)]
-                instead(house.linstor, placement=working)
-                await until(lambda: house.nodes() == {"n2"})
-
-                assert pauses == sorted(pauses)
-                assert pauses[0] > 0.3
-                assert pauses[-1] <= 2.0
-                await house.sweeper.sweep("period")
-
-    run_virtually(play())
+            assert pauses == sorted(pauses)
+            assert pauses[0] > 0.3
+            assert pauses[-1] <= 2.0
+            await house.sweeper.sweep("period")

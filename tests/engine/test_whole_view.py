@@ -10,7 +10,6 @@ from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName, resource_name
 from linstor_affinity_events.model.placement import Placement
 from tests.engine.house import House, cluster_with, house_on, until
-from tests.fakes.clock import run_virtually
 from tests.fakes.kube_server import FakeCluster
 from tests.fakes.linstor import FakeLinstor
 
@@ -56,180 +55,150 @@ async def cut_off(view: WholeView, linstor: Slow, *, after: float) -> None:
             await view.one_by_one(tuple(linstor.placed))
 
 
-def test_12000_resources_at_20_ms_each_are_read_within_minutes_however_often_it_is_cut_off() -> (
+async def test_12000_resources_at_20_ms_each_are_read_within_minutes_however_often_cut_off() -> (
     None
 ):
-    async def play() -> None:
-        linstor = slow([f"pvc-{number}" for number in range(12_000)])
-        view = WholeView(linstor, readers=4)
-        attempts = 0
-        while attempts < 5:
-            attempts += 1
-            try:
-                async with asyncio.timeout(25.0):
-                    found = await view.one_by_one(tuple(linstor.placed))
-                break
-            except TimeoutError:
-                pass
+    linstor = slow([f"pvc-{number}" for number in range(12_000)])
+    view = WholeView(linstor, readers=4)
+    attempts = 0
+    while attempts < 5:
+        attempts += 1
+        try:
+            async with asyncio.timeout(25.0):
+                found = await view.one_by_one(tuple(linstor.placed))
+            break
+        except TimeoutError:
+            pass
 
-        assert attempts == 3
-        assert found.placements == linstor.placed
-        # The few that were under way when it was cut off were begun once more.
-        assert linstor.read.total() == 12_000
-
-    run_virtually(play())
+    assert attempts == 3
+    assert found.placements == linstor.placed
+    # The few that were under way when it was cut off were begun once more.
+    assert linstor.read.total() == 12_000
 
 
-def test_more_readers_read_faster() -> None:
+async def test_more_readers_read_faster() -> None:
     async def took(readers: int) -> float:
         linstor = slow(NAMES)
         begun = asyncio.get_running_loop().time()
         await WholeView(linstor, readers=readers).one_by_one(tuple(linstor.placed))
         return asyncio.get_running_loop().time() - begun
 
-    async def play() -> None:
-        assert await took(20) == pytest.approx(await took(4) / 5)
-
-    run_virtually(play())
+    assert await took(20) == pytest.approx(await took(4) / 5)
 
 
-def test_a_reading_that_failed_goes_on_where_it_was_as_well() -> None:
-    async def play() -> None:
-        linstor = slow(NAMES)
-        view = WholeView(linstor, readers=4)
-        asyncio.get_running_loop().call_later(
-            0.5, setattr, linstor, "broken", Unreachable("LINSTOR restarts")
-        )
-        with pytest.raises(Unreachable):
-            await view.one_by_one(tuple(linstor.placed))
-        linstor.broken = None
-
+async def test_a_reading_that_failed_goes_on_where_it_was_as_well() -> None:
+    linstor = slow(NAMES)
+    view = WholeView(linstor, readers=4)
+    asyncio.get_running_loop().call_later(
+        0.5, setattr, linstor, "broken", Unreachable("LINSTOR restarts")
+    )
+    with pytest.raises(Unreachable):
         await view.one_by_one(tuple(linstor.placed))
+    linstor.broken = None
 
-        assert linstor.read.total() == len(NAMES)
+    await view.one_by_one(tuple(linstor.placed))
 
-    run_virtually(play())
-
-
-def test_once_all_is_read_the_next_reading_begins_anew() -> None:
-    async def play() -> None:
-        linstor = slow(NAMES)
-        view = WholeView(linstor, readers=4)
-        await view.one_by_one(tuple(linstor.placed))
-
-        await view.one_by_one(tuple(linstor.placed))
-
-        assert set(linstor.read.values()) == {2}
-
-    run_virtually(play())
+    assert linstor.read.total() == len(NAMES)
 
 
-def test_what_was_read_too_long_ago_is_read_again() -> None:
-    async def play() -> None:
-        linstor = slow(NAMES)
-        view = WholeView(linstor, readers=4)
-        await cut_off(view, linstor, after=0.5)
-        early = set(linstor.read)
-        await asyncio.sleep(KEPT_FOR)
-        for name in NAMES:
-            linstor.place(name, "n2")
+async def test_once_all_is_read_the_next_reading_begins_anew() -> None:
+    linstor = slow(NAMES)
+    view = WholeView(linstor, readers=4)
+    await view.one_by_one(tuple(linstor.placed))
 
-        found = await view.one_by_one(tuple(linstor.placed))
+    await view.one_by_one(tuple(linstor.placed))
 
-        assert early
-        assert found.placements == linstor.placed
-
-    run_virtually(play())
+    assert set(linstor.read.values()) == {2}
 
 
-def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
-    async def play() -> None:
-        linstor = slow(NAMES)
-        view = WholeView(linstor, readers=4)
-        await cut_off(view, linstor, after=0.5)
-        moved = next(iter(linstor.read))
+async def test_what_was_read_too_long_ago_is_read_again() -> None:
+    linstor = slow(NAMES)
+    view = WholeView(linstor, readers=4)
+    await cut_off(view, linstor, after=0.5)
+    early = set(linstor.read)
+    await asyncio.sleep(KEPT_FOR)
+    for name in NAMES:
+        linstor.place(name, "n2")
+
+    found = await view.one_by_one(tuple(linstor.placed))
+
+    assert early
+    assert found.placements == linstor.placed
+
+
+async def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
+    linstor = slow(NAMES)
+    view = WholeView(linstor, readers=4)
+    await cut_off(view, linstor, after=0.5)
+    moved = next(iter(linstor.read))
+    linstor.place(moved, "n2")
+    view.heard_of(moved)
+
+    found = await view.one_by_one(tuple(linstor.placed))
+
+    assert found.placements[moved] == linstor.placed[moved]
+    assert linstor.read[moved] == 2
+
+
+async def test_what_is_heard_of_while_others_are_read_is_read_again() -> None:
+    linstor = slow(NAMES)
+    view = WholeView(linstor, readers=4)
+    moved = resource_name(NAMES[0])
+
+    async def move() -> None:
+        await asyncio.sleep(0.5)
         linstor.place(moved, "n2")
         view.heard_of(moved)
 
-        found = await view.one_by_one(tuple(linstor.placed))
+    _, found = await asyncio.gather(move(), view.one_by_one(tuple(linstor.placed)))
 
-        assert found.placements[moved] == linstor.placed[moved]
-        assert linstor.read[moved] == 2
-
-    run_virtually(play())
+    assert found.placements[moved] == linstor.placed[moved]
 
 
-def test_what_is_heard_of_while_others_are_read_is_read_again() -> None:
-    async def play() -> None:
-        linstor = slow(NAMES)
-        view = WholeView(linstor, readers=4)
-        moved = resource_name(NAMES[0])
+async def test_a_resource_that_linstor_does_not_know_is_asked_for_once() -> None:
+    linstor = slow(NAMES)
+    gone = resource_name("pvc-gone")
 
-        async def move() -> None:
-            await asyncio.sleep(0.5)
-            linstor.place(moved, "n2")
-            view.heard_of(moved)
+    found = await WholeView(linstor, readers=4).one_by_one((*linstor.placed, gone))
 
-        _, found = await asyncio.gather(move(), view.one_by_one(tuple(linstor.placed)))
-
-        assert found.placements[moved] == linstor.placed[moved]
-
-    run_virtually(play())
-
-
-def test_a_resource_that_linstor_does_not_know_is_asked_for_once() -> None:
-    async def play() -> None:
-        linstor = slow(NAMES)
-        gone = resource_name("pvc-gone")
-
-        found = await WholeView(linstor, readers=4).one_by_one((*linstor.placed, gone))
-
-        assert gone not in found.placements
-        assert linstor.read[gone] == 1
-
-    run_virtually(play())
+    assert gone not in found.placements
+    assert linstor.read[gone] == 1
 
 
 def a_house(cluster: FakeCluster, linstor: Slow) -> House:
     return house_on(cluster, linstor, limit=LIMIT, readers=4)
 
 
-def test_a_full_pass_that_takes_longer_than_it_may_ends_all_the_same() -> None:
-    async def play() -> None:
-        linstor = slow(NAMES)
-        linstor.place(NAMES[-1], "n2")
-        async with cluster_with(*NAMES) as cluster:
-            house = a_house(cluster, linstor)
-            async with house.at_work():
-                passing = asyncio.create_task(house.sweeper.run())
-                house.sweeper.request("start")
+async def test_a_full_pass_that_takes_longer_than_it_may_ends_all_the_same() -> None:
+    linstor = slow(NAMES)
+    linstor.place(NAMES[-1], "n2")
+    async with cluster_with(*NAMES) as cluster:
+        house = a_house(cluster, linstor)
+        async with house.at_work():
+            passing = asyncio.create_task(house.sweeper.run())
+            house.sweeper.request("start")
 
-                await until(lambda: house.sweeper.last is not None, patience=120.0)
-                await until(lambda: house.nodes(NAMES[-1]) == {"n2"}, patience=30.0)
-                passing.cancel()
+            await until(lambda: house.sweeper.last is not None, patience=120.0)
+            await until(lambda: house.nodes(NAMES[-1]) == {"n2"}, patience=30.0)
+            passing.cancel()
 
-            assert house.telemetry.counted["swept one by one"] >= 1
-            assert house.telemetry.counted["failed pass TimeoutError"] >= 1
-
-    run_virtually(play())
+        assert house.telemetry.counted["swept one by one"] >= 1
+        assert house.telemetry.counted["failed pass TimeoutError"] >= 1
 
 
-def test_what_was_missed_while_a_pass_was_being_resumed_is_found_by_another_one() -> None:
-    async def play() -> None:
-        linstor = slow(NAMES)
-        async with cluster_with(*NAMES) as cluster:
-            house = a_house(cluster, linstor)
-            async with house.at_work():
-                passing = asyncio.create_task(house.sweeper.run())
-                house.sweeper.request("start")
-                await until(lambda: linstor.read.total() > 50, patience=30.0)
-                moved = next(iter(linstor.read))
-                # Nobody was told: the stream was broken, and is open again.
-                linstor.place(moved, "n2")
-                house.sweeper.request("promotion stream opened")
+async def test_what_was_missed_while_a_pass_was_being_resumed_is_found_by_another_one() -> None:
+    linstor = slow(NAMES)
+    async with cluster_with(*NAMES) as cluster:
+        house = a_house(cluster, linstor)
+        async with house.at_work():
+            passing = asyncio.create_task(house.sweeper.run())
+            house.sweeper.request("start")
+            await until(lambda: linstor.read.total() > 50, patience=30.0)
+            moved = next(iter(linstor.read))
+            # Nobody was told: the stream was broken, and is open again.
+            linstor.place(moved, "n2")
+            house.sweeper.request("promotion stream opened")
 
-                # Sooner than the next pass by the clock.
-                await until(lambda: house.nodes(moved) == {"n2"}, patience=30.0)
-                passing.cancel()
-
-    run_virtually(play())
+            # Sooner than the next pass by the clock.
+            await until(lambda: house.nodes(moved) == {"n2"}, patience=30.0)
+            passing.cancel()

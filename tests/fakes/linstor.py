@@ -5,10 +5,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
+from linstor_affinity_events.engine.ports import Hint
 from linstor_affinity_events.errors import AffinityEventsError, Unreachable
 from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
+from linstor_affinity_events.model.pulse import NodeState, PulseReading
 
 
 class FakeLinstor:
@@ -63,6 +65,12 @@ class FakeLinstor:
         saved = {k: v for k, v in self.known[resource].saved.items() if k != number}
         self.known[resource] = replace(self.known[resource], saved=saved)
 
+    async def pulse(self) -> PulseReading:
+        await self._ask("pulse")
+        nodes = {node_name(name): NodeState(connection="ONLINE") for name in self.node_labels}
+        resources = sum(len(placement.replicas) for placement in self.placed.values())
+        return PulseReading(nodes=nodes, resources=resources)
+
     async def _ask(self, what: str) -> None:
         self.asked.append(what)
         if self.delay:
@@ -77,13 +85,11 @@ class FakeStream:
     name = "fake"
 
     def __init__(self) -> None:
-        self._events: asyncio.Queue[Mapping[str, object] | AffinityEventsError | None] = (
-            asyncio.Queue()
-        )
+        self._events: asyncio.Queue[Hint | AffinityEventsError | None] = asyncio.Queue()
         self.connections = 0
         self.refuse: AffinityEventsError | None = None
 
-    def tell(self, event: Mapping[str, object]) -> None:
+    def tell(self, event: Hint) -> None:
         self._events.put_nowait(event)
 
     def hang_up(self) -> None:
@@ -93,14 +99,14 @@ class FakeStream:
         self._events.put_nowait(error)
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncIterator[Mapping[str, object]]]:
+    async def connect(self) -> AsyncIterator[AsyncIterator[Hint]]:
         if self.refuse is not None:
             raise self.refuse
         self.connections += 1
         async with aclosing(self._told()) as events:
             yield events
 
-    async def _told(self) -> AsyncGenerator[Mapping[str, object], None]:
+    async def _told(self) -> AsyncGenerator[Hint, None]:
         while True:
             event = await self._events.get()
             if event is None:

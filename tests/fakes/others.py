@@ -75,12 +75,6 @@ class FakeTelemetry:
     def claim_lost(self) -> None:
         self.counted["claim lost"] += 1
 
-    def stream(self, name: str, *, up: bool) -> None:
-        self.counted[f"stream {name} {'up' if up else 'down'}"] += 1
-
-    def stream_event(self, name: str) -> None:
-        self.counted[f"event {name}"] += 1
-
     def looked_at_many(self, looks: int) -> None:
         self.counted["looks in bulk"] += looks
 

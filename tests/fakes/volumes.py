@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from linstor_affinity_events.adapters.kube_index import Following, VolumeIndex
-from linstor_affinity_events.adapters.kube_objects import describe
+from linstor_affinity_events.adapters.kubernetes.index import Following, VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
     AffinityEventsError,

@@ -39,9 +39,8 @@ async def test_the_wall_clock_jumps_by_hours(
 ) -> None:
     """Leadership, pauses and full passes go by the steady clock."""
     clock = WallClock.within(tmp_path)
-    service = service_on(
-        stage, ELECTED, *SHORT_LEASE, "--reconcile-rate=1s", "--new-volume-grace=2s", **clock.env
-    )
+    flags = (ELECTED, *SHORT_LEASE, "--reconcile-rate=1s", "--new-volume-grace=2s")
+    service = service_on(stage, *flags, cold=True, **clock.env)
     async with fleet(stage, service) as moving:
         for hours in (5.0, -5.0, 0.0):
             clock.set(hours)

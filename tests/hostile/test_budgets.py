@@ -17,18 +17,18 @@ import pytest
 
 from linstor_affinity_events.adapters.bodies import MOST_VALUES, parse_json, parse_text
 from linstor_affinity_events.adapters.json_stream import BREATH, LONGEST, Objects, objects_in
-from linstor_affinity_events.adapters.linstor_events import (
+from linstor_affinity_events.adapters.linstor.events import (
     BREATH as LINES_BREATH,
 )
-from linstor_affinity_events.adapters.linstor_events import (
+from linstor_affinity_events.adapters.linstor.events import (
     BREATH_SIZE,
     MOST_IDLE_LINES,
     MOST_LINES,
     _OneConnection,
     _Paced,
-    _payload,
+    hint_of,
 )
-from linstor_affinity_events.adapters.linstor_rest import (
+from linstor_affinity_events.adapters.linstor.rest import (
     LONGEST_NAME,
     LONGEST_SAVED,
     MOST_FLAGS,
@@ -38,7 +38,6 @@ from linstor_affinity_events.adapters.linstor_rest import (
     _definition,
 )
 from linstor_affinity_events.adapters.policy_yaml import _kept, parse_policy
-from linstor_affinity_events.engine.hints import hint_of
 from linstor_affinity_events.errors import AffinityEventsError, TooLong, Unreachable
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, parse_handle
 from linstor_affinity_events.model.note import read_note
@@ -124,7 +123,7 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
     ),
     "event": (event, lambda n: ["x"] * n, 5_000),
     "event-payload": (
-        lambda text: hint_of(_payload(text)),
+        hint_of,
         lambda n: json.dumps({"resource_name": "x" * n}),
         100_000,
     ),

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from linstor_affinity_events.adapters.bodies import parse_json
 from linstor_affinity_events.adapters.json_stream import Objects
-from linstor_affinity_events.adapters.kube_database import _replica
-from linstor_affinity_events.adapters.kube_journal import _note
-from linstor_affinity_events.adapters.linstor_events import _payload
-from linstor_affinity_events.adapters.linstor_rest import Replicas, _answer, _definition, _objects
+from linstor_affinity_events.adapters.kubernetes.database import replica_of
+from linstor_affinity_events.adapters.kubernetes.journal import _note
+from linstor_affinity_events.adapters.linstor.events import hint_of
+from linstor_affinity_events.adapters.linstor.rest import Replicas, _answer, _definition, _objects
 from linstor_affinity_events.adapters.policy_yaml import parse_policy
-from linstor_affinity_events.engine.hints import MissedSome, Touched, hint_of
+from linstor_affinity_events.engine.ports import MissedSome, Touched
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import VolumeKey, parse_handle
 from linstor_affinity_events.model.names import ResourceName
@@ -90,14 +90,12 @@ def config_map(tree: Any) -> object:
     return _note({"metadata": {"uid": "u", "resourceVersion": "1"}, "data": {"note.json": tree}})
 
 
-def hint(tree: Any) -> None:
-    if isinstance(tree, dict):
-        assert isinstance(hint_of(tree), Touched | MissedSome)
+def hint(text: str) -> None:
+    assert isinstance(hint_of(text), Touched | MissedSome)
 
 
 def rows(tree: Any) -> None:
-    event = _replica(tree)
-    assert event is None or isinstance(hint_of(event), Touched | MissedSome)
+    assert isinstance(replica_of(tree), Touched | None)
 
 
 def nodes(tree: Any) -> None:
@@ -122,11 +120,10 @@ PARSERS: list[tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = [
     (policy, texts),
     (quantity, texts),
     (flags, texts),
-    (_payload, texts),
     (config_map, trees | texts),
     (lambda tree: read_note(tree, version="1"), trees),
     (lambda tree: read_saved(tree, KEY), trees),
-    (hint, trees),
+    (hint, texts),
     (rows, trees),
     (nodes, trees),
     (replicas, trees),
@@ -136,7 +133,7 @@ PARSERS: list[tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = [
     (lambda body: parse_json(body, "it"), raw),
 ]
 NAMES = [
-    *("handle", "policy", "quantity", "flags", "event", "note-in-configmap", "note", "saved-pv"),
+    *("handle", "policy", "quantity", "flags", "note-in-configmap", "note", "saved-pv"),
     *("hint", "database-row", "nodes", "replicas", "definitions", "list", "answer", "json"),
 ]
 

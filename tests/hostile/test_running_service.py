@@ -199,22 +199,26 @@ REDIRECT = {"Location": "http://127.0.0.1:1/elsewhere"}
 @pytest.mark.parametrize(
     ("what", "answer"),
     [
-        pytest.param("linstor get view/resources", Answer(200, b"[" + b" " * BIG), id="200-MB"),
-        pytest.param("linstor get nodes", Answer(200, b'[{"name":"' + b"x" * BIG), id="200-MB-one"),
-        pytest.param("linstor get nodes", Answer(307, b"", REDIRECT), id="redirect"),
-        pytest.param("linstor get nodes", Answer(200, b'{"a": 1}'), id="shape"),
-        pytest.param("linstor get nodes", Answer(200, b'[{"ret_code":[]}]'), id="types"),
         pytest.param(
-            "linstor get resource-definitions", Answer(500, b'[{"ret_code":{}}]'), id="code"
+            "linstor get view/resources", lambda: Answer(200, b"[" + b" " * BIG), id="200-MB"
+        ),
+        pytest.param(
+            "linstor get nodes", lambda: Answer(200, b'[{"name":"' + b"x" * BIG), id="200-MB-one"
+        ),
+        pytest.param("linstor get nodes", lambda: Answer(307, b"", REDIRECT), id="redirect"),
+        pytest.param("linstor get nodes", lambda: Answer(200, b'{"a": 1}'), id="shape"),
+        pytest.param("linstor get nodes", lambda: Answer(200, b'[{"ret_code":[]}]'), id="types"),
+        pytest.param(
+            "linstor get resource-definitions", lambda: Answer(500, b'[{"ret_code":{}}]'), id="code"
         ),
     ],
 )
 async def test_answers_that_are_too_much_or_none_do_no_harm(
-    proxied: ProxiedStage, figures: Figures, what: str, answer: Answer
+    proxied: ProxiedStage, figures: Figures, what: str, answer: Callable[[], Answer]
 ) -> None:
     stage = proxied.stage
     await stage.add("pvc-well", ["n1"])
-    rule = proxied.linstor.on(what, answer, times=2)
+    rule = proxied.linstor.on(what, answer(), times=2)
     service = proxied.service("--timeout=20s")
     try:
         await service.start()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.kube_objects import describe
+from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.errors import BadNote
 from linstor_affinity_events.model.keys import (
     CONTEXT_POLICY,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.kube_objects import describe, storage_class
+from linstor_affinity_events.adapters.kubernetes.objects import describe, storage_class
 from linstor_affinity_events.model.affinity import DRIVER_NODES, NO_AFFINITY, NodeAffinity
 from linstor_affinity_events.model.keys import DRIVER, FINALIZER, OURSELVES, VolumeKey, parse_handle
 from linstor_affinity_events.model.names import PvName, ResourceName, node_name

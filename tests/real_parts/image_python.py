@@ -24,6 +24,7 @@ TESTS = (
     # Its thousands of plans are pure Python, and take as long as all the others.
     "--ignore=tests/engine/test_stateful.py",
 )
+SHARED = ("-n", "auto", "--dist", "loadgroup")
 MARKED = "not real and not long and not csi and not image"
 
 ENTER = f"""
@@ -116,7 +117,10 @@ def main() -> int:
     given = sys.argv[1:]
     places = () if any((TOP / word.partition("::")[0]).exists() for word in given) else TESTS
     return inside.run(
-        [python, "-m", "pytest", "-p", "no:cacheprovider", "-m", MARKED, *places, *given],
+        [
+            *(python, "-m", "pytest", "-p", "no:cacheprovider", *SHARED),
+            *("-m", MARKED, *places, *given),
+        ],
         {
             "PYTHONDONTWRITEBYTECODE": "1",
             # No directory of the checkout can be written to.

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from tests.fakes.kube_server import Binder, FakeCluster, KubeServer
+from tests.fakes.kube_server.patches import MERGE
 from tests.real_parts.cluster import RealCluster
 
 Json = dict[str, Any]
@@ -41,9 +42,11 @@ class Cluster:
     """The admin's; empty where nobody signs in."""
     tls: ssl.SSLContext | None = None
 
-    async def ask(self, method: str, path: str, body: Any = None, **query: str) -> Json:
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, patch_type: str = MERGE, **query: str
+    ) -> Json:
         """Send one request; raises ApiError for whatever is not good."""
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        kind = patch_type if method == "PATCH" else "application/json"
         async with self.session.request(
             method, path, json=body, params=query, headers={"Content-Type": kind}
         ) as response:

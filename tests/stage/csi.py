@@ -13,19 +13,17 @@ from typing import Any
 
 from tests.fakes.linstor_server import Timing
 from tests.real_parts.cluster import RealCluster
-from tests.real_parts.daemon import Daemon, free_port
+from tests.real_parts.daemon import Daemon
 from tests.stage import clusters, manifests
-from tests.stage.clusters import ApiError, until
+from tests.stage.clusters import until
 from tests.stage.manifests import DRIVER, HOSTNAME, ZONE
+from tests.stage.scheduling import PODS, Pods, put, scheduler
 from tests.stage.stage import Stage
 
 Json = dict[str, Any]
 
 NODES = {"n1": "z1", "n2": "z2", "n3": "z1", "n4": "z2"}
 """Names, and the zones they are in."""
-
-KUBERNETES_HOSTNAME = "kubernetes.io/hostname"
-TOPOLOGY_KEYS = [HOSTNAME, KUBERNETES_HOSTNAME, ZONE]
 
 NOW_CLASS, LATER_CLASS, TWO_CLASS = "csi-immediate", "csi-first-consumer", "csi-two-replicas"
 CLASSES = {
@@ -36,7 +34,6 @@ CLASSES = {
 """When their volumes are made, and how many replicas they have; pods go where one of them is."""
 
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
-PODS = "/api/v1/namespaces/default/pods"
 ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 
 
@@ -50,6 +47,7 @@ class CsiStage:
     attacher: Daemon
     resizer: Daemon
     scheduler: Daemon
+    pods: Pods
 
     @classmethod
     @asynccontextmanager
@@ -70,11 +68,13 @@ class CsiStage:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="csi-")))
             socket = scratch / "csi.sock"
 
-            def daemon(name: str, *flags: str) -> Daemon:
-                made = Daemon([str(programs[name]), *flags], logs / f"{name}.log")
+            def started(made: Daemon) -> Daemon:
                 stack.push_async_callback(made.kill)
                 made.start()
                 return made
+
+            def daemon(name: str, *flags: str) -> Daemon:
+                return started(Daemon([str(programs[name]), *flags], logs / f"{name}.log"))
 
             def sidecar(name: str, *flags: str) -> Daemon:
                 where = (f"--csi-address={socket}", f"--kubeconfig={real.kubeconfig}")
@@ -103,16 +103,8 @@ class CsiStage:
                 resizer=sidecar(
                     "csi-resizer", "--handle-volume-inuse-error=false", "--workers=10", "--v=5"
                 ),
-                scheduler=daemon(
-                    "kube-scheduler",
-                    f"--kubeconfig={real.kubeconfig}",
-                    "--leader-elect=false",
-                    "--bind-address=127.0.0.1",
-                    f"--secure-port={free_port()}",
-                    "--authentication-skip-lookup=true",
-                    f"--cert-dir={scratch / 'scheduler'}",
-                    "--v=3",
-                ),
+                scheduler=started(scheduler(programs["kube-scheduler"], real.kubeconfig, logs)),
+                pods=Pods(cluster),
             )
             await _clear(stage)
 
@@ -140,21 +132,6 @@ class CsiStage:
         assert volume is not None
         return volume
 
-    async def pod(self, name: str, claim: str) -> Json:
-        return await self.stage.cluster.ask("POST", PODS, _pod(name, claim))
-
-    async def node_of(self, pod: str) -> str:
-        """The node that the scheduler chose; empty while it found none."""
-        found = await self.stage.cluster.ask("GET", f"{PODS}/{pod}")
-        return str(found["spec"].get("nodeName", ""))
-
-    async def until_scheduled(self, pod: str, *, patience: float = 60.0) -> str:
-        async def scheduled() -> bool:
-            return bool(await self.node_of(pod))
-
-        await until(scheduled, f"{pod} has a node", patience=patience)
-        return await self.node_of(pod)
-
     async def attachments(self) -> dict[tuple[str, str], Json]:
         """By the names of volume and node."""
         listed = await self.stage.cluster.ask("GET", ATTACHMENTS)
@@ -177,35 +154,13 @@ class CsiStage:
 
         await until(detached, f"{volume} is detached from {node}")
 
-    async def until_unschedulable(self, pod: str, why: str) -> None:
-        """Wait until the scheduler gave up on a pod for now, with these words among its own."""
-
-        async def told() -> bool:
-            found = await self.stage.cluster.ask("GET", f"{PODS}/{pod}")
-            conditions = found.get("status", {}).get("conditions") or ()
-            return any(why in str(each.get("message")) for each in conditions)
-
-        await until(told, f"{pod} is not scheduled for its {why}")
-
-    async def cordon(self, node: str) -> None:
-        path = f"/api/v1/nodes/{node}"
-        await self.stage.cluster.ask("PATCH", path, {"spec": {"unschedulable": True}})
-
-    async def uncordon(self, node: str) -> None:
-        wish = {"spec": {"unschedulable": None, "taints": None}}
-        await self.stage.cluster.ask("PATCH", f"/api/v1/nodes/{node}", wish)
-
-    async def delete_pod(self, name: str) -> None:
-        """At once, as if its kubelet had stopped it already."""
-        await self.stage.cluster.ask("DELETE", f"{PODS}/{name}", {"gracePeriodSeconds": 0})
-
 
 async def _prepare(stage: Stage) -> None:
     await _clear(stage)
     for name, zone in NODES.items():
         stage.world.add_node(name, labels={HOSTNAME: name, ZONE: zone})
-        await _add_node(stage, name, zone)
-    await _put(stage, "/apis/storage.k8s.io/v1/csidrivers", _driver())
+        await Pods(stage.cluster).add_node(name, zone)
+    await put(stage.cluster, "/apis/storage.k8s.io/v1/csidrivers", _driver())
     for name, (mode, replicas) in CLASSES.items():
         wanted = manifests.storage_class(
             name,
@@ -215,48 +170,11 @@ async def _prepare(stage: Stage) -> None:
                 f"{DRIVER}/allowRemoteVolumeAccess": "false",
             },
         )
-        await _put(
-            stage, "/apis/storage.k8s.io/v1/storageclasses", wanted | {"volumeBindingMode": mode}
+        await put(
+            stage.cluster,
+            "/apis/storage.k8s.io/v1/storageclasses",
+            wanted | {"volumeBindingMode": mode},
         )
-
-
-async def _add_node(stage: Stage, name: str, zone: str) -> None:
-    labels = {KUBERNETES_HOSTNAME: name, HOSTNAME: name, ZONE: zone}
-    attach = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
-    room = {"cpu": "8", "memory": "16Gi", "pods": "100"}
-    await _put(
-        stage,
-        "/api/v1/nodes",
-        {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": name, "labels": labels, "annotations": attach},
-        },
-    )
-    # Admission takes a new node for one that is not ready yet.
-    usable = {"spec": {"taints": None, "unschedulable": None}}
-    await stage.cluster.ask("PATCH", f"/api/v1/nodes/{name}", usable)
-    ready = [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]
-    status = {"status": {"allocatable": room, "capacity": room, "conditions": ready}}
-    await stage.cluster.ask("PATCH", f"/api/v1/nodes/{name}/status", status)
-    await _put(
-        stage,
-        "/apis/storage.k8s.io/v1/csinodes",
-        {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "CSINode",
-            "metadata": {"name": name},
-            "spec": {"drivers": [{"name": DRIVER, "nodeID": name, "topologyKeys": TOPOLOGY_KEYS}]},
-        },
-    )
-
-
-async def _put(stage: Stage, path: str, wanted: Json) -> None:
-    try:
-        await stage.cluster.ask("POST", path, wanted)
-    except ApiError as error:
-        if error.status != 409:
-            raise
 
 
 async def _clear(stage: Stage) -> None:
@@ -282,23 +200,5 @@ def _driver() -> Json:
             "podInfoOnMount": True,
             "volumeLifecycleModes": ["Persistent"],
             "requiresRepublish": False,
-        },
-    }
-
-
-def _pod(name: str, claim: str) -> Json:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "containers": [
-                {
-                    "name": "app",
-                    "image": "app",
-                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
-                }
-            ],
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
         },
     }

@@ -12,6 +12,7 @@ from tests.stage import clusters
 from tests.stage.proxied import ProxiedStage
 from tests.stage.service import Service
 from tests.stage.stage import Stage
+from tests.stage.warm import WarmStarts
 
 BOTH = ["fake", pytest.param("real", marks=pytest.mark.real)]
 
@@ -40,16 +41,26 @@ def mutable_stage(request: pytest.FixtureRequest) -> Stage:
     return found
 
 
+@pytest.fixture(scope="session")
+def warm_starts() -> Iterator[WarmStarts]:
+    with WarmStarts() as starts:
+        yield starts
+
+
 @pytest_asyncio.fixture
-async def proxied(stage: Stage, tmp_path: Path) -> AsyncIterator[ProxiedStage]:
+async def proxied(
+    stage: Stage, tmp_path: Path, warm_starts: WarmStarts
+) -> AsyncIterator[ProxiedStage]:
     """A stage of each kind, with proxies between it and the service."""
-    async with ProxiedStage.of(stage, tmp_path) as found:
+    async with ProxiedStage.of(stage, tmp_path, warm_starts) as found:
         yield found
 
 
 @pytest_asyncio.fixture
-async def proxied_mutable(mutable_stage: Stage, tmp_path: Path) -> AsyncIterator[ProxiedStage]:
-    async with ProxiedStage.of(mutable_stage, tmp_path) as found:
+async def proxied_mutable(
+    mutable_stage: Stage, tmp_path: Path, warm_starts: WarmStarts
+) -> AsyncIterator[ProxiedStage]:
+    async with ProxiedStage.of(mutable_stage, tmp_path, warm_starts) as found:
         yield found
 
 
@@ -89,13 +100,13 @@ async def real_mutable_stage(real_cluster_mutable: RealCluster) -> AsyncIterator
 
 
 @pytest.fixture
-def service_on(tmp_path: Path) -> Iterator[MakeService]:
+def service_on(tmp_path: Path, warm_starts: WarmStarts) -> Iterator[MakeService]:
     """Makes instances of the service for a stage, each with a log of its own, whose end is shown
-    where a test fails.
+    where a test fails. One that needs its own interpreter from the first moment starts `cold`.
     """
     made: list[Service] = []
 
-    def make(stage: Stage, *flags: str, **env: str) -> Service:
+    def make(stage: Stage, *flags: str, cold: bool = False, **env: str) -> Service:
         made.append(
             Service(
                 kubeconfig=stage.cluster.kubeconfig,
@@ -103,6 +114,7 @@ def service_on(tmp_path: Path) -> Iterator[MakeService]:
                 log=tmp_path / f"service-{len(made) + 1}.log",
                 flags=("-v", "1", *flags),
                 env=env,
+                starts=None if cold else warm_starts,
                 secrets=stage.secrets,
             )
         )

@@ -34,12 +34,11 @@ class ProxiedStage:
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, stage: Stage, directory: Path) -> AsyncIterator[Self]:
+    async def of(cls, stage: Stage, directory: Path, starts: WarmStarts) -> AsyncIterator[Self]:
         record, cluster = Record(), stage.cluster
         async with (
             Proxy(cluster.url, kubernetes_terms, record=record, tls=cluster.tls) as kubernetes,
             Proxy(stage.linstor.url, linstor_terms, record=record) as linstor,
-            WarmStarts.ready() as starts,
         ):
             yield cls(
                 stage=stage,

@@ -1,18 +1,19 @@
 """Starts the service in milliseconds: one process imports everything, and forks for each start.
 
 What runs is the command as ever, in a process of its own, with its own environment and log; only
-the half second of imports is spared. Tests that start the service hundreds of times need that.
+the half second of imports is spared. Tests start the service a thousand times.
 """
 
 import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from linstor_affinity_events.cli import main
 
@@ -40,53 +41,60 @@ class Forked:
 
 
 class WarmStarts:
-    """Use it as `async with WarmStarts.ready() as starts`."""
+    """Use it as `with WarmStarts() as starts`, in event loops that come one after another."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self) -> None:
+        self._jobs = count(1)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._begun: dict[int, asyncio.Future[int]] = {}
         self._endings: dict[int, asyncio.Future[int]] = {}
-        self._begun: asyncio.Queue[int] = asyncio.Queue()
+        self._half = b""
 
-    @classmethod
-    @asynccontextmanager
-    async def ready(cls) -> AsyncIterator["WarmStarts"]:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.stage.warm"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.stage.warm"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
         )
-        starts = cls(process)
-        reader = asyncio.create_task(starts._read(), name="warm starts")
-        try:
-            yield starts
-        finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            await process.wait()
-            await reader
+        self._orders, self._news = self._pipes()
+        os.set_blocking(self._news, False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:
+            # With the end of its input it ends, and all that it started.
+            pass
+
+    def _pipes(self) -> tuple[int, int]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("made with pipes")
+        return self._process.stdin.fileno(), self._process.stdout.fileno()
 
     async def start(self, args: Sequence[str], env: Mapping[str, str], log: Path) -> Forked:
         """Run the command with these arguments; its words go to the end of the log."""
-        job = {"args": list(args), "env": dict(env), "log": str(log)}
-        if self._process.stdin is None:
-            raise AssertionError("made with a pipe")
-        self._process.stdin.write(json.dumps(job).encode() + b"\n")
-        pid = await self._begun.get()
-        return Forked(pid, self._ending(pid))
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # What an earlier loop waited for, it waits for no more.
+            self._loop = loop
+            self._begun, self._endings = {}, {}
+            loop.add_reader(self._news, self._read)
+        number = next(self._jobs)
+        job = {"number": number, "args": list(args), "env": dict(env), "log": str(log)}
+        self._begun[number] = loop.create_future()
+        os.write(self._orders, json.dumps(job).encode() + b"\n")
+        pid = await self._begun[number]
+        return Forked(pid, self._endings[pid])
 
-    async def _read(self) -> None:
-        if self._process.stdout is None:
-            raise AssertionError("made with a pipe")
-        async for line in self._process.stdout:
-            what, pid, *code = line.decode().split()
-            if what == "began":
-                self._begun.put_nowait(int(pid))
-            else:
-                self._ending(int(pid)).set_result(int(code[0]))
-
-    def _ending(self, pid: int) -> "asyncio.Future[int]":
-        # A process may end before it is known that it began.
-        return self._endings.setdefault(pid, asyncio.get_running_loop().create_future())
+    def _read(self) -> None:
+        *lines, self._half = (self._half + os.read(self._news, 65536)).split(b"\n")
+        for line in lines:
+            what, number, pid = line.decode().split()
+            if what == "began" and int(number) in self._begun:
+                self._endings[int(pid)] = asyncio.get_running_loop().create_future()
+                self._begun[int(number)].set_result(int(pid))
+            elif what == "ended" and int(pid) in self._endings:
+                self._endings.pop(int(pid)).set_result(int(number))
 
 
 _running: set[int] = set()
@@ -101,7 +109,7 @@ def _tell_of_ended(*_: object) -> None:
         if not pid:
             return
         _running.discard(pid)
-        os.write(1, f"ended {pid} {os.waitstatus_to_exitcode(status)}\n".encode())
+        os.write(1, f"ended {os.waitstatus_to_exitcode(status)} {pid}\n".encode())
 
 
 def _become(job: dict[str, Any]) -> None:
@@ -121,12 +129,16 @@ def serve() -> None:
     signal.signal(signal.SIGCHLD, _tell_of_ended)
     for line in sys.stdin:
         job = json.loads(line)
+        # Nobody hears that it has ended before they heard that it began.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         pid = os.fork()
+        if pid:
+            _running.add(pid)
+            os.write(1, f"began {job['number']} {pid}\n".encode())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         if not pid:
             _become(job)
             return
-        _running.add(pid)
-        os.write(1, f"began {pid}\n".encode())
     for pid in tuple(_running):
         os.kill(pid, signal.SIGKILL)
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from linstor_affinity_events.adapters.kube_index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName

@@ -36,6 +36,9 @@ class Ledger:
     reclaimed: bool = False
     """The data went, as somebody asked for."""
 
+    decided: bool = False
+    """The claim was deleted while the policy was Delete: to set Retain comes too late."""
+
     away: bool = False
     """A user deleted the volume, and nobody has made it anew."""
 
@@ -50,7 +53,7 @@ class Ledger:
 
     def may_reclaim(self) -> bool:
         """Whether somebody asked for the data to go."""
-        return self.claim_deleted and "Delete" in self.policies
+        return self.decided or (self.claim_deleted and "Delete" in self.policies)
 
     def against(self, pv: Json | None, claim: Json | None, nodes: frozenset[str]) -> str:
         """What is not as it has to be once all is at rest; empty if everything is."""

@@ -72,6 +72,7 @@ class People:
     def _retain(self) -> None:
         pv = self._cluster.get(VOLUMES, PV)
         self._patch({"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
+        self._ledger.decided |= self._ledger.claim_deleted and "Delete" in self._ledger.policies
         # Where it is Retain on the service's account already, nobody can tell that it was set.
         marked = pv is not None and wears_marks(pv)
         before = self._ledger.policies if marked else frozenset()

@@ -58,6 +58,8 @@ class Watchman:
         """How many incarnations of the volume the service made."""
         self._latest = uid_of(ledger.original)
         self._claim_gone_at: float | None = None
+        self._reclaimed_uids: set[str] = set()
+        """Of what the provisioner decided about, and of what had the name when it deleted that."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -128,8 +130,11 @@ class Watchman:
 
     def _taken_away(self, uid: str) -> bool:
         """Whether a user or the provisioner took it away."""
-        reclaimed = any(each.uid == uid for each in self._sidecars.reclaimed)
-        return reclaimed or uid in self._ledger.deleted or uid in self._people.took_away
+        return (
+            uid in self._reclaimed_uids
+            or uid in self._ledger.deleted
+            or uid in self._people.took_away
+        )
 
     def _let_go(self, pv: Json) -> None:
         """The service's own removal: a note says that it comes back, and nobody may reclaim it."""
@@ -143,5 +148,7 @@ class Watchman:
 
     def _reclaimed(self, done: Reclaimed) -> None:
         self._ledger.reclaimed = True
+        there = self._cluster.get(VOLUMES, PV)
+        self._reclaimed_uids |= {done.uid} if there is None else {done.uid, uid_of(there)}
         if not self._ledger.may_reclaim():
             self.wrong.append("DATA LOSS: the provisioner deleted what is behind the volume")

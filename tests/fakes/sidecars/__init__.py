@@ -1,8 +1,12 @@
 """Stand-ins for the CSI sidecars: provisioner, attacher and resizer.
 
-Retold from how they behave (kubernetes-csi/external-provisioner with
-sig-storage-lib-external-provisioner, external-attacher, external-resizer). `decisions` says what
-they do on seeing a volume, `sidecars` does it beside a service, `apis` on which cluster.
+Retold from the source of external-provisioner 5.3 (with sig-storage-lib-external-provisioner 11),
+external-attacher 4.13 and external-resizer 2.3. `decisions` says what they do on seeing a volume,
+`sidecars` does it beside a service, `apis` on which cluster. They are as careless as the real ones:
+all patches go to whatever has the name, and what a watch told last is not read again.
+
+The real programs are tested in tests/csi. These stay for what those can't do: random plans on a
+virtual clock, the pretended cluster, and a sidecar that is late by a given time.
 """
 
 from tests.fakes.sidecars.apis import HttpApi, MemoryApi

@@ -7,6 +7,7 @@ import orjson
 
 from tests.fakes.kube_server import FakeCluster, Refusal
 from tests.fakes.kube_server.metadata import Writer
+from tests.fakes.kube_server.patches import MERGE
 from tests.stage.clusters import ApiError, Cluster
 
 Json = dict[str, Any]
@@ -20,13 +21,8 @@ class Api(Protocol):
     def told(self, plural: str) -> AsyncGenerator[tuple[str, Json], None]:
         """Every object of the kind as it is, and each change from then on."""
 
-    async def read(self, name: str) -> Json | None: ...
-
-    async def replace(self, pv: Json) -> bool:
-        """PUT, guarded by the version in it."""
-
-    async def patch(self, name: str, patch: Json) -> bool:
-        """A merge patch by name, whatever incarnation has it."""
+    async def patch(self, name: str, patch: Json | list[Json], kind: str = MERGE) -> bool:
+        """A patch by name, whatever incarnation has it."""
 
     async def delete(self, name: str) -> bool:
         """By name, without any precondition."""
@@ -46,19 +42,10 @@ class MemoryApi:
             async for change in changes:
                 yield change.kind, change.object
 
-    async def read(self, name: str) -> Json | None:
-        return self._cluster.get(VOLUMES, name)
-
-    async def replace(self, pv: Json) -> bool:
+    async def patch(self, name: str, patch: Json | list[Json], kind: str = MERGE) -> bool:
+        writer = Writer(name="csi")
         try:
-            self._cluster.update(VOLUMES, pv["metadata"]["name"], pv, writer=Writer(name="csi"))
-        except Refusal:
-            return False
-        return True
-
-    async def patch(self, name: str, patch: Json) -> bool:
-        try:
-            self._cluster.patch(VOLUMES, name, patch, writer=Writer(name="csi"))
+            self._cluster.patch(VOLUMES, name, patch, content_type=kind, writer=writer)
         except Refusal:
             return False
         return True
@@ -105,14 +92,8 @@ class HttpApi:
                     if response.connection is not None and response.connection.transport:
                         response.connection.transport.abort()
 
-    async def read(self, name: str) -> Json | None:
-        return await self._cluster.find(f"/api/v1/{VOLUMES}/{name}")
-
-    async def replace(self, pv: Json) -> bool:
-        return await self._write("PUT", f"/api/v1/{VOLUMES}/{pv['metadata']['name']}", pv)
-
-    async def patch(self, name: str, patch: Json) -> bool:
-        return await self._write("PATCH", f"/api/v1/{VOLUMES}/{name}", patch)
+    async def patch(self, name: str, patch: Json | list[Json], kind: str = MERGE) -> bool:
+        return await self._write("PATCH", f"/api/v1/{VOLUMES}/{name}", patch, kind=kind)
 
     async def delete(self, name: str) -> bool:
         return await self._write("DELETE", f"/api/v1/{VOLUMES}/{name}", None, missing=True)
@@ -123,10 +104,16 @@ class HttpApi:
         return await self._write("PATCH", path, _guarded(claim, status))
 
     async def _write(
-        self, method: str, path: str, body: Json | None, *, missing: bool = False
+        self,
+        method: str,
+        path: str,
+        body: Json | list[Json] | None,
+        *,
+        missing: bool = False,
+        kind: str = MERGE,
     ) -> bool:
         try:
-            await self._cluster.ask(method, path, body)
+            await self._cluster.ask(method, path, body, patch_type=kind)
         except ApiError as error:
             return missing and error.status == 404
         return True

@@ -19,19 +19,26 @@ def is_provisioners(pv: Json) -> bool:
     return bool((by or (pv["spec"].get("csi") or {}).get("driver")) == DRIVER)
 
 
-def provisioner_finalizers(pv: Json) -> list[str]:
-    """The finalizers as the provisioner wants them.
+def provisioners_change(pv: Json) -> Json | None:
+    """The strategic merge patch that the provisioner sends, if any.
 
-    It adds its own to a live, Bound volume of policy Delete, and drops it with any other policy,
-    whatever state the volume is in.
+    It adds its finalizer to a live, Bound volume of policy Delete, and drops it with any other
+    policy, whatever state the volume is in.
     """
     has, policy = _finalizers(pv), pv["spec"].get("persistentVolumeReclaimPolicy")
     if policy in {"Retain", "Recycle"}:
-        return [each for each in has if each != PROVISIONER]
+        return provisioners_farewell(pv)
     bound = (pv.get("status") or {}).get("phase") == "Bound"
     if bound and not _going(pv) and PROVISIONER not in has:
-        return [*has, PROVISIONER]
-    return has
+        return {"metadata": {"finalizers": [PROVISIONER]}}
+    return None
+
+
+def provisioners_farewell(pv: Json) -> Json | None:
+    """The strategic merge patch that drops the provisioner's finalizer, if it is there."""
+    if PROVISIONER not in _finalizers(pv):
+        return None
+    return {"metadata": {"$deleteFromPrimitiveList/finalizers": [PROVISIONER]}}
 
 
 def reclaims(pv: Json) -> bool:
@@ -45,14 +52,26 @@ def reclaims(pv: Json) -> bool:
     return released and pv["spec"].get("persistentVolumeReclaimPolicy") == "Delete"
 
 
-def attacher_finalizers(pv: Json, attached: Collection[str]) -> list[str]:
-    """The finalizers as the attacher wants them: it adds its own where it attaches, which it
-    refuses for a terminating volume, and drops it from a terminating one that nothing needs.
+def attachers_change(pv: Json, attached: Collection[str]) -> list[Json] | None:
+    """The JSON patch that the attacher sends, if any: it adds its finalizer where it attaches,
+    which it refuses for a terminating volume, and drops it from a terminating one that nothing
+    needs.
     """
     has, name = _finalizers(pv), pv["metadata"]["name"]
     if _going(pv):
-        return has if name in attached else [each for each in has if each != ATTACHER]
-    return [*has, ATTACHER] if name in attached and ATTACHER not in has else has
+        if name in attached or ATTACHER not in has:
+            return None
+        path = f"/metadata/finalizers/{has.index(ATTACHER)}"
+        return [{"op": "test", "path": path, "value": ATTACHER}, {"op": "remove", "path": path}]
+    if name not in attached or ATTACHER in has:
+        return None
+    if not has:
+        path = "/metadata/finalizers"
+        return [
+            {"op": "test", "path": path, "value": None},
+            {"op": "add", "path": path, "value": [ATTACHER]},
+        ]
+    return [{"op": "add", "path": "/metadata/finalizers/-", "value": ATTACHER}]
 
 
 def expansion(claim: Json, pv: Json) -> str | None:

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tests.fakes.kube_server.patches import JSON_PATCH, STRATEGIC
 from tests.fakes.sidecars import decisions
 from tests.fakes.sidecars.apis import CLAIMS, VOLUMES, Api
 
@@ -121,41 +122,36 @@ class Sidecars:
         pv = self._volumes.get(name)
         if pv is None or not decisions.is_provisioners(pv):
             return True
-        if not await self._with_finalizers(pv, decisions.provisioner_finalizers(pv)):
+        if not await self._send(name, decisions.provisioners_change(pv), STRATEGIC):
             return False
-        return not decisions.reclaims(pv) or await self._reclaim(name)
+        return not decisions.reclaims(pv) or await self._reclaim(name, pv)
 
-    async def _reclaim(self, name: str) -> bool:
-        """Decide once more on what is read afresh, delete the data, and then the volume."""
+    async def _reclaim(self, name: str, pv: Json) -> bool:
+        """Delete the data, and then the volume of that name, on what the watch told last."""
         await asyncio.sleep(self._lag)
-        pv = await self._api.read(name)
-        if pv is None or not decisions.reclaims(pv):
-            return True
         if name in self.attached:
             return False
         metadata = pv["metadata"]
         done = Reclaimed(name, metadata["uid"], pv["spec"]["csi"]["volumeHandle"])
         self.reclaimed.append(done)
         self.on_reclaim(done)
-        await self._api.delete(name)
-        left = await self._api.read(name)
-        if left is None or left["metadata"]["uid"] != done.uid:
-            return True
-        finalizers = left["metadata"].get("finalizers") or ()
-        kept = [each for each in finalizers if each != decisions.PROVISIONER]
-        return await self._with_finalizers(left, kept)
+        if not await self._api.delete(name):
+            return False
+        left = self._volumes.get(name)
+        change = None if left is None else decisions.provisioners_farewell(left)
+        return await self._send(name, change, STRATEGIC)
 
     async def _attach(self, name: str) -> bool:
         pv = self._volumes.get(name)
         if pv is None:
             return True
-        return await self._with_finalizers(pv, decisions.attacher_finalizers(pv, self.attached))
+        return await self._send(name, decisions.attachers_change(pv, self.attached), JSON_PATCH)
 
-    async def _with_finalizers(self, pv: Json, wanted: list[str]) -> bool:
-        if wanted == list(pv["metadata"].get("finalizers") or ()):
+    async def _send(self, name: str, change: Json | list[Json] | None, kind: str) -> bool:
+        if change is None:
             return True
         await asyncio.sleep(self._lag)
-        return await self._api.replace({**pv, "metadata": {**pv["metadata"], "finalizers": wanted}})
+        return await self._api.patch(name, change, kind)
 
     async def _resize(self, name: str) -> bool:
         """Grow the storage behind a claim, then say so on its volume, then on the claim."""

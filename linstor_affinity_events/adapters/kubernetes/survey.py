@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
-from linstor_affinity_events.adapters.kube_volumes import VOLUMES_PATH
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.volumes import VOLUMES_PATH
 from linstor_affinity_events.errors import Invalid, Missing
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL

@@ -3,9 +3,9 @@
 import asyncio
 from contextlib import AbstractContextManager
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
-from linstor_affinity_events.adapters.kube_index import Following, VolumeIndex
-from linstor_affinity_events.adapters.kube_objects import describe
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.index import Following, VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.errors import Conflict, Missing
 from linstor_affinity_events.model.manifest import (
     Manifest,

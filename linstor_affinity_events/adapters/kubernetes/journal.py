@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json
-from linstor_affinity_events.adapters.kube_api import KubeApi, escaped, list_metadata
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped, list_metadata
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
     BadNote,

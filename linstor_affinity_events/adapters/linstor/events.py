@@ -1,7 +1,7 @@
 """LINSTOR's event streams, one connection at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -10,9 +10,11 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp_sse_client.client import EventSource
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_text
-from linstor_affinity_events.adapters.linstor_connection import LinstorConnection
+from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
 from linstor_affinity_events.adapters.sockets import watched_socket
+from linstor_affinity_events.engine.ports import Hint, MissedSome, Touched
 from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.names import resource_name
 
 PROMOTION_PATH = "/v1/events/drbd/promotion"
 NODES_PATH = "/v1/events/nodes"
@@ -35,6 +37,7 @@ Much fewer would have a flood of events for a few resources looked at again and 
 """
 
 LONGEST_NAME = 255
+ANY = MissedSome("node")
 
 
 class _HungUp(Exception):
@@ -136,8 +139,8 @@ class LinstorStream:
         self._connection, self._path = connection, path
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncIterator[Mapping[str, object]]]:
-        """Open one connection. An event that can't be read comes as an empty one."""
+    async def connect(self) -> AsyncIterator[AsyncIterator[Hint]]:
+        """Open one connection. An event that can't be read may concern any resource."""
         url = self._connection.url
         where = f"LINSTOR {url}{self._path}"
         connector = aiohttp.TCPConnector(
@@ -171,24 +174,25 @@ class LinstorStream:
             raise Unreachable(f"{where}: sends bytes that are no UTF-8") from error
 
 
-async def _events(source: _OneConnection) -> AsyncIterator[Mapping[str, object]]:
+async def _events(source: _OneConnection) -> AsyncIterator[Hint]:
     while True:
         try:
             event = await anext(source)
         except (_HungUp, StopAsyncIteration):
             return
-        yield _payload(event.data)
+        yield hint_of(event.data)
 
 
-def _payload(text: str) -> Mapping[str, object]:
+def hint_of(text: str) -> Hint:
+    """A promotion names its resource; whatever happens to a node may concern any of them."""
     try:
         tree = parse_text(text)
     except ValueError:
-        return {}
-    if not isinstance(tree, dict):
-        return {}
-    name = tree.get("resource_name")
-    return {} if isinstance(name, str) and len(name) > LONGEST_NAME else tree
+        return ANY
+    name = tree.get("resource_name") if isinstance(tree, dict) else None
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+        return ANY
+    return Touched(resource_name(name))
 
 
 def _said(error: Exception) -> str:

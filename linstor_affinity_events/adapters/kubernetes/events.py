@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
 from linstor_affinity_events.errors import AffinityEventsError, Conflict
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES

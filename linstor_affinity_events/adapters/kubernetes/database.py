@@ -14,9 +14,10 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, list_metadata
-from linstor_affinity_events.adapters.kube_survey import KubeSurvey
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, list_metadata
+from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey
 from linstor_affinity_events.engine.hints import DATABASE
+from linstor_affinity_events.engine.ports import Hint, MissedSome, Touched
 from linstor_affinity_events.errors import (
     Again,
     Expired,
@@ -25,6 +26,7 @@ from linstor_affinity_events.errors import (
     Unreachable,
 )
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.names import resource_name
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,6 @@ SOON = 5.0
 _NUMBERS = re.compile(r"\d+")
 
 Row = Mapping[str, Any]
-Event = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class DatabaseStream:
         self._api, self._lasts = api, lasts
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncIterator[Event]]:
+    async def connect(self) -> AsyncIterator[AsyncIterator[Hint]]:
         """Open one connection, on the version served now: an upgrade of LINSTOR moves it."""
         try:
             path = f"/apis/{GROUP}/{await _newest_version(self._api)}/{TABLE}"
@@ -127,15 +128,13 @@ class DatabaseStream:
         except (Missing, Expired) as error:
             raise Unreachable(str(error)) from error
         version = str(list_metadata(page).get("resourceVersion", ""))
-        async with aclosing(self._watched(path, version)) as events:
+        async with aclosing(self._watched(path, version)) as hints:
             # The first watch is open before anybody is told that the stream is.
-            opened = await anext(events)
-            if opened:
-                raise AssertionError("the first one only says that the watch is open")
-            yield events
+            await anext(hints)
+            yield hints
 
-    async def _watched(self, path: str, version: str) -> AsyncGenerator[Event, None]:
-        """Yield an empty event once the first watch is open, then those that matter."""
+    async def _watched(self, path: str, version: str) -> AsyncGenerator[Hint, None]:
+        """Yield MissedSome once the first watch is open, then what its rows say."""
         first = True
         while True:
             query = {
@@ -151,22 +150,22 @@ class DatabaseStream:
                 ):
                     if first:
                         first = False
-                        yield {}
+                        yield MissedSome(f"{DATABASE} watch opened")
                     async for row in rows:
                         version = row["object"]["metadata"]["resourceVersion"]
                         if row.get("type") != "BOOKMARK":
-                            event = _replica(row["object"].get("spec"))
-                            if event is not None:
-                                yield event
+                            hint = replica_of(row["object"].get("spec"))
+                            if hint is not None:
+                                yield hint
             except TimeoutError as error:
                 raise Unreachable(f"the watch of {path} did not end when it should") from error
             except (Missing, Expired) as error:
                 raise Unreachable(f"watch {path}: {error}") from error
 
 
-def _replica(spec: object) -> Event | None:
+def replica_of(spec: object) -> Touched | None:
     """A row of the table `resources`: a replica, unless it is one of a snapshot."""
     if not isinstance(spec, Mapping) or spec.get("snapshot_name"):
         return None
     name = spec.get("resource_name")
-    return {"resource_name": name} if isinstance(name, str) and name else None
+    return Touched(resource_name(name)) if isinstance(name, str) and name else None

@@ -15,8 +15,8 @@ from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
-from linstor_affinity_events.adapters.kube_patience import Patience
-from linstor_affinity_events.adapters.kube_session import KubeSession, LoadConfiguration
+from linstor_affinity_events.adapters.kubernetes.patience import Patience
+from linstor_affinity_events.adapters.kubernetes.session import KubeSession, LoadConfiguration
 from linstor_affinity_events.adapters.sockets import keep_alive
 from linstor_affinity_events.errors import (
     BadSettings,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from linstor_affinity_events.adapters.kube_objects import describe, storage_class
+from linstor_affinity_events.adapters.kubernetes.objects import describe, storage_class
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.policy import StorageClass

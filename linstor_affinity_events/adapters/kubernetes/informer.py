@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, WatchEvents, list_metadata
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, WatchEvents, list_metadata
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.errors import Again, Expired, Invalid, Missing, Refused, Unreachable
 from linstor_affinity_events.logs import facts

@@ -15,7 +15,7 @@ from yarl import URL
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
 from linstor_affinity_events.adapters.json_stream import objects_in
-from linstor_affinity_events.adapters.linstor_connection import LOGIN_CODES, LinstorConnection
+from linstor_affinity_events.adapters.linstor.connection import LOGIN_CODES, LinstorConnection
 from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.errors import LoginRefused, Missing, Refused, Unreachable
 from linstor_affinity_events.logs import facts

@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from linstor_affinity_events.adapters import http_doors
-from linstor_affinity_events.adapters.status_page import STYLE_HASH, render
+from linstor_affinity_events.adapters.http import doors
+from linstor_affinity_events.adapters.http.status_page import STYLE_HASH, render
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.printable import printable
@@ -149,15 +149,15 @@ class HttpEndpoints:
         app = web.Application(middlewares=[_one_at_a_time])
         app.add_routes(routes)
         runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=http_doors.HEAD_WITHIN
+            app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=doors.HEAD_WITHIN
         )
         await runner.setup()
         self._runners.append(runner)
         if runner.server is None:
             raise AssertionError("set up above")
-        door = http_doors.guarded(runner.server, http_doors.most_connections())
+        door = doors.guarded(runner.server, doors.most_connections())
         host, port = address
-        create = partial(asyncio.get_running_loop().create_server, door, backlog=http_doors.AT_ONCE)
+        create = partial(asyncio.get_running_loop().create_server, door, backlog=doors.AT_ONCE)
         try:
             if host == "::":
                 listening = await create(sock=_all_addresses(port))
@@ -165,7 +165,7 @@ class HttpEndpoints:
                 listening = await create(host=host or None, port=port)
         except (OSError, UnicodeError) as error:
             raise BadSettings(f"{flag}: can't listen on {host} port {port}: {error}") from error
-        http_doors.let_queue(listening)
+        doors.let_queue(listening)
         self._listening.append(listening)
         self.ports[flag] = listening.sockets[0].getsockname()[1]
         log.info("listening", extra=facts(flag=flag, host=host, port=self.ports[flag]))

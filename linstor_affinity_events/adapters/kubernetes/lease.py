@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from linstor_affinity_events.adapters.kube_api import KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
 from linstor_affinity_events.errors import Again, Conflict, Expired, Missing, Refused
 from linstor_affinity_events.logs import facts
 

@@ -1,0 +1,73 @@
+"""Pods that wait for their volume, and how soon they are scheduled: on real parts only."""
+
+import time
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from tests.stage.manifests import ZONE
+from tests.stage.scheduling import Pods
+from tests.stage.stage import Stage
+
+WAITING = {"web-0": "n1", "web-1": "n2", "web-2": "n3"}
+"""Pods, and the node with the only replica of the volume of each."""
+
+SPARE = "n4"
+WHY = "didn't match PersistentVolume's node affinity"
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A pod that waited, and the seconds since LINSTOR was asked for another replica."""
+
+    pod: str
+    volume_on: str
+    went_to: str
+    to_volume: float
+    to_node: float
+
+
+async def prepare(stage: Stage, pods: Pods) -> None:
+    """The nodes as Kubernetes knows them, and a volume for each pod."""
+    for known in stage.world.nodes.values():
+        await pods.add_node(known.name, known.props[f"Aux/topology/{ZONE}"])
+    for pod, node in WAITING.items():
+        await stage.add(_volume(pod), [node])
+
+
+async def schedule(stage: Stage, pods: Pods) -> list[Scheduled]:
+    """Let each pod wait for a node that is cordoned, then make a replica elsewhere."""
+    found = []
+    for pod, node in WAITING.items():
+        await pods.cordon(node)
+        await pods.add(pod, f"claim-{_volume(pod)}")
+        await pods.until_unschedulable(pod, WHY)
+        began = time.monotonic()
+        stage.world.create_replica(_volume(pod), SPARE)
+        went = await pods.until_scheduled(pod)
+        scheduled = time.monotonic()
+        updated = await stage.until_on(_volume(pod), node, SPARE)
+        found.append(Scheduled(pod, node, went, updated - began, scheduled - began))
+        await pods.delete(pod)
+        await pods.uncordon(node)
+    return found
+
+
+def _volume(pod: str) -> str:
+    return f"data-{pod}"
+
+
+def table(found: list[Scheduled]) -> Table:
+    made = Table(title=f'Pods that were Pending: "{WHY}"', title_justify="left")
+    for heading in ("pod", "what happened"):
+        made.add_column(heading)
+    for heading in ("ms to the PV", "ms from Pending\nto scheduled"):
+        made.add_column(heading, justify="right")
+    for each in found:
+        made.add_row(
+            each.pod,
+            f"{each.volume_on} is cordoned; a replica comes to {SPARE}, the pod to {each.went_to}",
+            f"{1000 * each.to_volume:.0f}",
+            f"{1000 * each.to_node:.0f}",
+        )
+    return made
