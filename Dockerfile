@@ -17,7 +17,9 @@ LABEL org.opencontainers.image.title="linstor-affinity-events" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/linstor-affinity-events /opt/linstor-affinity-events
+# Nobody in /etc/passwd has the user's number, and not every runtime makes up a home for such a one.
 ENV PATH=/opt/linstor-affinity-events/bin:${PATH} \
+    HOME=/ \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 # A number, so that Kubernetes can see that it is not root.

@@ -7,10 +7,10 @@ READY := $(VENV)/ready
 PROCESSES ?= auto
 PYTEST := $(BIN)/pytest -n $(PROCESSES) --dist loadgroup
 
-.PHONY: help test test-real test-long test-csi demo sandbox bench bench-full bench-guard soak dist lint format lock clean
+.PHONY: help test test-real test-long test-oldest test-csi test-image test-image-python demo sandbox bench bench-full bench-guard soak dist lint format lock clean
 
 help: ## Say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
 
 $(READY): pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,10 +31,22 @@ test-real: $(READY) ## The same, but a real Kubernetes that is missing is a fail
 test-long: $(READY) ## The tests that take minutes, the whole crash matrix among them
 	$(BIN)/python -m tests.real_parts.build >/dev/null
 	REQUIRE_REAL_PARTS=1 $(PYTEST) -m long $(ARGS)
+	$(MAKE) test-oldest
+
+test-oldest: export REAL_KUBERNETES := oldest
+test-oldest: $(READY) ## The contract suite and the main job on the oldest Kubernetes that is tested
+	$(BIN)/python -m tests.real_parts.build >/dev/null
+	REQUIRE_REAL_PARTS=1 $(PYTEST) -m "real and not long" tests/contracts tests/e2e/test_main_job.py
 
 test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
 	$(BIN)/python -m tests.real_parts.build --csi >/dev/null
 	REQUIRE_REAL_PARTS=1 $(PYTEST) -m csi tests/csi $(ARGS)
+
+test-image: $(READY) ## Build the image from the Dockerfile and run it as the chart does; as root
+	$(BIN)/pytest -m image tests/image $(ARGS)
+
+test-image-python: $(READY) ## Unit tests, and those on the fakes, with the Python of the image; as root
+	$(BIN)/python -m tests.real_parts.image_python $(ARGS)
 
 demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Kubernetes
 	$(BIN)/python -m demo $(if $(REAL),--real) $(ARGS)

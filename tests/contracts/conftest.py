@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tests.contracts.kube_client import KubeClient
 from tests.fakes.kube_server import Binder, FakeCluster, KubeServer
+from tests.real_parts.build import chosen, kubernetes_version
 from tests.real_parts.cluster import RealCluster
 
 
@@ -24,6 +25,8 @@ class Apiserver:
     """Make every version so far too old to watch."""
     sign_in: Callable[[str], aiohttp.ClientSession]
     """A session with another bearer token."""
+    version: str
+    """What it is, such as "v1.37.2"."""
 
 
 BOTH = ["fake", pytest.param("real", marks=pytest.mark.real)]
@@ -93,7 +96,7 @@ async def _fake(cluster: FakeCluster) -> AsyncIterator[Apiserver]:
             return aiohttp.ClientSession(server.url, headers=headers)
 
         async with sign_in("secret") as session:
-            yield Apiserver(KubeClient(session), forget_history, sign_in)
+            yield Apiserver(KubeClient(session), forget_history, sign_in, kubernetes_version())
 
 
 @asynccontextmanager
@@ -108,4 +111,5 @@ async def _real(cluster: RealCluster) -> AsyncIterator[Apiserver]:
         )
 
     async with sign_in(cluster.token) as session:
-        yield Apiserver(KubeClient(session), cluster.forget_history, sign_in)
+        version = kubernetes_version(chosen().directory)
+        yield Apiserver(KubeClient(session), cluster.forget_history, sign_in, version)

@@ -176,7 +176,10 @@ async def test_an_invalid_volume_is_refused_with_every_mistake(
     made = await kube.post(VOLUMES, volume(name, **changes))
 
     assert (made.status, made.reason) == (422, "Invalid")
-    assert made.causes == causes
+    # Kubernetes 1.34 also says what is wrong with an empty name of a driver.
+    assert [
+        each for each in made.causes if each != ("FieldValueInvalid", "spec.csi.driver")
+    ] == causes
 
 
 async def test_a_field_from_the_future_is_dropped_with_a_warning(

@@ -38,7 +38,7 @@ async def test_where_all_is_well_nothing_is_told_but_what_was_found(stage: Stage
     assert worst(said) == {}
     assert said.code == 0
     needs = found(said)
-    assert needs["kubernetes"]["found"].startswith("version v1.36.3 at http")
+    assert needs["kubernetes"]["found"].startswith("version v1.37.2 at http")
     assert needs["linstor"]["found"].startswith("version 1.33.3 at http")
     assert needs["permissions"]["found"] == "all 19 are granted"
     assert "volumes are replaced" in needs["in-place"]["found"]

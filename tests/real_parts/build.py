@@ -22,6 +22,23 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
+class BuildError(Exception):
+    """The parts can't be had; the message says what a person could do about it."""
+
+
+def kubernetes_version(directory: Path = HERE) -> str:
+    """The version of Kubernetes that the go.mod there pins, such as "v1.37.2".
+
+    Where it pins none, as those of the CSI parts don't, the one that tests run with.
+    """
+    for place in (directory, HERE):
+        text = (place / "go.mod").read_text()
+        found = re.search(r"^\s*k8s\.io/kubernetes (v\S+)", text, re.MULTILINE)
+        if found is not None:
+            return found[1]
+    raise BuildError(f"{HERE / 'go.mod'} does not pin k8s.io/kubernetes")
+
+
 @dataclass(frozen=True, slots=True)
 class Module:
     """A go.mod, and the programs that are built at the versions it pins."""
@@ -32,14 +49,20 @@ class Module:
     """Tells apart what is built from one go.mod at different times."""
 
 
-KUBERNETES = Module(
-    HERE,
-    {
-        "etcd": "go.etcd.io/etcd/server/v3",
-        "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
-        "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
-    },
-)
+PROGRAMS = {
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+    "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+}
+
+KUBERNETES = Module(HERE, PROGRAMS)
+"""The newest Kubernetes that can be had, with which the tests run."""
+
+OLDEST = Module(HERE / "oldest", PROGRAMS)
+"""The oldest one that is tested, with the etcd that it was released with."""
+
+CHOICES = {"newest": KUBERNETES, "oldest": OLDEST}
+"""What the environment variable REAL_KUBERNETES may ask for."""
 
 HELM = Module(
     HERE / "helm",
@@ -47,8 +70,11 @@ HELM = Module(
         "helm": "helm.sh/helm/v3/cmd/helm",
         "helm-docs": "github.com/norwoodj/helm-docs/cmd/helm-docs",
     },
+    group=f"for {kubernetes_version()}",
 )
-"""Apart from Kubernetes, whose own libraries it needs in another version."""
+"""Apart from Kubernetes, whose own libraries it needs in another version; made anew for another
+version all the same, since it is told which one to take a cluster for.
+"""
 
 SCHEDULER = Module(
     HERE, {"kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler"}, group="scheduler"
@@ -83,10 +109,6 @@ NO_GO = (
 )
 
 
-class BuildError(Exception):
-    """The parts can't be had; the message says what a person could do about it."""
-
-
 @cache
 def toolchain() -> str | None:
     """What `go version` says, such as "go version go1.26.0 linux/amd64"; None without Go."""
@@ -98,25 +120,35 @@ def toolchain() -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def locate(module: Module = KUBERNETES) -> Path | None:
+def chosen() -> Module:
+    """The Kubernetes that this run is on, the newest unless the environment asks for another."""
+    name = os.environ.get("REAL_KUBERNETES", "newest")
+    if name not in CHOICES:
+        raise BuildError(f"REAL_KUBERNETES={name!r} is none of {', '.join(CHOICES)}")
+    return CHOICES[name]
+
+
+def locate(module: Module | None = None) -> Path | None:
     """The directory with all binaries of a module, if somebody built them already.
 
-    Without a toolchain the pinned versions alone decide, so that a machine without Go can use
-    what another one built.
+    Without a module, the Kubernetes that was chosen. Without a toolchain the pinned versions alone
+    decide, so that a machine without Go can use what another one built.
     """
+    module = chosen() if module is None else module
     wanted = _directory(module)
     if wanted is not None:
         return wanted if _complete(module, wanted) else None
-    found = sorted(_cache().glob(f"{_pins(module)}-*"))
+    found = sorted(cache_directory().glob(f"{_pins(module)}-*"))
     return next((directory for directory in found if _complete(module, directory)), None)
 
 
-def ensure_built(module: Module = KUBERNETES) -> Path:
+def ensure_built(module: Module | None = None) -> Path:
     """The directory with the binaries, built first if need be, which takes minutes.
 
     Safe to call from several processes at once: one builds, the others wait for it. Raises
     BuildError.
     """
+    module = chosen() if module is None else module
     found = locate(module)
     if found is not None:
         return found
@@ -124,7 +156,7 @@ def ensure_built(module: Module = KUBERNETES) -> Path:
     if wanted is None:
         raise BuildError(NO_GO)
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    with _only_builder(wanted.parent):
+    with only_builder(wanted.parent):
         if not _complete(module, wanted):
             _build(module, wanted)
     return wanted
@@ -132,7 +164,7 @@ def ensure_built(module: Module = KUBERNETES) -> Path:
 
 def _build(module: Module, wanted: Path) -> None:
     began = time.monotonic()
-    _say(f"building {', '.join(module.packages)} with {toolchain()} into {wanted}")
+    say(f"building {', '.join(module.packages)} with {toolchain()} into {wanted}")
     with tempfile.TemporaryDirectory(dir=wanted.parent, prefix=".unfinished-") as scratch:
         made = Path(scratch) / "bin"
         made.mkdir()
@@ -140,14 +172,14 @@ def _build(module: Module, wanted: Path) -> None:
             _compile(module, package, made / name)
         # Half a build must never be taken for a whole one, hence the rename at the end.
         made.rename(wanted)
-    _say(f"all built in {time.monotonic() - began:.0f} s")
+    say(f"all built in {time.monotonic() - began:.0f} s")
 
 
 def _compile(module: Module, package: str, output: Path) -> None:
     began = time.monotonic()
-    _say(f"compiling {package}")
+    say(f"compiling {package}")
     command = ["go", "build", "-trimpath", "-buildvcs=false", "-mod=readonly"]
-    command += ["-ldflags", _ldflags(), "-o", str(output), package]
+    command += ["-ldflags", _ldflags(module), "-o", str(output), package]
     result = subprocess.run(
         command,
         cwd=module.directory,
@@ -159,12 +191,12 @@ def _compile(module: Module, package: str, output: Path) -> None:
     )
     if result.returncode != 0:
         raise BuildError(f"go build of {package} failed:\n{result.stdout[-4000:]}")
-    _say(f"compiled {output.name} in {time.monotonic() - began:.0f} s")
+    say(f"compiled {output.name} in {time.monotonic() - began:.0f} s")
 
 
-def _ldflags() -> str:
+def _ldflags(module: Module) -> str:
     """Linker flags: no debug symbols, and the version that a release build would tell."""
-    version = kubernetes_version()
+    version = kubernetes_version(module.directory)
     major, minor, _ = version.removeprefix("v").split(".")
     known = {
         "gitVersion": version,
@@ -179,14 +211,6 @@ def _ldflags() -> str:
     return " ".join(["-s", "-w", *told])
 
 
-def kubernetes_version() -> str:
-    """The pinned version of Kubernetes, such as "v1.36.3"."""
-    found = re.search(r"^\s*k8s\.io/kubernetes (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE)
-    if found is None:
-        raise BuildError(f"{HERE / 'go.mod'} does not pin k8s.io/kubernetes")
-    return found[1]
-
-
 def _complete(module: Module, directory: Path) -> bool:
     return all(os.access(directory / name, os.X_OK) for name in module.packages)
 
@@ -195,7 +219,7 @@ def _directory(module: Module) -> Path | None:
     told = toolchain()
     if told is None:
         return None
-    return _cache() / f"{_pins(module)}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return cache_directory() / f"{_pins(module)}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 def _pins(module: Module) -> str:
@@ -203,30 +227,32 @@ def _pins(module: Module) -> str:
     return hashlib.sha256(pinned + module.group.encode()).hexdigest()[:16]
 
 
-def _cache() -> Path:
-    chosen = os.environ.get("REAL_PARTS_CACHE")
-    if chosen:
-        return Path(chosen)
+def cache_directory() -> Path:
+    """Where everything is kept that is made once for all checkouts."""
+    given = os.environ.get("REAL_PARTS_CACHE")
+    if given:
+        return Path(given)
     home = os.environ.get("XDG_CACHE_HOME")
     root = Path(home) if home else Path.home() / ".cache"
     return root / "linstor-affinity-events" / "real-parts"
 
 
 @contextmanager
-def _only_builder(directory: Path) -> Iterator[None]:
+def only_builder(directory: Path) -> Iterator[None]:
+    """Wait until nobody else makes anything there."""
     with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     sys.stderr.write(f"real parts: {line}\n")
     sys.stderr.flush()
 
 
 if __name__ == "__main__":
     try:
-        for each in (KUBERNETES, HELM, *(CSI if "--csi" in sys.argv[1:] else ())):
+        for each in (chosen(), HELM, *(CSI if "--csi" in sys.argv[1:] else ())):
             sys.stdout.write(f"{ensure_built(each)}\n")
     except BuildError as failure:
         sys.exit(str(failure))

@@ -8,11 +8,13 @@ import pytest_asyncio
 
 from tests.real_parts.build import (
     CSI,
-    KUBERNETES,
     NO_GO,
+    OLDEST,
     BuildError,
     Module,
+    chosen,
     ensure_built,
+    kubernetes_version,
     locate,
     toolchain,
 )
@@ -20,7 +22,7 @@ from tests.real_parts.cluster import CONTROLLERS_FOR_PODS, RealCluster
 from tests.required import missing
 
 
-def _binaries(module: Module = KUBERNETES) -> Path:
+def _binaries(module: Module | None = None) -> Path:
     """The built parts; to build them takes longer than a test may, so `make test` does it first."""
     built = locate(module)
     if built is not None:
@@ -84,6 +86,8 @@ async def real_cluster_mutable(
     real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[RealCluster]:
     """The same with the alpha gate that lets a volume's affinity change in place."""
+    if chosen() is OLDEST:
+        pytest.skip(f"Kubernetes {kubernetes_version(OLDEST.directory)} has no such gate")
     directory = tmp_path_factory.mktemp("real-cluster-mutable")
     async with RealCluster(
         binaries=real_binaries,

@@ -45,7 +45,7 @@ class Access:
         wish = spec.get("resourceAttributes")
         if wish is None and spec.get("nonResourceAttributes") is None:
             why = "exactly one of nonResourceAttributes or resourceAttributes must be specified"
-            mistake = wrong("spec.resourceAttributes", "null", why)
+            mistake = wrong("spec", "null", why)
             raise invalid("", "", [mistake], group="authorization.k8s.io")
         wish = wish or {}
         resource = wish.get("resource", "")

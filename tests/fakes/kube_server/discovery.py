@@ -6,8 +6,8 @@ from tests.fakes.kube_server.resources import RESOURCES, Resource
 
 VERSION = {
     "major": "1",
-    "minor": "36",
-    "gitVersion": "v1.36.3",
+    "minor": "37",
+    "gitVersion": "v1.37.2",
     "gitCommit": "",
     "gitTreeState": "clean",
     "buildDate": "1970-01-01T00:00:00Z",
