@@ -30,8 +30,13 @@ MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 ALLOWED, ABROAD = "secrets-of-a-class", "kube-system"
 VALUES: Json = {"rbac": {"admissionPolicy": {"secretNamespaces": [ALLOWED]}}}
-WRITES_MAPS = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "update"]}
+WRITES_MAPS = {
+    "apiGroups": [""],
+    "resources": ["configmaps"],
+    "verbs": ["create", "update", "delete", "deletecollection"],
+}
 WRITES_VOLUMES = {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["create"]}
+DELETES_VOLUMES = {**WRITES_VOLUMES, "verbs": ["delete"]}
 
 
 @dataclass(frozen=True)
@@ -124,15 +129,54 @@ async def test_journal_entries_are_written_only_by_those_who_may_create_volumes(
         entry(),
         entry("", generateName="affinity-note-"),
     ):
-        assert "written only by" in await intruder.ask("POST", MAPS, attack)
+        assert "written and deleted only by" in await intruder.ask("POST", MAPS, attack)
     assert await intruder.ask("POST", MAPS, entry("of-intruder")) == ""
     labelled = entry("of-intruder", labels=LABELS)
-    assert "written only by" in await intruder.ask("PUT", f"{MAPS}/of-intruder", labelled)
+    assert "written and deleted only by" in await intruder.ask(
+        "PUT", f"{MAPS}/of-intruder", labelled
+    )
     await policed.ask("DELETE", f"{MAPS}/of-intruder")
 
     assert await trusted.ask("POST", MAPS, entry(labels=LABELS)) == ""
     for attack in (entry(labels=LABELS), entry()):
-        assert "written only by" in await intruder.ask("PUT", f"{MAPS}/{ENTRY}", attack)
+        assert "written and deleted only by" in await intruder.ask("PUT", f"{MAPS}/{ENTRY}", attack)
+
+
+async def test_journal_entries_are_deleted_only_by_those_who_may_write_volumes(
+    policed: Cluster,
+) -> None:
+    intruder = await intruding(policed)
+    allowed = [
+        await account_with(policed, "trusted", WRITES_MAPS, cluster_wide=WRITES_VOLUMES),
+        await account_with(policed, "deleting", WRITES_MAPS, cluster_wide=DELETES_VOLUMES),
+        await token_of(policed, FULL_NAME),
+        # Otherwise its namespace, or what it belongs to, would never be gone.
+        await token_of(policed, "namespace-controller", "kube-system"),
+        await token_of(policed, "generic-garbage-collector", "kube-system"),
+    ]
+
+    for attempt in (entry(), entry(labels=LABELS), entry("any-name", labels=LABELS)):
+        await policed.ask("POST", MAPS, attempt)
+        path = f"{MAPS}/{attempt['metadata']['name']}"
+        assert "written and deleted only by" in await intruder.ask("DELETE", path)
+        assert "written and deleted only by" in await intruder.ask("DELETE", MAPS)
+        await policed.ask("DELETE", path)
+    await policed.ask("POST", MAPS, entry("of-intruder"))
+    assert await intruder.ask("DELETE", f"{MAPS}/of-intruder") == ""
+
+    for token in allowed:
+        await policed.ask("POST", MAPS, entry(labels=LABELS))
+        assert await Caller(policed, token).ask("DELETE", f"{MAPS}/{ENTRY}") == ""
+
+
+async def test_the_namespace_of_the_journal_can_be_deleted(policed: Cluster) -> None:
+    token = await token_of(policed, "namespace-controller", "kube-system")
+    await policed.ask("POST", MAPS, entry(labels=LABELS))
+
+    # What the namespace controller sends for each kind of object in a namespace that goes.
+    assert await Caller(policed, token).ask("DELETE", MAPS) == ""
+
+    assert (await policed.ask("GET", MAPS))["items"] == []
 
 
 @pytest.mark.parametrize(
