@@ -102,6 +102,7 @@ class Service:
         volumes = KubeVolumes(self.api, self.index)
         self.replacer = Replacer(
             volumes=volumes,
+            index=self.index,
             journal=KubeJournal(self.api, notes_namespace(settings)),
             notices=self.events,
             telemetry=self.metrics,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
-from linstor_affinity_events.engine.ports import Journal, Notices, Telemetry, Volumes
+from linstor_affinity_events.engine.ports import Index, Journal, Notices, Telemetry, Volumes
 from linstor_affinity_events.engine.unfinished import Unfinished
-from linstor_affinity_events.engine.walk import Means, Walk, see, unmark_alone
+from linstor_affinity_events.engine.walk import Means, Walk, confirmed, see, unmark_alone
 from linstor_affinity_events.errors import BadNote, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
@@ -52,6 +52,7 @@ class Replacer:
         self,
         *,
         volumes: Volumes,
+        index: Index,
         journal: Journal,
         notices: Notices,
         telemetry: Telemetry,
@@ -66,6 +67,7 @@ class Replacer:
         self.unfinished = Unfinished(notices, telemetry, volumes.describe)
         self._means = Means(
             volumes=volumes,
+            index=index,
             journal=journal,
             guard=ClaimGuard(volumes, telemetry, delays, timeout=guard_timeout),
             unfinished=self.unfinished,
@@ -162,7 +164,7 @@ class Replacer:
 
     async def may_come_back(self, name: PvName) -> bool:
         """Whether the claim of an absent volume is there and names it, whatever else stands for the
-        same LINSTOR volume.
+        same LINSTOR volume, and may have it.
         """
         try:
             note = await self._journal.read(name)
@@ -170,7 +172,13 @@ class Replacer:
             return False
         if note is None or note.user is None:
             return False
-        return is_entitled(note, await self._volumes.read_claim(note.user))
+        sight = confirmed(self._means, note, Sight(pv=None))
+        return is_entitled(
+            note,
+            await self._volumes.read_claim(note.user),
+            original=sight.original,
+            storage_class=sight.storage_class,
+        )
 
 
 def admission_stands_against(note: Note, marked: Manifest) -> str | None:

@@ -8,9 +8,10 @@ from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.engine.teller import DEFERRED_FOR, REMIND_AFTER
 from linstor_affinity_events.errors import Refused
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.manifest import Manifest, claim_of, name_of
-from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.manifest import Manifest, claim_of, name_of, uid_of
+from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.volume import Volume
 
@@ -41,6 +42,8 @@ class Unfinished:
         """The volumes with a note, and the LINSTOR volume that each stands for."""
         self.stuck: dict[PvName, str] = {}
         """The volumes that can't be created again, and what the API server says to it."""
+        self._originals: dict[PvName, tuple[Uid, Demands]] = {}
+        """What the original of each was seen to ask for beyond holding data, if anything."""
         self.blocking: set[PvName] = set()
         """Those of them that keep every other replacement from beginning."""
 
@@ -58,6 +61,8 @@ class Unfinished:
         old = set(before)
         begun = {name: key for name, key in self.pending.items() if name not in old}
         self.pending = {**noted, **begun}
+        for name in self._originals.keys() - self.pending.keys():
+            del self._originals[name]
         self._let_go((self.stuck.keys() | self._absent) - self.pending.keys())
 
     def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:
@@ -92,8 +97,24 @@ class Unfinished:
         for name in tuple(names):
             self.present(name)
 
+    def saw(self, original: Manifest) -> None:
+        """Remember of a volume what its like may ask for as well, should it come to that."""
+        demands, name = demands_of(original), name_of(original)
+        if demands != Demands():
+            self._originals[name] = (uid_of(original), demands)
+        else:
+            self._originals.pop(name, None)
+
+    def original(self, note: Note) -> Demands | None:
+        """What the volume that a note is for was seen to ask for; None where it was not seen, or
+        asked for nothing.
+        """
+        uid, demands = self._originals.get(note.pv, ("", None))
+        return demands if uid == note.uid else None
+
     def ended(self, name: PvName) -> None:
         self.pending.pop(name, None)
+        self._originals.pop(name, None)
         self.present(name)
 
     def gone(self, name: PvName) -> None:
@@ -139,14 +160,16 @@ class Unfinished:
         """The volume says Retain now, since nobody may take its data for garbage."""
         claim = claim_of(pv)
         log.error(
-            "volume has policy Retain now, since its claim had gone or moved on meanwhile",
+            "volume has policy Retain now: its claim had gone or moved on, or it asks for more "
+            "than its StorageClass gives; see docs/reliability.md before you bind it again",
             extra=facts(pv=name_of(pv), claim=claim),
         )
         self._tell(
             pv,
             "VolumeRetained",
             f"A replacement of this volume was interrupted, and its claim {claim} is gone or does "
-            "not name it. So that nobody loses its data it has reclaim policy Retain now. Its own "
+            "not name it, or the volume asks for mount options, Secrets or an owner that nothing "
+            "confirms. So that nobody loses its data it has reclaim policy Retain now. Its own "
             "policy, and the claim if it was detached from one, are in annotations of this "
             "service; see the runbook before you delete it or bind it again.",
         )

@@ -108,17 +108,6 @@ def secret_namespaces(manifest: Manifest) -> frozenset[str]:
     return frozenset(found)
 
 
-def runs_or_owns(manifest: Manifest) -> bool:
-    """Whether a volume has commands run on the node that mounts it (linstor-csi gives these to
-    xfs_io), or is bound to the life of another object.
-    """
-    attributes = (manifest["spec"].get("csi") or {}).get("volumeAttributes") or {}
-    commands = any(
-        key.lower().endswith("post-mount-xfs-opts") and value for key, value in attributes.items()
-    )
-    return commands or bool(manifest["metadata"].get("ownerReferences"))
-
-
 def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
     """The manifest to create once this one is gone: same volume, other affinity."""
     body = like(manifest)

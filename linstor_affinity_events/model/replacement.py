@@ -7,6 +7,7 @@ takes the same steps; there is no code for resuming. docs/architecture.md has th
 from dataclasses import dataclass
 from enum import StrEnum
 
+from linstor_affinity_events.model.demands import Demands, demands_of, unconfirmed
 from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     OURSELVES,
@@ -29,8 +30,6 @@ from linstor_affinity_events.model.manifest import (
     marked_by_us,
     phase_of,
     rebound,
-    runs_or_owns,
-    secret_namespaces,
     skip_reclaim_of,
     taken_over,
     tombstone_for,
@@ -42,6 +41,7 @@ from linstor_affinity_events.model.manifest import (
     with_policy,
 )
 from linstor_affinity_events.model.note import Note, State
+from linstor_affinity_events.model.policy import StorageClass
 
 
 class Outcome(StrEnum):
@@ -149,6 +149,12 @@ class Sight:
     begun_here: bool = False
     """Whether this very instance wrote the note and has not let go of the volume since."""
 
+    original: Demands | None = None
+    """What this instance has seen the original ask for beyond holding data, if anything."""
+
+    storage_class: StorageClass | None = None
+    """The one that the volume names, where that may confirm what it asks for."""
+
     uninterrupted: bool = False
     """Whether it all happened in this very run, less than a minute ago: nobody can have relied on
     the marks in between.
@@ -190,11 +196,11 @@ def _absent(note: Note, sight: Sight) -> Step:
         return Create(detached(note.wanted, note.uid))
     if not sight.claim_known:
         return LookAtClaim()
-    if is_entitled(note, sight.claim):
+    if is_entitled(note, sight.claim, original=sight.original, storage_class=sight.storage_class):
         # One that is being deleted was so after the marks, which say Retain.
         return Create(kept(note.wanted) if left(note, sight.claim) else note.wanted)
     if sight.claim is not None and uid_of(sight.claim) == note.user.uid:
-        # It is there, and this volume is not, or no longer, the one that it asks for.
+        # It is there, and this volume is not, or no longer, the one that it asks for, or may have.
         return Create(detached(note.wanted, note.uid))
     return Create(kept(note.wanted))
 
@@ -286,17 +292,23 @@ def claim_is_as_noted(note: Note, claim: Manifest | None) -> bool:
     )
 
 
-def is_entitled(note: Note, claim: Manifest | None) -> bool:
+def is_entitled(
+    note: Note,
+    claim: Manifest | None,
+    *,
+    original: Demands | None,
+    storage_class: StorageClass | None,
+) -> bool:
     """Whether the claim may have the volume on the word of the note alone: it is as noted, a
-    resource that was provisioned for a claim was so for this one, and no Secret of another
-    namespace comes along.
+    resource that was provisioned for a claim was so for this one, and the volume asks for nothing
+    that the `original` did not ask for and its class does not give.
     """
     if not claim_is_as_noted(note, claim) or note.user is None:
         return False
     born_for = provisioned_for(note.key.resource)
-    secrets = secret_namespaces(note.wanted)
-    own = born_for in {None, note.user.uid} and secrets <= {note.user.namespace}
-    return own and not runs_or_owns(note.wanted)
+    return born_for in {None, note.user.uid} and not unconfirmed(
+        demands_of(note.wanted), original=original, storage_class=storage_class
+    )
 
 
 def left_by_the_reference(pv: Manifest) -> bool:

@@ -108,6 +108,7 @@ def house_on(
 
     replacer = Replacer(
         volumes=volumes,
+        index=volumes.index,
         journal=journal,
         notices=notices,
         telemetry=telemetry,

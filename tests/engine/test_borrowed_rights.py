@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.errors import Refused
+from linstor_affinity_events.errors import Refused, Unreachable
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARK_ANNOTATION,
@@ -98,6 +98,7 @@ def test_an_entry_for_a_claim_of_ones_own_holds_up_nobody_else() -> None:
     played(play())
 
 
+CONTEXT = {"linstor.csi.linbit.com/mount-options": "dev,suid"}
 XFS = {"linstor.csi.linbit.com/post-mount-xfs-opts": "open -f /etc/x"}
 DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
 
@@ -106,6 +107,7 @@ DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
     "change",
     [
         pytest.param({"spec": {"mountOptions": ["dev", "suid"]}}, id="mount options"),
+        pytest.param({"spec": {"csi": {"volumeAttributes": CONTEXT}}}, id="options in the context"),
         pytest.param({"spec": {"csi": {"volumeAttributes": XFS}}}, id="commands for the node"),
         pytest.param(
             {"spec": {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}}},
@@ -135,6 +137,125 @@ def test_a_property_on_linstor_makes_no_volume_that_does_more_than_hold_data(
                 await reconciled(house, 3)
 
             assert cluster.get("persistentvolumes", "evil") is None
+            assert house.journal.kept == {}
+
+    played(play())
+
+
+OPTIONS = ["noatime", "discard"]
+
+
+def volume_with_options(cluster: FakeCluster, *, in_class: bool) -> None:
+    """A bound volume on n1 with mount options, which it has from its class or from a person."""
+    made = manifests.storage_class("tuned", {"allowRemoteVolumeAccess": "false"})
+    cluster.create("storageclasses", made | ({"mountOptions": OPTIONS} if in_class else {}))
+    wish = manifests.claim(f"claim-{PV}", storage_class="tuned")
+    claim = cluster.create("persistentvolumeclaims", wish, namespace="default")
+    nodes = manifests.on_nodes(["n1"])
+    volume = manifests.volume(
+        PV, claim=claim, node_affinity=nodes, storage_class="tuned", mountOptions=OPTIONS
+    )
+    cluster.create("persistentvolumes", volume)
+
+
+async def left_absent(house: House) -> None:
+    """The volume is removed, and its like is not created."""
+    house.faults.refuse("create", Unreachable)
+    async with house.volumes.watching():
+        with pytest.raises(Unreachable):
+            await replace(house, "n2")
+    house.faults.allow("create")
+
+
+@pytest.mark.parametrize("in_class", [True, False], ids=["of the class", "of a person"])
+def test_a_volume_with_mount_options_comes_back_after_a_failure(in_class: bool) -> None:
+    """This instance has seen that the original had them."""
+
+    async def play() -> None:
+        async with cluster_with() as cluster:
+            volume_with_options(cluster, in_class=in_class)
+            await asyncio.sleep(1.0)
+            house = house_on(cluster, FakeLinstor("n1", "n2"))
+            house.linstor.place(PV, "n2")
+            await left_absent(house)
+            async with house.at_work():
+                await reconciled(house, 3)
+
+            assert house.pv()["spec"]["mountOptions"] == OPTIONS
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+            assert house.claim()["status"]["phase"] == "Bound"
+            assert house.nodes() == {"n2"}
+
+    played(play())
+
+
+def test_a_volume_with_the_mount_options_of_its_class_comes_back_after_a_crash() -> None:
+    async def play() -> None:
+        async with cluster_with() as cluster:
+            volume_with_options(cluster, in_class=True)
+            await asyncio.sleep(1.0)
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n2")
+            before = house_on(cluster, linstor)
+            await left_absent(before)
+            house = house_on(cluster, linstor, journal=before.journal)
+            async with house.at_work():
+                await reconciled(house, 3)
+
+            assert house.pv()["spec"]["mountOptions"] == OPTIONS
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+            assert house.claim()["status"]["phase"] == "Bound"
+
+    played(play())
+
+
+def test_no_volume_comes_back_before_the_classes_are_known() -> None:
+    async def play() -> None:
+        async with cluster_with() as cluster:
+            volume_with_options(cluster, in_class=True)
+            await asyncio.sleep(1.0)
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n2")
+            before = house_on(cluster, linstor)
+            await left_absent(before)
+            house = house_on(cluster, linstor, journal=before.journal)
+            with pytest.raises(Unreachable):
+                await house.replacer.resume(PV)
+
+            assert cluster.get("persistentvolumes", PV) is None
+
+    played(play())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"mountOptions": ["dev", "suid"]}, id="mount options"),
+        pytest.param({"csi": {"volumeAttributes": CONTEXT}}, id="options in the context"),
+        pytest.param({"csi": {"volumeAttributes": XFS}}, id="commands for the node"),
+        pytest.param(
+            {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}},
+            id="a Secret of another namespace",
+        ),
+    ],
+)
+def test_an_entry_gives_no_claim_a_volume_that_does_more_than_hold_data(change: Json) -> None:
+    async def play() -> None:
+        async with cluster_with() as cluster:
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place("unused", "n1")
+            house = house_on(cluster, linstor)
+            forged = volume_for(theirs(cluster), "unused")
+            forged["spec"]["csi"] |= change.get("csi", {})
+            forged["spec"] |= {key: value for key, value in change.items() if key != "csi"}
+            house.journal.kept[EVIL] = entry(forged, "unused/0")
+            async with house.at_work():
+                await reconciled(house, 3)
+
+            claim = cluster.get("persistentvolumeclaims", "evil", "default")
+            assert claim is not None
+            assert claim["status"].get("phase") != "Bound"
+            assert house.pv("evil")["status"]["phase"] == "Released"
             assert house.journal.kept == {}
 
     played(play())

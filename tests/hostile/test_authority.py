@@ -175,6 +175,36 @@ async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
     assert left["spec"]["claimRef"]["name"].startswith("gone-")
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["by the class", "by the entry"])
+async def test_mount_options_come_from_the_class_or_not_at_all(
+    stage: Stage, service_on: MakeService, given: bool
+) -> None:
+    """As after a crash: the volume is gone, and only the entry says what it was."""
+    name, options = f"tuned-{given}".lower(), ["noatime", "discard"]
+    made = manifests.storage_class(name, {"allowRemoteVolumeAccess": "false"})
+    if given:
+        made["mountOptions"] = options
+    classes = "/apis/storage.k8s.io/v1/storageclasses"
+    if await stage.cluster.find(f"{classes}/{name}") is None:
+        await stage.cluster.ask("POST", classes, made)
+    stage.place("unused", ["n1"])
+    wish = manifests.claim("evil", storage_class=name)
+    wish["spec"]["volumeName"] = "evil"
+    claim = await stage.cluster.ask("POST", CLAIMS, wish)
+    wanted = volume_for(claim, "unused")
+    wanted["spec"] |= {"storageClassName": name, "mountOptions": options}
+    await stage.cluster.ask("POST", ENTRIES, entry_for(wanted))
+
+    async with running(service_on(stage, OFTEN)):
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+    after = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    assert after["spec"]["mountOptions"] == options
+    named = after["spec"]["claimRef"]
+    assert named["name"].startswith("evil" if given else "gone-")
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == ("Delete" if given else "Retain")
+
+
 async def test_an_entry_that_can_t_be_followed_holds_up_nobody(
     stage: Stage, service_on: MakeService
 ) -> None:
