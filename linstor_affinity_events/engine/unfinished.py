@@ -8,10 +8,10 @@ from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.engine.teller import DEFERRED_FOR, REMIND_AFTER
 from linstor_affinity_events.errors import Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.demands import Demands, demands_of
+from linstor_affinity_events.model.demands import Original, original_of
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.manifest import Manifest, claim_of, name_of, uid_of
-from linstor_affinity_events.model.names import PvName, ResourceName, Uid
+from linstor_affinity_events.model.manifest import Manifest, claim_of, name_of
+from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.volume import Volume
 
@@ -42,8 +42,8 @@ class Unfinished:
         """The volumes with a note, and the LINSTOR volume that each stands for."""
         self.stuck: dict[PvName, str] = {}
         """The volumes that can't be created again, and what the API server says to it."""
-        self._originals: dict[PvName, tuple[Uid, Demands]] = {}
-        """What the original of each was seen to ask for beyond holding data, if anything."""
+        self._originals: dict[PvName, Original] = {}
+        """What this instance has seen of the volumes that are replaced."""
         self.blocking: set[PvName] = set()
         """Those of them that keep every other replacement from beginning."""
 
@@ -98,19 +98,13 @@ class Unfinished:
             self.present(name)
 
     def saw(self, original: Manifest) -> None:
-        """Remember of a volume what its like may ask for as well, should it come to that."""
-        demands, name = demands_of(original), name_of(original)
-        if demands != Demands():
-            self._originals[name] = (uid_of(original), demands)
-        else:
-            self._originals.pop(name, None)
+        """Remember of a volume whose claim may have its like, and what that may ask for."""
+        self._originals[name_of(original)] = original_of(original)
 
-    def original(self, note: Note) -> Demands | None:
-        """What the volume that a note is for was seen to ask for; None where it was not seen, or
-        asked for nothing.
-        """
-        uid, demands = self._originals.get(note.pv, ("", None))
-        return demands if uid == note.uid else None
+    def original(self, note: Note) -> Original | None:
+        """The volume that a note is for, as it was seen last; None where it was not."""
+        seen = self._originals.get(note.pv)
+        return seen if seen is not None and seen.uid == note.uid else None
 
     def ended(self, name: PvName) -> None:
         self.pending.pop(name, None)

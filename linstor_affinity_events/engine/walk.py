@@ -106,7 +106,7 @@ def confirmed(means: Means, note: Note, sight: Sight) -> Sight:
     if sight.pv is not None and uid_of(sight.pv) == note.uid:
         means.unfinished.saw(sight.pv)
     demands, original = demands_of(note.wanted), means.unfinished.original(note)
-    if demands in {Demands(), original}:
+    if demands in {Demands(), original and original.demands}:
         return replace(sight, original=original)
     if not means.index.classes_known:
         raise Unreachable(f"the StorageClass of {note.pv} is not known yet")

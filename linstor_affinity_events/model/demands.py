@@ -8,7 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from linstor_affinity_events.model.manifest import Manifest, secret_namespaces
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    claim_of,
+    secret_namespaces,
+    uid_of,
+)
+from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.policy import StorageClass
 
 _CONTEXT_OPTIONS, _COMMANDS = "/mount-options", "/post-mount-xfs-opts"
@@ -29,6 +35,23 @@ class Demands:
 
     secrets: frozenset[str] = frozenset()
     """The namespaces of the Secrets that come along, the one of its claim apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What was seen of a volume before it was removed, and so need not be confirmed."""
+
+    uid: Uid
+    claim: Uid
+    """Of the claim that it belonged to; empty if there was none."""
+
+    demands: Demands
+
+
+def original_of(manifest: Manifest) -> Original:
+    named = claim_of(manifest)
+    claim = Uid("") if named is None else named.uid
+    return Original(uid_of(manifest), claim, demands_of(manifest))
 
 
 def demands_of(manifest: Manifest) -> Demands:

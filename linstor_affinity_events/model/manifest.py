@@ -144,6 +144,16 @@ def _put(where: dict[str, Any], key: str, value: list[str] | dict[str, str]) -> 
         where.pop(key, None)
 
 
+def disowned(body: Manifest, uid: Uid) -> dict[str, Any]:
+    """The same volume, `kept`, with a claimRef whose uid no claim has. A claim that says that it is
+    bound already is bound to the volume that has its uid there, whatever the names are. `uid` is
+    that of the volume which it stands for.
+    """
+    retained = kept(body)
+    claim = {**body["spec"]["claimRef"], "uid": tombstone_for(uid)}
+    return {**retained, "spec": {**retained["spec"], "claimRef": claim}}
+
+
 def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
     """The same volume, `kept`, with a claimRef that no claim can ever meet, and the claim that it
     named in an annotation: so nobody gets it without a person having looked. `uid` is that of the
@@ -156,7 +166,7 @@ def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
         "kind": "PersistentVolumeClaim",
         "namespace": ref.get("namespace") or "default",
         "name": tombstone_for(uid),
-        "uid": ref.get("uid") or uid,
+        "uid": tombstone_for(uid),
     }
     annotations = annotations_of(retained)
     if ref:

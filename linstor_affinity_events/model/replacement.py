@@ -7,7 +7,7 @@ takes the same steps; there is no code for resuming. docs/architecture.md has th
 from dataclasses import dataclass
 from enum import StrEnum
 
-from linstor_affinity_events.model.demands import Demands, demands_of, unconfirmed
+from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
 from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     OURSELVES,
@@ -21,6 +21,7 @@ from linstor_affinity_events.model.manifest import (
     claim_of,
     decides_otherwise,
     detached,
+    disowned,
     is_marked,
     is_safe_to_go,
     is_terminating,
@@ -149,8 +150,8 @@ class Sight:
     begun_here: bool = False
     """Whether this very instance wrote the note and has not let go of the volume since."""
 
-    original: Demands | None = None
-    """What this instance has seen the original ask for beyond holding data, if anything."""
+    original: Original | None = None
+    """What this instance has seen of the volume that is replaced."""
 
     storage_class: StorageClass | None = None
     """The one that the volume names, where that may confirm what it asks for."""
@@ -202,7 +203,9 @@ def _absent(note: Note, sight: Sight) -> Step:
     if sight.claim is not None and uid_of(sight.claim) == note.user.uid:
         # It is there, and this volume is not, or no longer, the one that it asks for, or may have.
         return Create(detached(note.wanted, note.uid))
-    return Create(kept(note.wanted))
+    if _was_its_own(note, sight.original):
+        return Create(kept(note.wanted))
+    return Create(disowned(note.wanted, note.uid))
 
 
 def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
@@ -296,19 +299,26 @@ def is_entitled(
     note: Note,
     claim: Manifest | None,
     *,
-    original: Demands | None,
+    original: Original | None,
     storage_class: StorageClass | None,
 ) -> bool:
-    """Whether the claim may have the volume on the word of the note alone: it is as noted, a
-    resource that was provisioned for a claim was so for this one, and the volume asks for nothing
-    that the `original` did not ask for and its class does not give.
+    """Whether the claim may have the volume: it is as noted, the `original` was seen to be its own,
+    or a resource that was provisioned for a claim was so for this one, and the volume asks for
+    nothing that the original did not ask for and its class does not give.
     """
     if not claim_is_as_noted(note, claim) or note.user is None:
         return False
-    born_for = provisioned_for(note.key.resource)
-    return born_for in {None, note.user.uid} and not unconfirmed(
-        demands_of(note.wanted), original=original, storage_class=storage_class
+    own = provisioned_for(note.key.resource) in {None, note.user.uid}
+    return (own or _was_its_own(note, original)) and not unconfirmed(
+        demands_of(note.wanted),
+        original=None if original is None else original.demands,
+        storage_class=storage_class,
     )
+
+
+def _was_its_own(note: Note, original: Original | None) -> bool:
+    """Whether the volume was seen with the claimRef that the note has."""
+    return original is not None and note.user is not None and original.claim == note.user.uid
 
 
 def left_by_the_reference(pv: Manifest) -> bool:

@@ -209,6 +209,58 @@ def test_a_volume_with_the_mount_options_of_its_class_comes_back_after_a_crash()
     played(play())
 
 
+def test_mount_options_that_no_class_gives_are_not_brought_back_to_a_claim_after_a_crash(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing tells then that it is not somebody else who wrote them into the entry."""
+
+    async def play() -> None:
+        async with cluster_with() as cluster:
+            volume_with_options(cluster, in_class=False)
+            await asyncio.sleep(1.0)
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(PV, "n2")
+            before = house_on(cluster, linstor)
+            await left_absent(before)
+            house = house_on(cluster, linstor, journal=before.journal)
+            async with house.at_work():
+                await reconciled(house, 3)
+
+            assert house.pv()["status"]["phase"] == "Released"
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+            assert house.pv()["spec"]["claimRef"]["name"].startswith("gone-")
+
+    played(play())
+    told = [record.message for record in caplog.records if "Retain now" in record.message]
+    assert len(told) == 1
+
+
+def test_a_volume_that_was_bound_again_by_hand_comes_back_after_a_failure() -> None:
+    """Its resource was provisioned for a claim that is gone."""
+
+    async def play() -> None:
+        async with cluster_with() as cluster:
+            resource = "pvc-11111111-2222-4333-8444-555555555555"
+            bind(cluster, PV, "n1", handle=resource)
+            await asyncio.sleep(1.0)
+            linstor = FakeLinstor("n1", "n2")
+            linstor.place(resource, "n2")
+            house = house_on(cluster, linstor)
+            house.faults.refuse("create", Unreachable)
+            async with house.at_work():
+                house.queue.add(ResourceName(resource), source="promotion")
+                await asyncio.sleep(60.0)
+                assert cluster.get("persistentvolumes", PV) is None
+                house.faults.allow("create")
+                await reconciled(house, 2)
+
+            assert house.nodes() == {"n2"}
+            assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+            assert house.claim()["status"]["phase"] == "Bound"
+
+    played(play())
+
+
 def test_no_volume_comes_back_before_the_classes_are_known() -> None:
     async def play() -> None:
         async with cluster_with() as cluster:

@@ -157,6 +157,38 @@ async def test_an_entry_gives_a_volume_that_is_gone_to_nobody(
     assert left["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
+PROVISIONED = "pvc-11111111-2222-4333-8444-555555555555"
+
+
+@pytest.mark.parametrize("by", ["a resource of another claim", "another name", "no uid"])
+async def test_a_claim_that_says_that_it_is_bound_gets_no_volume_by_an_entry(
+    stage: Stage, service_on: MakeService, by: str
+) -> None:
+    """Such a claim is bound to whatever volume has its uid in its claimRef."""
+    wish = manifests.claim("evil")
+    wish["spec"]["volumeName"] = "evil"
+    wish["metadata"]["annotations"] = {"pv.kubernetes.io/bind-completed": "yes"}
+    theirs = await stage.cluster.ask("POST", CLAIMS, wish)
+    resource = PROVISIONED if by == "a resource of another claim" else "unused"
+    stage.place(resource, ["n1"])
+    wanted = volume_for(theirs, resource)
+    if by == "another name":
+        wanted["spec"]["claimRef"]["name"] = "not-here"
+    if by == "no uid":
+        del wanted["spec"]["claimRef"]["uid"]
+    uid = theirs["metadata"]["uid"]
+    await stage.cluster.ask("POST", ENTRIES, entry_for(wanted, uid=uid))
+
+    async with running(service_on(stage, OFTEN)):
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+    # The PersistentVolume controller looks at it now, and at the others after it.
+    await stage.cluster.ask("PATCH", f"{CLAIMS}/evil", {"metadata": {"labels": {"look": "again"}}})
+    await stage.add("pvc-1", ["n1"])
+    claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")
+    assert claim["status"].get("phase") != "Bound"
+
+
 async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
     stage: Stage, service_on: MakeService
 ) -> None:
