@@ -22,9 +22,9 @@ from linstor_affinity_events.model.manifest import (
     taken_over,
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
-from linstor_affinity_events.model.note import Note
+from linstor_affinity_events.model.note import Note, State
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import Outcome, Sight, is_entitled
+from linstor_affinity_events.model.replacement import Outcome, Sight, is_entitled, was_its_own
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 from linstor_affinity_events.model.volume import Volume
 
@@ -43,6 +43,13 @@ class Ended:
 
     held_up: bool = False
     """Whether it took long for a reason that has nothing to do with how busy everybody is."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """An absent volume that is not created, since claims use others for the same LINSTOR volume."""
+
+    others: tuple[PvName, ...]
 
 
 class Replacer:
@@ -143,7 +150,7 @@ class Replacer:
         self.unfinished.noted(note)
         return note
 
-    async def resume(self, name: PvName) -> Outcome | Refusal:
+    async def resume(self, name: PvName) -> Outcome | Refusal | LeftAlone:
         """Bring to its end what was begun with this volume, by whomever; nothing noted is fine."""
         with self._volumes.follow(name) as sighting:
             try:
@@ -155,6 +162,10 @@ class Replacer:
                 self.unfinished.ended(name)
                 return await unmark_alone(self._means, pv)
             self.unfinished.noted(note)
+            if pv is None and note.state is State.DELETING:
+                others = self.used_by_others(note.key, but=name)
+                if others and not await self._may_come_back(note):
+                    return LeftAlone(others)
             sight = Sight(pv=pv, taken=note.holder == self._means.holder)
             return await Walk(self._means, note, sight, sighting).to_the_end()
 
@@ -162,15 +173,22 @@ class Replacer:
         """Make a note of the reference controller's our own."""
         return await self._create_note(note)
 
-    async def may_come_back(self, name: PvName) -> bool:
-        """Whether the claim of an absent volume is there and names it, whatever else stands for the
-        same LINSTOR volume, and may have it.
+    def used_by_others(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+        """The volumes that claims use and that stand for this LINSTOR volume, all but one: those
+        that are being deleted, or are just being replaced, among them.
         """
-        try:
-            note = await self._journal.read(name)
-        except BadNote:
-            return False
-        if note is None or note.user is None:
+        there = {
+            other.name
+            for other in self._means.index.of(key.resource)
+            if other.key == key and other.name != but and other.in_use
+        }
+        return tuple(sorted(there.union(self.unfinished.seen_with(key, but=but))))
+
+    async def _may_come_back(self, note: Note) -> bool:
+        """Whether the claim of an absent volume may have it, whatever else stands for the same
+        LINSTOR volume: only if it was the claim's before, which the entry does not tell.
+        """
+        if note.user is None or not was_its_own(note, self.unfinished.original(note)):
             return False
         sight = confirmed(self._means, note, Sight(pv=None))
         return is_entitled(

@@ -157,7 +157,7 @@ class SavedNotes:
                 f"it has {' and '.join(parts)}, which its StorageClass does not give to its "
                 "volumes; create the volume yourself if it is yours"
             )
-        if others := self._picture.in_use_with(key, but=note.pv):
+        if others := self._replacer.used_by_others(key, but=note.pv):
             raise BadNote(f"{', '.join(others)} stands for this LINSTOR volume now")
         try:
             await self._volumes.rehearse_creation(note.wanted)

@@ -44,6 +44,7 @@ class Unfinished:
         """The volumes that can't be created again, and what the API server says to it."""
         self._originals: dict[PvName, Original] = {}
         """What this instance has seen of the volumes that are replaced."""
+        self._left_alone: dict[PvName, tuple[PvName, ...]] = {}
         self.blocking: set[PvName] = set()
         """Those of them that keep every other replacement from beginning."""
 
@@ -61,8 +62,9 @@ class Unfinished:
         old = set(before)
         begun = {name: key for name, key in self.pending.items() if name not in old}
         self.pending = {**noted, **begun}
-        for name in self._originals.keys() - self.pending.keys():
-            del self._originals[name]
+        for kept in (self._originals, self._left_alone):
+            for name in kept.keys() - self.pending.keys():
+                del kept[name]
         self._let_go((self.stuck.keys() | self._absent) - self.pending.keys())
 
     def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:
@@ -106,9 +108,32 @@ class Unfinished:
         seen = self._originals.get(note.pv)
         return seen if seen is not None and seen.uid == note.uid else None
 
+    def seen_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+        """The volumes on their way that stand for this LINSTOR volume and were seen to be a
+        claim's, all but one.
+        """
+        return tuple(
+            name
+            for name, seen in self._originals.items()
+            if name != but and seen.claim and self.pending.get(name) == key
+        )
+
+    def left_alone(self, name: PvName, others: tuple[PvName, ...]) -> None:
+        """Report, once for the same others, that an absent volume is not created beside them."""
+        if self._left_alone.get(name) == others:
+            return
+        self._left_alone[name] = others
+        log.error(
+            "unfinished replacement left alone: claims use other volumes for the same LINSTOR "
+            "volume, and nothing confirms that it belonged to the claim in its journal entry; "
+            "create the volume yourself, or delete the entry. See docs/reliability.md",
+            extra=facts(pv=name, rd=self.pending.get(name), other=", ".join(others)),
+        )
+
     def ended(self, name: PvName) -> None:
         self.pending.pop(name, None)
         self._originals.pop(name, None)
+        self._left_alone.pop(name, None)
         self.present(name)
 
     def gone(self, name: PvName) -> None:

@@ -203,7 +203,7 @@ def _absent(note: Note, sight: Sight) -> Step:
     if sight.claim is not None and uid_of(sight.claim) == note.user.uid:
         # It is there, and this volume is not, or no longer, the one that it asks for, or may have.
         return Create(detached(note.wanted, note.uid))
-    if _was_its_own(note, sight.original):
+    if was_seen_as_its_own(note, sight.original):
         return Create(kept(note.wanted))
     return Create(disowned(note.wanted, note.uid))
 
@@ -308,17 +308,23 @@ def is_entitled(
     """
     if not claim_is_as_noted(note, claim) or note.user is None:
         return False
-    own = provisioned_for(note.key.resource) in {None, note.user.uid}
-    return (own or _was_its_own(note, original)) and not unconfirmed(
+    unnamed = provisioned_for(note.key.resource) is None
+    return (unnamed or was_its_own(note, original)) and not unconfirmed(
         demands_of(note.wanted),
         original=None if original is None else original.demands,
         storage_class=storage_class,
     )
 
 
-def _was_its_own(note: Note, original: Original | None) -> bool:
+def was_seen_as_its_own(note: Note, original: Original | None) -> bool:
     """Whether the volume was seen with the claimRef that the note has."""
     return original is not None and note.user is not None and original.claim == note.user.uid
+
+
+def was_its_own(note: Note, original: Original | None) -> bool:
+    """The same, or whether csi-provisioner named the resource after the claim."""
+    named = note.user is not None and provisioned_for(note.key.resource) == note.user.uid
+    return named or was_seen_as_its_own(note, original)
 
 
 def left_by_the_reference(pv: Manifest) -> bool:

@@ -103,13 +103,20 @@ def volume_for(claim: Json | None, handle: str) -> Json:
     )
 
 
+@pytest.mark.parametrize("labelled", ["pvc-1/0", "unused/0"])
+@pytest.mark.parametrize("uid", ["nobody", ""], ids=["of nobody", "of their own"])
 async def test_an_entry_does_not_give_away_a_volume_that_somebody_uses(
-    stage: Stage, service_on: MakeService
+    stage: Stage, service_on: MakeService, uid: str, labelled: str
 ) -> None:
     await stage.add("pvc-1", ["n1"])
     theirs = await a_claim_of_theirs(stage)
-    stranger = {**theirs, "metadata": {**theirs["metadata"], "uid": "nobody"}}
-    await stage.cluster.ask("POST", ENTRIES, entry_for(volume_for(stranger, "pvc-1")))
+    claim = {**theirs, "metadata": {**theirs["metadata"], "uid": uid or theirs["metadata"]["uid"]}}
+    forged = entry_for(volume_for(claim, "pvc-1"))
+    forged["metadata"]["annotations"] = {
+        "linstor-affinity-events/persistent-volume": "evil",
+        "linstor-affinity-events/linstor-volume": labelled,
+    }
+    await stage.cluster.ask("POST", ENTRIES, forged)
 
     async with running(service_on(stage, OFTEN)) as service:
         await service.until_said("unfinished replacement left alone")
