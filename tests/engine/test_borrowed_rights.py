@@ -242,7 +242,7 @@ def test_mount_options_that_no_class_gives_are_not_brought_back_to_a_claim_after
 
     played(play())
     told = [record.message for record in caplog.records if "Retain now" in record.message]
-    assert len(told) <= 1
+    assert len(told) == 1
 
 
 VICTIM = ResourceName("theirs")
