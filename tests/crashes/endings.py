@@ -100,9 +100,14 @@ def _version(manifest: Json | None) -> str:
 
 
 def _lasting(claim: Json) -> Json:
-    """What of a claim must not change; a replacement never writes to it."""
+    """What of a claim must not change; a replacement never writes to it.
+
+    Since 1.37 Kubernetes says in a condition whether a pod uses it, some time after it is bound.
+    """
     metadata = {k: claim["metadata"].get(k) for k in ("uid", "annotations", "finalizers", "labels")}
-    return {"metadata": metadata, "spec": claim["spec"], "status": claim["status"]}
+    conditions = [x for x in claim["status"].get("conditions") or () if x["type"] != "Unused"]
+    status = {**claim["status"], "conditions": conditions}
+    return {"metadata": metadata, "spec": claim["spec"], "status": status}
 
 
 def _differences(what: str, before: Any, after: Any, where: str = "") -> list[str]:
