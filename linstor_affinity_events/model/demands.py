@@ -8,8 +8,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from linstor_affinity_events.model.keys import DRIVER, PROVISIONERS
 from linstor_affinity_events.model.manifest import (
     Manifest,
+    annotations_of,
     claim_of,
     secret_namespaces,
     uid_of,
@@ -32,6 +34,9 @@ class Demands:
     commands: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
     """The objects to whose lives it is bound."""
+
+    provisioners: tuple[str, ...] = ()
+    """Other drivers' provisioners, which would delete what has its handle among their volumes."""
 
     secrets: frozenset[str] = frozenset()
     """The namespaces of the Secrets that come along, the one of its claim apart."""
@@ -58,11 +63,15 @@ def demands_of(manifest: Manifest) -> Demands:
     """What a volume asks for, whatever is written in these places."""
     attributes = (manifest["spec"].get("csi") or {}).get("volumeAttributes") or {}
     claim = manifest["spec"].get("claimRef") or {}
+    annotations = annotations_of(manifest)
     return Demands(
         mount_options=_texts(manifest["spec"].get("mountOptions")),
         context_options=_attributes(attributes, _CONTEXT_OPTIONS),
         commands=_attributes(attributes, _COMMANDS),
         owners=_texts(manifest["metadata"].get("ownerReferences")),
+        provisioners=tuple(
+            annotations[key] for key in PROVISIONERS if annotations.get(key, DRIVER) != DRIVER
+        ),
         secrets=secret_namespaces(manifest) - {str(claim.get("namespace", ""))},
     )
 
@@ -96,6 +105,7 @@ def unconfirmed(
         and demands.context_options in {(), by_class.context_options},
         "commands for the node": demands.commands in {(), by_class.commands},
         "an owner": not demands.owners,
+        "the provisioner of another driver": not demands.provisioners,
         "Secrets of another namespace": not demands.secrets,
     }
     return tuple(part for part, confirmed in parts.items() if not confirmed)

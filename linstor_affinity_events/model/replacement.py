@@ -302,14 +302,15 @@ def is_entitled(
     original: Original | None,
     storage_class: StorageClass | None,
 ) -> bool:
-    """Whether the claim may have the volume: it is as noted, the `original` was seen to be its own,
-    or a resource that was provisioned for a claim was so for this one, and the volume asks for
-    nothing that the original did not ask for and its class does not give.
+    """Whether the claim may have the volume: it is as noted, the `original` was seen to be its own
+    or, where that was not seen, a resource that was provisioned for a claim was so for this one,
+    and the volume asks for nothing that the original did not ask for and its class does not give.
     """
     if not claim_is_as_noted(note, claim) or note.user is None:
         return False
-    unnamed = provisioned_for(note.key.resource) is None
-    return (unnamed or was_its_own(note, original)) and not unconfirmed(
+    born_for = provisioned_for(note.key.resource)
+    own = original.claim == note.user.uid if original else born_for in {None, note.user.uid}
+    return own and not unconfirmed(
         demands_of(note.wanted),
         original=None if original is None else original.demands,
         storage_class=storage_class,

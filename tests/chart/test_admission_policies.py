@@ -325,6 +325,25 @@ async def test_the_account_names_no_secret_of_strangers_for_the_deletion(policed
     assert await patched(deletion_secret("s", "default")) == ""
 
 
+@pytest.mark.parametrize("key", ["provisioned-by", "migrated-to"])
+async def test_the_account_leaves_no_deletion_to_another_driver(policed: Cluster, key: str) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    path, annotation = f"{VOLUMES}/theirs", f"pv.kubernetes.io/{key}"
+
+    async def created(driver: str) -> str:
+        made = volume("theirs")
+        made["metadata"]["annotations"] = {annotation: driver}
+        return await service.ask("POST", f"{VOLUMES}?dryRun=All", made)
+
+    assert "delete what is behind" in await created("ebs.csi.aws.com")
+    assert await created(manifests.DRIVER) == ""
+    await policed.ask("POST", VOLUMES, volume("theirs"))
+    other = {"metadata": {"annotations": {annotation: "ebs.csi.aws.com"}}}
+    assert "delete what is behind" in await service.ask("PATCH", path, other)
+    await policed.ask("PATCH", path, other)
+    assert await service.ask("PATCH", path, {"metadata": {"annotations": {"a": "b"}}}) == ""
+
+
 async def test_the_account_writes_its_own_entries_and_lease_only(policed: Cluster) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     await policed.ask("POST", MAPS, entry("of-others"))

@@ -2,17 +2,21 @@
 
 import asyncio
 import json
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace as changed
 from typing import Any
 
 import pytest
 
-from linstor_affinity_events.errors import Refused, Unreachable
+from linstor_affinity_events.errors import AffinityEventsError, Refused, Unreachable
+from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARK_ANNOTATION,
     OURSELVES,
     SKIP_RECLAIM_ANNOTATION,
+    VolumeKey,
 )
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
@@ -110,6 +114,14 @@ DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
         pytest.param(
             {"spec": {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}}},
             id="a Secret of another namespace",
+        ),
+        pytest.param(
+            {"annotations": {"pv.kubernetes.io/provisioned-by": "ebs.csi.aws.com"}},
+            id="the provisioner of another driver",
+        ),
+        pytest.param(
+            {"annotations": {"pv.kubernetes.io/migrated-to": "ebs.csi.aws.com"}},
+            id="migrated to another driver",
         ),
         pytest.param(
             {"annotations": {f"{DELETION}-name": "s", f"{DELETION}-namespace": "kube-system"}},
@@ -345,6 +357,10 @@ async def test_no_volume_comes_back_before_the_classes_are_known() -> None:
             {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}},
             id="a Secret of another namespace",
         ),
+        pytest.param(
+            {"annotations": {"pv.kubernetes.io/provisioned-by": "ebs.csi.aws.com"}},
+            id="the provisioner of another driver",
+        ),
     ],
 )
 async def test_an_entry_gives_no_claim_a_volume_that_does_more_than_hold_data(change: Json) -> None:
@@ -354,7 +370,8 @@ async def test_an_entry_gives_no_claim_a_volume_that_does_more_than_hold_data(ch
         house = house_on(cluster, linstor)
         forged = volume_for(theirs(cluster), "unused")
         forged["spec"]["csi"] |= change.get("csi", {})
-        forged["spec"] |= {key: value for key, value in change.items() if key != "csi"}
+        forged["metadata"]["annotations"] |= change.get("annotations", {})
+        forged["spec"] |= {k: v for k, v in change.items() if k not in {"csi", "annotations"}}
         house.journal.kept[EVIL] = entry(forged, "unused/0")
         async with house.at_work():
             await reconciled(house, 3)
@@ -407,6 +424,30 @@ async def test_nor_does_an_annotation_in_the_middle_of_a_replacement() -> None:
         assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
+async def test_where_marks_and_entry_disagree_retain_wins() -> None:
+    """An instance was killed before it deleted the volume, which then was resized."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        bind(cluster, PV, "n1", policy="Retain")
+        await asyncio.sleep(1.0)
+        house = house_on(cluster, linstor)
+        note = Note.begin(house.pv(), VolumeKey(RD), NO_AFFINITY, holder="killed")
+        await house.journal.create(note)
+        marks = {SKIP_RECLAIM_ANNOTATION: "true", MARK_ANNOTATION: TOLD}
+        finalizers = [*house.pv()["metadata"]["finalizers"], FINALIZER]
+        patch = {
+            "metadata": {"finalizers": finalizers, "annotations": marks},
+            "spec": {"capacity": {"storage": "2Gi"}},
+        }
+        cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
+        async with house.at_work():
+            await reconciled(house, 3)
+
+        assert FINALIZER not in house.pv()["metadata"]["finalizers"]
+        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+
 async def test_a_note_that_can_t_be_written_any_more_holds_up_nobody_else() -> None:
     """An annotation made to be too large for it is one way to that."""
     async with cluster_with(PV, "pvc-2") as cluster:
@@ -440,24 +481,32 @@ async def test_a_note_that_can_t_be_written_any_more_holds_up_nobody_else() -> N
         assert PV in house.replacer.unfinished.stuck
 
 
-async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word() -> None:
+@pytest.mark.parametrize("error", [Refused, Unreachable])
+async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word(
+    error: Callable[[str], AffinityEventsError],
+) -> None:
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
         house = house_on(cluster, linstor)
-        create, stranger = house.volumes.create, theirs(cluster)
+        create, attempts, given = house.volumes.create, 0, set[str]()
+        wish = manifests.claim("evil")
+        wish["spec"]["volumeName"] = PV
+        stranger = cluster.create("persistentvolumeclaims", wish, namespace="default")
 
         async def created(manifest: Manifest) -> Manifest:
-            if not house.faults.writes.count("create"):
-                # Whoever may write ConfigMaps is quicker, and the first attempt fails.
-                version, tree = house.journal.kept[PV]
+            nonlocal attempts
+            given.add(manifest["spec"]["claimRef"]["uid"])
+            if cluster.get("persistentvolumes", PV) is None:
+                attempts += 1
+            if attempts in {1, 2}:
+                # Whoever may write ConfigMaps is quicker, and the first attempts fail.
+                version, tree = deepcopy(house.journal.kept[PV])
                 ref = tree["wanted"]["spec"]["claimRef"]
                 ref |= {"name": "evil", "uid": stranger["metadata"]["uid"]}
                 tree["claim"] = {key: ref[key] for key in ("namespace", "name", "uid")}
                 house.journal.kept[PV] = (version + "0", tree)
-                house.faults.writes.append("create")
-                cluster.delete("persistentvolumes", PV)
-                raise Refused("not now")
+                raise error("not now")
             return await create(manifest)
 
         instead(house.volumes, create=created)
@@ -466,5 +515,7 @@ async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word
             await reconciled(house, 5)
 
         claim = cluster.get("persistentvolumeclaims", "evil", "default")
+        assert attempts > 2
+        assert stranger["metadata"]["uid"] not in given
         assert claim is not None
         assert claim["status"].get("phase") != "Bound"

@@ -75,6 +75,30 @@ async def test_an_entry_does_not_turn_retain_into_delete(
     assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
 
 
+async def test_an_entry_for_a_volume_that_is_being_replaced_does_not_turn_retain_into_delete(
+    stage: Stage, service_on: MakeService
+) -> None:
+    """As an instance leaves it that was killed before it deleted the volume."""
+    await stage.add("pvc-1", ["n1"], policy="Retain")
+    before = await stage.cluster.ask("GET", PV)
+    told = json.dumps({"reclaimPolicy": "Retain", "skipReclaim": None})
+    marks = {
+        "finalizers": [*before["metadata"]["finalizers"], MARK],
+        "annotations": {MARK: told, SKIP_RECLAIM: "true"},
+    }
+    await stage.cluster.ask(
+        "PATCH", PV, {"metadata": marks}, fieldManager="linstor-affinity-events"
+    )
+    uid = before["metadata"]["uid"]
+    forged = entry_for(before, uid=uid, persistentVolumeReclaimPolicy="Delete")
+    await stage.cluster.ask("POST", ENTRIES, forged)
+
+    async with running(service_on(stage, OFTEN)):
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+
+
 async def test_an_annotation_alone_changes_no_policy(stage: Stage, service_on: MakeService) -> None:
     await stage.add("pvc-1", ["n1"], policy="Retain")
     before = await stage.cluster.ask("GET", PV)

@@ -82,6 +82,19 @@ def test_what_the_class_of_another_driver_gives_confirms_nothing() -> None:
     assert unconfirmed(demands, original=None, storage_class=theirs) == ("mount options",)
 
 
+@pytest.mark.parametrize("key", ["pv.kubernetes.io/provisioned-by", "pv.kubernetes.io/migrated-to"])
+def test_a_provisioner_deletes_by_its_name_whosever_the_volume_is(key: str) -> None:
+    other = manifest()
+    other["metadata"]["annotations"] = {key: "ebs.csi.aws.com"}
+    ours = manifest()
+    ours["metadata"]["annotations"] = {key: "linstor.csi.linbit.com"}
+
+    assert demands_of(ours) == Demands()
+    assert unconfirmed(demands_of(other), original=None, storage_class=of_class()) == (
+        "the provisioner of another driver",
+    )
+
+
 def test_an_owner_is_nothing_that_a_class_gives() -> None:
     owned = manifest()
     owned["metadata"]["ownerReferences"] = [{"kind": "ConfigMap", "name": "x", "uid": "y"}]
