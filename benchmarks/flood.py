@@ -123,7 +123,7 @@ async def _flood(
     known = (await _look(service))[0]
     begun = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        teller = group.create_task(_tell(stage, events, rate), name="flood")
+        reporter = group.create_task(_tell(stage, events, rate), name="flood")
         mover = None
         if with_move:
             mover = group.create_task(_move(stage, events / rate / 2), name="mover")
@@ -131,7 +131,7 @@ async def _flood(
     return Flood(
         volumes=len(stage.names),
         events=events,
-        told=teller.result() - begun,
+        told=reporter.result() - begun,
         heard=heard - begun,
         quiet=quiet - begun,
         changed=None if mover is None else mover.result(),

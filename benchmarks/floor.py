@@ -120,7 +120,7 @@ class Floor:
         name, ref = known["metadata"]["name"], known["spec"]["claimRef"]
         path = f"{VOLUMES}/{name}"
         claim = f"/api/v1/namespaces/{ref['namespace']}/persistentvolumeclaims/{ref['name']}"
-        notes = "/api/v1/namespaces/default/configmaps"
+        entries = "/api/v1/namespaces/default/configmaps"
         pv, _ = await asyncio.gather(self._ask("GET", path), self._ask("GET", claim))
         body, mark = like(pv, nodes), marks(pv)
         await asyncio.gather(
@@ -128,12 +128,12 @@ class Floor:
             self._ask("DELETE", path, deletion(pv) | {"dryRun": ["All"]}),
             self._ask("POST", VOLUMES + MANAGER + "&dryRun=All", body, fine=(409,)),
         )
-        note = await self._ask("POST", notes + MANAGER, noted(name, body, "prepared", {}))
+        entry = await self._ask("POST", entries + MANAGER, noted(name, body, "prepared", {}))
         pv = await self._ask("PATCH", path + MANAGER, mark)
-        metadata = {key: note["metadata"][key] for key in ("uid", "resourceVersion")}
-        note = await self._ask(
+        metadata = {key: entry["metadata"][key] for key in ("uid", "resourceVersion")}
+        entry = await self._ask(
             "PUT",
-            f"{notes}/affinity-note-{name}{MANAGER}",
+            f"{entries}/affinity-note-{name}{MANAGER}",
             noted(name, body, "deleting", metadata),
         )
         pv = await self._ask("DELETE", path, deletion(pv))
@@ -142,7 +142,7 @@ class Floor:
         _, made = await asyncio.gather(self._remove(path, pv), self._create(body))
         # One that turned Lost is left to the binder: the floor guards against nothing.
         await self._ask("GET", claim)
-        await self._ask("DELETE", f"{notes}/affinity-note-{name}", deletion(note))
+        await self._ask("DELETE", f"{entries}/affinity-note-{name}", deletion(entry))
         for kind, namespace, uid in (
             ("PersistentVolume", "default", made["metadata"]["uid"]),
             ("PersistentVolumeClaim", ref["namespace"], ref["uid"]),

@@ -177,8 +177,8 @@ async def main() -> int:
         broken = await guarded(Path(scratch), console)
     for goal in broken:
         console.print(f"broken: {goal}", highlight=False, soft_wrap=True)
-    verdict = f"{len(broken)} broken" if broken else "all hold"
-    console.print(f"limits: {verdict}, after {time.monotonic() - begun:.0f} s", highlight=False)
+    decision = f"{len(broken)} broken" if broken else "all hold"
+    console.print(f"limits: {decision}, after {time.monotonic() - begun:.0f} s", highlight=False)
     return 1 if broken else 0
 
 

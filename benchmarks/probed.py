@@ -22,7 +22,7 @@ from typing import Any
 from linstor_affinity_events.app import service
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.cli import run as command
-from linstor_affinity_events.engine.sweep import Sweeper
+from linstor_affinity_events.engine.full_reconcile import FullReconciler
 
 EVERY = 0.005
 WORTH_TELLING = 0.01
@@ -102,7 +102,7 @@ class Probe:
     def watch_collections(self) -> None:
         begun = 0.0
 
-        def note(phase: str, told: dict[str, int]) -> None:
+        def entry(phase: str, told: dict[str, int]) -> None:
             nonlocal begun
             if phase == "start":
                 begun = time.perf_counter()
@@ -117,21 +117,21 @@ class Probe:
                     )
                 )
 
-        gc.callbacks.append(note)
+        gc.callbacks.append(entry)
 
 
 PROBE = Probe()
 
 
-class ProbedSweeper(Sweeper):
+class ProbedSweeper(FullReconciler):
     """Tells when a pass begins and ends."""
 
-    async def sweep(self, cause: str) -> None:
+    async def reconcile_all(self, cause: str) -> None:
         before = self.last
         wall, cpu = time.perf_counter(), time.process_time()
         PROBE.phase = "first pass" if before is None else "pass"
         try:
-            await super().sweep(cause)
+            await super().reconcile_all(cause)
         finally:
             done = self.last if self.last is not before else None
             PROBE.passes.append(

@@ -29,7 +29,7 @@ APART = 3.0
 class Silent:
     """One run. Times in milliseconds, in order."""
 
-    hints: str
+    triggers: str
     waits: list[float]
     """From the change to the right volume."""
     away: list[float]
@@ -41,7 +41,7 @@ class Silent:
 
     def row(self) -> Row:
         return {
-            "database hints": self.hints,
+            "database hints": self.triggers,
             "volumes": len(self.waits),
             "p50": percentile(self.waits, 0.5),
             "p90": percentile(self.waits, 0.9),
@@ -55,7 +55,7 @@ class Silent:
         }
 
     def goals(self) -> list[Goal]:
-        what = f"database hints {self.hints}"
+        what = f"database hints {self.triggers}"
         return [
             Goal(what=f"claims seen Lost, {what}", found=self.lost, most=0, must=True),
             Goal(what=f"notes left, {what}", found=self.notes_left, most=0, must=True),
@@ -124,15 +124,15 @@ async def _run(
         took = time.monotonic() - began
         # The last note goes a moment after its volume is right.
         await asyncio.sleep(2.0)
-        notes = len(await stage.notes())
+        entries = len(await stage.entries())
         await service.stop()
     return Silent(
-        hints=wish,
+        triggers=wish,
         waits=sorted(1000 * wait for wait in waits),
         away=sorted(1000 * gap for gap in times_away(stage.observer, names, began)),
         took=took,
         lost=len(stage.observer.lost) - lost,
-        notes_left=notes,
+        notes_left=entries,
     )
 
 

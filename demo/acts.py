@@ -123,7 +123,7 @@ async def play(stage: Stage, directory: Path, pods: Pods | None, *, volumes: int
         shown.print(pod_table(scheduled))
     shown.print()
     shown.print(table(acts.rows, f"From LINSTOR to the PersistentVolume, on a {kind}"))
-    return _verdict(shown, acts, await stage.notes(), code, log)
+    return _decision(shown, acts, await stage.entries(), code, log)
 
 
 async def _set_up(stage: Stage, evacuated: list[str]) -> None:
@@ -188,10 +188,10 @@ async def _all(acts: Play, evacuated: list[str]) -> None:
     )
 
 
-def _verdict(shown: Console, acts: Play, notes: list[str], code: int, log: Path) -> int:
+def _decision(shown: Console, acts: Play, entries: list[str], code: int, log: Path) -> int:
     wrong = [f"{row.step}: not as it should be" for row in acts.rows if not row.good]
-    if notes:
-        wrong.append(f"notes of unfinished replacements left: {', '.join(notes)}")
+    if entries:
+        wrong.append(f"notes of unfinished replacements left: {', '.join(entries)}")
     if code != 0:
         wrong.append(f"the service ended with {code}")
     phases = acts.stage.observer.phases()

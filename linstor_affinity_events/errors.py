@@ -51,7 +51,7 @@ class Invalid(Refused):
         """The fields that the API server named as causes."""
 
 
-class BadNote(Refused):
+class BadEntry(Refused):
     """What claims to be a note of an unfinished replacement is none that we may act on."""
 
 

@@ -54,7 +54,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_StreamMetrics(streams))
-        self._verdicts = self._counter(
+        self._decisions = self._counter(
             "verdicts", "Decisions on volumes, each time one is looked at.", "verdict", "reason"
         )
         self._changes = self._counter(
@@ -132,22 +132,22 @@ class Metrics:
         """All of them in Prometheus' text format."""
         return bytes(generate_latest(self.registry))
 
-    def verdict(self, kind: str, reason: str) -> None:
-        self._verdicts.labels(kind, reason).inc()
+    def decision(self, kind: str, reason: str) -> None:
+        self._decisions.labels(kind, reason).inc()
 
-    def changed(self, how: str, outcome: str, took: float, since_hint: float) -> None:
+    def changed(self, how: str, outcome: str, took: float, since_trigger: float) -> None:
         self._changes.labels(how, outcome).inc()
         self._change_time.labels(how).observe(took)
         if how != "resume" and outcome in {"done", "kept"}:
-            self._latency.observe(since_hint)
+            self._latency.observe(since_trigger)
 
     def told_first(self, source: str) -> None:
         self._told_first.labels(source).inc()
 
-    def drift_unannounced(self, cause: str) -> None:
+    def drift_without_event(self, cause: str) -> None:
         self._drift.labels(cause).inc()
 
-    def swept(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None:
+    def fully_reconciled(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None:
         del cause, volumes
         self._passes.labels("yes" if bulk else "no").observe(took)
 
@@ -173,11 +173,11 @@ class Metrics:
     def claim_lost(self) -> None:
         self._lost.inc()
 
-    def looked_at_many(self, looks: int) -> None:
+    def batch_reconciled(self, looks: int) -> None:
         self._in_bulk.inc(looks)
 
-    def failed_look(self, kind: str) -> None:
+    def reconcile_failed(self, kind: str) -> None:
         self._failed.labels(kind).inc()
 
-    def failed_pass(self, kind: str) -> None:
+    def full_reconcile_failed(self, kind: str) -> None:
         self._failed_passes.labels(kind).inc()

@@ -11,7 +11,7 @@ from tests.fakes.sidecars import decisions
 
 Json = dict[str, Any]
 
-NOTES = "/api/v1/namespaces/default/configmaps/affinity-note"
+ENTRIES = "/api/v1/namespaces/default/configmaps/affinity-note"
 """With a note a volume that is away comes back, however long that takes in a storm."""
 
 PACE = 0.5
@@ -38,8 +38,8 @@ class Reclaimer:
         cluster, world = self._ledger.stage.cluster, self._ledger.stage.world
         volume = await surely(cluster, "GET", f"{VOLUMES}/{owned.name}", fine={404})
         claim = await surely(cluster, "GET", f"{CLAIMS}/{owned.claim}", fine={404})
-        note = await surely(cluster, "GET", f"{NOTES}-{owned.name}", fine={404})
-        if volume is None and claim is None and note is None:
+        entry = await surely(cluster, "GET", f"{ENTRIES}-{owned.name}", fine={404})
+        if volume is None and claim is None and entry is None:
             self._absent[owned.name] = self._absent.get(owned.name, 0) + 1
             if self._absent[owned.name] >= ABSENT_FOR:
                 if folded(owned.name) in world.definitions:

@@ -16,7 +16,7 @@ NOT_NOW = b'{"kind":"Status","apiVersion":"v1","status":"Failure","message":"soa
 BROKEN = b'[{"ret_code":-4611686018427387904,"message":"soak"}]'
 
 ANY, READS, WRITES = ".", "^(linstor )?(get|list) ", "^(create|update|patch|delete) "
-VOLUMES, NOTES = "persistentvolumes", "configmaps"
+VOLUMES, ENTRIES = "persistentvolumes", "configmaps"
 
 
 def _acts(chance: random.Random, refusals: dict[str, Answer]) -> dict[str, Act]:
@@ -52,7 +52,7 @@ async def kubernetes_request(scene: Scene, chance: random.Random) -> str:
         for code in (429, 500, 503, 504)
     }
     name, act = chance.choice(list(_acts(chance, refusals).items()))
-    wanted = chance.choice((ANY, READS, WRITES, WRITES, VOLUMES, NOTES))
+    wanted = chance.choice((ANY, READS, WRITES, WRITES, VOLUMES, ENTRIES))
     return await _meet(scene, scene.kubernetes, wanted, name, act, chance)
 
 

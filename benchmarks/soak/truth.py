@@ -51,7 +51,7 @@ async def wrongs(ledger: Ledger) -> list[Wrong]:
     cluster = ledger.stage.cluster
     volumes = {v["metadata"]["name"]: v for v in await listed(cluster, VOLUMES)}
     claims = {c["metadata"]["name"]: c for c in await listed(cluster, CLAIMS)}
-    found = [Wrong("note", name) for name in await ledger.stage.notes()]
+    found = [Wrong("note", name) for name in await ledger.stage.entries()]
     for owned in ledger.owned.values():
         found += _of_one(ledger, owned, volumes.get(owned.name), claims.get(owned.claim))
     found += [Wrong(name, "is not gone yet") for name in ledger.going]

@@ -23,7 +23,7 @@ made for that. A resource definition takes 4 KiB, and 1 KiB more for each of its
 KiB, and 100 bytes more for each of its labels.
 """
 
-BREATH = 200
+YIELD_EVERY = 200
 """Elements before others get their turn."""
 
 _CHUNK = 64 * 1024
@@ -120,7 +120,7 @@ async def objects_in(
                 response.close()
                 raise TooLong(f"{what} answers with more than {most} objects")
             yield found
-            if number % BREATH == 0:
+            if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         # A body that was buffered whole would else be read without a pause.
         await asyncio.sleep(0)

@@ -144,11 +144,11 @@ class _Checks:
         except AffinityEventsError as error:
             return fail("volumes", f"they can't be listed: {error}", "see permissions")
         self._index = index
-        astray = sorted(volume.name for volume in index.astray())
-        if astray:
+        unmanaged = sorted(volume.name for volume in index.unmanaged())
+        if unmanaged:
             return warn(
                 "volumes",
-                f"{len(index)} volumes; the handles of {few(astray)} name no LINSTOR volume",
+                f"{len(index)} volumes; the handles of {few(unmanaged)} name no LINSTOR volume",
                 "these are left alone; delete them if nobody knows them",
             )
         return ok("volumes", f"{len(index)} volumes of LINSTOR's CSI driver")
@@ -169,17 +169,17 @@ class _Checks:
     async def _leftovers(self) -> Need:
         """Replacements that were begun and are at no end; where the service runs they end soon."""
         try:
-            notes = set((await KubeJournal(self._api, self._namespace).all()).volumes)
+            entries = set((await KubeJournal(self._api, self._namespace).all()).volumes)
         except AffinityEventsError as error:
             return fail("leftovers", f"notes can't be listed: {error}", "see permissions")
         marked = (
             {v.name for v in self._index.all() if v.marked} if self._index is not None else set()
         )
-        if not notes and not marked:
+        if not entries and not marked:
             return ok("leftovers", "no replacement is unfinished")
         return warn(
             "leftovers",
-            f"unfinished: {few(sorted(notes | marked))}",
+            f"unfinished: {few(sorted(entries | marked))}",
             "let the service run until they are done; before it is removed for good, wait for that",
         )
 

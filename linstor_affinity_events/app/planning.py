@@ -20,12 +20,12 @@ from linstor_affinity_events.app.peers import (
     notes_namespace,
     tuning_of,
 )
-from linstor_affinity_events.engine.engine import picture_of
+from linstor_affinity_events.engine.engine import cluster_view_of
 from linstor_affinity_events.engine.planner import Finding, Planner, Progress
 from linstor_affinity_events.engine.together import together
-from linstor_affinity_events.errors import BadNote, Missing, Refused
+from linstor_affinity_events.errors import BadEntry, Missing, Refused
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.names import PvName
-from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.selection import Selection, is_called
 from linstor_affinity_events.model.volume import Volume
 from linstor_affinity_events.model.what_if import WhatIf
@@ -75,7 +75,7 @@ class _Reading:
         self._index = VolumeIndex(lambda _: None)
         self._volumes = KubeVolumes(api, self._index)
         self._planner = Planner(
-            picture=picture_of(self._index, linstor, time.time, tuning_of(settings)),
+            cluster_view=cluster_view_of(self._index, linstor, time.time, tuning_of(settings)),
             linstor=linstor,
             volumes=self._volumes,
             what_if=what_if,
@@ -86,19 +86,19 @@ class _Reading:
 
     async def plan(self, selection: Selection) -> Plan:
         self._progress("listing PersistentVolumes", 0, 0)
-        notes: list[Note] = []
+        entries: list[JournalEntry] = []
         await together(
             read_list(self._api, VOLUMES_PATH, self._index),
             read_list(self._api, CLASSES_PATH, self._index.classes),
-            self._read_notes(notes),
+            self._read_notes(entries),
         )
-        everything = [*self._index.all(), *self._absent(notes)]
+        everything = [*self._index.all(), *self._absent(entries)]
         _all_known(selection, self._what_if, everything)
         meant = sorted(filter(selection.takes, everything), key=lambda volume: volume.name)
         findings = await self._planner.survey(
             [volume for volume in meant if self._index.get(volume.name) is not None],
             [volume for volume in meant if self._index.get(volume.name) is None],
-            {note.pv for note in notes},
+            {entry.pv for entry in entries},
         )
         taken = [f for f in findings if selection.takes_place(f.volume, f.case.placement)]
         if not self._what_if:
@@ -106,33 +106,35 @@ class _Reading:
         taken.sort(key=lambda finding: finding.volume.name)
         return Plan(findings=tuple(taken), warnings=tuple(self._warnings))
 
-    async def _read_notes(self, notes: list[Note]) -> None:
+    async def _read_notes(self, entries: list[JournalEntry]) -> None:
         namespace = notes_namespace(self._settings)
         journal = KubeJournal(self._api, namespace)
         try:
             for name in sorted((await journal.all()).volumes):
-                await self._read_note(journal, name, notes)
+                await self._read_note(journal, name, entries)
         except Refused as error:
             self._warnings.append(
                 f"notes of unfinished replacements in namespace {namespace} can't be read, so "
                 f"none is shown: {error}"
             )
 
-    async def _read_note(self, journal: KubeJournal, name: PvName, notes: list[Note]) -> None:
+    async def _read_note(
+        self, journal: KubeJournal, name: PvName, entries: list[JournalEntry]
+    ) -> None:
         try:
-            note = await journal.read(name)
-        except BadNote as error:
+            entry = await journal.read(name)
+        except BadEntry as error:
             self._warnings.append(f"the note of {name} is refused: {error}")
             return
-        if note is not None:
-            notes.append(note)
+        if entry is not None:
+            entries.append(entry)
 
-    def _absent(self, notes: Sequence[Note]) -> list[Volume]:
+    def _absent(self, entries: Sequence[JournalEntry]) -> list[Volume]:
         """The volumes that are deleted and not yet created again."""
         described = [
-            self._volumes.describe(note.wanted)
-            for note in notes
-            if self._index.get(note.pv) is None
+            self._volumes.describe(entry.wanted)
+            for entry in entries
+            if self._index.get(entry.pv) is None
         ]
         return [volume for volume in described if volume is not None]
 

@@ -37,9 +37,9 @@ from linstor_affinity_events.app.peers import (
 )
 from linstor_affinity_events.app.status import StatusReport
 from linstor_affinity_events.engine.engine import Engine
-from linstor_affinity_events.engine.hints import from_stream
-from linstor_affinity_events.engine.ports import EventStream, MissedSome, Ports, Touched
+from linstor_affinity_events.engine.ports import EventsMissed, EventStream, Ports, ResourceTouched
 from linstor_affinity_events.engine.streams import Streams
+from linstor_affinity_events.engine.triggers import triggers_from
 from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.metrics import Metrics
@@ -73,7 +73,7 @@ class Service:
         self._database = KubeDatabase(self.api, lasts=settings.resync_rate, again=DATABASE_AGAIN)
         self.database_failure: str | None = None
         self.index = VolumeIndex(self._volume_changed)
-        self.index.classes.on_change = lambda: self.engine.sweeper.request("storageclass")
+        self.index.classes.on_change = lambda: self.engine.full_reconciler.request("storageclass")
         self.events = KubeEvents(self.api, instance=instance, now=_now)
         self.election = self._election(
             streams, lease_namespace(settings), settings.leader_election_id or instance
@@ -94,7 +94,7 @@ class Service:
             holder=instance,
             chance=random.Random(),  # noqa: S311, spreads retries and guards nothing
             streams=streams,
-            after_pass=self._garbage.collect,
+            after_full_reconcile=self._garbage.collect,
         )
         self.informers = {
             "persistentvolumes": self._informer(VOLUMES_PATH, self.index),
@@ -154,12 +154,16 @@ class Service:
 
         gauge("queue_depth", "Resources that wait for a look.", lambda: len(queue))
         gauge("queue_oldest_seconds", "How long the oldest of them waits.", oldest)
-        places = queue.places
-        gauge("queue_changing", "Resources whose volumes are being changed.", lambda: places.taken)
+        concurrency_limit = queue.concurrency_limit
+        gauge(
+            "queue_changing",
+            "Resources whose volumes are being changed.",
+            lambda: concurrency_limit.taken,
+        )
         gauge(
             "queue_places",
             "Resources whose volumes may be changed at a time.",
-            lambda: places.at_once,
+            lambda: concurrency_limit.at_once,
         )
         gauge("queue_working", "Resources in a worker's hands.", lambda: queue.held)
         gauge("leader", "Whether this instance leads.", lambda: self.election.leading)
@@ -169,7 +173,7 @@ class Service:
             "volumes_held_back",
             "Volumes that are not changed for now, because they came out of a change otherwise "
             "than wanted or were changed too often.",
-            self.engine.picture.backoff.held_back,
+            self.engine.cluster_view.backoff.held_back,
         )
 
     def not_ready(self) -> Mapping[str, str]:
@@ -254,9 +258,9 @@ class Service:
             group.create_task(self._listen(stream), name=f"stream-{stream.name}")
             for stream in self.streams
         ]
-        listeners.append(group.create_task(self._sweep(), name="sweeper"))
+        listeners.append(group.create_task(self._reconcile_all(), name="sweeper"))
         listeners.append(group.create_task(self._listen_to_database(), name="database"))
-        listeners.append(group.create_task(self.engine.crowd.run(), name="crowd"))
+        listeners.append(group.create_task(self.engine.batches.run(), name="crowd"))
         if self._settings.pulse_rate:
             listeners.append(group.create_task(self.engine.pulse.run(), name="pulse"))
         return background, listeners
@@ -272,13 +276,13 @@ class Service:
             # Where it can't be had, the first pass says why.
             log.info("LINSTOR found", extra=facts(version=await self.linstor.version()))
 
-    async def _sweep(self) -> None:
+    async def _reconcile_all(self) -> None:
         """Pass over everything, once it is known what everything is."""
         for informer in self.informers.values():
             await informer.synced.wait()
         log.info("volumes known", extra=facts(volumes=len(self.index)))
-        self.engine.sweeper.request("start")
-        await self.engine.sweeper.run()
+        self.engine.full_reconciler.request("start")
+        await self.engine.full_reconciler.run()
 
     async def _listen_to_database(self) -> None:
         """Take LINSTOR's own database for a source of hints, where it can be watched."""
@@ -292,14 +296,14 @@ class Service:
 
     async def _listen(self, stream: EventStream) -> None:
         engine = self.engine
-        hints = from_stream(stream, engine.delays(first=0.2, most=30.0), engine.streams)
-        async with aclosing(hints):
-            async for hint in hints:
-                match hint:
-                    case MissedSome(cause):
-                        engine.sweeper.request(cause)
-                    case Touched(resource):
-                        engine.hinted(resource, stream.name)
+        triggers = triggers_from(stream, engine.delays(first=0.2, most=30.0), engine.streams)
+        async with aclosing(triggers):
+            async for trigger in triggers:
+                match trigger:
+                    case EventsMissed(cause):
+                        engine.full_reconciler.request(cause)
+                    case ResourceTouched(resource):
+                        engine.trigger(resource, stream.name)
         raise RuntimeError("a source of hints ran dry, though it promised not to")
 
 

@@ -10,16 +10,16 @@ from typing import Any
 from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading, LeaseElection
-from linstor_affinity_events.engine.breaths import with_breaths
 from linstor_affinity_events.engine.engine import Engine
-from linstor_affinity_events.engine.teller import Changed, Unsettled
+from linstor_affinity_events.engine.reporter import Changed, OutOfSync
+from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.volume import Volume
 
 MOST_VOLUMES = 500
 """A page of ten thousand rows helps nobody; the search finds the others."""
 
-BREATH = 500
+YIELD_EVERY = 500
 """Volumes looked through before other tasks get their turn: a search of 50,000 in one go took a
 third of a second.
 """
@@ -38,8 +38,8 @@ class StatusReport:
         election: AlwaysLeading | LeaseElection,
         not_ready: Callable[[], Mapping[str, str]],
     ) -> None:
-        self._instance, self._index, self._teller = instance, index, engine.teller
-        self._sweeper, self._queue = engine.sweeper, engine.queue
+        self._instance, self._index, self._reporter = instance, index, engine.reporter
+        self._full_reconciler, self._queue = engine.full_reconciler, engine.queue
         self._unfinished = engine.replacer.unfinished
         self._states, self._streams, self._election = engine.streams, streams, election
         self._not_ready = not_ready
@@ -49,7 +49,7 @@ class StatusReport:
         """All of it. `volumes` are those that are not settled or, with a search text, those whose
         name, claim or resource contains it; the first MOST_VOLUMES of them.
         """
-        names, number = await self._first(self._found(search) if search else self._unsettled())
+        names, number = await self._first(self._found(search) if search else self._out_of_sync())
         rows = [self._row(volume) for name in names if (volume := self._index.get(name))]
         return {
             "version": __version__,
@@ -64,7 +64,7 @@ class StatusReport:
             "fullPass": self._pass(),
             "counts": {
                 "volumes": len(self._index),
-                "unsettled": len(self._teller.unsettled),
+                "unsettled": len(self._reporter.out_of_sync),
                 "unfinished": len(self._unfinished.pending),
                 "stuck": len(self._unfinished.stuck),
             },
@@ -75,7 +75,7 @@ class StatusReport:
             "search": search or None,
             "volumes": rows,
             "more": number - len(names),
-            "changes": [_change(each) for each in reversed(self._teller.latest)],
+            "changes": [_change(each) for each in reversed(self._reporter.latest)],
         }
 
     def _queue_tree(self) -> dict[str, Any]:
@@ -99,12 +99,12 @@ class StatusReport:
         }
 
     def _pass(self) -> dict[str, Any]:
-        last = self._sweeper.last
+        last = self._full_reconciler.last
         if last is None:
-            return {"failure": self._sweeper.failure}
+            return {"failure": self._full_reconciler.failure}
         age = asyncio.get_running_loop().time() - last.ended
         return {
-            "failure": self._sweeper.failure,
+            "failure": self._full_reconciler.failure,
             "ended": _moment(time.time() - age),
             "tookSeconds": round(last.took, 3),
             "cause": last.cause,
@@ -112,14 +112,14 @@ class StatusReport:
             "bulk": last.bulk,
         }
 
-    async def _unsettled(self) -> AsyncGenerator[PvName, None]:
-        async for name in with_breaths(tuple(self._teller.unsettled), every=BREATH):
+    async def _out_of_sync(self) -> AsyncGenerator[PvName, None]:
+        async for name in yielding(tuple(self._reporter.out_of_sync), every=YIELD_EVERY):
             if self._index.get(name) is not None:
                 yield name
 
     async def _found(self, search: str) -> AsyncGenerator[PvName, None]:
         wanted = search.lower()
-        async for volume in with_breaths(tuple(self._index.all()), every=BREATH):
+        async for volume in yielding(tuple(self._index.all()), every=YIELD_EVERY):
             if _contains(volume, wanted):
                 yield volume.name
 
@@ -136,7 +136,7 @@ class StatusReport:
         return sorted(first)[:MOST_VOLUMES], number
 
     def _row(self, volume: Volume) -> dict[str, Any]:
-        why = self._teller.unsettled.get(volume.name)
+        why = self._reporter.out_of_sync.get(volume.name)
         if why is not None:
             return _row(volume, why)
         waits = volume.key is not None and volume.key.resource in self._queue
@@ -148,7 +148,7 @@ def _contains(volume: Volume, wanted: str) -> bool:
     return any(wanted in name.lower() for name in names)
 
 
-def _row(volume: Volume, why: Unsettled | None, *, state: str = "") -> dict[str, Any]:
+def _row(volume: Volume, why: OutOfSync | None, *, state: str = "") -> dict[str, Any]:
     return {
         "volume": volume.name,
         "claim": None if volume.claim is None else str(volume.claim),

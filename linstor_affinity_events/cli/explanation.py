@@ -8,10 +8,10 @@ from rich.text import Text
 from linstor_affinity_events.cli.plan_table import URGENT, affinity_text, policy_text, why
 from linstor_affinity_events.cli.terminal import console
 from linstor_affinity_events.engine.planner import Finding
+from linstor_affinity_events.model.decision import Change, InSync, passed, policy_of
 from linstor_affinity_events.model.difference import shown
 from linstor_affinity_events.model.placement import Replica
 from linstor_affinity_events.model.policy import Policy
-from linstor_affinity_events.model.verdict import Change, Settled, passed, policy_of
 
 VERDICTS = {
     "none": "settled: the affinity is right",
@@ -42,8 +42,8 @@ def explain(finding: Finding) -> None:
         screen.print(Text(f"    passed  {rule}"), soft_wrap=True)
     for mark, text, style in _decision(finding):
         screen.print(Text(f"    {mark:7} {text}", style=style), soft_wrap=True)
-    if isinstance(finding.verdict, Change):
-        _line(screen, "wanted", " or ".join(shown(finding.verdict.wanted)))
+    if isinstance(finding.decision, Change):
+        _line(screen, "wanted", " or ".join(shown(finding.decision.wanted)))
         screen.print(Text("  change    ").append_text(affinity_text(finding)), soft_wrap=True)
     _line(screen, "verdict", VERDICTS[finding.action], style="bold")
     screen.print()
@@ -51,8 +51,8 @@ def explain(finding: Finding) -> None:
 
 def _decision(finding: Finding) -> Iterator[tuple[str, str, str]]:
     """What stands at the end of the rules."""
-    match finding.verdict:
-        case Settled():
+    match finding.decision:
+        case InSync():
             yield "decides", "the affinity is what the policy makes of the replicas", "green"
         case Change(urgent=urgent):
             more = f"; {URGENT}" if urgent else ""

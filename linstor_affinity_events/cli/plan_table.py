@@ -10,11 +10,11 @@ from rich.text import Text
 
 from linstor_affinity_events.cli.terminal import console
 from linstor_affinity_events.engine.planner import MOST_READ, Finding
-from linstor_affinity_events.engine.teller import reason_of, why_of
+from linstor_affinity_events.engine.reporter import reason_of, why_of
 from linstor_affinity_events.model.affinity import Affinity
+from linstor_affinity_events.model.decision import Change, Resume, policy_of
 from linstor_affinity_events.model.difference import Difference, shown
 from linstor_affinity_events.model.policy import Unreadable
-from linstor_affinity_events.model.verdict import Change, Resume, policy_of
 
 STYLES = {
     "replace": "yellow",
@@ -63,22 +63,22 @@ def _terms(marked: Sequence[tuple[str, str]]) -> Text:
 
 def why(finding: Finding) -> str:
     """The reason in a word, and in a sentence; for a change what makes it urgent."""
-    verdict = finding.against or finding.verdict
-    if isinstance(verdict, Change):
-        return URGENT if verdict.urgent else ""
+    decision = finding.against or finding.decision
+    if isinstance(decision, Change):
+        return URGENT if decision.urgent else ""
     if finding.absent:
         return "it is deleted, and will be created again from its note"
-    if isinstance(verdict, Resume):
+    if isinstance(decision, Resume):
         return "a replacement of it was begun, and is brought to its end first"
-    reason, text = reason_of(verdict), why_of(verdict)
+    reason, text = reason_of(decision), why_of(decision)
     return f"{reason}: {text}" if reason else text
 
 
 def affinity_text(finding: Finding) -> Text:
     """Now, and what is wanted where that differs."""
     was = finding.volume.affinity
-    if isinstance(finding.verdict, Change):
-        return difference_text(was, finding.verdict.wanted)
+    if isinstance(finding.decision, Change):
+        return difference_text(was, finding.decision.wanted)
     return _terms([(term, "") for term in shown(was)])
 
 

@@ -9,10 +9,10 @@ import yaml
 
 from linstor_affinity_events.cli.plan_table import why
 from linstor_affinity_events.engine.planner import Finding
-from linstor_affinity_events.engine.teller import reason_of
+from linstor_affinity_events.engine.reporter import reason_of
 from linstor_affinity_events.model.affinity import Affinity, NodeAffinity
+from linstor_affinity_events.model.decision import Change, passed, policy_of
 from linstor_affinity_events.model.policy import Policy, Unreadable
-from linstor_affinity_events.model.verdict import Change, passed, policy_of
 
 
 def print_tree(findings: Sequence[Finding], output: str, *, explained: bool) -> None:
@@ -25,8 +25,8 @@ def print_tree(findings: Sequence[Finding], output: str, *, explained: bool) -> 
 
 def tree(finding: Finding, *, explained: bool) -> dict[str, Any]:
     """One finding; `wanted` is null where nothing is to be changed."""
-    volume, verdict = finding.volume, finding.verdict
-    change = verdict if isinstance(verdict, Change) else None
+    volume, decision = finding.volume, finding.decision
+    change = decision if isinstance(decision, Change) else None
     found: dict[str, Any] = {
         "volume": str(volume.name),
         "claim": None if volume.claim is None else str(volume.claim),
@@ -38,7 +38,7 @@ def tree(finding: Finding, *, explained: bool) -> dict[str, Any]:
         "wanted": None if change is None else _affinity(change.wanted),
         "action": finding.action,
         "urgent": change is not None and change.urgent,
-        "reason": reason_of(finding.against or verdict) or None,
+        "reason": reason_of(finding.against or decision) or None,
         "why": why(finding) or None,
     }
     if explained:

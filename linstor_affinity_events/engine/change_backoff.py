@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import dataclass
 
+from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.names import PvName
-from linstor_affinity_events.model.verdict import Reason, Refusal
 
 BURST = 10
 """How many changes of one volume may follow each other at once: a replica that moves takes two."""

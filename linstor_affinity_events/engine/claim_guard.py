@@ -6,8 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.ports import Sighting, Telemetry, Volumes
+from linstor_affinity_events.engine.ports import Telemetry, Volumes, VolumeWatch
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import (
     Manifest,
     claim_of,
@@ -17,7 +18,6 @@ from linstor_affinity_events.model.manifest import (
     uid_of,
     version_of,
 )
-from linstor_affinity_events.model.note import Note
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class ClaimGuard:
         self._tick = float("-inf")
 
     async def until_let_go(
-        self, note: Note, pointed: Manifest, sighting: Sighting
+        self, entry: JournalEntry, pointed: Manifest, volume_watch: VolumeWatch
     ) -> tuple[Manifest | None, bool]:
         """Wait until the binder has let go of the claim, or somebody changed the volume instead.
 
@@ -68,24 +68,24 @@ class ClaimGuard:
             silent_since = max(begun, self._volumes.last_phase_change())
             deadline = min(silent_since + self._timeout, begun + GUARD_AT_MOST)
             if clock() >= deadline:
-                log.warning("the binder did not answer in time", extra=facts(pv=note.pv))
+                log.warning("the binder did not answer in time", extra=facts(pv=entry.pv))
                 return None, False
-            seen = sighting.latest
+            seen = volume_watch.latest
             # A watch that lags may still tell of an earlier incarnation: only an uncached read
             # can say that ours is gone.
-            if seen is not None and uid_of(seen) == note.uid:
+            if seen is not None and uid_of(seen) == entry.uid:
                 if _let_go(seen):
-                    return await self._unprotected(note, sighting, seen), True
+                    return await self._unprotected(entry, volume_watch, seen), True
                 if _points_back(seen) and _is_newer(seen, pointed):
-                    if claim_of(seen) == note.claim:
+                    if claim_of(seen) == entry.claim:
                         self._looks_at_everything()
                     return seen, True
             try:
                 async with asyncio.timeout(min(NEWS_AT_MOST, deadline - clock())):
-                    await sighting.news()
+                    await volume_watch.news()
             except TimeoutError:
-                pv = await self._volumes.read(note.pv)
-                if pv is None or uid_of(pv) != note.uid or _let_go(pv) or _points_back(pv):
+                pv = await self._volumes.read(entry.pv)
+                if pv is None or uid_of(pv) != entry.uid or _let_go(pv) or _points_back(pv):
                     return pv, True
 
     def _looks_at_everything(self) -> None:
@@ -114,7 +114,9 @@ class ClaimGuard:
         return False
 
     @staticmethod
-    async def _unprotected(note: Note, sighting: Sighting, seen: Manifest) -> Manifest:
+    async def _unprotected(
+        entry: JournalEntry, volume_watch: VolumeWatch, seen: Manifest
+    ) -> Manifest:
         """Give the protection controller a moment: it drops its finalizer right after the binder's
         write, and a removal sent in between would only end in a conflict.
         """
@@ -122,13 +124,17 @@ class ClaimGuard:
             return seen
         with suppress(TimeoutError):
             async with asyncio.timeout(PROTECTION_AT_MOST):
-                while sighting.latest is seen:
-                    await sighting.news()
-        latest = sighting.latest
-        return latest if latest is not None and uid_of(latest) == note.uid else seen
+                while volume_watch.latest is seen:
+                    await volume_watch.news()
+        latest = volume_watch.latest
+        return latest if latest is not None and uid_of(latest) == entry.uid else seen
 
     async def see_bound(
-        self, note: Note, before: Manifest | None, made: Manifest, sighting: Sighting
+        self,
+        entry: JournalEntry,
+        before: Manifest | None,
+        made: Manifest,
+        volume_watch: VolumeWatch,
     ) -> bool:
         """See that the claim kept its volume; it is told, and False, if it got lost on the way.
 
@@ -136,14 +142,14 @@ class ClaimGuard:
         binder has written that the new volume is Bound it can't call the claim Lost any more on
         account of the old one; what it wrote before that shows in the claim.
         """
-        if note.user is None:
+        if entry.user is None:
             return True
-        await self._until_binder_saw(made, sighting)
+        await self._until_binder_saw(made, volume_watch)
         delays, lost = self._delays(), False
         deadline = asyncio.get_running_loop().time() + BOUND_WITHIN
         while True:
-            claim = await self._volumes.read_claim(note.user)
-            if claim is None or uid_of(claim) != note.user.uid:
+            claim = await self._volumes.read_claim(entry.user)
+            if claim is None or uid_of(claim) != entry.user.uid:
                 return not lost
             bound = phase_of(claim) == "Bound"
             if not lost and (phase_of(claim) == "Lost" or (bound and _was_lost(before, claim))):
@@ -153,26 +159,26 @@ class ClaimGuard:
                 log.warning(
                     "claim was Lost for a moment; the PersistentVolume controller has bound it "
                     "again or does so within 15 s, and no data is affected",
-                    extra=facts(pv=note.pv, claim=note.user, now=phase_of(claim)),
+                    extra=facts(pv=entry.pv, claim=entry.user, now=phase_of(claim)),
                 )
             if bound:
                 return not lost
             if asyncio.get_running_loop().time() > deadline:
                 log.error(
                     "claim is not bound again",
-                    extra=facts(pv=note.pv, claim=note.user, phase=phase_of(claim)),
+                    extra=facts(pv=entry.pv, claim=entry.user, phase=phase_of(claim)),
                 )
                 return False
             await asyncio.sleep(delays.next())
 
-    async def _until_binder_saw(self, made: Manifest, sighting: Sighting) -> None:
+    async def _until_binder_saw(self, made: Manifest, volume_watch: VolumeWatch) -> None:
         """Wait until the new volume's phase is written; at most for the guard's time without any
         sign of the binder's life, on any volume.
         """
         clock = asyncio.get_running_loop().time
         begun = clock()
         while True:
-            seen = sighting.latest
+            seen = volume_watch.latest
             if seen is not None and uid_of(seen) == uid_of(made) and phase_of(seen) in SEEN:
                 return
             silent_since = max(begun, self._volumes.last_phase_change())
@@ -181,7 +187,7 @@ class ClaimGuard:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    await sighting.news()
+                    await volume_watch.news()
 
 
 def _was_lost(before: Manifest | None, claim: Manifest) -> bool:

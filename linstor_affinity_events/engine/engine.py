@@ -5,19 +5,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.crowd import Crowd
-from linstor_affinity_events.engine.hints import DATABASE_SOURCES
+from linstor_affinity_events.engine.batches import BatchReconciler
+from linstor_affinity_events.engine.cluster_view import ClusterView
+from linstor_affinity_events.engine.full_reconcile import FullReconciler
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
-from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.placement_reader import PlacementReader
 from linstor_affinity_events.engine.ports import Index, Linstor, Ports
 from linstor_affinity_events.engine.pulse import Pulse
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.engine.saved_notes import SavedNotes
+from linstor_affinity_events.engine.reporter import Reporter
+from linstor_affinity_events.engine.saved_volumes import SavedVolumes
 from linstor_affinity_events.engine.streams import Streams
-from linstor_affinity_events.engine.sweep import Sweeper
-from linstor_affinity_events.engine.teller import Teller
-from linstor_affinity_events.engine.whole_view import WholeView
+from linstor_affinity_events.engine.triggers import DATABASE_SOURCES
 from linstor_affinity_events.model.affinity import NO_AFFINITY, NodeAffinity
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.policy import Policy
@@ -56,9 +56,11 @@ class Tuning:
     pulse_every: float = 10.0
 
 
-def picture_of(index: Index, linstor: Linstor, now: Callable[[], float], tuning: Tuning) -> Picture:
+def cluster_view_of(
+    index: Index, linstor: Linstor, now: Callable[[], float], tuning: Tuning
+) -> ClusterView:
     """What is known of the cluster, for whoever decides on volumes, be it to change nothing."""
-    return Picture(
+    return ClusterView(
         index=index,
         linstor=linstor,
         now=now,
@@ -79,14 +81,14 @@ class Engine:
         holder: str,
         chance: random.Random,
         streams: Streams,
-        after_pass: Callable[[], None] = lambda: None,
+        after_full_reconcile: Callable[[], None] = lambda: None,
     ) -> None:
         """`holder` is the name that this instance writes on notes."""
         self._ports, self._chance = ports, chance
         self.streams = streams
         self.queue = KeyedQueue[ResourceName](changes_at_once=tuning.changes_at_once)
-        self.picture = picture_of(ports.index, ports.linstor, ports.now, tuning)
-        self.teller = Teller(ports.notices, ports.telemetry, ports.now)
+        self.cluster_view = cluster_view_of(ports.index, ports.linstor, ports.now, tuning)
+        self.reporter = Reporter(ports.notices, ports.telemetry, ports.now)
         self.replacer = Replacer(
             ports,
             delays=lambda: self.delays(first=0.05, most=2.0),
@@ -95,46 +97,46 @@ class Engine:
             guard_timeout=tuning.guard_timeout,
             allowed_finalizers=tuning.allowed_finalizers,
         )
-        saved_notes = SavedNotes(
+        saved_volumes = SavedVolumes(
             ports,
             replacer=self.replacer,
-            picture=self.picture,
+            cluster_view=self.cluster_view,
             enabled=tuning.take_over_saved_volumes,
         )
         self.reconciler = Reconciler(
             ports,
             queue=self.queue,
-            picture=self.picture,
+            cluster_view=self.cluster_view,
             replacer=self.replacer,
-            saved_notes=saved_notes,
-            teller=self.teller,
+            saved_volumes=saved_volumes,
+            reporter=self.reporter,
             chance=chance,
         )
-        self.whole_view = WholeView(ports.linstor, readers=tuning.readers)
-        self.crowd = Crowd(
+        self.placement_reader = PlacementReader(ports.linstor, readers=tuning.readers)
+        self.batches = BatchReconciler(
             ports,
             queue=self.queue,
-            picture=self.picture,
-            whole_view=self.whole_view,
+            cluster_view=self.cluster_view,
+            placement_reader=self.placement_reader,
             reconciler=self.reconciler,
         )
-        self.sweeper = Sweeper(
+        self.full_reconciler = FullReconciler(
             ports,
             queue=self.queue,
-            picture=self.picture,
-            whole_view=self.whole_view,
+            cluster_view=self.cluster_view,
+            placement_reader=self.placement_reader,
             replacer=self.replacer,
-            teller=self.teller,
+            reporter=self.reporter,
             delays=self.delays(first=1.0, most=30.0),
             forget_gone=self.reconciler.forget_gone,
-            after_pass=after_pass,
+            after_full_reconcile=after_full_reconcile,
             pace=tuning.pace,
             limit=tuning.limit,
         )
         self.pulse = Pulse(
             linstor=ports.linstor,
             leadership=ports.leadership,
-            request=self.sweeper.request,
+            request=self.full_reconciler.request,
             paused=lambda: streams.all_up(DATABASE_SOURCES),
             every=tuning.pulse_every,
         )
@@ -142,27 +144,27 @@ class Engine:
     def delays(self, *, first: float, most: float) -> Backoff:
         return Backoff(first=first, most=most, chance=self._chance)
 
-    def hinted(self, resource: ResourceName, source: str) -> None:
+    def trigger(self, resource: ResourceName, source: str) -> None:
         """Look at a resource, unless it is nobody's and very many wait already: a LINSTOR that
         makes up names would fill the queue with them.
         """
         if len(self.queue) >= MOST_WAITING and not self._ports.index.of(resource):
             return
-        self.whole_view.heard_of(resource)
+        self.placement_reader.heard_of(resource)
         if self._ports.leadership.leading:
             self.queue.add(resource, source=source)
 
     def volume_changed(self, volume: Volume) -> None:
         """Look at a volume that Kubernetes told of."""
         if volume.key is None:
-            self.sweeper.request("volume")
+            self.full_reconciler.request("volume")
         elif self._ports.leadership.leading:
             self.queue.add(volume.key.resource)
 
     def leadership_changed(self, *, leading: bool) -> None:
         """Begin, or leave everything to whoever leads now."""
         if leading:
-            self.sweeper.request("leading")
+            self.full_reconciler.request("leading")
             self.pulse.wake()
         else:
             self.replacer.unfinished.stand_back()
@@ -170,8 +172,8 @@ class Engine:
     def failures(self, streams: Iterable[str]) -> dict[str, str]:
         """What keeps it from doing its work, by part."""
         against = {}
-        if self.sweeper.failure is not None:
-            against["linstor"] = self.sweeper.failure
+        if self.full_reconciler.failure is not None:
+            against["linstor"] = self.full_reconciler.failure
         for name in streams:
             if not self.streams.state(name).up:
                 against[f"linstor {name} stream"] = "not open"

@@ -9,8 +9,8 @@ from enum import IntEnum
 from itertools import count
 from typing import Generic, TypeVar
 
-from linstor_affinity_events.engine.places import Places
-from linstor_affinity_events.engine.row import Row, Waiting
+from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit
+from linstor_affinity_events.engine.ready_heap import ReadyHeap, Waiting
 
 K = TypeVar("K", bound=Hashable)
 
@@ -19,7 +19,7 @@ class QueueClosed(Exception):
     """The queue hands out nothing any more."""
 
 
-class Lane(IntEnum):
+class Priority(IntEnum):
     """What a key waits for."""
 
     LOOK = 0
@@ -31,11 +31,11 @@ class Lane(IntEnum):
 
 
 @dataclass(slots=True)
-class Turn(Generic[K]):
+class WorkItem(Generic[K]):
     """One key in a worker's hands."""
 
     key: K
-    lane: Lane
+    priority: Priority
     since: float
     """When the oldest hint that this turn answers was given, by the loop's clock."""
 
@@ -49,7 +49,7 @@ class Turn(Generic[K]):
     """Whether it must change nothing, whatever is found."""
 
     @property
-    def hinted(self) -> bool:
+    def trigger(self) -> bool:
         """Whether news led to it, rather than our own wish to look again."""
         return bool(self.source)
 
@@ -65,19 +65,19 @@ class KeyedQueue(Generic[K]):
     """
 
     def __init__(self, *, changes_at_once: int = 10) -> None:
-        self._waiting: dict[K, tuple[Lane, Waiting[K]]] = {}
-        self._rows: dict[Lane, Row[K]] = {lane: Row() for lane in Lane}
+        self._waiting: dict[K, tuple[Priority, Waiting[K]]] = {}
+        self._rows: dict[Priority, ReadyHeap[K]] = {priority: ReadyHeap() for priority in Priority}
         self._held: set[K] = set()
-        self._blocked: dict[K, tuple[Lane, Waiting[K]]] = {}
+        self._blocked: dict[K, tuple[Priority, Waiting[K]]] = {}
         self._order = count()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._alarm: tuple[float, asyncio.TimerHandle] | None = None
         self._reached = float("-inf")
         """The time that an alarm was set for: loops ring it a little early."""
-        self.places = Places(changes_at_once)
+        self.concurrency_limit = ConcurrencyLimit(changes_at_once)
         self._looking = 0
         self._looks_at_once = float("inf")
-        self._crowd: tuple[Callable[[], int], asyncio.Future[None]] | None = None
+        self._batches: tuple[Callable[[], int], asyncio.Future[None]] | None = None
         self.closed = False
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class KeyedQueue(Generic[K]):
         key: K,
         *,
         after: float = 0.0,
-        lane: Lane = Lane.LOOK,
+        priority: Priority = Priority.LOOK,
         source: str = "",
         since: float | None = None,
         alone: bool = False,
@@ -118,21 +118,21 @@ class KeyedQueue(Generic[K]):
         if (found := where.get(key)) is not None:
             before, old = found
             alone = alone or old.alone
-            if old.at <= now and (now < at or before is Lane.URGENT):
+            if old.at <= now and (now < at or before is Priority.URGENT):
                 # Due already: a later wish changes nothing but what it is answered to. And what
                 # waits to be changed at once is looked at afresh when its turn comes.
-                lane = before
+                priority = before
             at, since, source = min(old.at, at), min(old.since, since), old.source or source
-            wanted = (at, since, source, lane, alone)
+            wanted = (at, since, source, priority, alone)
             if wanted == (old.at, old.since, old.source, before, old.alone):
                 old.asked = now
                 return
             if not held:
                 self._rows[before].drop(old, now)
         new = Waiting(key, at, next(self._order), since, source, now, alone)
-        where[key] = (lane, new)
+        where[key] = (priority, new)
         if not held:
-            self._put(lane, new, now)
+            self._put(priority, new, now)
 
     def close(self) -> None:
         """Hand out nothing more; turns already begun run to their end."""
@@ -141,22 +141,22 @@ class KeyedQueue(Generic[K]):
             self._wake_one()
 
     @asynccontextmanager
-    async def claim(self) -> AsyncIterator[Turn[K]]:
+    async def claim(self) -> AsyncIterator[WorkItem[K]]:
         """Wait for the next due key and hold it for the length of the block.
 
         Raises QueueClosed once `close` was called.
         """
-        turn = await self._take()
-        self._looking += turn.lane is Lane.LOOK
+        item = await self._take()
+        self._looking += item.priority is Priority.LOOK
         try:
-            yield turn
+            yield item
         finally:
-            if turn.changing:
-                self.places.give_back()
+            if item.changing:
+                self.concurrency_limit.give_back()
             else:
                 self._looking -= 1
-            self._let_go(turn.key)
-            if turn.changing or self._looks_at_once < float("inf"):
+            self._let_go(item.key)
+            if item.changing or self._looks_at_once < float("inf"):
                 self._wake_one()
 
     def _let_go(self, key: K) -> None:
@@ -165,41 +165,41 @@ class KeyedQueue(Generic[K]):
             self._waiting[key] = again
             self._put(*again, self._now())
 
-    def claim_looks(self, *, until: float) -> Generator[Turn[K], None, None]:
+    def claim_looks(self, *, until: float) -> Generator[WorkItem[K], None, None]:
         """Hold all keys that were due for a look before `until` and for which nothing came since,
         and hand them out, letting go of each when the next is asked for, and of the rest when the
         iterator is closed. None of these turns may change anything.
         """
-        found = self._rows[Lane.LOOK].take_all(self._now(), until)
-        turns = deque(
-            Turn(waiting.key, Lane.LOOK, waiting.since, waiting.source, looks_only=True)
+        found = self._rows[Priority.LOOK].take_all(self._now(), until)
+        items = deque(
+            WorkItem(waiting.key, Priority.LOOK, waiting.since, waiting.source, looks_only=True)
             for waiting in found
         )
-        for turn in turns:
-            del self._waiting[turn.key]
-            self._held.add(turn.key)
+        for item in items:
+            del self._waiting[item.key]
+            self._held.add(item.key)
         try:
-            while turns:
-                yield turns[0]
-                self._let_go(turns.popleft().key)
+            while items:
+                yield items[0]
+                self._let_go(items.popleft().key)
         finally:
-            for turn in turns:
-                self._let_go(turn.key)
+            for item in items:
+                self._let_go(item.key)
 
     def due_looks(self) -> int:
         """How many keys wait for a look that one read for many could answer."""
-        return self._rows[Lane.LOOK].shareable(self._now())
+        return self._rows[Priority.LOOK].shareable(self._now())
 
     async def until_crowded(self, big: Callable[[], int]) -> None:
         """Wait until so many looks are due."""
         if self.due_looks() >= big():
             return
         crowded = asyncio.get_running_loop().create_future()
-        self._crowd = (big, crowded)
+        self._batches = (big, crowded)
         try:
             await crowded
         finally:
-            self._crowd = None
+            self._batches = None
 
     @contextmanager
     def few_looks(self, at_once: int = 1, *, for_at_most: float) -> Iterator[None]:
@@ -218,27 +218,29 @@ class KeyedQueue(Generic[K]):
         self._looks_at_once = float("inf")
         self._wake_one()
 
-    def may_change(self, turn: Turn[K], *, urgent: bool) -> bool:
+    def may_change(self, item: WorkItem[K], *, urgent: bool) -> bool:
         """Take one of the places for changes, if one is free and nobody more urgent waits for it.
 
         On False, add the key again in the lane of its change.
         """
-        if turn.changing:
+        if item.changing:
             return True
-        if turn.looks_only:
+        if item.looks_only:
             return False
-        if not self.places.free or (not urgent and self._rows[Lane.URGENT].due(self._now())):
+        if not self.concurrency_limit.free or (
+            not urgent and self._rows[Priority.URGENT].due(self._now())
+        ):
             return False
-        self.places.take()
+        self.concurrency_limit.take()
         self._looking -= 1
-        turn.changing = True
+        item.changing = True
         if self._looks_at_once < float("inf"):
             # One look less: another one may be had.
             self._wake_one()
         return True
 
-    def _put(self, lane: Lane, waiting: Waiting[K], now: float) -> None:
-        self._rows[lane].put(waiting, now)
+    def _put(self, priority: Priority, waiting: Waiting[K], now: float) -> None:
+        self._rows[priority].put(waiting, now)
         if waiting.at <= now:
             self._wake_one()
             self._see_crowd()
@@ -246,38 +248,42 @@ class KeyedQueue(Generic[K]):
             self._set_alarm(waiting.at)
 
     def _see_crowd(self) -> None:
-        if self._crowd is not None:
-            big, crowded = self._crowd
+        if self._batches is not None:
+            big, crowded = self._batches
             if not crowded.done() and self.due_looks() >= big():
                 crowded.set_result(None)
 
-    def _open_lanes(self) -> tuple[Lane, ...]:
-        lanes = (Lane.URGENT, Lane.LOOK, Lane.CHANGE) if self.places.free else (Lane.LOOK,)
+    def _open_lanes(self) -> tuple[Priority, ...]:
+        lanes = (
+            (Priority.URGENT, Priority.LOOK, Priority.CHANGE)
+            if self.concurrency_limit.free
+            else (Priority.LOOK,)
+        )
         if self._looking < self._looks_at_once:
             return lanes
-        return tuple(lane for lane in lanes if lane is not Lane.LOOK)
+        return tuple(priority for priority in lanes if priority is not Priority.LOOK)
 
-    async def _take(self) -> Turn[K]:
+    async def _take(self) -> WorkItem[K]:
         while not self.closed:
             now = self._now()
-            for lane in self._open_lanes():
-                if (waiting := self._rows[lane].take(now)) is not None:
-                    return self._hand_out(lane, waiting, now)
+            for priority in self._open_lanes():
+                if (waiting := self._rows[priority].take(now)) is not None:
+                    return self._hand_out(priority, waiting, now)
             self._look_ahead(now)
             await self._until_woken()
         raise QueueClosed
 
-    def _hand_out(self, lane: Lane, waiting: Waiting[K], now: float) -> Turn[K]:
+    def _hand_out(self, priority: Priority, waiting: Waiting[K], now: float) -> WorkItem[K]:
         del self._waiting[waiting.key]
         self._held.add(waiting.key)
-        turn = Turn(waiting.key, lane, waiting.since, waiting.source)
-        if lane is not Lane.LOOK:
-            self.places.take()
-            turn.changing = True
+        item = WorkItem(waiting.key, priority, waiting.since, waiting.source)
+        if priority is not Priority.LOOK:
+            self.concurrency_limit.take()
+            item.changing = True
         if any(self._rows[other].due(now) for other in self._open_lanes()):
             self._wake_one()
         self._see_crowd()
-        return turn
+        return item
 
     async def _until_woken(self) -> None:
         woken = asyncio.get_running_loop().create_future()

@@ -4,26 +4,26 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.cluster_view import ClusterView
+from linstor_affinity_events.engine.placement_reader import PlacementReader
 from linstor_affinity_events.engine.ports import Linstor, Volumes
 from linstor_affinity_events.engine.together import together
-from linstor_affinity_events.engine.whole_view import WholeView
 from linstor_affinity_events.errors import Missing
 from linstor_affinity_events.model.affinity import NO_AFFINITY
-from linstor_affinity_events.model.names import NodeName, PvName, ResourceName
-from linstor_affinity_events.model.placement import Definition, Placement
-from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.verdict import (
+from linstor_affinity_events.model.decision import (
     Case,
     Change,
+    Decision,
+    InSync,
     Later,
     Refusal,
     Resume,
-    Settled,
     Skipped,
-    Verdict,
     decide,
 )
+from linstor_affinity_events.model.names import NodeName, PvName, ResourceName
+from linstor_affinity_events.model.placement import Definition, Placement
+from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.volume import Volume
 from linstor_affinity_events.model.what_if import WhatIf
 
@@ -34,7 +34,7 @@ READERS = 10
 MOST_READ = 1000
 """So many volumes that would be changed are read to see what stands against it."""
 
-BREATH = 500
+YIELD_EVERY = 500
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many."""
@@ -45,7 +45,7 @@ class Finding:
     """One volume, and what would be done about it."""
 
     case: Case
-    verdict: Verdict
+    decision: Decision
     against: Later | Refusal | None = None
     """What keeps a change from being made now, where that was looked at."""
 
@@ -59,8 +59,8 @@ class Finding:
     @property
     def action(self) -> str:
         """In one word: none, patch, replace, finish, leave, wait or refuse."""
-        match self.against or self.verdict:
-            case Settled():
+        match self.against or self.decision:
+            case InSync():
                 return "none"
             case Skipped():
                 return "leave"
@@ -76,7 +76,7 @@ class Finding:
     @property
     def pending(self) -> bool:
         """Whether something is to be written for it, now or once what stands against it ends."""
-        return isinstance(self.verdict, Change | Resume)
+        return isinstance(self.decision, Change | Resume)
 
 
 class Planner:
@@ -85,14 +85,14 @@ class Planner:
     def __init__(
         self,
         *,
-        picture: Picture,
+        cluster_view: ClusterView,
         linstor: Linstor,
         volumes: Volumes,
         what_if: WhatIf,
         progress: Progress,
         allowed_finalizers: Iterable[str] = (),
     ) -> None:
-        self._picture, self._linstor, self._volumes = picture, linstor, volumes
+        self._cluster_view, self._linstor, self._volumes = cluster_view, linstor, volumes
         self._what_if, self._progress = what_if, progress
         self._allowed_finalizers = tuple(allowed_finalizers)
 
@@ -106,16 +106,16 @@ class Planner:
         self._progress("asking LINSTOR", 0, 0)
         nodes = await self._linstor.nodes()
         self._know(nodes.labels.keys())
-        self._picture.nodes = self._what_if.nodes(nodes)
+        self._cluster_view.nodes = self._what_if.nodes(nodes)
         definitions, placements = await self._read({*_resources(volumes), *_resources(absent)})
         found = []
         for number, volume in enumerate((*volumes, *absent), start=1):
-            if number % BREATH == 0:
+            if number % YIELD_EVERY == 0:
                 self._progress("deciding", number, len(volumes))
                 await asyncio.sleep(0)
             gone = number > len(volumes)
             case = self._case(volume, definitions, placements, noted=gone or volume.name in noted)
-            found.append(Finding(case=case, verdict=decide(case), absent=gone))
+            found.append(Finding(case=case, decision=decide(case), absent=gone))
         return found
 
     def _know(self, nodes: Collection[NodeName]) -> None:
@@ -131,10 +131,10 @@ class Planner:
     ) -> tuple[Mapping[ResourceName, Definition], Mapping[ResourceName, Placement]]:
         if len(resources) > FEW:
             definitions = await self._linstor.definitions()
-            view = await WholeView(self._linstor).placements(resources)
+            view = await PlacementReader(self._linstor).placements(resources)
             return definitions, view.placements
         found = await together(*(self._linstor.definition(name) for name in resources))
-        view = await WholeView(self._linstor).one_by_one(resources)
+        view = await PlacementReader(self._linstor).one_by_one(resources)
         return {each.resource: each for each in found if each is not None}, view.placements
 
     def _case(
@@ -146,14 +146,14 @@ class Planner:
         noted: bool,
     ) -> Case:
         if volume.key is None:
-            return self._picture.case(volume, None, None)
+            return self._cluster_view.case(volume, None, None)
         resource = volume.key.resource
         definition = self._what_if.definition(resource, definitions.get(resource))
         placement = placements.get(resource)
         if placement is None and definition is not None:
             placement = Placement(resource)
         placement = self._what_if.placement(resource, placement)
-        return self._picture.case(volume, definition, placement, noted=noted)
+        return self._cluster_view.case(volume, definition, placement, noted=noted)
 
     async def obstacles(self, findings: Sequence[Finding]) -> list[Finding]:
         """Read the volumes that would be replaced, and their claims, to see what stands against it.

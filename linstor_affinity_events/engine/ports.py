@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
 from linstor_affinity_events.model.nodes import Nodes
-from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.placement import Definition, Placement
 from linstor_affinity_events.model.policy import StorageClass
 from linstor_affinity_events.model.pulse import PulseReading
@@ -60,7 +60,7 @@ class Index(Protocol):
     def resources(self) -> Collection[ResourceName]:
         """Every resource definition that some volume names."""
 
-    def astray(self) -> Collection[Volume]:
+    def unmanaged(self) -> Collection[Volume]:
         """The volumes whose handle names no LINSTOR volume."""
 
     def storage_class(self, name: str) -> StorageClass | None:
@@ -71,7 +71,7 @@ class Index(Protocol):
         """Whether all StorageClasses have been listed once."""
 
 
-class Sighting(Protocol):
+class VolumeWatch(Protocol):
     """The news of one volume while it is being replaced."""
 
     latest: Manifest | None
@@ -107,18 +107,18 @@ class Volumes(Protocol):
     async def create(self, manifest: Manifest) -> Manifest:
         """Create it as given. Conflict if the name is taken."""
 
-    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
+    async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         """Have the API server try the patch, the deletion and the creation, and keep nothing;
         answers what the volume would be after the patch, as admission makes it.
         """
 
-    async def rehearse_creation(self, wanted: Manifest) -> None:
+    async def dry_run_creation(self, wanted: Manifest) -> None:
         """Have the API server try the creation alone; a name that is taken is no objection."""
 
     def describe(self, manifest: Manifest) -> Volume | None:
         """What decisions need of a manifest; None if it is not of our driver."""
 
-    def follow(self, name: PvName) -> AbstractContextManager[Sighting]:
+    def follow(self, name: PvName) -> AbstractContextManager[VolumeWatch]:
         """Collect the news of one volume for the length of the block."""
 
     def last_phase_change(self) -> float:
@@ -145,16 +145,16 @@ class Journal(Protocol):
         known to be no good; at most so many at a time.
         """
 
-    async def read(self, name: PvName) -> Note | None:
+    async def read(self, name: PvName) -> JournalEntry | None:
         """The note for one volume. Raises BadNote if it can't be trusted."""
 
-    async def create(self, note: Note) -> Note:
+    async def create(self, entry: JournalEntry) -> JournalEntry:
         """Write a first note. Conflict if the volume has one already."""
 
-    async def save(self, note: Note) -> Note:
+    async def save(self, entry: JournalEntry) -> JournalEntry:
         """Write over exactly the version that was read. Conflict if it changed or is gone."""
 
-    async def drop(self, note: Note) -> None:
+    async def drop(self, entry: JournalEntry) -> None:
         """Forget exactly the version that was read; fine if it is gone. Conflict if changed."""
 
 
@@ -181,37 +181,37 @@ class Leadership(Protocol):
 class Telemetry(Protocol):
     """What happened, for metrics. Never waits, never fails."""
 
-    def verdict(self, kind: str, reason: str) -> None: ...
-    def changed(self, how: str, outcome: str, took: float, since_hint: float) -> None: ...
+    def decision(self, kind: str, reason: str) -> None: ...
+    def changed(self, how: str, outcome: str, took: float, since_trigger: float) -> None: ...
     def told_first(self, source: str) -> None: ...
-    def drift_unannounced(self, cause: str) -> None: ...
-    def swept(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None: ...
+    def drift_without_event(self, cause: str) -> None: ...
+    def fully_reconciled(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None: ...
     def census(self, found: Mapping[tuple[str, str], int]) -> None: ...
     def deferred(self, found: Mapping[str, int]) -> None: ...
     def unfinished(self, replacements: int) -> None: ...
     def absent(self, volumes: int) -> None: ...
     def stuck(self, volumes: int) -> None: ...
     def claim_lost(self) -> None: ...
-    def looked_at_many(self, looks: int) -> None: ...
-    def failed_look(self, kind: str) -> None: ...
-    def failed_pass(self, kind: str) -> None: ...
+    def batch_reconciled(self, looks: int) -> None: ...
+    def reconcile_failed(self, kind: str) -> None: ...
+    def full_reconcile_failed(self, kind: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
+class ResourceTouched:
     """Something happened to this resource."""
 
     resource: ResourceName
 
 
 @dataclass(frozen=True, slots=True)
-class MissedSome:
+class EventsMissed:
     """We may have been deaf for a while, or it concerns all: look at everything."""
 
     cause: str
 
 
-Hint = Touched | MissedSome
+Trigger = ResourceTouched | EventsMissed
 """Cheap and lossy news that a resource may have moved: it starts a look and decides nothing. Hints
 that come twice, late or never do no harm.
 """
@@ -222,7 +222,7 @@ class EventStream(Protocol):
 
     name: str
 
-    def connect(self) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
+    def connect(self) -> AbstractAsyncContextManager[AsyncIterator[Trigger]]:
         """Open one connection. The iterator ends when the peer hangs up politely."""
 
 

@@ -6,33 +6,33 @@ import random
 from collections.abc import Awaitable
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
-from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.cluster_view import ClusterView
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, QueueClosed, WorkItem
 from linstor_affinity_events.engine.ports import Ports
+from linstor_affinity_events.engine.rechecks import RECHECK_AFTER, Rechecks
+from linstor_affinity_events.engine.replacement_run import AFFINITY_FIELD
 from linstor_affinity_events.engine.replacer import Ended, LeftAlone, Replacer
-from linstor_affinity_events.engine.saved_notes import SavedNotes
-from linstor_affinity_events.engine.second_looks import SECOND_LOOK, SecondLooks
-from linstor_affinity_events.engine.teller import DEFERRED_FOR, Teller
+from linstor_affinity_events.engine.reporter import DEFERRED_FOR, Reporter
+from linstor_affinity_events.engine.saved_volumes import SavedVolumes
 from linstor_affinity_events.engine.together import together
-from linstor_affinity_events.engine.walk import AFFINITY_FIELD
 from linstor_affinity_events.errors import Again, Conflict, Invalid, Refused, Unreachable
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.affinity import read_affinity
-from linstor_affinity_events.model.manifest import Manifest, affinity_patch
-from linstor_affinity_events.model.names import PvName, ResourceName
-from linstor_affinity_events.model.placement import Definition, Placement
-from linstor_affinity_events.model.replacement import Outcome
-from linstor_affinity_events.model.verdict import (
+from linstor_affinity_events.model.decision import (
     Change,
+    Decision,
+    InSync,
     Later,
     Reason,
     Refusal,
     Resume,
-    Settled,
     Skipped,
-    Verdict,
     decide,
 )
+from linstor_affinity_events.model.manifest import Manifest, affinity_patch
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.placement import Definition, Placement
+from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -52,20 +52,20 @@ class Reconciler:
         ports: Ports,
         *,
         queue: KeyedQueue[ResourceName],
-        picture: Picture,
+        cluster_view: ClusterView,
         replacer: Replacer,
-        saved_notes: SavedNotes,
-        teller: Teller,
+        saved_volumes: SavedVolumes,
+        reporter: Reporter,
         chance: random.Random,
     ) -> None:
-        self._queue, self._picture, self._index = queue, picture, ports.index
+        self._queue, self._cluster_view, self._index = queue, cluster_view, ports.index
         self._linstor, self._volumes, self._replacer = ports.linstor, ports.volumes, replacer
-        self._saved_notes, self._leadership = saved_notes, ports.leadership
-        self._teller, self._telemetry = teller, ports.telemetry
+        self._saved_volumes, self._leadership = saved_volumes, ports.leadership
+        self._reporter, self._telemetry = reporter, ports.telemetry
         self._chance = chance
         self._failing: dict[ResourceName, Backoff] = {}
         self._failing_since: dict[ResourceName, float] = {}
-        self._second_looks = SecondLooks(queue)
+        self._rechecks = Rechecks(queue)
         self._patience: dict[PvName, Backoff] = {}
         self._changed_at: dict[ResourceName, float] = {}
 
@@ -73,23 +73,23 @@ class Reconciler:
         """Take turns until the queue closes; the only place that outlives an unforeseen error."""
         while True:
             try:
-                async with self._queue.claim() as turn:
-                    await self._turn(turn)
+                async with self._queue.claim() as item:
+                    await self._item(item)
             except QueueClosed:
                 return
 
     def remembered(self) -> int:
         """How much is kept between looks, of volumes and resources together."""
-        own = len(self._failing) + len(self._second_looks) + len(self._patience)
-        return own + self._picture.remembered()
+        own = len(self._failing) + len(self._rechecks) + len(self._patience)
+        return own + self._cluster_view.remembered()
 
     def forget_gone(self) -> None:
         """Drop what is remembered of volumes and resources that are there no more."""
-        self._picture.forget_gone()
+        self._cluster_view.forget_gone()
         for name in [name for name in self._patience if self._index.get(name) is None]:
             del self._patience[name]
         known = self._index.resources()
-        self._second_looks.keep(known)
+        self._rechecks.keep(known)
         for resource in [name for name in self._failing if name not in known]:
             if not self._replacer.unfinished.of(resource):
                 del self._failing[resource]
@@ -98,132 +98,132 @@ class Reconciler:
         for resource in [name for name, at in self._changed_at.items() if at < old]:
             del self._changed_at[resource]
 
-    async def _turn(self, turn: Turn[ResourceName]) -> None:
-        await self._tried(turn, self.look(turn))
+    async def _item(self, item: WorkItem[ResourceName]) -> None:
+        await self._tried(item, self.look(item))
 
-    async def _tried(self, turn: Turn[ResourceName], work: Awaitable[None]) -> None:
+    async def _tried(self, item: WorkItem[ResourceName], work: Awaitable[None]) -> None:
         """Do what a turn is for; where it fails it is tried again later."""
         try:
             await work
         except Again as error:
-            self._failed(turn, error, after=error.after)
+            self._failed(item, error, after=error.after)
         except Refused as error:
-            self._failed(turn, error, after=FAILED_MOST / 10)
+            self._failed(item, error, after=FAILED_MOST / 10)
         except Exception:
-            log.exception("look failed unforeseen", extra=facts(rd=turn.key))
-            self._failed(turn, None, after=FAILED_MOST / 10)
+            log.exception("look failed unforeseen", extra=facts(rd=item.key))
+            self._failed(item, None, after=FAILED_MOST / 10)
         else:
-            self._failing.pop(turn.key, None)
-            self._failing_since.pop(turn.key, None)
+            self._failing.pop(item.key, None)
+            self._failing_since.pop(item.key, None)
 
     def _failed(
-        self, turn: Turn[ResourceName], error: Exception | None, after: float | None
+        self, item: WorkItem[ResourceName], error: Exception | None, after: float | None
     ) -> None:
-        noted = bool(self._replacer.unfinished.of(turn.key))
-        first = turn.key not in self._failing
+        noted = bool(self._replacer.unfinished.of(item.key))
+        first = item.key not in self._failing
         now = asyncio.get_running_loop().time()
-        since = self._failing_since.setdefault(turn.key, now)
+        since = self._failing_since.setdefault(item.key, now)
         if first:
-            self._failing[turn.key] = Backoff(
+            self._failing[item.key] = Backoff(
                 first=FAILED_FIRST, most=NOTED_MOST if noted else FAILED_MOST, chance=self._chance
             )
-        delay = max(self._failing[turn.key].next(), after or 0.0)
+        delay = max(self._failing[item.key].next(), after or 0.0)
         if noted:
             delay = min(delay, NOTED_MOST)
-        self._telemetry.failed_look(type(error).__name__)
+        self._telemetry.reconcile_failed(type(error).__name__)
         if error is not None:
             # A conflict is the usual way to learn that somebody else was quicker; what goes on
             # failing was told when it began.
             usual = isinstance(error, Conflict) or not first
             level = logging.DEBUG if usual else logging.WARNING
             again = round(delay, 1)
-            log.log(level, "look failed", extra=facts(rd=turn.key, why=error, again_in_s=again))
-        lane = Lane.URGENT if noted else Lane.LOOK
-        self._queue.add(turn.key, after=delay, since=turn.since, lane=lane)
+            log.log(level, "look failed", extra=facts(rd=item.key, why=error, again_in_s=again))
+        priority = Priority.URGENT if noted else Priority.LOOK
+        self._queue.add(item.key, after=delay, since=item.since, priority=priority)
         # That a peer can't be reached is told by other means, once for all.
         if now - since >= DEFERRED_FOR and not isinstance(error, Unreachable):
             why = f"reconciling it keeps failing: {error or 'unexpected error, see the log'}"
-            for volume in self._index.of(turn.key):
-                self._teller.lasts(volume, Later(Reason.FAILING, why), since_age=now - since)
+            for volume in self._index.of(item.key):
+                self._reporter.lasts(volume, Later(Reason.FAILING, why), since_age=now - since)
 
-    async def look(self, turn: Turn[ResourceName]) -> None:
+    async def look(self, item: WorkItem[ResourceName]) -> None:
         """See where the data of one resource is now, and act on what follows for its volumes."""
-        proceed, failed = await self._finish(turn)
+        proceed, failed = await self._finish(item)
         if not proceed:
             return
-        if not self._index.of(turn.key) and turn.key not in self._picture.saved:
-            self._no_volume(turn)
+        if not self._index.of(item.key) and item.key not in self._cluster_view.saved:
+            self._no_volume(item)
             if failed is not None:
                 raise failed
             return
         definition, placement = await together(
-            self._linstor.definition(turn.key), self._linstor.placement(turn.key)
+            self._linstor.definition(item.key), self._linstor.placement(item.key)
         )
-        await self._judge(turn, definition, placement)
+        await self._judge(item, definition, placement)
         if failed is not None:
             raise failed
 
     async def answer(
-        self, turn: Turn[ResourceName], definition: Definition, placement: Placement
+        self, item: WorkItem[ResourceName], definition: Definition, placement: Placement
     ) -> bool:
         """Judge by what a bulk read told, which writes nothing; False if that was not enough and
         a look of its own was asked for.
         """
-        if not self._index.of(turn.key):
-            self._no_volume(turn)
+        if not self._index.of(item.key):
+            self._no_volume(item)
             return True
-        if self._begun(turn.key) or not self._picture.knows_nodes_of(placement):
-            self.look_alone(turn)
+        if self._begun(item.key) or not self._cluster_view.knows_nodes_of(placement):
+            self.look_alone(item)
             return False
-        await self._tried(turn, self._judge(turn, definition, placement))
+        await self._tried(item, self._judge(item, definition, placement))
         return True
 
-    def look_alone(self, turn: Turn[ResourceName]) -> None:
+    def look_alone(self, item: WorkItem[ResourceName]) -> None:
         """Ask once more for a look that was not had, and that no read for many can stand in for."""
-        self._queue.add(turn.key, since=turn.since, source=turn.source, alone=True)
+        self._queue.add(item.key, since=item.since, source=item.source, alone=True)
 
     async def _judge(
         self,
-        turn: Turn[ResourceName],
+        item: WorkItem[ResourceName],
         definition: Definition | None,
         placement: Placement | None,
     ) -> None:
-        await self._picture.know_nodes(placement)
+        await self._cluster_view.know_nodes(placement)
         if definition is not None and definition.saved and self._leadership.leading:
-            await self._saved_notes.take_over(definition)
-            if self._replacer.unfinished.of(turn.key):
-                self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since)
+            await self._saved_volumes.take_over(definition)
+            if self._replacer.unfinished.of(item.key):
+                self._queue.add(item.key, priority=Priority.URGENT, since=item.since)
                 return
         log.debug(
             "look",
             extra=facts(
-                rd=turn.key,
-                told_by=turn.source or "nobody",
-                waited_ms=round((asyncio.get_running_loop().time() - turn.since) * 1000, 1),
+                rd=item.key,
+                told_by=item.source or "nobody",
+                waited_ms=round((asyncio.get_running_loop().time() - item.since) * 1000, 1),
                 data_on=",".join(sorted(placement.serving_nodes)) if placement else "unknown",
             ),
         )
         settled, failed = True, None
-        for volume in tuple(self._index.of(turn.key)):
-            case = self._picture.case(volume, definition, placement)
-            verdict = decide(case)
-            self._teller.duplicates(volume, case.twins)
+        for volume in tuple(self._index.of(item.key)):
+            case = self._cluster_view.case(volume, definition, placement)
+            decision = decide(case)
+            self._reporter.duplicates(volume, case.duplicates)
             try:
-                settled &= await self._act(turn, volume, verdict, definition, placement)
+                settled &= await self._act(item, volume, decision, definition, placement)
             except (Again, Refused) as error:
                 # One volume's trouble must not keep its siblings from their turn.
                 failed = error
         if failed is not None:
             raise failed
-        self._second_looks.plan(turn, placement, settled=settled)
+        self._rechecks.plan(item, placement, settled=settled)
 
-    def _no_volume(self, turn: Turn[ResourceName]) -> None:
+    def _no_volume(self, item: WorkItem[ResourceName]) -> None:
         """Keep a hint until the watch has told of the volume that we have just made."""
-        self._second_looks.forget(turn.key)
-        age = asyncio.get_running_loop().time() - self._changed_at.get(turn.key, float("-inf"))
-        if turn.hinted and age < NEWS_WITHIN:
-            after = NEWS_SOON if age < NEWS_LATE else SECOND_LOOK
-            self._queue.add(turn.key, after=after, since=turn.since, source=turn.source)
+        self._rechecks.forget(item.key)
+        age = asyncio.get_running_loop().time() - self._changed_at.get(item.key, float("-inf"))
+        if item.trigger and age < NEWS_WITHIN:
+            after = NEWS_SOON if age < NEWS_LATE else RECHECK_AFTER
+            self._queue.add(item.key, after=after, since=item.since, source=item.source)
 
     def _begun(self, resource: ResourceName) -> list[PvName]:
         """Volumes of the resource that somebody is replacing, or was."""
@@ -233,28 +233,30 @@ class Reconciler:
                 names.append(volume.name)
         return names
 
-    async def _finish(self, turn: Turn[ResourceName]) -> tuple[bool, Again | Refused | None]:
+    async def _finish(self, item: WorkItem[ResourceName]) -> tuple[bool, Again | Refused | None]:
         """Bring unfinished replacements of the resource to their end, without asking LINSTOR;
         answers whether to go on, and what to raise when all else is done: a note that can't be
         followed must not keep the other volumes of its resource from their turn.
         """
-        names = self._begun(turn.key)
+        names = self._begun(item.key)
         if not names or not self._leadership.leading:
             return True, None
-        if not self._queue.may_change(turn, urgent=True):
-            self._queue.add(turn.key, lane=Lane.URGENT, since=turn.since, source=turn.source)
+        if not self._queue.may_change(item, urgent=True):
+            self._queue.add(
+                item.key, priority=Priority.URGENT, since=item.since, source=item.source
+            )
             return False, None
         failed: Again | Refused | None = None
         for name in names:
             try:
-                await self._finish_one(turn, name)
+                await self._finish_one(item, name)
             except (Again, Refused) as error:
                 failed = error
-        if failed is not None and not any(v.name not in names for v in self._index.of(turn.key)):
+        if failed is not None and not any(v.name not in names for v in self._index.of(item.key)):
             raise failed
         return True, failed
 
-    async def _finish_one(self, turn: Turn[ResourceName], name: PvName) -> None:
+    async def _finish_one(self, item: WorkItem[ResourceName], name: PvName) -> None:
         begun = asyncio.get_running_loop().time()
         volume = self._index.get(name)
         ended = await self._replacer.resume(name)
@@ -263,57 +265,57 @@ class Reconciler:
             return
         if isinstance(ended, Refusal):
             if volume is not None:
-                self._teller.tell(volume, ended)
+                self._reporter.report(volume, ended)
             else:
                 log.error(
                     "note refused; nothing is done for it until it is mended or deleted",
-                    extra=facts(pv=name, rd=turn.key, why=ended.why),
+                    extra=facts(pv=name, rd=item.key, why=ended.why),
                 )
             return
         took = asyncio.get_running_loop().time() - begun
         self._telemetry.changed("resume", str(ended), took, took)
         if ended in {Outcome.DONE, Outcome.KEPT, Outcome.UNWOUND}:
-            self._picture.backoff.changed(name)
-        log.info("unfinished replacement ended", extra=facts(pv=name, rd=turn.key, outcome=ended))
+            self._cluster_view.backoff.changed(name)
+        log.info("unfinished replacement ended", extra=facts(pv=name, rd=item.key, outcome=ended))
         # What the note wanted may be old by now, and what is known of the volume is for a moment.
-        self._queue.add(turn.key, after=RESUMED_AGAIN, since=turn.since)
+        self._queue.add(item.key, after=RESUMED_AGAIN, since=item.since)
 
     async def _act(
         self,
-        turn: Turn[ResourceName],
+        item: WorkItem[ResourceName],
         volume: Volume,
-        verdict: Verdict,
+        decision: Decision,
         definition: Definition | None,
         placement: Placement | None,
     ) -> bool:
         """Do what the verdict asks for; answers whether nothing was to be changed."""
-        self._teller.tell(volume, verdict)
-        match verdict:
-            case Settled() | Skipped() | Refusal():
+        self._reporter.report(volume, decision)
+        match decision:
+            case InSync() | Skipped() | Refusal():
                 self._patience.pop(volume.name, None)
                 return True
             case Later():
-                self._later(turn, volume, verdict)
+                self._later(item, volume, decision)
                 return True
             case Resume():
                 # It was just brought to its end, or is another's to end; the index will tell.
                 if self._leadership.leading:
-                    self._wait(turn, volume, RESUMED_AGAIN)
+                    self._wait(item, volume, RESUMED_AGAIN)
                 return False
             case Change():
                 pass
         if not self._leadership.leading or self._queue.closed:
             return False
-        if not self._queue.may_change(turn, urgent=verdict.urgent):
-            lane = Lane.URGENT if verdict.urgent else Lane.CHANGE
-            self._queue.add(turn.key, lane=lane, since=turn.since, source=turn.source)
+        if not self._queue.may_change(item, urgent=decision.urgent):
+            priority = Priority.URGENT if decision.urgent else Priority.CHANGE
+            self._queue.add(item.key, priority=priority, since=item.since, source=item.source)
             return False
-        await self._change(turn, volume, definition, placement)
+        await self._change(item, volume, definition, placement)
         return False
 
     async def _change(
         self,
-        turn: Turn[ResourceName],
+        item: WorkItem[ResourceName],
         cached: Volume,
         definition: Definition | None,
         placement: Placement | None,
@@ -326,46 +328,46 @@ class Reconciler:
         volume = None if pv is None else self._volumes.describe(pv)
         if pv is None or volume is None:
             return
-        verdict = decide(self._picture.case(volume, definition, placement))
-        if not isinstance(verdict, Change) or volume.key != cached.key:
-            self._not_after_all(turn, volume, verdict)
+        decision = decide(self._cluster_view.case(volume, definition, placement))
+        if not isinstance(decision, Change) or volume.key != cached.key:
+            self._not_after_all(item, volume, decision)
             return
-        how, ended = await self._write(pv, claim, volume, verdict)
+        how, ended = await self._write(pv, claim, volume, decision)
         if isinstance(ended, Later | Refusal):
-            self._not_after_all(turn, volume, ended)
+            self._not_after_all(item, volume, ended)
             return
         now = asyncio.get_running_loop().time()
-        self._telemetry.changed(how, str(ended.outcome), now - begun, now - turn.since)
-        self._telemetry.told_first(turn.source or "nobody")
+        self._telemetry.changed(how, str(ended.outcome), now - begun, now - item.since)
+        self._telemetry.told_first(item.source or "nobody")
         if ended.outcome in {Outcome.DONE, Outcome.KEPT}:
             if not ended.held_up:
-                self._queue.places.learn((how, claim is not None), now - begun)
+                self._queue.concurrency_limit.learn((how, claim is not None), now - begun)
             self._patience.pop(volume.name, None)
-            self._changed_at[turn.key] = now
-            self._changed(volume, ended, verdict, how=how, took=now - turn.since)
+            self._changed_at[item.key] = now
+            self._changed(volume, ended, decision, how=how, took=now - item.since)
         else:
             # Who undoes our marks each time would have us at it for ever.
-            self._picture.backoff.changed(volume.name)
+            self._cluster_view.backoff.changed(volume.name)
             log.info(
                 "volume changed meanwhile; it is retried automatically",
                 extra=facts(pv=volume.name, rd=volume.key, outcome=ended.outcome),
             )
-            self._wait(turn, volume, SECOND_LOOK)
+            self._wait(item, volume, RECHECK_AFTER)
 
     def _changed(
         self, volume: Volume, ended: Ended, change: Change, *, how: str, took: float
     ) -> None:
         """Tell of a change that was made, and of how it came out."""
-        backoff, now_there = self._picture.backoff, ended.volume or volume
+        backoff, now_there = self._cluster_view.backoff, ended.volume or volume
         if AFFINITY_FIELD not in ended.different:
             backoff.changed(volume.name)
-            self._teller.changed(volume, now_there, change, how=how, took=took)
-            self._teller.came_out_different(now_there, ended.different)
+            self._reporter.changed(volume, now_there, change, how=how, took=took)
+            self._reporter.came_out_different(now_there, ended.different)
             return
         backoff.changed(volume.name, different=_not_as_wanted(now_there, change))
         against = backoff.against(volume.name)
         if against is not None:
-            self._teller.tell(now_there, against)
+            self._reporter.report(now_there, against)
 
     async def _read(self, volume: Volume) -> tuple[Manifest | None, Manifest | None]:
         if volume.claim is None:
@@ -374,31 +376,33 @@ class Reconciler:
             self._volumes.read(volume.name), self._volumes.read_claim(volume.claim)
         )
 
-    def _not_after_all(self, turn: Turn[ResourceName], volume: Volume, verdict: Verdict) -> None:
-        self._teller.tell(volume, verdict)
-        if isinstance(verdict, Later):
-            self._later(turn, volume, verdict)
-        elif not isinstance(verdict, Refusal | Settled):
-            self._queue.add(turn.key, after=SECOND_LOOK, since=turn.since)
+    def _not_after_all(
+        self, item: WorkItem[ResourceName], volume: Volume, decision: Decision
+    ) -> None:
+        self._reporter.report(volume, decision)
+        if isinstance(decision, Later):
+            self._later(item, volume, decision)
+        elif not isinstance(decision, Refusal | InSync):
+            self._queue.add(item.key, after=RECHECK_AFTER, since=item.since)
 
-    def _later(self, turn: Turn[ResourceName], volume: Volume, verdict: Later) -> None:
+    def _later(self, item: WorkItem[ResourceName], volume: Volume, decision: Later) -> None:
         """Come back at the moment that is known, else after pauses that grow: a claim that is Lost
         for good must not be asked after for ever.
         """
-        if verdict.after is None:
+        if decision.after is None:
             return
-        if verdict.reason is Reason.YOUNG:
-            self._queue.add(turn.key, after=verdict.after, since=turn.since)
+        if decision.reason is Reason.YOUNG:
+            self._queue.add(item.key, after=decision.after, since=item.since)
         else:
-            self._wait(turn, volume, verdict.after)
+            self._wait(item, volume, decision.after)
 
-    def _wait(self, turn: Turn[ResourceName], volume: Volume, least: float) -> None:
+    def _wait(self, item: WorkItem[ResourceName], volume: Volume, least: float) -> None:
         if volume.name not in self._patience:
             self._patience[volume.name] = Backoff(
                 first=least, most=PATIENCE_MOST, chance=self._chance
             )
         after = max(least, self._patience[volume.name].next())
-        self._queue.add(turn.key, after=after, since=turn.since)
+        self._queue.add(item.key, after=after, since=item.since)
 
     async def _write(
         self, pv: Manifest, claim: Manifest | None, volume: Volume, change: Change
@@ -409,7 +413,7 @@ class Reconciler:
             except Invalid as error:
                 if not any("nodeAffinity" in field for field in error.fields):
                     return "patch", Refusal(Reason.NOT_ALLOWED, str(error))
-                self._picture.cluster_refused_change()
+                self._cluster_view.cluster_refused_change()
             except Refused as error:
                 return "patch", Refusal(Reason.NOT_ALLOWED, str(error))
             else:

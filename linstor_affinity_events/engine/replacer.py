@@ -9,10 +9,18 @@ from dataclasses import dataclass
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.ports import Ports
+from linstor_affinity_events.engine.replacement_run import (
+    Dependencies,
+    ReplacementRun,
+    confirmed,
+    observe,
+    unmark_alone,
+)
 from linstor_affinity_events.engine.unfinished import Unfinished
-from linstor_affinity_events.engine.walk import Means, Walk, confirmed, see, unmark_alone
-from linstor_affinity_events.errors import BadNote, Conflict, Refused
+from linstor_affinity_events.errors import BadEntry, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.decision import Later, Reason, Refusal
+from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -22,10 +30,8 @@ from linstor_affinity_events.model.manifest import (
     taken_over,
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
-from linstor_affinity_events.model.note import Note, State
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import Outcome, Sight, is_entitled, was_its_own
-from linstor_affinity_events.model.verdict import Later, Reason, Refusal
+from linstor_affinity_events.model.replacement import Observation, Outcome, is_entitled, was_its_own
 from linstor_affinity_events.model.volume import Volume
 
 BLOCKED_AGAIN = 5.0
@@ -69,7 +75,7 @@ class Replacer:
         self._volumes, self._journal = volumes, ports.journal
         self._may_begin, self._allowed_finalizers = may_begin, tuple(allowed_finalizers)
         self.unfinished = Unfinished(ports.notices, telemetry, volumes.describe)
-        self._means = Means(
+        self._dependencies = Dependencies(
             volumes=volumes,
             index=ports.index,
             journal=ports.journal,
@@ -108,67 +114,75 @@ class Replacer:
         against = obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers, urgent=urgent)
         if against is not None:
             return against
-        note = Note.begin(pv, key, affinity, holder=self._means.holder)
+        entry = JournalEntry.begin(pv, key, affinity, holder=self._dependencies.holder)
         try:
-            marked = await self._volumes.rehearse(pv, mark_patch(pv), note.wanted)
+            marked = await self._volumes.dry_run(pv, mark_patch(pv), entry.wanted)
         except Refused as error:
             return Refusal(Reason.NOT_ALLOWED, f"Kubernetes would not let it be replaced: {error}")
-        if changed := admission_stands_against(note, marked):
+        if changed := admission_stands_against(entry, marked):
             return Refusal(Reason.NOT_ALLOWED, changed)
-        note = note.wanting(taken_over(note.wanted, marked))
+        entry = entry.wanting(taken_over(entry.wanted, marked))
         if not self._may_begin():
             return Later(Reason.NOT_LEADING, "this instance leads no more, or stops", NOT_MINE)
-        with self._volumes.follow(note.pv) as sighting:
+        with self._volumes.follow(entry.pv) as volume_watch:
             try:
-                note = await self._create_note(note)
-            except BadNote as error:
+                entry = await self._create_note(entry)
+            except BadEntry as error:
                 return Refusal(Reason.BAD_NOTE, f"a note of it can't be trusted: {error}")
-            walk = Walk(self._means, note, Sight(pv=pv, begun_here=True), sighting, own=True)
+            walk = ReplacementRun(
+                self._dependencies,
+                entry,
+                Observation(pv=pv, begun_here=True),
+                volume_watch,
+                own=True,
+            )
             try:
                 outcome = await walk.to_the_end()
             except Refused as error:
-                if note.pv in self.unfinished.pending:
+                if entry.pv in self.unfinished.pending:
                     raise
                 # All was taken back.
                 return Refusal(
                     Reason.NOT_ALLOWED, f"Kubernetes does not let it be replaced: {error}"
                 )
-        made = walk.sight.pv
+        made = walk.observation.pv
         now_there = None if made is None else self._volumes.describe(made)
         return Ended(outcome, now_there, walk.different, held_up=walk.held_up)
 
-    async def _create_note(self, note: Note) -> Note:
+    async def _create_note(self, entry: JournalEntry) -> JournalEntry:
         """Raises Conflict where there is one already, and BadNote where that is none."""
         try:
-            note = await self._journal.create(note)
+            entry = await self._journal.create(entry)
         except Conflict:
-            await self._journal.read(note.pv)
+            await self._journal.read(entry.pv)
             raise
-        self.unfinished.noted(note)
-        return note
+        self.unfinished.noted(entry)
+        return entry
 
     async def resume(self, name: PvName) -> Outcome | Refusal | LeftAlone:
         """Bring to its end what was begun with this volume, by whomever; nothing noted is fine."""
-        with self._volumes.follow(name) as sighting:
+        with self._volumes.follow(name) as volume_watch:
             try:
-                pv, note = await see(self._means, name)
-            except BadNote as error:
+                pv, entry = await observe(self._dependencies, name)
+            except BadEntry as error:
                 self.unfinished.ended(name)
                 return Refusal(Reason.BAD_NOTE, str(error))
-            if note is None:
+            if entry is None:
                 self.unfinished.ended(name)
-                return await unmark_alone(self._means, pv)
-            self.unfinished.noted(note)
-            if pv is None and note.state is State.DELETING:
-                others = self.used_by_others(note.key, but=name)
-                if others and not await self._may_come_back(note):
+                return await unmark_alone(self._dependencies, pv)
+            self.unfinished.noted(entry)
+            if pv is None and entry.state is State.DELETING:
+                others = self.used_by_others(entry.key, but=name)
+                if others and not await self._may_come_back(entry):
                     return LeftAlone(others)
-            sight = Sight(pv=pv, taken=note.holder == self._means.holder)
-            return await Walk(self._means, note, sight, sighting).to_the_end()
+            observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)
+            return await ReplacementRun(
+                self._dependencies, entry, observation, volume_watch
+            ).to_the_end()
 
-    async def adopt(self, note: Note) -> Note:
+    async def adopt(self, entry: JournalEntry) -> JournalEntry:
         """Make a note of the reference controller's our own."""
-        return await self._create_note(note)
+        return await self._create_note(entry)
 
     def used_by_others(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
         """The volumes that claims use and that stand for this LINSTOR volume, all but one: those
@@ -176,27 +190,27 @@ class Replacer:
         """
         there = {
             other.name
-            for other in self._means.index.of(key.resource)
+            for other in self._dependencies.index.of(key.resource)
             if other.key == key and other.name != but and other.in_use
         }
         return tuple(sorted(there.union(self.unfinished.seen_with(key, but=but))))
 
-    async def _may_come_back(self, note: Note) -> bool:
+    async def _may_come_back(self, entry: JournalEntry) -> bool:
         """Whether the claim of an absent volume may have it, whatever else stands for the same
         LINSTOR volume: only if it was the claim's before, which the entry does not tell.
         """
-        if note.user is None or not was_its_own(note, self.unfinished.original(note)):
+        if entry.user is None or not was_its_own(entry, self.unfinished.original(entry)):
             return False
-        sight = confirmed(self._means, note, Sight(pv=None))
+        observation = confirmed(self._dependencies, entry, Observation(pv=None))
         return is_entitled(
-            note,
-            await self._volumes.read_claim(note.user),
-            original=sight.original,
-            storage_class=sight.storage_class,
+            entry,
+            await self._volumes.read_claim(entry.user),
+            original=observation.original,
+            storage_class=observation.storage_class,
         )
 
 
-def admission_stands_against(note: Note, marked: Manifest) -> str | None:
+def admission_stands_against(entry: JournalEntry, marked: Manifest) -> str | None:
     """What an admission policy made of the dry run of our marks that can't be lived with. Labels
     and annotations that it adds are simply part of the volume from then on.
     """
@@ -205,5 +219,5 @@ def admission_stands_against(note: Note, marked: Manifest) -> str | None:
             "an admission policy takes off the finalizer, the reclaim policy or the annotation "
             "that would protect its data while it is replaced"
         )
-    changed = decides_otherwise(note.wanted, taken_over(note.wanted, marked))
+    changed = decides_otherwise(entry.wanted, taken_over(entry.wanted, marked))
     return changed and f"an admission policy changes its {changed} whenever it is updated"

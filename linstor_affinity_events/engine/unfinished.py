@@ -5,14 +5,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from linstor_affinity_events.engine.ports import Notices, Telemetry
-from linstor_affinity_events.engine.teller import DEFERRED_FOR, REMIND_AFTER
+from linstor_affinity_events.engine.reporter import DEFERRED_FOR, REMIND_AFTER
 from linstor_affinity_events.errors import Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.demands import Original, original_of
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, claim_of, name_of
 from linstor_affinity_events.model.names import PvName, ResourceName
-from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class Unfinished:
         """The volumes of one resource that have a note."""
         return [name for name, key in self.pending.items() if key.resource == resource]
 
-    def noted(self, note: Note) -> None:
-        self.pending[note.pv] = note.key
+    def noted(self, entry: JournalEntry) -> None:
+        self.pending[entry.pv] = entry.key
 
     def know(self, noted: Mapping[PvName, VolumeKey], *, before: Iterable[PvName]) -> None:
         """Take over a list of all that have a note; `before` were known when it was asked for, so
@@ -103,10 +103,10 @@ class Unfinished:
         """Remember of a volume whose claim may have its like, and what that may ask for."""
         self._originals[name_of(original)] = original_of(original)
 
-    def original(self, note: Note) -> Original | None:
+    def original(self, entry: JournalEntry) -> Original | None:
         """The volume that a note is for, as it was seen last; None where it was not."""
-        seen = self._originals.get(note.pv)
-        return seen if seen is not None and seen.uid == note.uid else None
+        seen = self._originals.get(entry.pv)
+        return seen if seen is not None and seen.uid == entry.uid else None
 
     def seen_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
         """The volumes on their way that stand for this LINSTOR volume and were seen to be a
@@ -151,28 +151,28 @@ class Unfinished:
             log.info("volume is stuck no more", extra=facts(pv=name))
             self._telemetry.stuck(len(self.stuck))
 
-    def stick(self, note: Note, error: Refused, *, blocking: bool) -> None:
+    def stick(self, entry: JournalEntry, error: Refused, *, blocking: bool) -> None:
         """Kubernetes refuses to let it come back; told once for each thing it says, and again as
         long as it lasts.
         """
         if blocking:
-            self.blocking.add(note.pv)
+            self.blocking.add(entry.pv)
         now = asyncio.get_running_loop().time()
-        warned, times = self._warned.get(note.pv, (float("-inf"), 0))
-        if self.stuck.get(note.pv) != str(error) or now - warned >= REMIND_AFTER:
-            self._warned[note.pv] = (now, times + 1)
+        warned, times = self._warned.get(entry.pv, (float("-inf"), 0))
+        if self.stuck.get(entry.pv) != str(error) or now - warned >= REMIND_AFTER:
+            self._warned[entry.pv] = (now, times + 1)
             log.error(
                 "volume is deleted and can't be created again",
-                extra=facts(pv=note.pv, rd=note.key, claim=note.claim, why=error),
+                extra=facts(pv=entry.pv, rd=entry.key, claim=entry.claim, why=error),
             )
             self._tell(
-                note.wanted,
+                entry.wanted,
                 "VolumeRecreationFailing",
-                f"PersistentVolume {note.pv} was deleted to change its node affinity and can't be "
+                f"PersistentVolume {entry.pv} was deleted to change its node affinity and can't be "
                 f"created again: {error}. Its data is safe. It is tried again until it succeeds.",
                 reminder=times,
             )
-        self.stuck[note.pv] = str(error)
+        self.stuck[entry.pv] = str(error)
         self._telemetry.stuck(len(self.stuck))
 
     def kept(self, pv: Manifest) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from linstor_affinity_events.errors import BadHandle
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import OURSELVES, VolumeKey, parse_handle
 from linstor_affinity_events.model.names import PvName, is_pv_name
-from linstor_affinity_events.model.note import Note
 
 PV_ANNOTATION = f"{OURSELVES}/persistent-volume"
 VOLUME_ANNOTATION = f"{OURSELVES}/linstor-volume"
@@ -18,9 +18,9 @@ VOLUME_ANNOTATION = f"{OURSELVES}/linstor-volume"
 Heading = tuple[PvName, VolumeKey]
 
 
-def heading_of(note: Note) -> dict[str, str]:
+def heading_of(entry: JournalEntry) -> dict[str, str]:
     """The annotations of its entry."""
-    return {PV_ANNOTATION: note.pv, VOLUME_ANNOTATION: str(note.key)}
+    return {PV_ANNOTATION: entry.pv, VOLUME_ANNOTATION: str(entry.key)}
 
 
 def read_heading(annotations: object) -> Heading | None:

@@ -110,7 +110,7 @@ def secret_namespaces(manifest: Manifest) -> frozenset[str]:
 
 def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
     """The manifest to create once this one is gone: same volume, other affinity."""
-    body = like(manifest)
+    body = copy_for_create(manifest)
     wanted = affinity.manifest()
     if wanted is None:
         body["spec"].pop("nodeAffinity", None)
@@ -119,7 +119,7 @@ def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
     return body
 
 
-def like(manifest: Manifest) -> dict[str, Any]:
+def copy_for_create(manifest: Manifest) -> dict[str, Any]:
     """All of a manifest but what the server sets and what marks it as being replaced by us.
 
     It shares what lies deeper with the manifest: nothing is ever changed in place, and a
@@ -397,7 +397,7 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     Everything outside our own marks that differs is somebody's change, since `wanted` began as
     a copy. Finalizers that went are a consequence of the deletion and come back; new ones count.
     """
-    fresh = like(seen)
+    fresh = copy_for_create(seen)
     spec = {k: v for k, v in fresh["spec"].items() if k not in _NOT_TAKEN_OVER}
     spec |= {k: v for k, v in wanted["spec"].items() if k in _NOT_TAKEN_OVER}
     if reclaim_policy_of(seen) != RETAIN:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
 
+from linstor_affinity_events.model.decision import Later, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER, PROVISIONER_FINALIZER
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -18,7 +19,6 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.names import ClaimName
 from linstor_affinity_events.model.quantity import quantity
-from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 
 KNOWN_FINALIZERS = (
     "kubernetes.io/pv-protection",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
+from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     OURSELVES,
@@ -41,7 +42,6 @@ from linstor_affinity_events.model.manifest import (
     with_claim_of,
     with_policy,
 )
-from linstor_affinity_events.model.note import Note, State
 from linstor_affinity_events.model.policy import StorageClass
 
 
@@ -70,7 +70,7 @@ class Mark:
 class Save:
     """Write the note down before anything that it has to survive."""
 
-    note: Note
+    entry: JournalEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
-class PointAway:
+class DetachClaimRef:
     """Let the claimRef name a tombstone, so that the binder forgets the real claim."""
 
     patch: Patch
@@ -123,12 +123,21 @@ class Drop:
 
 
 Step = (
-    Mark | Save | Delete | PointAway | AwaitBinder | LookAtClaim | Remove | Create | Unmark | Drop
+    Mark
+    | Save
+    | Delete
+    | DetachClaimRef
+    | AwaitBinder
+    | LookAtClaim
+    | Remove
+    | Create
+    | Unmark
+    | Drop
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class Observation:
     """What was seen last."""
 
     pv: Manifest | None
@@ -144,7 +153,7 @@ class Sight:
     taken: bool = True
     """Whether the note says that it is this very instance that goes on with it."""
 
-    unpointable: bool = False
+    claim_ref_immutable: bool = False
     """Whether the API server refused to let the claimRef point elsewhere."""
 
     begun_here: bool = False
@@ -162,141 +171,148 @@ class Sight:
     """
 
 
-def next_step(note: Note, sight: Sight) -> Step:
+def next_step(entry: JournalEntry, observation: Observation) -> Step:
     """Choose the next step. Every write it asks for is guarded by uid and version, so a choice
     made on an old sight ends in a conflict and a fresh look, never in damage.
     """
-    pv = sight.pv
+    pv = observation.pv
     if pv is None:
-        return _absent(note, sight)
-    if uid_of(pv) != note.uid:
-        return Drop(_how_it_came_back(note, pv))
+        return _absent(entry, observation)
+    if uid_of(pv) != entry.uid:
+        return Drop(_how_it_came_back(entry, pv))
     if is_terminating(pv):
-        return _terminating(note, pv, sight)
-    return _alive(note, pv, sight)
+        return _terminating(entry, pv, observation)
+    return _alive(entry, pv, observation)
 
 
-def _how_it_came_back(note: Note, pv: Manifest) -> Outcome:
+def _how_it_came_back(entry: JournalEntry, pv: Manifest) -> Outcome:
     """What became of a volume in whose place another incarnation stands."""
     if is_terminating(pv) or not made_by_us(pv):
         return Outcome.STALE
-    added = annotations_of(pv).keys() - annotations_of(note.wanted).keys()
+    added = annotations_of(pv).keys() - annotations_of(entry.wanted).keys()
     named = claim_of(pv)
-    apart = named is not None and named.name == tombstone_for(note.uid)
+    apart = named is not None and named.name == tombstone_for(entry.uid)
     return Outcome.KEPT if apart or ORIGINAL_POLICY_ANNOTATION in added else Outcome.DONE
 
 
-def _absent(note: Note, sight: Sight) -> Step:
-    if note.state is State.PREPARED:
+def _absent(entry: JournalEntry, observation: Observation) -> Step:
+    if entry.state is State.PREPARED:
         return Drop(Outcome.THEIRS)
-    if sight.uninterrupted:
+    if observation.uninterrupted:
         # What was there a moment ago comes back as it was. A claim that was deleted meanwhile has
         # the consequences that it always has.
-        return Create(note.wanted)
-    if note.user is None:
-        return Create(detached(note.wanted, note.uid))
-    if not sight.claim_known:
+        return Create(entry.wanted)
+    if entry.user is None:
+        return Create(detached(entry.wanted, entry.uid))
+    if not observation.claim_known:
         return LookAtClaim()
-    if is_entitled(note, sight.claim, original=sight.original, storage_class=sight.storage_class):
+    if is_entitled(
+        entry,
+        observation.claim,
+        original=observation.original,
+        storage_class=observation.storage_class,
+    ):
         # One that is being deleted was so after the marks, which say Retain.
-        return Create(kept(note.wanted) if left(note, sight.claim) else note.wanted)
-    if sight.claim is not None and uid_of(sight.claim) == note.user.uid:
+        return Create(kept(entry.wanted) if left(entry, observation.claim) else entry.wanted)
+    if observation.claim is not None and uid_of(observation.claim) == entry.user.uid:
         # It is there, and this volume is not, or no longer, the one that it asks for, or may have.
-        return Create(detached(note.wanted, note.uid))
-    if was_seen_as_its_own(note, sight.original):
-        return Create(kept(note.wanted))
-    return Create(disowned(note.wanted, note.uid))
+        return Create(detached(entry.wanted, entry.uid))
+    if was_seen_as_its_own(entry, observation.original):
+        return Create(kept(entry.wanted))
+    return Create(disowned(entry.wanted, entry.uid))
 
 
-def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
+def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
     whole = is_marked(pv)
-    if whole and not _has_to_be_decided_again(note, pv):
-        wanted = note.wanting(taken_over(note.wanted, pv))
-        if note.state is State.PREPARED:
+    if whole and not _has_to_be_decided_again(entry, pv):
+        wanted = entry.wanting(taken_over(entry.wanted, pv))
+        if entry.state is State.PREPARED:
             return Save(wanted.deleting())
         # Who deletes writes the note first, so that others can tell a user's deletion from ours.
-        return Delete() if sight.taken and wanted == note else Save(wanted)
+        return Delete() if observation.taken and wanted == entry else Save(wanted)
     if whole or wears_marks(pv):
         # Somebody changed it, or took back a part of what makes the deletion harmless: take back
         # the rest. The note first: whoever deletes the volume from now on is not us.
-        if note.state is State.DELETING:
-            return Save(note.prepared())
-        return _unmark(note, pv, sight, Outcome.UNWOUND)
-    if note.state is State.PREPARED and sight.begun_here:
+        if entry.state is State.DELETING:
+            return Save(entry.prepared())
+        return _unmark(entry, pv, observation, Outcome.UNWOUND)
+    if entry.state is State.PREPARED and observation.begun_here:
         return Mark(mark_patch(pv))
     return Drop(Outcome.STALE)
 
 
-def _has_to_be_decided_again(note: Note, pv: Manifest) -> bool:
-    merged = taken_over(note.wanted, pv)
-    return claim_of(pv) != note.claim or decides_otherwise(note.wanted, merged) is not None
+def _has_to_be_decided_again(entry: JournalEntry, pv: Manifest) -> bool:
+    merged = taken_over(entry.wanted, pv)
+    return claim_of(pv) != entry.claim or decides_otherwise(entry.wanted, merged) is not None
 
 
-def _unmark(note: Note, pv: Manifest, sight: Sight, outcome: Outcome) -> Step:
-    known = sight.uninterrupted or sight.claim_known or outcome is Outcome.THEIRS
-    if note.user is not None and not known:
+def _unmark(entry: JournalEntry, pv: Manifest, observation: Observation, outcome: Outcome) -> Step:
+    known = observation.uninterrupted or observation.claim_known or outcome is Outcome.THEIRS
+    if entry.user is not None and not known:
         return LookAtClaim()
-    return taken_back(note, pv, sight, outcome)
+    return taken_back(entry, pv, observation, outcome)
 
 
-def taken_back(note: Note, pv: Manifest, sight: Sight, outcome: Outcome) -> Unmark:
+def taken_back(
+    entry: JournalEntry, pv: Manifest, observation: Observation, outcome: Outcome
+) -> Unmark:
     """Our marks taken back. Where the claim went while they said Retain, and another run was at
     it, somebody may have relied on them: Retain stays. The claim is known unless it is all one run.
     """
-    gone = note.user is not None and (phase_of(pv) != "Bound" or left(note, sight.claim))
+    gone = entry.user is not None and (phase_of(pv) != "Bound" or left(entry, observation.claim))
     unmarked = unmarking(
         pv,
-        keep=gone and not sight.uninterrupted and outcome is not Outcome.THEIRS,
-        own=(note.policy, skip_reclaim_of(note.wanted)) if sight.uninterrupted else None,
-        noted=note.policy,
+        keep=gone and not observation.uninterrupted and outcome is not Outcome.THEIRS,
+        own=(entry.policy, skip_reclaim_of(entry.wanted)) if observation.uninterrupted else None,
+        noted=entry.policy,
     )
     return Unmark(unmarked.patch, Outcome.KEPT if unmarked.kept else outcome)
 
 
-def left(note: Note, claim: Manifest | None) -> bool:
+def left(entry: JournalEntry, claim: Manifest | None) -> bool:
     """Whether the claim that the volume belonged to is gone, or is being deleted."""
-    return not claim_is_as_noted(note, claim) or claim is None or is_terminating(claim)
+    return not claim_is_as_noted(entry, claim) or claim is None or is_terminating(claim)
 
 
-def _terminating(note: Note, pv: Manifest, sight: Sight) -> Step:
-    if note.state is State.PREPARED:
+def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
+    if entry.state is State.PREPARED:
         if wears_marks(pv):
-            return _unmark(note, pv, sight, Outcome.THEIRS)
+            return _unmark(entry, pv, observation, Outcome.THEIRS)
         return Drop(Outcome.THEIRS)
     before = mark_on(pv) if marked_by_us(pv) else None
-    if before is not None and before[0] == RETAIN != note.policy:
+    if before is not None and before[0] == RETAIN != entry.policy:
         # Note and volume both have to say otherwise before anything but Retain comes back.
-        return Save(note.wanting(with_policy(note.wanted, RETAIN)))
+        return Save(entry.wanting(with_policy(entry.wanted, RETAIN)))
     if not is_safe_to_go(pv):
-        merged = note.wanting(taken_over(note.wanted, pv))
-        return Save(merged) if merged != note else Mark(mark_patch(pv))
-    if rebound(pv, note.claim):
-        return Save(note.wanting(with_claim_of(note.wanted, pv)))
-    if note.user is not None and not sight.unpointable:
-        if claim_of(pv) == note.claim:
-            return PointAway(tombstone_patch(pv))
-        if phase_of(pv) == "Bound" and not sight.guard_over:
+        merged = entry.wanting(taken_over(entry.wanted, pv))
+        return Save(merged) if merged != entry else Mark(mark_patch(pv))
+    if rebound(pv, entry.claim):
+        return Save(entry.wanting(with_claim_of(entry.wanted, pv)))
+    if entry.user is not None and not observation.claim_ref_immutable:
+        if claim_of(pv) == entry.claim:
+            return DetachClaimRef(tombstone_patch(pv))
+        if phase_of(pv) == "Bound" and not observation.guard_over:
             return AwaitBinder()
-    merged = note.wanting(taken_over(note.wanted, pv))
-    if merged != note:
+    merged = entry.wanting(taken_over(entry.wanted, pv))
+    if merged != entry:
         return Save(merged)
-    if note.user is not None and not sight.claim_known:
+    if entry.user is not None and not observation.claim_known:
         return LookAtClaim()
     return Remove()
 
 
-def claim_is_as_noted(note: Note, claim: Manifest | None) -> bool:
+def claim_is_as_noted(entry: JournalEntry, claim: Manifest | None) -> bool:
     """Whether the claim is the one that the volume belonged to, and still wants this volume."""
     return (
-        note.user is not None
+        entry.user is not None
         and claim is not None
-        and uid_of(claim) == note.user.uid
-        and claim["spec"].get("volumeName") == note.pv
+        and uid_of(claim) == entry.user.uid
+        and claim["spec"].get("volumeName") == entry.pv
     )
 
 
 def is_entitled(
-    note: Note,
+    entry: JournalEntry,
     claim: Manifest | None,
     *,
     original: Original | None,
@@ -306,26 +322,26 @@ def is_entitled(
     or, where that was not seen, a resource that was provisioned for a claim was so for this one,
     and the volume asks for nothing that the original did not ask for and its class does not give.
     """
-    if not claim_is_as_noted(note, claim) or note.user is None:
+    if not claim_is_as_noted(entry, claim) or entry.user is None:
         return False
-    born_for = provisioned_for(note.key.resource)
-    own = original.claim == note.user.uid if original else born_for in {None, note.user.uid}
+    born_for = provisioned_for(entry.key.resource)
+    own = original.claim == entry.user.uid if original else born_for in {None, entry.user.uid}
     return own and not unconfirmed(
-        demands_of(note.wanted),
+        demands_of(entry.wanted),
         original=None if original is None else original.demands,
         storage_class=storage_class,
     )
 
 
-def was_seen_as_its_own(note: Note, original: Original | None) -> bool:
+def was_seen_as_its_own(entry: JournalEntry, original: Original | None) -> bool:
     """Whether the volume was seen with the claimRef that the note has."""
-    return original is not None and note.user is not None and original.claim == note.user.uid
+    return original is not None and entry.user is not None and original.claim == entry.user.uid
 
 
-def was_its_own(note: Note, original: Original | None) -> bool:
+def was_its_own(entry: JournalEntry, original: Original | None) -> bool:
     """The same, or whether csi-provisioner named the resource after the claim."""
-    named = note.user is not None and provisioned_for(note.key.resource) == note.user.uid
-    return named or was_seen_as_its_own(note, original)
+    named = entry.user is not None and provisioned_for(entry.key.resource) == entry.user.uid
+    return named or was_seen_as_its_own(entry, original)
 
 
 def left_by_the_reference(pv: Manifest) -> bool:

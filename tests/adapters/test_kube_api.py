@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kubernetes_asyncio.client.configuration import Configuration
 
-from linstor_affinity_events.adapters.kubernetes.api import BREATH, KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.api import YIELD_EVERY, KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.session import (
     LoadConfiguration,
     configuration_from,
@@ -136,12 +136,12 @@ async def test_a_creation_to_be_asked_for_later_keeps_no_other_one_waiting(
 ) -> None:
     kube.faults.add(status=429, retry_after=30)
     with pytest.raises(Unreachable):
-        await api.create(VOLUMES, volume("pv-1"), rehearse=True)
+        await api.create(VOLUMES, volume("pv-1"), dry_run=True)
 
-    for name, rehearse in (("pv-1", False), ("pv-2", True)):
-        await api.create(VOLUMES, volume(name), rehearse=rehearse)
+    for name, dry_run in (("pv-1", False), ("pv-2", True)):
+        await api.create(VOLUMES, volume(name), dry_run=dry_run)
     with pytest.raises(Unreachable, match="so soon"):
-        await api.create(VOLUMES, volume("pv-1"), rehearse=True)
+        await api.create(VOLUMES, volume("pv-1"), dry_run=True)
 
 
 async def test_a_watch_to_be_asked_for_later_is_not_asked_for_sooner(
@@ -369,9 +369,9 @@ async def test_a_rehearsal_changes_nothing(api: KubeApi, cluster: FakeCluster) -
     made = cluster.create("persistentvolumes", volume("pv-1"))
     uid, version = made["metadata"]["uid"], made["metadata"]["resourceVersion"]
 
-    await api.create(VOLUMES, volume("pv-2"), rehearse=True)
-    await api.patch(PV, {"metadata": {"labels": {"a": "b"}}}, rehearse=True)
-    await api.delete(PV, uid=uid, version=version, rehearse=True)
+    await api.create(VOLUMES, volume("pv-2"), dry_run=True)
+    await api.patch(PV, {"metadata": {"labels": {"a": "b"}}}, dry_run=True)
+    await api.delete(PV, uid=uid, version=version, dry_run=True)
 
     assert cluster.objects("persistentvolumes") == [made]
 
@@ -521,7 +521,7 @@ async def test_other_tasks_get_their_turn_amid_events_that_came_at_once() -> Non
             await asyncio.sleep(0)
 
     async with (
-        answering(200, 10 * BREATH * GOOD) as (url, _),
+        answering(200, 10 * YIELD_EVERY * GOOD) as (url, _),
         api_at(url) as api,
         api.watch(VOLUMES, {}) as events,
         running(count()),
@@ -531,7 +531,7 @@ async def test_other_tasks_get_their_turn_amid_events_that_came_at_once() -> Non
         before = turns
         told = [event async for event in events]
 
-    assert len(told) == 10 * BREATH - 1
+    assert len(told) == 10 * YIELD_EVERY - 1
     assert turns - before >= 10
 
 

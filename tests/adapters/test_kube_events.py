@@ -214,9 +214,9 @@ async def test_nothing_unseen_reaches_an_event(events: KubeEvents, cluster: Fake
     events.warn(volume(), "bad-policy", "fromSame: [\u202e\x1b[2J\u2028\n]")
     events.updated(volume(), "was\u2066", "now\x85")
 
-    notes = {event["note"] for event in await stored(cluster, 4)}
+    entries = {event["note"] for event in await stored(cluster, 4)}
 
-    assert notes == {
+    assert entries == {
         "fromSame: [\\u202e\\u001b[2J\\u2028\\u000a]",
         "Node affinity changed from was\\u2066 to now\\u0085",
     }

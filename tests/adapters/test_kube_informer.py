@@ -287,7 +287,7 @@ async def test_volumes_whose_handle_is_none_are_kept_apart(
     cluster.create(PV, volume("pv-1", csi=csi))
     await until(lambda: len(watched.index) == 1)
 
-    assert [v.name for v in watched.index.astray()] == ["pv-1"]
+    assert [v.name for v in watched.index.unmanaged()] == ["pv-1"]
     assert not watched.index.resources()
 
 
@@ -360,15 +360,15 @@ async def test_whoever_follows_a_volume_hears_of_each_change(
 ) -> None:
     await watched.synced()
 
-    with watched.index.follow(PvName("pv-1")) as sighting:
+    with watched.index.follow(PvName("pv-1")) as volume_watch:
         cluster.create(PV, volume("pv-1"))
         async with asyncio.timeout(PATIENCE):
-            await sighting.news()
-        created = sighting.latest
+            await volume_watch.news()
+        created = volume_watch.latest
         cluster.delete(PV, "pv-1")
         async with asyncio.timeout(PATIENCE):
-            await sighting.news()
-        deleted = sighting.latest
+            await volume_watch.news()
+        deleted = volume_watch.latest
 
     assert created is not None
     assert deleted is not None
@@ -380,11 +380,11 @@ async def test_whoever_follows_a_volume_hears_nothing_of_others(
 ) -> None:
     await watched.synced()
 
-    with watched.index.follow(PvName("pv-1")) as sighting:
+    with watched.index.follow(PvName("pv-1")) as volume_watch:
         cluster.create(PV, volume("pv-2"))
         await until(lambda: watched.names == {"pv-2"})
 
-    assert sighting.latest is None
+    assert volume_watch.latest is None
 
 
 async def test_a_phase_that_changes_is_a_sign_of_life_of_the_binder(

@@ -18,9 +18,9 @@ from linstor_affinity_events.adapters.kubernetes.journal import (
     note_name,
 )
 from linstor_affinity_events.engine.ports import Listed
-from linstor_affinity_events.errors import Again, BadNote, Conflict, Forbidden, Refused
+from linstor_affinity_events.errors import Again, BadEntry, Conflict, Forbidden, Refused
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.names import PvName
-from linstor_affinity_events.model.note import Note
 from tests.fakes.kube_server import FakeCluster, KubeServer
 from tests.model.manifests import PV, begun, on_node, volume, with_metadata
 
@@ -36,7 +36,7 @@ def journal(api: KubeApi) -> KubeJournal:
     return KubeJournal(api, NAMESPACE)
 
 
-def noted(name: str) -> Note:
+def noted(name: str) -> JournalEntry:
     return begun(with_metadata(volume(), name=name))
 
 
@@ -45,23 +45,23 @@ def config_map(name: str, text: str | None, *, label: str = "true") -> Json:
     return {"metadata": {"name": name, "labels": {LABEL: label}}, "data": data}
 
 
-def labelled(note: Note, text: str = "{}") -> Json:
+def labelled(entry: JournalEntry, text: str = "{}") -> Json:
     """A ConfigMap that is labelled as the entry of a note, with any text in it."""
-    made = config_map(note_name(note.pv), text)
+    made = config_map(note_name(entry.pv), text)
     made["metadata"]["annotations"] = {
-        "linstor-affinity-events/persistent-volume": note.pv,
-        "linstor-affinity-events/linstor-volume": str(note.key),
+        "linstor-affinity-events/persistent-volume": entry.pv,
+        "linstor-affinity-events/linstor-volume": str(entry.key),
     }
     return made
 
 
-def keep(cluster: FakeCluster, note: Note) -> None:
-    text = orjson.dumps(note.written()).decode()
-    cluster.create(CONFIG_MAPS, labelled(note, text), namespace=NAMESPACE)
+def keep(cluster: FakeCluster, entry: JournalEntry) -> None:
+    text = orjson.dumps(entry.written()).decode()
+    cluster.create(CONFIG_MAPS, labelled(entry, text), namespace=NAMESPACE)
 
 
-def listed(*notes: Note, whole: bool = True) -> Listed:
-    return Listed({note.pv: note.key for note in notes}, whole=whole)
+def listed(*entries: JournalEntry, whole: bool = True) -> Listed:
+    return Listed({entry.pv: entry.key for entry in entries}, whole=whole)
 
 
 async def test_a_note_is_read_as_it_was_written(journal: KubeJournal) -> None:
@@ -235,7 +235,7 @@ async def test_a_foreign_config_map_is_told_and_not_trusted(
     assert [record.message for record in caplog.records] == [
         "note refused; nothing is done for it until it is mended or deleted"
     ]
-    with pytest.raises(BadNote):
+    with pytest.raises(BadEntry):
         await journal.read(PV)
 
 
@@ -257,7 +257,7 @@ async def test_a_note_in_the_place_of_another_is_not_trusted(
     text = orjson.dumps(noted("pvc-2").written()).decode()
     cluster.create(CONFIG_MAPS, config_map(note_name(PV), text), namespace=NAMESPACE)
 
-    with pytest.raises(BadNote, match="is for pvc-2"):
+    with pytest.raises(BadEntry, match="is for pvc-2"):
         await journal.read(PV)
 
 
@@ -296,9 +296,9 @@ async def test_a_list_that_is_forgotten_midway_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kube_journal, "PAGE", 10)
-    notes = [noted(f"pv-{number:02}") for number in range(35)]
-    for note in notes:
-        keep(cluster, note)
+    entries = [noted(f"pv-{number:02}") for number in range(35)]
+    for entry in entries:
+        keep(cluster, entry)
     read = api.get_metadata
 
     async def forgotten_once(path: str, query: Query, *, limit: int) -> tuple[Json, int]:
@@ -308,7 +308,7 @@ async def test_a_list_that_is_forgotten_midway_goes_on_where_it_was(
 
     monkeypatch.setattr(api, "get_metadata", forgotten_once)
 
-    assert await journal.all() == listed(*notes)
+    assert await journal.all() == listed(*entries)
     assert len(kube.log.matching("GET", "limit=10")) == 4 + 1
 
 
@@ -320,12 +320,12 @@ async def test_a_list_that_can_t_go_on_begins_once_more(
 ) -> None:
     """Where a proxy, say, swallows what the API server offers."""
     monkeypatch.setattr(kube_journal, "PAGE", 10)
-    notes = [noted(f"pv-{number:02}") for number in range(15)]
-    for note in notes:
-        keep(cluster, note)
+    entries = [noted(f"pv-{number:02}") for number in range(15)]
+    for entry in entries:
+        keep(cluster, entry)
     kube.faults.add(path_regex="continue=", status=410)
 
-    assert await journal.all() == listed(*notes)
+    assert await journal.all() == listed(*entries)
 
 
 async def test_a_list_that_is_forgotten_again_and_again_is_given_up_for_now(
@@ -353,16 +353,16 @@ async def test_a_list_reaches_its_end_however_often_its_beginning_is_forgotten(
 ) -> None:
     """The API server forgets after five minutes, and a full reconcile comes each minute."""
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 10)
-    notes = [noted(f"pv-{number:02}") for number in range(35)]
-    for note in notes:
-        keep(cluster, note)
+    entries = [noted(f"pv-{number:02}") for number in range(35)]
+    for entry in entries:
+        keep(cluster, entry)
 
     found: set[PvName] = set()
     for _ in range(4):
         found |= (await journal.all()).volumes.keys()
         kube.compact()
 
-    assert found == {note.pv for note in notes}
+    assert found == {entry.pv for entry in entries}
 
 
 async def test_a_place_to_go_on_from_that_is_refused_is_not_asked_for_again(
@@ -373,16 +373,16 @@ async def test_a_place_to_go_on_from_that_is_refused_is_not_asked_for_again(
 ) -> None:
     """As by an API server of another version, which can't read what the first one gave out."""
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 10)
-    notes = [noted(f"pv-{number:02}") for number in range(15)]
-    for note in notes:
-        keep(cluster, note)
+    entries = [noted(f"pv-{number:02}") for number in range(15)]
+    for entry in entries:
+        keep(cluster, entry)
     await journal.all()
     kube.faults.add(path_regex="continue=", times=1, status=400)
 
     with pytest.raises(Again):
         await journal.all()
 
-    assert await journal.all() == listed(*notes[:10], whole=False)
+    assert await journal.all() == listed(*entries[:10], whole=False)
 
 
 async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
@@ -392,14 +392,14 @@ async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kube_journal, "PAGE", 10)
-    notes = [noted(f"pv-{number:02}") for number in range(15)]
-    for note in notes:
-        keep(cluster, note)
+    entries = [noted(f"pv-{number:02}") for number in range(15)]
+    for entry in entries:
+        keep(cluster, entry)
     kube.faults.add(path_regex="continue=", times=1, status=500)
     with pytest.raises(Again):
         await journal.all()
 
-    assert await journal.all() == listed(*notes)
+    assert await journal.all() == listed(*entries)
 
 
 async def test_a_note_says_who_manages_it(journal: KubeJournal, cluster: FakeCluster) -> None:
@@ -433,8 +433,8 @@ async def test_a_list_brings_no_bodies(
 ) -> None:
     monkeypatch.setattr(kube_journal, "PAGE", 100)
     for number in range(120):
-        note = noted(f"pv-{number:03}")
-        cluster.create(CONFIG_MAPS, labelled(note, "x" * 1_000_000), namespace=NAMESPACE)
+        entry = noted(f"pv-{number:03}")
+        cluster.create(CONFIG_MAPS, labelled(entry, "x" * 1_000_000), namespace=NAMESPACE)
 
     found = await journal.all()
 
@@ -579,7 +579,7 @@ async def test_what_was_read_and_is_no_note_is_not_read_again(
 ) -> None:
     cluster.create(CONFIG_MAPS, labelled(NOTE), namespace=NAMESPACE)
     assert await journal.all() == listed(NOTE)
-    with pytest.raises(BadNote):
+    with pytest.raises(BadEntry):
         await journal.read(PV)
 
     assert await journal.all() == listed()

@@ -17,9 +17,9 @@ from linstor_affinity_events.adapters.linstor.events import (
     NODES_PATH,
     PROMOTION_PATH,
     LinstorStream,
-    hint_of,
+    trigger_of,
 )
-from linstor_affinity_events.engine.ports import Hint, MissedSome, Touched
+from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName
 from tests.adapters.peers import CLOSED, PATIENCE, hurried, linstor_at, silent_peer
@@ -28,8 +28,8 @@ from tests.fakes.linstor_server import NODES, PROMOTION, LinstorServer, LinstorW
 MIB = 1024 * 1024
 MAY = {"resource_name": "pvc-1", "node_name": "n1", "may_promote": True}
 MAY_NOT = {"resource_name": "PVC-2", "node_name": "n1", "may_promote": False}
-TOUCHED, OTHER = Touched(ResourceName("pvc-1")), Touched(ResourceName("pvc-2"))
-ANY = MissedSome("node")
+TOUCHED, OTHER = ResourceTouched(ResourceName("pvc-1")), ResourceTouched(ResourceName("pvc-2"))
+ANY = EventsMissed("node")
 
 
 def frame(payload: object, name: str = "may-promote-change") -> bytes:
@@ -43,7 +43,7 @@ def promotions(*urls: str, login: Login | None = None) -> LinstorStream:
 @asynccontextmanager
 async def opened(
     linstor: LinstorServer, stream: LinstorStream | None = None
-) -> AsyncIterator[AsyncIterator[Hint]]:
+) -> AsyncIterator[AsyncIterator[Trigger]]:
     """A connection that the controller knows of."""
     async with asyncio.timeout(PATIENCE):
         async with (stream or promotions(linstor.url)).connect() as events:
@@ -53,7 +53,7 @@ async def opened(
 
 async def next_after(
     linstor: LinstorServer, happens: Callable[[], None], stream: LinstorStream | None = None
-) -> Hint:
+) -> Trigger:
     """Open a connection, have something happen, and take the next event."""
     async with opened(linstor, stream) as events:
         happens()
@@ -306,7 +306,7 @@ def test_a_controller_that_takes_the_connection_and_says_nothing_is_given_up() -
 
 
 def test_a_stream_that_is_silent_for_long_stays_open() -> None:
-    async def story() -> Hint:
+    async def story() -> Trigger:
         world = LinstorWorld()
         async with (
             LinstorServer(world) as server,
@@ -361,8 +361,8 @@ def test_wherever_the_bytes_are_split_the_events_are_the_same(
     ends = sorted({min(cut, len(raw)) for cut in cuts} | {len(raw)})
     chunks = [raw[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
-    async def story() -> list[Hint]:
+    async def story() -> list[Trigger]:
         async with serving(*chunks) as url, promotions(url).connect() as events:
             return [event async for event in events]
 
-    assert asyncio.run(story()) == [hint_of(orjson.dumps(payload).decode()) for payload in told]
+    assert asyncio.run(story()) == [trigger_of(orjson.dumps(payload).decode()) for payload in told]

@@ -8,13 +8,13 @@ import pytest
 
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading
-from linstor_affinity_events.app.status import BREATH, MOST_VOLUMES, StatusReport
-from linstor_affinity_events.engine.teller import Unsettled
+from linstor_affinity_events.app.status import MOST_VOLUMES, YIELD_EVERY, StatusReport
+from linstor_affinity_events.engine.reporter import OutOfSync
 from linstor_affinity_events.model.affinity import ForeignAffinity
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid
 from linstor_affinity_events.model.volume import Volume
-from tests.engine.house import House, cluster_with, house_on
+from tests.engine.setup import Setup, cluster_with, setup_on
 from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
 
@@ -43,7 +43,7 @@ class Crowded:
     """A report on very many volumes, none of which is as it should be."""
 
     report: StatusReport
-    house: House
+    setup: Setup
     index: VolumeIndex
     turns: int = 0
 
@@ -69,20 +69,20 @@ def volume(name: PvName) -> Volume:
 def reported(play: Callable[[Crowded], Awaitable[None]]) -> None:
     async def work() -> None:
         async with cluster_with() as cluster:
-            house = house_on(cluster, FakeLinstor("n1"))
+            setup = setup_on(cluster, FakeLinstor("n1"))
             index = VolumeIndex(lambda _: None)
             index._volumes = {name: volume(name) for name in NAMES}
             for name in NAMES:
-                house.teller.unsettled[name] = Unsettled("refusal", "busy", "so", Uid("1"))
+                setup.reporter.out_of_sync[name] = OutOfSync("refusal", "busy", "so", Uid("1"))
             report = StatusReport(
-                house.engine,
+                setup.engine,
                 instance="me",
                 index=index,
                 streams=(),
                 election=AlwaysLeading(),
                 not_ready=dict,
             )
-            crowded = Crowded(report, house, index)
+            crowded = Crowded(report, setup, index)
             other = asyncio.create_task(crowded.count_turns())
             await asyncio.sleep(0)
             Written.rows = crowded.turns = 0
@@ -109,7 +109,7 @@ def test_others_get_their_turn_while_very_many_volumes_are_looked_through(search
     async def play(crowded: Crowded) -> None:
         await crowded.report.tree(search)
 
-        assert crowded.turns >= MANY / BREATH
+        assert crowded.turns >= MANY / YIELD_EVERY
 
     reported(play)
 

@@ -430,7 +430,7 @@ async def test_the_service_does_its_work_under_the_policies(stage: Stage, servic
     assert annotations.items() <= after["metadata"]["annotations"].items()
     assert await service.stop() == 0
     assert "not allowed" not in service.said()
-    assert await stage.notes(NAMESPACE) == []
+    assert await stage.entries(NAMESPACE) == []
 
 
 async def test_a_volume_with_secrets_of_strangers_is_left_as_it_is_and_told(
@@ -446,4 +446,4 @@ async def test_a_volume_with_secrets_of_strangers_is_left_as_it_is_and_told(
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert "deletionTimestamp" not in after["metadata"]
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-    assert await stage.notes(NAMESPACE) == []
+    assert await stage.entries(NAMESPACE) == []

@@ -176,7 +176,7 @@ async def test_the_service_does_its_job_with_what_the_chart_grants(
             await service.until_said("volume affinity updated")
             assert await service.metric("linstor_affinity_leader") == 1
             assert await service.stop() == 0
-        assert await stage.notes(NAMESPACE) == []
+        assert await stage.entries(NAMESPACE) == []
         assert "cannot" not in service.said()
         assert "forbidden" not in service.said()
         events = await cluster.ask("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
@@ -336,9 +336,9 @@ async def sidecar_in_a_controller(cluster: Cluster, patch: Json) -> Json:
 
 def patches_in(said: str) -> tuple[Json, Json]:
     """The two documents that the notes print."""
-    notes = said[said.index("NOTES:") :]
-    whole = notes[notes.index("apiVersion: piraeus.io/v1") : notes.index("\n2. ")]
-    patch = notes[notes.index("\nspec:\n  template:") :]
+    entries = said[said.index("NOTES:") :]
+    whole = entries[entries.index("apiVersion: piraeus.io/v1") : entries.index("\n2. ")]
+    patch = entries[entries.index("\nspec:\n  template:") :]
     return yaml.safe_load(whole), yaml.safe_load(patch)
 
 
@@ -346,15 +346,15 @@ async def test_the_notes_name_both_ways_to_remove_the_other_controller(
     there: Helm, cluster: Cluster
 ) -> None:
     said = await install(there, SOMEWHERE)
-    notes = said[said.index("NOTES:") :]
-    switch = notes.index("\nspec:\n  affinityController:")
-    older = notes.index("\nspec:\n  patches:")
+    entries = said[said.index("NOTES:") :]
+    switch = entries.index("\nspec:\n  affinityController:")
+    older = entries.index("\nspec:\n  patches:")
 
     # The switch comes first; `patches` is for operators that do not have it.
     assert switch < older
-    switched = yaml.safe_load(notes[switch:].split("\n\n")[0])
+    switched = yaml.safe_load(entries[switch:].split("\n\n")[0])
     assert switched == {"spec": {"affinityController": {"enabled": False}}}
-    spec = yaml.safe_load(notes[older:].split("\n\nThere is")[0])
+    spec = yaml.safe_load(entries[older:].split("\n\nThere is")[0])
     for each in (switched, spec):
         piraeus = {"apiVersion": "piraeus.io/v1", "kind": "LinstorCluster", **each}
         await apply(cluster, {**piraeus, "metadata": {"name": "linstorcluster"}})

@@ -76,7 +76,7 @@ async def test_a_config_map_has_limits(
 async def test_a_volume_with_all_annotations_fits_into_a_config_map(
     kube: KubeClient, name: str
 ) -> None:
-    reply = await kube.post(CONFIG_MAPS, config_map(name, note="x" * 300 * 1024))
+    reply = await kube.post(CONFIG_MAPS, config_map(name, entry="x" * 300 * 1024))
 
     assert reply.status == 201
 

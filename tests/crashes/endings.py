@@ -45,7 +45,7 @@ async def is_finished(stage: Stage, name: str, node: str) -> bool:
 
 
 async def _left(stage: Stage, name: str) -> list[str]:
-    left = await stage.notes()
+    left = await stage.entries()
     if SAVED in stage.world.volume(name, 0).props:
         left.append(f"property {SAVED}")
     return left

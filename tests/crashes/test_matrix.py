@@ -98,7 +98,7 @@ class Matrix:
         self._figures.count(f"{many} {what}, {self._kind} Kubernetes")
         return outcome
 
-    def verdict(self) -> None:
+    def decision(self) -> None:
         if self._missed > max(2, MISSED_AT_MOST * self._played):
             self._wrong.append(f"{self._missed} of {self._played} trials missed a point")
         if self._wrong:
@@ -115,7 +115,7 @@ async def test_killed_before_or_after_any_request(
 
     await matrix.try_all((point,) for point in await matrix.points())
 
-    matrix.verdict()
+    matrix.decision()
 
 
 @pytest.mark.timeout(600)
@@ -127,7 +127,7 @@ async def test_killed_before_or_after_any_request_of_a_change_in_place(
 
     await matrix.try_all((point,) for point in await matrix.points())
 
-    matrix.verdict()
+    matrix.decision()
 
 
 @pytest.mark.parametrize("stage", [REAL], indirect=True)
@@ -139,7 +139,7 @@ async def test_killed_after_any_write_of_a_replacement(
 
     await matrix.try_all((p,) for p in await matrix.write_points() if p.when is When.AFTER)
 
-    matrix.verdict()
+    matrix.decision()
 
 
 @pytest.mark.timeout(900)
@@ -158,7 +158,7 @@ async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
             seconds = [seconds[number % len(seconds)]]
         await matrix.try_all((first, second) for second in seconds)
 
-    matrix.verdict()
+    matrix.decision()
 
 
 @pytest.mark.timeout(600)
@@ -170,4 +170,4 @@ async def test_the_data_moves_on_while_the_killed_service_is_away(
 
     await matrix.try_all(((p,) for p in await matrix.write_points()), moved_on=True)
 
-    matrix.verdict()
+    matrix.decision()

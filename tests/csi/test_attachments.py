@@ -54,7 +54,7 @@ async def test_a_running_pod_is_not_disturbed_and_the_next_one_starts_at_the_new
         await csi_stage.until_attached(name, there)
 
         async def done() -> bool:
-            return not await stage.notes()
+            return not await stage.entries()
 
         await until(done, "no note is left")
     assert stage.observer.lost == []

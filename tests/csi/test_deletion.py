@@ -44,7 +44,7 @@ async def test_a_claim_that_is_deleted_at_any_step_of_a_move_takes_its_data_alon
 
         async def all_gone() -> bool:
             volume = await stage.cluster.find(f"/api/v1/persistentvolumes/{name}")
-            return volume is None and not await stage.notes() and not world.definitions
+            return volume is None and not await stage.entries() and not world.definitions
 
         await until(all_gone, "volume, note and data are gone")
 

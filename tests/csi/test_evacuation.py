@@ -69,7 +69,7 @@ async def test_a_pod_leaves_an_evacuated_node_and_its_data_follows(
         after = await csi_stage.bound_volume("c1")
 
         async def done() -> bool:
-            return not await stage.notes()
+            return not await stage.entries()
 
         await until(done, "no note is left")
 

@@ -68,7 +68,7 @@ async def test_a_kill_costs_no_data_and_no_attachment(
         after = await csi_stage.bound_volume("c1")
 
         async def done() -> bool:
-            return not await stage.notes()
+            return not await stage.entries()
 
         await until(done, "no note is left")
 

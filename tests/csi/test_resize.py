@@ -77,7 +77,7 @@ async def test_a_resize_and_a_move_at_the_same_moment_both_happen(
             at = there
 
         async def done() -> bool:
-            return not await stage.notes()
+            return not await stage.entries()
 
         await until(done, "no note is left")
     assert stage.observer.lost == []
@@ -131,7 +131,7 @@ async def test_a_resize_at_any_step_of_a_move_gets_its_size(
         await until_grown(csi_stage, name, 128)
 
         async def done() -> bool:
-            return not await stage.notes()
+            return not await stage.entries()
 
         await until(done, "no note is left")
 

@@ -70,7 +70,9 @@ async def test_a_claim_that_is_deleted_at_any_step_takes_its_data_along_exactly_
 
             async def all_gone() -> bool:
                 gone = await stage.cluster.find(PV) is None
-                return gone and await stage.cluster.find(CLAIM) is None and not await stage.notes()
+                return (
+                    gone and await stage.cluster.find(CLAIM) is None and not await stage.entries()
+                )
 
             await until(all_gone, "claim, volume and note are gone")
 
@@ -96,7 +98,7 @@ async def test_a_claim_reference_that_somebody_writes_meanwhile_is_on_the_new_vo
 
         async def bound() -> bool:
             found = await stage.cluster.ask("GET", f"{CLAIMS}/users")
-            return found.get("status", {}).get("phase") == "Bound" and not await stage.notes()
+            return found.get("status", {}).get("phase") == "Bound" and not await stage.entries()
 
         await until(bound, "the user's claim has it")
 
@@ -163,7 +165,7 @@ async def test_a_volume_that_is_bound_in_advance_is_set_right(
     after = await stage.cluster.ask("GET", PV)
     assert after["spec"]["claimRef"]["uid"] == claim["metadata"]["uid"]
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-    assert await stage.notes() == []
+    assert await stage.entries() == []
 
 
 async def test_a_claim_that_turns_lost_is_always_counted(proxied: ProxiedStage) -> None:

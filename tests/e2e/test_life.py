@@ -84,7 +84,7 @@ async def test_sigterm_and_sigint_end_it_with_0_and_nothing_is_left_half_done(
             service.signal(number)
             assert await service.ended() == 0
 
-        assert await stage.notes() == []
+        assert await stage.entries() == []
         found = await stage.cluster.ask("GET", "/api/v1/persistentvolumes")
         assert len(found["items"]) == len(names)
         policies = {item["spec"]["persistentVolumeReclaimPolicy"] for item in found["items"]}
@@ -131,4 +131,4 @@ async def pointed_away(stage: Stage) -> bool:
 async def finished(stage: Stage) -> bool:
     found = await stage.cluster.find("/api/v1/persistentvolumes/pvc-1")
     whole = found is not None and "deletionTimestamp" not in found["metadata"]
-    return whole and not await stage.notes()
+    return whole and not await stage.entries()

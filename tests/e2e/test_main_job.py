@@ -59,7 +59,7 @@ async def test_a_moved_replica_shows_in_the_volume_and_nothing_else_changes(
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
     assert kept(after) == kept(before)
     assert stage.observer.lost == []
-    assert await stage.notes() == []
+    assert await stage.entries() == []
 
 
 async def test_where_the_cluster_allows_it_the_volume_is_changed_in_place(
@@ -219,7 +219,7 @@ async def test_an_evacuated_node_takes_all_its_volumes_along(
         assert await service.stop() == 0
 
     assert stage.observer.lost == []
-    assert await stage.notes() == []
+    assert await stage.entries() == []
 
 
 async def test_both_parties_are_told_by_an_event(stage: Stage, service_on: MakeService) -> None:

@@ -86,7 +86,7 @@ def is_kept(stage: Stage) -> bool:
 async def over(stage: Stage) -> bool:
     found = await stage.cluster.find(PATH)
     right = found is not None and nodes_of(found) == {"n2"}
-    return right and not is_kept(stage) and not await stage.notes()
+    return right and not is_kept(stage) and not await stage.entries()
 
 
 @pytest.mark.parametrize("level", ["volume", "definition"])
@@ -127,7 +127,7 @@ async def refused(stage: Stage, service: Service, why: str) -> None:
     assert service.said().count(NOT_TAKEN) == 1
     assert why in service.said()
     assert is_kept(stage)
-    assert await stage.notes() == []
+    assert await stage.entries() == []
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ async def all_well(stage: Stage, node: str) -> None:
         await stage.until_bound(name)
 
     async def no_notes() -> bool:
-        return await stage.notes() == []
+        return await stage.entries() == []
 
     await until(no_notes, "no note is left")
     found = (await stage.cluster.ask("GET", "/api/v1/persistentvolumes"))["items"]

@@ -11,6 +11,7 @@ import pytest
 
 from linstor_affinity_events.errors import AffinityEventsError, Refused, Unreachable
 from linstor_affinity_events.model.affinity import NO_AFFINITY
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARK_ANNOTATION,
@@ -20,16 +21,15 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
-from linstor_affinity_events.model.note import Note
-from tests.engine.house import (
+from tests.engine.setup import (
     PV,
     RD,
-    House,
+    Setup,
     bind,
     cluster_with,
-    house_on,
     instead,
     replace,
+    setup_on,
     until,
 )
 from tests.fakes.kube_server import FakeCluster
@@ -64,9 +64,9 @@ def entry(wanted: Json, volume: str) -> tuple[str, Json]:
     return "1", {**told, "claim": claim, "state": "deleting", "holder": "", "wanted": wanted}
 
 
-async def reconciled(house: House, minutes: int) -> None:
+async def reconciled(setup: Setup, minutes: int) -> None:
     for _ in range(minutes):
-        await house.sweeper.sweep("period")
+        await setup.full_reconciler.reconcile_all("period")
         await asyncio.sleep(60.0)
 
 
@@ -74,30 +74,30 @@ async def test_an_entry_for_a_sibling_holds_up_no_volume_of_its_resource() -> No
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
-        house = house_on(cluster, linstor)
+        setup = setup_on(cluster, linstor)
         forged = volume_for(None, f"{PV}/7", accessModes=["NoSuchMode"])
         forged["spec"]["claimRef"] = {"namespace": "default", "name": "x", "uid": "nobody"}
-        house.journal.kept[EVIL] = entry(forged, f"{PV}/7")
-        async with house.at_work():
-            await reconciled(house, 10)
+        setup.journal.kept[EVIL] = entry(forged, f"{PV}/7")
+        async with setup.at_work():
+            await reconciled(setup, 10)
 
-        assert house.nodes() == {"n2"}
+        assert setup.nodes() == {"n2"}
 
 
 async def test_an_entry_for_a_claim_of_ones_own_holds_up_nobody_else() -> None:
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n1")
-        house = house_on(cluster, linstor)
+        setup = setup_on(cluster, linstor)
         forged = volume_for(theirs(cluster), "unused", accessModes=["NoSuchMode"])
-        house.journal.kept[EVIL] = entry(forged, "unused/0")
-        async with house.at_work():
-            await reconciled(house, 2)
+        setup.journal.kept[EVIL] = entry(forged, "unused/0")
+        async with setup.at_work():
+            await reconciled(setup, 2)
             linstor.place(PV, "n2")
-            await reconciled(house, 3)
+            await reconciled(setup, 3)
 
-        assert house.replacer.unfinished.blocking == set()
-        assert house.nodes() == {"n2"}
+        assert setup.replacer.unfinished.blocking == set()
+        assert setup.nodes() == {"n2"}
 
 
 CONTEXT = {"linstor.csi.linbit.com/mount-options": "dev,suid"}
@@ -135,18 +135,18 @@ async def test_a_property_on_linstor_makes_no_volume_that_does_more_than_hold_da
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place("unused", "n1")
-        house = house_on(cluster, linstor)
+        setup = setup_on(cluster, linstor)
         forged = volume_for(theirs(cluster), "unused")
         forged["spec"]["csi"] |= change.get("spec", {}).pop("csi", {})
         forged["spec"] |= change.get("spec", {})
         forged["metadata"]["annotations"] |= change.get("annotations", {})
         name = ResourceName("unused")
         linstor.known[name] = changed(linstor.known[name], saved={0: json.dumps(forged)})
-        async with house.at_work():
-            await reconciled(house, 3)
+        async with setup.at_work():
+            await reconciled(setup, 3)
 
         assert cluster.get("persistentvolumes", "evil") is None
-        assert house.journal.kept == {}
+        assert setup.journal.kept == {}
 
 
 OPTIONS = ["noatime", "discard"]
@@ -165,13 +165,13 @@ def volume_with_options(cluster: FakeCluster, *, in_class: bool) -> None:
     cluster.create("persistentvolumes", volume)
 
 
-async def left_absent(house: House) -> None:
+async def left_absent(setup: Setup) -> None:
     """The volume is removed, and its like is not created."""
-    house.faults.refuse("create", Unreachable)
-    async with house.volumes.watching():
+    setup.faults.refuse("create", Unreachable)
+    async with setup.volumes.watching():
         with pytest.raises(Unreachable):
-            await replace(house, "n2")
-    house.faults.allow("create")
+            await replace(setup, "n2")
+    setup.faults.allow("create")
 
 
 @pytest.mark.parametrize("in_class", [True, False], ids=["of the class", "of a person"])
@@ -180,16 +180,16 @@ async def test_a_volume_with_mount_options_comes_back_after_a_failure(in_class: 
     async with cluster_with() as cluster:
         volume_with_options(cluster, in_class=in_class)
         await asyncio.sleep(1.0)
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        house.linstor.place(PV, "n2")
-        await left_absent(house)
-        async with house.at_work():
-            await reconciled(house, 3)
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        setup.linstor.place(PV, "n2")
+        await left_absent(setup)
+        async with setup.at_work():
+            await reconciled(setup, 3)
 
-        assert house.pv()["spec"]["mountOptions"] == OPTIONS
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-        assert house.claim()["status"]["phase"] == "Bound"
-        assert house.nodes() == {"n2"}
+        assert setup.pv()["spec"]["mountOptions"] == OPTIONS
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert setup.claim()["status"]["phase"] == "Bound"
+        assert setup.nodes() == {"n2"}
 
 
 async def test_a_volume_with_the_mount_options_of_its_class_comes_back_after_a_crash() -> None:
@@ -198,15 +198,15 @@ async def test_a_volume_with_the_mount_options_of_its_class_comes_back_after_a_c
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
-        before = house_on(cluster, linstor)
+        before = setup_on(cluster, linstor)
         await left_absent(before)
-        house = house_on(cluster, linstor, journal=before.journal)
-        async with house.at_work():
-            await reconciled(house, 3)
+        setup = setup_on(cluster, linstor, journal=before.journal)
+        async with setup.at_work():
+            await reconciled(setup, 3)
 
-        assert house.pv()["spec"]["mountOptions"] == OPTIONS
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-        assert house.claim()["status"]["phase"] == "Bound"
+        assert setup.pv()["spec"]["mountOptions"] == OPTIONS
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert setup.claim()["status"]["phase"] == "Bound"
 
 
 async def test_mount_options_that_no_class_gives_are_not_brought_back_to_a_claim_after_a_crash(
@@ -219,15 +219,15 @@ async def test_mount_options_that_no_class_gives_are_not_brought_back_to_a_claim
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
-        before = house_on(cluster, linstor)
+        before = setup_on(cluster, linstor)
         await left_absent(before)
-        house = house_on(cluster, linstor, journal=before.journal)
-        async with house.at_work():
-            await reconciled(house, 3)
+        setup = setup_on(cluster, linstor, journal=before.journal)
+        async with setup.at_work():
+            await reconciled(setup, 3)
 
-        assert house.pv()["status"]["phase"] == "Released"
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
-        assert house.pv()["spec"]["claimRef"]["name"].startswith("gone-")
+        assert setup.pv()["status"]["phase"] == "Released"
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        assert setup.pv()["spec"]["claimRef"]["name"].startswith("gone-")
     told = [record.message for record in caplog.records if "Retain now" in record.message]
     assert len(told) == 1
 
@@ -254,29 +254,29 @@ async def test_nobody_gets_a_second_volume_for_data_that_a_claim_uses(
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
         linstor.place(VICTIM, "n1")
-        house = house_on(cluster, linstor)
-        forged, create = volume_for(theirs(cluster), VICTIM), house.volumes.create
+        setup = setup_on(cluster, linstor)
+        forged, create = volume_for(theirs(cluster), VICTIM), setup.volumes.create
 
         async def others_created(manifest: Manifest) -> Manifest:
             if manifest["metadata"]["name"] == PV:
                 raise Unreachable("not now")
             return await create(manifest)
 
-        async with house.at_work():
+        async with setup.at_work():
             if state == "terminating":
                 terminating(cluster, PV)
             if state == "being replaced":
                 linstor.place(VICTIM, "n2")
-                instead(house.volumes, create=others_created)
-                house.queue.add(VICTIM, source="promotion")
+                instead(setup.volumes, create=others_created)
+                setup.queue.add(VICTIM, source="promotion")
                 await until(lambda: cluster.get("persistentvolumes", PV) is None)
             if by == "an entry":
-                house.journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+                setup.journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
             else:
                 known = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
                 linstor.known[VICTIM] = known
-            house.queue.add(VICTIM, source="promotion")
-            await reconciled(house, 3)
+            setup.queue.add(VICTIM, source="promotion")
+            await reconciled(setup, 3)
 
         assert cluster.get("persistentvolumes", "evil") is None
     told = [each for each in caplog.messages if "left alone" in each or "not taken over" in each]
@@ -293,21 +293,21 @@ async def test_one_of_two_volumes_for_the_same_data_comes_back_unless_nobody_has
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
         linstor.place(VICTIM, "n2")
-        house = house_on(cluster, linstor)
-        house.faults.refuse("create", Unreachable)
-        async with house.at_work():
-            house.queue.add(VICTIM, source="promotion")
+        setup = setup_on(cluster, linstor)
+        setup.faults.refuse("create", Unreachable)
+        async with setup.at_work():
+            setup.queue.add(VICTIM, source="promotion")
             await until(lambda: cluster.get("persistentvolumes", PV) is None)
             await asyncio.sleep(30.0)
-        house.faults.allow("create")
-        after = house_on(cluster, linstor, journal=house.journal) if crash else house
+        setup.faults.allow("create")
+        after = setup_on(cluster, linstor, journal=setup.journal) if crash else setup
         if not crash:
-            house.queue.closed = False
+            setup.queue.closed = False
         async with after.at_work():
             await reconciled(after, 3)
 
         assert (cluster.get("persistentvolumes", PV) is None) == crash
-        assert (PV in house.journal.kept) == crash
+        assert (PV in setup.journal.kept) == crash
 
 
 async def test_a_volume_that_was_bound_again_by_hand_comes_back_after_a_failure() -> None:
@@ -318,18 +318,18 @@ async def test_a_volume_that_was_bound_again_by_hand_comes_back_after_a_failure(
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
         linstor.place(resource, "n2")
-        house = house_on(cluster, linstor)
-        house.faults.refuse("create", Unreachable)
-        async with house.at_work():
-            house.queue.add(ResourceName(resource), source="promotion")
+        setup = setup_on(cluster, linstor)
+        setup.faults.refuse("create", Unreachable)
+        async with setup.at_work():
+            setup.queue.add(ResourceName(resource), source="promotion")
             await asyncio.sleep(60.0)
             assert cluster.get("persistentvolumes", PV) is None
-            house.faults.allow("create")
-            await reconciled(house, 2)
+            setup.faults.allow("create")
+            await reconciled(setup, 2)
 
-        assert house.nodes() == {"n2"}
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-        assert house.claim()["status"]["phase"] == "Bound"
+        assert setup.nodes() == {"n2"}
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert setup.claim()["status"]["phase"] == "Bound"
 
 
 async def test_no_volume_comes_back_before_the_classes_are_known() -> None:
@@ -338,11 +338,11 @@ async def test_no_volume_comes_back_before_the_classes_are_known() -> None:
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
-        before = house_on(cluster, linstor)
+        before = setup_on(cluster, linstor)
         await left_absent(before)
-        house = house_on(cluster, linstor, journal=before.journal)
+        setup = setup_on(cluster, linstor, journal=before.journal)
         with pytest.raises(Unreachable):
-            await house.replacer.resume(PV)
+            await setup.replacer.resume(PV)
 
         assert cluster.get("persistentvolumes", PV) is None
 
@@ -367,20 +367,20 @@ async def test_an_entry_gives_no_claim_a_volume_that_does_more_than_hold_data(ch
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place("unused", "n1")
-        house = house_on(cluster, linstor)
+        setup = setup_on(cluster, linstor)
         forged = volume_for(theirs(cluster), "unused")
         forged["spec"]["csi"] |= change.get("csi", {})
         forged["metadata"]["annotations"] |= change.get("annotations", {})
         forged["spec"] |= {k: v for k, v in change.items() if k not in {"csi", "annotations"}}
-        house.journal.kept[EVIL] = entry(forged, "unused/0")
-        async with house.at_work():
-            await reconciled(house, 3)
+        setup.journal.kept[EVIL] = entry(forged, "unused/0")
+        async with setup.at_work():
+            await reconciled(setup, 3)
 
         claim = cluster.get("persistentvolumeclaims", "evil", "default")
         assert claim is not None
         assert claim["status"].get("phase") != "Bound"
-        assert house.pv("evil")["status"]["phase"] == "Released"
-        assert house.journal.kept == {}
+        assert setup.pv("evil")["status"]["phase"] == "Released"
+        assert setup.journal.kept == {}
 
 
 async def test_marks_in_our_name_turn_no_retain_into_delete() -> None:
@@ -389,16 +389,16 @@ async def test_marks_in_our_name_turn_no_retain_into_delete() -> None:
         linstor.place(PV, "n1")
         bind(cluster, PV, "n1", policy="Retain")
         await asyncio.sleep(1.0)
-        house = house_on(cluster, linstor)
+        setup = setup_on(cluster, linstor)
         marks = {SKIP_RECLAIM_ANNOTATION: "true", MARK_ANNOTATION: TOLD}
-        finalizers = [*house.pv()["metadata"]["finalizers"], FINALIZER]
+        finalizers = [*setup.pv()["metadata"]["finalizers"], FINALIZER]
         patch = {"metadata": {"finalizers": finalizers, "annotations": marks}}
         cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
-        async with house.at_work():
-            await reconciled(house, 3)
+        async with setup.at_work():
+            await reconciled(setup, 3)
 
-        assert FINALIZER not in house.pv()["metadata"]["finalizers"]
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
 async def test_nor_does_an_annotation_in_the_middle_of_a_replacement() -> None:
@@ -407,8 +407,8 @@ async def test_nor_does_an_annotation_in_the_middle_of_a_replacement() -> None:
         linstor.place(PV, "n2")
         bind(cluster, PV, "n1", policy="Retain")
         await asyncio.sleep(1.0)
-        house = house_on(cluster, linstor)
-        delete = house.volumes.delete
+        setup = setup_on(cluster, linstor)
+        delete = setup.volumes.delete
 
         async def deleted(manifest: Manifest) -> Manifest | None:
             answer = await delete(manifest)
@@ -416,12 +416,12 @@ async def test_nor_does_an_annotation_in_the_middle_of_a_replacement() -> None:
             cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
             return answer
 
-        instead(house.volumes, delete=deleted)
-        async with house.volumes.watching():
-            await replace(house, "n2")
+        instead(setup.volumes, delete=deleted)
+        async with setup.volumes.watching():
+            await replace(setup, "n2")
 
-        assert house.nodes() == {"n2"}
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        assert setup.nodes() == {"n2"}
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
 async def test_where_marks_and_entry_disagree_retain_wins() -> None:
@@ -431,21 +431,21 @@ async def test_where_marks_and_entry_disagree_retain_wins() -> None:
         linstor.place(PV, "n1")
         bind(cluster, PV, "n1", policy="Retain")
         await asyncio.sleep(1.0)
-        house = house_on(cluster, linstor)
-        note = Note.begin(house.pv(), VolumeKey(RD), NO_AFFINITY, holder="killed")
-        await house.journal.create(note)
+        setup = setup_on(cluster, linstor)
+        entry = JournalEntry.begin(setup.pv(), VolumeKey(RD), NO_AFFINITY, holder="killed")
+        await setup.journal.create(entry)
         marks = {SKIP_RECLAIM_ANNOTATION: "true", MARK_ANNOTATION: TOLD}
-        finalizers = [*house.pv()["metadata"]["finalizers"], FINALIZER]
+        finalizers = [*setup.pv()["metadata"]["finalizers"], FINALIZER]
         patch = {
             "metadata": {"finalizers": finalizers, "annotations": marks},
             "spec": {"capacity": {"storage": "2Gi"}},
         }
         cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
-        async with house.at_work():
-            await reconciled(house, 3)
+        async with setup.at_work():
+            await reconciled(setup, 3)
 
-        assert FINALIZER not in house.pv()["metadata"]["finalizers"]
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
 async def test_a_note_that_can_t_be_written_any_more_holds_up_nobody_else() -> None:
@@ -454,8 +454,8 @@ async def test_a_note_that_can_t_be_written_any_more_holds_up_nobody_else() -> N
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
         linstor.place("pvc-2", "n1")
-        house = house_on(cluster, linstor)
-        save, delete = house.journal.save, house.volumes.delete
+        setup = setup_on(cluster, linstor)
+        save, delete = setup.journal.save, setup.volumes.delete
 
         async def deleted(manifest: Manifest) -> Manifest | None:
             answer = await delete(manifest)
@@ -463,22 +463,22 @@ async def test_a_note_that_can_t_be_written_any_more_holds_up_nobody_else() -> N
             cluster.patch("persistentvolumes", manifest["metadata"]["name"], patch)
             return answer
 
-        async def saved(note: Note) -> Note:
-            if "large" in note.wanted["metadata"]["annotations"]:
+        async def saved(entry: JournalEntry) -> JournalEntry:
+            if "large" in entry.wanted["metadata"]["annotations"]:
                 raise Refused("too large")
-            return await save(note)
+            return await save(entry)
 
-        instead(house.volumes, delete=deleted)
-        instead(house.journal, save=saved)
-        async with house.at_work():
-            house.queue.add(RD, source="promotion")
+        instead(setup.volumes, delete=deleted)
+        instead(setup.journal, save=saved)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
             await asyncio.sleep(30.0)
-            instead(house.volumes, delete=delete)
+            instead(setup.volumes, delete=delete)
             linstor.place("pvc-2", "n2")
-            await reconciled(house, 3)
+            await reconciled(setup, 3)
 
-        assert house.nodes("pvc-2") == {"n2"}
-        assert PV in house.replacer.unfinished.stuck
+        assert setup.nodes("pvc-2") == {"n2"}
+        assert PV in setup.replacer.unfinished.stuck
 
 
 @pytest.mark.parametrize("error", [Refused, Unreachable])
@@ -488,8 +488,8 @@ async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
-        house = house_on(cluster, linstor)
-        create, attempts, given = house.volumes.create, 0, set[str]()
+        setup = setup_on(cluster, linstor)
+        create, attempts, given = setup.volumes.create, 0, set[str]()
         wish = manifests.claim("evil")
         wish["spec"]["volumeName"] = PV
         stranger = cluster.create("persistentvolumeclaims", wish, namespace="default")
@@ -501,18 +501,18 @@ async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word
                 attempts += 1
             if attempts in {1, 2}:
                 # Whoever may write ConfigMaps is quicker, and the first attempts fail.
-                version, tree = deepcopy(house.journal.kept[PV])
+                version, tree = deepcopy(setup.journal.kept[PV])
                 ref = tree["wanted"]["spec"]["claimRef"]
                 ref |= {"name": "evil", "uid": stranger["metadata"]["uid"]}
                 tree["claim"] = {key: ref[key] for key in ("namespace", "name", "uid")}
-                house.journal.kept[PV] = (version + "0", tree)
+                setup.journal.kept[PV] = (version + "0", tree)
                 raise error("not now")
             return await create(manifest)
 
-        instead(house.volumes, create=created)
-        async with house.at_work():
-            house.queue.add(RD, source="promotion")
-            await reconciled(house, 5)
+        instead(setup.volumes, create=created)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 5)
 
         claim = cluster.get("persistentvolumeclaims", "evil", "default")
         assert attempts > 2

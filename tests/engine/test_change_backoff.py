@@ -11,8 +11,8 @@ from linstor_affinity_events.engine.change_backoff import (
     PAUSE_MOST,
     ChangeBackoff,
 )
+from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.model.names import PvName
-from linstor_affinity_events.model.verdict import Reason
 
 PV, OTHER = PvName("pvc-1"), PvName("pvc-2")
 

@@ -11,6 +11,7 @@ import pytest
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.errors import Conflict, Forbidden, Unreachable
+from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     ORIGINAL_POLICY_ANNOTATION,
@@ -19,17 +20,16 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of, wears_marks
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
-from linstor_affinity_events.model.verdict import Reason, Refusal
-from tests.engine.house import (
+from tests.engine.setup import (
     PV,
     RD,
-    House,
+    Setup,
     bind,
     cluster_with,
-    house_on,
     instead,
-    one_house,
+    one_setup,
     replace,
+    setup_on,
     until,
 )
 from tests.fakes.kube_server import Binder, FakeCluster
@@ -38,17 +38,17 @@ from tests.fakes.linstor import FakeLinstor
 Json = dict[str, Any]
 
 
-def warnings_of(house: House) -> list[str]:
-    return [reason for _, reason, _ in house.notices.warnings]
+def warnings_of(setup: Setup) -> list[str]:
+    return [reason for _, reason, _ in setup.notices.warnings]
 
 
-async def cut_off_after_marking(house: House) -> None:
+async def cut_off_after_marking(setup: Setup) -> None:
     """Leave a volume that wears our marks, its note `prepared`."""
-    house.faults.refuse("save", Unreachable)
+    setup.faults.refuse("save", Unreachable)
     with pytest.raises(Unreachable):
-        await replace(house, "n2")
-    house.faults.allow("save")
-    assert FINALIZER in house.pv()["metadata"]["finalizers"]
+        await replace(setup, "n2")
+    setup.faults.allow("save")
+    assert FINALIZER in setup.pv()["metadata"]["finalizers"]
 
 
 async def test_news_of_an_earlier_incarnation_do_not_end_a_replacement() -> None:
@@ -56,71 +56,71 @@ async def test_news_of_an_earlier_incarnation_do_not_end_a_replacement() -> None
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
         await binder.settled()
-        house = house_on(cluster, FakeLinstor("n1", "n2", "n3"))
-        old = house.pv()
-        async with house.volumes.watching():
-            await replace(house, "n2")
+        setup = setup_on(cluster, FakeLinstor("n1", "n2", "n3"))
+        old = setup.pv()
+        async with setup.volumes.watching():
+            await replace(setup, "n2")
             await asyncio.sleep(1.0)
-            patch = house.volumes.patch
+            patch = setup.volumes.patch
 
             async def late_news(name: PvName, wanted: Json) -> Any:
                 answer = await patch(name, wanted)
                 if "claimRef" in wanted.get("spec", {}):
                     loop = asyncio.get_running_loop()
-                    loop.call_later(0.1, house.volumes.index.changed, old)
+                    loop.call_later(0.1, setup.volumes.index.changed, old)
                     loop.call_later(0.3, binder.resume)
                 return answer
 
-            instead(house.volumes, patch=late_news)
+            instead(setup.volumes, patch=late_news)
             binder.pause()
-            outcome = await replace(house, "n3")
+            outcome = await replace(setup, "n3")
 
         assert outcome is Outcome.DONE
-        assert house.nodes() == {"n3"}
-        assert house.journal.kept == {}
+        assert setup.nodes() == {"n3"}
+        assert setup.journal.kept == {}
 
 
 async def test_marks_without_a_note_on_a_released_volume_come_off_but_for_retain() -> None:
-    async with one_house() as house:
-        async with house.volumes.watching():
-            await cut_off_after_marking(house)
-            house.journal.kept.clear()
-            house.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
-            await until(lambda: house.pv()["status"]["phase"] == "Released")
-            outcome = await house.replacer.resume(PV)
+    async with one_setup() as setup:
+        async with setup.volumes.watching():
+            await cut_off_after_marking(setup)
+            setup.journal.kept.clear()
+            setup.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+            await until(lambda: setup.pv()["status"]["phase"] == "Released")
+            outcome = await setup.replacer.resume(PV)
 
         assert outcome is Outcome.KEPT
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
-        annotations = house.pv()["metadata"]["annotations"]
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        annotations = setup.pv()["metadata"]["annotations"]
         assert annotations[ORIGINAL_POLICY_ANNOTATION] == "Delete"
-        assert FINALIZER not in house.pv()["metadata"]["finalizers"]
-        assert warnings_of(house) == ["VolumeRetained"]
+        assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
+        assert warnings_of(setup) == ["VolumeRetained"]
 
 
 async def test_a_terminating_volume_whose_note_is_lost_is_left_and_told() -> None:
-    async with one_house() as house:
-        async with house.volumes.watching():
-            house.faults.refuse("remove", Unreachable)
+    async with one_setup() as setup:
+        async with setup.volumes.watching():
+            setup.faults.refuse("remove", Unreachable)
             with pytest.raises(Unreachable):
-                await replace(house, "n2")
-            house.journal.kept.clear()
-            house.faults.allow("remove")
-            before = house.pv()
-            outcome = await house.replacer.resume(PV)
+                await replace(setup, "n2")
+            setup.journal.kept.clear()
+            setup.faults.allow("remove")
+            before = setup.pv()
+            outcome = await setup.replacer.resume(PV)
 
         assert isinstance(outcome, Refusal)
         assert outcome.reason is Reason.BAD_NOTE
-        assert house.pv() == before
+        assert setup.pv() == before
 
 
 async def test_an_old_sight_of_the_volume_does_not_drop_the_note_of_another_instance() -> None:
-    async with one_house() as house:
-        other = house_on(house.cluster, house.linstor, journal=house.journal, holder="other")
-        unmarked = house.pv()
-        async with house.volumes.watching(), other.volumes.watching():
-            house.faults.refuse("remove", Unreachable)
+    async with one_setup() as setup:
+        other = setup_on(setup.cluster, setup.linstor, journal=setup.journal, holder="other")
+        unmarked = setup.pv()
+        async with setup.volumes.watching(), other.volumes.watching():
+            setup.faults.refuse("remove", Unreachable)
             with pytest.raises(Unreachable):
-                await replace(house, "n2")
+                await replace(setup, "n2")
             read, first = other.volumes.read, [unmarked]
 
             async def late(name: PvName) -> Any:
@@ -130,56 +130,56 @@ async def test_an_old_sight_of_the_volume_does_not_drop_the_note_of_another_inst
             outcome = await other.replacer.resume(PV)
 
         assert outcome is Outcome.DONE
-        assert house.nodes() == {"n2"}
+        assert setup.nodes() == {"n2"}
 
 
 async def test_a_hint_between_the_old_volume_and_the_news_of_the_new_one_is_not_lost() -> None:
-    async with one_house("n2") as house, house.at_work():
-        house.queue.add(RD, source="promotion")
-        await until(lambda: house.notices.updates)
-        house.linstor.place(PV, "n3")
-        house.volumes.index.gone(house.pv())
-        house.queue.add(RD, source="promotion")
+    async with one_setup("n2") as setup, setup.at_work():
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: setup.notices.updates)
+        setup.linstor.place(PV, "n3")
+        setup.volumes.index.gone(setup.pv())
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(0.5)
-        assert house.nodes() == {"n2"}
+        assert setup.nodes() == {"n2"}
 
-        house.volumes.index.changed(house.pv())
-        await until(lambda: house.nodes() == {"n3"}, patience=0.2)
+        setup.volumes.index.changed(setup.pv())
+        await until(lambda: setup.nodes() == {"n3"}, patience=0.2)
 
 
 async def test_a_volume_replaced_a_moment_ago_raises_no_false_alarm() -> None:
-    async with one_house("n2") as house, house.at_work():
-        house.queue.add(RD, source="promotion")
-        await until(lambda: house.notices.updates)
-        marked = house.pv()
+    async with one_setup("n2") as setup, setup.at_work():
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: setup.notices.updates)
+        marked = setup.pv()
         marked["metadata"] |= {
             "uid": "old",
             "deletionTimestamp": "2026-01-01T00:00:00Z",
             "finalizers": [FINALIZER],
         }
-        house.volumes.index.changed(marked)
-        house.queue.add(RD, source="promotion")
+        setup.volumes.index.changed(marked)
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(0.5)
 
-        assert warnings_of(house) == []
+        assert warnings_of(setup) == []
 
 
 async def test_what_admission_undoes_each_time_is_tried_ever_less_often() -> None:
-    async with one_house("n2") as house:
-        patch = house.volumes.patch
+    async with one_setup("n2") as setup:
+        patch = setup.volumes.patch
 
         async def labelling(name: PvName, wanted: Json) -> Any:
             await patch(name, wanted)
-            label = {"metadata": {"labels": {"touched": str(len(house.faults.writes))}}}
-            return house.cluster.patch("persistentvolumes", name, label)
+            label = {"metadata": {"labels": {"touched": str(len(setup.faults.writes))}}}
+            return setup.cluster.patch("persistentvolumes", name, label)
 
-        instead(house.volumes, patch=labelling)
-        async with house.at_work():
-            house.queue.add(RD, source="promotion")
+        instead(setup.volumes, patch=labelling)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
             await asyncio.sleep(3600.0)
 
-        assert house.faults.writes.count("note") < 100
-        assert FINALIZER not in house.pv()["metadata"]["finalizers"]
+        assert setup.faults.writes.count("note") < 100
+        assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
 
 
 async def test_one_volume_in_trouble_does_not_keep_its_sibling_from_its_turn() -> None:
@@ -187,15 +187,15 @@ async def test_one_volume_in_trouble_does_not_keep_its_sibling_from_its_turn() -
         bind(cluster, "second", "n1", handle="pvc-1/1")
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
-        house = house_on(cluster, linstor)
-        house.journal.kept[PV] = ("1", {"format": "of the future"})
-        async with house.at_work():
+        setup = setup_on(cluster, linstor)
+        setup.journal.kept[PV] = ("1", {"format": "of the future"})
+        async with setup.at_work():
             await asyncio.sleep(1.0)
-            house.queue.add(RD, source="promotion")
-            await until(lambda: house.nodes("second") == {"n2"})
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: setup.nodes("second") == {"n2"})
 
-        assert house.nodes() == {"n1"}
-        assert warnings_of(house) == ["VolumeAffinityNotUpdated"]
+        assert setup.nodes() == {"n1"}
+        assert warnings_of(setup) == ["VolumeAffinityNotUpdated"]
 
 
 async def test_one_volume_that_can_not_be_read_does_not_keep_its_sibling_from_its_turn() -> None:
@@ -203,73 +203,73 @@ async def test_one_volume_that_can_not_be_read_does_not_keep_its_sibling_from_it
         bind(cluster, "second", "n1", handle="pvc-1/1")
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
-        house = house_on(cluster, linstor)
-        read = house.volumes.read
+        setup = setup_on(cluster, linstor)
+        read = setup.volumes.read
 
         async def choosy(name: PvName) -> Any:
             if name == PV:
                 raise Unreachable("this one hangs")
             return await read(name)
 
-        instead(house.volumes, read=choosy)
-        async with house.at_work():
+        instead(setup.volumes, read=choosy)
+        async with setup.at_work():
             await asyncio.sleep(1.0)
-            house.queue.add(RD, source="promotion")
-            await until(lambda: house.nodes("second") == {"n2"}, patience=60.0)
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: setup.nodes("second") == {"n2"}, patience=60.0)
 
 
 async def test_what_the_index_does_not_know_yet_is_seen_before_anything_is_written() -> None:
-    async with one_house("n2") as house, house.at_work():
-        before = house.pv()["metadata"]["uid"]
-        instead(house.volumes.index, changed=lambda manifest: None)
+    async with one_setup("n2") as setup, setup.at_work():
+        before = setup.pv()["metadata"]["uid"]
+        instead(setup.volumes.index, changed=lambda manifest: None)
         skip = {"metadata": {"annotations": {SKIP_ANNOTATION: "yes"}}}
-        house.cluster.patch("persistentvolumes", PV, skip)
-        house.queue.add(RD, source="promotion")
+        setup.cluster.patch("persistentvolumes", PV, skip)
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(30.0)
 
-        assert house.pv()["metadata"]["uid"] == before
-        assert house.faults.writes == []
+        assert setup.pv()["metadata"]["uid"] == before
+        assert setup.faults.writes == []
 
 
 async def test_a_volume_that_a_user_deletes_just_before_we_do_stays_deleted() -> None:
-    async with one_house() as house:
-        delete = house.volumes.delete
+    async with one_setup() as setup:
+        delete = setup.volumes.delete
 
         async def too_late(manifest: Json) -> Any:
-            house.cluster.delete("persistentvolumes", PV)
+            setup.cluster.delete("persistentvolumes", PV)
             return await delete(manifest)
 
-        instead(house.volumes, delete=too_late)
-        async with house.volumes.watching():
-            outcome = await replace(house, "n2")
+        instead(setup.volumes, delete=too_late)
+        async with setup.volumes.watching():
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.THEIRS
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-        assert FINALIZER not in house.pv()["metadata"]["finalizers"]
-        assert house.journal.kept == {}
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
+        assert setup.journal.kept == {}
 
 
 async def test_nor_does_it_come_back_if_what_is_gone_on_with_was_begun_before() -> None:
-    async with one_house() as house, house.volumes.watching():
-        await cut_off_after_marking(house)
-        delete = house.volumes.delete
+    async with one_setup() as setup, setup.volumes.watching():
+        await cut_off_after_marking(setup)
+        delete = setup.volumes.delete
 
         async def too_late(manifest: Json) -> Any:
-            house.cluster.delete("persistentvolumes", PV)
+            setup.cluster.delete("persistentvolumes", PV)
             return await delete(manifest)
 
-        instead(house.volumes, delete=too_late)
-        outcome = await house.replacer.resume(PV)
+        instead(setup.volumes, delete=too_late)
+        outcome = await setup.replacer.resume(PV)
 
         assert outcome is Outcome.THEIRS
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-        assert FINALIZER not in house.pv()["metadata"]["finalizers"]
-        assert house.journal.kept == {}
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
+        assert setup.journal.kept == {}
 
 
 async def test_a_deletion_whose_answer_was_lost_is_not_taken_for_a_users() -> None:
-    async with one_house() as house:
-        delete, lost = house.volumes.delete, [True]
+    async with one_setup() as setup:
+        delete, lost = setup.volumes.delete, [True]
 
         async def lossy(manifest: Json) -> Any:
             answer = await delete(manifest)
@@ -278,18 +278,18 @@ async def test_a_deletion_whose_answer_was_lost_is_not_taken_for_a_users() -> No
                 raise Unreachable("the answer was lost")
             return answer
 
-        instead(house.volumes, delete=lossy)
-        async with house.volumes.watching():
-            outcome = await replace(house, "n2")
+        instead(setup.volumes, delete=lossy)
+        async with setup.volumes.watching():
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
-        assert house.nodes() == {"n2"}
+        assert setup.nodes() == {"n2"}
 
 
 async def test_a_deletion_by_another_instance_is_not_taken_for_a_users() -> None:
-    async with one_house() as house:
-        other = house_on(house.cluster, house.linstor, journal=house.journal, holder="other")
-        delete = house.volumes.delete
+    async with one_setup() as setup:
+        other = setup_on(setup.cluster, setup.linstor, journal=setup.journal, holder="other")
+        delete = setup.volumes.delete
 
         async def overtaken(manifest: Json) -> Any:
             other.faults.refuse("patch", Unreachable)
@@ -297,37 +297,37 @@ async def test_a_deletion_by_another_instance_is_not_taken_for_a_users() -> None
                 await other.replacer.resume(PV)
             return await delete(manifest)
 
-        instead(house.volumes, delete=overtaken)
-        async with house.volumes.watching(), other.volumes.watching():
-            outcome = await replace(house, "n2")
+        instead(setup.volumes, delete=overtaken)
+        async with setup.volumes.watching(), other.volumes.watching():
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
-        assert house.nodes() == {"n2"}
+        assert setup.nodes() == {"n2"}
 
 
-def saved_by_the_reference(house: House) -> None:
-    saved = json.dumps(house.pv())
-    house.linstor.known[RD] = changed(house.linstor.known[RD], saved={0: saved})
+def saved_by_the_reference(setup: Setup) -> None:
+    saved = json.dumps(setup.pv())
+    setup.linstor.known[RD] = changed(setup.linstor.known[RD], saved={0: saved})
 
 
 async def test_a_saved_volume_that_linstor_will_not_forget_is_taken_over_once() -> None:
-    async with one_house("n1") as house:
-        saved_by_the_reference(house)
-        remove(house.cluster)
+    async with one_setup("n1") as setup:
+        saved_by_the_reference(setup)
+        remove(setup.cluster)
 
         async def never(resource: str, number: int) -> None:
             raise Unreachable("a satellite hangs")
 
-        instead(house.linstor, forget_saved=never)
-        async with house.at_work():
-            await house.sweeper.sweep("start")
-            await until(lambda: house.cluster.get("persistentvolumes", PV) is not None)
+        instead(setup.linstor, forget_saved=never)
+        async with setup.at_work():
+            await setup.full_reconciler.reconcile_all("start")
+            await until(lambda: setup.cluster.get("persistentvolumes", PV) is not None)
             await asyncio.sleep(60.0)
-            remove(house.cluster)
-            await house.sweeper.sweep("period")
+            remove(setup.cluster)
+            await setup.full_reconciler.reconcile_all("period")
             await asyncio.sleep(600.0)
 
-        assert house.cluster.get("persistentvolumes", PV) is None
+        assert setup.cluster.get("persistentvolumes", PV) is None
 
 
 def remove(cluster: FakeCluster) -> None:
@@ -337,8 +337,8 @@ def remove(cluster: FakeCluster) -> None:
 
 async def test_what_a_user_deletes_after_a_refused_deletion_of_ours_stays_deleted() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        patch = house.volumes.patch
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        patch = setup.volumes.patch
 
         async def lost_once_unmarked(name: PvName, change: Patch) -> Manifest:
             done = await patch(name, change)
@@ -346,24 +346,24 @@ async def test_what_a_user_deletes_after_a_refused_deletion_of_ours_stays_delete
                 raise Unreachable("the answer is lost")
             return done
 
-        instead(house.volumes, patch=lost_once_unmarked)
-        house.faults.refuse("delete", Forbidden)
-        async with house.volumes.watching():
+        instead(setup.volumes, patch=lost_once_unmarked)
+        setup.faults.refuse("delete", Forbidden)
+        async with setup.volumes.watching():
             with pytest.raises(Unreachable):
-                await replace(house, "n2")
-            house.faults.allow("delete")
-            instead(house.volumes, patch=patch)
+                await replace(setup, "n2")
+            setup.faults.allow("delete")
+            instead(setup.volumes, patch=patch)
             remove(cluster)
 
-            assert await house.replacer.resume(PV) is Outcome.THEIRS
+            assert await setup.replacer.resume(PV) is Outcome.THEIRS
 
         assert cluster.get("persistentvolumes", PV) is None
 
 
 async def test_a_claim_reference_that_the_binder_bends_back_is_pointed_away_again() -> None:
     async with cluster_with(PV) as cluster, Binder(cluster, delay=0.001) as binder:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        patch, bent = house.volumes.patch, [True]
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        patch, bent = setup.volumes.patch, [True]
 
         async def unread(name: PvName) -> Any:
             raise AssertionError(name)
@@ -373,14 +373,14 @@ async def test_a_claim_reference_that_the_binder_bends_back_is_pointed_away_agai
             if "claimRef" in wanted.get("spec", {}) and bent:
                 bent.pop()
                 # The watch tells it; nothing has to be asked.
-                instead(house.volumes, read=unread)
+                instead(setup.volumes, read=unread)
                 back = {"spec": {"claimRef": {"name": f"claim-{PV}"}}}
                 cluster.patch("persistentvolumes", name, back)
             return answer
 
-        instead(house.volumes, patch=bending)
-        async with house.volumes.watching():
-            outcome = await replace(house, "n2")
+        instead(setup.volumes, patch=bending)
+        async with setup.volumes.watching():
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
         assert not bent
@@ -388,10 +388,10 @@ async def test_a_claim_reference_that_the_binder_bends_back_is_pointed_away_agai
 
 
 async def test_when_the_binder_looks_at_everything_is_learnt_and_kept_clear_of() -> None:
-    async with one_house() as house:
+    async with one_setup() as setup:
         guard = ClaimGuard(
-            house.volumes,
-            house.telemetry,
+            setup.volumes,
+            setup.telemetry,
             lambda: Backoff(first=1, most=1, chance=Random(1)),
             timeout=2.0,
         )
@@ -413,194 +413,194 @@ async def test_when_the_binder_looks_at_everything_is_learnt_and_kept_clear_of()
 
 
 async def test_what_began_while_notes_were_listed_is_not_forgotten() -> None:
-    async with one_house() as house:
-        everything = house.journal.all
+    async with one_setup() as setup:
+        everything = setup.journal.all
 
         async def slow() -> Any:
             found = await everything()
-            await cut_off_after_marking(house)
+            await cut_off_after_marking(setup)
             return found
 
-        instead(house.journal, all=slow)
-        async with house.volumes.watching():
-            await house.replacer.load()
+        instead(setup.journal, all=slow)
+        async with setup.volumes.watching():
+            await setup.replacer.load()
 
-        assert house.replacer.unfinished.of(RD) == [PV]
+        assert setup.replacer.unfinished.of(RD) == [PV]
 
 
 async def test_who_stands_back_tells_of_nothing_absent_or_stuck() -> None:
-    async with one_house() as house:
-        house.faults.refuse("create", Conflict)
-        async with house.volumes.watching():
+    async with one_setup() as setup:
+        setup.faults.refuse("create", Conflict)
+        async with setup.volumes.watching():
             with pytest.raises(Conflict):
-                await replace(house, "n2")
-        assert house.telemetry.now["absent"] == 1
+                await replace(setup, "n2")
+        assert setup.telemetry.now["absent"] == 1
 
-        house.replacer.unfinished.stand_back()
+        setup.replacer.unfinished.stand_back()
 
-        assert house.telemetry.now["absent"] == 0
+        assert setup.telemetry.now["absent"] == 0
 
 
 @pytest.mark.parametrize("ends", ["leading", "closed"])
 async def test_nothing_is_begun_once_another_leads_or_it_stops(ends: str) -> None:
-    async with one_house() as house:
-        rehearse = house.volumes.rehearse
+    async with one_setup() as setup:
+        dry_run = setup.volumes.dry_run
 
         async def meanwhile(pv: Json, mark: Json, wanted: Json) -> Manifest:
-            answer = await rehearse(pv, mark, wanted)
+            answer = await dry_run(pv, mark, wanted)
             if ends == "leading":
-                house.leadership.leading = False
+                setup.leadership.leading = False
             else:
-                house.queue.close()
+                setup.queue.close()
             return answer
 
-        instead(house.volumes, rehearse=meanwhile)
-        async with house.volumes.watching():
-            await replace(house, "n2")
+        instead(setup.volumes, dry_run=meanwhile)
+        async with setup.volumes.watching():
+            await replace(setup, "n2")
 
-        assert house.nodes() == {"n1"}
-        assert house.faults.writes == ["rehearse"]
+        assert setup.nodes() == {"n1"}
+        assert setup.faults.writes == ["rehearse"]
 
 
 async def test_a_volume_that_came_back_retained_is_told_even_if_the_answer_was_lost() -> None:
-    async with one_house() as house, house.volumes.watching():
-        house.faults.refuse("remove", Unreachable)
+    async with one_setup() as setup, setup.volumes.watching():
+        setup.faults.refuse("remove", Unreachable)
         with pytest.raises(Unreachable):
-            await replace(house, "n2")
+            await replace(setup, "n2")
         claim = f"claim-{PV}"
-        house.cluster.delete("persistentvolumeclaims", claim, namespace="default")
-        await until(lambda: house.cluster.get("persistentvolumeclaims", claim, "default") is None)
-        house.faults.allow("remove")
-        create = house.volumes.create
+        setup.cluster.delete("persistentvolumeclaims", claim, namespace="default")
+        await until(lambda: setup.cluster.get("persistentvolumeclaims", claim, "default") is None)
+        setup.faults.allow("remove")
+        create = setup.volumes.create
 
         async def lossy(manifest: Json) -> Any:
             await create(manifest)
             raise Unreachable("the answer was lost")
 
-        instead(house.volumes, create=lossy)
-        outcome = await house.replacer.resume(PV)
+        instead(setup.volumes, create=lossy)
+        outcome = await setup.replacer.resume(PV)
 
         assert outcome is Outcome.KEPT
-        assert warnings_of(house) == ["VolumeRetained"]
+        assert warnings_of(setup) == ["VolumeRetained"]
 
 
 async def test_nothing_is_remembered_of_volumes_that_are_gone() -> None:
-    async with one_house("n1") as house, house.at_work():
-        house.linstor.place(PV, "n1", flags={"n1": "DELETE"})
-        house.queue.add(RD, source="promotion")
+    async with one_setup("n1") as setup, setup.at_work():
+        setup.linstor.place(PV, "n1", flags={"n1": "DELETE"})
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(2.0)
-        remove(house.cluster)
-        del house.linstor.known[RD]
+        remove(setup.cluster)
+        del setup.linstor.known[RD]
         await asyncio.sleep(1.0)
-        await house.sweeper.sweep("period")
+        await setup.full_reconciler.reconcile_all("period")
 
-        assert house.reconciler.remembered() == 0
-        assert house.teller.unsettled == {}
+        assert setup.reconciler.remembered() == 0
+        assert setup.reporter.out_of_sync == {}
 
 
-def written_at_the_last_moment(house: House, patch: Json) -> None:
+def written_at_the_last_moment(setup: Setup, patch: Json) -> None:
     """Let somebody write when the API server has compared versions already, and has not yet
     removed the volume: it takes that, and the removal goes on.
     """
-    remove = house.volumes.remove
+    remove = setup.volumes.remove
 
     async def raced(manifest: Manifest) -> None:
-        there = house.cluster.get("persistentvolumes", name_of(manifest))
+        there = setup.cluster.get("persistentvolumes", name_of(manifest))
         if there is not None and uid_of(there) == uid_of(manifest):
-            house.cluster.patch("persistentvolumes", name_of(manifest), patch)
-            manifest = house.pv()
+            setup.cluster.patch("persistentvolumes", name_of(manifest), patch)
+            manifest = setup.pv()
         await remove(manifest)
 
-    instead(house.volumes, remove=raced)
+    instead(setup.volumes, remove=raced)
 
 
 LATE = {"metadata": {"labels": {"late": "yes"}, "annotations": {"example.com/late": "yes"}}}
 
 
 async def test_what_is_written_while_the_volume_is_removed_is_not_lost() -> None:
-    async with one_house() as house:
-        written_at_the_last_moment(house, LATE)
-        async with house.volumes.watching():
-            before = house.pv()
-            outcome = await replace(house, "n2")
+    async with one_setup() as setup:
+        written_at_the_last_moment(setup, LATE)
+        async with setup.volumes.watching():
+            before = setup.pv()
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
-        assert house.pv()["metadata"]["labels"] == {
+        assert setup.pv()["metadata"]["labels"] == {
             **before["metadata"].get("labels", {}),
             "late": "yes",
         }
-        assert house.pv()["metadata"]["annotations"]["example.com/late"] == "yes"
-        assert house.nodes() == {"n2"}
-        assert not wears_marks(house.pv())
-        assert house.journal.kept == {}
+        assert setup.pv()["metadata"]["annotations"]["example.com/late"] == "yes"
+        assert setup.nodes() == {"n2"}
+        assert not wears_marks(setup.pv())
+        assert setup.journal.kept == {}
 
 
-def failing_to_take_it_over(house: House, errors: list[Exception]) -> None:
+def failing_to_take_it_over(setup: Setup, errors: list[Exception]) -> None:
     """Let the first patches that bring what came late fail so; each that did is taken off."""
-    patch = house.volumes.patch
+    patch = setup.volumes.patch
 
     async def fails_first(name: PvName, wanted: Patch) -> Manifest:
         if "late" in wanted["metadata"].get("labels", {}) and errors:
             raise errors.pop(0)
         return await patch(name, wanted)
 
-    instead(house.volumes, patch=fails_first)
+    instead(setup.volumes, patch=fails_first)
 
 
 @pytest.mark.parametrize("error", [Unreachable, Conflict])
 async def test_what_came_late_is_tried_again(error: type[Exception]) -> None:
-    async with one_house() as house:
-        written_at_the_last_moment(house, LATE)
+    async with one_setup() as setup:
+        written_at_the_last_moment(setup, LATE)
         errors: list[Exception] = [error("a bad moment")]
-        failing_to_take_it_over(house, errors)
-        async with house.volumes.watching():
-            outcome = await replace(house, "n2")
+        failing_to_take_it_over(setup, errors)
+        async with setup.volumes.watching():
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
         assert not errors
-        assert house.pv()["metadata"]["labels"]["late"] == "yes"
-        assert house.journal.kept == {}
+        assert setup.pv()["metadata"]["labels"]["late"] == "yes"
+        assert setup.journal.kept == {}
 
 
 async def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with one_house() as house:
-        written_at_the_last_moment(house, LATE)
-        failing_to_take_it_over(house, [Forbidden("not now")])
+    async with one_setup() as setup:
+        written_at_the_last_moment(setup, LATE)
+        failing_to_take_it_over(setup, [Forbidden("not now")])
         with caplog.at_level("ERROR"):
-            async with house.volumes.watching():
-                outcome = await replace(house, "n2")
+            async with setup.volumes.watching():
+                outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
-        assert house.journal.kept == {}
+        assert setup.journal.kept == {}
     assert [record.message for record in caplog.records] == [
         "a change that came with the removal is lost"
     ]
 
 
 async def test_how_another_volume_of_that_name_went_is_no_change_of_this_one() -> None:
-    async with one_house() as house:
-        gone = house.volumes.index.gone
+    async with one_setup() as setup:
+        gone = setup.volumes.index.gone
 
         def old_news(manifest: Manifest) -> None:
             other = {**manifest["metadata"], "uid": "another", "labels": {"late": "no"}}
             gone({**manifest, "metadata": other})
 
-        instead(house.volumes.index, gone=old_news)
-        async with house.volumes.watching():
-            outcome = await replace(house, "n2")
+        instead(setup.volumes.index, gone=old_news)
+        async with setup.volumes.watching():
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
-        assert "late" not in house.pv()["metadata"].get("labels", {})
+        assert "late" not in setup.pv()["metadata"].get("labels", {})
 
 
 async def test_where_the_watch_tells_nothing_of_the_removal_it_is_not_waited_for_long() -> None:
-    async with one_house() as house:
-        instead(house.volumes.index, gone=lambda _: None)
-        async with house.volumes.watching():
+    async with one_setup() as setup:
+        instead(setup.volumes.index, gone=lambda _: None)
+        async with setup.volumes.watching():
             begun = asyncio.get_running_loop().time()
-            outcome = await replace(house, "n2")
+            outcome = await replace(setup, "n2")
             took = asyncio.get_running_loop().time() - begun
 
         assert outcome is Outcome.DONE
@@ -608,31 +608,31 @@ async def test_where_the_watch_tells_nothing_of_the_removal_it_is_not_waited_for
 
 
 async def test_a_volume_kept_with_retain_stays_so_whatever_came_late() -> None:
-    async with one_house() as house:
-        async with house.volumes.watching():
-            patch = house.volumes.patch
+    async with one_setup() as setup:
+        async with setup.volumes.watching():
+            patch = setup.volumes.patch
 
             async def claim_goes(name: PvName, wanted: Patch) -> Manifest:
                 answer = await patch(name, wanted)
                 if "claimRef" in wanted.get("spec", {}):
-                    claim = house.claim()["metadata"]
-                    house.cluster.patch(
+                    claim = setup.claim()["metadata"]
+                    setup.cluster.patch(
                         "persistentvolumeclaims",
                         claim["name"],
                         {"metadata": {"finalizers": []}},
                         namespace="default",
                     )
-                    house.cluster.delete(
+                    setup.cluster.delete(
                         "persistentvolumeclaims", claim["name"], namespace="default"
                     )
                     await asyncio.sleep(61.0)
                 return answer
 
-            instead(house.volumes, patch=claim_goes)
+            instead(setup.volumes, patch=claim_goes)
             change = {**LATE, "spec": {"persistentVolumeReclaimPolicy": "Recycle"}}
-            written_at_the_last_moment(house, change)
-            outcome = await replace(house, "n2")
+            written_at_the_last_moment(setup, change)
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.KEPT
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
-        assert house.pv()["metadata"]["labels"]["late"] == "yes"
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        assert setup.pv()["metadata"]["labels"]["late"] == "yes"

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from linstor_affinity_events.cli.run import new_event_loop
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, QueueClosed, WorkItem
 
 
 async def test_a_key_added_many_times_is_handed_out_once() -> None:
@@ -13,8 +13,8 @@ async def test_a_key_added_many_times_is_handed_out_once() -> None:
     for _ in range(100):
         queue.add("a")
 
-    async with queue.claim() as turn:
-        assert turn.key == "a"
+    async with queue.claim() as item:
+        assert item.key == "a"
     assert len(queue) == 0
 
 
@@ -25,9 +25,9 @@ async def test_news_that_come_while_a_key_is_held_lead_to_exactly_one_more_turn(
         queue.add("a", source="promotion")
         queue.add("a", source="promotion")
 
-    async with queue.claim() as turn:
-        assert turn.key == "a"
-        assert turn.hinted
+    async with queue.claim() as item:
+        assert item.key == "a"
+        assert item.trigger
     assert len(queue) == 0
 
 
@@ -40,11 +40,11 @@ async def test_one_key_is_never_in_two_hands() -> None:
         nonlocal worst
         while True:
             try:
-                async with queue.claim() as turn:
-                    hands[turn.key] += 1
-                    worst = max(worst, hands[turn.key])
+                async with queue.claim() as item:
+                    hands[item.key] += 1
+                    worst = max(worst, hands[item.key])
                     await asyncio.sleep(0.5)
-                    hands[turn.key] -= 1
+                    hands[item.key] -= 1
             except QueueClosed:
                 return
 
@@ -77,40 +77,40 @@ async def test_a_turn_knows_since_when_the_news_waits() -> None:
     await asyncio.sleep(1.0)
     queue.add("a", source="promotion")
 
-    async with queue.claim() as turn:
-        assert turn.since == pytest.approx(1.0)
+    async with queue.claim() as item:
+        assert item.since == pytest.approx(1.0)
 
 
 async def test_urgent_changes_go_before_others_and_before_looks() -> None:
     queue = KeyedQueue[str]()
-    queue.add("change", lane=Lane.CHANGE)
+    queue.add("change", priority=Priority.CHANGE)
     queue.add("look")
-    queue.add("urgent", lane=Lane.URGENT)
+    queue.add("urgent", priority=Priority.URGENT)
 
     order = []
     for _ in range(3):
-        async with queue.claim() as turn:
-            order.append(turn.key)
+        async with queue.claim() as item:
+            order.append(item.key)
 
     assert order == ["urgent", "look", "change"]
 
 
 async def test_a_wish_for_a_look_does_not_put_off_an_urgent_change() -> None:
     queue = KeyedQueue[str]()
-    queue.add("urgent", lane=Lane.URGENT)
-    queue.add("change", lane=Lane.CHANGE)
+    queue.add("urgent", priority=Priority.URGENT)
+    queue.add("change", priority=Priority.CHANGE)
     queue.add("look")
     for key in ("urgent", "change"):
         queue.add(key, source="promotion")
 
-    turns = []
+    items = []
     for _ in range(3):
-        async with queue.claim() as turn:
-            turns.append((turn.key, turn.lane))
+        async with queue.claim() as item:
+            items.append((item.key, item.priority))
 
     # What could wait may be urgent by now: only a look tells.
-    assert turns[0] == ("urgent", Lane.URGENT)
-    assert ("change", Lane.LOOK) in turns
+    assert items[0] == ("urgent", Priority.URGENT)
+    assert ("change", Priority.LOOK) in items
 
 
 async def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
@@ -118,40 +118,40 @@ async def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
     queue.add("slow")
     async with queue.claim() as slow:
         assert queue.may_change(slow, urgent=False)
-        queue.add("second", lane=Lane.URGENT)
+        queue.add("second", priority=Priority.URGENT)
         queue.add("look")
-        async with queue.claim() as turn:
-            assert turn.key == "look"
-            assert not queue.may_change(turn, urgent=True)
+        async with queue.claim() as item:
+            assert item.key == "look"
+            assert not queue.may_change(item, urgent=True)
 
-    async with queue.claim() as turn:
-        assert turn.key == "second"
+    async with queue.claim() as item:
+        assert item.key == "second"
 
 
 async def test_a_change_that_can_wait_leaves_the_last_place_to_an_urgent_one() -> None:
     queue = KeyedQueue[str](changes_at_once=1)
     queue.add("a")
-    async with queue.claim() as turn:
-        queue.add("b", lane=Lane.URGENT)
+    async with queue.claim() as item:
+        queue.add("b", priority=Priority.URGENT)
 
-        assert not queue.may_change(turn, urgent=False)
-        assert queue.may_change(turn, urgent=True)
+        assert not queue.may_change(item, urgent=False)
+        assert queue.may_change(item, urgent=True)
 
 
 async def test_a_place_comes_back_when_its_turn_ends() -> None:
     queue = KeyedQueue[str](changes_at_once=1)
     for key in ("a", "b"):
         queue.add(key)
-        async with queue.claim() as turn:
-            assert queue.may_change(turn, urgent=False), key
+        async with queue.claim() as item:
+            assert queue.may_change(item, urgent=False), key
 
 
 async def test_a_closed_queue_hands_out_nothing_and_lets_go_of_those_who_wait() -> None:
     queue = KeyedQueue[str]()
 
-    async def wait() -> Turn[str]:
-        async with queue.claim() as turn:
-            return turn
+    async def wait() -> WorkItem[str]:
+        async with queue.claim() as item:
+            return item
 
     waiting = asyncio.create_task(wait())
     await asyncio.sleep(1.0)
@@ -169,26 +169,28 @@ async def test_a_hundred_thousand_keys_cost_no_more_each_than_a_thousand() -> No
         queue.add(number, after=1.0)
     seen = set()
     for _ in range(100_000):
-        async with queue.claim() as turn:
-            seen.add(turn.key)
+        async with queue.claim() as item:
+            seen.add(item.key)
 
     assert seen == set(range(100_000))
     assert len(queue) == 0
     assert queue.oldest() is None
 
 
-@pytest.mark.parametrize("lane", list(Lane))
-async def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(lane: Lane) -> None:
+@pytest.mark.parametrize("priority", list(Priority))
+async def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(
+    priority: Priority,
+) -> None:
     queue = KeyedQueue[str]()
     for number in range(1000):
-        queue.add(f"many-{number}", lane=lane)
+        queue.add(f"many-{number}", priority=priority)
     await asyncio.sleep(1.0)
-    queue.add("one", lane=lane)
+    queue.add("one", priority=priority)
 
     order = []
     for _ in range(3):
-        async with queue.claim() as turn:
-            order.append(turn.key)
+        async with queue.claim() as item:
+            order.append(item.key)
 
     assert order == ["many-0", "one", "many-1"]
 
@@ -196,19 +198,19 @@ async def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(lane:
 async def test_what_was_told_first_goes_first_however_late_it_was_seen_to_be_urgent() -> None:
     queue = KeyedQueue[str]()
     await asyncio.sleep(10.0)
-    queue.add("later", lane=Lane.URGENT, since=5.0)
-    queue.add("sooner", lane=Lane.URGENT, since=4.0)
+    queue.add("later", priority=Priority.URGENT, since=5.0)
+    queue.add("sooner", priority=Priority.URGENT, since=4.0)
 
-    async with queue.claim() as turn:
-        assert turn.key == "sooner"
+    async with queue.claim() as item:
+        assert item.key == "sooner"
 
 
 async def test_whoever_gives_up_waiting_leaves_the_news_to_others() -> None:
     queue = KeyedQueue[str]()
 
     async def wait() -> str:
-        async with queue.claim() as turn:
-            return turn.key
+        async with queue.claim() as item:
+            return item.key
 
     first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
     await asyncio.sleep(1.0)
@@ -223,8 +225,8 @@ async def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> No
     got: dict[int, float] = {}
 
     async def wait() -> None:
-        async with queue.claim() as turn:
-            got[turn.key] = asyncio.get_running_loop().time()
+        async with queue.claim() as item:
+            got[item.key] = asyncio.get_running_loop().time()
             await asyncio.sleep(100.0)
 
     async with asyncio.TaskGroup() as group:
@@ -246,8 +248,8 @@ def test_on_the_loop_of_the_service_times_are_kept_however_short() -> None:
             queue.add(number, after=number / 200_000)
         seen = set()
         for _ in range(50):
-            async with asyncio.timeout(10), queue.claim() as turn:
-                seen.add(turn.key)
+            async with asyncio.timeout(10), queue.claim() as item:
+                seen.add(item.key)
 
         assert seen == set(range(50))
 
@@ -260,10 +262,10 @@ async def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
     looked: dict[str, float] = {}
 
     async def work() -> None:
-        async with queue.claim() as turn:
-            looked[turn.key] = asyncio.get_running_loop().time()
-            if turn.key == "a":
-                assert queue.may_change(turn, urgent=True)
+        async with queue.claim() as item:
+            looked[item.key] = asyncio.get_running_loop().time()
+            if item.key == "a":
+                assert queue.may_change(item, urgent=True)
                 await asyncio.sleep(5.0)
 
     async with asyncio.TaskGroup() as group:
@@ -290,18 +292,18 @@ async def test_many_looks_are_held_until_each_is_answered() -> None:
     await asyncio.sleep(3.0)
 
     assert queue.due_looks() == 4
-    turns = queue.claim_looks(until=begun)
-    first = next(turns)
+    items = queue.claim_looks(until=begun)
+    first = next(items)
     assert (first.key, queue.held) == ("old", 2)
     assert not queue.may_change(first, urgent=True)
-    assert (next(turns).key, queue.held) == ("too", 1)
-    turns.close()
+    assert (next(items).key, queue.held) == ("too", 1)
+    items.close()
     assert (queue.held, queue.due_looks()) == (0, 2)
 
 
 async def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
     queue = KeyedQueue[str](changes_at_once=1)
-    queue.add("first", lane=Lane.CHANGE)
+    queue.add("first", priority=Priority.CHANGE)
     took: list[float] = []
 
     async def wait() -> None:
@@ -310,7 +312,7 @@ async def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
 
     async with queue.claim():
         queue.add("first", after=50.0)
-        queue.add("second", lane=Lane.URGENT)
+        queue.add("second", priority=Priority.URGENT)
         waiting = asyncio.create_task(wait())
         await asyncio.sleep(2.0)
     await waiting

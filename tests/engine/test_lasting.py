@@ -11,41 +11,41 @@ import pytest
 from linstor_affinity_events.errors import Conflict, Forbidden, Refused, Unreachable
 from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
-from tests.engine.house import PV, RD, House, house_on, instead, one_house, replace
+from tests.engine.setup import PV, RD, Setup, instead, one_setup, replace, setup_on
 
 Json = dict[str, Any]
 
 DAY = 24 * 3600.0
 
 
-async def a_day(house: House) -> None:
+async def a_day(setup: Setup) -> None:
     """With a full reconcile each quarter of an hour, and a clock that tells the teller."""
-    house.teller._now = asyncio.get_running_loop().time
-    house.queue.add(RD, source="promotion")
+    setup.reporter._now = asyncio.get_running_loop().time
+    setup.queue.add(RD, source="promotion")
     for _ in range(96):
         await asyncio.sleep(DAY / 96)
-        await house.sweeper.sweep("period")
+        await setup.full_reconciler.reconcile_all("period")
 
 
 @pytest.mark.parametrize("error", [Forbidden, Conflict])
 async def test_a_write_that_never_succeeds_is_told(error: type[Exception]) -> None:
-    async with one_house("n2") as house:
+    async with one_setup("n2") as setup:
 
         async def refused(name: PvName, patch: Patch) -> Manifest:
             raise error("not for you")
 
-        instead(house.volumes, patch=refused)
-        async with house.at_work():
-            await a_day(house)
+        instead(setup.volumes, patch=refused)
+        async with setup.at_work():
+            await a_day(setup)
 
-        assert {name for name, _, _ in house.notices.warnings} == {PV}
-        assert all("not for you" in why for _, _, why in house.notices.warnings)
-        assert 10 < len(house.notices.warnings) < 40
+        assert {name for name, _, _ in setup.notices.warnings} == {PV}
+        assert all("not for you" in why for _, _, why in setup.notices.warnings)
+        assert 10 < len(setup.notices.warnings) < 40
 
 
 async def test_who_takes_back_our_marks_each_time_is_not_fought() -> None:
-    async with one_house("n2") as house:
-        patch, marks = house.volumes.patch, 0
+    async with one_setup("n2") as setup:
+        patch, marks = setup.volumes.patch, 0
 
         async def undone(name: PvName, wanted: Patch) -> Manifest:
             nonlocal marks
@@ -53,24 +53,24 @@ async def test_who_takes_back_our_marks_each_time_is_not_fought() -> None:
             if (wanted.get("spec") or {}).get("persistentVolumeReclaimPolicy") == "Retain":
                 marks += 1
                 delete = {"spec": {"persistentVolumeReclaimPolicy": "Delete"}}
-                house.cluster.patch("persistentvolumes", PV, delete)
+                setup.cluster.patch("persistentvolumes", PV, delete)
             return made
 
-        instead(house.volumes, patch=undone)
-        async with house.at_work():
-            await a_day(house)
+        instead(setup.volumes, patch=undone)
+        async with setup.at_work():
+            await a_day(setup)
 
         assert marks < 60
-        assert any("or was about to be" in why for _, _, why in house.notices.warnings)
+        assert any("or was about to be" in why for _, _, why in setup.notices.warnings)
 
 
 async def test_a_volume_that_stays_absent_is_told_whatever_the_reason() -> None:
-    async with one_house("n2") as house:
-        house.faults.refuse("create", Unreachable)
+    async with one_setup("n2") as setup:
+        setup.faults.refuse("create", Unreachable)
         with pytest.raises(Unreachable):
-            await replace(house, "n2")
-        house.faults.allow("create")
-        second = house_on(house.cluster, house.linstor, journal=house.journal, holder="other")
+            await replace(setup, "n2")
+        setup.faults.allow("create")
+        second = setup_on(setup.cluster, setup.linstor, journal=setup.journal, holder="other")
 
         async def refused(claim: ClaimName) -> Manifest | None:
             raise Forbidden("claims are none of your business")
@@ -87,65 +87,65 @@ async def test_a_volume_that_stays_absent_is_told_whatever_the_reason() -> None:
 
 
 async def test_a_replacement_that_never_ends_is_told() -> None:
-    async with one_house("n2") as house:
+    async with one_setup("n2") as setup:
 
         async def raced(manifest: Manifest) -> None:
             raise Conflict("somebody writes all the time")
 
-        instead(house.volumes, remove=raced)
-        async with house.at_work():
-            house.queue.add(RD, source="promotion")
+        instead(setup.volumes, remove=raced)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
             for _ in range(5):
                 await asyncio.sleep(60.0)
-                await house.sweeper.sweep("period")
+                await setup.full_reconciler.reconcile_all("period")
 
-        assert house.telemetry.now["unfinished"] == 1
-        assert "VolumeReplacementUnfinished" in [r for _, r, _ in house.notices.warnings]
+        assert setup.telemetry.now["unfinished"] == 1
+        assert "VolumeReplacementUnfinished" in [r for _, r, _ in setup.notices.warnings]
 
 
 async def test_a_refused_creation_is_told_again_and_again_while_it_lasts() -> None:
-    async with one_house("n2") as house:
-        house.faults.refuse("create", Forbidden)
-        async with house.at_work():
-            await a_day(house)
+    async with one_setup("n2") as setup:
+        setup.faults.refuse("create", Forbidden)
+        async with setup.at_work():
+            await a_day(setup)
 
-        told = [r for _, r, _ in house.notices.warnings if r == "VolumeRecreationFailing"]
+        told = [r for _, r, _ in setup.notices.warnings if r == "VolumeRecreationFailing"]
         assert 20 < len(told) < 40
-        assert len(set(house.notices.reminders)) > 20
+        assert len(set(setup.notices.reminders)) > 20
 
 
 async def test_a_property_that_linstor_does_not_drop_holds_up_no_volume() -> None:
-    async with one_house("n2") as house:
-        saved = {key: value for key, value in house.pv().items() if key != "status"}
+    async with one_setup("n2") as setup:
+        saved = {key: value for key, value in setup.pv().items() if key != "status"}
         saved["metadata"] = {"name": PV}
-        known = house.linstor.known
+        known = setup.linstor.known
         known[RD] = changed(known[RD], saved={0: json.dumps(saved)})
 
         async def refused(resource: ResourceName, number: int) -> None:
             raise Refused("no permission")
 
-        instead(house.linstor, forget_saved=refused)
-        async with house.at_work():
-            house.queue.add(RD, source="promotion")
+        instead(setup.linstor, forget_saved=refused)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
             await asyncio.sleep(10.0)
 
-        assert house.nodes() == {"n2"}
+        assert setup.nodes() == {"n2"}
 
 
 async def test_where_the_watch_says_nothing_of_a_removal_that_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with one_house("n2") as house:
+    async with one_setup("n2") as setup:
         # Nobody follows the cluster: the watch is away.
         with caplog.at_level(logging.WARNING):
-            await replace(house, "n2")
+            await replace(setup, "n2")
 
     assert "the watch did not tell how the old volume was" in caplog.text
 
 
 async def test_a_binder_that_lags_is_waited_for_before_the_claim_is_judged() -> None:
-    async with one_house("n2") as house:
-        create, read_claim = house.volumes.create, house.volumes.read_claim
+    async with one_setup("n2") as setup:
+        create, read_claim = setup.volumes.create, setup.volumes.read_claim
         loop = asyncio.get_running_loop()
         made_at = float("inf")
 
@@ -159,7 +159,7 @@ async def test_a_binder_that_lags_is_waited_for_before_the_claim_is_judged() -> 
             return made
 
         def alive() -> None:
-            house.volumes.index.phase_changed_at = loop.time()
+            setup.volumes.index.phase_changed_at = loop.time()
 
         async def read(claim: ClaimName) -> Manifest | None:
             found = await read_claim(claim)
@@ -167,16 +167,16 @@ async def test_a_binder_that_lags_is_waited_for_before_the_claim_is_judged() -> 
                 return found
             return {**found, "status": {**found["status"], "phase": "Lost"}}
 
-        instead(house.volumes, create=created, read_claim=read)
-        async with house.volumes.watching():
-            seen = house.volumes.index.changed
+        instead(setup.volumes, create=created, read_claim=read)
+        async with setup.volumes.watching():
+            seen = setup.volumes.index.changed
 
             def unseen(manifest: Manifest) -> None:
                 """The new volume's phase is not written yet."""
                 if loop.time() < made_at:
                     seen(manifest)
 
-            instead(house.volumes.index, changed=unseen)
-            await replace(house, "n2")
+            instead(setup.volumes.index, changed=unseen)
+            await replace(setup, "n2")
 
-        assert house.telemetry.counted["claim lost"] == 1
+        assert setup.telemetry.counted["claim lost"] == 1

@@ -7,20 +7,20 @@ import pytest
 
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
-from linstor_affinity_events.model.verdict import Reason
-from tests.engine.house import (
+from tests.engine.setup import (
     PV,
     RD,
-    House,
+    Setup,
     cluster_with,
-    house_on,
     instead,
-    one_house,
+    one_setup,
     replace,
+    setup_on,
     until,
 )
 from tests.fakes.kube_server import metadata
@@ -34,10 +34,10 @@ CLAIM = f"claim-{PV}"
 CONTROLLER = Writer(name="kube-controller-manager", subresource="status")
 
 
-async def reconciled_for(house: House, seconds: float) -> None:
+async def reconciled_for(setup: Setup, seconds: float) -> None:
     """Let a full reconcile come each minute."""
     for _ in range(int(seconds / 60)):
-        await house.sweeper.sweep("period")
+        await setup.full_reconciler.reconcile_all("period")
         await asyncio.sleep(60.0)
 
 
@@ -48,21 +48,21 @@ def moved_elsewhere(operation: str, pv: Json) -> None:
 
 
 async def test_a_policy_that_moves_new_volumes_has_none_replaced_again_and_again() -> None:
-    async with one_house("n2") as house, house.at_work():
-        house.cluster.mutations.append(moved_elsewhere)
-        await reconciled_for(house, 3600.0)
+    async with one_setup("n2") as setup, setup.at_work():
+        setup.cluster.mutations.append(moved_elsewhere)
+        await reconciled_for(setup, 3600.0)
 
-        assert house.nodes() == {"elsewhere"}
-        assert house.faults.writes.count("remove") < 10
-        [(name, _, why), *_] = house.notices.warnings
+        assert setup.nodes() == {"elsewhere"}
+        assert setup.faults.writes.count("remove") < 10
+        [(name, _, why), *_] = setup.notices.warnings
         assert name == PV
         assert "came out as linbit.com/hostname=elsewhere" in why
-        assert house.picture.backoff.held_back() == 1
-        assert house.teller.unsettled[PV].reason == Reason.DIFFERENT
+        assert setup.cluster_view.backoff.held_back() == 1
+        assert setup.reporter.out_of_sync[PV].reason == Reason.DIFFERENT
 
-        house.cluster.mutations.clear()
-        await reconciled_for(house, 3600.0)
-        assert house.nodes() == {"n2"}
+        setup.cluster.mutations.clear()
+        await reconciled_for(setup, 3600.0)
+        assert setup.nodes() == {"n2"}
 
 
 async def test_a_policy_that_labels_every_update_is_no_reason_to_begin_again() -> None:
@@ -73,13 +73,13 @@ async def test_a_policy_that_labels_every_update_is_no_reason_to_begin_again() -
         count += 1
         pv["metadata"].setdefault("annotations", {})["policy.example.com/stamp"] = str(count)
 
-    async with one_house("n2") as house, house.volumes.watching():
-        house.cluster.mutations.append(stamped)
+    async with one_setup("n2") as setup, setup.volumes.watching():
+        setup.cluster.mutations.append(stamped)
 
-        assert await replace(house, "n2") is Outcome.DONE
-        assert house.nodes() == {"n2"}
-        assert house.faults.writes.count("remove") == 1
-        assert house.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert await replace(setup, "n2") is Outcome.DONE
+        assert setup.nodes() == {"n2"}
+        assert setup.faults.writes.count("remove") == 1
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
 
 async def test_what_else_a_policy_changes_is_told_once_and_left() -> None:
@@ -97,32 +97,32 @@ async def test_what_else_a_policy_changes_is_told_once_and_left() -> None:
             PV, claim=claim, node_affinity=manifests.on_nodes(["n1"]), mountOptions=["noatime"]
         )
         cluster.create("persistentvolumes", made)
-        house = house_on(cluster, linstor)
-        async with house.at_work():
+        setup = setup_on(cluster, linstor)
+        async with setup.at_work():
             await asyncio.sleep(1.0)
             cluster.mutations.append(remounted)
-            await reconciled_for(house, 600.0)
+            await reconciled_for(setup, 600.0)
 
-        assert house.nodes() == {"n2"}
-        assert house.faults.writes.count("remove") == 1
-        assert [(n, r) for n, r, _ in house.notices.warnings] == [(PV, "VolumeCreatedDifferent")]
+        assert setup.nodes() == {"n2"}
+        assert setup.faults.writes.count("remove") == 1
+        assert [(n, r) for n, r, _ in setup.notices.warnings] == [(PV, "VolumeCreatedDifferent")]
 
 
 async def test_a_placement_that_never_rests_does_not_have_a_volume_replaced_without_end() -> None:
-    async with one_house("n2") as house, house.at_work():
+    async with one_setup("n2") as setup, setup.at_work():
         for number in range(1800):
-            house.linstor.place(PV, f"n{number % 2 + 2}")
-            house.queue.add(RD, source="promotion")
+            setup.linstor.place(PV, f"n{number % 2 + 2}")
+            setup.queue.add(RD, source="promotion")
             await asyncio.sleep(2.0)
 
-        assert house.faults.writes.count("remove") < 30
-        assert any("more than 10 times" in why for _, _, why in house.notices.warnings)
+        assert setup.faults.writes.count("remove") < 30
+        assert any("more than 10 times" in why for _, _, why in setup.notices.warnings)
 
 
-async def lost_and_found(house: House) -> None:
+async def lost_and_found(setup: Setup) -> None:
     for phase in ("Lost", "Bound"):
         status = {"status": {"phase": phase}}
-        house.cluster.patch(
+        setup.cluster.patch(
             "persistentvolumeclaims", CLAIM, status, namespace="default", writer=CONTROLLER
         )
 
@@ -132,34 +132,34 @@ async def lost_and_found(house: House) -> None:
 async def test_a_claim_that_was_lost_and_is_bound_again_is_counted(
     monkeypatch: pytest.MonkeyPatch, lost: bool, answered: bool
 ) -> None:
-    async with one_house("n2") as house, house.volumes.watching():
-        create = house.volumes.create
+    async with one_setup("n2") as setup, setup.volumes.watching():
+        create = setup.volumes.create
 
         async def created(manifest: Manifest) -> Manifest:
             made = await create(manifest)
             # The API server's clock tells seconds, and the claim was not bound just now.
             monkeypatch.setattr(metadata, "now", lambda: "2036-01-01T00:00:00Z")
             if lost:
-                await lost_and_found(house)
+                await lost_and_found(setup)
             if not answered:
                 raise Unreachable("the answer is lost")
             return made
 
-        instead(house.volumes, create=created)
-        assert await replace(house, "n2") is Outcome.DONE
-        assert house.telemetry.counted["claim lost"] == lost
+        instead(setup.volumes, create=created)
+        assert await replace(setup, "n2") is Outcome.DONE
+        assert setup.telemetry.counted["claim lost"] == lost
 
 
 async def test_a_claim_that_is_deleted_while_a_quiet_moment_is_waited_for_is_seen_to_be_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By whoever goes on with a replacement: then policy Retain is kept."""
-    async with one_house("n2") as first:
+    async with one_setup("n2") as first:
         first.faults.refuse("remove", Unreachable)
         async with first.volumes.watching():
             with pytest.raises(Unreachable):
                 await replace(first, "n2")
-        second = house_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+        second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
         waits = [True]
 
         async def waited(_: ClaimGuard) -> bool:
@@ -181,20 +181,20 @@ async def test_a_claim_that_is_deleted_while_a_quiet_moment_is_waited_for_is_see
 
 
 async def test_what_waits_for_minutes_is_told_though_nothing_about_it_changes() -> None:
-    async with one_house("n1", "n2") as house, house.at_work():
+    async with one_setup("n1", "n2") as setup, setup.at_work():
         wish = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
-        house.cluster.patch("persistentvolumeclaims", CLAIM, wish, namespace="default")
-        house.teller._now = asyncio.get_running_loop().time
-        await reconciled_for(house, 120.0)
-        assert house.notices.warnings == []
-        await reconciled_for(house, 600.0)
+        setup.cluster.patch("persistentvolumeclaims", CLAIM, wish, namespace="default")
+        setup.reporter._now = asyncio.get_running_loop().time
+        await reconciled_for(setup, 120.0)
+        assert setup.notices.warnings == []
+        await reconciled_for(setup, 600.0)
 
-        [(name, _, why)] = house.notices.warnings
+        [(name, _, why)] = setup.notices.warnings
         assert name == PV
         assert "a resize from 1Gi to 2Gi is in flight" in why
-        await house.sweeper.sweep("period")
-        assert house.telemetry.now["deferred"] == 1
+        await setup.full_reconciler.reconcile_all("period")
+        assert setup.telemetry.now["deferred"] == 1
 
         capacity = {"spec": {"capacity": {"storage": "2Gi"}}}
-        house.cluster.patch("persistentvolumes", PV, capacity)
-        await until(lambda: house.nodes() == {"n1", "n2"}, patience=120.0)
+        setup.cluster.patch("persistentvolumes", PV, capacity)
+        await until(lambda: setup.nodes() == {"n1", "n2"}, patience=120.0)

@@ -15,159 +15,159 @@ from linstor_affinity_events.model.keys import SKIP_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
-from tests.engine.house import PV, RD, House, bind, cluster_with, house_on, instead, until
+from tests.engine.setup import PV, RD, Setup, bind, cluster_with, instead, setup_on, until
 from tests.fakes.linstor import FakeLinstor
 from tests.stage import manifests
 
 
 @asynccontextmanager
-async def one_volume(*placed: str, on: str = "n1") -> AsyncIterator[House]:
+async def one_volume(*placed: str, on: str = "n1") -> AsyncIterator[Setup]:
     """A house at work with one volume; LINSTOR has it on the nodes given."""
     async with cluster_with(PV, on=on) as cluster:
         linstor = FakeLinstor("n1", "n2", "n3")
         linstor.place(PV, *placed)
-        house = house_on(cluster, linstor)
-        async with house.at_work():
-            yield house
+        setup = setup_on(cluster, linstor)
+        async with setup.at_work():
+            yield setup
 
 
 async def test_a_hint_is_acted_on_at_once() -> None:
-    async with one_volume("n2") as house:
+    async with one_volume("n2") as setup:
         began = asyncio.get_running_loop().time()
-        house.queue.add(RD, source="promotion")
-        await until(lambda: house.notices.updates)
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: setup.notices.updates)
 
-        assert house.nodes() == {"n2"}
+        assert setup.nodes() == {"n2"}
         assert asyncio.get_running_loop().time() - began < 0.5
-        assert house.telemetry.counted["changed replace done"] == 1
+        assert setup.telemetry.counted["changed replace done"] == 1
 
 
 async def test_a_hint_that_changed_nothing_gets_one_second_look() -> None:
-    async with one_volume("n1") as house:
-        house.queue.add(RD, source="promotion")
+    async with one_volume("n1") as setup:
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(1.0)
         # The truth comes after the event, and nothing tells of it.
-        house.linstor.place(PV, "n2")
+        setup.linstor.place(PV, "n2")
         await asyncio.sleep(3.0)
 
-        assert house.nodes() == {"n2"}
+        assert setup.nodes() == {"n2"}
 
 
 async def test_without_news_nothing_is_asked() -> None:
-    async with one_volume("n1") as house:
-        house.queue.add(RD, source="promotion")
+    async with one_volume("n1") as setup:
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(10.0)
-        house.linstor.asked.clear()
+        setup.linstor.asked.clear()
         await asyncio.sleep(3600.0)
 
-        assert house.linstor.asked == []
+        assert setup.linstor.asked == []
 
 
 async def test_a_placement_in_motion_is_looked_at_until_it_rests() -> None:
-    async with one_volume("n1") as house:
-        house.linstor.place(PV, "n1", "n2", flags={"n2": "DISKLESS DISK_ADDING"})
-        house.queue.add(RD, source="promotion")
+    async with one_volume("n1") as setup:
+        setup.linstor.place(PV, "n1", "n2", flags={"n2": "DISKLESS DISK_ADDING"})
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(6.0)
-        house.linstor.place(PV, "n1", "n2")
-        await until(lambda: house.nodes() == {"n1", "n2"}, patience=10.0)
+        setup.linstor.place(PV, "n1", "n2")
+        await until(lambda: setup.nodes() == {"n1", "n2"}, patience=10.0)
 
 
 async def test_a_deletion_that_never_ends_is_not_looked_at_for_ever() -> None:
-    async with one_volume("n1") as house:
-        house.linstor.place(PV, "n1", "n2", flags={"n2": "DELETE DRBD_DELETE"})
-        house.queue.add(RD, source="promotion")
+    async with one_volume("n1") as setup:
+        setup.linstor.place(PV, "n1", "n2", flags={"n2": "DELETE DRBD_DELETE"})
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(120.0)
-        house.linstor.asked.clear()
+        setup.linstor.asked.clear()
         await asyncio.sleep(3600.0)
 
-        assert house.linstor.asked == []
+        assert setup.linstor.asked == []
 
 
 async def test_the_skip_annotation_set_at_the_last_moment_is_honoured() -> None:
-    async with one_volume("n2") as house:
-        before = house.pv()["metadata"]["uid"]
+    async with one_volume("n2") as setup:
+        before = setup.pv()["metadata"]["uid"]
         annotation = {"metadata": {"annotations": {SKIP_ANNOTATION: "yes"}}}
-        house.cluster.patch("persistentvolumes", PV, annotation)
-        house.queue.add(RD, source="promotion")
+        setup.cluster.patch("persistentvolumes", PV, annotation)
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(5.0)
 
-        assert house.pv()["metadata"]["uid"] == before
-        assert house.nodes() == {"n1"}
+        assert setup.pv()["metadata"]["uid"] == before
+        assert setup.nodes() == {"n1"}
 
 
 async def test_a_refusal_is_told_once_until_its_reason_changes() -> None:
-    async with one_volume() as house:
+    async with one_volume() as setup:
         for _ in range(5):
-            house.queue.add(RD, source="promotion")
+            setup.queue.add(RD, source="promotion")
             await asyncio.sleep(10.0)
-        assert [why for _, _, why in house.notices.warnings] == [
+        assert [why for _, _, why in setup.notices.warnings] == [
             "no replica of pvc-1 has usable data now"
         ]
 
-        house.linstor.known.clear()
-        house.queue.add(RD, source="promotion")
+        setup.linstor.known.clear()
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(10.0)
 
-        assert len(house.notices.warnings) == 2
-        assert house.nodes() == {"n1"}
+        assert len(setup.notices.warnings) == 2
+        assert setup.nodes() == {"n1"}
 
 
 async def test_linstor_away_is_asked_again_with_growing_pauses_and_then_it_is_mended() -> None:
-    async with one_volume("n2") as house:
-        house.linstor.broken = Unreachable("down")
-        house.queue.add(RD, source="promotion")
+    async with one_volume("n2") as setup:
+        setup.linstor.broken = Unreachable("down")
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(60.0)
-        assert 4 <= house.linstor.asked.count("placement") <= 12
-        house.linstor.broken = None
-        await until(lambda: house.nodes() == {"n2"}, patience=300.0)
+        assert 4 <= setup.linstor.asked.count("placement") <= 12
+        setup.linstor.broken = None
+        await until(lambda: setup.nodes() == {"n2"}, patience=300.0)
 
 
 async def test_a_login_refused_is_no_reason_to_hammer() -> None:
-    async with one_volume("n2") as house:
-        house.linstor.broken = LoginRefused("no")
-        house.queue.add(RD, source="promotion")
+    async with one_volume("n2") as setup:
+        setup.linstor.broken = LoginRefused("no")
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(300.0)
 
-        assert house.linstor.asked.count("placement") <= 11
+        assert setup.linstor.asked.count("placement") <= 11
 
 
 async def test_a_resize_that_never_ends_is_waited_for_with_growing_pauses() -> None:
-    async with one_volume("n1", "n2") as house:
+    async with one_volume("n1", "n2") as setup:
         bigger = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
         claim = f"claim-{PV}"
-        house.cluster.patch("persistentvolumeclaims", claim, bigger, namespace="default")
-        house.queue.add(RD, source="promotion")
+        setup.cluster.patch("persistentvolumeclaims", claim, bigger, namespace="default")
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(3600.0)
-        assert house.nodes() == {"n1"}
-        assert house.linstor.asked.count("placement") < 100
+        assert setup.nodes() == {"n1"}
+        assert setup.linstor.asked.count("placement") < 100
 
-        house.cluster.patch("persistentvolumes", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
-        await until(lambda: house.nodes() == {"n1", "n2"}, patience=61.0)
-        assert house.pv()["spec"]["capacity"] == {"storage": "2Gi"}
+        setup.cluster.patch("persistentvolumes", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
+        await until(lambda: setup.nodes() == {"n1", "n2"}, patience=61.0)
+        assert setup.pv()["spec"]["capacity"] == {"storage": "2Gi"}
 
 
 async def test_who_does_not_lead_writes_nothing() -> None:
-    async with one_volume("n2") as house:
-        house.leadership.leading = False
-        house.queue.add(RD, source="promotion")
+    async with one_volume("n2") as setup:
+        setup.leadership.leading = False
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(30.0)
 
-        assert house.faults.writes == []
+        assert setup.faults.writes == []
 
 
 async def test_after_the_queue_closed_nothing_is_begun() -> None:
-    async with one_volume("n2") as house:
-        original = house.linstor.placement
+    async with one_volume("n2") as setup:
+        original = setup.linstor.placement
 
         async def closing(resource: ResourceName) -> Any:
-            house.queue.close()
+            setup.queue.close()
             return await original(resource)
 
-        instead(house.linstor, placement=closing)
-        house.queue.add(RD, source="promotion")
+        instead(setup.linstor, placement=closing)
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(30.0)
 
-        assert house.faults.writes == []
+        assert setup.faults.writes == []
 
 
 async def test_volumes_that_no_pod_can_use_go_first() -> None:
@@ -178,14 +178,14 @@ async def test_volumes_that_no_pod_can_use_go_first() -> None:
             bind(cluster, name, "n1")
             linstor.place(name, "n1", "n2")
         linstor.place("pvc-11", "n3")
-        house = house_on(cluster, linstor)
-        async with house.at_work(workers=6):
+        setup = setup_on(cluster, linstor)
+        async with setup.at_work(workers=6):
             await asyncio.sleep(1.0)
             for name in names:
-                house.queue.add(ResourceName(name), source="promotion")
-            await until(lambda: len(house.notices.updates) == len(names))
+                setup.queue.add(ResourceName(name), source="promotion")
+            await until(lambda: len(setup.notices.updates) == len(names))
 
-        order = [name for name, _, _ in house.notices.updates]
+        order = [name for name, _, _ in setup.notices.updates]
         # Two places for changes were taken before it was looked at.
         assert order.index("pvc-11") <= 4
 
@@ -206,23 +206,23 @@ async def test_no_more_are_replaced_at_a_time_than_get_done_sooner_for_it(
         for name in (PV, *names):
             bind(cluster, name, "n1")
             linstor.place(name, "n2")
-        house = house_on(cluster, linstor, at_once=10)
-        read, amidst = house.volumes.read_claim, 0
+        setup = setup_on(cluster, linstor, at_once=10)
+        read, amidst = setup.volumes.read_claim, 0
 
         async def far_away(claim: ClaimName) -> Manifest | None:
             await asyncio.sleep(api_takes)
             return await read(claim)
 
-        instead(house.volumes, read_claim=far_away)
-        async with house.at_work(workers=14):
+        instead(setup.volumes, read_claim=far_away)
+        async with setup.at_work(workers=14):
             # One by itself shows how long it takes while nobody else is in the way.
-            house.queue.add(RD, source="promotion")
-            await until(lambda: len(house.notices.updates) == 1)
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: len(setup.notices.updates) == 1)
             for name in names:
-                house.queue.add(ResourceName(name), source="promotion")
-            await until(lambda: len(house.notices.updates) > len(names) // 2)
-            while len(house.notices.updates) <= len(names) * 3 // 4:
-                amidst = max(amidst, len(house.replacer.unfinished.pending))
+                setup.queue.add(ResourceName(name), source="promotion")
+            await until(lambda: len(setup.notices.updates) > len(names) // 2)
+            while len(setup.notices.updates) <= len(names) * 3 // 4:
+                amidst = max(amidst, len(setup.replacer.unfinished.pending))
                 await asyncio.sleep(0.01)
 
     assert least <= amidst <= most
@@ -236,13 +236,13 @@ async def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held
         for name in names:
             bind(cluster, name, "n1")
             linstor.place(name, "n2")
-        house = house_on(cluster, linstor, at_once=10)
+        setup = setup_on(cluster, linstor, at_once=10)
         for _ in range(10):
-            house.queue.places.take()
-            house.queue.places.learn(("replace", True), 0.1)
-        while house.queue.places.taken:
-            house.queue.places.give_back()
-        before, replace = house.queue.places.at_once, house.replacer.replace
+            setup.queue.concurrency_limit.take()
+            setup.queue.concurrency_limit.learn(("replace", True), 0.1)
+        while setup.queue.concurrency_limit.taken:
+            setup.queue.concurrency_limit.give_back()
+        before, replace = setup.queue.concurrency_limit.at_once, setup.replacer.replace
 
         async def slow(*args: Any, **more: Any) -> Any:
             ended = await replace(*args, **more)
@@ -251,115 +251,115 @@ async def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held
             await asyncio.sleep(5.0)
             return changed(ended, held_up=held_up)
 
-        instead(house.replacer, replace=slow)
-        async with house.at_work(workers=14):
+        instead(setup.replacer, replace=slow)
+        async with setup.at_work(workers=14):
             for name in names:
-                house.queue.add(ResourceName(name), source="promotion")
-            await until(lambda: len(house.notices.updates) == len(names))
+                setup.queue.add(ResourceName(name), source="promotion")
+            await until(lambda: len(setup.notices.updates) == len(names))
 
     assert before > 5
-    assert (house.queue.places.at_once == before) is held_up
+    assert (setup.queue.concurrency_limit.at_once == before) is held_up
 
 
 async def test_a_node_that_the_snapshot_lacks_is_learnt_on_the_way() -> None:
-    async with one_volume("n1") as house:
-        house.linstor.node_labels["n9"] = {"Aux/topology/kubernetes.io/hostname": "n9"}
+    async with one_volume("n1") as setup:
+        setup.linstor.node_labels["n9"] = {"Aux/topology/kubernetes.io/hostname": "n9"}
         await asyncio.sleep(5.0)
-        house.linstor.place(PV, "n9")
-        house.queue.add(RD, source="promotion")
-        await until(lambda: house.nodes() == {"n9"}, patience=10.0)
+        setup.linstor.place(PV, "n9")
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: setup.nodes() == {"n9"}, patience=10.0)
 
 
 async def test_an_error_that_nobody_foresaw_ends_no_worker() -> None:
-    async with one_volume("n2") as house:
-        fine = house.linstor.placement
+    async with one_volume("n2") as setup:
+        fine = setup.linstor.placement
 
         async def bad(resource: ResourceName) -> Any:
             raise ZeroDivisionError
 
-        instead(house.linstor, placement=bad)
-        house.queue.add(RD, source="promotion")
+        instead(setup.linstor, placement=bad)
+        setup.queue.add(RD, source="promotion")
         await asyncio.sleep(5.0)
-        instead(house.linstor, placement=fine)
-        await until(lambda: house.nodes() == {"n2"}, patience=600.0)
+        instead(setup.linstor, placement=fine)
+        await until(lambda: setup.nodes() == {"n2"}, patience=600.0)
 
 
-Sweep = Callable[[House], Awaitable[None]]
+Sweep = Callable[[Setup], Awaitable[None]]
 
 
-async def swept(house: House, cause: str = "period") -> None:
-    await house.sweeper.sweep(cause)
+async def fully_reconciled(setup: Setup, cause: str = "period") -> None:
+    await setup.full_reconciler.reconcile_all(cause)
     await asyncio.sleep(5.0)
 
 
 async def test_a_full_pass_finds_what_no_event_told_and_counts_it() -> None:
-    async with one_volume("n2") as house:
-        await swept(house)
+    async with one_volume("n2") as setup:
+        await fully_reconciled(setup)
 
-        assert house.nodes() == {"n2"}
-        assert house.telemetry.counted["drift period"] == 1
-        assert house.telemetry.now["change"] == 1
+        assert setup.nodes() == {"n2"}
+        assert setup.telemetry.counted["drift period"] == 1
+        assert setup.telemetry.now["change"] == 1
 
 
 async def test_drift_that_is_waited_for_already_is_not_counted() -> None:
-    async with one_volume("n2") as house:
-        house.queue.add(RD, after=1.0)
-        await swept(house)
+    async with one_volume("n2") as setup:
+        setup.queue.add(RD, after=1.0)
+        await fully_reconciled(setup)
 
-        assert house.nodes() == {"n2"}
-        assert house.telemetry.counted["drift period"] == 0
+        assert setup.nodes() == {"n2"}
+        assert setup.telemetry.counted["drift period"] == 0
 
 
 async def test_a_full_pass_goes_on_one_by_one_when_the_big_read_fails_and_stays_so_a_while() -> (
     None
 ):
-    async with one_volume("n2") as house:
-        house.linstor.bulk_broken = True
-        await swept(house)
-        await swept(house)
-        assert house.nodes() == {"n2"}
-        assert house.linstor.asked.count("placements") == 1
+    async with one_volume("n2") as setup:
+        setup.linstor.bulk_broken = True
+        await fully_reconciled(setup)
+        await fully_reconciled(setup)
+        assert setup.nodes() == {"n2"}
+        assert setup.linstor.asked.count("placements") == 1
 
-        house.linstor.bulk_broken = False
+        setup.linstor.bulk_broken = False
         await asyncio.sleep(300.0)
-        await swept(house)
+        await fully_reconciled(setup)
 
-        assert house.telemetry.counted["swept one by one"] == 2
-        assert house.telemetry.counted["swept in bulk"] == 1
+        assert setup.telemetry.counted["swept one by one"] == 2
+        assert setup.telemetry.counted["swept in bulk"] == 1
 
 
 async def test_at_rest_a_full_pass_asks_three_times_and_writes_nothing() -> None:
-    async with one_volume("n1") as house:
+    async with one_volume("n1") as setup:
         await asyncio.sleep(1.0)
-        house.linstor.asked.clear()
-        await swept(house)
+        setup.linstor.asked.clear()
+        await fully_reconciled(setup)
 
-        assert house.linstor.asked == ["nodes", "definitions", "placements"]
-        assert house.faults.writes == []
+        assert setup.linstor.asked == ["nodes", "definitions", "placements"]
+        assert setup.faults.writes == []
 
 
 async def test_passes_come_one_pace_apart_and_sooner_when_something_was_missed() -> None:
-    async with one_volume("n1") as house:
-        passing = asyncio.create_task(house.sweeper.run())
+    async with one_volume("n1") as setup:
+        passing = asyncio.create_task(setup.full_reconciler.run())
         await asyncio.sleep(121.0)
-        assert house.telemetry.counted["swept in bulk"] == 2
+        assert setup.telemetry.counted["swept in bulk"] == 2
         for _ in range(50):
-            house.sweeper.request("node")
+            setup.full_reconciler.request("node")
         await asyncio.sleep(5.0)
-        assert house.telemetry.counted["swept in bulk"] == 3
+        assert setup.telemetry.counted["swept in bulk"] == 3
         passing.cancel()
 
 
 async def test_a_pass_that_fails_says_why_and_is_begun_again() -> None:
-    async with one_volume("n2") as house:
-        house.linstor.broken = Unreachable("LINSTOR is away")
-        house.sweeper.request("start")
-        passing = asyncio.create_task(house.sweeper.run())
+    async with one_volume("n2") as setup:
+        setup.linstor.broken = Unreachable("LINSTOR is away")
+        setup.full_reconciler.request("start")
+        passing = asyncio.create_task(setup.full_reconciler.run())
         await asyncio.sleep(20.0)
-        assert failure(house) == "LINSTOR is away"
-        house.linstor.broken = None
-        await until(lambda: house.nodes() == {"n2"})
-        assert failure(house) is None
+        assert failure(setup) == "LINSTOR is away"
+        setup.linstor.broken = None
+        await until(lambda: setup.nodes() == {"n2"})
+        assert failure(setup) is None
         passing.cancel()
 
 
@@ -390,13 +390,15 @@ async def test_after_each_pass_however_it_went_nothing_of_what_it_read_is_held()
     linstor.place(PV, "n1")
     held: list[bool] = []
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, linstor, after_pass=lambda: held.append(linstor.is_remembered()))
-        async with house.at_work():
-            passing = asyncio.create_task(house.sweeper.run())
-            house.sweeper.request("start")
+        setup = setup_on(
+            cluster, linstor, after_full_reconcile=lambda: held.append(linstor.is_remembered())
+        )
+        async with setup.at_work():
+            passing = asyncio.create_task(setup.full_reconciler.run())
+            setup.full_reconciler.request("start")
             await until(lambda: len(held) == 1)
             linstor.refuses = True
-            house.sweeper.request("node")
+            setup.full_reconciler.request("node")
             await until(lambda: len(held) == 2)
             linstor.delay = 100.0
             await until(lambda: len(held) == 3)
@@ -405,43 +407,43 @@ async def test_after_each_pass_however_it_went_nothing_of_what_it_read_is_held()
     assert held == [False] * 3
 
 
-def failure(house: House) -> str | None:
-    return house.sweeper.failure
+def failure(setup: Setup) -> str | None:
+    return setup.full_reconciler.failure
 
 
 async def test_two_volumes_in_use_with_one_handle_are_both_kept_right_and_told_once() -> None:
-    async with one_volume("n2") as house:
-        bind(house.cluster, "copy", "n1", handle="pvc-1/00")
+    async with one_volume("n2") as setup:
+        bind(setup.cluster, "copy", "n1", handle="pvc-1/00")
         await asyncio.sleep(1.0)
         for _ in range(3):
-            await swept(house)
+            await fully_reconciled(setup)
             await asyncio.sleep(10.0)
 
-        assert house.nodes() == house.nodes("copy") == {"n2"}
-        told = sorted((name, reason) for name, reason, _ in house.notices.warnings)
+        assert setup.nodes() == setup.nodes("copy") == {"n2"}
+        told = sorted((name, reason) for name, reason, _ in setup.notices.warnings)
         assert told == [("copy", "VolumeDuplicate"), (PV, "VolumeDuplicate")]
 
 
 async def test_a_copy_that_nobody_uses_stands_in_nobodys_way() -> None:
-    async with one_volume("n2") as house:
+    async with one_volume("n2") as setup:
         copy = manifests.volume(
             "copy", claim=None, handle="pvc-1", node_affinity=manifests.on_nodes(["n1"])
         )
-        house.cluster.create("persistentvolumes", copy)
+        setup.cluster.create("persistentvolumes", copy)
         await asyncio.sleep(1.0)
-        await swept(house)
+        await fully_reconciled(setup)
 
-        assert house.nodes() == {"n2"}
-        assert house.nodes("copy") == {"n1"}
-        [(name, _, why)] = house.notices.warnings
+        assert setup.nodes() == {"n2"}
+        assert setup.nodes("copy") == {"n1"}
+        [(name, _, why)] = setup.notices.warnings
         assert name == "copy"
         assert f"{PV} refers to the same LINSTOR volume" in why
 
 
 async def test_the_skip_property_of_the_definition_covers_all_its_volumes() -> None:
-    async with one_volume("n2") as house:
-        house.linstor.known[RD] = changed(house.linstor.known[RD], skip=True)
-        await swept(house)
+    async with one_volume("n2") as setup:
+        setup.linstor.known[RD] = changed(setup.linstor.known[RD], skip=True)
+        await fully_reconciled(setup)
 
-        assert house.nodes() == {"n1"}
-        assert house.notices.warnings == []
+        assert setup.nodes() == {"n1"}
+        assert setup.notices.warnings == []

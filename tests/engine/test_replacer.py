@@ -16,20 +16,20 @@ from linstor_affinity_events.errors import (
     Stalled,
     Unreachable,
 )
+from linstor_affinity_events.model.decision import Later, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION, parse_handle
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName
 from linstor_affinity_events.model.replacement import Outcome
-from linstor_affinity_events.model.verdict import Later, Reason, Refusal
-from tests.engine.house import (
+from tests.engine.setup import (
     PV,
-    House,
+    Setup,
     bind,
     cluster_with,
-    house_on,
     instead,
     replace,
     replaced,
+    setup_on,
     until,
 )
 from tests.fakes.clock import run_virtually
@@ -54,25 +54,25 @@ def gone(cluster: FakeCluster, name: str = PV) -> bool:
 
 async def test_a_replaced_volume_differs_in_affinity_and_incarnation_only() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        before = house.pv()
-        async with house.volumes.watching():
-            outcome = await replace(house, "n2")
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        before = setup.pv()
+        async with setup.volumes.watching():
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
-        assert house.nodes() == {"n2"}
-        assert house.pv()["metadata"]["uid"] != before["metadata"]["uid"]
-        assert kept(house.pv()) == kept(before)
-        assert house.claim()["status"]["phase"] == "Bound"
-        assert house.journal.kept == {}
+        assert setup.nodes() == {"n2"}
+        assert setup.pv()["metadata"]["uid"] != before["metadata"]["uid"]
+        assert kept(setup.pv()) == kept(before)
+        assert setup.claim()["status"]["phase"] == "Bound"
+        assert setup.journal.kept == {}
 
 
 async def writes_of_one_replacement() -> int:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        async with house.volumes.watching():
-            await replace(house, "n2")
-        return len(house.faults.writes)
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        async with setup.volumes.watching():
+            await replace(setup, "n2")
+        return len(setup.faults.writes)
 
 
 WRITES = run_virtually(writes_of_one_replacement())
@@ -84,11 +84,11 @@ async def test_cut_off_at_any_write_another_instance_brings_it_to_its_end(
     nth: int, when: str
 ) -> None:
     async with cluster_with(PV) as cluster, Binder(cluster, delay=0.001) as binder:
-        first = house_on(cluster, FakeLinstor("n1", "n2"))
+        first = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = first.pv()
         await crashed(first, nth, when)
 
-        second = house_on(cluster, FakeLinstor("n1", "n2"), journal=first.journal, holder="another")
+        second = setup_on(cluster, FakeLinstor("n1", "n2"), journal=first.journal, holder="another")
         await finished(second)
 
         assert kept(second.pv()) == kept(before)
@@ -98,31 +98,31 @@ async def test_cut_off_at_any_write_another_instance_brings_it_to_its_end(
         assert second.journal.kept == {}
 
 
-async def crashed(house: House, nth: int, when: str) -> None:
+async def crashed(setup: Setup, nth: int, when: str) -> None:
     """Begin a replacement and stop dead at the nth write."""
-    house.faults.break_write(nth, when=when)
+    setup.faults.break_write(nth, when=when)
 
     async def until_broken() -> None:
-        async with house.volumes.watching():
-            await replace(house, "n2")
+        async with setup.volumes.watching():
+            await replace(setup, "n2")
 
     doomed = asyncio.create_task(until_broken())
-    while len(house.faults.writes) < nth and not doomed.done():  # noqa: ASYNC110, to the step
+    while len(setup.faults.writes) < nth and not doomed.done():  # noqa: ASYNC110, to the step
         await asyncio.sleep(1e-6)
     doomed.cancel()
     await asyncio.gather(doomed, return_exceptions=True)
-    house.faults.break_write(0, when="")
+    setup.faults.break_write(0, when="")
 
 
-async def finished(house: House) -> None:
+async def finished(setup: Setup) -> None:
     """Resume what is noted, then replace what still wants it, as a look does."""
-    async with house.volumes.watching():
-        await house.replacer.load()
+    async with setup.volumes.watching():
+        await setup.replacer.load()
         await asyncio.sleep(1.0)
-        await house.replacer.resume(PV)
+        await setup.replacer.resume(PV)
         await asyncio.sleep(1.0)
-        if house.nodes() != {"n2"}:
-            assert await replace(house, "n2") is Outcome.DONE
+        if setup.nodes() != {"n2"}:
+            assert await replace(setup, "n2") is Outcome.DONE
         await asyncio.sleep(1.0)
 
 
@@ -130,141 +130,141 @@ async def finished(house: House) -> None:
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
 async def test_a_lost_answer_is_got_over(nth: int, when: str) -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        before = house.pv()
-        house.faults.break_write(nth, when=when)
-        async with house.volumes.watching():
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        before = setup.pv()
+        setup.faults.break_write(nth, when=when)
+        async with setup.volumes.watching():
             try:
-                await replace(house, "n2")
+                await replace(setup, "n2")
             except AffinityEventsError:
-                await house.replacer.load()
-                await house.replacer.resume(PV)
-            if house.nodes() != {"n2"}:
+                await setup.replacer.load()
+                await setup.replacer.resume(PV)
+            if setup.nodes() != {"n2"}:
                 await asyncio.sleep(1.0)
-                await replace(house, "n2")
+                await replace(setup, "n2")
             await asyncio.sleep(1.0)
 
-        assert house.nodes() == {"n2"}
-        assert kept(house.pv()) == kept(before)
-        assert house.journal.kept == {}
+        assert setup.nodes() == {"n2"}
+        assert kept(setup.pv()) == kept(before)
+        assert setup.journal.kept == {}
 
 
 async def test_what_kubernetes_would_refuse_is_never_begun() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        before = house.pv()
-        house.faults.refuse("rehearse", Invalid)
-        async with house.volumes.watching():
-            outcome = await replace(house, "n2")
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        before = setup.pv()
+        setup.faults.refuse("rehearse", Invalid)
+        async with setup.volumes.watching():
+            outcome = await replace(setup, "n2")
 
         assert isinstance(outcome, Refusal)
         assert outcome.reason is Reason.NOT_ALLOWED
-        assert house.pv() == before
-        assert house.journal.kept == {}
+        assert setup.pv() == before
+        assert setup.journal.kept == {}
 
 
 @pytest.mark.parametrize("verb", ["patch", "save", "delete"])
 async def test_a_refusal_before_the_deletion_is_taken_back(verb: str) -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        before = house.pv()
-        house.faults.refuse(verb, Forbidden)
-        async with house.volumes.watching():
-            against = await replace(house, "n2")
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        before = setup.pv()
+        setup.faults.refuse(verb, Forbidden)
+        async with setup.volumes.watching():
+            against = await replace(setup, "n2")
 
         assert isinstance(against, Refusal)
         assert against.reason is Reason.NOT_ALLOWED
-        assert house.pv()["metadata"]["uid"] == before["metadata"]["uid"]
-        assert kept(house.pv()) == kept(before)
-        assert house.journal.kept == {}
+        assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
+        assert kept(setup.pv()) == kept(before)
+        assert setup.journal.kept == {}
 
 
 async def test_a_creation_refused_after_the_deletion_is_loud_kept_trying_and_blocks_others() -> (
     None
 ):
     async with cluster_with(PV, "pvc-2") as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        before = house.pv()
-        house.faults.refuse("create", Invalid)
-        async with house.volumes.watching():
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        before = setup.pv()
+        setup.faults.refuse("create", Invalid)
+        async with setup.volumes.watching():
             with pytest.raises(Invalid):
-                await replace(house, "n2")
+                await replace(setup, "n2")
             assert gone(cluster)
-            assert PV in house.journal.kept
-            assert house.telemetry.now == {"absent": 1, "stuck": 1}
-            assert [reason for _, reason, _ in house.notices.warnings] == [
+            assert PV in setup.journal.kept
+            assert setup.telemetry.now == {"absent": 1, "stuck": 1}
+            assert [reason for _, reason, _ in setup.notices.warnings] == [
                 "VolumeRecreationFailing"
             ]
 
-            other = await replace(house, "n2", name="pvc-2")
+            other = await replace(setup, "n2", name="pvc-2")
             assert isinstance(other, Later)
             assert other.reason is Reason.BLOCKED
 
-            house.faults.allow("create")
-            assert await house.replacer.resume(PV) is Outcome.DONE
-            assert await replace(house, "n2", name="pvc-2") is Outcome.DONE
+            setup.faults.allow("create")
+            assert await setup.replacer.resume(PV) is Outcome.DONE
+            assert await replace(setup, "n2", name="pvc-2") is Outcome.DONE
 
-        assert kept(house.pv()) == kept(before)
-        assert house.telemetry.now == {"absent": 0, "stuck": 0}
-        assert len(house.notices.warnings) == 1
+        assert kept(setup.pv()) == kept(before)
+        assert setup.telemetry.now == {"absent": 0, "stuck": 0}
+        assert len(setup.notices.warnings) == 1
 
 
 async def test_a_claim_that_goes_meanwhile_leaves_a_volume_that_nobody_reclaims() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        async with house.volumes.watching():
-            house.faults.refuse("remove", Forbidden)
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        async with setup.volumes.watching():
+            setup.faults.refuse("remove", Forbidden)
             with pytest.raises(Forbidden):
-                await replace(house, "n2")
+                await replace(setup, "n2")
             claim = f"claim-{PV}"
             cluster.delete("persistentvolumeclaims", claim, namespace="default")
             await until(lambda: cluster.get("persistentvolumeclaims", claim, "default") is None)
-            house.faults.allow("remove")
-            outcome = await house.replacer.resume(PV)
+            setup.faults.allow("remove")
+            outcome = await setup.replacer.resume(PV)
 
         assert outcome is Outcome.KEPT
-        spec, annotations = house.pv()["spec"], house.pv()["metadata"]["annotations"]
+        spec, annotations = setup.pv()["spec"], setup.pv()["metadata"]["annotations"]
         assert spec["persistentVolumeReclaimPolicy"] == "Retain"
         assert annotations[ORIGINAL_POLICY_ANNOTATION] == "Delete"
-        assert [reason for _, reason, _ in house.notices.warnings][-1] == "VolumeRetained"
+        assert [reason for _, reason, _ in setup.notices.warnings][-1] == "VolumeRetained"
 
 
 async def test_what_somebody_changes_on_the_way_is_in_the_new_volume() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        async with house.volumes.watching():
-            house.faults.refuse("remove", Forbidden)
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        async with setup.volumes.watching():
+            setup.faults.refuse("remove", Forbidden)
             with pytest.raises(Forbidden):
-                await replace(house, "n2")
+                await replace(setup, "n2")
             patch = {
                 "metadata": {"labels": {"resized": "yes"}},
                 "spec": {"capacity": {"storage": "2Gi"}},
             }
             cluster.patch("persistentvolumes", PV, patch)
-            house.faults.allow("remove")
-            await house.replacer.resume(PV)
+            setup.faults.allow("remove")
+            await setup.replacer.resume(PV)
 
-        assert house.pv()["spec"]["capacity"] == {"storage": "2Gi"}
-        assert house.pv()["metadata"]["labels"] == {"resized": "yes"}
+        assert setup.pv()["spec"]["capacity"] == {"storage": "2Gi"}
+        assert setup.pv()["metadata"]["labels"] == {"resized": "yes"}
 
 
 async def test_a_volume_that_a_user_deletes_first_stays_deleted() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        async with house.volumes.watching():
-            house.faults.refuse("save", Unreachable)
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        async with setup.volumes.watching():
+            setup.faults.refuse("save", Unreachable)
             with pytest.raises(Unreachable):
-                await replace(house, "n2")
-            assert FINALIZER in house.pv()["metadata"]["finalizers"]
+                await replace(setup, "n2")
+            assert FINALIZER in setup.pv()["metadata"]["finalizers"]
             cluster.delete("persistentvolumes", PV)
-            house.faults.allow("save")
-            outcome = await house.replacer.resume(PV)
+            setup.faults.allow("save")
+            outcome = await setup.replacer.resume(PV)
 
         assert outcome is Outcome.THEIRS
-        left = house.pv()
+        left = setup.pv()
         assert FINALIZER not in left["metadata"]["finalizers"]
         assert left["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-        assert house.journal.kept == {}
+        assert setup.journal.kept == {}
 
 
 async def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them_and_keeps_retain() -> (
@@ -272,23 +272,23 @@ async def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them_and
 ):
     """Whoever may write annotations can write what the marks say."""
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        before = house.pv()
-        async with house.volumes.watching():
-            house.faults.refuse("save", Unreachable)
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        before = setup.pv()
+        async with setup.volumes.watching():
+            setup.faults.refuse("save", Unreachable)
             with pytest.raises(Unreachable):
-                await replace(house, "n2")
-            house.journal.kept.clear()
-            outcome = await house.replacer.resume(PV)
+                await replace(setup, "n2")
+            setup.journal.kept.clear()
+            outcome = await setup.replacer.resume(PV)
 
         assert outcome is Outcome.KEPT
-        after = house.pv()
+        after = setup.pv()
         annotations = after["metadata"]["annotations"]
         assert annotations.pop(ORIGINAL_POLICY_ANNOTATION) == "Delete"
         assert after["spec"].pop("persistentVolumeReclaimPolicy") == "Retain"
         before["spec"].pop("persistentVolumeReclaimPolicy")
         assert kept(after) == kept(before)
-        assert [reason for _, reason, _ in house.notices.warnings] == ["VolumeRetained"]
+        assert [reason for _, reason, _ in setup.notices.warnings] == ["VolumeRetained"]
 
 
 async def test_a_binder_that_never_answers_is_waited_for_and_no_longer() -> None:
@@ -297,10 +297,10 @@ async def test_a_binder_that_never_answers_is_waited_for_and_no_longer() -> None
         bind(cluster, PV, "n1")
         await binder.settled()
         binder.pause()
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        async with house.volumes.watching():
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        async with setup.volumes.watching():
             before = asyncio.get_running_loop().time()
-            replacing = asyncio.create_task(replace(house, "n2"))
+            replacing = asyncio.create_task(replace(setup, "n2"))
             await asyncio.sleep(1.9)
             assert not gone(cluster)
             assert not replacing.done()
@@ -314,45 +314,45 @@ async def test_a_binder_that_never_answers_is_waited_for_and_no_longer() -> None
 
 
 @contextmanager
-def silent_binder(_: House, binder: Binder) -> Iterator[None]:
+def silent_binder(_: Setup, binder: Binder) -> Iterator[None]:
     binder.pause()
     asyncio.get_running_loop().call_later(2.5, binder.resume)
     yield
 
 
 @contextmanager
-def binder_about_to_look(house: House, _: Binder) -> Iterator[None]:
-    house.replacer._means.guard._looks_at_everything()
+def binder_about_to_look(setup: Setup, _: Binder) -> Iterator[None]:
+    setup.replacer._dependencies.guard._looks_at_everything()
     yield
 
 
 @contextmanager
-def lost_answer(house: House, _: Binder) -> Iterator[None]:
-    house.faults.break_write(5, when="after")
+def lost_answer(setup: Setup, _: Binder) -> Iterator[None]:
+    setup.faults.break_write(5, when="after")
     yield
 
 
 @contextmanager
-def lost_claim(house: House, _: Binder) -> Iterator[None]:
-    before, read = house.pv()["metadata"]["uid"], house.volumes.read_claim
+def lost_claim(setup: Setup, _: Binder) -> Iterator[None]:
+    before, read = setup.pv()["metadata"]["uid"], setup.volumes.read_claim
     told = 0
 
     async def lost_once(name: ClaimName) -> Manifest | None:
         nonlocal told
         claim = await read(name)
-        again = not gone(house.cluster) and house.pv()["metadata"]["uid"] != before
+        again = not gone(setup.cluster) and setup.pv()["metadata"]["uid"] != before
         if claim is None or not again or told:
             return claim
         told += 1
         return {**claim, "status": {**claim["status"], "phase": "Lost"}}
 
-    instead(house.volumes, read_claim=lost_once)
+    instead(setup.volumes, read_claim=lost_once)
     yield
     assert told
 
 
 @contextmanager
-def nothing_special(_: House, __: Binder) -> Iterator[None]:
+def nothing_special(_: Setup, __: Binder) -> Iterator[None]:
     yield
 
 
@@ -367,16 +367,16 @@ def nothing_special(_: House, __: Binder) -> Iterator[None]:
     ],
 )
 async def test_a_replacement_that_waited_for_something_special_says_so(
-    trouble: Callable[[House, Binder], AbstractContextManager[None]], held_up: bool
+    trouble: Callable[[Setup, Binder], AbstractContextManager[None]], held_up: bool
 ) -> None:
     cluster = FakeCluster()
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
         await binder.settled()
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        with trouble(house, binder):
-            async with house.volumes.watching():
-                ended = await replaced(house, "n2")
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        with trouble(setup, binder):
+            async with setup.volumes.watching():
+                ended = await replaced(setup, "n2")
 
         assert isinstance(ended, Ended)
         assert ended.outcome is Outcome.DONE
@@ -385,57 +385,57 @@ async def test_a_replacement_that_waited_for_something_special_says_so(
 
 async def test_where_our_finalizer_is_stripped_nothing_is_deleted_and_no_mark_is_left() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        before = house.pv()
-        patch = house.volumes.patch
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        before = setup.pv()
+        patch = setup.volumes.patch
 
         async def stripping(name: PvName, wanted: Json) -> Json:
             await patch(name, wanted)
             bare = {"metadata": {"finalizers": before["metadata"]["finalizers"]}}
             return cluster.patch("persistentvolumes", name, bare)
 
-        instead(house.volumes, patch=stripping)
-        async with house.volumes.watching():
-            outcome = await replace(house, "n2")
+        instead(setup.volumes, patch=stripping)
+        async with setup.volumes.watching():
+            outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.UNWOUND
-        assert house.pv()["metadata"]["uid"] == before["metadata"]["uid"]
-        assert kept(house.pv()) == kept(before)
+        assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
+        assert kept(setup.pv()) == kept(before)
 
 
 async def test_what_has_no_effect_is_not_tried_for_ever() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        before = house.pv()
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        before = setup.pv()
         tries = 0
 
         async def idle(name: PvName, wanted: Json) -> Json:
             nonlocal tries
             tries += 1
-            return house.pv()
+            return setup.pv()
 
-        instead(house.volumes, patch=idle)
-        async with house.volumes.watching():
+        instead(setup.volumes, patch=idle)
+        async with setup.volumes.watching():
             with pytest.raises(Stalled):
-                await replace(house, "n2")
+                await replace(setup, "n2")
 
-        assert house.pv() == before
+        assert setup.pv() == before
         assert tries < 100
 
 
 async def test_two_instances_at_once_end_with_one_good_volume() -> None:
     async with cluster_with(PV) as cluster, Binder(cluster, delay=0.001) as binder:
-        first = house_on(cluster, FakeLinstor("n1", "n2"), holder="first")
-        second = house_on(cluster, FakeLinstor("n1", "n2"), journal=first.journal, holder="second")
+        first = setup_on(cluster, FakeLinstor("n1", "n2"), holder="first")
+        second = setup_on(cluster, FakeLinstor("n1", "n2"), journal=first.journal, holder="second")
         before = first.pv()
 
-        async def insist(house: House) -> None:
+        async def insist(setup: Setup) -> None:
             for _ in range(20):
                 try:
-                    await house.replacer.resume(PV)
-                    if house.nodes() == {"n2"}:
+                    await setup.replacer.resume(PV)
+                    if setup.nodes() == {"n2"}:
                         return
-                    await replace(house, "n2")
+                    await replace(setup, "n2")
                 except (AffinityEventsError, Refused, AssertionError):
                     await asyncio.sleep(0.1)
 
@@ -458,28 +458,28 @@ async def test_two_instances_at_once_end_with_one_good_volume() -> None:
 async def test_a_journal_that_is_listed_by_parts_is_known_as_a_whole() -> None:
     names = [PvName(f"pvc-{number}") for number in range(5)]
     async with cluster_with(*names) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         for name in names:
-            note = begun(house.pv(name))
-            await house.journal.create(dataclasses.replace(note, key=parse_handle(name)))
-        house.journal.at_a_time = 2
+            entry = begun(setup.pv(name))
+            await setup.journal.create(dataclasses.replace(entry, key=parse_handle(name)))
+        setup.journal.at_a_time = 2
 
         for _ in range(3):
-            await house.replacer.load()
+            await setup.replacer.load()
 
-        assert set(house.replacer.unfinished.pending) == set(names)
+        assert set(setup.replacer.unfinished.pending) == set(names)
 
 
 async def test_an_entry_that_is_none_is_not_pending_once_it_was_read() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2"))
-        await house.journal.create(begun(house.pv()))
-        house.journal.kept[PV][1]["wanted"]["spec"]["hostPath"] = {"path": "/"}
-        await house.replacer.load()
-        assert set(house.replacer.unfinished.pending) == {PV}
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        await setup.journal.create(begun(setup.pv()))
+        setup.journal.kept[PV][1]["wanted"]["spec"]["hostPath"] = {"path": "/"}
+        await setup.replacer.load()
+        assert set(setup.replacer.unfinished.pending) == {PV}
 
-        outcome = await house.replacer.resume(PV)
+        outcome = await setup.replacer.resume(PV)
 
         assert isinstance(outcome, Refusal)
         assert outcome.reason is Reason.BAD_NOTE
-        assert house.replacer.unfinished.pending == {}
+        assert setup.replacer.unfinished.pending == {}

@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.cluster_view import ClusterView
 from linstor_affinity_events.engine.planner import READERS, Finding, Planner
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import Refused, Unreachable
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition
 from linstor_affinity_events.model.what_if import WhatIf
-from tests.engine.house import House, cluster_with, house_on, instead
+from tests.engine.setup import Setup, cluster_with, instead, setup_on
 from tests.fakes.linstor import FakeLinstor
 
 NAMES = [f"pvc-{number:02}" for number in range(15)]
@@ -47,12 +47,12 @@ async def test_of_two_that_fail_one_is_told() -> None:
         await together(failing(Refused("no")), failing(Unreachable("away")))
 
 
-def planner(house: House) -> Planner:
-    picture = Picture(index=house.volumes.index, linstor=house.linstor, now=lambda: 2e9)
+def planner(setup: Setup) -> Planner:
+    cluster_view = ClusterView(index=setup.volumes.index, linstor=setup.linstor, now=lambda: 2e9)
     return Planner(
-        picture=picture,
-        linstor=house.linstor,
-        volumes=house.volumes,
+        cluster_view=cluster_view,
+        linstor=setup.linstor,
+        volumes=setup.volumes,
         what_if=WhatIf(),
         progress=lambda *_: None,
     )
@@ -70,13 +70,13 @@ async def test_a_plan_that_fails_leaves_no_request_of_it_under_way() -> None:
         return None
 
     async with cluster_with(*NAMES) as cluster:
-        house = house_on(cluster, linstor)
+        setup = setup_on(cluster, linstor)
         instead(linstor, definition=definition)
-        async with house.volumes.watching():
+        async with setup.volumes.watching():
             before = others()
 
             with pytest.raises(Unreachable, match="LINSTOR is away"):
-                await planner(house).survey(list(house.volumes.index.all()), [], set())
+                await planner(setup).survey(list(setup.volumes.index.all()), [], set())
 
             assert others() == before
 
@@ -86,10 +86,10 @@ async def test_claims_that_cannot_be_read_for_a_plan_are_not_read_on() -> None:
     for name in NAMES:
         linstor.place(name, "n2")
     async with cluster_with(*NAMES) as cluster:
-        house = house_on(cluster, linstor)
-        async with house.volumes.watching():
-            planned = planner(house)
-            volumes = list(house.volumes.index.all())
+        setup = setup_on(cluster, linstor)
+        async with setup.volumes.watching():
+            planned = planner(setup)
+            volumes = list(setup.volumes.index.all())
             findings: list[Finding] = await planned.survey(volumes, [], set())
             asked: list[PvName] = []
 
@@ -99,7 +99,7 @@ async def test_claims_that_cannot_be_read_for_a_plan_are_not_read_on() -> None:
                     raise Unreachable("Kubernetes is away")
                 await asyncio.sleep(1.0)
 
-            instead(house.volumes, read=read)
+            instead(setup.volumes, read=read)
             with pytest.raises(Unreachable, match="Kubernetes is away"):
                 await planned.obstacles(findings)
             await asyncio.sleep(10.0)

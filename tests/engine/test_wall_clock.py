@@ -4,7 +4,7 @@ import asyncio
 from itertools import cycle, pairwise
 
 from linstor_affinity_events.errors import Unreachable
-from tests.engine.house import PV, RD, House, cluster_with, house_on, instead, until
+from tests.engine.setup import PV, RD, Setup, cluster_with, instead, setup_on, until
 from tests.fakes.linstor import FakeLinstor
 
 HOUR = 3600.0
@@ -15,44 +15,44 @@ def clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def move(house: House) -> None:
-    house.linstor.place(PV, "n2")
-    house.queue.add(RD, source="promotion")
+def move(setup: Setup) -> None:
+    setup.linstor.place(PV, "n2")
+    setup.queue.add(RD, source="promotion")
 
 
 async def test_a_volume_born_in_the_future_is_young_for_the_grace_and_no_longer() -> None:
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2", "n3"))
-        house.picture.now = lambda: LONG_AGO
-        async with house.at_work():
+        setup = setup_on(cluster, FakeLinstor("n1", "n2", "n3"))
+        setup.cluster_view.now = lambda: LONG_AGO
+        async with setup.at_work():
             begun = clock()
-            move(house)
-            await until(lambda: house.nodes() == {"n2"})
+            move(setup)
+            await until(lambda: setup.nodes() == {"n2"})
 
-            assert house.picture.grace <= clock() - begun < 2 * house.picture.grace
+            assert setup.cluster_view.grace <= clock() - begun < 2 * setup.cluster_view.grace
 
 
 async def test_a_clock_that_jumps_holds_up_neither_looks_nor_pauses() -> None:
     """Each reading differs by hours from the last."""
     async with cluster_with(PV) as cluster:
-        house = house_on(cluster, FakeLinstor("n1", "n2", "n3"))
+        setup = setup_on(cluster, FakeLinstor("n1", "n2", "n3"))
         readings = cycle((LONG_AGO, FAR_AHEAD, LONG_AGO + HOUR, FAR_AHEAD - HOUR))
-        house.picture.now = lambda: next(readings)
-        async with house.at_work():
-            working, failures = house.linstor.placement, []
+        setup.cluster_view.now = lambda: next(readings)
+        async with setup.at_work():
+            working, failures = setup.linstor.placement, []
 
             async def broken(resource: object) -> None:
                 failures.append(clock())
                 raise Unreachable("down")
 
-            instead(house.linstor, placement=broken)
-            move(house)
+            instead(setup.linstor, placement=broken)
+            move(setup)
             await until(lambda: len(failures) == 4)
             pauses = [b - a for a, b in pairwise(failures)]
-            instead(house.linstor, placement=working)
-            await until(lambda: house.nodes() == {"n2"})
+            instead(setup.linstor, placement=working)
+            await until(lambda: setup.nodes() == {"n2"})
 
             assert pauses == sorted(pauses)
             assert pauses[0] > 0.3
             assert pauses[-1] <= 2.0
-            await house.sweeper.sweep("period")
+            await setup.full_reconciler.reconcile_all("period")

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
-from linstor_affinity_events.engine.ports import Hint
+from linstor_affinity_events.engine.ports import Trigger
 from linstor_affinity_events.errors import AffinityEventsError, Unreachable
 from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
 from linstor_affinity_events.model.nodes import Nodes
@@ -85,11 +85,11 @@ class FakeStream:
     name = "fake"
 
     def __init__(self) -> None:
-        self._events: asyncio.Queue[Hint | AffinityEventsError | None] = asyncio.Queue()
+        self._events: asyncio.Queue[Trigger | AffinityEventsError | None] = asyncio.Queue()
         self.connections = 0
         self.refuse: AffinityEventsError | None = None
 
-    def tell(self, event: Hint) -> None:
+    def tell(self, event: Trigger) -> None:
         self._events.put_nowait(event)
 
     def hang_up(self) -> None:
@@ -99,14 +99,14 @@ class FakeStream:
         self._events.put_nowait(error)
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncIterator[Hint]]:
+    async def connect(self) -> AsyncIterator[AsyncIterator[Trigger]]:
         if self.refuse is not None:
             raise self.refuse
         self.connections += 1
         async with aclosing(self._told()) as events:
             yield events
 
-    async def _told(self) -> AsyncGenerator[Hint, None]:
+    async def _told(self) -> AsyncGenerator[Trigger, None]:
         while True:
             event = await self._events.get()
             if event is None:

@@ -41,19 +41,19 @@ class FakeTelemetry:
     counted: Counter[str] = field(default_factory=Counter)
     now: dict[str, int] = field(default_factory=dict)
 
-    def verdict(self, kind: str, reason: str) -> None:
+    def decision(self, kind: str, reason: str) -> None:
         self.counted[f"verdict {kind} {reason}".rstrip()] += 1
 
-    def changed(self, how: str, outcome: str, took: float, since_hint: float) -> None:
+    def changed(self, how: str, outcome: str, took: float, since_trigger: float) -> None:
         self.counted[f"changed {how} {outcome}"] += 1
 
     def told_first(self, source: str) -> None:
         self.counted[f"told first by {source}"] += 1
 
-    def drift_unannounced(self, cause: str) -> None:
+    def drift_without_event(self, cause: str) -> None:
         self.counted[f"drift {cause}"] += 1
 
-    def swept(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None:
+    def fully_reconciled(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None:
         self.counted["swept in bulk" if bulk else "swept one by one"] += 1
 
     def census(self, found: Mapping[tuple[str, str], int]) -> None:
@@ -75,11 +75,11 @@ class FakeTelemetry:
     def claim_lost(self) -> None:
         self.counted["claim lost"] += 1
 
-    def looked_at_many(self, looks: int) -> None:
+    def batch_reconciled(self, looks: int) -> None:
         self.counted["looks in bulk"] += looks
 
-    def failed_look(self, kind: str) -> None:
+    def reconcile_failed(self, kind: str) -> None:
         self.counted[f"failed {kind}"] += 1
 
-    def failed_pass(self, kind: str) -> None:
+    def full_reconcile_failed(self, kind: str) -> None:
         self.counted[f"failed pass {kind}"] += 1

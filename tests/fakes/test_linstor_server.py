@@ -328,10 +328,10 @@ def watched_flags(world: LinstorWorld, rd: str, node: str) -> list[frozenset[str
     """The replica's flags at the moment of each event, filled as events come."""
     flags: list[frozenset[str]] = []
 
-    def note(events: Sequence[Event]) -> None:
+    def entry(events: Sequence[Event]) -> None:
         flags.extend(world.replica(rd, node).flags for _ in events)
 
-    world.listen(note)
+    world.listen(entry)
     return flags
 
 

@@ -16,6 +16,7 @@ from linstor_affinity_events.errors import (
     Invalid,
     Unreachable,
 )
+from linstor_affinity_events.model.journal_entry import JournalEntry, read_entry
 from linstor_affinity_events.model.keys import OURSELVES, parse_handle
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -26,7 +27,6 @@ from linstor_affinity_events.model.manifest import (
     version_of,
 )
 from linstor_affinity_events.model.names import ClaimName, PvName
-from linstor_affinity_events.model.note import Note, read_note
 from linstor_affinity_events.model.volume import Volume
 from tests.fakes.kube_server import FakeCluster, Refusal
 from tests.fakes.kube_server.metadata import Writer
@@ -150,12 +150,12 @@ class FakeVolumes:
         with self.faults.around("create"), _sorted():
             return self.cluster.create(VOLUMES, manifest, writer=Writer(name=OURSELVES))
 
-    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
+    async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         with self.faults.around("rehearse"), _sorted():
             trial = Writer(name=OURSELVES, dry_run=True)
             return self.cluster.patch(VOLUMES, name_of(pv), mark, writer=trial)
 
-    async def rehearse_creation(self, wanted: Manifest) -> None:
+    async def dry_run_creation(self, wanted: Manifest) -> None:
         with self.faults.around("rehearse creation"), _sorted():
             trial = Writer(name=OURSELVES, dry_run=True)
             self.cluster.create(VOLUMES, wanted, writer=trial)
@@ -190,34 +190,34 @@ class FakeJournal:
         keys = {name: parse_handle(self.kept[name][1]["volume"]) for name in rest[: self.at_a_time]}
         return Listed(keys, whole=not begun and not self._next)
 
-    async def read(self, name: PvName) -> Note | None:
+    async def read(self, name: PvName) -> JournalEntry | None:
         if name not in self.kept:
             return None
         version, tree = self.kept[name]
-        return read_note(tree, version=version)
+        return read_entry(tree, version=version)
 
-    async def create(self, note: Note) -> Note:
+    async def create(self, entry: JournalEntry) -> JournalEntry:
         with self._faults.around("note"):
-            if note.pv in self.kept:
-                raise Conflict(f"a note for {note.pv} is there")
-            return self._keep(note)
+            if entry.pv in self.kept:
+                raise Conflict(f"a note for {entry.pv} is there")
+            return self._keep(entry)
 
-    async def save(self, note: Note) -> Note:
+    async def save(self, entry: JournalEntry) -> JournalEntry:
         with self._faults.around("save"):
-            self._guard(note)
-            return self._keep(note)
+            self._guard(entry)
+            return self._keep(entry)
 
-    async def drop(self, note: Note) -> None:
+    async def drop(self, entry: JournalEntry) -> None:
         with self._faults.around("drop"):
-            if note.pv in self.kept:
-                self._guard(note)
-                del self.kept[note.pv]
+            if entry.pv in self.kept:
+                self._guard(entry)
+                del self.kept[entry.pv]
 
-    def _keep(self, note: Note) -> Note:
+    def _keep(self, entry: JournalEntry) -> JournalEntry:
         self._count += 1
-        self.kept[note.pv] = (str(self._count), copy.deepcopy(note.written()))
-        return read_note(self.kept[note.pv][1], version=str(self._count))
+        self.kept[entry.pv] = (str(self._count), copy.deepcopy(entry.written()))
+        return read_entry(self.kept[entry.pv][1], version=str(self._count))
 
-    def _guard(self, note: Note) -> None:
-        if note.pv not in self.kept or self.kept[note.pv][0] != note.version:
-            raise Conflict(f"the note for {note.pv} changed")
+    def _guard(self, entry: JournalEntry) -> None:
+        if entry.pv not in self.kept or self.kept[entry.pv][0] != entry.version:
+            raise Conflict(f"the note for {entry.pv} changed")

@@ -110,7 +110,7 @@ class Fleet:
         ask = self.stage.cluster.ask
         listed = await ask("GET", "/api/v1/persistentvolumes")
         volumes = {item["metadata"]["name"]: item for item in listed["items"]}
-        found = [f"note {name}" for name in await self.stage.notes()]
+        found = [f"note {name}" for name in await self.stage.entries()]
         found += [f"no {name}" for name in self.names if name not in volumes]
         for name in volumes.keys() & set(self.names):
             terms = frozenset(frozenset({(HOSTNAME, node)}) for node in self.place_of(name))

@@ -38,7 +38,7 @@ async def forget_events(stage: Stage) -> None:
         await stage.cluster.ask("DELETE", f"{path}/{item['metadata']['name']}")
 
 
-async def full_passes(service: Service, number: int) -> None:
+async def full_reconciles(service: Service, number: int) -> None:
     name = "linstor_affinity_full_pass_seconds_count"
     wanted = await service.metric(name) + number
 
@@ -69,10 +69,10 @@ async def see_left_untouched(proxied: ProxiedStage, figures: Figures, *refused: 
         async with refusing(proxied, *refused):
             stage.world.move("pvc-1", "n1", "n2")
             await service.until_said("volume left as it is")
-            await full_passes(service, 3)
+            await full_reconciles(service, 3)
 
             assert await stage.cluster.ask("GET", PV) == before
-            assert await stage.notes() == []
+            assert await stage.entries() == []
             told = await warnings(stage, "VolumeAffinityNotUpdated")
             assert [(kind, name) for kind, name, _ in told] == [
                 ("PersistentVolume", "pvc-1"),
@@ -110,10 +110,10 @@ async def test_what_is_refused_after_the_deletion_is_loud_and_holds_up_the_other
             await service.until_said("volume is deleted and can't be created again")
             stage.world.move("pvc-2", "n1", "n3")
             await service.until_said("blocked-by-failed-creation")
-            await full_passes(service, 3)
+            await full_reconciles(service, 3)
 
             assert await stage.cluster.find(PV) is None
-            assert len(await stage.notes()) == 1
+            assert len(await stage.entries()) == 1
             assert await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-2") == waiting
             assert await service.metric("linstor_affinity_volumes_stuck") == 1
             assert await service.metric("linstor_affinity_volumes_absent") == 1
@@ -134,7 +134,7 @@ async def test_what_is_refused_after_the_deletion_is_loud_and_holds_up_the_other
 
         async def clear() -> bool:
             stuck = await service.metric("linstor_affinity_volumes_stuck")
-            return not stuck and not await stage.notes()
+            return not stuck and not await stage.entries()
 
         await until(clear, "nothing is stuck and no note is left")
     assert kept(await stage.cluster.ask("GET", PV)) == before

@@ -16,7 +16,7 @@ from tests.stage.proxy import Act, Answer, Asked, CutBody, Delay, Hang, Reset
 Trouble = Callable[[ProxiedStage, Fleet], AbstractAsyncContextManager[None]]
 
 ELECTED = "--leader-election=true"
-FEW_PASSES = "--reconcile-rate=10m"
+FEW_FULL_RECONCILES = "--reconcile-rate=10m"
 NOTICED_WITHIN = 45.0
 WAIT = 3
 LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
@@ -121,7 +121,7 @@ async def test_an_api_server_in_trouble(
     proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble
 ) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving,
+        fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
         trouble(proxied, moving),
     ):
         moving.move_during()
@@ -135,7 +135,7 @@ async def test_an_api_server_that_never_answers(
     proxied: ProxiedStage, fleet: MakeFleet, forwarded: bool
 ) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving,
+        fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
         writes_failing(Hang(forwarded=forwarded), 4)(proxied, moving),
     ):
         moving.move_during()
@@ -145,7 +145,7 @@ async def test_an_api_server_that_never_answers(
 async def test_an_api_server_that_vanishes_without_a_word(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         proxied.record.forget()
         gone = time.monotonic()
         proxied.kubernetes.vanish()
@@ -162,7 +162,7 @@ async def test_an_api_server_that_forgets_history_in_the_midst_of_changes(
 ) -> None:
     server = proxied.stage.cluster.server
     assert server is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         for _ in range(3):
             server.compact()
             server.expire_watches()
@@ -173,7 +173,7 @@ async def test_an_api_server_that_forgets_history_in_the_midst_of_changes(
 async def test_an_api_server_that_is_started_again(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     server = proxied.stage.cluster.server
     assert server is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         await server.stop()
         moving.move_during()
         await moving.service.until_said("watch broken")
@@ -186,7 +186,7 @@ async def test_a_real_api_server_that_is_killed_and_started_again(
 ) -> None:
     real = proxied.stage.cluster.real
     assert real is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
         await real.restart_apiserver()
 
@@ -197,7 +197,7 @@ async def test_a_real_api_server_that_forgets_history(
 ) -> None:
     real = proxied.stage.cluster.real
     assert real is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
         await real.forget_history()
 

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 ELECTED = "--leader-election=true"
 LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
-FEW_PASSES = "--reconcile-rate=10m"
+FEW_FULL_RECONCILES = "--reconcile-rate=10m"
 ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 NAME = "rotating"
@@ -104,7 +104,7 @@ async def test_a_token_that_is_rotated(
     async with tokens_of(stage.cluster) as (proxy, rotate):
         file.write_text(await rotate())
         config = kubeconfig(tmp_path / "config", proxy.url, {"tokenFile": str(file)})
-        service = service_on(stage, ELECTED, FEW_PASSES, KUBECONFIG=str(config))
+        service = service_on(stage, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
         async with fleet(stage, service) as moving:
             for _ in range(2):
                 proxy.record.forget()
@@ -150,7 +150,7 @@ async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
         "LS_USER_KEY_FILE": str(pair.key),
     }
     async with LinstorServer(stage.world, ssl_context=wants_certificates(old, servers)) as first:
-        service = service_on(stage, ELECTED, FEW_PASSES, linstor=first.url, **given)
+        service = service_on(stage, ELECTED, FEW_FULL_RECONCILES, linstor=first.url, **given)
         async with fleet(stage, service) as moving:
             pair.renew(old, expired=True)
             first.drop_connections()
@@ -200,7 +200,7 @@ async def test_a_client_certificate_for_kubernetes_that_is_renewed_too_late(
         pair.renew(people, expired=True)
         user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
         config = kubeconfig(tmp_path / "config", url, user, **{"certificate-authority": str(root)})
-        service = service_on(stage, ELECTED, FEW_PASSES, KUBECONFIG=str(config))
+        service = service_on(stage, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
         await stage.add("pvc-0", ["n1"])
         stage.world.move("pvc-0", "n1", "n2")
         await service.start()

@@ -19,7 +19,7 @@ from tests.stage.stage import Stage
 Trouble = Callable[[ProxiedStage, Fleet], AbstractAsyncContextManager[None]]
 
 ELECTED = "--leader-election=true"
-FEW_PASSES = ("--reconcile-rate=10m",)
+FEW_FULL_RECONCILES = ("--reconcile-rate=10m",)
 """Then it is by events, and by what follows a reconnection, that changes are found."""
 
 
@@ -104,7 +104,7 @@ async def test_linstor_in_trouble(
     proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble
 ) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, *FEW_PASSES), rested=True) as moving,
+        fleet(proxied.stage, proxied.service(ELECTED, *FEW_FULL_RECONCILES), rested=True) as moving,
         trouble(proxied, moving),
     ):
         moving.move_during()
@@ -115,7 +115,7 @@ async def test_linstor_down_beside_a_real_kubernetes(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, *FEW_PASSES), rested=True) as moving,
+        fleet(proxied.stage, proxied.service(ELECTED, *FEW_FULL_RECONCILES), rested=True) as moving,
         down(proxied, moving),
     ):
         moving.move_during()
@@ -140,7 +140,7 @@ async def test_another_controller_takes_over_from_one_that_stops(
     stage = proxied.stage
     async with two_controllers(stage) as (_, heir, _second):
         service = proxied.service(
-            ELECTED, *FEW_PASSES, LS_CONTROLLERS=f"{stage.linstor.url},{heir.url}"
+            ELECTED, *FEW_FULL_RECONCILES, LS_CONTROLLERS=f"{stage.linstor.url},{heir.url}"
         )
         async with fleet(stage, service, rested=True) as moving:
             await stage.linstor.stop_listening()
@@ -175,7 +175,9 @@ async def test_another_controller_takes_over_from_one_that_hangs(
 async def test_a_leader_without_linstor_is_live_and_says_why_it_is_not_ready(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
-    async with fleet(proxied.stage, proxied.service(ELECTED, *FEW_PASSES), rested=True) as moving:
+    async with fleet(
+        proxied.stage, proxied.service(ELECTED, *FEW_FULL_RECONCILES), rested=True
+    ) as moving:
         await proxied.stage.linstor.stop_listening()
         moving.move_during()
 

@@ -5,7 +5,7 @@ has nothing replaced without end.
 from typing import Any
 
 from tests.faults.mutations import AFFINITY_ON_CREATE, LABELS_ON_UPDATE, mutating
-from tests.faults.test_admission import full_passes, warnings
+from tests.faults.test_admission import full_reconciles, warnings
 from tests.stage.clusters import until
 from tests.stage.fixtures import MakeService
 from tests.stage.manifests import kept, nodes_of
@@ -39,7 +39,7 @@ async def test_labels_that_a_policy_adds_on_update_are_part_of_the_volume(
     del after["metadata"]["labels"]
     assert kept(after) == kept(before)
     assert stage.observer.lost == []
-    assert await stage.notes() == []
+    assert await stage.entries() == []
 
 
 async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
@@ -51,9 +51,9 @@ async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
         async with mutating(stage.cluster, AFFINITY_ON_CREATE):
             stage.world.move("pvc-1", "n1", "n2")
             await service.until_said("volume left as it is")
-            await full_passes(service, 3)
+            await full_reconciles(service, 3)
             left = await stage.cluster.ask("GET", PV)
-            await full_passes(service, 5)
+            await full_reconciles(service, 5)
 
             assert await stage.cluster.ask("GET", PV) == left
             assert nodes_of(left) == {"elsewhere"}
@@ -65,7 +65,7 @@ async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
             told = await warnings(stage, "VolumeAffinityNotUpdated")
             assert any("came out as linbit.com/hostname=elsewhere" in why for _, _, why in told)
             assert service.said().count("volume left as it is") == 1
-            assert await stage.notes() == []
+            assert await stage.entries() == []
 
         await stage.until_on("pvc-1", "n2", patience=90.0)
         await stage.until_bound("pvc-1")

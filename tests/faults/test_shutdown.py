@@ -62,7 +62,7 @@ async def test_what_was_begun_is_finished_and_nothing_else_begins(
     after = await volumes_on(stage)
     done = {name for name in names if name in after and uid(after[name]) != uid(before[name])}
     assert after.keys() == before.keys()
-    assert await stage.notes() == []
+    assert await stage.entries() == []
     for name in names:
         assert kept(after[name]) == kept(before[name])
         assert nodes_of(after[name]) == ({"n2"} if name in done else {"n1"})
@@ -110,14 +110,14 @@ async def test_an_api_server_in_trouble_does_not_keep_it_from_ending(
         broken = proxied.kubernetes.on(lambda _: True, act, times=None)
         service.signal(signal.SIGTERM)
         assert await service.ended(grace + 10.0) == 0
-        assert await stage.notes() != []
+        assert await stage.entries() != []
 
     proxied.kubernetes.rules.remove(broken)
     async with running(proxied.service()):
         await stage.until_on("pvc-1", "n2")
 
         async def no_note_is_left() -> bool:
-            return not await stage.notes()
+            return not await stage.entries()
 
         await until(no_note_is_left, "no note is left")
     assert kept((await volumes_on(stage))["pvc-1"]) == kept(before)

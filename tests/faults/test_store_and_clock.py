@@ -15,7 +15,7 @@ from tests.stage.service import Service
 from tests.stage.stage import Stage
 
 ELECTED = "--leader-election=true"
-FEW_PASSES = "--reconcile-rate=10m"
+FEW_FULL_RECONCILES = "--reconcile-rate=10m"
 SHORT_LEASE = (
     "--leader-election-lease-duration=3s",
     "--leader-election-renew-deadline=2s",
@@ -28,7 +28,7 @@ LEASE = "/apis/coordination.k8s.io/v1/namespaces/default/leases/linstor-affinity
 async def test_etcd_is_killed_and_started_again(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     real = proxied.stage.cluster.real
     assert real is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES)) as moving:
+    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
         await real.restart_etcd()
 
@@ -84,7 +84,7 @@ async def test_a_disk_that_takes_nothing(stage: Stage, fleet: MakeFleet, tmp_pat
         kubeconfig=stage.cluster.kubeconfig,
         linstor=stage.linstor.url,
         log=tmp_path / "service.log",
-        flags=("-v", "1", ELECTED, FEW_PASSES),
+        flags=("-v", "1", ELECTED, FEW_FULL_RECONCILES),
         program=("bash", "-c", script, "bash", sys.executable, "-m", "linstor_affinity_events"),
         env={"TMPDIR": "/nowhere", "PYTHONPATH": str(Path(__file__).parents[2])},
     )

@@ -15,7 +15,7 @@ from tests.stage.manifests import nodes_of
 from tests.stage.proxied import ProxiedStage
 
 ELECTED = "--leader-election=true"
-FEW_PASSES = "--reconcile-rate=10m"
+FEW_FULL_RECONCILES = "--reconcile-rate=10m"
 
 NOTICED_WITHIN = 45.0
 OPEN_STREAMS = {"linstor get events/drbd/promotion", "linstor get events/nodes"}
@@ -31,7 +31,9 @@ pytestmark = pytest.mark.parametrize("stage", ["fake"], indirect=True)
 
 async def test_streams_cut_in_mid_frame(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     linstor = proxied.stage.linstor
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES), rested=True) as moving:
+    async with fleet(
+        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+    ) as moving:
         for _ in range(3):
             await linstor.subscribed(PROMOTION)
             moving.move_during()
@@ -43,7 +45,9 @@ async def test_streams_cut_in_mid_frame(proxied: ProxiedStage, fleet: MakeFleet)
 async def test_streams_that_are_cut_at_any_byte(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     linstor = proxied.stage.linstor
     said = frame("may-promote-change", {"resource_name": "pvc-3", "node_name": "n1"})
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES), rested=True) as moving:
+    async with fleet(
+        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+    ) as moving:
         for length in (1, 8, len(said) // 2, len(said) - 1):
             await linstor.subscribed(PROMOTION)
             linstor.send_raw(PROMOTION, said[:length])
@@ -56,7 +60,9 @@ async def test_streams_that_hold_back_what_they_have_to_tell(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
     linstor = proxied.stage.linstor
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES), rested=True) as moving:
+    async with fleet(
+        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+    ) as moving:
         linstor.pause_streams()
         moving.move_during()
         await proxied.stage.world.settled()
@@ -65,7 +71,9 @@ async def test_streams_that_hold_back_what_they_have_to_tell(
 
 @pytest.mark.long
 async def test_linstor_vanishes_without_a_word(proxied: ProxiedStage, fleet: MakeFleet) -> None:
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES), rested=True) as moving:
+    async with fleet(
+        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+    ) as moving:
         await proxied.stage.linstor.subscribed(NODES)
         proxied.record.forget()
         gone = time.monotonic()
@@ -79,7 +87,9 @@ async def test_linstor_vanishes_without_a_word(proxied: ProxiedStage, fleet: Mak
 
 async def test_floods_of_events(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     """Half of the events are of volumes that are there, half of resources without any."""
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES), rested=True) as moving:
+    async with fleet(
+        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+    ) as moving:
         names = [*moving.names[:6], *(f"nobody-{n}" for n in range(6))]
         burst = b"".join(
             frame("may-promote-change", {"resource_name": name, "node_name": "n1"})
@@ -102,7 +112,9 @@ async def test_floods_of_events(proxied: ProxiedStage, fleet: MakeFleet) -> None
 
 async def test_a_move_amid_a_flood_has_its_turn(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     """The flood goes on until the move is seen: where it starved others, it would never be."""
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_PASSES), rested=True) as moving:
+    async with fleet(
+        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+    ) as moving:
         said = frame("may-promote-change", {"resource_name": "pvc-1", "node_name": "n1"})
         moving.move_during()
 

@@ -33,7 +33,7 @@ def entry_for(pv: Json, *, state: str = "deleting", uid: str = "uid-1", **spec: 
     wanted["spec"] |= spec
     ref, handle = wanted["spec"].get("claimRef"), wanted["spec"]["csi"]["volumeHandle"]
     claim = ref and {key: ref.get(key, "") for key in ("namespace", "name", "uid")}
-    note = {
+    entry = {
         "format": 1,
         "pv": wanted["metadata"]["name"],
         "volume": f"{handle}/0",
@@ -51,12 +51,12 @@ def entry_for(pv: Json, *, state: str = "deleting", uid: str = "uid-1", **spec: 
             "name": f"affinity-note-{name}",
             "labels": {"linstor-affinity-events/note": "true"},
         },
-        "data": {"note.json": json.dumps(note)},
+        "data": {"note.json": json.dumps(entry)},
     }
 
 
 async def dropped(stage: Stage) -> bool:
-    return not await stage.notes()
+    return not await stage.entries()
 
 
 @pytest.mark.parametrize("state", ["prepared", "deleting"])

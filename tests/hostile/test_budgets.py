@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.adapters.bodies import MOST_VALUES, parse_json, parse_text
-from linstor_affinity_events.adapters.json_stream import BREATH, LONGEST, Objects, objects_in
+from linstor_affinity_events.adapters.json_stream import LONGEST, YIELD_EVERY, Objects, objects_in
 from linstor_affinity_events.adapters.linstor.events import (
-    BREATH as LINES_BREATH,
-)
-from linstor_affinity_events.adapters.linstor.events import (
-    BREATH_SIZE,
     MOST_IDLE_LINES,
     MOST_LINES,
+    YIELD_EVERY_BYTES,
     _OneConnection,
     _Paced,
-    hint_of,
+    trigger_of,
+)
+from linstor_affinity_events.adapters.linstor.events import (
+    YIELD_EVERY as LINES_BREATH,
 )
 from linstor_affinity_events.adapters.linstor.rest import (
     LONGEST_NAME,
@@ -39,8 +39,8 @@ from linstor_affinity_events.adapters.linstor.rest import (
 )
 from linstor_affinity_events.adapters.policy_yaml import _kept, parse_policy
 from linstor_affinity_events.errors import AffinityEventsError, TooLong, Unreachable
+from linstor_affinity_events.model.journal_entry import read_entry
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, parse_handle
-from linstor_affinity_events.model.note import read_note
 from linstor_affinity_events.model.policy import MAX_TEXT
 from linstor_affinity_events.model.quantity import quantity
 from tests.model.manifests import begun, volume
@@ -76,8 +76,8 @@ def event(lines: list[str]) -> object:
     return source._dispatch_event()
 
 
-def note(tree: Any) -> object:
-    return read_note({**begun(volume()).written(), "wanted": tree})
+def entry(tree: Any) -> object:
+    return read_entry({**begun(volume()).written(), "wanted": tree})
 
 
 def noted(**spec: Any) -> Any:
@@ -123,15 +123,15 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
     ),
     "event": (event, lambda n: ["x"] * n, 5_000),
     "event-payload": (
-        hint_of,
+        trigger_of,
         lambda n: json.dumps({"resource_name": "x" * n}),
         100_000,
     ),
     "handle": (parse_handle, lambda n: "a" * n + "/" + "1" * n, 50_000),
     "quantity": (quantity, lambda n: "1" * n, 50_000),
     "quantity-fraction": (quantity, lambda n: "1." + "1" * n + "e999", 50_000),
-    "note-terms": (note, lambda n: noted(nodeAffinity=terms(n)), 2_000),
-    "note-fields": (note, lambda n: noted(**{f"x{i}": [i] for i in range(n)}), 5_000),
+    "note-terms": (entry, lambda n: noted(nodeAffinity=terms(n)), 2_000),
+    "note-fields": (entry, lambda n: noted(**{f"x{i}": [i] for i in range(n)}), 5_000),
 }
 
 
@@ -277,7 +277,7 @@ async def test_others_have_their_turn_while_a_list_is_read(element: bytes) -> No
             taken += 1
 
     assert taken == body.count(element + b",") + 1
-    assert elements.most <= BREATH
+    assert elements.most <= YIELD_EVERY
     assert pieces.most <= 1
 
 
@@ -299,7 +299,7 @@ async def test_others_have_their_turn_while_large_events_are_read() -> None:
         async for line in _Paced(Answer((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
             read += len(line)
 
-    assert size.most < BREATH_SIZE + 10_000
+    assert size.most < YIELD_EVERY_BYTES + 10_000
 
 
 @pytest.mark.parametrize("line", [b"\n", b":\n", b"x: y\n", b"event: x\n"], ids=repr)

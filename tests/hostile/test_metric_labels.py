@@ -3,7 +3,7 @@
 import json
 import re
 
-from linstor_affinity_events.model.verdict import Reason
+from linstor_affinity_events.model.decision import Reason
 from tests.fakes.linstor_server import NODES, PROMOTION
 from tests.stage import manifests
 from tests.stage.clusters import until
@@ -23,7 +23,7 @@ async def scraped(service: Service) -> frozenset[str]:
     return frozenset(line.rpartition(" ")[0] for line in lines)
 
 
-async def until_passed(service: Service, times: int = 2) -> None:
+async def until_fully_reconciled(service: Service, times: int = 2) -> None:
     begun = await service.metric("linstor_affinity_full_pass_seconds_count")
 
     async def passed() -> bool:
@@ -52,7 +52,7 @@ async def attack(proxied: ProxiedStage, service: Service, tag: str) -> None:
     error = json.dumps([{"ret_code": -1, "message": f"{MARK}-{tag}"}]).encode()
     rule = proxied.linstor.on("linstor get nodes", Answer(500, error))
     await rule.struck.wait()
-    await until_passed(service)
+    await until_fully_reconciled(service)
 
 
 def _known_reason(found: re.Match[str]) -> str:

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from linstor_affinity_events.adapters.bodies import parse_json
 from linstor_affinity_events.adapters.json_stream import Objects
 from linstor_affinity_events.adapters.kubernetes.database import replica_of
-from linstor_affinity_events.adapters.kubernetes.journal import _note
-from linstor_affinity_events.adapters.linstor.events import hint_of
+from linstor_affinity_events.adapters.kubernetes.journal import _entry
+from linstor_affinity_events.adapters.linstor.events import trigger_of
 from linstor_affinity_events.adapters.linstor.rest import Replicas, _answer, _definition, _objects
 from linstor_affinity_events.adapters.policy_yaml import parse_policy
-from linstor_affinity_events.engine.ports import MissedSome, Touched
+from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched
 from linstor_affinity_events.errors import AffinityEventsError
+from linstor_affinity_events.model.journal_entry import read_entry, read_saved
 from linstor_affinity_events.model.keys import VolumeKey, parse_handle
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.nodes import Nodes
-from linstor_affinity_events.model.note import read_note, read_saved
 from linstor_affinity_events.model.policy import Policy, Unreadable
 from linstor_affinity_events.model.quantity import quantity
 from linstor_affinity_events.settings import Settings
@@ -87,15 +87,15 @@ def handle(text: str) -> None:
 
 
 def config_map(tree: Any) -> object:
-    return _note({"metadata": {"uid": "u", "resourceVersion": "1"}, "data": {"note.json": tree}})
+    return _entry({"metadata": {"uid": "u", "resourceVersion": "1"}, "data": {"note.json": tree}})
 
 
-def hint(text: str) -> None:
-    assert isinstance(hint_of(text), Touched | MissedSome)
+def trigger(text: str) -> None:
+    assert isinstance(trigger_of(text), ResourceTouched | EventsMissed)
 
 
 def rows(tree: Any) -> None:
-    assert isinstance(replica_of(tree), Touched | None)
+    assert isinstance(replica_of(tree), ResourceTouched | None)
 
 
 def nodes(tree: Any) -> None:
@@ -121,9 +121,9 @@ PARSERS: list[tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = [
     (quantity, texts),
     (flags, texts),
     (config_map, trees | texts),
-    (lambda tree: read_note(tree, version="1"), trees),
+    (lambda tree: read_entry(tree, version="1"), trees),
     (lambda tree: read_saved(tree, KEY), trees),
-    (hint, texts),
+    (trigger, texts),
     (rows, trees),
     (nodes, trees),
     (replicas, trees),

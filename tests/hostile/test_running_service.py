@@ -20,7 +20,7 @@ from tests.stage.stage import Stage
 
 Json = dict[str, Any]
 
-NOTES = "/api/v1/namespaces/default/configmaps"
+ENTRIES = "/api/v1/namespaces/default/configmaps"
 SAVED = "Aux/affinity-updater-saved-pv"
 
 
@@ -146,7 +146,7 @@ async def test_a_hostile_note_in_a_config_map_leads_to_no_write(
 ) -> None:
     stage = proxied.stage
     await stage.add("pvc-well", ["n1"])
-    note = {
+    entry = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
@@ -155,14 +155,14 @@ async def test_a_hostile_note_in_a_config_map_leads_to_no_write(
         },
         "data": {"note.json": json.dumps(as_note(NOTE_CHANGES[name]))},
     }
-    await stage.cluster.ask("POST", NOTES, note)
+    await stage.cluster.ask("POST", ENTRIES, entry)
 
     async with running(proxied.service()) as service:
         await service.until_said("note refused")
         assert writes(proxied) == []
         await still_works(stage, service)
-    kept = await stage.cluster.ask("GET", f"{NOTES}/affinity-note-pvc-gone")
-    assert kept["data"] == note["data"]
+    kept = await stage.cluster.ask("GET", f"{ENTRIES}/affinity-note-pvc-gone")
+    assert kept["data"] == entry["data"]
     figures.count("hostile inputs survived by the service")
 
 
@@ -170,7 +170,7 @@ async def test_the_note_that_was_broken_is_good_when_it_is_whole(proxied: Proxie
     """Else the tests above would pass for a note that nobody would take anyway."""
     stage = proxied.stage
     stage.place("pvc-gone", ["n1"])
-    note = {
+    entry = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
@@ -179,7 +179,7 @@ async def test_the_note_that_was_broken_is_good_when_it_is_whole(proxied: Proxie
         },
         "data": {"note.json": json.dumps(as_note(lambda _: None))},
     }
-    await stage.cluster.ask("POST", NOTES, note)
+    await stage.cluster.ask("POST", ENTRIES, entry)
 
     async with running(proxied.service()):
 

@@ -61,7 +61,7 @@ async def test_it_does_the_main_job_serves_probes_and_ends_in_peace(
     assert {path: status for path, (status, _) in probes.items()} == dict.fromkeys(probes, 200)
     assert code == 0
     assert fake_stage.observer.lost == []
-    assert await fake_stage.notes() == []
+    assert await fake_stage.entries() == []
 
 
 async def test_it_has_no_rights_and_nothing_to_write_to(

@@ -4,10 +4,10 @@ from copy import deepcopy
 from typing import Any
 
 from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import MARK_ANNOTATION, OURSELVES, VolumeKey
 from linstor_affinity_events.model.manifest import mark_patch, tombstone_name
 from linstor_affinity_events.model.names import PvName, ResourceName, Uid
-from linstor_affinity_events.model.note import Note
 from tests.fakes.kube_server.patches import MERGE, patched
 
 Json = dict[str, Any]
@@ -128,6 +128,6 @@ def pointed_away(pv: Json) -> Json:
     return with_spec(pv, claimRef={**pv["spec"]["claimRef"], "name": tombstone_name(pv)})
 
 
-def begun(pv: Json, *, holder: str = "pod-1") -> Note:
+def begun(pv: Json, *, holder: str = "pod-1") -> JournalEntry:
     """The note of a replacement that takes the volume to node-b."""
-    return Note.begin(pv, KEY, on_node("node-b"), holder=holder)
+    return JournalEntry.begin(pv, KEY, on_node("node-b"), holder=holder)

@@ -21,13 +21,13 @@ from linstor_affinity_events.model.manifest import (
     annotations_of,
     came_out_different,
     claim_of,
+    copy_for_create,
     decides_otherwise,
     detached,
     finalizers_of,
     is_marked,
     is_safe_to_go,
     kept,
-    like,
     mark_on,
     mark_patch,
     rebound,
@@ -119,7 +119,7 @@ def test_what_was_read_is_never_changed() -> None:
 
     body = recreated(OWNED, on_node("node-b"))
     recreated(OWNED, NO_AFFINITY)
-    like(marked(OWNED))
+    copy_for_create(marked(OWNED))
     taken_over(body, OWNED)
     released(OWNED)
 
@@ -473,7 +473,7 @@ def test_taking_over_twice_changes_nothing_more(
 
 
 def test_the_like_of_a_volume_is_ready_to_be_created() -> None:
-    body = like(terminating(MARKED))
+    body = copy_for_create(terminating(MARKED))
 
     assert body["metadata"].keys().isdisjoint({"uid", "resourceVersion", "deletionTimestamp"})
 

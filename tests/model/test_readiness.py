@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.model.decision import Later, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 from tests.model.manifests import (
     PROTECTION,
     PROVISIONER,

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linstor_affinity_events.model.demands import original_of
+from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARK_ANNOTATION,
@@ -20,13 +21,13 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.manifest import (
     annotations_of,
     claim_of,
+    copy_for_create,
     detached,
     disowned,
     finalizers_of,
     is_marked,
     is_safe_to_go,
     kept,
-    like,
     mark_patch,
     taken_over,
     tombstone_patch,
@@ -34,19 +35,18 @@ from linstor_affinity_events.model.manifest import (
     unmarking,
 )
 from linstor_affinity_events.model.names import ResourceName
-from linstor_affinity_events.model.note import Note, State
 from linstor_affinity_events.model.replacement import (
     AwaitBinder,
     Create,
     Delete,
+    DetachClaimRef,
     Drop,
     LookAtClaim,
     Mark,
+    Observation,
     Outcome,
-    PointAway,
     Remove,
     Save,
-    Sight,
     Step,
     Unmark,
     next_step,
@@ -92,25 +92,25 @@ def remade(pv: Json, *, by: str = OURSELVES) -> Json:
 
 
 def test_the_one_who_wrote_the_note_marks_the_volume() -> None:
-    step = next_step(PREPARED, Sight(pv=PLAIN, begun_here=True))
+    step = next_step(PREPARED, Observation(pv=PLAIN, begun_here=True))
 
     assert step == Mark(mark_patch(PLAIN))
 
 
 def test_anybody_else_takes_an_untouched_note_for_stale() -> None:
-    assert next_step(PREPARED, Sight(pv=PLAIN)) == Drop(Outcome.STALE)
+    assert next_step(PREPARED, Observation(pv=PLAIN)) == Drop(Outcome.STALE)
 
 
 @pytest.mark.parametrize("begun_here", [True, False])
 def test_before_the_deletion_the_note_says_that_it_may_have_come(begun_here: bool) -> None:
-    step = next_step(PREPARED, Sight(pv=MARKED, begun_here=begun_here))
+    step = next_step(PREPARED, Observation(pv=MARKED, begun_here=begun_here))
 
     assert step == Save(DELETING)
 
 
 @pytest.mark.parametrize("begun_here", [True, False])
 def test_a_marked_volume_with_such_a_note_is_deleted(begun_here: bool) -> None:
-    assert next_step(DELETING, Sight(pv=MARKED, begun_here=begun_here)) == Delete()
+    assert next_step(DELETING, Observation(pv=MARKED, begun_here=begun_here)) == Delete()
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_a_marked_volume_with_such_a_note_is_deleted(begun_here: bool) -> None:
     ],
 )
 def test_a_volume_that_changed_before_its_deletion_gets_its_marks_taken_back(seen: Json) -> None:
-    sight = Sight(pv=seen, claim=claim(), claim_known=True)
+    observation = Observation(pv=seen, claim=claim(), claim_known=True)
 
-    assert next_step(DELETING, sight) == Save(PREPARED)
-    assert next_step(PREPARED, sight) == Unmark(unmarking(seen).patch, Outcome.UNWOUND)
+    assert next_step(DELETING, observation) == Save(PREPARED)
+    assert next_step(PREPARED, observation) == Unmark(unmarking(seen).patch, Outcome.UNWOUND)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_labels_and_annotations_that_come_with_the_marks_are_part_of_what_is_wan
     """An admission policy may add some to every update."""
     wanted = DELETING.wanting(taken_over(DELETING.wanted, seen))
 
-    assert next_step(PREPARED, Sight(pv=seen, begun_here=True)) == Save(wanted)
-    assert next_step(DELETING, Sight(pv=seen)) == Save(wanted)
-    assert next_step(wanted, Sight(pv=seen)) == Delete()
+    assert next_step(PREPARED, Observation(pv=seen, begun_here=True)) == Save(wanted)
+    assert next_step(DELETING, Observation(pv=seen)) == Save(wanted)
+    assert next_step(wanted, Observation(pv=seen)) == Delete()
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,10 @@ def test_labels_and_annotations_that_come_with_the_marks_are_part_of_what_is_wan
 def test_when_somebody_takes_back_a_mark_the_rest_is_taken_back(
     seen: Json, outcome: Outcome
 ) -> None:
-    sight = Sight(pv=seen, claim=claim(), claim_known=True)
+    observation = Observation(pv=seen, claim=claim(), claim_known=True)
 
-    assert next_step(DELETING, sight) == Save(PREPARED)
-    assert next_step(PREPARED, sight) == Unmark(unmarking(seen).patch, outcome)
+    assert next_step(DELETING, observation) == Save(PREPARED)
+    assert next_step(PREPARED, observation) == Unmark(unmarking(seen).patch, outcome)
 
 
 @pytest.mark.parametrize(
@@ -199,16 +199,16 @@ def test_marks_that_stood_while_the_claim_went_leave_retain(
 ) -> None:
     seen = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), phase)
 
-    assert next_step(PREPARED, Sight(pv=seen)) == LookAtClaim()
-    known = Sight(pv=seen, claim=its_claim, claim_known=True)
+    assert next_step(PREPARED, Observation(pv=seen)) == LookAtClaim()
+    known = Observation(pv=seen, claim=its_claim, claim_known=True)
     assert next_step(PREPARED, known) == Unmark(unmarking(seen, keep=True).patch, Outcome.KEPT)
-    assert next_step(PREPARED, Sight(pv=seen, uninterrupted=True)) == Unmark(
+    assert next_step(PREPARED, Observation(pv=seen, uninterrupted=True)) == Unmark(
         unmarking(seen).patch, Outcome.UNWOUND
     )
 
 
 def test_a_volume_whose_marks_are_gone_is_left_alone() -> None:
-    assert next_step(DELETING, Sight(pv=PLAIN)) == Drop(Outcome.STALE)
+    assert next_step(DELETING, Observation(pv=PLAIN)) == Drop(Outcome.STALE)
 
 
 @pytest.mark.parametrize("holder", ["", "pod-1"])
@@ -230,33 +230,35 @@ def test_a_volume_whose_marks_are_gone_is_left_alone() -> None:
 )
 def test_a_note_alone_changes_nothing_about_a_live_volume(seen: Json, holder: str) -> None:
     """Who can write notes could else have a policy Retain turned into Delete."""
-    assert next_step(replace(DELETING, holder=holder), Sight(pv=seen)) == Drop(Outcome.STALE)
+    assert next_step(replace(DELETING, holder=holder), Observation(pv=seen)) == Drop(Outcome.STALE)
 
 
 def test_a_deletion_before_ours_is_theirs() -> None:
-    assert next_step(PREPARED, Sight(pv=terminating(PLAIN))) == Drop(Outcome.THEIRS)
+    assert next_step(PREPARED, Observation(pv=terminating(PLAIN))) == Drop(Outcome.THEIRS)
 
 
 def test_a_deletion_between_our_marks_and_our_own_is_theirs() -> None:
-    step = next_step(PREPARED, Sight(pv=GOING, begun_here=True))
+    step = next_step(PREPARED, Observation(pv=GOING, begun_here=True))
 
     assert step == Unmark(unmarking(GOING).patch, Outcome.THEIRS)
 
 
 def test_a_volume_that_went_before_we_deleted_it_is_theirs() -> None:
-    assert next_step(PREPARED, Sight(pv=None)) == Drop(Outcome.THEIRS)
+    assert next_step(PREPARED, Observation(pv=None)) == Drop(Outcome.THEIRS)
 
 
 def test_a_policy_that_was_put_back_while_it_goes_is_made_safe_again() -> None:
     seen = with_spec(GOING, persistentVolumeReclaimPolicy="Delete")
 
-    assert next_step(DELETING, Sight(pv=seen)) == Mark(mark_patch(seen))
+    assert next_step(DELETING, Observation(pv=seen)) == Mark(mark_patch(seen))
 
 
 def test_a_skip_reclaim_that_was_removed_while_it_goes_is_put_back() -> None:
     seen = with_metadata(GOING, annotations={})
 
-    step = next_step(replace(DELETING, wanted=taken_over(DELETING.wanted, seen)), Sight(pv=seen))
+    step = next_step(
+        replace(DELETING, wanted=taken_over(DELETING.wanted, seen)), Observation(pv=seen)
+    )
 
     assert step == Mark(mark_patch(seen))
 
@@ -264,20 +266,20 @@ def test_a_skip_reclaim_that_was_removed_while_it_goes_is_put_back() -> None:
 def test_a_policy_that_a_user_set_while_it_goes_is_noted_before_it_is_made_safe() -> None:
     seen = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
 
-    step = next_step(DELETING, Sight(pv=seen))
+    step = next_step(DELETING, Observation(pv=seen))
 
     assert isinstance(step, Save)
-    assert step.note.policy == "Recycle"
-    assert next_step(step.note, Sight(pv=seen)) == Mark(mark_patch(seen))
+    assert step.entry.policy == "Recycle"
+    assert next_step(step.entry, Observation(pv=seen)) == Mark(mark_patch(seen))
 
 
 def test_a_policy_that_a_user_set_while_it_goes_comes_back_with_the_volume() -> None:
-    note = replace(DELETING, wanted=taken_over(DELETING.wanted, GOING))
+    entry = replace(DELETING, wanted=taken_over(DELETING.wanted, GOING))
     seen = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
-    step = next_step(note, Sight(pv=seen))
+    step = next_step(entry, Observation(pv=seen))
     assert isinstance(step, Save)
 
-    last = next_step(step.note, Sight(pv=None, claim=claim(), claim_known=True))
+    last = next_step(step.entry, Observation(pv=None, claim=claim(), claim_known=True))
 
     assert isinstance(last, Create)
     assert last.body["spec"]["persistentVolumeReclaimPolicy"] == "Recycle"
@@ -287,10 +289,10 @@ def test_a_policy_that_was_put_into_the_note_is_put_right_by_the_volumes_own_mar
     retained = marked(with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain"))
     forged = DELETING
 
-    step = next_step(forged, Sight(pv=terminating(retained)))
+    step = next_step(forged, Observation(pv=terminating(retained)))
 
     assert isinstance(step, Save)
-    assert step.note.policy == "Retain"
+    assert step.entry.policy == "Retain"
 
 
 @pytest.mark.parametrize(
@@ -306,45 +308,51 @@ def test_a_policy_that_was_put_into_the_note_is_put_right_by_the_volumes_own_mar
     ],
 )
 def test_a_claim_reference_that_somebody_writes_meanwhile_is_taken_over(seen: Json) -> None:
-    step = next_step(DELETING, Sight(pv=seen))
+    step = next_step(DELETING, Observation(pv=seen))
 
     assert isinstance(step, Save)
-    assert step.note.wanted["spec"].get("claimRef") == seen["spec"].get("claimRef")
-    assert step.note.claim == claim_of(seen)
-    following = next_step(step.note, Sight(pv=seen))
-    assert isinstance(following, PointAway if step.note.user else Remove)
+    assert step.entry.wanted["spec"].get("claimRef") == seen["spec"].get("claimRef")
+    assert step.entry.claim == claim_of(seen)
+    following = next_step(step.entry, Observation(pv=seen))
+    assert isinstance(following, DetachClaimRef if step.entry.user else Remove)
 
 
 def test_the_claim_reference_of_a_going_volume_points_to_a_tombstone() -> None:
-    assert next_step(DELETING, Sight(pv=GOING)) == PointAway(tombstone_patch(GOING))
+    assert next_step(DELETING, Observation(pv=GOING)) == DetachClaimRef(tombstone_patch(GOING))
 
 
 def test_then_the_binder_is_waited_for() -> None:
-    assert next_step(DELETING, Sight(pv=POINTED)) == AwaitBinder()
+    assert next_step(DELETING, Observation(pv=POINTED)) == AwaitBinder()
 
 
 def test_a_tombstone_that_the_binder_repaired_is_set_again() -> None:
     repaired = with_spec(POINTED, claimRef=PLAIN["spec"]["claimRef"])
 
-    assert next_step(DELETING, Sight(pv=repaired)) == PointAway(tombstone_patch(repaired))
+    assert next_step(DELETING, Observation(pv=repaired)) == DetachClaimRef(
+        tombstone_patch(repaired)
+    )
 
 
 def test_a_tombstone_that_the_binder_repaired_after_its_write_is_set_again() -> None:
     repaired = with_spec(LET_GO, claimRef=PLAIN["spec"]["claimRef"])
 
-    assert next_step(DELETING, Sight(pv=repaired)) == PointAway(tombstone_patch(repaired))
+    assert next_step(DELETING, Observation(pv=repaired)) == DetachClaimRef(
+        tombstone_patch(repaired)
+    )
 
 
 @pytest.mark.parametrize(
-    "sight",
+    "observation",
     [
-        pytest.param(Sight(pv=LET_GO), id="the binder has written"),
-        pytest.param(Sight(pv=POINTED, guard_over=True), id="the binder had its time"),
-        pytest.param(Sight(pv=GOING, unpointable=True), id="the claimRef can't be changed"),
+        pytest.param(Observation(pv=LET_GO), id="the binder has written"),
+        pytest.param(Observation(pv=POINTED, guard_over=True), id="the binder had its time"),
+        pytest.param(
+            Observation(pv=GOING, claim_ref_immutable=True), id="the claimRef can't be changed"
+        ),
     ],
 )
-def test_then_the_claim_is_looked_at(sight: Sight) -> None:
-    assert next_step(DELETING, sight) == LookAtClaim()
+def test_then_the_claim_is_looked_at(observation: Observation) -> None:
+    assert next_step(DELETING, observation) == LookAtClaim()
 
 
 @pytest.mark.parametrize(
@@ -355,51 +363,51 @@ def test_then_the_claim_is_looked_at(sight: Sight) -> None:
     ],
 )
 def test_what_others_changed_is_noted_before_the_volume_goes(seen: Json) -> None:
-    step = next_step(DELETING, Sight(pv=seen, claim=claim(), claim_known=True))
+    step = next_step(DELETING, Observation(pv=seen, claim=claim(), claim_known=True))
 
     assert step == Save(DELETING.wanting(taken_over(DELETING.wanted, seen)))
 
 
 @pytest.mark.parametrize("its_claim", [claim(), None])
 def test_once_the_claim_is_known_the_volume_goes(its_claim: Json | None) -> None:
-    step = next_step(DELETING, Sight(pv=LET_GO, claim=its_claim, claim_known=True))
+    step = next_step(DELETING, Observation(pv=LET_GO, claim=its_claim, claim_known=True))
 
     assert step == Remove()
 
 
 @pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
 def test_without_a_claim_the_volume_goes_at_once(pv: Json) -> None:
-    assert next_step(begun(pv).deleting(), Sight(pv=terminating(marked(pv)))) == Remove()
+    assert next_step(begun(pv).deleting(), Observation(pv=terminating(marked(pv)))) == Remove()
 
 
 def test_once_it_is_gone_the_claim_is_looked_at_by_whoever_comes_fresh() -> None:
-    assert next_step(DELETING, Sight(pv=None)) == LookAtClaim()
+    assert next_step(DELETING, Observation(pv=None)) == LookAtClaim()
 
 
 def test_a_claim_that_is_being_deleted_keeps_its_data_when_another_run_goes_on() -> None:
-    sight = Sight(pv=None, claim=terminating(claim()), claim_known=True)
+    observation = Observation(pv=None, claim=terminating(claim()), claim_known=True)
 
-    assert next_step(DELETING, sight) == Create(kept(DELETING.wanted))
+    assert next_step(DELETING, observation) == Create(kept(DELETING.wanted))
 
 
 def test_with_its_claim_as_it_was_the_volume_comes_back_as_wanted() -> None:
-    step = next_step(DELETING, Sight(pv=None, claim=claim(), claim_known=True))
+    step = next_step(DELETING, Observation(pv=None, claim=claim(), claim_known=True))
 
     assert step == Create(DELETING.wanted)
 
 
 @pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
 def test_a_volume_that_no_claim_uses_comes_back_as_wanted(pv: Json) -> None:
-    note = begun(pv).deleting()
+    entry = begun(pv).deleting()
 
-    assert next_step(note, Sight(pv=None, uninterrupted=True)) == Create(note.wanted)
+    assert next_step(entry, Observation(pv=None, uninterrupted=True)) == Create(entry.wanted)
 
 
 @pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
 def test_a_note_alone_gives_nobody_a_volume_that_no_claim_used(pv: Json) -> None:
-    note = begun(pv).deleting()
+    entry = begun(pv).deleting()
 
-    assert next_step(note, Sight(pv=None)) == Create(detached(note.wanted, note.uid))
+    assert next_step(entry, Observation(pv=None)) == Create(detached(entry.wanted, entry.uid))
 
 
 @pytest.mark.parametrize(
@@ -415,21 +423,21 @@ def test_what_becomes_of_the_claim_in_one_run_has_its_usual_consequences(
     its_claim: Json | None,
 ) -> None:
     """With policy Delete the provisioner deletes the data of a claim that was deleted."""
-    sight = Sight(pv=None, claim=its_claim, claim_known=True, uninterrupted=True)
+    observation = Observation(pv=None, claim=its_claim, claim_known=True, uninterrupted=True)
 
-    assert next_step(DELETING, sight) == Create(DELETING.wanted)
+    assert next_step(DELETING, observation) == Create(DELETING.wanted)
 
 
 BORN = "pvc-11111111-2222-4333-8444-555555555555"
 
 
-def of_resource(handle: str, **csi: Any) -> Note:
+def of_resource(handle: str, **csi: Any) -> JournalEntry:
     pv = with_spec(PLAIN, csi={**PLAIN["spec"]["csi"], "volumeHandle": handle, **csi})
     return replace(begun(pv).deleting(), key=VolumeKey(ResourceName(handle)))
 
 
 @pytest.mark.parametrize(
-    ("note", "given"),
+    ("entry", "given"),
     [
         pytest.param(of_resource(BORN), False, id="provisioned for another claim"),
         pytest.param(of_resource("by-hand"), True, id="made by hand"),
@@ -445,10 +453,10 @@ def of_resource(handle: str, **csi: Any) -> Note:
         ),
     ],
 )
-def test_a_note_alone_gives_a_claim_only_what_is_its_own(note: Note, given: bool) -> None:
-    step = next_step(note, Sight(pv=None, claim=claim(), claim_known=True))
+def test_a_note_alone_gives_a_claim_only_what_is_its_own(entry: JournalEntry, given: bool) -> None:
+    step = next_step(entry, Observation(pv=None, claim=claim(), claim_known=True))
 
-    assert step == Create(note.wanted if given else detached(note.wanted, note.uid))
+    assert step == Create(entry.wanted if given else detached(entry.wanted, entry.uid))
 
 
 def test_what_was_provisioned_for_the_claim_comes_back_to_it() -> None:
@@ -458,9 +466,11 @@ def test_what_was_provisioned_for_the_claim_comes_back_to_it() -> None:
         csi={**PLAIN["spec"]["csi"], "volumeHandle": BORN},
         claimRef={**PLAIN["spec"]["claimRef"], "uid": BORN[4:]},
     )
-    note = replace(begun(pv).deleting(), key=VolumeKey(ResourceName(BORN)))
+    entry = replace(begun(pv).deleting(), key=VolumeKey(ResourceName(BORN)))
 
-    assert next_step(note, Sight(pv=None, claim=own, claim_known=True)) == Create(note.wanted)
+    assert next_step(entry, Observation(pv=None, claim=own, claim_known=True)) == Create(
+        entry.wanted
+    )
 
 
 @pytest.mark.parametrize(
@@ -471,7 +481,7 @@ def test_what_was_provisioned_for_the_claim_comes_back_to_it() -> None:
     ],
 )
 def test_a_note_alone_gives_no_claim_a_volume_that_it_does_not_name(its_claim: Json) -> None:
-    step = next_step(DELETING, Sight(pv=None, claim=its_claim, claim_known=True))
+    step = next_step(DELETING, Observation(pv=None, claim=its_claim, claim_known=True))
 
     assert step == Create(detached(DELETING.wanted, DELETING.uid))
 
@@ -484,10 +494,10 @@ def test_a_note_alone_gives_no_claim_a_volume_that_it_does_not_name(its_claim: J
     ],
 )
 def test_without_its_claim_the_volume_comes_back_retained(its_claim: Json | None) -> None:
-    step = next_step(DELETING, Sight(pv=None, claim=its_claim, claim_known=True))
+    step = next_step(DELETING, Observation(pv=None, claim=its_claim, claim_known=True))
 
     assert step == Create(disowned(DELETING.wanted, DELETING.uid))
-    seen = Sight(pv=None, claim=its_claim, claim_known=True, original=original_of(PLAIN))
+    seen = Observation(pv=None, claim=its_claim, claim_known=True, original=original_of(PLAIN))
     assert next_step(DELETING, seen) == Create(kept(DELETING.wanted))
     assert isinstance(step, Create)
     assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
@@ -497,22 +507,22 @@ def test_without_its_claim_the_volume_comes_back_retained(its_claim: Json | None
 def test_a_volume_that_came_back_retained_says_so(back: Callable[[Json], Json]) -> None:
     made = remade({**back(dict(DELETING.wanted)), "status": {"phase": "Released"}})
 
-    assert next_step(DELETING, Sight(pv=made)) == Drop(Outcome.KEPT)
+    assert next_step(DELETING, Observation(pv=made)) == Drop(Outcome.KEPT)
 
 
 def test_a_volume_that_we_made_ends_it() -> None:
-    assert next_step(DELETING, Sight(pv=remade(PLAIN))) == Drop(Outcome.DONE)
+    assert next_step(DELETING, Observation(pv=remade(PLAIN))) == Drop(Outcome.DONE)
 
 
-@pytest.mark.parametrize("note", [PREPARED, DELETING])
-def test_a_volume_that_somebody_else_made_makes_the_note_stale(note: Note) -> None:
-    step = next_step(note, Sight(pv=remade(PLAIN, by="kubectl")))
+@pytest.mark.parametrize("entry", [PREPARED, DELETING])
+def test_a_volume_that_somebody_else_made_makes_the_note_stale(entry: JournalEntry) -> None:
+    step = next_step(entry, Observation(pv=remade(PLAIN, by="kubectl")))
 
     assert step == Drop(Outcome.STALE)
 
 
 def test_a_volume_that_we_made_and_somebody_deleted_is_not_made_again() -> None:
-    step = next_step(DELETING, Sight(pv=terminating(remade(PLAIN))))
+    step = next_step(DELETING, Observation(pv=terminating(remade(PLAIN))))
 
     assert step == Drop(Outcome.STALE)
 
@@ -527,38 +537,38 @@ class Play:
     def __init__(self, pv: Json, its_claim: Json | None) -> None:
         self.pv: Json | None = pv
         self.claim = its_claim
-        self.note: Note | None = begun(pv)
-        self.sight = Sight(pv=pv, begun_here=True)
+        self.entry: JournalEntry | None = begun(pv)
+        self.observation = Observation(pv=pv, begun_here=True)
         self.steps: list[type[Step]] = []
         self.outcome: Outcome | None = None
 
     def restart(self) -> None:
         """Forget all that is known."""
-        self.sight = Sight(pv=self.pv)
+        self.observation = Observation(pv=self.pv)
 
     def step(self) -> None:
-        assert self.note is not None
-        step = next_step(self.note, self.sight)
+        assert self.entry is not None
+        step = next_step(self.entry, self.observation)
         self.steps.append(type(step))
         match step:
-            case Mark(patch) | PointAway(patch):
+            case Mark(patch) | DetachClaimRef(patch):
                 self._patched(patch)
-            case Save(note):
-                self.note = note
+            case Save(entry):
+                self.entry = entry
             case Delete():
                 assert self.pv is not None
                 assert is_marked(self.pv)
-                assert self.note.state is State.DELETING
+                assert self.entry.state is State.DELETING
                 self._see(terminating(self.pv))
             case AwaitBinder():
                 assert self.pv is not None
                 self._see(in_phase(self.pv, "Released"))
             case LookAtClaim():
-                self.sight = replace(self.sight, claim=self.claim, claim_known=True)
+                self.observation = replace(self.observation, claim=self.claim, claim_known=True)
             case Remove():
                 assert self.pv is not None
                 assert is_safe_to_go(self.pv)
-                assert taken_over(self.note.wanted, self.pv) == self.note.wanted
+                assert taken_over(self.entry.wanted, self.pv) == self.entry.wanted
                 self._see(None)
             case Create(body):
                 assert self.pv is None
@@ -567,13 +577,13 @@ class Play:
                 self._see(remade(made))
             case Unmark(patch, outcome):
                 self._patched(patch)
-                self.note, self.outcome = None, outcome
+                self.entry, self.outcome = None, outcome
             case Drop(outcome):
-                self.note, self.outcome = None, self.outcome or outcome
+                self.entry, self.outcome = None, self.outcome or outcome
 
     def to_the_end(self) -> None:
         for _ in range(50):
-            if self.note is None:
+            if self.entry is None:
                 return
             self.step()
         raise AssertionError(f"it goes round in circles: {self.steps}")
@@ -585,7 +595,7 @@ class Play:
 
     def _see(self, pv: Json | None) -> None:
         self.pv = pv
-        self.sight = replace(self.sight, pv=pv)
+        self.observation = replace(self.observation, pv=pv)
 
 
 def test_undisturbed_the_steps_come_in_this_order() -> None:
@@ -597,7 +607,7 @@ def test_undisturbed_the_steps_come_in_this_order() -> None:
         Mark,
         Save,
         Delete,
-        PointAway,
+        DetachClaimRef,
         AwaitBinder,
         LookAtClaim,
         Remove,
@@ -617,7 +627,7 @@ def test_whoever_goes_on_after_a_crash_ends_it_the_same_way(done_before: int) ->
 
     assert play.outcome is Outcome.DONE
     assert play.pv is not None
-    assert like(play.pv) == PREPARED.wanted
+    assert copy_for_create(play.pv) == PREPARED.wanted
 
 
 def test_a_crash_before_anything_was_done_leaves_the_volume_as_it_was() -> None:
@@ -636,7 +646,7 @@ def test_two_that_play_at_once_do_no_harm(done_before: int) -> None:
     for number in range(9):
         if number >= done_before:
             play.restart()
-        if play.note is not None:
+        if play.entry is not None:
             play.step()
 
     play.to_the_end()
@@ -679,7 +689,7 @@ def test_whatever_happens_on_the_way_nothing_is_lost(script: list[str]) -> None:
 
     for what in script:
         disturb(play, what)
-        if play.note is not None:
+        if play.entry is not None:
             play.step()
     play.to_the_end()
 

@@ -123,7 +123,7 @@ class Stage:
         terms = [{manifests.HOSTNAME: node} for node in nodes]
         return await self.observer.until_terms(name, *terms, patience=patience)
 
-    async def notes(self, namespace: str = "default") -> list[str]:
+    async def entries(self, namespace: str = "default") -> list[str]:
         """The names of notes of unfinished replacements."""
         listed = await self.cluster.ask("GET", f"/api/v1/namespaces/{namespace}/configmaps")
         names = [item["metadata"]["name"] for item in listed["items"]]

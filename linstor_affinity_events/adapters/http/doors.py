@@ -71,8 +71,8 @@ def _make_room(connections: list[web.RequestHandler], most: int) -> None:
     open_ones = [each for each in connections if each.transport and not each.transport.is_closing()]
     while len(open_ones) >= most:
         held = Counter(map(_peer, open_ones))
-        crowd = max(held.values())
-        goes = next(each for each in open_ones if held[_peer(each)] == crowd)
+        batches = max(held.values())
+        goes = next(each for each in open_ones if held[_peer(each)] == batches)
         open_ones.remove(goes)
         if goes.transport is not None:
             # To close would wait for a peer that does not read.

@@ -153,7 +153,7 @@ def _volumes(status: Tree, search: str, now: float) -> str:
             escape(each["volume"]),
             escape(each["claim"] or "none"),
             escape(each["affinity"]),
-            _verdict(each),
+            _decision(each),
             escape(each["why"] or ""),
             _time(each["since"], now),
         ]
@@ -168,7 +168,7 @@ def _volumes(status: Tree, search: str, now: float) -> str:
     )
 
 
-def _verdict(row: Tree) -> str:
+def _decision(row: Tree) -> str:
     style = {"settled": "good", "refusal": "bad"}.get(row["state"], "warn")
     reason = f": {escape(row['reason'])}" if row["reason"] else ""
     return f'<span class="{style}">{escape(row["state"])}</span>{reason}'

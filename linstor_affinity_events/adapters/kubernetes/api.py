@@ -39,7 +39,7 @@ BODY_LIMIT = 64 * MIB
 MOST_VALUES = 2_000_000
 """In one answer. A page of 500 volumes has 150,000, and no object can have more than a million."""
 
-BREATH = 32
+YIELD_EVERY = 32
 """Events of a watch before other tasks get their turn."""
 
 Query = Mapping[str, str]
@@ -109,24 +109,24 @@ class KubeApi:
         return await self._sized("GET", path, query, accept=METADATA_ALONE, limit=limit)
 
     async def create(
-        self, path: str, body: Mapping[str, Any], *, rehearse: bool = False
+        self, path: str, body: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Raises Conflict if the name is taken, Invalid, Forbidden."""
-        return await self._request("POST", path, _write(rehearse=rehearse), body)
+        return await self._request("POST", path, _write(dry_run=dry_run), body)
 
     async def replace(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Raises Missing, Conflict, Invalid, Forbidden."""
-        return await self._request("PUT", path, _write(rehearse=False), body)
+        return await self._request("PUT", path, _write(dry_run=False), body)
 
     async def patch(
-        self, path: str, body: Mapping[str, Any], *, rehearse: bool = False
+        self, path: str, body: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Apply a merge patch. Raises Missing, Conflict, Invalid, Forbidden."""
-        query = _write(rehearse=rehearse)
+        query = _write(dry_run=dry_run)
         return await self._request("PATCH", path, query, body, MERGE_PATCH)
 
     async def delete(
-        self, path: str, *, uid: str, version: str, rehearse: bool = False
+        self, path: str, *, uid: str, version: str, dry_run: bool = False
     ) -> dict[str, Any]:
         """Delete exactly this version. Raises Missing, Conflict, Invalid, Forbidden."""
         body: dict[str, Any] = {
@@ -134,7 +134,7 @@ class KubeApi:
             "apiVersion": "v1",
             "preconditions": {"uid": uid, "resourceVersion": version},
         }
-        if rehearse:
+        if dry_run:
             body["dryRun"] = ["All"]
         return await self._request("DELETE", path, None, body)
 
@@ -280,9 +280,9 @@ def escaped(name: str) -> str:
     return quote(name, safe="")
 
 
-def _write(*, rehearse: bool) -> dict[str, str]:
+def _write(*, dry_run: bool) -> dict[str, str]:
     query = {"fieldManager": OURSELVES}
-    return {**query, "dryRun": "All"} if rehearse else query
+    return {**query, "dryRun": "All"} if dry_run else query
 
 
 def _told_apart(query: Query | None, body: Mapping[str, Any] | None) -> tuple[object, ...]:
@@ -312,7 +312,7 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
             raise Unreachable(f"watch {path} tells of objects without a version")
         yield event
         told += 1
-        if told % BREATH == 0:
+        if told % YIELD_EVERY == 0:
             # Reading a line that is in the buffer already waits for nothing, and a list fills it.
             await asyncio.sleep(0)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, list_metadata
 from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey
-from linstor_affinity_events.engine.hints import DATABASE
-from linstor_affinity_events.engine.ports import Hint, MissedSome, Touched
+from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
+from linstor_affinity_events.engine.triggers import DATABASE
 from linstor_affinity_events.errors import (
     Again,
     Expired,
@@ -120,7 +120,7 @@ class DatabaseStream:
         self._api, self._lasts = api, lasts
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncIterator[Hint]]:
+    async def connect(self) -> AsyncIterator[AsyncIterator[Trigger]]:
         """Open one connection, on the version served now: an upgrade of LINSTOR moves it."""
         try:
             path = f"/apis/{GROUP}/{await _newest_version(self._api)}/{TABLE}"
@@ -128,12 +128,12 @@ class DatabaseStream:
         except (Missing, Expired) as error:
             raise Unreachable(str(error)) from error
         version = str(list_metadata(page).get("resourceVersion", ""))
-        async with aclosing(self._watched(path, version)) as hints:
+        async with aclosing(self._watched(path, version)) as triggers:
             # The first watch is open before anybody is told that the stream is.
-            await anext(hints)
-            yield hints
+            await anext(triggers)
+            yield triggers
 
-    async def _watched(self, path: str, version: str) -> AsyncGenerator[Hint, None]:
+    async def _watched(self, path: str, version: str) -> AsyncGenerator[Trigger, None]:
         """Yield MissedSome once the first watch is open, then what its rows say."""
         first = True
         while True:
@@ -150,22 +150,22 @@ class DatabaseStream:
                 ):
                     if first:
                         first = False
-                        yield MissedSome(f"{DATABASE} watch opened")
+                        yield EventsMissed(f"{DATABASE} watch opened")
                     async for row in rows:
                         version = row["object"]["metadata"]["resourceVersion"]
                         if row.get("type") != "BOOKMARK":
-                            hint = replica_of(row["object"].get("spec"))
-                            if hint is not None:
-                                yield hint
+                            trigger = replica_of(row["object"].get("spec"))
+                            if trigger is not None:
+                                yield trigger
             except TimeoutError as error:
                 raise Unreachable(f"the watch of {path} did not end when it should") from error
             except (Missing, Expired) as error:
                 raise Unreachable(f"watch {path}: {error}") from error
 
 
-def replica_of(spec: object) -> Touched | None:
+def replica_of(spec: object) -> ResourceTouched | None:
     """A row of the table `resources`: a replica, unless it is one of a snapshot."""
     if not isinstance(spec, Mapping) or spec.get("snapshot_name"):
         return None
     name = spec.get("resource_name")
-    return Touched(resource_name(name)) if isinstance(name, str) and name else None
+    return ResourceTouched(resource_name(name)) if isinstance(name, str) and name else None

@@ -61,7 +61,7 @@ class VolumeIndex:
         """Every volume of our driver, those with a bad handle included."""
         return self._volumes.values()
 
-    def astray(self) -> Collection[Volume]:
+    def unmanaged(self) -> Collection[Volume]:
         return self._astray.values()
 
     def storage_class(self, name: str) -> StorageClass | None:

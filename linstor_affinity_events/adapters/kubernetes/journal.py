@@ -17,7 +17,7 @@ from linstor_affinity_events.adapters.kubernetes.api import (
 )
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
-    BadNote,
+    BadEntry,
     Conflict,
     Expired,
     Invalid,
@@ -27,9 +27,9 @@ from linstor_affinity_events.errors import (
 )
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.heading import Heading, heading_of, read_heading
+from linstor_affinity_events.model.journal_entry import JournalEntry, read_entry
 from linstor_affinity_events.model.keys import OURSELVES, VolumeKey
 from linstor_affinity_events.model.names import PvName
-from linstor_affinity_events.model.note import Note, read_note
 
 log = logging.getLogger(__name__)
 
@@ -170,15 +170,15 @@ class KubeJournal:
     async def _read_alone(self, name: str) -> Heading | None:
         why = None
         try:
-            note = await self._read(name)
-        except BadNote as error:
-            note, why = None, error
+            entry = await self._read(name)
+        except BadEntry as error:
+            entry, why = None, error
         if why is not None:
             log.error(
                 "note refused; nothing is done for it until it is mended or deleted",
                 extra=facts(configmap=name, why=why),
             )
-        return None if note is None else (note.pv, note.key)
+        return None if entry is None else (entry.pv, entry.key)
 
     def _tell_of_many(self, round_: _Round, *, whole: bool) -> None:
         """Once for as long as it lasts."""
@@ -190,10 +190,10 @@ class KubeJournal:
             )
         self._told_of_many = not whole
 
-    async def read(self, name: PvName) -> Note | None:
+    async def read(self, name: PvName) -> JournalEntry | None:
         return await self._read(note_name(name))
 
-    async def _read(self, name: str) -> Note | None:
+    async def _read(self, name: str) -> JournalEntry | None:
         """Read one ConfigMap. Raises BadNote, and remembers that."""
         try:
             manifest = await self._api.get(f"{self._path}/{escaped(name)}")
@@ -201,65 +201,65 @@ class KubeJournal:
             return None
         try:
             return _note_in(manifest)
-        except BadNote:
+        except BadEntry:
             self._refused.pop(name, None)
             self._refused[name] = _version(manifest["metadata"])
             if len(self._refused) > MOST_REFUSED:
                 del self._refused[next(iter(self._refused))]
             raise
 
-    async def create(self, note: Note) -> Note:
-        return _note(await self._api.create(self._path, _manifest(note)))
+    async def create(self, entry: JournalEntry) -> JournalEntry:
+        return _entry(await self._api.create(self._path, _manifest(entry)))
 
-    async def save(self, note: Note) -> Note:
-        path = f"{self._path}/{escaped(note_name(note.pv))}"
+    async def save(self, entry: JournalEntry) -> JournalEntry:
+        path = f"{self._path}/{escaped(note_name(entry.pv))}"
         try:
-            return _note(await self._api.replace(path, _manifest(note)))
+            return _entry(await self._api.replace(path, _manifest(entry)))
         except Missing as error:
             raise Conflict(str(error)) from error
 
-    async def drop(self, note: Note) -> None:
-        uid, _, version = note.version.partition("/")
-        path = f"{self._path}/{escaped(note_name(note.pv))}"
+    async def drop(self, entry: JournalEntry) -> None:
+        uid, _, version = entry.version.partition("/")
+        path = f"{self._path}/{escaped(note_name(entry.pv))}"
         try:
             await self._api.delete(path, uid=uid, version=version)
         except Missing:
             return
 
 
-def _manifest(note: Note) -> dict[str, Any]:
+def _manifest(entry: JournalEntry) -> dict[str, Any]:
     metadata: dict[str, Any] = {
-        "name": note_name(note.pv),
+        "name": note_name(entry.pv),
         "labels": {LABEL: "true", "app.kubernetes.io/managed-by": OURSELVES},
-        "annotations": heading_of(note),
+        "annotations": heading_of(entry),
     }
-    if note.version:
-        metadata["uid"], _, metadata["resourceVersion"] = note.version.partition("/")
+    if entry.version:
+        metadata["uid"], _, metadata["resourceVersion"] = entry.version.partition("/")
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata,
-        "data": {_KEY: orjson.dumps(note.written()).decode()},
+        "data": {_KEY: orjson.dumps(entry.written()).decode()},
     }
 
 
-def _note(manifest: Mapping[str, Any]) -> Note:
+def _entry(manifest: Mapping[str, Any]) -> JournalEntry:
     text = (manifest.get("data") or {}).get(_KEY)
     if not isinstance(text, str):
-        raise BadNote(f"it has no {_KEY}")
+        raise BadEntry(f"it has no {_KEY}")
     try:
         tree = parse_json(text, "the note")
     except Unreachable as error:
-        raise BadNote(str(error)) from error
-    return read_note(tree, version=_version(manifest["metadata"]))
+        raise BadEntry(str(error)) from error
+    return read_entry(tree, version=_version(manifest["metadata"]))
 
 
-def _note_in(manifest: Mapping[str, Any]) -> Note:
+def _note_in(manifest: Mapping[str, Any]) -> JournalEntry:
     """The note in a ConfigMap, which has to be the one for that note."""
-    note, name = _note(manifest), manifest["metadata"]["name"]
-    if note_name(note.pv) != name:
-        raise BadNote(f"the note kept in {name} is for {note.pv}")
-    return note
+    entry, name = _entry(manifest), manifest["metadata"]["name"]
+    if note_name(entry.pv) != name:
+        raise BadEntry(f"the note kept in {name} is for {entry.pv}")
+    return entry
 
 
 def _version(metadata: Mapping[str, Any]) -> str:

@@ -181,11 +181,11 @@ def _counting() -> aiohttp.TraceConfig:
     connection that was used before turns out to be cut.
     """
 
-    async def note(_: object, context: Any, params: aiohttp.TraceRequestHeadersSentParams) -> None:
+    async def entry(_: object, context: Any, params: aiohttp.TraceRequestHeadersSentParams) -> None:
         if isinstance(context.trace_request_ctx, list):
             context.trace_request_ctx.append(params.method)
 
     config = aiohttp.TraceConfig()
-    config.on_request_headers_sent.append(note)
+    config.on_request_headers_sent.append(entry)
     config.freeze()
     return config

@@ -98,7 +98,7 @@ class KubeSurvey:
         path = f"{VOLUMES_PATH}/{escaped(name)}"
         pv = await self._api.get(path)
         try:
-            await self._api.patch(path, affinity_patch(pv, _NOWHERE), rehearse=True)
+            await self._api.patch(path, affinity_patch(pv, _NOWHERE), dry_run=True)
         except Invalid:
             return False
         return True

@@ -72,13 +72,13 @@ class KubeVolumes:
     async def create(self, manifest: Manifest) -> Manifest:
         return await self._api.create(VOLUMES_PATH, manifest)
 
-    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
+    async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         path = _at(name_of(pv))
         try:
             marked, *others = await asyncio.gather(
-                self._api.patch(path, mark, rehearse=True),
-                self._api.delete(path, uid=uid_of(pv), version=version_of(pv), rehearse=True),
-                self.rehearse_creation(wanted),
+                self._api.patch(path, mark, dry_run=True),
+                self._api.delete(path, uid=uid_of(pv), version=version_of(pv), dry_run=True),
+                self.dry_run_creation(wanted),
                 return_exceptions=True,
             )
             # Of several refusals always the same one: who hears another reason tells it again.
@@ -90,10 +90,10 @@ class KubeVolumes:
         found: Manifest = marked
         return found
 
-    async def rehearse_creation(self, wanted: Manifest) -> None:
+    async def dry_run_creation(self, wanted: Manifest) -> None:
         # Schema and admission come before the name is looked up, so "taken" means that they agree.
         try:
-            await self._api.create(VOLUMES_PATH, wanted, rehearse=True)
+            await self._api.create(VOLUMES_PATH, wanted, dry_run=True)
         except Conflict:
             return
 

@@ -12,7 +12,7 @@ from aiohttp_sse_client.client import EventSource
 from linstor_affinity_events.adapters.bodies import MIB, parse_text
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
 from linstor_affinity_events.adapters.sockets import watched_socket
-from linstor_affinity_events.engine.ports import Hint, MissedSome, Touched
+from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import resource_name
 
@@ -31,13 +31,13 @@ MOST_LINES = 100
 MOST_IDLE_LINES = 10_000
 """Without an event among them. LINSTOR sends none; something on the way may send comments."""
 
-BREATH, BREATH_SIZE = 2000, MIB
+YIELD_EVERY, YIELD_EVERY_BYTES = 2000, MIB
 """Lines and bytes before others get their turn: to read what is in the buffer waits for nothing.
 Much fewer would have a flood of events for a few resources looked at again and again.
 """
 
 LONGEST_NAME = 255
-ANY = MissedSome("node")
+ANY = EventsMissed("node")
 
 
 class _HungUp(Exception):
@@ -75,7 +75,7 @@ class _Paced:
         self.idle_lines += 1
         if self.idle_lines > MOST_IDLE_LINES:
             raise Unreachable(f"LINSTOR sends more than {MOST_IDLE_LINES} lines without an event")
-        if self._lines >= BREATH or self._size >= BREATH_SIZE:
+        if self._lines >= YIELD_EVERY or self._size >= YIELD_EVERY_BYTES:
             self._lines, self._size = 0, 0
             await asyncio.sleep(0)
         return line
@@ -139,7 +139,7 @@ class LinstorStream:
         self._connection, self._path = connection, path
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncIterator[Hint]]:
+    async def connect(self) -> AsyncIterator[AsyncIterator[Trigger]]:
         """Open one connection. An event that can't be read may concern any resource."""
         url = self._connection.url
         where = f"LINSTOR {url}{self._path}"
@@ -174,16 +174,16 @@ class LinstorStream:
             raise Unreachable(f"{where}: sends bytes that are no UTF-8") from error
 
 
-async def _events(source: _OneConnection) -> AsyncIterator[Hint]:
+async def _events(source: _OneConnection) -> AsyncIterator[Trigger]:
     while True:
         try:
             event = await anext(source)
         except (_HungUp, StopAsyncIteration):
             return
-        yield hint_of(event.data)
+        yield trigger_of(event.data)
 
 
-def hint_of(text: str) -> Hint:
+def trigger_of(text: str) -> Trigger:
     """A promotion names its resource; whatever happens to a node may concern any of them."""
     try:
         tree = parse_text(text)
@@ -192,7 +192,7 @@ def hint_of(text: str) -> Hint:
     name = tree.get("resource_name") if isinstance(tree, dict) else None
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
         return ANY
-    return Touched(resource_name(name))
+    return ResourceTouched(resource_name(name))
 
 
 def _said(error: Exception) -> str:

@@ -7,12 +7,12 @@ from typing import Any, Protocol, TypeVar
 
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.engine.ports import Listed
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
-from linstor_affinity_events.model.note import Note
 from linstor_affinity_events.model.placement import Placement
 from linstor_affinity_events.model.volume import Volume
-from tests.engine.house import House, house_on
+from tests.engine.setup import Setup, setup_on
 from tests.fakes.kube_server import FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.volumes import VOLUMES, FakeJournal, FakeVolumes
@@ -146,9 +146,9 @@ class GatedVolumes(FakeVolumes):
     async def create(self, manifest: Manifest) -> Manifest:
         return await self.gate.write("create", lambda: super(GatedVolumes, self).create(manifest))
 
-    async def rehearse(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
+    async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         return await self.gate.read(
-            "rehearse", lambda: super(GatedVolumes, self).rehearse(pv, mark, wanted)
+            "rehearse", lambda: super(GatedVolumes, self).dry_run(pv, mark, wanted)
         )
 
 
@@ -164,17 +164,17 @@ class GatedJournal(FakeJournal):
     async def all(self) -> Listed:
         return await self.gate.read("notes", self._shared.all)
 
-    async def read(self, name: PvName) -> Note | None:
+    async def read(self, name: PvName) -> JournalEntry | None:
         return await self.gate.read("read note", lambda: self._shared.read(name))
 
-    async def create(self, note: Note) -> Note:
-        return await self.gate.write("note", lambda: self._shared.create(note))
+    async def create(self, entry: JournalEntry) -> JournalEntry:
+        return await self.gate.write("note", lambda: self._shared.create(entry))
 
-    async def save(self, note: Note) -> Note:
-        return await self.gate.write("save", lambda: self._shared.save(note))
+    async def save(self, entry: JournalEntry) -> JournalEntry:
+        return await self.gate.write("save", lambda: self._shared.save(entry))
 
-    async def drop(self, note: Note) -> None:
-        return await self.gate.write("drop", lambda: self._shared.drop(note))
+    async def drop(self, entry: JournalEntry) -> None:
+        return await self.gate.write("drop", lambda: self._shared.drop(entry))
 
 
 class GatedLinstor(FakeLinstor):
@@ -207,21 +207,21 @@ class Instance:
     ) -> None:
         self.number, self.alive = number, True
         volumes = GatedVolumes(cluster, self._heard, lag=lag)
-        notes, asked = GatedJournal(journal), GatedLinstor(linstor)
-        volumes.gate = notes.gate = asked.gate = Gate(self, fate)
-        self.house: House = house_on(
-            cluster, asked, journal=notes, volumes=volumes, holder=f"instance-{number}"
+        entries, asked = GatedJournal(journal), GatedLinstor(linstor)
+        volumes.gate = entries.gate = asked.gate = Gate(self, fate)
+        self.setup: Setup = setup_on(
+            cluster, asked, journal=entries, volumes=volumes, holder=f"instance-{number}"
         )
         self._task = asyncio.create_task(self._live(), name=f"instance-{number}")
 
     def _heard(self, volume: Volume) -> None:
         if volume.key is not None:
-            self.house.queue.add(volume.key.resource)
+            self.setup.queue.add(volume.key.resource)
 
     async def _live(self) -> None:
-        async with self.house.at_work(workers=2):
-            self.house.sweeper.request("start")
-            await self.house.sweeper.run()
+        async with self.setup.at_work(workers=2):
+            self.setup.full_reconciler.request("start")
+            await self.setup.full_reconciler.run()
 
     def kill(self) -> None:
         self.alive = False
@@ -236,4 +236,4 @@ class Instance:
     @property
     def failures(self) -> int:
         """Errors that nobody foresaw."""
-        return self.house.telemetry.counted["failed NoneType"]
+        return self.setup.telemetry.counted["failed NoneType"]

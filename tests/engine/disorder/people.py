@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from linstor_affinity_events.model.keys import SKIP_ANNOTATION
-from linstor_affinity_events.model.manifest import like, uid_of, wears_marks
+from linstor_affinity_events.model.manifest import copy_for_create, uid_of, wears_marks
 from tests.engine.disorder.ledger import EDIT, Ledger
 from tests.engine.disorder.schedule import What
-from tests.engine.house import PV
+from tests.engine.setup import PV
 from tests.fakes.kube_server import Binder, FakeCluster, Refusal
 from tests.fakes.sidecars import Sidecars
 from tests.fakes.volumes import CLAIMS, VOLUMES, FakeJournal
@@ -110,8 +110,8 @@ class People:
         """Whether a note says that a volume of this name that is gone is to be put back: before
         the service's own deletion, or after the creation if it was killed before it dropped it.
         """
-        _, note = self._journal.kept.get(PV, ("", {}))
-        return bool(note) and note["state"] == "deleting"
+        _, entry = self._journal.kept.get(PV, ("", {}))
+        return bool(entry) and entry["state"] == "deleting"
 
     def _recreate_volume(self) -> None:
         pv = self._cluster.get(VOLUMES, PV)
@@ -120,7 +120,10 @@ class People:
             self._patch({"metadata": {"finalizers": None}})
             if self._cluster.get(VOLUMES, PV) is not None:
                 self._cluster.delete(VOLUMES, PV)
-        body, claim = like(self._ledger.original), self._cluster.get(CLAIMS, CLAIM, NAMESPACE)
+        body, claim = (
+            copy_for_create(self._ledger.original),
+            self._cluster.get(CLAIMS, CLAIM, NAMESPACE),
+        )
         if claim is not None:
             body["spec"]["capacity"] = claim["spec"]["resources"]["requests"]
         made = self._cluster.create(VOLUMES, body)
@@ -141,7 +144,7 @@ class People:
             if self._cluster.get(CLAIMS, CLAIM, NAMESPACE) is not None:
                 self._cluster.delete(CLAIMS, CLAIM, namespace=NAMESPACE)
             self._ledger.claim_deleted = True
-            wish = {**like(claim), "spec": {**claim["spec"]}}
+            wish = {**copy_for_create(claim), "spec": {**claim["spec"]}}
             wish["spec"].pop("volumeName", None)
             wish["metadata"] = {"name": CLAIM, "namespace": NAMESPACE}
             self._cluster.create(CLAIMS, wish, namespace=NAMESPACE)

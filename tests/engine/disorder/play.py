@@ -4,14 +4,14 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
-from linstor_affinity_events.engine.walk import RELIED_ON_AFTER
+from linstor_affinity_events.engine.replacement_run import RELIED_ON_AFTER
 from linstor_affinity_events.errors import Conflict, Unreachable
 from tests.engine.disorder.instances import Call, Instance
 from tests.engine.disorder.ledger import Ledger
 from tests.engine.disorder.people import CLAIM, NAMESPACE, People
 from tests.engine.disorder.schedule import AT_CALLS, DOWN, LAGS, LONG, Plan, Script, Turn, What
 from tests.engine.disorder.watchman import SEEN, Watchman
-from tests.engine.house import PV, RD, bind
+from tests.engine.setup import PV, RD, bind
 from tests.fakes.kube_server import Binder, FakeCluster, Refusal
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.sidecars import MemoryApi, Sidecars
@@ -259,7 +259,7 @@ class Play:
     def _move(self, where: int) -> None:
         self.linstor.place(PV, *PLACES[where])
         for instance in self._alive():
-            instance.house.queue.add(RD, source="promotion")
+            instance.setup.queue.add(RD, source="promotion")
 
     # What must hold in the end.
 

@@ -9,7 +9,7 @@ from linstor_affinity_events.model.manifest import claim_of, uid_of
 from linstor_affinity_events.model.replacement import made_by_us
 from tests.engine.disorder.ledger import Ledger, is_nobodys
 from tests.engine.disorder.people import People
-from tests.engine.house import PV
+from tests.engine.setup import PV
 from tests.fakes.kube_server import FakeCluster
 from tests.fakes.kube_server.shelf import Change
 from tests.fakes.sidecars import Reclaimed, Sidecars
@@ -113,8 +113,8 @@ class Watchman:
 
     def _made_from_an_older_note(self, pv: Json) -> bool:
         """Whether one instance put back what it noted, when another had noted a change since."""
-        _, note = self._journal.kept.get(PV, ("", {}))
-        wanted = note.get("wanted", pv)
+        _, entry = self._journal.kept.get(PV, ("", {}))
+        wanted = entry.get("wanted", pv)
         policies = {each["spec"]["persistentVolumeReclaimPolicy"] for each in (pv, wanted)}
         labels, sizes = (
             [each["metadata"].get("labels") for each in (pv, wanted)],
@@ -139,8 +139,8 @@ class Watchman:
 
     def _let_go(self, pv: Json) -> None:
         """The service's own removal: a note says that it comes back, and nobody may reclaim it."""
-        _, note = self._journal.kept.get(PV, ("", {}))
-        if not note or note["uid"] != uid_of(pv) or note["state"] != "deleting":
+        _, entry = self._journal.kept.get(PV, ("", {}))
+        if not entry or entry["uid"] != uid_of(pv) or entry["state"] != "deleting":
             self.wrong.append("the volume went, and nothing tells how to bring it back")
         kept = pv["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
         skipped = pv["metadata"]["annotations"].get(SKIP_RECLAIM_ANNOTATION) == "true"

@@ -158,7 +158,7 @@ class KubeServer:
         if found is not None:
             return self._told(request, Answer(200, orjson.dumps(found)))
         if not request.path.startswith(("/api/", "/apis/")):
-            self._note(request, 404)
+            self._entry(request, 404)
             return web.Response(status=404, text="404 page not found\n")
         target = target_of(request.path)
         watches = is_true(request.query.get("watch"))
@@ -191,7 +191,7 @@ class KubeServer:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         self._watches[watch] = request
-        self._note(request, 200)
+        self._entry(request, 200)
         try:
             await response.prepare(request)
             async with aclosing(watch.lines()) as lines:
@@ -208,7 +208,7 @@ class KubeServer:
     def _told(
         self, request: web.Request, answer: Answer, headers: Mapping[str, str] | None = None
     ) -> web.Response:
-        self._note(request, answer.status)
+        self._entry(request, answer.status)
         response = web.Response(status=answer.status, content_type="application/json")
         response.headers.update(headers or {})
         for warning in answer.warnings:
@@ -224,11 +224,11 @@ class KubeServer:
         return response
 
     def _dropped(self, request: web.Request) -> web.Response:
-        self._note(request, 0)
+        self._entry(request, 0)
         _cut(request)
         return web.Response()
 
-    def _note(self, request: web.Request, status: int) -> None:
+    def _entry(self, request: web.Request, status: int) -> None:
         self.log.add(
             Request(time.monotonic(), request.method, request.path, request.query_string, status)
         )

@@ -8,13 +8,15 @@ from typing import assert_never
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
-from linstor_affinity_events.engine.last_word import heed_last_word
-from linstor_affinity_events.engine.ports import Index, Journal, Sighting, Volumes
+from linstor_affinity_events.engine.late_write import carry_over_late_write
+from linstor_affinity_events.engine.ports import Index, Journal, Volumes, VolumeWatch
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled, Unreachable
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.demands import Demands, demands_of
+from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import FINALIZER, MARK_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Before,
@@ -32,25 +34,23 @@ from linstor_affinity_events.model.manifest import (
     wears_marks,
 )
 from linstor_affinity_events.model.names import PvName
-from linstor_affinity_events.model.note import Note, State
 from linstor_affinity_events.model.replacement import (
     AwaitBinder,
     Create,
     Delete,
+    DetachClaimRef,
     Drop,
     LookAtClaim,
     Mark,
+    Observation,
     Outcome,
-    PointAway,
     Remove,
     Save,
-    Sight,
     Step,
     Unmark,
     next_step,
     taken_back,
 )
-from linstor_affinity_events.model.verdict import Reason, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ MAX_FAILURES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
+class Dependencies:
     """What every replacement of this instance goes by."""
 
     volumes: Volumes
@@ -85,37 +85,43 @@ class Means:
     """The name that this instance writes on notes."""
 
 
-async def see(means: Means, name: PvName) -> tuple[Manifest | None, Note | None]:
+async def observe(
+    dependencies: Dependencies, name: PvName
+) -> tuple[Manifest | None, JournalEntry | None]:
     """Read the volume and its note, neither older than what the other makes of it.
 
     A note read after the volume was gone is the last one written before it went; a volume
     read after its note said `deleting` shows what was done by then.
     """
-    pv = await means.volumes.read(name)
-    note = await means.journal.read(name)
-    if pv is None or note is None or note.state is State.PREPARED:
-        return pv, note
-    pv = await means.volumes.read(name)
-    return pv, note if pv is not None else await means.journal.read(name)
+    pv = await dependencies.volumes.read(name)
+    entry = await dependencies.journal.read(name)
+    if pv is None or entry is None or entry.state is State.PREPARED:
+        return pv, entry
+    pv = await dependencies.volumes.read(name)
+    return pv, entry if pv is not None else await dependencies.journal.read(name)
 
 
-def confirmed(means: Means, note: Note, sight: Sight) -> Sight:
+def confirmed(
+    dependencies: Dependencies, entry: JournalEntry, observation: Observation
+) -> Observation:
     """The same sight, with what tells whether the volume may ask for more than to hold data.
     Raises Unreachable where that is not known yet.
     """
-    if sight.pv is not None and uid_of(sight.pv) == note.uid:
-        means.unfinished.saw(sight.pv)
-    demands, original = demands_of(note.wanted), means.unfinished.original(note)
+    if observation.pv is not None and uid_of(observation.pv) == entry.uid:
+        dependencies.unfinished.saw(observation.pv)
+    demands, original = demands_of(entry.wanted), dependencies.unfinished.original(entry)
     if demands in {Demands(), original and original.demands}:
-        return replace(sight, original=original)
-    if not means.index.classes_known:
-        raise Unreachable(f"the StorageClass of {note.pv} is not known yet")
-    name = str(note.wanted["spec"].get("storageClassName") or "")
-    return replace(sight, original=original, storage_class=means.index.storage_class(name))
+        return replace(observation, original=original)
+    if not dependencies.index.classes_known:
+        raise Unreachable(f"the StorageClass of {entry.pv} is not known yet")
+    name = str(entry.wanted["spec"].get("storageClassName") or "")
+    return replace(
+        observation, original=original, storage_class=dependencies.index.storage_class(name)
+    )
 
 
 async def unmark_alone(
-    means: Means, pv: Manifest | None, *, own: Before | None = None
+    dependencies: Dependencies, pv: Manifest | None, *, own: Before | None = None
 ) -> Outcome | Refusal:
     """Take our marks off a live volume whose note is gone. They say what was there before, but so
     can anybody who may write annotations: unless this very run has set them (`own`), policy Retain
@@ -136,32 +142,38 @@ async def unmark_alone(
             f"{MARK_ANNOTATION} tells what to restore; see docs/reliability.md",
         )
     # Its claim went while it said Retain, which somebody may have relied on.
-    unmarked = unmarking(pv, keep=own is None or not await _in_use(means, pv), own=own)
-    await means.volumes.patch(name_of(pv), unmarked.patch)
+    unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
+    await dependencies.volumes.patch(name_of(pv), unmarked.patch)
     if not unmarked.kept:
         return Outcome.UNWOUND
-    means.unfinished.kept(pv)
+    dependencies.unfinished.kept(pv)
     return Outcome.KEPT
 
 
-async def _in_use(means: Means, pv: Manifest) -> bool:
+async def _in_use(dependencies: Dependencies, pv: Manifest) -> bool:
     """Whether the claim of a live volume is there and stays; without one it is used as ever."""
     named = claim_of(pv)
     if named is None or not named.uid:
         return True
-    claim = await means.volumes.read_claim(named)
+    claim = await dependencies.volumes.read_claim(named)
     there = claim is not None and uid_of(claim) == named.uid and not is_terminating(claim)
     return there and phase_of(pv) == "Bound"
 
 
-class Walk:
+class ReplacementRun:
     """One replacement on its way from whatever is there to its end."""
 
     def __init__(
-        self, means: Means, note: Note, sight: Sight, sighting: Sighting, *, own: bool = False
+        self,
+        dependencies: Dependencies,
+        entry: JournalEntry,
+        observation: Observation,
+        volume_watch: VolumeWatch,
+        *,
+        own: bool = False,
     ) -> None:
-        self._means = means
-        self.note, self.sight, self.sighting = note, sight, sighting
+        self._dependencies = dependencies
+        self.entry, self.observation, self.volume_watch = entry, observation, volume_watch
         self.armed = ""
         """The version of the note with which this walk, as the first of all, is about to delete."""
         self.asked = False
@@ -175,7 +187,7 @@ class Walk:
         self.over = False
         self.own = own
         """Whether all that was done so far was done in this run."""
-        self._wrote = self._tried = replace(note, version="")
+        self._wrote = self._tried = replace(entry, version="")
         self.different: tuple[str, ...] = ()
         """The parts of the volume that came out otherwise than was asked for."""
         self._asked_for: Manifest | None = None
@@ -187,11 +199,11 @@ class Walk:
     @property
     def held_up(self) -> bool:
         """Whether it waited for something that more at a time would not have waited longer for."""
-        return self._waited or self.sight.guard_over or self.failures > 0
+        return self._waited or self.observation.guard_over or self.failures > 0
 
     async def to_the_end(self) -> Outcome:
         """Take step after step; raises what a later look has to begin from anew."""
-        delays = self._means.delays()
+        delays = self._dependencies.delays()
         while not self.over:
             try:
                 if self.blind:
@@ -203,34 +215,36 @@ class Walk:
                 if self.conflicts > MAX_CONFLICTS:
                     raise
                 self.blind = True
-                log.debug("replacement conflict", extra=facts(pv=self.note.pv, why=error))
+                log.debug("replacement conflict", extra=facts(pv=self.entry.pv, why=error))
             except Stalled:
                 raise
             except Again as error:
                 # Once it may be deleted we don't let go easily; before, a later look begins anew.
                 self.failures += 1
-                if self.note.state is State.PREPARED or self.failures > MAX_FAILURES:
+                if self.entry.state is State.PREPARED or self.failures > MAX_FAILURES:
                     raise
                 self.blind = True
                 await asyncio.sleep(max(delays.next(), error.after or 0.0))
-        self._means.unfinished.ended(self.note.pv)
+        self._dependencies.unfinished.ended(self.entry.pv)
         return self.outcome or Outcome.STALE
 
     @property
     def _uninterrupted(self) -> bool:
         age = asyncio.get_running_loop().time() - self._begun
-        return self.own and self.sight.taken and age < RELIED_ON_AFTER
+        return self.own and self.observation.taken and age < RELIED_ON_AFTER
 
     async def _step(self) -> None:
-        self.sight = confirmed(
-            self._means, self.note, replace(self.sight, uninterrupted=self._uninterrupted)
+        self.observation = confirmed(
+            self._dependencies,
+            self.entry,
+            replace(self.observation, uninterrupted=self._uninterrupted),
         )
-        step = next_step(self.note, self.sight)
+        step = next_step(self.entry, self.observation)
         self.steps += 1
         if self.steps > MAX_STEPS:
             name = type(step).__name__
-            raise Stalled(f"replacing {self.note.pv} gets nowhere: {name} has no effect")
-        log.debug("replacement step", extra=facts(pv=self.note.pv, step=type(step).__name__))
+            raise Stalled(f"replacing {self.entry.pv} gets nowhere: {name} has no effect")
+        log.debug("replacement step", extra=facts(pv=self.entry.pv, step=type(step).__name__))
         try:
             await self._take(step)
         except Refused as error:
@@ -238,41 +252,43 @@ class Walk:
 
     async def _look_again(self) -> None:
         """See afresh, and go on from there."""
-        pv, note = await see(self._means, self.note.pv)
-        if note is None:
+        pv, entry = await observe(self._dependencies, self.entry.pv)
+        if entry is None:
             # Another instance brought it to an end, or took for stale what we had just begun.
-            if pv is not None and uid_of(pv) == self.note.uid:
-                own = (self.note.policy, skip_reclaim_of(self.note.wanted))
-                await unmark_alone(self._means, pv, own=own if self._uninterrupted else None)
+            if pv is not None and uid_of(pv) == self.entry.uid:
+                own = (self.entry.policy, skip_reclaim_of(self.entry.wanted))
+                await unmark_alone(self._dependencies, pv, own=own if self._uninterrupted else None)
                 self.outcome = Outcome.UNWOUND
             self.over = True
             return
-        if self._deleted_by_another(pv, note):
-            note = await self._means.journal.save(note.prepared())
+        if self._deleted_by_another(pv, entry):
+            entry = await self._dependencies.journal.save(entry.prepared())
         # An entry that says otherwise than we wrote is somebody else's word.
-        self.own &= replace(note, version="") in (self._wrote, self._tried)
-        self.note, self.blind = note, False
+        self.own &= replace(entry, version="") in (self._wrote, self._tried)
+        self.entry, self.blind = entry, False
         # What was begun on an older sight of the volume is not gone on with, but begun afresh.
-        self.sight = Sight(pv=pv, taken=note.holder == self._means.holder)
+        self.observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)
 
-    def _deleted_by_another(self, pv: Manifest | None, note: Note) -> bool:
+    def _deleted_by_another(self, pv: Manifest | None, entry: JournalEntry) -> bool:
         """Whether a deletion that is seen can't be ours: all that we asked for were conflicts, and
         since we wrote the note nobody else has, as they do before they delete.
         """
         return (
             pv is not None
-            and uid_of(pv) == note.uid
+            and uid_of(pv) == entry.uid
             and is_terminating(pv)
-            and note.state is State.DELETING
+            and entry.state is State.DELETING
             and not self.asked
-            and self.armed == note.version
+            and self.armed == entry.version
         )
 
     async def _take(self, step: Step) -> None:
-        note, sight = self.note, self.sight
+        entry, observation = self.entry, self.observation
         match step:
-            case Mark(patch) | PointAway(patch):
-                self.sight = replace(sight, pv=await self._means.volumes.patch(note.pv, patch))
+            case Mark(patch) | DetachClaimRef(patch):
+                self.observation = replace(
+                    observation, pv=await self._dependencies.volumes.patch(entry.pv, patch)
+                )
             case Save(changed):
                 await self._save(changed)
             case Delete():
@@ -280,15 +296,17 @@ class Walk:
             case AwaitBinder():
                 await self._await_binder()
             case LookAtClaim():
-                claim = await self._read_claim(note)
-                self.sight = replace(sight, claim=claim, claim_known=True)
+                claim = await self._read_claim(entry)
+                self.observation = replace(observation, claim=claim, claim_known=True)
             case Remove():
                 await self._remove()
             case Create(body):
-                self._means.unfinished.gone(note.pv)
-                self._made(await self._means.volumes.create(body), body)
+                self._dependencies.unfinished.gone(entry.pv)
+                self._made(await self._dependencies.volumes.create(body), body)
             case Unmark(patch, outcome):
-                self.sight = replace(sight, pv=await self._means.volumes.patch(note.pv, patch))
+                self.observation = replace(
+                    observation, pv=await self._dependencies.volumes.patch(entry.pv, patch)
+                )
                 await self._end(outcome)
             case Drop(outcome):
                 await self._see_off(outcome)
@@ -298,17 +316,21 @@ class Walk:
 
     async def _see_off(self, outcome: Outcome) -> None:
         """See that nothing got lost on the way: neither the claim nor what others wrote."""
-        made, seen = self.sight.pv, list[Awaitable[bool | None]]()
+        made, seen = self.observation.pv, list[Awaitable[bool | None]]()
         if made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
             # What was found in place may have been changed by anybody since.
             asked = self._asked_for
-            parts = came_out_different(self.note.wanted if asked is None else asked, made)
+            parts = came_out_different(self.entry.wanted if asked is None else asked, made)
             self.different = parts if asked else tuple(p for p in parts if p == AFFINITY_FIELD)
         if outcome is Outcome.DONE and made is not None:
-            guard = self._means.guard
-            seen.append(guard.see_bound(self.note, self._before, made, self.sighting))
+            guard = self._dependencies.guard
+            seen.append(guard.see_bound(self.entry, self._before, made, self.volume_watch))
         if self.removed and made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
-            seen.append(heed_last_word(self._means.volumes, self.note, made, self.sighting))
+            seen.append(
+                carry_over_late_write(
+                    self._dependencies.volumes, self.entry, made, self.volume_watch
+                )
+            )
         # Each to its end, whatever becomes of the other: what was heard last is heard only once.
         found = await asyncio.gather(*seen, return_exceptions=True)
         for each in found:
@@ -318,43 +340,43 @@ class Walk:
 
     async def _await_binder(self) -> None:
         """Wait for the binder, and look at the claim meanwhile; after a long wait that is old."""
-        note, sight = self.note, self.sight
+        entry, observation = self.entry, self.observation
         clock = asyncio.get_running_loop().time
         began = clock()
         (pv, in_time), claim = await together(
-            self._means.guard.until_let_go(note, _seen(sight), self.sighting),
-            self._read_claim(note),
+            self._dependencies.guard.until_let_go(entry, _seen(observation), self.volume_watch),
+            self._read_claim(entry),
         )
-        self.sight = replace(
-            sight,
-            pv=pv if in_time else sight.pv,
+        self.observation = replace(
+            observation,
+            pv=pv if in_time else observation.pv,
             guard_over=not in_time,
             claim=claim,
             claim_known=clock() - began < CLAIM_KEEPS,
         )
 
-    async def _read_claim(self, note: Note) -> Manifest | None:
-        if note.claim is None:
+    async def _read_claim(self, entry: JournalEntry) -> Manifest | None:
+        if entry.claim is None:
             return None
-        claim = await self._means.volumes.read_claim(note.claim)
+        claim = await self._dependencies.volumes.read_claim(entry.claim)
         if not self.removed:
             self._before = claim
         return claim
 
     async def _remove(self) -> None:
         """Let the volume go, unless that had to wait: then the claim is looked at once more."""
-        if await self._means.guard.quiet_moment():
+        if await self._dependencies.guard.quiet_moment():
             self._waited = True
-            self.sight = replace(self.sight, claim_known=False)
-            if self.note.user is not None:
+            self.observation = replace(self.observation, claim_known=False)
+            if self.entry.user is not None:
                 return
         self.removed = True
         await self._swap()
 
     def _made(self, pv: Manifest, body: Manifest) -> None:
         self._asked_for = body
-        self.sight = replace(self.sight, pv=pv)
-        self._means.unfinished.present(self.note.pv)
+        self.observation = replace(self.observation, pv=pv)
+        self._dependencies.unfinished.present(self.entry.pv)
 
     async def _swap(self) -> None:
         """Remove the volume, and ask for its like at the same time.
@@ -363,20 +385,20 @@ class Walk:
         fraction of a round trip, and the binder, which looks at every claim each 15 s, hardly ever
         sees a claim without its volume. Whatever goes wrong here is left to the steps that follow.
         """
-        then = next_step(self.note, replace(self.sight, pv=None))
+        then = next_step(self.entry, replace(self.observation, pv=None))
         answered = False
 
         async def remove() -> None:
             nonlocal answered
             try:
-                await self._means.volumes.remove(_seen(self.sight))
+                await self._dependencies.volumes.remove(_seen(self.observation))
             finally:
                 answered = True
 
         async def create(body: Manifest) -> Manifest | None:
             for _ in range(EAGER):
                 try:
-                    return await self._means.volumes.create(body)
+                    return await self._dependencies.volumes.create(body)
                 except Conflict:
                     if answered:
                         return None
@@ -388,57 +410,59 @@ class Walk:
         if isinstance(removed, BaseException):
             raise removed
         if isinstance(made, BaseException) or made is None:
-            self._means.unfinished.gone(self.note.pv)
-            self.sight = replace(self.sight, pv=None)
+            self._dependencies.unfinished.gone(self.entry.pv)
+            self.observation = replace(self.observation, pv=None)
         else:
             self._made(made, then.body)
 
-    async def _save(self, changed: Note) -> None:
+    async def _save(self, changed: JournalEntry) -> None:
         """Write the note, and our name on it: others then see that it is us who goes on."""
-        before = self.note
+        before = self.entry
         self._wrote = replace(before, version="")
-        self._tried = replace(changed, holder=self._means.holder, version="")
-        self.note = await self._means.journal.save(replace(self._tried, version=changed.version))
+        self._tried = replace(changed, holder=self._dependencies.holder, version="")
+        self.entry = await self._dependencies.journal.save(
+            replace(self._tried, version=changed.version)
+        )
         # Under a note that said `prepared` nobody can have deleted it.
         first = before.state is State.PREPARED or self.armed == before.version
         if first and not self.asked:
-            self.armed = self.note.version
-        self.sight = replace(self.sight, taken=True)
+            self.armed = self.entry.version
+        self.observation = replace(self.observation, taken=True)
 
     async def _delete(self) -> None:
         asked, self.asked = self.asked, True
         try:
-            pv = await self._means.volumes.delete(_seen(self.sight))
+            pv = await self._dependencies.volumes.delete(_seen(self.observation))
         except Conflict:
             # Of all failures the one that says that nothing happened.
             self.asked = asked
             raise
-        self.sight = replace(self.sight, pv=pv)
+        self.observation = replace(self.observation, pv=pv)
 
     async def _end(self, outcome: Outcome) -> None:
         if outcome is Outcome.KEPT:
-            self._means.unfinished.kept(self.note.wanted)
+            self._dependencies.unfinished.kept(self.entry.wanted)
         self.outcome = outcome
-        await self._means.journal.drop(self.note)
+        await self._dependencies.journal.drop(self.entry)
         self.over = True
 
     async def _refused(self, step: Step, error: Refused) -> None:
         """Sort a final no: before the deletion everything is taken back, after it we go on."""
         match step:
-            case PointAway():
-                log.warning("claimRef can't be changed", extra=facts(pv=self.note.pv, why=error))
-                self.sight = replace(self.sight, unpointable=True)
+            case DetachClaimRef():
+                log.warning("claimRef can't be changed", extra=facts(pv=self.entry.pv, why=error))
+                self.observation = replace(self.observation, claim_ref_immutable=True)
             case Delete():
                 await self._unwind()
                 raise error
-            case Mark() | Save() if self.note.state is State.PREPARED:
+            case Mark() | Save() if self.entry.state is State.PREPARED:
                 await self._unwind()
                 raise error
             case Create() | Remove() | Mark() | Save() | LookAtClaim() | AwaitBinder():
                 # Only a volume that this very run removed is so bad that nothing else may begin.
                 # Anything else may be the work of somebody who writes entries or annotations.
                 absent = isinstance(step, Create) and self.own
-                self._means.unfinished.stick(self.note, error, blocking=absent)
+                self._dependencies.unfinished.stick(self.entry, error, blocking=absent)
                 raise error
             case _:
                 raise error
@@ -447,20 +471,20 @@ class Walk:
         """Take back everything, the note's word first: whoever deletes the volume from now on is
         not us, also should the answer to what follows be lost.
         """
-        if self.note.state is State.DELETING:
-            await self._save(self.note.prepared())
-        pv, outcome = self.sight.pv, Outcome.UNWOUND
+        if self.entry.state is State.DELETING:
+            await self._save(self.entry.prepared())
+        pv, outcome = self.observation.pv, Outcome.UNWOUND
         if pv is not None and is_marked(pv):
-            claim = await self._read_claim(self.note)
-            sight = replace(self.sight, claim=claim, uninterrupted=self._uninterrupted)
-            unmark = taken_back(self.note, pv, sight, outcome)
-            await self._means.volumes.patch(self.note.pv, unmark.patch)
+            claim = await self._read_claim(self.entry)
+            observation = replace(self.observation, claim=claim, uninterrupted=self._uninterrupted)
+            unmark = taken_back(self.entry, pv, observation, outcome)
+            await self._dependencies.volumes.patch(self.entry.pv, unmark.patch)
             outcome = unmark.outcome
         await self._end(outcome)
-        self._means.unfinished.ended(self.note.pv)
+        self._dependencies.unfinished.ended(self.entry.pv)
 
 
-def _seen(sight: Sight) -> Manifest:
-    if sight.pv is None:
+def _seen(observation: Observation) -> Manifest:
+    if observation.pv is None:
         raise AssertionError("this step is only chosen for a volume that is there")
-    return sight.pv
+    return observation.pv

@@ -4,12 +4,12 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from linstor_affinity_events.engine.ports import Sighting, Volumes
+from linstor_affinity_events.engine.ports import Volumes, VolumeWatch
 from linstor_affinity_events.errors import Conflict, Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.late_change import late_patch
+from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.late_write import late_patch
 from linstor_affinity_events.model.manifest import Manifest, claim_of, rebound, uid_of
-from linstor_affinity_events.model.note import Note
 
 log = logging.getLogger(__name__)
 
@@ -19,52 +19,54 @@ TOLD_WITHIN = 1.0
 MAX_CONFLICTS = 5
 
 
-async def heed_last_word(volumes: Volumes, note: Note, made: Manifest, sighting: Sighting) -> None:
+async def carry_over_late_write(
+    volumes: Volumes, entry: JournalEntry, made: Manifest, volume_watch: VolumeWatch
+) -> None:
     """Take over what somebody changed just when the old volume was removed.
 
     The API server compares versions when the last finalizer goes and removes the object after
     that: what is written in between is accepted, and answered with 200, but seen in the watch's
     last event of the object only. Raises Unreachable, after which it may be tried again.
     """
-    last = await _last_word(note, sighting)
+    last = await _last_word(entry, volume_watch)
     if last is None:
         log.warning(
             "the watch did not tell how the old volume was when it went; what somebody wrote on it "
             "in that very moment is lost, all else is on the new one",
-            extra=facts(pv=note.pv, claim=note.claim),
+            extra=facts(pv=entry.pv, claim=entry.claim),
         )
         return
     pv: Manifest | None = made
     for _ in range(MAX_CONFLICTS):
         if pv is None:
             return
-        patch = late_patch(note.wanted, last, pv, rebound_from=note.claim)
+        patch = late_patch(entry.wanted, last, pv, rebound_from=entry.claim)
         if patch is None:
             return
         try:
-            await volumes.patch(note.pv, patch)
+            await volumes.patch(entry.pv, patch)
         except Conflict:
-            pv = await volumes.read(note.pv)
+            pv = await volumes.read(entry.pv)
             continue
         except Refused as error:
-            told = facts(pv=note.pv, change=patch, why=error)
+            told = facts(pv=entry.pv, change=patch, why=error)
             log.log(logging.ERROR, "a change that came with the removal is lost", extra=told)
         else:
-            claimed = rebound(last, note.claim)
+            claimed = rebound(last, entry.claim)
             log.log(
                 logging.WARNING if claimed else logging.INFO,
                 "took over what changed while it was removed",
-                extra=facts(pv=note.pv, claim=claim_of(last) if claimed else note.claim),
+                extra=facts(pv=entry.pv, claim=claim_of(last) if claimed else entry.claim),
             )
         return
 
 
-async def _last_word(note: Note, sighting: Sighting) -> Manifest | None:
+async def _last_word(entry: JournalEntry, volume_watch: VolumeWatch) -> Manifest | None:
     with suppress(TimeoutError):
         async with asyncio.timeout(TOLD_WITHIN):
             while True:
-                gone = sighting.gone
-                if gone is not None and uid_of(gone) == note.uid:
+                gone = volume_watch.gone
+                if gone is not None and uid_of(gone) == entry.uid:
                     return gone
-                await sighting.news()
+                await volume_watch.news()
     return None

@@ -8,21 +8,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from linstor_affinity_events.engine.crowd import Crowd
+from linstor_affinity_events.engine.batches import BatchReconciler
+from linstor_affinity_events.engine.cluster_view import ClusterView
 from linstor_affinity_events.engine.engine import Engine, Tuning
+from linstor_affinity_events.engine.full_reconcile import FullReconciler
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
-from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.replacer import Ended, Replacer
+from linstor_affinity_events.engine.reporter import Reporter
 from linstor_affinity_events.engine.streams import Streams
-from linstor_affinity_events.engine.sweep import Sweeper
-from linstor_affinity_events.engine.teller import Teller
 from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.decision import Later, Refusal
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import claim_of
 from linstor_affinity_events.model.names import PvName, ResourceName
-from linstor_affinity_events.model.verdict import Later, Refusal
 from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.others import FakeLeadership, FakeNotices, FakeTelemetry
@@ -36,7 +36,7 @@ RD = ResourceName("pvc-1")
 
 
 @dataclass(slots=True, kw_only=True)
-class House:
+class Setup:
     """One instance of the service on a cluster that others may share."""
 
     cluster: FakeCluster
@@ -54,12 +54,12 @@ class House:
         return self.engine.queue
 
     @property
-    def picture(self) -> Picture:
-        return self.engine.picture
+    def cluster_view(self) -> ClusterView:
+        return self.engine.cluster_view
 
     @property
-    def teller(self) -> Teller:
-        return self.engine.teller
+    def reporter(self) -> Reporter:
+        return self.engine.reporter
 
     @property
     def replacer(self) -> Replacer:
@@ -70,12 +70,12 @@ class House:
         return self.engine.reconciler
 
     @property
-    def crowd(self) -> Crowd:
-        return self.engine.crowd
+    def batches(self) -> BatchReconciler:
+        return self.engine.batches
 
     @property
-    def sweeper(self) -> Sweeper:
-        return self.engine.sweeper
+    def full_reconciler(self) -> FullReconciler:
+        return self.engine.full_reconciler
 
     def pv(self, name: str = PV) -> Json:
         found = self.cluster.get("persistentvolumes", name)
@@ -93,7 +93,7 @@ class House:
     @asynccontextmanager
     async def at_work(self, workers: int = 3) -> AsyncIterator[None]:
         """With workers, an index that follows the cluster, and nothing else."""
-        await self.picture.read_nodes()
+        await self.cluster_view.read_nodes()
         async with self.volumes.watching(), asyncio.TaskGroup() as group:
             for number in range(workers):
                 group.create_task(self.reconciler.work(), name=f"worker-{number}")
@@ -103,7 +103,7 @@ class House:
                 self.queue.close()
 
 
-def house_on(
+def setup_on(
     cluster: FakeCluster,
     linstor: FakeLinstor,
     *,
@@ -112,10 +112,10 @@ def house_on(
     faults: Faults | None = None,
     holder: str = "me",
     at_once: int = 2,
-    after_pass: Callable[[], None] = lambda: None,
+    after_full_reconcile: Callable[[], None] = lambda: None,
     limit: float = 60.0,
     readers: int = 4,
-) -> House:
+) -> Setup:
     """A new instance; notes outlive it if the journal is given."""
     faults = faults or Faults()
     volumes = volumes or FakeVolumes(cluster, faults)
@@ -137,9 +137,9 @@ def house_on(
         holder=holder,
         chance=random.Random(1),
         streams=Streams(lambda: 2e9),
-        after_pass=after_pass,
+        after_full_reconcile=after_full_reconcile,
     )
-    return House(
+    return Setup(
         cluster=cluster,
         linstor=linstor,
         faults=faults,
@@ -168,14 +168,14 @@ async def cluster_with(
 
 
 @asynccontextmanager
-async def one_house(*placed: str) -> AsyncIterator[House]:
+async def one_setup(*placed: str) -> AsyncIterator[Setup]:
     """An instance on a cluster with one volume on n1; LINSTOR has its data on the nodes given, or
     there.
     """
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2", "n3")
         linstor.place(PV, *(placed or ("n1",)))
-        yield house_on(cluster, linstor)
+        yield setup_on(cluster, linstor)
 
 
 def bind(cluster: FakeCluster, name: str, *nodes: str, **volume: Any) -> None:
@@ -186,22 +186,22 @@ def bind(cluster: FakeCluster, name: str, *nodes: str, **volume: Any) -> None:
     cluster.create("persistentvolumes", made)
 
 
-async def replace(house: House, *nodes: str, name: str = PV) -> Any:
+async def replace(setup: Setup, *nodes: str, name: str = PV) -> Any:
     """Have the replacer alone put a volume on other nodes; answers the outcome, or what is against
     it.
     """
-    ended = await replaced(house, *nodes, name=name)
+    ended = await replaced(setup, *nodes, name=name)
     return ended.outcome if isinstance(ended, Ended) else ended
 
 
-async def replaced(house: House, *nodes: str, name: str = PV) -> Ended | Later | Refusal:
+async def replaced(setup: Setup, *nodes: str, name: str = PV) -> Ended | Later | Refusal:
     """The same; answers all that is told of it."""
-    pv = await house.volumes.read(PvName(name))
+    pv = await setup.volumes.read(PvName(name))
     assert pv is not None
     named = claim_of(pv)
-    claim = None if named is None else await house.volumes.read_claim(named)
+    claim = None if named is None else await setup.volumes.read_claim(named)
     wanted = NodeAffinity.of(frozenset({(manifests.HOSTNAME, node)}) for node in nodes)
-    return await house.replacer.replace(pv, claim, VolumeKey(ResourceName(name)), wanted)
+    return await setup.replacer.replace(pv, claim, VolumeKey(ResourceName(name)), wanted)
 
 
 def instead(port: object, **methods: Any) -> None:

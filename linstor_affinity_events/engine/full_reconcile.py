@@ -7,23 +7,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.breaths import with_breaths
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane
-from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.cluster_view import ClusterView
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority
+from linstor_affinity_events.engine.placement_reader import PlacementReader
 from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.engine.teller import Teller, kind_of, reason_of
-from linstor_affinity_events.engine.whole_view import WholeView
+from linstor_affinity_events.engine.reporter import Reporter, kind_of, reason_of
+from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.decision import Change, Decision, Later, Refusal, Resume, decide
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
-from linstor_affinity_events.model.verdict import Change, Later, Refusal, Resume, Verdict, decide
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
 
-BREATH = 200
+YIELD_EVERY = 200
 """Volumes decided on before other tasks get their turn."""
 
 SPACING = 1.0
@@ -31,7 +31,7 @@ PERIOD = "period"
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class FullReconcile:
     """A full pass that ended well."""
 
     ended: float
@@ -44,7 +44,7 @@ class Pass:
     """Whether LINSTOR gave all placements in one piece."""
 
 
-class Sweeper:
+class FullReconciler:
     """Passes over all volumes at a steady pace, and at once when something was missed."""
 
     def __init__(
@@ -52,22 +52,26 @@ class Sweeper:
         ports: Ports,
         *,
         queue: KeyedQueue[ResourceName],
-        picture: Picture,
-        whole_view: WholeView,
+        cluster_view: ClusterView,
+        placement_reader: PlacementReader,
         replacer: Replacer,
-        teller: Teller,
+        reporter: Reporter,
         delays: Backoff,
         forget_gone: Callable[[], None] = lambda: None,
-        after_pass: Callable[[], None] = lambda: None,
+        after_full_reconcile: Callable[[], None] = lambda: None,
         pace: float = 60.0,
         limit: float = 60.0,
     ) -> None:
-        self._queue, self._picture, self._index = queue, picture, ports.index
-        self._linstor, self._whole_view, self._replacer = ports.linstor, whole_view, replacer
+        self._queue, self._cluster_view, self._index = queue, cluster_view, ports.index
+        self._linstor, self._placement_reader, self._replacer = (
+            ports.linstor,
+            placement_reader,
+            replacer,
+        )
         self._leadership = ports.leadership
-        self._teller, self._telemetry = teller, ports.telemetry
+        self._reporter, self._telemetry = reporter, ports.telemetry
         self._delays, self._pace, self._limit = delays, pace, limit
-        self._forget_gone, self._after_pass = forget_gone, after_pass
+        self._forget_gone, self._after_full_reconcile = forget_gone, after_full_reconcile
         self._causes: dict[str, float] = {}
         """Why a pass is wanted, and since when."""
         self._wanted = asyncio.Event()
@@ -75,7 +79,7 @@ class Sweeper:
         self._read_since = 0.0
         self.failure: str | None = "no full pass has ended yet"
         """Why the last pass failed; None once one has ended well."""
-        self.last: Pass | None = None
+        self.last: FullReconcile | None = None
 
     def request(self, cause: str) -> None:
         """Ask for a pass as soon as can be; requests that come while one runs share the next."""
@@ -107,7 +111,7 @@ class Sweeper:
             else:
                 delay = self._failed(cause, *failed)
                 again = causes
-            self._after_pass()
+            self._after_full_reconcile()
             await asyncio.sleep(delay)
             if again:
                 self._request(again)
@@ -123,12 +127,12 @@ class Sweeper:
         """Sweep; answers the kind of failure and what it says, None if all went well. Nothing of
         what was read is referred to any more when it has ended.
         """
-        before = self._whole_view.kept
+        before = self._placement_reader.kept
         try:
             async with asyncio.timeout(self._limit):
-                await self.sweep(cause)
+                await self.reconcile_all(cause)
         except TimeoutError:
-            kept = self._whole_view.kept
+            kept = self._placement_reader.kept
             if kept == before:
                 return "TimeoutError", f"cut off after {self._limit:g} s"
             # It gets on, and need not wait for longer each time.
@@ -153,32 +157,32 @@ class Sweeper:
 
     def _failed(self, cause: str, kind: str, why: str) -> float:
         """Tell of it; answers after how long to begin again."""
-        self._telemetry.failed_pass(kind)
+        self._telemetry.full_reconcile_failed(kind)
         if why != self.failure:
             log.warning("full pass failed", extra=facts(cause=cause, why=why))
         self.failure = why
         return self._delays.next()
 
-    async def sweep(self, cause: str) -> None:
+    async def reconcile_all(self, cause: str) -> None:
         """Decide on every volume from a few big reads and queue those that want something done."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         if self._leadership.leading:
             for resource in await self._replacer.load():
-                self._queue.add(resource, lane=Lane.URGENT)
+                self._queue.add(resource, priority=Priority.URGENT)
             self._replacer.unfinished.review(self._index.get)
-        await self._picture.read_nodes()
+        await self._cluster_view.read_nodes()
         definitions = await self._linstor.definitions()
-        view = await self._whole_view.placements(self._index.resources())
-        self._picture.saved = frozenset(d.resource for d in definitions.values() if d.saved)
-        for resource in self._picture.saved:
+        view = await self._placement_reader.placements(self._index.resources())
+        self._cluster_view.saved = frozenset(d.resource for d in definitions.values() if d.saved)
+        for resource in self._cluster_view.saved:
             self._queue.add(resource)
         found = await self._decide_all(cause, definitions, view.placements)
-        self._tell_astray(found)
+        self._report_unmanaged(found)
         self._telemetry.census(found)
-        self._telemetry.deferred(self._teller.deferred())
-        self.last = Pass(clock(), clock() - begun, cause, sum(found.values()), view.bulk)
-        self._telemetry.swept(cause, self.last.took, self.last.volumes, bulk=view.bulk)
+        self._telemetry.deferred(self._reporter.deferred())
+        self.last = FullReconcile(clock(), clock() - begun, cause, sum(found.values()), view.bulk)
+        self._telemetry.fully_reconciled(cause, self.last.took, self.last.volumes, bulk=view.bulk)
         self._read_since = min(begun, view.since)
 
     async def _decide_all(
@@ -188,27 +192,27 @@ class Sweeper:
         placements: Mapping[ResourceName, Placement],
     ) -> Counter[tuple[str, str]]:
         found: Counter[tuple[str, str]] = Counter()
-        async for resource in with_breaths(tuple(self._index.resources()), every=BREATH):
+        async for resource in yielding(tuple(self._index.resources()), every=YIELD_EVERY):
             definition = definitions.get(resource)
             placement = None if definition is None else placements.get(resource)
             if definition is not None and placement is None:
                 placement = Placement(resource)
             for volume in tuple(self._index.of(resource)):
-                verdict = decide(self._picture.case(volume, definition, placement))
-                found[kind_of(verdict), reason_of(verdict)] += 1
-                self._suspect(cause, resource, volume, verdict)
-        for name in [name for name in self._teller.unsettled if self._index.get(name) is None]:
-            self._teller.forget(name)
+                decision = decide(self._cluster_view.case(volume, definition, placement))
+                found[kind_of(decision), reason_of(decision)] += 1
+                self._suspect(cause, resource, volume, decision)
+        for name in [name for name in self._reporter.out_of_sync if self._index.get(name) is None]:
+            self._reporter.forget(name)
         self._forget_gone()
         return found
 
     def _suspect(
-        self, cause: str, resource: ResourceName, volume: Volume, verdict: Verdict
+        self, cause: str, resource: ResourceName, volume: Volume, decision: Decision
     ) -> None:
-        match verdict:
+        match decision:
             case Change():
-                if resource not in self._queue and volume.name not in self._teller.unsettled:
-                    self._telemetry.drift_unannounced(cause)
+                if resource not in self._queue and volume.name not in self._reporter.out_of_sync:
+                    self._telemetry.drift_without_event(cause)
                     log.info(
                         "drift found that no event told",
                         extra=facts(pv=volume.name, rd=resource, cause=cause),
@@ -216,17 +220,17 @@ class Sweeper:
                 self._queue.add(resource)
             case Resume():
                 if self._leadership.leading:
-                    self._queue.add(resource, lane=Lane.URGENT)
+                    self._queue.add(resource, priority=Priority.URGENT)
             case Later(_, _, after) if after is not None:
                 self._queue.add(resource, after=after)
-            case Refusal() if not self._teller.told(volume, verdict):
+            case Refusal() if not self._reporter.told(volume, decision):
                 # What was read may be old by now: let a look tell it.
                 self._queue.add(resource)
             case _:
-                self._teller.tell(volume, verdict)
+                self._reporter.report(volume, decision)
 
-    def _tell_astray(self, found: Counter[tuple[str, str]]) -> None:
-        for volume in self._index.astray():
-            verdict = decide(self._picture.case(volume, None, None))
-            found[kind_of(verdict), reason_of(verdict)] += 1
-            self._teller.tell(volume, verdict)
+    def _report_unmanaged(self, found: Counter[tuple[str, str]]) -> None:
+        for volume in self._index.unmanaged():
+            decision = decide(self._cluster_view.case(volume, None, None))
+            found[kind_of(decision), reason_of(decision)] += 1
+            self._reporter.report(volume, decision)

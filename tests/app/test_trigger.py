@@ -19,8 +19,8 @@ async def test_names_that_nobody_has_fill_the_queue_so_far_and_no_further(tmp_pa
     service.index.changed(known)
 
     for number in range(MOST_WAITING + 100):
-        service.engine.hinted(ResourceName(f"made-up-{number}"), "promotion")
-    service.engine.hinted(ResourceName("pvc-known"), "promotion")
+        service.engine.trigger(ResourceName(f"made-up-{number}"), "promotion")
+    service.engine.trigger(ResourceName("pvc-known"), "promotion")
 
     assert len(service.engine.queue) == MOST_WAITING + 1
     assert ResourceName("pvc-known") in service.engine.queue

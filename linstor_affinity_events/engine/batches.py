@@ -10,12 +10,12 @@ import logging
 from collections.abc import Mapping
 from contextlib import closing
 
-from linstor_affinity_events.engine.breaths import with_breaths
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Turn
-from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.cluster_view import ClusterView
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, WorkItem
+from linstor_affinity_events.engine.placement_reader import PlacementReader
 from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.reconciler import Reconciler
-from linstor_affinity_events.engine.whole_view import WholeView
+from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.names import ResourceName
@@ -34,10 +34,10 @@ AGAIN = 5.0
 PATIENCE = 5.0
 """How long other looks have to stand back; where LINSTOR hangs, a read takes much longer."""
 
-BREATH = 100
+YIELD_EVERY = 100
 
 
-class Crowd:
+class BatchReconciler:
     """Waits for very many looks, reads everything at once, and judges by that.
 
     A look is answered only if its news are older than the read. Whatever asks for more than a
@@ -51,20 +51,20 @@ class Crowd:
         ports: Ports,
         *,
         queue: KeyedQueue[ResourceName],
-        picture: Picture,
-        whole_view: WholeView,
+        cluster_view: ClusterView,
+        placement_reader: PlacementReader,
         reconciler: Reconciler,
     ) -> None:
-        self._queue, self._picture = queue, picture
+        self._queue, self._cluster_view = queue, cluster_view
         self._index, self._linstor = ports.index, ports.linstor
-        self._whole_view, self._reconciler = whole_view, reconciler
+        self._placement_reader, self._reconciler = placement_reader, reconciler
         self._telemetry = ports.telemetry
 
     async def run(self) -> None:
         """Serve one crowd after another, for ever."""
         while True:
             await self._queue.until_crowded(self._big)
-            served = self._whole_view.bulk_works
+            served = self._placement_reader.bulk_works
             while served and self._queue.due_looks() >= self._big():
                 with self._queue.few_looks(for_at_most=PATIENCE):
                     await asyncio.sleep(SETTLE)
@@ -81,19 +81,19 @@ class Crowd:
         begun = clock()
         try:
             # First what hardly ever fails, so that an outage is not taken for a satellite's.
-            await self._picture.read_nodes()
+            await self._cluster_view.read_nodes()
             definitions = await self._linstor.definitions()
-            placements = await self._whole_view.in_one_piece()
+            placements = await self._placement_reader.in_one_piece()
             if placements is None:
                 return False
         except (Again, Refused, Missing) as error:
             log.info("looks go on one by one", extra=facts(why=error))
             return False
         answered = 0
-        with closing(self._queue.claim_looks(until=begun)) as turns:
-            async for turn in with_breaths(turns, every=BREATH):
-                answered += await self._answer(turn, definitions, placements)
-        self._telemetry.looked_at_many(answered)
+        with closing(self._queue.claim_looks(until=begun)) as items:
+            async for item in yielding(items, every=YIELD_EVERY):
+                answered += await self._answer(item, definitions, placements)
+        self._telemetry.batch_reconciled(answered)
         log.info(
             "many looks answered by one read",
             extra=facts(looks=answered, took_s=round(clock() - begun, 2)),
@@ -102,13 +102,13 @@ class Crowd:
 
     async def _answer(
         self,
-        turn: Turn[ResourceName],
+        item: WorkItem[ResourceName],
         definitions: Mapping[ResourceName, Definition],
         placements: Mapping[ResourceName, Placement],
     ) -> bool:
-        definition, placement = definitions.get(turn.key), placements.get(turn.key)
+        definition, placement = definitions.get(item.key), placements.get(item.key)
         if definition is not None and placement is not None and not definition.saved:
-            return await self._reconciler.answer(turn, definition, placement)
+            return await self._reconciler.answer(item, definition, placement)
         # It may have come or gone between the two reads.
-        self._reconciler.look_alone(turn)
+        self._reconciler.look_alone(item)
         return False

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
-from linstor_affinity_events.model.late_change import late_patch
-from linstor_affinity_events.model.manifest import claim_of, kept, like
+from linstor_affinity_events.model.late_write import late_patch
+from linstor_affinity_events.model.manifest import claim_of, copy_for_create, kept
 from tests.model.manifests import (
     applied,
     begun,
@@ -66,12 +66,12 @@ def test_what_was_written_at_the_last_moment_is_on_its_like_afterwards(change: J
 
     assert patch is not None
     mended = applied(made(), patch)
-    assert like(mended) == applied_to_wanted(change)
+    assert copy_for_create(mended) == applied_to_wanted(change)
     assert late(last, mended) is None
 
 
 def applied_to_wanted(change: Json) -> Json:
-    return like(applied(made(), change))
+    return copy_for_create(applied(made(), change))
 
 
 def test_the_binders_repair_of_the_claim_reference_is_nobodys_change() -> None:

@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from linstor_affinity_events.engine.whole_view import KEPT_FOR, WholeView
+from linstor_affinity_events.engine.placement_reader import KEPT_FOR, PlacementReader
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName, resource_name
 from linstor_affinity_events.model.placement import Placement
-from tests.engine.house import House, cluster_with, house_on, until
+from tests.engine.setup import Setup, cluster_with, setup_on, until
 from tests.fakes.kube_server import FakeCluster
 from tests.fakes.linstor import FakeLinstor
 
@@ -49,7 +49,7 @@ def slow(names: list[str], *, takes: float = 0.02) -> Slow:
     return linstor
 
 
-async def cut_off(view: WholeView, linstor: Slow, *, after: float) -> None:
+async def cut_off(view: PlacementReader, linstor: Slow, *, after: float) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(after):
             await view.one_by_one(tuple(linstor.placed))
@@ -59,7 +59,7 @@ async def test_12000_resources_at_20_ms_each_are_read_within_minutes_however_oft
     None
 ):
     linstor = slow([f"pvc-{number}" for number in range(12_000)])
-    view = WholeView(linstor, readers=4)
+    view = PlacementReader(linstor, readers=4)
     attempts = 0
     while attempts < 5:
         attempts += 1
@@ -80,7 +80,7 @@ async def test_more_readers_read_faster() -> None:
     async def took(readers: int) -> float:
         linstor = slow(NAMES)
         begun = asyncio.get_running_loop().time()
-        await WholeView(linstor, readers=readers).one_by_one(tuple(linstor.placed))
+        await PlacementReader(linstor, readers=readers).one_by_one(tuple(linstor.placed))
         return asyncio.get_running_loop().time() - begun
 
     assert await took(20) == pytest.approx(await took(4) / 5)
@@ -88,7 +88,7 @@ async def test_more_readers_read_faster() -> None:
 
 async def test_a_reading_that_failed_goes_on_where_it_was_as_well() -> None:
     linstor = slow(NAMES)
-    view = WholeView(linstor, readers=4)
+    view = PlacementReader(linstor, readers=4)
     asyncio.get_running_loop().call_later(
         0.5, setattr, linstor, "broken", Unreachable("LINSTOR restarts")
     )
@@ -103,7 +103,7 @@ async def test_a_reading_that_failed_goes_on_where_it_was_as_well() -> None:
 
 async def test_once_all_is_read_the_next_reading_begins_anew() -> None:
     linstor = slow(NAMES)
-    view = WholeView(linstor, readers=4)
+    view = PlacementReader(linstor, readers=4)
     await view.one_by_one(tuple(linstor.placed))
 
     await view.one_by_one(tuple(linstor.placed))
@@ -113,7 +113,7 @@ async def test_once_all_is_read_the_next_reading_begins_anew() -> None:
 
 async def test_what_was_read_too_long_ago_is_read_again() -> None:
     linstor = slow(NAMES)
-    view = WholeView(linstor, readers=4)
+    view = PlacementReader(linstor, readers=4)
     await cut_off(view, linstor, after=0.5)
     early = set(linstor.read)
     await asyncio.sleep(KEPT_FOR)
@@ -128,7 +128,7 @@ async def test_what_was_read_too_long_ago_is_read_again() -> None:
 
 async def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
     linstor = slow(NAMES)
-    view = WholeView(linstor, readers=4)
+    view = PlacementReader(linstor, readers=4)
     await cut_off(view, linstor, after=0.5)
     moved = next(iter(linstor.read))
     linstor.place(moved, "n2")
@@ -142,7 +142,7 @@ async def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
 
 async def test_what_is_heard_of_while_others_are_read_is_read_again() -> None:
     linstor = slow(NAMES)
-    view = WholeView(linstor, readers=4)
+    view = PlacementReader(linstor, readers=4)
     moved = resource_name(NAMES[0])
 
     async def move() -> None:
@@ -159,46 +159,46 @@ async def test_a_resource_that_linstor_does_not_know_is_asked_for_once() -> None
     linstor = slow(NAMES)
     gone = resource_name("pvc-gone")
 
-    found = await WholeView(linstor, readers=4).one_by_one((*linstor.placed, gone))
+    found = await PlacementReader(linstor, readers=4).one_by_one((*linstor.placed, gone))
 
     assert gone not in found.placements
     assert linstor.read[gone] == 1
 
 
-def a_house(cluster: FakeCluster, linstor: Slow) -> House:
-    return house_on(cluster, linstor, limit=LIMIT, readers=4)
+def a_house(cluster: FakeCluster, linstor: Slow) -> Setup:
+    return setup_on(cluster, linstor, limit=LIMIT, readers=4)
 
 
 async def test_a_full_pass_that_takes_longer_than_it_may_ends_all_the_same() -> None:
     linstor = slow(NAMES)
     linstor.place(NAMES[-1], "n2")
     async with cluster_with(*NAMES) as cluster:
-        house = a_house(cluster, linstor)
-        async with house.at_work():
-            passing = asyncio.create_task(house.sweeper.run())
-            house.sweeper.request("start")
+        setup = a_house(cluster, linstor)
+        async with setup.at_work():
+            passing = asyncio.create_task(setup.full_reconciler.run())
+            setup.full_reconciler.request("start")
 
-            await until(lambda: house.sweeper.last is not None, patience=120.0)
-            await until(lambda: house.nodes(NAMES[-1]) == {"n2"}, patience=30.0)
+            await until(lambda: setup.full_reconciler.last is not None, patience=120.0)
+            await until(lambda: setup.nodes(NAMES[-1]) == {"n2"}, patience=30.0)
             passing.cancel()
 
-        assert house.telemetry.counted["swept one by one"] >= 1
-        assert house.telemetry.counted["failed pass TimeoutError"] >= 1
+        assert setup.telemetry.counted["swept one by one"] >= 1
+        assert setup.telemetry.counted["failed pass TimeoutError"] >= 1
 
 
 async def test_what_was_missed_while_a_pass_was_being_resumed_is_found_by_another_one() -> None:
     linstor = slow(NAMES)
     async with cluster_with(*NAMES) as cluster:
-        house = a_house(cluster, linstor)
-        async with house.at_work():
-            passing = asyncio.create_task(house.sweeper.run())
-            house.sweeper.request("start")
+        setup = a_house(cluster, linstor)
+        async with setup.at_work():
+            passing = asyncio.create_task(setup.full_reconciler.run())
+            setup.full_reconciler.request("start")
             await until(lambda: linstor.read.total() > 50, patience=30.0)
             moved = next(iter(linstor.read))
             # Nobody was told: the stream was broken, and is open again.
             linstor.place(moved, "n2")
-            house.sweeper.request("promotion stream opened")
+            setup.full_reconciler.request("promotion stream opened")
 
             # Sooner than the next pass by the clock.
-            await until(lambda: house.nodes(moved) == {"n2"}, patience=30.0)
+            await until(lambda: setup.nodes(moved) == {"n2"}, patience=30.0)
             passing.cancel()

@@ -3,12 +3,12 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from linstor_affinity_events.engine.hints import DATABASE_SOURCES
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Turn
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, WorkItem
+from linstor_affinity_events.engine.triggers import DATABASE_SOURCES
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.placement import Placement
 
-SECOND_LOOK = 2.0
+RECHECK_AFTER = 2.0
 ROW_FIRST, ROW_MOST = 0.1, 1.6
 MOTION_FIRST, MOTION_MOST = 1.0, 30.0
 
@@ -21,7 +21,7 @@ class _Motion:
     delay: float = MOTION_FIRST
 
 
-class SecondLooks:
+class Rechecks:
     """Events run ahead of the truth, and LINSTOR tells nothing once a replica is at rest."""
 
     def __init__(self, queue: KeyedQueue[ResourceName]) -> None:
@@ -43,36 +43,38 @@ class SecondLooks:
             for resource in [name for name in remembered if name not in known]:
                 del remembered[resource]
 
-    def plan(self, turn: Turn[ResourceName], placement: Placement | None, *, settled: bool) -> None:
+    def plan(
+        self, item: WorkItem[ResourceName], placement: Placement | None, *, settled: bool
+    ) -> None:
         """Ask for the next look, if one is due without news.
 
         A placement in motion is looked at until it rests, or until the delay is as long as the
         full pass is far apart: a deletion on a node that never comes back moves for ever.
         """
         if placement is None or not placement.in_motion:
-            self._moving.pop(turn.key, None)
-            self._expect_more(turn, settled=settled)
+            self._moving.pop(item.key, None)
+            self._expect_more(item, settled=settled)
             return
-        motion = self._moving.get(turn.key)
+        motion = self._moving.get(item.key)
         if motion is None or motion.placement != placement:
-            motion = self._moving[turn.key] = _Motion(placement)
+            motion = self._moving[item.key] = _Motion(placement)
         if motion.delay <= MOTION_MOST:
-            self._queue.add(turn.key, after=min(motion.delay, MOTION_MOST))
+            self._queue.add(item.key, after=min(motion.delay, MOTION_MOST))
             motion.delay *= 2
 
-    def _expect_more(self, turn: Turn[ResourceName], *, settled: bool) -> None:
+    def _expect_more(self, item: WorkItem[ResourceName], *, settled: bool) -> None:
         """Look again after news that led to nothing: once, or thrice within seconds where a row of
         LINSTOR's database was the news, since nothing is written without a reason.
         """
         if not settled:
-            self._expected.pop(turn.key, None)
+            self._expected.pop(item.key, None)
             return
-        if turn.source in DATABASE_SOURCES:
-            self._expected[turn.key] = ROW_FIRST
-        delay = self._expected.pop(turn.key, None)
+        if item.source in DATABASE_SOURCES:
+            self._expected[item.key] = ROW_FIRST
+        delay = self._expected.pop(item.key, None)
         if delay is not None:
-            self._queue.add(turn.key, after=delay)
+            self._queue.add(item.key, after=delay)
             if delay < ROW_MOST:
-                self._expected[turn.key] = delay * 4
-        elif turn.hinted:
-            self._queue.add(turn.key, after=SECOND_LOOK)
+                self._expected[item.key] = delay * 4
+        elif item.trigger:
+            self._queue.add(item.key, after=RECHECK_AFTER)

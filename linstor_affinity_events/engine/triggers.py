@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncGenerator
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.ports import EventStream, Hint, MissedSome
+from linstor_affinity_events.engine.ports import EventsMissed, EventStream, Trigger
 from linstor_affinity_events.engine.streams import Streams
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
@@ -18,9 +18,9 @@ DATABASE_SOURCES = frozenset({DATABASE})
 """Streams of rows of LINSTOR's own database, where it is kept in Kubernetes."""
 
 
-async def from_stream(
+async def triggers_from(
     stream: EventStream, delays: Backoff, streams: Streams
-) -> AsyncGenerator[Hint, None]:
+) -> AsyncGenerator[Trigger, None]:
     """Yield hints for ever, over any number of broken connections.
 
     Each connection opens with MissedSome, because LINSTOR replays nothing that happened
@@ -39,11 +39,11 @@ async def from_stream(
                 streams.opened(stream.name)
                 log.info("event stream open", extra=facts(stream=stream.name))
                 told = ""
-                yield MissedSome(f"{stream.name} stream opened")
-                async for hint in events:
+                yield EventsMissed(f"{stream.name} stream opened")
+                async for trigger in events:
                     delays.reset()
                     streams.event(stream.name)
-                    yield hint
+                    yield trigger
                 log.info("event stream closed by its peer", extra=facts(stream=stream.name))
         except (Again, Refused) as error:
             if str(error) != told:

@@ -38,7 +38,7 @@ class View:
     """Whether they came in one piece."""
 
 
-class WholeView:
+class PlacementReader:
     """Reads placements of many resources, and remembers which way works now.
 
     Reading one by one, it keeps what it has read until it has read all: an attempt that is cut off

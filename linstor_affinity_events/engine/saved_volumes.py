@@ -7,11 +7,12 @@ is here as that controller leaves it, or the claim that it belongs to is here an
 
 import logging
 
-from linstor_affinity_events.engine.picture import Picture
+from linstor_affinity_events.engine.cluster_view import ClusterView
 from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.errors import Again, BadNote, Conflict, Refused
+from linstor_affinity_events.errors import Again, BadEntry, Conflict, Refused
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.journal_entry import JournalEntry, State, read_saved
 from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -23,7 +24,6 @@ from linstor_affinity_events.model.manifest import (
     uid_of,
 )
 from linstor_affinity_events.model.names import Uid
-from linstor_affinity_events.model.note import Note, State, read_saved
 from linstor_affinity_events.model.placement import Definition
 from linstor_affinity_events.model.replacement import (
     claim_is_as_noted,
@@ -37,14 +37,14 @@ SAVED_REASON = "SavedVolumeNotTakenOver"
 OFF = "it is left alone, as --take-over-saved-volumes=off says"
 
 
-class SavedNotes:
+class SavedVolumes:
     """Makes them notes of our own where a volume is on its way, and drops the others."""
 
     def __init__(
-        self, ports: Ports, *, replacer: Replacer, picture: Picture, enabled: bool = True
+        self, ports: Ports, *, replacer: Replacer, cluster_view: ClusterView, enabled: bool = True
     ) -> None:
         self._linstor, self._volumes = ports.linstor, ports.volumes
-        self._replacer, self._picture = replacer, picture
+        self._replacer, self._cluster_view = replacer, cluster_view
         self._parse_json, self._enabled = ports.parse_json, enabled
         self._refused: dict[tuple[str, int], tuple[str, str]] = {}
         self._taken: dict[tuple[str, int], str] = {}
@@ -61,7 +61,7 @@ class SavedNotes:
             if self._taken.get(where) != text:
                 try:
                     await self._see_to(definition, number, text)
-                except BadNote as error:
+                except BadEntry as error:
                     self._refuse(where, text, str(error))
                     continue
                 self._taken[where] = text
@@ -88,11 +88,11 @@ class SavedNotes:
     async def _see_to(self, definition: Definition, number: int, text: str) -> None:
         """Raises BadNote that says why it is left."""
         if not self._enabled:
-            raise BadNote(OFF)
+            raise BadEntry(OFF)
         try:
             tree = self._parse_json(text)
         except ValueError as error:
-            raise BadNote(f"it is no JSON: {error}") from error
+            raise BadEntry(f"it is no JSON: {error}") from error
         # Before version 1.5 the reference kept it on the definition, for its only volume.
         key = VolumeKey(definition.resource, max(number, 0))
         saved = read_saved(tree, key)
@@ -100,7 +100,7 @@ class SavedNotes:
         if pv is None:
             await self._bring_back(saved, key)
         elif not self._is_the_same(saved, pv, key):
-            raise BadNote(
+            raise BadEntry(
                 f"PersistentVolume {name_of(saved)} of this cluster is for another claim or "
                 "volume; it may belong to another Kubernetes cluster that uses this LINSTOR"
             )
@@ -114,14 +114,14 @@ class SavedNotes:
     async def _go_on(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> None:
         """From a volume that wears what the reference puts on it."""
         if is_terminating(pv):
-            await self._adopt(_note(saved, key, uid_of(pv)))
+            await self._adopt(_entry(saved, key, uid_of(pv)))
             return
         policy = str(saved["spec"].get("persistentVolumeReclaimPolicy", "Retain"))
-        note = _note(saved, key, uid_of(pv))
-        claim = None if note.user is None else await self._volumes.read_claim(note.user)
+        entry = _entry(saved, key, uid_of(pv))
+        claim = None if entry.user is None else await self._volumes.read_claim(entry.user)
         # Whoever deletes a claim whose volume says Retain may rely on that.
         unmarked = reference_unmarking(
-            pv, policy, keep=phase_of(pv) != "Bound" or left(note, claim)
+            pv, policy, keep=phase_of(pv) != "Bound" or left(entry, claim)
         )
         await self._volumes.patch(name_of(pv), unmarked.patch)
         if unmarked.kept:
@@ -133,42 +133,42 @@ class SavedNotes:
 
     async def _bring_back(self, saved: Manifest, key: VolumeKey) -> None:
         """A volume that is gone, where its claim is here and asks for it."""
-        note = _note(saved, key, Uid(""))
-        if note.user is None:
-            raise BadNote("it names no claim by uid")
-        if not claim_is_as_noted(note, await self._volumes.read_claim(note.user)):
-            raise BadNote(
-                f"its PersistentVolume is gone, and no claim {note.user} of uid {note.user.uid} in "
-                "this cluster names it; it may belong to another Kubernetes cluster that uses this "
-                "LINSTOR"
+        entry = _entry(saved, key, Uid(""))
+        if entry.user is None:
+            raise BadEntry("it names no claim by uid")
+        if not claim_is_as_noted(entry, await self._volumes.read_claim(entry.user)):
+            raise BadEntry(
+                f"its PersistentVolume is gone, and no claim {entry.user} of uid {entry.user.uid} "
+                "in this cluster names it; it may belong to another Kubernetes cluster that uses "
+                "this LINSTOR"
             )
-        if provisioned_for(key.resource) not in {None, note.user.uid}:
-            raise BadNote(f"resource {key.resource} was provisioned for another claim")
-        if parts := self._picture.unconfirmed(note.wanted):
-            raise BadNote(
+        if provisioned_for(key.resource) not in {None, entry.user.uid}:
+            raise BadEntry(f"resource {key.resource} was provisioned for another claim")
+        if parts := self._cluster_view.unconfirmed(entry.wanted):
+            raise BadEntry(
                 f"it has {' and '.join(parts)}, which its StorageClass does not give to its "
                 "volumes; create the volume yourself if it is yours"
             )
-        if others := self._replacer.used_by_others(key, but=note.pv):
-            raise BadNote(f"{', '.join(others)} stands for this LINSTOR volume now")
+        if others := self._replacer.used_by_others(key, but=entry.pv):
+            raise BadEntry(f"{', '.join(others)} stands for this LINSTOR volume now")
         try:
-            await self._volumes.rehearse_creation(note.wanted)
+            await self._volumes.dry_run_creation(entry.wanted)
         except Refused as error:
             why = f"Kubernetes would not create it: {error}"
-            self._replacer.unfinished.warn(note.wanted, SAVED_REASON, why)
-            raise BadNote(why) from error
-        await self._adopt(note)
+            self._replacer.unfinished.warn(entry.wanted, SAVED_REASON, why)
+            raise BadEntry(why) from error
+        await self._adopt(entry)
 
-    async def _adopt(self, note: Note) -> None:
+    async def _adopt(self, entry: JournalEntry) -> None:
         try:
-            await self._replacer.adopt(note)
+            await self._replacer.adopt(entry)
         except Conflict:
-            log.debug("a note of our own is there already", extra=facts(pv=note.pv))
-        log.info("saved PersistentVolume taken over", extra=facts(pv=note.pv, rd=note.key))
+            log.debug("a note of our own is there already", extra=facts(pv=entry.pv))
+        log.info("saved PersistentVolume taken over", extra=facts(pv=entry.pv, rd=entry.key))
 
 
-def _note(saved: Manifest, key: VolumeKey, uid: Uid) -> Note:
-    return Note(
+def _entry(saved: Manifest, key: VolumeKey, uid: Uid) -> JournalEntry:
+    return JournalEntry(
         pv=name_of(saved),
         key=key,
         uid=uid,

@@ -8,6 +8,7 @@ from linstor_affinity_events.engine.change_backoff import ChangeBackoff
 from linstor_affinity_events.engine.ports import Index, Linstor
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.affinity import NO_AFFINITY, NodeAffinity
+from linstor_affinity_events.model.decision import Case
 from linstor_affinity_events.model.demands import Demands, demands_of, unconfirmed
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest
@@ -15,7 +16,6 @@ from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement
 from linstor_affinity_events.model.policy import Policy
-from linstor_affinity_events.model.verdict import Case
 from linstor_affinity_events.model.volume import Volume
 
 IMMUTABLE_FOR = 600.0
@@ -25,7 +25,7 @@ NODES_AGAIN = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Picture:
+class ClusterView:
     """Makes a case of a volume out of what was read and what is remembered."""
 
     index: Index
@@ -60,7 +60,7 @@ class Picture:
         now = self.now()
         return Case(
             volume=volume,
-            twins=self.in_use_with(volume.key, but=volume.name),
+            duplicates=self.in_use_with(volume.key, but=volume.name),
             noted=noted,
             definition=definition,
             placement=placement,

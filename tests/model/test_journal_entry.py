@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe
-from linstor_affinity_events.errors import BadNote
+from linstor_affinity_events.errors import BadEntry
+from linstor_affinity_events.model.journal_entry import JournalEntry, State, read_entry, read_saved
 from linstor_affinity_events.model.keys import (
     CONTEXT_POLICY,
     SKIP_RECLAIM_ANNOTATION,
@@ -19,7 +20,6 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import annotations_of, claim_of, name_of
 from linstor_affinity_events.model.names import ResourceName, Uid
-from linstor_affinity_events.model.note import Note, State, read_note, read_saved
 from tests.model.manifests import (
     KEY,
     PV,
@@ -72,29 +72,29 @@ def without(*path: str) -> Change:
 
 
 def test_a_note_is_read_as_it_was_written() -> None:
-    note = begun(volume())
+    entry = begun(volume())
 
-    assert read_note(fresh(note.written())) == note
+    assert read_entry(fresh(entry.written())) == entry
 
 
 def test_a_note_for_a_volume_without_a_claim_is_read_as_it_was_written() -> None:
-    note = begun(with_spec(volume(), claimRef=None)).deleting()
+    entry = begun(with_spec(volume(), claimRef=None)).deleting()
 
-    assert read_note(fresh(note.written())) == note
+    assert read_entry(fresh(entry.written())) == entry
 
 
 def test_a_note_remembers_what_the_volume_had_before() -> None:
     pv = with_metadata(volume(), annotations={SKIP_RECLAIM_ANNOTATION: "true"})
 
-    note = read_note(fresh(begun(pv).written()))
+    entry = read_entry(fresh(begun(pv).written()))
 
-    assert note.policy == "Delete"
-    assert annotations_of(note.wanted)[SKIP_RECLAIM_ANNOTATION] == "true"
-    assert (note.state, note.uid) == (State.PREPARED, PV_UID)
+    assert entry.policy == "Delete"
+    assert annotations_of(entry.wanted)[SKIP_RECLAIM_ANNOTATION] == "true"
+    assert (entry.state, entry.uid) == (State.PREPARED, PV_UID)
 
 
 def test_a_note_carries_the_version_under_which_it_is_kept() -> None:
-    assert read_note(begun(volume()).written(), version="uid/7").version == "uid/7"
+    assert read_entry(begun(volume()).written(), version="uid/7").version == "uid/7"
 
 
 JUNK: list[Any] = [None, True, 0, 1.5, "text", "", [], ["x"], {}, {"a": {"b": []}}]
@@ -102,8 +102,8 @@ JUNK: list[Any] = [None, True, 0, 1.5, "text", "", [], ["x"], {}, {"a": {"b": []
 
 @pytest.mark.parametrize("tree", [*JUNK, [begun(volume()).written()]])
 def test_what_is_no_note_is_refused(tree: object) -> None:
-    with pytest.raises(BadNote):
-        read_note(tree)
+    with pytest.raises(BadEntry):
+        read_entry(tree)
 
 
 HOSTILE = [
@@ -195,8 +195,8 @@ def test_a_hostile_note_is_refused(change: Change) -> None:
     tree = fresh(begun(volume()).written())
     change(tree)
 
-    with pytest.raises(BadNote):
-        read_note(tree)
+    with pytest.raises(BadEntry):
+        read_entry(tree)
 
 
 @pytest.mark.parametrize("change", HOSTILE_MANIFESTS)
@@ -204,8 +204,8 @@ def test_a_note_with_a_hostile_manifest_is_refused(change: Change) -> None:
     tree = fresh(begun(volume()).written())
     change(tree["wanted"])
 
-    with pytest.raises(BadNote):
-        read_note(tree)
+    with pytest.raises(BadEntry):
+        read_entry(tree)
 
 
 @pytest.mark.parametrize("field", ["uid", "resourceVersion", "deletionTimestamp"])
@@ -213,16 +213,16 @@ def test_a_note_whose_manifest_says_what_the_server_sets_is_refused(field: str) 
     tree = fresh(begun(volume()).written())
     tree["wanted"]["metadata"][field] = "x"
 
-    with pytest.raises(BadNote):
-        read_note(tree)
+    with pytest.raises(BadEntry):
+        read_entry(tree)
 
 
 def test_why_a_note_is_refused_is_short_whatever_was_in_it() -> None:
     tree = fresh(begun(volume()).written())
     tree["pv"] = "x" * 100_000
 
-    with pytest.raises(BadNote) as refused:
-        read_note(tree)
+    with pytest.raises(BadEntry) as refused:
+        read_entry(tree)
 
     assert len(str(refused.value)) < 300
 
@@ -268,12 +268,12 @@ def test_whatever_stands_anywhere_it_is_a_note_or_refused(
     put(*place, to=value)(tree)
 
     try:
-        note = read_note(tree)
-    except BadNote:
+        entry = read_entry(tree)
+    except BadEntry:
         return
 
-    assert (note.pv, note.key) == (PV, KEY)
-    assert note.wanted["spec"]["csi"]["driver"] == "linstor.csi.linbit.com"
+    assert (entry.pv, entry.key) == (PV, KEY)
+    assert entry.wanted["spec"]["csi"]["driver"] == "linstor.csi.linbit.com"
 
 
 def saved(**changes: Any) -> Json:
@@ -307,7 +307,7 @@ def test_a_saved_volume_need_not_say_its_kind() -> None:
 @pytest.mark.parametrize("uid", ["pv-uid-1", ""])
 def test_a_saved_volume_can_be_kept_as_a_note_and_read_back(uid: str) -> None:
     wanted = read_saved(terminating(marked(saved())), KEY)
-    note = Note(
+    entry = JournalEntry(
         pv=name_of(wanted),
         key=KEY,
         uid=Uid(uid),
@@ -316,14 +316,14 @@ def test_a_saved_volume_can_be_kept_as_a_note_and_read_back(uid: str) -> None:
         wanted=wanted,
     )
 
-    assert read_note(fresh(note.written())) == note
+    assert read_entry(fresh(entry.written())) == entry
 
 
 def test_a_note_without_an_incarnation_is_only_good_for_a_volume_that_is_gone() -> None:
     tree = {**fresh(begun(volume()).written()), "uid": ""}
 
-    with pytest.raises(BadNote, match="names no incarnation"):
-        read_note(tree)
+    with pytest.raises(BadEntry, match="names no incarnation"):
+        read_entry(tree)
 
 
 def test_the_reference_controllers_real_saved_volume_is_read() -> None:
@@ -351,19 +351,19 @@ def test_a_saved_volume_may_spell_its_handle_in_any_way(handle: str) -> None:
     ],
 )
 def test_a_saved_volume_is_only_good_where_it_belongs(key: VolumeKey) -> None:
-    with pytest.raises(BadNote, match="it was found at"):
+    with pytest.raises(BadEntry, match="it was found at"):
         read_saved(saved(), key)
 
 
 @pytest.mark.parametrize("ref", [None, {"namespace": "default", "name": "data"}])
 def test_a_saved_volume_that_names_no_claim_by_uid_is_refused(ref: Json | None) -> None:
-    with pytest.raises(BadNote, match="no claim by uid"):
+    with pytest.raises(BadEntry, match="no claim by uid"):
         read_saved(saved(claimRef=ref), KEY)
 
 
 @pytest.mark.parametrize("tree", JUNK)
 def test_what_is_no_saved_volume_is_refused(tree: object) -> None:
-    with pytest.raises(BadNote):
+    with pytest.raises(BadEntry):
         read_saved(tree, KEY)
 
 
@@ -372,7 +372,7 @@ def test_a_hostile_saved_volume_is_refused(change: Change) -> None:
     tree = saved()
     change(tree)
 
-    with pytest.raises(BadNote):
+    with pytest.raises(BadEntry):
         read_saved(tree, KEY)
 
 
@@ -421,7 +421,7 @@ def test_a_saved_volume_that_passes_can_be_decided_on(change: Change) -> None:
 
     try:
         wanted = read_saved(tree, KEY)
-    except BadNote:
+    except BadEntry:
         return
 
     volume = describe(wanted)
@@ -430,14 +430,14 @@ def test_a_saved_volume_that_passes_can_be_decided_on(change: Change) -> None:
 
 
 def test_a_note_that_moved_on_keeps_all_else() -> None:
-    note = begun(volume())
+    entry = begun(volume())
 
-    assert note.deleting() == Note(
-        pv=note.pv,
-        key=note.key,
-        uid=note.uid,
-        claim=note.claim,
+    assert entry.deleting() == JournalEntry(
+        pv=entry.pv,
+        key=entry.key,
+        uid=entry.uid,
+        claim=entry.claim,
         state=State.DELETING,
-        wanted=note.wanted,
-        holder=note.holder,
+        wanted=entry.wanted,
+        holder=entry.holder,
     )

@@ -7,23 +7,23 @@ import pytest
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe, storage_class
 from linstor_affinity_events.model.affinity import DRIVER_NODES, NO_AFFINITY, NodeAffinity
+from linstor_affinity_events.model.decision import (
+    Case,
+    Change,
+    Decision,
+    InSync,
+    Later,
+    Reason,
+    Refusal,
+    Resume,
+    Skipped,
+    decide,
+)
 from linstor_affinity_events.model.keys import DRIVER, FINALIZER, OURSELVES, VolumeKey, parse_handle
 from linstor_affinity_events.model.names import PvName, ResourceName, node_name
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
 from linstor_affinity_events.model.policy import EVERYWHERE, LOCAL_ONLY, Policy
-from linstor_affinity_events.model.verdict import (
-    Case,
-    Change,
-    Later,
-    Reason,
-    Refusal,
-    Resume,
-    Settled,
-    Skipped,
-    Verdict,
-    decide,
-)
 
 Json = dict[str, Any]
 
@@ -90,12 +90,12 @@ class World:
     marked: bool = False
     made_by_us: bool = False
     noted: bool = False
-    twins: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
     immutable: bool = False
     age: float = 1800.0
     seen_for: float = 0.0
 
-    def verdict(self) -> Verdict:
+    def decision(self) -> Decision:
         volume = describe(self._manifest())
         assert volume is not None
         raw_class = {
@@ -106,7 +106,7 @@ class World:
         return decide(
             Case(
                 volume=volume,
-                twins=tuple(PvName(name) for name in self.twins),
+                duplicates=tuple(PvName(name) for name in self.duplicates),
                 noted=self.noted,
                 definition=Definition(resource=RD, skip=self.skip_property)
                 if self.knows_definition
@@ -314,10 +314,10 @@ def noted_by_csi(policy: str) -> dict[str, str]:
     ],
 )
 def test_the_policy_is_the_first_that_exists(world: World, wanted: str) -> None:
-    verdict = world.verdict()
+    decision = world.decision()
 
-    assert isinstance(verdict, Change)
-    assert str(verdict.wanted) == wanted
+    assert isinstance(decision, Change)
+    assert str(decision.wanted) == wanted
 
 
 def ruled(policy: str, at: str) -> World:
@@ -383,10 +383,10 @@ def ruled(policy: str, at: str) -> World:
     ],
 )
 def test_the_affinity_follows_the_labels_of_the_nodes_with_data(world: World, wanted: str) -> None:
-    verdict = world.verdict()
+    decision = world.decision()
 
-    assert isinstance(verdict, Change)
-    assert str(verdict.wanted) == wanted
+    assert isinstance(decision, Change)
+    assert str(decision.wanted) == wanted
 
 
 @pytest.mark.parametrize(
@@ -412,18 +412,18 @@ def test_the_affinity_follows_the_labels_of_the_nodes_with_data(world: World, wa
     ],
 )
 def test_a_replica_with_this_flag_has_no_data(flags: str) -> None:
-    verdict = World(parameters=LOCAL, at=f"a b:{flags}").verdict()
+    decision = World(parameters=LOCAL, at=f"a b:{flags}").decision()
 
-    assert isinstance(verdict, Change)
-    assert str(verdict.wanted) == f"{HOST}=a"
+    assert isinstance(decision, Change)
+    assert str(decision.wanted) == f"{HOST}=a"
 
 
 @pytest.mark.parametrize("flags", ["EVACUATE", "CLEAN", "AUTO_DISKFUL", "RESTORE_FROM_SNAPSHOT"])
 def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
-    verdict = World(parameters=LOCAL, at=f"a b:{flags}").verdict()
+    decision = World(parameters=LOCAL, at=f"a b:{flags}").decision()
 
-    assert isinstance(verdict, Change)
-    assert str(verdict.wanted) == f"{HOST}=a | {HOST}=b"
+    assert isinstance(decision, Change)
+    assert str(decision.wanted) == f"{HOST}=a | {HOST}=b"
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
         pytest.param(World(handle="../nodes"), Reason.BAD_HANDLE, id="handle that climbs"),
         pytest.param(World(handle="a b"), Reason.BAD_HANDLE, id="handle with a blank"),
         pytest.param(
-            World(twins=("pvc-2",), phase="Available"),
+            World(duplicates=("pvc-2",), phase="Available"),
             Reason.TWO_VOLUMES,
             id="never bound, beside one that is in use",
         ),
@@ -505,10 +505,10 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
     ],
 )
 def test_in_doubt_it_is_refused(world: World, reason: Reason) -> None:
-    verdict = world.verdict()
+    decision = world.decision()
 
-    assert isinstance(verdict, Refusal)
-    assert verdict.reason is reason
+    assert isinstance(decision, Refusal)
+    assert decision.reason is reason
 
 
 @pytest.mark.parametrize(
@@ -566,10 +566,10 @@ def test_in_doubt_it_is_refused(world: World, reason: Reason) -> None:
     ],
 )
 def test_some_are_left_alone(world: World, reason: Reason) -> None:
-    verdict = world.verdict()
+    decision = world.decision()
 
-    assert isinstance(verdict, Skipped)
-    assert verdict.reason is reason
+    assert isinstance(decision, Skipped)
+    assert decision.reason is reason
 
 
 @pytest.mark.parametrize(
@@ -600,9 +600,9 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
     ],
 )
 def test_some_are_looked_at_later(world: World, expected: Later) -> None:
-    verdict = world.verdict()
+    decision = world.decision()
 
-    assert verdict == expected
+    assert decision == expected
 
 
 BY_RACK = {PARAMETER: "- fromSame: [rack]"}
@@ -644,25 +644,25 @@ BY_NONE = {PARAMETER: "- fromSame: [nobody-has]"}
     ],
 )
 def test_a_label_that_is_missing_never_widens(world: World, node: str, label: str) -> None:
-    verdict = world.verdict()
+    decision = world.decision()
 
-    assert isinstance(verdict, Later)
-    assert (verdict.reason, verdict.after) == (Reason.NO_LABELS, None)
-    assert f"{node} lacks {label}" in verdict.why
+    assert isinstance(decision, Later)
+    assert (decision.reason, decision.after) == (Reason.NO_LABELS, None)
+    assert f"{node} lacks {label}" in decision.why
 
 
 def test_an_affinity_of_several_values_asks_for_its_labels_as_well() -> None:
     asked = terms(expressions(selects("zone", "In", "z1"), selects("gone", "In", "g1", "g2")))
     world = World(parameters={PARAMETER: "- fromSame: [zone, gone]"}, affinity=asked)
 
-    verdict = world.verdict()
+    decision = world.decision()
 
-    assert isinstance(verdict, Later)
-    assert "a lacks gone" in verdict.why
+    assert isinstance(decision, Later)
+    assert "a lacks gone" in decision.why
 
 
 def test_a_label_that_the_cluster_does_not_have_leaves_a_volume_open_that_is_open() -> None:
-    assert World(parameters=BY_NONE, affinity=None).verdict() == Settled()
+    assert World(parameters=BY_NONE, affinity=None).decision() == InSync()
 
 
 def test_a_node_of_another_namespace_changes_nothing_for_the_others() -> None:
@@ -726,7 +726,9 @@ def test_a_node_of_another_namespace_changes_nothing_for_the_others() -> None:
             id="nothing is wider than everywhere, whatever an unreadable one may mean",
         ),
         pytest.param(
-            World(twins=("pvc-2",), parameters=LOCAL), f"{HOST}=a", id="two in use: each is kept"
+            World(duplicates=("pvc-2",), parameters=LOCAL),
+            f"{HOST}=a",
+            id="two in use: each is kept",
         ),
         pytest.param(
             World(everywhere=DRIVER_NODES),
@@ -741,38 +743,38 @@ def test_a_node_of_another_namespace_changes_nothing_for_the_others() -> None:
     ],
 )
 def test_what_published_policies_mean(world: World, wanted: str) -> None:
-    verdict = world.verdict()
+    decision = world.decision()
 
-    assert isinstance(verdict, Change)
-    assert str(verdict.wanted) == wanted
+    assert isinstance(decision, Change)
+    assert str(decision.wanted) == wanted
 
 
 def test_an_unreadable_override_beside_a_narrow_one_is_refused() -> None:
     both = {"override.piraeus.io/a": "false", "override.piraeus.io/b": "nope"}
 
-    verdict = World(annotations=both, parameters=LOCAL).verdict()
+    decision = World(annotations=both, parameters=LOCAL).decision()
 
-    assert isinstance(verdict, Refusal)
-    assert verdict.reason is Reason.BAD_POLICY
-    assert "override.piraeus.io/a, override.piraeus.io/b" in verdict.why
+    assert isinstance(decision, Refusal)
+    assert decision.reason is Reason.BAD_POLICY
+    assert "override.piraeus.io/a, override.piraeus.io/b" in decision.why
 
 
 @pytest.mark.parametrize("everywhere", [NO_AFFINITY, DRIVER_NODES], ids=["any", "driver"])
 def test_every_node_of_the_driver_is_everywhere_in_either_way(everywhere: NodeAffinity) -> None:
     exists = terms(expressions({"key": HOST, "operator": "Exists"}))
 
-    assert World(everywhere=everywhere, affinity=exists).verdict() == Settled()
+    assert World(everywhere=everywhere, affinity=exists).decision() == InSync()
 
 
 def test_a_volume_in_use_that_is_being_deleted_and_is_wrong_is_waited_for() -> None:
-    verdict = World(terminating=True, parameters=LOCAL).verdict()
+    decision = World(terminating=True, parameters=LOCAL).decision()
 
-    assert isinstance(verdict, Later)
-    assert (verdict.reason, verdict.after) == (Reason.TERMINATING, None)
+    assert isinstance(decision, Later)
+    assert (decision.reason, decision.after) == (Reason.TERMINATING, None)
 
 
 def test_unfinished_business_comes_before_duplicates() -> None:
-    assert World(twins=("pvc-2",), phase="Released", noted=True).verdict() == Resume()
+    assert World(duplicates=("pvc-2",), phase="Released", noted=True).decision() == Resume()
 
 
 @pytest.mark.parametrize(
@@ -786,7 +788,7 @@ def test_unfinished_business_comes_before_duplicates() -> None:
     ],
 )
 def test_what_was_begun_is_finished_first(world: World) -> None:
-    assert world.verdict() == Resume()
+    assert world.decision() == Resume()
 
 
 @pytest.mark.parametrize(
@@ -820,7 +822,7 @@ def test_what_was_begun_is_finished_first(world: World) -> None:
     ],
 )
 def test_what_is_right_stays(world: World) -> None:
-    assert world.verdict() == Settled()
+    assert world.decision() == InSync()
 
 
 @pytest.mark.parametrize(
@@ -837,10 +839,10 @@ def test_what_is_right_stays(world: World) -> None:
     ],
 )
 def test_an_affinity_unlike_ours_is_never_right(affinity: Json) -> None:
-    verdict = World(parameters=LOCAL, affinity=affinity).verdict()
+    decision = World(parameters=LOCAL, affinity=affinity).decision()
 
-    assert isinstance(verdict, Change)
-    assert (str(verdict.wanted), verdict.urgent) == (f"{HOST}=a", False)
+    assert isinstance(decision, Change)
+    assert (str(decision.wanted), decision.urgent) == (f"{HOST}=a", False)
 
 
 @pytest.mark.parametrize(
@@ -860,7 +862,7 @@ def test_an_affinity_unlike_ours_is_never_right(affinity: Json) -> None:
     ],
 )
 def test_others_are_not_left_alone(world: World) -> None:
-    assert isinstance(world.verdict(), Change)
+    assert isinstance(world.decision(), Change)
 
 
 @pytest.mark.parametrize(
@@ -876,10 +878,10 @@ def test_others_are_not_left_alone(world: World) -> None:
 def test_it_is_urgent_when_no_pod_can_start_at_the_data(
     affinity: Json | None, at: str, urgent: bool
 ) -> None:
-    verdict = World(parameters=LOCAL, affinity=affinity, at=at).verdict()
+    decision = World(parameters=LOCAL, affinity=affinity, at=at).decision()
 
-    assert isinstance(verdict, Change)
-    assert verdict.urgent is urgent
+    assert isinstance(decision, Change)
+    assert decision.urgent is urgent
 
 
 @pytest.mark.parametrize(
@@ -895,10 +897,10 @@ def test_it_is_urgent_when_no_pod_can_start_at_the_data(
 def test_a_patch_is_worth_a_try_unless_the_field_is_known_to_stay(
     affinity: Json | None, immutable: bool, in_place: bool
 ) -> None:
-    verdict = World(parameters=LOCAL, affinity=affinity, immutable=immutable).verdict()
+    decision = World(parameters=LOCAL, affinity=affinity, immutable=immutable).decision()
 
-    assert isinstance(verdict, Change)
-    assert verdict.in_place is in_place
+    assert isinstance(decision, Change)
+    assert decision.in_place is in_place
 
 
 @pytest.mark.parametrize(
@@ -918,10 +920,10 @@ def test_one_volume_may_be_spelt_in_many_ways(handle: str, key: VolumeKey) -> No
 
 @pytest.mark.parametrize("number", ["0", "1"])
 def test_two_volumes_of_one_definition_follow_the_same_replicas(number: str) -> None:
-    verdict = World(handle=f"pvc-1/{number}", parameters=LOCAL, at="a b:DISKLESS").verdict()
+    decision = World(handle=f"pvc-1/{number}", parameters=LOCAL, at="a b:DISKLESS").decision()
 
-    assert isinstance(verdict, Change)
-    assert str(verdict.wanted) == f"{HOST}=a"
+    assert isinstance(decision, Change)
+    assert str(decision.wanted) == f"{HOST}=a"
 
 
 def test_another_drivers_volume_is_none_of_ours() -> None:

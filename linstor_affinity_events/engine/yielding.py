@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def with_breaths(items: Iterable[T], *, every: int) -> AsyncIterator[T]:
+async def yielding(items: Iterable[T], *, every: int) -> AsyncIterator[T]:
     """Yield them all and let other tasks run after each so many: a look must not be held up."""
     for number, item in enumerate(items, start=1):
         yield item

@@ -55,7 +55,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class InSync:
     """The affinity is right."""
 
 
@@ -103,7 +103,7 @@ class Change:
     """No node with data is admitted now, so no pod can start where the data is."""
 
 
-Verdict = Settled | Skipped | Refusal | Later | Resume | Change
+Decision = InSync | Skipped | Refusal | Later | Resume | Change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ class Case:
     """All that is known about one volume at one moment."""
 
     volume: Volume
-    twins: tuple[PvName, ...] = ()
+    duplicates: tuple[PvName, ...] = ()
     """Other PersistentVolumes in use with the same handle."""
 
     noted: bool = False
@@ -161,20 +161,20 @@ def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
     return case.storage_class.policy_or(case.default_policy), source
 
 
-def _handle_readable(case: Case) -> Verdict | None:
+def _handle_readable(case: Case) -> Decision | None:
     if case.volume.key is None:
         why = f"volume handle {case.volume.handle[:80]!r} is not a valid LINSTOR volume"
         return Refusal(Reason.BAD_HANDLE, why)
     return None
 
 
-def _begun_is_finished(case: Case) -> Verdict | None:
+def _begun_is_finished(case: Case) -> Decision | None:
     if case.noted or case.volume.marked:
         return Resume()
     return None
 
 
-def _deleted_by_others(case: Case) -> Verdict | None:
+def _deleted_by_others(case: Case) -> Decision | None:
     if not case.volume.terminating:
         return None
     if case.volume.in_use and isinstance(_outcome(case), Change):
@@ -186,7 +186,7 @@ def _deleted_by_others(case: Case) -> Verdict | None:
     return Skipped(Reason.TERMINATING, "it is being deleted, and not by this service")
 
 
-def _left_alone(case: Case) -> Verdict | None:
+def _left_alone(case: Case) -> Decision | None:
     if case.volume.skip:
         return Skipped(Reason.SKIP_ANNOTATION, "its skip annotation is set")
     if case.definition is not None and case.definition.skip:
@@ -200,13 +200,13 @@ def _left_alone(case: Case) -> Verdict | None:
     return None
 
 
-def _no_other_in_use(case: Case) -> Verdict | None:
+def _no_other_in_use(case: Case) -> Decision | None:
     """Beside one that a claim uses, one that no claim uses is somebody's copy. Of two that are in
     use each is kept right: docs/decisions says why.
     """
-    if not case.twins or case.volume.in_use:
+    if not case.duplicates or case.volume.in_use:
         return None
-    others = ", ".join(sorted(case.twins))
+    others = ", ".join(sorted(case.duplicates))
     return Refusal(
         Reason.TWO_VOLUMES,
         f"{others} refers to the same LINSTOR volume {case.volume.key} and is in use; delete the "
@@ -214,7 +214,7 @@ def _no_other_in_use(case: Case) -> Verdict | None:
     )
 
 
-def _old_enough(case: Case) -> Verdict | None:
+def _old_enough(case: Case) -> Decision | None:
     # Never more than the grace itself, should the API server's clock be ahead of ours.
     left = min(case.volume.created_at + case.grace - case.now, case.grace - case.seen_for)
     if left > 0 and not case.volume.made_by_us:
@@ -222,7 +222,7 @@ def _old_enough(case: Case) -> Verdict | None:
     return None
 
 
-def _policy_known(case: Case) -> Verdict | None:
+def _policy_known(case: Case) -> Decision | None:
     policy, source = policy_of(case)
     if policy is None:
         name = case.volume.storage_class
@@ -242,7 +242,7 @@ def _policy_known(case: Case) -> Verdict | None:
     return None
 
 
-def _data_in_sight(case: Case) -> Verdict | None:
+def _data_in_sight(case: Case) -> Decision | None:
     if case.definition is None or case.placement is None:
         return Refusal(
             Reason.UNKNOWN_RESOURCE, f"LINSTOR knows no resource {case.volume.handle.lower()!r}"
@@ -270,7 +270,7 @@ def _known(case: Case) -> tuple[Policy, dict[str, Labels]]:
     return policy, {str(n): case.nodes.labels[n] for n in sorted(case.placement.serving_nodes)}
 
 
-def _labels_there(case: Case) -> Verdict | None:
+def _labels_there(case: Case) -> Decision | None:
     """A label that a node lacks is left out of its term, as linstor-csi does, which admits more
     nodes. So it must be one that the cluster does not have: where other nodes have it, or the
     volume's own affinity asks for it, or nothing would be left of an affinity that is there, the
@@ -298,13 +298,13 @@ def _labels_there(case: Case) -> Verdict | None:
     )
 
 
-def _affinity(case: Case) -> Verdict:
+def _affinity(case: Case) -> Decision:
     policy, serving = _known(case)
     wanted, has = desired_affinity(serving.values(), policy), case.volume.affinity
     if wanted == NO_AFFINITY:
         wanted = case.everywhere
     if wanted == has or (wanted == NO_AFFINITY and has in EVERYWHERE):
-        return Settled()
+        return InSync()
     if case.held_back is not None:
         return case.held_back
     return Change(
@@ -322,7 +322,7 @@ class Rule:
     passed: str
     """What is true of a volume that the rule lets pass."""
 
-    answer: Callable[[Case], Verdict | None]
+    answer: Callable[[Case], Decision | None]
 
 
 _WHERE_TO = (
@@ -345,17 +345,17 @@ RULES = (
 )
 
 
-def decide(case: Case) -> Verdict:
+def decide(case: Case) -> Decision:
     """Say what is to be done about a volume: the first rule with an answer gives it."""
     return _first(RULES, case) or _affinity(case)
 
 
-def _outcome(case: Case) -> Verdict:
+def _outcome(case: Case) -> Decision:
     """What would be decided if only policy and replicas mattered."""
     return _first(_WHERE_TO, case) or _affinity(case)
 
 
-def _first(rules: Iterable[Rule], case: Case) -> Verdict | None:
+def _first(rules: Iterable[Rule], case: Case) -> Decision | None:
     return next((v for rule in rules if (v := rule.answer(case)) is not None), None)
 
 

@@ -30,7 +30,7 @@ class Waiting(Generic[K]):
     """Handed out, or overtaken by another wish for its key."""
 
 
-class Row(Generic[K]):
+class ReadyHeap(Generic[K]):
     """Hands out by turns the one that waits longest and the one of the latest news.
 
     In the order of arrival alone a single move would wait behind the thousands that a node's

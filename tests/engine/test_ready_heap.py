@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linstor_affinity_events.engine.row import SLACK, Row, Waiting
+from linstor_affinity_events.engine.ready_heap import SLACK, ReadyHeap, Waiting
 
 wishes = st.tuples(st.just("put"), st.floats(0.0, 10.0), st.floats(0.0, 10.0))
 takes = st.tuples(st.just("take"), st.floats(0.0, 3.0), st.just(0.0))
@@ -14,7 +14,7 @@ drops = st.tuples(st.just("drop"), st.floats(0.0, 3.0), st.just(0.0))
 def test_what_is_put_is_handed_out_once_and_never_early(
     acts: list[tuple[str, float, float]],
 ) -> None:
-    row, now, there = Row[int](), 0.0, list[Waiting[int]]()
+    row, now, there = ReadyHeap[int](), 0.0, list[Waiting[int]]()
     for number, (act, much, since) in enumerate(acts):
         match act:
             case "put":
@@ -39,7 +39,7 @@ def test_what_is_put_is_handed_out_once_and_never_early(
 
 
 def test_a_row_that_is_never_empty_does_not_grow() -> None:
-    row = Row[int]()
+    row = ReadyHeap[int]()
     row.put(Waiting(0, 0.0, 0, 0.0, ""), 0.0)
     for number in range(1, 5000):
         row.put(Waiting(number, 0.0, number, float(number), ""), 0.0)

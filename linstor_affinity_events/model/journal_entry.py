@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from linstor_affinity_events.errors import BadHandle, BadNote
+from linstor_affinity_events.errors import BadEntry, BadHandle
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import (
     DRIVER,
@@ -20,7 +20,7 @@ from linstor_affinity_events.model.manifest import (
     Manifest,
     annotations_of,
     claim_of,
-    like,
+    copy_for_create,
     name_of,
     recreated,
     uid_of,
@@ -52,7 +52,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class JournalEntry:
     """One unfinished replacement. `wanted` has the original's policy, annotations, finalizers."""
 
     pv: PvName
@@ -83,14 +83,14 @@ class Note:
             holder=holder,
         )
 
-    def deleting(self) -> "Note":
+    def deleting(self) -> "JournalEntry":
         return replace(self, state=State.DELETING)
 
-    def prepared(self) -> "Note":
+    def prepared(self) -> "JournalEntry":
         """Back again: it turned out that the deletion is somebody else's."""
         return replace(self, state=State.PREPARED)
 
-    def wanting(self, wanted: Manifest) -> "Note":
+    def wanting(self, wanted: Manifest) -> "JournalEntry":
         return replace(self, wanted=wanted, claim=claim_of(wanted))
 
     @property
@@ -122,32 +122,32 @@ class Note:
         }
 
 
-def read_note(tree: object, *, version: str = "") -> Note:
+def read_entry(tree: object, *, version: str = "") -> JournalEntry:
     """Read a note that `Note.written` made, trusting none of it. Raises BadNote."""
     if not isinstance(tree, Mapping) or tree.get("format") != FORMAT:
-        raise BadNote(f"the note is not of format {FORMAT}")
+        raise BadEntry(f"the note is not of format {FORMAT}")
     wanted = checked_manifest(tree.get("wanted"))
     key = _handle(wanted)
     if tree.get("volume") != str(key):
-        raise BadNote(f"the note is for volume {str(tree.get('volume'))[:80]!r}, not {key}")
+        raise BadEntry(f"the note is for volume {str(tree.get('volume'))[:80]!r}, not {key}")
     if tree.get("pv") != name_of(wanted):
-        raise BadNote(f"the note is for PersistentVolume {str(tree.get('pv'))[:80]!r}")
+        raise BadEntry(f"the note is for PersistentVolume {str(tree.get('pv'))[:80]!r}")
     state = tree.get("state")
     if not isinstance(state, str) or state not in set(State):
-        raise BadNote("the note says nothing of how far the replacement came")
+        raise BadEntry("the note says nothing of how far the replacement came")
     uid, holder = tree.get("uid"), tree.get("holder")
     if not isinstance(uid, str) or not isinstance(holder, str):
-        raise BadNote("the note does not say which incarnation was to be replaced, or by whom")
+        raise BadEntry("the note does not say which incarnation was to be replaced, or by whom")
     if not uid and state != State.DELETING:
-        raise BadNote("the note names no incarnation, and is for a volume that is there")
+        raise BadEntry("the note names no incarnation, and is for a volume that is there")
     claim = claim_of(wanted)
     noted = tree.get("claim")
     if (noted is None) != (claim is None) or (
         claim is not None
         and noted != {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid}
     ):
-        raise BadNote("the note names another claim than its manifest does")
-    return Note(
+        raise BadEntry("the note names another claim than its manifest does")
+    return JournalEntry(
         pv=name_of(wanted),
         key=key,
         uid=Uid(uid),
@@ -168,15 +168,15 @@ def read_saved(tree: object, key: VolumeKey) -> Manifest:
     """
     saved = checked_manifest(tree, fresh=False)
     if _handle(saved) != key:
-        raise BadNote(
+        raise BadEntry(
             f"it was found at volume {key}, but is for {saved['spec']['csi']['volumeHandle']!r}"
         )
     claim = claim_of(saved)
     if claim is None or not claim.uid:
-        raise BadNote("its PersistentVolume names no claim by uid, so nothing tells whose it is")
+        raise BadEntry("its PersistentVolume names no claim by uid, so nothing tells whose it is")
     if not all(is_pv_name(name) for name in (claim.namespace, claim.name)):
-        raise BadNote("the claim that its PersistentVolume names has no valid name")
-    wanted = like(saved)
+        raise BadEntry("the claim that its PersistentVolume names has no valid name")
+    wanted = copy_for_create(saved)
     annotations = annotations_of(wanted)
     if annotations.pop(SKIP_RECLAIM_ANNOTATION, None) is not None:
         wanted["metadata"]["annotations"] = annotations
@@ -191,12 +191,12 @@ def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
     A `fresh` one is ready to be created and so carries no uid. Raises BadNote.
     """
     if not isinstance(tree, Mapping) or tree.get("kind", "PersistentVolume") != "PersistentVolume":
-        raise BadNote("it holds no PersistentVolume")
+        raise BadEntry("it holds no PersistentVolume")
     if tree.get("apiVersion", "v1") != "v1":
-        raise BadNote(f"apiVersion {str(tree['apiVersion'])[:40]!r} is not v1")
+        raise BadEntry(f"apiVersion {str(tree['apiVersion'])[:40]!r} is not v1")
     metadata, spec = tree.get("metadata"), tree.get("spec")
     if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
-        raise BadNote("its PersistentVolume has no metadata or no spec")
+        raise BadEntry("its PersistentVolume has no metadata or no spec")
     _check_depth(tree)
     _check_metadata(metadata, fresh=fresh)
     _check_spec(spec)
@@ -206,38 +206,38 @@ def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
 def _check_metadata(metadata: Mapping[str, Any], *, fresh: bool) -> None:
     name = metadata.get("name")
     if not is_pv_name(name):
-        raise BadNote(f"{str(name)[:80]!r} is no name of a PersistentVolume")
+        raise BadEntry(f"{str(name)[:80]!r} is no name of a PersistentVolume")
     texts = [metadata.get("labels"), metadata.get("annotations")]
     if not all(t is None or _is_texts(t) for t in texts):
-        raise BadNote("its labels or annotations are not texts")
+        raise BadEntry("its labels or annotations are not texts")
     finalizers = metadata.get("finalizers") or []
     if not isinstance(finalizers, list) or not all(isinstance(f, str) for f in finalizers):
-        raise BadNote("its finalizers are not a list of texts")
+        raise BadEntry("its finalizers are not a list of texts")
     if not isinstance(metadata.get("uid", ""), str):
-        raise BadNote("its uid is no text")
+        raise BadEntry("its uid is no text")
     if fresh and metadata.keys() & {"uid", "resourceVersion", "deletionTimestamp"}:
-        raise BadNote("its PersistentVolume carries what only the API server sets")
+        raise BadEntry("its PersistentVolume carries what only the API server sets")
 
 
 def _check_spec(spec: Mapping[str, Any]) -> None:
     csi = spec.get("csi")
     others = sorted(_OTHER_SOURCES & spec.keys())
     if others or not isinstance(csi, Mapping) or csi.get("driver") != DRIVER:
-        raise BadNote(f"its PersistentVolume is not one of {DRIVER}")
+        raise BadEntry(f"its PersistentVolume is not one of {DRIVER}")
     policy = spec.get("persistentVolumeReclaimPolicy", "Retain")
     if not isinstance(policy, str) or policy not in _POLICIES:
-        raise BadNote("its reclaim policy is none that Kubernetes knows")
+        raise BadEntry("its reclaim policy is none that Kubernetes knows")
     for field in ("claimRef", "nodeAffinity", "capacity"):
         if not isinstance(spec.get(field, {}), Mapping | None):
-            raise BadNote(f"its {field} is no object")
+            raise BadEntry(f"its {field} is no object")
     if not isinstance(spec.get("storageClassName", ""), str):
-        raise BadNote("its storageClassName is no text")
+        raise BadEntry("its storageClassName is no text")
     if not _is_texts(csi.get("volumeAttributes") or {}):
-        raise BadNote("its volume attributes are not texts")
+        raise BadEntry("its volume attributes are not texts")
     _check_affinity(spec.get("nodeAffinity") or {})
     ref = spec.get("claimRef") or {}
     if not all(isinstance(ref.get(part, ""), str) for part in ("namespace", "name", "uid")):
-        raise BadNote("its claimRef is not made of texts")
+        raise BadEntry("its claimRef is not made of texts")
 
 
 def _check_affinity(raw: Mapping[str, Any]) -> None:
@@ -248,7 +248,7 @@ def _check_affinity(raw: Mapping[str, Any]) -> None:
         and all(isinstance(e.get("values") or [], list) for e in term.get("matchExpressions") or [])
         for term in terms or ()
     ):
-        raise BadNote("its nodeAffinity does not have the form of one")
+        raise BadEntry("its nodeAffinity does not have the form of one")
 
 
 def _are_objects(value: object) -> bool:
@@ -267,7 +267,7 @@ def _check_depth(tree: object) -> None:
         ]
         if not level:
             return
-    raise BadNote("it is nested too deeply")
+    raise BadEntry("it is nested too deeply")
 
 
 def _is_texts(value: object) -> bool:
@@ -279,8 +279,8 @@ def _is_texts(value: object) -> bool:
 def _handle(manifest: Manifest) -> VolumeKey:
     handle = manifest["spec"]["csi"].get("volumeHandle")
     if not isinstance(handle, str):
-        raise BadNote("its PersistentVolume has no volume handle")
+        raise BadEntry("its PersistentVolume has no volume handle")
     try:
         return parse_handle(handle)
     except BadHandle as error:
-        raise BadNote(str(error)) from error
+        raise BadEntry(str(error)) from error

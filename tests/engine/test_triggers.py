@@ -7,33 +7,33 @@ from contextlib import aclosing
 from itertools import pairwise
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.hints import from_stream
-from linstor_affinity_events.engine.ports import Hint, MissedSome, Touched
+from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.engine.streams import Streams
+from linstor_affinity_events.engine.triggers import triggers_from
 from linstor_affinity_events.errors import LoginRefused, Unreachable
 from linstor_affinity_events.model.names import ResourceName
 from tests.fakes.linstor import FakeStream
 
-OPENED = MissedSome("fake stream opened")
+OPENED = EventsMissed("fake stream opened")
 
 
 def a_registry() -> Streams:
     return Streams(lambda: 2e9)
 
 
-def hints_of(stream: FakeStream, streams: Streams) -> AsyncGenerator[Hint, None]:
-    return from_stream(stream, Backoff(first=0.2, most=30.0, chance=random.Random(1)), streams)
+def triggers_of(stream: FakeStream, streams: Streams) -> AsyncGenerator[Trigger, None]:
+    return triggers_from(stream, Backoff(first=0.2, most=30.0, chance=random.Random(1)), streams)
 
 
 async def test_what_a_stream_tells_is_told_on_after_the_news_that_it_is_open() -> None:
     stream = FakeStream()
-    told: list[Hint] = [Touched(ResourceName("pvc-1")), MissedSome("node")]
-    for hint in told:
-        stream.tell(hint)
+    told: list[Trigger] = [ResourceTouched(ResourceName("pvc-1")), EventsMissed("node")]
+    for trigger in told:
+        stream.tell(trigger)
     streams = a_registry()
 
-    async with aclosing(hints_of(stream, streams)) as hints:
-        assert [await anext(hints) for _ in range(3)] == [OPENED, *told]
+    async with aclosing(triggers_of(stream, streams)) as triggers:
+        assert [await anext(triggers) for _ in range(3)] == [OPENED, *told]
 
     assert streams.state("fake").events == 2
 
@@ -43,9 +43,9 @@ async def test_every_connection_begins_with_the_news_that_some_were_missed() -> 
     stream.hang_up()
     stream.break_off(Unreachable("cut"))
 
-    async with aclosing(hints_of(stream, streams)) as hints:
+    async with aclosing(triggers_of(stream, streams)) as triggers:
         for _ in range(3):
-            assert await anext(hints) == OPENED
+            assert await anext(triggers) == OPENED
 
     assert stream.connections == 3
     assert streams.state("fake").connects == 3
@@ -54,10 +54,10 @@ async def test_every_connection_begins_with_the_news_that_some_were_missed() -> 
 async def test_a_peer_that_hangs_up_at_once_is_asked_less_and_less_often() -> None:
     stream = FakeStream()
     moments = []
-    async with aclosing(hints_of(stream, a_registry())) as hints:
+    async with aclosing(triggers_of(stream, a_registry())) as triggers:
         for _ in range(12):
             stream.hang_up()
-            await anext(hints)
+            await anext(triggers)
             moments.append(asyncio.get_running_loop().time())
 
     pauses = [later - sooner for sooner, later in pairwise(moments)]
@@ -74,6 +74,6 @@ async def test_a_login_that_is_refused_is_tried_again_for_it_may_be_mended() -> 
         stream.refuse = None
 
     mending = asyncio.create_task(mend())
-    async with aclosing(hints_of(stream, a_registry())) as hints:
-        assert await anext(hints) == OPENED
+    async with aclosing(triggers_of(stream, a_registry())) as triggers:
+        assert await anext(triggers) == OPENED
     await mending

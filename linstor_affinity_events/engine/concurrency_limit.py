@@ -17,7 +17,7 @@ REMEMBERED = 32
 """Of how many changes that had nobody beside them the shortest is taken."""
 
 
-class Places:
+class ConcurrencyLimit:
     """Counts who changes something, and finds out how many may at once, up to `most`.
 
     Kubernetes' volume binder, or whatever else is slowest, gets through so many changes a second,

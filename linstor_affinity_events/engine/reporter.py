@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 
 from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.names import PvName, Uid
-from linstor_affinity_events.model.verdict import (
+from linstor_affinity_events.model.decision import (
     Change,
+    Decision,
+    InSync,
     Later,
     Reason,
     Refusal,
     Resume,
-    Settled,
     Skipped,
-    Verdict,
 )
+from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ KEPT_CHANGES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Unsettled:
+class OutOfSync:
     """Why a volume is not as it should be."""
 
     kind: str
@@ -53,13 +53,13 @@ class Unsettled:
     """When people were warned of it."""
 
     @classmethod
-    def of(cls, volume: Volume, verdict: Verdict) -> "Unsettled":
-        return cls(kind_of(verdict), reason_of(verdict), why_of(verdict), volume.uid)
+    def of(cls, volume: Volume, decision: Decision) -> "OutOfSync":
+        return cls(kind_of(decision), reason_of(decision), why_of(decision), volume.uid)
 
     told: str = field(default="", compare=False)
     """What they were told last."""
 
-    def after(self, before: "Unsettled | None", now: float) -> "Unsettled":
+    def after(self, before: "OutOfSync | None", now: float) -> "OutOfSync":
         """The same, counted from when it began."""
         if before is None or (before.kind, before.reason) != (self.kind, self.reason):
             return replace(self, since=now)
@@ -94,76 +94,76 @@ class Changed:
     """Seconds since the hint."""
 
 
-def kind_of(verdict: Verdict) -> str:
-    return type(verdict).__name__.lower()
+def kind_of(decision: Decision) -> str:
+    return type(decision).__name__.lower()
 
 
-def reason_of(verdict: Verdict) -> str:
-    match verdict:
+def reason_of(decision: Decision) -> str:
+    match decision:
         case Skipped(reason) | Refusal(reason) | Later(reason):
             return str(reason)
-        case Settled() | Resume() | Change():
+        case InSync() | Resume() | Change():
             return ""
 
 
-def why_of(verdict: Verdict) -> str:
-    return "" if isinstance(verdict, Settled | Resume | Change) else verdict.why
+def why_of(decision: Decision) -> str:
+    return "" if isinstance(decision, InSync | Resume | Change) else decision.why
 
 
-class Teller:
+class Reporter:
     """Remembers what was told of which volume; of volumes as they should be it keeps nothing."""
 
     def __init__(self, notices: Notices, telemetry: Telemetry, now: Callable[[], float]) -> None:
         self._notices, self._telemetry, self._now = notices, telemetry, now
-        self.unsettled: dict[PvName, Unsettled] = {}
+        self.out_of_sync: dict[PvName, OutOfSync] = {}
         self._advised: dict[tuple[PvName, str], str] = {}
         self.latest: deque[Changed] = deque(maxlen=KEPT_CHANGES)
         """The last changes, the newest last."""
 
-    def told(self, volume: Volume, verdict: Verdict) -> bool:
+    def told(self, volume: Volume, decision: Decision) -> bool:
         """Whether this very verdict on this incarnation was told already."""
-        return self.unsettled.get(volume.name) == Unsettled.of(volume, verdict)
+        return self.out_of_sync.get(volume.name) == OutOfSync.of(volume, decision)
 
-    def tell(self, volume: Volume, verdict: Verdict) -> None:
+    def report(self, volume: Volume, decision: Decision) -> None:
         """Take note of a verdict. A refusal goes out as a Warning Event, a metric and a log line at
         once, and what is put off when it lasts for minutes; both again as long as they last.
         """
-        self._telemetry.verdict(kind_of(verdict), reason_of(verdict))
-        if isinstance(verdict, Settled):
-            if self.unsettled.pop(volume.name, None) is not None:
+        self._telemetry.decision(kind_of(decision), reason_of(decision))
+        if isinstance(decision, InSync):
+            if self.out_of_sync.pop(volume.name, None) is not None:
                 log.info("volume is as it should be again", extra=facts(pv=volume.name))
             return
-        if isinstance(verdict, Change | Resume):
+        if isinstance(decision, Change | Resume):
             return
-        now, known = self._now(), self.unsettled.get(volume.name)
-        found = Unsettled.of(volume, verdict)
+        now, known = self._now(), self.out_of_sync.get(volume.name)
+        found = OutOfSync.of(volume, decision)
         new, found = found != known, found.after(known, now)
         if found.to_be_warned_of(now):
             self._warn(volume, found)
             found = replace(found, warned=(*found.warned, now), told=found.why)
         elif new:
-            usual = isinstance(verdict, Skipped) or verdict.reason is Reason.YOUNG
+            usual = isinstance(decision, Skipped) or decision.reason is Reason.YOUNG
             log.log(
                 logging.DEBUG if usual else logging.INFO,
                 "volume left alone for now",
                 extra=facts(pv=volume.name, rd=volume.key, reason=found.reason, why=found.why),
             )
-        self.unsettled[volume.name] = found
+        self.out_of_sync[volume.name] = found
 
-    def lasts(self, volume: Volume, verdict: Later, *, since_age: float) -> None:
+    def lasts(self, volume: Volume, decision: Later, *, since_age: float) -> None:
         """Take note of something that has stood against a volume for so many seconds already."""
-        known = self.unsettled.get(volume.name)
-        if known is None or known.reason != reason_of(verdict):
-            found = Unsettled.of(volume, verdict)
-            self.unsettled[volume.name] = replace(found, since=self._now() - since_age)
-        self.tell(volume, verdict)
+        known = self.out_of_sync.get(volume.name)
+        if known is None or known.reason != reason_of(decision):
+            found = OutOfSync.of(volume, decision)
+            self.out_of_sync[volume.name] = replace(found, since=self._now() - since_age)
+        self.report(volume, decision)
 
     def deferred(self) -> Counter[str]:
         """How many volumes have been waiting for minutes, by reason."""
         now = self._now()
         return Counter(
             each.reason
-            for each in self.unsettled.values()
+            for each in self.out_of_sync.values()
             if each.kind == "later" and now - each.since >= DEFERRED_FOR
         )
 
@@ -201,7 +201,7 @@ class Teller:
 
     def forget(self, name: PvName) -> None:
         """The volume is gone."""
-        self.unsettled.pop(name, None)
+        self.out_of_sync.pop(name, None)
         for reason in (DUPLICATE_REASON, DIFFERENT_REASON):
             self._advised.pop((name, reason), None)
 
@@ -212,7 +212,7 @@ class Teller:
 
         The Event goes to the volume that is there now, so that people find it there.
         """
-        self.unsettled.pop(volume.name, None)
+        self.out_of_sync.pop(volume.name, None)
         was, now = str(volume.affinity), str(change.wanted)
         self.latest.append(
             Changed(at=self._now(), volume=volume, was=was, now=now, how=how, took=took)
@@ -232,7 +232,7 @@ class Teller:
         )
         self._notices.updated(now_there, was, now)
 
-    def _warn(self, volume: Volume, found: Unsettled) -> None:
+    def _warn(self, volume: Volume, found: OutOfSync) -> None:
         if found.kind == "refusal":
             text, why = "volume left as it is", found.why
         else:

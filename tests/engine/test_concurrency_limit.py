@@ -1,0 +1,137 @@
+"""How many volumes are changed at a time, beside bottlenecks of several kinds."""
+
+import heapq
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linstor_affinity_events.engine.concurrency_limit import REMEMBERED, ConcurrencyLimit
+
+MOST = 10
+ALONE = 0.1
+"""How long a change takes with nobody in its way."""
+
+KIND = "replace"
+
+
+def play(
+    concurrency_limit: ConcurrencyLimit,
+    changes: int,
+    *,
+    a_second: float,
+    alone: float = ALONE,
+    jitter: float = 1.0,
+) -> float:
+    """Make so many changes, as many at a time as may be, beside somebody who gets through so many
+    a second, one after the other. Answers how long it took.
+    """
+    chance = random.Random(7)
+    under_way: list[tuple[float, float]] = []
+    now = served = 0.0
+    for _ in range(changes):
+        while concurrency_limit.free:
+            concurrency_limit.take()
+            served = max(served, now) + 1 / a_second
+            ends = max(served, now + alone * chance.uniform(1.0, jitter))
+            heapq.heappush(under_way, (ends, now))
+        now, begun = heapq.heappop(under_way)
+        concurrency_limit.learn(KIND, now - begun)
+        concurrency_limit.give_back()
+    for _ in under_way:
+        concurrency_limit.give_back()
+    return now
+
+
+def one_alone(concurrency_limit: ConcurrencyLimit, took: float, kind: str = KIND) -> None:
+    concurrency_limit.take()
+    concurrency_limit.learn(kind, took)
+    concurrency_limit.give_back()
+
+
+@pytest.mark.parametrize("jitter", [1.0, 2.0])
+def test_where_nobody_waits_for_another_all_places_are_used_soon(jitter: float) -> None:
+    concurrency_limit = ConcurrencyLimit(MOST)
+
+    play(concurrency_limit, 60, a_second=1e6, jitter=jitter)
+
+    assert concurrency_limit.at_once == MOST
+
+
+@pytest.mark.parametrize("changes", [200, 5_000])
+@pytest.mark.parametrize("a_second", [6.0, 20.0, 35.0])
+def test_beside_a_bottleneck_a_few_wait_for_it_and_it_never_waits(
+    a_second: float, changes: int
+) -> None:
+    concurrency_limit = ConcurrencyLimit(MOST)
+
+    took = play(concurrency_limit, changes, a_second=a_second)
+
+    keeps_it_busy = ALONE * a_second
+    assert keeps_it_busy + 1 <= concurrency_limit.at_once <= 1.5 * keeps_it_busy + 4
+    assert took <= 1.02 * changes / a_second + 5 * ALONE
+
+
+def test_those_that_come_one_by_one_raise_nothing() -> None:
+    concurrency_limit = ConcurrencyLimit(MOST)
+
+    for number in range(100):
+        one_alone(concurrency_limit, ALONE * (1 + number % 2))
+
+    assert concurrency_limit.at_once <= 2
+
+
+def test_one_kind_that_waits_for_nobody_does_not_make_the_others_look_slow() -> None:
+    concurrency_limit = ConcurrencyLimit(MOST)
+    one_alone(concurrency_limit, ALONE / 100, kind="patch")
+
+    play(concurrency_limit, 60, a_second=1e6)
+
+    assert concurrency_limit.at_once == MOST
+
+
+def test_a_cluster_that_became_slower_gets_its_places_back_after_calm_days() -> None:
+    concurrency_limit = ConcurrencyLimit(MOST)
+    play(concurrency_limit, 60, a_second=1e6)
+    play(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
+    assert concurrency_limit.at_once < MOST
+
+    for _ in range(REMEMBERED):
+        one_alone(concurrency_limit, 10 * ALONE)
+    play(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
+
+    assert concurrency_limit.at_once == MOST
+
+
+def test_one_that_took_very_long_hardly_counts() -> None:
+    concurrency_limit = ConcurrencyLimit(MOST)
+    play(concurrency_limit, 60, a_second=1e6)
+
+    while concurrency_limit.free:
+        concurrency_limit.take()
+    concurrency_limit.learn(KIND, 1000 * ALONE)
+
+    assert concurrency_limit.at_once >= MOST - 2
+
+
+@given(
+    most=st.integers(1, 50),
+    took=st.lists(st.floats(0.0, 1e4, allow_nan=False), max_size=200),
+    crowded=st.booleans(),
+)
+def test_there_is_always_a_place_and_never_more_than_wished(
+    most: int, took: list[float], crowded: bool
+) -> None:
+    concurrency_limit = ConcurrencyLimit(most)
+
+    for seconds in took:
+        concurrency_limit.take()
+        while crowded and concurrency_limit.free:
+            concurrency_limit.take()
+        concurrency_limit.learn(KIND, seconds)
+        while concurrency_limit.taken:
+            concurrency_limit.give_back()
+
+        assert 1 <= concurrency_limit.at_once <= most
+        assert concurrency_limit.free
