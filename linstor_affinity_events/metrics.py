@@ -141,7 +141,7 @@ class Metrics:
         if how != "resume" and outcome in {"done", "kept"}:
             self._latency.observe(since_trigger)
 
-    def told_first(self, source: str) -> None:
+    def changed_by_trigger(self, source: str) -> None:
         self._told_first.labels(source).inc()
 
     def drift_without_event(self, cause: str) -> None:

@@ -26,7 +26,7 @@ class Drain:
         """Wait for the workers; those that take longer are cancelled."""
         clock = asyncio.get_running_loop().time
         if self._until is None:
-            busy, waiting = self._queue.held, len(self._queue)
+            busy, waiting = self._queue.processing, len(self._queue)
             log.info("stopping", extra=facts(working=busy, waiting=waiting))
             self._queue.close()
             self._until = clock() + self._grace

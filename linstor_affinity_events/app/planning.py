@@ -100,7 +100,7 @@ class _Reading:
             [volume for volume in meant if self._index.get(volume.name) is None],
             {entry.pv for entry in entries},
         )
-        taken = [f for f in findings if selection.takes_place(f.volume, f.case.placement)]
+        taken = [f for f in findings if selection.matches_node(f.volume, f.case.placement)]
         if not self._what_if:
             taken = await self._planner.obstacles(taken)
         taken.sort(key=lambda finding: finding.volume.name)

@@ -158,14 +158,14 @@ class Service:
         gauge(
             "queue_changing",
             "Resources whose volumes are being changed.",
-            lambda: concurrency_limit.taken,
+            lambda: concurrency_limit.in_flight,
         )
         gauge(
             "queue_places",
             "Resources whose volumes may be changed at a time.",
-            lambda: concurrency_limit.at_once,
+            lambda: concurrency_limit.limit,
         )
-        gauge("queue_working", "Resources in a worker's hands.", lambda: queue.held)
+        gauge("queue_working", "Resources in a worker's hands.", lambda: queue.processing)
         gauge("leader", "Whether this instance leads.", lambda: self.election.leading)
         gauge("known_volumes", "Volumes of our driver.", lambda: len(self.index))
         gauge("events_lost", "Kubernetes Events not sent.", lambda: self.events.lost)

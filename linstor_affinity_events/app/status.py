@@ -83,7 +83,7 @@ class StatusReport:
         age = 0.0 if since is None else asyncio.get_running_loop().time() - since
         return {
             "waiting": len(self._queue),
-            "working": self._queue.held,
+            "working": self._queue.processing,
             "oldestSeconds": round(max(age, 0.0), 3),
         }
 

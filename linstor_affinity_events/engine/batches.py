@@ -23,15 +23,15 @@ from linstor_affinity_events.model.placement import Definition, Placement
 
 log = logging.getLogger(__name__)
 
-LEAST = 100
+SMALLEST = 100
 SHARE = 50
 """A bulk read costs us, for each volume of the cluster, about a 60th of a look's two requests."""
 
-SETTLE = 0.2
+COLLECT_FOR = 0.2
 """A flood comes over some time; what is told after a read has begun needs the next one."""
 
-AGAIN = 5.0
-PATIENCE = 5.0
+RETRY_AFTER = 5.0
+LIMIT_READS_FOR = 5.0
 """How long other looks have to stand back; where LINSTOR hangs, a read takes much longer."""
 
 YIELD_EVERY = 100
@@ -63,17 +63,17 @@ class BatchReconciler:
     async def run(self) -> None:
         """Serve one crowd after another, for ever."""
         while True:
-            await self._queue.until_crowded(self._big)
+            await self._queue.until_backlog(self._threshold)
             served = self._placement_reader.bulk_works
-            while served and self._queue.due_looks() >= self._big():
-                with self._queue.few_looks(for_at_most=PATIENCE):
-                    await asyncio.sleep(SETTLE)
+            while served and self._queue.due_reads() >= self._threshold():
+                with self._queue.limit_reads(for_at_most=LIMIT_READS_FOR):
+                    await asyncio.sleep(COLLECT_FOR)
                     served = await self._serve()
             if not served:
-                await asyncio.sleep(AGAIN)
+                await asyncio.sleep(RETRY_AFTER)
 
-    def _big(self) -> int:
-        return max(LEAST, len(self._index.resources()) // SHARE)
+    def _threshold(self) -> int:
+        return max(SMALLEST, len(self._index.resources()) // SHARE)
 
     async def _serve(self) -> bool:
         """Answer all looks asked for until now; False if there was no bulk read to be had."""
@@ -83,24 +83,24 @@ class BatchReconciler:
             # First what hardly ever fails, so that an outage is not taken for a satellite's.
             await self._cluster_view.read_nodes()
             definitions = await self._linstor.definitions()
-            placements = await self._placement_reader.in_one_piece()
+            placements = await self._placement_reader.bulk_read()
             if placements is None:
                 return False
         except (Again, Refused, Missing) as error:
             log.info("looks go on one by one", extra=facts(why=error))
             return False
-        answered = 0
-        with closing(self._queue.claim_looks(until=begun)) as items:
+        reconciled = 0
+        with closing(self._queue.take_reads(until=begun)) as items:
             async for item in yielding(items, every=YIELD_EVERY):
-                answered += await self._answer(item, definitions, placements)
-        self._telemetry.batch_reconciled(answered)
+                reconciled += await self._reconcile(item, definitions, placements)
+        self._telemetry.batch_reconciled(reconciled)
         log.info(
             "many looks answered by one read",
-            extra=facts(looks=answered, took_s=round(clock() - begun, 2)),
+            extra=facts(looks=reconciled, took_s=round(clock() - begun, 2)),
         )
         return True
 
-    async def _answer(
+    async def _reconcile(
         self,
         item: WorkItem[ResourceName],
         definitions: Mapping[ResourceName, Definition],
@@ -108,7 +108,7 @@ class BatchReconciler:
     ) -> bool:
         definition, placement = definitions.get(item.key), placements.get(item.key)
         if definition is not None and placement is not None and not definition.saved:
-            return await self._reconciler.answer(item, definition, placement)
+            return await self._reconciler.reconcile_from_batch(item, definition, placement)
         # It may have come or gone between the two reads.
-        self._reconciler.look_alone(item)
+        self._reconciler.requeue_unbatchable(item)
         return False

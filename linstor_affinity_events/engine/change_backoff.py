@@ -34,10 +34,10 @@ class _History:
     def is_over(self, now: float) -> bool:
         """Whether nothing counts any more: one that had to pause was left alone for long since."""
         if self.against is None:
-            return self.left(now) == 0
+            return self.counted(now) == 0
         return now >= self.until + max(self.pause, QUIET)
 
-    def left(self, now: float) -> float:
+    def counted(self, now: float) -> float:
         return max(0.0, self.changes - (now - self.at) / FORGIVEN_EVERY)
 
 
@@ -65,7 +65,7 @@ class ChangeBackoff:
         history = self._known.get(name)
         if history is None or history.is_over(now):
             history = self._known[name] = _History()
-        history.changes, history.at = history.left(now) + 1, now
+        history.changes, history.at = history.counted(now) + 1, now
         if different:
             history.against = Refusal(Reason.DIFFERENT, different)
         elif history.against is not None or history.changes > BURST:

@@ -26,7 +26,7 @@ NEWS_AT_MOST = 0.5
 PROTECTION = "kubernetes.io/pv-protection"
 PROTECTION_AT_MOST = 0.05
 BOUND_WITHIN = 5.0
-SEEN = frozenset({"Bound", "Released", "Failed"})
+BINDER_PHASES = frozenset({"Bound", "Released", "Failed"})
 """Phases that only the binder gives a volume that names a claim."""
 
 RESYNC_PERIOD = 15.0
@@ -34,8 +34,8 @@ RESYNC_PERIOD = 15.0
 --pvclaimbinder-sync-period, which hardly anybody changes.
 """
 
-NOISE_BEFORE, NOISE_AFTER = 0.2, 0.5
-TICK_KEEPS = 600.0
+MARGIN_BEFORE, MARGIN_AFTER = 0.2, 0.5
+RESYNC_KNOWN_FOR = 600.0
 
 
 class ClaimGuard:
@@ -51,10 +51,10 @@ class ClaimGuard:
     ) -> None:
         self._volumes, self._telemetry = volumes, telemetry
         self._delays, self._timeout = delays, timeout
-        self._tick = float("-inf")
+        self._resync_at = float("-inf")
 
-    async def until_let_go(
-        self, entry: JournalEntry, pointed: Manifest, volume_watch: VolumeWatch
+    async def until_released(
+        self, entry: JournalEntry, detached: Manifest, volume_watch: VolumeWatch
     ) -> tuple[Manifest | None, bool]:
         """Wait until the binder has let go of the claim, or somebody changed the volume instead.
 
@@ -65,8 +65,8 @@ class ClaimGuard:
         clock = asyncio.get_running_loop().time
         begun = clock()
         while True:
-            silent_since = max(begun, self._volumes.last_phase_change())
-            deadline = min(silent_since + self._timeout, begun + GUARD_AT_MOST)
+            last_sign = max(begun, self._volumes.last_phase_change())
+            deadline = min(last_sign + self._timeout, begun + GUARD_AT_MOST)
             if clock() >= deadline:
                 log.warning("the binder did not answer in time", extra=facts(pv=entry.pv))
                 return None, False
@@ -74,27 +74,32 @@ class ClaimGuard:
             # A watch that lags may still tell of an earlier incarnation: only an uncached read
             # can say that ours is gone.
             if seen is not None and uid_of(seen) == entry.uid:
-                if _let_go(seen):
-                    return await self._unprotected(entry, volume_watch, seen), True
-                if _points_back(seen) and _is_newer(seen, pointed):
+                if _is_released(seen):
+                    return await self._until_unprotected(entry, volume_watch, seen), True
+                if _names_other_claim(seen) and _is_newer(seen, detached):
                     if claim_of(seen) == entry.claim:
-                        self._looks_at_everything()
+                        self._saw_resync()
                     return seen, True
             try:
                 async with asyncio.timeout(min(NEWS_AT_MOST, deadline - clock())):
                     await volume_watch.news()
             except TimeoutError:
                 pv = await self._volumes.read(entry.pv)
-                if pv is None or uid_of(pv) != entry.uid or _let_go(pv) or _points_back(pv):
+                if (
+                    pv is None
+                    or uid_of(pv) != entry.uid
+                    or _is_released(pv)
+                    or _names_other_claim(pv)
+                ):
                     return pv, True
 
-    def _looks_at_everything(self) -> None:
+    def _saw_resync(self) -> None:
         """The binder bent a claimRef back, or called a claim Lost: it does so when it looks at
         everything, and will again after its period.
         """
-        self._tick = asyncio.get_running_loop().time()
+        self._resync_at = asyncio.get_running_loop().time()
 
-    async def quiet_moment(self) -> bool:
+    async def avoid_resync(self) -> bool:
         """Return when the binder is not about to look at everything, as far as can be told;
         answers whether that had to be waited for.
 
@@ -102,19 +107,19 @@ class ClaimGuard:
         the binder did last time, and forgotten when that is long ago, since its clock drifts.
         """
         clock = asyncio.get_running_loop().time
-        if clock() - self._tick > TICK_KEEPS:
+        if clock() - self._resync_at > RESYNC_KNOWN_FOR:
             return False
-        into = (clock() - self._tick) % RESYNC_PERIOD
-        if into < NOISE_AFTER:
-            await asyncio.sleep(NOISE_AFTER - into)
+        since_resync = (clock() - self._resync_at) % RESYNC_PERIOD
+        if since_resync < MARGIN_AFTER:
+            await asyncio.sleep(MARGIN_AFTER - since_resync)
             return True
-        if into > RESYNC_PERIOD - NOISE_BEFORE:
-            await asyncio.sleep(RESYNC_PERIOD - into + NOISE_AFTER)
+        if since_resync > RESYNC_PERIOD - MARGIN_BEFORE:
+            await asyncio.sleep(RESYNC_PERIOD - since_resync + MARGIN_AFTER)
             return True
         return False
 
     @staticmethod
-    async def _unprotected(
+    async def _until_unprotected(
         entry: JournalEntry, volume_watch: VolumeWatch, seen: Manifest
     ) -> Manifest:
         """Give the protection controller a moment: it drops its finalizer right after the binder's
@@ -129,7 +134,7 @@ class ClaimGuard:
         latest = volume_watch.latest
         return latest if latest is not None and uid_of(latest) == entry.uid else seen
 
-    async def see_bound(
+    async def verify_bound(
         self,
         entry: JournalEntry,
         before: Manifest | None,
@@ -144,7 +149,7 @@ class ClaimGuard:
         """
         if entry.user is None:
             return True
-        await self._until_binder_saw(made, volume_watch)
+        await self._until_phase_written(made, volume_watch)
         delays, lost = self._delays(), False
         deadline = asyncio.get_running_loop().time() + BOUND_WITHIN
         while True:
@@ -154,7 +159,7 @@ class ClaimGuard:
             bound = phase_of(claim) == "Bound"
             if not lost and (phase_of(claim) == "Lost" or (bound and _was_lost(before, claim))):
                 lost = True
-                self._looks_at_everything()
+                self._saw_resync()
                 self._telemetry.claim_lost()
                 log.warning(
                     "claim was Lost for a moment; the PersistentVolume controller has bound it "
@@ -171,7 +176,7 @@ class ClaimGuard:
                 return False
             await asyncio.sleep(delays.next())
 
-    async def _until_binder_saw(self, made: Manifest, volume_watch: VolumeWatch) -> None:
+    async def _until_phase_written(self, made: Manifest, volume_watch: VolumeWatch) -> None:
         """Wait until the new volume's phase is written; at most for the guard's time without any
         sign of the binder's life, on any volume.
         """
@@ -179,10 +184,14 @@ class ClaimGuard:
         begun = clock()
         while True:
             seen = volume_watch.latest
-            if seen is not None and uid_of(seen) == uid_of(made) and phase_of(seen) in SEEN:
+            if (
+                seen is not None
+                and uid_of(seen) == uid_of(made)
+                and phase_of(seen) in BINDER_PHASES
+            ):
                 return
-            silent_since = max(begun, self._volumes.last_phase_change())
-            deadline = min(silent_since + self._timeout, begun + RESYNC_PERIOD)
+            last_sign = max(begun, self._volumes.last_phase_change())
+            deadline = min(last_sign + self._timeout, begun + RESYNC_PERIOD)
             if clock() >= deadline:
                 return
             with suppress(TimeoutError):
@@ -206,13 +215,13 @@ def _phase_written(claim: Manifest) -> str | None:
     return None
 
 
-def _points_back(pv: Manifest) -> bool:
+def _names_other_claim(pv: Manifest) -> bool:
     named = claim_of(pv)
     return named is not None and named.name != tombstone_name(pv)
 
 
-def _let_go(pv: Manifest) -> bool:
-    return not _points_back(pv) and phase_of(pv) != "Bound"
+def _is_released(pv: Manifest) -> bool:
+    return not _names_other_claim(pv) and phase_of(pv) != "Bound"
 
 
 def _is_newer(seen: Manifest, than: Manifest) -> bool:

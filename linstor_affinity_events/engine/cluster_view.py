@@ -21,7 +21,7 @@ from linstor_affinity_events.model.volume import Volume
 IMMUTABLE_FOR = 600.0
 """How long a cluster that refused to change a node affinity is not asked again."""
 
-NODES_AGAIN = 1.0
+NODES_READ_INTERVAL = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class ClusterView:
     """Volumes that look young, each with the moment from which on it did."""
     _nodes_read: float = float("-inf")
     _immutable_until: float = float("-inf")
-    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _nodes_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def case(
         self,
@@ -55,13 +55,13 @@ class ClusterView:
         definition: Definition | None,
         placement: Placement | None,
         *,
-        noted: bool = False,
+        has_journal_entry: bool = False,
     ) -> Case:
         now = self.now()
         return Case(
             volume=volume,
             duplicates=self.in_use_with(volume.key, but=volume.name),
-            noted=noted,
+            has_journal_entry=has_journal_entry,
             definition=definition,
             placement=placement,
             nodes=self.nodes,
@@ -81,11 +81,11 @@ class ClusterView:
         uid, since = self._young.get(volume.name, ("", moment))
         if uid == volume.uid:
             return moment - since
-        if self._looks_young(volume, now):
+        if self._is_young(volume, now):
             self._young[volume.name] = (volume.uid, moment)
         return 0.0
 
-    def _looks_young(self, volume: Volume, now: float) -> bool:
+    def _is_young(self, volume: Volume, now: float) -> bool:
         return now < volume.created_at + self.grace
 
     def forget_gone(self) -> None:
@@ -93,7 +93,7 @@ class ClusterView:
         now = self.now()
         for name in tuple(self._young):
             volume = self.index.get(name)
-            if volume is None or not self._looks_young(volume, now):
+            if volume is None or not self._is_young(volume, now):
                 del self._young[name]
         self.backoff.forget_old()
 
@@ -131,13 +131,13 @@ class ClusterView:
         """Whether the last snapshot has every node that has data of it."""
         return placement.serving_nodes <= self.nodes.labels.keys()
 
-    async def know_nodes(self, placement: Placement | None) -> None:
+    async def ensure_nodes(self, placement: Placement | None) -> None:
         """Take a new snapshot if some replica is on a node that the last one lacks."""
         if placement is None or self.knows_nodes_of(placement):
             return
         asked = asyncio.get_running_loop().time()
-        async with self._reading:
-            if self._nodes_read < asked - NODES_AGAIN:
+        async with self._nodes_lock:
+            if self._nodes_read < asked - NODES_READ_INTERVAL:
                 await self.read_nodes()
 
     def cluster_refused_change(self) -> None:

@@ -4,10 +4,10 @@ from collections import defaultdict, deque
 from collections.abc import Hashable
 from functools import partial
 
-FEW = 3.0
+QUEUED = 3.0
 """How many may wait for each other, so that whoever is the bottleneck never waits for us."""
 
-USUAL = 1.5
+TOLERANCE = 1.5
 """How much longer than the shortest one a change may take without anybody in its way."""
 
 STEP = 0.2
@@ -29,47 +29,47 @@ class ConcurrencyLimit:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._wish = 1.0
-        self._taken = 0
-        self._alone = False
+        self._estimate = 1.0
+        self._in_flight = 0
+        self._uncontended = False
         """Whether nobody came beside the one that took its place last, nor was there before."""
-        self._short: defaultdict[Hashable, deque[float]] = defaultdict(
+        self._fastest: defaultdict[Hashable, deque[float]] = defaultdict(
             partial(deque, maxlen=REMEMBERED)
         )
 
     @property
-    def at_once(self) -> int:
+    def limit(self) -> int:
         """How many may change something at a time, as found out so far."""
-        return min(self._most, int(self._wish))
+        return min(self._most, int(self._estimate))
 
     @property
-    def taken(self) -> int:
+    def in_flight(self) -> int:
         """How many do so now."""
-        return self._taken
+        return self._in_flight
 
     @property
     def free(self) -> bool:
-        return self._taken < self.at_once
+        return self._in_flight < self.limit
 
-    def take(self) -> None:
-        self._alone = self._taken == 0
-        self._taken += 1
+    def acquire(self) -> None:
+        self._uncontended = self._in_flight == 0
+        self._in_flight += 1
 
-    def give_back(self) -> None:
-        self._taken -= 1
+    def release(self) -> None:
+        self._in_flight -= 1
 
-    def learn(self, kind: Hashable, took: float) -> None:
+    def observe(self, kind: Hashable, took: float) -> None:
         """Hear from one that still has its place how many seconds its change took.
 
         Only changes of one kind are compared: one that waits for nobody else must not make those
         look slow that have to.
         """
-        known = self._short[kind]
-        if self._alone or not known or took < min(known):
+        known = self._fastest[kind]
+        if self._uncontended or not known or took < min(known):
             known.append(took)
         if self.free:
             # Nobody waited for a place, so it does not tell what would become of more.
             return
-        share = min(1.0, USUAL * min(known) / took) if took > 0 else 1.0
-        wish = self._wish * share + FEW
-        self._wish = min(self._wish + STEP * (wish - self._wish), float(self._most))
+        share = min(1.0, TOLERANCE * min(known) / took) if took > 0 else 1.0
+        estimate = self._estimate * share + QUEUED
+        self._estimate = min(self._estimate + STEP * (estimate - self._estimate), float(self._most))

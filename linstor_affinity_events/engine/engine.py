@@ -150,7 +150,7 @@ class Engine:
         """
         if len(self.queue) >= MOST_WAITING and not self._ports.index.of(resource):
             return
-        self.placement_reader.heard_of(resource)
+        self.placement_reader.invalidate(resource)
         if self._ports.leadership.leading:
             self.queue.add(resource, source=source)
 
@@ -167,7 +167,7 @@ class Engine:
             self.full_reconciler.request("leading")
             self.pulse.wake()
         else:
-            self.replacer.unfinished.stand_back()
+            self.replacer.unfinished.leadership_lost()
 
     def failures(self, streams: Iterable[str]) -> dict[str, str]:
         """What keeps it from doing its work, by part."""

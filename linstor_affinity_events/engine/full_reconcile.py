@@ -16,7 +16,14 @@ from linstor_affinity_events.engine.reporter import Reporter, kind_of, reason_of
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.decision import Change, Decision, Later, Refusal, Resume, decide
+from linstor_affinity_events.model.decision import (
+    Change,
+    Decision,
+    Deferred,
+    Refusal,
+    Resume,
+    decide,
+)
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
 from linstor_affinity_events.model.volume import Volume
@@ -107,7 +114,7 @@ class FullReconciler:
                     log.info("full pass ended", extra=facts(cause=cause))
                 self.failure = None
                 delay = min(SPACING, self._pace / 2)
-                again = self._unanswered(causes)
+                again = self._still_open(causes)
             else:
                 delay = self._failed(cause, *failed)
                 again = causes
@@ -116,7 +123,7 @@ class FullReconciler:
             if again:
                 self._request(again)
 
-    def _unanswered(self, causes: Mapping[str, float]) -> Mapping[str, float]:
+    def _still_open(self, causes: Mapping[str, float]) -> Mapping[str, float]:
         """Causes that are younger than some of what the last pass went by: it may have begun in an
         attempt that was cut off before they came.
         """
@@ -127,18 +134,18 @@ class FullReconciler:
         """Sweep; answers the kind of failure and what it says, None if all went well. Nothing of
         what was read is referred to any more when it has ended.
         """
-        before = self._placement_reader.kept
+        before = self._placement_reader.read_so_far
         try:
             async with asyncio.timeout(self._limit):
                 await self.reconcile_all(cause)
         except TimeoutError:
-            kept = self._placement_reader.kept
-            if kept == before:
+            read = self._placement_reader.read_so_far
+            if read == before:
                 return "TimeoutError", f"cut off after {self._limit:g} s"
             # It gets on, and need not wait for longer each time.
             self._delays.reset()
             return "TimeoutError", (
-                f"cut off after {self._limit:g} s, with {kept} of {len(self._index.resources())} "
+                f"cut off after {self._limit:g} s, with {read} of {len(self._index.resources())} "
                 "resources read one by one; it goes on with the others"
             )
         except (Again, Refused) as error:
@@ -200,13 +207,13 @@ class FullReconciler:
             for volume in tuple(self._index.of(resource)):
                 decision = decide(self._cluster_view.case(volume, definition, placement))
                 found[kind_of(decision), reason_of(decision)] += 1
-                self._suspect(cause, resource, volume, decision)
+                self._follow_up(cause, resource, volume, decision)
         for name in [name for name in self._reporter.out_of_sync if self._index.get(name) is None]:
             self._reporter.forget(name)
         self._forget_gone()
         return found
 
-    def _suspect(
+    def _follow_up(
         self, cause: str, resource: ResourceName, volume: Volume, decision: Decision
     ) -> None:
         match decision:
@@ -221,9 +228,9 @@ class FullReconciler:
             case Resume():
                 if self._leadership.leading:
                     self._queue.add(resource, priority=Priority.URGENT)
-            case Later(_, _, after) if after is not None:
+            case Deferred(_, _, after) if after is not None:
                 self._queue.add(resource, after=after)
-            case Refusal() if not self._reporter.told(volume, decision):
+            case Refusal() if not self._reporter.is_reported(volume, decision):
                 # What was read may be old by now: let a look tell it.
                 self._queue.add(resource)
             case _:

@@ -22,7 +22,7 @@ class QueueClosed(Exception):
 class Priority(IntEnum):
     """What a key waits for."""
 
-    LOOK = 0
+    RECONCILE = 0
     URGENT = 1
     """A change that lets pods start where the data is."""
 
@@ -45,7 +45,7 @@ class WorkItem(Generic[K]):
     changing: bool = False
     """Whether one of the places for changes is taken."""
 
-    looks_only: bool = False
+    read_only: bool = False
     """Whether it must change nothing, whatever is found."""
 
     @property
@@ -66,30 +66,30 @@ class KeyedQueue(Generic[K]):
 
     def __init__(self, *, changes_at_once: int = 10) -> None:
         self._waiting: dict[K, tuple[Priority, Waiting[K]]] = {}
-        self._rows: dict[Priority, ReadyHeap[K]] = {priority: ReadyHeap() for priority in Priority}
-        self._held: set[K] = set()
-        self._blocked: dict[K, tuple[Priority, Waiting[K]]] = {}
+        self._ready: dict[Priority, ReadyHeap[K]] = {priority: ReadyHeap() for priority in Priority}
+        self._processing: set[K] = set()
+        self._dirty: dict[K, tuple[Priority, Waiting[K]]] = {}
         self._order = count()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._alarm: tuple[float, asyncio.TimerHandle] | None = None
+        self._wakeup: tuple[float, asyncio.TimerHandle] | None = None
         self._reached = float("-inf")
         """The time that an alarm was set for: loops ring it a little early."""
         self.concurrency_limit = ConcurrencyLimit(changes_at_once)
-        self._looking = 0
-        self._looks_at_once = float("inf")
-        self._batches: tuple[Callable[[], int], asyncio.Future[None]] | None = None
+        self._reading = 0
+        self._read_limit = float("inf")
+        self._backlog: tuple[Callable[[], int], asyncio.Future[None]] | None = None
         self.closed = False
 
     def __len__(self) -> int:
         """Keys waiting; those in a worker's hands do not count unless they are wanted again."""
-        return len(self._waiting) + len(self._blocked)
+        return len(self._waiting) + len(self._dirty)
 
     def __contains__(self, key: K) -> bool:
-        return key in self._waiting or key in self._blocked or key in self._held
+        return key in self._waiting or key in self._dirty or key in self._processing
 
     @property
-    def held(self) -> int:
-        return len(self._held)
+    def processing(self) -> int:
+        return len(self._processing)
 
     def oldest(self) -> float | None:
         """When the longest waiting key that is due was asked for; None if none is due."""
@@ -101,10 +101,10 @@ class KeyedQueue(Generic[K]):
         key: K,
         *,
         after: float = 0.0,
-        priority: Priority = Priority.LOOK,
+        priority: Priority = Priority.RECONCILE,
         source: str = "",
         since: float | None = None,
-        alone: bool = False,
+        unbatchable: bool = False,
     ) -> None:
         """Ask for a turn in `after` seconds. The earliest wish for a key wins.
 
@@ -113,25 +113,25 @@ class KeyedQueue(Generic[K]):
         """
         now = self._now()
         at, since = now + after, now + after if since is None else since
-        held = key in self._held
-        where = self._blocked if held else self._waiting
+        processing = key in self._processing
+        where = self._dirty if processing else self._waiting
         if (found := where.get(key)) is not None:
             before, old = found
-            alone = alone or old.alone
+            unbatchable = unbatchable or old.unbatchable
             if old.at <= now and (now < at or before is Priority.URGENT):
                 # Due already: a later wish changes nothing but what it is answered to. And what
                 # waits to be changed at once is looked at afresh when its turn comes.
                 priority = before
             at, since, source = min(old.at, at), min(old.since, since), old.source or source
-            wanted = (at, since, source, priority, alone)
-            if wanted == (old.at, old.since, old.source, before, old.alone):
-                old.asked = now
+            wanted = (at, since, source, priority, unbatchable)
+            if wanted == (old.at, old.since, old.source, before, old.unbatchable):
+                old.requested = now
                 return
-            if not held:
-                self._rows[before].drop(old, now)
-        new = Waiting(key, at, next(self._order), since, source, now, alone)
+            if not processing:
+                self._ready[before].drop(old, now)
+        new = Waiting(key, at, next(self._order), since, source, now, unbatchable)
         where[key] = (priority, new)
-        if not held:
+        if not processing:
             self._put(priority, new, now)
 
     def close(self) -> None:
@@ -141,81 +141,81 @@ class KeyedQueue(Generic[K]):
             self._wake_one()
 
     @asynccontextmanager
-    async def claim(self) -> AsyncIterator[WorkItem[K]]:
+    async def get(self) -> AsyncIterator[WorkItem[K]]:
         """Wait for the next due key and hold it for the length of the block.
 
         Raises QueueClosed once `close` was called.
         """
         item = await self._take()
-        self._looking += item.priority is Priority.LOOK
+        self._reading += item.priority is Priority.RECONCILE
         try:
             yield item
         finally:
             if item.changing:
-                self.concurrency_limit.give_back()
+                self.concurrency_limit.release()
             else:
-                self._looking -= 1
-            self._let_go(item.key)
-            if item.changing or self._looks_at_once < float("inf"):
+                self._reading -= 1
+            self._done(item.key)
+            if item.changing or self._read_limit < float("inf"):
                 self._wake_one()
 
-    def _let_go(self, key: K) -> None:
-        self._held.discard(key)
-        if (again := self._blocked.pop(key, None)) is not None:
+    def _done(self, key: K) -> None:
+        self._processing.discard(key)
+        if (again := self._dirty.pop(key, None)) is not None:
             self._waiting[key] = again
             self._put(*again, self._now())
 
-    def claim_looks(self, *, until: float) -> Generator[WorkItem[K], None, None]:
+    def take_reads(self, *, until: float) -> Generator[WorkItem[K], None, None]:
         """Hold all keys that were due for a look before `until` and for which nothing came since,
         and hand them out, letting go of each when the next is asked for, and of the rest when the
         iterator is closed. None of these turns may change anything.
         """
-        found = self._rows[Priority.LOOK].take_all(self._now(), until)
+        found = self._ready[Priority.RECONCILE].take_all(self._now(), until)
         items = deque(
-            WorkItem(waiting.key, Priority.LOOK, waiting.since, waiting.source, looks_only=True)
+            WorkItem(waiting.key, Priority.RECONCILE, waiting.since, waiting.source, read_only=True)
             for waiting in found
         )
         for item in items:
             del self._waiting[item.key]
-            self._held.add(item.key)
+            self._processing.add(item.key)
         try:
             while items:
                 yield items[0]
-                self._let_go(items.popleft().key)
+                self._done(items.popleft().key)
         finally:
             for item in items:
-                self._let_go(item.key)
+                self._done(item.key)
 
-    def due_looks(self) -> int:
+    def due_reads(self) -> int:
         """How many keys wait for a look that one read for many could answer."""
-        return self._rows[Priority.LOOK].shareable(self._now())
+        return self._ready[Priority.RECONCILE].batchable(self._now())
 
-    async def until_crowded(self, big: Callable[[], int]) -> None:
+    async def until_backlog(self, threshold: Callable[[], int]) -> None:
         """Wait until so many looks are due."""
-        if self.due_looks() >= big():
+        if self.due_reads() >= threshold():
             return
-        crowded = asyncio.get_running_loop().create_future()
-        self._batches = (big, crowded)
+        reached = asyncio.get_running_loop().create_future()
+        self._backlog = (threshold, reached)
         try:
-            await crowded
+            await reached
         finally:
-            self._batches = None
+            self._backlog = None
 
     @contextmanager
-    def few_looks(self, at_once: int = 1, *, for_at_most: float) -> Iterator[None]:
+    def limit_reads(self, at_once: int = 1, *, for_at_most: float) -> Iterator[None]:
         """Hand out no more than so many looks at a time for the length of the block, or so many
         seconds.
         """
-        self._looks_at_once = at_once
-        end = asyncio.get_running_loop().call_later(for_at_most, self._as_many_looks_as_wished)
+        self._read_limit = at_once
+        end = asyncio.get_running_loop().call_later(for_at_most, self._lift_read_limit)
         try:
             yield
         finally:
             end.cancel()
-            self._as_many_looks_as_wished()
+            self._lift_read_limit()
 
-    def _as_many_looks_as_wished(self) -> None:
-        self._looks_at_once = float("inf")
+    def _lift_read_limit(self) -> None:
+        self._read_limit = float("inf")
         self._wake_one()
 
     def may_change(self, item: WorkItem[K], *, urgent: bool) -> bool:
@@ -225,64 +225,64 @@ class KeyedQueue(Generic[K]):
         """
         if item.changing:
             return True
-        if item.looks_only:
+        if item.read_only:
             return False
         if not self.concurrency_limit.free or (
-            not urgent and self._rows[Priority.URGENT].due(self._now())
+            not urgent and self._ready[Priority.URGENT].due(self._now())
         ):
             return False
-        self.concurrency_limit.take()
-        self._looking -= 1
+        self.concurrency_limit.acquire()
+        self._reading -= 1
         item.changing = True
-        if self._looks_at_once < float("inf"):
+        if self._read_limit < float("inf"):
             # One look less: another one may be had.
             self._wake_one()
         return True
 
     def _put(self, priority: Priority, waiting: Waiting[K], now: float) -> None:
-        self._rows[priority].put(waiting, now)
+        self._ready[priority].put(waiting, now)
         if waiting.at <= now:
             self._wake_one()
-            self._see_crowd()
+            self._notify_backlog()
         else:
-            self._set_alarm(waiting.at)
+            self._schedule_wakeup(waiting.at)
 
-    def _see_crowd(self) -> None:
-        if self._batches is not None:
-            big, crowded = self._batches
-            if not crowded.done() and self.due_looks() >= big():
-                crowded.set_result(None)
+    def _notify_backlog(self) -> None:
+        if self._backlog is not None:
+            threshold, reached = self._backlog
+            if not reached.done() and self.due_reads() >= threshold():
+                reached.set_result(None)
 
-    def _open_lanes(self) -> tuple[Priority, ...]:
-        lanes = (
-            (Priority.URGENT, Priority.LOOK, Priority.CHANGE)
+    def _open_priorities(self) -> tuple[Priority, ...]:
+        priorities = (
+            (Priority.URGENT, Priority.RECONCILE, Priority.CHANGE)
             if self.concurrency_limit.free
-            else (Priority.LOOK,)
+            else (Priority.RECONCILE,)
         )
-        if self._looking < self._looks_at_once:
-            return lanes
-        return tuple(priority for priority in lanes if priority is not Priority.LOOK)
+        if self._reading < self._read_limit:
+            return priorities
+        return tuple(priority for priority in priorities if priority is not Priority.RECONCILE)
 
     async def _take(self) -> WorkItem[K]:
         while not self.closed:
             now = self._now()
-            for priority in self._open_lanes():
-                if (waiting := self._rows[priority].take(now)) is not None:
-                    return self._hand_out(priority, waiting, now)
-            self._look_ahead(now)
+            for priority in self._open_priorities():
+                if (waiting := self._ready[priority].take(now)) is not None:
+                    return self._start(priority, waiting, now)
+            self._schedule_next(now)
             await self._until_woken()
         raise QueueClosed
 
-    def _hand_out(self, priority: Priority, waiting: Waiting[K], now: float) -> WorkItem[K]:
+    def _start(self, priority: Priority, waiting: Waiting[K], now: float) -> WorkItem[K]:
         del self._waiting[waiting.key]
-        self._held.add(waiting.key)
+        self._processing.add(waiting.key)
         item = WorkItem(waiting.key, priority, waiting.since, waiting.source)
-        if priority is not Priority.LOOK:
-            self.concurrency_limit.take()
+        if priority is not Priority.RECONCILE:
+            self.concurrency_limit.acquire()
             item.changing = True
-        if any(self._rows[other].due(now) for other in self._open_lanes()):
+        if any(self._ready[other].due(now) for other in self._open_priorities()):
             self._wake_one()
-        self._see_crowd()
+        self._notify_backlog()
         return item
 
     async def _until_woken(self) -> None:
@@ -303,25 +303,25 @@ class KeyedQueue(Generic[K]):
                 woken.set_result(None)
                 return
 
-    def _look_ahead(self, now: float) -> None:
+    def _schedule_next(self, now: float) -> None:
         """See to it that somebody is woken when the next key is due."""
-        ahead = (row.next_at(now) for row in self._rows.values())
+        ahead = (heap.next_at(now) for heap in self._ready.values())
         if (soonest := min((at for at in ahead if at is not None), default=None)) is not None:
-            self._set_alarm(soonest)
+            self._schedule_wakeup(soonest)
 
-    def _set_alarm(self, at: float) -> None:
-        if self._alarm is not None:
-            before, timer = self._alarm
+    def _schedule_wakeup(self, at: float) -> None:
+        if self._wakeup is not None:
+            before, timer = self._wakeup
             if before <= at:
                 return
             timer.cancel()
-        self._alarm = at, asyncio.get_running_loop().call_at(at, self._ring, at)
+        self._wakeup = at, asyncio.get_running_loop().call_at(at, self._on_wakeup, at)
 
-    def _ring(self, at: float) -> None:
-        self._alarm, self._reached = None, at
+    def _on_wakeup(self, at: float) -> None:
+        self._wakeup, self._reached = None, at
         self._wake_one()
         # Whoever was woken looks ahead only if it finds nothing.
-        self._look_ahead(self._now())
+        self._schedule_next(self._now())
 
     def _now(self) -> float:
         return max(asyncio.get_running_loop().time(), self._reached)

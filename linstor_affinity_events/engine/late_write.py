@@ -13,7 +13,7 @@ from linstor_affinity_events.model.manifest import Manifest, claim_of, rebound, 
 
 log = logging.getLogger(__name__)
 
-TOLD_WITHIN = 1.0
+WATCH_WITHIN = 1.0
 """The watch tells of it within milliseconds, while the claim is looked at."""
 
 MAX_CONFLICTS = 5
@@ -28,7 +28,7 @@ async def carry_over_late_write(
     that: what is written in between is accepted, and answered with 200, but seen in the watch's
     last event of the object only. Raises Unreachable, after which it may be tried again.
     """
-    last = await _last_word(entry, volume_watch)
+    last = await _last_version(entry, volume_watch)
     if last is None:
         log.warning(
             "the watch did not tell how the old volume was when it went; what somebody wrote on it "
@@ -49,21 +49,21 @@ async def carry_over_late_write(
             pv = await volumes.read(entry.pv)
             continue
         except Refused as error:
-            told = facts(pv=entry.pv, change=patch, why=error)
-            log.log(logging.ERROR, "a change that came with the removal is lost", extra=told)
+            details = facts(pv=entry.pv, change=patch, why=error)
+            log.log(logging.ERROR, "a change that came with the removal is lost", extra=details)
         else:
-            claimed = rebound(last, entry.claim)
+            claim_changed = rebound(last, entry.claim)
             log.log(
-                logging.WARNING if claimed else logging.INFO,
+                logging.WARNING if claim_changed else logging.INFO,
                 "took over what changed while it was removed",
-                extra=facts(pv=entry.pv, claim=claim_of(last) if claimed else entry.claim),
+                extra=facts(pv=entry.pv, claim=claim_of(last) if claim_changed else entry.claim),
             )
         return
 
 
-async def _last_word(entry: JournalEntry, volume_watch: VolumeWatch) -> Manifest | None:
+async def _last_version(entry: JournalEntry, volume_watch: VolumeWatch) -> Manifest | None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(TOLD_WITHIN):
+        async with asyncio.timeout(WATCH_WITHIN):
             while True:
                 gone = volume_watch.gone
                 if gone is not None and uid_of(gone) == entry.uid:

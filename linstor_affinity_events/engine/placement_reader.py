@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 READERS = 4
 """At least so many resources are read at a time."""
 
-BULK_AGAIN = 300.0
+BULK_RETRY_AFTER = 300.0
 """How long single reads are preferred after the one big read failed: it fails when a satellite
 hangs, slowly each time, and a node failure is when the pass matters most.
 """
 
-KEPT_FOR = 600.0
+REUSE_FOR = 600.0
 """How old a reading may be that was kept of an attempt that was cut off."""
 
 
@@ -48,22 +48,22 @@ class PlacementReader:
     def __init__(self, linstor: Linstor, *, readers: int = READERS) -> None:
         self._linstor, self._readers = linstor, max(READERS, readers)
         self._bulk_from = float("-inf")
-        self._kept: dict[ResourceName, tuple[float, Placement | None]] = {}
-        self._heard_of: set[ResourceName] = set()
+        self._read_so_far: dict[ResourceName, tuple[float, Placement | None]] = {}
+        self._invalidated: set[ResourceName] = set()
         self._reading = False
 
     @property
-    def kept(self) -> int:
+    def read_so_far(self) -> int:
         """How many resources were read by attempts that did not get to their end."""
-        return len(self._kept)
+        return len(self._read_so_far)
 
     async def placements(self, resources: Iterable[ResourceName]) -> View:
         """The placements of these resources, perhaps of more."""
         begun = asyncio.get_running_loop().time()
-        found = await self.in_one_piece()
+        found = await self.bulk_read()
         if found is None:
             return await self.one_by_one(resources)
-        self._kept.clear()
+        self._read_so_far.clear()
         return View(found, begun, bulk=True)
 
     @property
@@ -71,48 +71,50 @@ class PlacementReader:
         """Whether one big read is worth trying."""
         return asyncio.get_running_loop().time() >= self._bulk_from
 
-    async def in_one_piece(self) -> Mapping[ResourceName, Placement] | None:
+    async def bulk_read(self) -> Mapping[ResourceName, Placement] | None:
         """The placements of all resources; None while that is not to be had."""
         if not self.bulk_works:
             return None
         try:
             return await self._linstor.placements()
         except Unreachable as error:
-            self._bulk_from = asyncio.get_running_loop().time() + BULK_AGAIN
+            self._bulk_from = asyncio.get_running_loop().time() + BULK_RETRY_AFTER
             log.info("reading resources one by one", extra=facts(why=error))
             return None
 
-    def heard_of(self, resource: ResourceName) -> None:
+    def invalidate(self, resource: ResourceName) -> None:
         """Something may have happened to it: what was read of it is old."""
-        if self._reading or resource in self._kept:
-            self._heard_of.add(resource)
+        if self._reading or resource in self._read_so_far:
+            self._invalidated.add(resource)
 
     async def one_by_one(self, resources: Iterable[ResourceName]) -> View:
         """Read each of these resources, a few at a time, whatever satellites do."""
         wanted = dict.fromkeys(resources)
-        self._forget_but(wanted)
+        self._drop_outdated(wanted)
         self._reading = True
         try:
-            await self._read([name for name in wanted if name not in self._kept])
+            await self._read([name for name in wanted if name not in self._read_so_far])
             # Once more what was heard of meanwhile; what is even now is looked at by itself.
-            await self._read([name for name in wanted if name in self._heard_of])
+            await self._read([name for name in wanted if name in self._invalidated])
         finally:
             self._reading = False
-        kept, self._kept = self._kept, {}
-        self._heard_of.clear()
-        found = {name: placement for name, (_, placement) in kept.items() if placement is not None}
-        now = asyncio.get_running_loop().time()
-        return View(found, min((at for at, _ in kept.values()), default=now))
-
-    def _forget_but(self, wanted: Mapping[ResourceName, None]) -> None:
-        """Drop of what was kept all that is too old, or not asked for any more."""
-        oldest = asyncio.get_running_loop().time() - KEPT_FOR
-        self._kept = {
-            name: reading
-            for name, reading in self._kept.items()
-            if name in wanted and name not in self._heard_of and reading[0] > oldest
+        read_so_far, self._read_so_far = self._read_so_far, {}
+        self._invalidated.clear()
+        found = {
+            name: placement for name, (_, placement) in read_so_far.items() if placement is not None
         }
-        self._heard_of.clear()
+        now = asyncio.get_running_loop().time()
+        return View(found, min((at for at, _ in read_so_far.values()), default=now))
+
+    def _drop_outdated(self, wanted: Mapping[ResourceName, None]) -> None:
+        """Drop of what was kept all that is too old, or not asked for any more."""
+        oldest = asyncio.get_running_loop().time() - REUSE_FOR
+        self._read_so_far = {
+            name: reading
+            for name, reading in self._read_so_far.items()
+            if name in wanted and name not in self._invalidated and reading[0] > oldest
+        }
+        self._invalidated.clear()
 
     async def _read(self, resources: Iterable[ResourceName]) -> None:
         clock = asyncio.get_running_loop().time
@@ -121,7 +123,7 @@ class PlacementReader:
         async def read_on() -> None:
             for resource in rest:
                 begun = clock()
-                self._heard_of.discard(resource)
-                self._kept[resource] = begun, await self._linstor.placement(resource)
+                self._invalidated.discard(resource)
+                self._read_so_far[resource] = begun, await self._linstor.placement(resource)
 
         await together(*(read_on() for _ in range(self._readers)))

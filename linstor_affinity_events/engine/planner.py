@@ -14,8 +14,8 @@ from linstor_affinity_events.model.decision import (
     Case,
     Change,
     Decision,
+    Deferred,
     InSync,
-    Later,
     Refusal,
     Resume,
     Skipped,
@@ -46,7 +46,7 @@ class Finding:
 
     case: Case
     decision: Decision
-    against: Later | Refusal | None = None
+    against: Deferred | Refusal | None = None
     """What keeps a change from being made now, where that was looked at."""
 
     absent: bool = False
@@ -64,7 +64,7 @@ class Finding:
                 return "none"
             case Skipped():
                 return "leave"
-            case Later():
+            case Deferred():
                 return "wait"
             case Refusal():
                 return "refuse"
@@ -97,7 +97,7 @@ class Planner:
         self._allowed_finalizers = tuple(allowed_finalizers)
 
     async def survey(
-        self, volumes: Sequence[Volume], absent: Sequence[Volume], noted: Collection[PvName]
+        self, volumes: Sequence[Volume], absent: Sequence[Volume], with_entry: Collection[PvName]
     ) -> list[Finding]:
         """Decide on these volumes; `absent` ones are there in a note only.
 
@@ -114,7 +114,9 @@ class Planner:
                 self._progress("deciding", number, len(volumes))
                 await asyncio.sleep(0)
             gone = number > len(volumes)
-            case = self._case(volume, definitions, placements, noted=gone or volume.name in noted)
+            case = self._case(
+                volume, definitions, placements, has_journal_entry=gone or volume.name in with_entry
+            )
             found.append(Finding(case=case, decision=decide(case), absent=gone))
         return found
 
@@ -143,7 +145,7 @@ class Planner:
         definitions: Mapping[ResourceName, Definition],
         placements: Mapping[ResourceName, Placement],
         *,
-        noted: bool,
+        has_journal_entry: bool,
     ) -> Case:
         if volume.key is None:
             return self._cluster_view.case(volume, None, None)
@@ -153,7 +155,9 @@ class Planner:
         if placement is None and definition is not None:
             placement = Placement(resource)
         placement = self._what_if.placement(resource, placement)
-        return self._cluster_view.case(volume, definition, placement, noted=noted)
+        return self._cluster_view.case(
+            volume, definition, placement, has_journal_entry=has_journal_entry
+        )
 
     async def obstacles(self, findings: Sequence[Finding]) -> list[Finding]:
         """Read the volumes that would be replaced, and their claims, to see what stands against it.
@@ -175,7 +179,7 @@ class Planner:
         await together(*(read_on() for _ in range(READERS)))
         return result
 
-    async def _against(self, volume: Volume) -> Later | Refusal | None:
+    async def _against(self, volume: Volume) -> Deferred | Refusal | None:
         pv = await self._volumes.read(volume.name)
         if pv is None:
             return None

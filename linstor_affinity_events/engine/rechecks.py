@@ -9,7 +9,7 @@ from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.placement import Placement
 
 RECHECK_AFTER = 2.0
-ROW_FIRST, ROW_MOST = 0.1, 1.6
+DATABASE_FIRST, DATABASE_MOST = 0.1, 1.6
 MOTION_FIRST, MOTION_MOST = 1.0, 30.0
 
 
@@ -44,7 +44,7 @@ class Rechecks:
                 del remembered[resource]
 
     def plan(
-        self, item: WorkItem[ResourceName], placement: Placement | None, *, settled: bool
+        self, item: WorkItem[ResourceName], placement: Placement | None, *, in_sync: bool
     ) -> None:
         """Ask for the next look, if one is due without news.
 
@@ -53,7 +53,7 @@ class Rechecks:
         """
         if placement is None or not placement.in_motion:
             self._moving.pop(item.key, None)
-            self._expect_more(item, settled=settled)
+            self._recheck_unchanged(item, in_sync=in_sync)
             return
         motion = self._moving.get(item.key)
         if motion is None or motion.placement != placement:
@@ -62,19 +62,19 @@ class Rechecks:
             self._queue.add(item.key, after=min(motion.delay, MOTION_MOST))
             motion.delay *= 2
 
-    def _expect_more(self, item: WorkItem[ResourceName], *, settled: bool) -> None:
+    def _recheck_unchanged(self, item: WorkItem[ResourceName], *, in_sync: bool) -> None:
         """Look again after news that led to nothing: once, or thrice within seconds where a row of
         LINSTOR's database was the news, since nothing is written without a reason.
         """
-        if not settled:
+        if not in_sync:
             self._expected.pop(item.key, None)
             return
         if item.source in DATABASE_SOURCES:
-            self._expected[item.key] = ROW_FIRST
+            self._expected[item.key] = DATABASE_FIRST
         delay = self._expected.pop(item.key, None)
         if delay is not None:
             self._queue.add(item.key, after=delay)
-            if delay < ROW_MOST:
+            if delay < DATABASE_MOST:
                 self._expected[item.key] = delay * 4
         elif item.trigger:
             self._queue.add(item.key, after=RECHECK_AFTER)

@@ -21,8 +21,8 @@ from linstor_affinity_events.model.affinity import read_affinity
 from linstor_affinity_events.model.decision import (
     Change,
     Decision,
+    Deferred,
     InSync,
-    Later,
     Reason,
     Refusal,
     Resume,
@@ -37,11 +37,11 @@ from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
 
-RESUMED_AGAIN = 1.0
-NEWS_SOON, NEWS_LATE, NEWS_WITHIN = 0.02, 5.0, 120.0
+RECHECK_RESUMED_AFTER = 1.0
+WATCH_DELAY_FIRST, WATCH_DELAY_SHORT, WATCH_DELAY_MOST = 0.02, 5.0, 120.0
 FAILED_FIRST, FAILED_MOST = 0.5, 300.0
-NOTED_MOST = 10.0
-PATIENCE_MOST = 60.0
+UNFINISHED_MOST = 10.0
+RETRY_MOST = 60.0
 
 
 class Reconciler:
@@ -66,40 +66,40 @@ class Reconciler:
         self._failing: dict[ResourceName, Backoff] = {}
         self._failing_since: dict[ResourceName, float] = {}
         self._rechecks = Rechecks(queue)
-        self._patience: dict[PvName, Backoff] = {}
+        self._retry_delays: dict[PvName, Backoff] = {}
         self._changed_at: dict[ResourceName, float] = {}
 
     async def work(self) -> None:
         """Take turns until the queue closes; the only place that outlives an unforeseen error."""
         while True:
             try:
-                async with self._queue.claim() as item:
-                    await self._item(item)
+                async with self._queue.get() as item:
+                    await self._work_on(item)
             except QueueClosed:
                 return
 
     def remembered(self) -> int:
         """How much is kept between looks, of volumes and resources together."""
-        own = len(self._failing) + len(self._rechecks) + len(self._patience)
+        own = len(self._failing) + len(self._rechecks) + len(self._retry_delays)
         return own + self._cluster_view.remembered()
 
     def forget_gone(self) -> None:
         """Drop what is remembered of volumes and resources that are there no more."""
         self._cluster_view.forget_gone()
-        for name in [name for name in self._patience if self._index.get(name) is None]:
-            del self._patience[name]
+        for name in [name for name in self._retry_delays if self._index.get(name) is None]:
+            del self._retry_delays[name]
         known = self._index.resources()
         self._rechecks.keep(known)
         for resource in [name for name in self._failing if name not in known]:
             if not self._replacer.unfinished.of(resource):
                 del self._failing[resource]
                 self._failing_since.pop(resource, None)
-        old = asyncio.get_running_loop().time() - NEWS_WITHIN
+        old = asyncio.get_running_loop().time() - WATCH_DELAY_MOST
         for resource in [name for name, at in self._changed_at.items() if at < old]:
             del self._changed_at[resource]
 
-    async def _item(self, item: WorkItem[ResourceName]) -> None:
-        await self._tried(item, self.look(item))
+    async def _work_on(self, item: WorkItem[ResourceName]) -> None:
+        await self._tried(item, self.reconcile(item))
 
     async def _tried(self, item: WorkItem[ResourceName], work: Awaitable[None]) -> None:
         """Do what a turn is for; where it fails it is tried again later."""
@@ -119,34 +119,38 @@ class Reconciler:
     def _failed(
         self, item: WorkItem[ResourceName], error: Exception | None, after: float | None
     ) -> None:
-        noted = bool(self._replacer.unfinished.of(item.key))
+        unfinished = bool(self._replacer.unfinished.of(item.key))
         first = item.key not in self._failing
         now = asyncio.get_running_loop().time()
         since = self._failing_since.setdefault(item.key, now)
         if first:
             self._failing[item.key] = Backoff(
-                first=FAILED_FIRST, most=NOTED_MOST if noted else FAILED_MOST, chance=self._chance
+                first=FAILED_FIRST,
+                most=UNFINISHED_MOST if unfinished else FAILED_MOST,
+                chance=self._chance,
             )
         delay = max(self._failing[item.key].next(), after or 0.0)
-        if noted:
-            delay = min(delay, NOTED_MOST)
+        if unfinished:
+            delay = min(delay, UNFINISHED_MOST)
         self._telemetry.reconcile_failed(type(error).__name__)
         if error is not None:
             # A conflict is the usual way to learn that somebody else was quicker; what goes on
             # failing was told when it began.
-            usual = isinstance(error, Conflict) or not first
-            level = logging.DEBUG if usual else logging.WARNING
+            expected = isinstance(error, Conflict) or not first
+            level = logging.DEBUG if expected else logging.WARNING
             again = round(delay, 1)
             log.log(level, "look failed", extra=facts(rd=item.key, why=error, again_in_s=again))
-        priority = Priority.URGENT if noted else Priority.LOOK
+        priority = Priority.URGENT if unfinished else Priority.RECONCILE
         self._queue.add(item.key, after=delay, since=item.since, priority=priority)
         # That a peer can't be reached is told by other means, once for all.
         if now - since >= DEFERRED_FOR and not isinstance(error, Unreachable):
             why = f"reconciling it keeps failing: {error or 'unexpected error, see the log'}"
             for volume in self._index.of(item.key):
-                self._reporter.lasts(volume, Later(Reason.FAILING, why), since_age=now - since)
+                self._reporter.report_lasting(
+                    volume, Deferred(Reason.FAILING, why), since_age=now - since
+                )
 
-    async def look(self, item: WorkItem[ResourceName]) -> None:
+    async def reconcile(self, item: WorkItem[ResourceName]) -> None:
         """See where the data of one resource is now, and act on what follows for its volumes."""
         proceed, failed = await self._finish(item)
         if not proceed:
@@ -159,11 +163,11 @@ class Reconciler:
         definition, placement = await together(
             self._linstor.definition(item.key), self._linstor.placement(item.key)
         )
-        await self._judge(item, definition, placement)
+        await self._decide(item, definition, placement)
         if failed is not None:
             raise failed
 
-    async def answer(
+    async def reconcile_from_batch(
         self, item: WorkItem[ResourceName], definition: Definition, placement: Placement
     ) -> bool:
         """Judge by what a bulk read told, which writes nothing; False if that was not enough and
@@ -173,22 +177,22 @@ class Reconciler:
             self._no_volume(item)
             return True
         if self._begun(item.key) or not self._cluster_view.knows_nodes_of(placement):
-            self.look_alone(item)
+            self.requeue_unbatchable(item)
             return False
-        await self._tried(item, self._judge(item, definition, placement))
+        await self._tried(item, self._decide(item, definition, placement))
         return True
 
-    def look_alone(self, item: WorkItem[ResourceName]) -> None:
+    def requeue_unbatchable(self, item: WorkItem[ResourceName]) -> None:
         """Ask once more for a look that was not had, and that no read for many can stand in for."""
-        self._queue.add(item.key, since=item.since, source=item.source, alone=True)
+        self._queue.add(item.key, since=item.since, source=item.source, unbatchable=True)
 
-    async def _judge(
+    async def _decide(
         self,
         item: WorkItem[ResourceName],
         definition: Definition | None,
         placement: Placement | None,
     ) -> None:
-        await self._cluster_view.know_nodes(placement)
+        await self._cluster_view.ensure_nodes(placement)
         if definition is not None and definition.saved and self._leadership.leading:
             await self._saved_volumes.take_over(definition)
             if self._replacer.unfinished.of(item.key):
@@ -203,26 +207,26 @@ class Reconciler:
                 data_on=",".join(sorted(placement.serving_nodes)) if placement else "unknown",
             ),
         )
-        settled, failed = True, None
+        in_sync, failed = True, None
         for volume in tuple(self._index.of(item.key)):
             case = self._cluster_view.case(volume, definition, placement)
             decision = decide(case)
             self._reporter.duplicates(volume, case.duplicates)
             try:
-                settled &= await self._act(item, volume, decision, definition, placement)
+                in_sync &= await self._act(item, volume, decision, definition, placement)
             except (Again, Refused) as error:
                 # One volume's trouble must not keep its siblings from their turn.
                 failed = error
         if failed is not None:
             raise failed
-        self._rechecks.plan(item, placement, settled=settled)
+        self._rechecks.plan(item, placement, in_sync=in_sync)
 
     def _no_volume(self, item: WorkItem[ResourceName]) -> None:
         """Keep a hint until the watch has told of the volume that we have just made."""
         self._rechecks.forget(item.key)
         age = asyncio.get_running_loop().time() - self._changed_at.get(item.key, float("-inf"))
-        if item.trigger and age < NEWS_WITHIN:
-            after = NEWS_SOON if age < NEWS_LATE else RECHECK_AFTER
+        if item.trigger and age < WATCH_DELAY_MOST:
+            after = WATCH_DELAY_FIRST if age < WATCH_DELAY_SHORT else RECHECK_AFTER
             self._queue.add(item.key, after=after, since=item.since, source=item.source)
 
     def _begun(self, resource: ResourceName) -> list[PvName]:
@@ -274,11 +278,11 @@ class Reconciler:
             return
         took = asyncio.get_running_loop().time() - begun
         self._telemetry.changed("resume", str(ended), took, took)
-        if ended in {Outcome.DONE, Outcome.KEPT, Outcome.UNWOUND}:
+        if ended in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN, Outcome.ROLLED_BACK}:
             self._cluster_view.backoff.changed(name)
         log.info("unfinished replacement ended", extra=facts(pv=name, rd=item.key, outcome=ended))
         # What the note wanted may be old by now, and what is known of the volume is for a moment.
-        self._queue.add(item.key, after=RESUMED_AGAIN, since=item.since)
+        self._queue.add(item.key, after=RECHECK_RESUMED_AFTER, since=item.since)
 
     async def _act(
         self,
@@ -292,15 +296,15 @@ class Reconciler:
         self._reporter.report(volume, decision)
         match decision:
             case InSync() | Skipped() | Refusal():
-                self._patience.pop(volume.name, None)
+                self._retry_delays.pop(volume.name, None)
                 return True
-            case Later():
-                self._later(item, volume, decision)
+            case Deferred():
+                self._defer(item, volume, decision)
                 return True
             case Resume():
                 # It was just brought to its end, or is another's to end; the index will tell.
                 if self._leadership.leading:
-                    self._wait(item, volume, RESUMED_AGAIN)
+                    self._wait(item, volume, RECHECK_RESUMED_AFTER)
                 return False
             case Change():
                 pass
@@ -330,19 +334,19 @@ class Reconciler:
             return
         decision = decide(self._cluster_view.case(volume, definition, placement))
         if not isinstance(decision, Change) or volume.key != cached.key:
-            self._not_after_all(item, volume, decision)
+            self._not_changed(item, volume, decision)
             return
         how, ended = await self._write(pv, claim, volume, decision)
-        if isinstance(ended, Later | Refusal):
-            self._not_after_all(item, volume, ended)
+        if isinstance(ended, Deferred | Refusal):
+            self._not_changed(item, volume, ended)
             return
         now = asyncio.get_running_loop().time()
         self._telemetry.changed(how, str(ended.outcome), now - begun, now - item.since)
-        self._telemetry.told_first(item.source or "nobody")
-        if ended.outcome in {Outcome.DONE, Outcome.KEPT}:
+        self._telemetry.changed_by_trigger(item.source or "nobody")
+        if ended.outcome in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN}:
             if not ended.held_up:
-                self._queue.concurrency_limit.learn((how, claim is not None), now - begun)
-            self._patience.pop(volume.name, None)
+                self._queue.concurrency_limit.observe((how, claim is not None), now - begun)
+            self._retry_delays.pop(volume.name, None)
             self._changed_at[item.key] = now
             self._changed(volume, ended, decision, how=how, took=now - item.since)
         else:
@@ -362,7 +366,7 @@ class Reconciler:
         if AFFINITY_FIELD not in ended.different:
             backoff.changed(volume.name)
             self._reporter.changed(volume, now_there, change, how=how, took=took)
-            self._reporter.came_out_different(now_there, ended.different)
+            self._reporter.created_different(now_there, ended.different)
             return
         backoff.changed(volume.name, different=_not_as_wanted(now_there, change))
         against = backoff.against(volume.name)
@@ -376,16 +380,16 @@ class Reconciler:
             self._volumes.read(volume.name), self._volumes.read_claim(volume.claim)
         )
 
-    def _not_after_all(
+    def _not_changed(
         self, item: WorkItem[ResourceName], volume: Volume, decision: Decision
     ) -> None:
         self._reporter.report(volume, decision)
-        if isinstance(decision, Later):
-            self._later(item, volume, decision)
+        if isinstance(decision, Deferred):
+            self._defer(item, volume, decision)
         elif not isinstance(decision, Refusal | InSync):
             self._queue.add(item.key, after=RECHECK_AFTER, since=item.since)
 
-    def _later(self, item: WorkItem[ResourceName], volume: Volume, decision: Later) -> None:
+    def _defer(self, item: WorkItem[ResourceName], volume: Volume, decision: Deferred) -> None:
         """Come back at the moment that is known, else after pauses that grow: a claim that is Lost
         for good must not be asked after for ever.
         """
@@ -397,16 +401,16 @@ class Reconciler:
             self._wait(item, volume, decision.after)
 
     def _wait(self, item: WorkItem[ResourceName], volume: Volume, least: float) -> None:
-        if volume.name not in self._patience:
-            self._patience[volume.name] = Backoff(
-                first=least, most=PATIENCE_MOST, chance=self._chance
+        if volume.name not in self._retry_delays:
+            self._retry_delays[volume.name] = Backoff(
+                first=least, most=RETRY_MOST, chance=self._chance
             )
-        after = max(least, self._patience[volume.name].next())
+        after = max(least, self._retry_delays[volume.name].next())
         self._queue.add(item.key, after=after, since=item.since)
 
     async def _write(
         self, pv: Manifest, claim: Manifest | None, volume: Volume, change: Change
-    ) -> tuple[str, Ended | Later | Refusal]:
+    ) -> tuple[str, Ended | Deferred | Refusal]:
         if change.in_place:
             try:
                 made = await self._volumes.patch(volume.name, affinity_patch(pv, change.wanted))
@@ -417,8 +421,8 @@ class Reconciler:
             except Refused as error:
                 return "patch", Refusal(Reason.NOT_ALLOWED, str(error))
             else:
-                right = read_affinity(made["spec"]) == change.wanted
-                different = () if right else (AFFINITY_FIELD,)
+                as_wanted = read_affinity(made["spec"]) == change.wanted
+                different = () if as_wanted else (AFFINITY_FIELD,)
                 return "patch", Ended(Outcome.DONE, self._volumes.describe(made), different)
         if volume.key is None:
             raise AssertionError("a volume without a key is never to be changed")

@@ -17,21 +17,21 @@ from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.keys import FINALIZER, MARK_ANNOTATION
+from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Before,
     Manifest,
-    came_out_different,
     claim_of,
+    created_different,
+    has_any_marker,
     is_marked,
     is_terminating,
-    mark_on,
+    marker_of,
     name_of,
     phase_of,
     skip_reclaim_of,
     uid_of,
     unmarking,
-    wears_marks,
 )
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import (
@@ -40,16 +40,16 @@ from linstor_affinity_events.model.replacement import (
     Delete,
     DetachClaimRef,
     Drop,
-    LookAtClaim,
     Mark,
     Observation,
     Outcome,
+    ReadClaim,
     Remove,
     Save,
     Step,
     Unmark,
     next_step,
-    taken_back,
+    rolled_back,
 )
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ strips finalizers, say) must not keep us at it for ever.
 RELIED_ON_AFTER = 60.0
 """How long the marks may stand before somebody may have taken policy Retain for their own."""
 
-CLAIM_KEEPS = 0.1
+CLAIM_FRESH_FOR = 0.1
 AFFINITY_FIELD = "spec.nodeAffinity"
-EAGER = 10
+CREATE_ATTEMPTS = 10
 """How often a volume's like is asked for while the old one goes."""
 
 MAX_CONFLICTS = 5
@@ -108,7 +108,7 @@ def confirmed(
     Raises Unreachable where that is not known yet.
     """
     if observation.pv is not None and uid_of(observation.pv) == entry.uid:
-        dependencies.unfinished.saw(observation.pv)
+        dependencies.unfinished.observed(observation.pv)
     demands, original = demands_of(entry.wanted), dependencies.unfinished.original(entry)
     if demands in {Demands(), original and original.demands}:
         return replace(observation, original=original)
@@ -120,34 +120,34 @@ def confirmed(
     )
 
 
-async def unmark_alone(
+async def unmark_without_entry(
     dependencies: Dependencies, pv: Manifest | None, *, own: Before | None = None
 ) -> Outcome | Refusal:
     """Take our marks off a live volume whose note is gone. They say what was there before, but so
     can anybody who may write annotations: unless this very run has set them (`own`), policy Retain
     stays, with what they say in an annotation.
     """
-    if pv is None or not wears_marks(pv):
-        return Outcome.STALE
+    if pv is None or not has_any_marker(pv):
+        return Outcome.SUPERSEDED
     if is_terminating(pv):
         return Refusal(
-            Reason.BAD_NOTE,
+            Reason.BAD_JOURNAL_ENTRY,
             f"it is being deleted, held by finalizer {FINALIZER}, and the note of its "
             "replacement is gone; see docs/reliability.md before you remove the finalizer",
         )
-    if is_marked(pv) and mark_on(pv) is None:
+    if is_marked(pv) and marker_of(pv) is None:
         return Refusal(
-            Reason.BAD_NOTE,
+            Reason.BAD_JOURNAL_ENTRY,
             f"it wears finalizer {FINALIZER}, and neither a note nor annotation "
-            f"{MARK_ANNOTATION} tells what to restore; see docs/reliability.md",
+            f"{MARKER_ANNOTATION} tells what to restore; see docs/reliability.md",
         )
     # Its claim went while it said Retain, which somebody may have relied on.
     unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
     await dependencies.volumes.patch(name_of(pv), unmarked.patch)
-    if not unmarked.kept:
-        return Outcome.UNWOUND
-    dependencies.unfinished.kept(pv)
-    return Outcome.KEPT
+    if not unmarked.retained:
+        return Outcome.ROLLED_BACK
+    dependencies.unfinished.retained(pv)
+    return Outcome.RECREATED_WITH_RETAIN
 
 
 async def _in_use(dependencies: Dependencies, pv: Manifest) -> bool:
@@ -174,7 +174,7 @@ class ReplacementRun:
     ) -> None:
         self._dependencies = dependencies
         self.entry, self.observation, self.volume_watch = entry, observation, volume_watch
-        self.armed = ""
+        self.deleting_version = ""
         """The version of the note with which this walk, as the first of all, is about to delete."""
         self.asked = False
         """Whether a deletion that we asked for may have taken effect."""
@@ -182,9 +182,9 @@ class ReplacementRun:
         """Whether a removal that we asked for may have taken effect."""
         self.steps = self.conflicts = self.failures = 0
         self.outcome: Outcome | None = None
-        self.blind = False
+        self.must_observe = False
         """Whether what was seen last may be old."""
-        self.over = False
+        self.finished = False
         self.own = own
         """Whether all that was done so far was done in this run."""
         self._wrote = self._tried = replace(entry, version="")
@@ -201,20 +201,20 @@ class ReplacementRun:
         """Whether it waited for something that more at a time would not have waited longer for."""
         return self._waited or self.observation.guard_over or self.failures > 0
 
-    async def to_the_end(self) -> Outcome:
+    async def run(self) -> Outcome:
         """Take step after step; raises what a later look has to begin from anew."""
         delays = self._dependencies.delays()
-        while not self.over:
+        while not self.finished:
             try:
-                if self.blind:
-                    await self._look_again()
+                if self.must_observe:
+                    await self._observe_again()
                 else:
                     await self._step()
             except Conflict as error:
                 self.conflicts += 1
                 if self.conflicts > MAX_CONFLICTS:
                     raise
-                self.blind = True
+                self.must_observe = True
                 log.debug("replacement conflict", extra=facts(pv=self.entry.pv, why=error))
             except Stalled:
                 raise
@@ -223,10 +223,10 @@ class ReplacementRun:
                 self.failures += 1
                 if self.entry.state is State.PREPARED or self.failures > MAX_FAILURES:
                     raise
-                self.blind = True
+                self.must_observe = True
                 await asyncio.sleep(max(delays.next(), error.after or 0.0))
         self._dependencies.unfinished.ended(self.entry.pv)
-        return self.outcome or Outcome.STALE
+        return self.outcome or Outcome.SUPERSEDED
 
     @property
     def _uninterrupted(self) -> bool:
@@ -250,22 +250,24 @@ class ReplacementRun:
         except Refused as error:
             await self._refused(step, error)
 
-    async def _look_again(self) -> None:
+    async def _observe_again(self) -> None:
         """See afresh, and go on from there."""
         pv, entry = await observe(self._dependencies, self.entry.pv)
         if entry is None:
             # Another instance brought it to an end, or took for stale what we had just begun.
             if pv is not None and uid_of(pv) == self.entry.uid:
                 own = (self.entry.policy, skip_reclaim_of(self.entry.wanted))
-                await unmark_alone(self._dependencies, pv, own=own if self._uninterrupted else None)
-                self.outcome = Outcome.UNWOUND
-            self.over = True
+                await unmark_without_entry(
+                    self._dependencies, pv, own=own if self._uninterrupted else None
+                )
+                self.outcome = Outcome.ROLLED_BACK
+            self.finished = True
             return
         if self._deleted_by_another(pv, entry):
             entry = await self._dependencies.journal.save(entry.prepared())
         # An entry that says otherwise than we wrote is somebody else's word.
         self.own &= replace(entry, version="") in (self._wrote, self._tried)
-        self.entry, self.blind = entry, False
+        self.entry, self.must_observe = entry, False
         # What was begun on an older sight of the volume is not gone on with, but begun afresh.
         self.observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)
 
@@ -279,7 +281,7 @@ class ReplacementRun:
             and is_terminating(pv)
             and entry.state is State.DELETING
             and not self.asked
-            and self.armed == entry.version
+            and self.deleting_version == entry.version
         )
 
     async def _take(self, step: Step) -> None:
@@ -295,7 +297,7 @@ class ReplacementRun:
                 await self._delete()
             case AwaitBinder():
                 await self._await_binder()
-            case LookAtClaim():
+            case ReadClaim():
                 claim = await self._read_claim(entry)
                 self.observation = replace(observation, claim=claim, claim_known=True)
             case Remove():
@@ -309,30 +311,34 @@ class ReplacementRun:
                 )
                 await self._end(outcome)
             case Drop(outcome):
-                await self._see_off(outcome)
+                await self._verify(outcome)
                 await self._end(outcome)
             case _:
                 assert_never(step)
 
-    async def _see_off(self, outcome: Outcome) -> None:
+    async def _verify(self, outcome: Outcome) -> None:
         """See that nothing got lost on the way: neither the claim nor what others wrote."""
-        made, seen = self.observation.pv, list[Awaitable[bool | None]]()
-        if made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
+        made, checks = self.observation.pv, list[Awaitable[bool | None]]()
+        if made is not None and outcome in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN}:
             # What was found in place may have been changed by anybody since.
             asked = self._asked_for
-            parts = came_out_different(self.entry.wanted if asked is None else asked, made)
+            parts = created_different(self.entry.wanted if asked is None else asked, made)
             self.different = parts if asked else tuple(p for p in parts if p == AFFINITY_FIELD)
         if outcome is Outcome.DONE and made is not None:
             guard = self._dependencies.guard
-            seen.append(guard.see_bound(self.entry, self._before, made, self.volume_watch))
-        if self.removed and made is not None and outcome in {Outcome.DONE, Outcome.KEPT}:
-            seen.append(
+            checks.append(guard.verify_bound(self.entry, self._before, made, self.volume_watch))
+        if (
+            self.removed
+            and made is not None
+            and outcome in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN}
+        ):
+            checks.append(
                 carry_over_late_write(
                     self._dependencies.volumes, self.entry, made, self.volume_watch
                 )
             )
         # Each to its end, whatever becomes of the other: what was heard last is heard only once.
-        found = await asyncio.gather(*seen, return_exceptions=True)
+        found = await asyncio.gather(*checks, return_exceptions=True)
         for each in found:
             if isinstance(each, BaseException):
                 raise each
@@ -344,7 +350,9 @@ class ReplacementRun:
         clock = asyncio.get_running_loop().time
         began = clock()
         (pv, in_time), claim = await together(
-            self._dependencies.guard.until_let_go(entry, _seen(observation), self.volume_watch),
+            self._dependencies.guard.until_released(
+                entry, _present(observation), self.volume_watch
+            ),
             self._read_claim(entry),
         )
         self.observation = replace(
@@ -352,7 +360,7 @@ class ReplacementRun:
             pv=pv if in_time else observation.pv,
             guard_over=not in_time,
             claim=claim,
-            claim_known=clock() - began < CLAIM_KEEPS,
+            claim_known=clock() - began < CLAIM_FRESH_FOR,
         )
 
     async def _read_claim(self, entry: JournalEntry) -> Manifest | None:
@@ -365,20 +373,20 @@ class ReplacementRun:
 
     async def _remove(self) -> None:
         """Let the volume go, unless that had to wait: then the claim is looked at once more."""
-        if await self._dependencies.guard.quiet_moment():
+        if await self._dependencies.guard.avoid_resync():
             self._waited = True
             self.observation = replace(self.observation, claim_known=False)
             if self.entry.user is not None:
                 return
         self.removed = True
-        await self._swap()
+        await self._recreate()
 
     def _made(self, pv: Manifest, body: Manifest) -> None:
         self._asked_for = body
         self.observation = replace(self.observation, pv=pv)
         self._dependencies.unfinished.present(self.entry.pv)
 
-    async def _swap(self) -> None:
+    async def _recreate(self) -> None:
         """Remove the volume, and ask for its like at the same time.
 
         While the old one is there the answer is a harmless conflict. So the new one comes within a
@@ -391,12 +399,12 @@ class ReplacementRun:
         async def remove() -> None:
             nonlocal answered
             try:
-                await self._dependencies.volumes.remove(_seen(self.observation))
+                await self._dependencies.volumes.remove(_present(self.observation))
             finally:
                 answered = True
 
         async def create(body: Manifest) -> Manifest | None:
-            for _ in range(EAGER):
+            for _ in range(CREATE_ATTEMPTS):
                 try:
                     return await self._dependencies.volumes.create(body)
                 except Conflict:
@@ -424,15 +432,15 @@ class ReplacementRun:
             replace(self._tried, version=changed.version)
         )
         # Under a note that said `prepared` nobody can have deleted it.
-        first = before.state is State.PREPARED or self.armed == before.version
+        first = before.state is State.PREPARED or self.deleting_version == before.version
         if first and not self.asked:
-            self.armed = self.entry.version
+            self.deleting_version = self.entry.version
         self.observation = replace(self.observation, taken=True)
 
     async def _delete(self) -> None:
         asked, self.asked = self.asked, True
         try:
-            pv = await self._dependencies.volumes.delete(_seen(self.observation))
+            pv = await self._dependencies.volumes.delete(_present(self.observation))
         except Conflict:
             # Of all failures the one that says that nothing happened.
             self.asked = asked
@@ -440,11 +448,11 @@ class ReplacementRun:
         self.observation = replace(self.observation, pv=pv)
 
     async def _end(self, outcome: Outcome) -> None:
-        if outcome is Outcome.KEPT:
-            self._dependencies.unfinished.kept(self.entry.wanted)
+        if outcome is Outcome.RECREATED_WITH_RETAIN:
+            self._dependencies.unfinished.retained(self.entry.wanted)
         self.outcome = outcome
         await self._dependencies.journal.drop(self.entry)
-        self.over = True
+        self.finished = True
 
     async def _refused(self, step: Step, error: Refused) -> None:
         """Sort a final no: before the deletion everything is taken back, after it we go on."""
@@ -453,38 +461,38 @@ class ReplacementRun:
                 log.warning("claimRef can't be changed", extra=facts(pv=self.entry.pv, why=error))
                 self.observation = replace(self.observation, claim_ref_immutable=True)
             case Delete():
-                await self._unwind()
+                await self._roll_back()
                 raise error
             case Mark() | Save() if self.entry.state is State.PREPARED:
-                await self._unwind()
+                await self._roll_back()
                 raise error
-            case Create() | Remove() | Mark() | Save() | LookAtClaim() | AwaitBinder():
+            case Create() | Remove() | Mark() | Save() | ReadClaim() | AwaitBinder():
                 # Only a volume that this very run removed is so bad that nothing else may begin.
                 # Anything else may be the work of somebody who writes entries or annotations.
                 absent = isinstance(step, Create) and self.own
-                self._dependencies.unfinished.stick(self.entry, error, blocking=absent)
+                self._dependencies.unfinished.mark_stuck(self.entry, error, blocking=absent)
                 raise error
             case _:
                 raise error
 
-    async def _unwind(self) -> None:
+    async def _roll_back(self) -> None:
         """Take back everything, the note's word first: whoever deletes the volume from now on is
         not us, also should the answer to what follows be lost.
         """
         if self.entry.state is State.DELETING:
             await self._save(self.entry.prepared())
-        pv, outcome = self.observation.pv, Outcome.UNWOUND
+        pv, outcome = self.observation.pv, Outcome.ROLLED_BACK
         if pv is not None and is_marked(pv):
             claim = await self._read_claim(self.entry)
             observation = replace(self.observation, claim=claim, uninterrupted=self._uninterrupted)
-            unmark = taken_back(self.entry, pv, observation, outcome)
+            unmark = rolled_back(self.entry, pv, observation, outcome)
             await self._dependencies.volumes.patch(self.entry.pv, unmark.patch)
             outcome = unmark.outcome
         await self._end(outcome)
         self._dependencies.unfinished.ended(self.entry.pv)
 
 
-def _seen(observation: Observation) -> Manifest:
+def _present(observation: Observation) -> Manifest:
     if observation.pv is None:
         raise AssertionError("this step is only chosen for a volume that is there")
     return observation.pv

@@ -14,17 +14,17 @@ from linstor_affinity_events.engine.replacement_run import (
     ReplacementRun,
     confirmed,
     observe,
-    unmark_alone,
+    unmark_without_entry,
 )
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import BadEntry, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
-from linstor_affinity_events.model.decision import Later, Reason, Refusal
+from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import (
     Manifest,
-    decides_otherwise,
+    changes_decision,
     is_marked,
     mark_patch,
     taken_over,
@@ -34,8 +34,8 @@ from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import Observation, Outcome, is_entitled, was_its_own
 from linstor_affinity_events.model.volume import Volume
 
-BLOCKED_AGAIN = 5.0
-NOT_MINE = 5.0
+BLOCKED_RETRY = 5.0
+NOT_LEADING_RETRY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Replacer:
         affinity: NodeAffinity,
         *,
         urgent: bool = False,
-    ) -> Ended | Later | Refusal:
+    ) -> Ended | Deferred | Refusal:
         """Replace a volume that was just read, or say what stands against it.
 
         Raises Conflict when somebody else is at it; Unreachable when it was cut off, with a note
@@ -110,7 +110,7 @@ class Replacer:
         if self.unfinished.blocking:
             others = ", ".join(sorted(self.unfinished.blocking))
             why = f"{others} can't be created again; no replacement begins until that is mended"
-            return Later(Reason.BLOCKED, why, BLOCKED_AGAIN)
+            return Deferred(Reason.BLOCKED, why, BLOCKED_RETRY)
         against = obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers, urgent=urgent)
         if against is not None:
             return against
@@ -119,17 +119,19 @@ class Replacer:
             marked = await self._volumes.dry_run(pv, mark_patch(pv), entry.wanted)
         except Refused as error:
             return Refusal(Reason.NOT_ALLOWED, f"Kubernetes would not let it be replaced: {error}")
-        if changed := admission_stands_against(entry, marked):
+        if changed := admission_conflict(entry, marked):
             return Refusal(Reason.NOT_ALLOWED, changed)
         entry = entry.wanting(taken_over(entry.wanted, marked))
         if not self._may_begin():
-            return Later(Reason.NOT_LEADING, "this instance leads no more, or stops", NOT_MINE)
+            return Deferred(
+                Reason.NOT_LEADING, "this instance leads no more, or stops", NOT_LEADING_RETRY
+            )
         with self._volumes.follow(entry.pv) as volume_watch:
             try:
-                entry = await self._create_note(entry)
+                entry = await self._create_entry(entry)
             except BadEntry as error:
-                return Refusal(Reason.BAD_NOTE, f"a note of it can't be trusted: {error}")
-            walk = ReplacementRun(
+                return Refusal(Reason.BAD_JOURNAL_ENTRY, f"a note of it can't be trusted: {error}")
+            run = ReplacementRun(
                 self._dependencies,
                 entry,
                 Observation(pv=pv, begun_here=True),
@@ -137,7 +139,7 @@ class Replacer:
                 own=True,
             )
             try:
-                outcome = await walk.to_the_end()
+                outcome = await run.run()
             except Refused as error:
                 if entry.pv in self.unfinished.pending:
                     raise
@@ -145,18 +147,18 @@ class Replacer:
                 return Refusal(
                     Reason.NOT_ALLOWED, f"Kubernetes does not let it be replaced: {error}"
                 )
-        made = walk.observation.pv
+        made = run.observation.pv
         now_there = None if made is None else self._volumes.describe(made)
-        return Ended(outcome, now_there, walk.different, held_up=walk.held_up)
+        return Ended(outcome, now_there, run.different, held_up=run.held_up)
 
-    async def _create_note(self, entry: JournalEntry) -> JournalEntry:
+    async def _create_entry(self, entry: JournalEntry) -> JournalEntry:
         """Raises Conflict where there is one already, and BadNote where that is none."""
         try:
             entry = await self._journal.create(entry)
         except Conflict:
             await self._journal.read(entry.pv)
             raise
-        self.unfinished.noted(entry)
+        self.unfinished.record(entry)
         return entry
 
     async def resume(self, name: PvName) -> Outcome | Refusal | LeftAlone:
@@ -166,23 +168,21 @@ class Replacer:
                 pv, entry = await observe(self._dependencies, name)
             except BadEntry as error:
                 self.unfinished.ended(name)
-                return Refusal(Reason.BAD_NOTE, str(error))
+                return Refusal(Reason.BAD_JOURNAL_ENTRY, str(error))
             if entry is None:
                 self.unfinished.ended(name)
-                return await unmark_alone(self._dependencies, pv)
-            self.unfinished.noted(entry)
+                return await unmark_without_entry(self._dependencies, pv)
+            self.unfinished.record(entry)
             if pv is None and entry.state is State.DELETING:
                 others = self.used_by_others(entry.key, but=name)
                 if others and not await self._may_come_back(entry):
                     return LeftAlone(others)
             observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)
-            return await ReplacementRun(
-                self._dependencies, entry, observation, volume_watch
-            ).to_the_end()
+            return await ReplacementRun(self._dependencies, entry, observation, volume_watch).run()
 
     async def adopt(self, entry: JournalEntry) -> JournalEntry:
         """Make a note of the reference controller's our own."""
-        return await self._create_note(entry)
+        return await self._create_entry(entry)
 
     def used_by_others(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
         """The volumes that claims use and that stand for this LINSTOR volume, all but one: those
@@ -193,7 +193,7 @@ class Replacer:
             for other in self._dependencies.index.of(key.resource)
             if other.key == key and other.name != but and other.in_use
         }
-        return tuple(sorted(there.union(self.unfinished.seen_with(key, but=but))))
+        return tuple(sorted(there.union(self.unfinished.observed_with(key, but=but))))
 
     async def _may_come_back(self, entry: JournalEntry) -> bool:
         """Whether the claim of an absent volume may have it, whatever else stands for the same
@@ -210,7 +210,7 @@ class Replacer:
         )
 
 
-def admission_stands_against(entry: JournalEntry, marked: Manifest) -> str | None:
+def admission_conflict(entry: JournalEntry, marked: Manifest) -> str | None:
     """What an admission policy made of the dry run of our marks that can't be lived with. Labels
     and annotations that it adds are simply part of the volume from then on.
     """
@@ -219,5 +219,5 @@ def admission_stands_against(entry: JournalEntry, marked: Manifest) -> str | Non
             "an admission policy takes off the finalizer, the reclaim policy or the annotation "
             "that would protect its data while it is replaced"
         )
-    changed = decides_otherwise(entry.wanted, taken_over(entry.wanted, marked))
+    changed = changes_decision(entry.wanted, taken_over(entry.wanted, marked))
     return changed and f"an admission policy changes its {changed} whenever it is updated"

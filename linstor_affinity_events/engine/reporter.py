@@ -10,8 +10,8 @@ from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import (
     Change,
     Decision,
+    Deferred,
     InSync,
-    Later,
     Reason,
     Refusal,
     Resume,
@@ -56,20 +56,20 @@ class OutOfSync:
     def of(cls, volume: Volume, decision: Decision) -> "OutOfSync":
         return cls(kind_of(decision), reason_of(decision), why_of(decision), volume.uid)
 
-    told: str = field(default="", compare=False)
+    reported: str = field(default="", compare=False)
     """What they were told last."""
 
-    def after(self, before: "OutOfSync | None", now: float) -> "OutOfSync":
+    def continuing(self, before: "OutOfSync | None", now: float) -> "OutOfSync":
         """The same, counted from when it began."""
         if before is None or (before.kind, before.reason) != (self.kind, self.reason):
             return replace(self, since=now)
-        return replace(self, since=before.since, warned=before.warned, told=before.told)
+        return replace(self, since=before.since, warned=before.warned, reported=before.reported)
 
-    def to_be_warned_of(self, now: float) -> bool:
+    def should_warn(self, now: float) -> bool:
         """Whether it is time to warn people, for the first time or once more."""
         if self.warned:
             quiet = now - self.warned[-1]
-            return quiet >= REMIND_AFTER or (self.why != self.told and quiet >= CHANGED_AFTER)
+            return quiet >= REMIND_AFTER or (self.why != self.reported and quiet >= CHANGED_AFTER)
         return self.kind == "refusal" or (
             self.kind == "later"
             and self.reason != Reason.NOT_LEADING
@@ -95,12 +95,12 @@ class Changed:
 
 
 def kind_of(decision: Decision) -> str:
-    return type(decision).__name__.lower()
+    return "later" if isinstance(decision, Deferred) else type(decision).__name__.lower()
 
 
 def reason_of(decision: Decision) -> str:
     match decision:
-        case Skipped(reason) | Refusal(reason) | Later(reason):
+        case Skipped(reason) | Refusal(reason) | Deferred(reason):
             return str(reason)
         case InSync() | Resume() | Change():
             return ""
@@ -120,7 +120,7 @@ class Reporter:
         self.latest: deque[Changed] = deque(maxlen=KEPT_CHANGES)
         """The last changes, the newest last."""
 
-    def told(self, volume: Volume, decision: Decision) -> bool:
+    def is_reported(self, volume: Volume, decision: Decision) -> bool:
         """Whether this very verdict on this incarnation was told already."""
         return self.out_of_sync.get(volume.name) == OutOfSync.of(volume, decision)
 
@@ -137,20 +137,20 @@ class Reporter:
             return
         now, known = self._now(), self.out_of_sync.get(volume.name)
         found = OutOfSync.of(volume, decision)
-        new, found = found != known, found.after(known, now)
-        if found.to_be_warned_of(now):
+        new, found = found != known, found.continuing(known, now)
+        if found.should_warn(now):
             self._warn(volume, found)
-            found = replace(found, warned=(*found.warned, now), told=found.why)
+            found = replace(found, warned=(*found.warned, now), reported=found.why)
         elif new:
-            usual = isinstance(decision, Skipped) or decision.reason is Reason.YOUNG
+            expected = isinstance(decision, Skipped) or decision.reason is Reason.YOUNG
             log.log(
-                logging.DEBUG if usual else logging.INFO,
+                logging.DEBUG if expected else logging.INFO,
                 "volume left alone for now",
                 extra=facts(pv=volume.name, rd=volume.key, reason=found.reason, why=found.why),
             )
         self.out_of_sync[volume.name] = found
 
-    def lasts(self, volume: Volume, decision: Later, *, since_age: float) -> None:
+    def report_lasting(self, volume: Volume, decision: Deferred, *, since_age: float) -> None:
         """Take note of something that has stood against a volume for so many seconds already."""
         known = self.out_of_sync.get(volume.name)
         if known is None or known.reason != reason_of(decision):
@@ -180,7 +180,7 @@ class Reporter:
             "deleted, the data of both may be: keep one, or set reclaim policy Retain on both",
         )
 
-    def came_out_different(self, volume: Volume, parts: Collection[str]) -> None:
+    def created_different(self, volume: Volume, parts: Collection[str]) -> None:
         """Tell what an admission policy made of a volume that was created."""
         if parts:
             self._advise(

@@ -27,7 +27,7 @@ from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.placement import Definition
 from linstor_affinity_events.model.replacement import (
     claim_is_as_noted,
-    left,
+    claim_is_leaving,
     left_by_the_reference,
 )
 
@@ -47,7 +47,7 @@ class SavedVolumes:
         self._replacer, self._cluster_view = replacer, cluster_view
         self._parse_json, self._enabled = ports.parse_json, enabled
         self._refused: dict[tuple[str, int], tuple[str, str]] = {}
-        self._taken: dict[tuple[str, int], str] = {}
+        self._done: dict[tuple[str, int], str] = {}
 
     async def take_over(self, definition: Definition) -> None:
         """See to each saved PersistentVolume of a definition.
@@ -58,13 +58,13 @@ class SavedVolumes:
             where = (definition.resource, number)
             # One that was seen to and could not be dropped is not seen to again: by now the volume
             # may be gone because somebody deleted it.
-            if self._taken.get(where) != text:
+            if self._done.get(where) != text:
                 try:
-                    await self._see_to(definition, number, text)
+                    await self._take_over(definition, number, text)
                 except BadEntry as error:
                     self._refuse(where, text, str(error))
                     continue
-                self._taken[where] = text
+                self._done[where] = text
             try:
                 await self._linstor.forget_saved(definition.resource, number)
             except (Again, Refused) as error:
@@ -72,7 +72,7 @@ class SavedVolumes:
                 self._refuse(where, text, f"it was seen to, and can't be dropped: {error}")
                 continue
             self._refused.pop(where, None)
-            self._taken.pop(where, None)
+            self._done.pop(where, None)
 
     def _refuse(self, where: tuple[str, int], text: str, why: str) -> None:
         if self._refused.get(where) == (text, why):
@@ -85,7 +85,7 @@ class SavedVolumes:
             extra=facts(rd=rd, volume=number, why=why),
         )
 
-    async def _see_to(self, definition: Definition, number: int, text: str) -> None:
+    async def _take_over(self, definition: Definition, number: int, text: str) -> None:
         """Raises BadNote that says why it is left."""
         if not self._enabled:
             raise BadEntry(OFF)
@@ -105,13 +105,13 @@ class SavedVolumes:
                 "volume; it may belong to another Kubernetes cluster that uses this LINSTOR"
             )
         elif left_by_the_reference(pv):
-            await self._go_on(saved, pv, key)
+            await self._continue(saved, pv, key)
 
     def _is_the_same(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> bool:
         volume = self._volumes.describe(pv)
         return volume is not None and volume.key == key and claim_of(pv) == claim_of(saved)
 
-    async def _go_on(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> None:
+    async def _continue(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> None:
         """From a volume that wears what the reference puts on it."""
         if is_terminating(pv):
             await self._adopt(_entry(saved, key, uid_of(pv)))
@@ -121,11 +121,11 @@ class SavedVolumes:
         claim = None if entry.user is None else await self._volumes.read_claim(entry.user)
         # Whoever deletes a claim whose volume says Retain may rely on that.
         unmarked = reference_unmarking(
-            pv, policy, keep=phase_of(pv) != "Bound" or left(entry, claim)
+            pv, policy, keep=phase_of(pv) != "Bound" or claim_is_leaving(entry, claim)
         )
         await self._volumes.patch(name_of(pv), unmarked.patch)
-        if unmarked.kept:
-            self._replacer.unfinished.kept(pv)
+        if unmarked.retained:
+            self._replacer.unfinished.retained(pv)
         log.info(
             "replacement that the reference controller had begun taken back",
             extra=facts(pv=name_of(pv), rd=key, policy=policy),

@@ -30,7 +30,7 @@ async def triggers_from(
     Wrap it in `contextlib.aclosing`, or its connection outlives the loop that read it.
     """
     clock = asyncio.get_running_loop().time
-    told = ""
+    reported = ""
     while True:
         opened = None
         try:
@@ -38,7 +38,7 @@ async def triggers_from(
                 opened = clock()
                 streams.opened(stream.name)
                 log.info("event stream open", extra=facts(stream=stream.name))
-                told = ""
+                reported = ""
                 yield EventsMissed(f"{stream.name} stream opened")
                 async for trigger in events:
                     delays.reset()
@@ -46,9 +46,9 @@ async def triggers_from(
                     yield trigger
                 log.info("event stream closed by its peer", extra=facts(stream=stream.name))
         except (Again, Refused) as error:
-            if str(error) != told:
+            if str(error) != reported:
                 log.warning("event stream broken", extra=facts(stream=stream.name, why=error))
-            told = str(error)
+            reported = str(error)
         streams.closed(stream.name)
         if opened is not None and clock() - opened > 60:
             delays.reset()

@@ -52,20 +52,20 @@ class Unfinished:
         """The volumes of one resource that have a note."""
         return [name for name, key in self.pending.items() if key.resource == resource]
 
-    def noted(self, entry: JournalEntry) -> None:
+    def record(self, entry: JournalEntry) -> None:
         self.pending[entry.pv] = entry.key
 
-    def know(self, noted: Mapping[PvName, VolumeKey], *, before: Iterable[PvName]) -> None:
+    def know(self, record: Mapping[PvName, VolumeKey], *, before: Iterable[PvName]) -> None:
         """Take over a list of all that have a note; `before` were known when it was asked for, so
         that those begun meanwhile stay.
         """
         old = set(before)
         begun = {name: key for name, key in self.pending.items() if name not in old}
-        self.pending = {**noted, **begun}
+        self.pending = {**record, **begun}
         for kept in (self._originals, self._left_alone):
             for name in kept.keys() - self.pending.keys():
                 del kept[name]
-        self._let_go((self.stuck.keys() | self._absent) - self.pending.keys())
+        self._clear((self.stuck.keys() | self._absent) - self.pending.keys())
 
     def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:
         """Take stock, as a full reconcile does: which volumes are absent, whatever the reason, and
@@ -89,17 +89,17 @@ class Unfinished:
         self._lasting = lasting
         self._telemetry.unfinished(len(lasting))
 
-    def stand_back(self) -> None:
+    def leadership_lost(self) -> None:
         """Another instance leads: what is absent or stuck is theirs to tell."""
-        self._let_go(self.stuck.keys() | self._absent)
+        self._clear(self.stuck.keys() | self._absent)
         self._since, self._lasting = {}, set()
         self._telemetry.unfinished(0)
 
-    def _let_go(self, names: Iterable[PvName]) -> None:
+    def _clear(self, names: Iterable[PvName]) -> None:
         for name in tuple(names):
             self.present(name)
 
-    def saw(self, original: Manifest) -> None:
+    def observed(self, original: Manifest) -> None:
         """Remember of a volume whose claim may have its like, and what that may ask for."""
         self._originals[name_of(original)] = original_of(original)
 
@@ -108,7 +108,7 @@ class Unfinished:
         seen = self._originals.get(entry.pv)
         return seen if seen is not None and seen.uid == entry.uid else None
 
-    def seen_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+    def observed_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
         """The volumes on their way that stand for this LINSTOR volume and were seen to be a
         claim's, all but one.
         """
@@ -151,7 +151,7 @@ class Unfinished:
             log.info("volume is stuck no more", extra=facts(pv=name))
             self._telemetry.stuck(len(self.stuck))
 
-    def stick(self, entry: JournalEntry, error: Refused, *, blocking: bool) -> None:
+    def mark_stuck(self, entry: JournalEntry, error: Refused, *, blocking: bool) -> None:
         """Kubernetes refuses to let it come back; told once for each thing it says, and again as
         long as it lasts.
         """
@@ -165,7 +165,7 @@ class Unfinished:
                 "volume is deleted and can't be created again",
                 extra=facts(pv=entry.pv, rd=entry.key, claim=entry.claim, why=error),
             )
-            self._tell(
+            self._warn(
                 entry.wanted,
                 "VolumeRecreationFailing",
                 f"PersistentVolume {entry.pv} was deleted to change its node affinity and can't be "
@@ -175,7 +175,7 @@ class Unfinished:
         self.stuck[entry.pv] = str(error)
         self._telemetry.stuck(len(self.stuck))
 
-    def kept(self, pv: Manifest) -> None:
+    def retained(self, pv: Manifest) -> None:
         """The volume says Retain now, since nobody may take its data for garbage."""
         claim = claim_of(pv)
         log.error(
@@ -183,7 +183,7 @@ class Unfinished:
             "than its StorageClass gives; see docs/reliability.md before you bind it again",
             extra=facts(pv=name_of(pv), claim=claim),
         )
-        self._tell(
+        self._warn(
             pv,
             "VolumeRetained",
             f"A replacement of this volume was interrupted, and its claim {claim} is gone or does "
@@ -195,9 +195,9 @@ class Unfinished:
 
     def warn(self, pv: Manifest, reason: str, why: str) -> None:
         """Warn of a volume that may not be there, on its claim as well."""
-        self._tell(pv, reason, why)
+        self._warn(pv, reason, why)
 
-    def _tell(self, pv: Manifest, reason: str, why: str, *, reminder: int = 0) -> None:
+    def _warn(self, pv: Manifest, reason: str, why: str, *, reminder: int = 0) -> None:
         volume = self._describe(pv)
         if volume is not None:
             self._notices.warn(volume, reason, why, reminder=reminder)

@@ -21,7 +21,7 @@ from linstor_affinity_events.model.policy import (
 )
 from linstor_affinity_events.model.volume import Volume
 
-UNKNOWN_NODE_AGAIN = 2.0
+UNKNOWN_NODE_RETRY = 2.0
 
 
 class Reason(StrEnum):
@@ -29,7 +29,7 @@ class Reason(StrEnum):
 
     BAD_HANDLE = "bad-handle"
     TWO_VOLUMES = "two-volumes-one-handle"
-    BAD_NOTE = "bad-note"
+    BAD_JOURNAL_ENTRY = "bad-note"
     TERMINATING = "terminating"
     SKIP_ANNOTATION = "skip-annotation"
     SKIP_PROPERTY = "skip-property"
@@ -76,7 +76,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
+class Deferred:
     """Not yet; look again in `after` seconds, or, without them, when anything changes and at the
     next full reconcile.
     """
@@ -103,7 +103,7 @@ class Change:
     """No node with data is admitted now, so no pod can start where the data is."""
 
 
-Decision = InSync | Skipped | Refusal | Later | Resume | Change
+Decision = InSync | Skipped | Refusal | Deferred | Resume | Change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class Case:
     duplicates: tuple[PvName, ...] = ()
     """Other PersistentVolumes in use with the same handle."""
 
-    noted: bool = False
+    has_journal_entry: bool = False
     definition: Definition | None
     """None where LINSTOR knows no such resource."""
 
@@ -169,7 +169,7 @@ def _handle_readable(case: Case) -> Decision | None:
 
 
 def _begun_is_finished(case: Case) -> Decision | None:
-    if case.noted or case.volume.marked:
+    if case.has_journal_entry or case.volume.marked:
         return Resume()
     return None
 
@@ -178,7 +178,7 @@ def _deleted_by_others(case: Case) -> Decision | None:
     if not case.volume.terminating:
         return None
     if case.volume.in_use and isinstance(_outcome(case), Change):
-        return Later(
+        return Deferred(
             Reason.TERMINATING,
             "it is being deleted, not by this service, while its claim is still bound and its node "
             "affinity is wrong; it stays as it is until the deletion ends",
@@ -218,7 +218,7 @@ def _old_enough(case: Case) -> Decision | None:
     # Never more than the grace itself, should the API server's clock be ahead of ours.
     left = min(case.volume.created_at + case.grace - case.now, case.grace - case.seen_for)
     if left > 0 and not case.volume.made_by_us:
-        return Later(Reason.YOUNG, "just created", left)
+        return Deferred(Reason.YOUNG, "just created", left)
     return None
 
 
@@ -252,12 +252,12 @@ def _data_in_sight(case: Case) -> Decision | None:
         return Refusal(
             Reason.NO_DATA, f"no replica of {case.placement.resource} has usable data now"
         )
-    strangers = sorted(serving - case.nodes.labels.keys())
-    if strangers:
-        return Later(
+    unknown = sorted(serving - case.nodes.labels.keys())
+    if unknown:
+        return Deferred(
             Reason.UNKNOWN_NODE,
-            f"LINSTOR's list of nodes lacks {', '.join(strangers)}",
-            UNKNOWN_NODE_AGAIN,
+            f"LINSTOR's list of nodes lacks {', '.join(unknown)}",
+            UNKNOWN_NODE_RETRY,
         )
     return None
 
@@ -291,7 +291,7 @@ def _labels_there(case: Case) -> Decision | None:
     )
     if not missing:
         return None
-    return Later(
+    return Deferred(
         Reason.NO_LABELS,
         f"LINSTOR node {'; '.join(missing)} (a property under {case.nodes.namespace}), which "
         f"policy '{policy}' needs; the affinity stays as it is until the node has it",

@@ -28,7 +28,7 @@ from linstor_affinity_events.model.manifest import (
 from linstor_affinity_events.model.names import ClaimName, PvName, Uid, is_pv_name
 
 FORMAT = 1
-_DEEPEST = 32
+_MAX_DEPTH = 32
 _POLICIES = frozenset({"Delete", "Recycle", "Retain"})
 _OTHER_SOURCES = frozenset(
     (
@@ -141,10 +141,10 @@ def read_entry(tree: object, *, version: str = "") -> JournalEntry:
     if not uid and state != State.DELETING:
         raise BadEntry("the note names no incarnation, and is for a volume that is there")
     claim = claim_of(wanted)
-    noted = tree.get("claim")
-    if (noted is None) != (claim is None) or (
+    recorded = tree.get("claim")
+    if (recorded is None) != (claim is None) or (
         claim is not None
-        and noted != {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid}
+        and recorded != {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid}
     ):
         raise BadEntry("the note names another claim than its manifest does")
     return JournalEntry(
@@ -258,7 +258,7 @@ def _are_objects(value: object) -> bool:
 def _check_depth(tree: object) -> None:
     """Pass what can be copied and written: a PersistentVolume is not ten levels deep."""
     level = [tree]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         level = [
             inner
             for outer in level

@@ -39,7 +39,7 @@ FINALIZER = f"{OURSELVES}/replacing"
 PROVISIONER_FINALIZER = "external-provisioner.volume.kubernetes.io/finalizer"
 """The provisioner deletes what is behind a terminating volume only if it wears this."""
 
-MARK_ANNOTATION = f"{OURSELVES}/replacing"
+MARKER_ANNOTATION = f"{OURSELVES}/replacing"
 """On a PersistentVolume that wears our finalizer: what taking our marks back has to restore."""
 
 ORIGINAL_POLICY_ANNOTATION = f"{OURSELVES}/original-reclaim-policy"

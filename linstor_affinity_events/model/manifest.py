@@ -14,7 +14,7 @@ from linstor_affinity_events.model.affinity import NodeAffinity, read_affinity
 from linstor_affinity_events.model.keys import (
     BOUND_BY_CONTROLLER,
     FINALIZER,
-    MARK_ANNOTATION,
+    MARKER_ANNOTATION,
     ORIGINAL_CLAIM_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
     OURSELVES,
@@ -44,7 +44,7 @@ SERVER_SET = frozenset(
     }
 )
 RETAIN = "Retain"
-_MARK_FIELD = f"f:{MARK_ANNOTATION}"
+_MARK_FIELD = f"f:{MARKER_ANNOTATION}"
 
 
 def name_of(manifest: Manifest) -> PvName:
@@ -132,7 +132,7 @@ def copy_for_create(manifest: Manifest) -> dict[str, Any]:
     _put(
         body["metadata"],
         "annotations",
-        {k: v for k, v in annotations_of(manifest).items() if k != MARK_ANNOTATION},
+        {k: v for k, v in annotations_of(manifest).items() if k != MARKER_ANNOTATION},
     )
     return body
 
@@ -149,7 +149,7 @@ def disowned(body: Manifest, uid: Uid) -> dict[str, Any]:
     bound already is bound to the volume that has its uid there, whatever the names are. `uid` is
     that of the volume which it stands for.
     """
-    retained = kept(body)
+    retained = with_retain(body)
     claim = {**body["spec"]["claimRef"], "uid": tombstone_for(uid)}
     return {**retained, "spec": {**retained["spec"], "claimRef": claim}}
 
@@ -159,7 +159,7 @@ def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
     named in an annotation: so nobody gets it without a person having looked. `uid` is that of the
     volume which it stands for.
     """
-    retained = kept(body)
+    retained = with_retain(body)
     ref = body["spec"].get("claimRef") or {}
     claim = {
         "apiVersion": "v1",
@@ -178,7 +178,7 @@ def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
     }
 
 
-def kept(body: Manifest) -> dict[str, Any]:
+def with_retain(body: Manifest) -> dict[str, Any]:
     """The same volume with policy Retain and its own policy in an annotation: nobody may take
     its data for garbage before a person has looked.
     """
@@ -212,12 +212,12 @@ def is_marked(manifest: Manifest) -> bool:
     )
 
 
-def wears_marks(manifest: Manifest) -> bool:
+def has_any_marker(manifest: Manifest) -> bool:
     """Whether any of what says that we are replacing it is there, however much was taken off."""
-    return FINALIZER in finalizers_of(manifest) or MARK_ANNOTATION in annotations_of(manifest)
+    return FINALIZER in finalizers_of(manifest) or MARKER_ANNOTATION in annotations_of(manifest)
 
 
-def is_safe_to_go(manifest: Manifest) -> bool:
+def is_safe_to_release(manifest: Manifest) -> bool:
     """As `is_marked`, for one that is terminating already: no finalizer can be added any more."""
     return (
         reclaim_policy_of(manifest) == RETAIN
@@ -229,10 +229,10 @@ def marked_by_us(manifest: Manifest) -> bool:
     """As `is_marked`, and the annotation that says what the marks replaced was written by our own
     field manager. An annotation alone may be anybody's.
     """
-    return is_marked(manifest) and _wrote_mark(manifest)
+    return is_marked(manifest) and _wrote_marker(manifest)
 
 
-def _wrote_mark(manifest: Manifest) -> bool:
+def _wrote_marker(manifest: Manifest) -> bool:
     return any(
         entry.get("manager") == OURSELVES and _MARK_FIELD in _owned_annotations(entry)
         for entry in manifest["metadata"].get("managedFields") or ()
@@ -254,7 +254,7 @@ def mark_patch(manifest: Manifest) -> Patch:
     finalizers = finalizers_of(manifest)
     terminating = is_terminating(manifest)
     # Marked before, and somebody took back a part: what was there first is what counts.
-    known = mark_on(manifest) if FINALIZER in finalizers or terminating else None
+    known = marker_of(manifest) if FINALIZER in finalizers or terminating else None
     if known is not None:
         policy, skip = known[0] if policy == RETAIN else policy, known[1]
     if not terminating and FINALIZER not in finalizers:
@@ -265,7 +265,7 @@ def mark_patch(manifest: Manifest) -> Patch:
         {
             "metadata": {
                 "finalizers": finalizers,
-                "annotations": {SKIP_RECLAIM_ANNOTATION: "true", MARK_ANNOTATION: before},
+                "annotations": {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: before},
             },
             "spec": {"persistentVolumeReclaimPolicy": RETAIN},
         },
@@ -277,7 +277,7 @@ class Unmarking:
     """How our marks are taken back."""
 
     patch: Patch
-    kept: bool = False
+    retained: bool = False
     """Whether policy Retain stays though the volume had another one, which an annotation names."""
 
 
@@ -298,10 +298,10 @@ def unmarking(
     patch: Patch = {
         "metadata": {
             "finalizers": [f for f in finalizers_of(manifest) if f != FINALIZER],
-            "annotations": {MARK_ANNOTATION: None},
+            "annotations": {MARKER_ANNOTATION: None},
         }
     }
-    before = own or (mark_on(manifest) if _wrote_mark(manifest) else None)
+    before = own or (marker_of(manifest) if _wrote_marker(manifest) else None)
     retained = reclaim_policy_of(manifest) == RETAIN
     if before is None:
         # Nothing tells what it was; our finalizer tells that Retain may be ours.
@@ -312,34 +312,34 @@ def unmarking(
     patch["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] = skip
     if not retained or RETAIN in {policy, noted}:
         return Unmarking(guarded(manifest, patch))
-    kept = keep or not (own or is_marked(manifest))
-    if kept:
+    retain = keep or not (own or is_marked(manifest))
+    if retain:
         patch["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] = policy
     else:
         patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
-    return Unmarking(guarded(manifest, patch), kept)
+    return Unmarking(guarded(manifest, patch), retain)
 
 
 def reference_unmarking(manifest: Manifest, policy: str, *, keep: bool) -> Unmarking:
     """Take back what the reference controller put on a volume that it did not come to delete."""
     annotations: dict[str, str | None] = {SKIP_RECLAIM_ANNOTATION: None}
     patch: Patch = {"metadata": {"annotations": annotations}}
-    kept = keep and policy != RETAIN
-    if kept:
+    retain = keep and policy != RETAIN
+    if retain:
         annotations[ORIGINAL_POLICY_ANNOTATION] = policy
     else:
         patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
-    return Unmarking(guarded(manifest, patch), kept)
+    return Unmarking(guarded(manifest, patch), retain)
 
 
 def skip_reclaim_of(manifest: Manifest) -> str | None:
     return annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
 
 
-def mark_on(manifest: Manifest) -> Before | None:
+def marker_of(manifest: Manifest) -> Before | None:
     """What the mark says to restore: policy and skip-reclaim. None if it can't be read."""
     try:
-        before = json.loads(annotations_of(manifest).get(MARK_ANNOTATION, ""))
+        before = json.loads(annotations_of(manifest).get(MARKER_ANNOTATION, ""))
         policy, skip = before["reclaimPolicy"], before["skipReclaim"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -444,7 +444,7 @@ def with_policy(wanted: Manifest, policy: str) -> dict[str, Any]:
 _ADDED = frozenset({"labels", "annotations", "ownerReferences"})
 
 
-def decides_otherwise(before: Manifest, after: Manifest) -> str | None:
+def changes_decision(before: Manifest, after: Manifest) -> str | None:
     """What others changed of a volume that is to be replaced, so that it has to be decided anew:
     the first part by name. None where only labels, annotations and owners differ, none of which
     decides; these are simply part of what is wanted.
@@ -465,14 +465,14 @@ def decides_otherwise(before: Manifest, after: Manifest) -> str | None:
     return None
 
 
-def came_out_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:
+def created_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:
     """The parts of a volume that are otherwise than was asked for. What was added (a label, a
     finalizer, a field that the server fills in) is no difference.
     """
     found = [
         f"spec.{key}"
         for key, value in asked["spec"].items()
-        if key != "nodeAffinity" and _bare(made["spec"].get(key)) != _bare(value)
+        if key != "nodeAffinity" and _without_empty(made["spec"].get(key)) != _without_empty(value)
     ]
     if read_affinity(asked["spec"]) != read_affinity(made["spec"]):
         found.append("spec.nodeAffinity")
@@ -486,9 +486,9 @@ def came_out_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _bare(value: Any) -> Any:
+def _without_empty(value: Any) -> Any:
     """Without what the API server leaves out: empty texts and objects, and nulls."""
     if isinstance(value, Mapping):
-        inner = {key: _bare(each) for key, each in value.items()}
+        inner = {key: _without_empty(each) for key, each in value.items()}
         return {key: each for key, each in inner.items() if each not in ("", None, {}, [])}
     return value

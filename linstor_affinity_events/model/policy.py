@@ -16,14 +16,14 @@ UNSET = frozenset({"", "null", "Null", "NULL", "~"})
 MAX_TEXT = 4 * 1024
 """Parsing takes time with the square of what hostile text there is."""
 
-MOST_RULES = 16
-MOST_LABELS = 16
+MAX_RULES = 16
+MAX_LABELS = 16
 """In one rule. Each rule is compared with each other one for every replica of every volume."""
 
-_MOST_BRACKETS = 64
+_MAX_BRACKETS = 64
 """Each takes the parser as long as there are others open: 4,000 took a second."""
 
-_MOST_PARTS = 400
+_MAX_PARTS = 400
 """Commas and lines."""
 
 _REMOTE_LAYERS = frozenset({"drbd", "nvme"})
@@ -71,8 +71,8 @@ def widest(readings: Iterable[PolicyReading]) -> PolicyReading:
         if isinstance(each, Unreadable):
             return each
     rules = dict.fromkeys(rule for each in given if isinstance(each, Policy) for rule in each.rules)
-    if len(rules) > MOST_RULES:
-        return Unreadable("", f"more than {MOST_RULES} rules together")
+    if len(rules) > MAX_RULES:
+        return Unreadable("", f"more than {MAX_RULES} rules together")
     return Policy(tuple(rules))
 
 
@@ -89,7 +89,7 @@ def read_policy(text: str, parse_yaml: Callable[[str], object]) -> PolicyReading
         return LOCAL_ONLY
     if len(text) > MAX_TEXT:
         return Unreadable(text[:80], f"longer than {MAX_TEXT} characters")
-    if sum(map(text.count, "[{?")) > _MOST_BRACKETS or sum(map(text.count, ",\n")) > _MOST_PARTS:
+    if sum(map(text.count, "[{?")) > _MAX_BRACKETS or sum(map(text.count, ",\n")) > _MAX_PARTS:
         return Unreadable(text[:80], "too many brackets, commas or lines")
     try:
         return Policy(tuple(dict.fromkeys(_rules(parse_yaml(text)))))
@@ -100,8 +100,8 @@ def read_policy(text: str, parse_yaml: Callable[[str], object]) -> PolicyReading
 def _rules(tree: object) -> list[frozenset[str]]:
     if not isinstance(tree, list):
         raise BadPolicy("neither true nor false nor a list of {fromSame: [label, ...]}")
-    if len(tree) > MOST_RULES:
-        raise BadPolicy(f"more than {MOST_RULES} rules")
+    if len(tree) > MAX_RULES:
+        raise BadPolicy(f"more than {MAX_RULES} rules")
     return [_rule(number, item) for number, item in enumerate(tree, start=1)]
 
 
@@ -113,8 +113,8 @@ def _rule(number: int, item: object) -> frozenset[str]:
         isinstance(x, str) and x and x.isprintable() for x in labels
     ):
         raise BadPolicy(f"rule {number}: fromSame is not a list of label names")
-    if len(labels) > MOST_LABELS:
-        raise BadPolicy(f"rule {number}: more than {MOST_LABELS} labels")
+    if len(labels) > MAX_LABELS:
+        raise BadPolicy(f"rule {number}: more than {MAX_LABELS} labels")
     return frozenset(labels)
 
 

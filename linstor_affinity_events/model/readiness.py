@@ -6,7 +6,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
 
-from linstor_affinity_events.model.decision import Later, Reason, Refusal
+from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER, PROVISIONER_FINALIZER
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -28,7 +28,7 @@ KNOWN_FINALIZERS = (
 )
 """Their owners let go of a PersistentVolume that is deleted with policy Retain."""
 
-_WAIT = 2.0
+_RETRY_AFTER = 2.0
 
 _IN_PROGRESS = "ControllerResizeInProgress"
 _INFEASIBLE = frozenset({"ControllerResizeInfeasible", "ControllerResizeFailed"})
@@ -44,7 +44,7 @@ def obstacle(
     *,
     allowed_finalizers: Iterable[str] = (),
     urgent: bool = False,
-) -> Later | Refusal | None:
+) -> Deferred | Refusal | None:
     """What stands against replacing this volume now; None if nothing does.
 
     Where it is `urgent`, nothing but a claim that is not bound is waited for. csi-resizer's
@@ -54,13 +54,13 @@ def obstacle(
     be.
     """
     patterns = (*KNOWN_FINALIZERS, *allowed_finalizers)
-    strangers = [
+    unknown = [
         f for f in finalizers_of(pv) if not any(fnmatchcase(f, pattern) for pattern in patterns)
     ]
-    if strangers:
+    if unknown:
         return Refusal(
             Reason.UNKNOWN_FINALIZER,
-            f"it has finalizer {', '.join(strangers)}, and what its owner does on deletion is "
+            f"it has finalizer {', '.join(unknown)}, and what its owner does on deletion is "
             "unknown; if that is harmless, name it with --allow-finalizer",
         )
     ref = claim_of(pv)
@@ -68,13 +68,13 @@ def obstacle(
         # Nobody uses it: it was never bound, or is bound in advance to a claim yet to come.
         return None
     if why := _unbound(pv, claim, ref):
-        return Later(Reason.NOT_BOUND, why, _WAIT)
+        return Deferred(Reason.NOT_BOUND, why, _RETRY_AFTER)
     if claim is None or urgent:
         return None
     if why := _resizing(pv, claim):
-        return Later(Reason.RESIZING, why, _WAIT)
+        return Deferred(Reason.RESIZING, why, _RETRY_AFTER)
     if why := _modifying(claim):
-        return Later(Reason.MODIFYING, why, _WAIT)
+        return Deferred(Reason.MODIFYING, why, _RETRY_AFTER)
     return None
 
 

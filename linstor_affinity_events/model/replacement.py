@@ -19,17 +19,17 @@ from linstor_affinity_events.model.manifest import (
     Manifest,
     Patch,
     annotations_of,
+    changes_decision,
     claim_of,
-    decides_otherwise,
     detached,
     disowned,
+    has_any_marker,
     is_marked,
-    is_safe_to_go,
+    is_safe_to_release,
     is_terminating,
-    kept,
-    mark_on,
     mark_patch,
     marked_by_us,
+    marker_of,
     phase_of,
     rebound,
     skip_reclaim_of,
@@ -38,9 +38,9 @@ from linstor_affinity_events.model.manifest import (
     tombstone_patch,
     uid_of,
     unmarking,
-    wears_marks,
     with_claim_of,
     with_policy,
+    with_retain,
 )
 from linstor_affinity_events.model.policy import StorageClass
 
@@ -49,13 +49,13 @@ class Outcome(StrEnum):
     """How the unfinished business with a volume ended; stable, for metrics."""
 
     DONE = "done"
-    KEPT = "kept"
+    RECREATED_WITH_RETAIN = "kept"
     """Created again with policy Retain, since its claim had gone or moved on meanwhile."""
-    STALE = "stale"
+    SUPERSEDED = "stale"
     """The note was of no use any more; the volume was not touched."""
-    UNWOUND = "unwound"
+    ROLLED_BACK = "unwound"
     """Our marks were taken back: the volume had changed meanwhile."""
-    THEIRS = "theirs"
+    DELETED_BY_USER = "theirs"
     """Somebody deleted the volume before we did; it goes as they wanted."""
 
 
@@ -91,7 +91,7 @@ class AwaitBinder:
 
 
 @dataclass(frozen=True, slots=True)
-class LookAtClaim:
+class ReadClaim:
     """Read the claim: how the volume comes back depends on it."""
 
 
@@ -128,7 +128,7 @@ Step = (
     | Delete
     | DetachClaimRef
     | AwaitBinder
-    | LookAtClaim
+    | ReadClaim
     | Remove
     | Create
     | Unmark
@@ -188,16 +188,20 @@ def next_step(entry: JournalEntry, observation: Observation) -> Step:
 def _how_it_came_back(entry: JournalEntry, pv: Manifest) -> Outcome:
     """What became of a volume in whose place another incarnation stands."""
     if is_terminating(pv) or not made_by_us(pv):
-        return Outcome.STALE
+        return Outcome.SUPERSEDED
     added = annotations_of(pv).keys() - annotations_of(entry.wanted).keys()
     named = claim_of(pv)
     apart = named is not None and named.name == tombstone_for(entry.uid)
-    return Outcome.KEPT if apart or ORIGINAL_POLICY_ANNOTATION in added else Outcome.DONE
+    return (
+        Outcome.RECREATED_WITH_RETAIN
+        if apart or ORIGINAL_POLICY_ANNOTATION in added
+        else Outcome.DONE
+    )
 
 
 def _absent(entry: JournalEntry, observation: Observation) -> Step:
     if entry.state is State.PREPARED:
-        return Drop(Outcome.THEIRS)
+        return Drop(Outcome.DELETED_BY_USER)
     if observation.uninterrupted:
         # What was there a moment ago comes back as it was. A claim that was deleted meanwhile has
         # the consequences that it always has.
@@ -205,7 +209,7 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
     if entry.user is None:
         return Create(detached(entry.wanted, entry.uid))
     if not observation.claim_known:
-        return LookAtClaim()
+        return ReadClaim()
     if is_entitled(
         entry,
         observation.claim,
@@ -213,12 +217,16 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
         storage_class=observation.storage_class,
     ):
         # One that is being deleted was so after the marks, which say Retain.
-        return Create(kept(entry.wanted) if left(entry, observation.claim) else entry.wanted)
+        return Create(
+            with_retain(entry.wanted)
+            if claim_is_leaving(entry, observation.claim)
+            else entry.wanted
+        )
     if observation.claim is not None and uid_of(observation.claim) == entry.user.uid:
         # It is there, and this volume is not, or no longer, the one that it asks for, or may have.
         return Create(detached(entry.wanted, entry.uid))
     if was_seen_as_its_own(entry, observation.original):
-        return Create(kept(entry.wanted))
+        return Create(with_retain(entry.wanted))
     return Create(disowned(entry.wanted, entry.uid))
 
 
@@ -230,60 +238,64 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
             return Save(wanted.deleting())
         # Who deletes writes the note first, so that others can tell a user's deletion from ours.
         return Delete() if observation.taken and wanted == entry else Save(wanted)
-    if whole or wears_marks(pv):
+    if whole or has_any_marker(pv):
         # Somebody changed it, or took back a part of what makes the deletion harmless: take back
         # the rest. The note first: whoever deletes the volume from now on is not us.
         if entry.state is State.DELETING:
             return Save(entry.prepared())
-        return _unmark(entry, pv, observation, Outcome.UNWOUND)
+        return _unmark(entry, pv, observation, Outcome.ROLLED_BACK)
     if entry.state is State.PREPARED and observation.begun_here:
         return Mark(mark_patch(pv))
-    return Drop(Outcome.STALE)
+    return Drop(Outcome.SUPERSEDED)
 
 
 def _has_to_be_decided_again(entry: JournalEntry, pv: Manifest) -> bool:
     merged = taken_over(entry.wanted, pv)
-    return claim_of(pv) != entry.claim or decides_otherwise(entry.wanted, merged) is not None
+    return claim_of(pv) != entry.claim or changes_decision(entry.wanted, merged) is not None
 
 
 def _unmark(entry: JournalEntry, pv: Manifest, observation: Observation, outcome: Outcome) -> Step:
-    known = observation.uninterrupted or observation.claim_known or outcome is Outcome.THEIRS
+    known = (
+        observation.uninterrupted or observation.claim_known or outcome is Outcome.DELETED_BY_USER
+    )
     if entry.user is not None and not known:
-        return LookAtClaim()
-    return taken_back(entry, pv, observation, outcome)
+        return ReadClaim()
+    return rolled_back(entry, pv, observation, outcome)
 
 
-def taken_back(
+def rolled_back(
     entry: JournalEntry, pv: Manifest, observation: Observation, outcome: Outcome
 ) -> Unmark:
     """Our marks taken back. Where the claim went while they said Retain, and another run was at
     it, somebody may have relied on them: Retain stays. The claim is known unless it is all one run.
     """
-    gone = entry.user is not None and (phase_of(pv) != "Bound" or left(entry, observation.claim))
+    gone = entry.user is not None and (
+        phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
+    )
     unmarked = unmarking(
         pv,
-        keep=gone and not observation.uninterrupted and outcome is not Outcome.THEIRS,
+        keep=gone and not observation.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
         own=(entry.policy, skip_reclaim_of(entry.wanted)) if observation.uninterrupted else None,
         noted=entry.policy,
     )
-    return Unmark(unmarked.patch, Outcome.KEPT if unmarked.kept else outcome)
+    return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
 
 
-def left(entry: JournalEntry, claim: Manifest | None) -> bool:
+def claim_is_leaving(entry: JournalEntry, claim: Manifest | None) -> bool:
     """Whether the claim that the volume belonged to is gone, or is being deleted."""
     return not claim_is_as_noted(entry, claim) or claim is None or is_terminating(claim)
 
 
 def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
     if entry.state is State.PREPARED:
-        if wears_marks(pv):
-            return _unmark(entry, pv, observation, Outcome.THEIRS)
-        return Drop(Outcome.THEIRS)
-    before = mark_on(pv) if marked_by_us(pv) else None
+        if has_any_marker(pv):
+            return _unmark(entry, pv, observation, Outcome.DELETED_BY_USER)
+        return Drop(Outcome.DELETED_BY_USER)
+    before = marker_of(pv) if marked_by_us(pv) else None
     if before is not None and before[0] == RETAIN != entry.policy:
         # Note and volume both have to say otherwise before anything but Retain comes back.
         return Save(entry.wanting(with_policy(entry.wanted, RETAIN)))
-    if not is_safe_to_go(pv):
+    if not is_safe_to_release(pv):
         merged = entry.wanting(taken_over(entry.wanted, pv))
         return Save(merged) if merged != entry else Mark(mark_patch(pv))
     if rebound(pv, entry.claim):
@@ -297,7 +309,7 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
     if merged != entry:
         return Save(merged)
     if entry.user is not None and not observation.claim_known:
-        return LookAtClaim()
+        return ReadClaim()
     return Remove()
 
 
@@ -348,7 +360,7 @@ def left_by_the_reference(pv: Manifest) -> bool:
     """Whether a volume wears what the reference controller puts on it before it deletes it: both,
     in one write. It has no finalizer of its own.
     """
-    return is_safe_to_go(pv) and not wears_marks(pv)
+    return is_safe_to_release(pv) and not has_any_marker(pv)
 
 
 def made_by_us(pv: Manifest) -> bool:

@@ -27,7 +27,7 @@ class Selection:
             and (not self.storage_classes or volume.storage_class in self.storage_classes)
         )
 
-    def takes_place(self, volume: Volume, placement: Placement | None) -> bool:
+    def matches_node(self, volume: Volume, placement: Placement | None) -> bool:
         """Whether a node that is meant has a replica of it, or is named in its affinity."""
         if not self.nodes:
             return True

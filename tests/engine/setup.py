@@ -19,7 +19,7 @@ from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.reporter import Reporter
 from linstor_affinity_events.engine.streams import Streams
 from linstor_affinity_events.model.affinity import NodeAffinity
-from linstor_affinity_events.model.decision import Later, Refusal
+from linstor_affinity_events.model.decision import Deferred, Refusal
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import claim_of
 from linstor_affinity_events.model.names import PvName, ResourceName
@@ -194,7 +194,7 @@ async def replace(setup: Setup, *nodes: str, name: str = PV) -> Any:
     return ended.outcome if isinstance(ended, Ended) else ended
 
 
-async def replaced(setup: Setup, *nodes: str, name: str = PV) -> Ended | Later | Refusal:
+async def replaced(setup: Setup, *nodes: str, name: str = PV) -> Ended | Deferred | Refusal:
     """The same; answers all that is told of it."""
     pv = await setup.volumes.read(PvName(name))
     assert pv is not None

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from linstor_affinity_events.engine.batches import LEAST
+from linstor_affinity_events.engine.batches import SMALLEST
 from linstor_affinity_events.engine.keyed_queue import Priority
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName, resource_name
@@ -13,7 +13,7 @@ from linstor_affinity_events.model.placement import Placement
 from tests.engine.setup import Setup, cluster_with, instead, setup_on
 from tests.fakes.linstor import FakeLinstor
 
-MANY = 3 * LEAST
+MANY = 3 * SMALLEST
 NAMES = [f"pvc-{number:03}" for number in range(MANY)]
 FEW = 60
 """Single looks that workers may have while a crowd gathers and is read."""
@@ -52,7 +52,7 @@ async def test_many_hints_that_mean_nothing_are_answered_by_a_few_bulk_reads() -
         hint_all(setup)
         await asyncio.sleep(1.5)
 
-        assert len(setup.queue) == setup.queue.due_looks() + MANY
+        assert len(setup.queue) == setup.queue.due_reads() + MANY
         assert setup.linstor.asked.count("placements") == 1
         await asyncio.sleep(3.0)
 
@@ -131,12 +131,12 @@ async def test_a_resource_that_a_bulk_read_lacks_gets_a_look_of_its_own() -> Non
 
 async def test_some_looks_are_no_crowd() -> None:
     async with crowded_house() as setup:
-        for name in NAMES[: LEAST - 1]:
+        for name in NAMES[: SMALLEST - 1]:
             setup.queue.add(resource_name(name), source="promotion")
         await asyncio.sleep(20.0)
 
         assert "placements" not in setup.linstor.asked
-        assert single_looks(setup) == 2 * (LEAST - 1)
+        assert single_looks(setup) == 2 * (SMALLEST - 1)
 
 
 async def test_an_unfinished_replacement_in_a_crowd_is_brought_to_its_end() -> None:
@@ -144,7 +144,7 @@ async def test_an_unfinished_replacement_in_a_crowd_is_brought_to_its_end() -> N
         name = NAMES[MANY // 2]
         setup.linstor.place(name, "n2")
         setup.faults.refuse("create")
-        setup.queue.add(resource_name(name), priority=Priority.LOOK, source="promotion")
+        setup.queue.add(resource_name(name), priority=Priority.RECONCILE, source="promotion")
         await asyncio.sleep(3.0)
         setup.faults.allow("create")
         hint_all(setup)
@@ -172,7 +172,7 @@ async def test_an_outage_while_a_crowd_waits_is_not_taken_for_a_satellite_that_h
 async def test_what_changes_between_a_read_and_a_second_look_is_seen_by_that_look() -> None:
     async with crowded_house() as setup:
         setup.linstor.delay = 0.0
-        late = [resource_name(name) for name in NAMES[-LEAST + 1 :]]
+        late = [resource_name(name) for name in NAMES[-SMALLEST + 1 :]]
         for resource in late:
             setup.queue.add(resource, source="promotion")
         await asyncio.sleep(1.0)
@@ -218,13 +218,13 @@ async def test_nodes_that_are_not_to_be_had_hold_up_no_crowd() -> None:
         hint_all(setup)
         await asyncio.sleep(60.0)
 
-        assert setup.queue.held <= 3
+        assert setup.queue.processing <= 3
 
 
 async def test_a_look_that_failed_and_was_answered_in_a_crowd_has_failed_no_more() -> None:
     async with crowded_house() as setup:
         setup.linstor.broken = Unreachable("connection refused")
-        for name in NAMES[: LEAST - 1]:
+        for name in NAMES[: SMALLEST - 1]:
             setup.queue.add(resource_name(name), source="promotion")
         await asyncio.sleep(3.0)
         failing = setup.reconciler.remembered()

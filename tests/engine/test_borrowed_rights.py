@@ -14,7 +14,7 @@ from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import (
     FINALIZER,
-    MARK_ANNOTATION,
+    MARKER_ANNOTATION,
     OURSELVES,
     SKIP_RECLAIM_ANNOTATION,
     VolumeKey,
@@ -390,7 +390,7 @@ async def test_marks_in_our_name_turn_no_retain_into_delete() -> None:
         bind(cluster, PV, "n1", policy="Retain")
         await asyncio.sleep(1.0)
         setup = setup_on(cluster, linstor)
-        marks = {SKIP_RECLAIM_ANNOTATION: "true", MARK_ANNOTATION: TOLD}
+        marks = {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: TOLD}
         finalizers = [*setup.pv()["metadata"]["finalizers"], FINALIZER]
         patch = {"metadata": {"finalizers": finalizers, "annotations": marks}}
         cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
@@ -412,7 +412,7 @@ async def test_nor_does_an_annotation_in_the_middle_of_a_replacement() -> None:
 
         async def deleted(manifest: Manifest) -> Manifest | None:
             answer = await delete(manifest)
-            patch = {"metadata": {"annotations": {MARK_ANNOTATION: TOLD}}}
+            patch = {"metadata": {"annotations": {MARKER_ANNOTATION: TOLD}}}
             cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
             return answer
 
@@ -434,7 +434,7 @@ async def test_where_marks_and_entry_disagree_retain_wins() -> None:
         setup = setup_on(cluster, linstor)
         entry = JournalEntry.begin(setup.pv(), VolumeKey(RD), NO_AFFINITY, holder="killed")
         await setup.journal.create(entry)
-        marks = {SKIP_RECLAIM_ANNOTATION: "true", MARK_ANNOTATION: TOLD}
+        marks = {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: TOLD}
         finalizers = [*setup.pv()["metadata"]["finalizers"], FINALIZER]
         patch = {
             "metadata": {"finalizers": finalizers, "annotations": marks},

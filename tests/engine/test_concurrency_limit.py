@@ -32,22 +32,22 @@ def play(
     now = served = 0.0
     for _ in range(changes):
         while concurrency_limit.free:
-            concurrency_limit.take()
+            concurrency_limit.acquire()
             served = max(served, now) + 1 / a_second
             ends = max(served, now + alone * chance.uniform(1.0, jitter))
             heapq.heappush(under_way, (ends, now))
         now, begun = heapq.heappop(under_way)
-        concurrency_limit.learn(KIND, now - begun)
-        concurrency_limit.give_back()
+        concurrency_limit.observe(KIND, now - begun)
+        concurrency_limit.release()
     for _ in under_way:
-        concurrency_limit.give_back()
+        concurrency_limit.release()
     return now
 
 
 def one_alone(concurrency_limit: ConcurrencyLimit, took: float, kind: str = KIND) -> None:
-    concurrency_limit.take()
-    concurrency_limit.learn(kind, took)
-    concurrency_limit.give_back()
+    concurrency_limit.acquire()
+    concurrency_limit.observe(kind, took)
+    concurrency_limit.release()
 
 
 @pytest.mark.parametrize("jitter", [1.0, 2.0])
@@ -56,7 +56,7 @@ def test_where_nobody_waits_for_another_all_places_are_used_soon(jitter: float) 
 
     play(concurrency_limit, 60, a_second=1e6, jitter=jitter)
 
-    assert concurrency_limit.at_once == MOST
+    assert concurrency_limit.limit == MOST
 
 
 @pytest.mark.parametrize("changes", [200, 5_000])
@@ -69,7 +69,7 @@ def test_beside_a_bottleneck_a_few_wait_for_it_and_it_never_waits(
     took = play(concurrency_limit, changes, a_second=a_second)
 
     keeps_it_busy = ALONE * a_second
-    assert keeps_it_busy + 1 <= concurrency_limit.at_once <= 1.5 * keeps_it_busy + 4
+    assert keeps_it_busy + 1 <= concurrency_limit.limit <= 1.5 * keeps_it_busy + 4
     assert took <= 1.02 * changes / a_second + 5 * ALONE
 
 
@@ -79,7 +79,7 @@ def test_those_that_come_one_by_one_raise_nothing() -> None:
     for number in range(100):
         one_alone(concurrency_limit, ALONE * (1 + number % 2))
 
-    assert concurrency_limit.at_once <= 2
+    assert concurrency_limit.limit <= 2
 
 
 def test_one_kind_that_waits_for_nobody_does_not_make_the_others_look_slow() -> None:
@@ -88,20 +88,20 @@ def test_one_kind_that_waits_for_nobody_does_not_make_the_others_look_slow() -> 
 
     play(concurrency_limit, 60, a_second=1e6)
 
-    assert concurrency_limit.at_once == MOST
+    assert concurrency_limit.limit == MOST
 
 
 def test_a_cluster_that_became_slower_gets_its_places_back_after_calm_days() -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
     play(concurrency_limit, 60, a_second=1e6)
     play(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
-    assert concurrency_limit.at_once < MOST
+    assert concurrency_limit.limit < MOST
 
     for _ in range(REMEMBERED):
         one_alone(concurrency_limit, 10 * ALONE)
     play(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
 
-    assert concurrency_limit.at_once == MOST
+    assert concurrency_limit.limit == MOST
 
 
 def test_one_that_took_very_long_hardly_counts() -> None:
@@ -109,10 +109,10 @@ def test_one_that_took_very_long_hardly_counts() -> None:
     play(concurrency_limit, 60, a_second=1e6)
 
     while concurrency_limit.free:
-        concurrency_limit.take()
-    concurrency_limit.learn(KIND, 1000 * ALONE)
+        concurrency_limit.acquire()
+    concurrency_limit.observe(KIND, 1000 * ALONE)
 
-    assert concurrency_limit.at_once >= MOST - 2
+    assert concurrency_limit.limit >= MOST - 2
 
 
 @given(
@@ -126,12 +126,12 @@ def test_there_is_always_a_place_and_never_more_than_wished(
     concurrency_limit = ConcurrencyLimit(most)
 
     for seconds in took:
-        concurrency_limit.take()
+        concurrency_limit.acquire()
         while crowded and concurrency_limit.free:
-            concurrency_limit.take()
-        concurrency_limit.learn(KIND, seconds)
-        while concurrency_limit.taken:
-            concurrency_limit.give_back()
+            concurrency_limit.acquire()
+        concurrency_limit.observe(KIND, seconds)
+        while concurrency_limit.in_flight:
+            concurrency_limit.release()
 
-        assert 1 <= concurrency_limit.at_once <= most
+        assert 1 <= concurrency_limit.limit <= most
         assert concurrency_limit.free

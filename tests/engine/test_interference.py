@@ -17,7 +17,7 @@ from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_ANNOTATION,
 )
-from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of, wears_marks
+from linstor_affinity_events.model.manifest import Manifest, Patch, has_any_marker, name_of, uid_of
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
 from tests.engine.setup import (
@@ -89,7 +89,7 @@ async def test_marks_without_a_note_on_a_released_volume_come_off_but_for_retain
             await until(lambda: setup.pv()["status"]["phase"] == "Released")
             outcome = await setup.replacer.resume(PV)
 
-        assert outcome is Outcome.KEPT
+        assert outcome is Outcome.RECREATED_WITH_RETAIN
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
         annotations = setup.pv()["metadata"]["annotations"]
         assert annotations[ORIGINAL_POLICY_ANNOTATION] == "Delete"
@@ -109,7 +109,7 @@ async def test_a_terminating_volume_whose_note_is_lost_is_left_and_told() -> Non
             outcome = await setup.replacer.resume(PV)
 
         assert isinstance(outcome, Refusal)
-        assert outcome.reason is Reason.BAD_NOTE
+        assert outcome.reason is Reason.BAD_JOURNAL_ENTRY
         assert setup.pv() == before
 
 
@@ -243,7 +243,7 @@ async def test_a_volume_that_a_user_deletes_just_before_we_do_stays_deleted() ->
         async with setup.volumes.watching():
             outcome = await replace(setup, "n2")
 
-        assert outcome is Outcome.THEIRS
+        assert outcome is Outcome.DELETED_BY_USER
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
         assert setup.journal.kept == {}
@@ -261,7 +261,7 @@ async def test_nor_does_it_come_back_if_what_is_gone_on_with_was_begun_before() 
         instead(setup.volumes, delete=too_late)
         outcome = await setup.replacer.resume(PV)
 
-        assert outcome is Outcome.THEIRS
+        assert outcome is Outcome.DELETED_BY_USER
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
         assert setup.journal.kept == {}
@@ -342,7 +342,7 @@ async def test_what_a_user_deletes_after_a_refused_deletion_of_ours_stays_delete
 
         async def lost_once_unmarked(name: PvName, change: Patch) -> Manifest:
             done = await patch(name, change)
-            if not wears_marks(done):
+            if not has_any_marker(done):
                 raise Unreachable("the answer is lost")
             return done
 
@@ -355,7 +355,7 @@ async def test_what_a_user_deletes_after_a_refused_deletion_of_ours_stays_delete
             instead(setup.volumes, patch=patch)
             remove(cluster)
 
-            assert await setup.replacer.resume(PV) is Outcome.THEIRS
+            assert await setup.replacer.resume(PV) is Outcome.DELETED_BY_USER
 
         assert cluster.get("persistentvolumes", PV) is None
 
@@ -387,7 +387,7 @@ async def test_a_claim_reference_that_the_binder_bends_back_is_pointed_away_agai
         assert binder.lost_seen == []
 
 
-async def test_when_the_binder_looks_at_everything_is_learnt_and_kept_clear_of() -> None:
+async def test_when_the_binder_saw_resync_is_learnt_and_kept_clear_of() -> None:
     async with one_setup() as setup:
         guard = ClaimGuard(
             setup.volumes,
@@ -397,13 +397,13 @@ async def test_when_the_binder_looks_at_everything_is_learnt_and_kept_clear_of()
         )
         clock = asyncio.get_running_loop().time
         began = clock()
-        await guard.quiet_moment()
+        await guard.avoid_resync()
         assert clock() == began
 
-        guard._looks_at_everything()
+        guard._saw_resync()
         moments = []
         while clock() < 100.0:
-            await guard.quiet_moment()
+            await guard.avoid_resync()
             moments.append(clock())
             await asyncio.sleep(0.1)
 
@@ -436,7 +436,7 @@ async def test_who_stands_back_tells_of_nothing_absent_or_stuck() -> None:
                 await replace(setup, "n2")
         assert setup.telemetry.now["absent"] == 1
 
-        setup.replacer.unfinished.stand_back()
+        setup.replacer.unfinished.leadership_lost()
 
         assert setup.telemetry.now["absent"] == 0
 
@@ -480,7 +480,7 @@ async def test_a_volume_that_came_back_retained_is_told_even_if_the_answer_was_l
         instead(setup.volumes, create=lossy)
         outcome = await setup.replacer.resume(PV)
 
-        assert outcome is Outcome.KEPT
+        assert outcome is Outcome.RECREATED_WITH_RETAIN
         assert warnings_of(setup) == ["VolumeRetained"]
 
 
@@ -531,7 +531,7 @@ async def test_what_is_written_while_the_volume_is_removed_is_not_lost() -> None
         }
         assert setup.pv()["metadata"]["annotations"]["example.com/late"] == "yes"
         assert setup.nodes() == {"n2"}
-        assert not wears_marks(setup.pv())
+        assert not has_any_marker(setup.pv())
         assert setup.journal.kept == {}
 
 
@@ -633,6 +633,6 @@ async def test_a_volume_kept_with_retain_stays_so_whatever_came_late() -> None:
             written_at_the_last_moment(setup, change)
             outcome = await replace(setup, "n2")
 
-        assert outcome is Outcome.KEPT
+        assert outcome is Outcome.RECREATED_WITH_RETAIN
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
         assert setup.pv()["metadata"]["labels"]["late"] == "yes"

@@ -12,7 +12,7 @@ import pytest
 from linstor_affinity_events.errors import Forbidden, Refused, Unreachable
 from linstor_affinity_events.model.keys import (
     FINALIZER,
-    MARK_ANNOTATION,
+    MARKER_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
 )
@@ -149,13 +149,13 @@ async def test_marks_that_nothing_explains_any_more_are_taken_off_and_retain_is_
         await left_marked(setup)
         # A tool took our annotation off, and somebody resized the volume.
         patch = {
-            "metadata": {"annotations": {MARK_ANNOTATION: None}},
+            "metadata": {"annotations": {MARKER_ANNOTATION: None}},
             "spec": {"capacity": {"storage": "2Gi"}},
         }
         setup.cluster.patch("persistentvolumes", PV, patch)
         second = successor(setup)
         async with second.volumes.watching():
-            assert await second.replacer.resume(PV) is Outcome.KEPT
+            assert await second.replacer.resume(PV) is Outcome.RECREATED_WITH_RETAIN
 
         assert FINALIZER not in second.pv()["metadata"]["finalizers"]
         assert [reason for _, reason, _ in second.notices.warnings] == ["VolumeRetained"]

@@ -13,7 +13,7 @@ async def test_a_key_added_many_times_is_handed_out_once() -> None:
     for _ in range(100):
         queue.add("a")
 
-    async with queue.claim() as item:
+    async with queue.get() as item:
         assert item.key == "a"
     assert len(queue) == 0
 
@@ -21,11 +21,11 @@ async def test_a_key_added_many_times_is_handed_out_once() -> None:
 async def test_news_that_come_while_a_key_is_held_lead_to_exactly_one_more_turn() -> None:
     queue = KeyedQueue[str]()
     queue.add("a")
-    async with queue.claim():
+    async with queue.get():
         queue.add("a", source="promotion")
         queue.add("a", source="promotion")
 
-    async with queue.claim() as item:
+    async with queue.get() as item:
         assert item.key == "a"
         assert item.trigger
     assert len(queue) == 0
@@ -40,7 +40,7 @@ async def test_one_key_is_never_in_two_hands() -> None:
         nonlocal worst
         while True:
             try:
-                async with queue.claim() as item:
+                async with queue.get() as item:
                     hands[item.key] += 1
                     worst = max(worst, hands[item.key])
                     await asyncio.sleep(0.5)
@@ -67,7 +67,7 @@ async def test_the_earliest_wish_wins() -> None:
     queue.add("a", after=2.0)
     queue.add("a", after=9.0)
 
-    async with queue.claim():
+    async with queue.get():
         assert clock() == pytest.approx(2.0)
 
 
@@ -77,7 +77,7 @@ async def test_a_turn_knows_since_when_the_news_waits() -> None:
     await asyncio.sleep(1.0)
     queue.add("a", source="promotion")
 
-    async with queue.claim() as item:
+    async with queue.get() as item:
         assert item.since == pytest.approx(1.0)
 
 
@@ -89,7 +89,7 @@ async def test_urgent_changes_go_before_others_and_before_looks() -> None:
 
     order = []
     for _ in range(3):
-        async with queue.claim() as item:
+        async with queue.get() as item:
             order.append(item.key)
 
     assert order == ["urgent", "look", "change"]
@@ -105,33 +105,33 @@ async def test_a_wish_for_a_look_does_not_put_off_an_urgent_change() -> None:
 
     items = []
     for _ in range(3):
-        async with queue.claim() as item:
+        async with queue.get() as item:
             items.append((item.key, item.priority))
 
     # What could wait may be urgent by now: only a look tells.
     assert items[0] == ("urgent", Priority.URGENT)
-    assert ("change", Priority.LOOK) in items
+    assert ("change", Priority.RECONCILE) in items
 
 
 async def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
     queue = KeyedQueue[str](changes_at_once=1)
     queue.add("slow")
-    async with queue.claim() as slow:
+    async with queue.get() as slow:
         assert queue.may_change(slow, urgent=False)
         queue.add("second", priority=Priority.URGENT)
         queue.add("look")
-        async with queue.claim() as item:
+        async with queue.get() as item:
             assert item.key == "look"
             assert not queue.may_change(item, urgent=True)
 
-    async with queue.claim() as item:
+    async with queue.get() as item:
         assert item.key == "second"
 
 
 async def test_a_change_that_can_wait_leaves_the_last_place_to_an_urgent_one() -> None:
     queue = KeyedQueue[str](changes_at_once=1)
     queue.add("a")
-    async with queue.claim() as item:
+    async with queue.get() as item:
         queue.add("b", priority=Priority.URGENT)
 
         assert not queue.may_change(item, urgent=False)
@@ -142,7 +142,7 @@ async def test_a_place_comes_back_when_its_turn_ends() -> None:
     queue = KeyedQueue[str](changes_at_once=1)
     for key in ("a", "b"):
         queue.add(key)
-        async with queue.claim() as item:
+        async with queue.get() as item:
             assert queue.may_change(item, urgent=False), key
 
 
@@ -150,7 +150,7 @@ async def test_a_closed_queue_hands_out_nothing_and_lets_go_of_those_who_wait() 
     queue = KeyedQueue[str]()
 
     async def wait() -> WorkItem[str]:
-        async with queue.claim() as item:
+        async with queue.get() as item:
             return item
 
     waiting = asyncio.create_task(wait())
@@ -169,7 +169,7 @@ async def test_a_hundred_thousand_keys_cost_no_more_each_than_a_thousand() -> No
         queue.add(number, after=1.0)
     seen = set()
     for _ in range(100_000):
-        async with queue.claim() as item:
+        async with queue.get() as item:
             seen.add(item.key)
 
     assert seen == set(range(100_000))
@@ -189,7 +189,7 @@ async def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(
 
     order = []
     for _ in range(3):
-        async with queue.claim() as item:
+        async with queue.get() as item:
             order.append(item.key)
 
     assert order == ["many-0", "one", "many-1"]
@@ -201,7 +201,7 @@ async def test_what_was_told_first_goes_first_however_late_it_was_seen_to_be_urg
     queue.add("later", priority=Priority.URGENT, since=5.0)
     queue.add("sooner", priority=Priority.URGENT, since=4.0)
 
-    async with queue.claim() as item:
+    async with queue.get() as item:
         assert item.key == "sooner"
 
 
@@ -209,7 +209,7 @@ async def test_whoever_gives_up_waiting_leaves_the_news_to_others() -> None:
     queue = KeyedQueue[str]()
 
     async def wait() -> str:
-        async with queue.claim() as item:
+        async with queue.get() as item:
             return item.key
 
     first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
@@ -225,7 +225,7 @@ async def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> No
     got: dict[int, float] = {}
 
     async def wait() -> None:
-        async with queue.claim() as item:
+        async with queue.get() as item:
             got[item.key] = asyncio.get_running_loop().time()
             await asyncio.sleep(100.0)
 
@@ -248,7 +248,7 @@ def test_on_the_loop_of_the_service_times_are_kept_however_short() -> None:
             queue.add(number, after=number / 200_000)
         seen = set()
         for _ in range(50):
-            async with asyncio.timeout(10), queue.claim() as item:
+            async with asyncio.timeout(10), queue.get() as item:
                 seen.add(item.key)
 
         assert seen == set(range(50))
@@ -262,7 +262,7 @@ async def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
     looked: dict[str, float] = {}
 
     async def work() -> None:
-        async with queue.claim() as item:
+        async with queue.get() as item:
             looked[item.key] = asyncio.get_running_loop().time()
             if item.key == "a":
                 assert queue.may_change(item, urgent=True)
@@ -272,7 +272,7 @@ async def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
         for _ in range(3):
             group.create_task(work())
         await asyncio.sleep(0)
-        with queue.few_looks(for_at_most=60.0):
+        with queue.limit_reads(for_at_most=60.0):
             for key in "abc":
                 queue.add(key)
             await asyncio.sleep(10.0)
@@ -285,20 +285,20 @@ async def test_many_looks_are_held_until_each_is_answered() -> None:
     queue.add("old")
     queue.add("too")
     queue.add("later", after=2.0)
-    queue.add("single", alone=True)
+    queue.add("single", unbatchable=True)
     await asyncio.sleep(1.0)
     begun = asyncio.get_running_loop().time()
     queue.add("new")
     await asyncio.sleep(3.0)
 
-    assert queue.due_looks() == 4
-    items = queue.claim_looks(until=begun)
+    assert queue.due_reads() == 4
+    items = queue.take_reads(until=begun)
     first = next(items)
-    assert (first.key, queue.held) == ("old", 2)
+    assert (first.key, queue.processing) == ("old", 2)
     assert not queue.may_change(first, urgent=True)
-    assert (next(items).key, queue.held) == ("too", 1)
+    assert (next(items).key, queue.processing) == ("too", 1)
     items.close()
-    assert (queue.held, queue.due_looks()) == (0, 2)
+    assert (queue.processing, queue.due_reads()) == (0, 2)
 
 
 async def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
@@ -307,10 +307,10 @@ async def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
     took: list[float] = []
 
     async def wait() -> None:
-        async with queue.claim():
+        async with queue.get():
             took.append(asyncio.get_running_loop().time())
 
-    async with queue.claim():
+    async with queue.get():
         queue.add("first", after=50.0)
         queue.add("second", priority=Priority.URGENT)
         waiting = asyncio.create_task(wait())

@@ -171,10 +171,10 @@ async def test_a_claim_that_is_deleted_while_a_quiet_moment_is_waited_for_is_see
             second.cluster.delete("persistentvolumeclaims", CLAIM, namespace="default")
             return True
 
-        monkeypatch.setattr(ClaimGuard, "quiet_moment", waited)
+        monkeypatch.setattr(ClaimGuard, "avoid_resync", waited)
         async with second.volumes.watching():
             await second.replacer.load()
-            assert await second.replacer.resume(PvName(PV)) is Outcome.KEPT
+            assert await second.replacer.resume(PvName(PV)) is Outcome.RECREATED_WITH_RETAIN
         after = second.pv()
         assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
         assert after["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"

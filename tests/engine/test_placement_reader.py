@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from linstor_affinity_events.engine.placement_reader import KEPT_FOR, PlacementReader
+from linstor_affinity_events.engine.placement_reader import REUSE_FOR, PlacementReader
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName, resource_name
 from linstor_affinity_events.model.placement import Placement
@@ -116,7 +116,7 @@ async def test_what_was_read_too_long_ago_is_read_again() -> None:
     view = PlacementReader(linstor, readers=4)
     await cut_off(view, linstor, after=0.5)
     early = set(linstor.read)
-    await asyncio.sleep(KEPT_FOR)
+    await asyncio.sleep(REUSE_FOR)
     for name in NAMES:
         linstor.place(name, "n2")
 
@@ -132,7 +132,7 @@ async def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
     await cut_off(view, linstor, after=0.5)
     moved = next(iter(linstor.read))
     linstor.place(moved, "n2")
-    view.heard_of(moved)
+    view.invalidate(moved)
 
     found = await view.one_by_one(tuple(linstor.placed))
 
@@ -148,7 +148,7 @@ async def test_what_is_heard_of_while_others_are_read_is_read_again() -> None:
     async def move() -> None:
         await asyncio.sleep(0.5)
         linstor.place(moved, "n2")
-        view.heard_of(moved)
+        view.invalidate(moved)
 
     _, found = await asyncio.gather(move(), view.one_by_one(tuple(linstor.placed)))
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linstor_affinity_events.engine.ready_heap import SLACK, ReadyHeap, Waiting
+from linstor_affinity_events.engine.ready_heap import MOST_REMOVED, ReadyHeap, Waiting
 
 wishes = st.tuples(st.just("put"), st.floats(0.0, 10.0), st.floats(0.0, 10.0))
 takes = st.tuples(st.just("take"), st.floats(0.0, 3.0), st.just(0.0))
@@ -45,4 +45,4 @@ def test_a_row_that_is_never_empty_does_not_grow() -> None:
         row.put(Waiting(number, 0.0, number, float(number), ""), 0.0)
         row.take(0.0)
 
-    assert len(row._oldest) + len(row._newest) <= 2 * SLACK
+    assert len(row._oldest) + len(row._newest) <= 2 * MOST_REMOVED

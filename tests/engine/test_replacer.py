@@ -16,7 +16,7 @@ from linstor_affinity_events.errors import (
     Stalled,
     Unreachable,
 )
-from linstor_affinity_events.model.decision import Later, Reason, Refusal
+from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION, parse_handle
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName
@@ -197,7 +197,7 @@ async def test_a_creation_refused_after_the_deletion_is_loud_kept_trying_and_blo
             ]
 
             other = await replace(setup, "n2", name="pvc-2")
-            assert isinstance(other, Later)
+            assert isinstance(other, Deferred)
             assert other.reason is Reason.BLOCKED
 
             setup.faults.allow("create")
@@ -222,7 +222,7 @@ async def test_a_claim_that_goes_meanwhile_leaves_a_volume_that_nobody_reclaims(
             setup.faults.allow("remove")
             outcome = await setup.replacer.resume(PV)
 
-        assert outcome is Outcome.KEPT
+        assert outcome is Outcome.RECREATED_WITH_RETAIN
         spec, annotations = setup.pv()["spec"], setup.pv()["metadata"]["annotations"]
         assert spec["persistentVolumeReclaimPolicy"] == "Retain"
         assert annotations[ORIGINAL_POLICY_ANNOTATION] == "Delete"
@@ -260,7 +260,7 @@ async def test_a_volume_that_a_user_deletes_first_stays_deleted() -> None:
             setup.faults.allow("save")
             outcome = await setup.replacer.resume(PV)
 
-        assert outcome is Outcome.THEIRS
+        assert outcome is Outcome.DELETED_BY_USER
         left = setup.pv()
         assert FINALIZER not in left["metadata"]["finalizers"]
         assert left["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
@@ -281,7 +281,7 @@ async def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them_and
             setup.journal.kept.clear()
             outcome = await setup.replacer.resume(PV)
 
-        assert outcome is Outcome.KEPT
+        assert outcome is Outcome.RECREATED_WITH_RETAIN
         after = setup.pv()
         annotations = after["metadata"]["annotations"]
         assert annotations.pop(ORIGINAL_POLICY_ANNOTATION) == "Delete"
@@ -322,7 +322,7 @@ def silent_binder(_: Setup, binder: Binder) -> Iterator[None]:
 
 @contextmanager
 def binder_about_to_look(setup: Setup, _: Binder) -> Iterator[None]:
-    setup.replacer._dependencies.guard._looks_at_everything()
+    setup.replacer._dependencies.guard._saw_resync()
     yield
 
 
@@ -398,7 +398,7 @@ async def test_where_our_finalizer_is_stripped_nothing_is_deleted_and_no_mark_is
         async with setup.volumes.watching():
             outcome = await replace(setup, "n2")
 
-        assert outcome is Outcome.UNWOUND
+        assert outcome is Outcome.ROLLED_BACK
         assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
         assert kept(setup.pv()) == kept(before)
 
@@ -481,5 +481,5 @@ async def test_an_entry_that_is_none_is_not_pending_once_it_was_read() -> None:
         outcome = await setup.replacer.resume(PV)
 
         assert isinstance(outcome, Refusal)
-        assert outcome.reason is Reason.BAD_NOTE
+        assert outcome.reason is Reason.BAD_JOURNAL_ENTRY
         assert setup.replacer.unfinished.pending == {}

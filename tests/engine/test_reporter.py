@@ -6,13 +6,20 @@ import pytest
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR, REMIND_AFTER, Reporter
-from linstor_affinity_events.model.decision import Decision, InSync, Later, Reason, Refusal, Skipped
+from linstor_affinity_events.model.decision import (
+    Decision,
+    Deferred,
+    InSync,
+    Reason,
+    Refusal,
+    Skipped,
+)
 from linstor_affinity_events.model.volume import Volume
 from tests.fakes.others import FakeNotices, FakeTelemetry
 from tests.model.manifests import volume
 
-RESIZING = Later(Reason.RESIZING, "a resize from 1Gi to 2Gi is in flight", 2.0)
-LARGER = Later(Reason.RESIZING, "a resize from 1Gi to 3Gi is in flight", 2.0)
+RESIZING = Deferred(Reason.RESIZING, "a resize from 1Gi to 2Gi is in flight", 2.0)
+LARGER = Deferred(Reason.RESIZING, "a resize from 1Gi to 3Gi is in flight", 2.0)
 REFUSED = Refusal(Reason.NO_DATA, "no replica of pvc-1 has usable data now")
 
 
@@ -103,7 +110,7 @@ def test_a_reminder_is_an_event_of_its_own() -> None:
     "decision",
     [
         Skipped(Reason.SKIP_ANNOTATION, "its skip annotation is set"),
-        Later(Reason.NOT_LEADING, "this instance leads no more", 5.0),
+        Deferred(Reason.NOT_LEADING, "this instance leads no more", 5.0),
     ],
 )
 def test_what_is_meant_so_is_never_told(decision: Decision) -> None:

@@ -47,7 +47,7 @@ class FakeTelemetry:
     def changed(self, how: str, outcome: str, took: float, since_trigger: float) -> None:
         self.counted[f"changed {how} {outcome}"] += 1
 
-    def told_first(self, source: str) -> None:
+    def changed_by_trigger(self, source: str) -> None:
         self.counted[f"told first by {source}"] += 1
 
     def drift_without_event(self, cause: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.keys import MARK_ANNOTATION, OURSELVES, VolumeKey
+from linstor_affinity_events.model.keys import MARKER_ANNOTATION, OURSELVES, VolumeKey
 from linstor_affinity_events.model.manifest import mark_patch, tombstone_name
 from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from tests.fakes.kube_server.patches import MERGE, patched
@@ -98,7 +98,7 @@ def marked(pv: Json) -> Json:
 
 def managed(pv: Json, *, manager: str = OURSELVES) -> Json:
     """With an entry that says who wrote the annotation of our marks."""
-    fields: Json = {"f:metadata": {"f:annotations": {f"f:{MARK_ANNOTATION}": {}}}}
+    fields: Json = {"f:metadata": {"f:annotations": {f"f:{MARKER_ANNOTATION}": {}}}}
     entry = {"manager": manager, "operation": "Update", "fieldsV1": fields}
     others = [e for e in pv["metadata"].get("managedFields", ()) if e.get("fieldsV1") != fields]
     return with_metadata(pv, managedFields=[*others, entry])

@@ -11,8 +11,8 @@ from linstor_affinity_events.model.decision import (
     Case,
     Change,
     Decision,
+    Deferred,
     InSync,
-    Later,
     Reason,
     Refusal,
     Resume,
@@ -89,7 +89,7 @@ class World:
     terminating: bool = False
     marked: bool = False
     made_by_us: bool = False
-    noted: bool = False
+    has_journal_entry: bool = False
     duplicates: tuple[str, ...] = ()
     immutable: bool = False
     age: float = 1800.0
@@ -107,7 +107,7 @@ class World:
             Case(
                 volume=volume,
                 duplicates=tuple(PvName(name) for name in self.duplicates),
-                noted=self.noted,
+                has_journal_entry=self.has_journal_entry,
                 definition=Definition(resource=RD, skip=self.skip_property)
                 if self.knows_definition
                 else None,
@@ -575,31 +575,33 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
 @pytest.mark.parametrize(
     ("world", "expected"),
     [
-        pytest.param(World(age=1.0), Later(Reason.YOUNG, "just created", 9.0), id="young"),
-        pytest.param(World(age=9.5), Later(Reason.YOUNG, "just created", 0.5), id="nearly grown"),
+        pytest.param(World(age=1.0), Deferred(Reason.YOUNG, "just created", 9.0), id="young"),
+        pytest.param(
+            World(age=9.5), Deferred(Reason.YOUNG, "just created", 0.5), id="nearly grown"
+        ),
         pytest.param(
             World(age=-3600.0),
-            Later(Reason.YOUNG, "just created", 10.0),
+            Deferred(Reason.YOUNG, "just created", 10.0),
             id="born in the future by another's clock",
         ),
         pytest.param(
             World(age=-3600.0, seen_for=7.0),
-            Later(Reason.YOUNG, "just created", 3.0),
+            Deferred(Reason.YOUNG, "just created", 3.0),
             id="born in the future, and known for a while",
         ),
         pytest.param(
             World(age=1.0, parameters=None),
-            Later(Reason.YOUNG, "just created", 9.0),
+            Deferred(Reason.YOUNG, "just created", 9.0),
             id="young before its class may be missed",
         ),
         pytest.param(
             World(at="stranger"),
-            Later(Reason.UNKNOWN_NODE, "LINSTOR's list of nodes lacks stranger", 2.0),
+            Deferred(Reason.UNKNOWN_NODE, "LINSTOR's list of nodes lacks stranger", 2.0),
             id="data on a node that is not in the list",
         ),
     ],
 )
-def test_some_are_looked_at_later(world: World, expected: Later) -> None:
+def test_some_are_looked_at_later(world: World, expected: Deferred) -> None:
     decision = world.decision()
 
     assert decision == expected
@@ -646,7 +648,7 @@ BY_NONE = {PARAMETER: "- fromSame: [nobody-has]"}
 def test_a_label_that_is_missing_never_widens(world: World, node: str, label: str) -> None:
     decision = world.decision()
 
-    assert isinstance(decision, Later)
+    assert isinstance(decision, Deferred)
     assert (decision.reason, decision.after) == (Reason.NO_LABELS, None)
     assert f"{node} lacks {label}" in decision.why
 
@@ -657,7 +659,7 @@ def test_an_affinity_of_several_values_asks_for_its_labels_as_well() -> None:
 
     decision = world.decision()
 
-    assert isinstance(decision, Later)
+    assert isinstance(decision, Deferred)
     assert "a lacks gone" in decision.why
 
 
@@ -769,21 +771,29 @@ def test_every_node_of_the_driver_is_everywhere_in_either_way(everywhere: NodeAf
 def test_a_volume_in_use_that_is_being_deleted_and_is_wrong_is_waited_for() -> None:
     decision = World(terminating=True, parameters=LOCAL).decision()
 
-    assert isinstance(decision, Later)
+    assert isinstance(decision, Deferred)
     assert (decision.reason, decision.after) == (Reason.TERMINATING, None)
 
 
 def test_unfinished_business_comes_before_duplicates() -> None:
-    assert World(duplicates=("pvc-2",), phase="Released", noted=True).decision() == Resume()
+    assert (
+        World(duplicates=("pvc-2",), phase="Released", has_journal_entry=True).decision()
+        == Resume()
+    )
 
 
 @pytest.mark.parametrize(
     "world",
     [
-        pytest.param(World(noted=True), id="noted"),
-        pytest.param(World(noted=True, terminating=True), id="noted and terminating"),
-        pytest.param(World(noted=True, skip_property=True), id="noted, though it is to be skipped"),
-        pytest.param(World(noted=True, at=None), id="noted, though LINSTOR does not know it"),
+        pytest.param(World(has_journal_entry=True), id="noted"),
+        pytest.param(World(has_journal_entry=True, terminating=True), id="noted and terminating"),
+        pytest.param(
+            World(has_journal_entry=True, skip_property=True),
+            id="noted, though it is to be skipped",
+        ),
+        pytest.param(
+            World(has_journal_entry=True, at=None), id="noted, though LINSTOR does not know it"
+        ),
         pytest.param(World(marked=True), id="wears our finalizer"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.late_write import late_patch
-from linstor_affinity_events.model.manifest import claim_of, copy_for_create, kept
+from linstor_affinity_events.model.manifest import claim_of, copy_for_create, with_retain
 from tests.model.manifests import (
     applied,
     begun,
@@ -118,11 +118,11 @@ def test_a_policy_set_at_the_last_moment_comes_along_unless_it_was_kept_with_ret
 
     assert patch is not None
     assert patch["spec"] == {"persistentVolumeReclaimPolicy": "Recycle"}
-    assert late(last, made(kept(WANTED))) is None
+    assert late(last, made(with_retain(WANTED))) is None
 
 
 def test_a_volume_that_was_kept_keeps_what_says_so() -> None:
-    now = made(kept(WANTED))
+    now = made(with_retain(WANTED))
     last = went(metadata={"annotations": {NOTED: "yes"}})
 
     patch = late(last, now)

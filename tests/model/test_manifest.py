@@ -11,7 +11,7 @@ from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.keys import (
     BOUND_BY_CONTROLLER,
     FINALIZER,
-    MARK_ANNOTATION,
+    MARKER_ANNOTATION,
     ORIGINAL_CLAIM_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
@@ -19,17 +19,17 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.manifest import (
     affinity_patch,
     annotations_of,
-    came_out_different,
+    changes_decision,
     claim_of,
     copy_for_create,
-    decides_otherwise,
+    created_different,
     detached,
     finalizers_of,
+    has_any_marker,
     is_marked,
-    is_safe_to_go,
-    kept,
-    mark_on,
+    is_safe_to_release,
     mark_patch,
+    marker_of,
     rebound,
     recreated,
     reference_unmarking,
@@ -37,7 +37,7 @@ from linstor_affinity_events.model.manifest import (
     taken_over,
     tombstone_patch,
     unmarking,
-    wears_marks,
+    with_retain,
 )
 from tests.model.manifests import (
     CLAIM_UID,
@@ -111,7 +111,7 @@ def test_our_marks_never_travel() -> None:
     body = recreated(marked(OWNED), on_node("node-b"))
 
     assert FINALIZER not in body["metadata"]["finalizers"]
-    assert MARK_ANNOTATION not in body["metadata"]["annotations"]
+    assert MARKER_ANNOTATION not in body["metadata"]["annotations"]
 
 
 def test_what_was_read_is_never_changed() -> None:
@@ -145,7 +145,7 @@ def test_marks_can_be_taken_back(policy: str, skip_reclaim: str | None) -> None:
     changed = marked(pv)
     restored = applied(changed, unmarking(changed).patch)
 
-    assert not unmarking(changed).kept
+    assert not unmarking(changed).retained
     assert unmanaged(restored) == unmanaged(with_metadata(pv, resourceVersion="1608"))
 
 
@@ -166,7 +166,7 @@ def unmanaged(pv: Json) -> Json:
         pytest.param(
             with_metadata(
                 with_spec(OWNED, persistentVolumeReclaimPolicy="Retain"),
-                annotations={MARK_ANNOTATION: '{"reclaimPolicy":"Delete","skipReclaim":null}'},
+                annotations={MARKER_ANNOTATION: '{"reclaimPolicy":"Delete","skipReclaim":null}'},
             ),
             id="an annotation alone",
         ),
@@ -176,10 +176,10 @@ def test_marks_that_are_not_ours_restore_no_policy(pv: Json) -> None:
     taken_back = unmarking(pv)
 
     after = applied(pv, taken_back.patch)
-    assert not wears_marks(after)
+    assert not has_any_marker(after)
     assert after["spec"] == pv["spec"]
     # Where there was our finalizer, Retain may be ours as well.
-    assert taken_back.kept == (FINALIZER in finalizers_of(pv))
+    assert taken_back.retained == (FINALIZER in finalizers_of(pv))
 
 
 def test_where_a_part_of_our_marks_is_gone_the_volume_is_kept_and_says_so() -> None:
@@ -193,7 +193,7 @@ def test_where_a_part_of_our_marks_is_gone_the_volume_is_kept_and_says_so() -> N
     taken_back = unmarking(lacking)
 
     after = applied(lacking, taken_back.patch)
-    assert taken_back.kept
+    assert taken_back.retained
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     assert annotations_of(after)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
@@ -201,13 +201,13 @@ def test_where_a_part_of_our_marks_is_gone_the_volume_is_kept_and_says_so() -> N
 def test_marking_again_remembers_the_policy_that_somebody_set_meanwhile() -> None:
     pv = with_spec(marked(OWNED), persistentVolumeReclaimPolicy="Recycle")
 
-    assert mark_on(marked(pv)) == ("Recycle", None)
+    assert marker_of(marked(pv)) == ("Recycle", None)
 
 
 def test_marking_twice_remembers_what_was_there_first() -> None:
     pv = marked(marked(OWNED))
 
-    assert mark_on(pv) == ("Delete", None)
+    assert marker_of(pv) == ("Delete", None)
     assert finalizers_of(pv).count(FINALIZER) == 1
 
 
@@ -263,7 +263,7 @@ def test_a_volume_that_lacks_one_mark_is_not_marked(lacking: Json) -> None:
 def test_a_terminating_volume_is_safe_without_a_finalizer_of_ours() -> None:
     pv = with_metadata(terminating(marked(OWNED)), finalizers=[PROVISIONER])
 
-    assert is_safe_to_go(pv)
+    assert is_safe_to_release(pv)
 
 
 @pytest.mark.parametrize(
@@ -286,13 +286,13 @@ def test_a_terminating_volume_is_safe_without_a_finalizer_of_ours() -> None:
     ],
 )
 def test_a_mark_that_cannot_be_read_says_nothing(text: str) -> None:
-    pv = with_metadata(OWNED, annotations={MARK_ANNOTATION: text})
+    pv = with_metadata(OWNED, annotations={MARKER_ANNOTATION: text})
 
-    assert mark_on(pv) is None
+    assert marker_of(pv) is None
 
 
 def test_a_volume_that_is_kept_says_what_its_policy_was() -> None:
-    body = kept(recreated(OWNED, on_node("node-b")))
+    body = with_retain(recreated(OWNED, on_node("node-b")))
 
     assert body["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     assert body["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
@@ -301,14 +301,14 @@ def test_a_volume_that_is_kept_says_what_its_policy_was() -> None:
 def test_a_volume_that_was_retained_anyway_is_kept_as_it_is() -> None:
     body = recreated(with_spec(OWNED, persistentVolumeReclaimPolicy="Retain"), NO_AFFINITY)
 
-    assert kept(body) == body
+    assert with_retain(body) == body
 
 
 def test_keeping_a_volume_leaves_what_it_came_from() -> None:
     body = recreated(OWNED, on_node("node-b"))
     before = deepcopy(body)
 
-    kept(body)
+    with_retain(body)
 
     assert body == before
 
@@ -431,7 +431,7 @@ def test_a_volume_that_only_wore_our_finalizer_is_as_it_was_wanted() -> None:
 
 
 KEYS = st.sampled_from(
-    ["a", "example.com/b", SKIP_RECLAIM_ANNOTATION, MARK_ANNOTATION, ORIGINAL_POLICY_ANNOTATION]
+    ["a", "example.com/b", SKIP_RECLAIM_ANNOTATION, MARKER_ANNOTATION, ORIGINAL_POLICY_ANNOTATION]
 )
 TEXTS = st.dictionaries(KEYS, st.text(max_size=10))
 FINALIZERS = st.lists(st.sampled_from([PROVISIONER, FINALIZER, "example.com/x"]), unique=True).map(
@@ -578,7 +578,7 @@ ASKED = recreated(OWNED, on_node("node-b"))
     ],
 )
 def test_what_came_out_otherwise_is_named(made: Json, parts: tuple[str, ...]) -> None:
-    assert came_out_different(ASKED, made) == parts
+    assert created_different(ASKED, made) == parts
 
 
 @pytest.mark.parametrize(
@@ -609,4 +609,4 @@ def test_what_came_out_otherwise_is_named(made: Json, parts: tuple[str, ...]) ->
     ],
 )
 def test_only_what_decides_has_a_volume_decided_again(after: Json, part: str | None) -> None:
-    assert decides_otherwise(ASKED, after) == part
+    assert changes_decision(ASKED, after) == part

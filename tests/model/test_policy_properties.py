@@ -8,9 +8,9 @@ from linstor_affinity_events.adapters.policy_yaml import _kept, parse_policy
 from linstor_affinity_events.model.policy import (
     EVERYWHERE,
     LOCAL_ONLY,
+    MAX_LABELS,
+    MAX_RULES,
     MAX_TEXT,
-    MOST_LABELS,
-    MOST_RULES,
     Policy,
     Unreadable,
     widest,
@@ -91,18 +91,18 @@ def test_a_policy_of_many_aliases_stays_small() -> None:
     policy = parse_policy(QUADRATIC_BOMB)
 
     assert isinstance(policy, Unreadable)
-    assert policy.why == f"more than {MOST_RULES} rules"
+    assert policy.why == f"more than {MAX_RULES} rules"
 
 
 def test_rules_that_are_alike_are_one() -> None:
-    policy = parse_policy("- &a {fromSame: [zone, zone]}\n" + "- *a\n" * (MOST_RULES - 1))
+    policy = parse_policy("- &a {fromSame: [zone, zone]}\n" + "- *a\n" * (MAX_RULES - 1))
 
     assert policy == Policy((frozenset({"zone"}),))
 
 
 def test_rules_and_labels_are_so_many_and_no_more() -> None:
-    rules = [f"- fromSame: [z{number}]" for number in range(MOST_RULES + 1)]
-    labels = [f"z{number}" for number in range(MOST_LABELS + 1)]
+    rules = [f"- fromSame: [z{number}]" for number in range(MAX_RULES + 1)]
+    labels = [f"z{number}" for number in range(MAX_LABELS + 1)]
 
     assert isinstance(parse_policy("\n".join(rules[:-1])), Policy)
     assert isinstance(parse_policy("\n".join(rules)), Unreadable)
@@ -111,7 +111,7 @@ def test_rules_and_labels_are_so_many_and_no_more() -> None:
 
 
 def test_several_policies_together_have_no_more_rules_than_one() -> None:
-    rules = [Policy((frozenset({f"z{number}"}),)) for number in range(MOST_RULES + 1)]
+    rules = [Policy((frozenset({f"z{number}"}),)) for number in range(MAX_RULES + 1)]
 
     assert isinstance(widest(rules[:-1]), Policy)
     assert isinstance(widest(rules), Unreadable)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.model.decision import Later, Reason, Refusal
+from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER
 from linstor_affinity_events.model.readiness import obstacle
 from tests.model.manifests import (
@@ -137,7 +137,7 @@ def test_a_volume_at_rest_has_nothing_against_it(pv: Json, its_claim: Json | Non
 def test_a_volume_on_the_move_is_waited_for(pv: Json, its_claim: Json | None, why: str) -> None:
     against = obstacle(pv, its_claim)
 
-    assert isinstance(against, Later)
+    assert isinstance(against, Deferred)
     assert against.reason in {Reason.NOT_BOUND, Reason.RESIZING, Reason.MODIFYING}
     assert against.after is not None
     assert why in against.why
@@ -155,7 +155,7 @@ def test_an_urgent_volume_does_not_wait_for_a_sidecar(its_claim: Json) -> None:
 
 
 def test_an_urgent_volume_does_wait_for_its_claim() -> None:
-    assert isinstance(obstacle(volume(), None, urgent=True), Later)
+    assert isinstance(obstacle(volume(), None, urgent=True), Deferred)
 
 
 NO_STATUS = ""

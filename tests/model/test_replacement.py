@@ -12,7 +12,7 @@ from linstor_affinity_events.model.demands import original_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import (
     FINALIZER,
-    MARK_ANNOTATION,
+    MARKER_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
     OURSELVES,
     SKIP_RECLAIM_ANNOTATION,
@@ -26,13 +26,13 @@ from linstor_affinity_events.model.manifest import (
     disowned,
     finalizers_of,
     is_marked,
-    is_safe_to_go,
-    kept,
+    is_safe_to_release,
     mark_patch,
     taken_over,
     tombstone_patch,
     uid_of,
     unmarking,
+    with_retain,
 )
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.replacement import (
@@ -41,10 +41,10 @@ from linstor_affinity_events.model.replacement import (
     Delete,
     DetachClaimRef,
     Drop,
-    LookAtClaim,
     Mark,
     Observation,
     Outcome,
+    ReadClaim,
     Remove,
     Save,
     Step,
@@ -98,7 +98,7 @@ def test_the_one_who_wrote_the_note_marks_the_volume() -> None:
 
 
 def test_anybody_else_takes_an_untouched_note_for_stale() -> None:
-    assert next_step(PREPARED, Observation(pv=PLAIN)) == Drop(Outcome.STALE)
+    assert next_step(PREPARED, Observation(pv=PLAIN)) == Drop(Outcome.SUPERSEDED)
 
 
 @pytest.mark.parametrize("begun_here", [True, False])
@@ -136,7 +136,7 @@ def test_a_volume_that_changed_before_its_deletion_gets_its_marks_taken_back(see
     observation = Observation(pv=seen, claim=claim(), claim_known=True)
 
     assert next_step(DELETING, observation) == Save(PREPARED)
-    assert next_step(PREPARED, observation) == Unmark(unmarking(seen).patch, Outcome.UNWOUND)
+    assert next_step(PREPARED, observation) == Unmark(unmarking(seen).patch, Outcome.ROLLED_BACK)
 
 
 @pytest.mark.parametrize(
@@ -164,13 +164,15 @@ def test_labels_and_annotations_that_come_with_the_marks_are_part_of_what_is_wan
     ("seen", "outcome"),
     [
         pytest.param(
-            with_spec(MARKED, persistentVolumeReclaimPolicy="Delete"), Outcome.UNWOUND, id="policy"
+            with_spec(MARKED, persistentVolumeReclaimPolicy="Delete"),
+            Outcome.ROLLED_BACK,
+            id="policy",
         ),
         pytest.param(
             with_metadata(
-                MARKED, annotations={MARK_ANNOTATION: annotations_of(MARKED)[MARK_ANNOTATION]}
+                MARKED, annotations={MARKER_ANNOTATION: annotations_of(MARKED)[MARKER_ANNOTATION]}
             ),
-            Outcome.KEPT,
+            Outcome.RECREATED_WITH_RETAIN,
             id="skip-reclaim",
         ),
     ],
@@ -199,16 +201,18 @@ def test_marks_that_stood_while_the_claim_went_leave_retain(
 ) -> None:
     seen = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), phase)
 
-    assert next_step(PREPARED, Observation(pv=seen)) == LookAtClaim()
+    assert next_step(PREPARED, Observation(pv=seen)) == ReadClaim()
     known = Observation(pv=seen, claim=its_claim, claim_known=True)
-    assert next_step(PREPARED, known) == Unmark(unmarking(seen, keep=True).patch, Outcome.KEPT)
+    assert next_step(PREPARED, known) == Unmark(
+        unmarking(seen, keep=True).patch, Outcome.RECREATED_WITH_RETAIN
+    )
     assert next_step(PREPARED, Observation(pv=seen, uninterrupted=True)) == Unmark(
-        unmarking(seen).patch, Outcome.UNWOUND
+        unmarking(seen).patch, Outcome.ROLLED_BACK
     )
 
 
 def test_a_volume_whose_marks_are_gone_is_left_alone() -> None:
-    assert next_step(DELETING, Observation(pv=PLAIN)) == Drop(Outcome.STALE)
+    assert next_step(DELETING, Observation(pv=PLAIN)) == Drop(Outcome.SUPERSEDED)
 
 
 @pytest.mark.parametrize("holder", ["", "pod-1"])
@@ -230,21 +234,23 @@ def test_a_volume_whose_marks_are_gone_is_left_alone() -> None:
 )
 def test_a_note_alone_changes_nothing_about_a_live_volume(seen: Json, holder: str) -> None:
     """Who can write notes could else have a policy Retain turned into Delete."""
-    assert next_step(replace(DELETING, holder=holder), Observation(pv=seen)) == Drop(Outcome.STALE)
+    assert next_step(replace(DELETING, holder=holder), Observation(pv=seen)) == Drop(
+        Outcome.SUPERSEDED
+    )
 
 
 def test_a_deletion_before_ours_is_theirs() -> None:
-    assert next_step(PREPARED, Observation(pv=terminating(PLAIN))) == Drop(Outcome.THEIRS)
+    assert next_step(PREPARED, Observation(pv=terminating(PLAIN))) == Drop(Outcome.DELETED_BY_USER)
 
 
 def test_a_deletion_between_our_marks_and_our_own_is_theirs() -> None:
     step = next_step(PREPARED, Observation(pv=GOING, begun_here=True))
 
-    assert step == Unmark(unmarking(GOING).patch, Outcome.THEIRS)
+    assert step == Unmark(unmarking(GOING).patch, Outcome.DELETED_BY_USER)
 
 
 def test_a_volume_that_went_before_we_deleted_it_is_theirs() -> None:
-    assert next_step(PREPARED, Observation(pv=None)) == Drop(Outcome.THEIRS)
+    assert next_step(PREPARED, Observation(pv=None)) == Drop(Outcome.DELETED_BY_USER)
 
 
 def test_a_policy_that_was_put_back_while_it_goes_is_made_safe_again() -> None:
@@ -352,7 +358,7 @@ def test_a_tombstone_that_the_binder_repaired_after_its_write_is_set_again() -> 
     ],
 )
 def test_then_the_claim_is_looked_at(observation: Observation) -> None:
-    assert next_step(DELETING, observation) == LookAtClaim()
+    assert next_step(DELETING, observation) == ReadClaim()
 
 
 @pytest.mark.parametrize(
@@ -381,13 +387,13 @@ def test_without_a_claim_the_volume_goes_at_once(pv: Json) -> None:
 
 
 def test_once_it_is_gone_the_claim_is_looked_at_by_whoever_comes_fresh() -> None:
-    assert next_step(DELETING, Observation(pv=None)) == LookAtClaim()
+    assert next_step(DELETING, Observation(pv=None)) == ReadClaim()
 
 
 def test_a_claim_that_is_being_deleted_keeps_its_data_when_another_run_goes_on() -> None:
     observation = Observation(pv=None, claim=terminating(claim()), claim_known=True)
 
-    assert next_step(DELETING, observation) == Create(kept(DELETING.wanted))
+    assert next_step(DELETING, observation) == Create(with_retain(DELETING.wanted))
 
 
 def test_with_its_claim_as_it_was_the_volume_comes_back_as_wanted() -> None:
@@ -498,16 +504,16 @@ def test_without_its_claim_the_volume_comes_back_retained(its_claim: Json | None
 
     assert step == Create(disowned(DELETING.wanted, DELETING.uid))
     seen = Observation(pv=None, claim=its_claim, claim_known=True, original=original_of(PLAIN))
-    assert next_step(DELETING, seen) == Create(kept(DELETING.wanted))
+    assert next_step(DELETING, seen) == Create(with_retain(DELETING.wanted))
     assert isinstance(step, Create)
     assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
 
-@pytest.mark.parametrize("back", [kept, lambda wanted: detached(wanted, DELETING.uid)])
+@pytest.mark.parametrize("back", [with_retain, lambda wanted: detached(wanted, DELETING.uid)])
 def test_a_volume_that_came_back_retained_says_so(back: Callable[[Json], Json]) -> None:
     made = remade({**back(dict(DELETING.wanted)), "status": {"phase": "Released"}})
 
-    assert next_step(DELETING, Observation(pv=made)) == Drop(Outcome.KEPT)
+    assert next_step(DELETING, Observation(pv=made)) == Drop(Outcome.RECREATED_WITH_RETAIN)
 
 
 def test_a_volume_that_we_made_ends_it() -> None:
@@ -518,13 +524,13 @@ def test_a_volume_that_we_made_ends_it() -> None:
 def test_a_volume_that_somebody_else_made_makes_the_note_stale(entry: JournalEntry) -> None:
     step = next_step(entry, Observation(pv=remade(PLAIN, by="kubectl")))
 
-    assert step == Drop(Outcome.STALE)
+    assert step == Drop(Outcome.SUPERSEDED)
 
 
 def test_a_volume_that_we_made_and_somebody_deleted_is_not_made_again() -> None:
     step = next_step(DELETING, Observation(pv=terminating(remade(PLAIN))))
 
-    assert step == Drop(Outcome.STALE)
+    assert step == Drop(Outcome.SUPERSEDED)
 
 
 class Stopped(Exception):
@@ -563,11 +569,11 @@ class Play:
             case AwaitBinder():
                 assert self.pv is not None
                 self._see(in_phase(self.pv, "Released"))
-            case LookAtClaim():
+            case ReadClaim():
                 self.observation = replace(self.observation, claim=self.claim, claim_known=True)
             case Remove():
                 assert self.pv is not None
-                assert is_safe_to_go(self.pv)
+                assert is_safe_to_release(self.pv)
                 assert taken_over(self.entry.wanted, self.pv) == self.entry.wanted
                 self._see(None)
             case Create(body):
@@ -609,7 +615,7 @@ def test_undisturbed_the_steps_come_in_this_order() -> None:
         Delete,
         DetachClaimRef,
         AwaitBinder,
-        LookAtClaim,
+        ReadClaim,
         Remove,
         Create,
         Drop,
@@ -636,7 +642,7 @@ def test_a_crash_before_anything_was_done_leaves_the_volume_as_it_was() -> None:
     play.restart()
     play.to_the_end()
 
-    assert (play.outcome, play.pv) == (Outcome.STALE, PLAIN)
+    assert (play.outcome, play.pv) == (Outcome.SUPERSEDED, PLAIN)
 
 
 @pytest.mark.parametrize("done_before", range(9))
@@ -652,7 +658,7 @@ def test_two_that_play_at_once_do_no_harm(done_before: int) -> None:
     play.to_the_end()
 
     assert play.pv is not None
-    assert play.outcome in {Outcome.DONE, Outcome.STALE}
+    assert play.outcome in {Outcome.DONE, Outcome.SUPERSEDED}
     assert FINALIZER not in finalizers_of(play.pv)
     assert play.pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
@@ -695,11 +701,11 @@ def test_whatever_happens_on_the_way_nothing_is_lost(script: list[str]) -> None:
 
     assert play.pv is not None
     assert "deletionTimestamp" not in play.pv["metadata"]
-    assert {FINALIZER, MARK_ANNOTATION, SKIP_RECLAIM_ANNOTATION}.isdisjoint(
+    assert {FINALIZER, MARKER_ANNOTATION, SKIP_RECLAIM_ANNOTATION}.isdisjoint(
         {*finalizers_of(play.pv), *annotations_of(play.pv)}
     )
     assert finalizers_of(play.pv) == [PROTECTION, PROVISIONER]
-    kept_back = play.outcome is Outcome.KEPT
+    kept_back = play.outcome is Outcome.RECREATED_WITH_RETAIN
     ref, before = play.pv["spec"]["claimRef"], PLAIN["spec"]["claimRef"]
     assert ref == before or (kept_back and ref == {**before, "uid": f"gone-{uid_of(PLAIN)}"})
     assert play.pv["spec"]["persistentVolumeReclaimPolicy"] == ("Retain" if kept_back else "Delete")

@@ -81,5 +81,5 @@ def test_a_node_is_meant_by_replica_or_affinity(node: str, takes: bool) -> None:
     placement = Placement(ResourceName("pvc-handle"), (Replica(node_name("node-b")),))
     selection = Selection(nodes=frozenset({node_name(node)}))
 
-    assert selection.takes_place(VOLUME, placement) is takes
-    assert selection.takes_place(VOLUME, None) is (node == "node-a")
+    assert selection.matches_node(VOLUME, placement) is takes
+    assert selection.matches_node(VOLUME, None) is (node == "node-a")

@@ -21,10 +21,15 @@ from linstor_affinity_events.model.keys import (
     VolumeKey,
     parse_handle,
 )
-from linstor_affinity_events.model.manifest import annotations_of, claim_of, phase_of, wears_marks
+from linstor_affinity_events.model.manifest import (
+    annotations_of,
+    claim_of,
+    has_any_marker,
+    phase_of,
+)
 from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.policy import (
-    MOST_RULES,
+    MAX_RULES,
     PolicyReading,
     StorageClass,
     Unreadable,
@@ -63,7 +68,7 @@ def describe(manifest: Mapping[str, Any]) -> Volume | None:
         created_at=_seconds(metadata.get("creationTimestamp")),
         phase=phase_of(manifest),
         terminating="deletionTimestamp" in metadata,
-        marked=wears_marks(manifest),
+        marked=has_any_marker(manifest),
         made_by_us=made_by_us(manifest),
         skip=bool(annotations.get(SKIP_ANNOTATION)),
         claim=claim_of(manifest),
@@ -95,8 +100,8 @@ def _override(annotations: Mapping[str, str]) -> PolicyReading | None:
     evacuates a node, beside those that users have.
     """
     names = _override_names(annotations)
-    if len(names) > MOST_RULES:
-        return Unreadable("", f"more than {MOST_RULES} override annotations")
+    if len(names) > MAX_RULES:
+        return Unreadable("", f"more than {MAX_RULES} override annotations")
     return widest(parse_policy(annotations[name]) for name in names) if names else None
 
 

@@ -9,7 +9,7 @@ from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_ANNOTATION,
 )
-from linstor_affinity_events.model.manifest import wears_marks
+from linstor_affinity_events.model.manifest import has_any_marker
 
 Json = dict[str, Any]
 
@@ -60,7 +60,7 @@ class Ledger:
         if pv is None:
             gone = self.away or self.reclaimed
             return "" if gone else "the volume is gone"
-        if wears_marks(pv):
+        if has_any_marker(pv):
             # Where another instance dropped the note in that very moment, a person is told.
             held = "deletionTimestamp" in pv["metadata"] and self.may_be_back
             return "" if held else "the volume wears marks"

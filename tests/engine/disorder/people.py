@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from linstor_affinity_events.model.keys import SKIP_ANNOTATION
-from linstor_affinity_events.model.manifest import copy_for_create, uid_of, wears_marks
+from linstor_affinity_events.model.manifest import copy_for_create, has_any_marker, uid_of
 from tests.engine.disorder.ledger import EDIT, Ledger
 from tests.engine.disorder.schedule import What
 from tests.engine.setup import PV
@@ -74,7 +74,7 @@ class People:
         self._patch({"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
         self._ledger.decided |= self._ledger.claim_deleted and "Delete" in self._ledger.policies
         # Where it is Retain on the service's account already, nobody can tell that it was set.
-        marked = pv is not None and wears_marks(pv)
+        marked = pv is not None and has_any_marker(pv)
         before = self._ledger.policies if marked else frozenset()
         self._ledger.policies = before | {"Retain"}
 
