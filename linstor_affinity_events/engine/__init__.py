@@ -1,1 +1,1 @@
-"""When and in which order things are done, through ports only: no peer is known here by name."""
+"""Control loops and their order. They use ports only and name no peer."""

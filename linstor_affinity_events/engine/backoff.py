@@ -1,4 +1,4 @@
-"""Delays that grow while things go wrong."""
+"""Retry delays that grow with each failure."""
 
 import random
 

@@ -1,8 +1,8 @@
-"""Answers very many looks that wait with one bulk read.
+"""Reconciles many queued resources with one bulk read.
 
-A satellite that comes or goes makes LINSTOR tell of every replica on it, thousands at once and
-mostly for nothing. Two requests for each would keep the controller busy just when it has enough to
-do.
+A satellite that connects or disconnects makes LINSTOR send an event for every replica on it:
+thousands at once, most without any effect. Two requests for each would load the controller when
+it is already busy.
 """
 
 import asyncio
@@ -25,25 +25,26 @@ log = logging.getLogger(__name__)
 
 SMALLEST = 100
 SHARE = 50
-"""A bulk read costs us, for each volume of the cluster, about a 60th of a look's two requests."""
+"""For each volume of the cluster a bulk read costs us about 1/60 of the two single requests."""
 
 COLLECT_FOR = 0.2
-"""A flood comes over some time; what is told after a read has begun needs the next one."""
+"""A burst of events takes some time; events that arrive after a read began need the next read."""
 
 RETRY_AFTER = 5.0
 LIMIT_READS_FOR = 5.0
-"""How long other looks have to stand back; where LINSTOR hangs, a read takes much longer."""
+"""How long single reconciles are limited. A read takes much longer while LINSTOR hangs."""
 
 YIELD_EVERY = 100
 
 
 class BatchReconciler:
-    """Waits for very many looks, reads everything at once, and judges by that.
+    """Waits for a large backlog, reads everything at once, and decides from that.
 
-    A look is answered only if its news are older than the read. Whatever asks for more than a
-    verdict (a change, an unfinished replacement, a resource that is missing in what was read)
-    gets a look of its own, which reads afresh. Meanwhile looks go on one at a time, so that the
-    latest news need not wait; where no bulk read is to be had, all workers look one by one.
+    It serves a work item only if its trigger is older than the read. Anything that needs more than
+    a decision (a change, an unfinished replacement, a resource that is missing in the bulk read)
+    is requeued for a single reconcile, which reads again. Meanwhile single reconciles continue, one
+    at a time, so that the latest events do not wait. If no bulk read is possible, all workers
+    reconcile one by one.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class BatchReconciler:
         self._telemetry = ports.telemetry
 
     async def run(self) -> None:
-        """Serve one crowd after another, for ever."""
+        """Serve one batch after another, forever."""
         while True:
             await self._queue.until_backlog(self._threshold)
             served = self._placement_reader.bulk_works
@@ -76,11 +77,11 @@ class BatchReconciler:
         return max(SMALLEST, len(self._index.resources()) // SHARE)
 
     async def _serve(self) -> bool:
-        """Answer all looks asked for until now; False if there was no bulk read to be had."""
+        """Reconcile all items requested until now. Returns False if no bulk read was possible."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         try:
-            # First what hardly ever fails, so that an outage is not taken for a satellite's.
+            # First the reads that rarely fail: an outage is no hung satellite.
             await self._cluster_view.read_nodes()
             definitions = await self._linstor.definitions()
             placements = await self._placement_reader.bulk_read()
@@ -109,6 +110,6 @@ class BatchReconciler:
         definition, placement = definitions.get(item.key), placements.get(item.key)
         if definition is not None and placement is not None and not definition.saved:
             return await self._reconciler.reconcile_from_batch(item, definition, placement)
-        # It may have come or gone between the two reads.
+        # It may have been created or deleted between the two reads.
         self._reconciler.requeue_unbatchable(item)
         return False

@@ -1,4 +1,4 @@
-"""Keeps any one volume from being changed over and over, whatever the cause."""
+"""Backoff per volume, so that none is changed again and again, whatever the cause."""
 
 import asyncio
 from dataclasses import dataclass
@@ -7,32 +7,32 @@ from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.names import PvName
 
 BURST = 10
-"""How many changes of one volume may follow each other at once: a replica that moves takes two."""
+"""Changes of one volume that are allowed without a pause: a replica that moves takes two."""
 
 FORGIVEN_EVERY = 300.0
-"""Seconds after which one of them counts no more."""
+"""Seconds after which one of them no longer counts."""
 
 PAUSE_FIRST, PAUSE_MOST = 30.0, 3600.0
 
 QUIET = 3600.0
-"""How long a volume that had to pause must not have been changed, and could have been."""
+"""How long a volume must stay unchanged after its pause before its history is dropped."""
 
 
 @dataclass(slots=True)
 class _History:
     changes: float = 0.0
     at: float = 0.0
-    """When `changes` was true, by the loop's clock."""
+    """When `changes` was computed, by the loop's clock."""
 
     pause: float = PAUSE_FIRST
     """How long the next pause is."""
 
     until: float = float("-inf")
     against: Refusal | None = None
-    """Why it paused last; None if it never had to."""
+    """Why it paused last; None if it never paused."""
 
     def is_over(self, now: float) -> bool:
-        """Whether nothing counts any more: one that had to pause was left alone for long since."""
+        """Whether nothing counts any more; after a pause, once it stayed unchanged long enough."""
         if self.against is None:
             return self.counted(now) == 0
         return now >= self.until + max(self.pause, QUIET)
@@ -42,24 +42,23 @@ class _History:
 
 
 class ChangeBackoff:
-    """Lets each volume be changed a few times at once, and then once after each of pauses that
-    double, up to an hour. One that comes out of a change otherwise than was asked for pauses at
-    once.
+    """Allows a few changes of a volume without a pause, then one change after each pause. Pauses
+    double, up to an hour. A volume that differs from the request after a change pauses at once.
 
-    Without it an admission policy that alters new volumes, or another program that sets affinities
-    as well, would have a volume deleted and created again without end.
+    Without it, an admission policy that mutates new volumes, or another program that sets their
+    affinity, would cause an endless loop of deleting and recreating.
     """
 
     def __init__(self) -> None:
         self._known: dict[PvName, _History] = {}
 
     def __len__(self) -> int:
-        """Of how many volumes something is remembered."""
+        """Number of volumes with a history."""
         return len(self._known)
 
     def changed(self, name: PvName, *, different: str = "") -> None:
-        """Count a change that was made, or was begun and taken back; `different` says how it came
-        out, if not as wanted.
+        """Count a change that was made, or begun and rolled back. `different` says how the result
+        differs from the request, if it does.
         """
         now = asyncio.get_running_loop().time()
         history = self._known.get(name)
@@ -76,19 +75,19 @@ class ChangeBackoff:
         history.pause = min(history.pause * 2, PAUSE_MOST)
 
     def against(self, name: PvName) -> Refusal | None:
-        """What keeps the volume from being changed now."""
+        """Why the volume must not be changed now; None if it may be."""
         history = self._known.get(name)
         if history is None or history.until <= asyncio.get_running_loop().time():
             return None
         return history.against
 
     def held_back(self) -> int:
-        """How many volumes pause now."""
+        """Number of volumes that are paused now."""
         now = asyncio.get_running_loop().time()
         return sum(history.until > now for history in self._known.values())
 
     def forget_old(self) -> None:
-        """Drop what counts no more."""
+        """Drop the histories that no longer count."""
         now = asyncio.get_running_loop().time()
         for name in [name for name, history in self._known.items() if history.is_over(now)]:
             del self._known[name]

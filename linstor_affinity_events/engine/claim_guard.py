@@ -1,4 +1,4 @@
-"""Keeps claims from turning Lost while their volume is replaced, and sees that none did."""
+"""Prevents that claims become Lost while their volume is replaced, and verifies it."""
 
 import asyncio
 import logging
@@ -27,11 +27,11 @@ PROTECTION = "kubernetes.io/pv-protection"
 PROTECTION_AT_MOST = 0.05
 BOUND_WITHIN = 5.0
 BINDER_PHASES = frozenset({"Bound", "Released", "Failed"})
-"""Phases that only the binder gives a volume that names a claim."""
+"""Phases that only the binder writes on a volume that names a claim."""
 
 RESYNC_PERIOD = 15.0
-"""How often the binder looks at every claim: kube-controller-manager's
---pvclaimbinder-sync-period, which hardly anybody changes.
+"""How often the binder resyncs all claims: --pvclaimbinder-sync-period of
+kube-controller-manager, which hardly anybody changes.
 """
 
 MARGIN_BEFORE, MARGIN_AFTER = 0.2, 0.5
@@ -39,7 +39,7 @@ RESYNC_KNOWN_FOR = 600.0
 
 
 class ClaimGuard:
-    """Waits for the volume binder, which alone writes phases."""
+    """Waits for the volume binder (the PersistentVolume controller), the only writer of phases."""
 
     def __init__(
         self,
@@ -56,11 +56,10 @@ class ClaimGuard:
     async def until_released(
         self, entry: JournalEntry, detached: Manifest, volume_watch: VolumeWatch
     ) -> tuple[Manifest | None, bool]:
-        """Wait until the binder has let go of the claim, or somebody changed the volume instead.
+        """Wait until the binder has released the volume from its claim, or somebody changed it.
 
-        `pointed` is the volume as it was when its claimRef was pointed away. Answers the volume as
-        it is then, and True; after the guard's time without any sign of the binder's life, on any
-        volume, False.
+        `detached` is the volume right after its claimRef was detached. Returns the volume at that
+        time and True; False if the binder wrote no phase of any volume for the guard's timeout.
         """
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -71,8 +70,8 @@ class ClaimGuard:
                 log.warning("the binder did not answer in time", extra=facts(pv=entry.pv))
                 return None, False
             seen = volume_watch.latest
-            # A watch that lags may still tell of an earlier incarnation: only an uncached read
-            # can say that ours is gone.
+            # A lagging watch may still report an earlier incarnation: only an uncached read can
+            # prove that ours is gone.
             if seen is not None and uid_of(seen) == entry.uid:
                 if _is_released(seen):
                     return await self._until_unprotected(entry, volume_watch, seen), True
@@ -94,17 +93,16 @@ class ClaimGuard:
                     return pv, True
 
     def _saw_resync(self) -> None:
-        """The binder bent a claimRef back, or called a claim Lost: it does so when it looks at
-        everything, and will again after its period.
+        """The binder restored a claimRef or set a claim to Lost. It does so during a resync;
+        the next one follows after its period.
         """
         self._resync_at = asyncio.get_running_loop().time()
 
     async def avoid_resync(self) -> bool:
-        """Return when the binder is not about to look at everything, as far as can be told;
-        answers whether that had to be waited for.
+        """Return when no resync of the binder is expected. Returns whether it had to wait.
 
-        A volume that is away in that moment costs its claim. When it comes is learnt from what
-        the binder did last time, and forgotten when that is long ago, since its clock drifts.
+        The claim of a volume that is absent during a resync becomes Lost. The time of the next one
+        is derived from the last one seen, and forgotten after a while, because clocks drift.
         """
         clock = asyncio.get_running_loop().time
         if clock() - self._resync_at > RESYNC_KNOWN_FOR:
@@ -122,8 +120,8 @@ class ClaimGuard:
     async def _until_unprotected(
         entry: JournalEntry, volume_watch: VolumeWatch, seen: Manifest
     ) -> Manifest:
-        """Give the protection controller a moment: it drops its finalizer right after the binder's
-        write, and a removal sent in between would only end in a conflict.
+        """Wait briefly for the protection controller: it removes its finalizer right after the
+        binder's write, and a release in between would end in a conflict.
         """
         if PROTECTION not in finalizers_of(seen):
             return seen
@@ -141,11 +139,11 @@ class ClaimGuard:
         made: Manifest,
         volume_watch: VolumeWatch,
     ) -> bool:
-        """See that the claim kept its volume; it is told, and False, if it got lost on the way.
+        """Verify that the claim is bound to its volume. Reports a Lost claim and returns False.
 
-        `before` is the claim as it was when the old volume went, `made` the new volume. Once the
-        binder has written that the new volume is Bound it can't call the claim Lost any more on
-        account of the old one; what it wrote before that shows in the claim.
+        `before` is the claim as it was when the old volume was removed, `made` the new volume. Once
+        the binder has written that the new volume is Bound, it no longer sets the claim to Lost
+        because of the old one; what it wrote before that shows in the claim.
         """
         if entry.user is None:
             return True
@@ -177,8 +175,8 @@ class ClaimGuard:
             await asyncio.sleep(delays.next())
 
     async def _until_phase_written(self, made: Manifest, volume_watch: VolumeWatch) -> None:
-        """Wait until the new volume's phase is written; at most for the guard's time without any
-        sign of the binder's life, on any volume.
+        """Wait until the new volume's phase is written, unless the binder writes no phase of any
+        volume for the guard's timeout.
         """
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -200,14 +198,14 @@ class ClaimGuard:
 
 
 def _was_lost(before: Manifest | None, claim: Manifest) -> bool:
-    """Whether the binder has written the claim's phase since: it does so only for another phase."""
+    """Whether the binder has written the claim's phase since, which it does only to change it."""
     if before is None or version_of(before) == version_of(claim):
         return False
     return _phase_written(before) != _phase_written(claim)
 
 
 def _phase_written(claim: Manifest) -> str | None:
-    """When whoever owns the phase of a claim has last written its status."""
+    """When the owner of the claim's phase field has last written its status."""
     for entry in claim["metadata"].get("managedFields") or ():
         status = (entry.get("fieldsV1") or {}).get("f:status") or {}
         if "f:phase" in status:
@@ -225,8 +223,8 @@ def _is_released(pv: Manifest) -> bool:
 
 
 def _is_newer(seen: Manifest, than: Manifest) -> bool:
-    """Whether a version is a later one; they are numbers that grow, says Kubernetes from 1.35 on,
-    and have been before. Where they are not, only uncached reads tell.
+    """Whether a resourceVersion is later. They are increasing numbers: Kubernetes guarantees it
+    from 1.35 on, and it was so before. If they are not numbers, only uncached reads tell.
     """
     new, old = version_of(seen), version_of(than)
     return new.isdigit() and old.isdigit() and int(new) > int(old)

@@ -1,4 +1,4 @@
-"""What is known of the cluster beside the one volume in question: nodes, defaults, habits."""
+"""What decisions need besides the volume itself: nodes, defaults, and how the cluster behaves."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from linstor_affinity_events.model.policy import Policy
 from linstor_affinity_events.model.volume import Volume
 
 IMMUTABLE_FOR = 600.0
-"""How long a cluster that refused to change a node affinity is not asked again."""
+"""How long no in-place change is tried after the cluster rejected one of a node affinity."""
 
 NODES_READ_INTERVAL = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
 class ClusterView:
-    """Makes a case of a volume out of what was read and what is remembered."""
+    """Builds the input of a decision from what was read and what is remembered."""
 
     index: Index
     linstor: Linstor
@@ -41,10 +41,10 @@ class ClusterView:
     backoff: ChangeBackoff = field(default_factory=ChangeBackoff)
     nodes: Nodes = field(default_factory=Nodes)
     saved: frozenset[ResourceName] = frozenset()
-    """Resources for which the reference controller left a note, as the last full pass saw."""
+    """Resources with a saved PV of the reference controller, as of the last full reconcile."""
 
     _young: dict[PvName, tuple[Uid, float]] = field(default_factory=dict)
-    """Volumes that look young, each with the moment from which on it did."""
+    """Volumes that appear young, each with the loop time since when."""
     _nodes_read: float = float("-inf")
     _immutable_until: float = float("-inf")
     _nodes_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -76,7 +76,7 @@ class ClusterView:
         )
 
     def _seen_for(self, volume: Volume, now: float) -> float:
-        """How long a volume has looked young: by wall clocks that differ it may do so for hours."""
+        """How long a volume has appeared young; with differing wall clocks that may be hours."""
         moment = asyncio.get_running_loop().time()
         uid, since = self._young.get(volume.name, ("", moment))
         if uid == volume.uid:
@@ -89,7 +89,7 @@ class ClusterView:
         return now < volume.created_at + self.grace
 
     def forget_gone(self) -> None:
-        """Drop what is remembered of volumes that are there no more, or of age by now."""
+        """Drop the state of volumes that no longer exist or are old enough by now."""
         now = self.now()
         for name in tuple(self._young):
             volume = self.index.get(name)
@@ -98,11 +98,11 @@ class ClusterView:
         self.backoff.forget_old()
 
     def remembered(self) -> int:
-        """Of how many volumes something is remembered."""
+        """Number of entries kept for volumes."""
         return len(self._young) + len(self.backoff)
 
     def in_use_with(self, key: VolumeKey | None, *, but: PvName) -> tuple[PvName, ...]:
-        """The volumes in use that stand for this LINSTOR volume, all but one."""
+        """All other volumes in use that refer to this LINSTOR volume."""
         if key is None:
             return ()
         return tuple(
@@ -112,8 +112,8 @@ class ClusterView:
         )
 
     def unconfirmed(self, manifest: Manifest) -> tuple[str, ...]:
-        """What a volume that is absent asks for beyond holding data, and its class does not give.
-        Raises Unreachable where the classes are not known yet.
+        """What an absent volume demands beyond holding data and its StorageClass does not confirm.
+        Raises Unreachable if the StorageClasses are not known yet.
         """
         demands = demands_of(manifest)
         if demands != Demands() and not self.index.classes_known:
@@ -123,16 +123,16 @@ class ClusterView:
         return unconfirmed(demands, original=None, storage_class=found)
 
     async def read_nodes(self) -> None:
-        """Take a new snapshot of the nodes."""
+        """Read all nodes again."""
         self.nodes = await self.linstor.nodes()
         self._nodes_read = asyncio.get_running_loop().time()
 
     def knows_nodes_of(self, placement: Placement) -> bool:
-        """Whether the last snapshot has every node that has data of it."""
+        """Whether the last read has every node with its data."""
         return placement.serving_nodes <= self.nodes.labels.keys()
 
     async def ensure_nodes(self, placement: Placement | None) -> None:
-        """Take a new snapshot if some replica is on a node that the last one lacks."""
+        """Read the nodes again if the last read lacks a node with data."""
         if placement is None or self.knows_nodes_of(placement):
             return
         asked = asyncio.get_running_loop().time()
@@ -141,5 +141,5 @@ class ClusterView:
                 await self.read_nodes()
 
     def cluster_refused_change(self) -> None:
-        """Remember that this cluster keeps a node affinity as it was first set."""
+        """Remember that a node affinity is immutable in this cluster."""
         self._immutable_until = asyncio.get_running_loop().time() + IMMUTABLE_FOR

@@ -1,30 +1,30 @@
-"""How many volumes are changed at a time: no more than get done sooner for it."""
+"""Limits how many volumes are changed concurrently, adapted to the current bottleneck."""
 
 from collections import defaultdict, deque
 from collections.abc import Hashable
 from functools import partial
 
 QUEUED = 3.0
-"""How many may wait for each other, so that whoever is the bottleneck never waits for us."""
+"""How many changes may queue at the bottleneck, so that it never idles."""
 
 TOLERANCE = 1.5
-"""How much longer than the shortest one a change may take without anybody in its way."""
+"""How much longer than the fastest one an uncontended change may take."""
 
 STEP = 0.2
-"""How far one change, by the time it took, moves the number."""
+"""How much the duration of one change moves the estimate."""
 
 REMEMBERED = 32
-"""Of how many changes that had nobody beside them the shortest is taken."""
+"""Number of uncontended changes among which the fastest is the reference."""
 
 
 class ConcurrencyLimit:
-    """Counts who changes something, and finds out how many may at once, up to `most`.
+    """Counts the changes in flight and estimates how many may run concurrently, up to `most`.
 
-    Kubernetes' volume binder, or whatever else is slowest, gets through so many changes a second,
-    however many are given to it at once; more only wait in its row, and so does a volume that
-    comes by itself. How long that row is follows from the time that a change takes now, beside
-    the time that its like took alone: what TCP Vegas does for packets. The first is alone, so
-    that there is something to compare with.
+    The bottleneck, mostly the PersistentVolume controller, completes a fixed number of changes per
+    second, however many it gets at once. More only wait in its queue, and so does a single volume
+    that changes later. The length of that queue follows from the time that a change takes now,
+    compared with the time of an uncontended one: what TCP Vegas does for packets. The first change
+    runs alone, so that there is a reference.
     """
 
     def __init__(self, most: int) -> None:
@@ -32,19 +32,19 @@ class ConcurrencyLimit:
         self._estimate = 1.0
         self._in_flight = 0
         self._uncontended = False
-        """Whether nobody came beside the one that took its place last, nor was there before."""
+        """Whether no other change was in flight when the last one was acquired."""
         self._fastest: defaultdict[Hashable, deque[float]] = defaultdict(
             partial(deque, maxlen=REMEMBERED)
         )
 
     @property
     def limit(self) -> int:
-        """How many may change something at a time, as found out so far."""
+        """How many changes may be in flight, as estimated so far."""
         return min(self._most, int(self._estimate))
 
     @property
     def in_flight(self) -> int:
-        """How many do so now."""
+        """How many changes are in flight now."""
         return self._in_flight
 
     @property
@@ -59,16 +59,16 @@ class ConcurrencyLimit:
         self._in_flight -= 1
 
     def observe(self, kind: Hashable, took: float) -> None:
-        """Hear from one that still has its place how many seconds its change took.
+        """Record how many seconds a change took, before it is released.
 
-        Only changes of one kind are compared: one that waits for nobody else must not make those
-        look slow that have to.
+        Only changes of one kind are compared: a kind that waits for no other component must not
+        make the others appear slow.
         """
         known = self._fastest[kind]
         if self._uncontended or not known or took < min(known):
             known.append(took)
         if self.free:
-            # Nobody waited for a place, so it does not tell what would become of more.
+            # The limit was not reached, so this says nothing about a higher one.
             return
         share = min(1.0, TOLERANCE * min(known) / took) if took > 0 else 1.0
         estimate = self._estimate * share + QUEUED

@@ -1,4 +1,4 @@
-"""The engine put together from its ports: the one place where its parts are made."""
+"""Builds the engine from its ports. Its parts are created only here."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -24,34 +24,34 @@ from linstor_affinity_events.model.policy import Policy
 from linstor_affinity_events.model.volume import Volume
 
 MOST_WAITING = 20_000
-"""Resources in the queue before those without a volume here are left to the full pass. A LINSTOR
-that others use as well tells of theirs, too.
+"""With so many resources in the queue, those without a volume in this cluster are left to the full
+reconcile. A LINSTOR cluster that others use as well also sends events for their resources.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """What people may set; times are in seconds."""
+    """What operators may configure; times are in seconds."""
 
     changes_at_once: int = 10
     readers: int = 10
     grace: float = 10.0
-    """How long a new volume is left to the driver that made it."""
+    """How long a new volume is left to the driver that created it."""
 
     default_policy: Policy | None = None
     everywhere: NodeAffinity = NO_AFFINITY
-    """What is written on volumes that any node may use."""
+    """The affinity of volumes that any node may use."""
 
     guard_timeout: float = 2.0
-    """How long a silent volume binder is waited for."""
+    """How long to wait for an unresponsive volume binder."""
 
     allowed_finalizers: tuple[str, ...] = ()
     take_over_saved_volumes: bool = True
     pace: float = 60.0
-    """From one full pass to the next."""
+    """Interval of full reconciles."""
 
     limit: float = 60.0
-    """How long a full pass may take."""
+    """Timeout of a full reconcile."""
 
     pulse_every: float = 10.0
 
@@ -59,7 +59,7 @@ class Tuning:
 def cluster_view_of(
     index: Index, linstor: Linstor, now: Callable[[], float], tuning: Tuning
 ) -> ClusterView:
-    """What is known of the cluster, for whoever decides on volumes, be it to change nothing."""
+    """The cluster view for the service, and for commands that decide but change nothing."""
     return ClusterView(
         index=index,
         linstor=linstor,
@@ -71,7 +71,7 @@ def cluster_view_of(
 
 
 class Engine:
-    """All that decides and acts, and knows neither HTTP nor JSON; its owner runs its tasks."""
+    """All control loops, without HTTP or JSON. The owner runs their tasks."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Engine:
         streams: Streams,
         after_full_reconcile: Callable[[], None] = lambda: None,
     ) -> None:
-        """`holder` is the name that this instance writes on notes."""
+        """`holder` is the name that this instance writes into journal entries."""
         self._ports, self._chance = ports, chance
         self.streams = streams
         self.queue = KeyedQueue[ResourceName](changes_at_once=tuning.changes_at_once)
@@ -145,8 +145,8 @@ class Engine:
         return Backoff(first=first, most=most, chance=self._chance)
 
     def trigger(self, resource: ResourceName, source: str) -> None:
-        """Look at a resource, unless it is nobody's and very many wait already: a LINSTOR that
-        makes up names would fill the queue with them.
+        """Queue a resource, unless it has no volume here and the queue is very long: a LINSTOR that
+        sends invalid names would fill it.
         """
         if len(self.queue) >= MOST_WAITING and not self._ports.index.of(resource):
             return
@@ -155,14 +155,14 @@ class Engine:
             self.queue.add(resource, source=source)
 
     def volume_changed(self, volume: Volume) -> None:
-        """Look at a volume that Kubernetes told of."""
+        """Queue a volume for which the watch of Kubernetes sent an event."""
         if volume.key is None:
             self.full_reconciler.request("volume")
         elif self._ports.leadership.leading:
             self.queue.add(volume.key.resource)
 
     def leadership_changed(self, *, leading: bool) -> None:
-        """Begin, or leave everything to whoever leads now."""
+        """Start work as the leader, or leave it to the new one."""
         if leading:
             self.full_reconciler.request("leading")
             self.pulse.wake()
@@ -170,7 +170,7 @@ class Engine:
             self.replacer.unfinished.leadership_lost()
 
     def failures(self, streams: Iterable[str]) -> dict[str, str]:
-        """What keeps it from doing its work, by part."""
+        """What prevents it from working, by component."""
         against = {}
         if self.full_reconciler.failure is not None:
             against["linstor"] = self.full_reconciler.failure

@@ -1,4 +1,4 @@
-"""The full pass: the net under every hint that never came. It finds suspects and queues them."""
+"""The full reconcile: finds volumes whose events were missed, and queues them."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ from linstor_affinity_events.model.volume import Volume
 log = logging.getLogger(__name__)
 
 YIELD_EVERY = 200
-"""Volumes decided on before other tasks get their turn."""
+"""Number of decisions before a cooperative yield to other tasks."""
 
 SPACING = 1.0
 PERIOD = "period"
@@ -39,7 +39,7 @@ PERIOD = "period"
 
 @dataclass(frozen=True, slots=True)
 class FullReconcile:
-    """A full pass that ended well."""
+    """A full reconcile that succeeded."""
 
     ended: float
     """By the loop's clock."""
@@ -48,11 +48,11 @@ class FullReconcile:
     cause: str
     volumes: int
     bulk: bool
-    """Whether LINSTOR gave all placements in one piece."""
+    """Whether one bulk read returned all placements."""
 
 
 class FullReconciler:
-    """Passes over all volumes at a steady pace, and at once when something was missed."""
+    """Decides on all volumes periodically, and immediately when events may have been missed."""
 
     def __init__(
         self,
@@ -80,16 +80,16 @@ class FullReconciler:
         self._delays, self._pace, self._limit = delays, pace, limit
         self._forget_gone, self._after_full_reconcile = forget_gone, after_full_reconcile
         self._causes: dict[str, float] = {}
-        """Why a pass is wanted, and since when."""
+        """Why a full reconcile is requested, and since when."""
         self._wanted = asyncio.Event()
         self._begun = 0.0
         self._read_since = 0.0
         self.failure: str | None = "no full pass has ended yet"
-        """Why the last pass failed; None once one has ended well."""
+        """Why the last full reconcile failed; None if it succeeded."""
         self.last: FullReconcile | None = None
 
     def request(self, cause: str) -> None:
-        """Ask for a pass as soon as can be; requests that come while one runs share the next."""
+        """Request a full reconcile now. Requests that arrive while one runs share the next one."""
         self._request({cause: asyncio.get_running_loop().time()})
 
     def _request(self, causes: Mapping[str, float]) -> None:
@@ -98,14 +98,14 @@ class FullReconciler:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Pass for ever; a pass that fails is begun again with growing delays."""
+        """Run full reconciles forever. Retry a failed one with growing delays."""
         self._begun = asyncio.get_running_loop().time()
         while True:
             causes = await self._next_causes()
             cause = "+".join(causes)
             self._begun = asyncio.get_running_loop().time()
             if not self._leadership.leading and self.failure is None:
-                # Once it is known that all could be read, the one who leads passes for all.
+                # Once all reads have succeeded, only the leader runs full reconciles.
                 continue
             failed = await self._tried(cause)
             if failed is None:
@@ -124,15 +124,16 @@ class FullReconciler:
                 self._request(again)
 
     def _still_open(self, causes: Mapping[str, float]) -> Mapping[str, float]:
-        """Causes that are younger than some of what the last pass went by: it may have begun in an
-        attempt that was cut off before they came.
+        """Causes that are newer than the oldest data of the last full reconcile, which it may have
+        read in an attempt that timed out before they arrived.
         """
         read_since = self._read_since
         return {c: since for c, since in causes.items() if c != PERIOD and since > read_since}
 
     async def _tried(self, cause: str) -> tuple[str, str] | None:
-        """Sweep; answers the kind of failure and what it says, None if all went well. Nothing of
-        what was read is referred to any more when it has ended.
+        """Run a full reconcile. Returns the kind of failure and its message; None on success.
+
+        No reference to the data that it read remains afterwards.
         """
         before = self._placement_reader.read_so_far
         try:
@@ -142,7 +143,7 @@ class FullReconciler:
             read = self._placement_reader.read_so_far
             if read == before:
                 return "TimeoutError", f"cut off after {self._limit:g} s"
-            # It gets on, and need not wait for longer each time.
+            # It makes progress, so the delay need not grow.
             self._delays.reset()
             return "TimeoutError", (
                 f"cut off after {self._limit:g} s, with {read} of {len(self._index.resources())} "
@@ -163,7 +164,7 @@ class FullReconciler:
         return causes
 
     def _failed(self, cause: str, kind: str, why: str) -> float:
-        """Tell of it; answers after how long to begin again."""
+        """Report a failure. Returns the delay until the retry."""
         self._telemetry.full_reconcile_failed(kind)
         if why != self.failure:
             log.warning("full pass failed", extra=facts(cause=cause, why=why))
@@ -171,7 +172,7 @@ class FullReconciler:
         return self._delays.next()
 
     async def reconcile_all(self, cause: str) -> None:
-        """Decide on every volume from a few big reads and queue those that want something done."""
+        """Decide on every volume from a few bulk reads, and queue those that need work."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         if self._leadership.leading:
@@ -231,7 +232,7 @@ class FullReconciler:
             case Deferred(_, _, after) if after is not None:
                 self._queue.add(resource, after=after)
             case Refusal() if not self._reporter.is_reported(volume, decision):
-                # What was read may be old by now: let a look tell it.
+                # The data may be outdated by now: a single reconcile reports it.
                 self._queue.add(resource)
             case _:
                 self._reporter.report(volume, decision)

@@ -1,4 +1,4 @@
-"""Keys that want a look, each at most once, the most urgent changes first."""
+"""The work queue: each key at most once, the most urgent changes first."""
 
 import asyncio
 from collections import deque
@@ -16,52 +16,52 @@ K = TypeVar("K", bound=Hashable)
 
 
 class QueueClosed(Exception):
-    """The queue hands out nothing any more."""
+    """The queue is shut down and returns no more work items."""
 
 
 class Priority(IntEnum):
-    """What a key waits for."""
+    """What kind of work a key waits for."""
 
     RECONCILE = 0
     URGENT = 1
-    """A change that lets pods start where the data is."""
+    """A change without which no pod can start where the data is."""
 
     CHANGE = 2
-    """A change that adds a choice or takes one away."""
+    """A change that adds or removes nodes to choose from."""
 
 
 @dataclass(slots=True)
 class WorkItem(Generic[K]):
-    """One key in a worker's hands."""
+    """One key that a worker is processing."""
 
     key: K
     priority: Priority
     since: float
-    """When the oldest hint that this turn answers was given, by the loop's clock."""
+    """When the oldest trigger of this work item arrived, by the loop's clock."""
 
     source: str
-    """Who told first what it answers; empty for our own wish to look."""
+    """The source of the first trigger; empty if the service requeued the key itself."""
 
     changing: bool = False
-    """Whether one of the places for changes is taken."""
+    """Whether it counts against the concurrency limit of changes."""
 
     read_only: bool = False
-    """Whether it must change nothing, whatever is found."""
+    """Whether it must not change anything, whatever the decision."""
 
     @property
     def trigger(self) -> bool:
-        """Whether news led to it, rather than our own wish to look again."""
+        """Whether an event led to it, and not a recheck of our own."""
         return bool(self.source)
 
 
 class KeyedQueue(Generic[K]):
     """Holds each key once and never gives one key to two workers.
 
-    A key added while a worker holds it is handed out again afterwards, so the latest news is
-    always followed by a look. At most `changes_at_once` turns change something at a time, fewer
-    where `places` found that more would mostly wait for each other. Looks need no such place, so
-    that a change found urgent is never kept waiting by a long row of others. Times are those of
-    the running loop. Adding and claiming cost O(log n), and wake one worker at most.
+    A key that is added while a worker processes it is returned again afterwards, so a reconcile
+    always follows the latest event. At most `changes_at_once` work items change something at a
+    time; fewer if `concurrency_limit` found that more would mostly wait for each other. Reading is
+    not limited this way, so a long backlog of changes never delays finding an urgent one. Times
+    are those of the running loop. `add` and `get` cost O(log n) and wake at most one worker.
     """
 
     def __init__(self, *, changes_at_once: int = 10) -> None:
@@ -73,7 +73,7 @@ class KeyedQueue(Generic[K]):
         self._idle: deque[asyncio.Future[None]] = deque()
         self._wakeup: tuple[float, asyncio.TimerHandle] | None = None
         self._reached = float("-inf")
-        """The time that an alarm was set for: loops ring it a little early."""
+        """The time that the last timer was set for: event loops fire timers a little early."""
         self.concurrency_limit = ConcurrencyLimit(changes_at_once)
         self._reading = 0
         self._read_limit = float("inf")
@@ -81,7 +81,7 @@ class KeyedQueue(Generic[K]):
         self.closed = False
 
     def __len__(self) -> int:
-        """Keys waiting; those in a worker's hands do not count unless they are wanted again."""
+        """Number of waiting keys. Keys that are processed count only if they were added again."""
         return len(self._waiting) + len(self._dirty)
 
     def __contains__(self, key: K) -> bool:
@@ -92,7 +92,7 @@ class KeyedQueue(Generic[K]):
         return len(self._processing)
 
     def oldest(self) -> float | None:
-        """When the longest waiting key that is due was asked for; None if none is due."""
+        """When the longest waiting due key was triggered; None if no key is due."""
         now = self._now()
         return min((w.since for _, w in self._waiting.values() if w.at <= now), default=None)
 
@@ -106,10 +106,10 @@ class KeyedQueue(Generic[K]):
         since: float | None = None,
         unbatchable: bool = False,
     ) -> None:
-        """Ask for a turn in `after` seconds. The earliest wish for a key wins.
+        """Add a key that is due in `after` seconds. The earliest request for a key wins.
 
-        `since` is when the news came that it answers; without any, when it is due. `source` is who
-        told it, and empty where nobody did. One to be had `alone` is left out by `claim_looks`.
+        `since` is when its trigger arrived; by default, when it is due. `source` is the source of
+        the trigger, empty if there was none. `take_reads` skips an `unbatchable` key.
         """
         now = self._now()
         at, since = now + after, now + after if since is None else since
@@ -119,8 +119,8 @@ class KeyedQueue(Generic[K]):
             before, old = found
             unbatchable = unbatchable or old.unbatchable
             if old.at <= now and (now < at or before is Priority.URGENT):
-                # Due already: a later wish changes nothing but what it is answered to. And what
-                # waits to be changed at once is looked at afresh when its turn comes.
+                # Already due: a later request only adds its trigger. And a waiting urgent change
+                # reads everything again when it is processed.
                 priority = before
             at, since, source = min(old.at, at), min(old.since, since), old.source or source
             wanted = (at, since, source, priority, unbatchable)
@@ -135,14 +135,14 @@ class KeyedQueue(Generic[K]):
             self._put(priority, new, now)
 
     def close(self) -> None:
-        """Hand out nothing more; turns already begun run to their end."""
+        """Return no more work items. Those in progress run to their end."""
         self.closed = True
         while self._idle:
             self._wake_one()
 
     @asynccontextmanager
     async def get(self) -> AsyncIterator[WorkItem[K]]:
-        """Wait for the next due key and hold it for the length of the block.
+        """Wait for the next due key and process it within the block.
 
         Raises QueueClosed once `close` was called.
         """
@@ -166,9 +166,10 @@ class KeyedQueue(Generic[K]):
             self._put(*again, self._now())
 
     def take_reads(self, *, until: float) -> Generator[WorkItem[K], None, None]:
-        """Hold all keys that were due for a look before `until` and for which nothing came since,
-        and hand them out, letting go of each when the next is asked for, and of the rest when the
-        iterator is closed. None of these turns may change anything.
+        """Take all keys that were due for a reconcile before `until` and had no trigger since.
+
+        Each is done when the next one is requested, the rest when the iterator is closed. None of
+        these work items may change anything.
         """
         found = self._ready[Priority.RECONCILE].take_all(self._now(), until)
         items = deque(
@@ -187,11 +188,11 @@ class KeyedQueue(Generic[K]):
                 self._done(item.key)
 
     def due_reads(self) -> int:
-        """How many keys wait for a look that one read for many could answer."""
+        """How many due keys a bulk read could serve."""
         return self._ready[Priority.RECONCILE].batchable(self._now())
 
     async def until_backlog(self, threshold: Callable[[], int]) -> None:
-        """Wait until so many looks are due."""
+        """Wait until so many keys are due that a bulk read could serve."""
         if self.due_reads() >= threshold():
             return
         reached = asyncio.get_running_loop().create_future()
@@ -203,7 +204,7 @@ class KeyedQueue(Generic[K]):
 
     @contextmanager
     def limit_reads(self, at_once: int = 1, *, for_at_most: float) -> Iterator[None]:
-        """Hand out no more than so many looks at a time for the length of the block, or so many
+        """Limit how many reconciles run at a time, for the length of the block or at most so many
         seconds.
         """
         self._read_limit = at_once
@@ -219,9 +220,9 @@ class KeyedQueue(Generic[K]):
         self._wake_one()
 
     def may_change(self, item: WorkItem[K], *, urgent: bool) -> bool:
-        """Take one of the places for changes, if one is free and nobody more urgent waits for it.
+        """Acquire the concurrency limit, unless it is reached or a more urgent change waits.
 
-        On False, add the key again in the lane of its change.
+        If False, add the key again with the priority of its change.
         """
         if item.changing:
             return True
@@ -235,7 +236,7 @@ class KeyedQueue(Generic[K]):
         self._reading -= 1
         item.changing = True
         if self._read_limit < float("inf"):
-            # One look less: another one may be had.
+            # One reconcile less is reading: another one may start.
             self._wake_one()
         return True
 
@@ -292,7 +293,7 @@ class KeyedQueue(Generic[K]):
             await woken
         except asyncio.CancelledError:
             if woken.done() and not woken.cancelled():
-                # It was meant for somebody who goes on.
+                # Pass the wakeup on to a worker that is not cancelled.
                 self._wake_one()
             raise
 
@@ -304,7 +305,7 @@ class KeyedQueue(Generic[K]):
                 return
 
     def _schedule_next(self, now: float) -> None:
-        """See to it that somebody is woken when the next key is due."""
+        """Schedule a wakeup for when the next key is due."""
         ahead = (heap.next_at(now) for heap in self._ready.values())
         if (soonest := min((at for at in ahead if at is not None), default=None)) is not None:
             self._schedule_wakeup(soonest)
@@ -320,7 +321,7 @@ class KeyedQueue(Generic[K]):
     def _on_wakeup(self, at: float) -> None:
         self._wakeup, self._reached = None, at
         self._wake_one()
-        # Whoever was woken looks ahead only if it finds nothing.
+        # The worker that was woken schedules the next wakeup only if it finds nothing.
         self._schedule_next(self._now())
 
     def _now(self) -> float:

@@ -1,4 +1,4 @@
-"""Hears how a volume was when it went, and gives its like what it lacks of that."""
+"""Finds the last version of a removed volume, and copies late writes to the new one."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from linstor_affinity_events.model.manifest import Manifest, claim_of, rebound, 
 log = logging.getLogger(__name__)
 
 WATCH_WITHIN = 1.0
-"""The watch tells of it within milliseconds, while the claim is looked at."""
+"""The watch reports it within milliseconds, while the claim is read."""
 
 MAX_CONFLICTS = 5
 
@@ -22,11 +22,11 @@ MAX_CONFLICTS = 5
 async def carry_over_late_write(
     volumes: Volumes, entry: JournalEntry, made: Manifest, volume_watch: VolumeWatch
 ) -> None:
-    """Take over what somebody changed just when the old volume was removed.
+    """Copy a late write to the new volume: one just when the old volume was removed.
 
-    The API server compares versions when the last finalizer goes and removes the object after
-    that: what is written in between is accepted, and answered with 200, but seen in the watch's
-    last event of the object only. Raises Unreachable, after which it may be tried again.
+    The API server compares versions when the last finalizer goes, and removes the object after
+    that. It accepts a write in between with status 200, but only the last watch event of the object
+    shows it. Raises Unreachable, after which it may be retried.
     """
     last = await _last_version(entry, volume_watch)
     if last is None:

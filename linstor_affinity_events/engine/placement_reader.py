@@ -1,4 +1,4 @@
-"""Where all replicas are: in one request where LINSTOR manages it, else resource by resource."""
+"""Reads all placements: in one bulk read if LINSTOR manages it, else resource by resource."""
 
 import asyncio
 import logging
@@ -15,34 +15,34 @@ from linstor_affinity_events.model.placement import Placement
 log = logging.getLogger(__name__)
 
 READERS = 4
-"""At least so many resources are read at a time."""
+"""Minimum number of resources that are read concurrently."""
 
 BULK_RETRY_AFTER = 300.0
-"""How long single reads are preferred after the one big read failed: it fails when a satellite
-hangs, slowly each time, and a node failure is when the pass matters most.
+"""How long single reads are preferred after a bulk read failed. It fails slowly each time while a
+satellite hangs, and a full reconcile matters most during a node failure.
 """
 
 REUSE_FOR = 600.0
-"""How old a reading may be that was kept of an attempt that was cut off."""
+"""Maximum age of a reading that is reused from an interrupted attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The placements that were read. A resource that LINSTOR does not know is not among them."""
+    """The placements that were read, without resources that LINSTOR does not know."""
 
     placements: Mapping[ResourceName, Placement]
     since: float
     """When the oldest of them was read, by the loop's clock."""
 
     bulk: bool = False
-    """Whether they came in one piece."""
+    """Whether one bulk read returned them."""
 
 
 class PlacementReader:
     """Reads placements of many resources, and remembers which way works now.
 
-    Reading one by one, it keeps what it has read until it has read all: an attempt that is cut off
-    or fails is gone on with by the next, so that it ends however long it takes.
+    Reading one by one, it keeps its readings until it has read all: the next attempt continues an
+    interrupted or failed one, so that it completes however long it takes.
     """
 
     def __init__(self, linstor: Linstor, *, readers: int = READERS) -> None:
@@ -54,11 +54,11 @@ class PlacementReader:
 
     @property
     def read_so_far(self) -> int:
-        """How many resources were read by attempts that did not get to their end."""
+        """Number of resources read by attempts that did not complete."""
         return len(self._read_so_far)
 
     async def placements(self, resources: Iterable[ResourceName]) -> View:
-        """The placements of these resources, perhaps of more."""
+        """The placements of these resources, possibly of more."""
         begun = asyncio.get_running_loop().time()
         found = await self.bulk_read()
         if found is None:
@@ -68,11 +68,11 @@ class PlacementReader:
 
     @property
     def bulk_works(self) -> bool:
-        """Whether one big read is worth trying."""
+        """Whether a bulk read is worth trying."""
         return asyncio.get_running_loop().time() >= self._bulk_from
 
     async def bulk_read(self) -> Mapping[ResourceName, Placement] | None:
-        """The placements of all resources; None while that is not to be had."""
+        """The placements of all resources; None while a bulk read is not possible."""
         if not self.bulk_works:
             return None
         try:
@@ -83,18 +83,18 @@ class PlacementReader:
             return None
 
     def invalidate(self, resource: ResourceName) -> None:
-        """Something may have happened to it: what was read of it is old."""
+        """Mark a reading as outdated: the resource may have changed."""
         if self._reading or resource in self._read_so_far:
             self._invalidated.add(resource)
 
     async def one_by_one(self, resources: Iterable[ResourceName]) -> View:
-        """Read each of these resources, a few at a time, whatever satellites do."""
+        """Read each of these resources, a few at a time; a hung satellite does not prevent it."""
         wanted = dict.fromkeys(resources)
         self._drop_outdated(wanted)
         self._reading = True
         try:
             await self._read([name for name in wanted if name not in self._read_so_far])
-            # Once more what was heard of meanwhile; what is even now is looked at by itself.
+            # Read again what was invalidated meanwhile; later triggers are queued on their own.
             await self._read([name for name in wanted if name in self._invalidated])
         finally:
             self._reading = False
@@ -107,7 +107,7 @@ class PlacementReader:
         return View(found, min((at for at, _ in read_so_far.values()), default=now))
 
     def _drop_outdated(self, wanted: Mapping[ResourceName, None]) -> None:
-        """Drop of what was kept all that is too old, or not asked for any more."""
+        """Drop the readings that are outdated or no longer requested."""
         oldest = asyncio.get_running_loop().time() - REUSE_FOR
         self._read_so_far = {
             name: reading

@@ -1,4 +1,4 @@
-"""What the service would do now, or in another picture of the world; found by reading alone."""
+"""Plans what the service would do now, or under assumptions. Reads only."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -28,29 +28,29 @@ from linstor_affinity_events.model.volume import Volume
 from linstor_affinity_events.model.what_if import WhatIf
 
 FEW = 20
-"""So many resources are read one by one, rather than all that LINSTOR has."""
+"""Up to so many resources are read one by one; above, all of LINSTOR's in bulk."""
 
 READERS = 10
 MOST_READ = 1000
-"""So many volumes that would be changed are read to see what stands against it."""
+"""Up to so many volumes that would be changed are read to find obstacles."""
 
 YIELD_EVERY = 500
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done, and of how many."""
+"""Called with the current activity, the number done, and the total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One volume, and what would be done about it."""
+    """One volume, and what would be done for it."""
 
     case: Case
     decision: Decision
     against: Deferred | Refusal | None = None
-    """What keeps a change from being made now, where that was looked at."""
+    """Why a change can't be made now, if that was read."""
 
     absent: bool = False
-    """Deleted, and to be created again from its note."""
+    """Deleted, and to be recreated from its journal entry."""
 
     @property
     def volume(self) -> Volume:
@@ -58,7 +58,7 @@ class Finding:
 
     @property
     def action(self) -> str:
-        """In one word: none, patch, replace, finish, leave, wait or refuse."""
+        """One of: none, patch, replace, finish, leave, wait, refuse."""
         match self.against or self.decision:
             case InSync():
                 return "none"
@@ -75,12 +75,12 @@ class Finding:
 
     @property
     def pending(self) -> bool:
-        """Whether something is to be written for it, now or once what stands against it ends."""
+        """Whether something must be written for it, now or after the obstacle is gone."""
         return isinstance(self.decision, Change | Resume)
 
 
 class Planner:
-    """Decides on volumes as the service would. Writes nothing anywhere."""
+    """Decides on volumes as the service would. Writes nothing."""
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class Planner:
     async def survey(
         self, volumes: Sequence[Volume], absent: Sequence[Volume], with_entry: Collection[PvName]
     ) -> list[Finding]:
-        """Decide on these volumes; `absent` ones are there in a note only.
+        """Decide on these volumes; `absent` ones exist only in a journal entry.
 
-        Raises Missing when the question names a node that LINSTOR does not know.
+        Raises Missing if the assumptions name a node that LINSTOR does not know.
         """
         self._progress("asking LINSTOR", 0, 0)
         nodes = await self._linstor.nodes()
@@ -160,8 +160,8 @@ class Planner:
         )
 
     async def obstacles(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Read the volumes that would be replaced, and their claims, to see what stands against it.
-        Beyond MOST_READ of them they are answered as they came.
+        """Read the volumes that would be replaced, and their claims, to find obstacles. Findings
+        beyond MOST_READ are returned unchanged.
         """
         result = list(findings)
         asked = [number for number, each in enumerate(findings) if each.action == "replace"]

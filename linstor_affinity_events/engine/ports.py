@@ -1,4 +1,4 @@
-"""What the engine needs from the world. Adapters implement it, tests fake it.
+"""The ports of the engine. Adapters implement them, tests fake them.
 
 Every method that waits may raise Unreachable; only other errors are named.
 """
@@ -20,14 +20,14 @@ from linstor_affinity_events.model.volume import Volume
 
 
 class LinstorPulse(Protocol):
-    """What LINSTOR answers from its memory, in a millisecond."""
+    """What LINSTOR returns from memory, within a millisecond."""
 
     async def pulse(self) -> PulseReading:
         """All nodes, and the number of resources. May raise LoginRefused."""
 
 
 class Linstor(LinstorPulse, Protocol):
-    """What LINSTOR knows, always read afresh. All may raise LoginRefused."""
+    """The state in LINSTOR, never cached. All methods may raise LoginRefused."""
 
     async def nodes(self) -> Nodes:
         """All nodes with their labels."""
@@ -45,11 +45,11 @@ class Linstor(LinstorPulse, Protocol):
         """The replicas of all resources, in one request that a single hung satellite can fail."""
 
     async def forget_saved(self, resource: ResourceName, number: int) -> None:
-        """Drop the reference controller's note; -1 for one on the definition. Fine if gone."""
+        """Delete the saved-PV property; -1 for one on the definition. Fine if it is gone."""
 
 
 class Index(Protocol):
-    """The PersistentVolumes and StorageClasses of our driver, as last told."""
+    """The PersistentVolumes and StorageClasses of our driver, as last watched."""
 
     def of(self, resource: ResourceName) -> Collection[Volume]:
         """All volumes of one resource definition."""
@@ -58,10 +58,10 @@ class Index(Protocol):
         """One volume by its name."""
 
     def resources(self) -> Collection[ResourceName]:
-        """Every resource definition that some volume names."""
+        """Every resource definition that a volume refers to."""
 
     def unmanaged(self) -> Collection[Volume]:
-        """The volumes whose handle names no LINSTOR volume."""
+        """The volumes whose handle is not a valid LINSTOR volume."""
 
     def storage_class(self, name: str) -> StorageClass | None:
         """A StorageClass by its name, whoever its provisioner is."""
@@ -72,21 +72,21 @@ class Index(Protocol):
 
 
 class VolumeWatch(Protocol):
-    """The news of one volume while it is being replaced."""
+    """The watch events of one volume while it is being replaced."""
 
     latest: Manifest | None
     gone: Manifest | None
-    """The volume that was removed last, as it was by then; None while there was none."""
+    """The last version of the volume that was removed last; None if there was none."""
 
     async def news(self) -> None:
-        """Return once something was told of it since the last call."""
+        """Return once there was an event since the last call."""
 
 
 class Volumes(Protocol):
     """PersistentVolumes and their claims, one by one and uncached.
 
-    Writes may raise Conflict (somebody wrote first), Invalid (schema, rules or admission said
-    no) and Forbidden (we may not).
+    Writes may raise Conflict (somebody wrote first), Invalid (rejected by schema, validation or
+    admission) and Forbidden (not permitted).
     """
 
     async def read(self, name: PvName) -> Manifest | None:
@@ -96,77 +96,77 @@ class Volumes(Protocol):
         """The claim of that namespace and name, whatever its uid; None if there is none."""
 
     async def patch(self, name: PvName, patch: Patch) -> Manifest:
-        """Apply a guarded merge patch; the answer is the volume afterwards. Conflict if gone."""
+        """Apply a guarded merge patch. Returns the patched volume. Conflict if it is gone."""
 
     async def delete(self, manifest: Manifest) -> Manifest | None:
-        """Delete exactly this incarnation in this version; answers what finalizers still hold."""
+        """Delete exactly this incarnation and version. Returns it if finalizers still hold it."""
 
     async def remove(self, manifest: Manifest) -> None:
-        """Take the last finalizers off exactly this terminating version; fine if it is gone."""
+        """Release the last finalizers of exactly this terminating version; fine if it is gone."""
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Create it as given. Conflict if the name is taken."""
 
     async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
-        """Have the API server try the patch, the deletion and the creation, and keep nothing;
-        answers what the volume would be after the patch, as admission makes it.
+        """Dry-run the patch, the deletion and the creation. Returns the volume as it would be after
+        the patch and admission.
         """
 
     async def dry_run_creation(self, wanted: Manifest) -> None:
-        """Have the API server try the creation alone; a name that is taken is no objection."""
+        """Dry-run only the creation; an existing object of that name is fine."""
 
     def describe(self, manifest: Manifest) -> Volume | None:
-        """What decisions need of a manifest; None if it is not of our driver."""
+        """The fields that decisions need; None if it is not of our driver."""
 
     def follow(self, name: PvName) -> AbstractContextManager[VolumeWatch]:
-        """Collect the news of one volume for the length of the block."""
+        """Watch one volume for the length of the block."""
 
     def last_phase_change(self) -> float:
-        """When some volume's phase was last seen to change, by the loop's clock."""
+        """When a phase change of any volume was last observed, by the loop's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What the journal has, by what its entries are labelled with; none of it was read."""
+    """What the journal contains, according to the labels of its entries, which were not read."""
 
     volumes: Mapping[PvName, VolumeKey]
     whole: bool = True
-    """Whether these are all. If not, the next call goes on where this one ended."""
+    """Whether these are all. If not, the next call continues where this one ended."""
 
 
 class Journal(Protocol):
-    """Replacements that are not finished, kept where our own crash cannot reach.
+    """Unfinished replacements, stored so that they survive a crash of the service.
 
-    Writes may raise Conflict and, where nothing can be noted at all, Refused.
+    Writes may raise Conflict and, if nothing can be written at all, Refused.
     """
 
     async def all(self) -> Listed:
-        """The volumes that have a note, and the LINSTOR volume of each, as far as the notes are not
-        known to be no good; at most so many at a time.
+        """The volumes that have an entry, and the LINSTOR volume of each, except entries known to
+        be not valid; limited per call.
         """
 
     async def read(self, name: PvName) -> JournalEntry | None:
-        """The note for one volume. Raises BadNote if it can't be trusted."""
+        """The entry for one volume. Raises BadEntry if it can't be trusted."""
 
     async def create(self, entry: JournalEntry) -> JournalEntry:
-        """Write a first note. Conflict if the volume has one already."""
+        """Create an entry. Conflict if the volume has one already."""
 
     async def save(self, entry: JournalEntry) -> JournalEntry:
-        """Write over exactly the version that was read. Conflict if it changed or is gone."""
+        """Replace exactly the version that was read. Conflict if it changed or is gone."""
 
     async def drop(self, entry: JournalEntry) -> None:
-        """Forget exactly the version that was read; fine if it is gone. Conflict if changed."""
+        """Delete exactly the version that was read; fine if it is gone. Conflict if changed."""
 
 
 class Notices(Protocol):
-    """Kubernetes Events, for people. Never waits, never fails; some may be lost under load."""
+    """Kubernetes Events, for users. Never waits, never fails; some may be lost under load."""
 
     def updated(self, volume: Volume, was: str, now: str) -> None:
-        """The volume's affinity was changed; told on volume and claim."""
+        """The volume's affinity was changed; the Event goes to volume and claim."""
 
     def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
-        """Something is wrong with the volume; told on volume and claim. The first time is number 0,
-        and the same thing told with the same number is told once.
+        """Send a Warning Event to volume and claim. The first has number 0; the same Event with the
+        same number is sent only once.
         """
 
 
@@ -175,7 +175,7 @@ class Leadership(Protocol):
 
     @property
     def leading(self) -> bool:
-        """True until shortly before somebody else could lead."""
+        """True until shortly before another instance could become the leader."""
 
 
 class Telemetry(Protocol):
@@ -206,29 +206,29 @@ class ResourceTouched:
 
 @dataclass(frozen=True, slots=True)
 class EventsMissed:
-    """We may have been deaf for a while, or it concerns all: look at everything."""
+    """Events may have been missed, or all resources are affected: run a full reconcile."""
 
     cause: str
 
 
 Trigger = ResourceTouched | EventsMissed
-"""Cheap and lossy news that a resource may have moved: it starts a look and decides nothing. Hints
-that come twice, late or never do no harm.
+"""Cheap, lossy news that a resource may have changed. It starts a reconcile and decides nothing: an
+event is only a hint. Triggers that arrive twice, late or never do no harm.
 """
 
 
 class EventStream(Protocol):
-    """One peer that tells us things as they happen."""
+    """A source of events."""
 
     name: str
 
     def connect(self) -> AbstractAsyncContextManager[AsyncIterator[Trigger]]:
-        """Open one connection. The iterator ends when the peer hangs up politely."""
+        """Open one connection. The iterator ends when the peer closes it normally."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """All that the engine needs from the world."""
+    """All ports of the engine."""
 
     index: Index
     linstor: Linstor
@@ -241,4 +241,4 @@ class Ports:
     """Seconds since the epoch."""
 
     parse_json: Callable[[str], object]
-    """Raises ValueError for what is no JSON, or too much of it."""
+    """Raises ValueError for text that is not valid JSON or is too large."""

@@ -1,6 +1,6 @@
-"""A look at what LINSTOR answers from memory, for changes of which it sends no event.
+"""Polls what LINSTOR returns from memory, to find changes without an event.
 
-`node lost` is one, and so are replicas of storage-only, LUKS and NVMe resources that come or go.
+Such are `node lost`, and new or deleted replicas of storage-only, LUKS and NVMe resources.
 """
 
 import asyncio
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 CAUSE = "pulse"
 COUNTED_MOST = 60.0
-"""How long at most the number of resources is left to the events while it goes on changing."""
+"""Maximum time that a changing number of resources is left to the events."""
 
 
 class Pulse:
-    """Reads two small lists at a steady pace while this instance leads, and asks for a full
-    reconcile only when they differ from the last ones.
+    """Reads two small lists periodically while this instance leads, and requests a full reconcile
+    only when they differ from the last ones.
 
-    A request that fails is only logged for debugging: streams and full reconciles tell of outages,
-    and the next reading sees what changed meanwhile. The number of resources changes with each new
-    volume, of which events tell as well; so while it goes on changing, a full reconcile is asked
-    for at growing intervals only.
+    A failed request is only logged at DEBUG: streams and full reconciles report outages, and the
+    next reading shows what changed meanwhile. The number of resources changes with each new volume,
+    for which there are events too; while it keeps changing, full reconciles are requested only at
+    growing intervals.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Pulse:
         paused: Callable[[], bool],
         every: float,
     ) -> None:
-        """`paused` says whether something better tells of all changes."""
+        """`paused` returns whether a better source reports all changes."""
         self._linstor, self._leadership = linstor, leadership
         self._request, self._paused, self._every = request, paused, every
         self._last: PulseReading | None = None
@@ -47,11 +47,11 @@ class Pulse:
         self._count_from, self._count_pause = float("-inf"), every
 
     def wake(self) -> None:
-        """Read at once: what is compared with should be as old as the leadership."""
+        """Read at once: the first reading should be as old as the leadership."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Read for ever."""
+        """Read forever."""
         while True:
             self._woken.clear()
             await self._beat()
@@ -63,7 +63,7 @@ class Pulse:
 
     async def _beat(self) -> None:
         if not self._leadership.leading or self._paused():
-            # Whoever leads next, or tells again, begins with a full reconcile.
+            # A new leader or a reopened stream begins with a full reconcile.
             self._last, self._uncounted = None, False
             return
         try:

@@ -1,4 +1,4 @@
-"""What waits in one lane of the queue: until it is due by time, and from then on by its turn."""
+"""The waiting keys of one priority: first until they are due, then until a worker is free."""
 
 import heapq
 from collections.abc import Hashable
@@ -8,12 +8,12 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 MOST_REMOVED = 64
-"""How many entries that are over may lie about before they are swept out."""
+"""How many removed entries may stay in the heaps before they are compacted."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiting(Generic[K]):
-    """One wish for a turn."""
+    """One request to process a key."""
 
     key: K
     at: float
@@ -21,21 +21,21 @@ class Waiting(Generic[K]):
     since: float
     source: str
     requested: float = 0.0
-    """When it was wished for last."""
+    """When it was requested last."""
 
     unbatchable: bool = False
-    """Whether a read that serves many can't answer it."""
+    """Whether a bulk read must not serve it."""
 
     removed: bool = False
-    """Handed out, or overtaken by another wish for its key."""
+    """Taken, or replaced by another request for its key."""
 
 
 class ReadyHeap(Generic[K]):
-    """Hands out by turns the one that waits longest and the one of the latest news.
+    """Returns alternately the key that waits longest and the key with the latest trigger.
 
-    In the order of arrival alone a single move would wait behind the thousands that a node's
-    evacuation brought just before; with the latest alone the first would wait for ever. Each
-    operation costs O(log n).
+    In order of arrival only, a single move would wait behind the thousands from a node evacuation
+    just before; with the latest first only, the oldest would wait forever. Each operation costs
+    O(log n).
     """
 
     def __init__(self) -> None:
@@ -54,11 +54,11 @@ class ReadyHeap(Generic[K]):
         return self._due
 
     def batchable(self, now: float) -> int:
-        """How many of the due ones one read could answer."""
+        """How many of the due keys a bulk read could serve."""
         return self.due(now) - self._due_unbatchable
 
     def next_at(self, now: float) -> float | None:
-        """When the next one will be due that is not; None if nothing waits for its time."""
+        """When the next key becomes due; None if all waiting keys are due."""
         self.due(now)
         return self._delayed[0][0] if self._delayed else None
 
@@ -69,15 +69,15 @@ class ReadyHeap(Generic[K]):
             heapq.heappush(self._delayed, (waiting.at, waiting.order, waiting))
 
     def drop(self, waiting: Waiting[K], now: float) -> None:
-        """Let another wish take its place."""
-        # What is due by now is counted as such, seen or not.
+        """Remove a request that another one replaces."""
+        # Count everything that is due by now first.
         self.due(now)
         waiting.removed = True
         if waiting.at <= now:
             self._count_removed(waiting)
 
     def take(self, now: float) -> Waiting[K] | None:
-        """Hand out one that is due, if any is."""
+        """Remove and return a due request; None if none is due."""
         if not self.due(now):
             return None
         heap = self._newest if self._latest_next else self._oldest
@@ -89,13 +89,13 @@ class ReadyHeap(Generic[K]):
         return waiting
 
     def take_all(self, now: float, until: float) -> list[Waiting[K]]:
-        """Hand out all that were due before `until`, oldest first, but for those that were wished
-        for after it or are to be had alone.
+        """Remove and return all that were due before `until`, oldest first, except those that were
+        requested after it or are unbatchable.
         """
         if not self.batchable(now):
             return []
         found = [each for _, _, each in sorted(self._oldest) if not each.removed]
-        # Strictly before: a loop's clock may stand still for a millisecond.
+        # Strictly before: the loop's clock may not advance for a millisecond.
         taken = [w for w in found if w.requested < until and w.at <= until and not w.unbatchable]
         for waiting in taken:
             waiting.removed = True

@@ -1,4 +1,4 @@
-"""When a resource is looked at again though nobody told anything more of it."""
+"""Decides when a resource is rechecked without a further event."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ MOTION_FIRST, MOTION_MOST = 1.0, 30.0
 
 @dataclass(slots=True)
 class _Motion:
-    """A placement that LINSTOR is still at work on."""
+    """A placement that LINSTOR is still changing."""
 
     placement: Placement
     delay: float = MOTION_FIRST
 
 
 class Rechecks:
-    """Events run ahead of the truth, and LINSTOR tells nothing once a replica is at rest."""
+    """Events precede the change, and LINSTOR sends none when a replica has reached its state."""
 
     def __init__(self, queue: KeyedQueue[ResourceName]) -> None:
         self._queue = queue
@@ -30,15 +30,15 @@ class Rechecks:
         self._expected: dict[ResourceName, float] = {}
 
     def __len__(self) -> int:
-        """How many resources something is remembered of."""
+        """Number of resources with state."""
         return len(self._moving.keys() | self._expected.keys())
 
     def forget(self, resource: ResourceName) -> None:
-        """No volume of ours stands for it."""
+        """Drop the state: no volume refers to the resource."""
         self._moving.pop(resource, None)
 
     def keep(self, known: Collection[ResourceName]) -> None:
-        """Forget all but these."""
+        """Drop the state of all other resources."""
         for remembered in (self._moving, self._expected):
             for resource in [name for name in remembered if name not in known]:
                 del remembered[resource]
@@ -46,10 +46,10 @@ class Rechecks:
     def plan(
         self, item: WorkItem[ResourceName], placement: Placement | None, *, in_sync: bool
     ) -> None:
-        """Ask for the next look, if one is due without news.
+        """Queue the next recheck, if one is needed without an event.
 
-        A placement in motion is looked at until it rests, or until the delay is as long as the
-        full pass is far apart: a deletion on a node that never comes back moves for ever.
+        A changing placement is rechecked until it is stable, or until the delay is as long as the
+        interval of full reconciles: a deletion on a node that never returns never ends.
         """
         if placement is None or not placement.in_motion:
             self._moving.pop(item.key, None)
@@ -63,8 +63,8 @@ class Rechecks:
             motion.delay *= 2
 
     def _recheck_unchanged(self, item: WorkItem[ResourceName], *, in_sync: bool) -> None:
-        """Look again after news that led to nothing: once, or thrice within seconds where a row of
-        LINSTOR's database was the news, since nothing is written without a reason.
+        """Recheck after an event that led to no change: once, or three times within seconds after a
+        write to LINSTOR's database, because every write has a reason.
         """
         if not in_sync:
             self._expected.pop(item.key, None)

@@ -1,4 +1,4 @@
-"""Looks at one resource at a time and sets its volumes' affinities right."""
+"""Reconciles one resource at a time: sets the node affinity of its volumes."""
 
 import asyncio
 import logging
@@ -45,7 +45,7 @@ RETRY_MOST = 60.0
 
 
 class Reconciler:
-    """One look at a time for each resource; a look that fails comes back later, by itself."""
+    """Runs at most one reconcile per resource at a time, and retries a failed one with backoff."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Reconciler:
         self._changed_at: dict[ResourceName, float] = {}
 
     async def work(self) -> None:
-        """Take turns until the queue closes; the only place that outlives an unforeseen error."""
+        """Process work items until the queue closes. Only here are unexpected errors caught."""
         while True:
             try:
                 async with self._queue.get() as item:
@@ -79,12 +79,12 @@ class Reconciler:
                 return
 
     def remembered(self) -> int:
-        """How much is kept between looks, of volumes and resources together."""
+        """Number of entries kept between reconciles, for volumes and resources together."""
         own = len(self._failing) + len(self._rechecks) + len(self._retry_delays)
         return own + self._cluster_view.remembered()
 
     def forget_gone(self) -> None:
-        """Drop what is remembered of volumes and resources that are there no more."""
+        """Drop the state kept for volumes and resources that no longer exist."""
         self._cluster_view.forget_gone()
         for name in [name for name in self._retry_delays if self._index.get(name) is None]:
             del self._retry_delays[name]
@@ -102,7 +102,7 @@ class Reconciler:
         await self._tried(item, self.reconcile(item))
 
     async def _tried(self, item: WorkItem[ResourceName], work: Awaitable[None]) -> None:
-        """Do what a turn is for; where it fails it is tried again later."""
+        """Run the work of an item, and requeue the item if it fails."""
         try:
             await work
         except Again as error:
@@ -134,15 +134,15 @@ class Reconciler:
             delay = min(delay, UNFINISHED_MOST)
         self._telemetry.reconcile_failed(type(error).__name__)
         if error is not None:
-            # A conflict is the usual way to learn that somebody else was quicker; what goes on
-            # failing was told when it began.
+            # A conflict is expected when somebody else writes first; a lasting failure was logged
+            # when it began.
             expected = isinstance(error, Conflict) or not first
             level = logging.DEBUG if expected else logging.WARNING
             again = round(delay, 1)
             log.log(level, "look failed", extra=facts(rd=item.key, why=error, again_in_s=again))
         priority = Priority.URGENT if unfinished else Priority.RECONCILE
         self._queue.add(item.key, after=delay, since=item.since, priority=priority)
-        # That a peer can't be reached is told by other means, once for all.
+        # An unreachable API is reported elsewhere, once for all volumes.
         if now - since >= DEFERRED_FOR and not isinstance(error, Unreachable):
             why = f"reconciling it keeps failing: {error or 'unexpected error, see the log'}"
             for volume in self._index.of(item.key):
@@ -151,7 +151,7 @@ class Reconciler:
                 )
 
     async def reconcile(self, item: WorkItem[ResourceName]) -> None:
-        """See where the data of one resource is now, and act on what follows for its volumes."""
+        """Read where the data of one resource is now, decide on its volumes, and act."""
         proceed, failed = await self._finish(item)
         if not proceed:
             return
@@ -170,8 +170,8 @@ class Reconciler:
     async def reconcile_from_batch(
         self, item: WorkItem[ResourceName], definition: Definition, placement: Placement
     ) -> bool:
-        """Judge by what a bulk read told, which writes nothing; False if that was not enough and
-        a look of its own was asked for.
+        """Decide from a bulk read, and write nothing. Returns False if the item needs a single
+        reconcile and was requeued for it.
         """
         if not self._index.of(item.key):
             self._no_volume(item)
@@ -183,7 +183,7 @@ class Reconciler:
         return True
 
     def requeue_unbatchable(self, item: WorkItem[ResourceName]) -> None:
-        """Ask once more for a look that was not had, and that no read for many can stand in for."""
+        """Requeue an item for a single reconcile that no bulk read may replace."""
         self._queue.add(item.key, since=item.since, source=item.source, unbatchable=True)
 
     async def _decide(
@@ -215,14 +215,14 @@ class Reconciler:
             try:
                 in_sync &= await self._act(item, volume, decision, definition, placement)
             except (Again, Refused) as error:
-                # One volume's trouble must not keep its siblings from their turn.
+                # A failure of one volume must not block the others of the resource.
                 failed = error
         if failed is not None:
             raise failed
         self._rechecks.plan(item, placement, in_sync=in_sync)
 
     def _no_volume(self, item: WorkItem[ResourceName]) -> None:
-        """Keep a hint until the watch has told of the volume that we have just made."""
+        """Keep a trigger until the watch reports the volume that we have just created."""
         self._rechecks.forget(item.key)
         age = asyncio.get_running_loop().time() - self._changed_at.get(item.key, float("-inf"))
         if item.trigger and age < WATCH_DELAY_MOST:
@@ -230,7 +230,7 @@ class Reconciler:
             self._queue.add(item.key, after=after, since=item.since, source=item.source)
 
     def _begun(self, resource: ResourceName) -> list[PvName]:
-        """Volumes of the resource that somebody is replacing, or was."""
+        """The volumes of the resource with an unfinished replacement, whoever began it."""
         names = self._replacer.unfinished.of(resource)
         for volume in self._index.of(resource):
             if volume.marked and volume.name not in names:
@@ -238,9 +238,10 @@ class Reconciler:
         return names
 
     async def _finish(self, item: WorkItem[ResourceName]) -> tuple[bool, Again | Refused | None]:
-        """Bring unfinished replacements of the resource to their end, without asking LINSTOR;
-        answers whether to go on, and what to raise when all else is done: a note that can't be
-        followed must not keep the other volumes of its resource from their turn.
+        """Finish the unfinished replacements of the resource, without asking LINSTOR.
+
+        Returns whether to continue, and an error to raise at the end: a journal entry that can't
+        be followed must not block the other volumes of the resource.
         """
         names = self._begun(item.key)
         if not names or not self._leadership.leading:
@@ -281,7 +282,7 @@ class Reconciler:
         if ended in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN, Outcome.ROLLED_BACK}:
             self._cluster_view.backoff.changed(name)
         log.info("unfinished replacement ended", extra=facts(pv=name, rd=item.key, outcome=ended))
-        # What the note wanted may be old by now, and what is known of the volume is for a moment.
+        # The entry may be outdated by now, and so is the index for a moment.
         self._queue.add(item.key, after=RECHECK_RESUMED_AFTER, since=item.since)
 
     async def _act(
@@ -292,7 +293,7 @@ class Reconciler:
         definition: Definition | None,
         placement: Placement | None,
     ) -> bool:
-        """Do what the verdict asks for; answers whether nothing was to be changed."""
+        """Act on a decision. Returns whether nothing had to be changed."""
         self._reporter.report(volume, decision)
         match decision:
             case InSync() | Skipped() | Refusal():
@@ -302,7 +303,7 @@ class Reconciler:
                 self._defer(item, volume, decision)
                 return True
             case Resume():
-                # It was just brought to its end, or is another's to end; the index will tell.
+                # It was just finished, or another instance finishes it; the index follows.
                 if self._leadership.leading:
                     self._wait(item, volume, RECHECK_RESUMED_AFTER)
                 return False
@@ -350,7 +351,7 @@ class Reconciler:
             self._changed_at[item.key] = now
             self._changed(volume, ended, decision, how=how, took=now - item.since)
         else:
-            # Who undoes our marks each time would have us at it for ever.
+            # Whoever undoes our replacement markers each time would cause an endless loop.
             self._cluster_view.backoff.changed(volume.name)
             log.info(
                 "volume changed meanwhile; it is retried automatically",
@@ -361,7 +362,7 @@ class Reconciler:
     def _changed(
         self, volume: Volume, ended: Ended, change: Change, *, how: str, took: float
     ) -> None:
-        """Tell of a change that was made, and of how it came out."""
+        """Report a change that was made, and its result."""
         backoff, now_there = self._cluster_view.backoff, ended.volume or volume
         if AFFINITY_FIELD not in ended.different:
             backoff.changed(volume.name)
@@ -390,8 +391,8 @@ class Reconciler:
             self._queue.add(item.key, after=RECHECK_AFTER, since=item.since)
 
     def _defer(self, item: WorkItem[ResourceName], volume: Volume, decision: Deferred) -> None:
-        """Come back at the moment that is known, else after pauses that grow: a claim that is Lost
-        for good must not be asked after for ever.
+        """Requeue at the known time, else with growing delays: a claim that stays Lost must not be
+        read frequently forever.
         """
         if decision.after is None:
             return

@@ -1,4 +1,4 @@
-"""One replacement on its way: takes the steps of model/replacement.py, sorts their failures."""
+"""One replacement run: takes the steps of model/replacement.py and classifies failures."""
 
 import asyncio
 import logging
@@ -55,17 +55,17 @@ from linstor_affinity_events.model.replacement import (
 log = logging.getLogger(__name__)
 
 MAX_STEPS = 60
-"""A replacement takes about twelve. Something that undoes what we do (an admission webhook that
-strips finalizers, say) must not keep us at it for ever.
+"""A replacement takes about twelve. Something that undoes our writes (an admission webhook that
+strips finalizers, for example) must not cause an endless loop.
 """
 
 RELIED_ON_AFTER = 60.0
-"""How long the marks may stand before somebody may have taken policy Retain for their own."""
+"""After this time somebody may rely on policy Retain of a marked volume."""
 
 CLAIM_FRESH_FOR = 0.1
 AFFINITY_FIELD = "spec.nodeAffinity"
 CREATE_ATTEMPTS = 10
-"""How often a volume's like is asked for while the old one goes."""
+"""How often to try to create the volume while the old one is being removed."""
 
 MAX_CONFLICTS = 5
 MAX_FAILURES = 8
@@ -73,7 +73,7 @@ MAX_FAILURES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """What every replacement of this instance goes by."""
+    """What all replacement runs of this instance share."""
 
     volumes: Volumes
     index: Index
@@ -82,16 +82,16 @@ class Dependencies:
     unfinished: Unfinished
     delays: Callable[[], Backoff]
     holder: str
-    """The name that this instance writes on notes."""
+    """The name that this instance writes into journal entries."""
 
 
 async def observe(
     dependencies: Dependencies, name: PvName
 ) -> tuple[Manifest | None, JournalEntry | None]:
-    """Read the volume and its note, neither older than what the other makes of it.
+    """Read the volume and its journal entry in an order that keeps them consistent.
 
-    A note read after the volume was gone is the last one written before it went; a volume
-    read after its note said `deleting` shows what was done by then.
+    An entry read after the volume was gone is the last one written before that. A volume read
+    after its entry said `deleting` shows everything done until then.
     """
     pv = await dependencies.volumes.read(name)
     entry = await dependencies.journal.read(name)
@@ -104,8 +104,9 @@ async def observe(
 def confirmed(
     dependencies: Dependencies, entry: JournalEntry, observation: Observation
 ) -> Observation:
-    """The same sight, with what tells whether the volume may ask for more than to hold data.
-    Raises Unreachable where that is not known yet.
+    """The same observation, with what confirms demands of the volume beyond holding data.
+
+    Raises Unreachable if that is not known yet.
     """
     if observation.pv is not None and uid_of(observation.pv) == entry.uid:
         dependencies.unfinished.observed(observation.pv)
@@ -123,9 +124,10 @@ def confirmed(
 async def unmark_without_entry(
     dependencies: Dependencies, pv: Manifest | None, *, own: Before | None = None
 ) -> Outcome | Refusal:
-    """Take our marks off a live volume whose note is gone. They say what was there before, but so
-    can anybody who may write annotations: unless this very run has set them (`own`), policy Retain
-    stays, with what they say in an annotation.
+    """Remove our replacement markers from a live volume without a journal entry.
+
+    The markers say what was there before, but anybody who may write annotations can set them.
+    Unless this run has set them (`own`), policy Retain stays, and an annotation holds the original.
     """
     if pv is None or not has_any_marker(pv):
         return Outcome.SUPERSEDED
@@ -141,7 +143,7 @@ async def unmark_without_entry(
             f"it wears finalizer {FINALIZER}, and neither a note nor annotation "
             f"{MARKER_ANNOTATION} tells what to restore; see docs/reliability.md",
         )
-    # Its claim went while it said Retain, which somebody may have relied on.
+    # If its claim went while it said Retain, somebody may have relied on that.
     unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
     await dependencies.volumes.patch(name_of(pv), unmarked.patch)
     if not unmarked.retained:
@@ -151,7 +153,7 @@ async def unmark_without_entry(
 
 
 async def _in_use(dependencies: Dependencies, pv: Manifest) -> bool:
-    """Whether the claim of a live volume is there and stays; without one it is used as ever."""
+    """Whether the claim of a live volume exists and stays; True if it names none."""
     named = claim_of(pv)
     if named is None or not named.uid:
         return True
@@ -161,7 +163,7 @@ async def _in_use(dependencies: Dependencies, pv: Manifest) -> bool:
 
 
 class ReplacementRun:
-    """One replacement on its way from whatever is there to its end."""
+    """Takes one replacement from the observed state to its end."""
 
     def __init__(
         self,
@@ -175,34 +177,34 @@ class ReplacementRun:
         self._dependencies = dependencies
         self.entry, self.observation, self.volume_watch = entry, observation, volume_watch
         self.deleting_version = ""
-        """The version of the note with which this walk, as the first of all, is about to delete."""
+        """The version of the entry with which this run, before any other, is about to delete."""
         self.asked = False
-        """Whether a deletion that we asked for may have taken effect."""
+        """Whether a deletion that we requested may have taken effect."""
         self.removed = False
-        """Whether a removal that we asked for may have taken effect."""
+        """Whether a release of the finalizers that we requested may have taken effect."""
         self.steps = self.conflicts = self.failures = 0
         self.outcome: Outcome | None = None
         self.must_observe = False
-        """Whether what was seen last may be old."""
+        """Whether the last observation may be outdated."""
         self.finished = False
         self.own = own
-        """Whether all that was done so far was done in this run."""
+        """Whether everything so far was done in this run."""
         self._wrote = self._tried = replace(entry, version="")
         self.different: tuple[str, ...] = ()
-        """The parts of the volume that came out otherwise than was asked for."""
+        """The parts of the volume that differ from what was requested."""
         self._asked_for: Manifest | None = None
         self._before: Manifest | None = None
-        """The claim as it was seen last before the volume went."""
+        """The claim as last read before the volume was removed."""
         self._begun = asyncio.get_running_loop().time()
         self._waited = False
 
     @property
     def held_up(self) -> bool:
-        """Whether it waited for something that more at a time would not have waited longer for."""
+        """Whether it waited for something that does not depend on the number of changes."""
         return self._waited or self.observation.guard_over or self.failures > 0
 
     async def run(self) -> Outcome:
-        """Take step after step; raises what a later look has to begin from anew."""
+        """Take all steps. Raises an error from which a later reconcile starts again."""
         delays = self._dependencies.delays()
         while not self.finished:
             try:
@@ -219,7 +221,7 @@ class ReplacementRun:
             except Stalled:
                 raise
             except Again as error:
-                # Once it may be deleted we don't let go easily; before, a later look begins anew.
+                # Keep trying once it may be deleted; before that, a later reconcile starts again.
                 self.failures += 1
                 if self.entry.state is State.PREPARED or self.failures > MAX_FAILURES:
                     raise
@@ -251,10 +253,10 @@ class ReplacementRun:
             await self._refused(step, error)
 
     async def _observe_again(self) -> None:
-        """See afresh, and go on from there."""
+        """Observe again, and continue from there."""
         pv, entry = await observe(self._dependencies, self.entry.pv)
         if entry is None:
-            # Another instance brought it to an end, or took for stale what we had just begun.
+            # Another instance finished it, or dropped our new entry as superseded.
             if pv is not None and uid_of(pv) == self.entry.uid:
                 own = (self.entry.policy, skip_reclaim_of(self.entry.wanted))
                 await unmark_without_entry(
@@ -265,15 +267,15 @@ class ReplacementRun:
             return
         if self._deleted_by_another(pv, entry):
             entry = await self._dependencies.journal.save(entry.prepared())
-        # An entry that says otherwise than we wrote is somebody else's word.
+        # An entry that differs from what we wrote is somebody else's.
         self.own &= replace(entry, version="") in (self._wrote, self._tried)
         self.entry, self.must_observe = entry, False
-        # What was begun on an older sight of the volume is not gone on with, but begun afresh.
+        # Nothing from an older observation of the volume is kept.
         self.observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)
 
     def _deleted_by_another(self, pv: Manifest | None, entry: JournalEntry) -> bool:
-        """Whether a deletion that is seen can't be ours: all that we asked for were conflicts, and
-        since we wrote the note nobody else has, as they do before they delete.
+        """Whether an observed deletion can't be ours: all our requests were conflicts, and nobody
+        has written the entry since, as other instances do before they delete.
         """
         return (
             pv is not None
@@ -317,10 +319,10 @@ class ReplacementRun:
                 assert_never(step)
 
     async def _verify(self, outcome: Outcome) -> None:
-        """See that nothing got lost on the way: neither the claim nor what others wrote."""
+        """Verify that nothing was lost: neither the claim nor writes of others."""
         made, checks = self.observation.pv, list[Awaitable[bool | None]]()
         if made is not None and outcome in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN}:
-            # What was found in place may have been changed by anybody since.
+            # A volume that another run created may have been changed since.
             asked = self._asked_for
             parts = created_different(self.entry.wanted if asked is None else asked, made)
             self.different = parts if asked else tuple(p for p in parts if p == AFFINITY_FIELD)
@@ -337,7 +339,7 @@ class ReplacementRun:
                     self._dependencies.volumes, self.entry, made, self.volume_watch
                 )
             )
-        # Each to its end, whatever becomes of the other: what was heard last is heard only once.
+        # Run both to their end: the last event of the old volume arrives only once.
         found = await asyncio.gather(*checks, return_exceptions=True)
         for each in found:
             if isinstance(each, BaseException):
@@ -345,7 +347,7 @@ class ReplacementRun:
         self._waited |= False in found
 
     async def _await_binder(self) -> None:
-        """Wait for the binder, and look at the claim meanwhile; after a long wait that is old."""
+        """Wait for the binder and read the claim meanwhile, which is outdated after a long wait."""
         entry, observation = self.entry, self.observation
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -372,7 +374,7 @@ class ReplacementRun:
         return claim
 
     async def _remove(self) -> None:
-        """Let the volume go, unless that had to wait: then the claim is looked at once more."""
+        """Release the volume; after a wait for the binder's resync, read the claim again first."""
         if await self._dependencies.guard.avoid_resync():
             self._waited = True
             self.observation = replace(self.observation, claim_known=False)
@@ -387,11 +389,11 @@ class ReplacementRun:
         self._dependencies.unfinished.present(self.entry.pv)
 
     async def _recreate(self) -> None:
-        """Remove the volume, and ask for its like at the same time.
+        """Release the old volume and create the new one concurrently.
 
-        While the old one is there the answer is a harmless conflict. So the new one comes within a
-        fraction of a round trip, and the binder, which looks at every claim each 15 s, hardly ever
-        sees a claim without its volume. Whatever goes wrong here is left to the steps that follow.
+        While the old volume exists, the creation ends in a harmless conflict. So the new volume
+        exists within a fraction of a round trip, and the binder, which resyncs all claims every
+        15 s, hardly ever sees a claim without its volume. The next steps deal with any failure.
         """
         then = next_step(self.entry, replace(self.observation, pv=None))
         answered = False
@@ -424,14 +426,14 @@ class ReplacementRun:
             self._made(made, then.body)
 
     async def _save(self, changed: JournalEntry) -> None:
-        """Write the note, and our name on it: others then see that it is us who goes on."""
+        """Save the entry with our name as holder, so that others see who continues."""
         before = self.entry
         self._wrote = replace(before, version="")
         self._tried = replace(changed, holder=self._dependencies.holder, version="")
         self.entry = await self._dependencies.journal.save(
             replace(self._tried, version=changed.version)
         )
-        # Under a note that said `prepared` nobody can have deleted it.
+        # While the entry said `prepared`, nobody can have deleted it.
         first = before.state is State.PREPARED or self.deleting_version == before.version
         if first and not self.asked:
             self.deleting_version = self.entry.version
@@ -442,7 +444,7 @@ class ReplacementRun:
         try:
             pv = await self._dependencies.volumes.delete(_present(self.observation))
         except Conflict:
-            # Of all failures the one that says that nothing happened.
+            # The only failure that proves that nothing happened.
             self.asked = asked
             raise
         self.observation = replace(self.observation, pv=pv)
@@ -455,7 +457,7 @@ class ReplacementRun:
         self.finished = True
 
     async def _refused(self, step: Step, error: Refused) -> None:
-        """Sort a final no: before the deletion everything is taken back, after it we go on."""
+        """Classify a rejection: roll back before the deletion, continue after it."""
         match step:
             case DetachClaimRef():
                 log.warning("claimRef can't be changed", extra=facts(pv=self.entry.pv, why=error))
@@ -467,8 +469,8 @@ class ReplacementRun:
                 await self._roll_back()
                 raise error
             case Create() | Remove() | Mark() | Save() | ReadClaim() | AwaitBinder():
-                # Only a volume that this very run removed is so bad that nothing else may begin.
-                # Anything else may be the work of somebody who writes entries or annotations.
+                # Only a volume that this run removed blocks other replacements. Anything else may
+                # be caused by somebody who writes journal entries or annotations.
                 absent = isinstance(step, Create) and self.own
                 self._dependencies.unfinished.mark_stuck(self.entry, error, blocking=absent)
                 raise error
@@ -476,8 +478,8 @@ class ReplacementRun:
                 raise error
 
     async def _roll_back(self) -> None:
-        """Take back everything, the note's word first: whoever deletes the volume from now on is
-        not us, also should the answer to what follows be lost.
+        """Roll back, the entry first: a deletion from now on is not ours, even if the response to a
+        later write is lost.
         """
         if self.entry.state is State.DELETING:
             await self._save(self.entry.prepared())

@@ -1,6 +1,6 @@
-"""Swaps a volume for its like with another affinity; may be stopped and resumed anywhere.
+"""Recreates a volume with another node affinity; can be interrupted and resumed at any step.
 
-The order of the steps is in model/replacement.py; walk.py takes them.
+model/replacement.py defines the order of the steps; replacement_run.py takes them.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -40,26 +40,26 @@ NOT_LEADING_RETRY = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A replacement that came to an end, and the volume that stands there now, if it is ours."""
+    """A finished replacement, and the volume that exists now, if it is one of our driver."""
 
     outcome: Outcome
     volume: Volume | None
     different: tuple[str, ...] = ()
-    """The parts of it that came out otherwise than was asked for."""
+    """The parts of it that differ from what was requested."""
 
     held_up: bool = False
-    """Whether it took long for a reason that has nothing to do with how busy everybody is."""
+    """Whether it was delayed for a reason other than load."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftAlone:
-    """An absent volume that is not created, since claims use others for the same LINSTOR volume."""
+    """An absent volume that is not created: claims use others for the same LINSTOR volume."""
 
     others: tuple[PvName, ...]
 
 
 class Replacer:
-    """Every step may be cut off before or after it took effect; `resume` picks up the rest."""
+    """Every step may be interrupted before or after it took effect; `resume` does the rest."""
 
     def __init__(
         self,
@@ -86,10 +86,10 @@ class Replacer:
         )
 
     async def load(self) -> Collection[ResourceName]:
-        """Learn anew which replacements are unfinished; answers the resources they belong to."""
+        """List the unfinished replacements again. Returns the resources that they belong to."""
         before = tuple(self.unfinished.pending)
         listed = await self._journal.all()
-        # Of those that were known, a part of the list says nothing.
+        # A partial list does not show which known entries are gone.
         self.unfinished.know(listed.volumes, before=before if listed.whole else ())
         return frozenset(key.resource for key in self.unfinished.pending.values())
 
@@ -102,10 +102,10 @@ class Replacer:
         *,
         urgent: bool = False,
     ) -> Ended | Deferred | Refusal:
-        """Replace a volume that was just read, or say what stands against it.
+        """Replace a volume that was just read, or return why not.
 
-        Raises Conflict when somebody else is at it; Unreachable when it was cut off, with a note
-        left to resume from if anything was begun.
+        Raises Conflict if another instance replaces it; Unreachable if it was interrupted, with a
+        journal entry to resume from if anything was begun.
         """
         if self.unfinished.blocking:
             others = ", ".join(sorted(self.unfinished.blocking))
@@ -143,7 +143,7 @@ class Replacer:
             except Refused as error:
                 if entry.pv in self.unfinished.pending:
                     raise
-                # All was taken back.
+                # Everything was rolled back.
                 return Refusal(
                     Reason.NOT_ALLOWED, f"Kubernetes does not let it be replaced: {error}"
                 )
@@ -152,7 +152,7 @@ class Replacer:
         return Ended(outcome, now_there, run.different, held_up=run.held_up)
 
     async def _create_entry(self, entry: JournalEntry) -> JournalEntry:
-        """Raises Conflict where there is one already, and BadNote where that is none."""
+        """Raises Conflict if there is an entry already, and BadEntry if that is not valid."""
         try:
             entry = await self._journal.create(entry)
         except Conflict:
@@ -162,7 +162,7 @@ class Replacer:
         return entry
 
     async def resume(self, name: PvName) -> Outcome | Refusal | LeftAlone:
-        """Bring to its end what was begun with this volume, by whomever; nothing noted is fine."""
+        """Finish the replacement of this volume, whoever began it; fine if there is no entry."""
         with self._volumes.follow(name) as volume_watch:
             try:
                 pv, entry = await observe(self._dependencies, name)
@@ -181,12 +181,12 @@ class Replacer:
             return await ReplacementRun(self._dependencies, entry, observation, volume_watch).run()
 
     async def adopt(self, entry: JournalEntry) -> JournalEntry:
-        """Make a note of the reference controller's our own."""
+        """Create a journal entry from a saved PV of the reference controller."""
         return await self._create_entry(entry)
 
     def used_by_others(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
-        """The volumes that claims use and that stand for this LINSTOR volume, all but one: those
-        that are being deleted, or are just being replaced, among them.
+        """All other volumes for this LINSTOR volume that claims use, including those that are being
+        deleted or replaced.
         """
         there = {
             other.name
@@ -196,8 +196,8 @@ class Replacer:
         return tuple(sorted(there.union(self.unfinished.observed_with(key, but=but))))
 
     async def _may_come_back(self, entry: JournalEntry) -> bool:
-        """Whether the claim of an absent volume may have it, whatever else stands for the same
-        LINSTOR volume: only if it was the claim's before, which the entry does not tell.
+        """Whether an absent volume may be created for its claim although others refer to the same
+        LINSTOR volume: only if it belonged to the claim before, which the entry can't prove.
         """
         if entry.user is None or not was_its_own(entry, self.unfinished.original(entry)):
             return False
@@ -211,8 +211,8 @@ class Replacer:
 
 
 def admission_conflict(entry: JournalEntry, marked: Manifest) -> str | None:
-    """What an admission policy made of the dry run of our marks that can't be lived with. Labels
-    and annotations that it adds are simply part of the volume from then on.
+    """Why the dry run of our replacement markers shows an admission policy that prevents the
+    replacement. Labels and annotations that a policy adds become part of the volume.
     """
     if not is_marked(marked):
         return (

@@ -1,4 +1,4 @@
-"""Tells people what is decided: each change once, each refusal once per change of its reason."""
+"""Reports decisions to users: each change once, each refusal once per change of its reason."""
 
 import logging
 from collections import Counter, deque
@@ -27,10 +27,10 @@ DUPLICATE_REASON = "VolumeDuplicate"
 DIFFERENT_REASON = "VolumeCreatedDifferent"
 
 DEFERRED_FOR = 180.0
-"""How long a volume may wait before people are told."""
+"""How long a volume may wait before it is reported."""
 
 CHANGED_AFTER = 300.0
-"""How soon people are told again if only the words change: a webhook may put a number into each."""
+"""Minimum time between reports if only the text changes: a webhook may put a number into it."""
 
 REMIND_AFTER = 45 * 60.0
 """The API server drops Events after an hour, unless --event-ttl says otherwise."""
@@ -40,7 +40,7 @@ KEPT_CHANGES = 100
 
 @dataclass(frozen=True, slots=True)
 class OutOfSync:
-    """Why a volume is not as it should be."""
+    """Why a volume is out of sync."""
 
     kind: str
     reason: str
@@ -50,23 +50,23 @@ class OutOfSync:
     """Seconds since the epoch."""
 
     warned: tuple[float, ...] = field(default=(), compare=False)
-    """When people were warned of it."""
+    """When Warning Events were sent."""
 
     @classmethod
     def of(cls, volume: Volume, decision: Decision) -> "OutOfSync":
         return cls(kind_of(decision), reason_of(decision), why_of(decision), volume.uid)
 
     reported: str = field(default="", compare=False)
-    """What they were told last."""
+    """The text of the last warning."""
 
     def continuing(self, before: "OutOfSync | None", now: float) -> "OutOfSync":
-        """The same, counted from when it began."""
+        """The same, with the state carried over from before."""
         if before is None or (before.kind, before.reason) != (self.kind, self.reason):
             return replace(self, since=now)
         return replace(self, since=before.since, warned=before.warned, reported=before.reported)
 
     def should_warn(self, now: float) -> bool:
-        """Whether it is time to warn people, for the first time or once more."""
+        """Whether to send a Warning Event now, the first or a reminder."""
         if self.warned:
             quiet = now - self.warned[-1]
             return quiet >= REMIND_AFTER or (self.why != self.reported and quiet >= CHANGED_AFTER)
@@ -91,7 +91,7 @@ class Changed:
     now: str
     how: str
     took: float
-    """Seconds since the hint."""
+    """Seconds since the trigger."""
 
 
 def kind_of(decision: Decision) -> str:
@@ -111,7 +111,7 @@ def why_of(decision: Decision) -> str:
 
 
 class Reporter:
-    """Remembers what was told of which volume; of volumes as they should be it keeps nothing."""
+    """Remembers what was reported for which volume; keeps nothing for volumes in sync."""
 
     def __init__(self, notices: Notices, telemetry: Telemetry, now: Callable[[], float]) -> None:
         self._notices, self._telemetry, self._now = notices, telemetry, now
@@ -121,12 +121,12 @@ class Reporter:
         """The last changes, the newest last."""
 
     def is_reported(self, volume: Volume, decision: Decision) -> bool:
-        """Whether this very verdict on this incarnation was told already."""
+        """Whether the same decision on this incarnation was already reported."""
         return self.out_of_sync.get(volume.name) == OutOfSync.of(volume, decision)
 
     def report(self, volume: Volume, decision: Decision) -> None:
-        """Take note of a verdict. A refusal goes out as a Warning Event, a metric and a log line at
-        once, and what is put off when it lasts for minutes; both again as long as they last.
+        """Record a decision. A refusal is reported at once as a Warning Event, a metric and a log
+        line, a deferred change when it lasts for minutes; both again while they last.
         """
         self._telemetry.decision(kind_of(decision), reason_of(decision))
         if isinstance(decision, InSync):
@@ -151,7 +151,7 @@ class Reporter:
         self.out_of_sync[volume.name] = found
 
     def report_lasting(self, volume: Volume, decision: Deferred, *, since_age: float) -> None:
-        """Take note of something that has stood against a volume for so many seconds already."""
+        """Record a deferral that has already lasted for so many seconds."""
         known = self.out_of_sync.get(volume.name)
         if known is None or known.reason != reason_of(decision):
             found = OutOfSync.of(volume, decision)
@@ -168,7 +168,7 @@ class Reporter:
         )
 
     def duplicates(self, volume: Volume, others: Collection[PvName]) -> None:
-        """Tell that volumes in use refer to one LINSTOR volume, though each is kept right."""
+        """Report volumes in use that refer to one LINSTOR volume; each is kept in sync."""
         if not others or not volume.in_use:
             self._advised.pop((volume.name, DUPLICATE_REASON), None)
             return
@@ -181,7 +181,7 @@ class Reporter:
         )
 
     def created_different(self, volume: Volume, parts: Collection[str]) -> None:
-        """Tell what an admission policy made of a volume that was created."""
+        """Report what an admission policy changed in a volume that was created."""
         if parts:
             self._advise(
                 volume,
@@ -192,7 +192,7 @@ class Reporter:
             )
 
     def _advise(self, volume: Volume, reason: str, why: str) -> None:
-        """Warn once of what needs no further attempt."""
+        """Warn once about something that is not retried."""
         if self._advised.get((volume.name, reason)) == why:
             return
         self._advised[volume.name, reason] = why
@@ -208,9 +208,9 @@ class Reporter:
     def changed(
         self, volume: Volume, now_there: Volume, change: Change, *, how: str, took: float
     ) -> None:
-        """An affinity was set right; `took` is counted from the hint.
+        """Record an updated affinity; `took` counts from the trigger.
 
-        The Event goes to the volume that is there now, so that people find it there.
+        The Event goes to the volume that exists now, so that users find it there.
         """
         self.out_of_sync.pop(volume.name, None)
         was, now = str(volume.affinity), str(change.wanted)

@@ -1,8 +1,8 @@
-"""Takes over what the reference controller left half-done, noted as a property on LINSTOR.
+"""Takes over unfinished replacements of the reference controller, saved as a LINSTOR property.
 
 Whoever can write to LINSTOR can write such a property, and other Kubernetes clusters may share the
-LINSTOR. So it is followed only where this cluster's own objects say the same: the PersistentVolume
-is here as that controller leaves it, or the claim that it belongs to is here and asks for it.
+LINSTOR cluster. So it is followed only if objects of this cluster confirm it: the PersistentVolume
+exists in the state that the controller leaves, or its claim exists and refers to it.
 """
 
 import logging
@@ -26,7 +26,7 @@ from linstor_affinity_events.model.manifest import (
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.placement import Definition
 from linstor_affinity_events.model.replacement import (
-    claim_is_as_noted,
+    claim_is_as_recorded,
     claim_is_leaving,
     left_by_the_reference,
 )
@@ -38,7 +38,7 @@ OFF = "it is left alone, as --take-over-saved-volumes=off says"
 
 
 class SavedVolumes:
-    """Makes them notes of our own where a volume is on its way, and drops the others."""
+    """Creates journal entries from saved PVs of unfinished replacements, and drops the others."""
 
     def __init__(
         self, ports: Ports, *, replacer: Replacer, cluster_view: ClusterView, enabled: bool = True
@@ -50,14 +50,14 @@ class SavedVolumes:
         self._done: dict[tuple[str, int], str] = {}
 
     async def take_over(self, definition: Definition) -> None:
-        """See to each saved PersistentVolume of a definition.
+        """Take over each saved PV of a definition.
 
-        One that can't be trusted, or is another cluster's, is told once and left where it is.
+        One that can't be trusted, or belongs to another cluster, is reported once and stays.
         """
         for number, text in definition.saved.items():
             where = (definition.resource, number)
-            # One that was seen to and could not be dropped is not seen to again: by now the volume
-            # may be gone because somebody deleted it.
+            # Never take over twice one that could not be dropped: by now somebody may have deleted
+            # the volume.
             if self._done.get(where) != text:
                 try:
                     await self._take_over(definition, number, text)
@@ -68,7 +68,7 @@ class SavedVolumes:
             try:
                 await self._linstor.forget_saved(definition.resource, number)
             except (Again, Refused) as error:
-                # What it was for is done; its volumes must not wait for LINSTOR to take a write.
+                # The work is done; the volumes must not wait until LINSTOR accepts the write.
                 self._refuse(where, text, f"it was seen to, and can't be dropped: {error}")
                 continue
             self._refused.pop(where, None)
@@ -86,7 +86,7 @@ class SavedVolumes:
         )
 
     async def _take_over(self, definition: Definition, number: int, text: str) -> None:
-        """Raises BadNote that says why it is left."""
+        """Raises BadEntry with the reason if it must stay."""
         if not self._enabled:
             raise BadEntry(OFF)
         try:
@@ -112,14 +112,14 @@ class SavedVolumes:
         return volume is not None and volume.key == key and claim_of(pv) == claim_of(saved)
 
     async def _continue(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> None:
-        """From a volume that wears what the reference puts on it."""
+        """Continue with a volume that has the reference controller's markers."""
         if is_terminating(pv):
             await self._adopt(_entry(saved, key, uid_of(pv)))
             return
         policy = str(saved["spec"].get("persistentVolumeReclaimPolicy", "Retain"))
         entry = _entry(saved, key, uid_of(pv))
         claim = None if entry.user is None else await self._volumes.read_claim(entry.user)
-        # Whoever deletes a claim whose volume says Retain may rely on that.
+        # Whoever deletes a claim while its volume has policy Retain may rely on that.
         unmarked = reference_unmarking(
             pv, policy, keep=phase_of(pv) != "Bound" or claim_is_leaving(entry, claim)
         )
@@ -132,11 +132,11 @@ class SavedVolumes:
         )
 
     async def _bring_back(self, saved: Manifest, key: VolumeKey) -> None:
-        """A volume that is gone, where its claim is here and asks for it."""
+        """Recreate an absent volume if its claim exists and refers to it."""
         entry = _entry(saved, key, Uid(""))
         if entry.user is None:
             raise BadEntry("it names no claim by uid")
-        if not claim_is_as_noted(entry, await self._volumes.read_claim(entry.user)):
+        if not claim_is_as_recorded(entry, await self._volumes.read_claim(entry.user)):
             raise BadEntry(
                 f"its PersistentVolume is gone, and no claim {entry.user} of uid {entry.user.uid} "
                 "in this cluster names it; it may belong to another Kubernetes cluster that uses "

@@ -1,4 +1,4 @@
-"""Which event streams are open: kept here for all who go by it, and for metrics to read."""
+"""Which event streams are open, for decisions and for metrics."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ class StreamState:
 
     up: bool = False
     since: float = 0.0
-    """When it was last opened or cut."""
+    """When it was last opened or closed."""
 
     last_event: float = 0.0
     connects: int = 0
@@ -18,16 +18,16 @@ class StreamState:
 
 
 class Streams:
-    """States by the names of their streams; of one that never told anything, that it is down."""
+    """The state of each stream by its name; an unknown stream is down."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """`now` tells the seconds since the epoch."""
+        """`now` returns the seconds since the epoch."""
         self._now = now
         self._known: dict[str, StreamState] = {}
 
     @property
     def known(self) -> Mapping[str, StreamState]:
-        """Those that were opened, or tried, so far."""
+        """The streams that were opened or tried so far."""
         return self._known
 
     def state(self, name: str) -> StreamState:

@@ -1,4 +1,4 @@
-"""Several things awaited at once, of which none goes on by itself when another has failed."""
+"""Awaits several awaitables concurrently; when one fails, none continues."""
 
 import asyncio
 from collections.abc import Awaitable

@@ -1,4 +1,4 @@
-"""Hints from a stream whose connections break."""
+"""Triggers from an event stream, across broken connections."""
 
 import asyncio
 import logging
@@ -15,17 +15,17 @@ log = logging.getLogger(__name__)
 
 DATABASE = "database"
 DATABASE_SOURCES = frozenset({DATABASE})
-"""Streams of rows of LINSTOR's own database, where it is kept in Kubernetes."""
+"""Streams that watch LINSTOR's own database, if that is kept in Kubernetes."""
 
 
 async def triggers_from(
     stream: EventStream, delays: Backoff, streams: Streams
 ) -> AsyncGenerator[Trigger, None]:
-    """Yield hints for ever, over any number of broken connections.
+    """Yield triggers forever, over any number of broken connections.
 
-    Each connection opens with MissedSome, because LINSTOR replays nothing that happened
-    before it. Delays shrink only when an event arrives, or a connection outlives the longest of
-    them: a peer that accepts and hangs up must not be able to make us sweep without pause.
+    Each connection starts with EventsMissed, because LINSTOR does not replay earlier events.
+    The delay is reset only when an event arrives or a connection outlives the longest delay:
+    a peer that accepts and closes connections must not cause full reconciles without pause.
 
     Wrap it in `contextlib.aclosing`, or its connection outlives the loop that read it.
     """

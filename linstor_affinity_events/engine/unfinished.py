@@ -1,4 +1,4 @@
-"""Which replacements are unfinished, which volumes are absent, and which can't come back."""
+"""Which replacements are unfinished, and which volumes are absent or can't be recreated."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ UNFINISHED = (
 
 
 class Unfinished:
-    """What this instance knows of business that is not at its end, and tells of it."""
+    """What this instance knows about unfinished replacements; reports them."""
 
     def __init__(
         self,
@@ -39,29 +39,29 @@ class Unfinished:
         self._lasting: set[PvName] = set()
         self._warned: dict[PvName, tuple[float, int]] = {}
         self.pending: dict[PvName, VolumeKey] = {}
-        """The volumes with a note, and the LINSTOR volume that each stands for."""
+        """The volumes with a journal entry, and the LINSTOR volume of each."""
         self.stuck: dict[PvName, str] = {}
-        """The volumes that can't be created again, and what the API server says to it."""
+        """The volumes that can't be recreated, and the error of the API server."""
         self._originals: dict[PvName, Original] = {}
-        """What this instance has seen of the volumes that are replaced."""
+        """The volumes being replaced, as this instance last observed them."""
         self._left_alone: dict[PvName, tuple[PvName, ...]] = {}
         self.blocking: set[PvName] = set()
-        """Those of them that keep every other replacement from beginning."""
+        """The stuck volumes that block all other replacements."""
 
     def of(self, resource: ResourceName) -> list[PvName]:
-        """The volumes of one resource that have a note."""
+        """The volumes of one resource that have a journal entry."""
         return [name for name, key in self.pending.items() if key.resource == resource]
 
     def record(self, entry: JournalEntry) -> None:
         self.pending[entry.pv] = entry.key
 
-    def know(self, record: Mapping[PvName, VolumeKey], *, before: Iterable[PvName]) -> None:
-        """Take over a list of all that have a note; `before` were known when it was asked for, so
-        that those begun meanwhile stay.
+    def know(self, listed: Mapping[PvName, VolumeKey], *, before: Iterable[PvName]) -> None:
+        """Take over a list of all journal entries. `before` are the volumes known when
+        the list was requested, so that replacements begun meanwhile stay.
         """
         old = set(before)
         begun = {name: key for name, key in self.pending.items() if name not in old}
-        self.pending = {**record, **begun}
+        self.pending = {**listed, **begun}
         for kept in (self._originals, self._left_alone):
             for name in kept.keys() - self.pending.keys():
                 del kept[name]
@@ -90,7 +90,7 @@ class Unfinished:
         self._telemetry.unfinished(len(lasting))
 
     def leadership_lost(self) -> None:
-        """Another instance leads: what is absent or stuck is theirs to tell."""
+        """Another instance leads, and reports what is absent or stuck."""
         self._clear(self.stuck.keys() | self._absent)
         self._since, self._lasting = {}, set()
         self._telemetry.unfinished(0)
@@ -100,17 +100,17 @@ class Unfinished:
             self.present(name)
 
     def observed(self, original: Manifest) -> None:
-        """Remember of a volume whose claim may have its like, and what that may ask for."""
+        """Remember which claim a volume belongs to, and what it may demand when recreated."""
         self._originals[name_of(original)] = original_of(original)
 
     def original(self, entry: JournalEntry) -> Original | None:
-        """The volume that a note is for, as it was seen last; None where it was not."""
+        """The original volume of an entry, as last observed; None if it was not observed."""
         seen = self._originals.get(entry.pv)
         return seen if seen is not None and seen.uid == entry.uid else None
 
     def observed_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
-        """The volumes on their way that stand for this LINSTOR volume and were seen to be a
-        claim's, all but one.
+        """All other volumes being replaced that refer to this LINSTOR volume and were observed to
+        belong to a claim.
         """
         return tuple(
             name
@@ -137,12 +137,12 @@ class Unfinished:
         self.present(name)
 
     def gone(self, name: PvName) -> None:
-        """We let go of the volume; it is to come back."""
+        """The volume is released and must be recreated."""
         self._absent.add(name)
         self._telemetry.absent(len(self._absent))
 
     def present(self, name: PvName) -> None:
-        """The volume is there again, or not ours to care for any more."""
+        """The volume exists again, or is no longer our responsibility."""
         self._absent.discard(name)
         self.blocking.discard(name)
         self._telemetry.absent(len(self._absent))
@@ -152,9 +152,7 @@ class Unfinished:
             self._telemetry.stuck(len(self.stuck))
 
     def mark_stuck(self, entry: JournalEntry, error: Refused, *, blocking: bool) -> None:
-        """Kubernetes refuses to let it come back; told once for each thing it says, and again as
-        long as it lasts.
-        """
+        """Kubernetes rejects its creation. Reported once per error, and again while it lasts."""
         if blocking:
             self.blocking.add(entry.pv)
         now = asyncio.get_running_loop().time()
@@ -176,7 +174,7 @@ class Unfinished:
         self._telemetry.stuck(len(self.stuck))
 
     def retained(self, pv: Manifest) -> None:
-        """The volume says Retain now, since nobody may take its data for garbage."""
+        """Report a volume that keeps policy Retain, so that its data is not deleted."""
         claim = claim_of(pv)
         log.error(
             "volume has policy Retain now: its claim had gone or moved on, or it asks for more "
@@ -194,7 +192,7 @@ class Unfinished:
         )
 
     def warn(self, pv: Manifest, reason: str, why: str) -> None:
-        """Warn of a volume that may not be there, on its claim as well."""
+        """Warn about a volume that may be absent, on its claim as well."""
         self._warn(pv, reason, why)
 
     def _warn(self, pv: Manifest, reason: str, why: str, *, reminder: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Long loops that leave the others their turn."""
+"""Cooperative yields in long loops."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 async def yielding(items: Iterable[T], *, every: int) -> AsyncIterator[T]:
-    """Yield them all and let other tasks run after each so many: a look must not be held up."""
+    """Yield all items, and let other tasks run after every so many: reconciles must not wait."""
     for number, item in enumerate(items, start=1):
         yield item
         if number % every == 0:

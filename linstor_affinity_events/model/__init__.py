@@ -1,1 +1,1 @@
-"""What is true and what follows from it. Pure: no I/O, tasks, clock or logging may live here."""
+"""The state of the cluster and what follows from it. Pure: no I/O, tasks, clock or logging."""

@@ -283,7 +283,7 @@ def rolled_back(
 
 def claim_is_leaving(entry: JournalEntry, claim: Manifest | None) -> bool:
     """Whether the claim that the volume belonged to is gone, or is being deleted."""
-    return not claim_is_as_noted(entry, claim) or claim is None or is_terminating(claim)
+    return not claim_is_as_recorded(entry, claim) or claim is None or is_terminating(claim)
 
 
 def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
@@ -313,7 +313,7 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
     return Remove()
 
 
-def claim_is_as_noted(entry: JournalEntry, claim: Manifest | None) -> bool:
+def claim_is_as_recorded(entry: JournalEntry, claim: Manifest | None) -> bool:
     """Whether the claim is the one that the volume belonged to, and still wants this volume."""
     return (
         entry.user is not None
@@ -334,7 +334,7 @@ def is_entitled(
     or, where that was not seen, a resource that was provisioned for a claim was so for this one,
     and the volume asks for nothing that the original did not ask for and its class does not give.
     """
-    if not claim_is_as_noted(entry, claim) or entry.user is None:
+    if not claim_is_as_recorded(entry, claim) or entry.user is None:
         return False
     born_for = provisioned_for(entry.key.resource)
     own = original.claim == entry.user.uid if original else born_for in {None, entry.user.uid}
