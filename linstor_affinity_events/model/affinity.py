@@ -16,8 +16,8 @@ Term = frozenset[tuple[str, str | None]]
 class NodeAffinity:
     """The nodes that match any term; no terms at all means every node.
 
-    Build it with `of`: then two affinities are equal exactly when they say the same,
-    whatever the order, the repeats or the terms already implied by wider ones.
+    Build it with `of`: then two affinities are equal exactly when they mean the same,
+    regardless of order, duplicates, and terms that wider ones imply.
     """
 
     terms: frozenset[Term] = frozenset()
@@ -25,7 +25,7 @@ class NodeAffinity:
     @classmethod
     def of(cls, terms: Iterable[Term]) -> Self:
         unique = frozenset(terms)
-        # A term without labels matches no node in Kubernetes, but here it was meant to match all.
+        # A term without labels matches no node in Kubernetes, but here it means all nodes.
         if frozenset() in unique:
             return cls()
         return cls(
@@ -43,7 +43,7 @@ class NodeAffinity:
 
     @property
     def labels(self) -> frozenset[str]:
-        """The keys of all labels that some term asks for."""
+        """The keys of all labels that a term requires."""
         return frozenset(key for term in self.terms for key, _ in term)
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class NodeAffinity:
         return sorted((sorted(term, key=repr) for term in self.terms), key=repr)
 
     def manifest(self) -> dict[str, Any] | None:
-        """As `spec.nodeAffinity` of a PersistentVolume; None where the field is to be absent."""
+        """As `spec.nodeAffinity` of a PersistentVolume; None if the field must be absent."""
         if not self.terms:
             return None
         terms = [
@@ -66,7 +66,7 @@ class NodeAffinity:
 
 
 def _covers(wider: Term, narrower: Term) -> bool:
-    """Whether every node that the narrower term admits is admitted by the wider one as well."""
+    """Whether the wider term admits every node that the narrower one admits."""
     keys = {key for key, _ in narrower}
     return all(pair in narrower or (pair[1] is None and pair[0] in keys) for pair in wider)
 
@@ -78,18 +78,18 @@ def _expression(key: str, value: str | None) -> dict[str, Any]:
 
 
 def pair_text(pair: tuple[str, str | None]) -> str:
-    """One label of a term, for people."""
+    """One label of a term, as text for users."""
     key, value = pair
     return f"{key} exists" if value is None else f"{key}={value}"
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignAffinity:
-    """An affinity that says what ours never do, so it equals none of them."""
+    """An affinity of a form that this service never writes, so it equals none of ours."""
 
     text: str
     labels: frozenset[str] = field(default=frozenset(), compare=False)
-    """The keys of all labels that it asks for."""
+    """The keys of all labels that it requires."""
 
     def __str__(self) -> str:
         return self.text
@@ -103,14 +103,14 @@ DRIVER_NODES = NodeAffinity(frozenset({frozenset({(HOSTNAME_LABEL, None)})}))
 """Every node on which LINSTOR's CSI driver runs: it publishes this label in its topology."""
 
 EVERYWHERE = frozenset({NO_AFFINITY, DRIVER_NODES})
-"""What stands for "everywhere", with and without --everywhere=driver."""
+"""The affinities that mean "everywhere", with and without --everywhere=driver."""
 
 
 def read_affinity(spec: Mapping[str, Any]) -> Affinity:
     """Read `spec.nodeAffinity` of a PersistentVolume; absent means everywhere.
 
     A term that is not `In` with one value or `Exists` throughout, or has matchFields, makes it
-    foreign: so the reference controller compares as well, but for `Exists`.
+    foreign. The reference controller compares in the same way, except for `Exists`.
     """
     raw = spec.get("nodeAffinity")
     required = (raw or {}).get("required")
@@ -150,8 +150,8 @@ def _read_term(raw: Mapping[str, Any]) -> Term | None:
 def desired_affinity(serving: Collection[Labels], policy: Policy) -> NodeAffinity:
     """Admit the nodes that share the labels of some rule with a node that has the data.
 
-    Labels that a serving node lacks are left out of its terms, and a term with none left opens
-    the volume to every node, as linstor-csi does.
+    Labels that a serving node lacks are left out of its terms, and an empty term opens the volume
+    to every node, as in linstor-csi.
     """
     return NodeAffinity.of(
         frozenset((key, labels[key]) for key in rule if key in labels)

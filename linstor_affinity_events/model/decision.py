@@ -1,4 +1,4 @@
-"""What is to be done about one volume, and why: the first rule that fits decides."""
+"""Decides what to do for one volume, and why: the first matching rule decides."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ UNKNOWN_NODE_RETRY = 2.0
 
 
 class Reason(StrEnum):
-    """Why a volume is left as it is; stable, for metrics and scripts."""
+    """Why a volume is not changed; stable, for metrics and scripts."""
 
     BAD_HANDLE = "bad-handle"
     TWO_VOLUMES = "two-volumes-one-handle"
@@ -56,12 +56,12 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InSync:
-    """The affinity is right."""
+    """The affinity is correct."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Somebody meant it to be left alone."""
+    """The volume is excluded on purpose."""
 
     reason: Reason
     why: str
@@ -69,7 +69,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """It can't be decided, or must not be acted on, until something changes."""
+    """No decision is possible, or no action allowed, until something changes."""
 
     reason: Reason
     why: str
@@ -77,8 +77,8 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Not yet; look again in `after` seconds, or, without them, when anything changes and at the
-    next full reconcile.
+    """Not yet. Reconcile again in `after` seconds or, if that is None, at the next event or full
+    reconcile.
     """
 
     reason: Reason
@@ -88,7 +88,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A replacement was begun and has to be brought to its end first."""
+    """An unfinished replacement must be finished first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Change:
     wanted: NodeAffinity
     policy: Policy
     in_place: bool
-    """Worth a PATCH: the field is unset, or the cluster is not known to refuse changes."""
+    """Try a PATCH: the field is unset, or the cluster is not known to reject changes."""
     urgent: bool
     """No node with data is admitted now, so no pod can start where the data is."""
 
@@ -108,7 +108,7 @@ Decision = InSync | Skipped | Refusal | Deferred | Resume | Change
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """All that is known about one volume at one moment."""
+    """The complete input of one decision."""
 
     volume: Volume
     duplicates: tuple[PvName, ...] = ()
@@ -123,26 +123,26 @@ class Case:
     storage_class: StorageClass | None
     default_policy: Policy | None = None
     everywhere: NodeAffinity = NO_AFFINITY
-    """What is written for "everywhere": none at all, or every node that has the driver."""
+    """The affinity for "everywhere": none, or every node that has the driver."""
 
     immutable: bool = False
-    """This cluster said that a node affinity, once set, stays."""
+    """Whether a node affinity, once set, is immutable in this cluster."""
 
     held_back: "Refusal | None" = None
-    """What keeps the volume from being changed once more for now."""
+    """Why the volume must not be changed again for now; None if it may be."""
 
     now: float
     grace: float = 10.0
-    """Seconds in which a volume made by others is left to linstor-csi's caches."""
+    """Seconds for which a volume created by others is left to linstor-csi's caches."""
     seen_for: float = 0.0
-    """How long it has looked younger than that, by a clock that never jumps."""
+    """How long it has appeared younger than that, by the monotonic clock."""
 
 
 def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
-    """The policy that holds for the volume and where it comes from; None if its class is unknown.
+    """The policy of the volume and its source; None if its StorageClass is unknown.
 
     The first that exists: override annotations, volume attributes, StorageClass, default. Only a
-    StorageClass of LINSTOR's driver counts: the parameters of others mean something else.
+    StorageClass of LINSTOR's driver counts: the parameters of others have another meaning.
     """
     volume = case.volume
     if volume.override is not None:
@@ -151,7 +151,7 @@ def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
     if volume.context is not None:
         return volume.context, "volume attributes"
     if not volume.storage_class:
-        # Its layers are not known, so neither is what linstor-csi would do without a policy.
+        # Its layers are unknown, and so is what linstor-csi would do without a policy.
         return case.default_policy, "default, as it names no StorageClass"
     if case.storage_class is None or not case.storage_class.is_ours:
         return None, ""
@@ -201,8 +201,8 @@ def _left_alone(case: Case) -> Decision | None:
 
 
 def _no_other_in_use(case: Case) -> Decision | None:
-    """Beside one that a claim uses, one that no claim uses is somebody's copy. Of two that are in
-    use each is kept right: docs/decisions says why.
+    """If a claim uses one volume, an unused one with the same handle is a copy. Two that are in use
+    are both kept in sync: docs/decisions says why.
     """
     if not case.duplicates or case.volume.in_use:
         return None
@@ -215,7 +215,7 @@ def _no_other_in_use(case: Case) -> Decision | None:
 
 
 def _old_enough(case: Case) -> Decision | None:
-    # Never more than the grace itself, should the API server's clock be ahead of ours.
+    # Never more than the grace period, even if the API server's clock is ahead of ours.
     left = min(case.volume.created_at + case.grace - case.now, case.grace - case.seen_for)
     if left > 0 and not case.volume.made_by_us:
         return Deferred(Reason.YOUNG, "just created", left)
@@ -263,7 +263,7 @@ def _data_in_sight(case: Case) -> Decision | None:
 
 
 def _known(case: Case) -> tuple[Policy, dict[str, Labels]]:
-    """The policy, and the labels of the nodes with data, once earlier rules have passed."""
+    """The policy, and the labels of the nodes with data, after the earlier rules passed."""
     policy, _ = policy_of(case)
     if not isinstance(policy, Policy) or case.placement is None:
         raise AssertionError("an earlier rule answers for these")
@@ -271,10 +271,10 @@ def _known(case: Case) -> tuple[Policy, dict[str, Labels]]:
 
 
 def _labels_there(case: Case) -> Decision | None:
-    """A label that a node lacks is left out of its term, as linstor-csi does, which admits more
-    nodes. So it must be one that the cluster does not have: where other nodes have it, or the
-    volume's own affinity asks for it, or nothing would be left of an affinity that is there, the
-    label is missing, and the volume waits for it.
+    """A label that a node lacks is left out of its term, as in linstor-csi: it admits more nodes.
+    This is only correct if the cluster does not have the label. If other nodes have it, or the
+    volume's affinity requires it, or nothing would remain of an existing affinity, the label is
+    missing, and the volume waits for it.
     """
     policy, serving = _known(case)
     has = case.volume.affinity
@@ -317,10 +317,10 @@ def _affinity(case: Case) -> Decision:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of the table; it answers where it fits, and is passed otherwise."""
+    """One rule of the table. It returns a decision if it matches; otherwise the volume passes."""
 
     passed: str
-    """What is true of a volume that the rule lets pass."""
+    """What is true of a volume that passes the rule."""
 
     answer: Callable[[Case], Decision | None]
 
@@ -346,12 +346,12 @@ RULES = (
 
 
 def decide(case: Case) -> Decision:
-    """Say what is to be done about a volume: the first rule with an answer gives it."""
+    """Decide what to do for a volume: the first matching rule decides."""
     return _first(RULES, case) or _affinity(case)
 
 
 def _outcome(case: Case) -> Decision:
-    """What would be decided if only policy and replicas mattered."""
+    """The decision if only policy and replicas counted."""
     return _first(_WHERE_TO, case) or _affinity(case)
 
 
@@ -360,7 +360,7 @@ def _first(rules: Iterable[Rule], case: Case) -> Decision | None:
 
 
 def passed(case: Case) -> tuple[str, ...]:
-    """What is true of a volume by the rules that it passes on the way to its verdict."""
+    """What is true of a volume, by the rules that it passed before its decision."""
     found = []
     for rule in RULES:
         if rule.answer(case) is not None:

@@ -1,7 +1,7 @@
-"""What a PersistentVolume asks for beyond holding data, and who may say so for one that is absent.
+"""What a PersistentVolume demands beyond holding data, and what confirms that for an absent one.
 
-Whoever can write a journal entry, or a property on LINSTOR, could otherwise have a volume with
-options of their choice mounted as root on a node.
+Otherwise whoever can write a journal entry, or a LINSTOR property, could have a volume mounted as
+root on a node with options of their choice.
 """
 
 import json
@@ -33,18 +33,18 @@ class Demands:
     context_options: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
-    """The objects to whose lives it is bound."""
+    """Its owner references."""
 
     provisioners: tuple[str, ...] = ()
-    """Other drivers' provisioners, which would delete what has its handle among their volumes."""
+    """Other drivers' provisioners, which would delete their own volume with the same handle."""
 
     secrets: frozenset[str] = frozenset()
-    """The namespaces of the Secrets that come along, the one of its claim apart."""
+    """The namespaces of its Secrets, except the namespace of its claim."""
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """What was seen of a volume before it was removed, and so need not be confirmed."""
+    """What was observed of a volume before it was removed, and so needs no confirmation."""
 
     uid: Uid
     claim: Uid
@@ -60,7 +60,7 @@ def original_of(manifest: Manifest) -> Original:
 
 
 def demands_of(manifest: Manifest) -> Demands:
-    """What a volume asks for, whatever is written in these places."""
+    """What a volume demands, for any content of these fields."""
     attributes = (manifest["spec"].get("csi") or {}).get("volumeAttributes") or {}
     claim = manifest["spec"].get("claimRef") or {}
     annotations = annotations_of(manifest)
@@ -94,8 +94,8 @@ def _texts(value: object) -> tuple[str, ...]:
 def unconfirmed(
     demands: Demands, *, original: Demands | None, storage_class: StorageClass | None
 ) -> tuple[str, ...]:
-    """The parts of what a volume asks for that neither the original was seen with nor its
-    StorageClass gives to all its volumes; for people to read.
+    """The demands of a volume that neither its original had nor its StorageClass sets on all its
+    volumes; as text for users.
     """
     if demands == original:
         return ()

@@ -1,4 +1,4 @@
-"""What a change of an affinity comes to, in as few words as say it."""
+"""A short description of an affinity change."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The terms of two affinities: those that stay, that go, and that come.
+    """The terms of two affinities: unchanged, removed and added.
 
-    A term that names a node alone is shown by the node's name. An affinity without terms is
-    shown as the one word `everywhere`.
+    A term that only names a node is shown as the node name, an affinity without terms as
+    `everywhere`.
     """
 
     stays: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""What a journal entry is labelled with, so that a list of entries need not read them.
+"""The annotations of a journal entry, so that listing entries does not require reading them.
 
-The labels are written by whoever can write entries, so they start a look at the entry itself and
-nothing else.
+Whoever can write entries can write them, so they only start a reconcile that reads the entry
+itself.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ Heading = tuple[PvName, VolumeKey]
 
 
 def heading_of(entry: JournalEntry) -> dict[str, str]:
-    """The annotations of its entry."""
+    """The annotations for this entry."""
     return {PV_ANNOTATION: entry.pv, VOLUME_ANNOTATION: str(entry.key)}
 
 
 def read_heading(annotations: object) -> Heading | None:
-    """The volume that an entry says that it is for; None if it does not say so properly."""
+    """The volume that the annotations name; None if they are not valid."""
     found: Mapping[str, Any] = annotations if isinstance(annotations, Mapping) else {}
     name, volume = found.get(PV_ANNOTATION), found.get(VOLUME_ANNOTATION)
     if not is_pv_name(name) or not isinstance(volume, str):

@@ -1,6 +1,6 @@
-"""The note of a replacement that is not finished: all that is needed to finish it.
+"""The journal entry of an unfinished replacement: everything that is needed to finish it.
 
-A note is input: whoever can write where it lies could else have us create any volume.
+An entry is untrusted input: otherwise whoever can write it could have us create any volume.
 """
 
 from collections.abc import Mapping
@@ -38,14 +38,14 @@ _OTHER_SOURCES = frozenset(
         *("scaleIO", "storageos", "vsphereVolume"),
     )
 )
-"""The other kinds of volume source; a hostPath in a note would be a way into a node."""
+"""The other volume sources; a hostPath in an entry would give access to a node."""
 
 
 class State(StrEnum):
-    """How far a replacement may have come."""
+    """How far a replacement may have progressed."""
 
     PREPARED = "prepared"
-    """Nothing is deleted: a deletion seen now is somebody else's."""
+    """Nothing is deleted yet: an observed deletion is somebody else's."""
 
     DELETING = "deleting"
     """We may have deleted it."""
@@ -58,8 +58,8 @@ class JournalEntry:
     pv: PvName
     key: VolumeKey
     uid: Uid
-    """The incarnation being replaced; empty where it was gone before this note was written, which
-    only one taken over from the reference controller can be.
+    """The incarnation being replaced; empty if it was gone before the entry was written, which is
+    only possible for one taken over from the reference controller.
     """
 
     claim: ClaimName | None
@@ -69,7 +69,7 @@ class JournalEntry:
     """The instance that wrote it."""
 
     version: str = ""
-    """Where it is kept, the version that was read; guards the next write."""
+    """The version of the stored entry that was read; guards the next write."""
 
     @classmethod
     def begin(cls, pv: Manifest, key: VolumeKey, affinity: NodeAffinity, *, holder: str) -> Self:
@@ -87,7 +87,7 @@ class JournalEntry:
         return replace(self, state=State.DELETING)
 
     def prepared(self) -> "JournalEntry":
-        """Back again: it turned out that the deletion is somebody else's."""
+        """Back to `prepared`: the deletion turned out to be somebody else's."""
         return replace(self, state=State.PREPARED)
 
     def wanting(self, wanted: Manifest) -> "JournalEntry":
@@ -95,7 +95,7 @@ class JournalEntry:
 
     @property
     def user(self) -> ClaimName | None:
-        """The claim that uses the volume; None where none does, though it may be meant for one."""
+        """The claim that uses the volume; None if none does, even if it is reserved for one."""
         return self.claim if self.claim is not None and self.claim.uid else None
 
     @property
@@ -103,7 +103,7 @@ class JournalEntry:
         return str(self.wanted["spec"].get("persistentVolumeReclaimPolicy", "Retain"))
 
     def written(self) -> dict[str, Any]:
-        """As a JSON tree, to be read back with `read_note`."""
+        """As a JSON tree for `read_entry`."""
         return {
             "format": FORMAT,
             "pv": self.pv,
@@ -123,7 +123,7 @@ class JournalEntry:
 
 
 def read_entry(tree: object, *, version: str = "") -> JournalEntry:
-    """Read a note that `Note.written` made, trusting none of it. Raises BadNote."""
+    """Read an entry that `JournalEntry.written` made, without trusting it. Raises BadEntry."""
     if not isinstance(tree, Mapping) or tree.get("format") != FORMAT:
         raise BadEntry(f"the note is not of format {FORMAT}")
     wanted = checked_manifest(tree.get("wanted"))
@@ -160,11 +160,11 @@ def read_entry(tree: object, *, version: str = "") -> JournalEntry:
 
 
 def read_saved(tree: object, key: VolumeKey) -> Manifest:
-    """Read what the reference controller keeps on LINSTOR while it replaces a volume: the volume as
-    it is to be created, wanted affinity and original policy included, without uid.
+    """Read a saved PV: what the reference controller stores on LINSTOR during a replacement. It
+    is the volume to create, with the wanted affinity and the original policy, without uid.
 
-    Only good for the volume that it was found at. `skip-reclaim` is dropped: that controller sets
-    it itself while it replaces a volume, and never leaves it. Raises BadNote.
+    Only valid for the volume where it was found. `skip-reclaim` is dropped: that controller sets
+    it itself during a replacement, and always removes it. Raises BadEntry.
     """
     saved = checked_manifest(tree, fresh=False)
     if _handle(saved) != key:
@@ -186,9 +186,9 @@ def read_saved(tree: object, key: VolumeKey) -> Manifest:
 
 
 def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
-    """Pass what has the form of a PersistentVolume of our driver and nothing else.
+    """Return it if it has the form of a PersistentVolume of our driver. Raises BadEntry otherwise.
 
-    A `fresh` one is ready to be created and so carries no uid. Raises BadNote.
+    A `fresh` one is ready to be created and has no uid.
     """
     if not isinstance(tree, Mapping) or tree.get("kind", "PersistentVolume") != "PersistentVolume":
         raise BadEntry("it holds no PersistentVolume")
@@ -256,7 +256,7 @@ def _are_objects(value: object) -> bool:
 
 
 def _check_depth(tree: object) -> None:
-    """Pass what can be copied and written: a PersistentVolume is not ten levels deep."""
+    """Limit the depth for copying and writing: a PersistentVolume has fewer than ten levels."""
     level = [tree]
     for _ in range(_MAX_DEPTH):
         level = [

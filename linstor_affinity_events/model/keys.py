@@ -1,4 +1,4 @@
-"""The keys and texts that we share with LINSTOR, linstor-csi and the reference controller."""
+"""Keys and constants shared with LINSTOR, linstor-csi and the reference controller."""
 
 import re
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ DRIVER = "linstor.csi.linbit.com"
 SKIP_ANNOTATION = "piraeus.io/skip-affinity-controller"
 OVERRIDE_PREFIX = "override.piraeus.io"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
-"""The binder's: the claimRef is its own work, and goes with the claim."""
+"""Set by the binder: it wrote the claimRef itself, and removes it with the claim."""
 
 PROVISIONERS = ("pv.kubernetes.io/provisioned-by", "pv.kubernetes.io/migrated-to")
-"""Annotations that name who deletes what is behind a volume. csi-provisioner goes by these, and
-does not look at which driver the volume is for.
+"""Annotations that name the provisioner that deletes the storage of a volume. csi-provisioner uses
+them and does not check the driver of the volume.
 """
 
 SKIP_RECLAIM_ANNOTATION = "linstor.csi.linbit.com/skip-reclaim"
@@ -31,29 +31,29 @@ PLAIN_NAMESPACE = "Aux"
 KUBERNETES_HOSTNAME = "kubernetes.io/hostname"
 
 OURSELVES = "linstor-affinity-events"
-"""Our field manager, the reporter of our Events and the label on our notes."""
+"""Our field manager, the reporter of our Events, and the label of our journal entries."""
 
 FINALIZER = f"{OURSELVES}/replacing"
-"""Holds a PersistentVolume that we delete until its like may be created."""
+"""Holds a PersistentVolume that we delete until it may be recreated."""
 
 PROVISIONER_FINALIZER = "external-provisioner.volume.kubernetes.io/finalizer"
-"""The provisioner deletes what is behind a terminating volume only if it wears this."""
+"""The provisioner deletes the storage of a terminating volume only if it has this."""
 
 MARKER_ANNOTATION = f"{OURSELVES}/replacing"
-"""On a PersistentVolume that wears our finalizer: what taking our marks back has to restore."""
+"""On a PersistentVolume with our finalizer: what to restore when removing our markers."""
 
 ORIGINAL_POLICY_ANNOTATION = f"{OURSELVES}/original-reclaim-policy"
-"""On a PersistentVolume that came back with policy Retain since its claim had gone meanwhile."""
+"""On a PersistentVolume recreated with policy Retain because its claim was gone."""
 
 ORIGINAL_CLAIM_ANNOTATION = f"{OURSELVES}/original-claim"
-"""On a PersistentVolume that came back detached from the claim that it was for, as namespace/name:
-nothing vouched any more for the claim's right to it.
+"""On a PersistentVolume recreated detached from its claim, as namespace/name: nothing confirmed any
+more that it belonged to the claim.
 """
 
 MAX_VOLUME_NUMBER = 65535
 _MAX_DIGITS = 16
 _RESOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{1,47}")
-"""LINSTOR's own rule for the names of resources."""
+"""LINSTOR's rule for resource names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ _PROVISIONED = re.compile(r"pvc-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 def provisioned_for(resource: ResourceName) -> str | None:
-    """The uid of the claim that a resource was provisioned for, if its name tells: csi-provisioner
-    calls a volume by it, and linstor-csi calls the resource like the volume.
+    """The uid of the claim that a resource was provisioned for, if its name contains it:
+    csi-provisioner names a volume after it, and linstor-csi names the resource like the volume.
     """
     found = _PROVISIONED.fullmatch(resource)
     return None if found is None else found[1]
@@ -82,7 +82,7 @@ def parse_handle(handle: str) -> VolumeKey:
     """Read a CSI volume handle: `<rd>` is volume 0, `<rd>/<n>` volume n, 0 <= n < 65536.
 
     `rd`, `rd/0`, `rd/00` and `RD` are one volume. Raises BadHandle. Source: linstor-csi, and
-    LINSTOR's ResourceName for what a resource may be called.
+    LINSTOR's ResourceName for valid resource names.
     """
     name, slash, number = handle.partition("/")
     if _RESOURCE.fullmatch(name) is None:

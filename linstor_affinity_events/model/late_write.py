@@ -1,4 +1,4 @@
-"""What somebody changed on a volume in the moment in which it went, for the one in its place."""
+"""Late writes: changes of a volume just when it was removed, as a patch for the new one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +17,10 @@ from linstor_affinity_events.model.names import ClaimName
 def late_patch(
     wanted: Manifest, last: Manifest, now: Manifest, *, rebound_from: ClaimName | None
 ) -> Patch | None:
-    """What `now`, made as `wanted`, lacks of how the original was at the very `last`, as a guarded
-    merge patch; None if that is nothing. What is otherwise on `now` than was wanted stays: somebody
-    changed it meanwhile, or it was kept with policy Retain. A claimRef that somebody wrote in place
-    of the one that it was `rebound_from` is taken over whole.
+    """What `now`, created as `wanted`, lacks of the `last` version of the original, as a guarded
+    merge patch; None if nothing. Fields of `now` that differ from `wanted` stay: somebody changed
+    them meanwhile, or it was recreated with policy Retain. A claimRef that somebody wrote in place
+    of `rebound_from` is copied as a whole.
     """
     target = taken_over(wanted, last)
     if rebound(last, rebound_from):
@@ -48,5 +48,5 @@ def _difference(
 
 
 def _is_tree(value: object) -> bool:
-    """Also where there is none yet."""
+    """True also if the field is absent."""
     return value is None or isinstance(value, Mapping)

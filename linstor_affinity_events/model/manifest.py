@@ -1,7 +1,7 @@
-"""Whole PersistentVolume manifests: the like of one, the marks on one, changes taken over.
+"""Complete PersistentVolume manifests: copies, replacement markers, and changes by others.
 
-Whole, because what is created again must equal what was deleted, including fields that are
-newer than this code. Typed client models would drop those.
+Complete, because what is recreated must equal what was deleted, including fields that are newer
+than this code. Typed client models would drop those.
 """
 
 import json
@@ -95,7 +95,7 @@ _DELETION_ANNOTATION = "volume.kubernetes.io/provisioner-deletion-secret-"
 
 
 def secret_namespaces(manifest: Manifest) -> frozenset[str]:
-    """The namespaces of all Secrets that the driver is given with the volume, or its deletion."""
+    """The namespaces of all Secrets that the driver gets for the volume or its deletion."""
     refs = (
         value
         for key, value in (manifest["spec"].get("csi") or {}).items()
@@ -109,7 +109,7 @@ def secret_namespaces(manifest: Manifest) -> frozenset[str]:
 
 
 def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
-    """The manifest to create once this one is gone: same volume, other affinity."""
+    """The manifest to create once this one is gone: same volume, new affinity."""
     body = copy_for_create(manifest)
     wanted = affinity.manifest()
     if wanted is None:
@@ -120,10 +120,10 @@ def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
 
 
 def copy_for_create(manifest: Manifest) -> dict[str, Any]:
-    """All of a manifest but what the server sets and what marks it as being replaced by us.
+    """A copy without the fields that the server sets and without our replacement markers.
 
-    It shares what lies deeper with the manifest: nothing is ever changed in place, and a
-    replacement makes about ten of these.
+    It shares nested values with the manifest: nothing is ever changed in place, and a replacement
+    makes about ten copies.
     """
     body = {key: value for key, value in manifest.items() if key != "status"}
     body["spec"] = dict(body["spec"])
@@ -145,9 +145,9 @@ def _put(where: dict[str, Any], key: str, value: list[str] | dict[str, str]) -> 
 
 
 def disowned(body: Manifest, uid: Uid) -> dict[str, Any]:
-    """The same volume, `kept`, with a claimRef whose uid no claim has. A claim that says that it is
-    bound already is bound to the volume that has its uid there, whatever the names are. `uid` is
-    that of the volume which it stands for.
+    """The same volume, `with_retain`, with a claimRef whose uid no claim has. A claim that says
+    that it is bound already is bound to the volume with its uid there, whatever the names are.
+    `uid` is that of the original volume.
     """
     retained = with_retain(body)
     claim = {**body["spec"]["claimRef"], "uid": tombstone_for(uid)}
@@ -155,9 +155,9 @@ def disowned(body: Manifest, uid: Uid) -> dict[str, Any]:
 
 
 def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
-    """The same volume, `kept`, with a claimRef that no claim can ever meet, and the claim that it
-    named in an annotation: so nobody gets it without a person having looked. `uid` is that of the
-    volume which it stands for.
+    """The same volume, `with_retain`, with a claimRef that no claim can ever match, and the
+    original claim in an annotation: no claim gets it before a user has checked. `uid` is that of
+    the original volume.
     """
     retained = with_retain(body)
     ref = body["spec"].get("claimRef") or {}
@@ -179,8 +179,8 @@ def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
 
 
 def with_retain(body: Manifest) -> dict[str, Any]:
-    """The same volume with policy Retain and its own policy in an annotation: nobody may take
-    its data for garbage before a person has looked.
+    """The same volume with policy Retain and its original policy in an annotation: its data must
+    not be deleted before a user has checked.
     """
     policy = reclaim_policy_of(body)
     if policy == RETAIN:
@@ -194,7 +194,7 @@ def with_retain(body: Manifest) -> dict[str, Any]:
 
 
 def guarded(manifest: Manifest, patch: Patch) -> Patch:
-    """The patch, good for exactly this incarnation in exactly this version."""
+    """The patch, valid only for exactly this incarnation and version."""
     guard = {"uid": uid_of(manifest), "resourceVersion": version_of(manifest)}
     return {**patch, "metadata": {**patch.get("metadata", {}), **guard}}
 
@@ -204,7 +204,7 @@ def affinity_patch(manifest: Manifest, affinity: NodeAffinity) -> Patch:
 
 
 def is_marked(manifest: Manifest) -> bool:
-    """Whether deleting it now neither loses data nor makes it vanish before we let go of it."""
+    """Whether deleting it now loses no data, and it stays until we release it."""
     return (
         FINALIZER in finalizers_of(manifest)
         and reclaim_policy_of(manifest) == RETAIN
@@ -213,12 +213,12 @@ def is_marked(manifest: Manifest) -> bool:
 
 
 def has_any_marker(manifest: Manifest) -> bool:
-    """Whether any of what says that we are replacing it is there, however much was taken off."""
+    """Whether any of our replacement markers is there, even if others were removed."""
     return FINALIZER in finalizers_of(manifest) or MARKER_ANNOTATION in annotations_of(manifest)
 
 
 def is_safe_to_release(manifest: Manifest) -> bool:
-    """As `is_marked`, for one that is terminating already: no finalizer can be added any more."""
+    """As `is_marked`, for a terminating volume, to which no finalizer can be added."""
     return (
         reclaim_policy_of(manifest) == RETAIN
         and annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION) == "true"
@@ -226,8 +226,8 @@ def is_safe_to_release(manifest: Manifest) -> bool:
 
 
 def marked_by_us(manifest: Manifest) -> bool:
-    """As `is_marked`, and the annotation that says what the marks replaced was written by our own
-    field manager. An annotation alone may be anybody's.
+    """As `is_marked`, and our own field manager wrote the annotation with the original values. An
+    annotation alone may be anybody's.
     """
     return is_marked(manifest) and _wrote_marker(manifest)
 
@@ -248,12 +248,12 @@ def _owned_annotations(entry: Mapping[str, Any]) -> Collection[str]:
 
 
 def mark_patch(manifest: Manifest) -> Patch:
-    """Retain, skip-reclaim, our finalizer, and in an annotation what they replaced."""
+    """Retain, skip-reclaim, our finalizer, and the original values in an annotation."""
     policy = reclaim_policy_of(manifest)
     skip = annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
     finalizers = finalizers_of(manifest)
     terminating = is_terminating(manifest)
-    # Marked before, and somebody took back a part: what was there first is what counts.
+    # Marked before, and somebody removed a part: the first original values count.
     known = marker_of(manifest) if FINALIZER in finalizers or terminating else None
     if known is not None:
         policy, skip = known[0] if policy == RETAIN else policy, known[1]
@@ -274,24 +274,24 @@ def mark_patch(manifest: Manifest) -> Patch:
 
 @dataclass(frozen=True, slots=True)
 class Unmarking:
-    """How our marks are taken back."""
+    """How our replacement markers are removed."""
 
     patch: Patch
     retained: bool = False
-    """Whether policy Retain stays though the volume had another one, which an annotation names."""
+    """Whether policy Retain stays although the volume had another one, kept in an annotation."""
 
 
 Before = tuple[str, str | None]
-"""What marks replaced: the reclaim policy, and the annotation skip-reclaim."""
+"""The original values of the markers: reclaim policy and annotation skip-reclaim."""
 
 
 def unmarking(
     manifest: Manifest, *, keep: bool = False, own: Before | None = None, noted: str | None = None
 ) -> Unmarking:
-    """Take our marks back. What they replaced is restored only where all of them are there and
-    ours, or where it is known (`own`) since we set them a moment ago: the policy of a volume is
-    nothing that an annotation alone decides. `keep` leaves Retain, and so does a note that says it
-    was the policy (`noted`), whatever the marks say.
+    """Remove our replacement markers. The original values are restored only if all markers are
+    there and ours, or if this run set them a moment ago (`own`): an annotation alone must not
+    decide the policy of a volume. `keep` leaves Retain, and so does a journal entry with that
+    policy (`noted`), whatever the markers say.
 
     A policy that somebody else has set meanwhile stays.
     """
@@ -304,7 +304,7 @@ def unmarking(
     before = own or (marker_of(manifest) if _wrote_marker(manifest) else None)
     retained = reclaim_policy_of(manifest) == RETAIN
     if before is None:
-        # Nothing tells what it was; our finalizer tells that Retain may be ours.
+        # The original values are unknown; with our finalizer, Retain may be ours.
         return Unmarking(
             guarded(manifest, patch), retained and FINALIZER in finalizers_of(manifest)
         )
@@ -321,7 +321,7 @@ def unmarking(
 
 
 def reference_unmarking(manifest: Manifest, policy: str, *, keep: bool) -> Unmarking:
-    """Take back what the reference controller put on a volume that it did not come to delete."""
+    """Remove the reference controller's markers from a volume that it did not delete."""
     annotations: dict[str, str | None] = {SKIP_RECLAIM_ANNOTATION: None}
     patch: Patch = {"metadata": {"annotations": annotations}}
     retain = keep and policy != RETAIN
@@ -337,7 +337,7 @@ def skip_reclaim_of(manifest: Manifest) -> str | None:
 
 
 def marker_of(manifest: Manifest) -> Before | None:
-    """What the mark says to restore: policy and skip-reclaim. None if it can't be read."""
+    """The original policy and skip-reclaim in the marker; None if it is not valid."""
     try:
         before = json.loads(annotations_of(manifest).get(MARKER_ANNOTATION, ""))
         policy, skip = before["reclaimPolicy"], before["skipReclaim"]
@@ -360,24 +360,24 @@ def tombstone_for(uid: Uid) -> str:
 
 
 def tombstone_patch(manifest: Manifest) -> Patch:
-    """Let the claimRef name a claim that does not exist, uid and namespace kept: the binder then
-    leaves the real claim alone when the volume goes.
+    """Detach the claimRef: it names a claim that does not exist, uid and namespace unchanged. Then
+    the binder does not change the real claim when the volume is removed.
 
-    It is Released thereby. Should somebody set policy Delete just then, the provisioner would
-    delete the data; so its finalizer goes in the same write, as it would by itself a little later.
+    The volume becomes Released. If somebody set policy Delete then, the provisioner would delete
+    the data; so the same write removes its finalizer, as would happen a little later anyway.
     """
     patch: Patch = {"spec": {"claimRef": {"name": tombstone_name(manifest)}}}
     finalizers = finalizers_of(manifest)
     others = [f for f in finalizers if f != PROVISIONER_FINALIZER]
-    # Never the last one: that would remove the volume, with weaker guards than a PUT has.
+    # Never the last one: that would remove the volume, with weaker guards than a PUT.
     if others and others != finalizers:
         patch["metadata"] = {"finalizers": others}
     return guarded(manifest, patch)
 
 
 def released(manifest: Manifest) -> dict[str, Any]:
-    """The body of the PUT that lets go of a terminating volume. It carries uid and version, so
-    that it can never remove a later one of the same name.
+    """The body of the PUT that releases a terminating volume. It has uid and version, so it can
+    never remove a later volume of the same name.
     """
     return {**manifest, "metadata": {**manifest["metadata"], "finalizers": []}}
 
@@ -386,23 +386,23 @@ _NOT_TAKEN_OVER = frozenset({"claimRef", "nodeAffinity", "persistentVolumeReclai
 
 
 _NOT_THEIRS = frozenset({SKIP_RECLAIM_ANNOTATION, BOUND_BY_CONTROLLER})
-"""Annotations that change on our account: the binder takes for its own work what it does when it
-repairs the claimRef that we let point away.
+"""Annotations that change because of us: the binder sets bound-by-controller when it restores the
+claimRef that we detached.
 """
 
 
 def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
-    """`wanted` with what others changed on the marked original since, seen now.
+    """`wanted` with the changes that others made to the marked original since.
 
-    Everything outside our own marks that differs is somebody's change, since `wanted` began as
-    a copy. Finalizers that went are a consequence of the deletion and come back; new ones count.
+    Every difference outside our replacement markers is somebody's change, because `wanted` began as
+    a copy. Missing finalizers are a consequence of the deletion and return; new ones count.
     """
     fresh = copy_for_create(seen)
     spec = {k: v for k, v in fresh["spec"].items() if k not in _NOT_TAKEN_OVER}
     spec |= {k: v for k, v in wanted["spec"].items() if k in _NOT_TAKEN_OVER}
     if reclaim_policy_of(seen) != RETAIN:
         spec["persistentVolumeReclaimPolicy"] = reclaim_policy_of(seen)
-    # Items of a list in pages come without kind and apiVersion; no change of anybody's.
+    # Items of a paged list have no kind and apiVersion; that is nobody's change.
     named = {key: wanted[key] for key in ("apiVersion", "kind") if key in wanted}
     result = {**fresh, **named, "spec": spec}
     annotations = {k: v for k, v in annotations_of(fresh).items() if k not in _NOT_THEIRS}
@@ -420,7 +420,7 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
 
 
 def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
-    """Whether somebody wrote another claimRef than the one for `claim`, our tombstone apart."""
+    """Whether somebody wrote a claimRef that is neither that of `claim` nor our tombstone."""
     named = claim_of(manifest)
     if named == claim:
         return False
@@ -445,9 +445,9 @@ _ADDED = frozenset({"labels", "annotations", "ownerReferences"})
 
 
 def changes_decision(before: Manifest, after: Manifest) -> str | None:
-    """What others changed of a volume that is to be replaced, so that it has to be decided anew:
-    the first part by name. None where only labels, annotations and owners differ, none of which
-    decides; these are simply part of what is wanted.
+    """The first changed field, by name, that requires deciding again on a volume to be replaced.
+    None if only labels, annotations and owners differ, which decide nothing: these become part of
+    what is wanted.
     """
     for key in sorted(before["spec"].keys() | after["spec"].keys()):
         if before["spec"].get(key) != after["spec"].get(key):
@@ -466,8 +466,8 @@ def changes_decision(before: Manifest, after: Manifest) -> str | None:
 
 
 def created_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:
-    """The parts of a volume that are otherwise than was asked for. What was added (a label, a
-    finalizer, a field that the server fills in) is no difference.
+    """The parts of a volume that differ from the request. An addition (a label, a finalizer, a
+    field that the server sets) is no difference.
     """
     found = [
         f"spec.{key}"
@@ -487,7 +487,7 @@ def created_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:
 
 
 def _without_empty(value: Any) -> Any:
-    """Without what the API server leaves out: empty texts and objects, and nulls."""
+    """Without what the API server omits: empty strings and objects, and nulls."""
     if isinstance(value, Mapping):
         inner = {key: _without_empty(each) for key, each in value.items()}
         return {key: each for key, each in inner.items() if each not in ("", None, {}, [])}

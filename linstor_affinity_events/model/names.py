@@ -1,4 +1,4 @@
-"""One type per kind of name, so that mypy stops a node from passing for a resource."""
+"""One type per kind of name, so that mypy finds a node used as a resource."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ ResourceName = NewType("ResourceName", str)
 """A LINSTOR resource definition, in lower case: LINSTOR ignores case, CSI writes lower."""
 
 NodeName = NewType("NodeName", str)
-"""A LINSTOR node, in lower case; how it is spelled stands in its labels."""
+"""A LINSTOR node, in lower case; its labels have the original spelling."""
 
 PvName = NewType("PvName", str)
 
@@ -18,7 +18,7 @@ Uid = NewType("Uid", str)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimName:
-    """Where a PersistentVolumeClaim is, and which incarnation of it is meant."""
+    """The namespace and name of a PersistentVolumeClaim, and the uid of one incarnation."""
 
     namespace: str
     name: str
@@ -32,13 +32,13 @@ _PV_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 def is_pv_name(text: object) -> bool:
-    """Whether a PersistentVolume could be called so."""
+    """Whether it is a valid name of a PersistentVolume."""
     return isinstance(text, str) and len(text) <= 253 and _PV_NAME.fullmatch(text) is not None
 
 
 def resource_name(text: str) -> ResourceName:
     lower = text.lower()
-    # One string where two would be equal: there is a name for each volume of the cluster.
+    # Reuse the string to save memory: there is a name for each volume of the cluster.
     return ResourceName(text if text == lower else lower)
 
 

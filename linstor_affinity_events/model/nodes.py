@@ -1,4 +1,4 @@
-"""The LINSTOR nodes and the labels that policies speak of."""
+"""The LINSTOR nodes and the labels that policies use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,17 +16,16 @@ Labels = Mapping[str, str]
 
 
 _MARKER = f"{TOPOLOGY_NAMESPACE}/{KUBERNETES_HOSTNAME}"
-"""linstor-csi's node plugin sets it together with a node's other labels."""
+"""linstor-csi's node plugin sets it together with the other labels of a node."""
 
 EITHER_NAMESPACE = f"{TOPOLOGY_NAMESPACE} or {PLAIN_NAMESPACE}"
 
 
 def namespace_of(properties: Mapping[str, str]) -> str:
-    """Find where one node keeps its labels: Aux/topology if its Kubernetes host name is there, else
-    Aux.
+    """The namespace of a node's labels: Aux/topology if it has the Kubernetes host name, else Aux.
 
-    The reference controller decides that for all nodes at once, by whether any of them has the
-    host name there. Then a single node that comes or goes would change the labels of all others.
+    The reference controller decides this once for all nodes, by whether any of them has the host
+    name there. Then adding or removing a single node could change the labels of all others.
     """
     return TOPOLOGY_NAMESPACE if _MARKER in properties else PLAIN_NAMESPACE
 
@@ -36,13 +35,13 @@ class Nodes:
     """All nodes at one moment, with their labels: properties under the namespace, and the name."""
 
     namespace: str = EITHER_NAMESPACE
-    """Where labels are kept, for messages."""
+    """The namespace of the labels, for messages."""
 
     labels: Mapping[NodeName, Labels] = field(default_factory=dict)
 
     @classmethod
     def read(cls, properties: Mapping[str, Mapping[str, str]], *, namespace: str = "") -> Self:
-        """Sort out each node's properties; an empty namespace is found by itself, node by node."""
+        """Read the labels from each node's properties; an empty namespace is detected per node."""
         given = namespace.strip("/")
         return cls(
             namespace=given or EITHER_NAMESPACE,

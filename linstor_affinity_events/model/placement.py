@@ -1,4 +1,4 @@
-"""Where LINSTOR keeps the replicas of one resource, and what it says of the definition."""
+"""Where the replicas of one LINSTOR resource are, and its resource definition."""
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -27,14 +27,14 @@ NOT_SERVING = frozenset(
         "TIE_BREAKER",
     }
 )
-"""Flags of a replica that holds no data, or not for long. EVACUATE still has it."""
+"""Flags of a replica without data, or soon without. One with EVACUATE still has it."""
 
 _MOVING = frozenset({"DELETE", "DRBD_DELETE", "REACTIVATE", "RESTORE_FROM_SNAPSHOT"})
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One node's part in a resource, as LINSTOR last told it."""
+    """The replica of a resource on one node, as LINSTOR last reported it."""
 
     node: NodeName
     flags: frozenset[str] = frozenset()
@@ -46,12 +46,12 @@ class Replica:
 
     @property
     def against(self) -> tuple[str, ...]:
-        """The flags that keep it from serving."""
+        """The flags because of which it does not serve."""
         return tuple(sorted(self.flags & NOT_SERVING))
 
     @property
     def moves(self) -> bool:
-        """Whether LINSTOR is still at work on it, so that more changes follow untold."""
+        """Whether LINSTOR is still changing it, so that more changes follow without an event."""
         return any(
             flag in _MOVING or flag.startswith("DISK_") or flag.endswith("ING")
             for flag in self.flags
@@ -60,7 +60,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """All replicas of a resource at one moment. No replicas means unknown, never nowhere."""
+    """All replicas of a resource at one time. No replicas means unknown, never nowhere."""
 
     resource: ResourceName
     replicas: tuple[Replica, ...] = ()
@@ -80,8 +80,8 @@ class Definition:
 
     resource: ResourceName
     skip: bool = False
-    """The operator set the skip property: leave all its volumes alone."""
+    """The operator set the skip property: exclude all its volumes."""
 
     saved: "Mapping[int, str]" = field(default_factory=lambda: MappingProxyType({}))
-    """Per volume number, what the reference controller noted of a PersistentVolume that it was
-    replacing. -1 stands for a note on the definition itself, as before its version 1.5."""
+    """Per volume number, the saved PV of the reference controller, while it was replacing it. -1
+    is a property of the definition itself, as before its version 1.5."""

@@ -8,20 +8,20 @@ from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 
 TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
-"""What Go's strconv.ParseBool takes; linstor-csi and so every StorageClass rely on it."""
+"""What Go's strconv.ParseBool accepts; linstor-csi, and so every StorageClass, relies on it."""
 
 UNSET = frozenset({"", "null", "Null", "NULL", "~"})
-"""Texts that linstor-csi's YAML reader makes no policy of: a parameter of this kind is not set."""
+"""Texts that linstor-csi's YAML reader reads as no policy: such a parameter counts as unset."""
 
 MAX_TEXT = 4 * 1024
-"""Parsing takes time with the square of what hostile text there is."""
+"""Parsing time grows with the square of the size of hostile text."""
 
 MAX_RULES = 16
 MAX_LABELS = 16
-"""In one rule. Each rule is compared with each other one for every replica of every volume."""
+"""Per rule. Each rule is compared with each other one for every replica of every volume."""
 
 _MAX_BRACKETS = 64
-"""Each takes the parser as long as there are others open: 4,000 took a second."""
+"""The parser takes longer for each, the more others are open: 4,000 took a second."""
 
 _MAX_PARTS = 400
 """Commas and lines."""
@@ -33,7 +33,7 @@ _PREFIX = "linstor.csi.linbit.com/"
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Rules of label keys: a node may use a volume if it shares all labels of some rule with a
-    node that has the data. A rule without labels is met by every node.
+    node that has the data. Every node matches a rule without labels.
     """
 
     rules: tuple[frozenset[str], ...]
@@ -48,7 +48,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A policy text that makes no sense; volumes under it are left alone."""
+    """A policy text that is not valid; volumes with it are not changed."""
 
     text: str
     why: str
@@ -62,7 +62,7 @@ PolicyReading = Policy | Unreadable
 
 def widest(readings: Iterable[PolicyReading]) -> PolicyReading:
     """One policy that admits what any of several admits. Unreadable if one of them is, unless
-    another admits every node, as nothing can be wider than that.
+    another admits every node, because nothing is wider than that.
     """
     given = tuple(readings)
     if EVERYWHERE in given:
@@ -78,10 +78,10 @@ def widest(readings: Iterable[PolicyReading]) -> PolicyReading:
 
 def read_policy(text: str, parse_yaml: Callable[[str], object]) -> PolicyReading:
     """Read a Go boolean (true: everywhere, false: local only) or a YAML list of
-    `{fromSame: [label, ...]}`, all its scalars as text. Answers Unreadable instead of raising.
+    `{fromSame: [label, ...]}`, all its scalars as text. Returns Unreadable instead of raising.
 
-    linstor-csi ignores keys that it doesn't know, which makes of a misspelt `fromsame` a rule
-    that admits every node; here it is refused.
+    linstor-csi ignores unknown keys, so a misspelled `fromsame` becomes a rule that admits every
+    node; here it is not valid.
     """
     if text in TRUE:
         return EVERYWHERE
@@ -124,7 +124,7 @@ class StorageClass:
 
     name: str
     policy: PolicyReading | None
-    """None where it names no policy and the default holds."""
+    """None if it sets no policy and the default applies."""
     remote_layers: bool = True
     """Whether its layers can bring the data to another node at all."""
     is_ours: bool = True
@@ -133,9 +133,9 @@ class StorageClass:
     """linstor-csi sets an affinity of its own for placementPolicy Balanced."""
     mount_options: tuple[str, ...] = ()
     context_options: str = ""
-    """Further mount options, which linstor-csi writes into the volume attributes."""
+    """More mount options, which linstor-csi writes into the volume attributes."""
     commands: str = ""
-    """What linstor-csi has xfs_io do after it has mounted a volume."""
+    """What linstor-csi runs with xfs_io after it has mounted a volume."""
 
     @classmethod
     def read(
@@ -147,9 +147,9 @@ class StorageClass:
         is_ours: bool = True,
         mount_options: Iterable[str] = (),
     ) -> "StorageClass":
-        """Sort out its parameters, named in any case, with linstor-csi's prefix or none.
+        """Read its parameters, in any case, with or without linstor-csi's prefix.
 
-        Where both spellings stand beside each other the prefixed one counts.
+        If both spellings are set, the prefixed one counts.
         """
         known: dict[str, str] = {}
         for key in sorted(parameters, key=lambda key: key.startswith(_PREFIX)):

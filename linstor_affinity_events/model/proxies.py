@@ -1,5 +1,5 @@
-"""Which proxy the environment names for a server, read as programs in Go read it: kubectl among
-them, and whoever wrote the variables most likely tried them with it. The rules are those of
+"""Which proxy the environment sets for a server, read as Go programs read it. kubectl is one, and
+the variables were most likely tested with it. The rules are those of
 https://pkg.go.dev/golang.org/x/net/http/httpproxy.
 """
 
@@ -16,7 +16,7 @@ def proxy_named(env: Mapping[str, str], scheme: str) -> str:
 
 
 def variable(env: Mapping[str, str], name: str) -> str:
-    """A variable that may be spelt in upper or in lower case; upper case wins."""
+    """A variable in upper or lower case; upper case wins."""
     return env.get(name.upper()) or env.get(name.lower()) or ""
 
 
@@ -43,7 +43,7 @@ def _names(entry: str, host: str, address: Address | None, port: int) -> bool:
     named_address = _address(named)
     if address is not None or named_address is not None:
         return address == named_address
-    # A domain names itself and all below it; with a dot or a star in front only those below.
+    # A domain matches itself and its subdomains; with a leading dot or star only subdomains.
     domain = named.removeprefix("*")
     if domain.startswith("."):
         return host.endswith(domain)
@@ -51,7 +51,7 @@ def _names(entry: str, host: str, address: Address | None, port: int) -> bool:
 
 
 def _split(entry: str) -> tuple[str, str]:
-    """An entry's host and its port, which may be missing."""
+    """The host and the optional port of an entry."""
     if entry.startswith("["):
         host, _, rest = entry[1:].partition("]")
         return host, rest.removeprefix(":")
@@ -70,7 +70,7 @@ def _within(entry: str, address: Address) -> bool:
 
 
 def _address(text: str) -> Address | None:
-    """An IP address; one of IPv4 also where it is written as one of IPv6."""
+    """An IP address; an IPv4-mapped IPv6 address as IPv4."""
     try:
         address = ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What LINSTOR's controller says of itself from memory, and what of it calls for a closer read."""
+"""What LINSTOR's controller returns from memory, and which changes need a full reconcile."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PulseReading:
-    """All nodes, and how many resources there are; None where LINSTOR could not say."""
+    """All nodes, and the number of resources; None if LINSTOR did not return it."""
 
     nodes: Mapping[NodeName, NodeState]
     resources: int | None
 
     def changed_nodes(self, before: "PulseReading") -> list[NodeName]:
-        """The nodes that came, went or changed."""
+        """The nodes that were added, removed or changed."""
         either = self.nodes.keys() | before.nodes.keys()
         return sorted(name for name in either if self.nodes.get(name) != before.nodes.get(name))
 
     def recounted(self, before: "PulseReading") -> bool:
-        """Whether there are more or fewer resources."""
+        """Whether the number of resources changed."""
         known = self.resources is not None and before.resources is not None
         return known and self.resources != before.resources

@@ -1,4 +1,4 @@
-"""Whether a PersistentVolume and its claim are at rest, so that replacing is safe to begin."""
+"""Whether a PersistentVolume and its claim are stable, so that a replacement may begin."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ KNOWN_FINALIZERS = (
     "external-attacher/*",
     FINALIZER,
 )
-"""Their owners let go of a PersistentVolume that is deleted with policy Retain."""
+"""Their owners release a PersistentVolume that is deleted with policy Retain."""
 
 _RETRY_AFTER = 2.0
 
@@ -45,13 +45,12 @@ def obstacle(
     allowed_finalizers: Iterable[str] = (),
     urgent: bool = False,
 ) -> Deferred | Refusal | None:
-    """What stands against replacing this volume now; None if nothing does.
+    """Why this volume can't be replaced now; None if it can.
 
-    Where it is `urgent`, nothing but a claim that is not bound is waited for. csi-resizer's
-    sidecar writes to the volume by name, and what it writes in the middle of a replacement is put
-    on the new one; waiting only spares it a failed write. LINSTOR refuses to grow a volume as long
-    as a replica is not UpToDate, so a resize may not end before the replicas are where they are to
-    be.
+    If `urgent`, only wait for a claim that is not bound. The csi-resizer sidecar writes to the
+    volume by name, and a write during a replacement reaches the new volume; waiting only avoids a
+    failed write. LINSTOR does not grow a volume while a replica is not UpToDate, so a resize may
+    not complete before the replicas have moved.
     """
     patterns = (*KNOWN_FINALIZERS, *allowed_finalizers)
     unknown = [
@@ -65,7 +64,7 @@ def obstacle(
         )
     ref = claim_of(pv)
     if ref is None or (not ref.uid and phase_of(pv) != "Bound"):
-        # Nobody uses it: it was never bound, or is bound in advance to a claim yet to come.
+        # No claim uses it: it was never bound, or is reserved for a future claim.
         return None
     if why := _unbound(pv, claim, ref):
         return Deferred(Reason.NOT_BOUND, why, _RETRY_AFTER)
@@ -93,9 +92,9 @@ def _unbound(pv: Manifest, claim: Manifest | None, ref: ClaimName) -> str | None
 def _resizing(pv: Manifest, claim: Manifest) -> str | None:
     """Whether csi-resizer's controller may still write to the volume.
 
-    It writes the new capacity when the driver has grown the volume; the condition Resizing stays
-    until a node has grown the file system as well, and that may need the very affinity we are
-    about to mend. Source: external-resizer 2.3, expandAndRecover.
+    It writes the new capacity when the driver has grown the volume. The condition Resizing stays
+    until a node has grown the file system as well, and that may need the very affinity that this
+    replacement corrects. Source: external-resizer 2.3, expandAndRecover.
     """
     status: dict[str, Any] = claim.get("status") or {}
     at = (status.get("allocatedResourceStatuses") or {}).get("storage", "")
@@ -105,7 +104,7 @@ def _resizing(pv: Manifest, claim: Manifest) -> str | None:
     allocated = _storage(status.get("allocatedResources"))
     has = _storage(pv["spec"].get("capacity"))
     if at in _ON_THE_NODE:
-        # The controller waits for the node, whatever else was asked for meanwhile.
+        # The controller waits for the node, whatever size was requested meanwhile.
         wanted = allocated or asked
     elif at == _IN_PROGRESS or (not at and allocated is not None):
         wanted = max(filter(None, (asked, allocated)), default=None)
@@ -130,7 +129,7 @@ def _storage(resources: Mapping[str, Any] | None) -> _Size | None:
 
 def _modifying(claim: Manifest) -> str | None:
     """Whether csi-resizer may still write the volume's attributes class. An infeasible change is
-    over until somebody asks for another.
+    over until another one is requested.
     """
     status: dict[str, Any] = claim.get("status") or {}
     modifying = status.get("modifyVolumeStatus") or {}

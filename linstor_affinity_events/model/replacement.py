@@ -1,7 +1,7 @@
-"""The order of a replacement: from what is seen, the one step to do next.
+"""The order of a replacement: chooses the next step from the observed state.
 
-Whoever starts here after a crash, or beside another instance, sees the same things and so
-takes the same steps; there is no code for resuming. docs/architecture.md has the whole order.
+After a crash, or beside another instance, the same observation leads to the same steps, so there
+is no separate code for resuming. docs/architecture.md has the complete order.
 """
 
 from dataclasses import dataclass
@@ -46,70 +46,70 @@ from linstor_affinity_events.model.policy import StorageClass
 
 
 class Outcome(StrEnum):
-    """How the unfinished business with a volume ended; stable, for metrics."""
+    """How a replacement ended; stable, for metrics."""
 
     DONE = "done"
     RECREATED_WITH_RETAIN = "kept"
-    """Created again with policy Retain, since its claim had gone or moved on meanwhile."""
+    """Recreated with policy Retain, because its claim was gone or had changed meanwhile."""
     SUPERSEDED = "stale"
-    """The note was of no use any more; the volume was not touched."""
+    """The journal entry no longer applied; the volume was not changed."""
     ROLLED_BACK = "unwound"
-    """Our marks were taken back: the volume had changed meanwhile."""
+    """Our replacement markers were removed: the volume had changed meanwhile."""
     DELETED_BY_USER = "theirs"
-    """Somebody deleted the volume before we did; it goes as they wanted."""
+    """A user deleted the volume before we did; the deletion completes as they wanted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Make deleting harmless: Retain, skip-reclaim and our finalizer."""
+    """Make the deletion harmless: Retain, skip-reclaim and our finalizer."""
 
     patch: Patch
 
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Write the note down before anything that it has to survive."""
+    """Save the journal entry before any write that it must survive."""
 
     entry: JournalEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Ask for the deletion of exactly what was seen."""
+    """Delete exactly the observed incarnation and version."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetachClaimRef:
-    """Let the claimRef name a tombstone, so that the binder forgets the real claim."""
+    """Let the claimRef name a tombstone, so that the binder releases the real claim."""
 
     patch: Patch
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitBinder:
-    """Wait until the binder has written that the volume is Bound no longer."""
+    """Wait until the binder has written that the volume is no longer Bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadClaim:
-    """Read the claim: how the volume comes back depends on it."""
+    """Read the claim: how the volume is recreated depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Let go of the terminating volume."""
+    """Release the finalizers of the terminating volume."""
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Put its like in place."""
+    """Create the replacement."""
 
     body: Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Unmark:
-    """Take our marks back."""
+    """Remove our replacement markers."""
 
     patch: Patch
     outcome: Outcome
@@ -117,7 +117,7 @@ class Unmark:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Forget the note."""
+    """Delete the journal entry."""
 
     outcome: Outcome
 
@@ -138,42 +138,42 @@ Step = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What was seen last."""
+    """The state as last observed."""
 
     pv: Manifest | None
-    """The volume of that name; None where there is none."""
+    """The volume of that name; None if there is none."""
 
     claim: Manifest | None = None
     claim_known: bool = False
-    """Whether the claim was looked for."""
+    """Whether the claim was read."""
 
     guard_over: bool = False
-    """Whether the binder had its time to write the phase."""
+    """Whether the time for the binder to write the phase is over."""
 
     taken: bool = True
-    """Whether the note says that it is this very instance that goes on with it."""
+    """Whether the journal entry names this instance as its holder."""
 
     claim_ref_immutable: bool = False
-    """Whether the API server refused to let the claimRef point elsewhere."""
+    """Whether the API server rejected a change of the claimRef."""
 
     begun_here: bool = False
-    """Whether this very instance wrote the note and has not let go of the volume since."""
+    """Whether this instance wrote the entry, and still runs the replacement since."""
 
     original: Original | None = None
-    """What this instance has seen of the volume that is replaced."""
+    """The volume being replaced, as this instance observed it."""
 
     storage_class: StorageClass | None = None
-    """The one that the volume names, where that may confirm what it asks for."""
+    """The StorageClass of the volume, if it may confirm what the volume demands."""
 
     uninterrupted: bool = False
-    """Whether it all happened in this very run, less than a minute ago: nobody can have relied on
-    the marks in between.
+    """Whether everything happened in this run, within a minute: nobody can have relied on the
+    replacement markers in between.
     """
 
 
 def next_step(entry: JournalEntry, observation: Observation) -> Step:
-    """Choose the next step. Every write it asks for is guarded by uid and version, so a choice
-    made on an old sight ends in a conflict and a fresh look, never in damage.
+    """Choose the next step. Uid and version guard every write, so a step chosen from an outdated
+    observation ends in a conflict and a new observation, never in damage.
     """
     pv = observation.pv
     if pv is None:
@@ -186,7 +186,7 @@ def next_step(entry: JournalEntry, observation: Observation) -> Step:
 
 
 def _how_it_came_back(entry: JournalEntry, pv: Manifest) -> Outcome:
-    """What became of a volume in whose place another incarnation stands."""
+    """The outcome if another incarnation of the volume exists."""
     if is_terminating(pv) or not made_by_us(pv):
         return Outcome.SUPERSEDED
     added = annotations_of(pv).keys() - annotations_of(entry.wanted).keys()
@@ -203,8 +203,8 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
     if entry.state is State.PREPARED:
         return Drop(Outcome.DELETED_BY_USER)
     if observation.uninterrupted:
-        # What was there a moment ago comes back as it was. A claim that was deleted meanwhile has
-        # the consequences that it always has.
+        # The volume existed a moment ago and is recreated as it was. If its claim was deleted
+        # meanwhile, that has its usual consequences.
         return Create(entry.wanted)
     if entry.user is None:
         return Create(detached(entry.wanted, entry.uid))
@@ -216,14 +216,14 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
         original=observation.original,
         storage_class=observation.storage_class,
     ):
-        # One that is being deleted was so after the marks, which say Retain.
+        # A claim that is being deleted was deleted after the markers, which set Retain.
         return Create(
             with_retain(entry.wanted)
             if claim_is_leaving(entry, observation.claim)
             else entry.wanted
         )
     if observation.claim is not None and uid_of(observation.claim) == entry.user.uid:
-        # It is there, and this volume is not, or no longer, the one that it asks for, or may have.
+        # It exists, but does not refer to this volume any more, or is not entitled to it.
         return Create(detached(entry.wanted, entry.uid))
     if was_seen_as_its_own(entry, observation.original):
         return Create(with_retain(entry.wanted))
@@ -236,11 +236,11 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
         wanted = entry.wanting(taken_over(entry.wanted, pv))
         if entry.state is State.PREPARED:
             return Save(wanted.deleting())
-        # Who deletes writes the note first, so that others can tell a user's deletion from ours.
+        # Save the entry before deleting, so that others can tell our deletion from a user's.
         return Delete() if observation.taken and wanted == entry else Save(wanted)
     if whole or has_any_marker(pv):
-        # Somebody changed it, or took back a part of what makes the deletion harmless: take back
-        # the rest. The note first: whoever deletes the volume from now on is not us.
+        # Somebody changed it, or removed a part of what makes the deletion harmless: remove the
+        # rest. The entry first: a deletion from now on is not ours.
         if entry.state is State.DELETING:
             return Save(entry.prepared())
         return _unmark(entry, pv, observation, Outcome.ROLLED_BACK)
@@ -266,8 +266,8 @@ def _unmark(entry: JournalEntry, pv: Manifest, observation: Observation, outcome
 def rolled_back(
     entry: JournalEntry, pv: Manifest, observation: Observation, outcome: Outcome
 ) -> Unmark:
-    """Our marks taken back. Where the claim went while they said Retain, and another run was at
-    it, somebody may have relied on them: Retain stays. The claim is known unless it is all one run.
+    """Remove our markers. If the claim went while they set Retain, and another run was involved,
+    somebody may have relied on that: Retain stays. The claim is known unless it is all one run.
     """
     gone = entry.user is not None and (
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
@@ -293,7 +293,7 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
         return Drop(Outcome.DELETED_BY_USER)
     before = marker_of(pv) if marked_by_us(pv) else None
     if before is not None and before[0] == RETAIN != entry.policy:
-        # Note and volume both have to say otherwise before anything but Retain comes back.
+        # Both entry and volume must have another policy before it is restored instead of Retain.
         return Save(entry.wanting(with_policy(entry.wanted, RETAIN)))
     if not is_safe_to_release(pv):
         merged = entry.wanting(taken_over(entry.wanted, pv))
@@ -314,7 +314,7 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
 
 
 def claim_is_as_recorded(entry: JournalEntry, claim: Manifest | None) -> bool:
-    """Whether the claim is the one that the volume belonged to, and still wants this volume."""
+    """Whether it is the claim that the volume belonged to, and still refers to this volume."""
     return (
         entry.user is not None
         and claim is not None
@@ -330,9 +330,9 @@ def is_entitled(
     original: Original | None,
     storage_class: StorageClass | None,
 ) -> bool:
-    """Whether the claim may have the volume: it is as noted, the `original` was seen to be its own
-    or, where that was not seen, a resource that was provisioned for a claim was so for this one,
-    and the volume asks for nothing that the original did not ask for and its class does not give.
+    """Whether the claim may have the volume: it is as recorded; the `original` was observed to be
+    its own or, if not observed, a resource that was provisioned for a claim was so for this one;
+    and the volume demands nothing that neither the original nor its StorageClass confirms.
     """
     if not claim_is_as_recorded(entry, claim) or entry.user is None:
         return False
@@ -346,7 +346,7 @@ def is_entitled(
 
 
 def was_seen_as_its_own(entry: JournalEntry, original: Original | None) -> bool:
-    """Whether the volume was seen with the claimRef that the note has."""
+    """Whether the volume was observed with the claimRef of the entry."""
     return original is not None and entry.user is not None and original.claim == entry.user.uid
 
 
@@ -357,8 +357,8 @@ def was_its_own(entry: JournalEntry, original: Original | None) -> bool:
 
 
 def left_by_the_reference(pv: Manifest) -> bool:
-    """Whether a volume wears what the reference controller puts on it before it deletes it: both,
-    in one write. It has no finalizer of its own.
+    """Whether a volume has the markers that the reference controller sets before it deletes it:
+    both, in one write. That controller has no finalizer of its own.
     """
     return is_safe_to_release(pv) and not has_any_marker(pv)
 

@@ -1,4 +1,4 @@
-"""Which volumes a person means."""
+"""Which volumes a user selected."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from linstor_affinity_events.model.volume import Volume
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Volumes that fit every kind of wish; a kind without wishes fits all."""
+    """Selects volumes that match every criterion; an empty criterion matches all."""
 
     names: tuple[str, ...] = ()
     namespaces: frozenset[str] = frozenset()
@@ -19,7 +19,7 @@ class Selection:
     nodes: frozenset[NodeName] = frozenset()
 
     def takes(self, volume: Volume) -> bool:
-        """Whether the volume is meant, as far as Kubernetes alone can tell."""
+        """Whether the volume matches by what Kubernetes alone knows."""
         namespace = "" if volume.claim is None else volume.claim.namespace
         return (
             (not self.names or any(is_called(name, volume) for name in self.names))
@@ -28,7 +28,7 @@ class Selection:
         )
 
     def matches_node(self, volume: Volume, placement: Placement | None) -> bool:
-        """Whether a node that is meant has a replica of it, or is named in its affinity."""
+        """Whether a selected node has a replica of it, or is in its affinity."""
         if not self.nodes:
             return True
         replicas = () if placement is None else placement.replicas
@@ -44,7 +44,7 @@ def _terms(volume: Volume) -> frozenset[Term]:
 
 
 def is_called(name: str, volume: Volume) -> bool:
-    """Whether a person may call the volume so: the name of the PersistentVolume, the claim as
+    """Whether a user may mean the volume by this: the name of the PersistentVolume, the claim as
     `name` or `namespace/name`, the resource definition, or the volume handle.
     """
     if name in {volume.name, volume.handle}:

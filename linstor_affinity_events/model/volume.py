@@ -1,7 +1,7 @@
-"""A PersistentVolume of our driver, as far as decisions need it.
+"""A PersistentVolume of our driver, reduced to what decisions need.
 
-Small on purpose: one is kept for each volume of the cluster. The whole manifest is read
-afresh when a volume is replaced (see manifest.py).
+Small on purpose: one is kept for each volume of the cluster. A replacement reads the whole
+manifest again (see manifest.py).
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from linstor_affinity_events.model.policy import PolicyReading
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """What the API server last told of one PersistentVolume."""
+    """One PersistentVolume, as last reported by the API server."""
 
     name: PvName
     uid: Uid
     handle: str
     key: VolumeKey | None
-    """None where the handle is no handle."""
+    """None if the handle is not valid."""
 
     affinity: Affinity
     created_at: float
@@ -29,32 +29,32 @@ class Volume:
     phase: str = "Bound"
     terminating: bool = False
     marked: bool = False
-    """Wears our finalizer or our annotation: somebody is, or was, replacing it."""
+    """Has our finalizer or annotation: an instance is, or was, replacing it."""
 
     made_by_us: bool = False
     skip: bool = False
     claim: ClaimName | None = None
     storage_class: str = ""
     override: PolicyReading | None = None
-    """What all override annotations together admit."""
+    """The widest policy of all override annotations."""
 
     override_names: tuple[str, ...] = ()
     """The override annotations, in order."""
 
     context: PolicyReading | None = None
-    """The policy that linstor-csi wrote into the volume attributes when it made the volume."""
+    """The policy that linstor-csi wrote into the volume attributes at creation."""
 
     @property
     def in_use(self) -> bool:
-        """Whether a claim uses it: one that was never bound, or is Released or Failed, waits for a
-        person, and stands in nobody's way.
+        """Whether a claim uses it. One that was never bound, or is Released or Failed, waits for a
+        user and conflicts with nothing.
         """
         if self.phase in {"Released", "Failed"}:
             return False
         return self.phase == "Bound" or (self.claim is not None and bool(self.claim.uid))
 
     def same_inputs(self, other: "Volume") -> bool:
-        """Whether decisions about both come out alike, their incarnation and age apart."""
+        """Whether decisions about both are the same, apart from incarnation and age."""
         return (
             self.key == other.key
             and self.affinity == other.affinity

@@ -1,4 +1,4 @@
-"""Questions of the kind "what if": the same pure core on an altered picture."""
+"""Assumptions of a "what if" question: the same decisions on a changed view of LINSTOR."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIf:
-    """What LINSTOR is supposed to say instead of what it says."""
+    """What to assume about LINSTOR instead of its real state."""
 
     gone: frozenset[NodeName] = frozenset()
-    """Nodes that LINSTOR has lost for good, with all replicas on them."""
+    """Nodes that are permanently lost, with all replicas on them."""
 
     replicas: "Mapping[ResourceName, Collection[NodeName]]" = field(
         default_factory=lambda: MappingProxyType({})
     )
-    """Resources with a replica that has data on just these nodes, and none elsewhere."""
+    """Resources that have replicas with data on exactly these nodes."""
 
     def __bool__(self) -> bool:
         return bool(self.gone or self.replicas)
@@ -31,13 +31,13 @@ class WhatIf:
     def definition(
         self, resource: ResourceName, definition: Definition | None
     ) -> Definition | None:
-        """A resource that replicas are supposed of is supposed to be there as well."""
+        """A resource with assumed replicas is assumed to exist."""
         if definition is None and resource in self.replicas:
             return Definition(resource=resource)
         return definition
 
     def placement(self, resource: ResourceName, placement: Placement | None) -> Placement | None:
-        """The placement as it would be."""
+        """The placement under the assumptions."""
         if resource in self.replicas:
             placement = Placement(resource, tuple(Replica(n) for n in self.replicas[resource]))
         if placement is None or not self.gone:
@@ -47,6 +47,6 @@ class WhatIf:
         )
 
     def nodes(self, nodes: Nodes) -> Nodes:
-        """The nodes as they would be."""
+        """The nodes under the assumptions."""
         left = {name: labels for name, labels in nodes.labels.items() if name not in self.gone}
         return replace(nodes, labels=left)
