@@ -173,8 +173,8 @@ class Metrics:
     def claim_lost(self) -> None:
         self._lost.inc()
 
-    def batch_reconciled(self, looks: int) -> None:
-        self._in_bulk.inc(looks)
+    def batch_reconciled(self, reconciles: int) -> None:
+        self._in_bulk.inc(reconciles)
 
     def reconcile_failed(self, kind: str) -> None:
         self._failed.labels(kind).inc()

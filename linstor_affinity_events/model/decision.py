@@ -322,7 +322,7 @@ class Rule:
     passed: str
     """What is true of a volume that passes the rule."""
 
-    answer: Callable[[Case], Decision | None]
+    decide: Callable[[Case], Decision | None]
 
 
 _WHERE_TO = (
@@ -356,14 +356,14 @@ def _outcome(case: Case) -> Decision:
 
 
 def _first(rules: Iterable[Rule], case: Case) -> Decision | None:
-    return next((v for rule in rules if (v := rule.answer(case)) is not None), None)
+    return next((v for rule in rules if (v := rule.decide(case)) is not None), None)
 
 
 def passed(case: Case) -> tuple[str, ...]:
     """What is true of a volume, by the rules that it passed before its decision."""
     found = []
     for rule in RULES:
-        if rule.answer(case) is not None:
+        if rule.decide(case) is not None:
             break
         found.append(rule.passed)
     return tuple(found)

@@ -286,12 +286,16 @@ Before = tuple[str, str | None]
 
 
 def unmarking(
-    manifest: Manifest, *, keep: bool = False, own: Before | None = None, noted: str | None = None
+    manifest: Manifest,
+    *,
+    keep: bool = False,
+    own: Before | None = None,
+    recorded: str | None = None,
 ) -> Unmarking:
     """Remove our replacement markers. The original values are restored only if all markers are
     there and ours, or if this run set them a moment ago (`own`): an annotation alone must not
     decide the policy of a volume. `keep` leaves Retain, and so does a journal entry with that
-    policy (`noted`), whatever the markers say.
+    policy (`recorded`), whatever the markers say.
 
     A policy that somebody else has set meanwhile stays.
     """
@@ -310,7 +314,7 @@ def unmarking(
         )
     policy, skip = before
     patch["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] = skip
-    if not retained or RETAIN in {policy, noted}:
+    if not retained or RETAIN in {policy, recorded}:
         return Unmarking(guarded(manifest, patch))
     retain = keep or not (own or is_marked(manifest))
     if retain:

@@ -276,7 +276,7 @@ def rolled_back(
         pv,
         keep=gone and not observation.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
         own=(entry.policy, skip_reclaim_of(entry.wanted)) if observation.uninterrupted else None,
-        noted=entry.policy,
+        recorded=entry.policy,
     )
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
 

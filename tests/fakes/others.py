@@ -75,8 +75,8 @@ class FakeTelemetry:
     def claim_lost(self) -> None:
         self.counted["claim lost"] += 1
 
-    def batch_reconciled(self, looks: int) -> None:
-        self.counted["looks in bulk"] += looks
+    def batch_reconciled(self, reconciles: int) -> None:
+        self.counted["looks in bulk"] += reconciles
 
     def reconcile_failed(self, kind: str) -> None:
         self.counted[f"failed {kind}"] += 1
