@@ -253,7 +253,8 @@ class Walk:
         self.own &= replace(note, version="") in (self._wrote, self._tried)
         self.note, self.blind = note, False
         # What was begun on an older sight of the volume is not gone on with, but begun afresh.
-        self.sight = Sight(pv=pv, taken=note.holder == self._means.holder)
+        taken, created = note.holder == self._means.holder, self._asked_for is not None
+        self.sight = Sight(pv=pv, taken=taken, created=created)
 
     def _deleted_by_another(self, pv: Manifest | None, note: Note) -> bool:
         """Whether a deletion that is seen can't be ours: all that we asked for were conflicts, and
@@ -353,7 +354,7 @@ class Walk:
 
     def _made(self, pv: Manifest, body: Manifest) -> None:
         self._asked_for = body
-        self.sight = replace(self.sight, pv=pv)
+        self.sight = replace(self.sight, pv=pv, created=True)
         self._means.unfinished.present(self.note.pv)
 
     async def _swap(self) -> None:

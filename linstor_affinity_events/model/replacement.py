@@ -161,6 +161,9 @@ class Sight:
     the marks in between.
     """
 
+    created: bool = False
+    """Whether this very run created the new volume: if that is absent, somebody deleted it."""
+
 
 def next_step(note: Note, sight: Sight) -> Step:
     """Choose the next step. Every write it asks for is guarded by uid and version, so a choice
@@ -187,7 +190,7 @@ def _how_it_came_back(note: Note, pv: Manifest) -> Outcome:
 
 
 def _absent(note: Note, sight: Sight) -> Step:
-    if note.state is State.PREPARED:
+    if note.state is State.PREPARED or sight.created:
         return Drop(Outcome.THEIRS)
     if sight.uninterrupted:
         # What was there a moment ago comes back as it was. A claim that was deleted meanwhile has
