@@ -72,4 +72,9 @@ class Missing(AffinityEventsError):
 
 
 class Expired(AffinityEventsError):
-    """What a watch would go on from is forgotten: list anew."""
+    """What a watch or a list would go on from is forgotten: list again."""
+
+    def __init__(self, message: str, *, go_on: str = "") -> None:
+        super().__init__(message)
+        self.go_on = go_on
+        """From where the API server offers to continue a list, with what is there by now."""

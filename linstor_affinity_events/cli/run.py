@@ -57,14 +57,17 @@ def run(**given: Any) -> None:
 async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    # A second signal changes nothing: what was begun is finished, within the shutdown grace.
+
+    def ask(*_: object) -> None:
+        # A second signal changes nothing: what was begun is finished, within the shutdown grace.
+        loop.call_soon_threadsafe(stop.set)
+
+    # Not the loop's own handlers: it puts the defaults back when it is closed, and whoever sends
+    # one more signal then would kill what has ended well.
     for number in STOPS:
-        loop.add_signal_handler(number, stop.set)
+        signal.signal(number, ask)
     try:
         await Service(settings).run(stop)
     finally:
-        # While the program ends there is nothing left to stop, and a signal would only kill it, so
-        # that it looked as if it had failed.
         for number in STOPS:
-            loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)

@@ -88,10 +88,7 @@ class Engine:
         self.picture = picture_of(ports.index, ports.linstor, ports.now, tuning)
         self.teller = Teller(ports.notices, ports.telemetry, ports.now)
         self.replacer = Replacer(
-            volumes=ports.volumes,
-            journal=ports.journal,
-            notices=ports.notices,
-            telemetry=ports.telemetry,
+            ports,
             delays=lambda: self.delays(first=0.05, most=2.0),
             holder=holder,
             may_begin=lambda: ports.leadership.leading and not self.queue.closed,

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from linstor_affinity_events.engine.change_backoff import ChangeBackoff
 from linstor_affinity_events.engine.ports import Index, Linstor
+from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.affinity import NO_AFFINITY, NodeAffinity
+from linstor_affinity_events.model.demands import Demands, demands_of, unconfirmed
 from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement
@@ -107,6 +110,17 @@ class Picture:
             for other in self.index.of(key.resource)
             if other.key == key and other.name != but and not other.terminating and other.in_use
         )
+
+    def unconfirmed(self, manifest: Manifest) -> tuple[str, ...]:
+        """What a volume that is absent asks for beyond holding data, and its class does not give.
+        Raises Unreachable where the classes are not known yet.
+        """
+        demands = demands_of(manifest)
+        if demands != Demands() and not self.index.classes_known:
+            raise Unreachable("the StorageClasses are not known yet")
+        name = str(manifest["spec"].get("storageClassName") or "")
+        found = self.index.storage_class(name)
+        return unconfirmed(demands, original=None, storage_class=found)
 
     async def read_nodes(self) -> None:
         """Take a new snapshot of the nodes."""

@@ -66,6 +66,10 @@ class Index(Protocol):
     def storage_class(self, name: str) -> StorageClass | None:
         """A StorageClass by its name, whoever its provisioner is."""
 
+    @property
+    def classes_known(self) -> bool:
+        """Whether all StorageClasses have been listed once."""
+
 
 class Sighting(Protocol):
     """The news of one volume while it is being replaced."""

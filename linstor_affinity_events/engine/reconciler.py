@@ -9,7 +9,7 @@ from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Lane, QueueClosed, Turn
 from linstor_affinity_events.engine.picture import Picture
 from linstor_affinity_events.engine.ports import Ports
-from linstor_affinity_events.engine.replacer import Ended, Replacer
+from linstor_affinity_events.engine.replacer import Ended, LeftAlone, Replacer
 from linstor_affinity_events.engine.saved_notes import SavedNotes
 from linstor_affinity_events.engine.second_looks import SECOND_LOOK, SecondLooks
 from linstor_affinity_events.engine.teller import DEFERRED_FOR, Teller
@@ -257,19 +257,10 @@ class Reconciler:
     async def _finish_one(self, turn: Turn[ResourceName], name: PvName) -> None:
         begun = asyncio.get_running_loop().time()
         volume = self._index.get(name)
-        noted = self._replacer.unfinished.pending.get(name)
-        if (
-            volume is None
-            and (twins := self._picture.in_use_with(noted, but=name))
-            and not await self._replacer.may_come_back(name)
-        ):
-            log.error(
-                "unfinished replacement left alone: its claim is gone or does not name it, and "
-                "another volume refers to the same LINSTOR volume",
-                extra=facts(pv=name, rd=turn.key, other=", ".join(twins)),
-            )
-            return
         ended = await self._replacer.resume(name)
+        if isinstance(ended, LeftAlone):
+            self._replacer.unfinished.left_alone(name, ended.others)
+            return
         if isinstance(ended, Refusal):
             if volume is not None:
                 self._teller.tell(volume, ended)

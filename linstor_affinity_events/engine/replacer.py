@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
-from linstor_affinity_events.engine.ports import Journal, Notices, Telemetry, Volumes
+from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.unfinished import Unfinished
-from linstor_affinity_events.engine.walk import Means, Walk, see, unmark_alone
+from linstor_affinity_events.engine.walk import Means, Walk, confirmed, see, unmark_alone
 from linstor_affinity_events.errors import BadNote, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import VolumeKey
@@ -22,9 +22,9 @@ from linstor_affinity_events.model.manifest import (
     taken_over,
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
-from linstor_affinity_events.model.note import Note
+from linstor_affinity_events.model.note import Note, State
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import Outcome, Sight, is_entitled
+from linstor_affinity_events.model.replacement import Outcome, Sight, is_entitled, was_its_own
 from linstor_affinity_events.model.verdict import Later, Reason, Refusal
 from linstor_affinity_events.model.volume import Volume
 
@@ -45,28 +45,34 @@ class Ended:
     """Whether it took long for a reason that has nothing to do with how busy everybody is."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """An absent volume that is not created, since claims use others for the same LINSTOR volume."""
+
+    others: tuple[PvName, ...]
+
+
 class Replacer:
     """Every step may be cut off before or after it took effect; `resume` picks up the rest."""
 
     def __init__(
         self,
+        ports: Ports,
         *,
-        volumes: Volumes,
-        journal: Journal,
-        notices: Notices,
-        telemetry: Telemetry,
         delays: Callable[[], Backoff],
         holder: str,
         may_begin: Callable[[], bool],
         guard_timeout: float = 2.0,
         allowed_finalizers: Iterable[str] = (),
     ) -> None:
-        self._volumes, self._journal = volumes, journal
+        volumes, telemetry = ports.volumes, ports.telemetry
+        self._volumes, self._journal = volumes, ports.journal
         self._may_begin, self._allowed_finalizers = may_begin, tuple(allowed_finalizers)
-        self.unfinished = Unfinished(notices, telemetry, volumes.describe)
+        self.unfinished = Unfinished(ports.notices, telemetry, volumes.describe)
         self._means = Means(
             volumes=volumes,
-            journal=journal,
+            index=ports.index,
+            journal=ports.journal,
             guard=ClaimGuard(volumes, telemetry, delays, timeout=guard_timeout),
             unfinished=self.unfinished,
             delays=delays,
@@ -141,7 +147,7 @@ class Replacer:
         self.unfinished.noted(note)
         return note
 
-    async def resume(self, name: PvName) -> Outcome | Refusal:
+    async def resume(self, name: PvName) -> Outcome | Refusal | LeftAlone:
         """Bring to its end what was begun with this volume, by whomever; nothing noted is fine."""
         with self._volumes.follow(name) as sighting:
             try:
@@ -153,6 +159,10 @@ class Replacer:
                 self.unfinished.ended(name)
                 return await unmark_alone(self._means, pv)
             self.unfinished.noted(note)
+            if pv is None and note.state is State.DELETING:
+                others = self.used_by_others(note.key, but=name)
+                if others and not await self._may_come_back(note):
+                    return LeftAlone(others)
             sight = Sight(pv=pv, taken=note.holder == self._means.holder)
             return await Walk(self._means, note, sight, sighting).to_the_end()
 
@@ -160,17 +170,30 @@ class Replacer:
         """Make a note of the reference controller's our own."""
         return await self._create_note(note)
 
-    async def may_come_back(self, name: PvName) -> bool:
-        """Whether the claim of an absent volume is there and names it, whatever else stands for the
-        same LINSTOR volume.
+    def used_by_others(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+        """The volumes that claims use and that stand for this LINSTOR volume, all but one: those
+        that are being deleted, or are just being replaced, among them.
         """
-        try:
-            note = await self._journal.read(name)
-        except BadNote:
+        there = {
+            other.name
+            for other in self._means.index.of(key.resource)
+            if other.key == key and other.name != but and other.in_use
+        }
+        return tuple(sorted(there.union(self.unfinished.seen_with(key, but=but))))
+
+    async def _may_come_back(self, note: Note) -> bool:
+        """Whether the claim of an absent volume may have it, whatever else stands for the same
+        LINSTOR volume: only if it was the claim's before, which the entry does not tell.
+        """
+        if note.user is None or not was_its_own(note, self.unfinished.original(note)):
             return False
-        if note is None or note.user is None:
-            return False
-        return is_entitled(note, await self._volumes.read_claim(note.user))
+        sight = confirmed(self._means, note, Sight(pv=None))
+        return is_entitled(
+            note,
+            await self._volumes.read_claim(note.user),
+            original=sight.original,
+            storage_class=sight.storage_class,
+        )
 
 
 def admission_stands_against(note: Note, marked: Manifest) -> str | None:

@@ -20,8 +20,6 @@ from linstor_affinity_events.model.manifest import (
     name_of,
     phase_of,
     reference_unmarking,
-    runs_or_owns,
-    secret_namespaces,
     uid_of,
 )
 from linstor_affinity_events.model.names import Uid
@@ -146,14 +144,12 @@ class SavedNotes:
             )
         if provisioned_for(key.resource) not in {None, note.user.uid}:
             raise BadNote(f"resource {key.resource} was provisioned for another claim")
-        if strangers := secret_namespaces(note.wanted) - {note.user.namespace}:
-            raise BadNote(f"it refers to Secrets in namespace {', '.join(sorted(strangers))}")
-        if runs_or_owns(note.wanted) or note.wanted["spec"].get("mountOptions"):
+        if parts := self._picture.unconfirmed(note.wanted):
             raise BadNote(
-                "it has mount options, commands for the node or an owner, which nothing confirms; "
-                "create the volume yourself if it is yours"
+                f"it has {' and '.join(parts)}, which its StorageClass does not give to its "
+                "volumes; create the volume yourself if it is yours"
             )
-        if others := self._picture.in_use_with(key, but=note.pv):
+        if others := self._replacer.used_by_others(key, but=note.pv):
             raise BadNote(f"{', '.join(others)} stands for this LINSTOR volume now")
         try:
             await self._volumes.rehearse_creation(note.wanted)

@@ -8,6 +8,7 @@ from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.engine.teller import DEFERRED_FOR, REMIND_AFTER
 from linstor_affinity_events.errors import Refused
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.demands import Original, original_of
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, claim_of, name_of
 from linstor_affinity_events.model.names import PvName, ResourceName
@@ -41,6 +42,9 @@ class Unfinished:
         """The volumes with a note, and the LINSTOR volume that each stands for."""
         self.stuck: dict[PvName, str] = {}
         """The volumes that can't be created again, and what the API server says to it."""
+        self._originals: dict[PvName, Original] = {}
+        """What this instance has seen of the volumes that are replaced."""
+        self._left_alone: dict[PvName, tuple[PvName, ...]] = {}
         self.blocking: set[PvName] = set()
         """Those of them that keep every other replacement from beginning."""
 
@@ -58,6 +62,9 @@ class Unfinished:
         old = set(before)
         begun = {name: key for name, key in self.pending.items() if name not in old}
         self.pending = {**noted, **begun}
+        for kept in (self._originals, self._left_alone):
+            for name in kept.keys() - self.pending.keys():
+                del kept[name]
         self._let_go((self.stuck.keys() | self._absent) - self.pending.keys())
 
     def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:
@@ -92,8 +99,41 @@ class Unfinished:
         for name in tuple(names):
             self.present(name)
 
+    def saw(self, original: Manifest) -> None:
+        """Remember of a volume whose claim may have its like, and what that may ask for."""
+        self._originals[name_of(original)] = original_of(original)
+
+    def original(self, note: Note) -> Original | None:
+        """The volume that a note is for, as it was seen last; None where it was not."""
+        seen = self._originals.get(note.pv)
+        return seen if seen is not None and seen.uid == note.uid else None
+
+    def seen_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+        """The volumes on their way that stand for this LINSTOR volume and were seen to be a
+        claim's, all but one.
+        """
+        return tuple(
+            name
+            for name, seen in self._originals.items()
+            if name != but and seen.claim and self.pending.get(name) == key
+        )
+
+    def left_alone(self, name: PvName, others: tuple[PvName, ...]) -> None:
+        """Report, once for the same others, that an absent volume is not created beside them."""
+        if self._left_alone.get(name) == others:
+            return
+        self._left_alone[name] = others
+        log.error(
+            "unfinished replacement left alone: claims use other volumes for the same LINSTOR "
+            "volume, and nothing confirms that it belonged to the claim in its journal entry; "
+            "create the volume yourself, or delete the entry. See docs/reliability.md",
+            extra=facts(pv=name, rd=self.pending.get(name), other=", ".join(others)),
+        )
+
     def ended(self, name: PvName) -> None:
         self.pending.pop(name, None)
+        self._originals.pop(name, None)
+        self._left_alone.pop(name, None)
         self.present(name)
 
     def gone(self, name: PvName) -> None:
@@ -139,14 +179,16 @@ class Unfinished:
         """The volume says Retain now, since nobody may take its data for garbage."""
         claim = claim_of(pv)
         log.error(
-            "volume has policy Retain now, since its claim had gone or moved on meanwhile",
+            "volume has policy Retain now: its claim had gone or moved on, or it asks for more "
+            "than its StorageClass gives; see docs/reliability.md before you bind it again",
             extra=facts(pv=name_of(pv), claim=claim),
         )
         self._tell(
             pv,
             "VolumeRetained",
             f"A replacement of this volume was interrupted, and its claim {claim} is gone or does "
-            "not name it. So that nobody loses its data it has reclaim policy Retain now. Its own "
+            "not name it, or the volume asks for mount options, Secrets or an owner that nothing "
+            "confirms. So that nobody loses its data it has reclaim policy Retain now. Its own "
             "policy, and the claim if it was detached from one, are in annotations of this "
             "service; see the runbook before you delete it or bind it again.",
         )

@@ -9,11 +9,12 @@ from typing import assert_never
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.last_word import heed_last_word
-from linstor_affinity_events.engine.ports import Journal, Sighting, Volumes
+from linstor_affinity_events.engine.ports import Index, Journal, Sighting, Volumes
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.unfinished import Unfinished
-from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
+from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled, Unreachable
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.keys import FINALIZER, MARK_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Before,
@@ -75,6 +76,7 @@ class Means:
     """What every replacement of this instance goes by."""
 
     volumes: Volumes
+    index: Index
     journal: Journal
     guard: ClaimGuard
     unfinished: Unfinished
@@ -95,6 +97,21 @@ async def see(means: Means, name: PvName) -> tuple[Manifest | None, Note | None]
         return pv, note
     pv = await means.volumes.read(name)
     return pv, note if pv is not None else await means.journal.read(name)
+
+
+def confirmed(means: Means, note: Note, sight: Sight) -> Sight:
+    """The same sight, with what tells whether the volume may ask for more than to hold data.
+    Raises Unreachable where that is not known yet.
+    """
+    if sight.pv is not None and uid_of(sight.pv) == note.uid:
+        means.unfinished.saw(sight.pv)
+    demands, original = demands_of(note.wanted), means.unfinished.original(note)
+    if demands in {Demands(), original and original.demands}:
+        return replace(sight, original=original)
+    if not means.index.classes_known:
+        raise Unreachable(f"the StorageClass of {note.pv} is not known yet")
+    name = str(note.wanted["spec"].get("storageClassName") or "")
+    return replace(sight, original=original, storage_class=means.index.storage_class(name))
 
 
 async def unmark_alone(
@@ -205,7 +222,9 @@ class Walk:
         return self.own and self.sight.taken and age < RELIED_ON_AFTER
 
     async def _step(self) -> None:
-        self.sight = replace(self.sight, uninterrupted=self._uninterrupted)
+        self.sight = confirmed(
+            self._means, self.note, replace(self.sight, uninterrupted=self._uninterrupted)
+        )
         step = next_step(self.note, self.sight)
         self.steps += 1
         if self.steps > MAX_STEPS:
@@ -234,7 +253,8 @@ class Walk:
         self.own &= replace(note, version="") in (self._wrote, self._tried)
         self.note, self.blind = note, False
         # What was begun on an older sight of the volume is not gone on with, but begun afresh.
-        self.sight = Sight(pv=pv, taken=note.holder == self._means.holder)
+        taken, created = note.holder == self._means.holder, self._asked_for is not None
+        self.sight = Sight(pv=pv, taken=taken, created=created)
 
     def _deleted_by_another(self, pv: Manifest | None, note: Note) -> bool:
         """Whether a deletion that is seen can't be ours: all that we asked for were conflicts, and
@@ -334,7 +354,7 @@ class Walk:
 
     def _made(self, pv: Manifest, body: Manifest) -> None:
         self._asked_for = body
-        self.sight = replace(self.sight, pv=pv)
+        self.sight = replace(self.sight, pv=pv, created=True)
         self._means.unfinished.present(self.note.pv)
 
     async def _swap(self) -> None:

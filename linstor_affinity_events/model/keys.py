@@ -13,6 +13,11 @@ OVERRIDE_PREFIX = "override.piraeus.io"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 """The binder's: the claimRef is its own work, and goes with the claim."""
 
+PROVISIONERS = ("pv.kubernetes.io/provisioned-by", "pv.kubernetes.io/migrated-to")
+"""Annotations that name who deletes what is behind a volume. csi-provisioner goes by these, and
+does not look at which driver the volume is for.
+"""
+
 SKIP_RECLAIM_ANNOTATION = "linstor.csi.linbit.com/skip-reclaim"
 USES_CONTEXT = "linstor.csi.linbit.com/uses-volume-context"
 CONTEXT_POLICY = "linstor.csi.linbit.com/remote-access-policy"

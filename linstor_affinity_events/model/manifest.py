@@ -108,17 +108,6 @@ def secret_namespaces(manifest: Manifest) -> frozenset[str]:
     return frozenset(found)
 
 
-def runs_or_owns(manifest: Manifest) -> bool:
-    """Whether a volume has commands run on the node that mounts it (linstor-csi gives these to
-    xfs_io), or is bound to the life of another object.
-    """
-    attributes = (manifest["spec"].get("csi") or {}).get("volumeAttributes") or {}
-    commands = any(
-        key.lower().endswith("post-mount-xfs-opts") and value for key, value in attributes.items()
-    )
-    return commands or bool(manifest["metadata"].get("ownerReferences"))
-
-
 def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
     """The manifest to create once this one is gone: same volume, other affinity."""
     body = like(manifest)
@@ -155,6 +144,16 @@ def _put(where: dict[str, Any], key: str, value: list[str] | dict[str, str]) -> 
         where.pop(key, None)
 
 
+def disowned(body: Manifest, uid: Uid) -> dict[str, Any]:
+    """The same volume, `kept`, with a claimRef whose uid no claim has. A claim that says that it is
+    bound already is bound to the volume that has its uid there, whatever the names are. `uid` is
+    that of the volume which it stands for.
+    """
+    retained = kept(body)
+    claim = {**body["spec"]["claimRef"], "uid": tombstone_for(uid)}
+    return {**retained, "spec": {**retained["spec"], "claimRef": claim}}
+
+
 def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
     """The same volume, `kept`, with a claimRef that no claim can ever meet, and the claim that it
     named in an annotation: so nobody gets it without a person having looked. `uid` is that of the
@@ -167,7 +166,7 @@ def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
         "kind": "PersistentVolumeClaim",
         "namespace": ref.get("namespace") or "default",
         "name": tombstone_for(uid),
-        "uid": ref.get("uid") or uid,
+        "uid": tombstone_for(uid),
     }
     annotations = annotations_of(retained)
     if ref:

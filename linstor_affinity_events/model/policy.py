@@ -131,6 +131,11 @@ class StorageClass:
     """Whether its provisioner is LINSTOR's CSI driver."""
     balanced: bool = False
     """linstor-csi sets an affinity of its own for placementPolicy Balanced."""
+    mount_options: tuple[str, ...] = ()
+    context_options: str = ""
+    """Further mount options, which linstor-csi writes into the volume attributes."""
+    commands: str = ""
+    """What linstor-csi has xfs_io do after it has mounted a volume."""
 
     @classmethod
     def read(
@@ -140,6 +145,7 @@ class StorageClass:
         parse_policy: Callable[[str], PolicyReading],
         *,
         is_ours: bool = True,
+        mount_options: Iterable[str] = (),
     ) -> "StorageClass":
         """Sort out its parameters, named in any case, with linstor-csi's prefix or none.
 
@@ -157,6 +163,9 @@ class StorageClass:
             policy=None if text is None or text.strip() in UNSET else parse_policy(text),
             remote_layers=not _REMOTE_LAYERS.isdisjoint(layers),
             balanced=known.get("placementpolicy", "").lower() == "balanced",
+            mount_options=tuple(mount_options),
+            context_options=known.get("mountopts", ""),
+            commands=known.get("postmountxfsopts", ""),
         )
 
     def policy_or(self, default: Policy | None) -> PolicyReading:

@@ -7,6 +7,7 @@ takes the same steps; there is no code for resuming. docs/architecture.md has th
 from dataclasses import dataclass
 from enum import StrEnum
 
+from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
 from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     OURSELVES,
@@ -20,6 +21,7 @@ from linstor_affinity_events.model.manifest import (
     claim_of,
     decides_otherwise,
     detached,
+    disowned,
     is_marked,
     is_safe_to_go,
     is_terminating,
@@ -29,8 +31,6 @@ from linstor_affinity_events.model.manifest import (
     marked_by_us,
     phase_of,
     rebound,
-    runs_or_owns,
-    secret_namespaces,
     skip_reclaim_of,
     taken_over,
     tombstone_for,
@@ -42,6 +42,7 @@ from linstor_affinity_events.model.manifest import (
     with_policy,
 )
 from linstor_affinity_events.model.note import Note, State
+from linstor_affinity_events.model.policy import StorageClass
 
 
 class Outcome(StrEnum):
@@ -149,10 +150,19 @@ class Sight:
     begun_here: bool = False
     """Whether this very instance wrote the note and has not let go of the volume since."""
 
+    original: Original | None = None
+    """What this instance has seen of the volume that is replaced."""
+
+    storage_class: StorageClass | None = None
+    """The one that the volume names, where that may confirm what it asks for."""
+
     uninterrupted: bool = False
     """Whether it all happened in this very run, less than a minute ago: nobody can have relied on
     the marks in between.
     """
+
+    created: bool = False
+    """Whether this very run created the new volume: if that is absent, somebody deleted it."""
 
 
 def next_step(note: Note, sight: Sight) -> Step:
@@ -180,7 +190,7 @@ def _how_it_came_back(note: Note, pv: Manifest) -> Outcome:
 
 
 def _absent(note: Note, sight: Sight) -> Step:
-    if note.state is State.PREPARED:
+    if note.state is State.PREPARED or sight.created:
         return Drop(Outcome.THEIRS)
     if sight.uninterrupted:
         # What was there a moment ago comes back as it was. A claim that was deleted meanwhile has
@@ -190,13 +200,15 @@ def _absent(note: Note, sight: Sight) -> Step:
         return Create(detached(note.wanted, note.uid))
     if not sight.claim_known:
         return LookAtClaim()
-    if is_entitled(note, sight.claim):
+    if is_entitled(note, sight.claim, original=sight.original, storage_class=sight.storage_class):
         # One that is being deleted was so after the marks, which say Retain.
         return Create(kept(note.wanted) if left(note, sight.claim) else note.wanted)
     if sight.claim is not None and uid_of(sight.claim) == note.user.uid:
-        # It is there, and this volume is not, or no longer, the one that it asks for.
+        # It is there, and this volume is not, or no longer, the one that it asks for, or may have.
         return Create(detached(note.wanted, note.uid))
-    return Create(kept(note.wanted))
+    if was_seen_as_its_own(note, sight.original):
+        return Create(kept(note.wanted))
+    return Create(disowned(note.wanted, note.uid))
 
 
 def _alive(note: Note, pv: Manifest, sight: Sight) -> Step:
@@ -286,17 +298,37 @@ def claim_is_as_noted(note: Note, claim: Manifest | None) -> bool:
     )
 
 
-def is_entitled(note: Note, claim: Manifest | None) -> bool:
-    """Whether the claim may have the volume on the word of the note alone: it is as noted, a
-    resource that was provisioned for a claim was so for this one, and no Secret of another
-    namespace comes along.
+def is_entitled(
+    note: Note,
+    claim: Manifest | None,
+    *,
+    original: Original | None,
+    storage_class: StorageClass | None,
+) -> bool:
+    """Whether the claim may have the volume: it is as noted, the `original` was seen to be its own
+    or, where that was not seen, a resource that was provisioned for a claim was so for this one,
+    and the volume asks for nothing that the original did not ask for and its class does not give.
     """
     if not claim_is_as_noted(note, claim) or note.user is None:
         return False
     born_for = provisioned_for(note.key.resource)
-    secrets = secret_namespaces(note.wanted)
-    own = born_for in {None, note.user.uid} and secrets <= {note.user.namespace}
-    return own and not runs_or_owns(note.wanted)
+    own = original.claim == note.user.uid if original else born_for in {None, note.user.uid}
+    return own and not unconfirmed(
+        demands_of(note.wanted),
+        original=None if original is None else original.demands,
+        storage_class=storage_class,
+    )
+
+
+def was_seen_as_its_own(note: Note, original: Original | None) -> bool:
+    """Whether the volume was seen with the claimRef that the note has."""
+    return original is not None and note.user is not None and original.claim == note.user.uid
+
+
+def was_its_own(note: Note, original: Original | None) -> bool:
+    """The same, or whether csi-provisioner named the resource after the claim."""
+    named = note.user is not None and provisioned_for(note.key.resource) == note.user.uid
+    return named or was_seen_as_its_own(note, original)
 
 
 def left_by_the_reference(pv: Manifest) -> bool:

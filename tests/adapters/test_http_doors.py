@@ -2,13 +2,17 @@
 
 import asyncio
 import resource
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web_protocol
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from linstor_affinity_events.adapters.http import doors
 from linstor_affinity_events.adapters.http.doors import AT_ONCE, MOST_CONNECTIONS, most_connections
@@ -114,17 +118,67 @@ async def test_a_peer_is_not_crowded_out_by_another() -> None:
             writer.close()
 
 
-async def test_one_connection_is_answered_once_however_much_it_asks() -> None:
+@pytest.fixture(params=[HttpRequestParser, HttpRequestParserPy], ids=["C", "Python"])
+def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which one aiohttp has depends on how it was built."""
+    monkeypatch.setattr(web_protocol, "HttpRequestParser", request.param)
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("path", ["/healthz", "/nothing"])
+async def test_one_connection_is_answered_once_however_much_it_asks(path: str) -> None:
     """Thousands of requests in one go would keep everything else waiting."""
     async with listening() as endpoints:
         reader, writer = await asyncio.open_connection(LOOPBACK, endpoints.ports[BIND])
         try:
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 100)
             answered = await reader.read()
         finally:
             writer.close()
 
-    assert answered.count(b"HTTP/1.1 200 OK") == 1
+    assert answered.count(b"HTTP/1.1 ") == 1
+
+
+HEAD = b" /healthz HTTP/1.1\r\nHost: x\r\n"
+FLOODS = {
+    "requests": (b"GET" + HEAD + b"\r\n", b""),
+    "chunks": (b"1\r\na\r\n", b"POST" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n"),
+    "headers": (b"A: b\r\n", b"GET" + HEAD),
+    "empty lines": (b"\r\n", b""),
+}
+
+
+def flooded(port: int, sent: bytes) -> None:
+    """Send all of it, as far as it is taken."""
+    with socket.create_connection((LOOPBACK, port), timeout=1.0) as one, suppress(OSError):
+        one.sendall(sent)
+        one.recv(1000)
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_others_have_their_turn_whatever_is_sent(flood: str) -> None:
+    repeated, begin = FLOODS[flood]
+    sent = begin + repeated * (500_000 // len(repeated))
+    longest = [0.0]
+
+    async def beat() -> None:
+        # The time that this thread worked, however busy the machine is.
+        last = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest[0], last = max(longest[0], now - last), now
+
+    async with listening() as endpoints:
+        port = endpoints.ports[BIND]
+        beating = asyncio.create_task(beat(), name="beat")
+        # In a thread of its own, whose time is not counted.
+        await asyncio.to_thread(flooded, port, sent)
+        assert (await asked(port, "/healthz"))[0] == 200
+        beating.cancel()
+
+    assert longest[0] < 0.05
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=repr)

@@ -7,12 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.bodies import MIB
+from linstor_affinity_events.adapters.kubernetes import journal as kube_journal
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, Query
 from linstor_affinity_events.adapters.kubernetes.journal import (
     LABEL,
-    MOST_ENTRIES,
-    MOST_PAGES,
     MOST_READS,
+    PAGE_LIMIT,
     KubeJournal,
     note_name,
 )
@@ -271,8 +272,12 @@ async def test_other_config_maps_are_nobodys_business(
 
 
 async def test_many_notes_come_in_pages(
-    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(kube_journal, "PAGE", 100)
     for number in range(250):
         keep(cluster, noted(f"pv-{number}"))
 
@@ -283,19 +288,118 @@ async def test_many_notes_come_in_pages(
     assert len(kube.log.matching("GET", "limit=100")) == 3
 
 
-async def test_pages_that_are_forgotten_midway_are_asked_for_again_later(
-    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+async def test_a_list_that_is_forgotten_midway_goes_on_where_it_was(
+    journal: KubeJournal,
+    api: KubeApi,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for number in range(101):
-        cluster.create(CONFIG_MAPS, config_map(f"x-{number}", "{}"), namespace=NAMESPACE)
+    monkeypatch.setattr(kube_journal, "PAGE", 10)
+    notes = [noted(f"pv-{number:02}") for number in range(35)]
+    for note in notes:
+        keep(cluster, note)
+    read = api.get_metadata
+
+    async def forgotten_once(path: str, query: Query, *, limit: int) -> tuple[Json, int]:
+        if "continue" in query and not kube.log.matching("GET", "continue="):
+            kube.compact()
+        return await read(path, query, limit=limit)
+
+    monkeypatch.setattr(api, "get_metadata", forgotten_once)
+
+    assert await journal.all() == listed(*notes)
+    assert len(kube.log.matching("GET", "limit=10")) == 4 + 1
+
+
+async def test_a_list_that_can_t_go_on_begins_once_more(
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a proxy, say, swallows what the API server offers."""
+    monkeypatch.setattr(kube_journal, "PAGE", 10)
+    notes = [noted(f"pv-{number:02}") for number in range(15)]
+    for note in notes:
+        keep(cluster, note)
     kube.faults.add(path_regex="continue=", status=410)
 
-    try:
-        found = await journal.all()
-    except Again:
-        return
+    assert await journal.all() == listed(*notes)
 
-    assert found == listed()
+
+async def test_a_list_that_is_forgotten_again_and_again_is_given_up_for_now(
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kube_journal, "PAGE", 10)
+    for number in range(15):
+        keep(cluster, noted(f"pv-{number:02}"))
+    kube.faults.add(path_regex="continue=", times=1000, status=410)
+
+    with pytest.raises(Again):
+        await journal.all()
+
+    assert len(kube.log.matching("GET", "limit=10")) < 20
+
+
+async def test_a_list_reaches_its_end_however_often_its_beginning_is_forgotten(
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The API server forgets after five minutes, and a full reconcile comes each minute."""
+    monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 10)
+    notes = [noted(f"pv-{number:02}") for number in range(35)]
+    for note in notes:
+        keep(cluster, note)
+
+    found: set[PvName] = set()
+    for _ in range(4):
+        found |= (await journal.all()).volumes.keys()
+        kube.compact()
+
+    assert found == {note.pv for note in notes}
+
+
+async def test_a_place_to_go_on_from_that_is_refused_is_not_asked_for_again(
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by an API server of another version, which can't read what the first one gave out."""
+    monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 10)
+    notes = [noted(f"pv-{number:02}") for number in range(15)]
+    for note in notes:
+        keep(cluster, note)
+    await journal.all()
+    kube.faults.add(path_regex="continue=", times=1, status=400)
+
+    with pytest.raises(Again):
+        await journal.all()
+
+    assert await journal.all() == listed(*notes[:10], whole=False)
+
+
+async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kube_journal, "PAGE", 10)
+    notes = [noted(f"pv-{number:02}") for number in range(15)]
+    for note in notes:
+        keep(cluster, note)
+    kube.faults.add(path_regex="continue=", times=1, status=500)
+    with pytest.raises(Again):
+        await journal.all()
+
+    assert await journal.all() == listed(*notes)
 
 
 async def test_a_note_says_who_manages_it(journal: KubeJournal, cluster: FakeCluster) -> None:
@@ -322,8 +426,12 @@ def asked(kube: KubeServer) -> list[str]:
 
 
 async def test_a_list_brings_no_bodies(
-    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(kube_journal, "PAGE", 100)
     for number in range(120):
         note = noted(f"pv-{number:03}")
         cluster.create(CONFIG_MAPS, labelled(note, "x" * 1_000_000), namespace=NAMESPACE)
@@ -348,20 +456,40 @@ async def test_pages_of_large_entries_are_shorter(
 
     assert len(found.volumes) == 60
     assert found.whole
-    assert len(kube.log.matching("GET", "limit=")) == 1 + 5
+    # 15 MB, half a page at a time, after some pages that were too long.
+    assert len(kube.log.matching("GET", "limit=")) <= 5 + 60 * 250_000 * 2 / PAGE_LIMIT
+
+
+async def test_pages_are_long_again_behind_large_entries(
+    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+) -> None:
+    for number in range(1020):
+        made = labelled(noted(f"pv-{number:04}"))
+        if number < 20:
+            made["metadata"]["annotations"]["x"] = "x" * 250_000
+        cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
+
+    found = await journal.all()
+
+    assert len(found.volumes) == 1020
+    assert len(kube.log.matching("GET", "limit=")) <= 12
 
 
 async def test_a_list_of_very_many_goes_on_where_it_ended(
-    journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = [f"pv-{number:04}" for number in range(MOST_ENTRIES + 5)]
+    monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 30)
+    names = [f"pv-{number:04}" for number in range(35)]
     for name in names:
         cluster.create(CONFIG_MAPS, labelled(noted(name)), namespace=NAMESPACE)
 
     first, second, third = [await journal.all() for _ in range(3)]
 
-    assert sorted(first.volumes) == names[:MOST_ENTRIES]
-    assert sorted(second.volumes) == names[MOST_ENTRIES:]
+    assert sorted(first.volumes) == names[:30]
+    assert sorted(second.volumes) == names[30:]
     assert third == first
     assert (first.whole, second.whole) == (False, False)
     assert [record.message[:40] for record in caplog.records] == [
@@ -369,18 +497,37 @@ async def test_a_list_of_very_many_goes_on_where_it_ended(
     ]
 
 
-async def test_a_list_asks_for_so_many_pages_and_no_more(
-    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+async def test_thousands_of_large_entries_hide_none(
+    journal: KubeJournal, cluster: FakeCluster
 ) -> None:
-    for number in range(300):
-        made = labelled(noted(f"pv-{number:03}"))
-        made["metadata"]["annotations"]["x"] = "\n" * 250_000
+    for number in range(3000):
+        made = config_map(f"a-{number:04}", "x" * 100_000)
+        made["metadata"]["annotations"] = labelled(NOTE)["metadata"]["annotations"]
+        cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
+    keep(cluster, NOTE)
+
+    assert PV in (await journal.all()).volumes
+
+
+async def test_a_list_reads_so_much_and_no_more(
+    journal: KubeJournal,
+    cluster: FakeCluster,
+    kube: KubeServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kube_journal, "MOST_BYTES", 6 * MIB)
+    names = {PvName(f"pv-{number:02}") for number in range(12)}
+    for name in names:
+        made = labelled(noted(name))
+        # Six characters each in JSON: 1.5 MB.
+        made["metadata"]["annotations"]["x"] = "\x01" * 250_000
         cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
 
-    found = await journal.all()
+    first, *others = [await journal.all() for _ in range(5)]
 
-    assert not found.whole
-    assert len(kube.log.matching("GET", "limit=")) == MOST_PAGES
+    assert not first.whole
+    assert all(len(each.volumes) <= 5 for each in (first, *others))
+    assert names == first.volumes.keys() | {name for each in others for name in each.volumes}
 
 
 @pytest.mark.parametrize(

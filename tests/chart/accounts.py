@@ -15,9 +15,9 @@ Json = dict[str, Any]
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
-async def token_of(cluster: Cluster, account: str) -> str:
+async def token_of(cluster: Cluster, account: str, namespace: str = NAMESPACE) -> str:
     """A token of a ServiceAccount, which is made if it is not there."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts"
     if await cluster.find(f"{path}/{account}") is None:
         made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}}
         await cluster.ask("POST", path, made)

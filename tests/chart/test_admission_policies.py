@@ -30,8 +30,13 @@ MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 ALLOWED, ABROAD = "secrets-of-a-class", "kube-system"
 VALUES: Json = {"rbac": {"admissionPolicy": {"secretNamespaces": [ALLOWED]}}}
-WRITES_MAPS = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "update"]}
+WRITES_MAPS = {
+    "apiGroups": [""],
+    "resources": ["configmaps"],
+    "verbs": ["create", "update", "delete", "deletecollection"],
+}
 WRITES_VOLUMES = {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["create"]}
+DELETES_VOLUMES = {**WRITES_VOLUMES, "verbs": ["delete"]}
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,10 @@ async def policed(there: Helm, cluster: Cluster) -> AsyncIterator[Cluster]:
     yield cluster
     for path in (f"{VOLUMES}/theirs", f"{MAPS}/{ENTRY}"):
         try:
+            await cluster.ask("PATCH", path, {"metadata": {"finalizers": None}})
             await cluster.ask("DELETE", path)
+            # Protection of PersistentVolumes may have come back meanwhile.
+            await cluster.ask("PATCH", path, {"metadata": {"finalizers": None}})
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -124,15 +132,54 @@ async def test_journal_entries_are_written_only_by_those_who_may_create_volumes(
         entry(),
         entry("", generateName="affinity-note-"),
     ):
-        assert "written only by" in await intruder.ask("POST", MAPS, attack)
+        assert "written and deleted only by" in await intruder.ask("POST", MAPS, attack)
     assert await intruder.ask("POST", MAPS, entry("of-intruder")) == ""
     labelled = entry("of-intruder", labels=LABELS)
-    assert "written only by" in await intruder.ask("PUT", f"{MAPS}/of-intruder", labelled)
+    assert "written and deleted only by" in await intruder.ask(
+        "PUT", f"{MAPS}/of-intruder", labelled
+    )
     await policed.ask("DELETE", f"{MAPS}/of-intruder")
 
     assert await trusted.ask("POST", MAPS, entry(labels=LABELS)) == ""
     for attack in (entry(labels=LABELS), entry()):
-        assert "written only by" in await intruder.ask("PUT", f"{MAPS}/{ENTRY}", attack)
+        assert "written and deleted only by" in await intruder.ask("PUT", f"{MAPS}/{ENTRY}", attack)
+
+
+async def test_journal_entries_are_deleted_only_by_those_who_may_write_volumes(
+    policed: Cluster,
+) -> None:
+    intruder = await intruding(policed)
+    allowed = [
+        await account_with(policed, "trusted", WRITES_MAPS, cluster_wide=WRITES_VOLUMES),
+        await account_with(policed, "deleting", WRITES_MAPS, cluster_wide=DELETES_VOLUMES),
+        await token_of(policed, FULL_NAME),
+        # Otherwise its namespace, or what it belongs to, would never be gone.
+        await token_of(policed, "namespace-controller", "kube-system"),
+        await token_of(policed, "generic-garbage-collector", "kube-system"),
+    ]
+
+    for attempt in (entry(), entry(labels=LABELS), entry("any-name", labels=LABELS)):
+        await policed.ask("POST", MAPS, attempt)
+        path = f"{MAPS}/{attempt['metadata']['name']}"
+        assert "written and deleted only by" in await intruder.ask("DELETE", path)
+        assert "written and deleted only by" in await intruder.ask("DELETE", MAPS)
+        await policed.ask("DELETE", path)
+    await policed.ask("POST", MAPS, entry("of-intruder"))
+    assert await intruder.ask("DELETE", f"{MAPS}/of-intruder") == ""
+
+    for token in allowed:
+        await policed.ask("POST", MAPS, entry(labels=LABELS))
+        assert await Caller(policed, token).ask("DELETE", f"{MAPS}/{ENTRY}") == ""
+
+
+async def test_the_namespace_of_the_journal_can_be_deleted(policed: Cluster) -> None:
+    token = await token_of(policed, "namespace-controller", "kube-system")
+    await policed.ask("POST", MAPS, entry(labels=LABELS))
+
+    # What the namespace controller sends for each kind of object in a namespace that goes.
+    assert await Caller(policed, token).ask("DELETE", MAPS) == ""
+
+    assert (await policed.ask("GET", MAPS))["items"] == []
 
 
 @pytest.mark.parametrize(
@@ -206,6 +253,97 @@ async def test_the_account_adds_no_reference_to_a_secret(policed: Cluster, field
         await policed.ask("DELETE", path)
 
 
+DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
+
+
+def deletion_secret(name: str, namespace: str) -> Json:
+    return {f"{DELETION}-name": name, f"{DELETION}-namespace": namespace}
+
+
+@pytest.mark.parametrize("where", ["a field", "the annotations for its deletion"])
+async def test_the_account_takes_no_secret_along_to_another_namespace(
+    policed: Cluster, where: str
+) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim", "uid": "u"}
+    secret = {"nodeStageSecretRef": {"name": "passphrase", "namespace": "default"}}
+    made = volume("theirs", csi=csi(**secret) if where == "a field" else csi(), claimRef=claim)
+    if where != "a field":
+        made["metadata"]["annotations"] = deletion_secret("passphrase", "default")
+    assert await service.ask("POST", VOLUMES, made) == ""
+    path = f"{VOLUMES}/theirs"
+
+    async def pointed(reference: Json | None) -> str:
+        return await service.ask("PATCH", path, {"spec": {"claimRef": reference}})
+
+    assert "Secrets of these namespaces only" in await pointed({"namespace": ABROAD})
+    assert "Secrets of these namespaces only" in await pointed({"namespace": None})
+    assert "Secrets of these namespaces only" in await pointed(None)
+    assert await pointed({"name": "gone-u"}) == ""
+    assert await pointed({"uid": None}) == ""
+
+
+async def test_a_claim_reference_may_go_where_no_secret_goes_along(policed: Cluster) -> None:
+    """The service repeats what somebody wrote in the moment in which the volume was removed."""
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
+    general = {"nodeStageSecretRef": {"name": "passphrase", "namespace": ALLOWED}}
+    made = volume("theirs", csi=csi(**general), claimRef=claim)
+    await policed.ask("POST", VOLUMES, made)
+
+    for reference in ({"namespace": ABROAD}, None):
+        patch = {"spec": {"claimRef": reference}}
+        assert await service.ask("PATCH", f"{VOLUMES}/theirs", patch) == ""
+
+
+async def test_the_account_names_no_secret_of_strangers_for_the_deletion(policed: Cluster) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
+    path = f"{VOLUMES}/theirs"
+
+    async def created(annotations: Json) -> str:
+        made = volume("theirs", csi=csi(), claimRef=claim)
+        made["metadata"]["annotations"] = annotations
+        return await service.ask("POST", f"{VOLUMES}?dryRun=All", made)
+
+    async def patched(annotations: Json) -> str:
+        return await service.ask("PATCH", path, {"metadata": {"annotations": annotations}})
+
+    assert "Secrets of these namespaces only" in await created(deletion_secret("s", ABROAD))
+    # As linstor-csi's provisioner leaves them where a class names none.
+    for annotations in (deletion_secret("s", ALLOWED), deletion_secret("", "")):
+        assert await created(annotations) == ""
+
+    await policed.ask("POST", VOLUMES, volume("theirs", csi=csi(), claimRef=claim))
+    assert "Secrets of these namespaces only" in await patched(deletion_secret("s", ABROAD))
+    assert await patched(deletion_secret("s", "default")) == ""
+    assert "Secrets of these" in await patched({f"{DELETION}-namespace": ABROAD})
+    foreign = {"metadata": {"annotations": deletion_secret("s", ABROAD)}}
+    await policed.ask("PATCH", path, foreign)
+    assert await patched({"other": "x"}) == ""
+    assert "Secrets of these" in await patched({f"{DELETION}-name": "another"})
+    assert await patched(deletion_secret("s", "default")) == ""
+
+
+@pytest.mark.parametrize("key", ["provisioned-by", "migrated-to"])
+async def test_the_account_leaves_no_deletion_to_another_driver(policed: Cluster, key: str) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    path, annotation = f"{VOLUMES}/theirs", f"pv.kubernetes.io/{key}"
+
+    async def created(driver: str) -> str:
+        made = volume("theirs")
+        made["metadata"]["annotations"] = {annotation: driver}
+        return await service.ask("POST", f"{VOLUMES}?dryRun=All", made)
+
+    assert "delete what is behind" in await created("ebs.csi.aws.com")
+    assert await created(manifests.DRIVER) == ""
+    await policed.ask("POST", VOLUMES, volume("theirs"))
+    other = {"metadata": {"annotations": {annotation: "ebs.csi.aws.com"}}}
+    assert "delete what is behind" in await service.ask("PATCH", path, other)
+    await policed.ask("PATCH", path, other)
+    assert await service.ask("PATCH", path, {"metadata": {"annotations": {"a": "b"}}}) == ""
+
+
 async def test_the_account_writes_its_own_entries_and_lease_only(policed: Cluster) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     await policed.ask("POST", MAPS, entry("of-others"))
@@ -267,7 +405,8 @@ def encrypted(namespace: str) -> Json:
 
 
 async def test_the_service_does_its_work_under_the_policies(stage: Stage, service: Service) -> None:
-    await stage.add("pvc-1", ["n1"], **encrypted("default"))
+    annotations = deletion_secret("passphrase", "default")
+    await stage.add("pvc-1", ["n1"], annotations=annotations, **encrypted("default"))
     stage.world.move("pvc-1", "n1", "n2")
     await stage.until_on("pvc-1", "n2")
     await stage.until_bound("pvc-1")
@@ -288,6 +427,7 @@ async def test_the_service_does_its_work_under_the_policies(stage: Stage, servic
     after = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
     assert after["spec"]["csi"] == {**encrypted("default")["csi"]}
     assert after["spec"]["capacity"] == {"storage": "2Gi"}
+    assert annotations.items() <= after["metadata"]["annotations"].items()
     assert await service.stop() == 0
     assert "not allowed" not in service.said()
     assert await stage.notes(NAMESPACE) == []

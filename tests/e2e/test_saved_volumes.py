@@ -167,6 +167,67 @@ async def test_a_saved_volume_for_another_claim_leaves_the_one_of_that_name_alon
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
+RETAINED: Json = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+SKIPPED: Json = {"metadata": {"annotations": {SKIP_RECLAIM: "true"}}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "patch"),
+    [
+        pytest.param("Retain", {}, id="Retain of its own"),
+        pytest.param("Delete", RETAINED, id="Retain of a person"),
+        pytest.param("Recycle", SKIPPED, id="skip-reclaim alone"),
+    ],
+)
+async def test_a_volume_with_a_part_of_the_marks_keeps_what_it_has(
+    stage: Stage, service_on: MakeService, policy: str, patch: Json
+) -> None:
+    """Saved with policy Delete, for that very claim and volume."""
+    await a_volume(stage, policy=policy)
+    before = await stage.cluster.ask("PATCH", PATH, patch)
+    keep_on_linstor(stage, await saved_for(stage), "volume")
+
+    async with running(service_on(stage, OFTEN)):
+        await until(lambda: over(stage), "the volume is right and nothing is left on LINSTOR")
+
+    after = await stage.cluster.ask("GET", PATH)
+    assert (
+        after["spec"]["persistentVolumeReclaimPolicy"]
+        == (before["spec"]["persistentVolumeReclaimPolicy"])
+    )
+    assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
+
+
+async def test_a_saved_volume_that_brings_secrets_of_others_is_refused(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await a_volume(stage)
+    saved = await saved_for(stage)
+    saved["spec"]["csi"]["nodeStageSecretRef"] = {"name": "s", "namespace": "kube-system"}
+    await left_in(stage, ABSENT)
+    keep_on_linstor(stage, saved, "volume")
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await refused(stage, service, "Secrets of another namespace")
+
+    assert await stage.cluster.find(PATH) is None
+
+
+async def test_a_saved_volume_of_another_resource_is_refused(
+    stage: Stage, service_on: MakeService
+) -> None:
+    await a_volume(stage)
+    saved = await saved_for(stage)
+    saved["spec"]["csi"]["volumeHandle"] = "another"
+    await left_in(stage, ABSENT)
+    keep_on_linstor(stage, saved, "volume")
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await refused(stage, service, "it was found at volume")
+
+    assert await stage.cluster.find(PATH) is None
+
+
 async def test_nobody_gets_another_claims_volume_by_a_property_on_linstor(
     stage: Stage, service_on: MakeService
 ) -> None:

@@ -9,7 +9,7 @@ from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.names import ClaimName, PvName
 from linstor_affinity_events.model.replacement import Outcome
 from linstor_affinity_events.model.verdict import Reason
 from tests.engine.house import (
@@ -198,3 +198,30 @@ async def test_what_waits_for_minutes_is_told_though_nothing_about_it_changes() 
         capacity = {"spec": {"capacity": {"storage": "2Gi"}}}
         house.cluster.patch("persistentvolumes", PV, capacity)
         await until(lambda: house.nodes() == {"n1", "n2"}, patience=120.0)
+
+
+async def test_a_new_volume_that_is_deleted_before_its_note_is_dropped_stays_deleted() -> None:
+    async with one_house("n2") as house:
+        create, read_claim = house.volumes.create, house.volumes.read_claim
+        created = False
+
+        async def made(manifest: Manifest) -> Manifest:
+            nonlocal created
+            answer = await create(manifest)
+            created = True
+            return answer
+
+        async def failing(claim: ClaimName) -> Manifest | None:
+            if created and house.cluster.get("persistentvolumes", PV) is not None:
+                bare: Json = {"metadata": {"finalizers": []}}
+                house.cluster.patch("persistentvolumes", PV, bare)
+                house.cluster.delete("persistentvolumes", PV)
+                raise Unreachable("the answer is lost")
+            return await read_claim(claim)
+
+        instead(house.volumes, create=made, read_claim=failing)
+        async with house.volumes.watching():
+            assert await replace(house, "n2") is Outcome.THEIRS
+
+        assert house.cluster.get("persistentvolumes", PV) is None
+        assert house.journal.kept == {}

@@ -75,6 +75,30 @@ async def test_an_entry_does_not_turn_retain_into_delete(
     assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
 
 
+async def test_an_entry_for_a_volume_that_is_being_replaced_does_not_turn_retain_into_delete(
+    stage: Stage, service_on: MakeService
+) -> None:
+    """As an instance leaves it that was killed before it deleted the volume."""
+    await stage.add("pvc-1", ["n1"], policy="Retain")
+    before = await stage.cluster.ask("GET", PV)
+    told = json.dumps({"reclaimPolicy": "Retain", "skipReclaim": None})
+    marks = {
+        "finalizers": [*before["metadata"]["finalizers"], MARK],
+        "annotations": {MARK: told, SKIP_RECLAIM: "true"},
+    }
+    await stage.cluster.ask(
+        "PATCH", PV, {"metadata": marks}, fieldManager="linstor-affinity-events"
+    )
+    uid = before["metadata"]["uid"]
+    forged = entry_for(before, uid=uid, persistentVolumeReclaimPolicy="Delete")
+    await stage.cluster.ask("POST", ENTRIES, forged)
+
+    async with running(service_on(stage, OFTEN)):
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+
+
 async def test_an_annotation_alone_changes_no_policy(stage: Stage, service_on: MakeService) -> None:
     await stage.add("pvc-1", ["n1"], policy="Retain")
     before = await stage.cluster.ask("GET", PV)
@@ -103,13 +127,20 @@ def volume_for(claim: Json | None, handle: str) -> Json:
     )
 
 
+@pytest.mark.parametrize("labelled", ["pvc-1/0", "unused/0"])
+@pytest.mark.parametrize("uid", ["nobody", ""], ids=["of nobody", "of their own"])
 async def test_an_entry_does_not_give_away_a_volume_that_somebody_uses(
-    stage: Stage, service_on: MakeService
+    stage: Stage, service_on: MakeService, uid: str, labelled: str
 ) -> None:
     await stage.add("pvc-1", ["n1"])
     theirs = await a_claim_of_theirs(stage)
-    stranger = {**theirs, "metadata": {**theirs["metadata"], "uid": "nobody"}}
-    await stage.cluster.ask("POST", ENTRIES, entry_for(volume_for(stranger, "pvc-1")))
+    claim = {**theirs, "metadata": {**theirs["metadata"], "uid": uid or theirs["metadata"]["uid"]}}
+    forged = entry_for(volume_for(claim, "pvc-1"))
+    forged["metadata"]["annotations"] = {
+        "linstor-affinity-events/persistent-volume": "evil",
+        "linstor-affinity-events/linstor-volume": labelled,
+    }
+    await stage.cluster.ask("POST", ENTRIES, forged)
 
     async with running(service_on(stage, OFTEN)) as service:
         await service.until_said("unfinished replacement left alone")
@@ -157,6 +188,38 @@ async def test_an_entry_gives_a_volume_that_is_gone_to_nobody(
     assert left["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
+PROVISIONED = "pvc-11111111-2222-4333-8444-555555555555"
+
+
+@pytest.mark.parametrize("by", ["a resource of another claim", "another name", "no uid"])
+async def test_a_claim_that_says_that_it_is_bound_gets_no_volume_by_an_entry(
+    stage: Stage, service_on: MakeService, by: str
+) -> None:
+    """Such a claim is bound to whatever volume has its uid in its claimRef."""
+    wish = manifests.claim("evil")
+    wish["spec"]["volumeName"] = "evil"
+    wish["metadata"]["annotations"] = {"pv.kubernetes.io/bind-completed": "yes"}
+    theirs = await stage.cluster.ask("POST", CLAIMS, wish)
+    resource = PROVISIONED if by == "a resource of another claim" else "unused"
+    stage.place(resource, ["n1"])
+    wanted = volume_for(theirs, resource)
+    if by == "another name":
+        wanted["spec"]["claimRef"]["name"] = "not-here"
+    if by == "no uid":
+        del wanted["spec"]["claimRef"]["uid"]
+    uid = theirs["metadata"]["uid"]
+    await stage.cluster.ask("POST", ENTRIES, entry_for(wanted, uid=uid))
+
+    async with running(service_on(stage, OFTEN)):
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+    # The PersistentVolume controller looks at it now, and at the others after it.
+    await stage.cluster.ask("PATCH", f"{CLAIMS}/evil", {"metadata": {"labels": {"look": "again"}}})
+    await stage.add("pvc-1", ["n1"])
+    claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")
+    assert claim["status"].get("phase") != "Bound"
+
+
 async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
     stage: Stage, service_on: MakeService
 ) -> None:
@@ -173,6 +236,36 @@ async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
     assert claim["status"].get("phase") != "Bound"
     left = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
     assert left["spec"]["claimRef"]["name"].startswith("gone-")
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["by the class", "by the entry"])
+async def test_mount_options_come_from_the_class_or_not_at_all(
+    stage: Stage, service_on: MakeService, given: bool
+) -> None:
+    """As after a crash: the volume is gone, and only the entry says what it was."""
+    name, options = f"tuned-{given}".lower(), ["noatime", "discard"]
+    made = manifests.storage_class(name, {"allowRemoteVolumeAccess": "false"})
+    if given:
+        made["mountOptions"] = options
+    classes = "/apis/storage.k8s.io/v1/storageclasses"
+    if await stage.cluster.find(f"{classes}/{name}") is None:
+        await stage.cluster.ask("POST", classes, made)
+    stage.place("unused", ["n1"])
+    wish = manifests.claim("evil", storage_class=name)
+    wish["spec"]["volumeName"] = "evil"
+    claim = await stage.cluster.ask("POST", CLAIMS, wish)
+    wanted = volume_for(claim, "unused")
+    wanted["spec"] |= {"storageClassName": name, "mountOptions": options}
+    await stage.cluster.ask("POST", ENTRIES, entry_for(wanted))
+
+    async with running(service_on(stage, OFTEN)):
+        await until(lambda: dropped(stage), "the entry is dropped")
+
+    after = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    assert after["spec"]["mountOptions"] == options
+    named = after["spec"]["claimRef"]
+    assert named["name"].startswith("evil" if given else "gone-")
+    assert after["spec"]["persistentVolumeReclaimPolicy"] == ("Delete" if given else "Retain")
 
 
 async def test_an_entry_that_can_t_be_followed_holds_up_nobody(

@@ -540,7 +540,7 @@ def test_a_detached_volume_says_whose_it_was_and_meets_no_claim() -> None:
     assert annotations_of(body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
     assert annotations_of(body)[ORIGINAL_CLAIM_ANNOTATION] == "default/data"
     assert body["spec"]["claimRef"]["name"] == f"gone-{PV_UID}"
-    assert body["spec"]["claimRef"]["uid"]
+    assert body["spec"]["claimRef"]["uid"] == f"gone-{PV_UID}"
 
 
 ASKED = recreated(OWNED, on_node("node-b"))

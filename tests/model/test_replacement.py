@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linstor_affinity_events.model.demands import original_of
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARK_ANNOTATION,
@@ -20,6 +21,7 @@ from linstor_affinity_events.model.manifest import (
     annotations_of,
     claim_of,
     detached,
+    disowned,
     finalizers_of,
     is_marked,
     is_safe_to_go,
@@ -28,6 +30,7 @@ from linstor_affinity_events.model.manifest import (
     mark_patch,
     taken_over,
     tombstone_patch,
+    uid_of,
     unmarking,
 )
 from linstor_affinity_events.model.names import ResourceName
@@ -483,7 +486,9 @@ def test_a_note_alone_gives_no_claim_a_volume_that_it_does_not_name(its_claim: J
 def test_without_its_claim_the_volume_comes_back_retained(its_claim: Json | None) -> None:
     step = next_step(DELETING, Sight(pv=None, claim=its_claim, claim_known=True))
 
-    assert step == Create(kept(DELETING.wanted))
+    assert step == Create(disowned(DELETING.wanted, DELETING.uid))
+    seen = Sight(pv=None, claim=its_claim, claim_known=True, original=original_of(PLAIN))
+    assert next_step(DELETING, seen) == Create(kept(DELETING.wanted))
     assert isinstance(step, Create)
     assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
@@ -683,7 +688,8 @@ def test_whatever_happens_on_the_way_nothing_is_lost(script: list[str]) -> None:
     assert {FINALIZER, MARK_ANNOTATION, SKIP_RECLAIM_ANNOTATION}.isdisjoint(
         {*finalizers_of(play.pv), *annotations_of(play.pv)}
     )
-    assert play.pv["spec"]["claimRef"] == PLAIN["spec"]["claimRef"]
     assert finalizers_of(play.pv) == [PROTECTION, PROVISIONER]
     kept_back = play.outcome is Outcome.KEPT
+    ref, before = play.pv["spec"]["claimRef"], PLAIN["spec"]["claimRef"]
+    assert ref == before or (kept_back and ref == {**before, "uid": f"gone-{uid_of(PLAIN)}"})
     assert play.pv["spec"]["persistentVolumeReclaimPolicy"] == ("Retain" if kept_back else "Delete")

@@ -149,7 +149,12 @@ class HttpEndpoints:
         app = web.Application(middlewares=[_one_at_a_time])
         app.add_routes(routes)
         runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=doors.HEAD_WITHIN
+            app,
+            access_log=None,
+            shutdown_timeout=1.0,
+            keepalive_timeout=doors.HEAD_WITHIN,
+            # Nobody is asked for a body, so none is read once a request is answered.
+            lingering_time=0,
         )
         await runner.setup()
         self._runners.append(runner)

@@ -100,11 +100,13 @@ class KubeApi:
         """Read one object or list. Raises Missing."""
         return await self._request("GET", path, query)
 
-    async def get_metadata(self, path: str, query: Query, *, limit: int) -> dict[str, Any]:
+    async def get_metadata(
+        self, path: str, query: Query, *, limit: int
+    ) -> tuple[dict[str, Any], int]:
         """Read one page of a list whose items hold their metadata alone, whatever else the objects
-        hold. Raises Expired, and TooLong beyond `limit` bytes.
+        hold; returns its size in bytes as well. Raises Expired, and TooLong beyond `limit` bytes.
         """
-        return await self._request("GET", path, query, accept=METADATA_ALONE, limit=limit)
+        return await self._sized("GET", path, query, accept=METADATA_ALONE, limit=limit)
 
     async def create(
         self, path: str, body: Mapping[str, Any], *, rehearse: bool = False
@@ -143,10 +145,21 @@ class KubeApi:
         query: Query | None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        answer, _ = await self._sized(method, path, query, body, content_type)
+        return answer
+
+    async def _sized(
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
         *,
         accept: str = "application/json",
         limit: int = BODY_LIMIT,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], int]:
         raw = None if body is None else orjson.dumps(body)
         headers = {"Accept": accept} | ({} if raw is None else {"Content-Type": content_type})
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
@@ -175,7 +188,7 @@ class KubeApi:
                         # conflict may be with ourselves.
                         raise Unreachable(f"Kubernetes: {method} {path}: the answer was lost")
                     self._patience.take(wish, _retry_after(response))
-                    return _sorted(response, answer, f"{method} {path}")
+                    return _sorted(response, answer, f"{method} {path}"), len(answer)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 doubt = await self._doubt(error, session)
                 raise Unreachable(f"Kubernetes: {method} {path}: {_said(error)}{doubt}") from error
@@ -347,13 +360,18 @@ def _raise(status: int, body: Mapping[str, Any], what: str, after: float | None)
         case 409:
             raise Conflict(message)
         case 410:
-            raise Expired(message)
+            raise Expired(message, go_on=_offered(body))
         case 403:
             raise Forbidden(message)
         case 400 | 413 | 415 | 422:
             raise Invalid(message, fields=_causes(body.get("details")))
         case _:
             raise Unreachable(f"Kubernetes: {message}", after=after)
+
+
+def _offered(status: Mapping[str, Any]) -> str:
+    metadata = status.get("metadata")
+    return str(metadata.get("continue") or "") if isinstance(metadata, Mapping) else ""
 
 
 def _causes(details: object) -> tuple[str, ...]:

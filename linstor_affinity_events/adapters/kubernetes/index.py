@@ -67,6 +67,10 @@ class VolumeIndex:
     def storage_class(self, name: str) -> StorageClass | None:
         return self.classes.found.get(name)
 
+    @property
+    def classes_known(self) -> bool:
+        return self.classes.synced
+
     def __len__(self) -> int:
         return len(self._volumes)
 
@@ -154,7 +158,7 @@ class ClassStore:
     def __init__(self) -> None:
         self.found: dict[str, StorageClass] = {}
         self._listed: dict[str, StorageClass] | None = None
-        self._synced = False
+        self.synced = False
         self.on_change: Callable[[], None] = lambda: None
 
     def begin_list(self) -> None:
@@ -167,9 +171,9 @@ class ClassStore:
     def end_list(self) -> None:
         before, self.found = self.found, self._listed or {}
         self._listed = None
-        if self._synced and before != self.found:
+        if self.synced and before != self.found:
             self.on_change()
-        self._synced = True
+        self.synced = True
 
     def changed(self, manifest: Mapping[str, Any]) -> None:
         read = storage_class(manifest)

@@ -9,12 +9,18 @@ from typing import Any
 import orjson
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json
-from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped, list_metadata
+from linstor_affinity_events.adapters.kubernetes.api import (
+    BODY_LIMIT,
+    KubeApi,
+    escaped,
+    list_metadata,
+)
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
     BadNote,
     Conflict,
     Expired,
+    Invalid,
     Missing,
     TooLong,
     Unreachable,
@@ -28,14 +34,19 @@ from linstor_affinity_events.model.note import Note, read_note
 log = logging.getLogger(__name__)
 
 LABEL = f"{OURSELVES}/note"
-PAGE, PAGE_LIMIT = 100, 4 * MIB
-"""Entries in one page, and its size; the metadata of one can't exceed it."""
+PAGE, PAGE_LIMIT = 500, 4 * MIB
+"""Entries in one page at most, and its size; the metadata of one can't exceed it."""
 
-MOST_ENTRIES, MOST_PAGES = 1000, 20
-"""What one list asks for. There are hardly more entries than --workers, if all is well."""
+MOST_ENTRIES, MOST_BYTES = 10_000, 64 * MIB
+"""What one list reads, a page more at most. There are hardly more entries than --workers, if all is
+well, of some 1 KiB each.
+"""
+
+MOST_EXPIRED = 3
+"""How often one list is continued after the API server has forgotten what it began with."""
 
 MOST_READS = 20
-"""How many entries without labels are read while the others are listed."""
+"""How many entries without annotations are read while the others are listed."""
 
 MOST_REFUSED = 10_000
 
@@ -56,12 +67,17 @@ def note_name(pv: PvName) -> str:
 class _Round:
     """What one list has found, and what it may still cost."""
 
+    token: str
+    """Where it goes on; empty to begin, and at the end."""
+
+    entries: int
+    bytes: int
     found: dict[PvName, VolumeKey] = field(default_factory=dict)
-    entries: int = MOST_ENTRIES
-    pages: int = MOST_PAGES
+    expired: int = MOST_EXPIRED
     reads: int = MOST_READS
-    size: int = PAGE
     unread: bool = False
+    whole: bool = True
+    """Whether it has begun with the first of all entries."""
 
 
 class KubeJournal:
@@ -77,47 +93,66 @@ class KubeJournal:
         self._refused: dict[str, str] = {}
         """The version of each ConfigMap that was read and is no note; it is not read again."""
         self._next = ""
-        """Where the next list goes on; empty to begin anew."""
+        """Where the next list goes on; empty to begin with the first entry."""
+        self._size = PAGE
         self._told_of_many = False
 
     async def all(self) -> Listed:
-        begun_anew, round_ = not self._next, _Round()
+        round_ = _Round(self._next, MOST_ENTRIES, MOST_BYTES, whole=not self._next)
         while True:
             page = await self._page(round_)
             for item in page.get("items") or ():
                 await self._list(item, round_)
-            self._next = str(list_metadata(page).get("continue") or "")
-            if not self._next or not (round_.entries and round_.pages):
+            round_.token = str(list_metadata(page).get("continue") or "")
+            if not round_.token or round_.entries <= 0 or round_.bytes <= 0:
                 break
-        whole = begun_anew and not self._next and not round_.unread
+        # Not before: what a list that fails has found by then is for the next one to find.
+        self._next = round_.token
+        whole = round_.whole and not round_.token and not round_.unread
         self._tell_of_many(round_, whole=whole)
         return Listed(round_.found, whole=whole)
 
-    async def _page(self, round_: "_Round") -> Mapping[str, Any]:
+    async def _page(self, round_: _Round) -> Mapping[str, Any]:
         """One page of the metadata; a shorter one where the entries are large."""
-        query = {"labelSelector": f"{LABEL}=true"}
-        if self._next:
-            query["continue"] = self._next
         while True:
-            round_.pages -= 1
-            size = min(round_.size, round_.entries)
+            size = max(1, min(self._size, PAGE, round_.entries))
+            query = {"labelSelector": f"{LABEL}=true", "limit": str(size)}
+            if round_.token:
+                query["continue"] = round_.token
+            limit = PAGE_LIMIT if size > 1 else BODY_LIMIT
             try:
-                page = await self._api.get_metadata(
-                    self._path, {**query, "limit": str(size)}, limit=PAGE_LIMIT
-                )
+                page, read = await self._api.get_metadata(self._path, query, limit=limit)
             except TooLong:
                 if size == 1:
                     raise
-                round_.size = max(1, size // 8)
+                round_.bytes -= limit
+                self._size = size // 4
             except Expired as error:
+                self._go_on(round_, error)
+            except Invalid as error:
                 self._next = ""
                 raise Unreachable(str(error)) from error
             else:
-                round_.entries -= len(page.get("items") or ())
+                found = len(page.get("items") or ())
+                round_.entries -= found
+                round_.bytes -= read
+                if found:
+                    self._size = max(1, PAGE_LIMIT // 2 * found // read)
                 return page
 
-    async def _list(self, item: Mapping[str, Any], round_: "_Round") -> None:
-        """Take note of an entry by its labels or, where it has none to go by, by what it says."""
+    def _go_on(self, round_: _Round, error: Expired) -> None:
+        """Continue with what is there by now, as the API server offers, or begin again. Otherwise
+        nothing behind the entries that can be read in five minutes would ever be listed.
+        """
+        if not round_.expired:
+            self._next = ""
+            raise Unreachable(str(error)) from error
+        round_.expired -= 1
+        round_.token = error.go_on
+        round_.whole |= not round_.token
+
+    async def _list(self, item: Mapping[str, Any], round_: _Round) -> None:
+        """Take note of an entry by its annotations or, without any to go by, by what it says."""
         metadata = item["metadata"]
         name = str(metadata["name"])
         if self._refused.get(name) == _version(metadata):
@@ -145,7 +180,7 @@ class KubeJournal:
             )
         return None if note is None else (note.pv, note.key)
 
-    def _tell_of_many(self, round_: "_Round", *, whole: bool) -> None:
+    def _tell_of_many(self, round_: _Round, *, whole: bool) -> None:
         """Once for as long as it lasts."""
         if not whole and not self._told_of_many:
             log.warning(

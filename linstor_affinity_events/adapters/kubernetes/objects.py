@@ -112,4 +112,5 @@ def storage_class(manifest: Mapping[str, Any]) -> StorageClass:
         manifest.get("parameters") or {},
         parse_policy,
         is_ours=manifest.get("provisioner") == DRIVER,
+        mount_options=manifest.get("mountOptions") or (),
     )

@@ -99,6 +99,8 @@ class Ledger:
         if self.claim_deleted:
             has["annotations"].pop(ORIGINAL_POLICY_ANNOTATION, None)
             has["annotations"].pop(BOUND_BY_CONTROLLER, None)
+            if is_nobodys(has["claimRef"].get("uid", "")):
+                has["claimRef"]["uid"] = had["claimRef"]["uid"]
         differ = {key for key in has.keys() | had.keys() if has.get(key) != had.get(key)}
         told = ", ".join(f"{key}: {has.get(key)} instead of {had.get(key)}" for key in differ)
         return f"fields differ: {told}" if differ else ""
@@ -113,6 +115,11 @@ class Ledger:
         if {asked} != {pv["spec"]["capacity"]["storage"], claim["status"]["capacity"]["storage"]}:
             return f"it is not resized to {asked}"
         return ""
+
+
+def is_nobodys(uid: str) -> bool:
+    """Whether it stands in place of a claim's uid, so that no claim is ever bound by it."""
+    return uid.startswith("gone-")
 
 
 def _rest(pv: Json) -> Json:

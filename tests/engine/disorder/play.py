@@ -274,6 +274,7 @@ class Play:
         staying = [] if self.plan.fresh_end else self._alive()[:1]
         for instance in self._alive():
             if instance not in staying:
+                self.unsure |= any(call.under_way for call in self._writes)
                 instance.kill()
         if not staying:
             self._start()

@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import claim_of, uid_of
 from linstor_affinity_events.model.replacement import made_by_us
-from tests.engine.disorder.ledger import Ledger
+from tests.engine.disorder.ledger import Ledger, is_nobodys
 from tests.engine.disorder.people import People
 from tests.engine.house import PV
 from tests.fakes.kube_server import FakeCluster
@@ -88,7 +88,8 @@ class Watchman:
     def _see(self, change: Change) -> None:
         pv = change.object
         uid, named = uid_of(pv), claim_of(pv)
-        if named is not None and named.uid != self._ledger.original["spec"]["claimRef"]["uid"]:
+        ours = self._ledger.original["spec"]["claimRef"]["uid"]
+        if named is not None and named.uid != ours and not is_nobodys(named.uid):
             self.wrong.append(f"the volume is given to {named}")
         if change.kind == "ADDED":
             self._added(pv)

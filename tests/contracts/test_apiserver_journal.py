@@ -1,0 +1,96 @@
+"""Lists of the journal, which both servers cut into pages and forget."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from linstor_affinity_events.adapters.kubernetes import journal as kube_journal
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.journal import LABEL, KubeJournal
+from linstor_affinity_events.adapters.kubernetes.session import configuration_from
+from linstor_affinity_events.model.names import PvName
+from tests.adapters.peers import loads
+from tests.contracts.conftest import BOTH
+from tests.fakes.kube_server import FakeCluster, KubeServer
+from tests.model.manifests import begun, volume, with_metadata
+from tests.real_parts.cluster import RealCluster
+
+Json = dict[str, Any]
+
+NAMES = [PvName(f"pv-{number:02}") for number in range(24)]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a journal is kept."""
+
+    api: KubeApi
+    namespace: str
+    forget_history: Callable[[], Awaitable[None]]
+
+
+@pytest.fixture(params=BOTH)
+def kept(request: pytest.FixtureRequest) -> Kept:
+    found: Kept = request.getfixturevalue(f"{request.param}_kept")
+    return found
+
+
+@pytest_asyncio.fixture
+async def fake_kept() -> AsyncIterator[Kept]:
+    async with KubeServer(FakeCluster()) as server:
+        api = KubeApi(loads(server.url))
+
+        async def forget_history() -> None:
+            server.compact()
+
+        yield Kept(api, "default", forget_history)
+        await api.close()
+
+
+@pytest_asyncio.fixture
+async def real_kept(real_cluster: RealCluster, name: str) -> AsyncIterator[Kept]:
+    config = configuration_from(kubeconfig=str(real_cluster.kubeconfig), context="", server="")
+    api = KubeApi(config)
+    await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    yield Kept(api, name, real_cluster.forget_history)
+    await api.close()
+
+
+async def filled(kept: Kept) -> KubeJournal:
+    """A journal of entries beside which somebody has written some large ones."""
+    journal = KubeJournal(kept.api, kept.namespace)
+    for number, name in enumerate(NAMES):
+        made = {"name": f"a-{number}", "labels": {LABEL: "true"}}
+        large = {**made, "annotations": {"x": "\n" * 250_000}}
+        await kept.api.create(
+            f"/api/v1/namespaces/{kept.namespace}/configmaps",
+            {"metadata": large, "data": {"x": "x" * 500_000}},
+        )
+        await journal.create(begun(with_metadata(volume(), name=name)))
+    return journal
+
+
+async def test_every_entry_is_listed_behind_large_ones(kept: Kept) -> None:
+    journal = await filled(kept)
+
+    assert (await journal.all()).volumes.keys() == set(NAMES)
+
+
+async def test_a_list_goes_on_where_it_was_though_the_server_forgets(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 30)
+    journal = await filled(kept)
+
+    first = await journal.all()
+    # What is the latest is never forgotten.
+    other = {"metadata": {"name": "other"}}
+    await kept.api.create(f"/api/v1/namespaces/{kept.namespace}/configmaps", other)
+    await kept.forget_history()
+    second = await journal.all()
+
+    assert first.volumes.keys() == set(NAMES[:6])
+    assert second.volumes.keys() == set(NAMES[6:])

@@ -1,0 +1,104 @@
+"""What a volume asks for beyond holding data, and what its class has to do with that."""
+
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.model.demands import Demands, demands_of, unconfirmed
+from linstor_affinity_events.model.policy import LOCAL_ONLY, StorageClass
+
+Json = dict[str, Any]
+
+OPTIONS = "linstor.csi.linbit.com/mount-options"
+COMMANDS = "linstor.csi.linbit.com/post-mount-xfs-opts"
+
+
+def manifest(*, attributes: Json | None = None, csi: Json | None = None, **spec: Any) -> Json:
+    source = {"volumeAttributes": attributes or {}, **(csi or {})}
+    claim = {"namespace": "default", "name": "claim"}
+    return {"metadata": {"name": "pvc-1"}, "spec": {"csi": source, "claimRef": claim, **spec}}
+
+
+def of_class(**parameters: str) -> StorageClass:
+    options = parameters.pop("options", "").split()
+    return StorageClass.read("a", parameters, lambda _: LOCAL_ONLY, mount_options=options)
+
+
+def test_a_volume_as_linstor_csi_makes_it_asks_for_nothing() -> None:
+    plain = manifest(attributes={OPTIONS: "", COMMANDS: "", "other": "x"})
+
+    assert demands_of(plain) == Demands()
+
+
+ASKING = [
+    pytest.param(manifest(mountOptions=["suid", "dev"]), "mount options", id="mount options"),
+    pytest.param(manifest(attributes={OPTIONS: "suid"}), "mount options", id="in the context"),
+    pytest.param(manifest(mountOptions="suid"), "mount options", id="no list"),
+    pytest.param(manifest(mountOptions=[{"a": 1}]), "mount options", id="no texts"),
+    pytest.param(manifest(attributes={COMMANDS: "x"}), "commands for the node", id="commands"),
+    pytest.param(
+        manifest(csi={"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}),
+        "Secrets of another namespace",
+        id="a Secret",
+    ),
+]
+
+
+@pytest.mark.parametrize(("asking", "part"), ASKING)
+@pytest.mark.parametrize("known", [None, of_class(), of_class(options="noatime", mountOpts="ro")])
+def test_what_nobody_gave_is_not_confirmed(
+    asking: Json, part: str, known: StorageClass | None
+) -> None:
+    assert unconfirmed(demands_of(asking), original=None, storage_class=known) == (part,)
+
+
+@pytest.mark.parametrize(("asking", "part"), ASKING)
+def test_what_the_original_had_is_confirmed(asking: Json, part: str) -> None:
+    demands = demands_of(asking)
+
+    assert unconfirmed(demands, original=demands, storage_class=None) == ()
+    assert part
+
+
+def test_what_the_class_gives_is_confirmed() -> None:
+    known = of_class(
+        options="noatime nodev",
+        **{"linstor.csi.linbit.com/mountOpts": "ro,sync", "PostMountXfsOpts": "extsize 2m"},
+    )
+    asking = manifest(
+        mountOptions=["noatime", "nodev"], attributes={OPTIONS: "ro,sync", COMMANDS: "extsize 2m"}
+    )
+
+    assert unconfirmed(demands_of(asking), original=None, storage_class=known) == ()
+    assert unconfirmed(demands_of(manifest()), original=None, storage_class=known) == ()
+
+
+def test_what_the_class_of_another_driver_gives_confirms_nothing() -> None:
+    theirs = StorageClass.read(
+        "a", {}, lambda _: LOCAL_ONLY, is_ours=False, mount_options=["noatime"]
+    )
+    demands = demands_of(manifest(mountOptions=["noatime"]))
+
+    assert unconfirmed(demands, original=None, storage_class=theirs) == ("mount options",)
+
+
+@pytest.mark.parametrize("key", ["pv.kubernetes.io/provisioned-by", "pv.kubernetes.io/migrated-to"])
+def test_a_provisioner_deletes_by_its_name_whosever_the_volume_is(key: str) -> None:
+    other = manifest()
+    other["metadata"]["annotations"] = {key: "ebs.csi.aws.com"}
+    ours = manifest()
+    ours["metadata"]["annotations"] = {key: "linstor.csi.linbit.com"}
+
+    assert demands_of(ours) == Demands()
+    assert unconfirmed(demands_of(other), original=None, storage_class=of_class()) == (
+        "the provisioner of another driver",
+    )
+
+
+def test_an_owner_is_nothing_that_a_class_gives() -> None:
+    owned = manifest()
+    owned["metadata"]["ownerReferences"] = [{"kind": "ConfigMap", "name": "x", "uid": "y"}]
+
+    demands = demands_of(owned)
+
+    assert unconfirmed(demands, original=None, storage_class=of_class()) == ("an owner",)
