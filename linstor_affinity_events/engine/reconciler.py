@@ -41,6 +41,10 @@ RESUMED_AGAIN = 1.0
 NEWS_SOON, NEWS_LATE, NEWS_WITHIN = 0.02, 5.0, 120.0
 FAILED_FIRST, FAILED_MOST = 0.5, 300.0
 NOTED_MOST = 10.0
+NOTED_USUAL = 50
+"""There are hardly more journal entries than --workers. Where there are more than this, others
+write them, and those that fail are retried the less often the more there are.
+"""
 PATIENCE_MOST = 60.0
 
 
@@ -120,16 +124,16 @@ class Reconciler:
         self, turn: Turn[ResourceName], error: Exception | None, after: float | None
     ) -> None:
         noted = bool(self._replacer.unfinished.of(turn.key))
+        most = self._noted_most(turn.key) if noted else FAILED_MOST
         first = turn.key not in self._failing
         now = asyncio.get_running_loop().time()
         since = self._failing_since.setdefault(turn.key, now)
         if first:
-            self._failing[turn.key] = Backoff(
-                first=FAILED_FIRST, most=NOTED_MOST if noted else FAILED_MOST, chance=self._chance
-            )
+            self._failing[turn.key] = Backoff(first=FAILED_FIRST, most=most, chance=self._chance)
         delay = max(self._failing[turn.key].next(), after or 0.0)
+        urgent = noted and most == NOTED_MOST
         if noted:
-            delay = min(delay, NOTED_MOST)
+            delay = min(delay, most) if urgent else most
         self._telemetry.failed_look(type(error).__name__)
         if error is not None:
             # A conflict is the usual way to learn that somebody else was quicker; what goes on
@@ -138,13 +142,22 @@ class Reconciler:
             level = logging.DEBUG if usual else logging.WARNING
             again = round(delay, 1)
             log.log(level, "look failed", extra=facts(rd=turn.key, why=error, again_in_s=again))
-        lane = Lane.URGENT if noted else Lane.LOOK
+        lane = Lane.URGENT if urgent else Lane.CHANGE if noted else Lane.LOOK
         self._queue.add(turn.key, after=delay, since=turn.since, lane=lane)
         # That a peer can't be reached is told by other means, once for all.
         if now - since >= DEFERRED_FOR and not isinstance(error, Unreachable):
             why = f"reconciling it keeps failing: {error or 'unexpected error, see the log'}"
             for volume in self._index.of(turn.key):
                 self._teller.lasts(volume, Later(Reason.FAILING, why), since_age=now - since)
+
+    def _noted_most(self, resource: ResourceName) -> float:
+        """The longest pause before the next attempt to end unfinished replacements of a resource:
+        short for a volume that this instance has seen, and where there are as few as usual.
+        """
+        unfinished = self._replacer.unfinished
+        if unfinished.has_seen_any(unfinished.of(resource)):
+            return NOTED_MOST
+        return NOTED_MOST * max(1.0, len(unfinished.pending) / NOTED_USUAL)
 
     async def look(self, turn: Turn[ResourceName]) -> None:
         """See where the data of one resource is now, and act on what follows for its volumes."""

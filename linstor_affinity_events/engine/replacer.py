@@ -21,7 +21,7 @@ from linstor_affinity_events.model.manifest import (
     mark_patch,
     taken_over,
 )
-from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.note import Note, State
 from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import Outcome, Sight, is_entitled, was_its_own
@@ -79,13 +79,13 @@ class Replacer:
             holder=holder,
         )
 
-    async def load(self) -> Collection[ResourceName]:
-        """Learn anew which replacements are unfinished; answers the resources they belong to."""
+    async def load(self) -> Collection[VolumeKey]:
+        """Learn anew which replacements are unfinished; answers the LINSTOR volumes they are of."""
         before = tuple(self.unfinished.pending)
         listed = await self._journal.all()
         # Of those that were known, a part of the list says nothing.
         self.unfinished.know(listed.volumes, before=before if listed.whole else ())
-        return frozenset(key.resource for key in self.unfinished.pending.values())
+        return frozenset(self.unfinished.pending.values())
 
     async def replace(
         self,

@@ -164,8 +164,11 @@ class Sweeper:
         clock = asyncio.get_running_loop().time
         begun = clock()
         if self._leadership.leading:
-            for resource in await self._replacer.load():
-                self._queue.add(resource, lane=Lane.URGENT)
+            known = set(self._replacer.unfinished.pending.values())
+            for key in await self._replacer.load():
+                # What is retried already is so at its own pace.
+                if key not in known or key.resource not in self._queue:
+                    self._queue.add(key.resource, lane=Lane.URGENT)
             self._replacer.unfinished.review(self._index.get)
         await self._picture.read_nodes()
         definitions = await self._linstor.definitions()

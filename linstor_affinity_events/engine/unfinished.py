@@ -108,6 +108,10 @@ class Unfinished:
         seen = self._originals.get(note.pv)
         return seen if seen is not None and seen.uid == note.uid else None
 
+    def has_seen_any(self, names: Iterable[PvName]) -> bool:
+        """Whether this instance has seen one of these volumes before it was removed."""
+        return not self._originals.keys().isdisjoint(names)
+
     def seen_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
         """The volumes on their way that stand for this LINSTOR volume and were seen to be a
         claim's, all but one.
