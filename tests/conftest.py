@@ -1,5 +1,7 @@
 """Fixtures that every test may ask for."""
 
+from hypothesis import settings
+
 from tests.figures import (
     figures,
     pytest_sessionfinish,
@@ -17,6 +19,10 @@ from tests.real_parts.fixtures import (
 )
 from tests.sharing import pytest_collection_modifyitems, pytest_xdist_auto_num_workers
 from tests.stage.fixtures import warm_starts
+
+# An example that takes long says that the machine is busy, and nothing of what is tested.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 __all__ = [
     "csi_programs",

@@ -72,3 +72,11 @@ def test_each_defence_of_the_threat_model_names_a_test_that_exists() -> None:
 
     assert len(named) > 15
     assert named <= there
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (TOP / "docs/security.md").read_text()))
+    code = "\n".join(each.read_text() for each in (TOP / "tests").rglob("test_*.py"))
+
+    assert len(named) > 50
+    assert named <= set(re.findall(r"def (test_\w+)\(", code))

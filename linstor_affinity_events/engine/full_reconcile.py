@@ -176,8 +176,11 @@ class FullReconciler:
         clock = asyncio.get_running_loop().time
         begun = clock()
         if self._leadership.leading:
-            for resource in await self._replacer.load():
-                self._queue.add(resource, priority=Priority.URGENT)
+            known = set(self._replacer.unfinished.pending.values())
+            for key in await self._replacer.load():
+                # An entry that is retried already keeps its own pace.
+                if key not in known or key.resource not in self._queue:
+                    self._queue.add(key.resource, priority=Priority.URGENT)
             self._replacer.unfinished.review(self._index.get)
         await self._cluster_view.read_nodes()
         definitions = await self._linstor.definitions()

@@ -41,6 +41,10 @@ RECHECK_RESUMED_AFTER = 1.0
 WATCH_DELAY_FIRST, WATCH_DELAY_SHORT, WATCH_DELAY_MOST = 0.02, 5.0, 120.0
 FAILED_FIRST, FAILED_MOST = 0.5, 300.0
 UNFINISHED_MOST = 10.0
+USUALLY_UNFINISHED = 50
+"""There are hardly more journal entries than --workers. If there are more than this, others write
+them, and the more there are, the less often those that fail are retried.
+"""
 RETRY_MOST = 60.0
 
 
@@ -120,18 +124,16 @@ class Reconciler:
         self, item: WorkItem[ResourceName], error: Exception | None, after: float | None
     ) -> None:
         unfinished = bool(self._replacer.unfinished.of(item.key))
+        most = self._unfinished_most(item.key) if unfinished else FAILED_MOST
         first = item.key not in self._failing
         now = asyncio.get_running_loop().time()
         since = self._failing_since.setdefault(item.key, now)
         if first:
-            self._failing[item.key] = Backoff(
-                first=FAILED_FIRST,
-                most=UNFINISHED_MOST if unfinished else FAILED_MOST,
-                chance=self._chance,
-            )
+            self._failing[item.key] = Backoff(first=FAILED_FIRST, most=most, chance=self._chance)
         delay = max(self._failing[item.key].next(), after or 0.0)
+        urgent = unfinished and most == UNFINISHED_MOST
         if unfinished:
-            delay = min(delay, UNFINISHED_MOST)
+            delay = min(delay, most) if urgent else most
         self._telemetry.reconcile_failed(type(error).__name__)
         if error is not None:
             # A conflict is expected when somebody else writes first; a lasting failure was logged
@@ -140,7 +142,9 @@ class Reconciler:
             level = logging.DEBUG if expected else logging.WARNING
             again = round(delay, 1)
             log.log(level, "look failed", extra=facts(rd=item.key, why=error, again_in_s=again))
-        priority = Priority.URGENT if unfinished else Priority.RECONCILE
+        priority = (
+            Priority.URGENT if urgent else Priority.CHANGE if unfinished else Priority.RECONCILE
+        )
         self._queue.add(item.key, after=delay, since=item.since, priority=priority)
         # An unreachable API is reported elsewhere, once for all volumes.
         if now - since >= DEFERRED_FOR and not isinstance(error, Unreachable):
@@ -149,6 +153,15 @@ class Reconciler:
                 self._reporter.report_lasting(
                     volume, Deferred(Reason.FAILING, why), since_age=now - since
                 )
+
+    def _unfinished_most(self, resource: ResourceName) -> float:
+        """The longest delay before unfinished replacements of a resource are retried: short for a
+        volume that this instance has observed, and if there are no more than usual.
+        """
+        unfinished = self._replacer.unfinished
+        if unfinished.has_observed_any(unfinished.of(resource)):
+            return UNFINISHED_MOST
+        return UNFINISHED_MOST * max(1.0, len(unfinished.pending) / USUALLY_UNFINISHED)
 
     async def reconcile(self, item: WorkItem[ResourceName]) -> None:
         """Read where the data of one resource is now, decide on its volumes, and act."""

@@ -271,7 +271,9 @@ class ReplacementRun:
         self.own &= replace(entry, version="") in (self._wrote, self._tried)
         self.entry, self.must_observe = entry, False
         # Nothing from an older observation of the volume is kept.
-        self.observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)
+        taken = entry.holder == self._dependencies.holder
+        created = self._asked_for is not None
+        self.observation = Observation(pv=pv, taken=taken, created=created)
 
     def _deleted_by_another(self, pv: Manifest | None, entry: JournalEntry) -> bool:
         """Whether an observed deletion can't be ours: all our requests were conflicts, and nobody
@@ -385,7 +387,7 @@ class ReplacementRun:
 
     def _made(self, pv: Manifest, body: Manifest) -> None:
         self._asked_for = body
-        self.observation = replace(self.observation, pv=pv)
+        self.observation = replace(self.observation, pv=pv, created=True)
         self._dependencies.unfinished.present(self.entry.pv)
 
     async def _recreate(self) -> None:

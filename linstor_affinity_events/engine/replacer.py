@@ -29,7 +29,7 @@ from linstor_affinity_events.model.manifest import (
     mark_patch,
     taken_over,
 )
-from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import Observation, Outcome, is_entitled, was_its_own
 from linstor_affinity_events.model.volume import Volume
@@ -85,13 +85,13 @@ class Replacer:
             holder=holder,
         )
 
-    async def load(self) -> Collection[ResourceName]:
-        """List the unfinished replacements again. Returns the resources that they belong to."""
+    async def load(self) -> Collection[VolumeKey]:
+        """List the unfinished replacements again. Returns the LINSTOR volumes that they replace."""
         before = tuple(self.unfinished.pending)
         listed = await self._journal.all()
         # A partial list does not show which known entries are gone.
         self.unfinished.know(listed.volumes, before=before if listed.whole else ())
-        return frozenset(key.resource for key in self.unfinished.pending.values())
+        return frozenset(self.unfinished.pending.values())
 
     async def replace(
         self,

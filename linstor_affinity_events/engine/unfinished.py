@@ -108,6 +108,10 @@ class Unfinished:
         seen = self._originals.get(entry.pv)
         return seen if seen is not None and seen.uid == entry.uid else None
 
+    def has_observed_any(self, names: Iterable[PvName]) -> bool:
+        """Whether this instance observed one of these volumes before it was removed."""
+        return not self._originals.keys().isdisjoint(names)
+
     def observed_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
         """All other volumes being replaced that refer to this LINSTOR volume and were observed to
         belong to a claim.

@@ -170,6 +170,9 @@ class Observation:
     replacement markers in between.
     """
 
+    created: bool = False
+    """Whether this run created the new volume: if it is absent, somebody deleted it."""
+
 
 def next_step(entry: JournalEntry, observation: Observation) -> Step:
     """Choose the next step. Uid and version guard every write, so a step chosen from an outdated
@@ -200,7 +203,7 @@ def _how_it_came_back(entry: JournalEntry, pv: Manifest) -> Outcome:
 
 
 def _absent(entry: JournalEntry, observation: Observation) -> Step:
-    if entry.state is State.PREPARED:
+    if entry.state is State.PREPARED or observation.created:
         return Drop(Outcome.DELETED_BY_USER)
     if observation.uninterrupted:
         # The volume existed a moment ago and is recreated as it was. If its claim was deleted

@@ -134,6 +134,7 @@ async def test_two_on_one_host_that_were_given_no_name_do_not_both_lead(
         await stage.until_on("pvc-1", "n2")
 
         assert sorted(leads) == [False, True]
+        await pair[leads.index(True)].until_said("volume affinity updated")
         assert (await holder(stage)).startswith(f"{socket.gethostname()}_")
     assert [each.said().count("volume affinity updated") for each in pair] == [
         int(leading) for leading in leads

@@ -100,6 +100,45 @@ async def test_an_entry_for_a_claim_of_ones_own_holds_up_nobody_else() -> None:
         assert setup.nodes() == {"n2"}
 
 
+def is_on(cluster: FakeCluster, *nodes: str) -> bool:
+    found = cluster.get("persistentvolumes", PV)
+    return found is not None and manifests.nodes_of(found) == set(nodes)
+
+
+@pytest.mark.parametrize("nodes", [("n2",), ("n1", "n2")], ids=["urgent", "one choice more"])
+async def test_entries_without_number_that_can_t_be_followed_hold_up_nobody_for_long(
+    nodes: tuple[str, ...],
+) -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        setup = setup_on(cluster, linstor)
+        create = setup.volumes.create
+
+        async def slowly(manifest: Manifest) -> Manifest:
+            await asyncio.sleep(0.05)
+            return await create(manifest)
+
+        instead(setup.volumes, create=slowly)
+        for number in range(1000):
+            name = f"evil-{number}"
+            forged = volume_for(None, name, accessModes=["NoSuchMode"])
+            forged["metadata"]["name"] = name
+            forged["spec"]["claimRef"] = {"namespace": "default", "name": "x", "uid": "nobody"}
+            house.journal.kept[PvName(name)] = entry(forged, f"{name}/0")
+        async with house.at_work():
+            await reconciled(house, 5)
+            linstor.place(PV, *nodes)
+            begun = asyncio.get_running_loop().time()
+            house.queue.add(RD, source="promotion")
+            sweeping = asyncio.create_task(reconciled(house, 3), name="sweeping")
+            await until(lambda: is_on(cluster, *nodes))
+            took = asyncio.get_running_loop().time() - begun
+            await sweeping
+
+        assert took < 5.0
+
+
 CONTEXT = {"linstor.csi.linbit.com/mount-options": "dev,suid"}
 XFS = {"linstor.csi.linbit.com/post-mount-xfs-opts": "open -f /etc/x"}
 DELETION = "volume.kubernetes.io/provisioner-deletion-secret"

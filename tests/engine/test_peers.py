@@ -10,7 +10,7 @@ from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.names import ClaimName, PvName
 from linstor_affinity_events.model.replacement import Outcome
 from tests.engine.setup import (
     PV,
@@ -198,3 +198,30 @@ async def test_what_waits_for_minutes_is_told_though_nothing_about_it_changes() 
         capacity = {"spec": {"capacity": {"storage": "2Gi"}}}
         setup.cluster.patch("persistentvolumes", PV, capacity)
         await until(lambda: setup.nodes() == {"n1", "n2"}, patience=120.0)
+
+
+async def test_a_new_volume_that_is_deleted_before_its_note_is_dropped_stays_deleted() -> None:
+    async with one_setup("n2") as setup:
+        create, read_claim = setup.volumes.create, setup.volumes.read_claim
+        created = False
+
+        async def made(manifest: Manifest) -> Manifest:
+            nonlocal created
+            answer = await create(manifest)
+            created = True
+            return answer
+
+        async def failing(claim: ClaimName) -> Manifest | None:
+            if created and setup.cluster.get("persistentvolumes", PV) is not None:
+                bare: Json = {"metadata": {"finalizers": []}}
+                setup.cluster.patch("persistentvolumes", PV, bare)
+                setup.cluster.delete("persistentvolumes", PV)
+                raise Unreachable("the answer is lost")
+            return await read_claim(claim)
+
+        instead(setup.volumes, create=made, read_claim=failing)
+        async with setup.volumes.watching():
+            assert await replace(setup, "n2") is Outcome.DELETED_BY_USER
+
+        assert setup.cluster.get("persistentvolumes", PV) is None
+        assert setup.journal.kept == {}

@@ -52,6 +52,18 @@ FOUND = {
     "deleted by a user while a replacement was gone on with": Plan(
         (Turn(6, What.LATE), Turn(2, What.DELETE_VOLUME))
     ),
+    "deleted by a user while our own deletion was on its way, and we were killed": Plan(
+        (Turn(6, What.MOVE), Turn(2, What.SLOW, much=3), Turn(0, What.DELETE_VOLUME)),
+        resync=True,
+        fresh_end=True,
+    ),
+    "the new volume reclaimed before its note was dropped": Plan(
+        (
+            *(Turn(6, What.MOVE), Turn(5, What.DELETE_CLAIM), Turn(2, What.LOST)),
+            Turn(0, What.RECLAIM),
+        ),
+        "Retain",
+    ),
 }
 
 

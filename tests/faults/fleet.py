@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import Any, Protocol
 
 import aiohttp
@@ -18,7 +17,12 @@ from tests.stage.stage import Stage
 Json = dict[str, Any]
 
 NODES = ("n1", "n2", "n3", "n4")
-PACE = 0.2
+PACE = 0.4
+RESTLESS, MOVES = 10, 4
+"""So many volumes move meanwhile, so often each: a change or two for a move, of ten that the
+service makes at once.
+"""
+
 PASSES_APART = 1.5
 PATIENCE = 90.0
 """Longer than the full pass is away, and than any back-off grows while a test breaks something."""
@@ -26,13 +30,13 @@ PATIENCE = 90.0
 
 @dataclass(kw_only=True)
 class Fleet:
-    """Seven volumes: two move before the fault, two while it lasts, two when it is over, and the
-    last one all the time.
+    """Volumes: two move before the fault, two while it lasts, two when it is over, and the others
+    all the time.
     """
 
     stage: Stage
     service: Service
-    names: tuple[str, ...] = tuple(f"pvc-{n}" for n in range(1, 8))
+    names: tuple[str, ...] = tuple(f"pvc-{n}" for n in range(1, 7 + RESTLESS))
     before: dict[str, Json] = field(default_factory=dict)
     newcomers: int = 0
 
@@ -62,7 +66,8 @@ class Fleet:
                 self.stage.world.move(name, here[0], target)
 
     async def keep_moving(self) -> None:
-        for name in cycle(self.names[6:]):
+        """One after the other, none of them so often that the service lets it be for a while."""
+        for name in self.names[6:] * MOVES:
             self._move_on(name)
             await asyncio.sleep(PACE)
 

@@ -1,11 +1,17 @@
 """One program that runs beside the tests, known by its process id."""
 
 import asyncio
+import itertools
+import os
+import random
 import shutil
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+_begun_by: dict[str, int] = {}
 
 
 class Daemon:
@@ -40,11 +46,28 @@ class Daemon:
         self._process = None
 
 
+FIRST_PORT, LAST_PORT = 15_000, 32_000
+"""Below those that Linux gives to outgoing connections, which would take one at any moment."""
+
+_ports = itertools.cycle(range(FIRST_PORT, LAST_PORT))
+
+
 def free_port() -> int:
-    """A loopback port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on, and that this process has not given away lately.
+
+    Each process begins elsewhere, since several may look for one at the same time.
+    """
+    if _begun_by.get("pid") != os.getpid():
+        _begun_by["pid"] = os.getpid()
+        for _ in range(random.SystemRandom().randrange(LAST_PORT - FIRST_PORT)):
+            next(_ports)
+    for port in itertools.islice(_ports, LAST_PORT - FIRST_PORT):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise OSError("no free port is left")
 
 
 def _tied_to_us() -> list[str]:

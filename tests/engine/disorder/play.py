@@ -274,6 +274,8 @@ class Play:
         staying = [] if self.plan.fresh_end else self._alive()[:1]
         for instance in self._alive():
             if instance not in staying:
+                # What it had begun is all that the next one knows.
+                self.unsure |= bool(self.journal.kept)
                 instance.kill()
         if not staying:
             self._start()
