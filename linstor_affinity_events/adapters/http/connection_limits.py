@@ -64,8 +64,8 @@ def limited(server: web.Server, most: int) -> Callable[[], web.RequestHandler]:
 
 
 def _make_room(connections: list[web.RequestHandler], most: int) -> None:
-    """Close connections until there are fewer than `most`: each time the oldest of the peer with the
-    most connections, so that no peer can displace the others.
+    """Close connections until there are fewer than `most`: each time the oldest of the peer with
+    the most connections, so that no peer can displace the others.
     """
     open_ones = [each for each in connections if each.transport and not each.transport.is_closing()]
     while len(open_ones) >= most:
