@@ -20,7 +20,7 @@ WHERE = (
 )
 
 
-async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> CheckResult:
+async def kubernetes_reachable(api: KubeApi, survey: KubeSurvey) -> CheckResult:
     try:
         await api.open()
         version = await survey.version()
@@ -42,7 +42,7 @@ async def permissions(
     survey: KubeSurvey, journal: str, lease: Lease | None, *, who: str = "the account"
 ) -> CheckResult:
     """Check every verb that `run` uses. Without leader election no Lease is written."""
-    asked = [
+    needed = [
         (each, verb)
         for each in PERMISSIONS
         for verb in each.verbs
@@ -61,7 +61,7 @@ async def permissions(
         return f"{verb} {permission.resource}{place}"
 
     try:
-        found = await together(*(lacks(each, verb) for each, verb in asked))
+        found = await together(*(lacks(each, verb) for each, verb in needed))
     except AffinityEventsError as error:
         return fail("permissions", f"they can't be asked for: {error}", "see docs/permissions.md")
     missing = [text for text in found if text]
@@ -71,7 +71,7 @@ async def permissions(
             f"{who} may not {few(missing, most=30)}",
             "grant it by a Role or ClusterRole; docs/permissions.md lists all",
         )
-    return ok("permissions", f"all {len(asked)} are granted")
+    return ok("permissions", f"all {len(needed)} are granted")
 
 
 async def storage_classes(

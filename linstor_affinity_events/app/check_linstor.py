@@ -23,7 +23,7 @@ LOGIN = (
 )
 
 
-async def linstor_answers(
+async def linstor_reachable(
     linstor: LinstorRest, urls: tuple[str, ...]
 ) -> AsyncIterator[CheckResult]:
     """Check that LINSTOR is reachable, and its version, which needs no login."""
@@ -61,7 +61,7 @@ async def linstor_streams(streams: list[LinstorStream]) -> AsyncIterator[CheckRe
             )
 
 
-async def database_hints(database: KubeDatabase, setting: str) -> CheckResult:
+async def database_triggers(database: KubeDatabase, setting: str) -> CheckResult:
     """Check whether LINSTOR's own database can be watched for changes without an event."""
     check = "database-hints"
     if setting == "off":
@@ -91,7 +91,7 @@ def property_namespace(nodes: Nodes, given: str) -> CheckResult:
 
 def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> CheckResult:
     """Check that every node has the labels that policies refer to."""
-    asked = {
+    needed = {
         key
         for policy in policies
         if isinstance(policy, Policy)
@@ -100,7 +100,7 @@ def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> CheckResul
         if key != HOSTNAME_LABEL
     }
     remedy = f"set the property LABEL under {nodes.namespace} on the LINSTOR node"
-    if nowhere := sorted(label for label in asked if not nodes.having(label)):
+    if nowhere := sorted(label for label in needed if not nodes.having(label)):
         return fail(
             "node-labels",
             f"no node has {few(nowhere)}, which some policy names: linstor-csi leaves such a label "
@@ -110,7 +110,7 @@ def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> CheckResul
     lacking = sorted(
         f"{node} lacks {', '.join(missing)}"
         for node, labels in nodes.labels.items()
-        if (missing := sorted(asked - labels.keys()))
+        if (missing := sorted(needed - labels.keys()))
     )
     if lacking:
         return warn(
@@ -118,6 +118,6 @@ def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> CheckResul
             few(lacking),
             f"{remedy}; the affinity of volumes with data there stays as it is until then",
         )
-    if not asked:
+    if not needed:
         return ok("node-labels", "no policy names a label")
-    return ok("node-labels", f"every node has {', '.join(sorted(asked))}")
+    return ok("node-labels", f"every node has {', '.join(sorted(needed))}")

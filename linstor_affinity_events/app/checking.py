@@ -14,15 +14,15 @@ from linstor_affinity_events.app.check_kubernetes import (
     Lease,
     conflicting_controllers,
     in_place,
-    kubernetes_answers,
+    kubernetes_reachable,
     leader,
     permissions,
     storage_classes,
 )
 from linstor_affinity_events.app.check_linstor import (
-    database_hints,
-    linstor_answers,
+    database_triggers,
     linstor_login,
+    linstor_reachable,
     linstor_streams,
     node_labels,
     property_namespace,
@@ -83,7 +83,7 @@ class _Checks:
         self._nodes: Nodes | None = None
 
     async def kubernetes(self) -> AsyncIterator[CheckResult]:
-        answered = await kubernetes_answers(self._api, self._survey)
+        answered = await kubernetes_reachable(self._api, self._survey)
         yield answered
         if answered.status is Status.FAIL:
             return
@@ -102,13 +102,13 @@ class _Checks:
             yield await leader(self._survey, self._lease)
         yield await self._leftovers()
         database = KubeDatabase(self._api, watch_for=1.0, recheck_every=1.0, survey=self._survey)
-        yield await database_hints(database, self._settings.database_hints)
+        yield await database_triggers(database, self._settings.database_hints)
 
     async def linstor(self) -> AsyncIterator[CheckResult]:
         connection = linstor_connection(self._settings)
         async with LinstorRest(connection, namespace=self._settings.property_namespace) as linstor:
             reachable = True
-            async for result in linstor_answers(linstor, self._settings.linstor_urls):
+            async for result in linstor_reachable(linstor, self._settings.linstor_urls):
                 reachable = result.status is not Status.FAIL
                 yield result
             if not reachable:
@@ -154,7 +154,7 @@ class _Checks:
         return ok("volumes", f"{len(index)} volumes of LINSTOR's CSI driver")
 
     async def leftovers_only(self) -> AsyncIterator[CheckResult]:
-        answered = await kubernetes_answers(self._api, self._survey)
+        answered = await kubernetes_reachable(self._api, self._survey)
         if answered.status is Status.FAIL:
             yield answered
             return

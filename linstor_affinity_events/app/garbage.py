@@ -59,9 +59,9 @@ class Garbage:
         """
         if not self._held_back:
             return
-        begun = self._cpu()
+        started = self._cpu()
         found = gc.collect()
-        took = self._cpu() - begun
+        took = self._cpu() - started
         if self._collections == 0 or took > SLOW:
             gc.freeze()
         self._collections += 1

@@ -94,10 +94,10 @@ class _Reading:
         )
         everything = [*self._index.all(), *self._absent(entries)]
         _require_known(selection, self._what_if, everything)
-        meant = sorted(filter(selection.takes, everything), key=lambda volume: volume.name)
+        selected = sorted(filter(selection.takes, everything), key=lambda volume: volume.name)
         findings = await self._planner.survey(
-            [volume for volume in meant if self._index.get(volume.name) is not None],
-            [volume for volume in meant if self._index.get(volume.name) is None],
+            [volume for volume in selected if self._index.get(volume.name) is not None],
+            [volume for volume in selected if self._index.get(volume.name) is None],
             {entry.pv for entry in entries},
         )
         taken = [f for f in findings if selection.takes_place(f.volume, f.case.placement)]

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.bodies import parse_text
-from linstor_affinity_events.adapters.http.endpoints import Answers, HttpEndpoints
+from linstor_affinity_events.adapters.http.endpoints import EndpointSources, HttpEndpoints
 from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
 from linstor_affinity_events.adapters.kubernetes.events import KubeEvents
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
@@ -207,7 +207,7 @@ class Service:
             stack.push_async_callback(self.api.close)
             await stack.enter_async_context(self.linstor)
             endpoints = HttpEndpoints(
-                Answers(
+                EndpointSources(
                     self.not_ready,
                     self.metrics.text,
                     None if settings.status_page == "off" else self.status.tree,

@@ -89,8 +89,8 @@ def _replica(finding: Finding, replica: Replica) -> str:
         return f"{replica.node}{flags}: does not count, since {', '.join(replica.against)}"
     labels = finding.case.nodes.labels.get(replica.node, {})
     policy, _ = policy_of(finding.case)
-    asked = (
+    keys = (
         sorted({key for rule in policy.rules for key in rule}) if isinstance(policy, Policy) else []
     )
-    told = ", ".join(f"{key}={labels.get(key, '(missing)')}" for key in asked)
-    return f"{replica.node}{flags}: has data" + (f"; {told}" if told else "")
+    labels_text = ", ".join(f"{key}={labels.get(key, '(missing)')}" for key in keys)
+    return f"{replica.node}{flags}: has data" + (f"; {labels_text}" if labels_text else "")

@@ -121,7 +121,7 @@ def _sum(findings: Sequence[Finding], *, of: int) -> str:
     if not of:
         return "There is no volume of LINSTOR's CSI driver that was meant."
     counts = Counter(finding.action for finding in findings)
-    told = [f"{counts[action]} {action}" for action in STYLES if counts[action]]
-    settled = of - len(findings) + counts["none"]
-    told = [part for part in told if not part.endswith(" none")]
-    return f"{of} volumes: {', '.join([f'{settled} settled', *told])}."
+    parts = [f"{counts[action]} {action}" for action in STYLES if counts[action]]
+    in_sync = of - len(findings) + counts["none"]
+    parts = [part for part in parts if not part.endswith(" none")]
+    return f"{of} volumes: {', '.join([f'{in_sync} settled', *parts])}."

@@ -45,7 +45,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class EndpointSources:
     """The sources of the responses."""
 
     not_ready: Callable[[], Mapping[str, str]]
@@ -120,9 +120,13 @@ class HttpEndpoints:
     """Servers on one or two addresses; an address of None turns its endpoints off."""
 
     def __init__(
-        self, answers: Answers, *, bind: tuple[str, int] | None, metrics: tuple[str, int] | None
+        self,
+        sources: EndpointSources,
+        *,
+        bind: tuple[str, int] | None,
+        metrics: tuple[str, int] | None,
     ) -> None:
-        self._answers, self._bind, self._metrics = answers, bind, metrics
+        self._sources, self._bind, self._metrics = sources, bind, metrics
         self._runners: list[web.AppRunner] = []
         self._listening: list[asyncio.Server] = []
         self.ports: dict[str, int] = {}
@@ -130,7 +134,7 @@ class HttpEndpoints:
     async def start(self) -> None:
         """Listen. Raises BadSettings if an address cannot be used."""
         probes = [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
-        if self._answers.status is not None:
+        if self._sources.status is not None:
             probes += [web.get("/", self._page), web.get("/status", self._status)]
         metrics = [web.get("/metrics", self._serve_metrics)]
         if self._bind is not None:
@@ -183,7 +187,7 @@ class HttpEndpoints:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        against = self._answers.not_ready()
+        against = self._sources.not_ready()
         if not against:
             return web.Response(text="ok\n")
         lines = [f"{part}: {printable(why)}\n" for part, why in against.items()]
@@ -191,23 +195,25 @@ class HttpEndpoints:
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=orjson.dumps(_shown(await self._asked(request)), option=orjson.OPT_INDENT_2),
+            body=orjson.dumps(
+                _shown(await self._permitted_status(request)), option=orjson.OPT_INDENT_2
+            ),
             content_type="application/json",
             headers=SAFE_HEADERS,
         )
 
     async def _page(self, request: web.Request) -> web.Response:
-        page = render(await self._asked(request), now=time.time())
+        page = render(await self._permitted_status(request), now=time.time())
         return web.Response(text=page, content_type="text/html", headers=SAFE_HEADERS)
 
-    async def _asked(self, request: web.Request) -> Mapping[str, Any]:
-        if self._answers.status is None:
+    async def _permitted_status(self, request: web.Request) -> Mapping[str, Any]:
+        if self._sources.status is None:
             raise web.HTTPNotFound
         # Use the peer of the connection: a client can write anything into headers.
         peer = None if request.transport is None else request.transport.get_extra_info("peername")
-        if not self._answers.status_for_all and not is_loopback(peer):
+        if not self._sources.status_for_all and not is_loopback(peer):
             raise web.HTTPForbidden(text=LOCAL_ONLY, headers=SAFE_HEADERS)
-        return await self._answers.status(request.query.get("q", "")[:LONGEST_SEARCH])
+        return await self._sources.status(request.query.get("q", "")[:LONGEST_SEARCH])
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._answers.metrics(), headers={"Content-Type": METRICS_TYPE})
+        return web.Response(body=self._sources.metrics(), headers={"Content-Type": METRICS_TYPE})

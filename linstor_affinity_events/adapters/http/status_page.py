@@ -79,7 +79,7 @@ def _percent(character: str) -> str:
 def _summary(status: Tree, now: float) -> str:
     counts, queue, last = status["counts"], status["queue"], status["fullPass"]
     leads = "this instance" if status["leading"] else status["leader"] or "nobody"
-    told = [
+    summary = [
         ("State", _state(ready=status["ready"])),
         ("Leader", escape(leads)),
         ("Volumes", str(counts["volumes"])),
@@ -88,7 +88,7 @@ def _summary(status: Tree, now: float) -> str:
         ("Queue", f"{queue['waiting']} waiting, {queue['working']} in work"),
         ("Last full pass", _time(last["ended"], now) if "ended" in last else "none yet"),
     ]
-    cards = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told)
+    cards = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in summary)
     against = dict(status["notReady"])
     if last["failure"] and "linstor" not in against:
         against["full pass"] = last["failure"]
@@ -209,11 +209,11 @@ def _section(
             f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest) + "</tr>"
             for first, *rest in rows
         )
-        told = f"<caption>{escape(caption)}</caption>" if caption else ""
+        caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
         # It scrolls horizontally in a narrow window, so it must be focusable by keyboard.
         body = (
             f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}"><table>'
-            f"{told}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+            f"{caption_html}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
         )
     return f"<section>\n<h2>{escape(title)}</h2>\n{before}{body}\n</section>"
 

@@ -60,10 +60,10 @@ class Informer:
         """List and watch until cancelled, across any number of broken connections."""
         clock = asyncio.get_running_loop().time
         while True:
-            begun = clock()
+            started = clock()
             try:
                 await self._follow()
-                if clock() - begun < SHORTEST_WATCH:
+                if clock() - started < SHORTEST_WATCH:
                     await asyncio.sleep(SHORTEST_WATCH)
             except Expired as error:
                 log.info("listing anew", extra=facts(path=self._path, why=error))

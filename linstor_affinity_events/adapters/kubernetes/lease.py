@@ -153,13 +153,13 @@ class LeaseElection:
 
     async def _attempt(self) -> None:
         clock = asyncio.get_running_loop().time
-        begun = clock()
+        started = clock()
         path = f"{self._collection}/{escaped(self._name)}"
         # If a renewal from memory fails for any reason, the next attempt reads the Lease.
         ours, self._ours = self._ours, None
         if ours is not None and self.leading and not self._yields():
             with suppress(Conflict, Missing):
-                await self._renew(path, ours, begun)
+                await self._renew(path, ours, started)
                 return
         try:
             lease = await self._api.get(path)
@@ -167,7 +167,7 @@ class LeaseElection:
             made = await self._api.create(self._collection, self._lease({}, transitions=0))
             self._seen = (str(made["metadata"]["resourceVersion"]), clock())
             self._ours = made
-            self._acquired_lease(begun)
+            self._acquired_lease(started)
             return
         spec = lease.get("spec") or {}
         holder = str(spec.get("holderIdentity") or "")
@@ -189,7 +189,7 @@ class LeaseElection:
             self._lost_lease("")
             return
         try:
-            await self._renew(path, lease, begun)
+            await self._renew(path, lease, started)
         except (Conflict, Missing):
             # Another instance wrote first; the next attempt reads its Lease.
             if holder == self._identity and not duplicate:
@@ -207,7 +207,7 @@ class LeaseElection:
             and str(spec.get("acquireTime")) not in self._acquired
         )
 
-    async def _renew(self, path: str, lease: dict[str, Any], begun: float) -> None:
+    async def _renew(self, path: str, lease: dict[str, Any], started: float) -> None:
         """Write this identity and the time to a Lease that is ours or free."""
         spec = lease.get("spec") or {}
         taken = spec.get("holderIdentity") != self._identity
@@ -218,7 +218,7 @@ class LeaseElection:
         version = str(lease["metadata"]["resourceVersion"])
         self._seen = (version, asyncio.get_running_loop().time())
         self._ours = lease
-        self._acquired_lease(begun)
+        self._acquired_lease(started)
 
     def _valid_for(self, spec: dict[str, Any]) -> float:
         """Return the longer duration, theirs or ours, to protect both; released Leases say 1 s."""
@@ -226,11 +226,11 @@ class LeaseElection:
         within = min(theirs, MOST_HELD) if isinstance(theirs, int) else 0.0
         return max(within, self._duration)
 
-    def _acquired_lease(self, begun: float) -> None:
+    def _acquired_lease(self, started: float) -> None:
         if not self.leading:
             # Work missed since the Lease expired must be found, so report this as a change.
             self._reported_leading = False
-        self._renewed, self.holder, self._has_led = begun, self._identity, True
+        self._renewed, self.holder, self._has_led = started, self._identity, True
 
     def _lost_lease(self, holder: str) -> None:
         self._renewed, self.holder = float("-inf"), holder

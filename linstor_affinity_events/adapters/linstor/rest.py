@@ -78,7 +78,7 @@ _CODE_MASK = 0xFFFF
 _NOT_FOUND_DEFINITION = 301
 """The lower bits of LINSTOR's `ret_code` for an unknown resource definition."""
 
-MOST_TOLD = 10
+MOST_REPLIES = 10
 """The most replies of an error response that are put into a message."""
 
 Take = Callable[[Mapping[str, Any]], None]
@@ -436,10 +436,10 @@ def _checked_body(status: int, raw: bytes, what: str, others: Iterable[str] = ()
 def _replies(raw: bytes) -> list[Mapping[str, Any]]:
     """Return LINSTOR's replies in an error response; none if another program sent it."""
     try:
-        said = parse_json(raw, "")
+        tree = parse_json(raw, "")
     except Unreachable:
         return []
-    return [reply for reply in said if isinstance(reply, dict)] if isinstance(said, list) else []
+    return [reply for reply in tree if isinstance(reply, dict)] if isinstance(tree, list) else []
 
 
 def _codes(replies: Iterable[Mapping[str, Any]]) -> frozenset[int]:
@@ -448,7 +448,7 @@ def _codes(replies: Iterable[Mapping[str, Any]]) -> frozenset[int]:
 
 
 def _messages(replies: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    for reply in islice(replies, MOST_TOLD):
+    for reply in islice(replies, MOST_REPLIES):
         words = [reply[key] for key in ("message", "cause") if isinstance(reply.get(key), str)]
         yield from (word[:300] for word in words)
 
