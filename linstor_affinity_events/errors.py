@@ -1,80 +1,80 @@
-"""Everything we raise on purpose, sorted by what the caller should do next."""
+"""The exceptions of this project, grouped by what the caller should do next."""
 
 
 class AffinityEventsError(Exception):
-    """The root; caught by name only where a person is told."""
+    """The root. Catch it by this name only where the error is reported to a user."""
 
 
 class Again(AffinityEventsError):
-    """Nothing is wrong with the request: try once more, later."""
+    """The request is valid: retry it later."""
 
     def __init__(self, message: str, *, after: float | None = None) -> None:
         super().__init__(message)
         self.after = after
-        """Seconds the peer asked us to wait, if it said so."""
+        """The seconds to wait that the peer asked for, if any."""
 
 
 class Unreachable(Again):
-    """The peer gave no answer, a broken one, or one that says "not now"."""
+    """The peer did not respond, sent a malformed response, or asked to retry later."""
 
 
 class TooLong(Unreachable):
-    """The answer is longer than what is read of any."""
+    """The response exceeds the size limit."""
 
 
 class Conflict(Again):
-    """Somebody wrote first. Read afresh and decide anew; never send the same again."""
+    """Another client wrote first. Read and decide again; never resend the same request."""
 
 
 class Stalled(Again):
-    """What we do is accepted and has no effect."""
+    """Requests are accepted but have no effect."""
 
 
 class Refused(AffinityEventsError):
-    """It fails the same way until its input changes: tell it once and wait for a hint."""
+    """The request fails until its input changes: report it once and wait for a trigger."""
 
 
 class LoginRefused(Refused):
-    """LINSTOR wants a login that we don't have, or not this one."""
+    """LINSTOR requires a login that is not configured, or rejects the configured one."""
 
 
 class Forbidden(Refused):
-    """Kubernetes grants us no such verb on this kind of object."""
+    """Kubernetes does not grant the service this verb on this kind of object."""
 
 
 class Invalid(Refused):
-    """Kubernetes read the object and said no: its schema, its rules or an admission policy."""
+    """Kubernetes rejected the object: its schema, its validation or an admission policy."""
 
     def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.fields = fields
-        """The fields that the API server named as causes."""
+        """The fields that the API server listed as causes."""
 
 
 class BadEntry(Refused):
-    """What claims to be a note of an unfinished replacement is none that we may act on."""
+    """An object labelled as a journal entry is not a valid one and must not be acted on."""
 
 
 class BadHandle(Refused):
-    """A CSI volume handle that names no LINSTOR volume."""
+    """A CSI volume handle that does not refer to a LINSTOR volume."""
 
 
 class BadPolicy(Refused):
-    """A remote access policy that can't be read; the message says where it stops making sense."""
+    """A remote access policy that is not valid; the message says which part is wrong."""
 
 
 class BadSettings(Refused):
-    """The operator's settings make no sense; the message names every mistake, one a line."""
+    """The settings are not valid; the message lists every mistake, one per line."""
 
 
 class Missing(AffinityEventsError):
-    """There is no such object (any more)."""
+    """The object does not exist, or no longer exists."""
 
 
 class Expired(AffinityEventsError):
-    """What a watch or a list would go on from is forgotten: list again."""
+    """The API server no longer has the version that a watch or list starts from: list again."""
 
     def __init__(self, message: str, *, go_on: str = "") -> None:
         super().__init__(message)
         self.go_on = go_on
-        """From where the API server offers to continue a list, with what is there by now."""
+        """The token with which the API server offers to continue the list, at its present state."""

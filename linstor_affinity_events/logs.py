@@ -1,6 +1,6 @@
-"""How we write logs: a constant message, then facts as key=value or as JSON.
+"""Log formats: a constant message, then fields as key=value or as JSON.
 
-Facts come from outside, so characters that are not printed are written out.
+Field values come from outside the service, so non-printable characters are escaped.
 """
 
 import json
@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from linstor_affinity_events.printable import printable, printable_lines
 
 QUIET_LIBRARIES = ("aiohttp", "aiohttp_sse_client", "asyncio", "kubernetes_asyncio")
-"""Their own words about a failure come before ours and say less."""
+"""They log a failure before this service does, and with less detail."""
 
 
 def facts(**values: object) -> dict[str, object]:
-    """Values for a log line, in one field: `extra={"name": ...}` alone would make logging raise."""
+    """Return the fields of a log line in one key: logging raises for `extra={"name": ...}`."""
     return {"facts": values}
 
 
@@ -36,7 +36,7 @@ def _moment(record: logging.LogRecord) -> str:
 
 
 class KeyValueFormatter(logging.Formatter):
-    """Renders `TIME LEVEL message key=value ...`; a value with blanks is quoted."""
+    """Renders `TIME LEVEL message key=value ...`; a value that contains spaces is quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
         words = [_moment(record), record.levelname, printable(record.getMessage())]
@@ -47,7 +47,7 @@ class KeyValueFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Renders one JSON object a line, facts beside `time`, `level`, `logger` and `message`."""
+    """Renders one JSON object per line: `time`, `level`, `logger`, `message` and the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -66,9 +66,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(*, verbosity: int, as_json: bool, quiet: bool = False) -> None:
-    """Log to stderr: INFO, from verbosity 1 on DEBUG, from 5 on the libraries' words as well.
+    """Log to stderr: INFO, from verbosity 1 DEBUG, from 5 the libraries' messages as well.
 
-    A `quiet` command tells by itself what it found: at verbosity 0 only what is an error is logged.
+    A `quiet` command prints its own results: at verbosity 0 it logs errors only.
     """
     target = logging.StreamHandler(sys.stderr)
     target.setFormatter(JsonFormatter() if as_json else KeyValueFormatter())

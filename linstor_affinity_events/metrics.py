@@ -1,4 +1,4 @@
-"""Metrics for Prometheus; the texts below are what /metrics says of each."""
+"""Metrics for Prometheus, with the descriptions that /metrics shows."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -23,7 +23,7 @@ _PASS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class _StreamMetrics(Collector):
-    """What is known of the event streams, read whenever somebody asks."""
+    """The state of the event streams, read at each scrape."""
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
@@ -49,8 +49,8 @@ class Metrics:
     """Implements engine.ports.Telemetry."""
 
     def __init__(self, streams: Streams) -> None:
-        # When each series began is told by Prometheus itself; here it would double them.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # its own omission
+        # Prometheus records when each series began; `_created` would double their number.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_StreamMetrics(streams))
@@ -107,7 +107,7 @@ class Metrics:
             "failed_passes", "Full passes that have to be repeated.", "error"
         )
 
-        # A counter that begins with its first event hides that event from Prometheus' increase().
+        # Prometheus' increase() misses the first event of a counter that appears with it.
         self._drift.labels("period")
         self._failed_passes.labels("LoginRefused")
 
@@ -125,11 +125,11 @@ class Metrics:
         )
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Publish a number that is read whenever somebody asks."""
+        """Register a gauge whose value is read at each scrape."""
         self._gauge(name, text).set_function(read)
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return bytes(generate_latest(self.registry))
 
     def decision(self, kind: str, reason: str) -> None:

@@ -1,11 +1,11 @@
-"""Texts from outside as they may be shown: in a log line, an Event, on a page."""
+"""Escapes untrusted text for log lines, Events and the status page."""
 
 
 def printable(text: str) -> str:
-    """The text with every character that is not printed written out as its number.
+    """Return the text with every non-printable character escaped as its code point.
 
-    Those are control characters, which move a terminal's cursor or begin another line, marks that
-    turn the direction of writing and so the meaning of what follows, and those that can't be seen.
+    These are control characters, which move a terminal's cursor or start a new line, marks that
+    change the direction of text and so the meaning of what follows, and invisible characters.
     """
     if text.isprintable():
         return text
@@ -13,8 +13,8 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same for a text of ours that has lines; those after the first one are indented, so that
-    none of them passes for a log line of its own.
+    """Do the same for a text of several lines. Lines after the first are indented, so that none of
+    them looks like a separate log line.
     """
     first, *others = text.split("\n")
     return "\n".join([printable(first), *(f"  {printable(line)}" for line in others)])

@@ -1,4 +1,4 @@
-"""All that an operator may tune: flags over environment over defaults, read once at start."""
+"""All settings: flags override environment variables, which override defaults. Read at start."""
 
 import math
 import os
@@ -71,7 +71,7 @@ def words(value: str) -> tuple[str, ...]:
 
 
 def config_files(value: str) -> str:
-    """Read the name of a file, or several with colons between, of which one has to be there."""
+    """Read one file name, or several separated by colons, of which at least one must exist."""
     names = [name for name in value.split(os.pathsep) if name]
     if names and not any(Path(name).expanduser().is_file() for name in names):
         raise ValueError("is no file")
@@ -79,7 +79,7 @@ def config_files(value: str) -> str:
 
 
 def server(value: str) -> str:
-    """Read an address such as https://host:6443; empty takes the one of the configuration."""
+    """Read a URL such as https://host:6443; empty means the one in the configuration."""
     if value and (not value.startswith(("http://", "https://")) or not urlsplit(value).hostname):
         raise ValueError("is no address such as https://host:6443")
     return value
@@ -104,7 +104,7 @@ def auto_or_off(value: str) -> str:
 
 
 def page_access(value: str) -> str:
-    """Read local, all or off; of the booleans, true is local and false is off."""
+    """Read local, all or off; a boolean true means local, false means off."""
     if value in TRUE:
         return "local"
     if value in FALSE:
@@ -122,7 +122,7 @@ def log_format(value: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One flag with its environment variable."""
+    """One flag and its environment variable."""
 
     flag: str
     default: str
@@ -343,7 +343,7 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Times are in seconds."""
+    """The values of all settings; times are in seconds."""
 
     reconcile_rate: float
     resync_rate: float
@@ -395,10 +395,10 @@ class Settings:
         *,
         check_policy: Callable[[str], object] = text,
     ) -> Self:
-        """Read flags (by field name, as texts), then the environment, then the defaults.
+        """Read flags (by field name, as strings), then the environment, then the defaults.
 
-        `check_policy` raises BadSettings for a policy text that can't be read. Raises BadSettings
-        that names every mistake, one a line, not the first only.
+        `check_policy` raises BadSettings for a policy text that is not valid. Raises BadSettings
+        that lists every mistake, one per line, not only the first.
         """
         mistakes: list[str] = []
         values = {option.field: _value(option, flags, env, mistakes) for option in OPTIONS}
@@ -416,12 +416,12 @@ class Settings:
         return cls(**values)
 
     def __repr__(self) -> str:
-        """Without anything that may be secret."""
+        """Return a text without the settings that may hold secrets."""
         return f"Settings({', '.join(f'{o.field}={getattr(self, o.field)!r}' for o in OPTIONS)})"
 
 
 def _shown(given: str) -> str:
-    """A value in a message; nobody reads beyond its beginning."""
+    """Return a value for an error message, shortened to 200 characters."""
     return repr(given if len(given) <= 200 else f"{given[:200]}...")
 
 
@@ -462,7 +462,7 @@ def _check_lease(values: Mapping[str, Any], mistakes: list[str]) -> None:
 
 
 def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
-    """The LINSTOR client's own variables, as LINBIT's clients read them."""
+    """Read the LS_* variables as LINBIT's own clients do."""
     names = {
         "linstor_username": "LS_USERNAME",
         "linstor_password": "LS_PASSWORD",
@@ -499,8 +499,8 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
     return values
 
 
-def _controllers(given: str, secured: bool, mistakes: list[str]) -> tuple[str, ...]:  # noqa: FBT001, a fact and no choice
-    """Addresses as `scheme://host:port`; without a scheme, https if certificates are given."""
+def _controllers(given: str, secured: bool, mistakes: list[str]) -> tuple[str, ...]:  # noqa: FBT001, states a fact, selects no mode
+    """Return `scheme://host:port` for each; the default scheme is https if certificates are set."""
     urls = []
     for given_one in words(given) or ("localhost",):
         whole = (

@@ -80,3 +80,30 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
 
     assert len(named) > 50
     assert named <= set(re.findall(r"def (test_\w+)\(", code))
+
+
+def test_the_tables_of_modules_have_all_of_them_and_no_other() -> None:
+    package = TOP / "linstor_affinity_events"
+    modules = [
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if file.name != "__init__.py"
+    ]
+
+    listed = [row[0] for row in rows("docs/architecture.md", "") if row[0].endswith(".py")]
+
+    assert sorted(listed) == sorted(modules)
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    text = (TOP / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`([\w/]+\.(?:py|md))`", text)) | set(
+        re.findall(r"`(tests/[\w/]+)`", text)
+    )
+    places = [TOP, TOP / "linstor_affinity_events", TOP / "linstor_affinity_events" / "engine"]
+
+    assert len(named) > 100
+    assert {name for name in named if not any((p / name).exists() for p in places)} == set()
+    assert all(
+        (TOP / "docs" / link).exists() for link in re.findall(r"\]\((decisions/[^)]+)\)", text)
+    )

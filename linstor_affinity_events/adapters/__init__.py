@@ -1,3 +1,3 @@
-"""The only code on a wire: one module per peer and concern, LINSTOR's and Kubernetes' unaware of
-each other. `Any` lives here and nowhere else, where JSON comes in.
+"""All network I/O: one module per peer and concern. LINSTOR's and Kubernetes' modules do not import
+each other. `Any` is used only here, where JSON is decoded.
 """

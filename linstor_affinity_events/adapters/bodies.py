@@ -1,4 +1,4 @@
-"""Bodies of answers: bounded, and JSON or an error that says what it was instead."""
+"""Response bodies: size-limited reads, and JSON parsing with errors that show the body."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ MIB = 1024 * 1024
 _CHUNK = 256 * 1024
 
 MOST_VALUES = 200_000
-"""Values in one document. To parse it is one step that nobody else gets a turn in, and takes up to
-0.2 us for each value, and 1 ms for each MiB of text; an honest value takes some 18 bytes.
+"""The most values in one document. Parsing blocks the event loop, for up to 0.2 us per value and
+1 ms per MiB of text; a typical value takes some 18 bytes.
 """
 
 _STRUCTURE = b",[{"
@@ -20,12 +20,12 @@ _COUNTED = 64 * 1024
 
 
 def size_text(size: int) -> str:
-    """A number of bytes, for people."""
+    """Return a number of bytes in MiB or KiB, for messages."""
     return f"{size // MIB} MiB" if size >= MIB else f"{size // 1024} KiB"
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Read a whole body, unpacked; raises TooLong once it grows beyond `limit` bytes."""
+    """Read a whole body, decompressed; raises TooLong once it exceeds `limit` bytes."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_chunked(_CHUNK):
@@ -38,8 +38,8 @@ async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 def has_more_values(body: bytes, most: int) -> bool:
-    """Whether a document may have more values than so many: all but the first one have a comma, a
-    bracket or a brace of their own. Those within texts count as well. Looks no further than needed.
+    """Return whether a document may have more than `most` values: every value but the first has a
+    comma, bracket or brace of its own. Those within strings count too. Stops as soon as it knows.
     """
     found = 0
     for start in range(0, len(body), _COUNTED):
@@ -50,10 +50,10 @@ def has_more_values(body: bytes, most: int) -> bool:
 
 
 def parse_json(body: bytes | str, what: str, *, most: int = MOST_VALUES) -> Any:
-    """Parse JSON of so many values at most; raises Unreachable that shows how the body begins.
+    """Parse JSON of at most `most` values; raises Unreachable that shows the start of the body.
 
-    orjson refuses to go deeper than 1024 levels, so a hostile body can't exhaust the stack; it
-    makes floats of long integers, which so take no more time than other texts.
+    orjson rejects more than 1024 levels, so a hostile body cannot exhaust the stack. It reads long
+    integers as floats, so they take no more time than other text.
     """
     if has_more_values(body if isinstance(body, bytes) else body.encode(errors="replace"), most):
         raise Unreachable(f"{what} answers with more than {most} values")
@@ -65,7 +65,7 @@ def parse_json(body: bytes | str, what: str, *, most: int = MOST_VALUES) -> Any:
 
 
 def parse_text(text: str) -> object:
-    """Parse JSON of a person's or a program's making; raises ValueError."""
+    """Parse untrusted JSON; raises ValueError."""
     if has_more_values(text.encode(errors="replace"), MOST_VALUES):
         raise ValueError(f"more than {MOST_VALUES} values")
     tree: object = orjson.loads(text)

@@ -1,8 +1,8 @@
-"""A long JSON array, one element at a time: tens of megabytes need no more room than their largest
-element, and others have their turn between pieces and between elements.
+"""Parses a long JSON array one element at a time: tens of megabytes need no more memory than the
+largest element, and other tasks run between pieces and between elements.
 
-What comes may be made to take time or room: an element is bounded, as is their number, and each
-byte is looked at a few times at most.
+The input may be built to consume time or memory. So the size of an element and their number are
+limited, and each byte is examined only a few times.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from linstor_affinity_events.adapters.bodies import size_text
 from linstor_affinity_events.errors import TooLong, Unreachable
 
 LONGEST = 384 * 1024
-"""Of one element. It is parsed in one step that nobody else gets a turn in: up to 40 ms if it is
-made for that. A resource definition takes 4 KiB, and 1 KiB more for each of its volumes; a node 1
-KiB, and 100 bytes more for each of its labels.
+"""The most characters of one element. Parsing it blocks the event loop, for up to 40 ms if it is
+built for that. A resource definition takes 4 KiB, plus 1 KiB for each of its volumes; a node takes
+1 KiB, plus 100 bytes for each of its labels.
 """
 
 YIELD_EVERY = 200
-"""Elements before others get their turn."""
+"""Elements between cooperative yields."""
 
 _CHUNK = 64 * 1024
 _OPEN = re.compile(r"[ \t\r\n]*\[")
@@ -34,9 +34,9 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class Objects:
-    """Takes the bytes of an array as they come and gives its elements, which have to be objects.
+    """Takes the bytes of an array as they arrive and yields its elements, which must be objects.
 
-    Raises Unreachable for anything else; an element may be `longest` characters long.
+    Raises Unreachable for anything else; an element may have up to `longest` characters.
     """
 
     def __init__(self, what: str, *, longest: int = LONGEST) -> None:
@@ -44,16 +44,16 @@ class Objects:
         self._text = codecs.getincrementaldecoder("utf-8")()
         self._scan = json.JSONDecoder(parse_constant=_none_such).raw_decode
         self._pieces: list[str] = []
-        """Put together only when there is enough: to add to a long text copies it each time."""
+        """Joined only when there is enough text: each append to a long string copies it."""
         self._length = 0
         self._rest = ""
         self._before = _OPEN
-        """What has to come next, before an element or after the end."""
+        """What must come next, before an element or after the end."""
         self._wants = 0
-        """How much text there has to be before it is worth another try."""
+        """How much text must have arrived before the next attempt to parse it."""
 
     def feed(self, piece: bytes, *, last: bool = False) -> Iterator[Mapping[str, Any]]:
-        """The elements that are whole by now; after the last piece the array has to be."""
+        """Yield the elements that are complete; after the last piece the array must be complete."""
         try:
             text = self._text.decode(piece, final=last)
         except UnicodeDecodeError as error:
@@ -84,7 +84,7 @@ class Objects:
             except json.JSONDecodeError:
                 break
             except (RecursionError, ValueError):
-                # Nested too deeply, or an integer of more digits than Python takes.
+                # Nested too deeply, or an integer with more digits than Python accepts.
                 raise self._none() from None
             if not isinstance(element, dict):
                 raise self._none()
@@ -93,7 +93,7 @@ class Objects:
         self._rest = text[at:]
         if len(self._rest) > self._longest:
             raise self._none()
-        # An element in many pieces is not begun anew with each of them.
+        # An element that arrives in many pieces must not be parsed again for each of them.
         self._wants = min(2 * len(self._rest), self._longest + 1)
 
     def _none(self) -> Unreachable:
@@ -103,10 +103,10 @@ class Objects:
 async def objects_in(
     response: aiohttp.ClientResponse, what: str, *, limit: int, most: int
 ) -> AsyncGenerator[Mapping[str, Any], None]:
-    """The objects of a body that is an array, however long; up to `limit` bytes, unpacked, and to
-    `most` objects.
+    """Yield the objects of a body that is an array, up to `limit` decompressed bytes and `most`
+    objects.
 
-    Raises TooLong beyond that, and Unreachable for what is no such array.
+    Raises TooLong beyond that, and Unreachable if the body is not such an array.
     """
     objects, size, number = Objects(what), 0, 0
     async for piece, last in _pieces(response):
@@ -122,7 +122,7 @@ async def objects_in(
             yield found
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-        # A body that was buffered whole would else be read without a pause.
+        # A body that is buffered completely would otherwise be read without a yield.
         await asyncio.sleep(0)
 
 
@@ -133,5 +133,5 @@ async def _pieces(response: aiohttp.ClientResponse) -> AsyncGenerator[tuple[byte
 
 
 def _none_such(constant: str) -> None:
-    """Python takes NaN and Infinity for JSON."""
+    """Reject NaN and Infinity, which Python's decoder accepts."""
     raise ValueError(constant)

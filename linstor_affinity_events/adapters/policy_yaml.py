@@ -1,4 +1,4 @@
-"""Remote access policies as YAML text."""
+"""Parses remote access policies from YAML."""
 
 from functools import lru_cache
 
@@ -9,10 +9,10 @@ from linstor_affinity_events.model.policy import MAX_TEXT, PolicyReading, read_p
 
 
 def _tree(text: str) -> object:
-    # BaseLoader keeps every scalar as text (a label `yes` is no boolean) and builds no objects.
-    # Aliases it resolves to shared references, so a YAML bomb stays small.
+    # BaseLoader keeps every scalar as text (a label `yes` is not a boolean) and builds no objects.
+    # It resolves aliases to shared references, so a YAML bomb stays small.
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506, BaseLoader is the safest one
+        return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506, BaseLoader is the safest loader
     except yaml.YAMLError as error:
         raise BadPolicy(" ".join(str(error).split())[:200]) from error
     except (RecursionError, ValueError, OverflowError) as error:
@@ -20,11 +20,11 @@ def _tree(text: str) -> object:
 
 
 def parse_policy(text: str) -> PolicyReading:
-    """Read a policy text; thousands of volumes share a few, so each is read once."""
-    # One that is too long is refused unread, and not worth a place: it might be megabytes.
-    return _kept(text) if len(text) <= MAX_TEXT else read_policy(text, _tree)
+    """Read a policy. Thousands of volumes share a few policies, so each is parsed once."""
+    # A text that is too long is rejected unparsed, and not cached: it may have megabytes.
+    return _cached(text) if len(text) <= MAX_TEXT else read_policy(text, _tree)
 
 
 @lru_cache(maxsize=256)
-def _kept(text: str) -> PolicyReading:
+def _cached(text: str) -> PolicyReading:
     return read_policy(text, _tree)

@@ -1,4 +1,4 @@
-"""TCP keepalive: the only thing that tells a silent stream from a peer that is gone."""
+"""TCP keepalive: the only way to tell an idle stream from a peer that is gone."""
 
 import socket
 
@@ -6,7 +6,7 @@ import aiohttp
 from aiohttp.connector import AddrInfoType
 
 IDLE, INTERVAL, PROBES = 15, 5, 3
-"""Seconds of silence before the first probe, between probes, and probes: dead after 30 s."""
+"""Idle seconds before the first probe, seconds between probes, number of probes: 30 s in all."""
 
 
 def _set(sock: socket.socket) -> None:
@@ -17,7 +17,7 @@ def _set(sock: socket.socket) -> None:
 
 
 def watched_socket(address: AddrInfoType) -> socket.socket:
-    """Make a socket that notices within 30 s that its peer is gone, for aiohttp's connector."""
+    """Create a socket that detects within 30 s that its peer is gone, for aiohttp's connector."""
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
     _set(sock)
@@ -25,7 +25,7 @@ def watched_socket(address: AddrInfoType) -> socket.socket:
 
 
 def keep_alive(response: aiohttp.ClientResponse) -> None:
-    """The same for a connection that somebody else has opened."""
+    """Enable the same keepalive on a connection that is open already."""
     if response.connection is None or response.connection.transport is None:
         return
     sock = response.connection.transport.get_extra_info("socket")

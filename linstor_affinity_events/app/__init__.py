@@ -1,1 +1,1 @@
-"""Puts the parts together for each command; what a command prints and how it ends is the cli's."""
+"""Wires the parts together for each command. Output and exit codes belong to `cli`."""

@@ -1,4 +1,4 @@
-"""What is needed of Kubernetes: an answer, permissions, readable classes; and what it allows."""
+"""Checks of Kubernetes: connection, permissions, StorageClasses, in-place changes, the leader."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey
-from linstor_affinity_events.app.need import Need, fail, few, ok, warn
+from linstor_affinity_events.app.check_result import CheckResult, fail, few, ok, warn
 from linstor_affinity_events.app.permissions import PERMISSIONS, Permission, Scope
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import AffinityEventsError, BadSettings, Forbidden
@@ -20,7 +20,7 @@ WHERE = (
 )
 
 
-async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> Need:
+async def kubernetes_reachable(api: KubeApi, survey: KubeSurvey) -> CheckResult:
     try:
         await api.open()
         version = await survey.version()
@@ -32,7 +32,7 @@ async def kubernetes_answers(api: KubeApi, survey: KubeSurvey) -> Need:
 
 
 class Lease(NamedTuple):
-    """The one by which instances agree on who leads."""
+    """The Lease of the leader election."""
 
     namespace: str
     name: str
@@ -40,9 +40,9 @@ class Lease(NamedTuple):
 
 async def permissions(
     survey: KubeSurvey, journal: str, lease: Lease | None, *, who: str = "the account"
-) -> Need:
-    """Ask for every verb that `run` uses; without an election there is no lease to write."""
-    asked = [
+) -> CheckResult:
+    """Check every verb that `run` uses. Without leader election no Lease is written."""
+    needed = [
         (each, verb)
         for each in PERMISSIONS
         for verb in each.verbs
@@ -52,7 +52,8 @@ async def permissions(
     async def lacks(permission: Permission, verb: str) -> str:
         where, name = journal if permission.scope is Scope.JOURNAL else "", ""
         if permission.scope is Scope.LEASE and lease is not None:
-            # RBAC can grant the rest on one name; it can't for an object that is not there yet.
+            # RBAC can restrict the other verbs to one name, but not create: the object does not
+            # exist yet.
             where, name = lease.namespace, lease.name if verb != "create" else ""
         if await survey.may(verb, permission.group, permission.resource, where, name=name):
             return ""
@@ -60,7 +61,7 @@ async def permissions(
         return f"{verb} {permission.resource}{place}"
 
     try:
-        found = await together(*(lacks(each, verb) for each, verb in asked))
+        found = await together(*(lacks(each, verb) for each, verb in needed))
     except AffinityEventsError as error:
         return fail("permissions", f"they can't be asked for: {error}", "see docs/permissions.md")
     missing = [text for text in found if text]
@@ -70,13 +71,13 @@ async def permissions(
             f"{who} may not {few(missing, most=30)}",
             "grant it by a Role or ClusterRole; docs/permissions.md lists all",
         )
-    return ok("permissions", f"all {len(asked)} are granted")
+    return ok("permissions", f"all {len(needed)} are granted")
 
 
 async def storage_classes(
     index: VolumeIndex, ours: Mapping[str, StorageClass], default: Policy | None
-) -> AsyncIterator[Need]:
-    """The classes of the driver, and their policies."""
+) -> AsyncIterator[CheckResult]:
+    """Check the StorageClasses of the driver and their policies."""
     if not ours:
         yield warn(
             "storage-classes",
@@ -84,20 +85,20 @@ async def storage_classes(
             "volumes made for linstor.csi.linbit.com are looked after, and there will be none",
         )
     for name, found in sorted(ours.items()):
-        need = f"storage-class {name}"
+        check = f"storage-class {name}"
         if isinstance(found.policy, Unreadable):
             yield fail(
-                need,
+                check,
                 f"policy {found.policy.text!r} can't be read: {found.policy.why}",
                 "classes can't be changed: delete it and create it anew with an "
                 "allowRemoteVolumeAccess of true, false or a list of fromSame; its volumes are "
                 "left as they are",
             )
         elif found.balanced:
-            yield ok(need, "placementPolicy Balanced: its volumes are left to linstor-csi")
+            yield ok(check, "placementPolicy Balanced: its volumes are left to linstor-csi")
         else:
             policy = found.policy_or(default)
-            yield ok(need, f"{policy}" + ("" if found.policy else ", by default"))
+            yield ok(check, f"{policy}" + ("" if found.policy else ", by default"))
     unknown = sorted(
         {
             volume.storage_class
@@ -113,8 +114,8 @@ async def storage_classes(
         )
 
 
-async def in_place(survey: KubeSurvey, volumes: list[Volume]) -> Need:
-    """Whether the cluster lets an affinity be changed, tried in a dry run on one volume."""
+async def in_place(survey: KubeSurvey, volumes: list[Volume]) -> CheckResult:
+    """Check by a dry run on one volume whether the cluster allows a node affinity to change."""
     for volume in volumes:
         if volume.affinity == NO_AFFINITY or volume.terminating or volume.marked:
             continue
@@ -130,10 +131,10 @@ async def in_place(survey: KubeSurvey, volumes: list[Volume]) -> Need:
     return ok("in-place", "not tried, since no volume has an affinity yet")
 
 
-async def rivals(survey: KubeSurvey) -> Need:
-    """Whether the reference controller runs as well: both would replace volumes."""
+async def conflicting_controllers(survey: KubeSurvey) -> CheckResult:
+    """Check that the reference controller does not run too: both would replace volumes."""
     try:
-        found = await survey.rivals()
+        found = await survey.conflicting_controllers()
     except AffinityEventsError as error:
         return warn(
             "rival",
@@ -152,12 +153,12 @@ async def rivals(survey: KubeSurvey) -> Need:
     return ok("rival", "linstor-affinity-controller does not run")
 
 
-async def leader(survey: KubeSurvey, lease: Lease) -> Need:
+async def leader(survey: KubeSurvey, lease: Lease) -> CheckResult:
     try:
         holder = await survey.lease_holder(lease.namespace, lease.name)
     except AffinityEventsError as error:
         return warn("leader", str(error), "see permissions")
-    told = f"{lease.namespace}/{lease.name}"
+    lease_name = f"{lease.namespace}/{lease.name}"
     if holder is None:
-        return ok("leader", f"nobody has led yet: there is no Lease {told}")
-    return ok("leader", f"Lease {told} is held by {holder or 'nobody'}")
+        return ok("leader", f"nobody has led yet: there is no Lease {lease_name}")
+    return ok("leader", f"Lease {lease_name} is held by {holder or 'nobody'}")

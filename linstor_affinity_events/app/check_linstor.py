@@ -1,11 +1,11 @@
-"""What is needed of LINSTOR: an answer, a login, both streams, and nodes with labels."""
+"""Checks of LINSTOR: connection, login, both event streams, its database, node labels."""
 
 from collections.abc import AsyncIterator, Collection
 
 from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
 from linstor_affinity_events.adapters.linstor.events import LinstorStream
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
-from linstor_affinity_events.app.need import Need, fail, few, ok, warn
+from linstor_affinity_events.app.check_result import CheckResult, fail, few, ok, warn
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import (
     HOSTNAME_LABEL,
@@ -23,8 +23,10 @@ LOGIN = (
 )
 
 
-async def linstor_answers(linstor: LinstorRest, urls: tuple[str, ...]) -> AsyncIterator[Need]:
-    """Reachable, and with which version: that is told without a login."""
+async def linstor_reachable(
+    linstor: LinstorRest, urls: tuple[str, ...]
+) -> AsyncIterator[CheckResult]:
+    """Check that LINSTOR is reachable, and its version, which needs no login."""
     try:
         version = await linstor.version()
     except AffinityEventsError as error:
@@ -33,8 +35,8 @@ async def linstor_answers(linstor: LinstorRest, urls: tuple[str, ...]) -> AsyncI
         yield ok("linstor", f"version {version} at {linstor.url}")
 
 
-async def linstor_login(linstor: LinstorRest) -> tuple[Need, Nodes | None]:
-    """Whether LINSTOR lets us in; its nodes if it does."""
+async def linstor_login(linstor: LinstorRest) -> tuple[CheckResult, Nodes | None]:
+    """Check the login. Returns LINSTOR's nodes if it is accepted."""
     try:
         nodes = await linstor.nodes()
         await linstor.definitions()
@@ -43,53 +45,53 @@ async def linstor_login(linstor: LinstorRest) -> tuple[Need, Nodes | None]:
     return ok("linstor-login", f"it lists {len(nodes.labels)} nodes"), nodes
 
 
-async def linstor_streams(streams: list[LinstorStream]) -> AsyncIterator[Need]:
-    """Whether each event stream really opens."""
+async def linstor_streams(streams: list[LinstorStream]) -> AsyncIterator[CheckResult]:
+    """Check that each event stream opens."""
     for stream in streams:
-        need = f"linstor-stream-{stream.name}"
+        check = f"linstor-stream-{stream.name}"
         try:
             async with stream.connect():
-                yield ok(need, "it opens")
+                yield ok(check, "it opens")
         except AffinityEventsError as error:
             yield fail(
-                need,
+                check,
                 str(error),
                 "without it changes are found by the full pass alone; see what stands between "
                 "this place and LINSTOR: proxies must pass event streams on unbuffered",
             )
 
 
-async def database_hints(database: KubeDatabase, wish: str) -> Need:
-    """Whether LINSTOR's own database can tell of what its event streams don't."""
-    need = "database-hints"
-    if wish == "off":
-        return ok(need, "off, as --database-hints says")
+async def database_triggers(database: KubeDatabase, setting: str) -> CheckResult:
+    """Check whether LINSTOR's own database can be watched for changes without an event."""
+    check = "database-hints"
+    if setting == "off":
+        return ok(check, "off, as --database-hints says")
     try:
         served = await database.served()
     except AffinityEventsError as error:
-        return warn(need, f"it can't be seen whether there is a database: {error}", "try again")
+        return warn(check, f"it can't be seen whether there is a database: {error}", "try again")
     if served.version:
-        return ok(need, f"on, by {served.version} of LINSTOR's database")
-    if wish == "on":
-        mend = "--database-hints=auto goes on without; or grant list and watch on its table"
-        return fail(need, served.why_not, mend)
+        return ok(check, f"on, by {served.version} of LINSTOR's database")
+    if setting == "on":
+        remedy = "--database-hints=auto goes on without; or grant list and watch on its table"
+        return fail(check, served.why_not, remedy)
     if "may not" in served.why_not:
-        mend = "grant it (chart: databaseHints), or set --database-hints=off"
-        return warn(need, f"off: {served.why_not}", mend)
-    return ok(need, f"off: {served.why_not}")
+        remedy = "grant it (chart: databaseHints), or set --database-hints=off"
+        return warn(check, f"off: {served.why_not}", remedy)
+    return ok(check, f"off: {served.why_not}")
 
 
-def property_namespace(nodes: Nodes, given: str) -> Need:
-    """Where node labels are looked for, and how that was found."""
+def property_namespace(nodes: Nodes, given: str) -> CheckResult:
+    """Report where node labels are read from, and how that was determined."""
     if given:
         return ok("property-namespace", f"{nodes.namespace}, as --property-namespace says")
     how = f"{TOPOLOGY_NAMESPACE} on nodes that have {TOPOLOGY_NAMESPACE}/{KUBERNETES_HOSTNAME}"
     return ok("property-namespace", f"{how}, {PLAIN_NAMESPACE} on the others")
 
 
-def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> Need:
-    """Whether every node has the labels that some policy speaks of."""
-    asked = {
+def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> CheckResult:
+    """Check that every node has the labels that policies refer to."""
+    needed = {
         key
         for policy in policies
         if isinstance(policy, Policy)
@@ -97,25 +99,25 @@ def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> Need:
         for key in rule
         if key != HOSTNAME_LABEL
     }
-    mend = f"set the property LABEL under {nodes.namespace} on the LINSTOR node"
-    if nowhere := sorted(label for label in asked if not nodes.having(label)):
+    remedy = f"set the property LABEL under {nodes.namespace} on the LINSTOR node"
+    if nowhere := sorted(label for label in needed if not nodes.having(label)):
         return fail(
             "node-labels",
             f"no node has {few(nowhere)}, which some policy names: linstor-csi leaves such a label "
             "out, which admits more nodes than the policy means",
-            f"{mend}, or correct the policy",
+            f"{remedy}, or correct the policy",
         )
     lacking = sorted(
         f"{node} lacks {', '.join(missing)}"
         for node, labels in nodes.labels.items()
-        if (missing := sorted(asked - labels.keys()))
+        if (missing := sorted(needed - labels.keys()))
     )
     if lacking:
         return warn(
             "node-labels",
             few(lacking),
-            f"{mend}; the affinity of volumes with data there stays as it is until then",
+            f"{remedy}; the affinity of volumes with data there stays as it is until then",
         )
-    if not asked:
+    if not needed:
         return ok("node-labels", "no policy names a label")
-    return ok("node-labels", f"every node has {', '.join(sorted(asked))}")
+    return ok("node-labels", f"every node has {', '.join(sorted(needed))}")

@@ -1,4 +1,4 @@
-"""`check`: each thing that `run` needs is tried, and told with the way to mend it."""
+"""The `check` command: tests everything that `run` needs and reports how to fix problems."""
 
 from collections.abc import AsyncIterator
 
@@ -12,29 +12,29 @@ from linstor_affinity_events.adapters.kubernetes.volumes import CLASSES_PATH, VO
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.check_kubernetes import (
     Lease,
+    conflicting_controllers,
     in_place,
-    kubernetes_answers,
+    kubernetes_reachable,
     leader,
     permissions,
-    rivals,
     storage_classes,
 )
 from linstor_affinity_events.app.check_linstor import (
-    database_hints,
-    linstor_answers,
+    database_triggers,
     linstor_login,
+    linstor_reachable,
     linstor_streams,
     node_labels,
     property_namespace,
 )
-from linstor_affinity_events.app.need import Need, Status, fail, few, ok, warn
+from linstor_affinity_events.app.check_result import CheckResult, Status, fail, few, ok, warn
 from linstor_affinity_events.app.peers import (
     default_policy,
     event_streams,
+    journal_namespace,
     kubernetes,
     lease_namespace,
     linstor_connection,
-    notes_namespace,
 )
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
@@ -45,81 +45,81 @@ from linstor_affinity_events.settings import Settings
 
 async def check(
     settings: Settings, *, leftovers_only: bool = False, account: ServiceAccount | None = None
-) -> AsyncIterator[Need]:
-    """Try all needs, one after the other; a need that others rest on comes before them.
+) -> AsyncIterator[CheckResult]:
+    """Run all checks in sequence; a check that others depend on comes before them.
 
-    Permissions are those of `account`, or of the one that asks if it is None.
+    Permissions are checked for `account`, or for the caller's own account if it is None.
     """
     api = kubernetes(settings)
     try:
         checks = _Checks(settings, api, account)
         if leftovers_only:
-            async for need in checks.leftovers_alone():
-                yield need
+            async for result in checks.leftovers_only():
+                yield result
             return
         yield ok("settings", "they make sense")
-        async for need in checks.kubernetes():
-            yield need
-        async for need in checks.linstor():
-            yield need
-        async for need in checks.both():
-            yield need
+        async for result in checks.kubernetes():
+            yield result
+        async for result in checks.linstor():
+            yield result
+        async for result in checks.both():
+            yield result
     finally:
         await api.close()
 
 
 class _Checks:
-    """What one need finds is kept for those that rest on it."""
+    """The checks in their order. The findings of one are kept for those that depend on it."""
 
     def __init__(self, settings: Settings, api: KubeApi, account: ServiceAccount | None) -> None:
         self._settings, self._api = settings, api
         self._survey = KubeSurvey(api, account)
         self._who = f"{account.namespace}/{account.name}" if account else "the account"
-        self._namespace = notes_namespace(settings)
+        self._namespace = journal_namespace(settings)
         self._lease: Lease | None = None
         if settings.leader_election:
             self._lease = Lease(lease_namespace(settings), settings.lease_lock_name)
         self._index: VolumeIndex | None = None
         self._nodes: Nodes | None = None
 
-    async def kubernetes(self) -> AsyncIterator[Need]:
-        answered = await kubernetes_answers(self._api, self._survey)
+    async def kubernetes(self) -> AsyncIterator[CheckResult]:
+        answered = await kubernetes_reachable(self._api, self._survey)
         yield answered
         if answered.status is Status.FAIL:
             return
         yield await permissions(self._survey, self._namespace, self._lease, who=self._who)
-        yield await self._known()
+        yield await self._list_volumes()
         if self._index is not None:
             ours = {
                 name: found for name, found in self._index.classes.found.items() if found.is_ours
             }
             default = default_policy(self._settings.default_remote_access_policy)
-            async for need in storage_classes(self._index, ours, default):
-                yield need
+            async for result in storage_classes(self._index, ours, default):
+                yield result
             yield await in_place(self._survey, list(self._index.all()))
-        yield await rivals(self._survey)
+        yield await conflicting_controllers(self._survey)
         if self._lease is not None:
             yield await leader(self._survey, self._lease)
         yield await self._leftovers()
-        database = KubeDatabase(self._api, lasts=1.0, again=1.0, survey=self._survey)
-        yield await database_hints(database, self._settings.database_hints)
+        database = KubeDatabase(self._api, watch_for=1.0, recheck_every=1.0, survey=self._survey)
+        yield await database_triggers(database, self._settings.database_hints)
 
-    async def linstor(self) -> AsyncIterator[Need]:
+    async def linstor(self) -> AsyncIterator[CheckResult]:
         connection = linstor_connection(self._settings)
         async with LinstorRest(connection, namespace=self._settings.property_namespace) as linstor:
             reachable = True
-            async for need in linstor_answers(linstor, self._settings.linstor_urls):
-                reachable = need.status is not Status.FAIL
-                yield need
+            async for result in linstor_reachable(linstor, self._settings.linstor_urls):
+                reachable = result.status is not Status.FAIL
+                yield result
             if not reachable:
                 return
             login, self._nodes = await linstor_login(linstor)
             yield login
-            async for need in linstor_streams(event_streams(connection)):
-                yield need
+            async for result in linstor_streams(event_streams(connection)):
+                yield result
 
-    async def both(self) -> AsyncIterator[Need]:
-        """What takes an answer of both peers."""
+    async def both(self) -> AsyncIterator[CheckResult]:
+        """Run the checks that need a response from both LINSTOR and Kubernetes."""
         if self._nodes is None:
             return
         yield property_namespace(self._nodes, self._settings.property_namespace)
@@ -128,15 +128,15 @@ class _Checks:
         yield await self._same_nodes(self._nodes)
 
     def _policies(self, index: VolumeIndex) -> set[PolicyReading]:
-        """Every policy that is in force somewhere."""
+        """Return every policy that applies to some volume or class."""
         classes = (each for each in index.classes.found.values() if each.is_ours)
         found = {each.policy for each in classes}
         found |= {policy for each in index.all() for policy in (each.override, each.context)}
         found.add(default_policy(self._settings.default_remote_access_policy))
         return {each for each in found if each is not None}
 
-    async def _known(self) -> Need:
-        """List volumes and classes; what comes after rests on them."""
+    async def _list_volumes(self) -> CheckResult:
+        """List volumes and StorageClasses; later checks depend on them."""
         index = VolumeIndex(lambda _: None)
         try:
             await read_list(self._api, VOLUMES_PATH, index)
@@ -153,21 +153,25 @@ class _Checks:
             )
         return ok("volumes", f"{len(index)} volumes of LINSTOR's CSI driver")
 
-    async def leftovers_alone(self) -> AsyncIterator[Need]:
-        answered = await kubernetes_answers(self._api, self._survey)
+    async def leftovers_only(self) -> AsyncIterator[CheckResult]:
+        answered = await kubernetes_reachable(self._api, self._survey)
         if answered.status is Status.FAIL:
             yield answered
             return
-        listed = await self._known()
+        listed = await self._list_volumes()
         if listed.status is Status.FAIL:
             yield listed
             return
         found = await self._leftovers()
-        # Who asks for leftovers alone wants to know whether there is any.
-        yield Need(found.need, Status.FAIL, found.found, found.mend) if found.mend else found
+        # With --leftovers, an unfinished replacement is a failure and not a warning.
+        yield (
+            CheckResult(found.check, Status.FAIL, found.detail, found.remedy)
+            if found.remedy
+            else found
+        )
 
-    async def _leftovers(self) -> Need:
-        """Replacements that were begun and are at no end; where the service runs they end soon."""
+    async def _leftovers(self) -> CheckResult:
+        """Check for unfinished replacements; where the service runs, they finish soon."""
         try:
             entries = set((await KubeJournal(self._api, self._namespace).all()).volumes)
         except AffinityEventsError as error:
@@ -183,10 +187,10 @@ class _Checks:
             "let the service run until they are done; before it is removed for good, wait for that",
         )
 
-    async def _same_nodes(self, nodes: Nodes) -> Need:
-        """Whether LINSTOR and Kubernetes know the same nodes."""
+    async def _same_nodes(self, nodes: Nodes) -> CheckResult:
+        """Check that LINSTOR and Kubernetes have the same nodes."""
         try:
-            theirs = await self._survey.nodes()
+            kubernetes = await self._survey.nodes()
         except AffinityEventsError as error:
             return warn(
                 "nodes",
@@ -195,9 +199,9 @@ class _Checks:
             )
         ours = {labels.get(HOSTNAME_LABEL, str(name)) for name, labels in nodes.labels.items()}
         parts = []
-        if only := sorted(ours - theirs):
+        if only := sorted(ours - kubernetes):
             parts.append(f"LINSTOR alone knows {few(only)}")
-        if only := sorted(theirs - ours):
+        if only := sorted(kubernetes - ours):
             parts.append(f"Kubernetes alone knows {few(only)}")
         if parts:
             return warn(

@@ -1,4 +1,4 @@
-"""Lets what was begun come to its end when the service stops."""
+"""Lets work in progress finish when the service stops."""
 
 import asyncio
 import logging
@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 class Drain:
-    """Begins nothing more from the first wait on, and gives workers so many seconds from then.
+    """Closes the queue at the first wait, and gives workers `grace` seconds from then.
 
-    A background task that fails meanwhile cuts the first wait off. The next one goes on with what
-    is left of the time, so that a replacement that was begun ends whatever else fails.
+    A background task that fails meanwhile interrupts the first wait. The next wait continues with
+    the remaining time, so that a replacement in progress can finish whatever else fails.
     """
 
     def __init__(self, queue: KeyedQueue[ResourceName], *, grace: float) -> None:
@@ -23,7 +23,7 @@ class Drain:
         self._until: float | None = None
 
     async def wait(self, workers: Collection[asyncio.Task[None]]) -> None:
-        """Wait for the workers; those that take longer are cancelled."""
+        """Wait for the workers; cancel those that exceed the grace period."""
         clock = asyncio.get_running_loop().time
         if self._until is None:
             busy, waiting = self._queue.processing, len(self._queue)

@@ -1,4 +1,4 @@
-"""Full garbage collections when they disturb least, in place of at any moment."""
+"""Schedules full garbage collections for the times when they disturb least."""
 
 import asyncio
 import gc
@@ -12,26 +12,26 @@ from linstor_affinity_events.logs import facts
 log = logging.getLogger(__name__)
 
 NEVER = 2**31 - 1
-"""The highest threshold there is."""
+"""The highest threshold that gc accepts."""
 
-PATIENCE = 150.0
-"""How often it is seen whether anything was collected since: where no pass ends, as without LINSTOR
-and in those who do not lead, cycles wait up to twice that.
+CHECK_EVERY = 150.0
+"""How often to check that a collection took place. Where no full reconcile completes, as without
+LINSTOR and in instances that do not lead, reference cycles wait up to twice this time.
 """
 
 SLOW = 0.02
-"""Seconds of CPU, a few times as much as what comes and goes takes."""
+"""Seconds of CPU time: a few times what collecting the short-lived objects takes."""
 
 
 class Garbage:
-    """Collects once after each full pass, and walks what is there to stay but once.
+    """Collects once after each full reconcile, and traverses long-lived objects only once.
 
-    Young objects are collected as ever: that is quick, and failures that follow each other fast
-    make cycles. But a full collection walks everything, 200 ms at 50,000 volumes, and finds
-    nothing. So what the imports left and what the first list brought is frozen, which means never
-    walked again. It is freed like anything else when nothing refers to it any more; only what
-    dies in a cycle after it was frozen stays for good. So freezing is for what is as large as a
-    list, and else not done.
+    Young generations are collected as usual: that is fast, and failures in quick succession
+    create reference cycles. But a full collection traverses everything, 200 ms at 50,000 volumes,
+    and finds nothing. So the objects of the imports and of the first list are frozen, which
+    excludes them from later collections. A frozen object is still freed when its last reference
+    goes; only a cycle that becomes unreachable after it was frozen is never freed. So objects are
+    frozen only when there are as many as a list has.
     """
 
     def __init__(self, cpu: Callable[[], float] = time.thread_time) -> None:
@@ -41,7 +41,7 @@ class Garbage:
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """Have no full collection come by itself within the block. Enter it when all is built."""
+        """Disable automatic full collections within the block. Enter it after construction."""
         thresholds = gc.get_threshold()
         gc.set_threshold(*thresholds[:2], NEVER)
         gc.freeze()
@@ -54,23 +54,23 @@ class Garbage:
             gc.unfreeze()
 
     def collect(self) -> None:
-        """Collect everything; freeze what is left the first time, and whenever it took long, as
-        it does after a new list. Do nothing outside of `held_back`.
+        """Collect everything. Freeze the remaining objects the first time, and whenever collecting
+        took long, as it does after a new list. Does nothing outside of `held_back`.
         """
         if not self._held_back:
             return
-        begun = self._cpu()
+        started = self._cpu()
         found = gc.collect()
-        took = self._cpu() - begun
+        took = self._cpu() - started
         if self._collections == 0 or took > SLOW:
             gc.freeze()
         self._collections += 1
         log.debug("garbage collected", extra=facts(found=found, took_s=round(took, 4)))
 
     async def run(self) -> None:
-        """Collect, for ever, where nobody else does."""
+        """Collect periodically, until cancelled, when no full reconcile has done so."""
         while True:
             before = self._collections
-            await asyncio.sleep(PATIENCE)
+            await asyncio.sleep(CHECK_EVERY)
             if self._collections == before:
                 self.collect()

@@ -1,4 +1,7 @@
-"""`migrate-properties`: moves old notes of the reference controller to where its 1.5 keeps them."""
+"""The `migrate-properties` command: moves saved PVs to where version 1.5 of the reference has them.
+
+Saved PVs are the reference controller's record of its unfinished replacements.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from linstor_affinity_events.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One resource definition with a note of its own, and what became of the note."""
+    """One resource definition that has a saved PV, and what was done with it."""
 
     resource: ResourceName
     done: str
@@ -20,9 +23,9 @@ class Move:
 
 
 async def migrate(settings: Settings, *, dry_run: bool) -> AsyncIterator[Move]:
-    """Move each; what was moved is not found again, so it may be run any number of times.
+    """Move each saved PV. It is safe to run again: a moved saved PV is not found a second time.
 
-    A note that volume 0 has already is the newer one and stays.
+    A saved PV that volume 0 already has is the newer one and is kept.
     """
     connection = linstor_connection(settings)
     async with LinstorRest(connection, namespace=settings.property_namespace) as linstor:

@@ -1,4 +1,4 @@
-"""The peers that the settings name: Kubernetes and LINSTOR."""
+"""Builds the clients for Kubernetes and LINSTOR, and the engine's tuning, from the settings."""
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.session import configuration_from, own_namespace
@@ -17,7 +17,7 @@ from linstor_affinity_events.settings import Settings
 
 
 def default_policy(text: str) -> Policy | None:
-    """Read --default-remote-access-policy; empty is none. Raises BadSettings."""
+    """Read --default-remote-access-policy; empty means None. Raises BadSettings."""
     if not text:
         return None
     policy = parse_policy(text)
@@ -27,7 +27,7 @@ def default_policy(text: str) -> Policy | None:
 
 
 def everywhere(scope: str) -> NodeAffinity:
-    """What --everywhere has written on volumes that any node may use."""
+    """Return the node affinity that --everywhere selects for volumes that any node may use."""
     return DRIVER_NODES if scope == "driver" else NO_AFFINITY
 
 
@@ -70,13 +70,13 @@ def lease_namespace(settings: Settings) -> str:
     return settings.lease_lock_namespace or own_namespace() or "default"
 
 
-def notes_namespace(settings: Settings) -> str:
-    """Where notes of unfinished replacements are: beside the Lease by default."""
+def journal_namespace(settings: Settings) -> str:
+    """Return the namespace of the journal; the default is that of the Lease."""
     return settings.journal_namespace or lease_namespace(settings)
 
 
 def tuning_of(settings: Settings) -> Tuning:
-    """What the engine has to know of the settings."""
+    """Return the settings that the engine needs."""
     return Tuning(
         changes_at_once=settings.workers,
         readers=settings.workers,

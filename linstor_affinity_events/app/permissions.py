@@ -1,11 +1,11 @@
-"""Every verb on every kind of object that `run` asks for, and what for."""
+"""Every permission that `run` needs, and its purpose."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """Where a permission is needed."""
+    """The scope in which a permission is needed."""
 
     CLUSTER = "cluster"
     JOURNAL = "journal's namespace"

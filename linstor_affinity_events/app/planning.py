@@ -1,4 +1,4 @@
-"""`plan`: reads everything once, writes nothing, and finds what would be done."""
+"""The `plan` command: reads everything once, writes nothing, and reports what `run` would do."""
 
 import time
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from linstor_affinity_events.adapters.kubernetes.volumes import (
 )
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.peers import (
+    journal_namespace,
     kubernetes,
     linstor_connection,
-    notes_namespace,
     tuning_of,
 )
 from linstor_affinity_events.engine.engine import cluster_view_of
@@ -34,7 +34,7 @@ from linstor_affinity_events.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What was found, ordered by name, and what could not be looked at."""
+    """The findings, ordered by name, and warnings about what could not be read."""
 
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...] = ()
@@ -43,10 +43,10 @@ class Plan:
 async def make_plan(
     settings: Settings, selection: Selection, what_if: WhatIf, progress: Progress
 ) -> Plan:
-    """Look at the volumes that are meant, and at all that their verdicts depend on.
+    """Read the selected volumes, and everything that their decisions depend on.
 
-    Raises Missing for a name that nothing bears; BadSettings, Again and Refused when a peer
-    can't be reached or says no.
+    Raises Missing for a name that does not exist; BadSettings, Again and Refused when a peer is
+    unreachable or rejects a request.
     """
     api = kubernetes(settings)
     await api.open()
@@ -60,7 +60,7 @@ async def make_plan(
 
 
 class _Reading:
-    """One look at both peers."""
+    """Reads LINSTOR and Kubernetes once."""
 
     def __init__(
         self,
@@ -90,14 +90,14 @@ class _Reading:
         await together(
             read_list(self._api, VOLUMES_PATH, self._index),
             read_list(self._api, CLASSES_PATH, self._index.classes),
-            self._read_notes(entries),
+            self._read_entries(entries),
         )
         everything = [*self._index.all(), *self._absent(entries)]
-        _all_known(selection, self._what_if, everything)
-        meant = sorted(filter(selection.takes, everything), key=lambda volume: volume.name)
+        _require_known(selection, self._what_if, everything)
+        selected = sorted(filter(selection.takes, everything), key=lambda volume: volume.name)
         findings = await self._planner.survey(
-            [volume for volume in meant if self._index.get(volume.name) is not None],
-            [volume for volume in meant if self._index.get(volume.name) is None],
+            [volume for volume in selected if self._index.get(volume.name) is not None],
+            [volume for volume in selected if self._index.get(volume.name) is None],
             {entry.pv for entry in entries},
         )
         taken = [f for f in findings if selection.matches_node(f.volume, f.case.placement)]
@@ -106,19 +106,19 @@ class _Reading:
         taken.sort(key=lambda finding: finding.volume.name)
         return Plan(findings=tuple(taken), warnings=tuple(self._warnings))
 
-    async def _read_notes(self, entries: list[JournalEntry]) -> None:
-        namespace = notes_namespace(self._settings)
+    async def _read_entries(self, entries: list[JournalEntry]) -> None:
+        namespace = journal_namespace(self._settings)
         journal = KubeJournal(self._api, namespace)
         try:
             for name in sorted((await journal.all()).volumes):
-                await self._read_note(journal, name, entries)
+                await self._read_entry(journal, name, entries)
         except Refused as error:
             self._warnings.append(
                 f"notes of unfinished replacements in namespace {namespace} can't be read, so "
                 f"none is shown: {error}"
             )
 
-    async def _read_note(
+    async def _read_entry(
         self, journal: KubeJournal, name: PvName, entries: list[JournalEntry]
     ) -> None:
         try:
@@ -130,7 +130,7 @@ class _Reading:
             entries.append(entry)
 
     def _absent(self, entries: Sequence[JournalEntry]) -> list[Volume]:
-        """The volumes that are deleted and not yet created again."""
+        """Return the volumes that are deleted and not yet recreated."""
         described = [
             self._volumes.describe(entry.wanted)
             for entry in entries
@@ -139,8 +139,8 @@ class _Reading:
         return [volume for volume in described if volume is not None]
 
 
-def _all_known(selection: Selection, what_if: WhatIf, volumes: Sequence[Volume]) -> None:
-    """Raises Missing for names that no volume bears: they are mistyped."""
+def _require_known(selection: Selection, what_if: WhatIf, volumes: Sequence[Volume]) -> None:
+    """Raise Missing for names that no volume has: they are probably mistyped."""
     unknown = [n for n in selection.names if not any(is_called(n, volume) for volume in volumes)]
     if unknown:
         raise Missing(
@@ -148,6 +148,6 @@ def _all_known(selection: Selection, what_if: WhatIf, volumes: Sequence[Volume])
             f"{', '.join(unknown)}"
         )
     resources = {volume.key.resource for volume in volumes if volume.key is not None}
-    strangers = sorted(set(what_if.replicas) - resources)
-    if strangers:
-        raise Missing(f"no PersistentVolume stands for resource {', '.join(strangers)}")
+    unknown_resources = sorted(set(what_if.replicas) - resources)
+    if unknown_resources:
+        raise Missing(f"no PersistentVolume stands for resource {', '.join(unknown_resources)}")

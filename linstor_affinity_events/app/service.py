@@ -1,4 +1,4 @@
-"""Puts the parts together, owns every task that runs, and drains them on the way out."""
+"""The service of the `run` command: builds its parts, owns all tasks, and drains them on stop."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.bodies import parse_text
-from linstor_affinity_events.adapters.http.endpoints import Answers, HttpEndpoints
+from linstor_affinity_events.adapters.http.endpoints import EndpointSources, HttpEndpoints
 from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
 from linstor_affinity_events.adapters.kubernetes.events import KubeEvents
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
@@ -29,10 +29,10 @@ from linstor_affinity_events.app.drain import Drain
 from linstor_affinity_events.app.garbage import Garbage
 from linstor_affinity_events.app.peers import (
     event_streams,
+    journal_namespace,
     kubernetes,
     lease_namespace,
     linstor_connection,
-    notes_namespace,
     tuning_of,
 )
 from linstor_affinity_events.app.status import StatusReport
@@ -48,21 +48,21 @@ from linstor_affinity_events.settings import Settings
 
 log = logging.getLogger(__name__)
 
-DATABASE_AGAIN = 600.0
-"""How often it is seen whether LINSTOR's database can be watched after all."""
+DATABASE_RECHECK = 600.0
+"""Seconds between checks of whether LINSTOR's database can be watched."""
 
 SPARE_WORKERS = 4
-"""Workers beyond those that may change something: they look while all others wait."""
+"""Workers beyond the concurrency limit of changes: they reconcile while all others wait."""
 
 
 class Service:
-    """A service ready to run once. Raises BadSettings when it can't be put together."""
+    """A service that can run once. The constructor raises BadSettings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._garbage = Garbage()
         identity = settings.leader_election_id or socket.gethostname()
-        # Unique for each process: two on one host must not both take a Lease for their own.
+        # Unique per process: two on one host must not both regard a Lease as theirs.
         instance = f"{identity}_{uuid4()}"
         streams = Streams(time.time)
         self.metrics = Metrics(streams)
@@ -70,7 +70,9 @@ class Service:
         connection = linstor_connection(settings)
         self.linstor = LinstorRest(connection, namespace=settings.property_namespace)
         self.streams = event_streams(connection)
-        self._database = KubeDatabase(self.api, lasts=settings.resync_rate, again=DATABASE_AGAIN)
+        self._database = KubeDatabase(
+            self.api, watch_for=settings.resync_rate, recheck_every=DATABASE_RECHECK
+        )
         self.database_failure: str | None = None
         self.index = VolumeIndex(self._volume_changed)
         self.index.classes.on_change = lambda: self.engine.full_reconciler.request("storageclass")
@@ -83,7 +85,7 @@ class Service:
                 index=self.index,
                 linstor=self.linstor,
                 volumes=KubeVolumes(self.api, self.index),
-                journal=KubeJournal(self.api, notes_namespace(settings)),
+                journal=KubeJournal(self.api, journal_namespace(settings)),
                 notices=self.events,
                 telemetry=self.metrics,
                 leadership=self.election,
@@ -92,7 +94,7 @@ class Service:
             ),
             tuning_of(settings),
             holder=instance,
-            chance=random.Random(),  # noqa: S311, spreads retries and guards nothing
+            chance=random.Random(),  # noqa: S311, adds jitter to retries, not used for security
             streams=streams,
             after_full_reconcile=self._garbage.collect,
         )
@@ -133,7 +135,7 @@ class Service:
             retry_period=settings.leader_election_retry_period,
             on_change=lambda leading: self.engine.leadership_changed(leading=leading),
             now=_now,
-            fit=lambda: streams.any_up(self._stream_names),
+            healthy=lambda: streams.any_up(self._stream_names),
         )
 
     def _informer(self, path: str, store: Store) -> Informer:
@@ -177,7 +179,7 @@ class Service:
         )
 
     def not_ready(self) -> Mapping[str, str]:
-        """What keeps the service from doing its work, by part."""
+        """Return what keeps the service from working, by component."""
         against = {
             f"kubernetes {name}": informer.failure
             for name, informer in self.informers.items()
@@ -191,11 +193,11 @@ class Service:
         return against
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set, or until anything fails unforeseen.
+        """Run until `stop` is set or a task fails with an unexpected error.
 
-        A task that fails takes the service down on purpose: a restarted one looks at everything,
-        a deaf one only looks healthy. On `stop` nothing is begun any more, and what was begun
-        has the shutdown grace to end.
+        A failed task stops the service on purpose: after a restart it reconciles everything,
+        while one that lacks a task only looks healthy. After `stop` no new work starts, and work
+        in progress has the shutdown grace to finish.
         """
         settings = self._settings
         log.info("starting", extra=facts(version=__version__, host=socket.gethostname()))
@@ -205,7 +207,7 @@ class Service:
             stack.push_async_callback(self.api.close)
             await stack.enter_async_context(self.linstor)
             endpoints = HttpEndpoints(
-                Answers(
+                EndpointSources(
                     self.not_ready,
                     self.metrics.text,
                     None if settings.status_page == "off" else self.status.tree,
@@ -220,7 +222,7 @@ class Service:
         log.info("stopped")
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        """Workers outlive everything else, so that what they began can end whatever fails."""
+        """Run all tasks. Workers outlive the others and can finish their work whatever fails."""
         drain = Drain(self.engine.queue, grace=self._settings.shutdown_grace)
         async with asyncio.TaskGroup() as workforce:
             workers = [
@@ -233,7 +235,7 @@ class Service:
                     await stop.wait()
                     for task in listeners:
                         task.cancel()
-                    # The watch and the lease are of use as long as something is being replaced.
+                    # A replacement in progress needs the watch and the Lease.
                     await drain.wait(workers)
                     for task in background:
                         task.cancel()
@@ -244,13 +246,13 @@ class Service:
     def _begin(
         self, group: asyncio.TaskGroup
     ) -> tuple[list[asyncio.Task[None]], list[asyncio.Task[None]]]:
-        """Start what runs beside the workers: what they lean on, and what gives them work."""
+        """Start the tasks that workers depend on, and the listeners that give them work."""
         background = [
             group.create_task(informer.run(), name=f"informer-{name}")
             for name, informer in self.informers.items()
         ]
         background.append(group.create_task(self.events.run(), name="events"))
-        background.append(group.create_task(self._greet(), name="greeting"))
+        background.append(group.create_task(self._log_linstor_version(), name="linstor-version"))
         background.append(group.create_task(self._garbage.run(), name="garbage"))
         if isinstance(self.election, LeaseElection):
             background.append(group.create_task(self.election.run(), name="election"))
@@ -258,9 +260,9 @@ class Service:
             group.create_task(self._listen(stream), name=f"stream-{stream.name}")
             for stream in self.streams
         ]
-        listeners.append(group.create_task(self._reconcile_all(), name="sweeper"))
+        listeners.append(group.create_task(self._reconcile_all(), name="full-reconcile"))
         listeners.append(group.create_task(self._listen_to_database(), name="database"))
-        listeners.append(group.create_task(self.engine.batches.run(), name="crowd"))
+        listeners.append(group.create_task(self.engine.batches.run(), name="batches"))
         if self._settings.pulse_rate:
             listeners.append(group.create_task(self.engine.pulse.run(), name="pulse"))
         return background, listeners
@@ -270,14 +272,14 @@ class Service:
         if isinstance(self.election, LeaseElection):
             await self.election.release()
 
-    async def _greet(self) -> None:
-        """Log whom we talk to. Nothing waits for it: notes are finished without LINSTOR."""
+    async def _log_linstor_version(self) -> None:
+        """Log LINSTOR's version. Nothing waits for it: the journal is resumed without LINSTOR."""
         with suppress(Again, Refused, Missing):
-            # Where it can't be had, the first pass says why.
+            # If it can't be read, the first full reconcile reports why.
             log.info("LINSTOR found", extra=facts(version=await self.linstor.version()))
 
     async def _reconcile_all(self) -> None:
-        """Pass over everything, once it is known what everything is."""
+        """Run full reconciles, once volumes and StorageClasses are listed."""
         for informer in self.informers.values():
             await informer.synced.wait()
         log.info("volumes known", extra=facts(volumes=len(self.index)))
@@ -285,7 +287,7 @@ class Service:
         await self.engine.full_reconciler.run()
 
     async def _listen_to_database(self) -> None:
-        """Take LINSTOR's own database for a source of hints, where it can be watched."""
+        """Use LINSTOR's own database as a source of triggers, where it can be watched."""
         if self._settings.database_hints == "off":
             return
         required = self._settings.database_hints == "on"

@@ -1,4 +1,4 @@
-"""What the running service shows of itself, as plain values."""
+"""The status of the running service, as JSON values for the status page."""
 
 import asyncio
 import time
@@ -17,16 +17,16 @@ from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.volume import Volume
 
 MOST_VOLUMES = 500
-"""A page of ten thousand rows helps nobody; the search finds the others."""
+"""The most rows that the page shows; the search finds the others."""
 
 YIELD_EVERY = 500
-"""Volumes looked through before other tasks get their turn: a search of 50,000 in one go took a
-third of a second.
+"""Volumes searched between cooperative yields: searching 50,000 without one took a third of a
+second.
 """
 
 
 class StatusReport:
-    """Reads what the parts hold anyway; keeps nothing of its own but when it was made."""
+    """Reads the state of the other components; its only own state is its start time."""
 
     def __init__(
         self,
@@ -46,8 +46,8 @@ class StatusReport:
         self._started = time.time()
 
     async def tree(self, search: str) -> dict[str, Any]:
-        """All of it. `volumes` are those that are not settled or, with a search text, those whose
-        name, claim or resource contains it; the first MOST_VOLUMES of them.
+        """Return the whole status. `volumes` are those out of sync or, with a search text, those
+        whose name, claim or handle contains it; at most the first MOST_VOLUMES.
         """
         names, number = await self._first(self._found(search) if search else self._out_of_sync())
         rows = [self._row(volume) for name in names if (volume := self._index.get(name))]
@@ -124,7 +124,7 @@ class StatusReport:
                 yield volume.name
 
     async def _first(self, found: AsyncGenerator[PvName, None]) -> tuple[list[PvName], int]:
-        """The first MOST_VOLUMES by name, and how many there are; only what is shown is sorted."""
+        """Return the first MOST_VOLUMES names and the number of all; sort only those shown."""
         first: list[PvName] = []
         number = 0
         async with aclosing(found):

@@ -1,4 +1,4 @@
-"""The command line: parses, prints and picks exit codes. Nothing else in the package prints."""
+"""The command line: parses arguments, prints, and sets exit codes. Nothing else prints."""
 
 from linstor_affinity_events.cli.commands import main
 

@@ -1,6 +1,5 @@
-"""`check`: whether everything is there that `run` needs."""
+"""The `check` command: prints the result of each check."""
 
-import dataclasses
 import json
 import sys
 from typing import Any
@@ -10,8 +9,8 @@ from rich.text import Text
 
 from linstor_affinity_events import logs
 from linstor_affinity_events.adapters.kubernetes.survey import ServiceAccount
-from linstor_affinity_events.app.checking import check as needs
-from linstor_affinity_events.app.need import Need, Status, fail
+from linstor_affinity_events.app.check_result import CheckResult, Status, fail
+from linstor_affinity_events.app.checking import check as run_checks
 from linstor_affinity_events.cli.once import run_once
 from linstor_affinity_events.cli.options import Exit, settings_from, takes_settings
 from linstor_affinity_events.cli.terminal import console
@@ -53,7 +52,7 @@ def check(*, output: str, leftovers: bool, service_account: str, **given: Any) -
     Takes all flags of `run` as well. Exit codes: 0 nothing failed (warnings may be there),
     1 something failed, 2 bad settings.
     """
-    found: list[Need] = []
+    found: list[CheckResult] = []
     code = Exit.GOOD
     try:
         account = _account(service_account)
@@ -61,19 +60,29 @@ def check(*, output: str, leftovers: bool, service_account: str, **given: Any) -
     except BadSettings as error:
         found = [fail("settings", line, "see --help") for line in str(error).splitlines()]
         code = Exit.BAD_SETTINGS
-        _tell_all(found, output)
+        _print_results(found, output)
     else:
         logs.set_up(verbosity=settings.v, as_json=settings.log_format == "json", quiet=True)
-        found = run_once(_try_all(settings, output, account, leftovers=leftovers), settings)
-        if any(need.status is Status.FAIL for need in found):
+        found = run_once(_run_all(settings, output, account, leftovers=leftovers), settings)
+        if any(result.status is Status.FAIL for result in found):
             code = Exit.FAILED
     if output == "json":
-        click.echo(json.dumps([dataclasses.asdict(need) for need in found], indent=2))
+        click.echo(json.dumps([_tree(result) for result in found], indent=2))
     sys.exit(code)
 
 
+def _tree(result: CheckResult) -> dict[str, str]:
+    """Return one result with the field names that scripts read."""
+    return {
+        "need": result.check,
+        "status": result.status,
+        "found": result.detail,
+        "mend": result.remedy,
+    }
+
+
 def _account(text: str) -> ServiceAccount | None:
-    """Read NAMESPACE/NAME; empty is none. Raises BadSettings."""
+    """Read NAMESPACE/NAME; empty means None. Raises BadSettings."""
     if not text:
         return None
     namespace, slash, name = text.partition("/")
@@ -82,24 +91,24 @@ def _account(text: str) -> ServiceAccount | None:
     return ServiceAccount(namespace, name)
 
 
-async def _try_all(
+async def _run_all(
     settings: Settings, output: str, account: ServiceAccount | None, *, leftovers: bool
-) -> list[Need]:
-    """Tell each need as soon as it was tried: one that hangs shows which it is."""
+) -> list[CheckResult]:
+    """Print each result as soon as it is known, so that users see which check hangs."""
     found = []
-    async for need in needs(settings, leftovers_only=leftovers, account=account):
-        found.append(need)
-        _tell_all([need], output)
+    async for result in run_checks(settings, leftovers_only=leftovers, account=account):
+        found.append(result)
+        _print_results([result], output)
     return found
 
 
-def _tell_all(found: list[Need], output: str) -> None:
+def _print_results(found: list[CheckResult], output: str) -> None:
     if output != "text":
         return
     screen = console()
-    for need in found:
-        line = Text(f"{need.status:4}", style=STYLES[need.status])
-        line.append(f"  {need.need}: {need.found}", style="default")
+    for result in found:
+        line = Text(f"{result.status:4}", style=STYLES[result.status])
+        line.append(f"  {result.check}: {result.detail}", style="default")
         screen.print(line, soft_wrap=True)
-        if need.mend:
-            screen.print(Text(f"      {need.mend}"), soft_wrap=True)
+        if result.remedy:
+            screen.print(Text(f"      {result.remedy}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The commands under one name."""
+"""The command group `linstor-affinity-events` with all its commands."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`completion`: what a shell needs to complete commands and flags."""
+"""The `completion` command: prints the completion script of a shell."""
 
 import click
 from click.shell_completion import get_completion_class

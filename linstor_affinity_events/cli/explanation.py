@@ -1,4 +1,4 @@
-"""One volume explained: what is known of it, each rule on the way, and the verdict."""
+"""The output of `plan` for one volume: its state, each rule that applied, and the decision."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from linstor_affinity_events.model.difference import shown
 from linstor_affinity_events.model.placement import Replica
 from linstor_affinity_events.model.policy import Policy
 
-VERDICTS = {
+ACTIONS = {
     "none": "settled: the affinity is right",
     "patch": "patch: set the affinity, in place since it is unset",
     "replace": "replace the PersistentVolume by its like with the wanted affinity, or change it in "
@@ -26,7 +26,7 @@ VERDICTS = {
 
 
 def explain(finding: Finding) -> None:
-    """Print all that decides about one volume."""
+    """Print everything that the decision on one volume depends on."""
     screen = console()
     volume = finding.volume
     screen.print(Text(f"PersistentVolume {volume.name}", style="bold"), soft_wrap=True)
@@ -45,12 +45,12 @@ def explain(finding: Finding) -> None:
     if isinstance(finding.decision, Change):
         _line(screen, "wanted", " or ".join(shown(finding.decision.wanted)))
         screen.print(Text("  change    ").append_text(affinity_text(finding)), soft_wrap=True)
-    _line(screen, "verdict", VERDICTS[finding.action], style="bold")
+    _line(screen, "verdict", ACTIONS[finding.action], style="bold")
     screen.print()
 
 
 def _decision(finding: Finding) -> Iterator[tuple[str, str, str]]:
-    """What stands at the end of the rules."""
+    """Return the last lines of the rules: the rule that decides, and what prevents a change."""
     match finding.decision:
         case InSync():
             yield "decides", "the affinity is what the policy makes of the replicas", "green"
@@ -89,8 +89,8 @@ def _replica(finding: Finding, replica: Replica) -> str:
         return f"{replica.node}{flags}: does not count, since {', '.join(replica.against)}"
     labels = finding.case.nodes.labels.get(replica.node, {})
     policy, _ = policy_of(finding.case)
-    asked = (
+    keys = (
         sorted({key for rule in policy.rules for key in rule}) if isinstance(policy, Policy) else []
     )
-    told = ", ".join(f"{key}={labels.get(key, '(missing)')}" for key in asked)
-    return f"{replica.node}{flags}: has data" + (f"; {told}" if told else "")
+    labels_text = ", ".join(f"{key}={labels.get(key, '(missing)')}" for key in keys)
+    return f"{replica.node}{flags}: has data" + (f"; {labels_text}" if labels_text else "")

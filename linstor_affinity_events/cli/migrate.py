@@ -1,4 +1,4 @@
-"""`migrate-properties`: as the reference controller's command of that name."""
+"""The `migrate-properties` command, as in the reference controller."""
 
 import sys
 from typing import Any
@@ -8,7 +8,12 @@ import click
 from linstor_affinity_events import logs
 from linstor_affinity_events.app.migration import migrate
 from linstor_affinity_events.cli.once import run_once
-from linstor_affinity_events.cli.options import Exit, leave_over, settings_from, takes_settings
+from linstor_affinity_events.cli.options import (
+    Exit,
+    exit_with_errors,
+    settings_from,
+    takes_settings,
+)
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.settings import Settings
 
@@ -31,7 +36,7 @@ def migrate_properties(*, dry_run: bool, **given: Any) -> None:
         logs.set_up(verbosity=settings.v, as_json=settings.log_format == "json", quiet=True)
         failed = run_once(_migrate(settings, dry_run=dry_run), settings)
     except BadSettings as error:
-        leave_over(error, "migrate-properties")
+        exit_with_errors(error, "migrate-properties")
     sys.exit(Exit.FAILED if failed else Exit.GOOD)
 
 

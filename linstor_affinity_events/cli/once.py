@@ -1,4 +1,4 @@
-"""Commands that look, tell and end: how they run, and how what goes wrong is told."""
+"""Runs the commands that end by themselves, and reports their errors."""
 
 import asyncio
 import sys
@@ -23,9 +23,9 @@ KUBERNETES_TIP = (
 
 
 def run_once(work: Coroutine[Any, Any, T], settings: Settings) -> T:
-    """Run to the end; of what goes wrong tell what it was and what to change, then leave with 1.
+    """Run to completion. On an error print it and what to change, and exit with 1.
 
-    BadSettings is let through: the command knows its own code for it.
+    BadSettings is not caught: each command has its own exit code for it.
     """
     try:
         return asyncio.run(work)

@@ -1,4 +1,4 @@
-"""What all commands share: the flags, the settings read from them, and exit codes."""
+"""The parts that all commands share: flags, the settings read from them, and exit codes."""
 
 import enum
 import os
@@ -14,7 +14,7 @@ from linstor_affinity_events.settings import OPTIONS, Option, Settings
 
 
 class Exit(enum.IntEnum):
-    """What a script may rely on."""
+    """The exit codes that scripts may rely on."""
 
     GOOD = 0
     FAILED = 1
@@ -22,7 +22,7 @@ class Exit(enum.IntEnum):
 
 
 class _Verbosity(click.ParamType[str]):
-    """Takes `-v 1`, `-v=1` and `--v=1`, as the reference does."""
+    """Accepts `-v 1`, `-v=1` and `--v=1`, as the reference controller does."""
 
     name = "integer"
 
@@ -51,8 +51,8 @@ def _as_click(
 def takes_settings(
     *shown: str,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command all flags of the service, so that one list of arguments does for every
-    command. Its help lists those in `shown`, or all of them if none are named.
+    """Give a command all flags of the service, so that the same arguments work for every command.
+    Its help lists those in `shown`, or all of them if `shown` is empty.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,7 +65,7 @@ def takes_settings(
 
 
 def settings_from(given: dict[str, Any]) -> Settings:
-    """Read the settings. Raises BadSettings that names all mistakes."""
+    """Read the settings. Raises BadSettings that lists all mistakes."""
     flags = {
         name: ",".join(value) if isinstance(value, tuple) else value
         for name, value in given.items()
@@ -74,8 +74,10 @@ def settings_from(given: dict[str, Any]) -> Settings:
     return Settings.read(flags, os.environ, check_policy=default_policy)
 
 
-def leave_over(error: BadSettings, command: str, *, code: Exit = Exit.BAD_SETTINGS) -> NoReturn:
-    """End with all mistakes told."""
+def exit_with_errors(
+    error: BadSettings, command: str, *, code: Exit = Exit.BAD_SETTINGS
+) -> NoReturn:
+    """Print every mistake and exit."""
     for line in str(error).splitlines():
         click.echo(f"error: {line}", err=True)
     click.echo(f"See linstor-affinity-events {command} --help.", err=True)

@@ -1,4 +1,4 @@
-"""`plan`: what `run` would do, and why, without doing it."""
+"""The `plan` command: shows what `run` would do, and why, without doing it."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,12 @@ from linstor_affinity_events import logs
 from linstor_affinity_events.app.planning import Plan, make_plan
 from linstor_affinity_events.cli.explanation import explain
 from linstor_affinity_events.cli.once import run_once
-from linstor_affinity_events.cli.options import Exit, leave_over, settings_from, takes_settings
+from linstor_affinity_events.cli.options import (
+    Exit,
+    exit_with_errors,
+    settings_from,
+    takes_settings,
+)
 from linstor_affinity_events.cli.plan_table import print_table
 from linstor_affinity_events.cli.plan_tree import print_tree
 from linstor_affinity_events.cli.terminal import progress_on_terminal
@@ -20,8 +25,8 @@ from linstor_affinity_events.model.selection import Selection
 from linstor_affinity_events.model.what_if import WhatIf
 
 PENDING = 2
-"""With --exit-code: something is to be changed. Mistakes and failures are 1 here, so that a script
-can't take them for it."""
+"""The exit code of --exit-code if changes are pending. Usage errors and failures exit with 1, so
+that a script cannot confuse the two."""
 
 
 HELP = """Show what `run` would change, and why it would not; change nothing, anywhere.
@@ -47,7 +52,7 @@ class _Misused(click.UsageError):
 
 
 class _OneForMistakes(click.Command):
-    """A command whose usage errors end with 1."""
+    """A command that exits with 1 on a usage error."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
@@ -57,7 +62,7 @@ class _OneForMistakes(click.Command):
 
 
 class _Replicas(click.ParamType[tuple[ResourceName, tuple[NodeName, ...]]]):
-    """`RD=NODE,...`; nothing after the equals sign stands for no replica at all."""
+    """`RD=NODE,...`; an empty list of nodes means no replica at all."""
 
     name = "rd=node,..."
 
@@ -141,7 +146,7 @@ def plan(
         with progress_on_terminal() as progress:
             made = run_once(make_plan(settings, selection, what_if, progress), settings)
     except BadSettings as error:
-        leave_over(error, "plan", code=Exit.FAILED)
+        exit_with_errors(error, "plan", code=Exit.FAILED)
     for warning in made.warnings:
         click.echo(f"warning: {warning}", err=True)
     _show(made, output, everything=everything or bool(volumes), one=len(volumes) == 1)

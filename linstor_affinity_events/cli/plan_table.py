@@ -1,4 +1,4 @@
-"""The plan as a table."""
+"""The output of `plan` as a table."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ STYLES = {
 URGENT = "no node with data is admitted now"
 
 MOST_TERMS = 6
-"""A table is no place for a hundred terms; the rest is counted."""
+"""The most terms shown in a cell; the others are counted."""
 
 
 def policy_text(finding: Finding) -> str:
-    """The policy and where it comes from, in a few words."""
+    """Return the policy and its source."""
     policy, source = policy_of(finding.case)
     if policy is None:
         return "unknown"
@@ -42,7 +42,7 @@ def policy_text(finding: Finding) -> str:
 
 
 def difference_text(was: Affinity, wanted: Affinity) -> Text:
-    """What goes (-), comes (+) and stays, each term once."""
+    """Return the removed (-), added (+) and kept (=) terms, each once."""
     change = Difference.of(was, wanted)
     marked = (
         [("-" + term, "red") for term in change.goes]
@@ -62,7 +62,7 @@ def _terms(marked: Sequence[tuple[str, str]]) -> Text:
 
 
 def why(finding: Finding) -> str:
-    """The reason in a word, and in a sentence; for a change what makes it urgent."""
+    """Return the reason code and the sentence; for a change, why it is urgent."""
     decision = finding.against or finding.decision
     if isinstance(decision, Change):
         return URGENT if decision.urgent else ""
@@ -75,7 +75,7 @@ def why(finding: Finding) -> str:
 
 
 def affinity_text(finding: Finding) -> Text:
-    """Now, and what is wanted where that differs."""
+    """Return the present affinity, or the difference from the wanted one."""
     was = finding.volume.affinity
     if isinstance(finding.decision, Change):
         return difference_text(was, finding.decision.wanted)
@@ -83,7 +83,7 @@ def affinity_text(finding: Finding) -> Text:
 
 
 def print_table(findings: Sequence[Finding], *, of: int) -> None:
-    """Print one row for each finding, and a line that sums them up."""
+    """Print one row per finding, and a summary line."""
     screen = console()
     if findings:
         screen.print(_table(findings, boxed=screen.is_terminal))
@@ -121,7 +121,7 @@ def _sum(findings: Sequence[Finding], *, of: int) -> str:
     if not of:
         return "There is no volume of LINSTOR's CSI driver that was meant."
     counts = Counter(finding.action for finding in findings)
-    told = [f"{counts[action]} {action}" for action in STYLES if counts[action]]
-    settled = of - len(findings) + counts["none"]
-    told = [part for part in told if not part.endswith(" none")]
-    return f"{of} volumes: {', '.join([f'{settled} settled', *told])}."
+    parts = [f"{counts[action]} {action}" for action in STYLES if counts[action]]
+    in_sync = of - len(findings) + counts["none"]
+    parts = [part for part in parts if not part.endswith(" none")]
+    return f"{of} volumes: {', '.join([f'{in_sync} settled', *parts])}."

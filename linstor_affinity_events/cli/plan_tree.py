@@ -1,4 +1,4 @@
-"""The plan for programs: JSON or YAML, with fields that stay."""
+"""The output of `plan` for programs: JSON or YAML with stable fields."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def print_tree(findings: Sequence[Finding], output: str, *, explained: bool) -> 
 
 
 def tree(finding: Finding, *, explained: bool) -> dict[str, Any]:
-    """One finding; `wanted` is null where nothing is to be changed."""
+    """Return one finding; `wanted` is null if nothing has to change."""
     volume, decision = finding.volume, finding.decision
     change = decision if isinstance(decision, Change) else None
     found: dict[str, Any] = {
@@ -59,7 +59,7 @@ def _policy(finding: Finding) -> dict[str, Any] | None:
 
 
 def _affinity(affinity: Affinity) -> Any:
-    """As Kubernetes has it; null for none, which admits every node."""
+    """Return the affinity as in a manifest; null if there is none, which admits every node."""
     return affinity.manifest() if isinstance(affinity, NodeAffinity) else {"foreign": str(affinity)}
 
 

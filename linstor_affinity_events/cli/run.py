@@ -1,4 +1,4 @@
-"""`run`: the service itself."""
+"""The `run` command: runs the service until a signal stops it."""
 
 import asyncio
 import logging
@@ -11,20 +11,25 @@ import click
 
 from linstor_affinity_events import logs
 from linstor_affinity_events.app.service import Service
-from linstor_affinity_events.cli.options import Exit, leave_over, settings_from, takes_settings
+from linstor_affinity_events.cli.options import (
+    Exit,
+    exit_with_errors,
+    settings_from,
+    takes_settings,
+)
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.settings import Settings
 
 try:
     import uvloop
-except ImportError:  # not made for this platform
+except ImportError:  # not available for this platform
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 else:
     new_event_loop = uvloop.new_event_loop
 
 log = logging.getLogger(__name__)
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @click.command(short_help="Listen to LINSTOR and set affinities right.")
@@ -47,9 +52,9 @@ def run(**given: Any) -> None:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_run(settings))
     except BadSettings as error:
-        leave_over(error, "run")
+        exit_with_errors(error, "run")
     except BaseExceptionGroup as errors:
-        # What was begun has ended by now; a restarted service looks at everything.
+        # Work in progress has finished by now; after a restart everything is reconciled.
         log.critical("a part of the service failed unforeseen", exc_info=errors)
         sys.exit(Exit.FAILED)
 
@@ -59,15 +64,15 @@ async def _run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
 
     def ask(*_: object) -> None:
-        # A second signal changes nothing: what was begun is finished, within the shutdown grace.
+        # A second signal has no effect: work in progress may finish within the shutdown grace.
         loop.call_soon_threadsafe(stop.set)
 
-    # Not the loop's own handlers: it puts the defaults back when it is closed, and whoever sends
-    # one more signal then would kill what has ended well.
-    for number in STOPS:
+    # Not the event loop's handlers: closing the loop restores the defaults, and another signal at
+    # that moment would kill a process that has stopped cleanly.
+    for number in STOP_SIGNALS:
         signal.signal(number, ask)
     try:
         await Service(settings).run(stop)
     finally:
-        for number in STOPS:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What is shown to people: colours and progress on a terminal, plain lines elsewhere."""
+"""Output for users: colours and progress on a terminal, plain lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 WIDE = 1000
-"""Elsewhere than on a terminal nothing is folded, so that a line stays a line for grep."""
+"""The width when the output is not a terminal: lines are not wrapped, so that grep works."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -19,7 +19,7 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def progress_on_terminal() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far it is, on the terminal that stderr is; elsewhere say nothing."""
+    """Show progress if stderr is a terminal; otherwise print nothing."""
     screen = Console(stderr=True)
     if not screen.is_terminal:
         yield lambda _what, _done, _of: None

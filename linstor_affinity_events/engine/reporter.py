@@ -95,7 +95,14 @@ class Changed:
 
 
 def kind_of(decision: Decision) -> str:
-    return "later" if isinstance(decision, Deferred) else type(decision).__name__.lower()
+    """The decision's name in metrics and on the status page."""
+    match decision:
+        case InSync():
+            return "settled"
+        case Deferred():
+            return "later"
+        case _:
+            return type(decision).__name__.lower()
 
 
 def reason_of(decision: Decision) -> str:

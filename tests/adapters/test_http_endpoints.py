@@ -10,7 +10,7 @@ import pytest
 
 from linstor_affinity_events.adapters.http.endpoints import (
     Address,
-    Answers,
+    EndpointSources,
     HttpEndpoints,
     is_loopback,
 )
@@ -32,7 +32,7 @@ async def listening(
     async def status(search: str) -> Mapping[str, Any]:
         return {"search": search}
 
-    answers = Answers(
+    answers = EndpointSources(
         lambda: not_ready or {}, lambda: b"metric 1\n", status, status_for_all=status_for_all
     )
     endpoints = HttpEndpoints(answers, bind=bind, metrics=metrics)

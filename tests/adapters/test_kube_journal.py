@@ -15,7 +15,7 @@ from linstor_affinity_events.adapters.kubernetes.journal import (
     MOST_READS,
     PAGE_LIMIT,
     KubeJournal,
-    note_name,
+    configmap_name,
 )
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import Again, BadEntry, Conflict, Forbidden, Refused
@@ -47,7 +47,7 @@ def config_map(name: str, text: str | None, *, label: str = "true") -> Json:
 
 def labelled(entry: JournalEntry, text: str = "{}") -> Json:
     """A ConfigMap that is labelled as the entry of a note, with any text in it."""
-    made = config_map(note_name(entry.pv), text)
+    made = config_map(configmap_name(entry.pv), text)
     made["metadata"]["annotations"] = {
         "linstor-affinity-events/persistent-volume": entry.pv,
         "linstor-affinity-events/linstor-volume": str(entry.key),
@@ -170,7 +170,7 @@ async def test_any_name_of_a_volume_has_a_place(journal: KubeJournal, length: in
 def test_every_name_has_a_place_of_its_own() -> None:
     names = [PvName(letter * length) for letter in "ab" for length in (1, 238, 239, 240, 253)]
 
-    assert len({note_name(name) for name in names}) == len(names)
+    assert len({configmap_name(name) for name in names}) == len(names)
 
 
 @pytest.mark.parametrize("letter", ["x", '"', "\n", "ä"])
@@ -226,7 +226,7 @@ async def test_a_foreign_config_map_is_told_and_not_trusted(
     journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture, text: str | None
 ) -> None:
     good = await journal.create(noted("pvc-2"))
-    cluster.create(CONFIG_MAPS, config_map(note_name(PV), text), namespace=NAMESPACE)
+    cluster.create(CONFIG_MAPS, config_map(configmap_name(PV), text), namespace=NAMESPACE)
 
     with caplog.at_level(logging.ERROR):
         found = await journal.all()
@@ -255,7 +255,7 @@ async def test_a_note_in_the_place_of_another_is_not_trusted(
     journal: KubeJournal, cluster: FakeCluster
 ) -> None:
     text = orjson.dumps(noted("pvc-2").written()).decode()
-    cluster.create(CONFIG_MAPS, config_map(note_name(PV), text), namespace=NAMESPACE)
+    cluster.create(CONFIG_MAPS, config_map(configmap_name(PV), text), namespace=NAMESPACE)
 
     with pytest.raises(BadEntry, match="is for pvc-2"):
         await journal.read(PV)
@@ -405,7 +405,7 @@ async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
 async def test_a_note_says_who_manages_it(journal: KubeJournal, cluster: FakeCluster) -> None:
     await journal.create(replace(NOTE, wanted={**NOTE.wanted}))
 
-    stored = cluster.get(CONFIG_MAPS, note_name(PV), NAMESPACE)
+    stored = cluster.get(CONFIG_MAPS, configmap_name(PV), NAMESPACE)
 
     assert stored is not None
     assert stored["metadata"]["labels"] == {
@@ -585,5 +585,5 @@ async def test_what_was_read_and_is_no_note_is_not_read_again(
     assert await journal.all() == listed()
 
     text = orjson.dumps(NOTE.written()).decode()
-    cluster.update(CONFIG_MAPS, note_name(PV), labelled(NOTE, text), namespace=NAMESPACE)
+    cluster.update(CONFIG_MAPS, configmap_name(PV), labelled(NOTE, text), namespace=NAMESPACE)
     assert await journal.all() == listed(NOTE)

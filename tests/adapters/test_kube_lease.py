@@ -11,7 +11,7 @@ import pytest
 from linstor_affinity_events.adapters.kubernetes import lease as kube_lease
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.lease import (
-    UNFIT_FIRST,
+    YIELD_AFTER_FIRST,
     AlwaysLeading,
     LeaseElection,
 )
@@ -39,7 +39,7 @@ class Town:
         name: str,
         *,
         namespace: str = "default",
-        fit: Callable[[], bool] = lambda: True,
+        healthy: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.fromtimestamp(clock(), UTC),
     ) -> LeaseElection:
         api = KubeApi(loads(self.server.url))
@@ -55,7 +55,7 @@ class Town:
             retry_period=RETRY,
             on_change=self.told[name].append,
             now=now,
-            fit=fit,
+            healthy=healthy,
         )
 
     def held_by(self, holder: str, **spec: Any) -> None:
@@ -116,32 +116,35 @@ def test_who_comes_first_leads_at_once() -> None:
 
 def test_a_leader_that_is_unfit_makes_way_for_one_that_is_not() -> None:
     async def story(town: Town) -> None:
-        unfit, fit = town.candidate("unfit", fit=lambda: False), town.candidate("fit")
+        unhealthy, healthy = (
+            town.candidate("unhealthy", healthy=lambda: False),
+            town.candidate("healthy"),
+        )
 
-        async with running(unfit.run()):
-            await until(lambda: unfit.leading)
-            async with running(fit.run()):
-                took = await until(lambda: fit.leading)
-                assert not unfit.leading
+        async with running(unhealthy.run()):
+            await until(lambda: unhealthy.leading)
+            async with running(healthy.run()):
+                took = await until(lambda: healthy.leading)
+                assert not unhealthy.leading
                 for _ in range(60):
                     await asyncio.sleep(1.0)
-                    assert fit.leading
+                    assert healthy.leading
 
-        assert took < UNFIT_FIRST + 3 * RETRY
+        assert took < YIELD_AFTER_FIRST + 3 * RETRY
 
     play(story)
 
 
 def test_one_that_stood_back_alone_leads_as_soon_as_it_is_fit() -> None:
     async def story(town: Town) -> None:
-        state = {"fit": False}
-        one = town.candidate("one", fit=lambda: state["fit"])
+        state = {"healthy": False}
+        one = town.candidate("one", healthy=lambda: state["healthy"])
 
         async with running(one.run()):
             await until(lambda: one.leading)
             await until(lambda: not one.leading)
             await asyncio.sleep(2.0)
-            state["fit"] = True
+            state["healthy"] = True
 
             took = await until(lambda: one.leading)
 
@@ -152,7 +155,7 @@ def test_one_that_stood_back_alone_leads_as_soon_as_it_is_fit() -> None:
 
 def test_where_nobody_is_fit_somebody_leads_all_the_same() -> None:
     async def story(town: Town) -> None:
-        alone = town.candidate("alone", fit=lambda: False)
+        alone = town.candidate("alone", healthy=lambda: False)
         led = 0
 
         async with running(alone.run()):
@@ -168,13 +171,13 @@ def test_where_nobody_is_fit_somebody_leads_all_the_same() -> None:
 
 def test_one_that_is_fit_again_does_not_wait() -> None:
     async def story(town: Town) -> None:
-        state = {"fit": False}
-        alone = town.candidate("alone", fit=lambda: state["fit"])
+        state = {"healthy": False}
+        alone = town.candidate("alone", healthy=lambda: state["healthy"])
 
         async with running(alone.run()):
             await until(lambda: alone.leading)
             await until(lambda: not alone.leading)
-            state["fit"] = True
+            state["healthy"] = True
             assert await until(lambda: alone.leading) <= RETRY + 1.0
 
     play(story)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from linstor_affinity_events.app.garbage import NEVER, PATIENCE, SLOW, Garbage
+from linstor_affinity_events.app.garbage import CHECK_EVERY, NEVER, SLOW, Garbage
 from tests.fakes.clock import run_virtually
 
 QUICK = SLOW / 2
@@ -118,10 +118,10 @@ def test_collections_do_not_wait_for_passes_for_ever() -> None:
         await asyncio.sleep(0)
         garbage.collect()
         ring = old_ring()
-        await asyncio.sleep(PATIENCE + 1)
+        await asyncio.sleep(CHECK_EVERY + 1)
         assert ring() is not None
 
-        await asyncio.sleep(PATIENCE)
+        await asyncio.sleep(CHECK_EVERY)
 
         assert ring() is None
         waiting.cancel()

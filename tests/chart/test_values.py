@@ -10,7 +10,7 @@ import yaml
 
 from linstor_affinity_events import __version__
 from linstor_affinity_events.adapters.kubernetes.database import GROUP, TABLE, VERBS
-from linstor_affinity_events.adapters.kubernetes.journal import LABEL, note_name
+from linstor_affinity_events.adapters.kubernetes.journal import LABEL, configmap_name
 from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.settings import OPTIONS
@@ -675,7 +675,7 @@ def test_policies_know_entries_as_the_service_writes_them(helm: Helm) -> None:
         if each["kind"] == "ValidatingAdmissionPolicy" and "volumes" not in each["metadata"]["name"]
     ]
     for each in spoken:
-        assert f'"{note_name(PvName(""))}"' in each
+        assert f'"{configmap_name(PvName(""))}"' in each
         assert f'"{LABEL}"' in each
 
 

@@ -125,13 +125,13 @@ async def test_entries_without_number_that_can_t_be_followed_hold_up_nobody_for_
             forged = volume_for(None, name, accessModes=["NoSuchMode"])
             forged["metadata"]["name"] = name
             forged["spec"]["claimRef"] = {"namespace": "default", "name": "x", "uid": "nobody"}
-            house.journal.kept[PvName(name)] = entry(forged, f"{name}/0")
-        async with house.at_work():
-            await reconciled(house, 5)
+            setup.journal.kept[PvName(name)] = entry(forged, f"{name}/0")
+        async with setup.at_work():
+            await reconciled(setup, 5)
             linstor.place(PV, *nodes)
             begun = asyncio.get_running_loop().time()
-            house.queue.add(RD, source="promotion")
-            sweeping = asyncio.create_task(reconciled(house, 3), name="sweeping")
+            setup.queue.add(RD, source="promotion")
+            sweeping = asyncio.create_task(reconciled(setup, 3), name="sweeping")
             await until(lambda: is_on(cluster, *nodes))
             took = asyncio.get_running_loop().time() - begun
             await sweeping

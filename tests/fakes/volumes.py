@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from linstor_affinity_events.adapters.kubernetes.index import Following, VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.index import FollowedVolume, VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
@@ -164,7 +164,7 @@ class FakeVolumes:
         return describe(manifest)
 
     @contextmanager
-    def follow(self, name: PvName) -> Iterator[Following]:
+    def follow(self, name: PvName) -> Iterator[FollowedVolume]:
         with self.index.follow(name) as following:
             yield following
 

@@ -22,7 +22,7 @@ from linstor_affinity_events.adapters.linstor.events import (
     MOST_LINES,
     YIELD_EVERY_BYTES,
     _OneConnection,
-    _Paced,
+    _YieldingResponse,
     trigger_of,
 )
 from linstor_affinity_events.adapters.linstor.events import (
@@ -34,10 +34,10 @@ from linstor_affinity_events.adapters.linstor.rest import (
     MOST_FLAGS,
     MOST_REPLICAS,
     Replicas,
-    _answer,
+    _checked_body,
     _definition,
 )
-from linstor_affinity_events.adapters.policy_yaml import _kept, parse_policy
+from linstor_affinity_events.adapters.policy_yaml import _cached, parse_policy
 from linstor_affinity_events.errors import AffinityEventsError, TooLong, Unreachable
 from linstor_affinity_events.model.journal_entry import read_entry
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, parse_handle
@@ -102,7 +102,7 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
     "json-fraction": (lambda body: parse_json(body, ""), lambda n: b"0." + b"1" * n, 100_000),
     "saved": (parse_text, lambda n: '{"a":"' + "\\n" * n + '"}', 50_000),
     "error": (
-        lambda body: _answer(500, body, ""),
+        lambda body: _checked_body(500, body, ""),
         lambda n: json.dumps([{"message": "x" * 500}] * n).encode(),
         500,
     ),
@@ -189,7 +189,7 @@ def test_a_hostile_policy_takes_no_longer_than_some_honest_ones(text: str) -> No
     honest = "\n".join(f"- fromSame: [topology.kubernetes.io/zone-{n}]" for n in range(16))
 
     def parse(given: str) -> None:
-        _kept.cache_clear()
+        _cached.cache_clear()
         parse_policy(given)
 
     assert took(parse, text) < 20 * took(parse, honest)
@@ -285,7 +285,7 @@ async def test_others_have_their_turn_while_a_stream_is_read() -> None:
     read = 0
 
     async with Turns(lambda: read) as lines:
-        async for _ in _Paced(Answer(b"\n" * MOST_IDLE_LINES)):  # type: ignore[arg-type]
+        async for _ in _YieldingResponse(Answer(b"\n" * MOST_IDLE_LINES)):  # type: ignore[arg-type]
             read += 1
 
     assert read == MOST_IDLE_LINES
@@ -296,7 +296,7 @@ async def test_others_have_their_turn_while_large_events_are_read() -> None:
     read = 0
 
     async with Turns(lambda: read) as size:
-        async for line in _Paced(Answer((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
+        async for line in _YieldingResponse(Answer((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
             read += len(line)
 
     assert size.most < YIELD_EVERY_BYTES + 10_000
@@ -307,7 +307,7 @@ async def test_a_stream_of_lines_that_are_no_events_is_left(line: bytes) -> None
     event = b'data: {"resource_name": "a"}\n\n'
     quiet = line * (MOST_IDLE_LINES - 100)
     source = _OneConnection("http://localhost", session=object())
-    source._response = _Paced(Answer((quiet + b"\n" + event) * 2 + quiet * 2))  # type: ignore[arg-type]
+    source._response = _YieldingResponse(Answer((quiet + b"\n" + event) * 2 + quiet * 2))  # type: ignore[arg-type]
 
     for _ in range(2):
         assert json.loads((await anext(source)).data) == {"resource_name": "a"}

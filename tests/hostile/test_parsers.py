@@ -15,7 +15,12 @@ from linstor_affinity_events.adapters.json_stream import Objects
 from linstor_affinity_events.adapters.kubernetes.database import replica_of
 from linstor_affinity_events.adapters.kubernetes.journal import _entry
 from linstor_affinity_events.adapters.linstor.events import trigger_of
-from linstor_affinity_events.adapters.linstor.rest import Replicas, _answer, _definition, _objects
+from linstor_affinity_events.adapters.linstor.rest import (
+    Replicas,
+    _checked_body,
+    _definition,
+    _objects,
+)
 from linstor_affinity_events.adapters.policy_yaml import parse_policy
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched
 from linstor_affinity_events.errors import AffinityEventsError
@@ -112,7 +117,7 @@ def flags(text: str) -> object:
 def answer(body: bytes) -> None:
     for status in (200, 302, 400, 404, 500):
         with only_our_errors():
-            _answer(status, body, "LINSTOR")
+            _checked_body(status, body, "LINSTOR")
 
 
 PARSERS: list[tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.policy_yaml import _kept, parse_policy
+from linstor_affinity_events.adapters.policy_yaml import _cached, parse_policy
 from linstor_affinity_events.model.policy import (
     EVERYWHERE,
     LOCAL_ONLY,
@@ -119,15 +119,15 @@ def test_several_policies_together_have_no_more_rules_than_one() -> None:
 
 
 def test_texts_that_are_kept_are_few_and_short() -> None:
-    _kept.cache_clear()
+    _cached.cache_clear()
 
     for number in range(1000):
         parse_policy(f"{number}" + "x" * MAX_TEXT)
-    assert _kept.cache_info().currsize == 0
+    assert _cached.cache_info().currsize == 0
 
     for number in range(1000):
         parse_policy(f"x{number}")
-    assert _kept.cache_info().currsize == 256
+    assert _cached.cache_info().currsize == 256
 
 
 @given(text=st.sampled_from(["1", "t", "T", "TRUE", "true", "True"]))

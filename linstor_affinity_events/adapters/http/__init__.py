@@ -1,1 +1,1 @@
-"""What the service itself serves by HTTP."""
+"""The service's own HTTP endpoints."""

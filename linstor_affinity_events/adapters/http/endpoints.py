@@ -1,4 +1,4 @@
-"""What others ask us over HTTP: /healthz, /readyz, /metrics, and the status for people."""
+"""The HTTP endpoints: /healthz, /readyz, /metrics, and the status page with its JSON."""
 
 import asyncio
 import errno
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from linstor_affinity_events.adapters.http import doors
+from linstor_affinity_events.adapters.http import connection_limits
 from linstor_affinity_events.adapters.http.status_page import STYLE_HASH, render
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.logs import facts
@@ -34,7 +34,7 @@ SAFE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""The page has neither scripts nor pictures, and is nobody's to frame."""
+"""The page has no scripts and no images, and must not be framed."""
 
 LOCAL_ONLY = (
     "The status is served to this host alone: use kubectl port-forward, or set --status-page=all "
@@ -45,39 +45,39 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """Where the answers come from."""
+class EndpointSources:
+    """The sources of the responses."""
 
     not_ready: Callable[[], Mapping[str, str]]
-    """What keeps the service from doing its work, by part; empty when it is ready."""
+    """Returns what keeps the service from working, by component; empty when it is ready."""
 
     metrics: Callable[[], bytes]
 
     status: Callable[[str], Awaitable[Mapping[str, Any]]] | None = None
-    """What is shown of the service, and of the volumes whose names contain the text; None where
-    nothing is to be shown.
+    """Returns the status, with the volumes whose names contain the given text; None turns the page
+    off.
     """
 
     status_for_all: bool = False
-    """Whether it is shown to peers on other hosts as well."""
+    """Whether the status is served to peers on other hosts too."""
 
 
 def is_loopback(peer: object) -> bool:
-    """Whether the peer of a connection, as its transport names it, is on this host."""
+    """Return whether the peer of a connection, as its transport names it, is on this host."""
     if not isinstance(peer, tuple) or not peer:
         return False
     try:
         address = ip_address(str(peer[0]))
     except ValueError:
         return False
-    # A socket for both kinds of addresses shows those of IPv4 as ones of IPv6.
+    # A dual-stack socket shows IPv4 addresses as IPv4-mapped IPv6 addresses.
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _all_addresses(port: int) -> socket.socket:
-    """Go's [::] means "all addresses", those of IPv4 as well, also where there is no IPv6.
+    """Listen on all addresses, as Go does for [::]: on IPv4 too, and also on hosts without IPv6.
 
-    asyncio itself would listen on IPv6 alone.
+    asyncio by itself would listen on IPv6 only.
     """
     if socket.has_dualstack_ipv6():
         try:
@@ -89,7 +89,7 @@ def _all_addresses(port: int) -> socket.socket:
 
 
 def _shown(tree: Any) -> Any:
-    """The same tree of JSON with texts as they may be shown: people read it on their terminals."""
+    """Return the JSON tree with non-printable characters escaped: users read it on terminals."""
     match tree:
         case str():
             return printable(tree)
@@ -103,8 +103,8 @@ def _shown(tree: Any) -> Any:
 
 @web.middleware
 async def _one_at_a_time(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer one request on each connection, and let others have their turn before. A peer that
-    sends thousands in one go would otherwise be answered for seconds without a pause.
+    """Yield to other tasks, then answer one request and close the connection. Otherwise a peer that
+    sends thousands of requests at once would block the event loop for seconds.
     """
     await asyncio.sleep(0)
     try:
@@ -117,20 +117,24 @@ async def _one_at_a_time(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 class HttpEndpoints:
-    """Servers on one or two addresses; an empty address switches its part off."""
+    """Servers on one or two addresses; an address of None turns its endpoints off."""
 
     def __init__(
-        self, answers: Answers, *, bind: tuple[str, int] | None, metrics: tuple[str, int] | None
+        self,
+        sources: EndpointSources,
+        *,
+        bind: tuple[str, int] | None,
+        metrics: tuple[str, int] | None,
     ) -> None:
-        self._answers, self._bind, self._metrics = answers, bind, metrics
+        self._sources, self._bind, self._metrics = sources, bind, metrics
         self._runners: list[web.AppRunner] = []
         self._listening: list[asyncio.Server] = []
         self.ports: dict[str, int] = {}
 
     async def start(self) -> None:
-        """Listen. Raises BadSettings when an address can't be used."""
+        """Listen. Raises BadSettings if an address cannot be used."""
         probes = [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
-        if self._answers.status is not None:
+        if self._sources.status is not None:
             probes += [web.get("/", self._page), web.get("/status", self._status)]
         metrics = [web.get("/metrics", self._serve_metrics)]
         if self._bind is not None:
@@ -152,17 +156,21 @@ class HttpEndpoints:
             app,
             access_log=None,
             shutdown_timeout=1.0,
-            keepalive_timeout=doors.HEAD_WITHIN,
-            # Nobody is asked for a body, so none is read once a request is answered.
+            keepalive_timeout=connection_limits.HEAD_TIMEOUT,
+            # No endpoint takes a body, so none is read after a response.
             lingering_time=0,
         )
         await runner.setup()
         self._runners.append(runner)
         if runner.server is None:
             raise AssertionError("set up above")
-        door = doors.guarded(runner.server, doors.most_connections())
+        protocol = connection_limits.limited(runner.server, connection_limits.most_connections())
         host, port = address
-        create = partial(asyncio.get_running_loop().create_server, door, backlog=doors.AT_ONCE)
+        create = partial(
+            asyncio.get_running_loop().create_server,
+            protocol,
+            backlog=connection_limits.ACCEPT_AT_ONCE,
+        )
         try:
             if host == "::":
                 listening = await create(sock=_all_addresses(port))
@@ -170,7 +178,7 @@ class HttpEndpoints:
                 listening = await create(host=host or None, port=port)
         except (OSError, UnicodeError) as error:
             raise BadSettings(f"{flag}: can't listen on {host} port {port}: {error}") from error
-        doors.let_queue(listening)
+        connection_limits.let_queue(listening)
         self._listening.append(listening)
         self.ports[flag] = listening.sockets[0].getsockname()[1]
         log.info("listening", extra=facts(flag=flag, host=host, port=self.ports[flag]))
@@ -179,7 +187,7 @@ class HttpEndpoints:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        against = self._answers.not_ready()
+        against = self._sources.not_ready()
         if not against:
             return web.Response(text="ok\n")
         lines = [f"{part}: {printable(why)}\n" for part, why in against.items()]
@@ -187,23 +195,25 @@ class HttpEndpoints:
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=orjson.dumps(_shown(await self._asked(request)), option=orjson.OPT_INDENT_2),
+            body=orjson.dumps(
+                _shown(await self._permitted_status(request)), option=orjson.OPT_INDENT_2
+            ),
             content_type="application/json",
             headers=SAFE_HEADERS,
         )
 
     async def _page(self, request: web.Request) -> web.Response:
-        page = render(await self._asked(request), now=time.time())
+        page = render(await self._permitted_status(request), now=time.time())
         return web.Response(text=page, content_type="text/html", headers=SAFE_HEADERS)
 
-    async def _asked(self, request: web.Request) -> Mapping[str, Any]:
-        if self._answers.status is None:
+    async def _permitted_status(self, request: web.Request) -> Mapping[str, Any]:
+        if self._sources.status is None:
             raise web.HTTPNotFound
-        # The peer of the connection: what headers say of it anybody may write.
+        # Use the peer of the connection: a client can write anything into headers.
         peer = None if request.transport is None else request.transport.get_extra_info("peername")
-        if not self._answers.status_for_all and not is_loopback(peer):
+        if not self._sources.status_for_all and not is_loopback(peer):
             raise web.HTTPForbidden(text=LOCAL_ONLY, headers=SAFE_HEADERS)
-        return await self._answers.status(request.query.get("q", "")[:LONGEST_SEARCH])
+        return await self._sources.status(request.query.get("q", "")[:LONGEST_SEARCH])
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._answers.metrics(), headers={"Content-Type": METRICS_TYPE})
+        return web.Response(body=self._sources.metrics(), headers={"Content-Type": METRICS_TYPE})

@@ -1,4 +1,4 @@
-"""The status as a page: plain HTML, made here, without scripts."""
+"""Renders the status as plain HTML without scripts."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from linstor_affinity_events.printable import printable
 
 STYLE = resources.files(__package__).joinpath("status_page.css").read_text()
 STYLE_HASH = "sha256-" + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-"""What Content-Security-Policy has to name for the style to count."""
+"""The hash by which the Content-Security-Policy allows the style sheet."""
 
 Tree = Mapping[str, Any]
 
@@ -41,8 +41,8 @@ _PAGE = """<!doctype html>
 
 
 def render(status: Tree, *, now: float) -> str:
-    """The whole page. All that comes from outside is escaped, and shows
-    what it holds; `now` is for ages.
+    """Return the whole page. Everything that comes from outside is escaped, and non-printable
+    characters are made visible. Ages are relative to `now`.
     """
     search = status["search"] or ""
     parts = [
@@ -79,7 +79,7 @@ def _percent(character: str) -> str:
 def _summary(status: Tree, now: float) -> str:
     counts, queue, last = status["counts"], status["queue"], status["fullPass"]
     leads = "this instance" if status["leading"] else status["leader"] or "nobody"
-    told = [
+    summary = [
         ("State", _state(ready=status["ready"])),
         ("Leader", escape(leads)),
         ("Volumes", str(counts["volumes"])),
@@ -88,7 +88,7 @@ def _summary(status: Tree, now: float) -> str:
         ("Queue", f"{queue['waiting']} waiting, {queue['working']} in work"),
         ("Last full pass", _time(last["ended"], now) if "ended" in last else "none yet"),
     ]
-    cards = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told)
+    cards = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in summary)
     against = dict(status["notReady"])
     if last["failure"] and "linstor" not in against:
         against["full pass"] = last["failure"]
@@ -200,7 +200,7 @@ def _section(
     before: str = "",
     empty: str = "",
 ) -> str:
-    """A heading and a table whose first column names the row; cells are HTML already."""
+    """Return a heading and a table whose first column names the row; cells are HTML already."""
     if not rows:
         body = f"<p>{escape(empty)}</p>"
     else:
@@ -209,11 +209,11 @@ def _section(
             f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest) + "</tr>"
             for first, *rest in rows
         )
-        told = f"<caption>{escape(caption)}</caption>" if caption else ""
-        # Scrolls sideways where the window is narrow; so it has to take the keyboard's focus.
+        caption_html = f"<caption>{escape(caption)}</caption>" if caption else ""
+        # It scrolls horizontally in a narrow window, so it must be focusable by keyboard.
         body = (
             f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}"><table>'
-            f"{told}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+            f"{caption_html}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
         )
     return f"<section>\n<h2>{escape(title)}</h2>\n{before}{body}\n</section>"
 

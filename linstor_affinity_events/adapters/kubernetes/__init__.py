@@ -1,1 +1,1 @@
-"""The only code that speaks with a kube-apiserver."""
+"""All communication with the Kubernetes API server."""

@@ -1,4 +1,4 @@
-"""The Kubernetes API server: raw JSON there and back, and errors by what to do next."""
+"""The client of the API server: JSON in and out, and errors by what the caller should do next."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from linstor_affinity_events.adapters.bodies import MIB, parse_json, read_bounded
-from linstor_affinity_events.adapters.kubernetes.patience import Patience
+from linstor_affinity_events.adapters.kubernetes.retry_after import RetryAfterGate
 from linstor_affinity_events.adapters.kubernetes.session import KubeSession, LoadConfiguration
 from linstor_affinity_events.adapters.sockets import keep_alive
 from linstor_affinity_events.errors import (
@@ -37,25 +37,25 @@ METADATA_ALONE = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 REQUEST_TIMEOUT = 15.0
 BODY_LIMIT = 64 * MIB
 MOST_VALUES = 2_000_000
-"""In one answer. A page of 500 volumes has 150,000, and no object can have more than a million."""
+"""The most values in one response. A page of 500 volumes has 150,000; no object has a million."""
 
 YIELD_EVERY = 32
-"""Events of a watch before other tasks get their turn."""
+"""Watch events between cooperative yields."""
 
 Query = Mapping[str, str]
 WatchEvents = AsyncGenerator[dict[str, Any], None]
 
 
 class KubeApi:
-    """One API server. Credentials are loaded anew when it does not know ours any more."""
+    """One API server. Credentials are loaded again when it no longer accepts the present ones."""
 
     def __init__(self, load: LoadConfiguration) -> None:
         self._load = load
         self._session: KubeSession | None = None
         self._opening = asyncio.Lock()
-        self._patience = Patience()
+        self._retry_after_gate = RetryAfterGate()
         self._retired: list[KubeSession] = []
-        """Before the last renewal of credentials; requests may still be under way on them."""
+        """Sessions from before the last reload of credentials; requests may still use them."""
 
     async def open(self) -> None:
         """Load the configuration. Raises BadSettings."""
@@ -70,8 +70,8 @@ class KubeApi:
         return self._session
 
     async def _signed_in(self) -> tuple[KubeSession, dict[str, str]]:
-        """A session, and the headers for it; to get these may take long enough for two renewals,
-        after which it would be closed.
+        """Return a session and its authorization headers. Getting these may take long enough for
+        two reloads of credentials, after which the session would be closed: then start over.
         """
         while True:
             session = await self._opened()
@@ -93,7 +93,7 @@ class KubeApi:
 
     @property
     def where(self) -> str:
-        """The API server, and the proxy that leads there, for people to read."""
+        """The API server and the proxy to it, for messages."""
         return "" if self._session is None else self._session.where
 
     async def get(self, path: str, query: Query | None = None) -> dict[str, Any]:
@@ -103,19 +103,19 @@ class KubeApi:
     async def get_metadata(
         self, path: str, query: Query, *, limit: int
     ) -> tuple[dict[str, Any], int]:
-        """Read one page of a list whose items hold their metadata alone, whatever else the objects
-        hold; returns its size in bytes as well. Raises Expired, and TooLong beyond `limit` bytes.
+        """Read one page of a list with only the metadata of its items. Returns the page and its
+        size in bytes. Raises Expired, and TooLong beyond `limit` bytes.
         """
         return await self._sized("GET", path, query, accept=METADATA_ALONE, limit=limit)
 
     async def create(
         self, path: str, body: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Raises Conflict if the name is taken, Invalid, Forbidden."""
+        """Create an object. Raises Conflict if the name is taken, Invalid, Forbidden."""
         return await self._request("POST", path, _write(dry_run=dry_run), body)
 
     async def replace(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises Missing, Conflict, Invalid, Forbidden."""
+        """Replace an object (PUT). Raises Missing, Conflict, Invalid, Forbidden."""
         return await self._request("PUT", path, _write(dry_run=False), body)
 
     async def patch(
@@ -163,8 +163,8 @@ class KubeApi:
         raw = None if body is None else orjson.dumps(body)
         headers = {"Accept": accept} | ({} if raw is None else {"Content-Type": content_type})
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
-        wish = (method, path, *_told_apart(query, body))
-        self._patience.check(wish, f"{method} {path}")
+        request = (method, path, *_identity_of(query, body))
+        self._retry_after_gate.check(request, f"{method} {path}")
         for last in (False, True):
             sent: list[str] = []
             session, authorization = await self._signed_in()
@@ -172,7 +172,7 @@ class KubeApi:
                 async with session.http.request(
                     method,
                     _url(session, path, query),
-                    data=_sendable(raw),
+                    data=_request_body(raw),
                     headers={**headers, **authorization},
                     timeout=timeout,
                     allow_redirects=False,
@@ -184,23 +184,25 @@ class KubeApi:
                         await self._renew(session)
                         continue
                     if response.status == 409 and len(sent) > 1:
-                        # Sent again on a new connection, the first answer being lost: this
-                        # conflict may be with ourselves.
+                        # The request was sent again on a new connection because the first
+                        # response was lost: the conflict may be with the first request.
                         raise Unreachable(f"Kubernetes: {method} {path}: the answer was lost")
-                    self._patience.take(wish, _retry_after(response))
-                    return _sorted(response, answer, f"{method} {path}"), len(answer)
+                    self._retry_after_gate.record(request, _retry_after(response))
+                    return _checked_body(response, answer, f"{method} {path}"), len(answer)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                doubt = await self._doubt(error, session)
-                raise Unreachable(f"Kubernetes: {method} {path}: {_said(error)}{doubt}") from error
+                cause = await self._likely_cause(error, session)
+                raise Unreachable(
+                    f"Kubernetes: {method} {path}: {_message(error)}{cause}"
+                ) from error
         raise AssertionError("the second round always ends")
 
     @asynccontextmanager
     async def watch(self, path: str, query: Query) -> AsyncIterator[WatchEvents]:
-        """Open a watch; its events come as they are. Raises Expired when its start is forgotten,
-        Invalid when the server does not know the kind of watch.
+        """Open a watch and yield its events unchanged. Raises Expired if the server no longer has
+        the start version, Invalid if it does not support this kind of watch.
         """
-        wish = ("watch", path)
-        self._patience.check(wish, f"watch {path}")
+        request = ("watch", path)
+        self._retry_after_gate.check(request, f"watch {path}")
         session, authorization = await self._signed_in()
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
@@ -217,19 +219,19 @@ class KubeApi:
                         await self._renew(session)
                     async with asyncio.timeout(REQUEST_TIMEOUT):
                         answer = await read_bounded(response, MIB)
-                    self._patience.take(wish, _retry_after(response))
-                    _sorted(response, answer, f"watch {path}")
+                    self._retry_after_gate.record(request, _retry_after(response))
+                    _checked_body(response, answer, f"watch {path}")
                 keep_alive(response)
                 yield _lines(response, path)
         except (aiohttp.ClientError, LineTooLong, TimeoutError, OSError) as error:
-            doubt = await self._doubt(error, session)
-            raise Unreachable(f"Kubernetes: watch {path}: {_said(error)}{doubt}") from error
+            cause = await self._likely_cause(error, session)
+            raise Unreachable(f"Kubernetes: watch {path}: {_message(error)}{cause}") from error
 
-    async def _doubt(self, error: Exception, session: KubeSession) -> str:
-        """Load credentials anew if it may be their fault; answers what is to be said of that.
+    async def _likely_cause(self, error: Exception, session: KubeSession) -> str:
+        """Reload credentials if they may be the cause; returns a hint for the error message.
 
-        With TLS 1.3 a certificate that is turned away looks like a connection that ends before the
-        first answer.
+        With TLS 1.3, a rejected client certificate looks like a connection that ends before the
+        first response.
         """
         if _is_about_tls(error):
             await self._renew(session)
@@ -239,7 +241,7 @@ class KubeApi:
         return ""
 
     async def _renew(self, old: KubeSession) -> None:
-        """Load tokens and certificates anew: they rotate, and clocks can't be trusted to tell."""
+        """Load tokens and certificates again: they rotate, and clocks do not reliably show when."""
         async with self._opening:
             if self._session is not old:
                 return
@@ -248,9 +250,9 @@ class KubeApi:
                 session = await KubeSession.begin(self._load)
             except BadSettings as error:
                 raise Unreachable(str(error)) from error
-            # Closing the one in use would make requests fail that are just about to be sent.
-            for old_one in self._retired:
-                await old_one.close()
+            # Closing the session in use would fail requests that are about to be sent.
+            for retired in self._retired:
+                await retired.close()
             self._retired = [self._session]
             self._session = session
 
@@ -260,15 +262,15 @@ def _url(session: KubeSession, path: str, query: Query | None) -> URL:
     return URL(text, encoded=True)
 
 
-def _sendable(raw: bytes | None) -> bytes | BytesIO | None:
-    """A body as aiohttp wants it: it warns of more than 1 MiB, and a file, which may have any size,
-    costs a hop to another thread for each read.
+def _request_body(raw: bytes | None) -> bytes | BytesIO | None:
+    """Return a body as aiohttp expects it. It warns about bytes of more than 1 MiB; a file may have
+    any size, but each read takes a switch to another thread.
     """
     return BytesIO(raw) if raw is not None and len(raw) > MIB else raw
 
 
 def list_metadata(page: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The metadata of a list; raises Unreachable if it is none."""
+    """Return the metadata of a list; raises Unreachable if the page is not a list."""
     metadata = page.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(page.get("items") or [], list):
         raise Unreachable("Kubernetes answers with no list")
@@ -276,7 +278,7 @@ def list_metadata(page: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def escaped(name: str) -> str:
-    """A name as one segment of a path, whatever is in it."""
+    """Return a name, whatever it contains, as one segment of a URL path."""
     return quote(name, safe="")
 
 
@@ -285,17 +287,17 @@ def _write(*, dry_run: bool) -> dict[str, str]:
     return {**query, "dryRun": "All"} if dry_run else query
 
 
-def _told_apart(query: Query | None, body: Mapping[str, Any] | None) -> tuple[object, ...]:
-    """What makes requests of one method and path different ones: the name of what is created, and
-    whether it is a dry run.
+def _identity_of(query: Query | None, body: Mapping[str, Any] | None) -> tuple[object, ...]:
+    """Return what distinguishes requests with the same method and path: the name of the created
+    object, and whether the request is a dry run.
     """
     given = body or {}
-    rehearsed = given.get("dryRun") or "dryRun" in (query or {})
-    return (given.get("metadata") or {}).get("name"), bool(rehearsed)
+    is_dry_run = given.get("dryRun") or "dryRun" in (query or {})
+    return (given.get("metadata") or {}).get("name"), bool(is_dry_run)
 
 
 async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
-    told = 0
+    count = 0
     async for line in response.content:
         if not line.strip():
             continue
@@ -311,16 +313,17 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
         if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
             raise Unreachable(f"watch {path} tells of objects without a version")
         yield event
-        told += 1
-        if told % YIELD_EVERY == 0:
-            # Reading a line that is in the buffer already waits for nothing, and a list fills it.
+        count += 1
+        if count % YIELD_EVERY == 0:
+            # Reading a buffered line never waits, and an initial list fills the buffer.
             await asyncio.sleep(0)
 
 
 def _is_about_tls(error: BaseException | None) -> bool:
-    """Whether a certificate, ours or theirs, was not good enough: both are files that rotate.
+    """Return whether a certificate of either side was rejected: both are files that rotate.
 
-    What the peer says of ours may come after the connection was made, and so as an error of it.
+    The peer may reject the client's certificate after the connection is made, so that the error is
+    one of the connection.
     """
     while error is not None:
         if isinstance(error, ssl.SSLError):
@@ -329,12 +332,12 @@ def _is_about_tls(error: BaseException | None) -> bool:
     return False
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _sorted(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dict[str, Any]:
-    """The body of a good answer; of a bad one the error that says what to do next."""
+def _checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dict[str, Any]:
+    """Return the body of a successful response; otherwise raise the error for the next action."""
     status = response.status
     if 300 <= status < 400:
         raise Unreachable(f"Kubernetes: {what}: redirected elsewhere, which is not followed")
@@ -360,7 +363,7 @@ def _raise(status: int, body: Mapping[str, Any], what: str, after: float | None)
         case 409:
             raise Conflict(message)
         case 410:
-            raise Expired(message, go_on=_offered(body))
+            raise Expired(message, go_on=_continue_token(body))
         case 403:
             raise Forbidden(message)
         case 400 | 413 | 415 | 422:
@@ -369,7 +372,7 @@ def _raise(status: int, body: Mapping[str, Any], what: str, after: float | None)
             raise Unreachable(f"Kubernetes: {message}", after=after)
 
 
-def _offered(status: Mapping[str, Any]) -> str:
+def _continue_token(status: Mapping[str, Any]) -> str:
     metadata = status.get("metadata")
     return str(metadata.get("continue") or "") if isinstance(metadata, Mapping) else ""
 

@@ -1,9 +1,9 @@
-"""LINSTOR's own database where it is kept in Kubernetes, as a source of hints and nothing else.
+"""Watches LINSTOR's own database, where it is kept in Kubernetes, as a source of triggers only.
 
-Piraeus keeps it in custom resources of group internal.linstor.linbit.com. Its table `resources`
-has one row for each replica. A row that comes, goes or changes says "look", also where LINSTOR
-sends no event. Rows are not kept, and not even listed: a list of one object tells from which
-version to watch. No other table is read: that of properties also holds LINSTOR's master key.
+Piraeus keeps it in custom resources of group internal.linstor.linbit.com. The table `resources`
+has one row per replica. A row that is added, deleted or changed is a trigger, also where LINSTOR
+sends no event. Rows are neither stored nor listed: a list of one object gives the version to watch
+from. No other table is read: that of properties also contains LINSTOR's master key.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ GROUP = "internal.linstor.linbit.com"
 TABLE = "resources"
 VERBS = ("list", "watch")
 
-OVERTIME = 30.0
-SOON = 5.0
+WATCH_END_GRACE = 30.0
+RETRY_DELAY = 5.0
 
 _NUMBERS = re.compile(r"\d+")
 
@@ -44,26 +44,31 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Whether the database can be watched."""
+    """The result of checking whether the database can be watched."""
 
     version: str = ""
-    """The version of its custom resources; empty if it can't be."""
+    """The version of its custom resources; empty if it cannot be watched."""
 
     why_not: str = ""
 
 
 class KubeDatabase:
-    """Finds out whether there is such a database, and that we may watch it."""
+    """Determines whether there is such a database and whether the account may watch it."""
 
     def __init__(
-        self, api: KubeApi, *, lasts: float, again: float, survey: KubeSurvey | None = None
+        self,
+        api: KubeApi,
+        *,
+        watch_for: float,
+        recheck_every: float,
+        survey: KubeSurvey | None = None,
     ) -> None:
-        """`survey` knows what the account may that is to watch it; ours, if there is none."""
-        self._api, self._lasts, self._again = api, lasts, again
+        """`survey` checks the permissions of the account that is to watch; the default is ours."""
+        self._api, self._watch_for, self._recheck_every = api, watch_for, recheck_every
         self._survey = survey or KubeSurvey(api)
 
     async def served(self) -> Served:
-        """Ask the API server which version it has, and whether we may watch it.
+        """Read the served version from the API server, and check the permission to watch.
 
         Raises Unreachable.
         """
@@ -77,27 +82,28 @@ class KubeDatabase:
         return Served(version)
 
     async def found(self, *, required: bool) -> "DatabaseStream":
-        """Wait until it can be watched, and say in the log what is the matter until then."""
-        told = ""
+        """Wait until the database can be watched; log the reason while it cannot."""
+        logged = ""
         while True:
-            pause = self._again
+            pause = self._recheck_every
             try:
                 served = await self.served()
             except (Again, Refused) as error:
-                served, pause = Served(why_not=str(error)), SOON
+                served, pause = Served(why_not=str(error)), RETRY_DELAY
             if served.version:
                 log.info("database hints on", extra=facts(version=served.version))
-                return DatabaseStream(self._api, lasts=self._lasts)
-            if served.why_not != told:
+                return DatabaseStream(self._api, watch_for=self._watch_for)
+            if served.why_not != logged:
                 level = logging.WARNING if required else logging.INFO
                 log.log(level, "database hints off", extra=facts(why=served.why_not))
-            told = served.why_not
-            await asyncio.sleep(SOON if required else pause)
+            logged = served.why_not
+            await asyncio.sleep(RETRY_DELAY if required else pause)
 
 
 async def _newest_version(api: KubeApi) -> str:
-    """The newest one served. What Kubernetes prefers is the first by the alphabet: to its eyes
-    v1-31-1 is no version. Raises Missing where there is no such group, or no version of it.
+    """Return the newest version served. Kubernetes' preferred version is the first in alphabetical
+    order, since v1-31-1 is not a version name to it. Raises Missing if the group is not served, or
+    no version of it.
     """
     group = await api.get(f"/apis/{GROUP}")
     served = group.get("versions")
@@ -110,18 +116,17 @@ async def _newest_version(api: KubeApi) -> str:
 class DatabaseStream:
     """Implements engine.ports.EventStream over the table of replicas.
 
-    One connection of it lasts over any number of watches, as long as each goes on where the last
-    one ended.
+    One connection spans any number of watches, as long as each continues where the last one ended.
     """
 
     name = DATABASE
 
-    def __init__(self, api: KubeApi, *, lasts: float) -> None:
-        self._api, self._lasts = api, lasts
+    def __init__(self, api: KubeApi, *, watch_for: float) -> None:
+        self._api, self._watch_for = api, watch_for
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncIterator[Trigger]]:
-        """Open one connection, on the version served now: an upgrade of LINSTOR moves it."""
+        """Open one connection to the version served now, which an upgrade of LINSTOR changes."""
         try:
             path = f"/apis/{GROUP}/{await _newest_version(self._api)}/{TABLE}"
             page = await self._api.get(path, {"limit": "1"})
@@ -129,22 +134,22 @@ class DatabaseStream:
             raise Unreachable(str(error)) from error
         version = str(list_metadata(page).get("resourceVersion", ""))
         async with aclosing(self._watched(path, version)) as triggers:
-            # The first watch is open before anybody is told that the stream is.
+            # The stream counts as open only once the first watch is open.
             await anext(triggers)
             yield triggers
 
     async def _watched(self, path: str, version: str) -> AsyncGenerator[Trigger, None]:
-        """Yield MissedSome once the first watch is open, then what its rows say."""
+        """Yield EventsMissed once the first watch is open, then a trigger for each row."""
         first = True
         while True:
             query = {
                 "resourceVersion": version,
                 "allowWatchBookmarks": "true",
-                "timeoutSeconds": str(int(self._lasts)),
+                "timeoutSeconds": str(int(self._watch_for)),
             }
             try:
                 async with (
-                    asyncio.timeout(self._lasts + OVERTIME),
+                    asyncio.timeout(self._watch_for + WATCH_END_GRACE),
                     self._api.watch(path, query) as watch,
                     aclosing(watch) as rows,
                 ):
@@ -164,7 +169,7 @@ class DatabaseStream:
 
 
 def replica_of(spec: object) -> ResourceTouched | None:
-    """A row of the table `resources`: a replica, unless it is one of a snapshot."""
+    """Return the trigger for a row of the table `resources`; None for a replica of a snapshot."""
     if not isinstance(spec, Mapping) or spec.get("snapshot_name"):
         return None
     name = spec.get("resource_name")

@@ -1,4 +1,4 @@
-"""Kubernetes Events on volumes and claims, sent in the background: nobody waits for them."""
+"""Sends Kubernetes Events about volumes and claims in the background; nothing waits for them."""
 
 import asyncio
 import hashlib
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 2000
 FLUSH_WITHIN = 1.0
-_LONGEST_NOTE = 1024
+_MOST_NOTE_BYTES = 1024
 _CLUSTER_NAMESPACE = "default"
-"""Where Events on objects without a namespace go."""
+"""The namespace of Events about cluster-scoped objects."""
 
 
 class KubeEvents:
@@ -41,13 +41,13 @@ class KubeEvents:
         self._on_both(volume, "Warning", reason, why, reminder)
 
     async def run(self) -> None:
-        """Send what waits, for ever."""
+        """Send queued Events until cancelled."""
         while True:
             event = await self._waiting.get()
             await self._send(event)
 
     async def flush(self) -> None:
-        """Send what still waits, for at most a second."""
+        """Send the Events still queued, for at most a second."""
         try:
             async with asyncio.timeout(FLUSH_WITHIN):
                 while not self._waiting.empty():
@@ -60,7 +60,7 @@ class KubeEvents:
         try:
             await self._api.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
         except Conflict:
-            # Told before, by an instance that is gone or beside us.
+            # An earlier or another instance has already sent it.
             log.debug("Event was told before", extra=facts(reason=event["reason"]))
         except AffinityEventsError as error:
             self.lost += 1
@@ -113,22 +113,22 @@ class KubeEvents:
 
 
 def _name(regarding: Mapping[str, str], kind: str, reason: str, text: str, reminder: int) -> str:
-    """One name for one warning on one incarnation, whoever tells it: a restart, or a new leader,
-    finds each refusal again, and the API server keeps a single Event of it while it lasts. Of
-    changes each is told: a volume may go to and fro. A reminder has a name of its own, since the
-    API server drops Events after an hour, however often they are told.
+    """Return the same name for the same warning about the same object (uid), from any instance. A
+    restarted service or a new leader finds each refusal again, and the API server keeps a single
+    Event for it. Each change gets its own Event: a volume may change back and forth. A reminder has
+    a separate name, since the API server drops Events after an hour, however often they are sent.
     """
     if kind != "Warning":
         return f"affinity-{uuid4().hex}"
-    told = "\n".join((regarding["kind"], regarding["uid"], reason, text, str(reminder or "")))
-    return f"affinity-{hashlib.sha256(told.encode(errors='replace')).hexdigest()[:32]}"
+    identity = "\n".join((regarding["kind"], regarding["uid"], reason, text, str(reminder or "")))
+    return f"affinity-{hashlib.sha256(identity.encode(errors='replace')).hexdigest()[:32]}"
 
 
 def _short(text: str) -> str:
-    """As it may be shown, cut to what an Event may hold, which is counted in bytes."""
+    """Return the text escaped, and shortened to the limit of an Event, which counts bytes."""
     raw = printable(text).encode()
     return (
         raw.decode()
-        if len(raw) <= _LONGEST_NOTE
-        else raw[: _LONGEST_NOTE - 4].decode("utf-8", "ignore") + "…"
+        if len(raw) <= _MOST_NOTE_BYTES
+        else raw[: _MOST_NOTE_BYTES - 4].decode("utf-8", "ignore") + "…"
     )

@@ -1,4 +1,4 @@
-"""The PersistentVolumes and StorageClasses of our driver in memory, found by resource."""
+"""The cache of the driver's PersistentVolumes, indexed by resource, and of StorageClasses."""
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,25 +12,25 @@ from linstor_affinity_events.model.policy import StorageClass
 from linstor_affinity_events.model.volume import Volume
 
 
-class Following:
-    """Implements engine.ports.Sighting."""
+class FollowedVolume:
+    """Implements engine.ports.VolumeWatch."""
 
     def __init__(self) -> None:
         self.latest: Manifest | None = None
         self.gone: Manifest | None = None
-        self._told = asyncio.Event()
+        self._news = asyncio.Event()
 
-    def tell(self, manifest: Manifest) -> None:
+    def changed(self, manifest: Manifest) -> None:
         self.latest = manifest
-        self._told.set()
+        self._news.set()
 
-    def tell_gone(self, manifest: Manifest) -> None:
+    def deleted(self, manifest: Manifest) -> None:
         self.gone = manifest
-        self.tell(manifest)
+        self.changed(manifest)
 
     async def news(self) -> None:
-        await self._told.wait()
-        self._told.clear()
+        await self._news.wait()
+        self._news.clear()
 
 
 class VolumeIndex:
@@ -40,9 +40,9 @@ class VolumeIndex:
         self._on_change = on_change
         self._volumes: dict[PvName, Volume] = {}
         self._by_resource: dict[ResourceName, tuple[Volume, ...]] = {}
-        """Nearly always one; a tuple takes a quarter of the memory of a dict."""
-        self._astray: dict[PvName, Volume] = {}
-        self._followed: dict[PvName, list[Following]] = {}
+        """Nearly always one volume each; a tuple takes a quarter of the memory of a dict."""
+        self._unmanaged: dict[PvName, Volume] = {}
+        self._followed: dict[PvName, list[FollowedVolume]] = {}
         self._listed: set[PvName] = set()
         self._synced = False
         self.classes = ClassStore()
@@ -58,11 +58,11 @@ class VolumeIndex:
         return self._by_resource.keys()
 
     def all(self) -> Collection[Volume]:
-        """Every volume of our driver, those with a bad handle included."""
+        """Return every volume of the driver, including those whose handle is not valid."""
         return self._volumes.values()
 
     def unmanaged(self) -> Collection[Volume]:
-        return self._astray.values()
+        return self._unmanaged.values()
 
     def storage_class(self, name: str) -> StorageClass | None:
         return self.classes.found.get(name)
@@ -75,13 +75,13 @@ class VolumeIndex:
         return len(self._volumes)
 
     @contextmanager
-    def follow(self, name: PvName) -> Iterator[Following]:
-        following = Following()
-        self._followed.setdefault(name, []).append(following)
+    def follow(self, name: PvName) -> Iterator[FollowedVolume]:
+        followed = FollowedVolume()
+        self._followed.setdefault(name, []).append(followed)
         try:
-            yield following
+            yield followed
         finally:
-            self._followed[name].remove(following)
+            self._followed[name].remove(followed)
             if not self._followed[name]:
                 del self._followed[name]
 
@@ -100,14 +100,14 @@ class VolumeIndex:
 
     def changed(self, manifest: Mapping[str, Any]) -> None:
         name = PvName(manifest["metadata"]["name"])
-        for following in self._followed.get(name, ()):
-            following.tell(manifest)
+        for followed in self._followed.get(name, ()):
+            followed.changed(manifest)
         volume, before = describe(manifest), self._volumes.get(name)
         if volume is None:
             self._drop(name)
             return
         if volume == before:
-            # A new list brings everything anew: what is known keeps its memory.
+            # A new list repeats everything: keep the existing objects, not a second copy.
             return
         if before is not None and before.phase != volume.phase:
             self.phase_changed_at = asyncio.get_running_loop().time()
@@ -115,7 +115,7 @@ class VolumeIndex:
             self._drop(name)
         self._volumes[name] = volume
         if volume.key is None:
-            self._astray[name] = volume
+            self._unmanaged[name] = volume
         else:
             siblings = {each.name: each for each in self.of(volume.key.resource)} | {name: volume}
             self._by_resource[volume.key.resource] = tuple(siblings.values())
@@ -124,8 +124,8 @@ class VolumeIndex:
 
     @staticmethod
     def _is_news(volume: Volume, before: Volume | None) -> bool:
-        """Whether somebody else's change may ask for another decision: what we write ourselves
-        during a replacement and at its end is known already.
+        """Return whether a change by another client may lead to another decision. The service's own
+        writes during and at the end of a replacement are known already.
         """
         if volume.marked:
             return False
@@ -135,15 +135,15 @@ class VolumeIndex:
 
     def gone(self, manifest: Mapping[str, Any]) -> None:
         name = PvName(manifest["metadata"]["name"])
-        for following in self._followed.get(name, ()):
-            following.tell_gone(manifest)
+        for followed in self._followed.get(name, ()):
+            followed.deleted(manifest)
         self._drop(name)
 
     def _drop(self, name: PvName) -> None:
         volume = self._volumes.pop(name, None)
         if volume is None:
             return
-        self._astray.pop(name, None)
+        self._unmanaged.pop(name, None)
         if volume.key is not None:
             siblings = tuple(each for each in self.of(volume.key.resource) if each.name != name)
             if siblings:
@@ -153,7 +153,7 @@ class VolumeIndex:
 
 
 class ClassStore:
-    """All StorageClasses: a volume's may be any, though few of them are of our driver."""
+    """All StorageClasses: a volume may name any of them, though few belong to the driver."""
 
     def __init__(self) -> None:
         self.found: dict[str, StorageClass] = {}

@@ -1,4 +1,4 @@
-"""Keeps a store in step with the API server: list, watch, and list anew when told to."""
+"""Keeps a store in sync with the API server: list, watch, and list again when required."""
 
 import asyncio
 import logging
@@ -14,24 +14,24 @@ from linstor_affinity_events.logs import facts
 log = logging.getLogger(__name__)
 
 PAGE = "500"
-OVERTIME = 30.0
-HASTE = 1.0
-"""A server that ends each watch sooner than this gets a pause before the next."""
+WATCH_END_GRACE = 30.0
+SHORTEST_WATCH = 1.0
+"""Seconds. After a watch that ends sooner, there is a pause before the next one."""
 
 _END_OF_LIST = "k8s.io/initial-events-end"
 
 
 class Store(Protocol):
-    """Where an informer puts what it sees."""
+    """Where an informer stores objects."""
 
     def begin_list(self) -> None:
-        """A whole list follows."""
+        """A complete list follows."""
 
     def listed(self, manifest: Mapping[str, Any]) -> None:
         """One object of the list."""
 
     def end_list(self) -> None:
-        """That was all: what was not listed is gone."""
+        """The list is complete: objects that were not listed are deleted."""
 
     def changed(self, manifest: Mapping[str, Any]) -> None:
         """An object was created or changed."""
@@ -41,8 +41,8 @@ class Store(Protocol):
 
 
 class Informer:
-    """One kind of object. The list is streamed where the server can, so that no more than one
-    object is in memory at a time; older servers give it in pages.
+    """Lists and watches one kind of object. The list is streamed where the server supports it, so
+    that only one object at a time is in memory; older servers return pages.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class Informer:
         self._streams_lists = True
         self.synced = asyncio.Event()
         self.failure: str | None = "not listed yet"
-        """Why the store may be old; None while a watch is open."""
+        """Why the store may be out of date; None while a watch is open."""
 
     async def run(self) -> None:
-        """Follow for ever, over any number of broken connections."""
+        """List and watch until cancelled, across any number of broken connections."""
         clock = asyncio.get_running_loop().time
         while True:
-            begun = clock()
+            started = clock()
             try:
                 await self._follow()
-                if clock() - begun < HASTE:
-                    await asyncio.sleep(HASTE)
+                if clock() - started < SHORTEST_WATCH:
+                    await asyncio.sleep(SHORTEST_WATCH)
             except Expired as error:
                 log.info("listing anew", extra=facts(path=self._path, why=error))
                 self._version = ""
@@ -78,7 +78,7 @@ class Informer:
     async def _follow(self) -> None:
         if not self._version and not self._streams_lists:
             self._version = await read_list(self._api, self._path, self._store)
-            self._good()
+            self._healthy()
         query = {"allowWatchBookmarks": "true", "timeoutSeconds": str(int(self._watch_for))}
         listing = not self._version
         if listing:
@@ -87,9 +87,9 @@ class Informer:
         else:
             query["resourceVersion"] = self._version
         try:
-            # The server owes an end after timeoutSeconds; a proxy may keep a dead watch open.
+            # The server must end the watch after timeoutSeconds; a proxy may keep a dead one open.
             async with (
-                asyncio.timeout(self._watch_for + OVERTIME),
+                asyncio.timeout(self._watch_for + WATCH_END_GRACE),
                 self._api.watch(self._path, query) as events,
             ):
                 await self._take(events, listing=listing)
@@ -103,9 +103,9 @@ class Informer:
 
     async def _take(self, events: WatchEvents, *, listing: bool) -> None:
         if not listing:
-            self._good()
-        async with aclosing(events) as told:
-            async for event in told:
+            self._healthy()
+        async with aclosing(events) as received:
+            async for event in received:
                 kind, manifest = event.get("type"), event["object"]
                 version = manifest["metadata"]["resourceVersion"]
                 if kind == "BOOKMARK":
@@ -114,7 +114,7 @@ class Informer:
                     ):
                         self._store.end_list()
                         listing = False
-                        self._good()
+                        self._healthy()
                 elif kind == "DELETED":
                     self._store.gone(manifest)
                 elif listing:
@@ -126,16 +126,16 @@ class Informer:
         if listing:
             raise Unreachable(f"the list of {self._path} broke off")
 
-    def _good(self) -> None:
+    def _healthy(self) -> None:
         self._delays.reset()
         self.failure = None
         self.synced.set()
 
 
 async def read_list(api: KubeApi, path: str, store: Store) -> str:
-    """Fill a store with what there is now, page by page; answers the version to watch from.
+    """Fill a store with the present objects, page by page; returns the version to watch from.
 
-    Raises Expired when the list changed too much meanwhile to be read on.
+    Raises Expired if the list takes so long that the server no longer has its version.
     """
     store.begin_list()
     query = {"limit": PAGE}

@@ -1,4 +1,4 @@
-"""Notes of unfinished replacements: one ConfigMap each, in our own namespace."""
+"""The journal of unfinished replacements: one ConfigMap per entry, in the journal's namespace."""
 
 import hashlib
 import logging
@@ -35,18 +35,18 @@ log = logging.getLogger(__name__)
 
 LABEL = f"{OURSELVES}/note"
 PAGE, PAGE_LIMIT = 500, 4 * MIB
-"""Entries in one page at most, and its size; the metadata of one can't exceed it."""
+"""The most entries and bytes of one page; the metadata of one entry cannot exceed this size."""
 
 MOST_ENTRIES, MOST_BYTES = 10_000, 64 * MIB
-"""What one list reads, a page more at most. There are hardly more entries than --workers, if all is
-well, of some 1 KiB each.
+"""The most that one listing reads, plus at most one page. In steady state there are hardly more
+entries than --workers, of some 1 KiB each.
 """
 
 MOST_EXPIRED = 3
-"""How often one list is continued after the API server has forgotten what it began with."""
+"""How often one listing continues after the API server has dropped the version it started at."""
 
 MOST_READS = 20
-"""How many entries without annotations are read while the others are listed."""
+"""How many entries without annotations one listing reads."""
 
 MOST_REFUSED = 10_000
 
@@ -55,8 +55,8 @@ _PREFIX = "affinity-note-"
 _LONGEST_NAME = 253
 
 
-def note_name(pv: PvName) -> str:
-    """The name of the ConfigMap for a volume; a hash stands for a name that leaves no room."""
+def configmap_name(pv: PvName) -> str:
+    """Return the name of the ConfigMap for a volume, with a hash if the name is too long."""
     name = f"{_PREFIX}{pv}"
     if len(name) <= _LONGEST_NAME:
         return name
@@ -64,11 +64,11 @@ def note_name(pv: PvName) -> str:
 
 
 @dataclass(slots=True)
-class _Round:
-    """What one list has found, and what it may still cost."""
+class _Listing:
+    """What one listing has found, and what it may still read."""
 
     token: str
-    """Where it goes on; empty to begin, and at the end."""
+    """The continue token; empty at the start and at the end."""
 
     entries: int
     bytes: int
@@ -77,97 +77,97 @@ class _Round:
     reads: int = MOST_READS
     unread: bool = False
     whole: bool = True
-    """Whether it has begun with the first of all entries."""
+    """Whether it started with the first of all entries."""
 
 
 class KubeJournal:
-    """Implements engine.ports.Journal. A note is guarded by `uid/resourceVersion`.
+    """Implements engine.ports.Journal. Writes to an entry are guarded by `uid/resourceVersion`.
 
-    Whoever can write ConfigMaps can write any number of them, as large as they may be. So a list
-    asks for their metadata alone, for so much in one go and no more, and goes on the next time.
+    A client that can write ConfigMaps can write any number of them, of any permitted size. So a
+    listing reads only their metadata, up to a limit, and the next listing continues there.
     """
 
     def __init__(self, api: KubeApi, namespace: str) -> None:
         self._api = api
         self._path = f"/api/v1/namespaces/{escaped(namespace)}/configmaps"
         self._refused: dict[str, str] = {}
-        """The version of each ConfigMap that was read and is no note; it is not read again."""
+        """The version of each ConfigMap that is not a valid entry; that one is not read again."""
         self._next = ""
-        """Where the next list goes on; empty to begin with the first entry."""
+        """Where the next listing continues; empty to start with the first entry."""
         self._size = PAGE
-        self._told_of_many = False
+        self._warned_of_too_many = False
 
     async def all(self) -> Listed:
-        round_ = _Round(self._next, MOST_ENTRIES, MOST_BYTES, whole=not self._next)
+        listing = _Listing(self._next, MOST_ENTRIES, MOST_BYTES, whole=not self._next)
         while True:
-            page = await self._page(round_)
+            page = await self._page(listing)
             for item in page.get("items") or ():
-                await self._list(item, round_)
-            round_.token = str(list_metadata(page).get("continue") or "")
-            if not round_.token or round_.entries <= 0 or round_.bytes <= 0:
+                await self._list(item, listing)
+            listing.token = str(list_metadata(page).get("continue") or "")
+            if not listing.token or listing.entries <= 0 or listing.bytes <= 0:
                 break
-        # Not before: what a list that fails has found by then is for the next one to find.
-        self._next = round_.token
-        whole = round_.whole and not round_.token and not round_.unread
-        self._tell_of_many(round_, whole=whole)
-        return Listed(round_.found, whole=whole)
+        # Set only now: if the listing fails, the next one must find the same entries again.
+        self._next = listing.token
+        whole = listing.whole and not listing.token and not listing.unread
+        self._warn_of_too_many(listing, whole=whole)
+        return Listed(listing.found, whole=whole)
 
-    async def _page(self, round_: _Round) -> Mapping[str, Any]:
-        """One page of the metadata; a shorter one where the entries are large."""
+    async def _page(self, listing: _Listing) -> Mapping[str, Any]:
+        """Read one page of metadata; a shorter one if the entries are large."""
         while True:
-            size = max(1, min(self._size, PAGE, round_.entries))
+            size = max(1, min(self._size, PAGE, listing.entries))
             query = {"labelSelector": f"{LABEL}=true", "limit": str(size)}
-            if round_.token:
-                query["continue"] = round_.token
+            if listing.token:
+                query["continue"] = listing.token
             limit = PAGE_LIMIT if size > 1 else BODY_LIMIT
             try:
                 page, read = await self._api.get_metadata(self._path, query, limit=limit)
             except TooLong:
                 if size == 1:
                     raise
-                round_.bytes -= limit
+                listing.bytes -= limit
                 self._size = size // 4
             except Expired as error:
-                self._go_on(round_, error)
+                self._continue(listing, error)
             except Invalid as error:
                 self._next = ""
                 raise Unreachable(str(error)) from error
             else:
                 found = len(page.get("items") or ())
-                round_.entries -= found
-                round_.bytes -= read
+                listing.entries -= found
+                listing.bytes -= read
                 if found:
                     self._size = max(1, PAGE_LIMIT // 2 * found // read)
                 return page
 
-    def _go_on(self, round_: _Round, error: Expired) -> None:
-        """Continue with what is there by now, as the API server offers, or begin again. Otherwise
-        nothing behind the entries that can be read in five minutes would ever be listed.
+    def _continue(self, listing: _Listing, error: Expired) -> None:
+        """Continue at the present state, as the API server offers, or start again. Otherwise
+        entries beyond those that can be read in five minutes would never be listed.
         """
-        if not round_.expired:
+        if not listing.expired:
             self._next = ""
             raise Unreachable(str(error)) from error
-        round_.expired -= 1
-        round_.token = error.go_on
-        round_.whole |= not round_.token
+        listing.expired -= 1
+        listing.token = error.go_on
+        listing.whole |= not listing.token
 
-    async def _list(self, item: Mapping[str, Any], round_: _Round) -> None:
-        """Take note of an entry by its annotations or, without any to go by, by what it says."""
+    async def _list(self, item: Mapping[str, Any], listing: _Listing) -> None:
+        """Add an entry by its annotations or, if these are not usable, by its content."""
         metadata = item["metadata"]
         name = str(metadata["name"])
         if self._refused.get(name) == _version(metadata):
             return
         heading = read_heading(metadata.get("annotations"))
-        if heading is None or note_name(heading[0]) != name:
-            if not round_.reads:
-                round_.unread = True
+        if heading is None or configmap_name(heading[0]) != name:
+            if not listing.reads:
+                listing.unread = True
                 return
-            round_.reads -= 1
-            heading = await self._read_alone(name)
+            listing.reads -= 1
+            heading = await self._read_heading(name)
         if heading is not None:
-            round_.found[heading[0]] = heading[1]
+            listing.found[heading[0]] = heading[1]
 
-    async def _read_alone(self, name: str) -> Heading | None:
+    async def _read_heading(self, name: str) -> Heading | None:
         why = None
         try:
             entry = await self._read(name)
@@ -180,27 +180,27 @@ class KubeJournal:
             )
         return None if entry is None else (entry.pv, entry.key)
 
-    def _tell_of_many(self, round_: _Round, *, whole: bool) -> None:
-        """Once for as long as it lasts."""
-        if not whole and not self._told_of_many:
+    def _warn_of_too_many(self, listing: _Listing, *, whole: bool) -> None:
+        """Warn once for as long as the condition lasts."""
+        if not whole and not self._warned_of_too_many:
             log.warning(
                 "too many journal entries to list all of them in one full reconcile; the others "
                 "are listed in the next ones. Check who creates ConfigMaps with this label",
-                extra=facts(label=LABEL, listed=MOST_ENTRIES - round_.entries),
+                extra=facts(label=LABEL, listed=MOST_ENTRIES - listing.entries),
             )
-        self._told_of_many = not whole
+        self._warned_of_too_many = not whole
 
     async def read(self, name: PvName) -> JournalEntry | None:
-        return await self._read(note_name(name))
+        return await self._read(configmap_name(name))
 
     async def _read(self, name: str) -> JournalEntry | None:
-        """Read one ConfigMap. Raises BadNote, and remembers that."""
+        """Read one ConfigMap. Raises BadEntry, and remembers its version."""
         try:
             manifest = await self._api.get(f"{self._path}/{escaped(name)}")
         except Missing:
             return None
         try:
-            return _note_in(manifest)
+            return _verified_entry(manifest)
         except BadEntry:
             self._refused.pop(name, None)
             self._refused[name] = _version(manifest["metadata"])
@@ -212,7 +212,7 @@ class KubeJournal:
         return _entry(await self._api.create(self._path, _manifest(entry)))
 
     async def save(self, entry: JournalEntry) -> JournalEntry:
-        path = f"{self._path}/{escaped(note_name(entry.pv))}"
+        path = f"{self._path}/{escaped(configmap_name(entry.pv))}"
         try:
             return _entry(await self._api.replace(path, _manifest(entry)))
         except Missing as error:
@@ -220,7 +220,7 @@ class KubeJournal:
 
     async def drop(self, entry: JournalEntry) -> None:
         uid, _, version = entry.version.partition("/")
-        path = f"{self._path}/{escaped(note_name(entry.pv))}"
+        path = f"{self._path}/{escaped(configmap_name(entry.pv))}"
         try:
             await self._api.delete(path, uid=uid, version=version)
         except Missing:
@@ -229,7 +229,7 @@ class KubeJournal:
 
 def _manifest(entry: JournalEntry) -> dict[str, Any]:
     metadata: dict[str, Any] = {
-        "name": note_name(entry.pv),
+        "name": configmap_name(entry.pv),
         "labels": {LABEL: "true", "app.kubernetes.io/managed-by": OURSELVES},
         "annotations": heading_of(entry),
     }
@@ -254,10 +254,10 @@ def _entry(manifest: Mapping[str, Any]) -> JournalEntry:
     return read_entry(tree, version=_version(manifest["metadata"]))
 
 
-def _note_in(manifest: Mapping[str, Any]) -> JournalEntry:
-    """The note in a ConfigMap, which has to be the one for that note."""
+def _verified_entry(manifest: Mapping[str, Any]) -> JournalEntry:
+    """Return the entry in a ConfigMap, whose name must be that of the entry's volume."""
     entry, name = _entry(manifest), manifest["metadata"]["name"]
-    if note_name(entry.pv) != name:
+    if configmap_name(entry.pv) != name:
         raise BadEntry(f"the note kept in {name} is for {entry.pv}")
     return entry
 

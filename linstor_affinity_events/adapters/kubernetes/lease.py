@@ -1,4 +1,4 @@
-"""Who leads: a Lease in our namespace."""
+"""Leader election by a Lease in the service's namespace."""
 
 import asyncio
 import logging
@@ -14,24 +14,24 @@ from linstor_affinity_events.logs import facts
 log = logging.getLogger(__name__)
 
 RELEASE_WITHIN = 3.0
-UNFIT_FIRST, UNFIT_MOST = 10.0, 300.0
-"""How long a leader may be unfit before it lets others try; longer each time nobody else did."""
+YIELD_AFTER_FIRST, YIELD_AFTER_MOST = 10.0, 300.0
+"""Seconds that a leader may be unhealthy before it yields leadership; doubled after each time."""
 
 MOST_HELD = 300.0
-"""Seconds for which a lease of others counts at most since it was last seen to change, whatever it
-says: a number is easily written that would keep everybody waiting for years. Who leads by a longer
---leader-election-lease-duration of our own is waited for as long as that.
+"""The most seconds for which another holder's Lease is valid after it was last seen to change,
+whatever it says: a wrong number could keep all instances waiting for years. A longer
+--leader-election-lease-duration of this instance takes precedence.
 """
 
 _MOST_TRANSITIONS = 2**31 - 1
-"""What Kubernetes can keep; beyond it nobody could take the lease any more."""
+"""The largest number that Kubernetes can store; beyond it nobody could take the Lease."""
 
-FIT_AGAIN = 0.5
-"""How often one that stands back sees whether it could do the work again."""
+HEALTH_CHECK_EVERY = 0.5
+"""Seconds between health checks of an instance that yields leadership."""
 
 
 class AlwaysLeading:
-    """Implements engine.ports.Leadership for a service without election."""
+    """Implements engine.ports.Leadership for a service without leader election."""
 
     leading = True
     holder = ""
@@ -40,9 +40,9 @@ class AlwaysLeading:
 class LeaseElection:
     """Implements engine.ports.Leadership.
 
-    How long a lease has been held is measured by our own steady clock, from when we saw it
-    change: nobody's wall clock matters. We stop leading `renew_deadline` after the start of
-    our last successful renewal, so before anybody else may take the lease.
+    The age of a Lease is measured by this instance's monotonic clock, from when the Lease was seen
+    to change: wall clocks do not matter. An instance stops leading `renew_deadline` after the start
+    of its last successful renewal, which is before another instance may take the Lease.
     """
 
     def __init__(
@@ -57,27 +57,27 @@ class LeaseElection:
         retry_period: float,
         on_change: Callable[[bool], None],
         now: Callable[[], datetime],
-        fit: Callable[[], bool] = lambda: True,
+        healthy: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`fit` says whether this instance could do the work if it led."""
+        """`healthy` returns whether this instance could do the work if it led."""
         self._api, self._now, self._on_change = api, now, on_change
-        self._fit, self._unfit_since = fit, float("inf")
-        self._unfit_for, self._stands_back_until = UNFIT_FIRST, float("-inf")
+        self._is_healthy, self._unhealthy_since = healthy, float("inf")
+        self._yield_after, self._yields_until = YIELD_AFTER_FIRST, float("-inf")
         self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{escaped(namespace)}/leases"
         self._name, self._identity = name, identity
         self._duration, self._deadline = lease_duration, renew_deadline
         self._retry = retry_period
         self._renewed = float("-inf")
-        self._told = False
+        self._reported_leading = False
         self._ours: dict[str, Any] | None = None
-        """The lease as we last wrote it: to renew it nothing has to be read."""
+        """The Lease as this instance last wrote it: a renewal needs no read."""
         self._acquired: set[str] = set()
-        """Each acquireTime that this process wrote. It tells a lease that is ours from one that
-        another process took under the same name.
+        """Each acquireTime that this process wrote. It distinguishes this process' Lease from one
+        that another process took under the same identity.
         """
         self._has_led = False
         self._seen: tuple[str, float] = ("", float("-inf"))
-        """The version of the lease that was last seen, and when it was seen first."""
+        """The last seen version of the Lease, and when it was first seen."""
         self.holder = ""
         self.failure: str | None = None
 
@@ -86,7 +86,7 @@ class LeaseElection:
         return asyncio.get_running_loop().time() < self._renewed + self._deadline
 
     async def run(self) -> None:
-        """Try to lead, and go on leading, for ever."""
+        """Acquire and renew the Lease until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(self._retry):
@@ -98,38 +98,38 @@ class LeaseElection:
                 self._failed(str(error))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self._failed(f"the answer is no lease ({error!r})")
-            self._tell()
-            await self._let_others_try()
-            await self._rest()
+            self._report_change()
+            await self._yield_if_unhealthy()
+            await self._wait_for_next_attempt()
 
-    async def _rest(self) -> None:
-        """Wait for the next attempt; one that stands back waits no longer than it is unfit."""
+    async def _wait_for_next_attempt(self) -> None:
+        """Wait for the next attempt; an instance that yields waits only while it is unhealthy."""
         clock = asyncio.get_running_loop().time
-        until, stood_back = clock() + self._pause(), self._stands_back()
-        # To be fit is a question that is answered when asked, by what others keep: no event.
-        while (left := until - clock()) > 0 and not (stood_back and self._fit()):  # noqa: ASYNC110
-            await asyncio.sleep(min(left, FIT_AGAIN) if stood_back else left)
+        until, yielded = clock() + self._pause(), self._yields()
+        # Health is polled: it depends on the state of other components, which set no event.
+        while (left := until - clock()) > 0 and not (yielded and self._is_healthy()):  # noqa: ASYNC110
+            await asyncio.sleep(min(left, HEALTH_CHECK_EVERY) if yielded else left)
 
-    async def _let_others_try(self) -> None:
-        """Release a lease that we hold in vain, and leave it to others for a while.
+    async def _yield_if_unhealthy(self) -> None:
+        """Release the Lease while this instance is unhealthy, and let others take it for a while.
 
-        In the pods of LINSTOR controllers each instance sees its own controller alone, and only
+        As a sidecar of LINSTOR controllers, each instance reaches only its own controller, and only
         one of these is active.
         """
         clock = asyncio.get_running_loop().time
-        if self._fit():
-            self._unfit_since, self._unfit_for = float("inf"), UNFIT_FIRST
+        if self._is_healthy():
+            self._unhealthy_since, self._yield_after = float("inf"), YIELD_AFTER_FIRST
             return
-        self._unfit_since = min(self._unfit_since, clock())
-        if self.leading and clock() - self._unfit_since >= self._unfit_for:
+        self._unhealthy_since = min(self._unhealthy_since, clock())
+        if self.leading and clock() - self._unhealthy_since >= self._yield_after:
             log.info("LINSTOR can't be reached from here; another instance may lead")
-            self._unfit_for = min(self._unfit_for * 2, UNFIT_MOST)
-            self._stands_back_until = clock() + 2 * self._retry
+            self._yield_after = min(self._yield_after * 2, YIELD_AFTER_MOST)
+            self._yields_until = clock() + 2 * self._retry
             await self.release()
-            self._tell()
+            self._report_change()
 
-    def _stands_back(self) -> bool:
-        return asyncio.get_running_loop().time() < self._stands_back_until and not self._fit()
+    def _yields(self) -> bool:
+        return asyncio.get_running_loop().time() < self._yields_until and not self._is_healthy()
 
     def _failed(self, why: str) -> None:
         if why != self.failure:
@@ -137,29 +137,29 @@ class LeaseElection:
         self.failure = why
 
     def _pause(self) -> float:
-        """Until the next attempt: soon, if the lease runs out before the usual pace."""
+        """Return the delay to the next attempt; shorter if the Lease expires before."""
         if self.leading:
             return self._retry
         version, since = self._seen
         left = since + self._duration - asyncio.get_running_loop().time()
         return min(self._retry, max(left, 0.1)) if version and self.holder else self._retry
 
-    def _tell(self) -> None:
-        if self._told != self.leading:
-            self._told = self.leading
-            message = "leading" if self._told else "not leading"
+    def _report_change(self) -> None:
+        if self._reported_leading != self.leading:
+            self._reported_leading = self.leading
+            message = "leading" if self._reported_leading else "not leading"
             log.info(message, extra=facts(lease=self._name, holder=self.holder))
-            self._on_change(self._told)
+            self._on_change(self._reported_leading)
 
     async def _attempt(self) -> None:
         clock = asyncio.get_running_loop().time
-        begun = clock()
+        started = clock()
         path = f"{self._collection}/{escaped(self._name)}"
-        # Whatever goes wrong with what we remember, the next attempt reads.
+        # If a renewal from memory fails for any reason, the next attempt reads the Lease.
         ours, self._ours = self._ours, None
-        if ours is not None and self.leading and not self._stands_back():
+        if ours is not None and self.leading and not self._yields():
             with suppress(Conflict, Missing):
-                await self._renew(path, ours, begun)
+                await self._renew(path, ours, started)
                 return
         try:
             lease = await self._api.get(path)
@@ -167,39 +167,39 @@ class LeaseElection:
             made = await self._api.create(self._collection, self._lease({}, transitions=0))
             self._seen = (str(made["metadata"]["resourceVersion"]), clock())
             self._ours = made
-            self._took(begun)
+            self._acquired_lease(started)
             return
         spec = lease.get("spec") or {}
         holder = str(spec.get("holderIdentity") or "")
         version = str(lease["metadata"]["resourceVersion"])
         if version != self._seen[0]:
             self._seen = (version, clock())
-        namesake = self._is_a_namesakes(spec)
-        if namesake and self.leading:
+        duplicate = self._is_held_by_duplicate(spec)
+        if duplicate and self.leading:
             log.warning(
                 "another instance has the same --leader-election-id and leads now; this one waits "
                 "until that Lease expires: give each instance a name of its own",
                 extra=facts(lease=self._name, holder=holder),
             )
-        foreign = namesake or holder not in {"", self._identity}
+        foreign = duplicate or holder not in {"", self._identity}
         if foreign and clock() < self._seen[1] + self._valid_for(spec):
-            self._lost(holder)
+            self._lost_lease(holder)
             return
-        if self._stands_back():
-            self._lost("")
+        if self._yields():
+            self._lost_lease("")
             return
         try:
-            await self._renew(path, lease, begun)
+            await self._renew(path, lease, started)
         except (Conflict, Missing):
-            # Somebody was quicker; their lease will be seen next time.
-            if holder == self._identity and not namesake:
+            # Another instance wrote first; the next attempt reads its Lease.
+            if holder == self._identity and not duplicate:
                 return
-            self._lost(holder)
+            self._lost_lease(holder)
 
-    def _is_a_namesakes(self, spec: dict[str, Any]) -> bool:
-        """Whether another process that was given our name took the lease since we did.
+    def _is_held_by_duplicate(self, spec: dict[str, Any]) -> bool:
+        """Return whether another process with the same identity took the Lease after this one.
 
-        One that was taken under our name before we led is our predecessor's, and free.
+        A Lease taken under this identity before this process led is its predecessor's, and free.
         """
         return (
             self._has_led
@@ -207,8 +207,8 @@ class LeaseElection:
             and str(spec.get("acquireTime")) not in self._acquired
         )
 
-    async def _renew(self, path: str, lease: dict[str, Any], begun: float) -> None:
-        """Write our name and the time on a lease, ours or one that may be taken."""
+    async def _renew(self, path: str, lease: dict[str, Any], started: float) -> None:
+        """Write this identity and the time to a Lease that is ours or free."""
         spec = lease.get("spec") or {}
         taken = spec.get("holderIdentity") != self._identity
         transitions = _transitions(spec) + taken
@@ -218,25 +218,25 @@ class LeaseElection:
         version = str(lease["metadata"]["resourceVersion"])
         self._seen = (version, asyncio.get_running_loop().time())
         self._ours = lease
-        self._took(begun)
+        self._acquired_lease(started)
 
     def _valid_for(self, spec: dict[str, Any]) -> float:
-        """A released lease says 1 s; the longer of theirs and ours protects both."""
+        """Return the longer duration, theirs or ours, to protect both; released Leases say 1 s."""
         theirs = spec.get("leaseDurationSeconds")
         within = min(theirs, MOST_HELD) if isinstance(theirs, int) else 0.0
         return max(within, self._duration)
 
-    def _took(self, begun: float) -> None:
+    def _acquired_lease(self, started: float) -> None:
         if not self.leading:
-            # What was left undone since it ran out has to be found, so this is a change.
-            self._told = False
-        self._renewed, self.holder, self._has_led = begun, self._identity, True
+            # Work missed since the Lease expired must be found, so report this as a change.
+            self._reported_leading = False
+        self._renewed, self.holder, self._has_led = started, self._identity, True
 
-    def _lost(self, holder: str) -> None:
+    def _lost_lease(self, holder: str) -> None:
         self._renewed, self.holder = float("-inf"), holder
 
     async def release(self) -> None:
-        """Let somebody else lead at once; quietly gives up if that can't be written."""
+        """Release the Lease so that another instance can lead at once. A failure is only logged."""
         if not self.leading:
             return
         self._renewed = float("-inf")
@@ -245,7 +245,7 @@ class LeaseElection:
             async with asyncio.timeout(RELEASE_WITHIN):
                 lease = await self._api.get(path)
                 held = lease.get("spec") or {}
-                if held.get("holderIdentity") != self._identity or self._is_a_namesakes(held):
+                if held.get("holderIdentity") != self._identity or self._is_held_by_duplicate(held):
                     return
                 spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
                 await self._api.replace(path, {**lease, "spec": spec})
@@ -255,8 +255,8 @@ class LeaseElection:
         log.info("lease released", extra=facts(lease=self._name))
 
     def _metadata(self, old: dict[str, Any]) -> dict[str, Any]:
-        """What names the object and its version. Labels and annotations of others are not sent:
-        together they may be more than the API server takes.
+        """Return the name and version of the object. Labels and annotations are not sent back:
+        together they may exceed what the API server accepts.
         """
         known = old.get("metadata") or {}
         kept = ("name", "namespace", "uid", "resourceVersion")
@@ -274,7 +274,7 @@ class LeaseElection:
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": self._metadata(old),
-            # Nothing else that others wrote: it may ask for another way of election.
+            # No other field is kept: it may request another election strategy.
             "spec": {
                 "acquireTime": acquired,
                 "holderIdentity": self._identity,

@@ -1,7 +1,7 @@
-"""PersistentVolumes and StorageClasses: what decisions need of their JSON.
+"""Decodes PersistentVolumes and StorageClasses into model types.
 
-JSON has a string of its own at each place. What is kept for each volume of the cluster shares
-them: what repeats is interned, and where the handle is the volume's name it is that very string.
+Decoded JSON has a separate string object at each place. Volumes in memory share them: repeated
+values are interned, and a handle that equals the volume's name is the same object.
 """
 
 import sys
@@ -43,14 +43,14 @@ _affinities: dict[Affinity, Affinity] = {}
 
 
 def _shared(affinity: Affinity) -> Affinity:
-    """The same affinity as one object for all volumes that have it; there are few of them."""
+    """Return one shared object for equal affinities; there are few different ones."""
     if len(_affinities) > _POOL_SIZE:
         _affinities.clear()
     return _affinities.setdefault(affinity, affinity)
 
 
 def describe(manifest: Mapping[str, Any]) -> Volume | None:
-    """A PersistentVolume as decisions see it; None if it is not of our driver."""
+    """Return what decisions need of a PersistentVolume; None if it is not of the driver."""
     metadata, spec = manifest["metadata"], manifest["spec"]
     csi = spec.get("csi")
     if not csi or csi.get("driver") != DRIVER:
@@ -96,8 +96,8 @@ def _override_names(annotations: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _override(annotations: Mapping[str, str]) -> PolicyReading | None:
-    """The widest of all, should there be several: Piraeus' operator adds one of its own while it
-    evacuates a node, beside those that users have.
+    """Return the widest of all override policies. There may be several: Piraeus' operator adds its
+    own to the users' while it evacuates a node.
     """
     names = _override_names(annotations)
     if len(names) > MAX_RULES:
@@ -106,7 +106,7 @@ def _override(annotations: Mapping[str, str]) -> PolicyReading | None:
 
 
 def _context(attributes: Mapping[str, str]) -> PolicyReading | None:
-    """The policy that linstor-csi noted, if it says that it did; an empty one is none."""
+    """Return the policy that linstor-csi wrote, if it says that it did; empty means None."""
     text = attributes.get(CONTEXT_POLICY, "") if USES_CONTEXT in attributes else ""
     return parse_policy(text) if text else None
 

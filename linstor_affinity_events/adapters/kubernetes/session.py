@@ -1,4 +1,4 @@
-"""A session with the API server: credentials and TLS are as kubernetes-asyncio works them out."""
+"""A session with the API server, with credentials and TLS as loaded by kubernetes-asyncio."""
 
 import logging
 import os
@@ -22,10 +22,10 @@ from linstor_affinity_events.model.proxies import is_spared, proxy_named, variab
 log = logging.getLogger(__name__)
 
 READ_BUFFER = 2 * 1024 * 1024
-"""aiohttp takes lines of twice this size; a watch tells of an object in one, up to 1.5 MiB."""
+"""aiohttp accepts lines of twice this size; a watch sends an object, up to 1.5 MiB, in one line."""
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where Kubernetes puts the token, the certificates and the namespace of a pod's account."""
+"""Where Kubernetes mounts the token, the certificates and the namespace of the ServiceAccount."""
 
 LoadConfiguration = Callable[[], Awaitable[Configuration]]
 
@@ -33,9 +33,8 @@ LoadConfiguration = Callable[[], Awaitable[Configuration]]
 def configuration_from(
     *, kubeconfig: str, context: str, server: str, account: Path = ACCOUNT
 ) -> LoadConfiguration:
-    """How to reach the API server: the files named, else the pod's own account, else ~/.kube.
-
-    Loading raises BadSettings that says what is missing.
+    """Return a loader of the configuration: from the given files, else the pod's ServiceAccount,
+    else ~/.kube. The loader raises BadSettings that says what is missing.
     """
 
     async def load() -> Configuration:
@@ -74,7 +73,7 @@ def configuration_from(
 
 
 def own_namespace() -> str:
-    """The namespace of the pod that we run in; empty outside of one."""
+    """Return the namespace of this pod; empty outside of a pod."""
     try:
         return (ACCOUNT / "namespace").read_text().strip()
     except OSError:
@@ -82,7 +81,7 @@ def own_namespace() -> str:
 
 
 class KubeSession:
-    """What one loading of the configuration led to; another loading makes another session."""
+    """The HTTP session of one loaded configuration; each reload creates a new session."""
 
     def __init__(
         self, configuration: Configuration, rest: RESTClientObject, proxy: str | None
@@ -90,9 +89,9 @@ class KubeSession:
         self._configuration, self._rest = configuration, rest
         self.host = str(configuration.host)
         self.where = self.host if not proxy else f"{self.host} through {without_login(proxy)}"
-        """The API server, and the proxy that leads there, for people to read."""
-        # The library's own session looks through environment and .netrc at each request, in
-        # threads, which took longer than many a request.
+        """The API server and the proxy to it, for messages."""
+        # The library's own session reads environment and .netrc for each request, in threads,
+        # which took longer than many requests.
         self.http = aiohttp.ClientSession(
             connector=rest.pool_manager.connector,
             connector_owner=False,
@@ -107,14 +106,14 @@ class KubeSession:
             )
             if value
         }
-        """The proxy, and the name on the server's certificate where a kubeconfig file gives one."""
+        """The proxy, and the server name for TLS if the kubeconfig file sets one."""
 
     @classmethod
     async def begin(cls, load: LoadConfiguration) -> Self:
-        """Load credentials and make a session with them. Raises BadSettings."""
+        """Load credentials and create a session with them. Raises BadSettings."""
         configuration = await load()
-        # Python 3.13 began to ask for extensions that the certificates of many clusters do not
-        # have, those of EKS among them; Go, and so kubectl, does not.
+        # Python 3.13 and later require extensions that the certificates of many clusters lack, EKS
+        # among them; Go, and so kubectl, does not.
         configuration.disable_strict_ssl_verification = True
         try:
             URL(str(configuration.host))
@@ -129,18 +128,18 @@ class KubeSession:
 
     @property
     def certified(self) -> bool:
-        """Whether we sign in with a client certificate."""
+        """Whether a client certificate is used."""
         return bool(self._configuration.cert_file)
 
     async def authorization(self) -> dict[str, str]:
-        """The headers that say who we are. Raises Unreachable."""
+        """Return the headers with the credentials. Raises Unreachable."""
         try:
             settings = await self._configuration.auth_settings()
         except (aiohttp.ClientError, ConfigException, OSError, ValueError) as error:
             raise Unreachable(f"credentials for Kubernetes: {error}") from error
         headers = {"User-Agent": OURSELVES}
         if (token := settings.get("BearerToken")) and token["value"]:
-            # Files end with a newline, which would end the header as well.
+            # A token file ends with a newline, which would end the header.
             headers["Authorization"] = token["value"].strip()
         if not headers.get("Authorization", "x").isprintable():
             raise Unreachable("credentials for Kubernetes: the token is none")
@@ -148,9 +147,9 @@ class KubeSession:
 
 
 def proxy_for(server: str) -> str | None:
-    """The proxy that HTTPS_PROXY or HTTP_PROXY name for a server, unless NO_PROXY spares it.
+    """Return the proxy from HTTPS_PROXY or HTTP_PROXY, unless NO_PROXY exempts the server.
 
-    One that wants TLS itself is not used: our session trusts the cluster's authority alone.
+    An https:// proxy is not used: the session trusts only the cluster's certificate authority.
     Raises ValueError for a proxy without a host.
     """
     url = URL(server)
@@ -171,14 +170,14 @@ def proxy_for(server: str) -> str | None:
 
 
 def without_login(url: str) -> str:
-    """A URL for people to read: user and password stay untold."""
+    """Return a URL for messages, without user and password."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _counting() -> aiohttp.TraceConfig:
-    """Note each time a request goes out: aiohttp repeats PUT and DELETE, once, by itself, when a
-    connection that was used before turns out to be cut.
+    """Record each time that a request is sent: aiohttp by itself repeats PUT and DELETE once when a
+    reused connection turns out to be closed.
     """
 
     async def entry(_: object, context: Any, params: aiohttp.TraceRequestHeadersSentParams) -> None:

@@ -1,4 +1,4 @@
-"""What Kubernetes says of itself and of our place in it, for people who look before they start."""
+"""Reads of Kubernetes for `check`: version, permissions, nodes, conflicting controllers, Lease."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 from linstor_affinity_events.model.manifest import affinity_patch
 from linstor_affinity_events.model.names import PvName
 
-RIVAL = "linstor-affinity-controller"
-_RIVAL_LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component")
+CONFLICTING_CONTROLLER = "linstor-affinity-controller"
+_CONTROLLER_LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/component")
 _NOWHERE = NodeAffinity.of([frozenset({(HOSTNAME_LABEL, "a-node-that-is-only-tried")})])
 
 
 class ServiceAccount(NamedTuple):
-    """An account of Kubernetes' own, by the names that its tokens stand for."""
+    """A ServiceAccount, with the user and groups of its tokens."""
 
     namespace: str
     name: str
@@ -33,10 +33,10 @@ class ServiceAccount(NamedTuple):
 
 
 class KubeSurvey:
-    """Reads, access reviews and one dry run; keeps nothing."""
+    """Reads, access reviews and one dry run; changes nothing."""
 
     def __init__(self, api: KubeApi, account: ServiceAccount | None = None) -> None:
-        """Access is reviewed for `account`, or for ours if it is None."""
+        """Access is reviewed for `account`, or for the caller's own if it is None."""
         self._api, self._account = api, account
 
     async def version(self) -> str:
@@ -45,7 +45,7 @@ class KubeSurvey:
     async def may(
         self, verb: str, group: str, resource: str, namespace: str, *, name: str = ""
     ) -> bool:
-        """Whether the account may do that; an empty namespace or name means all of them."""
+        """Return whether the account has this permission; an empty namespace or name means all."""
         attributes = {
             "verb": verb,
             "group": group,
@@ -65,23 +65,23 @@ class KubeSurvey:
         return bool((answer.get("status") or {}).get("allowed"))
 
     async def nodes(self) -> frozenset[str]:
-        """The names of all nodes. Raises Forbidden."""
+        """Return the names of all nodes. Raises Forbidden."""
         return frozenset(_names(await self._all("/api/v1/nodes", {})))
 
-    async def rivals(self) -> tuple[str, ...]:
-        """The Deployments of the reference controller that run, as namespace/name. Raises
-        Forbidden.
+    async def conflicting_controllers(self) -> tuple[str, ...]:
+        """Return the Deployments of the reference controller that have replicas, as namespace/name.
+        Raises Forbidden.
         """
         found = set()
-        for label in _RIVAL_LABELS:
-            query = {"labelSelector": f"{label}={RIVAL}"}
+        for label in _CONTROLLER_LABELS:
+            query = {"labelSelector": f"{label}={CONFLICTING_CONTROLLER}"}
             for item in await self._all("/apis/apps/v1/deployments", query):
                 if (item.get("spec") or {}).get("replicas", 1):
                     found.add(f"{item['metadata']['namespace']}/{item['metadata']['name']}")
         return tuple(sorted(found))
 
     async def lease_holder(self, namespace: str, name: str) -> str | None:
-        """Who holds a Lease; None if there is none. Raises Forbidden."""
+        """Return the holder of a Lease; None if there is no Lease. Raises Forbidden."""
         path = (
             f"/apis/coordination.k8s.io/v1/namespaces/{escaped(namespace)}/leases/{escaped(name)}"
         )
@@ -92,8 +92,8 @@ class KubeSurvey:
         return str((lease.get("spec") or {}).get("holderIdentity") or "")
 
     async def changes_in_place(self, name: PvName) -> bool:
-        """Whether this volume's affinity, which is set, could be changed where it stands: asked
-        in a dry run. Raises Missing, Conflict, Forbidden.
+        """Return whether this volume's affinity, which is set, can be changed in place, by a dry
+        run. Raises Missing, Conflict, Forbidden.
         """
         path = f"{VOLUMES_PATH}/{escaped(name)}"
         pv = await self._api.get(path)

@@ -1,10 +1,10 @@
-"""PersistentVolumes and claims, one by one: read uncached, written with guards."""
+"""PersistentVolumes and claims, one by one: uncached reads and guarded writes."""
 
 import asyncio
 from contextlib import AbstractContextManager
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
-from linstor_affinity_events.adapters.kubernetes.index import Following, VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.index import FollowedVolume, VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.errors import Conflict, Missing
 from linstor_affinity_events.model.manifest import (
@@ -60,7 +60,7 @@ class KubeVolumes:
             )
         except Missing:
             return None
-        # Without finalizers it is gone at once and the answer is a Status.
+        # Without finalizers the object is deleted at once and the response is a Status.
         return answer if answer.get("kind") == "PersistentVolume" else None
 
     async def remove(self, manifest: Manifest) -> None:
@@ -81,7 +81,7 @@ class KubeVolumes:
                 self.dry_run_creation(wanted),
                 return_exceptions=True,
             )
-            # Of several refusals always the same one: who hears another reason tells it again.
+            # Always raise the same one of several refusals: another reason is reported again.
             for answer in (marked, *others):
                 if isinstance(answer, BaseException):
                     raise answer
@@ -91,7 +91,7 @@ class KubeVolumes:
         return found
 
     async def dry_run_creation(self, wanted: Manifest) -> None:
-        # Schema and admission come before the name is looked up, so "taken" means that they agree.
+        # Validation and admission run before the name is looked up, so a conflict means success.
         try:
             await self._api.create(VOLUMES_PATH, wanted, dry_run=True)
         except Conflict:
@@ -100,7 +100,7 @@ class KubeVolumes:
     def describe(self, manifest: Manifest) -> Volume | None:
         return describe(manifest)
 
-    def follow(self, name: PvName) -> AbstractContextManager[Following]:
+    def follow(self, name: PvName) -> AbstractContextManager[FollowedVolume]:
         return self._index.follow(name)
 
     def last_phase_change(self) -> float:

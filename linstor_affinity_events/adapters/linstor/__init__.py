@@ -1,1 +1,1 @@
-"""The only code that speaks with LINSTOR."""
+"""All communication with LINSTOR."""

@@ -1,4 +1,4 @@
-"""How LINSTOR is reached: its controllers, the login, and certificates that may rotate."""
+"""The connection settings of LINSTOR: controllers, login, and certificates that may rotate."""
 
 import base64
 import os
@@ -16,12 +16,12 @@ from linstor_affinity_events.errors import LoginRefused, Unreachable
 from linstor_affinity_events.model.keys import OURSELVES
 
 LOGIN_CODES = frozenset({-4611686018427377903, -4611686018427377904})
-"""LINSTOR's `ret_code` for a login that is missing, and for one that is wrong (HTTP 400)."""
+"""LINSTOR's `ret_code` for a missing login and for a wrong one (HTTP 400)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """Basic or bearer; the token file is read again when it changes."""
+    """Basic or bearer authentication; the token file is read again when it changes."""
 
     username: str = ""
     password: str = ""
@@ -30,7 +30,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """PEM texts, or files with them; files win and are read again when they change."""
+    """PEM texts or PEM files; files take precedence and are read again when they change."""
 
     certificate: str = ""
     certificate_file: str = ""
@@ -39,11 +39,11 @@ class Tls:
     root_ca: str = ""
     root_ca_file: str = ""
     server_name: str = ""
-    """The name to expect in LINSTOR's certificate in place of the host that is connected to."""
+    """The name expected in LINSTOR's certificate instead of the host in the URL."""
 
 
 class LinstorConnection:
-    """One LINSTOR behind one or more controllers, of which one is active at a time."""
+    """One LINSTOR cluster with one or more controllers, of which one is active at a time."""
 
     def __init__(self, urls: tuple[str, ...], login: Login, tls: Tls) -> None:
         self._urls, self._login, self._tls = urls, login, tls
@@ -59,12 +59,12 @@ class LinstorConnection:
         return self._urls[self._active]
 
     def candidates(self) -> list[str]:
-        """All controllers, the one that answered last first."""
+        """Return all controllers, starting with the one that answered last."""
         return [*self._urls[self._active :], *self._urls[: self._active]]
 
     def answered(self, url: str) -> None:
-        """Remember who is active, and let nobody go on listening to another one: a controller that
-        hangs keeps its connections, and would be listened to in vain.
+        """Record the active controller, and close event streams from other controllers: one that
+        hangs keeps its connections open but sends nothing.
         """
         self._active = self._urls.index(url)
         for other, hang_up in tuple(self._listening.values()):
@@ -73,7 +73,7 @@ class LinstorConnection:
 
     @contextmanager
     def listening(self, url: str, hang_up: Callable[[], None]) -> Iterator[None]:
-        """Have `hang_up` called should another controller answer while the block lasts."""
+        """Call `hang_up` if another controller answers while the block lasts."""
         key = object()
         self._listening[key] = (url, hang_up)
         try:
@@ -82,13 +82,13 @@ class LinstorConnection:
             del self._listening[key]
 
     def failed(self, url: str) -> None:
-        """Begin with the next controller, unless somebody found an active one already."""
+        """Move on to the next controller, unless another request has found an active one."""
         if url == self.url:
             self._active = (self._active + 1) % len(self._urls)
 
-    def doubt(self, error: Exception, url: str) -> str:
-        """What an error may mean that says nothing of it: with TLS 1.3 a certificate that is turned
-        away looks like a connection that ends before the first answer.
+    def likely_cause(self, error: Exception, url: str) -> str:
+        """Return the likely cause of an error: with TLS 1.3, a rejected client certificate looks
+        like a connection that ends before the first response.
         """
         certified = self._tls.certificate or self._tls.certificate_file
         if certified and url.startswith("https") and isinstance(error, ServerDisconnectedError):
@@ -96,14 +96,14 @@ class LinstorConnection:
         return ""
 
     def server_name(self, url: str) -> str | None:
-        """The name to expect in the certificate; None for that of the host."""
+        """Return the name expected in the certificate; None means the host in the URL."""
         return (self._tls.server_name or None) if url.startswith("https") else None
 
     def at(self, url: str, path: str) -> URL:
         return URL(url + path, encoded=True)
 
     def headers(self) -> dict[str, str]:
-        """The login. Raises LoginRefused when the token file can't be read."""
+        """Return headers with the login. Raises LoginRefused if the token file is unreadable."""
         headers = {"User-Agent": OURSELVES}
         if self._login.token_file:
             headers["Authorization"] = f"Bearer {self._read_token()}"
@@ -125,7 +125,7 @@ class LinstorConnection:
         return self._token[1]
 
     def tls_for(self, url: str) -> ssl.SSLContext | bool:
-        """What to verify and to show; made anew when a file changed. Raises Unreachable."""
+        """Return the TLS context, built again when a file has changed. Raises Unreachable."""
         if not url.startswith("https"):
             return True
         tls = self._tls
@@ -153,7 +153,7 @@ class LinstorConnection:
             context = ssl.create_default_context(cafile=tls.root_ca_file)
         else:
             context = ssl.create_default_context(cadata=tls.root_ca or None)
-        # Python 3.13 began to ask for extensions that LINSTOR's own CAs do not have; Go doesn't.
+        # Python 3.13 and later require extensions that LINSTOR's own CAs lack; Go does not.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if tls.certificate_file or tls.certificate:
             with (
@@ -172,16 +172,16 @@ def _unusable(error: Exception) -> str:
 
 
 def _state(name: str) -> tuple[int, int, int] | None:
-    """What changes when a file is written or, as Kubernetes does, replaced."""
+    """Return what changes when a file is written or, as Kubernetes does, replaced."""
     if not name:
         return None
-    stat = os.stat(name)  # noqa: PTH116, on the path of every request
+    stat = os.stat(name)  # noqa: PTH116, called for every request
     return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 @contextmanager
 def _file(name: str, text: str) -> Iterator[str]:
-    """The file itself, or one that holds the text for as long as it takes to load it."""
+    """Yield the file's name, or that of a temporary file with the text."""
     if name or not text:
         yield name
         return

@@ -1,4 +1,4 @@
-"""LINSTOR's event streams, one connection at a time."""
+"""LINSTOR's event streams (SSE), decoded into triggers, one connection at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,37 +21,37 @@ NODES_PATH = "/v1/events/nodes"
 
 CONNECT_TIMEOUT = 10.0
 READ_BUFFER = MIB
-"""aiohttp takes lines of twice this size: a node with all its properties, twice, is one line."""
+"""aiohttp accepts lines of twice this size. An event has a node with all properties twice."""
 
 FRAME_LIMIT = 2 * MIB
 
 MOST_LINES = 100
-"""Of data in one event. LINSTOR sends one; the library copies what it has for each."""
+"""The most data lines of one event. LINSTOR sends one; the library copies the data for each."""
 
 MOST_IDLE_LINES = 10_000
-"""Without an event among them. LINSTOR sends none; something on the way may send comments."""
+"""The most lines without an event. LINSTOR sends none; a proxy may send comments."""
 
 YIELD_EVERY, YIELD_EVERY_BYTES = 2000, MIB
-"""Lines and bytes before others get their turn: to read what is in the buffer waits for nothing.
-Much fewer would have a flood of events for a few resources looked at again and again.
+"""Lines and bytes between cooperative yields: reading buffered lines never waits. With much smaller
+values, a flood of events for a few resources would reconcile these over and over.
 """
 
 LONGEST_NAME = 255
 ANY = EventsMissed("node")
 
 
-class _HungUp(Exception):
-    """The connection ended after it had been open."""
+class _ConnectionEnded(Exception):
+    """The connection ended after it was open."""
 
 
-class _Paced:
-    """An answer as the library sees it, whose lines leave the others their turn."""
+class _YieldingResponse:
+    """The response that the library reads, with cooperative yields between lines."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self._lines, self._size = 0, 0
         self.idle_lines = 0
-        """Since the last event."""
+        """Lines since the last event."""
 
     @property
     def status(self) -> int:
@@ -82,8 +82,8 @@ class _Paced:
 
 
 class _OneConnection(EventSource):  # type: ignore[misc]
-    """Ends with its connection. Left to itself the library would sleep, connect again without a
-    word, and glue half an event onto the first one of the next connection.
+    """An event source that ends with its connection. By default the library sleeps, reconnects
+    silently, and joins half an event with the first one of the next connection.
     """
 
     def __init__(self, url: Any, **kwargs: Any) -> None:
@@ -94,17 +94,17 @@ class _OneConnection(EventSource):  # type: ignore[misc]
 
     async def connect(self, retry: int = 0) -> None:
         await super().connect(retry)
-        self._response = _Paced(self._response)
+        self._response = _YieldingResponse(self._response)
 
     def _opened(self) -> None:
         self._was_open = True
 
     def _ended(self) -> None:
         if self._was_open:
-            raise _HungUp
+            raise _ConnectionEnded
 
     def hang_up(self) -> None:
-        """Let whoever waits for the next event fail as if the connection had broken."""
+        """Make the reader fail as if the connection had broken."""
         if self._response is not None:
             self._response.close()
 
@@ -115,9 +115,9 @@ class _OneConnection(EventSource):  # type: ignore[misc]
         return event
 
     def _process_field(self, field_name: str, field_value: str) -> None:
-        """Collect a field; the library would collect them without end.
+        """Add a field to the event, within limits, which the library does not have.
 
-        `retry` is left out: LINSTOR never sends it, and when to connect again is ours to say.
+        `retry` is ignored: LINSTOR never sends it, and this service decides when to reconnect.
         """
         if field_name == "retry":
             return
@@ -140,7 +140,7 @@ class LinstorStream:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncIterator[Trigger]]:
-        """Open one connection. An event that can't be read may concern any resource."""
+        """Open one connection. An event that cannot be decoded may concern any resource."""
         url = self._connection.url
         where = f"LINSTOR {url}{self._path}"
         connector = aiohttp.TCPConnector(
@@ -168,8 +168,8 @@ class LinstorStream:
                     await source.close()
         except (aiohttp.ClientError, ConnectionError, LineTooLong, TimeoutError, OSError) as error:
             self._connection.failed(url)
-            doubt = self._connection.doubt(error, url)
-            raise Unreachable(f"{where}: {_said(error)}{doubt}") from error
+            likely_cause = self._connection.likely_cause(error, url)
+            raise Unreachable(f"{where}: {_message(error)}{likely_cause}") from error
         except UnicodeDecodeError as error:
             raise Unreachable(f"{where}: sends bytes that are no UTF-8") from error
 
@@ -178,13 +178,13 @@ async def _events(source: _OneConnection) -> AsyncIterator[Trigger]:
     while True:
         try:
             event = await anext(source)
-        except (_HungUp, StopAsyncIteration):
+        except (_ConnectionEnded, StopAsyncIteration):
             return
         yield trigger_of(event.data)
 
 
 def trigger_of(text: str) -> Trigger:
-    """A promotion names its resource; whatever happens to a node may concern any of them."""
+    """Return the trigger: a promotion event names its resource; a node event may concern any."""
     try:
         tree = parse_text(text)
     except ValueError:
@@ -195,5 +195,5 @@ def trigger_of(text: str) -> Trigger:
     return ResourceTouched(resource_name(name))
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""LINSTOR's REST API: nodes, definitions, placements; and the one property that we ever drop."""
+"""LINSTOR's REST API: reads nodes, definitions and placements, and removes saved PVs."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,46 +38,48 @@ from linstor_affinity_events.model.pulse import NodeState, PulseReading
 log = logging.getLogger(__name__)
 
 OBJECT_LIMIT = MIB
-"""Of an answer that is no list: a version, a number, the words of an error."""
+"""The size limit of a response that is not a list: a version, a number, an error."""
 
 ONE_LIMIT = 16 * MIB
-"""Of what is asked on one resource, or of nodes: 3,000 nodes with all their properties."""
+"""The size limit of a response about one resource or nodes: 3,000 nodes with all properties."""
 
 BULK_LIMIT = 640 * MIB
-"""Read piece by piece, so this bounds time and not memory: about 200,000 resources."""
+"""The size limit of a bulk read. It is parsed incrementally, so this limits time and not memory:
+about 200,000 resources.
+"""
 
 MOST_ROWS = 200_000
-"""In one answer; they take about 80 MB of memory."""
+"""The most rows of a bulk read; they take about 80 MB of memory."""
 
 MOST_OF_ONE = 1000
-"""Rows in an answer about one resource."""
+"""The most rows of a response about one resource."""
 
 MOST_NODES = 10_000
 MOST_LABELS = 100_000
-"""Of all nodes together. Kubernetes has up to 5,000 nodes, with some 20 labels each."""
+"""The most labels of all nodes. Kubernetes has up to 5,000 nodes, with some 20 labels each."""
 
 MOST_REPLICAS = 64
-"""Of one resource: DRBD connects 32 nodes. Each is compared with each other one."""
+"""The most replicas of one resource: DRBD connects 32 nodes. Each is compared with each other."""
 
 LONGEST_NAME = 255
 MOST_FLAGS = 64
 LONGEST_SAVED = 8192
-"""LINSTOR keeps 4096 characters of a property."""
+"""The most characters kept of a saved PV. LINSTOR stores 4096 characters of a property."""
 
 MOST_SAVED = 64 * MIB
 
 YIELD_EVERY = 500
-"""After how many placements the others get their turn; 50,000 in one go took 30 ms."""
+"""Placements between cooperative yields: 50,000 without one took 30 ms."""
 
 CONNECT_TIMEOUT = 5.0
 BULK_TIMEOUT = 30.0
 
 _CODE_MASK = 0xFFFF
 _NOT_FOUND_DEFINITION = 301
-"""The lower bits of LINSTOR's `ret_code` for a resource definition that it does not know."""
+"""The lower bits of LINSTOR's `ret_code` for an unknown resource definition."""
 
-MOST_TOLD = 10
-"""Of the replies in the answer of an error."""
+MOST_REPLIES = 10
+"""The most replies of an error response that are put into a message."""
 
 Take = Callable[[Mapping[str, Any]], None]
 
@@ -94,7 +96,7 @@ class LinstorRest:
         self._open: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        # LINSTOR closes connections that were idle for 30 s; below that we are never surprised.
+        # LINSTOR closes connections that are idle for 30 s; a shorter time avoids that race.
         connector = aiohttp.TCPConnector(limit=32, keepalive_timeout=20)
         self._open = aiohttp.ClientSession(connector=connector, auto_decompress=True)
         return self
@@ -109,7 +111,7 @@ class LinstorRest:
         return self._connection.url
 
     async def version(self) -> str:
-        """LINSTOR's version; it tells that without a login."""
+        """Return LINSTOR's version, which needs no login."""
         tree = await self._get("/v1/controller/version")
         return str(_object(tree, "version").get("version", "unknown"))
 
@@ -128,7 +130,7 @@ class LinstorRest:
         return Nodes(namespace=namespace, labels=labels)
 
     async def pulse(self) -> PulseReading:
-        """What the controller says from memory. Its count is None where it has no such request."""
+        """Read what the controller has in memory. The count is None if it lacks that endpoint."""
         nodes: dict[NodeName, NodeState] = {}
         count = _Count("labels of nodes", MOST_LABELS)
 
@@ -209,8 +211,8 @@ class LinstorRest:
             await self._set(resource, number, body, wanted=None)
 
     async def move_saved(self, resource: ResourceName, text: str) -> None:
-        """Keep a note of the reference controller's at volume 0, as its version 1.5 does, and
-        drop it from the definition. Raises Missing where there is no volume 0.
+        """Move a saved PV from the definition to volume 0, where version 1.5 of the reference
+        controller has it. Raises Missing if there is no volume 0.
         """
         body = {"override_props": {SAVED_PV_PROPERTY: text}, "delete_props": []}
         await self._set(resource, 0, body, wanted=text)
@@ -219,14 +221,14 @@ class LinstorRest:
     async def _set(
         self, resource: ResourceName, number: int, body: object, *, wanted: str | None
     ) -> None:
-        """Change the properties of a definition (-1) or of one of its volumes."""
+        """Set the properties of a definition (-1) or of one of its volumes."""
         path = f"/v1/resource-definitions/{_escaped(resource)}"
         if number >= 0:
             path += f"/volume-definitions/{number}"
         try:
             await self._ask("PUT", path, body=body, within=BULK_TIMEOUT)
         except Unreachable:
-            # With a hung satellite LINSTOR stores the change and answers 500 all the same.
+            # With a hung satellite, LINSTOR stores the change but returns 500.
             definition = await self.definition(resource)
             if definition is not None and definition.saved.get(number) != wanted:
                 raise
@@ -235,12 +237,12 @@ class LinstorRest:
         return await self._ask("GET", path, body=None, within=self._timeout)
 
     async def _list(self, path: str, take: Take, *, most: int = MOST_OF_ONE) -> None:
-        """Read a list and hand on each of its objects."""
+        """Read a list and pass each of its objects to `take`."""
         reading = _Reading(take, ONE_LIMIT, most)
         await self._ask("GET", path, body=None, within=self._timeout, reading=reading)
 
     async def _stream(self, path: str, take: Take) -> None:
-        """Read a long list and hand on each of its objects."""
+        """Read a long list and pass each of its objects to `take`."""
         within, reading = max(BULK_TIMEOUT, self._timeout), _Reading(take, BULK_LIMIT, MOST_ROWS)
         await self._ask("GET", path, body=None, within=within, reading=reading)
 
@@ -253,14 +255,14 @@ class LinstorRest:
         within: float,
         reading: "_Reading | None" = None,
     ) -> Any:
-        """Ask the controllers in turn until one answers; whatever it answers then counts.
+        """Ask the controllers in turn until one responds, and use that response.
 
-        To a read, an error (5xx) is no answer as long as another controller has a better one: so
-        answers a load balancer whose controller is away. A write that may have been done is sent
-        to nobody else.
+        For a read, a 5xx counts only if no other controller has a better response: a load balancer
+        without its controller returns one. A write that may have taken effect is not sent to
+        another controller.
         """
         failures: list[str] = []
-        word: _ErrorAnswer | None = None
+        error_response: _ErrorResponse | None = None
         reads = method == "GET"
         for url in self._connection.candidates():
             what = f"LINSTOR {url}: {method} {path}"
@@ -268,23 +270,35 @@ class LinstorRest:
                 status, raw = await self._exchange(method, url, path, body, within, reading)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._connection.failed(url)
-                if not (_never_sent(error) or (reads and _was_cut(error)) or word):
+                if not (_was_never_sent(error) or (reads and _was_cut(error)) or error_response):
                     raise Unreachable(f"{what}: {str(error) or 'no answer in time'}") from error
-                failures.append(f"{url}: {_why(error)}{self._connection.doubt(error, url)}")
+                failures.append(
+                    f"{url}: {_message(error)}{self._connection.likely_cause(error, url)}"
+                )
             else:
                 if reads and status >= 500:
-                    answer = _ErrorAnswer(url, status, raw)
-                    word = answer if word is None or (answer.own and not word.own) else word
+                    answer = _ErrorResponse(url, status, raw)
+                    error_response = (
+                        answer
+                        if error_response is None
+                        or (answer.from_linstor and not error_response.from_linstor)
+                        else error_response
+                    )
                     continue
                 self._connection.answered(url)
                 if status < 300 and (not reads or reading is not None):
                     return []
-                return _answer(status, raw, what)
-        if word is None:
+                return _checked_body(status, raw, what)
+        if error_response is None:
             raise Unreachable(f"LINSTOR can't be reached: {'; '.join(failures)}")
-        if word.own:
-            self._connection.answered(word.url)
-        return _answer(word.status, word.raw, f"LINSTOR {word.url}: {method} {path}", failures)
+        if error_response.from_linstor:
+            self._connection.answered(error_response.url)
+        return _checked_body(
+            error_response.status,
+            error_response.raw,
+            f"LINSTOR {error_response.url}: {method} {path}",
+            failures,
+        )
 
     async def _exchange(
         self,
@@ -295,7 +309,7 @@ class LinstorRest:
         within: float,
         reading: "_Reading | None",
     ) -> tuple[int, bytes]:
-        """Answers the status, and the body unless its objects were handed on."""
+        """Return the status, and the body unless its objects were passed on."""
         if self._open is None:
             raise AssertionError("entered as a context manager first")
         raw = None if body is None else orjson.dumps(body)
@@ -326,7 +340,7 @@ class LinstorRest:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What becomes of the objects of a list, and how many bytes and objects it may have."""
+    """What to do with the objects of a list, and its limits in bytes and objects."""
 
     take: Take
     limit: int
@@ -334,7 +348,7 @@ class _Reading:
 
 
 class _Count:
-    """Adds up what is kept of one answer; raises Unreachable once it is too much."""
+    """Counts what is kept of one response; raises Unreachable beyond the limit."""
 
     def __init__(self, what: str, most: int) -> None:
         self._what, self._most, self._found = what, most, 0
@@ -346,39 +360,39 @@ class _Count:
 
 
 @dataclass(frozen=True, slots=True)
-class _ErrorAnswer:
-    """A 5xx in answer to a read."""
+class _ErrorResponse:
+    """A 5xx response to a read."""
 
     url: str
     status: int
     raw: bytes
 
     @property
-    def own(self) -> bool:
-        """Whether LINSTOR itself wrote it, and so is active there."""
+    def from_linstor(self) -> bool:
+        """Whether LINSTOR itself sent it, so that the active controller is there."""
         return bool(_codes(_replies(self.raw)))
 
 
-def _never_sent(error: Exception) -> bool:
+def _was_never_sent(error: Exception) -> bool:
     return isinstance(error, aiohttp.ClientConnectorError)
 
 
 def _was_cut(error: Exception) -> bool:
-    """Whether the connection ended before the answer began."""
+    """Return whether the connection ended before the response began."""
     return isinstance(error, aiohttp.ServerDisconnectedError)
 
 
-def _why(error: Exception) -> str:
-    """The system's own words where there are some: aiohttp's speak of TLS where there is none."""
+def _message(error: Exception) -> str:
+    """Return the operating system's message if there is one: aiohttp's mentions TLS without TLS."""
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
         return error.os_error.strerror
     return str(error) or type(error).__name__
 
 
 def _redirected(response: aiohttp.ClientResponse) -> str:
-    """What to do about a redirect, which is not followed: it could lead a login anywhere.
+    """Return what to do about a redirect. It is not followed, as it could send the login anywhere.
 
-    With TLS for its API set up, LINSTOR answers so to all that comes without.
+    With TLS enabled for its API, LINSTOR redirects all plain HTTP requests.
     """
     try:
         target = response.url.join(URL(response.headers.get("Location", "")))
@@ -399,15 +413,15 @@ def _escaped(name: str) -> str:
     return quote(name, safe="")
 
 
-def _answer(status: int, raw: bytes, what: str, others: Iterable[str] = ()) -> Any:
-    """The body of a good answer; of a bad one the error that says what to do next, and what
-    became of the other controllers.
+def _checked_body(status: int, raw: bytes, what: str, others: Iterable[str] = ()) -> Any:
+    """Return the body of a successful response. Otherwise raise the error that says what to do
+    next, with the failures of the other controllers.
     """
     if status < 300:
         return parse_json(raw, what)
     replies = _replies(raw)
     codes = _codes(replies)
-    text = "; ".join(_words(replies)) or "no reason given"
+    text = "; ".join(_messages(replies)) or "no reason given"
     if codes & LOGIN_CODES or status in {401, 403}:
         raise LoginRefused(
             f"{what}: {text} (see LS_USERNAME and LS_PASSWORD, or LS_BEARER_TOKEN_FILE)"
@@ -420,12 +434,12 @@ def _answer(status: int, raw: bytes, what: str, others: Iterable[str] = ()) -> A
 
 
 def _replies(raw: bytes) -> list[Mapping[str, Any]]:
-    """LINSTOR's own words in the body of a bad answer; none where somebody else wrote it."""
+    """Return LINSTOR's replies in an error response; none if another program sent it."""
     try:
-        said = parse_json(raw, "")
+        tree = parse_json(raw, "")
     except Unreachable:
         return []
-    return [reply for reply in said if isinstance(reply, dict)] if isinstance(said, list) else []
+    return [reply for reply in tree if isinstance(reply, dict)] if isinstance(tree, list) else []
 
 
 def _codes(replies: Iterable[Mapping[str, Any]]) -> frozenset[int]:
@@ -433,8 +447,8 @@ def _codes(replies: Iterable[Mapping[str, Any]]) -> frozenset[int]:
     return frozenset(code for code in found if isinstance(code, int))
 
 
-def _words(replies: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    for reply in islice(replies, MOST_TOLD):
+def _messages(replies: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    for reply in islice(replies, MOST_REPLIES):
         words = [reply[key] for key in ("message", "cause") if isinstance(reply.get(key), str)]
         yield from (word[:300] for word in words)
 
@@ -457,18 +471,18 @@ def _definition(raw: Mapping[str, Any]) -> Definition:
 
 
 class Replicas:
-    """Sorts replicas by resource. There are few that differ in node or flags, and tens of
-    thousands in all, so equal ones are one object.
+    """Groups replicas by resource. There are tens of thousands, but few differ in node or flags, so
+    equal ones share one object.
     """
 
     def __init__(self) -> None:
         self._found: dict[ResourceName, list[Replica]] = {}
         self._shared: dict[Replica, Replica] = {}
         self.too_many: set[ResourceName] = set()
-        """The resources that have more than can be; nothing is said of where they are."""
+        """Resources with more replicas than possible; they get no placement."""
 
     def take(self, row: Mapping[str, Any]) -> None:
-        """Add one row of LINSTOR's list of resources. Raises Unreachable if it is none."""
+        """Add one row of LINSTOR's list of resources. Raises Unreachable if it is not valid."""
         replica = Replica(node_name(_text(row, "node_name")), _flags(row))
         replica = self._shared.setdefault(replica, replica)
         name = resource_name(_text(row, "name"))

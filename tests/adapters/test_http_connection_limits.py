@@ -14,8 +14,12 @@ import pytest
 from aiohttp import web_protocol
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from linstor_affinity_events.adapters.http import doors
-from linstor_affinity_events.adapters.http.doors import AT_ONCE, MOST_CONNECTIONS, most_connections
+from linstor_affinity_events.adapters.http import connection_limits
+from linstor_affinity_events.adapters.http.connection_limits import (
+    ACCEPT_AT_ONCE,
+    MOST_CONNECTIONS,
+    most_connections,
+)
 from tests.adapters.test_http_endpoints import BIND, LOOPBACK, asked, listening
 
 PATIENCE = 20.0
@@ -84,7 +88,7 @@ async def test_idle_connections_keep_nobody_from_being_answered(sent: str) -> No
             for _ in range(10):
                 assert (await asked(port, "/healthz"))[0] == 200
 
-            assert descriptors() <= before + MOST_CONNECTIONS + 2 * AT_ONCE
+            assert descriptors() <= before + MOST_CONNECTIONS + 2 * ACCEPT_AT_ONCE
 
 
 async def test_idle_connections_leave_us_descriptors_for_our_own(few_descriptors: int) -> None:
@@ -185,7 +189,7 @@ async def test_others_have_their_turn_whatever_is_sent(flood: str) -> None:
 async def test_a_head_that_does_not_come_ends_the_connection(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(doors, "HEAD_WITHIN", 0.5)
+    monkeypatch.setattr(connection_limits, "HEAD_TIMEOUT", 0.5)
     async with listening() as endpoints:
         reader, writer = await asyncio.open_connection(LOOPBACK, endpoints.ports[BIND])
         writer.write(sent)
