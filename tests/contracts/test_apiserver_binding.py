@@ -58,13 +58,18 @@ async def test_a_volume_that_nobody_claims_is_available(kube: KubeClient, name: 
     assert "lastPhaseTransitionTime" in seen["status"]
 
 
+def of_binding(status: dict[str, Any]) -> dict[str, Any]:
+    """A claim's status but for its conditions: from 1.37 on one says that no pod uses it."""
+    return {key: value for key, value in status.items() if key != "conditions"}
+
+
 async def test_a_claim_and_the_volume_made_for_it_are_bound(kube: KubeClient, name: str) -> None:
     pair = await bound_pair(kube, name)
 
     annotations = {BIND_COMPLETED: "yes", BOUND_BY_CONTROLLER: "yes"}
     assert pair.claim["metadata"]["annotations"] == annotations
     assert pair.claim["spec"]["volumeName"] == name
-    assert pair.claim["status"] == {
+    assert of_binding(pair.claim["status"]) == {
         "phase": "Bound",
         "accessModes": ["ReadWriteOnce"],
         "capacity": {"storage": "1Gi"},
@@ -136,7 +141,7 @@ async def test_a_claim_is_lost_without_its_volume_and_found_with_it(
     await kube.post(VOLUMES, again(pair.volume))
     found = await kube.until_phase(pair.claim_path, "Bound")
 
-    assert lost["status"] == {"phase": "Lost"}
+    assert of_binding(lost["status"]) == {"phase": "Lost"}
     assert found["status"]["capacity"] == {"storage": "1Gi"}
     await kube.until_phase(pair.volume_path, "Bound")
 
