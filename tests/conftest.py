@@ -17,7 +17,7 @@ from tests.real_parts.fixtures import (
     real_cluster_pods,
     real_cluster_quiet,
 )
-from tests.sharing import pytest_collection_modifyitems, pytest_xdist_auto_num_workers
+from tests.sharing import pytest_xdist_auto_num_workers
 from tests.stage.fixtures import warm_starts
 
 # An example that takes long says that the machine is busy, and nothing of what is tested.
@@ -27,7 +27,6 @@ settings.load_profile("any machine")
 __all__ = [
     "csi_programs",
     "figures",
-    "pytest_collection_modifyitems",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "pytest_testnodedown",
