@@ -1,7 +1,7 @@
 """How several processes share the tests (pytest-xdist).
 
-Each goes to whichever process is free. One that meets a test for a real control plane starts its own,
-and keeps it to the end: that costs some seconds of a core, less than to wait for each other.
+Each goes to whichever process is free. One that meets a test for a real control plane starts its
+own, and keeps it to the end: that costs some seconds of a core, less than to wait for each other.
 """
 
 import os
