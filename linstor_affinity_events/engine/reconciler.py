@@ -207,8 +207,11 @@ class Reconciler:
     ) -> None:
         await self._cluster_view.ensure_nodes(placement)
         if definition is not None and definition.saved and self._leadership.leading:
+            known = frozenset(self._replacer.unfinished.of(item.key))
             await self._saved_volumes.take_over(definition)
-            if self._replacer.unfinished.of(item.key):
+            # Only for what was taken over just now: an older entry that can't be finished must not
+            # keep the volumes of the resource waiting, nor have it reconciled without a pause.
+            if not known.issuperset(self._replacer.unfinished.of(item.key)):
                 self._queue.add(item.key, priority=Priority.URGENT, since=item.since)
                 return
         log.debug(

@@ -558,3 +558,47 @@ async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word
         assert stranger["metadata"]["uid"] not in given
         assert claim is not None
         assert claim["status"].get("phase") != "Bound"
+
+
+async def test_saved_volumes_of_one_s_own_keep_nobody_else_waiting() -> None:
+    """Two are for the same LINSTOR volume, so one stays unfinished; a third is never dropped."""
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        linstor.place("mine", "n1")
+        saved = {3: "junk"}
+        for number in (-1, 0):
+            name = f"evil-{number + 1}"
+            wish = manifests.claim(name)
+            wish["spec"]["volumeName"] = name
+            made = cluster.create("persistentvolumeclaims", wish, namespace="default")
+            affinity = manifests.on_nodes(["n1"])
+            saved[number] = json.dumps(
+                manifests.volume(name, claim=made, node_affinity=affinity, handle="mine")
+            )
+        mine = ResourceName("mine")
+        linstor.known[mine] = changed(linstor.known[mine], saved=saved)
+        setup = setup_on(cluster, linstor)
+        async with setup.at_work():
+            await reconciled(setup, 3)
+            assert setup.replacer.unfinished.of(mine)
+            before = len(linstor.asked)
+            linstor.place(PV, "n1", "n2")
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n1", "n2"), patience=30.0)
+
+            assert len(linstor.asked) < before + 200
+
+
+async def test_an_entry_and_a_saved_volume_of_no_use_keep_no_volume_waiting() -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.known[RD] = changed(linstor.known[RD], saved={3: "junk"})
+        setup = setup_on(cluster, linstor)
+        setup.journal.kept[EVIL] = entry(volume_for(theirs(cluster), PV), f"{PV}/0")
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"), patience=60.0)
+
+            assert len(linstor.asked) < 200
