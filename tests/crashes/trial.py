@@ -58,6 +58,7 @@ class Trials:
         self.proxied.forget()
         await self.stage.add(volume, ["n1"])
         await self.stage.cluster.at_rest()
+        await self.stage.until_claim_at_rest(volume)
         try:
             before = await remember(self.stage, volume)
             await self.scene.prepare(volume)

@@ -14,6 +14,8 @@ from tests.stage.observer import Observer
 Json = dict[str, Any]
 
 AT_ONCE = 20
+WRITES_UNUSED = 37
+"""The minor version of Kubernetes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,23 @@ class Stage:
             return all(each.get("status", {}).get("phase") == "Bound" for each in phases)
 
         await self.observer.until(bound, f"{name} is bound", patience=patience)
+
+    async def until_claim_at_rest(self, name: str) -> None:
+        """Wait until Kubernetes has written on a claim that no pod uses it, as it does from 1.37 on
+        some time after it is bound: one that is written to while its volume is away turns Lost.
+        """
+        if not self.cluster.is_real:
+            return
+        version = await self.cluster.ask("GET", "/version")
+        if int(version["minor"].rstrip("+")) < WRITES_UNUSED:
+            return
+
+        def told() -> bool:
+            claim = self.observer.claims.get(("default", f"claim-{name}"), {})
+            conditions = claim.get("status", {}).get("conditions") or ()
+            return any(each["type"] == "Unused" for each in conditions)
+
+        await self.observer.until(told, f"the claim of {name} is known to be unused")
 
     async def until_on(self, name: str, *nodes: str, patience: float = 60.0) -> float:
         """Wait until the affinity of a volume admits these nodes; answers since when."""
