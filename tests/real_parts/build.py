@@ -251,11 +251,8 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    wanted = (chosen(), HELM, *(CSI if "--csi" in sys.argv[1:] else ()))
-    if "--only-look" in sys.argv[1:]:
-        sys.exit(not all(locate(each) for each in wanted))
     try:
-        for each in wanted:
+        for each in (chosen(), HELM, *(CSI if "--csi" in sys.argv[1:] else ())):
             sys.stdout.write(f"{ensure_built(each)}\n")
     except BuildError as failure:
         sys.exit(str(failure))
