@@ -46,7 +46,7 @@ class WarmStarts:
     def __init__(self) -> None:
         self._jobs = count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._begun: dict[int, asyncio.Future[int]] = {}
+        self._begun: dict[int, asyncio.Future[Forked]] = {}
         self._endings: dict[int, asyncio.Future[int]] = {}
         self._half = b""
 
@@ -81,18 +81,19 @@ class WarmStarts:
             loop.add_reader(self._news, self._read)
         number = next(self._jobs)
         job = {"number": number, "args": list(args), "env": dict(env), "log": str(log)}
-        self._begun[number] = loop.create_future()
+        begun: asyncio.Future[Forked] = loop.create_future()
+        self._begun[number] = begun
         os.write(self._orders, json.dumps(job).encode() + b"\n")
-        pid = await self._begun[number]
-        return Forked(pid, self._endings[pid])
+        return await begun
 
     def _read(self) -> None:
         *lines, self._half = (self._half + os.read(self._news, 65536)).split(b"\n")
         for line in lines:
             what, number, pid = line.decode().split()
             if what == "began" and int(number) in self._begun:
-                self._endings[int(pid)] = asyncio.get_running_loop().create_future()
-                self._begun[int(number)].set_result(int(pid))
+                # It may have ended before who started it hears that it began.
+                ended = self._endings[int(pid)] = asyncio.get_running_loop().create_future()
+                self._begun.pop(int(number)).set_result(Forked(int(pid), ended))
             elif what == "ended" and int(pid) in self._endings:
                 self._endings.pop(int(pid)).set_result(int(number))
 
