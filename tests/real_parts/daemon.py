@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import os
 import random
 import shutil
 import socket
@@ -10,8 +9,6 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-
-_begun_by: dict[str, int] = {}
 
 
 class Daemon:
@@ -49,19 +46,16 @@ class Daemon:
 FIRST_PORT, LAST_PORT = 15_000, 32_000
 """Below those that Linux gives to outgoing connections, which would take one at any moment."""
 
-_ports = itertools.cycle(range(FIRST_PORT, LAST_PORT))
+_HOW_MANY = LAST_PORT - FIRST_PORT
+
+# Each process begins elsewhere, since several may look for one at the same time.
+_steps = itertools.count(random.SystemRandom().randrange(_HOW_MANY))
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, and that this process has not given away lately.
-
-    Each process begins elsewhere, since several may look for one at the same time.
-    """
-    if _begun_by.get("pid") != os.getpid():
-        _begun_by["pid"] = os.getpid()
-        for _ in range(random.SystemRandom().randrange(LAST_PORT - FIRST_PORT)):
-            next(_ports)
-    for port in itertools.islice(_ports, LAST_PORT - FIRST_PORT):
+    """A loopback port that nobody listens on, and that this process has not given away lately."""
+    for step in itertools.islice(_steps, _HOW_MANY):
+        port = FIRST_PORT + step % _HOW_MANY
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
