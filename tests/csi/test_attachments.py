@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.stage.clusters import until
 from tests.stage.csi import NODES, CsiStage
 from tests.stage.fixtures import MakeService
 from tests.stage.manifests import nodes_of
@@ -53,8 +52,5 @@ async def test_a_running_pod_is_not_disturbed_and_the_next_one_starts_at_the_new
         assert await csi_stage.pods.until_scheduled("p2") == there
         await csi_stage.until_attached(name, there)
 
-        async def done() -> bool:
-            return not await stage.entries()
-
-        await until(done, "no note is left")
+        await stage.until_nothing_is_unfinished()
     assert stage.observer.lost == []

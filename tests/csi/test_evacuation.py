@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.stage.clusters import until
 from tests.stage.csi import NODES, CsiStage
 from tests.stage.fixtures import MakeService
 from tests.stage.manifests import nodes_of
@@ -68,10 +67,7 @@ async def test_a_pod_leaves_an_evacuated_node_and_its_data_follows(
         await stage.until_on(name, there)
         after = await csi_stage.bound_volume("c1")
 
-        async def done() -> bool:
-            return not await stage.entries()
-
-        await until(done, "no note is left")
+        await stage.until_nothing_is_unfinished()
 
     assert stage.observer.lost == []
     kept = (await csi_stage.attachments())[(name, there)]

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from tests.e2e.steps import STEPS
-from tests.stage.clusters import until
 from tests.stage.csi import NODES, CsiStage
 from tests.stage.manifests import nodes_of
 from tests.stage.proxied import ProxiedStage
@@ -67,10 +66,7 @@ async def test_a_kill_costs_no_data_and_no_attachment(
         await stage.until_on(name, there)
         after = await csi_stage.bound_volume("c1")
 
-        async def done() -> bool:
-            return not await stage.entries()
-
-        await until(done, "no note is left")
+        await stage.until_nothing_is_unfinished()
 
         kept = (await csi_stage.attachments())[(name, at)]
         assert kept["metadata"]["uid"] == attachment["metadata"]["uid"]

@@ -76,10 +76,7 @@ async def test_a_resize_and_a_move_at_the_same_moment_both_happen(
             await stage.world.settled()
             at = there
 
-        async def done() -> bool:
-            return not await stage.entries()
-
-        await until(done, "no note is left")
+        await stage.until_nothing_is_unfinished()
     assert stage.observer.lost == []
 
 
@@ -130,10 +127,7 @@ async def test_a_resize_at_any_step_of_a_move_gets_its_size(
         await stage.until_on(name, to)
         await until_grown(csi_stage, name, 128)
 
-        async def done() -> bool:
-            return not await stage.entries()
-
-        await until(done, "no note is left")
+        await stage.until_nothing_is_unfinished()
 
     after = await csi_stage.bound_volume("c1")
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"

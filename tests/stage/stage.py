@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 from tests.stage import manifests
-from tests.stage.clusters import ApiError, Cluster
+from tests.stage.clusters import ApiError, Cluster, until
 from tests.stage.observer import Observer
 
 Json = dict[str, Any]
@@ -147,6 +147,12 @@ class Stage:
         listed = await self.cluster.ask("GET", f"/api/v1/namespaces/{namespace}/configmaps")
         names = [item["metadata"]["name"] for item in listed["items"]]
         return [name for name in names if name.startswith("affinity-note-")]
+
+    async def until_nothing_is_unfinished(self) -> None:
+        async def done() -> bool:
+            return not await self.entries()
+
+        await until(done, "no note is left")
 
     def secrets(self) -> list[str]:
         """What the service learns or is given on this stage, and must keep to itself."""
