@@ -213,15 +213,21 @@ async def left_absent(setup: Setup) -> None:
     setup.faults.allow("create")
 
 
+async def absent_with_options(cluster: FakeCluster, *, in_class: bool) -> Setup:
+    """The instance that removed a volume with mount options, and could not create the new one."""
+    volume_with_options(cluster, in_class=in_class)
+    await asyncio.sleep(1.0)
+    setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+    setup.linstor.place(PV, "n2")
+    await left_absent(setup)
+    return setup
+
+
 @pytest.mark.parametrize("in_class", [True, False], ids=["of the class", "of a person"])
 async def test_a_volume_with_mount_options_comes_back_after_a_failure(in_class: bool) -> None:
     """This instance has seen that the original had them."""
     async with cluster_with() as cluster:
-        volume_with_options(cluster, in_class=in_class)
-        await asyncio.sleep(1.0)
-        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
-        setup.linstor.place(PV, "n2")
-        await left_absent(setup)
+        setup = await absent_with_options(cluster, in_class=in_class)
         async with setup.at_work():
             await reconciled(setup, 3)
 
@@ -233,13 +239,8 @@ async def test_a_volume_with_mount_options_comes_back_after_a_failure(in_class: 
 
 async def test_a_volume_with_the_mount_options_of_its_class_comes_back_after_a_crash() -> None:
     async with cluster_with() as cluster:
-        volume_with_options(cluster, in_class=True)
-        await asyncio.sleep(1.0)
-        linstor = FakeLinstor("n1", "n2")
-        linstor.place(PV, "n2")
-        before = setup_on(cluster, linstor)
-        await left_absent(before)
-        setup = setup_on(cluster, linstor, journal=before.journal)
+        before = await absent_with_options(cluster, in_class=True)
+        setup = setup_on(cluster, before.linstor, journal=before.journal)
         async with setup.at_work():
             await reconciled(setup, 3)
 
@@ -254,13 +255,8 @@ async def test_mount_options_that_no_class_gives_are_not_brought_back_to_a_claim
     """Nothing tells then that it is not somebody else who wrote them into the entry."""
 
     async with cluster_with() as cluster:
-        volume_with_options(cluster, in_class=False)
-        await asyncio.sleep(1.0)
-        linstor = FakeLinstor("n1", "n2")
-        linstor.place(PV, "n2")
-        before = setup_on(cluster, linstor)
-        await left_absent(before)
-        setup = setup_on(cluster, linstor, journal=before.journal)
+        before = await absent_with_options(cluster, in_class=False)
+        setup = setup_on(cluster, before.linstor, journal=before.journal)
         async with setup.at_work():
             await reconciled(setup, 3)
 
