@@ -11,7 +11,7 @@ from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, Que
 from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.rechecks import RECHECK_AFTER, Rechecks
 from linstor_affinity_events.engine.replacement_run import AFFINITY_FIELD
-from linstor_affinity_events.engine.replacer import Ended, LeftAlone, Replacer
+from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR, Reporter
 from linstor_affinity_events.engine.saved_volumes import SavedVolumes
 from linstor_affinity_events.engine.together import together
@@ -32,7 +32,7 @@ from linstor_affinity_events.model.decision import (
 from linstor_affinity_events.model.manifest import Manifest, affinity_patch
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
-from linstor_affinity_events.model.replacement import Outcome
+from linstor_affinity_events.model.replacement import LeaveAlone, Outcome
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -281,8 +281,8 @@ class Reconciler:
         begun = asyncio.get_running_loop().time()
         volume = self._index.get(name)
         ended = await self._replacer.resume(name)
-        if isinstance(ended, LeftAlone):
-            self._replacer.unfinished.left_alone(name, ended.others)
+        if isinstance(ended, LeaveAlone):
+            self._replacer.unfinished.left_alone(name, ended.why)
             return
         if isinstance(ended, Refusal):
             if volume is not None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import NoReturn, assert_never
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
@@ -17,12 +17,14 @@ from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION
+from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, VolumeKey
 from linstor_affinity_events.model.manifest import (
     Before,
     Manifest,
+    as_rehearsed,
     claim_of,
     created_different,
+    finalizers_of,
     has_any_marker,
     is_marked,
     is_terminating,
@@ -40,6 +42,7 @@ from linstor_affinity_events.model.replacement import (
     Delete,
     DetachClaimRef,
     Drop,
+    LeaveAlone,
     Mark,
     Observation,
     Outcome,
@@ -104,12 +107,16 @@ async def observe(
 def confirmed(
     dependencies: Dependencies, entry: JournalEntry, observation: Observation
 ) -> Observation:
-    """The same observation, with what confirms demands of the volume beyond holding data.
+    """The same observation, with what this instance knows beside it: what confirms demands of the
+    volume beyond holding data, and who else uses its data.
 
     Raises Unreachable if that is not known yet.
     """
     if observation.pv is not None and uid_of(observation.pv) == entry.uid:
         dependencies.unfinished.observed(observation.pv)
+    if observation.pv is None:
+        others = used_by_others(dependencies, entry.key, but=entry.pv)
+        observation = replace(observation, others=others)
     demands, original = demands_of(entry.wanted), dependencies.unfinished.original(entry)
     if demands in {Demands(), original and original.demands}:
         return replace(observation, original=original)
@@ -121,6 +128,20 @@ def confirmed(
     )
 
 
+def used_by_others(
+    dependencies: Dependencies, key: VolumeKey, *, but: PvName
+) -> tuple[PvName, ...]:
+    """All other volumes for this LINSTOR volume that claims use, including those that are being
+    deleted or replaced.
+    """
+    there = {
+        other.name
+        for other in dependencies.index.of(key.resource)
+        if other.key == key and other.name != but and other.in_use
+    }
+    return tuple(sorted(there.union(dependencies.unfinished.observed_with(key, but=but))))
+
+
 async def unmark_without_entry(
     dependencies: Dependencies, pv: Manifest | None, *, own: Before | None = None
 ) -> Outcome | Refusal:
@@ -130,6 +151,9 @@ async def unmark_without_entry(
     Unless this run has set them (`own`), policy Retain stays, and an annotation holds the original.
     """
     if pv is None or not has_any_marker(pv):
+        return Outcome.SUPERSEDED
+    if is_terminating(pv) and FINALIZER not in finalizers_of(pv):
+        # It goes by itself, or with a saved PV of the reference controller that is read next.
         return Outcome.SUPERSEDED
     if is_terminating(pv):
         return Refusal(
@@ -183,13 +207,15 @@ class ReplacementRun:
         self.removed = False
         """Whether a release of the finalizers that we requested may have taken effect."""
         self.steps = self.conflicts = self.failures = 0
-        self.outcome: Outcome | None = None
+        self.outcome: Outcome | LeaveAlone | None = None
         self.must_observe = False
         """Whether the last observation may be outdated."""
         self.finished = False
         self.own = own
         """Whether everything so far was done in this run."""
         self._wrote = self._tried = replace(entry, version="")
+        self._rehearsed = entry.wanted
+        """What a dry run has shown that Kubernetes would create, if this run began it."""
         self.different: tuple[str, ...] = ()
         """The parts of the volume that differ from what was requested."""
         self._asked_for: Manifest | None = None
@@ -203,7 +229,7 @@ class ReplacementRun:
         """Whether it waited for something that does not depend on the number of changes."""
         return self._waited or self.observation.guard_over or self.failures > 0
 
-    async def run(self) -> Outcome:
+    async def run(self) -> Outcome | LeaveAlone:
         """Take all steps. Raises an error from which a later reconcile starts again."""
         delays = self._dependencies.delays()
         while not self.finished:
@@ -227,7 +253,8 @@ class ReplacementRun:
                     raise
                 self.must_observe = True
                 await asyncio.sleep(max(delays.next(), error.after or 0.0))
-        self._dependencies.unfinished.ended(self.entry.pv)
+        if not isinstance(self.outcome, LeaveAlone):
+            self._dependencies.unfinished.ended(self.entry.pv)
         return self.outcome or Outcome.SUPERSEDED
 
     @property
@@ -317,6 +344,8 @@ class ReplacementRun:
             case Drop(outcome):
                 await self._verify(outcome)
                 await self._end(outcome)
+            case LeaveAlone():
+                self.outcome, self.finished = step, True
             case _:
                 assert_never(step)
 
@@ -470,14 +499,32 @@ class ReplacementRun:
             case Mark() | Save() if self.entry.state is State.PREPARED:
                 await self._roll_back()
                 raise error
+            case Create(body) if self.own and body != self._rehearsed:
+                # What others changed since the dry run may be why. The volume exists first; what is
+                # left out is added to it as a late write, which Kubernetes may refuse on its own.
+                rehearsed = as_rehearsed(self.entry.wanted, self._rehearsed)
+                if rehearsed != self.entry.wanted:
+                    log.warning(
+                        "volume can't be created with what others changed while it was replaced; "
+                        "it is created as it was before, and the change is tried afterwards",
+                        extra=facts(pv=self.entry.pv, why=error),
+                    )
+                    await self._save(self.entry.wanting(rehearsed))
+                    return
+                self._stuck(error)
+            case Create() if self.own:
+                # Only a volume that this run removed, and that Kubernetes refuses as it would have
+                # accepted it before, blocks other replacements. Anything else may be caused by
+                # somebody who writes journal entries or annotations.
+                self._stuck(error, blocking=True)
             case Create() | Remove() | Mark() | Save() | ReadClaim() | AwaitBinder():
-                # Only a volume that this run removed blocks other replacements. Anything else may
-                # be caused by somebody who writes journal entries or annotations.
-                absent = isinstance(step, Create) and self.own
-                self._dependencies.unfinished.mark_stuck(self.entry, error, blocking=absent)
-                raise error
+                self._stuck(error)
             case _:
                 raise error
+
+    def _stuck(self, error: Refused, *, blocking: bool = False) -> NoReturn:
+        self._dependencies.unfinished.mark_stuck(self.entry, error, blocking=blocking)
+        raise error
 
     async def _roll_back(self) -> None:
         """Roll back, the entry first: a deletion from now on is not ours, even if the response to a

@@ -12,15 +12,15 @@ from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.replacement_run import (
     Dependencies,
     ReplacementRun,
-    confirmed,
     observe,
     unmark_without_entry,
+    used_by_others,
 )
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import BadEntry, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
-from linstor_affinity_events.model.journal_entry import JournalEntry, State
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -31,7 +31,7 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import Observation, Outcome, is_entitled, was_its_own
+from linstor_affinity_events.model.replacement import LeaveAlone, Observation, Outcome
 from linstor_affinity_events.model.volume import Volume
 
 BLOCKED_RETRY = 5.0
@@ -49,13 +49,6 @@ class Ended:
 
     held_up: bool = False
     """Whether it was delayed for a reason other than load."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftAlone:
-    """An absent volume that is not created: claims use others for the same LINSTOR volume."""
-
-    others: tuple[PvName, ...]
 
 
 class Replacer:
@@ -147,6 +140,9 @@ class Replacer:
                 return Refusal(
                     Reason.NOT_ALLOWED, f"Kubernetes does not let it be replaced: {error}"
                 )
+        if isinstance(outcome, LeaveAlone):
+            self.unfinished.left_alone(entry.pv, outcome.why)
+            return Refusal(Reason.BAD_JOURNAL_ENTRY, outcome.why)
         made = run.observation.pv
         now_there = None if made is None else self._volumes.describe(made)
         return Ended(outcome, now_there, run.different, held_up=run.held_up)
@@ -161,7 +157,7 @@ class Replacer:
         self.unfinished.record(entry)
         return entry
 
-    async def resume(self, name: PvName) -> Outcome | Refusal | LeftAlone:
+    async def resume(self, name: PvName) -> Outcome | Refusal | LeaveAlone:
         """Finish the replacement of this volume, whoever began it; fine if there is no entry."""
         with self._volumes.follow(name) as volume_watch:
             try:
@@ -173,10 +169,6 @@ class Replacer:
                 self.unfinished.ended(name)
                 return await unmark_without_entry(self._dependencies, pv)
             self.unfinished.record(entry)
-            if pv is None and entry.state is State.DELETING:
-                others = self.used_by_others(entry.key, but=name)
-                if others and not await self._may_come_back(entry):
-                    return LeftAlone(others)
             observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)
             return await ReplacementRun(self._dependencies, entry, observation, volume_watch).run()
 
@@ -188,26 +180,7 @@ class Replacer:
         """All other volumes for this LINSTOR volume that claims use, including those that are being
         deleted or replaced.
         """
-        there = {
-            other.name
-            for other in self._dependencies.index.of(key.resource)
-            if other.key == key and other.name != but and other.in_use
-        }
-        return tuple(sorted(there.union(self.unfinished.observed_with(key, but=but))))
-
-    async def _may_come_back(self, entry: JournalEntry) -> bool:
-        """Whether an absent volume may be created for its claim although others refer to the same
-        LINSTOR volume: only if it belonged to the claim before, which the entry can't prove.
-        """
-        if entry.user is None or not was_its_own(entry, self.unfinished.original(entry)):
-            return False
-        observation = confirmed(self._dependencies, entry, Observation(pv=None))
-        return is_entitled(
-            entry,
-            await self._volumes.read_claim(entry.user),
-            original=observation.original,
-            storage_class=observation.storage_class,
-        )
+        return used_by_others(self._dependencies, key, but=but)
 
 
 def admission_conflict(entry: JournalEntry, marked: Manifest) -> str | None:

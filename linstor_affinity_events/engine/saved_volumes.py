@@ -16,6 +16,7 @@ from linstor_affinity_events.model.journal_entry import JournalEntry, State, rea
 from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
 from linstor_affinity_events.model.manifest import (
     Manifest,
+    adoption_patch,
     claim_of,
     is_terminating,
     name_of,
@@ -113,11 +114,14 @@ class SavedVolumes:
 
     async def _continue(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> None:
         """Continue with a volume that has the reference controller's markers."""
-        if is_terminating(pv):
-            await self._adopt(_entry(saved, key, uid_of(pv)))
-            return
-        policy = str(saved["spec"].get("persistentVolumeReclaimPolicy", "Retain"))
         entry = _entry(saved, key, uid_of(pv))
+        policy = entry.policy
+        if is_terminating(pv):
+            # The entry alone must not undo somebody's deletion, so the volume says it as well.
+            if patch := adoption_patch(pv, policy):
+                await self._volumes.patch(name_of(pv), patch)
+            await self._adopt(entry)
+            return
         claim = None if entry.user is None else await self._volumes.read_claim(entry.user)
         # Whoever deletes a claim while its volume has policy Retain may rely on that.
         unmarked = reference_unmarking(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR, REMIND_AFTER
@@ -44,7 +45,7 @@ class Unfinished:
         """The volumes that can't be recreated, and the error of the API server."""
         self._originals: dict[PvName, Original] = {}
         """The volumes being replaced, as this instance last observed them."""
-        self._left_alone: dict[PvName, tuple[PvName, ...]] = {}
+        self._left_alone: dict[PvName, str] = {}
         self.blocking: set[PvName] = set()
         """The stuck volumes that block all other replacements."""
 
@@ -100,8 +101,13 @@ class Unfinished:
             self.present(name)
 
     def observed(self, original: Manifest) -> None:
-        """Remember which claim a volume belongs to, and what it may demand when recreated."""
-        self._originals[name_of(original)] = original_of(original)
+        """Remember which claim a volume belongs to, what it may demand when recreated, and that we
+        hold it, whatever others take off it afterwards.
+        """
+        name, seen = name_of(original), original_of(original)
+        before = self._originals.get(name)
+        held = before is not None and before.uid == seen.uid and before.held
+        self._originals[name] = replace(seen, held=held or seen.held)
 
     def original(self, entry: JournalEntry) -> Original | None:
         """The original volume of an entry, as last observed; None if it was not observed."""
@@ -119,19 +125,18 @@ class Unfinished:
         return tuple(
             name
             for name, seen in self._originals.items()
-            if name != but and seen.claim and self.pending.get(name) == key
+            if name != but and seen.claim and seen.key == key
         )
 
-    def left_alone(self, name: PvName, others: tuple[PvName, ...]) -> None:
-        """Report, once for the same others, that an absent volume is not created beside them."""
-        if self._left_alone.get(name) == others:
+    def left_alone(self, name: PvName, why: str) -> None:
+        """Report, once for the same reason, that a journal entry is not followed."""
+        if self._left_alone.get(name) == why:
             return
-        self._left_alone[name] = others
+        self._left_alone[name] = why
         log.error(
-            "unfinished replacement left alone: claims use other volumes for the same LINSTOR "
-            "volume, and nothing confirms that it belonged to the claim in its journal entry; "
-            "create the volume yourself, or delete the entry. See docs/reliability.md",
-            extra=facts(pv=name, rd=self.pending.get(name), other=", ".join(others)),
+            "unfinished replacement left alone; if the volume is absent, create it yourself or "
+            "delete the journal entry. See docs/reliability.md",
+            extra=facts(pv=name, rd=self.pending.get(name), why=why),
         )
 
     def ended(self, name: PvName) -> None:

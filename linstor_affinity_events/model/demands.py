@@ -8,11 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from linstor_affinity_events.model.keys import DRIVER, PROVISIONERS
+from linstor_affinity_events.errors import BadHandle
+from linstor_affinity_events.model.keys import DRIVER, PROVISIONERS, VolumeKey, parse_handle
 from linstor_affinity_events.model.manifest import (
     Manifest,
     annotations_of,
     claim_of,
+    is_ours_to_delete,
     secret_namespaces,
     uid_of,
 )
@@ -51,12 +53,30 @@ class Original:
     """Of the claim that it belonged to; empty if there was none."""
 
     demands: Demands
+    key: VolumeKey | None = None
+    """The LINSTOR volume that it was for; None if it was none of LINSTOR's driver."""
+
+    held: bool = False
+    """Whether it had what this service sets before it deletes a volume."""
 
 
 def original_of(manifest: Manifest) -> Original:
     named = claim_of(manifest)
-    claim = Uid("") if named is None else named.uid
-    return Original(uid_of(manifest), claim, demands_of(manifest))
+    return Original(
+        uid=uid_of(manifest),
+        claim=Uid("") if named is None else named.uid,
+        demands=demands_of(manifest),
+        key=_key_of(manifest),
+        held=is_ours_to_delete(manifest),
+    )
+
+
+def _key_of(manifest: Manifest) -> VolumeKey | None:
+    csi = manifest["spec"].get("csi") or {}
+    try:
+        return parse_handle(csi["volumeHandle"]) if csi.get("driver") == DRIVER else None
+    except BadHandle:
+        return None
 
 
 def demands_of(manifest: Manifest) -> Demands:

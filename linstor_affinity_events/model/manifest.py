@@ -13,6 +13,7 @@ from typing import Any
 from linstor_affinity_events.model.affinity import NodeAffinity, read_affinity
 from linstor_affinity_events.model.keys import (
     BOUND_BY_CONTROLLER,
+    DRIVER,
     FINALIZER,
     MARKER_ANNOTATION,
     ORIGINAL_CLAIM_ANNOTATION,
@@ -20,6 +21,7 @@ from linstor_affinity_events.model.keys import (
     OURSELVES,
     OVERRIDE_PREFIX,
     PROVISIONER_FINALIZER,
+    PROVISIONERS,
     SKIP_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
 )
@@ -43,6 +45,9 @@ SERVER_SET = frozenset(
         "uid",
     }
 )
+Before = tuple[str, str | None]
+"""The original values of the markers: reclaim policy and annotation skip-reclaim."""
+
 RETAIN = "Retain"
 _MARK_FIELD = f"f:{MARKER_ANNOTATION}"
 
@@ -225,15 +230,24 @@ def is_safe_to_release(manifest: Manifest) -> bool:
     )
 
 
-def marked_by_us(manifest: Manifest) -> bool:
-    """As `is_marked`, and our own field manager wrote the annotation with the original values. An
-    annotation alone may be anybody's.
+def is_ours_to_delete(manifest: Manifest) -> bool:
+    """Whether something on the volume says that this service is replacing it: our finalizer, or the
+    annotation with the original values, written by our own field manager. Without either, a
+    volume that is being deleted is deleted by somebody else, whatever a journal entry says.
     """
-    return is_marked(manifest) and _wrote_marker(manifest)
+    return FINALIZER in finalizers_of(manifest) or _wrote_marker(manifest)
+
+
+def original_values_of(manifest: Manifest) -> Before | None:
+    """The original values, if all that makes a deletion harmless is set and our own field manager
+    wrote them. An annotation alone may be anybody's.
+    """
+    ours = is_safe_to_release(manifest) and _wrote_marker(manifest)
+    return marker_of(manifest) if ours else None
 
 
 def _wrote_marker(manifest: Manifest) -> bool:
-    return any(
+    return MARKER_ANNOTATION in annotations_of(manifest) and any(
         entry.get("manager") == OURSELVES and _MARK_FIELD in _owned_annotations(entry)
         for entry in manifest["metadata"].get("managedFields") or ()
         if isinstance(entry, Mapping)
@@ -259,7 +273,7 @@ def mark_patch(manifest: Manifest) -> Patch:
         policy, skip = known[0] if policy == RETAIN else policy, known[1]
     if not terminating and FINALIZER not in finalizers:
         finalizers.append(FINALIZER)
-    before = json.dumps({"reclaimPolicy": policy, "skipReclaim": skip}, separators=(",", ":"))
+    before = _marker(policy, skip)
     return guarded(
         manifest,
         {
@@ -272,6 +286,21 @@ def mark_patch(manifest: Manifest) -> Patch:
     )
 
 
+def adoption_patch(manifest: Manifest, policy: str) -> Patch | None:
+    """Make a volume that the reference controller is deleting ours: the annotation with the
+    original values. A finalizer can't be added to it any more. None if it is there already.
+    """
+    if _wrote_marker(manifest):
+        return None
+    return guarded(
+        manifest, {"metadata": {"annotations": {MARKER_ANNOTATION: _marker(policy, None)}}}
+    )
+
+
+def _marker(policy: str, skip: str | None) -> str:
+    return json.dumps({"reclaimPolicy": policy, "skipReclaim": skip}, separators=(",", ":"))
+
+
 @dataclass(frozen=True, slots=True)
 class Unmarking:
     """How our replacement markers are removed."""
@@ -279,10 +308,6 @@ class Unmarking:
     patch: Patch
     retained: bool = False
     """Whether policy Retain stays although the volume had another one, kept in an annotation."""
-
-
-Before = tuple[str, str | None]
-"""The original values of the markers: reclaim policy and annotation skip-reclaim."""
 
 
 def unmarking(
@@ -409,8 +434,10 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     # Items of a paged list have no kind and apiVersion; that is nobody's change.
     named = {key: wanted[key] for key in ("apiVersion", "kind") if key in wanted}
     result = {**fresh, **named, "spec": spec}
-    annotations = {k: v for k, v in annotations_of(fresh).items() if k not in _NOT_THEIRS}
-    annotations |= {k: v for k, v in annotations_of(wanted).items() if k in _NOT_THEIRS}
+    theirs = annotations_of(fresh)
+    kept = {k for k in theirs if k in _NOT_THEIRS or _gives_away(k, theirs[k])}
+    annotations = {k: v for k, v in theirs.items() if k not in kept}
+    annotations |= {k: v for k, v in annotations_of(wanted).items() if k in _NOT_THEIRS | kept}
     had = finalizers_of(wanted)
     finalizers = had + [f for f in finalizers_of(fresh) if f not in had]
     metadata = {
@@ -421,6 +448,13 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     if finalizers:
         metadata["finalizers"] = finalizers
     return {**result, "metadata": metadata}
+
+
+def _gives_away(key: str, value: str) -> bool:
+    """Whether an annotation would have another driver delete the volume. Nobody sets one on a
+    volume of LINSTOR's driver for good reason, and the chart lets us create none with it.
+    """
+    return key in PROVISIONERS and value != DRIVER
 
 
 def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
@@ -443,6 +477,13 @@ def with_claim_of(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
 
 def with_policy(wanted: Manifest, policy: str) -> dict[str, Any]:
     return {**wanted, "spec": {**wanted["spec"], "persistentVolumeReclaimPolicy": policy}}
+
+
+def as_rehearsed(wanted: Manifest, rehearsed: Manifest) -> dict[str, Any]:
+    """What a dry run has shown, with the claim, policy and affinity that are wanted by now."""
+    spec = {k: v for k, v in rehearsed["spec"].items() if k not in _NOT_TAKEN_OVER}
+    spec |= {k: v for k, v in wanted["spec"].items() if k in _NOT_TAKEN_OVER}
+    return {**rehearsed, "spec": spec}
 
 
 _ADDED = frozenset({"labels", "annotations", "ownerReferences"})

@@ -10,6 +10,7 @@ from enum import StrEnum
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import (
+    FINALIZER,
     ORIGINAL_POLICY_ANNOTATION,
     OURSELVES,
     provisioned_for,
@@ -23,13 +24,14 @@ from linstor_affinity_events.model.manifest import (
     claim_of,
     detached,
     disowned,
+    finalizers_of,
     has_any_marker,
     is_marked,
+    is_ours_to_delete,
     is_safe_to_release,
     is_terminating,
     mark_patch,
-    marked_by_us,
-    marker_of,
+    original_values_of,
     phase_of,
     rebound,
     skip_reclaim_of,
@@ -42,6 +44,7 @@ from linstor_affinity_events.model.manifest import (
     with_policy,
     with_retain,
 )
+from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.policy import StorageClass
 
 
@@ -122,6 +125,13 @@ class Drop:
     outcome: Outcome
 
 
+@dataclass(frozen=True, slots=True)
+class LeaveAlone:
+    """Neither follow nor drop the entry: a person has to decide."""
+
+    why: str
+
+
 Step = (
     Mark
     | Save
@@ -133,6 +143,7 @@ Step = (
     | Create
     | Unmark
     | Drop
+    | LeaveAlone
 )
 
 
@@ -173,12 +184,20 @@ class Observation:
     created: bool = False
     """Whether this run created the new volume: if it is absent, somebody deleted it."""
 
+    others: tuple[PvName, ...] = ()
+    """The other volumes for the same LINSTOR volume that claims use, if this one is absent."""
+
 
 def next_step(entry: JournalEntry, observation: Observation) -> Step:
     """Choose the next step. Uid and version guard every write, so a step chosen from an outdated
     observation ends in a conflict and a new observation, never in damage.
     """
-    pv = observation.pv
+    pv, original = observation.pv, observation.original
+    if original is not None and original.key != entry.key:
+        return LeaveAlone(
+            f"it names LINSTOR volume {entry.key}, but PersistentVolume {entry.pv} was for "
+            f"{original.key or 'none'}: somebody else has written it"
+        )
     if pv is None:
         return _absent(entry, observation)
     if uid_of(pv) != entry.uid:
@@ -209,16 +228,22 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
         # The volume existed a moment ago and is recreated as it was. If its claim was deleted
         # meanwhile, that has its usual consequences.
         return Create(entry.wanted)
+    beside = observation.others
+    if beside and not was_its_own(entry, observation.original):
+        return _left_beside(beside)
     if entry.user is None:
         return Create(detached(entry.wanted, entry.uid))
     if not observation.claim_known:
         return ReadClaim()
-    if is_entitled(
+    entitled = is_entitled(
         entry,
         observation.claim,
         original=observation.original,
         storage_class=observation.storage_class,
-    ):
+    )
+    if beside and not entitled:
+        return _left_beside(beside)
+    if entitled:
         # A claim that is being deleted was deleted after the markers, which set Retain.
         return Create(
             with_retain(entry.wanted)
@@ -231,6 +256,13 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
     if was_seen_as_its_own(entry, observation.original):
         return Create(with_retain(entry.wanted))
     return Create(disowned(entry.wanted, entry.uid))
+
+
+def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
+    return LeaveAlone(
+        f"claims use {', '.join(others)} for the same LINSTOR volume, and nothing confirms that it "
+        "belonged to the claim in the entry"
+    )
 
 
 def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
@@ -294,7 +326,12 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
         if has_any_marker(pv):
             return _unmark(entry, pv, observation, Outcome.DELETED_BY_USER)
         return Drop(Outcome.DELETED_BY_USER)
-    before = marker_of(pv) if marked_by_us(pv) else None
+    original = observation.original
+    if not is_ours_to_delete(pv) and not (original is not None and original.held):
+        return LeaveAlone(
+            "the volume is being deleted, and nothing on it says that this service deleted it"
+        )
+    before = original_values_of(pv)
     if before is not None and before[0] == RETAIN != entry.policy:
         # Both entry and volume must have another policy before it is restored instead of Retain.
         return Save(entry.wanting(with_policy(entry.wanted, RETAIN)))
@@ -361,9 +398,11 @@ def was_its_own(entry: JournalEntry, original: Original | None) -> bool:
 
 def left_by_the_reference(pv: Manifest) -> bool:
     """Whether a volume has the markers that the reference controller sets before it deletes it:
-    both, in one write. That controller has no finalizer of its own.
+    both, in one write. That controller has no finalizer of its own. A volume that is being deleted
+    may have our annotation as well: then we made it ours, and were interrupted.
     """
-    return is_safe_to_release(pv) and not has_any_marker(pv)
+    ours = FINALIZER in finalizers_of(pv) if is_terminating(pv) else has_any_marker(pv)
+    return is_safe_to_release(pv) and not ours
 
 
 def made_by_us(pv: Manifest) -> bool:

@@ -52,6 +52,7 @@ async def until_grown(csi: CsiStage, name: str, mib: int, *, told: bool = True) 
         raise AssertionError(f"{error}: {await sizes_mib(csi, name)}, {claim['status']}") from None
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("first", ["move", "resize"])
 async def test_a_resize_and_a_move_at_the_same_moment_both_happen(
     csi_stage: CsiStage, service_on: MakeService, first: str

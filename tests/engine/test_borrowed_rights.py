@@ -15,12 +15,12 @@ from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARKER_ANNOTATION,
-    OURSELVES,
     SKIP_RECLAIM_ANNOTATION,
     VolumeKey,
 )
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
+from tests.engine.forged import EVIL, FORGED, TOLD, entry, is_on, reconciled, theirs, volume_for
 from tests.engine.setup import (
     PV,
     RD,
@@ -33,41 +33,10 @@ from tests.engine.setup import (
     until,
 )
 from tests.fakes.kube_server import FakeCluster
-from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.linstor import FakeLinstor
 from tests.stage import manifests
 
 Json = dict[str, Any]
-
-EVIL = PvName("evil")
-TOLD = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
-FORGED = Writer(name=OURSELVES)
-"""A field manager's name is what the client says it is."""
-
-
-def theirs(cluster: FakeCluster) -> Json:
-    """A claim that asks for a volume which is not there."""
-    wish = manifests.claim("evil")
-    wish["spec"]["volumeName"] = "evil"
-    return cluster.create("persistentvolumeclaims", wish, namespace="default")
-
-
-def volume_for(claim: Json | None, handle: str, **spec: Any) -> Json:
-    nodes = manifests.on_nodes(["n1"])
-    return manifests.volume("evil", claim=claim, node_affinity=nodes, handle=handle, **spec)
-
-
-def entry(wanted: Json, volume: str) -> tuple[str, Json]:
-    ref = wanted["spec"].get("claimRef")
-    claim = ref and {key: ref[key] for key in ("namespace", "name", "uid")}
-    told = {"format": 1, "pv": wanted["metadata"]["name"], "volume": volume, "uid": "nobody"}
-    return "1", {**told, "claim": claim, "state": "deleting", "holder": "", "wanted": wanted}
-
-
-async def reconciled(setup: Setup, minutes: int) -> None:
-    for _ in range(minutes):
-        await setup.full_reconciler.reconcile_all("period")
-        await asyncio.sleep(60.0)
 
 
 async def test_an_entry_for_a_sibling_holds_up_no_volume_of_its_resource() -> None:
@@ -98,11 +67,6 @@ async def test_an_entry_for_a_claim_of_ones_own_holds_up_nobody_else() -> None:
 
         assert setup.replacer.unfinished.blocking == set()
         assert setup.nodes() == {"n2"}
-
-
-def is_on(cluster: FakeCluster, *nodes: str) -> bool:
-    found = cluster.get("persistentvolumes", PV)
-    return found is not None and manifests.nodes_of(found) == set(nodes)
 
 
 @pytest.mark.parametrize("nodes", [("n2",), ("n1", "n2")], ids=["urgent", "one choice more"])

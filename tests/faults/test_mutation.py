@@ -51,9 +51,9 @@ async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
         async with mutating(stage.cluster, AFFINITY_ON_CREATE):
             stage.world.move("pvc-1", "n1", "n2")
             await service.until_said("volume left as it is")
-            await full_reconciles(service, 3)
+            await full_reconciles(service, 2)
             left = await stage.cluster.ask("GET", PV)
-            await full_reconciles(service, 5)
+            await full_reconciles(service, 3)
 
             assert await stage.cluster.ask("GET", PV) == left
             assert nodes_of(left) == {"elsewhere"}

@@ -148,6 +148,28 @@ async def test_an_entry_does_not_give_away_a_volume_that_somebody_uses(
     assert await stage.cluster.find(f"{VOLUMES}/evil") is None
 
 
+@pytest.mark.parametrize("policy", ["Retain", "Delete"])
+async def test_an_entry_undoes_no_deletion_of_others(
+    stage: Stage, service_on: MakeService, policy: str
+) -> None:
+    await stage.add("pvc-1", ["n1"], policy=policy)
+    await stage.until_bound("pvc-1")
+    before = await stage.cluster.ask("DELETE", PV)
+    claim = await stage.cluster.ask("GET", f"{CLAIMS}/{before['spec']['claimRef']['name']}")
+    wanted = manifests.volume(
+        "pvc-1", claim=claim, node_affinity=manifests.on_nodes(["n1"]), policy="Delete"
+    )
+    forged = entry_for(wanted, uid=before["metadata"]["uid"])
+    await stage.cluster.ask("POST", ENTRIES, forged)
+
+    async with running(service_on(stage, OFTEN)) as service:
+        await service.until_said("unfinished replacement left alone")
+
+    after = await stage.cluster.ask("GET", PV)
+    assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    assert "deletionTimestamp" in after["metadata"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,0 +1,230 @@
+"""Others write to entries and volumes while these are replaced, or are being deleted."""
+
+import asyncio
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.errors import Refused, Unreachable
+from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.names import PvName, ResourceName
+from tests.engine.forged import EVIL, entry, is_on, reconciled, theirs, volume_for
+from tests.engine.setup import (
+    PV,
+    RD,
+    bind,
+    cluster_with,
+    instead,
+    setup_on,
+    until,
+)
+from tests.fakes.linstor import FakeLinstor
+from tests.stage import manifests
+
+Json = dict[str, Any]
+
+
+@pytest.mark.parametrize("finalizer", [None, "backup.example.com/hold"])
+@pytest.mark.parametrize("policy", ["Retain", "Delete"])
+@pytest.mark.parametrize("skipped", [False, True])
+async def test_an_entry_undoes_no_deletion_of_others(
+    finalizer: str | None, policy: str, skipped: bool
+) -> None:
+    """It goes when its claim does, or as its owner wants, with the policy that it has."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        bind(cluster, PV, "n1", policy=policy)
+        setup = setup_on(cluster, linstor)
+        await until(lambda: setup.pv()["status"].get("phase") == "Bound")
+        held = [*setup.pv()["metadata"].get("finalizers", []), *filter(None, [finalizer])]
+        skip = {SKIP_RECLAIM_ANNOTATION: "true"} if skipped else {}
+        cluster.patch(
+            "persistentvolumes", PV, {"metadata": {"finalizers": held, "annotations": skip}}
+        )
+        cluster.delete("persistentvolumes", PV)
+        before = setup.pv()
+        forged = manifests.volume(
+            PV, claim=setup.claim(), node_affinity=manifests.on_nodes(["n1"]), policy="Delete"
+        )
+        version, tree = entry(forged, f"{PV}/0")
+        setup.journal.kept[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert "deletionTimestamp" in before["metadata"]
+        assert setup.pv() == before
+
+
+async def test_a_volume_that_we_delete_comes_back_whatever_is_taken_off_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        patch, stripped = setup.volumes.patch, False
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            nonlocal stripped
+            metadata = setup.pv()["metadata"]
+            if not stripped and "deletionTimestamp" in metadata:
+                stripped = True
+                others = [each for each in metadata["finalizers"] if each != FINALIZER]
+                assert others
+                bare = {"finalizers": others, "annotations": {MARKER_ANNOTATION: None}}
+                cluster.patch("persistentvolumes", PV, {"metadata": bare})
+            return await patch(name, change)
+
+        instead(setup.volumes, patch=patched)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"), patience=60.0)
+
+        assert stripped
+        assert "unforeseen" not in caplog.text
+        assert "left alone" not in caplog.text
+
+
+@pytest.mark.parametrize("victim", ["pvc-11111111-2222-4333-8444-555555555555", "victim"])
+async def test_an_entry_that_is_rewritten_meanwhile_gives_nobody_another_linstor_volume(
+    victim: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.place(victim, "n1")
+        bind(cluster, "victim", "n1", handle=victim)
+        setup = setup_on(cluster, linstor)
+        create, attempts = setup.volumes.create, 0
+
+        async def created(manifest: Manifest) -> Manifest:
+            nonlocal attempts
+            gone = cluster.get("persistentvolumes", PV) is None
+            attempts += gone
+            if attempts < 3:
+                if gone:
+                    version, tree = deepcopy(setup.journal.kept[PV])
+                    tree["wanted"]["spec"]["csi"]["volumeHandle"] = victim
+                    setup.journal.kept[PV] = (version + "0", {**tree, "volume": f"{victim}/0"})
+                raise Unreachable("not now")
+            return await create(manifest)
+
+        instead(setup.volumes, create=created)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 5)
+
+        assert attempts > 0
+        assert cluster.get("persistentvolumes", PV) is None
+        assert "left alone" in caplog.text
+
+
+async def test_nor_does_one_that_this_instance_has_seen_no_volume_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever writes the entry changes it after it was looked at first."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place("unused", "n1")
+        linstor.place("victim", "n1")
+        bind(cluster, PV, "n1", handle="victim")
+        await asyncio.sleep(1.0)
+        setup = setup_on(cluster, linstor)
+        claim = theirs(cluster)
+        setup.journal.kept[EVIL] = entry(volume_for(claim, "unused"), "unused/0")
+        create, attempts = setup.volumes.create, 0
+
+        async def created(manifest: Manifest) -> Manifest:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                _, tree = entry(volume_for(claim, "victim"), "victim/0")
+                setup.journal.kept[EVIL] = ("77", tree)
+                raise Unreachable("not now")
+            return await create(manifest)
+
+        instead(setup.volumes, create=created)
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert attempts == 1
+        assert cluster.get("persistentvolumes", EVIL) is None
+        assert "left alone" in caplog.text
+
+
+MEANWHILE = {
+    "provisioner": {"annotations": {"pv.kubernetes.io/migrated-to": "ebs.csi.aws.com"}},
+    "secret": {
+        "annotations": {
+            "volume.kubernetes.io/provisioner-deletion-secret-name": "root",
+            "volume.kubernetes.io/provisioner-deletion-secret-namespace": "kube-system",
+        }
+    },
+    "label": {"labels": {"tier": "not-allowed"}},
+}
+
+
+@pytest.mark.parametrize("change", MEANWHILE.values(), ids=MEANWHILE)
+async def test_what_somebody_writes_on_a_volume_in_replacement_keeps_no_volume_away(
+    change: Json,
+) -> None:
+    """Policies of the chart, or of the cluster, may refuse to create what is annotated so."""
+    async with cluster_with(PV, "pvc-2") as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.place("pvc-2", "n1")
+        setup = setup_on(cluster, linstor)
+        delete, create = setup.volumes.delete, setup.volumes.create
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            answer = await delete(manifest)
+            cluster.patch("persistentvolumes", manifest["metadata"]["name"], {"metadata": change})
+            return answer
+
+        async def created(manifest: Manifest) -> Manifest:
+            for part, texts in change.items():
+                if not texts.items().isdisjoint((manifest["metadata"].get(part) or {}).items()):
+                    raise Refused("a policy does not allow that")
+            return await create(manifest)
+
+        instead(setup.volumes, delete=deleted, create=created)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"), patience=60.0)
+            linstor.place("pvc-2", "n2")
+            setup.queue.add(ResourceName("pvc-2"), source="promotion")
+            await until(lambda: setup.nodes("pvc-2") == {"n2"}, patience=60.0)
+
+        assert setup.replacer.unfinished.blocking == set()
+
+
+async def test_a_claim_reference_that_kubernetes_refuses_holds_up_no_other_volume() -> None:
+    async with cluster_with(PV, "pvc-2") as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.place("pvc-2", "n1")
+        setup = setup_on(cluster, linstor)
+        delete, create = setup.volumes.delete, setup.volumes.create
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            answer = await delete(manifest)
+            claim = {"namespace": "elsewhere", "name": "other", "uid": "other"}
+            cluster.patch("persistentvolumes", PV, {"spec": {"claimRef": claim}})
+            return answer
+
+        async def created(manifest: Manifest) -> Manifest:
+            if manifest["spec"]["claimRef"]["namespace"] == "elsewhere":
+                raise Refused("its Secrets are not of that namespace")
+            return await create(manifest)
+
+        instead(setup.volumes, delete=deleted, create=created)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: PV in setup.replacer.unfinished.stuck, patience=60.0)
+            instead(setup.volumes, delete=delete)
+            linstor.place("pvc-2", "n2")
+            setup.queue.add(ResourceName("pvc-2"), source="promotion")
+            await until(lambda: setup.nodes("pvc-2") == {"n2"}, patience=60.0)
