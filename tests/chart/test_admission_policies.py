@@ -12,10 +12,14 @@ from tests.chart.accounts import account_with, kubeconfig_of, token_of
 from tests.chart.helm import SOMEWHERE, Helm, merged
 from tests.chart.release import FULL_NAME, NAMESPACE, install
 from tests.e2e.conftest import MakeService, service_on
+from tests.e2e.steps import STEPS
 from tests.stage import manifests
 from tests.stage.clusters import ApiError, Cluster, until
+from tests.stage.proxied import ProxiedStage
+from tests.stage.proxy import Asked, Before
 from tests.stage.service import Service, running
 from tests.stage.stage import Stage
+from tests.stage.warm import WarmStarts
 
 __all__ = ["service_on"]
 
@@ -447,3 +451,43 @@ async def test_a_volume_with_secrets_of_strangers_is_left_as_it_is_and_told(
     assert "deletionTimestamp" not in after["metadata"]
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
     assert await stage.entries(NAMESPACE) == []
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [{"pv.kubernetes.io/migrated-to": "ebs.csi.aws.com"}, deletion_secret("root", ABROAD)],
+    ids=["provisioner", "secret"],
+)
+async def test_an_annotation_in_the_middle_of_a_replacement_keeps_no_volume_away(
+    stage: Stage, tmp_path: Path, warm_starts: WarmStarts, annotations: Json
+) -> None:
+    """One with which the policies let the service create no volume."""
+    await stage.add("pvc-1", ["n1"])
+    await stage.add("pvc-2", ["n1"])
+    token = await token_of(stage.cluster, FULL_NAME)
+
+    met = False
+
+    async def annotated(_: Asked) -> None:
+        nonlocal met
+        met = True
+        change = {"metadata": {"annotations": annotations}}
+        await stage.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", change)
+
+    async def nothing_unfinished() -> bool:
+        return not await stage.entries(NAMESPACE)
+
+    async with ProxiedStage.of(stage, tmp_path, warm_starts) as proxied:
+        kubeconfig = proxied.kubernetes.write_kubeconfig(tmp_path / "account", token=token)
+        label, nth = STEPS["detach"]
+        proxied.on(label, Before(annotated), nth=nth)
+        flags = f"--journal-namespace={NAMESPACE}"
+        async with running(proxied.service(flags, kubeconfig=kubeconfig)):
+            for name in ("pvc-1", "pvc-2"):
+                stage.world.move(name, "n1", "n2")
+                await stage.until_on(name, "n2")
+                await stage.until_bound(name)
+            await until(nothing_unfinished, "no entry is left")
+
+    assert met
+    assert stage.observer.lost == []
