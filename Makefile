@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 PROCESSES ?= auto
 PYTEST := $(BIN)/pytest -n $(PROCESSES) --dist loadgroup
 
-.PHONY: help test test-real test-long test-oldest test-csi test-image test-image-python demo sandbox bench bench-full bench-guard soak dist lint format lock clean
+.PHONY: help test test-real test-long test-oldest test-csi test-image test-image-python demo sandbox bench bench-full bench-guard soak dist lint format lock reference clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
@@ -95,6 +95,9 @@ lock: $(READY) ## Pin the newest versions of all dependencies, with their hashes
 		-o requirements-dev.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		--no-emit-index-url --no-emit-find-links --quiet --group pyproject.toml:build -o requirements-build.txt
+
+reference: $(READY) ## Write the reference pages of the documentation from the code
+	PYTHONPATH=. $(BIN)/python packaging/reference.py
 
 clean: ## Remove what was made here; what was built for all checkouts stays in the cache
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -133,7 +133,7 @@ class Floor:
         metadata = {key: entry["metadata"][key] for key in ("uid", "resourceVersion")}
         entry = await self._ask(
             "PUT",
-            f"{entries}/affinity-note-{name}{MANAGER}",
+            f"{entries}/affinity-journal-{name}{MANAGER}",
             noted(name, body, "deleting", metadata),
         )
         pv = await self._ask("DELETE", path, deletion(pv))
@@ -142,7 +142,7 @@ class Floor:
         _, made = await asyncio.gather(self._remove(path, pv), self._create(body))
         # One that turned Lost is left to the binder: the floor guards against nothing.
         await self._ask("GET", claim)
-        await self._ask("DELETE", f"{entries}/affinity-note-{name}", deletion(entry))
+        await self._ask("DELETE", f"{entries}/affinity-journal-{name}", deletion(entry))
         for kind, namespace, uid in (
             ("PersistentVolume", "default", made["metadata"]["uid"]),
             ("PersistentVolumeClaim", ref["namespace"], ref["uid"]),
@@ -272,8 +272,8 @@ def noted(name: str, wanted: Json, state: str, metadata: Json) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {**metadata, "name": f"affinity-note-{name}"},
-        "data": {"note.json": orjson.dumps({"state": state, "wanted": wanted}).decode()},
+        "metadata": {**metadata, "name": f"affinity-journal-{name}"},
+        "data": {"entry.json": orjson.dumps({"state": state, "wanted": wanted}).decode()},
     }
 
 

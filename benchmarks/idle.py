@@ -26,7 +26,7 @@ SETTLING = 5.0
 GOALS_AT = 10_000
 
 MOST_LINSTOR, MOST_KUBERNETES = 16.0, 10.0
-"""Requests a minute. Of those to LINSTOR twelve are the pulse's, answered from its memory."""
+"""Requests a minute. Of those to LINSTOR twelve are the poll's, answered from its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,7 @@ async def measure_silent(
                 kubeconfig=cluster.kubeconfig,
                 linstor=stage.linstor.url,
                 log=directory / f"silent-{wish}.log",
-                flags=(f"--database-hints={wish}",),
+                flags=(f"--watch-linstor-database={wish}",),
                 program=program,
             )
             found.append(await _run(stage, database, service, wish, moved, apart))

@@ -5,7 +5,7 @@ import time
 
 from tests.stage.service import Service
 
-PASSES = "linstor_affinity_full_pass_seconds_count"
+PASSES = "linstor_affinity_full_reconcile_seconds_count"
 LOOK_EVERY = 0.5
 """Seldom: to write all metrics down takes the service some milliseconds."""
 

@@ -47,14 +47,14 @@ class KeyValueFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Renders one JSON object per line: `time`, `level`, `logger`, `message` and the fields."""
+    """Renders one JSON object per line: `time`, `level`, `logger`, `msg` and the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": _moment(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": printable(record.getMessage()),
+            "msg": printable(record.getMessage()),
             **{
                 key: value if isinstance(value, int | float | bool) else printable(str(value))
                 for key, value in _given(record).items()

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ def duration(text: str) -> float:
         return 0.0
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError("is no duration such as 90s, 1m30s or 250ms")
+        raise ValueError("is not a valid duration such as 90s, 1m30s or 250ms")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
@@ -38,14 +39,14 @@ def boolean(text: str) -> bool:
         return True
     if text in FALSE:
         return False
-    raise ValueError("is neither true nor false")
+    raise ValueError("is not true or false")
 
 
 def whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError("is no whole number") from None
+        raise ValueError("is not a valid integer") from None
 
 
 def address(text: str) -> Address | None:
@@ -54,11 +55,11 @@ def address(text: str) -> Address | None:
         return None
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError("is no address such as [::]:8000 or 127.0.0.1:8000")
+        raise ValueError("is not a valid address such as [::]:8000 or 127.0.0.1:8000")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ValueError("needs brackets around its IPv6 address, as in [::1]:8000")
+        raise ValueError("needs brackets around the IPv6 address, as in [::1]:8000")
     return host or "::", int(port)
 
 
@@ -74,32 +75,32 @@ def config_files(value: str) -> str:
     """Read one file name, or several separated by colons, of which at least one must exist."""
     names = [name for name in value.split(os.pathsep) if name]
     if names and not any(Path(name).expanduser().is_file() for name in names):
-        raise ValueError("is no file")
+        raise ValueError("is not an existing file")
     return value
 
 
 def server(value: str) -> str:
     """Read a URL such as https://host:6443; empty means the one in the configuration."""
     if value and (not value.startswith(("http://", "https://")) or not urlsplit(value).hostname):
-        raise ValueError("is no address such as https://host:6443")
+        raise ValueError("is not a valid URL such as https://host:6443")
     return value
 
 
 def switch(value: str) -> str:
     if value not in {"auto", "on", "off"}:
-        raise ValueError("is neither auto nor on nor off")
+        raise ValueError("is not auto, on or off")
     return value
 
 
 def node_scope(value: str) -> str:
     if value not in {"any", "driver"}:
-        raise ValueError("is neither any nor driver")
+        raise ValueError("is not any or driver")
     return value
 
 
 def auto_or_off(value: str) -> str:
     if value not in {"auto", "off"}:
-        raise ValueError("is neither auto nor off")
+        raise ValueError("is not auto or off")
     return value
 
 
@@ -110,14 +111,31 @@ def page_access(value: str) -> str:
     if value in FALSE:
         return "off"
     if value not in {"local", "all", "off"}:
-        raise ValueError("is neither local nor all nor off")
+        raise ValueError("is not local, all or off")
     return value
 
 
 def log_format(value: str) -> str:
     if value not in {"text", "json"}:
-        raise ValueError("is neither text nor json")
+        raise ValueError("is not text or json")
     return value
+
+
+ENV_PREFIX = "LINSTOR_AFFINITY_"
+"""Other programs set variables such as TIMEOUT, SERVER or CONTEXT. Only those that the reference
+controller or kubectl read as well have no prefix.
+"""
+
+
+class Group(StrEnum):
+    """The headings of `--help`."""
+
+    RECONCILING = "Reconciling"
+    REPLACING = "Replacing volumes"
+    LINSTOR = "LINSTOR"
+    KUBERNETES = "Kubernetes"
+    ELECTION = "Leader election and journal"
+    ENDPOINTS = "Endpoints and logs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +143,10 @@ class Option:
     """One flag and its environment variable."""
 
     flag: str
+    group: Group
     default: str
     parse: Callable[[str], Any]
+    metavar: str
     help: str
     env: str = ""
     least: float = -math.inf
@@ -138,205 +158,296 @@ class Option:
 
     @property
     def variable(self) -> str:
-        return self.env or self.field.upper()
+        return self.env or f"{ENV_PREFIX}{self.field.upper()}"
 
+
+_DURATION_METAVAR, _ADDRESS_METAVAR = "DURATION", "HOST:PORT"
 
 OPTIONS = (
     Option(
         flag="reconcile-rate",
+        group=Group.RECONCILING,
         default="60s",
         parse=duration,
+        metavar=_DURATION_METAVAR,
         least=1.0,
-        help="Pause between full passes, the net under events that never came.",
-    ),
-    Option(
-        flag="resync-rate",
-        default="5m",
-        parse=duration,
-        least=10.0,
-        help="How long one watch on the API server lasts before it is opened anew.",
+        help="Interval between full reconciles, which find changes for which no event arrived.",
     ),
     Option(
         flag="timeout",
+        group=Group.RECONCILING,
         default="1m",
         parse=duration,
+        metavar=_DURATION_METAVAR,
         least=1.0,
-        help="How long a full pass may take before it is cut off and begun again. One that reads "
-        "resources one by one, as it must while a satellite hangs, goes on where it was cut off.",
-    ),
-    Option(
-        flag="bind-address",
-        default="[::]:8000",
-        parse=address,
-        help="Where /healthz and /readyz are served; empty switches them off.",
-    ),
-    Option(
-        flag="metrics-address",
-        default="",
-        parse=address,
-        help="Where /metrics is served, which may be the same address; empty switches it off.",
-    ),
-    Option(
-        flag="status-page",
-        default="local",
-        parse=page_access,
-        is_switch=True,
-        help="Whom to serve a read-only page at / and its data at /status on the bind address: "
-        "local (connections from this host, such as kubectl port-forward), all or off. They show "
-        "what the log shows: names of volumes, claims and nodes, and reasons.",
-    ),
-    Option(
-        flag="property-namespace",
-        default="",
-        parse=text,
-        help="LINSTOR property namespace that holds node labels; empty finds it: Aux/topology, "
-        "or Aux where that has no host names.",
-    ),
-    Option(
-        flag="database-hints",
-        default="auto",
-        parse=switch,
-        help="Watch LINSTOR's own database where it is kept in Kubernetes, as Piraeus does: it "
-        "tells of changes for which LINSTOR sends no events. auto (where that is possible and "
-        "allowed), on or off.",
-    ),
-    Option(
-        flag="pulse-rate",
-        default="10s",
-        parse=duration,
-        least=0.0,
-        help="How often to read LINSTOR's nodes and the number of its resources, two requests that "
-        "it answers from memory, to find changes without an event, such as a lost node; 0 turns it "
-        "off. Paused while LINSTOR's database is watched.",
+        help="Timeout of a full reconcile. If LINSTOR can't return all resources at once, for "
+        "example while a satellite hangs, they are read one by one, and the next full reconcile "
+        "continues where the last one timed out.",
     ),
     Option(
         flag="workers",
+        group=Group.RECONCILING,
         default="10",
         parse=whole_number,
+        metavar="INT",
         least=1,
-        help="At most so many volumes are changed at the same time; fewer where more would mostly "
-        "wait for each other. As many resources, and at least 4, are read at the same time where "
-        "a full pass reads them one by one.",
+        help="Maximum number of volumes changed concurrently. It is lowered automatically while "
+        "more would only wait for the PersistentVolume controller or the API server. Also the "
+        "number of resources, but at least 4, read concurrently when they are read one by one.",
     ),
     Option(
         flag="new-volume-grace",
+        group=Group.RECONCILING,
         default="10s",
         parse=duration,
+        metavar=_DURATION_METAVAR,
         least=0.0,
-        help="Leave volumes younger than this alone: linstor-csi's caches may have given them "
-        "an old affinity.",
-    ),
-    Option(
-        flag="claim-guard-timeout",
-        default="2s",
-        parse=duration,
-        least=0.0,
-        help="How long a silent volume binder is waited for while a volume is replaced. A "
-        "shorter time risks claims that are Lost for a moment.",
-    ),
-    Option(
-        flag="allow-finalizer",
-        default="",
-        parse=words,
-        help="Finalizers, as comma-separated patterns such as example.com/*, that may be on a "
-        "volume that is replaced, beside those of Kubernetes and CSI.",
+        help="How long to ignore a newly created volume: the caches of linstor-csi may have given "
+        "it an outdated node affinity, which it corrects itself.",
     ),
     Option(
         flag="default-remote-access-policy",
+        group=Group.RECONCILING,
         default="",
         parse=text,
-        help="Policy of StorageClasses that name none; give it what linstor-csi is given. Empty: "
-        "everywhere with layer drbd or nvme, local only otherwise.",
+        metavar="POLICY",
+        help="Remote access policy of StorageClasses without one: true, false or a list of "
+        "fromSame rules, as for linstor-csi. Use the value that linstor-csi has. If empty: any "
+        "node with layer drbd or nvme, else only nodes with a replica.",
     ),
     Option(
         flag="everywhere",
+        group=Group.RECONCILING,
         default="any",
         parse=node_scope,
-        help="What is written on volumes that any node may use: any (no node affinity at all) or "
-        "driver (nodes that run LINSTOR's CSI driver, which have the label linbit.com/hostname).",
+        metavar="any|driver",
+        help="Node affinity of volumes that any node may use: any (no node affinity) or driver "
+        "(nodes with label linbit.com/hostname, on which LINSTOR's CSI driver runs).",
+    ),
+    Option(
+        flag="claim-guard-timeout",
+        group=Group.REPLACING,
+        default="2s",
+        parse=duration,
+        metavar=_DURATION_METAVAR,
+        least=0.0,
+        help="How long to wait for an unresponsive PersistentVolume controller "
+        "(kube-controller-manager) during a replacement. With a short timeout, a claim may be Lost "
+        "for a moment.",
+    ),
+    Option(
+        flag="allow-finalizer",
+        group=Group.REPLACING,
+        default="",
+        parse=words,
+        metavar="LIST",
+        help="Comma-separated finalizers, or patterns such as example.com/*, with which a volume "
+        "may be replaced, in addition to those of Kubernetes and CSI.",
     ),
     Option(
         flag="take-over-saved-volumes",
+        group=Group.REPLACING,
         default="auto",
         parse=auto_or_off,
-        help="Finish replacements that linstor-affinity-controller left unfinished and noted on "
-        "LINSTOR: auto (where the objects of this cluster confirm the note) or off.",
+        metavar="auto|off",
+        help="Complete replacements that linstor-affinity-controller left unfinished and saved in "
+        "LINSTOR: auto (if objects of this cluster confirm them) or off.",
+    ),
+    Option(
+        flag="shutdown-grace",
+        group=Group.REPLACING,
+        default="25s",
+        parse=duration,
+        metavar=_DURATION_METAVAR,
+        least=0.0,
+        help="After SIGTERM, how long to wait for replacements in progress. Keep it below the "
+        "pod's terminationGracePeriodSeconds. Interrupted replacements are completed after the "
+        "next start.",
+    ),
+    Option(
+        flag="property-namespace",
+        group=Group.LINSTOR,
+        default="",
+        parse=text,
+        metavar="NAME",
+        help="Namespace of the LINSTOR node properties that hold node labels. If empty: "
+        "Aux/topology, or Aux on nodes that have no host name there.",
+    ),
+    Option(
+        flag="watch-linstor-database",
+        group=Group.LINSTOR,
+        default="auto",
+        parse=switch,
+        metavar="auto|on|off",
+        help="Watch LINSTOR's own database if it is stored in Kubernetes, as with Piraeus: this "
+        "finds changes for which LINSTOR sends no events. auto (if possible and allowed), on or "
+        "off.",
+    ),
+    Option(
+        flag="poll-rate",
+        group=Group.LINSTOR,
+        default="10s",
+        parse=duration,
+        metavar=_DURATION_METAVAR,
+        least=0.0,
+        help="How often to read LINSTOR's nodes and its number of resources. These two cheap "
+        "requests find changes for which LINSTOR sends no events, such as a lost node. 0 disables "
+        "it. Not done while LINSTOR's database is watched.",
+    ),
+    Option(
+        flag="kubeconfig",
+        group=Group.KUBERNETES,
+        default="",
+        env="KUBECONFIG",
+        parse=config_files,
+        metavar="PATH",
+        help="Path of the kubeconfig file. If empty: the pod's service account, else "
+        "~/.kube/config.",
+    ),
+    Option(
+        flag="context",
+        group=Group.KUBERNETES,
+        default="",
+        parse=text,
+        metavar="NAME",
+        help="Context in the kubeconfig file. If empty: its current context.",
+    ),
+    Option(
+        flag="server",
+        group=Group.KUBERNETES,
+        default="",
+        parse=server,
+        metavar="URL",
+        help="URL of the API server. If empty: the one in the kubeconfig file.",
+    ),
+    Option(
+        flag="resync-rate",
+        group=Group.KUBERNETES,
+        default="5m",
+        parse=duration,
+        metavar=_DURATION_METAVAR,
+        least=10.0,
+        help="How long a watch on the API server lasts before it is reopened.",
     ),
     Option(
         flag="leader-election",
+        group=Group.ELECTION,
         default="true",
         parse=boolean,
+        metavar="true|false",
         is_switch=True,
-        help="Let one of several instances do the work, agreed on by a Lease.",
+        help="Elect one of several instances, with a Lease, that does the work.",
     ),
     Option(
         flag="leader-election-id",
+        group=Group.ELECTION,
         default="",
         env="LEASE_HOLDER_IDENTITY",
         parse=text,
-        help="Name of this instance in the Lease, one of its own for each; a restarted instance "
-        "that kept its name leads again at once. Empty takes the host name and a random suffix.",
+        metavar="NAME",
+        help="Name of this instance in the Lease; every instance needs its own. An instance that "
+        "restarts with the same name leads again at once. If empty: the host name and a random "
+        "suffix.",
     ),
-    Option(flag="lease-lock-name", default=OURSELVES, parse=text, help="Name of the Lease."),
+    Option(
+        flag="lease-lock-name",
+        group=Group.ELECTION,
+        default=OURSELVES,
+        env="LEASE_LOCK_NAME",
+        parse=text,
+        metavar="NAME",
+        help="Name of the Lease.",
+    ),
     Option(
         flag="lease-lock-namespace",
+        group=Group.ELECTION,
         default="",
         parse=text,
-        help="Namespace of the Lease; empty takes POD_NAMESPACE, else the namespace of the pod, "
+        metavar="NAMESPACE",
+        help="Namespace of the Lease. If empty: $POD_NAMESPACE, else the namespace of the pod, "
         "else default.",
     ),
     Option(
         flag="journal-namespace",
+        group=Group.ELECTION,
         default="",
         parse=text,
-        help="Namespace of the journal, one ConfigMap for each replacement under way; empty takes "
-        "that of the Lease. Change it only while `check --leftovers` finds none.",
+        metavar="NAMESPACE",
+        help="Namespace of the journal, which has one ConfigMap for each unfinished replacement. "
+        "If empty: the namespace of the Lease. Only change it while `check --leftovers` reports no "
+        "unfinished replacements.",
     ),
     Option(
         flag="leader-election-lease-duration",
+        group=Group.ELECTION,
         default="30s",
         parse=duration,
+        metavar=_DURATION_METAVAR,
         least=1.0,
-        help="How long others wait after the last sign of a leader.",
+        help="How long other instances wait after the last renewal before they take over.",
     ),
     Option(
         flag="leader-election-renew-deadline",
+        group=Group.ELECTION,
         default="25s",
         parse=duration,
+        metavar=_DURATION_METAVAR,
         least=0.5,
-        help="How long a leader that can't renew goes on.",
+        help="How long the leader continues without renewing the Lease.",
     ),
     Option(
         flag="leader-election-retry-period",
+        group=Group.ELECTION,
         default="10s",
         parse=duration,
+        metavar=_DURATION_METAVAR,
         least=0.1,
-        help="Pause between attempts to get or renew the Lease.",
+        help="Interval between attempts to acquire or renew the Lease.",
     ),
     Option(
-        flag="shutdown-grace",
-        default="25s",
-        parse=duration,
-        least=0.0,
-        help="On SIGTERM, how long replacements that were begun may take to end; stay below the "
-        "pod's terminationGracePeriodSeconds.",
+        flag="bind-address",
+        group=Group.ENDPOINTS,
+        default="[::]:8000",
+        parse=address,
+        metavar=_ADDRESS_METAVAR,
+        help="Listen address of /healthz, /readyz and the status page. Empty disables them.",
     ),
     Option(
-        flag="kubeconfig",
+        flag="metrics-address",
+        group=Group.ENDPOINTS,
         default="",
-        parse=config_files,
-        help="File that says how to reach Kubernetes; empty takes the pod's service account, "
-        "else ~/.kube/config.",
+        parse=address,
+        metavar=_ADDRESS_METAVAR,
+        help="Listen address of /metrics, which may be the same. Empty disables it.",
     ),
-    Option(flag="context", default="", parse=text, help="Context in the kubeconfig file."),
-    Option(flag="server", default="", parse=server, help="Address of the API server instead."),
-    Option(flag="log-format", default="text", parse=log_format, help="text (key=value) or json."),
+    Option(
+        flag="status-page",
+        group=Group.ENDPOINTS,
+        default="local",
+        parse=page_access,
+        metavar="local|all|off",
+        is_switch=True,
+        help="Who may read the status page at / and its data at /status: local (connections from "
+        "the same host, such as kubectl port-forward), all or off. It shows names of volumes, "
+        "claims and nodes, as the log does.",
+    ),
+    Option(
+        flag="log-format",
+        group=Group.ENDPOINTS,
+        default="text",
+        parse=log_format,
+        metavar="text|json",
+        help="Format of log lines: text (key=value) or json.",
+    ),
     Option(
         flag="v",
+        group=Group.ENDPOINTS,
         default="0",
-        env="VERBOSITY",
+        env=f"{ENV_PREFIX}VERBOSITY",
         parse=whole_number,
-        help="Log level: 1 tells why nothing was done, 5 what the libraries say as well.",
+        metavar="INT",
+        help="Log verbosity: 0 changes and problems, 1 also every decision (DEBUG), 5 also "
+        "messages of libraries.",
     ),
 )
 
@@ -352,8 +463,8 @@ class Settings:
     metrics_address: Address | None
     status_page: str
     property_namespace: str
-    database_hints: str
-    pulse_rate: float
+    watch_linstor_database: str
+    poll_rate: float
     workers: int
     new_volume_grace: float
     claim_guard_timeout: float
@@ -440,7 +551,7 @@ def _value(
         mistakes.append(f"{where}={_shown(given)} {error}")
         return option.parse(option.default)
     if isinstance(value, int | float) and value < option.least:
-        mistakes.append(f"{where}={_shown(given)} is below {option.least:g}")
+        mistakes.append(f"{where}={_shown(given)} is below the minimum of {option.least:g}")
     return value
 
 
@@ -477,13 +588,13 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
     }
     values: dict[str, Any] = {field: env.get(name, "") for field, name in names.items()}
     if bool(values["linstor_username"]) != bool(values["linstor_password"]):
-        mistakes.append("LS_USERNAME and LS_PASSWORD are only good together")
+        mistakes.append("LS_USERNAME and LS_PASSWORD must be set together")
     if values["linstor_username"] and values["linstor_token_file"]:
-        mistakes.append("LS_USERNAME and LS_BEARER_TOKEN_FILE exclude each other")
+        mistakes.append("LS_USERNAME and LS_BEARER_TOKEN_FILE cannot be set together")
     certificate = values["linstor_certificate"] or values["linstor_certificate_file"]
     key = values["linstor_key"] or values["linstor_key_file"]
     if bool(certificate) != bool(key):
-        mistakes.append("LS_USER_CERTIFICATE and LS_USER_KEY are only good together")
+        mistakes.append("LS_USER_CERTIFICATE and LS_USER_KEY must be set together")
     name = values["linstor_tls_server_name"]
     if name and _HOST.fullmatch(name.lower()) is None:
         mistakes.append(f"LS_TLS_SERVER_NAME={_shown(name)} is not a host name")
@@ -493,8 +604,9 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
     login = values["linstor_username"] or values["linstor_token_file"]
     if login and plain and len(plain) < len(values["linstor_urls"]):
         mistakes.append(
-            f"LS_CONTROLLERS has https beside {', '.join(plain)}, where the login would be sent "
-            "unencrypted: use https for all of them, or leave these out"
+            f"LS_CONTROLLERS mixes https with {', '.join(plain)}, to which the "
+            "login would be sent unencrypted: use https for all controllers, or "
+            "remove these"
         )
     return values
 
@@ -517,7 +629,8 @@ def _controllers(given: str, secured: bool, mistakes: list[str]) -> tuple[str, .
         scheme = _SCHEMES.get(parts.scheme)
         if scheme is None:
             mistakes.append(
-                f"LS_CONTROLLERS: {one!r}: scheme {parts.scheme!r} is none of {', '.join(_SCHEMES)}"
+                f"LS_CONTROLLERS: {one!r}: scheme {parts.scheme!r} is not one of "
+                f"{', '.join(_SCHEMES)}"
             )
         elif (
             not host

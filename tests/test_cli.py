@@ -51,7 +51,7 @@ def test_help_names_every_flag_with_its_variable(option: Option, runner: CliRunn
     shown = " ".join(runner.invoke(main, ["run", "--help"]).output.split())
 
     assert f"--{option.flag}" in shown
-    assert f"[env: {option.variable}]" in shown
+    assert f"[${option.variable}]" in shown
 
 
 @pytest.mark.parametrize("variable", ["LS_CONTROLLERS", "LS_USERNAME", "LS_ROOT_CA"])

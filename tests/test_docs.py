@@ -1,6 +1,7 @@
 """Tables in the documentation say what the code has."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from linstor_affinity_events.cli import main
 from linstor_affinity_events.settings import OPTIONS, Settings
 
 TOP = Path(__file__).parent.parent
+PAGES = runpy.run_path(str(TOP / "packaging" / "reference.py"))["PAGES"]
 
 
 def rows(document: str, first: str) -> list[list[str]]:
@@ -20,29 +22,27 @@ def rows(document: str, first: str) -> list[list[str]]:
     return [row for row in cells if row[0].startswith(first)]
 
 
-async def test_the_table_of_metrics_has_all_of_them_and_no_other(tmp_path: Path) -> None:
+async def test_every_metric_that_is_served_is_described(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "config"
     kubeconfig.write_text("")
     service = Service(Settings.read({"kubeconfig": str(kubeconfig)}, {}))
     families = text_string_to_metric_families(service.metrics.text().decode())
-    known = {
-        family.name + ("_total" if family.type == "counter" else ""): [
+    served = {
+        (
+            family.name + ("_total" if family.type == "counter" else ""),
             family.type,
             family.documentation,
-        ]
+        )
         for family in families
         if family.name.startswith("linstor_affinity")
     }
 
-    told = {row[0]: [row[1], row[3]] for row in rows("docs/operations.md", "linstor_affinity")}
-
-    assert told == known
+    assert served == {(each.name, each.type, each.help) for each in service.metrics.described}
 
 
-def test_the_table_of_flags_has_all_of_them_and_no_other() -> None:
-    told = {tuple(row) for row in rows("README.md", "--") if row[0] != "---"}
-
-    assert told == {(f"--{o.flag}", o.variable, o.default) for o in OPTIONS}
+@pytest.mark.parametrize("page", PAGES)
+def test_the_reference_pages_are_as_the_code_has_it(page: str) -> None:
+    assert (TOP / "docs" / page).read_text() == PAGES[page]()
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/operations.md", "docs/reliability.md"])

@@ -69,7 +69,7 @@ def test_json_has_facts_beside_the_message() -> None:
         "time": "2026-11-23T05:08:09.250+00:00",
         "level": "INFO",
         "logger": "here",
-        "message": "volume replaced",
+        "msg": "volume replaced",
         "pv": "pvc-1",
         "took": 1.5,
         "again": True,

@@ -87,8 +87,8 @@ def test_nothing_unseen_reaches_the_page() -> None:
         "affinity": bad,
         "state": bad,
     }
-    row |= {"reason": bad, "why": bad, "since": None, "stuck": bad}
-    change = {**row, "was": bad, "now": bad, "how": bad, "latencyMs": 1.0, "at": None}
+    row |= {"reason": bad, "message": bad, "since": None, "error": bad}
+    change = {**row, "before": bad, "after": bad, "method": bad, "latencyMs": 1.0, "at": None}
     page = render(
         {
             "version": bad,
@@ -98,13 +98,13 @@ def test_nothing_unseen_reaches_the_page() -> None:
             "notReady": {bad: bad},
             "leading": False,
             "leader": bad,
-            "queue": {"waiting": 1, "working": 1, "oldestSeconds": 0},
+            "queue": {"waiting": 1, "processing": 1, "oldestSeconds": 0},
             "streams": [
-                {"stream": bad, "open": True, "since": None, "lastEvent": None}
+                {"stream": bad, "connected": True, "since": None, "lastEvent": None}
                 | {"events": 1, "connects": 1}
             ],
-            "fullPass": {"failure": bad},
-            "counts": {"volumes": 1, "unsettled": 1, "unfinished": 1, "stuck": 1},
+            "fullReconcile": {"failure": bad},
+            "counts": {"volumes": 1, "outOfSync": 1, "unfinished": 1, "stuck": 1},
             "unfinished": [row],
             "search": bad,
             "volumes": [row],

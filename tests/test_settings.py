@@ -35,19 +35,19 @@ def test_defaults_are_those_that_the_documentation_names() -> None:
 
 
 def test_the_environment_goes_over_defaults() -> None:
-    assert read({"WORKERS": "3"}).workers == 3
+    assert read({"LINSTOR_AFFINITY_WORKERS": "3"}).workers == 3
 
 
 def test_flags_go_over_the_environment() -> None:
-    assert read({"WORKERS": "3"}, workers="4").workers == 4
+    assert read({"LINSTOR_AFFINITY_WORKERS": "3"}, workers="4").workers == 4
 
 
 def test_an_empty_variable_is_none() -> None:
-    assert read({"WORKERS": "", "BIND_ADDRESS": ""}) == read()
+    assert read({"LINSTOR_AFFINITY_WORKERS": "", "LINSTOR_AFFINITY_BIND_ADDRESS": ""}) == read()
 
 
 def test_an_empty_flag_is_a_value() -> None:
-    assert read({"BIND_ADDRESS": ":8001"}, bind_address="").bind_address is None
+    assert read({"LINSTOR_AFFINITY_BIND_ADDRESS": ":8001"}, bind_address="").bind_address is None
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)
@@ -70,9 +70,7 @@ def test_no_two_options_share_a_variable() -> None:
     [
         ("LEASE_LOCK_NAME", "lease_lock_name"),
         ("LEASE_HOLDER_IDENTITY", "leader_election_id"),
-        ("LEASE_LOCK_NAMESPACE", "lease_lock_namespace"),
         ("POD_NAMESPACE", "lease_lock_namespace"),
-        ("PROPERTY_NAMESPACE", "property_namespace"),
         ("LS_USERNAME", ""),
     ],
 )
@@ -156,7 +154,7 @@ def test_what_go_takes_for_false_is_false(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "yes", "on", "tRUE", "2"])
 def test_anything_else_is_no_boolean(text: str) -> None:
-    with pytest.raises(ValueError, match="neither"):
+    with pytest.raises(ValueError, match="is not true or false"):
         boolean(text)
 
 
@@ -186,7 +184,7 @@ def test_anything_else_is_no_address(text: str) -> None:
 
 def test_every_mistake_is_named_at_once() -> None:
     told = mistakes(
-        {"WORKERS": "many", "LS_CONTROLLERS": "ftp://x", "LS_USERNAME": "admin"},
+        {"LINSTOR_AFFINITY_WORKERS": "many", "LS_CONTROLLERS": "ftp://x", "LS_USERNAME": "admin"},
         reconcile_rate="60",
         timeout="-1s",
         bind_address="8000",
@@ -195,7 +193,7 @@ def test_every_mistake_is_named_at_once() -> None:
     )
 
     for named in (
-        "WORKERS='many'",
+        "LINSTOR_AFFINITY_WORKERS='many'",
         "LS_CONTROLLERS",
         "LS_USERNAME",
         "--reconcile-rate='60'",
@@ -284,7 +282,7 @@ def test_the_page_is_for_this_host_unless_it_is_said_to_be_for_all(given: str, a
 
 
 def test_nobody_else_can_be_shown_the_page() -> None:
-    assert mistakes(status_page="some") == ["--status-page='some' is neither local nor all nor off"]
+    assert mistakes(status_page="some") == ["--status-page='some' is not local, all or off"]
 
 
 @pytest.mark.parametrize("variable", ["LS_ROOT_CA", "LS_ROOT_CA_FILE"])
@@ -374,13 +372,13 @@ def test_a_kubeconfig_has_to_be_there(tmp_path: Path) -> None:
 
     assert read({"KUBECONFIG": str(there)}).kubeconfig == str(there)
     assert read({"KUBECONFIG": f"/nope:{there}"}).kubeconfig == f"/nope:{there}"
-    with pytest.raises(BadSettings, match="KUBECONFIG='/nope' is no file"):
+    with pytest.raises(BadSettings, match="KUBECONFIG='/nope' is not an existing file"):
         read({"KUBECONFIG": "/nope"})
 
 
 @pytest.mark.parametrize("given", ["junk", "ftp://host", "https://", "host:6443"])
 def test_a_server_is_an_address(given: str) -> None:
-    with pytest.raises(BadSettings, match="is no address such as https://host:6443"):
+    with pytest.raises(BadSettings, match="is not a valid URL such as https://host:6443"):
         read({}, server=given)
 
 
@@ -417,7 +415,9 @@ def test_a_login_is_not_sent_to_some_controllers_in_the_open(
     with pytest.raises(BadSettings) as refused:
         Settings.read({}, {"LS_CONTROLLERS": urls, **login})
 
-    assert "the login would be sent unencrypted: use https for all of them" in str(refused.value)
+    assert "the login would be sent unencrypted: use https for all controllers" in str(
+        refused.value
+    )
     assert "secret" not in str(refused.value)
 
 

@@ -33,7 +33,7 @@ QUIET = 60
 what stays open. Full passes come and go meanwhile.
 """
 
-PASSES = "linstor_affinity_full_pass_seconds_count"
+PASSES = "linstor_affinity_full_reconcile_seconds_count"
 PASS_PATIENCE = 90.0
 
 

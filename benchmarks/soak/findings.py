@@ -104,8 +104,8 @@ OUTCOMES = (
     CHANGES,
     "linstor_affinity_drift_without_event_total",
     "linstor_affinity_claims_lost_total",
-    "linstor_affinity_failed_looks_total",
-    "linstor_affinity_failed_passes_total",
+    "linstor_affinity_reconcile_errors_total",
+    "linstor_affinity_full_reconcile_errors_total",
     "linstor_affinity_stream_connects_total",
 )
 

@@ -35,7 +35,7 @@ CALM_TAKES = 60.0
 FLAGS = ("--reconcile-rate=30s", "--new-volume-grace=10s")
 """All else is default, the grace for new volumes as well; tests otherwise set it to nothing."""
 
-UNFORESEEN = ("Traceback", "unforeseen", "CRITICAL")
+UNFORESEEN = ("Traceback", "unexpected error", "CRITICAL")
 
 
 async def measure_soak(

@@ -36,9 +36,9 @@
       fieldPath: metadata.name
 - name: LEASE_LOCK_NAME
   value: {{ include "linstor-affinity-events.fullname" $root }}
-- name: DATABASE_HINTS
-  value: {{ $root.Values.databaseHints | quote }}
-- name: STATUS_PAGE
+- name: LINSTOR_AFFINITY_WATCH_LINSTOR_DATABASE
+  value: {{ $root.Values.watchLinstorDatabase | quote }}
+- name: LINSTOR_AFFINITY_STATUS_PAGE
   value: {{ $root.Values.statusPage | quote }}
 {{- with $root.Values.extraEnv }}
 {{ toYaml . }}

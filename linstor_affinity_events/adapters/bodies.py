@@ -32,7 +32,7 @@ async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             response.close()
-            raise TooLong(f"{response.url.path} answers with more than {size_text(limit)}")
+            raise TooLong(f"{response.url.path} returned more than {size_text(limit)}")
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -56,12 +56,12 @@ def parse_json(body: bytes | str, what: str, *, most: int = MOST_VALUES) -> Any:
     integers as floats, so they take no more time than other text.
     """
     if has_more_values(body if isinstance(body, bytes) else body.encode(errors="replace"), most):
-        raise Unreachable(f"{what} answers with more than {most} values")
+        raise Unreachable(f"{what} returned more than {most} values")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         begins = body[:60] if isinstance(body, str) else body[:60].decode(errors="replace")
-        raise Unreachable(f"{what} answers with no JSON ({begins!r})") from error
+        raise Unreachable(f"{what} did not return valid JSON ({begins})") from error
 
 
 def parse_text(text: str) -> object:

@@ -57,7 +57,7 @@ class Objects:
         try:
             text = self._text.decode(piece, final=last)
         except UnicodeDecodeError as error:
-            raise Unreachable(f"{self._what} answers with no text") from error
+            raise Unreachable(f"{self._what} did not return text") from error
         self._pieces.append(text)
         self._length += len(text)
         if last or self._length >= self._wants:
@@ -97,7 +97,7 @@ class Objects:
         self._wants = min(2 * len(self._rest), self._longest + 1)
 
     def _none(self) -> Unreachable:
-        return Unreachable(f"{self._what} answers with no list of objects ({self._rest[:60]!r})")
+        return Unreachable(f"{self._what} did not return a list of objects ({self._rest[:60]!r})")
 
 
 async def objects_in(
@@ -113,12 +113,12 @@ async def objects_in(
         size += len(piece)
         if size > limit:
             response.close()
-            raise TooLong(f"{what} answers with more than {size_text(limit)}")
+            raise TooLong(f"{what} returned more than {size_text(limit)}")
         for found in objects.feed(piece, last=last):
             number += 1
             if number > most:
                 response.close()
-                raise TooLong(f"{what} answers with more than {most} objects")
+                raise TooLong(f"{what} returned more than {most} objects")
             yield found
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)

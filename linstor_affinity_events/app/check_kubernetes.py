@@ -15,8 +15,8 @@ from linstor_affinity_events.model.policy import Policy, StorageClass, Unreadabl
 from linstor_affinity_events.model.volume import Volume
 
 WHERE = (
-    "--kubeconfig (KUBECONFIG), --context and --server say where Kubernetes is, HTTPS_PROXY and "
-    "NO_PROXY whether a proxy leads there"
+    "set --kubeconfig (KUBECONFIG), --context or --server, and HTTPS_PROXY and "
+    "NO_PROXY if a proxy is needed"
 )
 
 
@@ -63,15 +63,17 @@ async def permissions(
     try:
         found = await together(*(lacks(each, verb) for each, verb in needed))
     except AffinityEventsError as error:
-        return fail("permissions", f"they can't be asked for: {error}", "see docs/permissions.md")
+        return fail(
+            "permissions", f"permissions cannot be tested: {error}", "see docs/permissions.md"
+        )
     missing = [text for text in found if text]
     if missing:
         return fail(
             "permissions",
-            f"{who} may not {few(missing, most=30)}",
-            "grant it by a Role or ClusterRole; docs/permissions.md lists all",
+            f"{who} is not allowed to {few(missing, most=30)}",
+            "grant it with a Role or ClusterRole; docs/permissions.md lists all permissions",
         )
-    return ok("permissions", f"all {len(needed)} are granted")
+    return ok("permissions", f"all {len(needed)} permissions are granted")
 
 
 async def storage_classes(
@@ -81,21 +83,26 @@ async def storage_classes(
     if not ours:
         yield warn(
             "storage-classes",
-            "there is none of LINSTOR's CSI driver",
-            "volumes made for linstor.csi.linbit.com are looked after, and there will be none",
+            "there is no StorageClass of LINSTOR's CSI driver",
+            "only volumes of provisioner linstor.csi.linbit.com are reconciled, "
+            "and there will be none",
         )
     for name, found in sorted(ours.items()):
         check = f"storage-class {name}"
         if isinstance(found.policy, Unreadable):
             yield fail(
                 check,
-                f"policy {found.policy.text!r} can't be read: {found.policy.why}",
-                "classes can't be changed: delete it and create it anew with an "
-                "allowRemoteVolumeAccess of true, false or a list of fromSame; its volumes are "
-                "left as they are",
+                f"the policy {found.policy.text!r} is not valid: {found.policy.why}",
+                "a StorageClass is immutable: delete and recreate it with "
+                "allowRemoteVolumeAccess set to true, false or a list of "
+                "fromSame. Its volumes are not changed until then",
             )
         elif found.balanced:
-            yield ok(check, "placementPolicy Balanced: its volumes are left to linstor-csi")
+            yield ok(
+                check,
+                "placementPolicy is Balanced: linstor-csi sets the affinity of its "
+                "volumes, and this service does not change them",
+            )
         else:
             policy = found.policy_or(default)
             yield ok(check, f"{policy}" + ("" if found.policy else ", by default"))
@@ -109,8 +116,9 @@ async def storage_classes(
     if unknown:
         yield warn(
             "storage-classes",
-            f"volumes name classes that do not exist: {few(unknown)}",
-            "create them again, or set the policy in an override annotation of each volume",
+            f"volumes refer to StorageClasses that do not exist: {few(unknown)}",
+            "recreate the StorageClasses, or set the policy in an override "
+            "annotation of each volume",
         )
 
 
@@ -122,13 +130,23 @@ async def in_place(survey: KubeSurvey, volumes: list[Volume]) -> CheckResult:
         try:
             allowed = await survey.changes_in_place(volume.name)
         except Forbidden:
-            return ok("in-place", "not tried, since the account of check may not patch volumes")
+            return ok(
+                "in-place",
+                "not tested: the account of this command is not allowed to patch PersistentVolumes",
+            )
         except AffinityEventsError as error:
-            return warn("in-place", f"it could not be tried: {error}", "try again")
+            return warn("in-place", f"not tested: {error}", "run the check again")
         if allowed:
-            return ok("in-place", "the cluster lets an affinity be changed: volumes are patched")
-        return ok("in-place", "an affinity stays as it was first set: volumes are replaced")
-    return ok("in-place", "not tried, since no volume has an affinity yet")
+            return ok(
+                "in-place",
+                "the cluster allows node affinity to be changed: PersistentVolumes are patched",
+            )
+        return ok(
+            "in-place",
+            "the cluster does not allow node affinity to be changed: "
+            "PersistentVolumes are deleted and recreated",
+        )
+    return ok("in-place", "not tested: no PersistentVolume has a node affinity yet")
 
 
 async def conflicting_controllers(survey: KubeSurvey) -> CheckResult:
@@ -138,27 +156,29 @@ async def conflicting_controllers(survey: KubeSurvey) -> CheckResult:
     except AffinityEventsError as error:
         return warn(
             "rival",
-            f"Deployments can't be listed: {error}",
-            "see for yourself that linstor-affinity-controller does not run, or grant list on "
-            "deployments for this check",
+            f"cannot list Deployments: {error}",
+            "make sure that linstor-affinity-controller is not running, or allow "
+            "this check to list Deployments",
         )
     if found:
         return fail(
             "rival",
-            f"linstor-affinity-controller runs as {few(found)}: both would replace volumes",
-            "remove it; where Piraeus' operator deploys it, set "
-            "spec.affinityController.enabled: false in the LinstorCluster, or, where the operator "
-            "lacks this field, spec.patches with $patch: delete on its Deployment",
+            f"linstor-affinity-controller is running as {few(found)}: both "
+            "controllers would replace PersistentVolumes",
+            "remove it. If the Piraeus operator deploys it, set "
+            "spec.affinityController.enabled: false in the LinstorCluster or, if "
+            "that field does not exist, use spec.patches with $patch: delete on "
+            "its Deployment",
         )
-    return ok("rival", "linstor-affinity-controller does not run")
+    return ok("rival", "linstor-affinity-controller is not running")
 
 
 async def leader(survey: KubeSurvey, lease: Lease) -> CheckResult:
     try:
         holder = await survey.lease_holder(lease.namespace, lease.name)
     except AffinityEventsError as error:
-        return warn("leader", str(error), "see permissions")
+        return warn("leader", str(error), "see the check named permissions")
     lease_name = f"{lease.namespace}/{lease.name}"
     if holder is None:
-        return ok("leader", f"nobody has led yet: there is no Lease {lease_name}")
+        return ok("leader", f"no instance has led yet: there is no Lease {lease_name}")
     return ok("leader", f"Lease {lease_name} is held by {holder or 'nobody'}")

@@ -16,10 +16,10 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.policy import Policy, PolicyReading
 
-WHERE = "LS_CONTROLLERS says where LINSTOR is"
+WHERE = "set LS_CONTROLLERS to the address of the LINSTOR controller"
 LOGIN = (
-    "set LS_USERNAME and LS_PASSWORD or LS_BEARER_TOKEN_FILE; for certificates LS_ROOT_CA, "
-    "LS_USER_CERTIFICATE and LS_USER_KEY"
+    "set LS_USERNAME and LS_PASSWORD, or LS_BEARER_TOKEN_FILE; for client "
+    "certificates set LS_ROOT_CA, LS_USER_CERTIFICATE and LS_USER_KEY"
 )
 
 
@@ -42,7 +42,7 @@ async def linstor_login(linstor: LinstorRest) -> tuple[CheckResult, Nodes | None
         await linstor.definitions()
     except AffinityEventsError as error:
         return fail("linstor-login", str(error), LOGIN), None
-    return ok("linstor-login", f"it lists {len(nodes.labels)} nodes"), nodes
+    return ok("linstor-login", f"returned {len(nodes.labels)} nodes"), nodes
 
 
 async def linstor_streams(streams: list[LinstorStream]) -> AsyncIterator[CheckResult]:
@@ -51,42 +51,48 @@ async def linstor_streams(streams: list[LinstorStream]) -> AsyncIterator[CheckRe
         check = f"linstor-stream-{stream.name}"
         try:
             async with stream.connect():
-                yield ok(check, "it opens")
+                yield ok(check, "connected")
         except AffinityEventsError as error:
             yield fail(
                 check,
                 str(error),
-                "without it changes are found by the full pass alone; see what stands between "
-                "this place and LINSTOR: proxies must pass event streams on unbuffered",
+                "without this stream, changes are only found by full reconciles. "
+                "Check the proxies and load balancers in between: they must pass "
+                "event streams on without buffering",
             )
 
 
 async def database_triggers(database: KubeDatabase, setting: str) -> CheckResult:
     """Check whether LINSTOR's own database can be watched for changes without an event."""
-    check = "database-hints"
+    check = "watch-linstor-database"
     if setting == "off":
-        return ok(check, "off, as --database-hints says")
+        return ok(check, "disabled by --watch-linstor-database")
     try:
         served = await database.served()
     except AffinityEventsError as error:
-        return warn(check, f"it can't be seen whether there is a database: {error}", "try again")
+        return warn(
+            check, f"cannot find out whether there is a database: {error}", "run the check again"
+        )
     if served.version:
-        return ok(check, f"on, by {served.version} of LINSTOR's database")
+        return ok(check, f"enabled: watching version {served.version} of LINSTOR's database")
     if setting == "on":
-        remedy = "--database-hints=auto goes on without; or grant list and watch on its table"
+        remedy = (
+            "with --watch-linstor-database=auto the service continues without it. To "
+            "use it, allow the account to list and watch that resource"
+        )
         return fail(check, served.why_not, remedy)
-    if "may not" in served.why_not:
-        remedy = "grant it (chart: databaseHints), or set --database-hints=off"
-        return warn(check, f"off: {served.why_not}", remedy)
-    return ok(check, f"off: {served.why_not}")
+    if "is not allowed to" in served.why_not:
+        remedy = "grant it (chart value linstorDatabase), or set --watch-linstor-database=off"
+        return warn(check, f"disabled: {served.why_not}", remedy)
+    return ok(check, f"disabled: {served.why_not}")
 
 
 def property_namespace(nodes: Nodes, given: str) -> CheckResult:
     """Report where node labels are read from, and how that was determined."""
     if given:
-        return ok("property-namespace", f"{nodes.namespace}, as --property-namespace says")
+        return ok("property-namespace", f"{nodes.namespace}, set by --property-namespace")
     how = f"{TOPOLOGY_NAMESPACE} on nodes that have {TOPOLOGY_NAMESPACE}/{KUBERNETES_HOSTNAME}"
-    return ok("property-namespace", f"{how}, {PLAIN_NAMESPACE} on the others")
+    return ok("property-namespace", f"{how}, {PLAIN_NAMESPACE} on all others")
 
 
 def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> CheckResult:
@@ -103,8 +109,9 @@ def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> CheckResul
     if nowhere := sorted(label for label in needed if not nodes.having(label)):
         return fail(
             "node-labels",
-            f"no node has {few(nowhere)}, which some policy names: linstor-csi leaves such a label "
-            "out, which admits more nodes than the policy means",
+            f"no LINSTOR node has {few(nowhere)}, which a policy uses: "
+            "linstor-csi ignores such a label, which allows more nodes than the "
+            "policy intends",
             f"{remedy}, or correct the policy",
         )
     lacking = sorted(
@@ -116,8 +123,8 @@ def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> CheckResul
         return warn(
             "node-labels",
             few(lacking),
-            f"{remedy}; the affinity of volumes with data there stays as it is until then",
+            f"{remedy}. Until then, the affinity of volumes with data on that node is not changed",
         )
     if not needed:
-        return ok("node-labels", "no policy names a label")
-    return ok("node-labels", f"every node has {', '.join(sorted(needed))}")
+        return ok("node-labels", "no policy uses a label")
+    return ok("node-labels", f"every LINSTOR node has {', '.join(sorted(needed))}")

@@ -57,7 +57,7 @@ async def check(
             async for result in checks.leftovers_only():
                 yield result
             return
-        yield ok("settings", "they make sense")
+        yield ok("settings", "valid")
         async for result in checks.kubernetes():
             yield result
         async for result in checks.linstor():
@@ -102,7 +102,7 @@ class _Checks:
             yield await leader(self._survey, self._lease)
         yield await self._leftovers()
         database = KubeDatabase(self._api, watch_for=1.0, recheck_every=1.0, survey=self._survey)
-        yield await database_triggers(database, self._settings.database_hints)
+        yield await database_triggers(database, self._settings.watch_linstor_database)
 
     async def linstor(self) -> AsyncIterator[CheckResult]:
         connection = linstor_connection(self._settings)
@@ -142,14 +142,19 @@ class _Checks:
             await read_list(self._api, VOLUMES_PATH, index)
             await read_list(self._api, CLASSES_PATH, index.classes)
         except AffinityEventsError as error:
-            return fail("volumes", f"they can't be listed: {error}", "see permissions")
+            return fail(
+                "volumes",
+                f"cannot list PersistentVolumes: {error}",
+                "see the check named permissions",
+            )
         self._index = index
         unmanaged = sorted(volume.name for volume in index.unmanaged())
         if unmanaged:
             return warn(
                 "volumes",
-                f"{len(index)} volumes; the handles of {few(unmanaged)} name no LINSTOR volume",
-                "these are left alone; delete them if nobody knows them",
+                f"{len(index)} volumes; the volume handles of {few(unmanaged)} "
+                "are not valid LINSTOR volumes",
+                "these PersistentVolumes are ignored; delete them if they are not needed",
             )
         return ok("volumes", f"{len(index)} volumes of LINSTOR's CSI driver")
 
@@ -175,16 +180,20 @@ class _Checks:
         try:
             entries = set((await KubeJournal(self._api, self._namespace).all()).volumes)
         except AffinityEventsError as error:
-            return fail("leftovers", f"notes can't be listed: {error}", "see permissions")
+            return fail(
+                "leftovers",
+                f"cannot list journal entries: {error}",
+                "see the check named permissions",
+            )
         marked = (
             {v.name for v in self._index.all() if v.marked} if self._index is not None else set()
         )
         if not entries and not marked:
-            return ok("leftovers", "no replacement is unfinished")
+            return ok("leftovers", "there are no unfinished replacements")
         return warn(
             "leftovers",
-            f"unfinished: {few(sorted(entries | marked))}",
-            "let the service run until they are done; before it is removed for good, wait for that",
+            f"unfinished replacements: {few(sorted(entries | marked))}",
+            "keep the service running until they are finished, and do not uninstall it before",
         )
 
     async def _same_nodes(self, nodes: Nodes) -> CheckResult:
@@ -194,20 +203,21 @@ class _Checks:
         except AffinityEventsError as error:
             return warn(
                 "nodes",
-                f"Kubernetes' nodes can't be listed: {error}",
-                "grant list on nodes for this check; the service itself does without",
+                f"cannot list Kubernetes nodes: {error}",
+                "allow this check to list nodes; the service itself does not need it",
             )
         ours = {labels.get(HOSTNAME_LABEL, str(name)) for name, labels in nodes.labels.items()}
         parts = []
         if only := sorted(ours - kubernetes):
-            parts.append(f"LINSTOR alone knows {few(only)}")
+            parts.append(f"only in LINSTOR: {few(only)}")
         if only := sorted(kubernetes - ours):
-            parts.append(f"Kubernetes alone knows {few(only)}")
+            parts.append(f"only in Kubernetes: {few(only)}")
         if parts:
             return warn(
                 "nodes",
                 "; ".join(parts),
-                "no pod can run where Kubernetes knows no node; a node without LINSTOR can use "
-                "volumes only where their policy lets it",
+                "pods cannot run on nodes that are not in Kubernetes; nodes that "
+                "are not in LINSTOR can only use volumes whose policy allows "
+                "remote access",
             )
-        return ok("nodes", f"LINSTOR and Kubernetes know the same {len(ours)}")
+        return ok("nodes", f"LINSTOR and Kubernetes have the same {len(ours)} nodes")

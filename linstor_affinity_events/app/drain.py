@@ -32,5 +32,9 @@ class Drain:
             self._until = clock() + self._grace
         _, late = await asyncio.wait(workers, timeout=max(0.0, self._until - clock()))
         for task in late:
-            log.warning("worker cut short", extra=facts(task=task.get_name()))
+            log.warning(
+                "shutdown grace period is over: a worker was stopped. An unfinished "
+                "replacement continues after the next start",
+                extra=facts(task=task.get_name()),
+            )
             task.cancel()

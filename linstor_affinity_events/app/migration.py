@@ -34,7 +34,7 @@ async def migrate(settings: Settings, *, dry_run: bool) -> AsyncIterator[Move]:
             if -1 not in definition.saved:
                 continue
             newer = 0 in definition.saved
-            done = "dropped, since volume 0 has a newer one" if newer else "moved to volume 0"
+            done = "deleted, because volume 0 has a newer one" if newer else "moved to volume 0"
             if dry_run:
                 yield Move(resource, f"would be {done}")
                 continue
@@ -44,6 +44,6 @@ async def migrate(settings: Settings, *, dry_run: bool) -> AsyncIterator[Move]:
                 else:
                     await linstor.move_saved(resource, definition.saved[-1])
             except Missing:
-                yield Move(resource, "left: it has no volume 0", failed=True)
+                yield Move(resource, "not changed: it has no volume 0", failed=True)
             else:
                 yield Move(resource, done)

@@ -88,5 +88,5 @@ def tuning_of(settings: Settings) -> Tuning:
         take_over_saved_volumes=settings.take_over_saved_volumes == "auto",
         pace=settings.reconcile_rate,
         limit=settings.timeout,
-        pulse_every=settings.pulse_rate,
+        poll_every=settings.poll_rate,
     )

@@ -29,33 +29,41 @@ PERMISSIONS = (
         "persistentvolumes",
         ("get", "list", "watch", "create", "update", "patch", "delete"),
         Scope.CLUSTER,
-        "know, change and replace volumes",
+        "watch, update, delete and recreate PersistentVolumes",
     ),
     Permission(
-        "", "persistentvolumeclaims", ("get",), Scope.CLUSTER, "guard the claims of volumes"
+        "",
+        "persistentvolumeclaims",
+        ("get",),
+        Scope.CLUSTER,
+        "keep claims bound while their PersistentVolume is replaced",
     ),
     Permission(
         "storage.k8s.io",
         "storageclasses",
         ("list", "watch"),
         Scope.CLUSTER,
-        "know the policies of classes",
+        "read the remote access policies of StorageClasses",
     ),
     Permission(
-        "events.k8s.io", "events", ("create",), Scope.CLUSTER, "tell of changes and refusals"
+        "events.k8s.io",
+        "events",
+        ("create",),
+        Scope.CLUSTER,
+        "report changes and problems as Events",
     ),
     Permission(
         "",
         "configmaps",
         ("get", "list", "create", "update", "delete"),
         Scope.JOURNAL,
-        "keep notes of unfinished replacements",
+        "store a journal of unfinished replacements",
     ),
     Permission(
         "coordination.k8s.io",
         "leases",
         ("get", "create", "update"),
         Scope.LEASE,
-        "agree on who leads",
+        "elect a leader",
     ),
 )

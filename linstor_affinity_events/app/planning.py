@@ -114,8 +114,8 @@ class _Reading:
                 await self._read_entry(journal, name, entries)
         except Refused as error:
             self._warnings.append(
-                f"notes of unfinished replacements in namespace {namespace} can't be read, so "
-                f"none is shown: {error}"
+                f"cannot read the journal in namespace {namespace}, so unfinished "
+                f"replacements are not shown: {error}"
             )
 
     async def _read_entry(
@@ -124,7 +124,7 @@ class _Reading:
         try:
             entry = await journal.read(name)
         except BadEntry as error:
-            self._warnings.append(f"the note of {name} is refused: {error}")
+            self._warnings.append(f"the journal entry of {name} is not valid: {error}")
             return
         if entry is not None:
             entries.append(entry)
@@ -144,10 +144,10 @@ def _require_known(selection: Selection, what_if: WhatIf, volumes: Sequence[Volu
     unknown = [n for n in selection.names if not any(is_called(n, volume) for volume in volumes)]
     if unknown:
         raise Missing(
-            f"no PersistentVolume, claim or resource of LINSTOR's CSI driver is called "
-            f"{', '.join(unknown)}"
+            "no PersistentVolume, claim or resource of LINSTOR's CSI driver is "
+            f"named {', '.join(unknown)}"
         )
     resources = {volume.key.resource for volume in volumes if volume.key is not None}
     unknown_resources = sorted(set(what_if.replicas) - resources)
     if unknown_resources:
-        raise Missing(f"no PersistentVolume stands for resource {', '.join(unknown_resources)}")
+        raise Missing(f"no PersistentVolume refers to resource {', '.join(unknown_resources)}")

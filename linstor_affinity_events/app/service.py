@@ -148,34 +148,24 @@ class Service:
         )
 
     def _publish_gauges(self) -> None:
-        queue, gauge = self.engine.queue, self.metrics.gauge
+        queue = self.engine.queue
 
         def oldest() -> float:
             since = queue.oldest()
             return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
-        gauge("queue_depth", "Resources that wait for a look.", lambda: len(queue))
-        gauge("queue_oldest_seconds", "How long the oldest of them waits.", oldest)
-        concurrency_limit = queue.concurrency_limit
-        gauge(
-            "queue_changing",
-            "Resources whose volumes are being changed.",
-            lambda: concurrency_limit.in_flight,
-        )
-        gauge(
-            "queue_places",
-            "Resources whose volumes may be changed at a time.",
-            lambda: concurrency_limit.limit,
-        )
-        gauge("queue_working", "Resources in a worker's hands.", lambda: queue.processing)
-        gauge("leader", "Whether this instance leads.", lambda: self.election.leading)
-        gauge("known_volumes", "Volumes of our driver.", lambda: len(self.index))
-        gauge("events_lost", "Kubernetes Events not sent.", lambda: self.events.lost)
-        gauge(
-            "volumes_held_back",
-            "Volumes that are not changed for now, because they came out of a change otherwise "
-            "than wanted or were changed too often.",
-            self.engine.cluster_view.backoff.held_back,
+        self.metrics.read(
+            {
+                "queue_depth": lambda: len(queue),
+                "queue_oldest_seconds": oldest,
+                "workers_busy": lambda: queue.processing,
+                "changes_in_flight": lambda: queue.concurrency_limit.in_flight,
+                "change_concurrency_limit": lambda: queue.concurrency_limit.limit,
+                "leader": lambda: self.election.leading,
+                "known_volumes": lambda: len(self.index),
+                "volumes_held_back": self.engine.cluster_view.backoff.held_back,
+                "kubernetes_events_dropped": lambda: self.events.lost,
+            }
         )
 
     def not_ready(self) -> Mapping[str, str]:
@@ -263,8 +253,8 @@ class Service:
         listeners.append(group.create_task(self._reconcile_all(), name="full-reconcile"))
         listeners.append(group.create_task(self._listen_to_database(), name="database"))
         listeners.append(group.create_task(self.engine.batches.run(), name="batches"))
-        if self._settings.pulse_rate:
-            listeners.append(group.create_task(self.engine.pulse.run(), name="pulse"))
+        if self._settings.poll_rate:
+            listeners.append(group.create_task(self.engine.poll.run(), name="poll"))
         return background, listeners
 
     async def _leave(self) -> None:
@@ -276,22 +266,22 @@ class Service:
         """Log LINSTOR's version. Nothing waits for it: the journal is resumed without LINSTOR."""
         with suppress(Again, Refused, Missing):
             # If it can't be read, the first full reconcile reports why.
-            log.info("LINSTOR found", extra=facts(version=await self.linstor.version()))
+            log.info("connected to LINSTOR", extra=facts(version=await self.linstor.version()))
 
     async def _reconcile_all(self) -> None:
         """Run full reconciles, once volumes and StorageClasses are listed."""
         for informer in self.informers.values():
             await informer.synced.wait()
-        log.info("volumes known", extra=facts(volumes=len(self.index)))
+        log.info("PersistentVolumes listed", extra=facts(volumes=len(self.index)))
         self.engine.full_reconciler.request("start")
         await self.engine.full_reconciler.run()
 
     async def _listen_to_database(self) -> None:
         """Use LINSTOR's own database as a source of triggers, where it can be watched."""
-        if self._settings.database_hints == "off":
+        if self._settings.watch_linstor_database == "off":
             return
-        required = self._settings.database_hints == "on"
-        self.database_failure = "not found yet" if required else None
+        required = self._settings.watch_linstor_database == "on"
+        self.database_failure = "not connected yet" if required else None
         rows = await self._database.found(required=required)
         self.database_failure = None
         await self._listen(rows)
@@ -306,7 +296,7 @@ class Service:
                         engine.full_reconciler.request(cause)
                     case ResourceTouched(resource):
                         engine.trigger(resource, stream.name)
-        raise RuntimeError("a source of hints ran dry, though it promised not to")
+        raise RuntimeError("an event source ended unexpectedly")
 
 
 def _now() -> datetime:

@@ -61,15 +61,15 @@ class StatusReport:
             "leader": self._election.holder or None,
             "queue": self._queue_tree(),
             "streams": [self._stream(name) for name in self._streams],
-            "fullPass": self._pass(),
+            "fullReconcile": self._last_full_reconcile(),
             "counts": {
                 "volumes": len(self._index),
-                "unsettled": len(self._reporter.out_of_sync),
+                "outOfSync": len(self._reporter.out_of_sync),
                 "unfinished": len(self._unfinished.pending),
                 "stuck": len(self._unfinished.stuck),
             },
             "unfinished": [
-                {"volume": name, "resource": str(key), "stuck": self._unfinished.stuck.get(name)}
+                {"volume": name, "resource": str(key), "error": self._unfinished.stuck.get(name)}
                 for name, key in sorted(self._unfinished.pending.items())[:MOST_VOLUMES]
             ],
             "search": search or None,
@@ -83,7 +83,7 @@ class StatusReport:
         age = 0.0 if since is None else asyncio.get_running_loop().time() - since
         return {
             "waiting": len(self._queue),
-            "working": self._queue.processing,
+            "processing": self._queue.processing,
             "oldestSeconds": round(max(age, 0.0), 3),
         }
 
@@ -91,14 +91,14 @@ class StatusReport:
         state = self._states.state(name)
         return {
             "stream": name,
-            "open": state.up,
+            "connected": state.up,
             "since": _moment(state.since),
             "lastEvent": _moment(state.last_event),
             "events": state.events,
             "connects": state.connects,
         }
 
-    def _pass(self) -> dict[str, Any]:
+    def _last_full_reconcile(self) -> dict[str, Any]:
         last = self._full_reconciler.last
         if last is None:
             return {"failure": self._full_reconciler.failure}
@@ -140,7 +140,7 @@ class StatusReport:
         if why is not None:
             return _row(volume, why)
         waits = volume.key is not None and volume.key.resource in self._queue
-        return _row(volume, None, state="waits for a look" if waits else "settled")
+        return _row(volume, None, state="waiting" if waits else "in_sync")
 
 
 def _contains(volume: Volume, wanted: str) -> bool:
@@ -156,7 +156,7 @@ def _row(volume: Volume, why: OutOfSync | None, *, state: str = "") -> dict[str,
         "affinity": str(volume.affinity),
         "state": state if why is None else why.kind,
         "reason": None if why is None else why.reason,
-        "why": None if why is None else why.why,
+        "message": None if why is None else why.why,
         "since": None if why is None else _moment(why.since),
     }
 
@@ -168,9 +168,9 @@ def _change(change: Changed) -> dict[str, Any]:
         "volume": volume.name,
         "claim": None if volume.claim is None else str(volume.claim),
         "resource": None if volume.key is None else str(volume.key),
-        "was": change.was,
-        "now": change.now,
-        "how": change.how,
+        "before": change.was,
+        "after": change.now,
+        "method": change.how,
         "latencyMs": round(change.took * 1000, 1),
     }
 

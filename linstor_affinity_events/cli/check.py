@@ -12,7 +12,7 @@ from linstor_affinity_events.adapters.kubernetes.survey import ServiceAccount
 from linstor_affinity_events.app.check_result import CheckResult, Status, fail
 from linstor_affinity_events.app.checking import check as run_checks
 from linstor_affinity_events.cli.once import run_once
-from linstor_affinity_events.cli.options import Exit, settings_from, takes_settings
+from linstor_affinity_events.cli.options import Exit, GroupedCommand, settings_from, takes_settings
 from linstor_affinity_events.cli.terminal import console
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.settings import Settings
@@ -20,37 +20,43 @@ from linstor_affinity_events.settings import Settings
 STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
-@click.command(short_help="Try everything that `run` needs.")
+@click.command(cls=GroupedCommand, short_help="Check everything that `run` needs.")
 @click.option(
     "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
 @click.option(
     "--leftovers",
     is_flag=True,
-    help="Only see whether any replacement is unfinished; if so, fail. Good before the service "
-    "is removed.",
+    help="Only check for unfinished replacements, and fail if there are any. Run this "
+    "before uninstalling the service.",
 )
 @click.option(
     "--service-account",
     metavar="NAMESPACE/NAME",
     default="",
-    help="Test the permissions of this ServiceAccount, the one that `run` has. Empty tests those "
-    "of the account that check itself has.",
+    help="Test the permissions of this ServiceAccount, which should be the one of "
+    "`run`. Default: the account of this command.",
 )
 @takes_settings(
     *("property-namespace", "lease-lock-name", "lease-lock-namespace", "journal-namespace"),
     *("kubeconfig", "context", "server", "v"),
 )
 def check(*, output: str, leftovers: bool, service_account: str, **given: Any) -> None:
-    """Try everything that `run` needs, and say how to mend what is missing.
+    r"""Check everything that `run` needs, and print how to fix what is missing.
 
-    Settings, LINSTOR (answer, login, both event streams, node labels), Kubernetes (answer, each
-    permission, StorageClasses and their policies, whether affinities can be changed in place),
-    nodes known to one side only, a rival that runs, replacements left unfinished. Nothing is
-    changed: the one attempt at a change is a dry run.
+    Checked are the settings, LINSTOR (connection, login, event streams, node labels), Kubernetes
+    (connection, every permission, StorageClasses and their policies, whether node affinity can be
+    changed in place), nodes that only one of them has, a conflicting controller, and unfinished
+    replacements. Nothing is changed: the only write is a dry run.
 
-    Takes all flags of `run` as well. Exit codes: 0 nothing failed (warnings may be there),
-    1 something failed, 2 bad settings.
+    \b
+      check                                     print the result of each check
+      check -o json                             the same for scripts and bug reports
+      check --leftovers                         only check for unfinished replacements
+      check --service-account=linstor/affinity  test the permissions of another account
+
+    All flags of `run` are accepted. Exit codes: 0 no check failed (there may be warnings), 1 a
+    check failed, 2 invalid settings.
     """
     found: list[CheckResult] = []
     code = Exit.GOOD
@@ -74,10 +80,10 @@ def check(*, output: str, leftovers: bool, service_account: str, **given: Any) -
 def _tree(result: CheckResult) -> dict[str, str]:
     """Return one result with the field names that scripts read."""
     return {
-        "need": result.check,
+        "check": result.check,
         "status": result.status,
-        "found": result.detail,
-        "mend": result.remedy,
+        "detail": result.detail,
+        "remedy": result.remedy,
     }
 
 

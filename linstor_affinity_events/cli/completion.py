@@ -5,7 +5,7 @@ from click.shell_completion import get_completion_class
 
 NAME = "linstor-affinity-events"
 VARIABLE = "_LINSTOR_AFFINITY_EVENTS_COMPLETE"
-HELP = """Print what makes a shell complete commands and flags.
+HELP = """Print a script that completes commands and flags in a shell.
 
 \b
   bash:  source <(linstor-affinity-events completion bash)
@@ -14,12 +14,12 @@ HELP = """Print what makes a shell complete commands and flags.
 """
 
 
-@click.command(help=HELP, short_help="Print what a shell needs to complete commands.")
+@click.command(help=HELP, short_help="Print a shell completion script.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     found = get_completion_class(shell)
     if found is None:
-        raise click.UsageError(f"nothing is known of {shell}")
+        raise click.UsageError(f"{shell} is not supported")
     root = context.find_root().command
     click.echo(found(root, {}, NAME, VARIABLE).source())

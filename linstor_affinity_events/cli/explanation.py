@@ -14,14 +14,17 @@ from linstor_affinity_events.model.placement import Replica
 from linstor_affinity_events.model.policy import Policy
 
 ACTIONS = {
-    "none": "settled: the affinity is right",
-    "patch": "patch: set the affinity, in place since it is unset",
-    "replace": "replace the PersistentVolume by its like with the wanted affinity, or change it in "
-    "place where the cluster allows that",
-    "finish": "finish the replacement that was begun",
-    "leave": "leave it alone",
-    "wait": "wait, and look again",
-    "refuse": "leave it as it is, and tell",
+    "none": "in sync: the node affinity is correct",
+    "patch": "patch: set the node affinity in place, because it is unset",
+    "replace": (
+        "replace: delete and recreate the PersistentVolume with the wanted node "
+        "affinity, or change it in place if the cluster allows that. The data is not "
+        "touched"
+    ),
+    "resume": "resume: complete the replacement that was interrupted",
+    "skip": "skip: do nothing",
+    "wait": "wait: retry later",
+    "refuse": "refuse: do not change it, and report why",
 }
 
 
@@ -45,7 +48,7 @@ def explain(finding: Finding) -> None:
     if isinstance(finding.decision, Change):
         _line(screen, "wanted", " or ".join(shown(finding.decision.wanted)))
         screen.print(Text("  change    ").append_text(affinity_text(finding)), soft_wrap=True)
-    _line(screen, "verdict", ACTIONS[finding.action], style="bold")
+    _line(screen, "action", ACTIONS[finding.action], style="bold")
     screen.print()
 
 
@@ -53,12 +56,12 @@ def _decision(finding: Finding) -> Iterator[tuple[str, str, str]]:
     """Return the last lines of the rules: the rule that decides, and what prevents a change."""
     match finding.decision:
         case InSync():
-            yield "decides", "the affinity is what the policy makes of the replicas", "green"
+            yield "decides", "the node affinity matches policy and replicas", "green"
         case Change(urgent=urgent):
             more = f"; {URGENT}" if urgent else ""
             yield (
                 "decides",
-                f"the affinity is not what the policy makes of the replicas{more}",
+                f"the node affinity does not match policy and replicas{more}",
                 "yellow",
             )
             if finding.against is not None:
@@ -74,19 +77,19 @@ def _line(screen: Console, name: str, value: str, *, style: str = "") -> None:
 def _replicas(screen: Console, finding: Finding) -> None:
     placement = finding.case.placement
     if placement is None or not placement.replicas:
-        _line(screen, "replicas", "none that LINSTOR knows of")
+        _line(screen, "replicas", "none in LINSTOR")
         return
     screen.print("  replicas", soft_wrap=True)
     for replica in placement.replicas:
         screen.print(Text(f"    {_replica(finding, replica)}"), soft_wrap=True)
     if placement.in_motion:
-        screen.print(Text("    LINSTOR is still at work on them", style="cyan"), soft_wrap=True)
+        screen.print(Text("    LINSTOR is still changing them", style="cyan"), soft_wrap=True)
 
 
 def _replica(finding: Finding, replica: Replica) -> str:
     flags = f", flags {' '.join(sorted(replica.flags))}" if replica.flags else ""
     if not replica.serves:
-        return f"{replica.node}{flags}: does not count, since {', '.join(replica.against)}"
+        return f"{replica.node}{flags}: not counted because of {', '.join(replica.against)}"
     labels = finding.case.nodes.labels.get(replica.node, {})
     policy, _ = policy_of(finding.case)
     keys = (

@@ -10,6 +10,7 @@ from linstor_affinity_events.app.migration import migrate
 from linstor_affinity_events.cli.once import run_once
 from linstor_affinity_events.cli.options import (
     Exit,
+    GroupedCommand,
     exit_with_errors,
     settings_from,
     takes_settings,
@@ -18,18 +19,23 @@ from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.settings import Settings
 
 
-@click.command("migrate-properties", short_help="Move old notes to where they are kept now.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
+@click.command(
+    "migrate-properties",
+    cls=GroupedCommand,
+    short_help="Move saved PersistentVolumes of old versions to their current place in LINSTOR.",
+)
+@click.option("--dry-run", is_flag=True, help="Only print what would be moved.")
 @takes_settings("v")
 def migrate_properties(*, dry_run: bool, **given: Any) -> None:
     """Move saved PersistentVolumes from resource definitions to their volumes.
 
-    Before its version 1.5 linstor-affinity-controller noted a volume that it was replacing on the
-    resource definition (Aux/affinity-updater-saved-pv), since then on the volume definition. `run`
-    understands both, so this is only needed before going back to that controller. It may be run
-    again at any time. LINSTOR re-adjusts all replicas of a resource twice for each move.
+    Before version 1.5, linstor-affinity-controller saved a PersistentVolume that it was replacing
+    in a property of the resource definition (Aux/affinity-updater-saved-pv); newer versions use the
+    volume definition. `run` reads both, so this is only needed before going back to that
+    controller. It can be repeated safely. LINSTOR adjusts all replicas of a resource twice for each
+    move.
 
-    Exit codes: 0 all moved, or nothing to move; 1 some could not be moved; 2 bad settings.
+    Exit codes: 0 all moved, or nothing to move; 1 some could not be moved; 2 invalid settings.
     """
     try:
         settings = settings_from(given)

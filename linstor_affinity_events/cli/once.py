@@ -14,11 +14,12 @@ from linstor_affinity_events.settings import Settings
 T = TypeVar("T")
 
 LINSTOR_TIP = (
-    "LS_CONTROLLERS says where LINSTOR is (now: {urls}); linstor-affinity-events check tries it."
+    "Set LS_CONTROLLERS to the address of LINSTOR (now: {urls}). Run "
+    "linstor-affinity-events check to test the connection."
 )
 KUBERNETES_TIP = (
-    "--kubeconfig (KUBECONFIG), --context and --server say where Kubernetes is; "
-    "linstor-affinity-events check tries it."
+    "Set --kubeconfig (KUBECONFIG), --context or --server to reach Kubernetes. "
+    "Run linstor-affinity-events check to test the connection."
 )
 
 
@@ -42,8 +43,9 @@ def run_once(work: Coroutine[Any, Any, T], settings: Settings) -> T:
 
 def _tips(error: AffinityEventsError, settings: Settings) -> list[str]:
     text = str(error)
-    if text.startswith("LINSTOR ") and "LS_" not in text and "knows no node" not in text:
+    of_linstor = text.startswith(("LINSTOR ", "cannot reach LINSTOR"))
+    if of_linstor and "LS_" not in text and "has no node" not in text:
         return [LINSTOR_TIP.format(urls=", ".join(settings.linstor_urls))]
     if isinstance(error, Forbidden):
-        return ["linstor-affinity-events check lists what the account may do and what it lacks."]
+        return ["Run linstor-affinity-events check to list the permissions that are missing."]
     return [KUBERNETES_TIP] if text.startswith("Kubernetes: ") else []

@@ -10,7 +10,7 @@ import click
 
 from linstor_affinity_events.app.peers import default_policy
 from linstor_affinity_events.errors import BadSettings
-from linstor_affinity_events.settings import OPTIONS, Option, Settings
+from linstor_affinity_events.settings import OPTIONS, Group, Option, Settings
 
 
 class Exit(enum.IntEnum):
@@ -35,7 +35,7 @@ def _as_click(
     option: Option, *, hidden: bool
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     names = [f"--{option.flag}", option.field]
-    given: dict[str, Any] = {"metavar": option.parse.__name__.upper(), "type": str}
+    given: dict[str, Any] = {"metavar": option.metavar, "type": str}
     if option.flag == "v":
         names.insert(0, "-v")
         given["type"] = _Verbosity()
@@ -44,8 +44,26 @@ def _as_click(
     if option.flag == "allow-finalizer":
         given |= {"multiple": True}
     shown = f" [default: {option.default}]" if option.default else ""
-    words = f"{option.help}{shown} [env: {option.variable}]"
+    words = f"{option.help}{shown} [${option.variable}]"
     return click.option(*names, help=words, hidden=hidden, **given)
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists the settings under headings, after its own options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups = {option.field: option.group for option in OPTIONS}
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for group in Group:
+            sections[group] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections[groups.get(parameter.name or "", "Options")].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records, col_max=24)
 
 
 def takes_settings(

@@ -12,6 +12,7 @@ from linstor_affinity_events.cli.explanation import explain
 from linstor_affinity_events.cli.once import run_once
 from linstor_affinity_events.cli.options import (
     Exit,
+    GroupedCommand,
     exit_with_errors,
     settings_from,
     takes_settings,
@@ -29,21 +30,22 @@ PENDING = 2
 that a script cannot confuse the two."""
 
 
-HELP = """Show what `run` would change, and why it would not; change nothing, anywhere.
+HELP = """Show what `run` would change, and why. Nothing is changed.
 
-Without arguments: a table of all volumes that are not as they should be. With one VOLUME (the name
-of a PersistentVolume, of a claim as NAME or NAMESPACE/NAME, of a LINSTOR resource, or a volume
-handle) that volume is explained: its replicas, its policy, and every rule on the way to the
-verdict. With several, a table of them. In the table "-" goes, "+" comes and "=" stays.
+Without arguments, print a table of all volumes that are not in sync. With one VOLUME, explain it:
+its replicas, its policy, and each rule up to the decision. VOLUME is the name of a
+PersistentVolume, a claim (NAME or NAMESPACE/NAME), a LINSTOR resource or a volume handle. With
+several, print a table of these. In tables, "-" marks nodes that are removed, "+" nodes that are
+added, and "=" nodes that stay.
 
 \b
-  plan                                   what would be done now
-  plan default/claim-1                   why this volume's affinity is so
-  plan --if-node-gone worker-3           what losing a node would change
-  plan --if-replica pvc-1=node-a,node-b  what moving replicas would change
+  plan                                   show what would be changed now
+  plan default/claim-1                   explain the decision on one volume
+  plan --if-node-gone worker-3           show the effect of losing a node
+  plan --if-replica pvc-1=node-a,node-b  show the effect of moving replicas
 
-Takes all flags of `run` as well, and finds LINSTOR and Kubernetes in the same way. Exit codes:
-0 done, 1 failed or used wrongly, 2 with --exit-code if something is to be changed.
+All flags of `run` are accepted. LINSTOR and Kubernetes are found in the same way. Exit codes: 0
+success, 1 failed or wrong usage, 2 with --exit-code if something would be changed.
 """
 
 
@@ -51,7 +53,7 @@ class _Misused(click.UsageError):
     exit_code = Exit.FAILED
 
 
-class _OneForMistakes(click.Command):
+class _OneForMistakes(GroupedCommand):
     """A command that exits with 1 on a usage error."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -78,43 +80,49 @@ class _Replicas(click.ParamType[tuple[ResourceName, tuple[NodeName, ...]]]):
 
 @click.command(cls=_OneForMistakes, help=HELP, short_help="Show what `run` would change, and why.")
 @click.argument("volumes", metavar="[VOLUME]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Show settled volumes too.")
+@click.option("--all", "everything", is_flag=True, help="Also show volumes that are in sync.")
 @click.option(
     "--output",
     "-o",
     type=click.Choice(["table", "json", "yaml"]),
     default="table",
     show_default=True,
-    help="json and yaml have the same fields, and hold affinities as Kubernetes has them.",
+    help="Output format. json and yaml have the same fields, with affinities as in manifests.",
 )
 @click.option(
     "--exit-code",
     is_flag=True,
-    help=f"End with {PENDING} when something is to be changed, with 0 when nothing is.",
+    help=f"Exit with {PENDING} if `run` would change something, otherwise with 0.",
 )
 @click.option(
-    "--namespace", "-n", "namespaces", multiple=True, help="Only volumes of claims in there."
+    "--namespace",
+    "-n",
+    "namespaces",
+    multiple=True,
+    help="Only volumes of claims in this namespace.",
 )
-@click.option("--storage-class", "classes", multiple=True, help="Only volumes of this class.")
+@click.option(
+    "--storage-class", "classes", multiple=True, help="Only volumes of this StorageClass."
+)
 @click.option(
     "--node",
     "nodes",
     multiple=True,
-    help="Only volumes with a replica on this LINSTOR node, or whose affinity names it.",
+    help="Only volumes with a replica on this LINSTOR node, or whose node affinity contains it.",
 )
 @click.option(
     "--if-node-gone",
     "gone",
     metavar="NODE",
     multiple=True,
-    help="Suppose that LINSTOR had lost this node, with all replicas on it.",
+    help="Simulate that this LINSTOR node and all replicas on it are gone.",
 )
 @click.option(
     "--if-replica",
     "replicas",
     type=_Replicas(),
     multiple=True,
-    help="Suppose that the resource RD had its data on just these nodes.",
+    help="Simulate that resource RD has replicas with data on exactly these nodes.",
 )
 @takes_settings(
     *("property-namespace", "new-volume-grace", "allow-finalizer", "default-remote-access-policy"),

@@ -19,14 +19,14 @@ from linstor_affinity_events.model.policy import Unreadable
 STYLES = {
     "replace": "yellow",
     "patch": "green",
-    "finish": "yellow",
+    "resume": "yellow",
     "wait": "cyan",
     "refuse": "red",
-    "leave": "dim",
+    "skip": "dim",
     "none": "dim",
 }
 
-URGENT = "no node with data is admitted now"
+URGENT = "the current node affinity excludes all nodes with data, so no pod can start there"
 
 MOST_TERMS = 6
 """The most terms shown in a cell; the others are counted."""
@@ -37,7 +37,7 @@ def policy_text(finding: Finding) -> str:
     policy, source = policy_of(finding.case)
     if policy is None:
         return "unknown"
-    text = f"unreadable: {policy.text}" if isinstance(policy, Unreadable) else str(policy)
+    text = f"not valid: {policy.text}" if isinstance(policy, Unreadable) else str(policy)
     return f"{text} ({source})"
 
 
@@ -67,9 +67,9 @@ def why(finding: Finding) -> str:
     if isinstance(decision, Change):
         return URGENT if decision.urgent else ""
     if finding.absent:
-        return "it is deleted, and will be created again from its note"
+        return "it is missing, and is recreated from its journal entry"
     if isinstance(decision, Resume):
-        return "a replacement of it was begun, and is brought to its end first"
+        return "its replacement was interrupted and is completed first"
     reason, text = reason_of(decision), why_of(decision)
     return f"{reason}: {text}" if reason else text
 
@@ -90,8 +90,8 @@ def print_table(findings: Sequence[Finding], *, of: int) -> None:
     screen.print(_sum(findings, of=of), soft_wrap=True)
     if sum(f.action == "replace" and f.against is None for f in findings) > MOST_READ:
         screen.print(
-            f"Of the volumes to be replaced only {MOST_READ} were looked at for what stands "
-            "against it now.",
+            f"Only the first {MOST_READ} volumes to be replaced were checked for "
+            "conditions that prevent it now.",
             soft_wrap=True,
         )
 
@@ -101,9 +101,9 @@ def _table(findings: Sequence[Finding], *, boxed: bool) -> Table:
     table.add_column("PV", overflow="fold")
     table.add_column("CLAIM", overflow="fold")
     table.add_column("POLICY", overflow="fold")
-    table.add_column("NOW -> WANTED", overflow="fold")
+    table.add_column("CURRENT -> WANTED", overflow="fold")
     table.add_column("ACTION", no_wrap=True)
-    table.add_column("WHY", overflow="fold")
+    table.add_column("REASON", overflow="fold")
     for finding in findings:
         volume = finding.volume
         table.add_row(
@@ -119,9 +119,9 @@ def _table(findings: Sequence[Finding], *, boxed: bool) -> Table:
 
 def _sum(findings: Sequence[Finding], *, of: int) -> str:
     if not of:
-        return "There is no volume of LINSTOR's CSI driver that was meant."
+        return "No PersistentVolume of LINSTOR's CSI driver matches."
     counts = Counter(finding.action for finding in findings)
     parts = [f"{counts[action]} {action}" for action in STYLES if counts[action]]
     in_sync = of - len(findings) + counts["none"]
     parts = [part for part in parts if not part.endswith(" none")]
-    return f"{of} volumes: {', '.join([f'{in_sync} settled', *parts])}."
+    return f"{of} volumes: {', '.join([f'{in_sync} in sync', *parts])}."

@@ -34,12 +34,12 @@ def tree(finding: Finding, *, explained: bool) -> dict[str, Any]:
         "resource": None if volume.key is None else str(volume.key.resource),
         "volumeNumber": None if volume.key is None else volume.key.number,
         "policy": _policy(finding),
-        "now": _affinity(volume.affinity),
+        "current": _affinity(volume.affinity),
         "wanted": None if change is None else _affinity(change.wanted),
         "action": finding.action,
         "urgent": change is not None and change.urgent,
         "reason": reason_of(finding.against or decision) or None,
-        "why": why(finding) or None,
+        "message": why(finding) or None,
     }
     if explained:
         found["replicas"] = _replicas(finding)
@@ -53,7 +53,7 @@ def _policy(finding: Finding) -> dict[str, Any] | None:
         case None:
             return None
         case Unreadable(text, reason):
-            return {"source": source, "unreadable": text, "why": reason}
+            return {"source": source, "invalid": text, "message": reason}
         case Policy(rules):
             return {"source": source, "fromSame": [sorted(rule) for rule in rules]}
 

@@ -13,6 +13,7 @@ from linstor_affinity_events import logs
 from linstor_affinity_events.app.service import Service
 from linstor_affinity_events.cli.options import (
     Exit,
+    GroupedCommand,
     exit_with_errors,
     settings_from,
     takes_settings,
@@ -32,19 +33,25 @@ log = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@click.command(short_help="Listen to LINSTOR and set affinities right.")
+@click.command(cls=GroupedCommand, short_help="Run the service.")
 @takes_settings()
 def run(**given: Any) -> None:
-    """Listen to LINSTOR and set affinities right until told to stop.
+    r"""Watch LINSTOR, and keep the node affinity of PersistentVolumes correct until SIGTERM.
 
-    LINSTOR is found by the environment, as by LINBIT's own clients: LS_CONTROLLERS (comma list;
-    schemes http, https, linstor, linstor+ssl), LS_USERNAME and LS_PASSWORD or
-    LS_BEARER_TOKEN_FILE, LS_ROOT_CA, LS_USER_CERTIFICATE and LS_USER_KEY (PEM, or with _FILE
-    appended a file that is read again when it changes), and LS_TLS_SERVER_NAME (the name to
-    expect in LINSTOR's certificate in place of the host's).
+    The connection to LINSTOR is configured with environment variables, as for LINBIT's own
+    clients: LS_CONTROLLERS (comma-separated; schemes http, https, linstor, linstor+ssl),
+    LS_USERNAME and LS_PASSWORD or LS_BEARER_TOKEN_FILE, LS_ROOT_CA, LS_USER_CERTIFICATE and
+    LS_USER_KEY (PEM; or append _FILE to name a file, which is reloaded when it changes), and
+    LS_TLS_SERVER_NAME (the expected host name in LINSTOR's certificate).
 
-    Flags go over environment variables, these over defaults. Durations are written as in Go:
-    90s, 1m30s, 250ms. Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 bad settings.
+    Flags override environment variables, which override defaults. Durations: 90s, 1m30s, 250ms.
+
+    \b
+      run                                          in a pod beside the LINSTOR controller
+      LS_CONTROLLERS=https://linstor:3371 run -v 1 elsewhere, with every decision logged
+      run --metrics-address=:8001                  with metrics
+
+    Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 invalid settings.
     """
     try:
         settings = settings_from(given)
@@ -55,7 +62,10 @@ def run(**given: Any) -> None:
         exit_with_errors(error, "run")
     except BaseExceptionGroup as errors:
         # Work in progress has finished by now; after a restart everything is reconciled.
-        log.critical("a part of the service failed unforeseen", exc_info=errors)
+        log.critical(
+            "unexpected error: the service stops, and is meant to be restarted. Please report this",
+            exc_info=errors,
+        )
         sys.exit(Exit.FAILED)
 
 

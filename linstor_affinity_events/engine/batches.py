@@ -88,7 +88,10 @@ class BatchReconciler:
             if placements is None:
                 return False
         except (Again, Refused, Missing) as error:
-            log.info("looks go on one by one", extra=facts(why=error))
+            log.info(
+                "cannot read all resources at once; reconciling them one by one",
+                extra=facts(error=error),
+            )
             return False
         reconciled = 0
         with closing(self._queue.take_reads(until=begun)) as items:
@@ -96,8 +99,8 @@ class BatchReconciler:
                 reconciled += await self._reconcile(item, definitions, placements)
         self._telemetry.batch_reconciled(reconciled)
         log.info(
-            "many looks answered by one read",
-            extra=facts(looks=reconciled, took_s=round(clock() - begun, 2)),
+            "reconciled many resources with one bulk read",
+            extra=facts(reconciles=reconciled, took_s=round(clock() - begun, 2)),
         )
         return True
 

@@ -94,8 +94,9 @@ class ChangeBackoff:
 
 
 _TOO_OFTEN = (
-    f"its affinity was changed, or was about to be, more than {BURST} times in a short time and is "
-    "wrong again, so something else changes the volume or the placement changes without end; it is "
-    "left as it is and tried again after growing pauses of up to an hour; see whether another "
-    "controller or an admission policy changes PersistentVolumes"
+    "its node affinity was changed, or was about to be changed, more than "
+    f"{BURST} times in a short time and is wrong again: either another program "
+    "changes it, or its replicas move all the time. It is retried after growing "
+    "delays of up to an hour. Check whether another controller or an admission "
+    "policy changes PersistentVolumes"
 )

@@ -67,7 +67,12 @@ class ClaimGuard:
             last_sign = max(begun, self._volumes.last_phase_change())
             deadline = min(last_sign + self._timeout, begun + GUARD_AT_MOST)
             if clock() >= deadline:
-                log.warning("the binder did not answer in time", extra=facts(pv=entry.pv))
+                self._telemetry.volume_controller_timed_out()
+                log.warning(
+                    "the PersistentVolume controller (kube-controller-manager) did "
+                    "not respond in time; continuing without waiting",
+                    extra=facts(pv=entry.pv),
+                )
                 return None, False
             seen = volume_watch.latest
             # A lagging watch may still report an earlier incarnation: only an uncached read can
@@ -168,7 +173,9 @@ class ClaimGuard:
                 return not lost
             if asyncio.get_running_loop().time() > deadline:
                 log.error(
-                    "claim is not bound again",
+                    "claim is not bound to the recreated volume yet; check the "
+                    "PersistentVolume controller (kube-controller-manager). No "
+                    "data is affected",
                     extra=facts(pv=entry.pv, claim=entry.user, phase=phase_of(claim)),
                 )
                 return False

@@ -117,7 +117,7 @@ class ClusterView:
         """
         demands = demands_of(manifest)
         if demands != Demands() and not self.index.classes_known:
-            raise Unreachable("the StorageClasses are not known yet")
+            raise Unreachable("the StorageClasses have not been listed yet")
         name = str(manifest["spec"].get("storageClassName") or "")
         found = self.index.storage_class(name)
         return unconfirmed(demands, original=None, storage_class=found)

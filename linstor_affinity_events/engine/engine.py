@@ -10,8 +10,8 @@ from linstor_affinity_events.engine.cluster_view import ClusterView
 from linstor_affinity_events.engine.full_reconcile import FullReconciler
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.placement_reader import PlacementReader
+from linstor_affinity_events.engine.poll import Poll
 from linstor_affinity_events.engine.ports import Index, Linstor, Ports
-from linstor_affinity_events.engine.pulse import Pulse
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.reporter import Reporter
@@ -53,7 +53,7 @@ class Tuning:
     limit: float = 60.0
     """Timeout of a full reconcile."""
 
-    pulse_every: float = 10.0
+    poll_every: float = 10.0
 
 
 def cluster_view_of(
@@ -133,12 +133,12 @@ class Engine:
             pace=tuning.pace,
             limit=tuning.limit,
         )
-        self.pulse = Pulse(
+        self.poll = Poll(
             linstor=ports.linstor,
             leadership=ports.leadership,
             request=self.full_reconciler.request,
             paused=lambda: streams.all_up(DATABASE_SOURCES),
-            every=tuning.pulse_every,
+            every=tuning.poll_every,
         )
 
     def delays(self, *, first: float, most: float) -> Backoff:
@@ -165,7 +165,7 @@ class Engine:
         """Start work as the leader, or leave it to the new one."""
         if leading:
             self.full_reconciler.request("leading")
-            self.pulse.wake()
+            self.poll.wake()
         else:
             self.replacer.unfinished.leadership_lost()
 
@@ -176,5 +176,5 @@ class Engine:
             against["linstor"] = self.full_reconciler.failure
         for name in streams:
             if not self.streams.state(name).up:
-                against[f"linstor {name} stream"] = "not open"
+                against[f"linstor {name} stream"] = "not connected"
         return against

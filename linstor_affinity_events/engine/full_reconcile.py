@@ -84,7 +84,7 @@ class FullReconciler:
         self._wanted = asyncio.Event()
         self._begun = 0.0
         self._read_since = 0.0
-        self.failure: str | None = "no full pass has ended yet"
+        self.failure: str | None = "no full reconcile has completed yet"
         """Why the last full reconcile failed; None if it succeeded."""
         self.last: FullReconcile | None = None
 
@@ -111,7 +111,7 @@ class FullReconciler:
             if failed is None:
                 self._delays.reset()
                 if self.failure is not None:
-                    log.info("full pass ended", extra=facts(cause=cause))
+                    log.info("full reconcile completed", extra=facts(cause=cause))
                 self.failure = None
                 delay = min(SPACING, self._pace / 2)
                 again = self._still_open(causes)
@@ -142,12 +142,13 @@ class FullReconciler:
         except TimeoutError:
             read = self._placement_reader.read_so_far
             if read == before:
-                return "TimeoutError", f"cut off after {self._limit:g} s"
+                return "TimeoutError", f"timed out after {self._limit:g} s"
             # It makes progress, so the delay need not grow.
             self._delays.reset()
             return "TimeoutError", (
-                f"cut off after {self._limit:g} s, with {read} of {len(self._index.resources())} "
-                "resources read one by one; it goes on with the others"
+                f"timed out after {self._limit:g} s with {read} of "
+                f"{len(self._index.resources())} resources read one by one; the "
+                "next one continues there"
             )
         except (Again, Refused) as error:
             return type(error).__name__, str(error)
@@ -167,7 +168,7 @@ class FullReconciler:
         """Report a failure. Returns the delay until the retry."""
         self._telemetry.full_reconcile_failed(kind)
         if why != self.failure:
-            log.warning("full pass failed", extra=facts(cause=cause, why=why))
+            log.warning("full reconcile failed", extra=facts(cause=cause, error=why))
         self.failure = why
         return self._delays.next()
 
@@ -225,8 +226,8 @@ class FullReconciler:
                 if resource not in self._queue and volume.name not in self._reporter.out_of_sync:
                     self._telemetry.drift_without_event(cause)
                     log.info(
-                        "drift found that no event told",
-                        extra=facts(pv=volume.name, rd=resource, cause=cause),
+                        "full reconcile found a change for which no event was received",
+                        extra=facts(pv=volume.name, resource=resource, cause=cause),
                     )
                 self._queue.add(resource)
             case Resume():

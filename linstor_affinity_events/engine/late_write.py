@@ -31,8 +31,9 @@ async def carry_over_late_write(
     last = await _last_version(entry, volume_watch)
     if last is None:
         log.warning(
-            "the watch did not tell how the old volume was when it went; what somebody wrote on it "
-            "in that very moment is lost, all else is on the new one",
+            "the watch did not report the final state of the deleted volume: a "
+            "change that somebody made in the same millisecond may be missing on "
+            "the recreated one. Everything else is there",
             extra=facts(pv=entry.pv, claim=entry.claim),
         )
         return
@@ -49,13 +50,19 @@ async def carry_over_late_write(
             pv = await volumes.read(entry.pv)
             continue
         except Refused as error:
-            details = facts(pv=entry.pv, change=patch, why=error)
-            log.log(logging.ERROR, "a change that came with the removal is lost", extra=details)
+            details = facts(pv=entry.pv, change=patch, error=error)
+            log.log(
+                logging.ERROR,
+                "a change made while the volume was deleted is not on the recreated "
+                "volume because Kubernetes rejected it; apply it again if it is "
+                "needed",
+                extra=details,
+            )
         else:
             claim_changed = rebound(last, entry.claim)
             log.log(
                 logging.WARNING if claim_changed else logging.INFO,
-                "took over what changed while it was removed",
+                "copied a change made while the volume was deleted to the recreated volume",
                 extra=facts(pv=entry.pv, claim=claim_of(last) if claim_changed else entry.claim),
             )
         return

@@ -63,13 +63,13 @@ class Finding:
             case InSync():
                 return "none"
             case Skipped():
-                return "leave"
+                return "skip"
             case Deferred():
                 return "wait"
             case Refusal():
                 return "refuse"
             case Resume():
-                return "finish"
+                return "resume"
             case Change():
                 return "patch" if self.volume.affinity == NO_AFFINITY else "replace"
 
@@ -103,7 +103,7 @@ class Planner:
 
         Raises Missing if the assumptions name a node that LINSTOR does not know.
         """
-        self._progress("asking LINSTOR", 0, 0)
+        self._progress("reading from LINSTOR", 0, 0)
         nodes = await self._linstor.nodes()
         self._know(nodes.labels.keys())
         self._cluster_view.nodes = self._what_if.nodes(nodes)
@@ -125,7 +125,8 @@ class Planner:
         unknown = sorted((self._what_if.gone | asked) - set(nodes))
         if unknown:
             raise Missing(
-                f"LINSTOR knows no node {', '.join(unknown)}; it has {', '.join(sorted(nodes))}"
+                f"LINSTOR has no node {', '.join(unknown)}; its nodes are "
+                f"{', '.join(sorted(nodes))}"
             )
 
     async def _read(

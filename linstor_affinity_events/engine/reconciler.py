@@ -46,6 +46,8 @@ USUALLY_UNFINISHED = 50
 them, and the more there are, the less often those that fail are retried.
 """
 RETRY_MOST = 60.0
+NO_TRIGGER = "none"
+"""In metrics: no event was received, and a full reconcile or a recheck found the change."""
 
 
 class Reconciler:
@@ -114,7 +116,10 @@ class Reconciler:
         except Refused as error:
             self._failed(item, error, after=FAILED_MOST / 10)
         except Exception:
-            log.exception("look failed unforeseen", extra=facts(rd=item.key))
+            log.exception(
+                "unexpected error while reconciling; it is retried. Please report this",
+                extra=facts(resource=item.key),
+            )
             self._failed(item, None, after=FAILED_MOST / 10)
         else:
             self._failing.pop(item.key, None)
@@ -134,18 +139,24 @@ class Reconciler:
         urgent = unfinished and most == UNFINISHED_MOST
         if unfinished:
             delay = min(delay, most) if urgent else most
-        self._telemetry.reconcile_failed(type(error).__name__)
+        self._telemetry.reconcile_failed("Unexpected" if error is None else type(error).__name__)
         if error is not None:
             # A conflict is expected when somebody else writes first; a lasting failure was logged
             # when it began.
             expected = isinstance(error, Conflict) or not first
             level = logging.DEBUG if expected else logging.WARNING
             again = round(delay, 1)
-            log.log(level, "look failed", extra=facts(rd=item.key, why=error, again_in_s=again))
+            log.log(
+                level,
+                "reconcile failed; it is retried",
+                extra=facts(resource=item.key, error=error, retry_in_s=again),
+            )
         priority = (
             Priority.URGENT if urgent else Priority.CHANGE if unfinished else Priority.RECONCILE
         )
-        self._queue.add(item.key, after=delay, since=item.since, priority=priority)
+        self._queue.add(
+            item.key, after=delay, since=item.since, source=item.source, priority=priority
+        )
         # An unreachable API is reported elsewhere, once for all volumes.
         if now - since >= DEFERRED_FOR and not isinstance(error, Unreachable):
             why = f"reconciling it keeps failing: {error or 'unexpected error, see the log'}"
@@ -215,10 +226,10 @@ class Reconciler:
                 self._queue.add(item.key, priority=Priority.URGENT, since=item.since)
                 return
         log.debug(
-            "look",
+            "reconciling",
             extra=facts(
-                rd=item.key,
-                told_by=item.source or "nobody",
+                resource=item.key,
+                trigger=item.source or NO_TRIGGER,
                 waited_ms=round((asyncio.get_running_loop().time() - item.since) * 1000, 1),
                 data_on=",".join(sorted(placement.serving_nodes)) if placement else "unknown",
             ),
@@ -289,15 +300,19 @@ class Reconciler:
                 self._reporter.report(volume, ended)
             else:
                 log.error(
-                    "note refused; nothing is done for it until it is mended or deleted",
-                    extra=facts(pv=name, rd=item.key, why=ended.why),
+                    "journal entry is not valid and is ignored until it is "
+                    "corrected or deleted; find out who wrote it",
+                    extra=facts(pv=name, resource=item.key, message=ended.why),
                 )
             return
         took = asyncio.get_running_loop().time() - begun
-        self._telemetry.changed("resume", str(ended), took, took)
+        self._telemetry.changed("resume", str(ended), took, took, item.source or NO_TRIGGER)
         if ended in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN, Outcome.ROLLED_BACK}:
             self._cluster_view.backoff.changed(name)
-        log.info("unfinished replacement ended", extra=facts(pv=name, rd=item.key, outcome=ended))
+        log.info(
+            "interrupted replacement completed",
+            extra=facts(pv=name, resource=item.key, outcome=ended),
+        )
         # The entry may be outdated by now, and so is the index for a moment.
         self._queue.add(item.key, after=RECHECK_RESUMED_AFTER, since=item.since)
 
@@ -358,8 +373,8 @@ class Reconciler:
             self._not_changed(item, volume, ended)
             return
         now = asyncio.get_running_loop().time()
-        self._telemetry.changed(how, str(ended.outcome), now - begun, now - item.since)
-        self._telemetry.changed_by_trigger(item.source or "nobody")
+        trigger = item.source or NO_TRIGGER
+        self._telemetry.changed(how, str(ended.outcome), now - begun, now - item.since, trigger)
         if ended.outcome in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN}:
             if not ended.held_up:
                 self._queue.concurrency_limit.observe((how, claim is not None), now - begun)
@@ -370,8 +385,8 @@ class Reconciler:
             # Whoever undoes our replacement markers each time would cause an endless loop.
             self._cluster_view.backoff.changed(volume.name)
             log.info(
-                "volume changed meanwhile; it is retried automatically",
-                extra=facts(pv=volume.name, rd=volume.key, outcome=ended.outcome),
+                "volume was changed by others during its replacement; it is retried",
+                extra=facts(pv=volume.name, resource=volume.key, outcome=ended.outcome),
             )
             self._wait(item, volume, RECHECK_AFTER)
 
@@ -442,7 +457,7 @@ class Reconciler:
                 different = () if as_wanted else (AFFINITY_FIELD,)
                 return "patch", Ended(Outcome.DONE, self._volumes.describe(made), different)
         if volume.key is None:
-            raise AssertionError("a volume without a key is never to be changed")
+            raise AssertionError("a volume without a key is never changed")
         return "replace", await self._replacer.replace(
             pv, claim, volume.key, change.wanted, urgent=change.urgent
         )
@@ -450,8 +465,9 @@ class Reconciler:
 
 def _not_as_wanted(now_there: Volume, change: Change) -> str:
     return (
-        f"its node affinity was set to {change.wanted} and came out as {now_there.affinity}: an "
-        "admission policy or another program changed it on the way. It is left so and tried again "
-        "after growing pauses of up to an hour; exempt the field manager linstor-affinity-events "
-        "from that policy, or change it"
+        f"its node affinity was set to {change.wanted} but is "
+        f"{now_there.affinity} now: an admission policy or another program "
+        "changed it. It is retried after growing delays of up to an hour. Exempt "
+        "the field manager linstor-affinity-events from that policy, or correct "
+        "the policy"
     )

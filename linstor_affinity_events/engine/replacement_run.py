@@ -36,6 +36,7 @@ from linstor_affinity_events.model.manifest import (
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.readiness import is_being_resized
 from linstor_affinity_events.model.replacement import (
     AwaitBinder,
     Create,
@@ -69,6 +70,11 @@ CLAIM_FRESH_FOR = 0.1
 AFFINITY_FIELD = "spec.nodeAffinity"
 CREATE_ATTEMPTS = 10
 """How often to try to create the volume while the old one is being removed."""
+
+RESIZE_AT_MOST, RESIZE_CHECKED_EVERY = 1.0, 0.05
+"""How long the removal of a volume waits for a resize of its claim. LINSTOR does not grow a volume
+while a replica is not UpToDate, which may need this very replacement, so it can't be long.
+"""
 
 MAX_CONFLICTS = 5
 MAX_FAILURES = 8
@@ -121,7 +127,7 @@ def confirmed(
     if demands in {Demands(), original and original.demands}:
         return replace(observation, original=original)
     if not dependencies.index.classes_known:
-        raise Unreachable(f"the StorageClass of {entry.pv} is not known yet")
+        raise Unreachable(f"the StorageClass of {entry.pv} has not been listed yet")
     name = str(entry.wanted["spec"].get("storageClassName") or "")
     return replace(
         observation, original=original, storage_class=dependencies.index.storage_class(name)
@@ -158,14 +164,16 @@ async def unmark_without_entry(
     if is_terminating(pv):
         return Refusal(
             Reason.BAD_JOURNAL_ENTRY,
-            f"it is being deleted, held by finalizer {FINALIZER}, and the note of its "
-            "replacement is gone; see docs/reliability.md before you remove the finalizer",
+            f"it is being deleted and has finalizer {FINALIZER}, but the journal "
+            "entry of its replacement is gone; read docs/reliability.md before "
+            "you remove the finalizer",
         )
     if is_marked(pv) and marker_of(pv) is None:
         return Refusal(
             Reason.BAD_JOURNAL_ENTRY,
-            f"it wears finalizer {FINALIZER}, and neither a note nor annotation "
-            f"{MARKER_ANNOTATION} tells what to restore; see docs/reliability.md",
+            f"it has finalizer {FINALIZER}, but neither a journal entry nor "
+            f"annotation {MARKER_ANNOTATION} says what to restore; see "
+            "docs/reliability.md",
         )
     # If its claim went while it said Retain, somebody may have relied on that.
     unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
@@ -223,6 +231,8 @@ class ReplacementRun:
         """The claim as last read before the volume was removed."""
         self._begun = asyncio.get_running_loop().time()
         self._waited = False
+        self._resized_by: float | None = None
+        """Until when to wait for csi-resizer, once it was seen to be at work."""
 
     @property
     def held_up(self) -> bool:
@@ -243,7 +253,7 @@ class ReplacementRun:
                 if self.conflicts > MAX_CONFLICTS:
                     raise
                 self.must_observe = True
-                log.debug("replacement conflict", extra=facts(pv=self.entry.pv, why=error))
+                log.debug("replacement conflict", extra=facts(pv=self.entry.pv, error=error))
             except Stalled:
                 raise
             except Again as error:
@@ -272,7 +282,9 @@ class ReplacementRun:
         self.steps += 1
         if self.steps > MAX_STEPS:
             name = type(step).__name__
-            raise Stalled(f"replacing {self.entry.pv} gets nowhere: {name} has no effect")
+            raise Stalled(
+                f"the replacement of {self.entry.pv} makes no progress: step {name} has no effect"
+            )
         log.debug("replacement step", extra=facts(pv=self.entry.pv, step=type(step).__name__))
         try:
             await self._take(step)
@@ -329,7 +341,7 @@ class ReplacementRun:
             case AwaitBinder():
                 await self._await_binder()
             case ReadClaim():
-                claim = await self._read_claim(entry)
+                claim = await self._read_claim_at_rest(entry)
                 self.observation = replace(observation, claim=claim, claim_known=True)
             case Remove():
                 await self._remove()
@@ -393,7 +405,8 @@ class ReplacementRun:
             pv=pv if in_time else observation.pv,
             guard_over=not in_time,
             claim=claim,
-            claim_known=clock() - began < CLAIM_FRESH_FOR,
+            claim_known=clock() - began < CLAIM_FRESH_FOR
+            and not (claim is not None and is_being_resized(claim)),
         )
 
     async def _read_claim(self, entry: JournalEntry) -> Manifest | None:
@@ -403,6 +416,20 @@ class ReplacementRun:
         if not self.removed:
             self._before = claim
         return claim
+
+    async def _read_claim_at_rest(self, entry: JournalEntry) -> Manifest | None:
+        """Read the claim once csi-resizer is done with it, or has taken too long. The volume binder
+        calls a claim Lost if somebody writes to it in the milliseconds without its volume.
+        """
+        clock = asyncio.get_running_loop().time
+        if self._resized_by is None:
+            self._resized_by = clock() + RESIZE_AT_MOST
+        while True:
+            claim = await self._read_claim(entry)
+            if claim is None or not is_being_resized(claim) or clock() >= self._resized_by:
+                return claim
+            self._waited = True
+            await asyncio.sleep(RESIZE_CHECKED_EVERY)
 
     async def _remove(self) -> None:
         """Release the volume; after a wait for the binder's resync, read the claim again first."""
@@ -446,7 +473,7 @@ class ReplacementRun:
             return None
 
         if not isinstance(then, Create):
-            raise TypeError("the claim is looked at before the volume goes")
+            raise TypeError("the claim is read before the volume is removed")
         removed, made = await asyncio.gather(remove(), create(then.body), return_exceptions=True)
         if isinstance(removed, BaseException):
             raise removed
@@ -491,7 +518,11 @@ class ReplacementRun:
         """Classify a rejection: roll back before the deletion, continue after it."""
         match step:
             case DetachClaimRef():
-                log.warning("claimRef can't be changed", extra=facts(pv=self.entry.pv, why=error))
+                log.warning(
+                    "the API server rejects changes of the claimRef; replacing the "
+                    "volume without detaching it, its claim may be Lost for a moment",
+                    extra=facts(pv=self.entry.pv, error=error),
+                )
                 self.observation = replace(self.observation, claim_ref_immutable=True)
             case Delete():
                 await self._roll_back()
@@ -505,9 +536,10 @@ class ReplacementRun:
                 rehearsed = as_rehearsed(self.entry.wanted, self._rehearsed)
                 if rehearsed != self.entry.wanted:
                     log.warning(
-                        "volume can't be created with what others changed while it was replaced; "
-                        "it is created as it was before, and the change is tried afterwards",
-                        extra=facts(pv=self.entry.pv, why=error),
+                        "Kubernetes rejects the volume with the changes that "
+                        "others made during its replacement; recreating it "
+                        "without them and applying them afterwards",
+                        extra=facts(pv=self.entry.pv, error=error),
                     )
                     await self._save(self.entry.wanting(rehearsed))
                     return

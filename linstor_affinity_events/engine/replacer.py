@@ -102,7 +102,7 @@ class Replacer:
         """
         if self.unfinished.blocking:
             others = ", ".join(sorted(self.unfinished.blocking))
-            why = f"{others} can't be created again; no replacement begins until that is mended"
+            why = f"{others} cannot be recreated; no other replacement begins until that is fixed"
             return Deferred(Reason.BLOCKED, why, BLOCKED_RETRY)
         against = obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers, urgent=urgent)
         if against is not None:
@@ -111,19 +111,21 @@ class Replacer:
         try:
             marked = await self._volumes.dry_run(pv, mark_patch(pv), entry.wanted)
         except Refused as error:
-            return Refusal(Reason.NOT_ALLOWED, f"Kubernetes would not let it be replaced: {error}")
+            return Refusal(Reason.NOT_ALLOWED, f"Kubernetes would reject its replacement: {error}")
         if changed := admission_conflict(entry, marked):
             return Refusal(Reason.NOT_ALLOWED, changed)
         entry = entry.wanting(taken_over(entry.wanted, marked))
         if not self._may_begin():
             return Deferred(
-                Reason.NOT_LEADING, "this instance leads no more, or stops", NOT_LEADING_RETRY
+                Reason.NOT_LEADING,
+                "this instance is not the leader any more, or is shutting down",
+                NOT_LEADING_RETRY,
             )
         with self._volumes.follow(entry.pv) as volume_watch:
             try:
                 entry = await self._create_entry(entry)
             except BadEntry as error:
-                return Refusal(Reason.BAD_JOURNAL_ENTRY, f"a note of it can't be trusted: {error}")
+                return Refusal(Reason.BAD_JOURNAL_ENTRY, f"its journal entry is not valid: {error}")
             run = ReplacementRun(
                 self._dependencies,
                 entry,
@@ -137,9 +139,7 @@ class Replacer:
                 if entry.pv in self.unfinished.pending:
                     raise
                 # Everything was rolled back.
-                return Refusal(
-                    Reason.NOT_ALLOWED, f"Kubernetes does not let it be replaced: {error}"
-                )
+                return Refusal(Reason.NOT_ALLOWED, f"Kubernetes rejected its replacement: {error}")
         if isinstance(outcome, LeaveAlone):
             self.unfinished.left_alone(entry.pv, outcome.why)
             return Refusal(Reason.BAD_JOURNAL_ENTRY, outcome.why)
@@ -189,8 +189,8 @@ def admission_conflict(entry: JournalEntry, marked: Manifest) -> str | None:
     """
     if not is_marked(marked):
         return (
-            "an admission policy takes off the finalizer, the reclaim policy or the annotation "
-            "that would protect its data while it is replaced"
+            "an admission policy removes the finalizer, the reclaim policy or "
+            "the annotation that protects its data during the replacement"
         )
     changed = changes_decision(entry.wanted, taken_over(entry.wanted, marked))
-    return changed and f"an admission policy changes its {changed} whenever it is updated"
+    return changed and f"an admission policy changes its {changed} on every update"

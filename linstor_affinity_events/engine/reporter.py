@@ -70,8 +70,8 @@ class OutOfSync:
         if self.warned:
             quiet = now - self.warned[-1]
             return quiet >= REMIND_AFTER or (self.why != self.reported and quiet >= CHANGED_AFTER)
-        return self.kind == "refusal" or (
-            self.kind == "later"
+        return self.kind == "refused" or (
+            self.kind == "deferred"
             and self.reason != Reason.NOT_LEADING
             and now - self.since >= DEFERRED_FOR
         )
@@ -98,9 +98,9 @@ def kind_of(decision: Decision) -> str:
     """The decision's name in metrics and on the status page."""
     match decision:
         case InSync():
-            return "settled"
-        case Deferred():
-            return "later"
+            return "in_sync"
+        case Refusal():
+            return "refused"
         case _:
             return type(decision).__name__.lower()
 
@@ -138,7 +138,7 @@ class Reporter:
         self._telemetry.decision(kind_of(decision), reason_of(decision))
         if isinstance(decision, InSync):
             if self.out_of_sync.pop(volume.name, None) is not None:
-                log.info("volume is as it should be again", extra=facts(pv=volume.name))
+                log.info("volume is in sync again", extra=facts(pv=volume.name))
             return
         if isinstance(decision, Change | Resume):
             return
@@ -152,8 +152,10 @@ class Reporter:
             expected = isinstance(decision, Skipped) or decision.reason is Reason.YOUNG
             log.log(
                 logging.DEBUG if expected else logging.INFO,
-                "volume left alone for now",
-                extra=facts(pv=volume.name, rd=volume.key, reason=found.reason, why=found.why),
+                "volume is not changed for now",
+                extra=facts(
+                    pv=volume.name, resource=volume.key, reason=found.reason, message=found.why
+                ),
             )
         self.out_of_sync[volume.name] = found
 
@@ -171,7 +173,7 @@ class Reporter:
         return Counter(
             each.reason
             for each in self.out_of_sync.values()
-            if each.kind == "later" and now - each.since >= DEFERRED_FOR
+            if each.kind == "deferred" and now - each.since >= DEFERRED_FOR
         )
 
     def duplicates(self, volume: Volume, others: Collection[PvName]) -> None:
@@ -182,9 +184,10 @@ class Reporter:
         self._advise(
             volume,
             DUPLICATE_REASON,
-            f"{', '.join(sorted(others))} refers to the same LINSTOR volume {volume.key} and is in "
-            "use as well. The node affinity of both is kept right. When the claim of one is "
-            "deleted, the data of both may be: keep one, or set reclaim policy Retain on both",
+            f"{', '.join(sorted(others))} refers to the same LINSTOR volume "
+            f"{volume.key} and is in use as well. The node affinity of both is "
+            "kept correct, but deleting the claim of one may delete the data of "
+            "both: keep one, or set reclaim policy Retain on both",
         )
 
     def created_different(self, volume: Volume, parts: Collection[str]) -> None:
@@ -193,9 +196,10 @@ class Reporter:
             self._advise(
                 volume,
                 DIFFERENT_REASON,
-                f"{', '.join(parts)} of this volume came out otherwise than it was before the "
-                "volume was created again: an admission policy changes it. The node affinity is "
-                "right, and nothing more is done",
+                f"{', '.join(parts)} of this volume differs from what was "
+                "requested when it was recreated: an admission policy changed "
+                "it. The node affinity is correct. Nothing is retried; check "
+                "whether the change is intended",
             )
 
     def _advise(self, volume: Volume, reason: str, why: str) -> None:
@@ -203,7 +207,7 @@ class Reporter:
         if self._advised.get((volume.name, reason)) == why:
             return
         self._advised[volume.name, reason] = why
-        log.warning(why, extra=facts(pv=volume.name, rd=volume.key, claim=volume.claim))
+        log.warning(why, extra=facts(pv=volume.name, resource=volume.key, claim=volume.claim))
         self._notices.warn(volume, reason, why)
 
     def forget(self, name: PvName) -> None:
@@ -228,11 +232,11 @@ class Reporter:
             "volume affinity updated",
             extra=facts(
                 pv=volume.name,
-                rd=volume.key,
+                resource=volume.key,
                 claim=volume.claim,
-                was=was,
-                now=now,
-                how=how,
+                before=was,
+                after=now,
+                method=how,
                 policy=change.policy,
                 latency_ms=round(took * 1000, 1),
             ),
@@ -240,11 +244,11 @@ class Reporter:
         self._notices.updated(now_there, was, now)
 
     def _warn(self, volume: Volume, found: OutOfSync) -> None:
-        if found.kind == "refusal":
-            text, why = "volume left as it is", found.why
+        if found.kind == "refused":
+            text, why = "volume not updated", found.why
         else:
             minutes = int(DEFERRED_FOR / 60)
-            text = "volume has been waiting for minutes"
+            text = "volume not updated yet"
             why = (
                 f"Its node affinity has been waiting to be updated for more than {minutes} "
                 f"minutes: {found.why}. It is retried automatically"
@@ -252,7 +256,11 @@ class Reporter:
         log.warning(
             text,
             extra=facts(
-                pv=volume.name, rd=volume.key, claim=volume.claim, reason=found.reason, why=why
+                pv=volume.name,
+                resource=volume.key,
+                claim=volume.claim,
+                reason=found.reason,
+                message=why,
             ),
         )
         self._notices.warn(volume, EVENT_REASON, why, reminder=len(found.warned))

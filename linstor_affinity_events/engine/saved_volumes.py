@@ -35,7 +35,7 @@ from linstor_affinity_events.model.replacement import (
 log = logging.getLogger(__name__)
 
 SAVED_REASON = "SavedVolumeNotTakenOver"
-OFF = "it is left alone, as --take-over-saved-volumes=off says"
+OFF = "it is ignored because of --take-over-saved-volumes=off"
 
 
 class SavedVolumes:
@@ -70,7 +70,7 @@ class SavedVolumes:
                 await self._linstor.forget_saved(definition.resource, number)
             except (Again, Refused) as error:
                 # The work is done; the volumes must not wait until LINSTOR accepts the write.
-                self._refuse(where, text, f"it was seen to, and can't be dropped: {error}")
+                self._refuse(where, text, f"it was handled, but cannot be deleted: {error}")
                 continue
             self._refused.pop(where, None)
             self._done.pop(where, None)
@@ -81,9 +81,8 @@ class SavedVolumes:
         self._refused[where] = (text, why)
         rd, number = where
         log.warning(
-            "saved PersistentVolume on LINSTOR not taken over; the property stays, and nothing is "
-            "done for it",
-            extra=facts(rd=rd, volume=number, why=why),
+            "saved PersistentVolume in LINSTOR is ignored; delete the property if it is not needed",
+            extra=facts(resource=rd, volume=number, message=why),
         )
 
     async def _take_over(self, definition: Definition, number: int, text: str) -> None:
@@ -93,7 +92,7 @@ class SavedVolumes:
         try:
             tree = self._parse_json(text)
         except ValueError as error:
-            raise BadEntry(f"it is no JSON: {error}") from error
+            raise BadEntry(f"it is not valid JSON: {error}") from error
         # Before version 1.5 the reference kept it on the definition, for its only volume.
         key = VolumeKey(definition.resource, max(number, 0))
         saved = read_saved(tree, key)
@@ -131,34 +130,34 @@ class SavedVolumes:
         if unmarked.retained:
             self._replacer.unfinished.retained(pv)
         log.info(
-            "replacement that the reference controller had begun taken back",
-            extra=facts(pv=name_of(pv), rd=key, policy=policy),
+            "rolled back a replacement that linstor-affinity-controller had begun",
+            extra=facts(pv=name_of(pv), resource=key, policy=policy),
         )
 
     async def _bring_back(self, saved: Manifest, key: VolumeKey) -> None:
         """Recreate an absent volume if its claim exists and refers to it."""
         entry = _entry(saved, key, Uid(""))
         if entry.user is None:
-            raise BadEntry("it names no claim by uid")
+            raise BadEntry("it has no claim uid")
         if not claim_is_as_recorded(entry, await self._volumes.read_claim(entry.user)):
             raise BadEntry(
-                f"its PersistentVolume is gone, and no claim {entry.user} of uid {entry.user.uid} "
-                "in this cluster names it; it may belong to another Kubernetes cluster that uses "
-                "this LINSTOR"
+                f"its PersistentVolume does not exist, and no claim {entry.user} "
+                f"with uid {entry.user.uid} in this cluster refers to it; it may "
+                "belong to another Kubernetes cluster that uses this LINSTOR"
             )
         if provisioned_for(key.resource) not in {None, entry.user.uid}:
             raise BadEntry(f"resource {key.resource} was provisioned for another claim")
         if parts := self._cluster_view.unconfirmed(entry.wanted):
             raise BadEntry(
-                f"it has {' and '.join(parts)}, which its StorageClass does not give to its "
-                "volumes; create the volume yourself if it is yours"
+                f"it has {' and '.join(parts)}, which its StorageClass does not "
+                "define; create the volume yourself if it is yours"
             )
         if others := self._replacer.used_by_others(key, but=entry.pv):
-            raise BadEntry(f"{', '.join(others)} stands for this LINSTOR volume now")
+            raise BadEntry(f"{', '.join(others)} refers to this LINSTOR volume now")
         try:
             await self._volumes.dry_run_creation(entry.wanted)
         except Refused as error:
-            why = f"Kubernetes would not create it: {error}"
+            why = f"Kubernetes would reject it: {error}"
             self._replacer.unfinished.warn(entry.wanted, SAVED_REASON, why)
             raise BadEntry(why) from error
         await self._adopt(entry)
@@ -167,8 +166,11 @@ class SavedVolumes:
         try:
             await self._replacer.adopt(entry)
         except Conflict:
-            log.debug("a note of our own is there already", extra=facts(pv=entry.pv))
-        log.info("saved PersistentVolume taken over", extra=facts(pv=entry.pv, rd=entry.key))
+            log.debug("a journal entry exists already", extra=facts(pv=entry.pv))
+        log.info(
+            "continuing a replacement that linstor-affinity-controller had begun",
+            extra=facts(pv=entry.pv, resource=entry.key),
+        )
 
 
 def _entry(saved: Manifest, key: VolumeKey, uid: Uid) -> JournalEntry:

@@ -37,17 +37,23 @@ async def triggers_from(
             async with stream.connect() as events:
                 opened = clock()
                 streams.opened(stream.name)
-                log.info("event stream open", extra=facts(stream=stream.name))
+                log.info("event stream connected", extra=facts(stream=stream.name))
                 reported = ""
-                yield EventsMissed(f"{stream.name} stream opened")
+                yield EventsMissed(f"{stream.name} stream connected")
                 async for trigger in events:
                     delays.reset()
                     streams.event(stream.name)
                     yield trigger
-                log.info("event stream closed by its peer", extra=facts(stream=stream.name))
+                log.info(
+                    "event stream closed by the server; reconnecting",
+                    extra=facts(stream=stream.name),
+                )
         except (Again, Refused) as error:
             if str(error) != reported:
-                log.warning("event stream broken", extra=facts(stream=stream.name, why=error))
+                log.warning(
+                    "event stream failed; reconnecting, and full reconciles find what it missed",
+                    extra=facts(stream=stream.name, error=error),
+                )
             reported = str(error)
         streams.closed(stream.name)
         if opened is not None and clock() - opened > 60:

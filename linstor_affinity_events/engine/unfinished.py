@@ -19,8 +19,9 @@ from linstor_affinity_events.model.volume import Volume
 log = logging.getLogger(__name__)
 
 UNFINISHED = (
-    "The replacement of this volume has been unfinished for more than 3 minutes. Its data is safe. "
-    "It is retried until it ends; see the service's log for what stands against it"
+    "The replacement of this volume has been unfinished for more than 3 minutes. "
+    "Its data is safe, and it is retried until it completes; see the service's "
+    "log for the cause"
 )
 
 
@@ -81,9 +82,10 @@ class Unfinished:
         for name in sorted(lasting - self._lasting):
             volume = volume_of(name)
             log.error(
-                "replacement has been unfinished for minutes; it is retried until it ends, and the "
-                "journal entry must not be deleted; see docs/alerts.md",
-                extra=facts(pv=name, rd=self.pending[name], absent=volume is None),
+                "replacement has been unfinished for minutes. It is retried "
+                "until it completes; do not delete its journal entry. See "
+                "docs/alerts.md",
+                extra=facts(pv=name, resource=self.pending[name], absent=volume is None),
             )
             if volume is not None:
                 self._notices.warn(volume, "VolumeReplacementUnfinished", UNFINISHED)
@@ -136,7 +138,7 @@ class Unfinished:
         log.error(
             "unfinished replacement left alone; if the volume is absent, create it yourself or "
             "delete the journal entry. See docs/reliability.md",
-            extra=facts(pv=name, rd=self.pending.get(name), why=why),
+            extra=facts(pv=name, resource=self.pending.get(name), message=why),
         )
 
     def ended(self, name: PvName) -> None:
@@ -157,7 +159,7 @@ class Unfinished:
         self._telemetry.absent(len(self._absent))
         self._warned.pop(name, None)
         if self.stuck.pop(name, None) is not None:
-            log.info("volume is stuck no more", extra=facts(pv=name))
+            log.info("volume is recreated at last", extra=facts(pv=name))
             self._telemetry.stuck(len(self.stuck))
 
     def mark_stuck(self, entry: JournalEntry, error: Refused, *, blocking: bool) -> None:
@@ -169,14 +171,17 @@ class Unfinished:
         if self.stuck.get(entry.pv) != str(error) or now - warned >= REMIND_AFTER:
             self._warned[entry.pv] = (now, times + 1)
             log.error(
-                "volume is deleted and can't be created again",
-                extra=facts(pv=entry.pv, rd=entry.key, claim=entry.claim, why=error),
+                "volume is missing: it was deleted to change its node affinity "
+                "and Kubernetes rejects its recreation. Its data is safe. It is "
+                "retried until it succeeds; fix what the error says",
+                extra=facts(pv=entry.pv, resource=entry.key, claim=entry.claim, error=error),
             )
             self._warn(
                 entry.wanted,
                 "VolumeRecreationFailing",
-                f"PersistentVolume {entry.pv} was deleted to change its node affinity and can't be "
-                f"created again: {error}. Its data is safe. It is tried again until it succeeds.",
+                f"PersistentVolume {entry.pv} was deleted to change its node "
+                f"affinity, and Kubernetes rejects its recreation: {error}. Its "
+                "data is safe. It is retried until it succeeds.",
                 reminder=times,
             )
         self.stuck[entry.pv] = str(error)
@@ -186,18 +191,22 @@ class Unfinished:
         """Report a volume that keeps policy Retain, so that its data is not deleted."""
         claim = claim_of(pv)
         log.error(
-            "volume has policy Retain now: its claim had gone or moved on, or it asks for more "
-            "than its StorageClass gives; see docs/reliability.md before you bind it again",
+            "volume was recreated with reclaim policy Retain to keep its data: "
+            "its claim is gone or changed, or it has options that its "
+            "StorageClass does not define. See docs/reliability.md before you "
+            "bind it again",
             extra=facts(pv=name_of(pv), claim=claim),
         )
         self._warn(
             pv,
             "VolumeRetained",
-            f"A replacement of this volume was interrupted, and its claim {claim} is gone or does "
-            "not name it, or the volume asks for mount options, Secrets or an owner that nothing "
-            "confirms. So that nobody loses its data it has reclaim policy Retain now. Its own "
-            "policy, and the claim if it was detached from one, are in annotations of this "
-            "service; see the runbook before you delete it or bind it again.",
+            f"The replacement of this volume was interrupted. Its claim {claim} "
+            "is gone or does not refer to it any more, or the volume has mount "
+            "options, Secrets or an owner that nothing confirms. It was "
+            "recreated with reclaim policy Retain, so that its data is not "
+            "deleted. Its original policy, and its claim if it was detached from "
+            "one, are in its annotations; see docs/reliability.md before you "
+            "delete it or bind it again.",
         )
 
     def warn(self, pv: Manifest, reason: str, why: str) -> None:

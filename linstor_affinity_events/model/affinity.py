@@ -120,9 +120,9 @@ def read_affinity(spec: Mapping[str, Any]) -> Affinity:
     for raw_term in required.get("nodeSelectorTerms") or ():
         term = _read_term(raw_term)
         if not term:
-            return ForeignAffinity(f"unlike ours: {str(raw_term)[:200]}", _keys(required))
+            return ForeignAffinity(f"not managed: {str(raw_term)[:200]}", _keys(required))
         terms.append(term)
-    return NodeAffinity.of(terms) if terms else ForeignAffinity("unlike ours: no terms")
+    return NodeAffinity.of(terms) if terms else ForeignAffinity("not managed: no terms")
 
 
 def _keys(required: Mapping[str, Any]) -> frozenset[str]:

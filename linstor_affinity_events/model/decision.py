@@ -28,16 +28,16 @@ class Reason(StrEnum):
     """Why a volume is not changed; stable, for metrics and scripts."""
 
     BAD_HANDLE = "bad-handle"
-    TWO_VOLUMES = "two-volumes-one-handle"
-    BAD_JOURNAL_ENTRY = "bad-note"
+    TWO_VOLUMES = "duplicate-handle"
+    BAD_JOURNAL_ENTRY = "bad-journal-entry"
     TERMINATING = "terminating"
     SKIP_ANNOTATION = "skip-annotation"
     SKIP_PROPERTY = "skip-property"
-    PHASE = "phase"
+    PHASE = "released-or-failed"
     BALANCED = "balanced-placement"
-    YOUNG = "young"
+    YOUNG = "new-volume"
     NO_CLASS = "no-storage-class"
-    BAD_POLICY = "unreadable-policy"
+    BAD_POLICY = "bad-policy"
     UNKNOWN_RESOURCE = "unknown-resource"
     NO_DATA = "no-replica-with-data"
     UNKNOWN_NODE = "unknown-node"
@@ -45,11 +45,11 @@ class Reason(StrEnum):
     NOT_BOUND = "claim-not-bound"
     RESIZING = "resize-in-flight"
     MODIFYING = "attributes-change-in-flight"
-    HELD_BACK = "replaced-too-often"
+    HELD_BACK = "changed-too-often"
     FAILING = "keeps-failing"
     DIFFERENT = "created-different"
     UNKNOWN_FINALIZER = "unknown-finalizer"
-    NOT_ALLOWED = "not-allowed"
+    NOT_ALLOWED = "rejected-by-kubernetes"
     BLOCKED = "blocked-by-failed-creation"
     NOT_LEADING = "not-leading"
 
@@ -152,12 +152,12 @@ def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
         return volume.context, "volume attributes"
     if not volume.storage_class:
         # Its layers are unknown, and so is what linstor-csi would do without a policy.
-        return case.default_policy, "default, as it names no StorageClass"
+        return case.default_policy, "default, because it has no StorageClass"
     if case.storage_class is None or not case.storage_class.is_ours:
         return None, ""
     source = f"StorageClass {case.storage_class.name}"
     if case.storage_class.policy is None:
-        source = f"default, as {source} sets none"
+        source = f"default, because {source} sets none"
     return case.storage_class.policy_or(case.default_policy), source
 
 
@@ -180,17 +180,23 @@ def _deleted_by_others(case: Case) -> Decision | None:
     if case.volume.in_use and isinstance(_outcome(case), Change):
         return Deferred(
             Reason.TERMINATING,
-            "it is being deleted, not by this service, while its claim is still bound and its node "
-            "affinity is wrong; it stays as it is until the deletion ends",
+            "it is being deleted, not by this service, while its claim is still "
+            "bound and its node affinity is wrong. It is not changed until the "
+            "deletion completes",
         )
-    return Skipped(Reason.TERMINATING, "it is being deleted, and not by this service")
+    return Skipped(Reason.TERMINATING, "it is being deleted, not by this service")
 
 
 def _left_alone(case: Case) -> Decision | None:
     if case.volume.skip:
-        return Skipped(Reason.SKIP_ANNOTATION, "its skip annotation is set")
+        return Skipped(
+            Reason.SKIP_ANNOTATION, "annotation piraeus.io/skip-affinity-controller is set"
+        )
     if case.definition is not None and case.definition.skip:
-        return Skipped(Reason.SKIP_PROPERTY, "the skip property of its resource definition is set")
+        return Skipped(
+            Reason.SKIP_PROPERTY,
+            "property Aux/affinity-updater-skip of its resource definition is set",
+        )
     if case.volume.phase in {"Released", "Failed"}:
         return Skipped(Reason.PHASE, f"its phase is {case.volume.phase}")
     storage_class = case.storage_class
@@ -218,7 +224,11 @@ def _old_enough(case: Case) -> Decision | None:
     # Never more than the grace period, even if the API server's clock is ahead of ours.
     left = min(case.volume.created_at + case.grace - case.now, case.grace - case.seen_for)
     if left > 0 and not case.volume.made_by_us:
-        return Deferred(Reason.YOUNG, "just created", left)
+        return Deferred(
+            Reason.YOUNG,
+            "it was just created; linstor-csi may still have an outdated affinity for it",
+            left,
+        )
     return None
 
 
@@ -229,8 +239,8 @@ def _policy_known(case: Case) -> Decision | None:
         if not name:
             return Refusal(
                 Reason.NO_CLASS,
-                "it names no StorageClass: set --default-remote-access-policy, or the policy in an "
-                "override annotation",
+                "it has no StorageClass: set --default-remote-access-policy, or "
+                "set the policy in an override annotation",
             )
         what = "does not exist" if case.storage_class is None else "is for another driver"
         return Refusal(
@@ -238,25 +248,30 @@ def _policy_known(case: Case) -> Decision | None:
             f"StorageClass {name!r} {what}: create it, or set the policy in an override annotation",
         )
     if isinstance(policy, Unreadable):
-        return Refusal(Reason.BAD_POLICY, f"policy {policy.text!r} from the {source}: {policy.why}")
+        return Refusal(
+            Reason.BAD_POLICY,
+            f"the policy {policy.text!r} of the {source} is not valid: {policy.why}",
+        )
     return None
 
 
 def _data_in_sight(case: Case) -> Decision | None:
     if case.definition is None or case.placement is None:
         return Refusal(
-            Reason.UNKNOWN_RESOURCE, f"LINSTOR knows no resource {case.volume.handle.lower()!r}"
+            Reason.UNKNOWN_RESOURCE, f"LINSTOR has no resource {case.volume.handle.lower()!r}"
         )
     serving = case.placement.serving_nodes
     if not serving:
         return Refusal(
-            Reason.NO_DATA, f"no replica of {case.placement.resource} has usable data now"
+            Reason.NO_DATA,
+            f"no replica of {case.placement.resource} has usable data now; check "
+            f"it with: linstor resource list -r {case.placement.resource}",
         )
     unknown = sorted(serving - case.nodes.labels.keys())
     if unknown:
         return Deferred(
             Reason.UNKNOWN_NODE,
-            f"LINSTOR's list of nodes lacks {', '.join(unknown)}",
+            f"LINSTOR's list of nodes does not contain {', '.join(unknown)}",
             UNKNOWN_NODE_RETRY,
         )
     return None
@@ -266,7 +281,7 @@ def _known(case: Case) -> tuple[Policy, dict[str, Labels]]:
     """The policy, and the labels of the nodes with data, after the earlier rules passed."""
     policy, _ = policy_of(case)
     if not isinstance(policy, Policy) or case.placement is None:
-        raise AssertionError("an earlier rule answers for these")
+        raise AssertionError("an earlier rule decides these")
     return policy, {str(n): case.nodes.labels[n] for n in sorted(case.placement.serving_nodes)}
 
 
@@ -293,8 +308,9 @@ def _labels_there(case: Case) -> Decision | None:
         return None
     return Deferred(
         Reason.NO_LABELS,
-        f"LINSTOR node {'; '.join(missing)} (a property under {case.nodes.namespace}), which "
-        f"policy '{policy}' needs; the affinity stays as it is until the node has it",
+        f"LINSTOR node {'; '.join(missing)} (a property under "
+        f"{case.nodes.namespace}), which policy '{policy}' needs. The affinity is "
+        "not changed until the node has it",
     )
 
 
@@ -326,21 +342,21 @@ class Rule:
 
 
 _WHERE_TO = (
-    Rule("its policy can be read", _policy_known),
-    Rule("some replica has data, and LINSTOR knows the nodes", _data_in_sight),
-    Rule("no node with data lacks a label that its policy needs", _labels_there),
+    Rule("its remote access policy is valid", _policy_known),
+    Rule("a replica has data, and LINSTOR lists its node", _data_in_sight),
+    Rule("all nodes with data have the labels that its policy needs", _labels_there),
 )
 
 RULES = (
-    Rule("its handle names a LINSTOR volume", _handle_readable),
-    Rule("no replacement of it was left unfinished", _begun_is_finished),
-    Rule("nobody is deleting it", _deleted_by_others),
+    Rule("its volume handle is a valid LINSTOR volume", _handle_readable),
+    Rule("it has no unfinished replacement", _begun_is_finished),
+    Rule("it is not being deleted", _deleted_by_others),
     Rule(
-        "nothing says to leave it alone: annotation, property, phase or Balanced placement",
+        "it is not excluded by annotation, property, phase or Balanced placement",
         _left_alone,
     ),
-    Rule("no other PersistentVolume that is in use names the same volume", _no_other_in_use),
-    Rule("it is not so young that linstor-csi may have given it an old affinity", _old_enough),
+    Rule("no other PersistentVolume in use refers to the same LINSTOR volume", _no_other_in_use),
+    Rule("it is old enough that linstor-csi's caches are up to date", _old_enough),
     *_WHERE_TO,
 )
 

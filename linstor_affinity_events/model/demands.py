@@ -123,7 +123,7 @@ def unconfirmed(
     parts = {
         "mount options": demands.mount_options in {(), by_class.mount_options}
         and demands.context_options in {(), by_class.context_options},
-        "commands for the node": demands.commands in {(), by_class.commands},
+        "commands to run on the node": demands.commands in {(), by_class.commands},
         "an owner": not demands.owners,
         "the provisioner of another driver": not demands.provisioners,
         "Secrets of another namespace": not demands.secrets,

@@ -125,28 +125,30 @@ class JournalEntry:
 def read_entry(tree: object, *, version: str = "") -> JournalEntry:
     """Read an entry that `JournalEntry.written` made, without trusting it. Raises BadEntry."""
     if not isinstance(tree, Mapping) or tree.get("format") != FORMAT:
-        raise BadEntry(f"the note is not of format {FORMAT}")
+        raise BadEntry(f"the journal entry does not have format {FORMAT}")
     wanted = checked_manifest(tree.get("wanted"))
     key = _handle(wanted)
     if tree.get("volume") != str(key):
-        raise BadEntry(f"the note is for volume {str(tree.get('volume'))[:80]!r}, not {key}")
+        raise BadEntry(
+            f"the journal entry is for volume {str(tree.get('volume'))[:80]!r}, not {key}"
+        )
     if tree.get("pv") != name_of(wanted):
-        raise BadEntry(f"the note is for PersistentVolume {str(tree.get('pv'))[:80]!r}")
+        raise BadEntry(f"the journal entry is for PersistentVolume {str(tree.get('pv'))[:80]!r}")
     state = tree.get("state")
     if not isinstance(state, str) or state not in set(State):
-        raise BadEntry("the note says nothing of how far the replacement came")
+        raise BadEntry("the journal entry has no valid state")
     uid, holder = tree.get("uid"), tree.get("holder")
     if not isinstance(uid, str) or not isinstance(holder, str):
-        raise BadEntry("the note does not say which incarnation was to be replaced, or by whom")
+        raise BadEntry("the journal entry has no uid or no holder")
     if not uid and state != State.DELETING:
-        raise BadEntry("the note names no incarnation, and is for a volume that is there")
+        raise BadEntry("the journal entry has no uid, but its volume existed")
     claim = claim_of(wanted)
     recorded = tree.get("claim")
     if (recorded is None) != (claim is None) or (
         claim is not None
         and recorded != {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid}
     ):
-        raise BadEntry("the note names another claim than its manifest does")
+        raise BadEntry("the journal entry and its manifest have different claims")
     return JournalEntry(
         pv=name_of(wanted),
         key=key,
@@ -173,9 +175,9 @@ def read_saved(tree: object, key: VolumeKey) -> Manifest:
         )
     claim = claim_of(saved)
     if claim is None or not claim.uid:
-        raise BadEntry("its PersistentVolume names no claim by uid, so nothing tells whose it is")
+        raise BadEntry("its PersistentVolume has no claim uid, so its owner is unknown")
     if not all(is_pv_name(name) for name in (claim.namespace, claim.name)):
-        raise BadEntry("the claim that its PersistentVolume names has no valid name")
+        raise BadEntry("its PersistentVolume has a claim whose name is not valid")
     wanted = copy_for_create(saved)
     annotations = annotations_of(wanted)
     if annotations.pop(SKIP_RECLAIM_ANNOTATION, None) is not None:
@@ -191,7 +193,7 @@ def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
     A `fresh` one is ready to be created and has no uid.
     """
     if not isinstance(tree, Mapping) or tree.get("kind", "PersistentVolume") != "PersistentVolume":
-        raise BadEntry("it holds no PersistentVolume")
+        raise BadEntry("it does not contain a PersistentVolume")
     if tree.get("apiVersion", "v1") != "v1":
         raise BadEntry(f"apiVersion {str(tree['apiVersion'])[:40]!r} is not v1")
     metadata, spec = tree.get("metadata"), tree.get("spec")
@@ -206,38 +208,38 @@ def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
 def _check_metadata(metadata: Mapping[str, Any], *, fresh: bool) -> None:
     name = metadata.get("name")
     if not is_pv_name(name):
-        raise BadEntry(f"{str(name)[:80]!r} is no name of a PersistentVolume")
+        raise BadEntry(f"{str(name)[:80]!r} is not a valid PersistentVolume name")
     texts = [metadata.get("labels"), metadata.get("annotations")]
     if not all(t is None or _is_texts(t) for t in texts):
-        raise BadEntry("its labels or annotations are not texts")
+        raise BadEntry("its labels or annotations are not strings")
     finalizers = metadata.get("finalizers") or []
     if not isinstance(finalizers, list) or not all(isinstance(f, str) for f in finalizers):
-        raise BadEntry("its finalizers are not a list of texts")
+        raise BadEntry("its finalizers are not a list of strings")
     if not isinstance(metadata.get("uid", ""), str):
-        raise BadEntry("its uid is no text")
+        raise BadEntry("its uid is not a string")
     if fresh and metadata.keys() & {"uid", "resourceVersion", "deletionTimestamp"}:
-        raise BadEntry("its PersistentVolume carries what only the API server sets")
+        raise BadEntry("its PersistentVolume has fields that only the API server sets")
 
 
 def _check_spec(spec: Mapping[str, Any]) -> None:
     csi = spec.get("csi")
     others = sorted(_OTHER_SOURCES & spec.keys())
     if others or not isinstance(csi, Mapping) or csi.get("driver") != DRIVER:
-        raise BadEntry(f"its PersistentVolume is not one of {DRIVER}")
+        raise BadEntry(f"its PersistentVolume is not of driver {DRIVER}")
     policy = spec.get("persistentVolumeReclaimPolicy", "Retain")
     if not isinstance(policy, str) or policy not in _POLICIES:
-        raise BadEntry("its reclaim policy is none that Kubernetes knows")
+        raise BadEntry("its reclaim policy is not valid")
     for field in ("claimRef", "nodeAffinity", "capacity"):
         if not isinstance(spec.get(field, {}), Mapping | None):
-            raise BadEntry(f"its {field} is no object")
+            raise BadEntry(f"its {field} is not an object")
     if not isinstance(spec.get("storageClassName", ""), str):
-        raise BadEntry("its storageClassName is no text")
+        raise BadEntry("its storageClassName is not a string")
     if not _is_texts(csi.get("volumeAttributes") or {}):
-        raise BadEntry("its volume attributes are not texts")
+        raise BadEntry("its volume attributes are not strings")
     _check_affinity(spec.get("nodeAffinity") or {})
     ref = spec.get("claimRef") or {}
     if not all(isinstance(ref.get(part, ""), str) for part in ("namespace", "name", "uid")):
-        raise BadEntry("its claimRef is not made of texts")
+        raise BadEntry("its claimRef has values that are not strings")
 
 
 def _check_affinity(raw: Mapping[str, Any]) -> None:
@@ -248,7 +250,7 @@ def _check_affinity(raw: Mapping[str, Any]) -> None:
         and all(isinstance(e.get("values") or [], list) for e in term.get("matchExpressions") or [])
         for term in terms or ()
     ):
-        raise BadEntry("its nodeAffinity does not have the form of one")
+        raise BadEntry("its nodeAffinity is not valid")
 
 
 def _are_objects(value: object) -> bool:

@@ -86,7 +86,9 @@ def parse_handle(handle: str) -> VolumeKey:
     """
     name, slash, number = handle.partition("/")
     if _RESOURCE.fullmatch(name) is None:
-        raise BadHandle(f"volume handle {handle[:80]!r} does not begin with a resource name")
+        raise BadHandle(
+            f"volume handle {handle[:80]!r} does not begin with a LINSTOR resource name"
+        )
     if not slash:
         return VolumeKey(resource_name(name))
     if (
@@ -95,6 +97,7 @@ def parse_handle(handle: str) -> VolumeKey:
         or int(number) > MAX_VOLUME_NUMBER
     ):
         raise BadHandle(
-            f"volume handle {handle[:80]!r}: after the slash stands no number from 0 to 65535"
+            f"volume handle {handle[:80]!r}: the part after the slash is not a "
+            "number from 0 to 65535"
         )
     return VolumeKey(resource_name(name), int(number))

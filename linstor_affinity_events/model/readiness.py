@@ -59,8 +59,8 @@ def obstacle(
     if unknown:
         return Refusal(
             Reason.UNKNOWN_FINALIZER,
-            f"it has finalizer {', '.join(unknown)}, and what its owner does on deletion is "
-            "unknown; if that is harmless, name it with --allow-finalizer",
+            f"it has finalizer {', '.join(unknown)}, whose owner may act on its "
+            "deletion. If that is harmless, allow it with --allow-finalizer",
         )
     ref = claim_of(pv)
     if ref is None or (not ref.uid and phase_of(pv) != "Bound"):
@@ -125,6 +125,19 @@ def _storage(resources: Mapping[str, Any] | None) -> _Size | None:
     text = str((resources or {}).get("storage", ""))
     found = quantity(text)
     return None if found is None else _Size(found, text)
+
+
+def is_being_resized(claim: Manifest) -> bool:
+    """Whether csi-resizer's controller is about to write to the claim: it writes several times
+    within a second or so, unless LINSTOR keeps it waiting.
+    """
+    status: dict[str, Any] = claim.get("status") or {}
+    at = (status.get("allocatedResourceStatuses") or {}).get("storage", "")
+    if at in _INFEASIBLE | _ON_THE_NODE:
+        return False
+    asked = _storage((claim["spec"].get("resources") or {}).get("requests"))
+    has = _storage(status.get("capacity"))
+    return asked is not None and has is not None and asked > has
 
 
 def _modifying(claim: Manifest) -> str | None:

@@ -52,13 +52,13 @@ class Outcome(StrEnum):
     """How a replacement ended; stable, for metrics."""
 
     DONE = "done"
-    RECREATED_WITH_RETAIN = "kept"
+    RECREATED_WITH_RETAIN = "recreated_with_retain"
     """Recreated with policy Retain, because its claim was gone or had changed meanwhile."""
-    SUPERSEDED = "stale"
+    SUPERSEDED = "superseded"
     """The journal entry no longer applied; the volume was not changed."""
-    ROLLED_BACK = "unwound"
+    ROLLED_BACK = "rolled_back"
     """Our replacement markers were removed: the volume had changed meanwhile."""
-    DELETED_BY_USER = "theirs"
+    DELETED_BY_USER = "deleted_by_user"
     """A user deleted the volume before we did; the deletion completes as they wanted."""
 
 
@@ -195,8 +195,8 @@ def next_step(entry: JournalEntry, observation: Observation) -> Step:
     pv, original = observation.pv, observation.original
     if original is not None and original.key != entry.key:
         return LeaveAlone(
-            f"it names LINSTOR volume {entry.key}, but PersistentVolume {entry.pv} was for "
-            f"{original.key or 'none'}: somebody else has written it"
+            f"it is for LINSTOR volume {entry.key}, but PersistentVolume "
+            f"{entry.pv} was for {original.key or 'none'}: somebody else wrote it"
         )
     if pv is None:
         return _absent(entry, observation)

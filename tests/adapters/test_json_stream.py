@@ -71,7 +71,7 @@ def test_anything_else_is_refused(body: bytes) -> None:
 
 
 def test_the_answer_is_named_and_shown() -> None:
-    with pytest.raises(Unreachable, match=r"LINSTOR answers with no list of objects \('<html>"):
+    with pytest.raises(Unreachable, match=r"LINSTOR did not return a list of objects \('<html>"):
         taken([b"<html>"])
 
 

@@ -121,7 +121,7 @@ async def test_what_is_to_be_asked_for_later_is_not_asked_for_sooner(
     with pytest.raises(Unreachable):
         await api.get(PV)
 
-    with pytest.raises(Unreachable, match="so soon") as raised:
+    with pytest.raises(Unreachable, match="asked to retry later") as raised:
         await api.get(PV)
     with pytest.raises(Missing):
         await api.get(f"{VOLUMES}/pv-2")
@@ -140,7 +140,7 @@ async def test_a_creation_to_be_asked_for_later_keeps_no_other_one_waiting(
 
     for name, dry_run in (("pv-1", False), ("pv-2", True)):
         await api.create(VOLUMES, volume(name), dry_run=dry_run)
-    with pytest.raises(Unreachable, match="so soon"):
+    with pytest.raises(Unreachable, match="asked to retry later"):
         await api.create(VOLUMES, volume("pv-1"), dry_run=True)
 
 

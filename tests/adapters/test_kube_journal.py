@@ -41,7 +41,7 @@ def noted(name: str) -> JournalEntry:
 
 
 def config_map(name: str, text: str | None, *, label: str = "true") -> Json:
-    data = {"other": "x"} if text is None else {"note.json": text}
+    data = {"other": "x"} if text is None else {"entry.json": text}
     return {"metadata": {"name": name, "labels": {LABEL: label}}, "data": data}
 
 
@@ -233,7 +233,10 @@ async def test_a_foreign_config_map_is_told_and_not_trusted(
 
     assert found == listed(good)
     assert [record.message for record in caplog.records] == [
-        "note refused; nothing is done for it until it is mended or deleted"
+        (
+            "journal entry is not valid and is ignored until it is corrected or deleted; find out "
+            "who wrote it"
+        )
     ]
     with pytest.raises(BadEntry):
         await journal.read(PV)
@@ -257,7 +260,7 @@ async def test_a_note_in_the_place_of_another_is_not_trusted(
     text = orjson.dumps(noted("pvc-2").written()).decode()
     cluster.create(CONFIG_MAPS, config_map(configmap_name(PV), text), namespace=NAMESPACE)
 
-    with pytest.raises(BadEntry, match="is for pvc-2"):
+    with pytest.raises(BadEntry, match="holds the entry of pvc-2"):
         await journal.read(PV)
 
 
@@ -416,7 +419,7 @@ async def test_a_note_says_who_manages_it(journal: KubeJournal, cluster: FakeClu
         "linstor-affinity-events/persistent-volume": PV,
         "linstor-affinity-events/linstor-volume": str(NOTE.key),
     }
-    wanted = orjson.loads(stored["data"]["note.json"])["wanted"]
+    wanted = orjson.loads(stored["data"]["entry.json"])["wanted"]
     assert wanted["spec"]["nodeAffinity"] == on_node("node-b").manifest()
 
 

@@ -236,7 +236,7 @@ def test_one_whose_namesake_leads_follows_it_when_it_falls_silent(
         assert took >= DURATION - RETRY
 
     play(story)
-    assert caplog.text.count("another instance has the same --leader-election-id") == 1
+    assert caplog.text.count("another instance uses the same --leader-election-id") == 1
 
 
 def test_a_namesake_s_lease_is_not_released() -> None:

@@ -83,7 +83,7 @@ async def test_a_proxy_without_a_host_is_a_bad_setting(monkeypatch: pytest.Monke
     monkeypatch.setenv("HTTP_PROXY", "http://:3128")
     api = KubeApi(loads("http://kube.invalid"))
 
-    with pytest.raises(BadSettings, match="HTTP_PROXY names no host"):
+    with pytest.raises(BadSettings, match="HTTP_PROXY does not contain a host"):
         await api.open()
 
 
@@ -105,5 +105,5 @@ def test_a_proxy_that_is_not_spoken_to_by_http_is_not_used(
     monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:secret@secure.example.com:3128")
 
     assert proxy_for("https://kube.example.com") is None
-    assert "proxy not used" in caplog.text
+    assert "connecting to Kubernetes without the proxy" in caplog.text
     assert "secret" not in caplog.text

@@ -42,7 +42,7 @@ def texts() -> Tls:
 def test_a_full_disk_is_told_and_lived_through() -> None:
     connection = linstor_at(URL, tls=texts())
 
-    with full_disk(), pytest.raises(Unreachable, match=r"can't be used: .*File too large"):
+    with full_disk(), pytest.raises(Unreachable, match=r"are not valid: .*File too large"):
         connection.tls_for(URL)
 
     assert connection.tls_for(URL) is not True

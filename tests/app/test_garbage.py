@@ -142,5 +142,5 @@ def test_where_nothing_is_held_back_nothing_is_collected() -> None:
 
 
 def test_all_is_as_before_when_the_block_fails() -> None:
-    with pytest.raises(ValueError, match="unforeseen"), Garbage().held_back():
-        raise ValueError("unforeseen")
+    with pytest.raises(ValueError, match="unexpected error"), Garbage().held_back():
+        raise ValueError("unexpected error")

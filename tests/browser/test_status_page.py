@@ -43,7 +43,7 @@ async def with_one_change_and_one_refusal(stage: Stage, service: Service) -> Non
     stage.world.move("pvc-moved", "n1", "n2")
     await stage.until_on("pvc-moved", "n2")
     await service.until_said("volume affinity updated")
-    await service.until_said("volume left as it is")
+    await service.until_said("volume not updated")
 
 
 async def test_it_tells_what_was_changed_and_what_was_not(
@@ -57,7 +57,7 @@ async def test_it_tells_what_was_changed_and_what_was_not(
         rows = await page.run("[...document.querySelectorAll('tbody tr')].map((r) => r.innerText)")
         [odd] = [row for row in rows if row.startswith("pvc-odd")]
         [moved] = [row for row in rows if row.startswith("pvc-moved")]
-        assert "refusal: unreadable-policy" in odd
+        assert "refused: bad-policy" in odd
         assert "<script>" in odd
         assert "linbit.com/hostname=n1\tlinbit.com/hostname=n2\treplace" in moved
         assert page.complaints == []
@@ -76,12 +76,12 @@ async def test_a_screen_reader_finds_its_way(
     assert {name for role, name in heard if role == "heading"} == {
         "linstor-affinity-events",
         "Event streams",
-        "Volumes that are not settled",
-        "Last changes",
+        "Volumes out of sync",
+        "Recent changes",
     }
     assert ("searchbox", "Find a volume, claim or resource") in heard
     assert ("rowheader", "pvc-moved") in heard
-    assert ("columnheader", "After the hint") in heard
+    assert ("columnheader", "Time from trigger") in heard
     assert all(name for role, name in heard if role in {"button", "link", "searchbox", "region"})
     assert await page.run("document.documentElement.lang") == "en"
 
@@ -106,7 +106,7 @@ async def test_the_keyboard_alone_finds_a_volume(
         found = await page.run("document.querySelector('#volumes').innerText")
         assert "Volumes found" in found
         assert "pvc-moved" in found
-        assert "settled" in found
+        assert "in_sync" in found
         assert "pvc-odd" not in found
 
 

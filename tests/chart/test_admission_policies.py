@@ -27,8 +27,8 @@ Json = dict[str, Any]
 
 pytestmark = pytest.mark.real
 
-ENTRY = "affinity-note-pvc-1"
-LABELS = {"linstor-affinity-events/note": "true"}
+ENTRY = "affinity-journal-pvc-1"
+LABELS = {"linstor-affinity-events/journal": "true"}
 VOLUMES = "/api/v1/persistentvolumes"
 MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
@@ -134,7 +134,7 @@ async def test_journal_entries_are_written_only_by_those_who_may_create_volumes(
         entry(labels=LABELS),
         entry("any-name", labels=LABELS),
         entry(),
-        entry("", generateName="affinity-note-"),
+        entry("", generateName="affinity-journal-"),
     ):
         assert "written and deleted only by" in await intruder.ask("POST", MAPS, attack)
     assert await intruder.ask("POST", MAPS, entry("of-intruder")) == ""

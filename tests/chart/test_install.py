@@ -247,18 +247,18 @@ async def test_check_finds_out_with_rights_to_read_what_the_service_may_do(
             path = f"{await collection_of(cluster, hook)}/{hook['metadata']['name']}"
             await cluster.ask("DELETE", path)
 
-    needs = {each["need"]: each for each in good.json}
+    needs = {each["check"]: each for each in good.json}
     assert good.code == 0, good.out
-    assert needs["permissions"]["found"] == "all 19 are granted"
+    assert needs["permissions"]["detail"] == "all 19 are granted"
     # Nodes differ, since this cluster has none; that they could be listed is what counts here.
-    assert "alone knows" in needs["nodes"]["found"]
+    assert "alone knows" in needs["nodes"]["detail"]
     assert needs["rival"]["status"] == needs["leader"]["status"] == "ok"
     assert needs["leftovers"]["status"] == needs["in-place"]["status"] == "ok"
-    assert "not tried" in needs["in-place"]["found"]
-    lacking = {each["need"]: each for each in bad.json}["permissions"]
+    assert "not tested" in needs["in-place"]["detail"]
+    lacking = {each["check"]: each for each in bad.json}["permissions"]
     assert lacking["status"] == "fail"
-    assert f"{NAMESPACE}/{FULL_NAME} may not" in lacking["found"]
-    assert "delete persistentvolumes" in lacking["found"]
+    assert f"{NAMESPACE}/{FULL_NAME} may not" in lacking["detail"]
+    assert "delete persistentvolumes" in lacking["detail"]
 
 
 async def collection_of(cluster: Cluster, manifest: Json) -> str:

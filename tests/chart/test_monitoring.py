@@ -65,7 +65,7 @@ def test_what_alerts_count_is_there_before_it_happens() -> None:
     told = Metrics(Streams(time.time)).text().decode()
 
     assert 'linstor_affinity_drift_without_event_total{cause="period"} 0.0' in told
-    assert 'linstor_affinity_failed_passes_total{error="LoginRefused"} 0.0' in told
+    assert 'linstor_affinity_full_reconcile_errors_total{error="LoginRefused"} 0.0' in told
     assert "linstor_affinity_claims_lost_total 0.0" in told
 
 

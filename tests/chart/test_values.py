@@ -89,7 +89,7 @@ def test_every_flag_can_be_given_as_an_option(helm: Helm, option: Any) -> None:
         option.parse.__name__,
         {
             "log-format": "text",
-            "database-hints": "on",
+            "watch-linstor-database": "on",
             "status-page": "all",
             "everywhere": "driver",
             "take-over-saved-volumes": "off",
@@ -472,9 +472,9 @@ def used(scope: Scope) -> set[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("mode", ["deployment", "sidecar"])
 def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) -> None:
-    bare = {"mode": mode, "databaseHints": "off"}
+    bare = {"mode": mode, "watchLinstorDatabase": "off"}
     rendered = helm.template(bare)
-    with_hints = helm.template({**bare, "databaseHints": "auto"})
+    with_hints = helm.template({**bare, "watchLinstorDatabase": "auto"})
 
     cluster_wide = granted(rendered.one("ClusterRole")["rules"])
     assert cluster_wide == used(Scope.CLUSTER)
@@ -733,7 +733,7 @@ def test_extras_are_added(helm: Helm) -> None:
     )
 
     assert rendered.env["TZ"] == "UTC"
-    assert rendered.env["STATUS_PAGE"] == "false"
+    assert rendered.env["LINSTOR_AFFINITY_STATUS_PAGE"] == "false"
     assert rendered.container["args"][-1] == "--log-format=json"
     assert {"name": "more", "emptyDir": {}} in rendered.pod["volumes"]
     assert {"name": "more", "mountPath": "/more"} in rendered.container["volumeMounts"]

@@ -27,7 +27,7 @@ async def test_a_pod_leaves_an_evacuated_node_and_its_data_follows(
     made = await csi_stage.bound_volume("c1")
     name, (at,) = made["metadata"]["name"], nodes_of(made)
     # No full pass helps: an annotation is news by itself.
-    async with running(service_on(stage, "--reconcile-rate=1h", "--pulse-rate=0")):
+    async with running(service_on(stage, "--reconcile-rate=1h", "--poll-rate=0")):
         await pods.add("p1", "c1")
         assert await pods.until_scheduled("p1") == at
         await csi_stage.until_attached(name, at)

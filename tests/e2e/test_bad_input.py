@@ -29,7 +29,7 @@ WRONG = manifests.on_nodes(["elsewhere"])
             "StorageClass 'nowhere-to-be-found' does not exist",
             id="class",
         ),
-        pytest.param({"handle": "unheard-of"}, "LINSTOR knows no resource", id="resource"),
+        pytest.param({"handle": "unheard-of"}, "LINSTOR has no resource", id="resource"),
     ],
 )
 async def test_what_makes_no_sense_is_told_and_the_volume_stays(
@@ -52,10 +52,10 @@ async def test_what_makes_no_sense_is_told_and_the_volume_stays(
     async with running(service_on(stage, "--reconcile-rate=1s")) as service:
         await service.until_said(said)
         await until(told, "a Warning Event says so")
-        passes = await service.metric("linstor_affinity_full_pass_seconds_count")
+        passes = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
         async def passed_again() -> bool:
-            now = await service.metric("linstor_affinity_full_pass_seconds_count")
+            now = await service.metric("linstor_affinity_full_reconcile_seconds_count")
             return now >= passes + 2
 
         await until(passed_again, "two more full passes ended")
@@ -63,7 +63,7 @@ async def test_what_makes_no_sense_is_told_and_the_volume_stays(
     after = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["spec"] == before["spec"]
-    assert service.said().count("volume left as it is") == 1
+    assert service.said().count("volume not updated") == 1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ async def test_without_linstor_it_stays_up_and_says_why(
 
     async def says_why() -> bool:
         status, why = await service.ask("/readyz")
-        return status == 503 and "LINSTOR can't be reached" in why
+        return status == 503 and "cannot reach LINSTOR" in why
 
     try:
         await until(says_why, "readyz says why")
@@ -166,7 +166,7 @@ async def test_answers_of_another_shape_change_nothing(
         path = "/v1/resource-definitions/pvc-1/resources"
         stage.world.fail_next(path, 200, body)
         stage.world.move("pvc-1", "n1", "n2")
-        await service.until_said("look failed")
+        await service.until_said("reconcile failed")
         await stage.until_on("pvc-1", "n2")
 
     assert "Traceback" not in service.said()

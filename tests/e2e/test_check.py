@@ -14,11 +14,11 @@ Json = dict[str, Any]
 
 
 def found(said: Said) -> dict[str, Json]:
-    return {each["need"]: each for each in said.json}
+    return {each["check"]: each for each in said.json}
 
 
 def worst(said: Said) -> dict[str, str]:
-    return {each["need"]: each["status"] for each in said.json if each["status"] != "ok"}
+    return {each["check"]: each["status"] for each in said.json if each["status"] != "ok"}
 
 
 async def know_nodes(stage: Stage) -> None:
@@ -38,12 +38,12 @@ async def test_where_all_is_well_nothing_is_told_but_what_was_found(stage: Stage
     assert worst(said) == {}
     assert said.code == 0
     needs = found(said)
-    assert needs["kubernetes"]["found"].startswith("version v1.37.2 at http")
-    assert needs["linstor"]["found"].startswith("version 1.33.3 at http")
-    assert needs["permissions"]["found"] == "all 19 are granted"
-    assert "volumes are replaced" in needs["in-place"]["found"]
-    assert needs["nodes"]["found"] == "LINSTOR and Kubernetes know the same 4"
-    assert needs[f"storage-class {manifests.LOCAL_CLASS}"]["found"] == "local only"
+    assert needs["kubernetes"]["detail"].startswith("version v1.37.2 at http")
+    assert needs["linstor"]["detail"].startswith("version 1.33.3 at http")
+    assert needs["permissions"]["detail"] == "all 19 permissions are granted"
+    assert "PersistentVolumes are deleted and recreated" in needs["in-place"]["detail"]
+    assert needs["nodes"]["detail"] == "LINSTOR and Kubernetes have the same 4 nodes"
+    assert needs[f"storage-class {manifests.LOCAL_CLASS}"]["detail"] == "local only"
     assert {"linstor-login", "linstor-stream-promotion", "linstor-stream-nodes"} <= needs.keys()
 
 
@@ -53,7 +53,7 @@ async def test_a_cluster_that_changes_affinities_in_place_is_seen(mutable_stage:
 
     said = await command(mutable_stage, "check", "-o", "json")
 
-    assert "volumes are patched" in found(said)["in-place"]["found"]
+    assert "PersistentVolumes are patched" in found(said)["in-place"]["detail"]
     assert await mutable_stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1") == before
 
 
@@ -61,17 +61,21 @@ async def test_text_is_one_line_a_need_and_one_for_the_mending(fake_stage: Stage
     said = await command(fake_stage, "check")
 
     lines = said.out.splitlines()
-    at = lines.index("warn  nodes: LINSTOR alone knows n1, n2, n3, n4")
-    assert lines[0] == "ok    settings: they make sense"
-    assert lines[at + 1].startswith("      no pod can run where Kubernetes knows no node")
+    at = lines.index("warn  nodes: only in LINSTOR: n1, n2, n3, n4")
+    assert lines[0] == "ok    settings: valid"
+    assert lines[at + 1].startswith("      pods cannot run on nodes that are not in Kubernetes")
 
 
 @pytest.mark.parametrize(
     ("verb", "resource", "told"),
     [
-        ("delete", "persistentvolumes", "the account may not delete persistentvolumes"),
-        ("create", "configmaps", "the account may not create configmaps in namespace default"),
-        ("watch", "storageclasses", "the account may not watch storageclasses"),
+        ("delete", "persistentvolumes", "the account is not allowed to delete persistentvolumes"),
+        (
+            "create",
+            "configmaps",
+            "the account is not allowed to create configmaps in namespace default",
+        ),
+        ("watch", "storageclasses", "the account is not allowed to watch storageclasses"),
     ],
 )
 async def test_a_missing_permission_is_named(
@@ -83,8 +87,8 @@ async def test_a_missing_permission_is_named(
     said = await command(fake_stage, "check", "-o", "json")
 
     assert said.code == 1
-    assert found(said)["permissions"]["found"] == told
-    assert "docs/permissions.md" in found(said)["permissions"]["mend"]
+    assert found(said)["permissions"]["detail"] == told
+    assert "docs/permissions.md" in found(said)["permissions"]["remedy"]
 
 
 @pytest.mark.parametrize("text", ["name", "/name", "namespace/", "a/b/c"])
@@ -111,7 +115,7 @@ async def test_linstor_that_is_not_there_is_told_and_the_rest_tried(fake_stage: 
 
     assert said.code == 1
     assert worst(said) == {"linstor": "fail"}
-    assert "LS_CONTROLLERS says where LINSTOR is" in found(said)["linstor"]["mend"]
+    assert "et LS_CONTROLLERS to the address of" in found(said)["linstor"]["remedy"]
 
 
 @pytest.mark.parametrize("arguments", [("plan",), ("check",), ("migrate-properties",)])
@@ -144,24 +148,28 @@ async def test_a_linstor_that_wants_tls_is_told_with_what_to_set(fake_stage: Sta
     assert said.code == 1
     need = found(said)["linstor"]
     assert need["status"] == "fail"
-    assert "set LS_CONTROLLERS=https://linstor-controller:3371, LS_ROOT_CA_FILE" in need["found"]
+    assert (
+        "set LS_CONTROLLERS=https://linstor-controller:3371, set LS_ROOT_CA_FILE" in need["detail"]
+    )
 
 
 async def test_the_proxy_that_leads_to_kubernetes_is_named(fake_stage: Stage) -> None:
-    to_it = {"SERVER": "http://kube.invalid", "HTTP_PROXY": fake_stage.cluster.url}
+    to_it = {"LINSTOR_AFFINITY_SERVER": "http://kube.invalid", "HTTP_PROXY": fake_stage.cluster.url}
     spared = {**to_it, "NO_PROXY": "*.invalid"}
 
     through = found(await command(fake_stage, "check", "-o", "json", **to_it))["kubernetes"]
     past = found(await command(fake_stage, "check", "-o", "json", **spared))["kubernetes"]
 
     assert through["status"] == "ok"
-    assert through["found"].endswith(f"at http://kube.invalid through {fake_stage.cluster.url}")
+    assert through["detail"].endswith(f"at http://kube.invalid through {fake_stage.cluster.url}")
     assert past["status"] == "fail"
-    assert "NO_PROXY" in past["mend"]
+    assert "NO_PROXY" in past["remedy"]
 
 
 async def test_kubernetes_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
-    said = await command(fake_stage, "check", "-o", "json", SERVER="http://127.0.0.1:1")
+    said = await command(
+        fake_stage, "check", "-o", "json", LINSTOR_AFFINITY_SERVER="http://127.0.0.1:1"
+    )
 
     assert said.code == 1
     assert found(said)["kubernetes"]["status"] == "fail"
@@ -178,7 +186,7 @@ async def test_a_login_that_linstor_wants_is_told(fake_stage: Stage) -> None:
 
     assert found(said)["linstor"]["status"] == "ok"
     assert found(said)["linstor-login"]["status"] == "fail"
-    assert "LS_USERNAME" in found(said)["linstor-login"]["mend"]
+    assert "LS_USERNAME" in found(said)["linstor-login"]["remedy"]
     assert found(good)["linstor-login"]["status"] == "ok"
     assert found(good)["linstor-stream-nodes"]["status"] == "ok"
 
@@ -198,8 +206,8 @@ async def test_a_rival_that_runs_is_a_failure(fake_stage: Stage) -> None:
 
     assert said.code == 1
     assert found(said)["rival"]["status"] == "fail"
-    assert "default/rival" in found(said)["rival"]["found"]
-    remedy = found(said)["rival"]["mend"]
+    assert "default/rival" in found(said)["rival"]["detail"]
+    remedy = found(said)["rival"]["remedy"]
     assert 0 < remedy.index("spec.affinityController.enabled: false") < remedy.index("$patch")
 
 
@@ -210,7 +218,7 @@ async def test_a_class_whose_policy_makes_no_sense_is_a_failure(fake_stage: Stag
     said = await command(fake_stage, "check", "-o", "json")
 
     assert said.code == 1
-    assert "rule 1 is not of the form fromSame" in found(said)["storage-class odd"]["found"]
+    assert "rule 1 is not of the form fromSame" in found(said)["storage-class odd"]["detail"]
 
 
 async def test_nodes_that_lack_a_label_are_named(fake_stage: Stage) -> None:
@@ -219,7 +227,7 @@ async def test_nodes_that_lack_a_label_are_named(fake_stage: Stage) -> None:
     said = await command(fake_stage, "check", "-o", "json")
 
     assert said.code == 0
-    assert found(said)["node-labels"]["found"] == "bare lacks topology.kubernetes.io/zone"
+    assert found(said)["node-labels"]["detail"] == "bare lacks topology.kubernetes.io/zone"
 
 
 async def test_leftovers_fail_only_if_asked_for_alone(fake_stage: Stage) -> None:
@@ -232,20 +240,20 @@ async def test_leftovers_fail_only_if_asked_for_alone(fake_stage: Stage) -> None
     whole = await command(stage, "check", "-o", "json")
     alone = await command(stage, "check", "--leftovers")
 
-    assert (clean.code, clean.out) == (0, "ok    leftovers: no replacement is unfinished\n")
+    assert (clean.code, clean.out) == (0, "ok    leftovers: there are no unfinished replacements\n")
     assert found(whole)["leftovers"]["status"] == "warn"
     assert whole.code == 0
     assert alone.code == 1
-    assert alone.out.startswith("fail  leftovers: unfinished: pvc-1\n")
+    assert alone.out.startswith("fail  leftovers: unfinished replacements: pvc-1\n")
 
 
 async def test_bad_settings_are_told_one_by_one_and_end_with_2(fake_stage: Stage) -> None:
     said = await command(fake_stage, "check", "-o", "json", "--workers=0", LS_USERNAME="alone")
 
     assert said.code == 2
-    assert [each["found"] for each in said.json] == [
-        "--workers='0' is below 1",
-        "LS_USERNAME and LS_PASSWORD are only good together",
+    assert [each["detail"] for each in said.json] == [
+        "--workers='0' is below the minimum of 1",
+        "LS_USERNAME and LS_PASSWORD must be set together",
     ]
 
 
@@ -257,4 +265,4 @@ async def test_a_label_that_no_node_has_is_a_failure(fake_stage: Stage) -> None:
 
     assert said.code == 1
     assert found(said)["node-labels"]["status"] == "fail"
-    assert "no node has rack" in found(said)["node-labels"]["found"]
+    assert "no LINSTOR node has rack" in found(said)["node-labels"]["detail"]

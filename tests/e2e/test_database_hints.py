@@ -43,7 +43,7 @@ class Scene:
 
     async def on(self, service: Service) -> None:
         """Until the table is watched and what that led to is over."""
-        await service.until_said("event stream open stream=database")
+        await service.until_said("event stream connected stream=database")
         await settled(service)
 
     async def put(self, name: str, *nodes: str, layers: tuple[str, ...] = ("STORAGE",)) -> None:
@@ -56,7 +56,7 @@ async def settled(service: Service) -> None:
     """Until the full passes that connections asked for have ended, so that none helps."""
 
     async def passes() -> float:
-        return await service.metric("linstor_affinity_full_pass_seconds_count")
+        return await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
     before = -1.0
     while before != (now := await passes()) or now == 0:
@@ -120,7 +120,7 @@ async def test_what_no_event_tells_is_in_the_volume_at_once(
         await service.until_said("volume affinity updated")
         _, metrics = await service.ask("/metrics")
 
-    assert 'linstor_affinity_told_first_total{source="database"} 1.0' in metrics
+    assert 'linstor_affinity_changes_by_trigger_total{source="database"} 1.0' in metrics
     assert "linstor_affinity_drift_without_event_total" not in drift(metrics)
 
 
@@ -181,7 +181,7 @@ async def test_rows_that_say_nothing_of_volumes_lead_to_no_look(scene: Scene) ->
 
 
 async def test_off_asks_for_nothing(scene: Scene) -> None:
-    async with running(scene.service("--database-hints=off")) as service:
+    async with running(scene.service("--watch-linstor-database=off")) as service:
         await settled(service)
 
     assert not [each for each in scene.proxied.record if GROUP in each.path]
@@ -192,8 +192,8 @@ async def test_where_it_may_not_be_watched_auto_goes_on_without(scene: Scene) ->
     scene.proxied.kubernetes.on(re.compile("selfsubjectaccessreviews"), denied, times=100)
 
     async with running(scene.service()) as service:
-        await service.until_said("database hints off")
-        assert f"the account may not list resources.{GROUP}" in service.said()
+        await service.until_said("LINSTOR's database in Kubernetes is not watched")
+        assert f"the account is not allowed to list resources.{GROUP}" in service.said()
         code, why = await service.ask("/readyz")
 
     assert (code, why) == (200, "ok\n")
@@ -204,10 +204,10 @@ async def test_where_there_is_none_auto_goes_on_and_on_is_not_ready(scene: Scene
 
     async with running(scene.service()) as service:
         await service.until_said("LINSTOR does not keep its database in this Kubernetes")
-    required = scene.service("--database-hints=on")
+    required = scene.service("--watch-linstor-database=on")
     try:
         await required.start()
-        await required.until_said("database hints off")
+        await required.until_said("LINSTOR's database in Kubernetes is not watched")
         code, why = await required.ask("/readyz")
         assert code == 503
         assert "LINSTOR's database in Kubernetes: not found yet" in why
@@ -219,15 +219,15 @@ async def test_where_there_is_none_auto_goes_on_and_on_is_not_ready(scene: Scene
 
 async def test_check_tells_of_it(scene: Scene) -> None:
     there = await command(scene.stage, "check")
-    off = await command(scene.stage, "check", "--database-hints=off")
+    off = await command(scene.stage, "check", "--watch-linstor-database=off")
     await scene.database.unmake()
     gone = await command(scene.stage, "check")
-    wanted = await command(scene.stage, "check", "--database-hints=on")
+    wanted = await command(scene.stage, "check", "--watch-linstor-database=on")
 
-    assert "ok    database-hints: on, by v1-33-1" in there.out
-    assert "ok    database-hints: off, as --database-hints says" in off.out
-    assert "ok    database-hints: off: LINSTOR does not keep its database" in gone.out
-    assert "fail  database-hints: LINSTOR does not keep its database" in wanted.out
+    assert "ok    watch-linstor-database: on, by v1-33-1" in there.out
+    assert "ok    watch-linstor-database: off, as --watch-linstor-database says" in off.out
+    assert "ok    watch-linstor-database: off: LINSTOR does not keep its database" in gone.out
+    assert "fail  watch-linstor-database: LINSTOR does not keep its database" in wanted.out
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ async def test_twenty_thousand_rows_are_not_kept(scene: Scene) -> None:
         scene.stage.place(f"rd-{number}", ["n1", "n2"])
     await scene.database.mirror()
 
-    async with running(scene.service("--database-hints=off")) as service:
+    async with running(scene.service("--watch-linstor-database=off")) as service:
         await settled(service)
         without = await service.metric("process_resident_memory_bytes")
     async with running(scene.service()) as service:
@@ -274,8 +274,8 @@ async def test_twenty_thousand_rows_are_not_kept(scene: Scene) -> None:
     assert with_rows < without + 16 * 2**20
 
 
-async def test_while_the_database_tells_linstor_is_not_asked_for_its_pulse(scene: Scene) -> None:
-    async with running(scene.service("--pulse-rate=300ms")) as service:
+async def test_while_the_database_tells_linstor_is_not_asked_for_its_poll(scene: Scene) -> None:
+    async with running(scene.service("--poll-rate=300ms")) as service:
         await scene.on(service)
         before = scene.stage.world.requests["GET /v1/stats/resources"]
         await asyncio.sleep(1.5)

@@ -26,7 +26,7 @@ DRIVER_NODES = {
 
 
 async def full_reconciles(service: Service, number: int) -> None:
-    name = "linstor_affinity_full_pass_seconds_count"
+    name = "linstor_affinity_full_reconcile_seconds_count"
     wanted = await service.metric(name) + number
 
     async def ended() -> bool:

@@ -39,7 +39,7 @@ async def test_a_newer_note_on_the_volume_stays(fake_stage: Stage) -> None:
 
     said = await command(stage, "migrate-properties")
 
-    assert said.out == "pvc-1: dropped, since volume 0 has a newer one\n"
+    assert said.out == "pvc-1: deleted, because volume 0 has a newer one\n"
     assert saved(stage, "pvc-1") == (None, "new")
 
 
@@ -59,4 +59,4 @@ async def test_linstor_that_is_not_there_is_told(fake_stage: Stage) -> None:
     said = await command(fake_stage, "migrate-properties", LS_CONTROLLERS="http://127.0.0.1:1")
 
     assert said.code == 1
-    assert "LS_CONTROLLERS says where LINSTOR is" in said.err
+    assert "et LS_CONTROLLERS to the address of" in said.err

@@ -99,7 +99,7 @@ async def test_every_permission_is_documented_and_every_documented_one_is_needed
         await second.until_said("volume affinity updated")
         proxied.on("delete persistentvolumes", Answer(403, REFUSED))
         stage.world.move("pvc-1", "n3", "n4")
-        await second.until_said("Kubernetes does not let it be replaced")
+        await second.until_said("Kubernetes rejected its replacement")
         assert await second.stop() == 0
 
     # On an API server that gives lists in pages only.

@@ -13,7 +13,7 @@ from tests.stage.service import running
 from tests.stage.stage import Stage
 
 PV = "/api/v1/persistentvolumes"
-URGENT = "no node with data is admitted now"
+URGENT = "the current node affinity excludes all nodes with data, so no pod can start there"
 
 
 async def with_drift(stage: Stage) -> None:
@@ -39,7 +39,7 @@ async def test_a_table_of_what_is_not_as_it_should_be(stage: Stage) -> None:
         ["pvc-moved", "default/claim-pvc-moved", local, "-n1 +n3 =n2", "replace"],
         ["pvc-unset", "default/claim-pvc-unset", local, "-everywhere +n1", "patch"],
     ]
-    assert said.out.splitlines()[-1] == "4 volumes: 1 settled, 2 replace, 1 patch."
+    assert said.out.splitlines()[-1] == "4 volumes: 1 in sync, 2 replace, 1 patch."
     assert (said.code, said.err) == (0, "")
 
 
@@ -49,7 +49,7 @@ async def test_run_does_what_plan_said(stage: Stage, service_on: MakeService) ->
 
     async with running(service_on(stage)) as service:
         for each in planned:
-            wanted = each["now"] if each["action"] == "none" else each["wanted"]
+            wanted = each["current"] if each["action"] == "none" else each["wanted"]
             terms = [
                 {e["key"]: e["values"][0] for e in term["matchExpressions"]}
                 for term in wanted["required"]["nodeSelectorTerms"]
@@ -127,12 +127,12 @@ async def test_json_and_yaml_say_the_same(fake_stage: Stage) -> None:
             "source": f"StorageClass {manifests.LOCAL_CLASS}",
             "fromSame": [["linbit.com/hostname"]],
         },
-        "now": manifests.on_nodes(["n1", "n2"]),
+        "current": manifests.on_nodes(["n1", "n2"]),
         "wanted": manifests.on_nodes(["n3", "n4"]),
         "action": "replace",
         "urgent": True,
         "reason": None,
-        "why": "no node with data is admitted now",
+        "message": URGENT,
     }
 
 
@@ -151,9 +151,9 @@ async def test_one_volume_is_explained(fake_stage: Stage, name: str) -> None:
         "policy local only (StorageClass linstor-local)",
         "affinity n1 or n2",
         "n2: has data; linbit.com/hostname=n2",
-        "n4, flags DISKLESS DRBD_DISKLESS: does not count, since DISKLESS, DRBD_DISKLESS",
-        "passed nobody is deleting it",
-        "decides the affinity is not what the policy makes of the replicas",
+        "n4, flags DISKLESS DRBD_DISKLESS: not counted because of DISKLESS, DRBD_DISKLESS",
+        "passed it is not being deleted",
+        "decides the node affinity does not match policy and replicas",
         "wanted n2 or n3",
         "change -n1 +n3 =n2",
     ):
@@ -166,10 +166,12 @@ async def test_the_explanation_stops_at_the_rule_that_decides(fake_stage: Stage)
 
     said = await command(stage, "plan", "pvc-1")
 
-    assert "passed  nobody is deleting it" in said.out
-    assert "decides skip-annotation: its skip annotation is set" in said.out
-    assert "its policy can be read" not in said.out
-    assert "verdict   leave it alone" in said.out
+    assert "passed  it is not being deleted" in said.out
+    assert (
+        "decides skip-annotation: annotation piraeus.io/skip-affinity-controller is set" in said.out
+    )
+    assert "its remote access policy is valid" not in said.out
+    assert "action    skip: do nothing" in said.out
 
 
 async def test_what_stands_against_a_replacement_is_told(fake_stage: Stage) -> None:
@@ -203,7 +205,7 @@ async def test_an_unfinished_replacement_is_shown_also_while_the_volume_is_absen
     [row] = (await command(stage, "plan")).rows
 
     assert row[0] == "pvc-1"
-    assert row[-2:] == ["finish", "it is deleted, and will be created again from its note"]
+    assert row[-2:] == ["resume", "it is missing, and is recreated from its journal entry"]
 
 
 async def test_notes_that_may_not_be_read_are_a_warning(fake_stage: Stage) -> None:
@@ -216,7 +218,7 @@ async def test_notes_that_may_not_be_read_are_a_warning(fake_stage: Stage) -> No
 
     assert said.code == 0
     assert len(said.rows) == 3
-    assert said.err.startswith("warning: notes of unfinished replacements in namespace default")
+    assert said.err.startswith("warning: cannot read the journal in namespace default")
 
 
 async def test_if_a_node_were_gone(fake_stage: Stage) -> None:
@@ -246,13 +248,13 @@ async def test_if_replicas_were_elsewhere(fake_stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["nobody"], "no PersistentVolume, claim or resource of LINSTOR's CSI driver is called"),
-        (["--if-node-gone=n9"], "LINSTOR knows no node n9; it has n1, n2, n3, n4"),
-        (["--if-replica=pvc-1=n9"], "LINSTOR knows no node n9"),
-        (["--if-replica=nobody=n1"], "no PersistentVolume stands for resource nobody"),
+        (["nobody"], "no PersistentVolume, claim or resource of LINSTOR's CSI driver is named"),
+        (["--if-node-gone=n9"], "LINSTOR has no node n9; its nodes are n1, n2, n3, n4"),
+        (["--if-replica=pvc-1=n9"], "LINSTOR has no node n9"),
+        (["--if-replica=nobody=n1"], "no PersistentVolume refers to resource nobody"),
         (["--if-replica=pvc-1"], "is not of the form RESOURCE=NODE,NODE"),
         (["--output=xml"], "xml"),
-        (["--workers=none"], "--workers='none' is no whole number"),
+        (["--workers=none"], "--workers='none' is not a valid integer"),
         (["--no-such-flag"], "No such option"),
     ],
     ids=str,
@@ -272,9 +274,12 @@ async def test_mistakes_are_told_and_end_with_1(
 @pytest.mark.parametrize(
     ("env", "told"),
     [
-        ({"LS_CONTROLLERS": "http://127.0.0.1:1"}, "LS_CONTROLLERS says where LINSTOR is"),
-        ({"SERVER": "http://127.0.0.1:1"}, "--kubeconfig (KUBECONFIG), --context and --server"),
-        ({"KUBECONFIG": "/nothing/there"}, "KUBECONFIG='/nothing/there' is no file"),
+        ({"LS_CONTROLLERS": "http://127.0.0.1:1"}, "et LS_CONTROLLERS to the address of"),
+        (
+            {"LINSTOR_AFFINITY_SERVER": "http://127.0.0.1:1"},
+            "--kubeconfig (KUBECONFIG), --context or --server",
+        ),
+        ({"KUBECONFIG": "/nothing/there"}, "KUBECONFIG='/nothing/there' is not an existing file"),
     ],
     ids=["linstor", "kubernetes", "kubeconfig"],
 )

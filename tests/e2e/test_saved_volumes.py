@@ -27,7 +27,7 @@ PATH = f"/api/v1/persistentvolumes/{PV}"
 CLAIM = f"/api/v1/namespaces/default/persistentvolumeclaims/claim-{PV}"
 PROPERTY = "Aux/affinity-updater-saved-pv"
 SKIP_RECLAIM = "linstor.csi.linbit.com/skip-reclaim"
-NOT_TAKEN = "saved PersistentVolume on LINSTOR not taken over"
+NOT_TAKEN = "saved PersistentVolume in LINSTOR is ignored"
 OFTEN = "--reconcile-rate=1s"
 
 UNTOUCHED, MARKED, TERMINATING, ABSENT = "untouched", "marked", "terminating", "absent"
@@ -118,10 +118,10 @@ async def test_a_replacement_that_the_reference_left_is_brought_to_its_end(
 async def refused(stage: Stage, service: Service, why: str) -> None:
     """See that it is told once, that nothing is created, and that the property stays."""
     await service.until_said(NOT_TAKEN)
-    passes = await service.metric("linstor_affinity_full_pass_seconds_count")
+    passes = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
     async def passed() -> bool:
-        return await service.metric("linstor_affinity_full_pass_seconds_count") >= passes + 2
+        return await service.metric("linstor_affinity_full_reconcile_seconds_count") >= passes + 2
 
     await until(passed, "two more full reconciles ended")
     assert service.said().count(NOT_TAKEN) == 1
@@ -242,7 +242,7 @@ async def test_nobody_gets_another_claims_volume_by_a_property_on_linstor(
     keep_on_linstor(stage, saved, "volume")
 
     async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, f"{PV} stands for this LINSTOR volume now")
+        await refused(stage, service, f"{PV} refers to this LINSTOR volume now")
 
     assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
 
@@ -276,7 +276,7 @@ async def test_what_kubernetes_would_not_create_is_told_before_anything_is_writt
     keep_on_linstor(stage, saved, "volume")
 
     async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, "Kubernetes would not create it")
+        await refused(stage, service, "Kubernetes would reject it")
 
 
 async def test_a_saved_volume_of_another_kind_is_refused(
@@ -289,7 +289,7 @@ async def test_a_saved_volume_of_another_kind_is_refused(
     keep_on_linstor(stage, evil, "volume")
 
     async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, "is not one of linstor.csi.linbit.com")
+        await refused(stage, service, "is not of driver linstor.csi.linbit.com")
 
     assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
 

@@ -24,7 +24,7 @@ async def test_a_full_pass_that_takes_longer_than_its_time_ends_and_mends_what_n
 
     await service.start()
     try:
-        await service.until_said("it goes on with the others")
+        await service.until_said("the next one continues there")
         await service.until_ready()
         for name in NAMES:
             await stage.until_on(name, "n2")

@@ -35,7 +35,7 @@ async def test_beside_a_controller_on_standby_it_is_live_and_quiet_and_leaves_th
         assert await standby.ask("/healthz") == (200, "ok\n")
         code, why = await standby.ask("/readyz")
         assert code == 503
-        assert "linstor promotion stream: not open" in why
+        assert "linstor promotion stream: not connected" in why
         warnings = [line for line in standby.said().splitlines() if " WARNING " in line]
         assert len(warnings) <= 4
         assert await standby.stop() == 0

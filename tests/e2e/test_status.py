@@ -39,12 +39,15 @@ async def test_changes_streams_and_reasons_are_told(stage: Stage, service_on: Ma
 
     [change] = told["changes"]
     assert (change["volume"], change["claim"]) == ("pvc-moved", "default/claim-pvc-moved")
-    assert (change["was"], change["now"]) == ("linbit.com/hostname=n1", "linbit.com/hostname=n2")
+    assert (change["before"], change["after"]) == (
+        "linbit.com/hostname=n1",
+        "linbit.com/hostname=n2",
+    )
     assert 0 < change["latencyMs"] < 60_000
     [skipped] = told["volumes"]
     assert (skipped["volume"], skipped["reason"]) == ("pvc-skipped", "skip-annotation")
-    assert skipped["why"] == "its skip annotation is set"
-    assert {each["stream"]: each["open"] for each in told["streams"]} == {
+    assert skipped["message"] == "annotation piraeus.io/skip-affinity-controller is set"
+    assert {each["stream"]: each["connected"] for each in told["streams"]} == {
         "promotion": True,
         "nodes": True,
     }
@@ -52,9 +55,9 @@ async def test_changes_streams_and_reasons_are_told(stage: Stage, service_on: Ma
     assert told["ready"]
     assert told["leading"]
     assert told["counts"]["volumes"] == 3
-    assert told["fullPass"]["volumes"] == 3
+    assert told["fullReconcile"]["volumes"] == 3
     assert [(each["volume"], each["state"]) for each in found["volumes"]] == [
-        ("pvc-good", "settled")
+        ("pvc-good", "in_sync")
     ]
 
 
@@ -69,7 +72,7 @@ async def test_what_is_missing_is_told(fake_stage: Stage, service_on: MakeServic
         told = await status(service)
 
     assert "linstor promotion stream" in told["notReady"]
-    assert not told["streams"][0]["open"]
+    assert not told["streams"][0]["connected"]
 
 
 @pytest.mark.parametrize("off", ["off", "false"])

@@ -61,7 +61,7 @@ async def test_many_hints_that_mean_nothing_are_answered_by_a_few_bulk_reads() -
         assert setup.linstor.asked.count("placements") == 2
         assert setup.linstor.asked.count("definitions") == 2
         assert single_looks(setup) <= FEW
-        assert setup.telemetry.counted["looks in bulk"] >= 2 * MANY - FEW
+        assert setup.telemetry.counted["batched reconciles"] >= 2 * MANY - FEW
         assert setup.telemetry.counted["done replace"] == 0
 
 
@@ -212,7 +212,7 @@ async def test_nodes_that_are_not_to_be_had_hold_up_no_crowd() -> None:
 
         async def nodes() -> Nodes:
             await asyncio.sleep(10.0)
-            raise Unreachable("no answer in time")
+            raise Unreachable("timed out")
 
         instead(setup.linstor, nodes=nodes)
         hint_all(setup)

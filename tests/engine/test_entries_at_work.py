@@ -84,7 +84,7 @@ async def test_a_volume_that_we_delete_comes_back_whatever_is_taken_off_it(
             await until(lambda: is_on(cluster, "n2"), patience=60.0)
 
         assert stripped
-        assert "unforeseen" not in caplog.text
+        assert "unexpected error" not in caplog.text
         assert "left alone" not in caplog.text
 
 
@@ -163,7 +163,7 @@ MEANWHILE = {
             "volume.kubernetes.io/provisioner-deletion-secret-namespace": "kube-system",
         }
     },
-    "label": {"labels": {"tier": "not-allowed"}},
+    "label": {"labels": {"tier": "rejected-by-kubernetes"}},
 }
 
 

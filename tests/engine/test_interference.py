@@ -33,6 +33,7 @@ from tests.engine.setup import (
     until,
 )
 from tests.fakes.kube_server import Binder, FakeCluster
+from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.linstor import FakeLinstor
 
 Json = dict[str, Any]
@@ -275,7 +276,7 @@ async def test_a_deletion_whose_answer_was_lost_is_not_taken_for_a_users() -> No
             answer = await delete(manifest)
             if lost:
                 lost.pop()
-                raise Unreachable("the answer was lost")
+                raise Unreachable("the response was lost")
             return answer
 
         instead(setup.volumes, delete=lossy)
@@ -475,7 +476,7 @@ async def test_a_volume_that_came_back_retained_is_told_even_if_the_answer_was_l
 
         async def lossy(manifest: Json) -> Any:
             await create(manifest)
-            raise Unreachable("the answer was lost")
+            raise Unreachable("the response was lost")
 
         instead(setup.volumes, create=lossy)
         outcome = await setup.replacer.resume(PV)
@@ -575,7 +576,10 @@ async def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
         assert outcome is Outcome.DONE
         assert setup.journal.kept == {}
     assert [record.message for record in caplog.records] == [
-        "a change that came with the removal is lost"
+        (
+            "a change made while the volume was deleted is not on the recreated volume because "
+            "Kubernetes rejected it; apply it again if it is needed"
+        )
     ]
 
 
@@ -636,3 +640,39 @@ async def test_a_volume_kept_with_retain_stays_so_whatever_came_late() -> None:
         assert outcome is Outcome.RECREATED_WITH_RETAIN
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
         assert setup.pv()["metadata"]["labels"]["late"] == "yes"
+
+
+@pytest.mark.parametrize("done_after", [0.3, 60.0])
+async def test_a_volume_is_not_removed_while_its_claim_is_being_resized_but_for_a_moment(
+    done_after: float,
+) -> None:
+    """csi-resizer writes to the claim, and the binder calls it Lost if its volume is away then."""
+    async with one_setup("n2") as setup:
+        removed, loop = list[float](), asyncio.get_running_loop()
+        delete, remove, asked = setup.volumes.delete, setup.volumes.remove, 0.0
+
+        def resized(part: str, size: Json, writer: Writer | None = None) -> None:
+            setup.cluster.patch(
+                "persistentvolumeclaims",
+                f"claim-{PV}",
+                {part: size},
+                namespace="default",
+                writer=writer,
+            )
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal asked
+            asked = loop.time()
+            resized("spec", {"resources": {"requests": {"storage": "2Gi"}}})
+            status = {"capacity": {"storage": "2Gi"}}
+            loop.call_later(done_after, resized, "status", status, Writer(subresource="status"))
+            return await delete(manifest)
+
+        async def counted(manifest: Manifest) -> None:
+            removed.append(loop.time())
+            await remove(manifest)
+
+        instead(setup.volumes, delete=deleted, remove=counted)
+        assert await replace(setup, "n2") == Outcome.DONE
+
+        assert min(done_after, 1.0) <= removed[0] - asked < 4.0

@@ -140,7 +140,7 @@ async def test_where_the_watch_says_nothing_of_a_removal_that_is_told(
         with caplog.at_level(logging.WARNING):
             await replace(setup, "n2")
 
-    assert "the watch did not tell how the old volume was" in caplog.text
+    assert "the watch did not report the final state of the deleted volume" in caplog.text
 
 
 async def test_a_binder_that_lags_is_waited_for_before_the_claim_is_judged() -> None:

@@ -56,7 +56,7 @@ async def test_a_policy_that_moves_new_volumes_has_none_replaced_again_and_again
         assert setup.faults.writes.count("remove") < 10
         [(name, _, why), *_] = setup.notices.warnings
         assert name == PV
-        assert "came out as linbit.com/hostname=elsewhere" in why
+        assert "but is linbit.com/hostname=elsewhere now" in why
         assert setup.cluster_view.backoff.held_back() == 1
         assert setup.reporter.out_of_sync[PV].reason == Reason.DIFFERENT
 

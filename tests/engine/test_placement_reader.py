@@ -182,8 +182,8 @@ async def test_a_full_pass_that_takes_longer_than_it_may_ends_all_the_same() -> 
             await until(lambda: setup.nodes(NAMES[-1]) == {"n2"}, patience=30.0)
             passing.cancel()
 
-        assert setup.telemetry.counted["swept one by one"] >= 1
-        assert setup.telemetry.counted["failed pass TimeoutError"] >= 1
+        assert setup.telemetry.counted["full reconcile one by one"] >= 1
+        assert setup.telemetry.counted["failed full reconcile TimeoutError"] >= 1
 
 
 async def test_what_was_missed_while_a_pass_was_being_resumed_is_found_by_another_one() -> None:

@@ -101,7 +101,7 @@ async def test_a_refusal_is_told_once_until_its_reason_changes() -> None:
             setup.queue.add(RD, source="promotion")
             await asyncio.sleep(10.0)
         assert [why for _, _, why in setup.notices.warnings] == [
-            "no replica of pvc-1 has usable data now"
+            "no replica of pvc-1 has usable data now; check it with: linstor resource list -r pvc-1"
         ]
 
         setup.linstor.known.clear()
@@ -324,8 +324,8 @@ async def test_a_full_pass_goes_on_one_by_one_when_the_big_read_fails_and_stays_
         await asyncio.sleep(300.0)
         await fully_reconciled(setup)
 
-        assert setup.telemetry.counted["swept one by one"] == 2
-        assert setup.telemetry.counted["swept in bulk"] == 1
+        assert setup.telemetry.counted["full reconcile one by one"] == 2
+        assert setup.telemetry.counted["full reconcile in bulk"] == 1
 
 
 async def test_at_rest_a_full_pass_asks_three_times_and_writes_nothing() -> None:
@@ -342,11 +342,11 @@ async def test_passes_come_one_pace_apart_and_sooner_when_something_was_missed()
     async with one_volume("n1") as setup:
         passing = asyncio.create_task(setup.full_reconciler.run())
         await asyncio.sleep(121.0)
-        assert setup.telemetry.counted["swept in bulk"] == 2
+        assert setup.telemetry.counted["full reconcile in bulk"] == 2
         for _ in range(50):
             setup.full_reconciler.request("node")
         await asyncio.sleep(5.0)
-        assert setup.telemetry.counted["swept in bulk"] == 3
+        assert setup.telemetry.counted["full reconcile in bulk"] == 3
         passing.cancel()
 
 

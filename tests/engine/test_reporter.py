@@ -109,8 +109,8 @@ def test_a_reminder_is_an_event_of_its_own() -> None:
 @pytest.mark.parametrize(
     "decision",
     [
-        Skipped(Reason.SKIP_ANNOTATION, "its skip annotation is set"),
-        Deferred(Reason.NOT_LEADING, "this instance leads no more", 5.0),
+        Skipped(Reason.SKIP_ANNOTATION, "annotation piraeus.io/skip-affinity-controller is set"),
+        Deferred(Reason.NOT_LEADING, "this instance is not the leader any more", 5.0),
     ],
 )
 def test_what_is_meant_so_is_never_told(decision: Decision) -> None:

@@ -14,7 +14,7 @@ from linstor_affinity_events.errors import LoginRefused, Unreachable
 from linstor_affinity_events.model.names import ResourceName
 from tests.fakes.linstor import FakeStream
 
-OPENED = EventsMissed("fake stream opened")
+OPENED = EventsMissed("fake stream connected")
 
 
 def a_registry() -> Streams:

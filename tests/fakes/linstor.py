@@ -10,7 +10,7 @@ from linstor_affinity_events.errors import AffinityEventsError, Unreachable
 from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
-from linstor_affinity_events.model.pulse import NodeState, PulseReading
+from linstor_affinity_events.model.poll import NodeState, PollResult
 
 
 class FakeLinstor:
@@ -65,11 +65,11 @@ class FakeLinstor:
         saved = {k: v for k, v in self.known[resource].saved.items() if k != number}
         self.known[resource] = replace(self.known[resource], saved=saved)
 
-    async def pulse(self) -> PulseReading:
-        await self._ask("pulse")
+    async def poll(self) -> PollResult:
+        await self._ask("poll")
         nodes = {node_name(name): NodeState(connection="ONLINE") for name in self.node_labels}
         resources = sum(len(placement.replicas) for placement in self.placed.values())
-        return PulseReading(nodes=nodes, resources=resources)
+        return PollResult(nodes=nodes, resources=resources)
 
     async def _ask(self, what: str) -> None:
         self.asked.append(what)

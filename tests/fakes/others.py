@@ -42,19 +42,20 @@ class FakeTelemetry:
     now: dict[str, int] = field(default_factory=dict)
 
     def decision(self, kind: str, reason: str) -> None:
-        self.counted[f"verdict {kind} {reason}".rstrip()] += 1
+        self.counted[f"decision {kind} {reason}".rstrip()] += 1
 
-    def changed(self, how: str, outcome: str, took: float, since_trigger: float) -> None:
+    def changed(
+        self, how: str, outcome: str, took: float, since_trigger: float, trigger: str
+    ) -> None:
         self.counted[f"changed {how} {outcome}"] += 1
-
-    def changed_by_trigger(self, source: str) -> None:
-        self.counted[f"told first by {source}"] += 1
+        if how != "resume":
+            self.counted[f"triggered by {trigger}"] += 1
 
     def drift_without_event(self, cause: str) -> None:
         self.counted[f"drift {cause}"] += 1
 
     def fully_reconciled(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None:
-        self.counted["swept in bulk" if bulk else "swept one by one"] += 1
+        self.counted["full reconcile in bulk" if bulk else "full reconcile one by one"] += 1
 
     def census(self, found: Mapping[tuple[str, str], int]) -> None:
         gauges = {key: self.now[key] for key in GAUGES & self.now.keys()}
@@ -72,14 +73,17 @@ class FakeTelemetry:
     def stuck(self, volumes: int) -> None:
         self.now["stuck"] = volumes
 
+    def volume_controller_timed_out(self) -> None:
+        self.counted["volume controller timed out"] += 1
+
     def claim_lost(self) -> None:
         self.counted["claim lost"] += 1
 
     def batch_reconciled(self, reconciles: int) -> None:
-        self.counted["looks in bulk"] += reconciles
+        self.counted["batched reconciles"] += reconciles
 
     def reconcile_failed(self, kind: str) -> None:
         self.counted[f"failed {kind}"] += 1
 
     def full_reconcile_failed(self, kind: str) -> None:
-        self.counted[f"failed pass {kind}"] += 1
+        self.counted[f"failed full reconcile {kind}"] += 1

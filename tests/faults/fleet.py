@@ -86,7 +86,7 @@ class Fleet:
         assert self.stage.observer.lost == []
         await until(self._none_absent, "the service knows that no volume is away")
         assert await self.service.metric("linstor_affinity_volumes_stuck") == 0
-        assert "unforeseen" not in self.service.said()
+        assert "unexpected error" not in self.service.said()
 
     async def _see_newcomer(self) -> None:
         """Of a new volume nobody tells but the watch: it is open again, and up to date."""
@@ -102,7 +102,7 @@ class Fleet:
         while passes != seen:
             seen = passes
             await asyncio.sleep(PASSES_APART)
-            passes = await self.service.metric("linstor_affinity_full_pass_seconds_count")
+            passes = await self.service.metric("linstor_affinity_full_reconcile_seconds_count")
 
     async def _all_is_right(self) -> bool:
         try:

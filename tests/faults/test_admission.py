@@ -39,7 +39,7 @@ async def forget_events(stage: Stage) -> None:
 
 
 async def full_reconciles(service: Service, number: int) -> None:
-    name = "linstor_affinity_full_pass_seconds_count"
+    name = "linstor_affinity_full_reconcile_seconds_count"
     wanted = await service.metric(name) + number
 
     async def passed() -> bool:
@@ -68,7 +68,7 @@ async def see_left_untouched(proxied: ProxiedStage, figures: Figures, *refused: 
     async with running(proxied.service(*OFTEN)) as service:
         async with refusing(proxied, *refused):
             stage.world.move("pvc-1", "n1", "n2")
-            await service.until_said("volume left as it is")
+            await service.until_said("volume not updated")
             await full_reconciles(service, 3)
 
             assert await stage.cluster.ask("GET", PV) == before
@@ -79,9 +79,9 @@ async def see_left_untouched(proxied: ProxiedStage, figures: Figures, *refused: 
                 ("PersistentVolumeClaim", "claim-pvc-1"),
             ]
             assert all("may" in why and "for now" in why for _, _, why in told)
-            assert service.said().count("volume left as it is") == 1
+            assert service.said().count("volume not updated") == 1
             _, metrics = await service.ask("/metrics")
-            assert '_verdicts_total{reason="not-allowed",verdict="refusal"}' in metrics
+            assert '_decisions_total{decision="refused",reason="rejected-by-kubernetes"}' in metrics
 
         await stage.until_on("pvc-1", "n2")
         await service.until_said("volume affinity updated")
@@ -107,7 +107,9 @@ async def test_what_is_refused_after_the_deletion_is_loud_and_holds_up_the_other
     async with running(proxied.service(*OFTEN)) as service:
         try:
             stage.world.move("pvc-1", "n1", "n2")
-            await service.until_said("volume is deleted and can't be created again")
+            await service.until_said(
+                "volume is missing: it was deleted to change its node affinity"
+            )
             stage.world.move("pvc-2", "n1", "n3")
             await service.until_said("blocked-by-failed-creation")
             await full_reconciles(service, 3)
@@ -123,14 +125,19 @@ async def test_what_is_refused_after_the_deletion_is_loud_and_holds_up_the_other
                 ("PersistentVolumeClaim", "claim-pvc-1"),
             ]
             assert all(CREATION.why in why for _, _, why in told)
-            assert service.said().count("volume is deleted and can't be created again") == 1
+            assert (
+                service.said().count(
+                    "volume is missing: it was deleted to change its node affinity"
+                )
+                == 1
+            )
         finally:
             await allow_all(proxied)
 
         await stage.until_on("pvc-1", "n2")
         await stage.until_on("pvc-2", "n3")
         await stage.until_bound("pvc-1")
-        await service.until_said("volume is stuck no more")
+        await service.until_said("volume is recreated at last")
 
         async def clear() -> bool:
             stuck = await service.metric("linstor_affinity_volumes_stuck")

@@ -95,7 +95,7 @@ async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
     proxied.kubernetes.drop_connections()
     yield
     await proxied.record.until(lambda: rule.hits == 2)
-    await fleet.service.until_said("listing anew")
+    await fleet.service.until_said("list expired, listing again")
 
 
 @pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
@@ -176,7 +176,7 @@ async def test_an_api_server_that_is_started_again(proxied: ProxiedStage, fleet:
     async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         await server.stop()
         moving.move_during()
-        await moving.service.until_said("watch broken")
+        await moving.service.until_said("watch failed, reconnecting")
         await server.start()
 
 

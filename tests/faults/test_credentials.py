@@ -155,18 +155,18 @@ async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
             pair.renew(old, expired=True)
             first.drop_connections()
             moving.move_during()
-            await service.until_said("our certificate")
+            await service.until_said("rejected the client certificate")
             pair.renew(old)
             await first.subscribed(PROMOTION)
 
             await service.until_ready()
-            told = service.said().count("our certificate")
+            told = service.said().count("rejected the client certificate")
             port = first.port
             await first.stop()
             trusts_new = wants_certificates(new, servers)
             async with LinstorServer(stage.world, port=port, ssl_context=trusts_new) as second:
                 moving.move_during()
-                await service.until_said("our certificate", times=told + 1)
+                await service.until_said("rejected the client certificate", times=told + 1)
                 pair.renew(new)
                 await second.subscribed(PROMOTION)
                 moving.move_after()
@@ -205,7 +205,7 @@ async def test_a_client_certificate_for_kubernetes_that_is_renewed_too_late(
         stage.world.move("pvc-0", "n1", "n2")
         await service.start()
         try:
-            why = "Unauthorized" if stage.cluster.is_real else "our client certificate"
+            why = "Unauthorized" if stage.cluster.is_real else "rejected the client certificate"
             await service.until_said(why)
             pair.renew(people)
             await service.until_ready()

@@ -27,7 +27,7 @@ FEW_FULL_RECONCILES = ("--reconcile-rate=10m",)
 async def down(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
     """Connections are refused."""
     await proxied.stage.linstor.stop_listening()
-    await fleet.service.until_said("event stream broken", times=2)
+    await fleet.service.until_said("event stream failed", times=2)
     yield
     await proxied.stage.linstor.start_listening()
 
@@ -37,7 +37,7 @@ async def on_standby(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]
     """Connections are taken, and cut before a word is said."""
     proxied.stage.world.standby = True
     proxied.stage.linstor.drop_connections()
-    await fleet.service.until_said("event stream broken", times=2)
+    await fleet.service.until_said("event stream failed", times=2)
     yield
     proxied.stage.world.standby = False
 
@@ -57,7 +57,7 @@ async def hung(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
     """Streams go on, and no request is ever answered."""
     proxied.stage.world.rest_hang = True
     yield
-    await fleet.service.until_said("no answer in time")
+    await fleet.service.until_said("timed out")
     proxied.stage.world.rest_hang = False
 
 

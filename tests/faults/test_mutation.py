@@ -50,7 +50,7 @@ async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
     async with running(service_on(stage, OFTEN)) as service:
         async with mutating(stage.cluster, AFFINITY_ON_CREATE):
             stage.world.move("pvc-1", "n1", "n2")
-            await service.until_said("volume left as it is")
+            await service.until_said("volume not updated")
             await full_reconciles(service, 2)
             left = await stage.cluster.ask("GET", PV)
             await full_reconciles(service, 3)
@@ -63,8 +63,8 @@ async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
             assert len(incarnations) == 2
             assert await service.metric("linstor_affinity_volumes_held_back") == 1
             told = await warnings(stage, "VolumeAffinityNotUpdated")
-            assert any("came out as linbit.com/hostname=elsewhere" in why for _, _, why in told)
-            assert service.said().count("volume left as it is") == 1
+            assert any("but is linbit.com/hostname=elsewhere now" in why for _, _, why in told)
+            assert service.said().count("volume not updated") == 1
             assert await stage.entries() == []
 
         await stage.until_on("pvc-1", "n2", patience=90.0)

@@ -49,7 +49,7 @@ async def test_the_wall_clock_jumps_by_hours(
             await passes(moving)
 
     assert service.said().count("INFO leading") == 1
-    assert "not leading" not in service.said()
+    assert "leadership lost" not in service.said()
 
 
 async def renewed(stage: Stage, hours: float) -> None:
@@ -67,7 +67,7 @@ async def renewed(stage: Stage, hours: float) -> None:
 
 async def passes(moving: Fleet) -> None:
     """Wait for two more full passes."""
-    name = "linstor_affinity_full_pass_seconds_count"
+    name = "linstor_affinity_full_reconcile_seconds_count"
     wanted = await moving.service.metric(name) + 2
 
     async def passed() -> bool:

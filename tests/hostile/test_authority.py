@@ -48,10 +48,10 @@ def entry_for(pv: Json, *, state: str = "deleting", uid: str = "uid-1", **spec: 
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": f"affinity-note-{name}",
-            "labels": {"linstor-affinity-events/note": "true"},
+            "name": f"affinity-journal-{name}",
+            "labels": {"linstor-affinity-events/journal": "true"},
         },
-        "data": {"note.json": json.dumps(entry)},
+        "data": {"entry.json": json.dumps(entry)},
     }
 
 
@@ -194,7 +194,7 @@ async def test_an_entry_gives_a_volume_that_is_gone_to_nobody(
     await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
 
     async with running(service_on(stage, OFTEN)) as service:
-        await service.until_said("volume has policy Retain now")
+        await service.until_said("volume was recreated with reclaim policy Retain")
         await until(lambda: dropped(stage), "the entry is dropped")
 
         async def released() -> bool:
@@ -251,7 +251,7 @@ async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
     await stage.cluster.ask("POST", ENTRIES, entry_for(volume_for(theirs, resource)))
 
     async with running(service_on(stage, OFTEN)) as service:
-        await service.until_said("volume has policy Retain now")
+        await service.until_said("volume was recreated with reclaim policy Retain")
         await until(lambda: dropped(stage), "the entry is dropped")
 
     claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")
@@ -302,7 +302,7 @@ async def test_an_entry_that_can_t_be_followed_holds_up_nobody(
     await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
 
     async with running(service_on(stage, OFTEN)) as service:
-        await service.until_said("volume is deleted and can't be created again")
+        await service.until_said("volume is missing: it was deleted to change its node affinity")
         stage.world.move("pvc-1", "n1", "n2")
         await stage.until_on("pvc-1", "n2")
         await stage.until_bound("pvc-1")

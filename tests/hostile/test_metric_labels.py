@@ -24,10 +24,10 @@ async def scraped(service: Service) -> frozenset[str]:
 
 
 async def until_fully_reconciled(service: Service, times: int = 2) -> None:
-    begun = await service.metric("linstor_affinity_full_pass_seconds_count")
+    begun = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
     async def passed() -> bool:
-        ended = await service.metric("linstor_affinity_full_pass_seconds_count")
+        ended = await service.metric("linstor_affinity_full_reconcile_seconds_count")
         return ended >= begun + times
 
     await until(passed, "full passes have ended")

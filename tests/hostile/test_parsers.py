@@ -44,7 +44,7 @@ WORDS = [
     *("format", "pv", "volume", "state", "prepared", "deleting", "wanted", "claim", "holder"),
     *("nodeAffinity", "required", "nodeSelectorTerms", "matchExpressions", "key", "In", "values"),
     *("resource_name", "node", "old_node", "snapshot_name", "props_instance", "prop_key"),
-    *("fromSame", "data", "note.json", "message", "../../etc", "a/b?c#d", "\x00", "\ud800", "💥"),
+    *("fromSame", "data", "entry.json", "message", "../../etc", "a/b?c#d", "\x00", "\ud800", "💥"),
 ]
 words = st.sampled_from(WORDS) | st.text(max_size=8)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
@@ -92,7 +92,7 @@ def handle(text: str) -> None:
 
 
 def config_map(tree: Any) -> object:
-    return _entry({"metadata": {"uid": "u", "resourceVersion": "1"}, "data": {"note.json": tree}})
+    return _entry({"metadata": {"uid": "u", "resourceVersion": "1"}, "data": {"entry.json": tree}})
 
 
 def trigger(text: str) -> None:

@@ -93,7 +93,7 @@ async def test_a_hostile_note_on_linstor_leads_to_no_write(
     stage.world.volume("pvc-gone", 0).props[SAVED] = text
 
     async with running(proxied.service()) as service:
-        await service.until_said("saved PersistentVolume on LINSTOR not taken over")
+        await service.until_said("saved PersistentVolume in LINSTOR is ignored")
         assert writes(proxied) == []
         assert not [a for a in proxied.record if a.method == "PUT" and "linstor" in a.label]
         await still_works(stage, service)
@@ -150,18 +150,18 @@ async def test_a_hostile_note_in_a_config_map_leads_to_no_write(
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": "affinity-note-pvc-gone",
-            "labels": {"linstor-affinity-events/note": "true"},
+            "name": "affinity-journal-pvc-gone",
+            "labels": {"linstor-affinity-events/journal": "true"},
         },
-        "data": {"note.json": json.dumps(as_note(NOTE_CHANGES[name]))},
+        "data": {"entry.json": json.dumps(as_note(NOTE_CHANGES[name]))},
     }
     await stage.cluster.ask("POST", ENTRIES, entry)
 
     async with running(proxied.service()) as service:
-        await service.until_said("note refused")
+        await service.until_said("journal entry is not valid and is ignored")
         assert writes(proxied) == []
         await still_works(stage, service)
-    kept = await stage.cluster.ask("GET", f"{ENTRIES}/affinity-note-pvc-gone")
+    kept = await stage.cluster.ask("GET", f"{ENTRIES}/affinity-journal-pvc-gone")
     assert kept["data"] == entry["data"]
     figures.count("hostile inputs survived by the service")
 
@@ -174,10 +174,10 @@ async def test_the_note_that_was_broken_is_good_when_it_is_whole(proxied: Proxie
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": "affinity-note-pvc-gone",
-            "labels": {"linstor-affinity-events/note": "true"},
+            "name": "affinity-journal-pvc-gone",
+            "labels": {"linstor-affinity-events/journal": "true"},
         },
-        "data": {"note.json": json.dumps(as_note(lambda _: None))},
+        "data": {"entry.json": json.dumps(as_note(lambda _: None))},
     }
     await stage.cluster.ask("POST", ENTRIES, entry)
 

@@ -575,28 +575,54 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
 @pytest.mark.parametrize(
     ("world", "expected"),
     [
-        pytest.param(World(age=1.0), Deferred(Reason.YOUNG, "just created", 9.0), id="young"),
         pytest.param(
-            World(age=9.5), Deferred(Reason.YOUNG, "just created", 0.5), id="nearly grown"
+            World(age=1.0),
+            Deferred(
+                Reason.YOUNG,
+                "it was just created; linstor-csi may still have an outdated affinity for it",
+                9.0,
+            ),
+            id="young",
+        ),
+        pytest.param(
+            World(age=9.5),
+            Deferred(
+                Reason.YOUNG,
+                "it was just created; linstor-csi may still have an outdated affinity for it",
+                0.5,
+            ),
+            id="nearly grown",
         ),
         pytest.param(
             World(age=-3600.0),
-            Deferred(Reason.YOUNG, "just created", 10.0),
+            Deferred(
+                Reason.YOUNG,
+                "it was just created; linstor-csi may still have an outdated affinity for it",
+                10.0,
+            ),
             id="born in the future by another's clock",
         ),
         pytest.param(
             World(age=-3600.0, seen_for=7.0),
-            Deferred(Reason.YOUNG, "just created", 3.0),
+            Deferred(
+                Reason.YOUNG,
+                "it was just created; linstor-csi may still have an outdated affinity for it",
+                3.0,
+            ),
             id="born in the future, and known for a while",
         ),
         pytest.param(
             World(age=1.0, parameters=None),
-            Deferred(Reason.YOUNG, "just created", 9.0),
+            Deferred(
+                Reason.YOUNG,
+                "it was just created; linstor-csi may still have an outdated affinity for it",
+                9.0,
+            ),
             id="young before its class may be missed",
         ),
         pytest.param(
             World(at="stranger"),
-            Deferred(Reason.UNKNOWN_NODE, "LINSTOR's list of nodes lacks stranger", 2.0),
+            Deferred(Reason.UNKNOWN_NODE, "LINSTOR's list of nodes does not contain stranger", 2.0),
             id="data on a node that is not in the list",
         ),
     ],

@@ -35,7 +35,9 @@ ASKING = [
     pytest.param(manifest(attributes={OPTIONS: "suid"}), "mount options", id="in the context"),
     pytest.param(manifest(mountOptions="suid"), "mount options", id="no list"),
     pytest.param(manifest(mountOptions=[{"a": 1}]), "mount options", id="no texts"),
-    pytest.param(manifest(attributes={COMMANDS: "x"}), "commands for the node", id="commands"),
+    pytest.param(
+        manifest(attributes={COMMANDS: "x"}), "commands to run on the node", id="commands"
+    ),
     pytest.param(
         manifest(csi={"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}),
         "Secrets of another namespace",

@@ -8,7 +8,7 @@ import pytest
 
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER
-from linstor_affinity_events.model.readiness import obstacle
+from linstor_affinity_events.model.readiness import is_being_resized, obstacle
 from tests.model.manifests import (
     PROTECTION,
     PROVISIONER,
@@ -309,3 +309,22 @@ def test_an_allowed_finalizer_allows_no_other() -> None:
     pv = with_metadata(volume(), finalizers=["example.org/backup"])
 
     assert obstacle(pv, claim(), allowed_finalizers=["example.com/*"]) is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "at", "expected"),
+    [
+        ("1Gi", "", False),
+        ("2Gi", "", True),
+        ("2Gi", "ControllerResizeInProgress", True),
+        ("2Gi", "NodeResizePending", False),
+        ("2Gi", "ControllerResizeInfeasible", False),
+    ],
+)
+def test_whether_the_resizer_is_about_to_write(asked: str, at: str, *, expected: bool) -> None:
+    status: Json = {"capacity": {"storage": "1Gi"}}
+    if at:
+        status["allocatedResourceStatuses"] = {"storage": at}
+    wish = {"spec": {"resources": {"requests": {"storage": asked}}}, "status": status}
+
+    assert is_being_resized(wish) is expected

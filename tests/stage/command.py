@@ -50,7 +50,7 @@ async def command(stage: Stage, *arguments: str, **env: str) -> Said:
         **unset,
         "KUBECONFIG": str(stage.cluster.kubeconfig),
         "LS_CONTROLLERS": stage.linstor.url,
-        "NEW_VOLUME_GRACE": "0",
+        "LINSTOR_AFFINITY_NEW_VOLUME_GRACE": "0",
         **env,
     }
 

@@ -54,13 +54,13 @@ class ProxiedStage:
 
     def service(self, *flags: str, kubeconfig: Path | None = None, **env: str) -> Service:
         """An instance that does not vote, so that a killed one leaves no lease to wait for, and
-        without a pulse, so that it asks LINSTOR for nothing by the clock.
+        without a poll, so that it asks LINSTOR for nothing by the clock.
         """
         service = Service(
             kubeconfig=self.kubeconfig if kubeconfig is None else kubeconfig,
             linstor=self.linstor.url,
             log=self.directory / f"service-{len(self.made) + 1}.log",
-            flags=("-v", "1", "--leader-election=false", "--pulse-rate=0", *flags),
+            flags=("-v", "1", "--leader-election=false", "--poll-rate=0", *flags),
             env=env,
             starts=self.starts,
             secrets=self.stage.secrets,

@@ -146,7 +146,7 @@ class Stage:
         """The names of notes of unfinished replacements."""
         listed = await self.cluster.ask("GET", f"/api/v1/namespaces/{namespace}/configmaps")
         names = [item["metadata"]["name"] for item in listed["items"]]
-        return [name for name in names if name.startswith("affinity-note-")]
+        return [name for name in names if name.startswith("affinity-journal-")]
 
     async def until_nothing_is_unfinished(self) -> None:
         async def done() -> bool:

@@ -37,8 +37,9 @@ SAFE_HEADERS = {
 """The page has no scripts and no images, and must not be framed."""
 
 LOCAL_ONLY = (
-    "The status is served to this host alone: use kubectl port-forward, or set --status-page=all "
-    "to serve it to everybody who can reach the port.\n"
+    "The status page is only served to connections from the same host. Use "
+    "kubectl port-forward, or set --status-page=all to serve it to everyone who "
+    "can reach the port.\n"
 )
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -177,7 +178,7 @@ class HttpEndpoints:
             else:
                 listening = await create(host=host or None, port=port)
         except (OSError, UnicodeError) as error:
-            raise BadSettings(f"{flag}: can't listen on {host} port {port}: {error}") from error
+            raise BadSettings(f"{flag}: cannot listen on {host} port {port}: {error}") from error
         connection_limits.let_queue(listening)
         self._listening.append(listening)
         self.ports[flag] = listening.sockets[0].getsockname()[1]

@@ -77,21 +77,21 @@ def _percent(character: str) -> str:
 
 
 def _summary(status: Tree, now: float) -> str:
-    counts, queue, last = status["counts"], status["queue"], status["fullPass"]
+    counts, queue, last = status["counts"], status["queue"], status["fullReconcile"]
     leads = "this instance" if status["leading"] else status["leader"] or "nobody"
     summary = [
         ("State", _state(ready=status["ready"])),
         ("Leader", escape(leads)),
         ("Volumes", str(counts["volumes"])),
-        ("Not settled", str(counts["unsettled"])),
+        ("Out of sync", str(counts["outOfSync"])),
         ("Unfinished replacements", str(counts["unfinished"])),
-        ("Queue", f"{queue['waiting']} waiting, {queue['working']} in work"),
-        ("Last full pass", _time(last["ended"], now) if "ended" in last else "none yet"),
+        ("Queue", f"{queue['waiting']} waiting, {queue['processing']} in progress"),
+        ("Last full reconcile", _time(last["ended"], now) if "ended" in last else "none yet"),
     ]
     cards = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in summary)
     against = dict(status["notReady"])
     if last["failure"] and "linstor" not in against:
-        against["full pass"] = last["failure"]
+        against["full reconcile"] = last["failure"]
     return f'<section aria-label="Summary">\n<dl>{cards}</dl>\n{_against(against)}</section>'
 
 
@@ -105,14 +105,16 @@ def _against(against: Mapping[str, str]) -> str:
     lines = "".join(
         f"<li><strong>{escape(part)}</strong>: {escape(why)}</li>" for part, why in against.items()
     )
-    return f'<div role="status"><p class="bad">What is missing:</p><ul>{lines}</ul></div>\n'
+    return f'<div role="status"><p class="bad">Not ready because:</p><ul>{lines}</ul></div>\n'
 
 
 def _streams(streams: Iterable[Tree], now: float) -> str:
     rows = [
         [
             escape(each["stream"]),
-            '<span class="good">open</span>' if each["open"] else '<span class="bad">cut</span>',
+            '<span class="good">connected</span>'
+            if each["connected"]
+            else '<span class="bad">not connected</span>',
             _time(each["since"], now),
             _time(each["lastEvent"], now),
             str(each["events"]),
@@ -121,7 +123,13 @@ def _streams(streams: Iterable[Tree], now: float) -> str:
         for each in streams
     ]
     heads = ["Stream", "State", "Since", "Last event", "Events", "Connections"]
-    return _section("Event streams", "LINSTOR sends nothing while nothing happens.", heads, rows)
+    return _section("Event streams", "LINSTOR sends no events while nothing changes.", heads, rows)
+
+
+def _connected(connected: object) -> str:
+    if connected:
+        return '<span class="good">connected</span>'
+    return '<span class="bad">not connected</span>'
 
 
 def _unfinished(unfinished: Iterable[Tree]) -> str:
@@ -129,14 +137,19 @@ def _unfinished(unfinished: Iterable[Tree]) -> str:
         [
             escape(each["volume"]),
             escape(each["resource"]),
-            f'<span class="bad">{escape(each["stuck"])}</span>' if each["stuck"] else "under way",
+            f'<span class="bad">{escape(each["error"])}</span>'
+            if each["error"]
+            else ("in progress"),
         ]
         for each in unfinished
     ]
     if not rows:
         return ""
     return _section(
-        "Unfinished replacements", "Each has a note.", ["Volume", "Resource", "State"], rows
+        "Unfinished replacements",
+        "Each has a journal entry, and is retried until it ends.",
+        ["Volume", "Resource", "State"],
+        rows,
     )
 
 
@@ -145,7 +158,7 @@ def _volumes(status: Tree, search: str, now: float) -> str:
         '<form method="get" action="/" role="search"><label for="q">Find a volume, claim or '
         f'resource</label><input id="q" name="q" type="search" maxlength="253" '
         f'value="{escape(search)}"><button>Find</button>'
-        + ('<a href="/">Show all that are not settled</a>' if search else "")
+        + ('<a href="/">Show all volumes that are out of sync</a>' if search else "")
         + "</form>"
     )
     rows = [
@@ -154,22 +167,26 @@ def _volumes(status: Tree, search: str, now: float) -> str:
             escape(each["claim"] or "none"),
             escape(each["affinity"]),
             _decision(each),
-            escape(each["why"] or ""),
+            escape(each["message"] or ""),
             _time(each["since"], now),
         ]
         for each in status["volumes"]
     ]
-    title = "Volumes found" if search else "Volumes that are not settled"
-    caption = f"And {status['more']} more; search for them." if status["more"] else ""
-    heads = ["Volume", "Claim", "Affinity now", "State", "Why", "Since"]
-    empty = "No volume is called so." if search else "Every volume is as it should be."
+    title = "Volumes found" if search else "Volumes out of sync"
+    caption = (
+        f"{status['more']} more are not shown. Use the search to find them."
+        if status["more"]
+        else ""
+    )
+    heads = ["Volume", "Claim", "Current affinity", "State", "Message", "Since"]
+    empty = "No volume, claim or resource matches." if search else "All volumes are in sync."
     return (
         f'<div id="volumes">{_section(title, caption, heads, rows, before=form, empty=empty)}</div>'
     )
 
 
 def _decision(row: Tree) -> str:
-    style = {"settled": "good", "refusal": "bad"}.get(row["state"], "warn")
+    style = {"in_sync": "good", "refused": "bad"}.get(row["state"], "warn")
     reason = f": {escape(row['reason'])}" if row["reason"] else ""
     return f'<span class="{style}">{escape(row["state"])}</span>{reason}'
 
@@ -179,16 +196,18 @@ def _changes(changes: Iterable[Tree], now: float) -> str:
         [
             escape(each["volume"]),
             escape(each["claim"] or "none"),
-            escape(each["was"]),
-            escape(each["now"]),
-            escape(each["how"]),
+            escape(each["before"]),
+            escape(each["after"]),
+            escape(each["method"]),
             f"{each['latencyMs']:g} ms",
             _time(each["at"], now),
         ]
         for each in changes
     ]
-    heads = ["Volume", "Claim", "Was", "Now", "How", "After the hint", "When"]
-    return _section("Last changes", "", heads, rows, empty="None since the start.")
+    heads = ["Volume", "Claim", "Before", "After", "Method", "Time from trigger", "When"]
+    return _section(
+        "Recent changes", "", heads, rows, empty="No changes since the service started."
+    )
 
 
 def _section(

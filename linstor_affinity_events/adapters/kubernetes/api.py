@@ -186,7 +186,7 @@ class KubeApi:
                     if response.status == 409 and len(sent) > 1:
                         # The request was sent again on a new connection because the first
                         # response was lost: the conflict may be with the first request.
-                        raise Unreachable(f"Kubernetes: {method} {path}: the answer was lost")
+                        raise Unreachable(f"Kubernetes: {method} {path}: the response was lost")
                     self._retry_after_gate.record(request, _retry_after(response))
                     return _checked_body(response, answer, f"{method} {path}"), len(answer)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -194,7 +194,7 @@ class KubeApi:
                 raise Unreachable(
                     f"Kubernetes: {method} {path}: {_message(error)}{cause}"
                 ) from error
-        raise AssertionError("the second round always ends")
+        raise AssertionError("the second round always returns")
 
     @asynccontextmanager
     async def watch(self, path: str, query: Query) -> AsyncIterator[WatchEvents]:
@@ -237,7 +237,7 @@ class KubeApi:
             await self._renew(session)
         elif isinstance(error, aiohttp.ServerDisconnectedError) and session.certified:
             await self._renew(session)
-            return " (perhaps it does not take our client certificate)"
+            return " (the server may have rejected the client certificate)"
         return ""
 
     async def _renew(self, old: KubeSession) -> None:
@@ -245,7 +245,7 @@ class KubeApi:
         async with self._opening:
             if self._session is not old:
                 return
-            log.info("loading credentials for Kubernetes anew", extra=facts(server=self.where))
+            log.info("reloading Kubernetes credentials", extra=facts(server=self.where))
             try:
                 session = await KubeSession.begin(self._load)
             except BadSettings as error:
@@ -273,7 +273,7 @@ def list_metadata(page: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the metadata of a list; raises Unreachable if the page is not a list."""
     metadata = page.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(page.get("items") or [], list):
-        raise Unreachable("Kubernetes answers with no list")
+        raise Unreachable("Kubernetes did not return a list")
     return metadata
 
 
@@ -303,7 +303,7 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
             continue
         event = parse_json(line, f"watch {path}", most=MOST_VALUES)
         if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
-            raise Unreachable(f"watch {path} tells no events")
+            raise Unreachable(f"watch {path} did not return events")
         if event.get("type") == "ERROR":
             status = event["object"]
             if status.get("code") == 410:
@@ -311,7 +311,7 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
             raise Unreachable(f"watch {path}: {status.get('message', 'error')}")
         metadata = event["object"].get("metadata")
         if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
-            raise Unreachable(f"watch {path} tells of objects without a version")
+            raise Unreachable(f"watch {path} returned an object without a resourceVersion")
         yield event
         count += 1
         if count % YIELD_EVERY == 0:
@@ -340,7 +340,10 @@ def _checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> di
     """Return the body of a successful response; otherwise raise the error for the next action."""
     status = response.status
     if 300 <= status < 400:
-        raise Unreachable(f"Kubernetes: {what}: redirected elsewhere, which is not followed")
+        raise Unreachable(
+            f"Kubernetes: {what}: the server redirected the request elsewhere; "
+            "redirects are not followed"
+        )
     try:
         body = parse_json(raw, what, most=MOST_VALUES)
     except Unreachable:
@@ -348,11 +351,11 @@ def _checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> di
             raise
         body = {}
     if not isinstance(body, dict):
-        raise Unreachable(f"Kubernetes: {what}: the answer is no object")
+        raise Unreachable(f"Kubernetes: {what}: the response is not an object")
     if status < 400:
         return body
     _raise(status, body, what, _retry_after(response))
-    raise AssertionError("every bad answer raises")
+    raise AssertionError("every error response raises")
 
 
 def _raise(status: int, body: Mapping[str, Any], what: str, after: float | None) -> None:

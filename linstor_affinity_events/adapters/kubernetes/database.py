@@ -75,10 +75,12 @@ class KubeDatabase:
         try:
             version = await _newest_version(self._api)
         except Missing:
-            return Served(why_not="LINSTOR does not keep its database in this Kubernetes")
+            return Served(why_not="LINSTOR does not keep its database in this Kubernetes cluster")
         for verb in VERBS:
             if not await self._survey.may(verb, GROUP, TABLE, ""):
-                return Served(why_not=f"the account may not {verb} {TABLE}.{GROUP}")
+                return Served(
+                    why_not=f"the service account is not allowed to {verb} {TABLE}.{GROUP}"
+                )
         return Served(version)
 
     async def found(self, *, required: bool) -> "DatabaseStream":
@@ -91,11 +93,17 @@ class KubeDatabase:
             except (Again, Refused) as error:
                 served, pause = Served(why_not=str(error)), RETRY_DELAY
             if served.version:
-                log.info("database hints on", extra=facts(version=served.version))
+                log.info(
+                    "watching LINSTOR's database in Kubernetes", extra=facts(version=served.version)
+                )
                 return DatabaseStream(self._api, watch_for=self._watch_for)
             if served.why_not != logged:
                 level = logging.WARNING if required else logging.INFO
-                log.log(level, "database hints off", extra=facts(why=served.why_not))
+                log.log(
+                    level,
+                    "LINSTOR's database in Kubernetes is not watched",
+                    extra=facts(message=served.why_not),
+                )
             logged = served.why_not
             await asyncio.sleep(RETRY_DELAY if required else pause)
 
@@ -109,7 +117,7 @@ async def _newest_version(api: KubeApi) -> str:
     served = group.get("versions")
     names = [str(each.get("version")) for each in served or () if isinstance(each, Mapping)]
     if not names:
-        raise Missing(f"the API server names no version of {GROUP}")
+        raise Missing(f"the API server does not list a version of {GROUP}")
     return max(names, key=lambda name: [int(number) for number in _NUMBERS.findall(name)])
 
 
@@ -163,7 +171,7 @@ class DatabaseStream:
                             if trigger is not None:
                                 yield trigger
             except TimeoutError as error:
-                raise Unreachable(f"the watch of {path} did not end when it should") from error
+                raise Unreachable(f"the watch of {path} did not end after its timeout") from error
             except (Missing, Expired) as error:
                 raise Unreachable(f"watch {path}: {error}") from error
 

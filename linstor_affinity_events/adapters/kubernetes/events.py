@@ -53,7 +53,11 @@ class KubeEvents:
                 while not self._waiting.empty():
                     await self._send(self._waiting.get_nowait())
         except TimeoutError:
-            log.debug("Events left unsent", extra=facts(number=self._waiting.qsize()))
+            log.debug(
+                "Kubernetes Events dropped because too many are waiting; the log has "
+                "the same information",
+                extra=facts(number=self._waiting.qsize()),
+            )
 
     async def _send(self, event: dict[str, Any]) -> None:
         namespace = escaped(event["metadata"]["namespace"])
@@ -61,10 +65,13 @@ class KubeEvents:
             await self._api.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
         except Conflict:
             # An earlier or another instance has already sent it.
-            log.debug("Event was told before", extra=facts(reason=event["reason"]))
+            log.debug("Kubernetes Event already exists", extra=facts(reason=event["reason"]))
         except AffinityEventsError as error:
             self.lost += 1
-            log.debug("Event not sent", extra=facts(reason=event["reason"], why=error))
+            log.debug(
+                "cannot send Kubernetes Event; it is not retried",
+                extra=facts(reason=event["reason"], error=error),
+            )
 
     def _on_both(
         self, volume: Volume, kind: str, reason: str, text: str, reminder: int = 0

@@ -66,12 +66,14 @@ class Informer:
                 if clock() - started < SHORTEST_WATCH:
                     await asyncio.sleep(SHORTEST_WATCH)
             except Expired as error:
-                log.info("listing anew", extra=facts(path=self._path, why=error))
+                log.info("list expired, listing again", extra=facts(path=self._path, error=error))
                 self._version = ""
                 await asyncio.sleep(self._delays.next())
             except (Again, Refused, Missing) as error:
                 if str(error) != self.failure:
-                    log.warning("watch broken", extra=facts(path=self._path, why=error))
+                    log.warning(
+                        "watch failed, reconnecting", extra=facts(path=self._path, error=error)
+                    )
                 self.failure = str(error)
                 await asyncio.sleep(self._delays.next())
 
@@ -94,11 +96,14 @@ class Informer:
             ):
                 await self._take(events, listing=listing)
         except TimeoutError as error:
-            raise Unreachable(f"the watch of {self._path} did not end when it should") from error
+            raise Unreachable(f"the watch of {self._path} did not end after its timeout") from error
         except Invalid as error:
             if not listing:
                 raise Unreachable(str(error)) from error
-            log.info("this API server gives lists in pages only", extra=facts(path=self._path))
+            log.info(
+                "the API server cannot stream lists, using paged lists instead",
+                extra=facts(path=self._path),
+            )
             self._streams_lists = False
 
     async def _take(self, events: WatchEvents, *, listing: bool) -> None:
@@ -124,7 +129,7 @@ class Informer:
                 if not listing:
                     self._version = version
         if listing:
-            raise Unreachable(f"the list of {self._path} broke off")
+            raise Unreachable(f"the list of {self._path} ended early")
 
     def _healthy(self) -> None:
         self._delays.reset()

@@ -33,7 +33,7 @@ from linstor_affinity_events.model.names import PvName
 
 log = logging.getLogger(__name__)
 
-LABEL = f"{OURSELVES}/note"
+LABEL = f"{OURSELVES}/journal"
 PAGE, PAGE_LIMIT = 500, 4 * MIB
 """The most entries and bytes of one page; the metadata of one entry cannot exceed this size."""
 
@@ -50,8 +50,8 @@ MOST_READS = 20
 
 MOST_REFUSED = 10_000
 
-_KEY = "note.json"
-_PREFIX = "affinity-note-"
+_KEY = "entry.json"
+_PREFIX = "affinity-journal-"
 _LONGEST_NAME = 253
 
 
@@ -175,8 +175,9 @@ class KubeJournal:
             entry, why = None, error
         if why is not None:
             log.error(
-                "note refused; nothing is done for it until it is mended or deleted",
-                extra=facts(configmap=name, why=why),
+                "journal entry is not valid and is ignored until it is corrected "
+                "or deleted; find out who wrote it",
+                extra=facts(configmap=name, error=why),
             )
         return None if entry is None else (entry.pv, entry.key)
 
@@ -246,9 +247,9 @@ def _manifest(entry: JournalEntry) -> dict[str, Any]:
 def _entry(manifest: Mapping[str, Any]) -> JournalEntry:
     text = (manifest.get("data") or {}).get(_KEY)
     if not isinstance(text, str):
-        raise BadEntry(f"it has no {_KEY}")
+        raise BadEntry(f"it has no key {_KEY}")
     try:
-        tree = parse_json(text, "the note")
+        tree = parse_json(text, "the journal entry")
     except Unreachable as error:
         raise BadEntry(str(error)) from error
     return read_entry(tree, version=_version(manifest["metadata"]))
@@ -258,7 +259,7 @@ def _verified_entry(manifest: Mapping[str, Any]) -> JournalEntry:
     """Return the entry in a ConfigMap, whose name must be that of the entry's volume."""
     entry, name = _entry(manifest), manifest["metadata"]["name"]
     if configmap_name(entry.pv) != name:
-        raise BadEntry(f"the note kept in {name} is for {entry.pv}")
+        raise BadEntry(f"ConfigMap {name} holds the entry of {entry.pv}")
     return entry
 
 

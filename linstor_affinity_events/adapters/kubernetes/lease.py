@@ -122,7 +122,10 @@ class LeaseElection:
             return
         self._unhealthy_since = min(self._unhealthy_since, clock())
         if self.leading and clock() - self._unhealthy_since >= self._yield_after:
-            log.info("LINSTOR can't be reached from here; another instance may lead")
+            log.info(
+                "cannot reach LINSTOR: giving up leadership so that another instance "
+                "can take over; it is retried"
+            )
             self._yield_after = min(self._yield_after * 2, YIELD_AFTER_MOST)
             self._yields_until = clock() + 2 * self._retry
             await self.release()
@@ -133,7 +136,9 @@ class LeaseElection:
 
     def _failed(self, why: str) -> None:
         if why != self.failure:
-            log.warning("lease not read or written", extra=facts(lease=self._name, why=why))
+            log.warning(
+                "cannot read or renew the Lease; retrying", extra=facts(lease=self._name, error=why)
+            )
         self.failure = why
 
     def _pause(self) -> float:
@@ -147,7 +152,11 @@ class LeaseElection:
     def _report_change(self) -> None:
         if self._reported_leading != self.leading:
             self._reported_leading = self.leading
-            message = "leading" if self._reported_leading else "not leading"
+            message = (
+                "leading"
+                if self._reported_leading
+                else ("leadership lost: another instance does the work now")
+            )
             log.info(message, extra=facts(lease=self._name, holder=self.holder))
             self._on_change(self._reported_leading)
 
@@ -177,8 +186,9 @@ class LeaseElection:
         duplicate = self._is_held_by_duplicate(spec)
         if duplicate and self.leading:
             log.warning(
-                "another instance has the same --leader-election-id and leads now; this one waits "
-                "until that Lease expires: give each instance a name of its own",
+                "another instance uses the same --leader-election-id and leads. "
+                "This instance waits until that Lease expires; give each "
+                "instance a name of its own",
                 extra=facts(lease=self._name, holder=holder),
             )
         foreign = duplicate or holder not in {"", self._identity}
@@ -250,9 +260,12 @@ class LeaseElection:
                 spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
                 await self._api.replace(path, {**lease, "spec": spec})
         except (TimeoutError, Again, Refused, Missing) as error:
-            log.info("lease not released", extra=facts(lease=self._name, why=error))
+            log.info(
+                "cannot release the Lease; another instance takes over when it expires",
+                extra=facts(lease=self._name, error=error),
+            )
             return
-        log.info("lease released", extra=facts(lease=self._name))
+        log.info("Lease released", extra=facts(lease=self._name))
 
     def _metadata(self, old: dict[str, Any]) -> dict[str, Any]:
         """Return the name and version of the object. Labels and annotations are not sent back:

@@ -19,7 +19,7 @@ class RetryAfterGate:
             return
         left = retry_at - asyncio.get_running_loop().time()
         if left > 0:
-            raise Unreachable(f"Kubernetes: {what}: is not to be asked for so soon", after=left)
+            raise Unreachable(f"Kubernetes: {what}: the server asked to retry later", after=left)
         del self._not_before[request]
 
     def record(self, request: Hashable, after: float | None) -> None:

@@ -62,8 +62,8 @@ def configuration_from(
         ) as error:
             why = " ".join(str(error).split())
             raise BadSettings(
-                f"no way to Kubernetes: {why}; name a file with --kubeconfig (KUBECONFIG), or "
-                "run in a pod with a service account"
+                f"no Kubernetes configuration: {why}; set --kubeconfig "
+                "(KUBECONFIG), or run in a pod with a service account"
             ) from error
         if server:
             configuration.host = server.rstrip("/")
@@ -120,7 +120,9 @@ class KubeSession:
             proxy = configuration.proxy or proxy_for(str(configuration.host))
             return cls(configuration, RESTClientObject(configuration), proxy)
         except (OSError, ValueError) as error:
-            raise BadSettings(f"no way to Kubernetes at {configuration.host}: {error}") from error
+            raise BadSettings(
+                f"cannot connect to Kubernetes at {configuration.host}: {error}"
+            ) from error
 
     async def close(self) -> None:
         await self.http.close()
@@ -136,13 +138,13 @@ class KubeSession:
         try:
             settings = await self._configuration.auth_settings()
         except (aiohttp.ClientError, ConfigException, OSError, ValueError) as error:
-            raise Unreachable(f"credentials for Kubernetes: {error}") from error
+            raise Unreachable(f"Kubernetes credentials: {error}") from error
         headers = {"User-Agent": OURSELVES}
         if (token := settings.get("BearerToken")) and token["value"]:
             # A token file ends with a newline, which would end the header.
             headers["Authorization"] = token["value"].strip()
         if not headers.get("Authorization", "x").isprintable():
-            raise Unreachable("credentials for Kubernetes: the token is none")
+            raise Unreachable("Kubernetes credentials: the token is not valid")
         return headers
 
 
@@ -160,12 +162,12 @@ def proxy_for(server: str) -> str | None:
         return None
     if not proxy.lower().startswith("http:"):
         log.warning(
-            "proxy not used: the service speaks to proxies by http:// alone, and goes on without",
+            "only http:// proxies are supported: connecting to Kubernetes without the proxy",
             extra=facts(server=server, proxy=without_login(proxy)),
         )
         return None
     if not urlsplit(proxy).hostname:
-        raise ValueError(f"{url.scheme.upper()}_PROXY names no host")
+        raise ValueError(f"{url.scheme.upper()}_PROXY does not contain a host")
     return proxy
 
 

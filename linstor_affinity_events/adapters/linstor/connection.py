@@ -92,7 +92,7 @@ class LinstorConnection:
         """
         certified = self._tls.certificate or self._tls.certificate_file
         if certified and url.startswith("https") and isinstance(error, ServerDisconnectedError):
-            return " (perhaps it does not take our certificate; see LS_USER_CERTIFICATE)"
+            return " (the server may have rejected the client certificate; see LS_USER_CERTIFICATE)"
         return ""
 
     def server_name(self, url: str) -> str | None:
@@ -121,7 +121,7 @@ class LinstorConnection:
         except (OSError, UnicodeDecodeError) as error:
             raise LoginRefused(f"LS_BEARER_TOKEN_FILE: {error}") from error
         if not self._token[1].isprintable():
-            raise LoginRefused(f"LS_BEARER_TOKEN_FILE: {path} holds no token")
+            raise LoginRefused(f"LS_BEARER_TOKEN_FILE: {path} is empty or is not a valid token")
         return self._token[1]
 
     def tls_for(self, url: str) -> ssl.SSLContext | bool:
@@ -139,9 +139,10 @@ class LinstorConnection:
             if error.filename != tls.root_ca_file:
                 raise Unreachable(_unusable(error)) from error
             raise Unreachable(
-                f"LS_ROOT_CA_FILE names {error.filename}, which is not there: put the certificate "
-                "authority of LINSTOR there (a client Secret may come without ca.crt), or unset it "
-                "to trust the authorities of the system"
+                f"LS_ROOT_CA_FILE: {error.filename} does not exist. Put LINSTOR's "
+                "certificate authority there (a client Secret may come without "
+                "ca.crt), or unset it to trust the system's certificate "
+                "authorities"
             ) from error
         except (OSError, ssl.SSLError, ValueError) as error:
             raise Unreachable(_unusable(error)) from error
@@ -166,8 +167,8 @@ class LinstorConnection:
 
 def _unusable(error: Exception) -> str:
     return (
-        f"certificates for LINSTOR can't be used: {error} (see LS_ROOT_CA, LS_USER_CERTIFICATE, "
-        "LS_USER_KEY and their _FILE forms)"
+        f"the certificates for LINSTOR are not valid: {error} (see LS_ROOT_CA, "
+        "LS_USER_CERTIFICATE, LS_USER_KEY and their _FILE forms)"
     )
 
 

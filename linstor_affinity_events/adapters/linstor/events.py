@@ -74,7 +74,7 @@ class _YieldingResponse:
         self._lines, self._size = self._lines + 1, self._size + len(line)
         self.idle_lines += 1
         if self.idle_lines > MOST_IDLE_LINES:
-            raise Unreachable(f"LINSTOR sends more than {MOST_IDLE_LINES} lines without an event")
+            raise Unreachable(f"LINSTOR sent more than {MOST_IDLE_LINES} lines without an event")
         if self._lines >= YIELD_EVERY or self._size >= YIELD_EVERY_BYTES:
             self._lines, self._size = 0, 0
             await asyncio.sleep(0)
@@ -125,9 +125,9 @@ class _OneConnection(EventSource):  # type: ignore[misc]
             self._data_lines = 0
         self._data_lines += field_name == "data"
         if self._data_lines > MOST_LINES:
-            raise Unreachable(f"LINSTOR sends an event of more than {MOST_LINES} lines")
+            raise Unreachable(f"LINSTOR sent an event of more than {MOST_LINES} lines")
         if len(self._event_data) + len(field_value) > FRAME_LIMIT:
-            raise Unreachable(f"LINSTOR sends an event of more than {FRAME_LIMIT // MIB} MiB")
+            raise Unreachable(f"LINSTOR sent an event of more than {FRAME_LIMIT // MIB} MiB")
         super()._process_field(field_name, field_value)
 
 
@@ -171,7 +171,7 @@ class LinstorStream:
             likely_cause = self._connection.likely_cause(error, url)
             raise Unreachable(f"{where}: {_message(error)}{likely_cause}") from error
         except UnicodeDecodeError as error:
-            raise Unreachable(f"{where}: sends bytes that are no UTF-8") from error
+            raise Unreachable(f"{where}: the stream is not valid UTF-8") from error
 
 
 async def _events(source: _OneConnection) -> AsyncIterator[Trigger]:

@@ -33,7 +33,7 @@ from linstor_affinity_events.model.names import (
 )
 from linstor_affinity_events.model.nodes import Labels, Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
-from linstor_affinity_events.model.pulse import NodeState, PulseReading
+from linstor_affinity_events.model.poll import NodeState, PollResult
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ _NO_SAVED: Mapping[int, str] = MappingProxyType({})
 
 
 class LinstorRest:
-    """Implements engine.ports.Linstor and LinstorPulse. Use as an async context manager."""
+    """Implements engine.ports.Linstor and LinstorPoll. Use as an async context manager."""
 
     def __init__(
         self, connection: LinstorConnection, *, namespace: str = "", timeout: float = 10.0
@@ -129,7 +129,7 @@ class LinstorRest:
         await self._list("/v1/nodes", take, most=MOST_NODES)
         return Nodes(namespace=namespace, labels=labels)
 
-    async def pulse(self) -> PulseReading:
+    async def poll(self) -> PollResult:
         """Read what the controller has in memory. The count is None if it lacks that endpoint."""
         nodes: dict[NodeName, NodeState] = {}
         count = _Count("labels of nodes", MOST_LABELS)
@@ -143,9 +143,11 @@ class LinstorRest:
         try:
             counted = _object(await self._get("/v1/stats/resources"), "count").get("count")
         except Unreachable as error:
-            log.debug("LINSTOR does not count its resources", extra=facts(why=error))
-            return PulseReading(nodes=nodes, resources=None)
-        return PulseReading(nodes=nodes, resources=counted if type(counted) is int else None)
+            log.debug(
+                "LINSTOR did not return the number of its resources", extra=facts(error=error)
+            )
+            return PollResult(nodes=nodes, resources=None)
+        return PollResult(nodes=nodes, resources=counted if type(counted) is int else None)
 
     def _state(self, node: Mapping[str, Any]) -> NodeState:
         given = self._namespace.strip("/")
@@ -195,7 +197,7 @@ class LinstorRest:
         except Missing:
             return None
         if resource in rows.too_many:
-            raise Unreachable(f"LINSTOR names more than {MOST_REPLICAS} replicas of {resource}")
+            raise Unreachable(f"LINSTOR returned more than {MOST_REPLICAS} replicas of {resource}")
         found = (placement for placement in rows.placements() if placement.resource == resource)
         return next(found, Placement(resource))
 
@@ -271,7 +273,7 @@ class LinstorRest:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._connection.failed(url)
                 if not (_was_never_sent(error) or (reads and _was_cut(error)) or error_response):
-                    raise Unreachable(f"{what}: {str(error) or 'no answer in time'}") from error
+                    raise Unreachable(f"{what}: {str(error) or 'timed out'}") from error
                 failures.append(
                     f"{url}: {_message(error)}{self._connection.likely_cause(error, url)}"
                 )
@@ -290,7 +292,7 @@ class LinstorRest:
                     return []
                 return _checked_body(status, raw, what)
         if error_response is None:
-            raise Unreachable(f"LINSTOR can't be reached: {'; '.join(failures)}")
+            raise Unreachable(f"cannot reach LINSTOR: {'; '.join(failures)}")
         if error_response.from_linstor:
             self._connection.answered(error_response.url)
         return _checked_body(
@@ -356,7 +358,7 @@ class _Count:
     def add(self, number: int) -> None:
         self._found += number
         if self._found > self._most:
-            raise Unreachable(f"LINSTOR answers with more than {self._most} {self._what}")
+            raise Unreachable(f"LINSTOR returned more than {self._most} {self._what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,14 +400,15 @@ def _redirected(response: aiohttp.ClientResponse) -> str:
         target = response.url.join(URL(response.headers.get("Location", "")))
         origin = f"{target.scheme}://{target.host_subcomponent}:{target.port}"[:300]
     except ValueError:
-        return "redirected elsewhere, which is not followed"
+        return "the server redirected the request elsewhere; redirects are not followed"
     if response.url.scheme == "https" or target.scheme != "https":
-        return f"redirected to {origin}, which is not followed"
+        return f"the server redirected the request to {origin}; redirects are not followed"
     return (
-        f"LINSTOR's API wants TLS (it redirects to {origin}): set LS_CONTROLLERS={origin}, "
-        "LS_ROOT_CA_FILE to the authority of its certificate and, where it asks for a client "
-        "certificate, LS_USER_CERTIFICATE_FILE and LS_USER_KEY_FILE; where its certificate is for "
-        "another host name, LS_TLS_SERVER_NAME"
+        f"LINSTOR's API requires TLS (it redirects to {origin}): set "
+        f"LS_CONTROLLERS={origin}, set LS_ROOT_CA_FILE to the certificate "
+        "authority and, if client certificates are required, "
+        "LS_USER_CERTIFICATE_FILE and LS_USER_KEY_FILE; if the certificate is "
+        "for another host name, set LS_TLS_SERVER_NAME"
     )
 
 
@@ -421,7 +424,7 @@ def _checked_body(status: int, raw: bytes, what: str, others: Iterable[str] = ()
         return parse_json(raw, what)
     replies = _replies(raw)
     codes = _codes(replies)
-    text = "; ".join(_messages(replies)) or "no reason given"
+    text = "; ".join(_messages(replies)) or "no message"
     if codes & LOGIN_CODES or status in {401, 403}:
         raise LoginRefused(
             f"{what}: {text} (see LS_USERNAME and LS_PASSWORD, or LS_BEARER_TOKEN_FILE)"
@@ -500,29 +503,29 @@ class Replicas:
 
 def _objects(tree: object, what: str) -> list[Mapping[str, Any]]:
     if not isinstance(tree, list) or not all(isinstance(item, dict) for item in tree):
-        raise Unreachable(f"LINSTOR answers with no list of {what}")
+        raise Unreachable(f"LINSTOR did not return a list of {what}")
     return tree
 
 
 def _object(tree: object, what: str) -> Mapping[str, Any]:
     if not isinstance(tree, dict):
-        raise Unreachable(f"LINSTOR answers with no {what}")
+        raise Unreachable(f"LINSTOR did not return {what}")
     return tree
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value or len(value) > LONGEST_NAME:
-        raise Unreachable(f"LINSTOR answers without {key}, or with one that is too long")
+        raise Unreachable(f"LINSTOR returned no {key}, or one that is too long")
     return value
 
 
 def _flags(row: Mapping[str, Any]) -> frozenset[str]:
     flags = row.get("flags") or ()
     if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
-        raise Unreachable("LINSTOR answers with flags that are no texts")
+        raise Unreachable("LINSTOR returned flags that are not strings")
     if len(flags) > MOST_FLAGS or any(len(flag) > LONGEST_NAME for flag in flags):
-        raise Unreachable("LINSTOR answers with more flags than there are, or longer ones")
+        raise Unreachable("LINSTOR returned too many or too long flags")
     return frozenset(flags)
 
 
@@ -530,5 +533,5 @@ def _texts(value: object, what: str) -> Mapping[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise Unreachable(f"LINSTOR answers with {what} that are no texts")
+        raise Unreachable(f"LINSTOR returned {what} that are not strings")
     return value

@@ -7,19 +7,19 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from linstor_affinity_events.engine.ports import Leadership, LinstorPulse
+from linstor_affinity_events.engine.ports import Leadership, LinstorPoll
 from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.pulse import PulseReading
+from linstor_affinity_events.model.poll import PollResult
 
 log = logging.getLogger(__name__)
 
-CAUSE = "pulse"
+CAUSE = "poll"
 COUNTED_MOST = 60.0
 """Maximum time that a changing number of resources is left to the events."""
 
 
-class Pulse:
+class Poll:
     """Reads two small lists periodically while this instance leads, and requests a full reconcile
     only when they differ from the last ones.
 
@@ -32,7 +32,7 @@ class Pulse:
     def __init__(
         self,
         *,
-        linstor: LinstorPulse,
+        linstor: LinstorPoll,
         leadership: Leadership,
         request: Callable[[str], None],
         paused: Callable[[], bool],
@@ -41,7 +41,7 @@ class Pulse:
         """`paused` returns whether a better source reports all changes."""
         self._linstor, self._leadership = linstor, leadership
         self._request, self._paused, self._every = request, paused, every
-        self._last: PulseReading | None = None
+        self._last: PollResult | None = None
         self._woken = asyncio.Event()
         self._uncounted = False
         self._count_from, self._count_pause = float("-inf"), every
@@ -54,31 +54,31 @@ class Pulse:
         """Read forever."""
         while True:
             self._woken.clear()
-            await self._beat()
+            await self._poll()
             try:
                 async with asyncio.timeout(self._every):
                     await self._woken.wait()
             except TimeoutError:
                 pass
 
-    async def _beat(self) -> None:
+    async def _poll(self) -> None:
         if not self._leadership.leading or self._paused():
             # A new leader or a reopened stream begins with a full reconcile.
             self._last, self._uncounted = None, False
             return
         try:
-            reading = await self._linstor.pulse()
+            reading = await self._linstor.poll()
         except (Again, Refused, Missing) as error:
-            log.debug("pulse failed", extra=facts(why=error))
+            log.debug("cannot poll LINSTOR for changes; retrying", extra=facts(error=error))
             return
         before, self._last = self._last, reading
         if before is None:
             return
         if reading.resources is None:
-            self._last = PulseReading(nodes=reading.nodes, resources=before.resources)
+            self._last = PollResult(nodes=reading.nodes, resources=before.resources)
         self._compare(before, reading)
 
-    def _compare(self, before: PulseReading, reading: PulseReading) -> None:
+    def _compare(self, before: PollResult, reading: PollResult) -> None:
         now = asyncio.get_running_loop().time()
         if nodes := reading.changed_nodes(before):
             log.info(

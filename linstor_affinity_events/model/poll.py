@@ -17,18 +17,18 @@ class NodeState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PulseReading:
+class PollResult:
     """All nodes, and the number of resources; None if LINSTOR did not return it."""
 
     nodes: Mapping[NodeName, NodeState]
     resources: int | None
 
-    def changed_nodes(self, before: "PulseReading") -> list[NodeName]:
+    def changed_nodes(self, before: "PollResult") -> list[NodeName]:
         """The nodes that were added, removed or changed."""
         either = self.nodes.keys() | before.nodes.keys()
         return sorted(name for name in either if self.nodes.get(name) != before.nodes.get(name))
 
-    def recounted(self, before: "PulseReading") -> bool:
+    def recounted(self, before: "PollResult") -> bool:
         """Whether the number of resources changed."""
         known = self.resources is not None and before.resources is not None
         return known and self.resources != before.resources

@@ -1,4 +1,4 @@
-"""What LINSTOR sends no event for is seen by its pulse; no full pass by the clock runs here."""
+"""What LINSTOR sends no event for is seen by its poll; no full pass by the clock runs here."""
 
 import asyncio
 
@@ -7,25 +7,25 @@ from tests.stage.clusters import until
 from tests.stage.service import Service, running
 from tests.stage.stage import Stage
 
-QUICK = ("--reconcile-rate=1h", "--pulse-rate=500ms")
+QUICK = ("--reconcile-rate=1h", "--poll-rate=500ms")
 COUNT = "GET /v1/stats/resources"
 
 
 async def beaten(stage: Stage, times: int = 1) -> None:
-    """Until the pulse was read so often once more."""
+    """Until the poll was read so often once more."""
     wanted = stage.world.requests[COUNT] + times
 
     async def read() -> bool:
         return stage.world.requests[COUNT] >= wanted
 
-    await until(read, "the pulse is read")
+    await until(read, "the poll is read")
 
 
 async def at_rest(stage: Stage, service: Service) -> None:
     """Until the full passes of the start have ended, and something is there to compare with."""
 
     async def passes() -> float:
-        return await service.metric("linstor_affinity_full_pass_seconds_count")
+        return await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
     before = -1.0
     while before != (now := await passes()):
@@ -79,7 +79,7 @@ async def test_at_rest_it_leads_to_no_full_pass_and_asks_for_nothing_else(
 async def test_it_can_be_switched_off_and_only_the_leader_asks(
     fake_stage: Stage, service_on: MakeService
 ) -> None:
-    leader = service_on(fake_stage, "--pulse-rate=0", "--leader-election-id=leader")
+    leader = service_on(fake_stage, "--poll-rate=0", "--leader-election-id=leader")
     follower = service_on(fake_stage, *QUICK, "--leader-election-id=follower")
 
     async with running(leader), running(follower):

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 import pytest_asyncio
 
-from linstor_affinity_events.engine.pulse import COUNTED_MOST, Pulse
+from linstor_affinity_events.engine.poll import COUNTED_MOST, Poll
 from linstor_affinity_events.errors import AffinityEventsError, LoginRefused, Unreachable
 from linstor_affinity_events.model.names import NodeName
-from linstor_affinity_events.model.pulse import NodeState, PulseReading
+from linstor_affinity_events.model.poll import NodeState, PollResult
 from tests.fakes.others import FakeLeadership
 
 EVERY = 10.0
@@ -20,25 +20,25 @@ ONLINE = NodeState(connection="ONLINE", labels=frozenset({("Aux/zone", "a")}))
 
 @dataclass(slots=True)
 class Memory:
-    """Implements engine.ports.LinstorPulse."""
+    """Implements engine.ports.LinstorPoll."""
 
     nodes: dict[NodeName, NodeState] = field(default_factory=lambda: {N1: ONLINE, N2: ONLINE})
     resources: int | None = 7
     broken: AffinityEventsError | None = None
     asked: int = 0
 
-    async def pulse(self) -> PulseReading:
+    async def poll(self) -> PollResult:
         self.asked += 1
         if self.broken is not None:
             raise self.broken
-        return PulseReading(nodes=dict(self.nodes), resources=self.resources)
+        return PollResult(nodes=dict(self.nodes), resources=self.resources)
 
 
 @dataclass(slots=True)
 class Room:
     linstor: Memory
     leadership: FakeLeadership
-    pulse: Pulse
+    poll: Poll
     requests: list[str]
     paused: bool = False
 
@@ -53,15 +53,15 @@ class Room:
 async def room(request: pytest.FixtureRequest) -> AsyncIterator[Room]:
     """Give `room` the parameter False for an instance that does not lead."""
     linstor, leadership, requests = Memory(), FakeLeadership(request.param), list[str]()
-    pulse = Pulse(
+    poll = Poll(
         linstor=linstor,
         leadership=leadership,
         request=requests.append,
         paused=lambda: made.paused,
         every=EVERY,
     )
-    made = Room(linstor, leadership, pulse, requests)
-    task = asyncio.create_task(pulse.run())
+    made = Room(linstor, leadership, poll, requests)
+    task = asyncio.create_task(poll.run())
     await asyncio.sleep(EVERY / 2)
     yield made
     task.cancel()
@@ -94,7 +94,7 @@ async def test_a_node_that_went_or_changed_is_seen_once(
 
     assert await room.beats() == 1
     assert await room.beats(20) == 0
-    assert room.requests == ["pulse"]
+    assert room.requests == ["poll"]
 
 
 async def test_a_node_that_came_is_seen(room: Room) -> None:
@@ -173,7 +173,7 @@ async def test_who_does_not_lead_asks_for_nothing(room: Room) -> None:
 @NOT_LEADING
 async def test_a_new_leader_compares_with_what_it_finds_at_once(room: Room) -> None:
     room.leadership.leading = True
-    room.pulse.wake()
+    room.poll.wake()
     await asyncio.sleep(0.0)
     await asyncio.sleep(0.0)
     assert room.linstor.asked == 1
