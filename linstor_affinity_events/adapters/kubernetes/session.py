@@ -9,11 +9,15 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import yaml
-from kubernetes_asyncio.client.configuration import Configuration
-from kubernetes_asyncio.client.rest import RESTClientObject
-from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
 from yarl import URL
 
+from linstor_affinity_events.adapters.kubernetes.library import (
+    ConfigException,
+    Configuration,
+    RESTClientObject,
+    load_incluster_config,
+    load_kube_config,
+)
 from linstor_affinity_events.errors import BadSettings, Unreachable
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
