@@ -262,7 +262,11 @@ def _owned_annotations(entry: Mapping[str, Any]) -> Collection[str]:
 
 
 def mark_patch(manifest: Manifest) -> Patch:
-    """Retain, skip-reclaim, our finalizer, and the original values in an annotation."""
+    """Retain, skip-reclaim, our finalizer, and the original values in an annotation.
+
+    csi-provisioner takes its finalizer off as soon as it sees Retain. It is taken off here, because
+    otherwise nearly every deletion that follows ends in a conflict first.
+    """
     policy = reclaim_policy_of(manifest)
     skip = annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
     finalizers = finalizers_of(manifest)
@@ -271,9 +275,11 @@ def mark_patch(manifest: Manifest) -> Patch:
     known = marker_of(manifest) if FINALIZER in finalizers or terminating else None
     if known is not None:
         policy, skip = known[0] if policy == RETAIN else policy, known[1]
-    if not terminating and FINALIZER not in finalizers:
+    held = PROVISIONER_FINALIZER in finalizers or _had_provisioner_finalizer(manifest)
+    if not terminating:
+        finalizers = [f for f in finalizers if f not in {FINALIZER, PROVISIONER_FINALIZER}]
         finalizers.append(FINALIZER)
-    before = _marker(policy, skip)
+    before = _marker(policy, skip, held=held)
     return guarded(
         manifest,
         {
@@ -297,8 +303,11 @@ def adoption_patch(manifest: Manifest, policy: str) -> Patch | None:
     )
 
 
-def _marker(policy: str, skip: str | None) -> str:
-    return json.dumps({"reclaimPolicy": policy, "skipReclaim": skip}, separators=(",", ":"))
+def _marker(policy: str, skip: str | None, *, held: bool = False) -> str:
+    values: dict[str, Any] = {"reclaimPolicy": policy, "skipReclaim": skip}
+    if held:
+        values["provisionerFinalizer"] = True
+    return json.dumps(values, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,11 +333,16 @@ def unmarking(
 
     A policy that somebody else has set meanwhile stays.
     """
+    finalizers = [f for f in finalizers_of(manifest) if f != FINALIZER]
+    if (
+        PROVISIONER_FINALIZER not in finalizers
+        and not is_terminating(manifest)
+        and _wrote_marker(manifest)
+        and _had_provisioner_finalizer(manifest)
+    ):
+        finalizers.append(PROVISIONER_FINALIZER)
     patch: Patch = {
-        "metadata": {
-            "finalizers": [f for f in finalizers_of(manifest) if f != FINALIZER],
-            "annotations": {MARKER_ANNOTATION: None},
-        }
+        "metadata": {"finalizers": finalizers, "annotations": {MARKER_ANNOTATION: None}}
     }
     before = own or (marker_of(manifest) if _wrote_marker(manifest) else None)
     retained = reclaim_policy_of(manifest) == RETAIN
@@ -367,16 +381,27 @@ def skip_reclaim_of(manifest: Manifest) -> str | None:
 
 def marker_of(manifest: Manifest) -> Before | None:
     """The original policy and skip-reclaim in the marker; None if it is not valid."""
-    try:
-        before = json.loads(annotations_of(manifest).get(MARKER_ANNOTATION, ""))
-        policy, skip = before["reclaimPolicy"], before["skipReclaim"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    values = _marker_values(manifest)
+    if not {"reclaimPolicy", "skipReclaim"} <= values.keys():
         return None
+    policy, skip = values["reclaimPolicy"], values["skipReclaim"]
     if not isinstance(policy, str) or policy not in {"Delete", "Recycle", RETAIN}:
         return None
     if not isinstance(skip, str | None):
         return None
     return policy, skip
+
+
+def _had_provisioner_finalizer(manifest: Manifest) -> bool:
+    return _marker_values(manifest).get("provisionerFinalizer") is True
+
+
+def _marker_values(manifest: Manifest) -> Mapping[str, Any]:
+    try:
+        values = json.loads(annotations_of(manifest).get(MARKER_ANNOTATION, ""))
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, Mapping) else {}
 
 
 def tombstone_name(manifest: Manifest) -> str:

@@ -130,7 +130,20 @@ def test_a_marked_volume_may_be_deleted() -> None:
     pv = marked(OWNED)
 
     assert is_marked(pv)
-    assert finalizers_of(pv) == [PROTECTION, PROVISIONER, FINALIZER]
+    assert finalizers_of(pv) == [PROTECTION, FINALIZER]
+
+
+def test_the_finalizer_of_the_provisioner_comes_back_with_the_rest_if_it_was_there() -> None:
+    def restored(pv: Json) -> list[str]:
+        return finalizers_of(applied(pv, unmarking(pv).patch))
+
+    again = applied(marked(OWNED), mark_patch(marked(OWNED)))
+    without = with_metadata(OWNED, finalizers=[PROTECTION])
+
+    assert PROVISIONER in restored(marked(OWNED))
+    assert PROVISIONER in restored(managed(again))
+    assert PROVISIONER not in restored(marked(without))
+    assert PROVISIONER not in restored(managed(marked(OWNED), manager="somebody"))
 
 
 @pytest.mark.parametrize("policy", ["Delete", "Retain", "Recycle"])
