@@ -158,7 +158,7 @@ async def guarded(logs: Path, console: Console) -> list[Goal]:
         show(found, console)
         goals.extend(goal for report in found for goal in report.goals)
 
-    take([await asyncio.to_thread(imports.report)])
+    take([await imports.report()])
     async with crowd(logs) as stage:
         await stage.grow(RESTING)
         async with asyncio.TaskGroup() as group:

@@ -1,7 +1,7 @@
 """What importing the service costs: every start pays for it, before anything is asked of a peer."""
 
+import asyncio
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +27,20 @@ class Imports:
     """Seconds, those of the interpreter's own start included."""
 
 
-def imported() -> Imports:
+async def imported() -> Imports:
     """Import it in a process of its own."""
-    told = subprocess.run(
-        [sys.executable, "-c", _PROGRAM],
-        capture_output=True,
-        check=True,
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _PROGRAM),
+        stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[1],
     )
-    found = json.loads(told.stdout)
+    told, _ = await process.communicate()
+    found = json.loads(told)
     return Imports(modules=found["modules"], cpu=found["cpu"])
 
 
-def report() -> Report:
-    found = imported()
+async def report() -> Report:
+    found = await imported()
     return Report(
         name="imports",
         title="What the command run imports",
