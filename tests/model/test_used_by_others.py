@@ -1,9 +1,16 @@
 """An absent volume, for whose data other claims have a volume: who gets it on an entry's word."""
 
 from dataclasses import replace
+from typing import Any
 
 from linstor_affinity_events.model.demands import original_of
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    MARKER_ANNOTATION,
+    SKIP_RECLAIM_ANNOTATION,
+    VolumeKey,
+)
+from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.replacement import (
     Create,
     LeaveAlone,
@@ -13,7 +20,7 @@ from linstor_affinity_events.model.replacement import (
     next_step,
     was_its_own,
 )
-from tests.model.manifests import begun, claim, marked, volume
+from tests.model.manifests import begun, claim, marked, terminating, volume
 
 ENTRY = begun(volume()).deleting()
 OTHERS = (PvName("pvc-8"), PvName("pvc-9"))
@@ -62,3 +69,36 @@ def test_an_entry_without_claim_confirms_nothing_by_itself() -> None:
     nobodys = begun(volume(claimRef=None))
 
     assert not was_its_own(nobodys, None)
+
+
+def safe(**metadata: Any) -> dict[str, Any]:
+    """A volume with what both this service and the reference set before they delete one."""
+    annotations = {SKIP_RECLAIM_ANNOTATION: "true"}
+    return volume(
+        metadata={"annotations": annotations, **metadata}, persistentVolumeReclaimPolicy="Retain"
+    )
+
+
+def test_what_the_reference_marked_is_known_by_what_is_missing() -> None:
+    ours = {MARKER_ANNOTATION: "{}", SKIP_RECLAIM_ANNOTATION: "true"}
+
+    assert left_by_the_reference(safe())
+    assert left_by_the_reference(terminating(safe()))
+    assert not left_by_the_reference(safe(finalizers=[FINALIZER]))
+    assert not left_by_the_reference(safe(annotations=ours))
+    assert not left_by_the_reference(terminating(safe(finalizers=[FINALIZER])))
+    # Made ours while it was going: only our finalizer says that we deleted it.
+    assert left_by_the_reference(terminating(safe(annotations=ours)))
+
+
+def test_a_resource_that_was_named_after_the_claim_needs_no_witness() -> None:
+    uid = "0f5c6d8e-1a2b-4c3d-8e9f-001122334455"
+    named = VolumeKey(ResourceName(f"pvc-{uid}"))
+    of_this, of_another = (
+        begun(volume(claimRef={**volume()["spec"]["claimRef"], "uid": each}))
+        for each in (uid, "another")
+    )
+
+    assert was_its_own(replace(of_this, key=named), None)
+    assert not was_its_own(replace(of_another, key=named), None)
+    assert not was_its_own(of_this, None)
