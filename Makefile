@@ -87,8 +87,10 @@ dist: $(READY) ## Wheel, sdist, chart and bill of materials, all of one version,
 release-dry-run: dist ## Make and check all that a release publishes, and print where each part goes
 	$(BIN)/python packaging/release.py $(ARGS)
 
+# The test that is left out sends signals until the process is gone, which leaves no time to save what was counted.
 coverage: $(READY) ## Branch coverage of the package by the fast tests; fails below 95 %
-	$(PYTEST) $(FAST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(ARGS)
+	$(PYTEST) $(FAST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 \
+		--deselect=tests/faults/test_shutdown.py::test_signals_that_do_not_cease_change_nothing $(ARGS)
 
 mutation: $(READY) ## Mutate model/ and see which mutants its unit tests miss; half an hour
 	$(BIN)/python -m mutmut run --max-children $$(nproc) $(ARGS)
