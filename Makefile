@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PROCESSES ?= auto
 PYTEST := $(BIN)/pytest -n $(PROCESSES) --dist loadgroup
+# What needs neither a real Kubernetes nor other programs, and no minutes for a single test.
+FAST := -m "not real and not long and not csi and not image" $(addprefix --ignore=tests/,benchmarks browser chart real_parts)
 
+.PHONY: dev test-fast coverage mutation lint-python lint-image lint-workflows lint-chart pre-commit release-dry-run
 .PHONY: help test test-real test-long test-oldest test-csi test-image test-image-python demo sandbox bench bench-full bench-guard soak dist lint format lock reference clean
 
 help: ## Say what there is
@@ -18,6 +21,12 @@ $(READY): pyproject.toml requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	touch $@
+
+dev: $(READY) ## Set up for work on it: the environment, and git hooks that lint each commit
+	$(BIN)/pre-commit install
+
+test-fast: $(READY) ## Run the tests that need nothing but Python
+	$(PYTEST) $(FAST) $(ARGS)
 
 test: $(READY) ## Run all tests; with a Go toolchain also those on a real Kubernetes
 	@if command -v go >/dev/null; then $(BIN)/python -m tests.real_parts.build >/dev/null; else \
@@ -75,12 +84,41 @@ dist: $(READY) ## Wheel, sdist, chart and bill of materials, all of one version,
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
 		--output-reproducible --of JSON -o dist/sbom.cdx.json requirements.txt
 
-lint: $(READY) ## Formatters, linters, types, import contracts
+release-dry-run: dist ## Make and check all that a release publishes, and print where each part goes
+	$(BIN)/python packaging/release.py $(ARGS)
+
+# The test that is left out sends signals until the process is gone, which leaves no time to save what was counted.
+coverage: $(READY) ## Branch coverage of the package by the fast tests; fails below 95 %
+	$(PYTEST) $(FAST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 \
+		--deselect=tests/faults/test_shutdown.py::test_signals_that_do_not_cease_change_nothing $(ARGS)
+
+mutation: $(READY) ## Mutate model/ and see which mutants its unit tests miss; half an hour
+	$(BIN)/python -m mutmut run --max-children $$(nproc) $(ARGS)
+	$(BIN)/python -m mutmut export-cicd-stats
+	$(BIN)/python -m mutmut results
+
+lint: lint-python lint-image ## Formatters, linters, types, import contracts; with a Go toolchain workflows and chart
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory lint-workflows lint-chart; else \
+		echo "WORKFLOWS AND CHART NOT LINTED: there is no Go toolchain" >&2; fi
+
+lint-python: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
+
+lint-image: $(READY)
 	$(BIN)/hadolint Dockerfile
+
+lint-workflows: $(READY)
+	$(BIN)/python -m tests.real_parts.run actionlint -shellcheck= -pyflakes=
+	$(BIN)/zizmor --offline --quiet --no-progress .github
+
+lint-chart: $(READY)
+	$(BIN)/python -m tests.real_parts.run helm lint chart --strict --quiet --set linstor.endpoint=http://linstor:3370
+
+pre-commit: $(READY) ## What the git hooks check, on all files
+	$(BIN)/pre-commit run --all-files
 
 format: $(READY) ## Let the formatter decide
 	$(BIN)/ruff format .
@@ -100,4 +138,4 @@ reference: $(READY) ## Write the reference pages of the documentation from the c
 	PYTHONPATH=. $(BIN)/python packaging/reference.py
 
 clean: ## Remove what was made here; what was built for all checkouts stays in the cache
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants .coverage*

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import flood, idle
+from benchmarks import flood, idle, imports
 from benchmarks.burst import measure_burst
 from benchmarks.crowd import Crowd, crowd
 from benchmarks.latency import measure_latency
@@ -30,6 +30,8 @@ EVACUATED = 60
 LEAST_RATE, MOST_STARVED = 0.5, 20.0
 
 RESTING, REST = 300, 60.0
+MOST_RSS = 128.0
+"""MiB at rest; the imports alone are 85 of them."""
 
 FLOODED, EVENTS_EACH, AT_ONCE = 1_500, 4, 0.001
 MOST_OF_LOOKS = 0.75
@@ -131,6 +133,7 @@ async def at_rest(stage: Crowd, logs: Path) -> list[Report]:
         )
         for peer, asked, most in limits
     ]
+    goals.append(Goal(what=f"RSS {at}", found=found.after.rss, most=MOST_RSS, unit=" MiB"))
     return [replace(table, goals=goals), kinds]
 
 
@@ -155,6 +158,7 @@ async def guarded(logs: Path, console: Console) -> list[Goal]:
         show(found, console)
         goals.extend(goal for report in found for goal in report.goals)
 
+    take([await imports.report()])
     async with crowd(logs) as stage:
         await stage.grow(RESTING)
         async with asyncio.TaskGroup() as group:

@@ -11,6 +11,7 @@ PLACES = {
     "linstor_affinity_events/__init__.py": r'__version__ = "([^"]+)"',
     "chart/Chart.yaml": r"(?m)^version: (\S+)",
     "chart/Chart.yaml (appVersion)": r"(?m)^appVersion: (\S+)",
+    "chart/Chart.yaml (image)": r"(?m)^      image: \S+:(\S+)",
     "Dockerfile": r"(?m)^ARG VERSION=(\S+)",
     "CHANGELOG.md": r"(?m)^## (\S+)",
 }

@@ -9,10 +9,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from linstor_affinity_events.app.service import Service
 from linstor_affinity_events.cli import main
+from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.settings import OPTIONS, Settings
 
 TOP = Path(__file__).parent.parent
-PAGES = runpy.run_path(str(TOP / "packaging" / "reference.py"))["PAGES"]
+REFERENCE = runpy.run_path(str(TOP / "packaging" / "reference.py"))["PAGES"]
+PAGES = sorted([*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")])
 
 
 def rows(document: str, first: str) -> list[list[str]]:
@@ -40,9 +42,9 @@ async def test_every_metric_that_is_served_is_described(tmp_path: Path) -> None:
     assert served == {(each.name, each.type, each.help) for each in service.metrics.described}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", REFERENCE)
 def test_the_reference_pages_are_as_the_code_has_it(page: str) -> None:
-    assert (TOP / "docs" / page).read_text() == PAGES[page]()
+    assert (TOP / "docs" / page).read_text() == REFERENCE[page]()
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/operations.md", "docs/reliability.md"])
@@ -60,6 +62,14 @@ def test_every_flag_and_command_that_is_named_exists(document: str) -> None:
         *main.commands,
         "is",
     }
+
+
+def test_every_reason_that_the_troubleshooting_names_exists() -> None:
+    text = (TOP / "docs" / "operations.md").read_text()
+    named = set(re.findall(r"reason `([a-z-]+)`", text))
+
+    assert len(named) > 10
+    assert named <= {str(reason) for reason in Reason}
 
 
 def test_each_defence_of_the_threat_model_names_a_test_that_exists() -> None:
@@ -107,3 +117,26 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     assert all(
         (TOP / "docs" / link).exists() for link in re.findall(r"\]\((decisions/[^)]+)\)", text)
     )
+
+
+def test_every_decision_is_in_the_index_with_its_state() -> None:
+    pages = {page.name for page in (TOP / "docs" / "decisions").glob("*.md")} - {"README.md"}
+    state = r"accepted|withdrawn|superseded by \[[^]]+\]\((\S+\.md)\)"
+    listed: dict[str, str] = {}
+    for row in rows("docs/decisions/README.md", "20"):
+        link = re.fullmatch(r"\[.+\]\((\S+)\)", row[1])
+        assert link, row
+        assert link[1].startswith(row[0]), row
+        found = re.match(state, row[2])
+        assert found, row
+        assert found[1] is None or found[1] in pages, row
+        listed[link[1]] = row[2]
+
+    assert set(listed) == pages
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -50,3 +50,15 @@ def test_a_resource_that_linstor_lost_can_be_supposed_to_be_back() -> None:
 
     assert question.definition(RD, None) == Definition(resource=RD)
     assert question.placement(RD, None) == Placement(RD, (Replica(C),))
+
+
+def test_either_assumption_makes_it_a_question() -> None:
+    assert WhatIf(gone=frozenset({A}))
+    assert WhatIf(replicas={RD: (C,)})
+
+
+def test_what_is_left_is_a_placement_of_the_same_resource() -> None:
+    left = WhatIf(gone=frozenset({A})).placement(RD, NOW)
+
+    assert left == Placement(RD, NOW.replicas[1:])
+    assert WhatIf(gone=frozenset({A})).placement(RD, None) is None

@@ -76,6 +76,11 @@ HELM = Module(
 version all the same, since it is told which one to take a cluster for.
 """
 
+ACTIONLINT = Module(
+    HERE / "actionlint", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}
+)
+"""Checks the workflows under .github; no test needs it."""
+
 SCHEDULER = Module(
     HERE, {"kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler"}, group="scheduler"
 )

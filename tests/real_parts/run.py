@@ -3,12 +3,12 @@
 import os
 import sys
 
-from tests.real_parts.build import CSI, HELM, BuildError, chosen, ensure_built
+from tests.real_parts.build import ACTIONLINT, CSI, HELM, BuildError, chosen, ensure_built
 
 
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    modules = (HELM, chosen(), *CSI)
+    modules = (HELM, ACTIONLINT, chosen(), *CSI)
     for module in modules:
         if name in module.packages:
             program = str(ensure_built(module) / name)

@@ -1,0 +1,64 @@
+"""How policies are written for people, and which part of a policy's text is told to be wrong."""
+
+import pytest
+
+from linstor_affinity_events.model.keys import HOSTNAME_LABEL
+from linstor_affinity_events.model.policy import (
+    EVERYWHERE,
+    LOCAL_ONLY,
+    Policy,
+    PolicyReading,
+    StorageClass,
+    Unreadable,
+    read_policy,
+)
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (EVERYWHERE, "everywhere"),
+        (LOCAL_ONLY, "local only"),
+        (Policy((frozenset({"zone", "rack"}),)), "same rack+zone"),
+        (
+            Policy((frozenset({HOSTNAME_LABEL}), frozenset({"zone"}))),
+            f"same {HOSTNAME_LABEL} or same zone",
+        ),
+        (Policy((frozenset({"zone"}), frozenset())), "same zone or any"),
+    ],
+)
+def test_policies_are_told_in_words(policy: Policy, text: str) -> None:
+    assert str(policy) == text
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        (1, "neither true nor false nor a list of {fromSame: [label, ...]}"),
+        ([{}, {"fromsame": []}], "rule 2 is not of the form fromSame: [label, ...]"),
+        ([{"fromSame": "zone"}], "rule 1: fromSame is not a list of label names"),
+        ([{"fromSame": ["x"] * 17}], "rule 1: more than 16 labels"),
+        ([{}] * 17, "more than 16 rules"),
+    ],
+    ids=str,
+)
+def test_the_rule_that_is_wrong_is_named(tree: object, told: str) -> None:
+    assert read_policy("text", lambda _: tree) == Unreadable("text", told)
+
+
+def test_a_rule_without_labels_admits_every_node() -> None:
+    assert read_policy("- {}", lambda _: [{}]) == EVERYWHERE
+
+
+def test_the_spelling_with_the_prefix_counts_whatever_the_order() -> None:
+    prefixed, short = "linstor.csi.linbit.com/allowRemoteVolumeAccess", "allowRemoteVolumeAccess"
+
+    def reading(text: str) -> PolicyReading:
+        return Unreadable(text, "told")
+
+    for keys in ((prefixed, short), (short, prefixed)):
+        parameters = {key: key for key in keys}
+        assert StorageClass.read("a", parameters, reading).policy == Unreadable(prefixed, "told")
+    others = StorageClass.read("a", {"csi.storage.k8s.io/allowRemoteVolumeAccess": "x"}, reading)
+    assert (others.name, others.policy) == ("a", None)
+    assert (others.context_options, others.commands) == ("", "")

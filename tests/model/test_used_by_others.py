@@ -1,0 +1,104 @@
+"""An absent volume, for whose data other claims have a volume: who gets it on an entry's word."""
+
+from dataclasses import replace
+from typing import Any
+
+from linstor_affinity_events.model.demands import original_of
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    MARKER_ANNOTATION,
+    SKIP_RECLAIM_ANNOTATION,
+    VolumeKey,
+)
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.replacement import (
+    Create,
+    LeaveAlone,
+    Observation,
+    ReadClaim,
+    left_by_the_reference,
+    next_step,
+    was_its_own,
+)
+from tests.model.manifests import begun, claim, marked, terminating, volume
+
+ENTRY = begun(volume()).deleting()
+OTHERS = (PvName("pvc-8"), PvName("pvc-9"))
+ORIGINAL = original_of(volume())
+
+
+def test_what_nothing_confirms_is_left_alone_and_the_others_are_named() -> None:
+    step = next_step(ENTRY, Observation(pv=None, others=OTHERS))
+
+    assert isinstance(step, LeaveAlone)
+    assert "claims use pvc-8, pvc-9 for the same LINSTOR volume" in step.why
+
+
+def test_what_was_seen_with_this_claim_goes_on() -> None:
+    assert was_its_own(ENTRY, ORIGINAL)
+
+    step = next_step(ENTRY, Observation(pv=None, others=OTHERS, original=ORIGINAL))
+
+    assert step == ReadClaim()
+
+
+def test_a_claim_that_does_not_refer_to_it_gets_nothing_beside_others() -> None:
+    elsewhere = claim(volumeName="another")
+    observation = Observation(
+        pv=None, others=OTHERS, original=ORIGINAL, claim=elsewhere, claim_known=True
+    )
+
+    assert isinstance(next_step(ENTRY, observation), LeaveAlone)
+    assert isinstance(next_step(ENTRY, replace(observation, others=())), Create)
+
+
+def test_the_claim_that_it_was_seen_with_gets_it_back() -> None:
+    observation = Observation(
+        pv=None, others=OTHERS, original=ORIGINAL, claim=claim(), claim_known=True
+    )
+
+    assert next_step(ENTRY, observation) == Create(ENTRY.wanted)
+
+
+def test_our_markers_are_not_those_of_the_reference() -> None:
+    assert not left_by_the_reference(volume())
+    assert not left_by_the_reference(marked(volume()))
+
+
+def test_an_entry_without_claim_confirms_nothing_by_itself() -> None:
+    nobodys = begun(volume(claimRef=None))
+
+    assert not was_its_own(nobodys, None)
+
+
+def safe(**metadata: Any) -> dict[str, Any]:
+    """A volume with what both this service and the reference set before they delete one."""
+    annotations = {SKIP_RECLAIM_ANNOTATION: "true"}
+    return volume(
+        metadata={"annotations": annotations, **metadata}, persistentVolumeReclaimPolicy="Retain"
+    )
+
+
+def test_what_the_reference_marked_is_known_by_what_is_missing() -> None:
+    ours = {MARKER_ANNOTATION: "{}", SKIP_RECLAIM_ANNOTATION: "true"}
+
+    assert left_by_the_reference(safe())
+    assert left_by_the_reference(terminating(safe()))
+    assert not left_by_the_reference(safe(finalizers=[FINALIZER]))
+    assert not left_by_the_reference(safe(annotations=ours))
+    assert not left_by_the_reference(terminating(safe(finalizers=[FINALIZER])))
+    # Made ours while it was going: only our finalizer says that we deleted it.
+    assert left_by_the_reference(terminating(safe(annotations=ours)))
+
+
+def test_a_resource_that_was_named_after_the_claim_needs_no_witness() -> None:
+    uid = "0f5c6d8e-1a2b-4c3d-8e9f-001122334455"
+    named = VolumeKey(ResourceName(f"pvc-{uid}"))
+    of_this, of_another = (
+        begun(volume(claimRef={**volume()["spec"]["claimRef"], "uid": each}))
+        for each in (uid, "another")
+    )
+
+    assert was_its_own(replace(of_this, key=named), None)
+    assert not was_its_own(replace(of_another, key=named), None)
+    assert not was_its_own(of_this, None)

@@ -1,0 +1,65 @@
+"""When two observations of a volume lead to the same decision."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.adapters.kubernetes.objects import describe
+from linstor_affinity_events.model.affinity import ForeignAffinity, NodeAffinity, read_affinity
+from linstor_affinity_events.model.names import ClaimName, Uid
+from linstor_affinity_events.model.policy import LOCAL_ONLY
+from linstor_affinity_events.model.volume import Volume
+from tests.model.manifests import volume
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def observed() -> Volume:
+    found = describe(volume())
+    assert found is not None
+    return found
+
+
+def test_another_incarnation_or_age_changes_no_decision(observed: Volume) -> None:
+    assert observed.same_inputs(replace(observed, uid=Uid("another"), created_at=1.0))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"key": None},
+        {"affinity": NodeAffinity.of([frozenset({("a", "b")})])},
+        {"terminating": True},
+        {"phase": "Failed"},
+        {"claim": ClaimName(namespace="other", name="other")},
+        {"skip": True},
+        {"storage_class": "another"},
+        {"override": LOCAL_ONLY},
+        {"context": LOCAL_ONLY},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_whatever_a_decision_depends_on_counts(observed: Volume, changed: Json) -> None:
+    assert not replace(observed, **changed).same_inputs(observed)
+
+
+def test_an_affinity_of_another_form_names_all_its_labels() -> None:
+    expressions = [{"key": "zone", "operator": "In", "values": ["a", "b"]}]
+    more = [{"key": "rack", "operator": "In", "values": ["r"]}, {"key": "x", "operator": "Exists"}]
+    terms = [{"matchExpressions": expressions}, {"matchExpressions": more}, {"matchFields": [1]}]
+
+    found = read_affinity({"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}})
+
+    assert isinstance(found, ForeignAffinity)
+    assert found.labels == {"zone", "rack", "x"}
+    assert found.text == f"not managed: {terms[0]}"
+
+
+def test_an_affinity_without_terms_is_of_another_form() -> None:
+    required = {"nodeSelectorTerms": [], "other": 1}
+
+    found = read_affinity({"nodeAffinity": {"required": required}})
+
+    assert found == ForeignAffinity("not managed: no terms")
