@@ -168,7 +168,10 @@ class FullReconciler:
         """Report a failure. Returns the delay until the retry."""
         self._telemetry.full_reconcile_failed(kind)
         if why != self.failure:
-            log.warning("full reconcile failed", extra=facts(cause=cause, error=why))
+            log.warning(
+                "full reconcile failed; it is retried, and volumes stay as they are meanwhile",
+                extra=facts(cause=cause, error=why),
+            )
         self.failure = why
         return self._delays.next()
 
@@ -190,6 +193,13 @@ class FullReconciler:
         for resource in self._cluster_view.saved:
             self._queue.add(resource)
         found = await self._decide_all(cause, definitions, view.placements)
+        changes = sum(number for (kind, _), number in found.items() if kind == "change")
+        if changes and cause != PERIOD:
+            # Nobody was there to receive events for them.
+            log.info(
+                "full reconcile found volumes with an outdated node affinity",
+                extra=facts(cause=cause, volumes=changes),
+            )
         self._report_unmanaged(found)
         self._telemetry.census(found)
         self._telemetry.deferred(self._reporter.deferred())
@@ -225,7 +235,8 @@ class FullReconciler:
             case Change():
                 if resource not in self._queue and volume.name not in self._reporter.out_of_sync:
                     self._telemetry.drift_without_event(cause)
-                    log.info(
+                    log.log(
+                        logging.INFO if cause == PERIOD else logging.DEBUG,
                         "full reconcile found a change for which no event was received",
                         extra=facts(pv=volume.name, resource=resource, cause=cause),
                     )

@@ -79,7 +79,7 @@ class PlacementReader:
             return await self._linstor.placements()
         except Unreachable as error:
             self._bulk_from = asyncio.get_running_loop().time() + BULK_RETRY_AFTER
-            log.info(
+            log.warning(
                 "cannot read all resources at once; reading them one by one",
                 extra=facts(error=error),
             )

@@ -152,7 +152,7 @@ class Reporter:
             expected = isinstance(decision, Skipped) or decision.reason is Reason.YOUNG
             log.log(
                 logging.DEBUG if expected else logging.INFO,
-                "volume is not changed for now",
+                "volume not changed for now; it is retried automatically",
                 extra=facts(
                     pv=volume.name, resource=volume.key, reason=found.reason, message=found.why
                 ),
@@ -245,10 +245,10 @@ class Reporter:
 
     def _warn(self, volume: Volume, found: OutOfSync) -> None:
         if found.kind == "refused":
-            text, why = "volume not updated", found.why
+            text, why = "volume not updated; it is checked again at each event", found.why
         else:
             minutes = int(DEFERRED_FOR / 60)
-            text = "volume not updated yet"
+            text = "volume has been waiting for minutes to be updated"
             why = (
                 f"Its node affinity has been waiting to be updated for more than {minutes} "
                 f"minutes: {found.why}. It is retried automatically"

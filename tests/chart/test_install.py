@@ -251,7 +251,7 @@ async def test_check_finds_out_with_rights_to_read_what_the_service_may_do(
     assert good.code == 0, good.out
     assert needs["permissions"]["detail"] == "all 19 permissions are granted"
     # Nodes differ, since this cluster has none; that they could be listed is what counts here.
-    assert "alone knows" in needs["nodes"]["detail"]
+    assert "only in LINSTOR" in needs["nodes"]["detail"]
     assert needs["rival"]["status"] == needs["leader"]["status"] == "ok"
     assert needs["leftovers"]["status"] == needs["in-place"]["status"] == "ok"
     assert "not tested" in needs["in-place"]["detail"]

@@ -120,7 +120,7 @@ async def test_what_no_event_tells_is_in_the_volume_at_once(
         await service.until_said("volume affinity updated")
         _, metrics = await service.ask("/metrics")
 
-    assert 'linstor_affinity_changes_by_trigger_total{source="database"} 1.0' in metrics
+    assert 'linstor_affinity_changes_by_trigger_total{trigger="database"} 1.0' in metrics
     assert "linstor_affinity_drift_without_event_total" not in drift(metrics)
 
 
@@ -193,7 +193,7 @@ async def test_where_it_may_not_be_watched_auto_goes_on_without(scene: Scene) ->
 
     async with running(scene.service()) as service:
         await service.until_said("LINSTOR's database in Kubernetes is not watched")
-        assert f"the account is not allowed to list resources.{GROUP}" in service.said()
+        assert f"the service account is not allowed to list resources.{GROUP}" in service.said()
         code, why = await service.ask("/readyz")
 
     assert (code, why) == (200, "ok\n")
@@ -210,7 +210,7 @@ async def test_where_there_is_none_auto_goes_on_and_on_is_not_ready(scene: Scene
         await required.until_said("LINSTOR's database in Kubernetes is not watched")
         code, why = await required.ask("/readyz")
         assert code == 503
-        assert "LINSTOR's database in Kubernetes: not found yet" in why
+        assert "LINSTOR's database in Kubernetes: not connected yet" in why
         await scene.database.make()
         await required.until_ready()
     finally:
@@ -224,7 +224,7 @@ async def test_check_tells_of_it(scene: Scene) -> None:
     gone = await command(scene.stage, "check")
     wanted = await command(scene.stage, "check", "--watch-linstor-database=on")
 
-    assert "ok    watch-linstor-database: on, by v1-33-1" in there.out
+    assert "ok    watch-linstor-database: enabled: watching version v1-33-1" in there.out
     assert "ok    watch-linstor-database: off, as --watch-linstor-database says" in off.out
     assert "ok    watch-linstor-database: off: LINSTOR does not keep its database" in gone.out
     assert "fail  watch-linstor-database: LINSTOR does not keep its database" in wanted.out

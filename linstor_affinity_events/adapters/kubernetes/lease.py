@@ -122,9 +122,9 @@ class LeaseElection:
             return
         self._unhealthy_since = min(self._unhealthy_since, clock())
         if self.leading and clock() - self._unhealthy_since >= self._yield_after:
-            log.info(
-                "cannot reach LINSTOR: giving up leadership so that another instance "
-                "can take over; it is retried"
+            log.warning(
+                "cannot reach LINSTOR: giving up leadership so that another instance can take "
+                "over; this one tries to lead again later"
             )
             self._yield_after = min(self._yield_after * 2, YIELD_AFTER_MOST)
             self._yields_until = clock() + 2 * self._retry
