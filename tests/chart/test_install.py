@@ -257,7 +257,7 @@ async def test_check_finds_out_with_rights_to_read_what_the_service_may_do(
     assert "not tested" in needs["in-place"]["detail"]
     lacking = {each["check"]: each for each in bad.json}["permissions"]
     assert lacking["status"] == "fail"
-    assert f"{NAMESPACE}/{FULL_NAME} may not" in lacking["detail"]
+    assert f"{NAMESPACE}/{FULL_NAME} is not allowed to" in lacking["detail"]
     assert "delete persistentvolumes" in lacking["detail"]
 
 

@@ -225,8 +225,8 @@ async def test_check_tells_of_it(scene: Scene) -> None:
     wanted = await command(scene.stage, "check", "--watch-linstor-database=on")
 
     assert "ok    watch-linstor-database: enabled: watching version v1-33-1" in there.out
-    assert "ok    watch-linstor-database: off, as --watch-linstor-database says" in off.out
-    assert "ok    watch-linstor-database: off: LINSTOR does not keep its database" in gone.out
+    assert "ok    watch-linstor-database: disabled by --watch-linstor-database" in off.out
+    assert "ok    watch-linstor-database: disabled: LINSTOR does not keep its database" in gone.out
     assert "fail  watch-linstor-database: LINSTOR does not keep its database" in wanted.out
 
 
