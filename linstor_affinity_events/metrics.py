@@ -25,41 +25,165 @@ _FULL_RECONCILE = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """One metric, as the documentation lists it."""
+    """One metric. `name` is without the prefix, and without `_total` for a counter."""
 
     name: str
-    type: str
-    labels: tuple[str, ...]
     help: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def gauge(self) -> str:
+        return f"{_PREFIX}_{self.name}"
+
+    @property
+    def counter(self) -> str:
+        return f"{_PREFIX}_{self.name}_total"
 
 
-GAUGES = {
-    "queue_depth": "LINSTOR resources waiting to be reconciled.",
-    "queue_oldest_seconds": "Age of the oldest trigger that has not been reconciled yet, in "
-    "seconds. 0 if none is waiting.",
-    "workers_busy": "Workers that are reconciling a resource now.",
-    "changes_in_flight": "Volumes being changed now.",
-    "change_concurrency_limit": "Maximum number of volumes changed concurrently now: --workers, "
-    "lowered automatically while more would only wait for the PersistentVolume controller "
-    "(kube-controller-manager) or the API server.",
-    "leader": "Whether this instance is the leader (1) or not (0).",
-    "known_volumes": "PersistentVolumes of LINSTOR's CSI driver in this cluster.",
-    "volumes_held_back": "Volumes that are not changed for now because their last change had "
-    "another result than requested, or because they were changed too often. Each is retried after "
-    "a growing delay.",
-    "kubernetes_events_dropped": "Kubernetes Events that could not be sent since the start.",
+COUNTERS = (
+    Description("decisions", "Decisions made about volumes.", ("decision", "reason")),
+    Description(
+        "changes",
+        "Attempts to change the node affinity of a volume, by method (patch, replace, or resume of "
+        "an interrupted replacement) and outcome.",
+        ("method", "outcome"),
+    ),
+    Description(
+        "changes_by_trigger",
+        "Updated volumes by what triggered the update: an event stream, or none if a full "
+        "reconcile found the change and no event was received.",
+        ("trigger",),
+    ),
+    Description(
+        "drift_without_event",
+        "Volumes with a wrong node affinity that a full reconcile found and for which no event was "
+        "received, by what started the full reconcile.",
+        ("cause",),
+    ),
+    Description(
+        "claims_lost",
+        "PersistentVolumeClaims that were seen in phase Lost during a replacement, although their "
+        "volume was recreated.",
+    ),
+    Description(
+        "volume_controller_timeouts",
+        "Replacements for which the PersistentVolume controller (kube-controller-manager) did not "
+        "respond within --claim-guard-timeout.",
+    ),
+    Description("batched_reconciles", "Reconciles served by a bulk read of all resources."),
+    Description(
+        "reconcile_errors",
+        "Failed reconciles, by kind of error. Each is retried. Unexpected: an error in this "
+        "service; please report it.",
+        ("error",),
+    ),
+    Description(
+        "full_reconcile_errors",
+        "Failed full reconciles, by kind of error. Each is retried.",
+        ("error",),
+    ),
+)
+
+HISTOGRAMS = {
+    Description(
+        "trigger_to_update_seconds",
+        "Time from the first event about a change in LINSTOR until the PersistentVolume has the "
+        "correct node affinity, by trigger (the event stream). Trigger none: no event was "
+        "received, and the time counts from when a full reconcile found the change.",
+        ("trigger",),
+    ): _LATENCY,
+    Description(
+        "change_seconds",
+        "Time to patch or replace one PersistentVolume, without waiting in the queue.",
+        ("method",),
+    ): _LATENCY,
+    Description(
+        "full_reconcile_seconds",
+        "Duration of successful full reconciles. bulk is no if LINSTOR could not return all "
+        "resources at once and they were read one by one.",
+        ("bulk",),
+    ): _FULL_RECONCILE,
 }
+
+GAUGES = (
+    Description(
+        "last_full_reconcile_timestamp_seconds",
+        "Unix time when the last full reconcile completed. 0 before the first one.",
+    ),
+    Description(
+        "volumes",
+        "Volumes by decision and reason, as of the last full reconcile.",
+        ("decision", "reason"),
+    ),
+    Description(
+        "volumes_deferred",
+        "Volumes whose node affinity has been waiting to be updated for more than three minutes, "
+        "by reason.",
+        ("reason",),
+    ),
+    Description(
+        "replacements_unfinished",
+        "Replacements that have been unfinished for more than three minutes.",
+    ),
+    Description(
+        "volumes_absent",
+        "PersistentVolumes that were deleted for a replacement and are not recreated yet.",
+    ),
+    Description(
+        "volumes_stuck",
+        "PersistentVolumes that were deleted for a replacement and whose recreation Kubernetes "
+        "rejects. Their data is safe.",
+    ),
+)
+
+READ_GAUGES = (
+    Description("queue_depth", "LINSTOR resources waiting to be reconciled."),
+    Description(
+        "queue_oldest_seconds",
+        "Age of the oldest trigger that has not been reconciled yet, in seconds. 0 if none is "
+        "waiting.",
+    ),
+    Description("workers_busy", "Workers that are reconciling a resource now."),
+    Description("changes_in_flight", "Volumes being changed now."),
+    Description(
+        "change_concurrency_limit",
+        "Maximum number of volumes changed concurrently now: --workers, lowered automatically "
+        "while more would only wait for the PersistentVolume controller "
+        "(kube-controller-manager) or the API server.",
+    ),
+    Description("leader", "Whether this instance is the leader (1) or not (0)."),
+    Description("known_volumes", "PersistentVolumes of LINSTOR's CSI driver in this cluster."),
+    Description(
+        "volumes_held_back",
+        "Volumes that are not changed for now because their last change had another result than "
+        "requested, or because they were changed too often. Each is retried after a growing delay.",
+    ),
+    Description(
+        "kubernetes_events_dropped", "Kubernetes Events that could not be sent since the start."
+    ),
+)
 """Gauges that are read from the other components at each scrape."""
 
-_STREAM_METRICS = (
-    ("stream_up", "gauge", "Whether an event stream is connected (1) or not (0)."),
-    (
-        "stream_connects",
-        "counter",
-        "Connections made to an event stream; more than one means that it was interrupted.",
-    ),
-    ("stream_events", "counter", "Events received, by stream."),
+STREAM_UP = Description(
+    "stream_up", "Whether an event stream is connected (1) or not (0).", ("stream",)
 )
+STREAM_CONNECTS = Description(
+    "stream_connects",
+    "Connections made to an event stream; more than one means that it was interrupted.",
+    ("stream",),
+)
+STREAM_EVENTS = Description("stream_events", "Events received, by stream.", ("stream",))
+
+
+def described() -> list[tuple[str, str, Description]]:
+    """All metrics of this service with their names and types, for the documentation."""
+    return [
+        *((each.counter, "counter", each) for each in COUNTERS),
+        *((each.gauge, "histogram", each) for each in HISTOGRAMS),
+        *((each.gauge, "gauge", each) for each in (*GAUGES, *READ_GAUGES)),
+        (STREAM_UP.gauge, "gauge", STREAM_UP),
+        *((each.counter, "counter", each) for each in (STREAM_CONNECTS, STREAM_EVENTS)),
+    ]
 
 
 class _StreamMetrics(Collector):
@@ -69,14 +193,11 @@ class _StreamMetrics(Collector):
         self._streams = streams
 
     def collect(self) -> Iterator[Metric]:
-        (up_name, _, up_help), (connects_name, _, connects_help), (events_name, _, events_help) = (
-            _STREAM_METRICS
+        up = GaugeMetricFamily(STREAM_UP.gauge, STREAM_UP.help, labels=STREAM_UP.labels)
+        connects, events = (
+            CounterMetricFamily(f"{_PREFIX}_{each.name}", each.help, labels=each.labels)
+            for each in (STREAM_CONNECTS, STREAM_EVENTS)
         )
-        up = GaugeMetricFamily(f"{_PREFIX}_{up_name}", up_help, labels=["stream"])
-        connects = CounterMetricFamily(
-            f"{_PREFIX}_{connects_name}", connects_help, labels=["stream"]
-        )
-        events = CounterMetricFamily(f"{_PREFIX}_{events_name}", events_help, labels=["stream"])
         for name, state in self._streams.known.items():
             up.add_metric([name], state.up)
             connects.add_metric([name], state.connects)
@@ -90,198 +211,100 @@ class Metrics:
     def __init__(self, streams: Streams) -> None:
         # Prometheus records when each series began; `_created` would double their number.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.registry.register(_StreamMetrics(streams))
-        self.described: list[Description] = []
-        """All metrics of this service, for the documentation."""
-        self._decisions = self._counter(
-            "decisions", "Decisions made about volumes.", "decision", "reason"
-        )
-        self._changes = self._counter(
-            "changes",
-            "Attempts to change the node affinity of a volume, by method (patch, replace, or "
-            "resume of an interrupted replacement) and outcome.",
-            "method",
-            "outcome",
-        )
-        self._latency = self._histogram(
-            "trigger_to_update_seconds",
-            "Time from the first event about a change in LINSTOR until the PersistentVolume has "
-            "the correct node affinity, by trigger (the event stream). Trigger none: no event was "
-            "received, and the time counts from when a full reconcile found the change.",
-            _LATENCY,
-            "trigger",
-        )
-        self._triggers = self._counter(
-            "changes_by_trigger",
-            "Updated volumes by what triggered the update: an event stream, or none if a full "
-            "reconcile found the change and no event was received.",
-            "trigger",
-        )
-        self._change_time = self._histogram(
-            "change_seconds",
-            "Time to patch or replace one PersistentVolume, without waiting in the queue.",
-            _LATENCY,
-            "method",
-        )
-        self._drift = self._counter(
-            "drift_without_event",
-            "Volumes with a wrong node affinity that a full reconcile found and for which no event "
-            "was received, by what started the full reconcile.",
-            "cause",
-        )
-        self._full_reconciles = self._histogram(
-            "full_reconcile_seconds",
-            "Duration of successful full reconciles. bulk is no if LINSTOR could not return all "
-            "resources at once and they were read one by one.",
-            _FULL_RECONCILE,
-            "bulk",
-        )
-        self._last_full_reconcile = self._gauge(
-            "last_full_reconcile_timestamp_seconds",
-            "Unix time when the last full reconcile completed. 0 before the first one.",
-        )
-        self._volumes = self._gauge(
-            "volumes",
-            "Volumes by decision and reason, as of the last full reconcile.",
-            "decision",
-            "reason",
-        )
-        self._deferred = self._gauge(
-            "volumes_deferred",
-            "Volumes whose node affinity has been waiting to be updated for more than three "
-            "minutes, by reason.",
-            "reason",
-        )
-        self._unfinished = self._gauge(
-            "replacements_unfinished",
-            "Replacements that have been unfinished for more than three minutes.",
-        )
-        self._absent = self._gauge(
-            "volumes_absent",
-            "PersistentVolumes that were deleted for a replacement and are not recreated yet.",
-        )
-        self._stuck = self._gauge(
-            "volumes_stuck",
-            "PersistentVolumes that were deleted for a replacement and whose recreation Kubernetes "
-            "rejects. Their data is safe.",
-        )
-        self._lost = self._counter(
-            "claims_lost",
-            "PersistentVolumeClaims that were seen in phase Lost during a replacement, although "
-            "their volume was recreated.",
-        )
-        self._controller_timeouts = self._counter(
-            "volume_controller_timeouts",
-            "Replacements for which the PersistentVolume controller (kube-controller-manager) did "
-            "not respond within --claim-guard-timeout.",
-        )
-        self._batched = self._counter(
-            "batched_reconciles", "Reconciles served by a bulk read of all resources."
-        )
-        self._errors = self._counter(
-            "reconcile_errors",
-            "Failed reconciles, by kind of error. Each is retried. Unexpected: an error in this "
-            "service; please report it.",
-            "error",
-        )
-        self._full_reconcile_errors = self._counter(
-            "full_reconcile_errors",
-            "Failed full reconciles, by kind of error. Each is retried.",
-            "error",
-        )
-
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        registry.register(_StreamMetrics(streams))
+        self._counters = {
+            each.name: Counter(
+                each.name, each.help, each.labels, namespace=_PREFIX, registry=registry
+            )
+            for each in COUNTERS
+        }
+        self._histograms = {
+            each.name: Histogram(
+                each.name,
+                each.help,
+                each.labels,
+                namespace=_PREFIX,
+                registry=registry,
+                buckets=buckets,
+            )
+            for each, buckets in HISTOGRAMS.items()
+        }
+        self._gauges = {
+            each.name: Gauge(
+                each.name, each.help, each.labels, namespace=_PREFIX, registry=registry
+            )
+            for each in (*GAUGES, *READ_GAUGES)
+        }
         # Prometheus' increase() misses the first event of a counter that appears with it.
-        self._drift.labels("period")
-        self._errors.labels("Unexpected")
-        self._full_reconcile_errors.labels("LoginRefused")
-
-        self._read = {name: self._gauge(name, text) for name, text in GAUGES.items()}
-        for name, kind, text in _STREAM_METRICS:
-            self._describe(name, kind, text, ("stream",))
-
-    def _describe(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> None:
-        ending = "_total" if kind == "counter" else ""
-        self.described.append(Description(f"{_PREFIX}_{name}{ending}", kind, labels, text))
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        self._describe(name, "counter", text, labels)
-        return Counter(name, text, labels, namespace=_PREFIX, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        self._describe(name, "gauge", text, labels)
-        return Gauge(name, text, labels, namespace=_PREFIX, registry=self.registry)
-
-    def _histogram(
-        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
-    ) -> Histogram:
-        self._describe(name, "histogram", text, labels)
-        return Histogram(
-            name, text, labels, namespace=_PREFIX, registry=self.registry, buckets=buckets
-        )
+        self._counters["drift_without_event"].labels("period")
+        self._counters["reconcile_errors"].labels("Unexpected")
+        self._counters["full_reconcile_errors"].labels("LoginRefused")
 
     def read(self, gauges: Mapping[str, Callable[[], float]]) -> None:
-        """Have each of GAUGES read by a function at each scrape."""
-        for name, gauge in self._read.items():
-            gauge.set_function(gauges[name])
+        """Have each of READ_GAUGES read by a function at each scrape."""
+        for each in READ_GAUGES:
+            self._gauges[each.name].set_function(gauges[each.name])
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return bytes(generate_latest(self.registry))
 
     def decision(self, kind: str, reason: str) -> None:
-        self._decisions.labels(kind, reason).inc()
+        self._counters["decisions"].labels(kind, reason).inc()
 
     def changed(
         self, how: str, outcome: str, took: float, since_trigger: float, trigger: str
     ) -> None:
-        self._changes.labels(how, outcome).inc()
-        self._change_time.labels(how).observe(took)
+        self._counters["changes"].labels(how, outcome).inc()
+        self._histograms["change_seconds"].labels(how).observe(took)
         if how == "resume":
             return
-        self._triggers.labels(trigger).inc()
+        self._counters["changes_by_trigger"].labels(trigger).inc()
         if outcome in {"done", "recreated_with_retain"}:
-            self._latency.labels(trigger).observe(since_trigger)
+            self._histograms["trigger_to_update_seconds"].labels(trigger).observe(since_trigger)
 
     def drift_without_event(self, cause: str) -> None:
-        self._drift.labels(cause).inc()
+        self._counters["drift_without_event"].labels(cause).inc()
 
     def fully_reconciled(self, cause: str, took: float, volumes: int, *, bulk: bool) -> None:
         del cause, volumes
-        self._full_reconciles.labels("yes" if bulk else "no").observe(took)
-        self._last_full_reconcile.set_to_current_time()
+        self._histograms["full_reconcile_seconds"].labels("yes" if bulk else "no").observe(took)
+        self._gauges["last_full_reconcile_timestamp_seconds"].set_to_current_time()
 
     def census(self, found: Mapping[tuple[str, str], int]) -> None:
-        self._volumes.clear()
+        gauge = self._gauges["volumes"]
+        gauge.clear()
         for labels, number in found.items():
-            self._volumes.labels(*labels).set(number)
+            gauge.labels(*labels).set(number)
 
     def deferred(self, found: Mapping[str, int]) -> None:
-        self._deferred.clear()
+        gauge = self._gauges["volumes_deferred"]
+        gauge.clear()
         for reason, number in found.items():
-            self._deferred.labels(reason).set(number)
+            gauge.labels(reason).set(number)
 
     def unfinished(self, replacements: int) -> None:
-        self._unfinished.set(replacements)
+        self._gauges["replacements_unfinished"].set(replacements)
 
     def absent(self, volumes: int) -> None:
-        self._absent.set(volumes)
+        self._gauges["volumes_absent"].set(volumes)
 
     def stuck(self, volumes: int) -> None:
-        self._stuck.set(volumes)
+        self._gauges["volumes_stuck"].set(volumes)
 
     def claim_lost(self) -> None:
-        self._lost.inc()
+        self._counters["claims_lost"].inc()
 
     def volume_controller_timed_out(self) -> None:
-        self._controller_timeouts.inc()
+        self._counters["volume_controller_timeouts"].inc()
 
     def batch_reconciled(self, reconciles: int) -> None:
-        self._batched.inc(reconciles)
+        self._counters["batched_reconciles"].inc(reconciles)
 
     def reconcile_failed(self, kind: str) -> None:
-        self._errors.labels(kind).inc()
+        self._counters["reconcile_errors"].labels(kind).inc()
 
     def full_reconcile_failed(self, kind: str) -> None:
-        self._full_reconcile_errors.labels(kind).inc()
+        self._counters["full_reconcile_errors"].labels(kind).inc()

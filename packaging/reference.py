@@ -3,11 +3,9 @@
 `make reference` writes them; tests/test_docs.py checks that they are up to date.
 """
 
-import time
 from pathlib import Path
 
-from linstor_affinity_events.engine.streams import Streams
-from linstor_affinity_events.metrics import Metrics
+from linstor_affinity_events.metrics import described
 from linstor_affinity_events.settings import OPTIONS, Group
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -38,7 +36,6 @@ def configuration() -> str:
 
 
 def metrics() -> str:
-    described = Metrics(Streams(time.time)).described
     lines = [
         "# Metrics reference",
         "",
@@ -51,8 +48,8 @@ def metrics() -> str:
         "|---|---|---|---|",
     ]
     lines += [
-        f"| `{each.name}` | {each.type} | {', '.join(each.labels)} | {_cell(each.help)} |"
-        for each in described
+        f"| `{name}` | {kind} | {', '.join(each.labels)} | {_cell(each.help)} |"
+        for name, kind, each in described()
     ]
     return "\n".join(lines) + "\n"
 

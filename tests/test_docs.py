@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from linstor_affinity_events.app.service import Service
 from linstor_affinity_events.cli import main
+from linstor_affinity_events.metrics import described
 from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.settings import OPTIONS, Settings
 
@@ -39,7 +40,7 @@ async def test_every_metric_that_is_served_is_described(tmp_path: Path) -> None:
         if family.name.startswith("linstor_affinity")
     }
 
-    assert served == {(each.name, each.type, each.help) for each in service.metrics.described}
+    assert served == {(name, kind, each.help) for name, kind, each in described()}
 
 
 @pytest.mark.parametrize("page", REFERENCE)

@@ -69,6 +69,15 @@ def test_what_alerts_count_is_there_before_it_happens() -> None:
     assert "linstor_affinity_claims_lost_total 0.0" in told
 
 
+def test_promtool_finds_nothing_wrong_with_the_metrics(promtool: str) -> None:
+    text = Metrics(Streams(time.time)).text()
+    result = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
+    )
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+
+
 def test_panels_do_not_lie_on_each_other() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
