@@ -155,14 +155,14 @@ async def conflicting_controllers(survey: KubeSurvey) -> CheckResult:
         found = await survey.conflicting_controllers()
     except AffinityEventsError as error:
         return warn(
-            "rival",
+            "conflicting-controller",
             f"cannot list Deployments: {error}",
             "make sure that linstor-affinity-controller is not running, or allow "
             "this check to list Deployments",
         )
     if found:
         return fail(
-            "rival",
+            "conflicting-controller",
             f"linstor-affinity-controller is running as {few(found)}: both "
             "controllers would replace PersistentVolumes",
             "remove it. If the Piraeus operator deploys it, set "
@@ -170,7 +170,7 @@ async def conflicting_controllers(survey: KubeSurvey) -> CheckResult:
             "that field does not exist, use spec.patches with $patch: delete on "
             "its Deployment",
         )
-    return ok("rival", "linstor-affinity-controller is not running")
+    return ok("conflicting-controller", "linstor-affinity-controller is not running")
 
 
 async def leader(survey: KubeSurvey, lease: Lease) -> CheckResult:

@@ -252,7 +252,7 @@ async def test_check_finds_out_with_rights_to_read_what_the_service_may_do(
     assert needs["permissions"]["detail"] == "all 19 permissions are granted"
     # Nodes differ, since this cluster has none; that they could be listed is what counts here.
     assert "only in LINSTOR" in needs["nodes"]["detail"]
-    assert needs["rival"]["status"] == needs["leader"]["status"] == "ok"
+    assert needs["conflicting-controller"]["status"] == needs["leader"]["status"] == "ok"
     assert needs["leftovers"]["status"] == needs["in-place"]["status"] == "ok"
     assert "not tested" in needs["in-place"]["detail"]
     lacking = {each["check"]: each for each in bad.json}["permissions"]

@@ -107,7 +107,9 @@ async def test_without_any_permission_it_tells_what_it_could_not_see(fake_stage:
 
     assert said.code == 1
     assert "Traceback" not in said.err
-    assert {"permissions", "volumes", "rival", "nodes", "leftovers"} <= worst(said).keys()
+    assert {"permissions", "volumes", "conflicting-controller", "nodes", "leftovers"} <= worst(
+        said
+    ).keys()
 
 
 async def test_linstor_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
@@ -191,7 +193,7 @@ async def test_a_login_that_linstor_wants_is_told(fake_stage: Stage) -> None:
     assert found(good)["linstor-stream-nodes"]["status"] == "ok"
 
 
-async def test_a_rival_that_runs_is_a_failure(fake_stage: Stage) -> None:
+async def test_a_conflicting_controller_that_runs_is_a_failure(fake_stage: Stage) -> None:
     labels = {"app.kubernetes.io/name": "linstor-affinity-controller"}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "b"}]}}
     rival = {
@@ -205,9 +207,9 @@ async def test_a_rival_that_runs_is_a_failure(fake_stage: Stage) -> None:
     said = await command(fake_stage, "check", "-o", "json")
 
     assert said.code == 1
-    assert found(said)["rival"]["status"] == "fail"
-    assert "default/rival" in found(said)["rival"]["detail"]
-    remedy = found(said)["rival"]["remedy"]
+    assert found(said)["conflicting-controller"]["status"] == "fail"
+    assert "default/rival" in found(said)["conflicting-controller"]["detail"]
+    remedy = found(said)["conflicting-controller"]["remedy"]
     assert 0 < remedy.index("spec.affinityController.enabled: false") < remedy.index("$patch")
 
 

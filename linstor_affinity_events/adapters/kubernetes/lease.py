@@ -153,7 +153,7 @@ class LeaseElection:
         if self._reported_leading != self.leading:
             self._reported_leading = self.leading
             message = (
-                "leading"
+                "became the leader"
                 if self._reported_leading
                 else ("leadership lost: another instance does the work now")
             )
