@@ -35,7 +35,7 @@ async def test_a_volume_made_by_the_driver_is_in_sync(
 
     async with running(service_on(stage, "--reconcile-rate=1s")) as service:
         stage.world.tell_present_state()
-        await service.until_said(f"rd={name}")
+        await service.until_said(f"resource={name}")
 
         said = [line for line in service.said().splitlines() if name in line]
         assert [line for line in said if "DEBUG" not in line] == []
