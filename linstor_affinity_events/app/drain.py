@@ -27,7 +27,10 @@ class Drain:
         clock = asyncio.get_running_loop().time
         if self._until is None:
             busy, waiting = self._queue.processing, len(self._queue)
-            log.info("stopping", extra=facts(working=busy, waiting=waiting))
+            log.info(
+                "stopping: completing the work in progress",
+                extra=facts(in_progress=busy, waiting=waiting),
+            )
             self._queue.close()
             self._until = clock() + self._grace
         _, late = await asyncio.wait(workers, timeout=max(0.0, self._until - clock()))
