@@ -16,8 +16,10 @@ QUIET_LIBRARIES = ("aiohttp", "aiohttp_sse_client", "asyncio", "kubernetes_async
 
 
 def facts(**values: object) -> dict[str, object]:
-    """Return the fields of a log line in one key: logging raises for `extra={"name": ...}`."""
-    return {"facts": values}
+    """Return the fields of a log line in one key: logging raises for `extra={"name": ...}`. Those
+    that are None are left out.
+    """
+    return {"facts": {key: value for key, value in values.items() if value is not None}}
 
 
 def _given(record: logging.LogRecord) -> Mapping[str, object]:

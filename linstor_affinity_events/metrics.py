@@ -41,7 +41,12 @@ class Description:
 
 
 COUNTERS = (
-    Description("decisions", "Decisions made about volumes.", ("decision", "reason")),
+    Description(
+        "decisions",
+        "Decisions, each time that a volume is checked: in_sync, change, deferred, "
+        "refused, skipped or resume, and the reason.",
+        ("decision", "reason"),
+    ),
     Description(
         "changes",
         "Attempts to change the node affinity of a volume, by method (patch, replace, or resume of "
@@ -73,8 +78,8 @@ COUNTERS = (
     Description("batched_reconciles", "Reconciles served by a bulk read of all resources."),
     Description(
         "reconcile_errors",
-        "Failed reconciles, by kind of error. Each is retried. Unexpected: an error in this "
-        "service; please report it.",
+        "Failed reconciles, by kind of error. Each is retried. The error "
+        "Unexpected is a defect of this service: please report it.",
         ("error",),
     ),
     Description(
@@ -117,8 +122,8 @@ GAUGES = (
     ),
     Description(
         "volumes_deferred",
-        "Volumes whose node affinity has been waiting to be updated for more than three minutes, "
-        "by reason.",
+        "Volumes whose node affinity is wrong and could not be updated for more "
+        "than three minutes, by reason. Each is retried.",
         ("reason",),
     ),
     Description(
@@ -147,9 +152,9 @@ READ_GAUGES = (
     Description("changes_in_flight", "Volumes being changed now."),
     Description(
         "change_concurrency_limit",
-        "Maximum number of volumes changed concurrently now: --workers, lowered automatically "
-        "while more would only wait for the PersistentVolume controller "
-        "(kube-controller-manager) or the API server.",
+        "Maximum number of volumes changed concurrently now: --workers, lowered "
+        "automatically while the PersistentVolume controller "
+        "(kube-controller-manager) or the API server is the bottleneck.",
     ),
     Description("leader", "Whether this instance is the leader (1) or not (0)."),
     Description("known_volumes", "PersistentVolumes of LINSTOR's CSI driver in this cluster."),
@@ -172,7 +177,11 @@ STREAM_CONNECTS = Description(
     "Connections made to an event stream; more than one means that it was interrupted.",
     ("stream",),
 )
-STREAM_EVENTS = Description("stream_events", "Events received, by stream.", ("stream",))
+STREAM_EVENTS = Description(
+    "stream_events",
+    "Events received from LINSTOR, by stream (promotion, nodes or database).",
+    ("stream",),
+)
 
 
 def described() -> list[tuple[str, str, Description]]:

@@ -191,9 +191,11 @@ OPTIONS = (
         parse=whole_number,
         metavar="INT",
         least=1,
-        help="Maximum number of volumes changed concurrently. It is lowered automatically while "
-        "more would only wait for the PersistentVolume controller or the API server. Also the "
-        "number of resources, but at least 4, read concurrently when they are read one by one.",
+        help="Maximum number of volumes changed concurrently; lowered automatically "
+        "while the PersistentVolume controller (kube-controller-manager) or the "
+        "API server is the bottleneck. Also the number of concurrent requests "
+        "(at least 4) to LINSTOR if it can't return all resources at once and "
+        "each is read by a request of its own.",
     ),
     Option(
         flag="new-volume-grace",
@@ -202,8 +204,8 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=0.0,
-        help="How long to ignore a newly created volume: the caches of linstor-csi may have given "
-        "it an outdated node affinity, which it corrects itself.",
+        help="How long to leave a newly created volume unchanged, because linstor-csi "
+        "may have created it from outdated caches. It is checked afterwards.",
     ),
     Option(
         flag="default-remote-access-policy",
@@ -260,9 +262,9 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=0.0,
-        help="After SIGTERM, how long to wait for replacements in progress. Keep it below the "
-        "pod's terminationGracePeriodSeconds. Interrupted replacements are completed after the "
-        "next start.",
+        help="After SIGTERM, how long to wait for replacements in progress. Keep it "
+        "below the pod's terminationGracePeriodSeconds. Interrupted replacements "
+        "are completed by the next leader.",
     ),
     Option(
         flag="property-namespace",

@@ -28,16 +28,16 @@ class Drain:
         if self._until is None:
             busy, waiting = self._queue.processing, len(self._queue)
             log.info(
-                "stopping: completing the work in progress",
-                extra=facts(in_progress=busy, waiting=waiting),
+                "stopping: completing the work in progress; what waits is left to the next leader",
+                extra=facts(resources_in_progress=busy, resources_waiting=waiting),
             )
             self._queue.close()
             self._until = clock() + self._grace
         _, late = await asyncio.wait(workers, timeout=max(0.0, self._until - clock()))
         for task in late:
             log.warning(
-                "shutdown grace period is over: a worker was stopped. An unfinished "
-                "replacement continues after the next start",
+                "shutdown grace period is over: a worker was stopped. An "
+                "unfinished replacement is completed by the next leader",
                 extra=facts(task=task.get_name()),
             )
             task.cancel()

@@ -102,7 +102,7 @@ class FullReconciler:
         self._begun = asyncio.get_running_loop().time()
         while True:
             causes = await self._next_causes()
-            cause = "+".join(causes)
+            cause = ",".join(causes)
             self._begun = asyncio.get_running_loop().time()
             if not self._leadership.leading and self.failure is None:
                 # Once all reads have succeeded, only the leader runs full reconciles.
@@ -111,7 +111,10 @@ class FullReconciler:
             if failed is None:
                 self._delays.reset()
                 if self.failure is not None:
-                    log.info("full reconcile completed", extra=facts(cause=cause))
+                    log.info(
+                        "full reconcile completed: all volumes were checked",
+                        extra=facts(cause=cause),
+                    )
                 self.failure = None
                 delay = min(SPACING, self._pace / 2)
                 again = self._still_open(causes)
@@ -197,7 +200,7 @@ class FullReconciler:
         if changes and cause != PERIOD:
             # Nobody was there to receive events for them.
             log.info(
-                "full reconcile found volumes with an outdated node affinity",
+                "full reconcile found volumes with an outdated node affinity; updating them",
                 extra=facts(cause=cause, volumes=changes),
             )
         self._report_unmanaged(found)

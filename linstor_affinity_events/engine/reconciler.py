@@ -32,7 +32,7 @@ from linstor_affinity_events.model.decision import (
 from linstor_affinity_events.model.manifest import Manifest, affinity_patch
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
-from linstor_affinity_events.model.replacement import LeaveAlone, Outcome
+from linstor_affinity_events.model.replacement import OUTCOMES, LeaveAlone, Outcome
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -310,8 +310,8 @@ class Reconciler:
         if ended in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN, Outcome.ROLLED_BACK}:
             self._cluster_view.backoff.changed(name)
         log.info(
-            "interrupted replacement completed",
-            extra=facts(pv=name, resource=item.key, outcome=ended),
+            "unfinished replacement ended",
+            extra=facts(pv=name, resource=item.key, outcome=ended, message=OUTCOMES[ended]),
         )
         # The entry may be outdated by now, and so is the index for a moment.
         self._queue.add(item.key, after=RECHECK_RESUMED_AFTER, since=item.since)
@@ -385,8 +385,13 @@ class Reconciler:
             # Whoever undoes our replacement markers each time would cause an endless loop.
             self._cluster_view.backoff.changed(volume.name)
             log.info(
-                "volume was changed by others during its replacement; it is retried",
-                extra=facts(pv=volume.name, resource=volume.key, outcome=ended.outcome),
+                "volume was changed by another client during its replacement; it is retried",
+                extra=facts(
+                    pv=volume.name,
+                    resource=volume.key,
+                    outcome=ended.outcome,
+                    message=OUTCOMES[ended.outcome],
+                ),
             )
             self._wait(item, volume, RECHECK_AFTER)
 

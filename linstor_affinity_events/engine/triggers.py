@@ -37,7 +37,7 @@ async def triggers_from(
             async with stream.connect() as events:
                 opened = clock()
                 streams.opened(stream.name)
-                log.info("event stream connected", extra=facts(stream=stream.name))
+                log.info("LINSTOR event stream connected", extra=facts(stream=stream.name))
                 reported = ""
                 yield EventsMissed(f"{stream.name} stream connected")
                 async for trigger in events:
@@ -45,13 +45,14 @@ async def triggers_from(
                     streams.event(stream.name)
                     yield trigger
                 log.info(
-                    "event stream closed by the server; reconnecting",
+                    "LINSTOR event stream closed by the server; reconnecting",
                     extra=facts(stream=stream.name),
                 )
         except (Again, Refused) as error:
             if str(error) != reported:
                 log.warning(
-                    "event stream failed; reconnecting, and full reconciles find what it missed",
+                    "LINSTOR event stream failed; reconnecting, and full "
+                    "reconciles find what it missed",
                     extra=facts(stream=stream.name, error=error),
                 )
             reported = str(error)

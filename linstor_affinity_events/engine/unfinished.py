@@ -171,17 +171,21 @@ class Unfinished:
         if self.stuck.get(entry.pv) != str(error) or now - warned >= REMIND_AFTER:
             self._warned[entry.pv] = (now, times + 1)
             log.error(
-                "volume is missing: it was deleted to change its node affinity "
-                "and Kubernetes rejects its recreation. Its data is safe. It is "
-                "retried until it succeeds; fix what the error says",
+                "PersistentVolume is missing: it was deleted to change its node "
+                "affinity, and Kubernetes rejects the new one. Its data in "
+                "LINSTOR is safe and running pods continue, but new ones cannot "
+                "start. It is retried until it succeeds; fix the policy or "
+                "webhook that the error names",
                 extra=facts(pv=entry.pv, resource=entry.key, claim=entry.claim, error=error),
             )
             self._warn(
                 entry.wanted,
                 "VolumeRecreationFailing",
                 f"PersistentVolume {entry.pv} was deleted to change its node "
-                f"affinity, and Kubernetes rejects its recreation: {error}. Its "
-                "data is safe. It is retried until it succeeds.",
+                f"affinity, and Kubernetes rejects the new one: {error}. Its data "
+                "in LINSTOR is safe and running pods continue, but new ones "
+                "cannot start. It is retried until it succeeds; fix the policy "
+                "or webhook that the error names.",
                 reminder=times,
             )
         self.stuck[entry.pv] = str(error)

@@ -215,8 +215,10 @@ def _no_other_in_use(case: Case) -> Decision | None:
     others = ", ".join(sorted(case.duplicates))
     return Refusal(
         Reason.TWO_VOLUMES,
-        f"{others} refers to the same LINSTOR volume {case.volume.key} and is in use; delete the "
-        "duplicate",
+        f"PersistentVolume {others} refers to the same LINSTOR volume "
+        f"{case.volume.key} and is bound to a claim. If this one is not needed, "
+        "set its reclaim policy to Retain before you delete it, so that the data "
+        "is kept",
     )
 
 

@@ -62,6 +62,16 @@ class Outcome(StrEnum):
     """A user deleted the volume before we did; the deletion completes as they wanted."""
 
 
+OUTCOMES = {
+    Outcome.DONE: "the volume was recreated",
+    Outcome.RECREATED_WITH_RETAIN: "the volume was recreated with reclaim policy Retain",
+    Outcome.SUPERSEDED: "nothing was left to do: another client recreated or changed the volume",
+    Outcome.ROLLED_BACK: "the volume was not deleted, and is as it was before",
+    Outcome.DELETED_BY_USER: "a user deleted the volume, and it stays deleted",
+}
+"""Each outcome in words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Make the deletion harmless: Retain, skip-reclaim and our finalizer."""

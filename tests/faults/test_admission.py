@@ -108,7 +108,7 @@ async def test_what_is_refused_after_the_deletion_is_loud_and_holds_up_the_other
         try:
             stage.world.move("pvc-1", "n1", "n2")
             await service.until_said(
-                "volume is missing: it was deleted to change its node affinity"
+                "PersistentVolume is missing: it was deleted to change its node affinity"
             )
             stage.world.move("pvc-2", "n1", "n3")
             await service.until_said("blocked-by-failed-creation")
@@ -127,7 +127,7 @@ async def test_what_is_refused_after_the_deletion_is_loud_and_holds_up_the_other
             assert all(CREATION.why in why for _, _, why in told)
             assert (
                 service.said().count(
-                    "volume is missing: it was deleted to change its node affinity"
+                    "PersistentVolume is missing: it was deleted to change its node affinity"
                 )
                 == 1
             )

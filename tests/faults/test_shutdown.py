@@ -53,7 +53,7 @@ async def test_what_was_begun_is_finished_and_nothing_else_begins(
             stage.world.move(name, "n1", "n2")
         await service.until_said("volume affinity updated", times=3)
         service.signal(signals[0])
-        await service.until_said("INFO stopping: completing the work in progress in_progress=")
+        await service.until_said("INFO stopping: completing the work in progress")
         for number in signals[1:]:
             service.signal(number)
         told = service.said().count("volume affinity updated")

@@ -302,7 +302,9 @@ async def test_an_entry_that_can_t_be_followed_holds_up_nobody(
     await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
 
     async with running(service_on(stage, OFTEN)) as service:
-        await service.until_said("volume is missing: it was deleted to change its node affinity")
+        await service.until_said(
+            "PersistentVolume is missing: it was deleted to change its node affinity"
+        )
         stage.world.move("pvc-1", "n1", "n2")
         await stage.until_on("pvc-1", "n2")
         await stage.until_bound("pvc-1")

@@ -124,7 +124,8 @@ class LeaseElection:
         if self.leading and clock() - self._unhealthy_since >= self._yield_after:
             log.warning(
                 "cannot reach LINSTOR: giving up leadership so that another instance can take "
-                "over; this one tries to lead again later"
+                "over; this one tries to lead again later",
+                extra=facts(lease=self._name, retry_in_s=2 * self._retry),
             )
             self._yield_after = min(self._yield_after * 2, YIELD_AFTER_MOST)
             self._yields_until = clock() + 2 * self._retry
@@ -265,7 +266,9 @@ class LeaseElection:
                 extra=facts(lease=self._name, error=error),
             )
             return
-        log.info("Lease released", extra=facts(lease=self._name))
+        log.info(
+            "released the Lease: another instance can lead at once", extra=facts(lease=self._name)
+        )
 
     def _metadata(self, old: dict[str, Any]) -> dict[str, Any]:
         """Return the name and version of the object. Labels and annotations are not sent back:
