@@ -10,9 +10,9 @@ PYTEST := $(BIN)/pytest -n $(PROCESSES) --dist loadgroup
 FAST := -m "not real and not long and not csi and not image" $(addprefix --ignore=tests/,benchmarks browser chart real_parts)
 
 .PHONY: dev test-fast coverage mutation lint-python lint-image lint-workflows lint-chart pre-commit release-dry-run
-.PHONY: help test test-real test-long test-oldest test-csi test-image test-image-python demo sandbox bench bench-full bench-guard soak dist lint format lock reference clean
+.PHONY: help test test-real test-long test-oldest test-csi test-image test-image-python demo sandbox bench bench-full bench-guard soak dist lint format lock reference docs clean
 
-help: ## Say what there is
+help: ## Show all targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
 
 $(READY): pyproject.toml requirements-dev.txt
@@ -57,13 +57,13 @@ test-image: $(READY) ## Build the image from the Dockerfile and run it as the ch
 test-image-python: $(READY) ## Unit tests, and those on the fakes, with the Python of the image; as root
 	$(BIN)/python -m tests.real_parts.image_python $(ARGS)
 
-demo: $(READY) ## Play the main job and print what happened; REAL=1 on a real Kubernetes
+demo: $(READY) ## Run the main scenario and print the results; REAL=1 on a real Kubernetes
 	$(BIN)/python -m demo $(if $(REAL),--real) $(ARGS)
 
-sandbox: $(READY) ## Leave LINSTOR, Kubernetes and the service running to play with; REAL=1 as above
+sandbox: $(READY) ## Leave LINSTOR, Kubernetes and the service running, to try things out; REAL=1 as above
 	$(BIN)/python -m demo --sandbox $(if $(REAL),--real) $(ARGS)
 
-bench: $(READY) ## Measure on a real Kubernetes, some minutes; ARGS=--help tells of more
+bench: $(READY) ## Measure on a real Kubernetes, some minutes; ARGS=--help shows the options
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-full: $(READY) ## Measure everything that goals are set for, up to 50,000 volumes; hours
@@ -72,7 +72,7 @@ bench-full: $(READY) ## Measure everything that goals are set for, up to 50,000 
 bench-guard: $(READY) ## Wide limits on speed and requests that hold on any machine; two minutes
 	$(BIN)/python -m benchmarks.guard $(ARGS)
 
-soak: $(READY) ## Half an hour of storms and calms around the service; ARGS to change it
+soak: $(READY) ## Half an hour of random faults and changes around the service; ARGS=--help shows the options
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 dist: $(READY) ## Wheel, sdist, chart and bill of materials, all of one version, in dist/
@@ -137,5 +137,8 @@ lock: $(READY) ## Pin the newest versions of all dependencies, with their hashes
 reference: $(READY) ## Write the reference pages of the documentation from the code
 	PYTHONPATH=. $(BIN)/python packaging/reference.py
 
+docs: $(READY) ## Build the documentation as a site in site/; a link that leads nowhere is a failure
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean: ## Remove what was made here; what was built for all checkouts stays in the cache
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants .coverage*
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants .coverage*

@@ -1,3 +1,3 @@
-"""`make demo`: the main job, played with real processes and sockets; `make sandbox`: the same
-parts left running for a person.
+"""`make demo` runs the main scenario with real processes and sockets; `make sandbox` leaves the same
+parts running, to try things out.
 """

@@ -1,4 +1,4 @@
-"""What to play, and on what."""
+"""Runs the main scenario, or the sandbox, on a fake or a real Kubernetes."""
 
 import argparse
 import asyncio
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from demo.acts import play
 from demo.sandbox import keep_open
+from demo.scenario import run
 from tests.real_parts.build import SCHEDULER, BuildError, ensure_built
 from tests.real_parts.cluster import RealCluster
 from tests.stage import clusters
@@ -21,10 +21,10 @@ from tests.stage.stage import Stage
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument(
-        "--real", action="store_true", help="on a real kube-apiserver (make demo REAL=1)"
+        "--real", action="store_true", help="use a real kube-apiserver (make demo REAL=1)"
     )
-    parser.add_argument("--sandbox", action="store_true", help="leave all running (make sandbox)")
-    parser.add_argument("--volumes", type=int, default=30, help="on the node that is evacuated")
+    parser.add_argument("--sandbox", action="store_true", help="leave everything running (make sandbox)")
+    parser.add_argument("--volumes", type=int, default=30, help="number of volumes on the evacuated node")
     return parser.parse_args()
 
 
@@ -32,14 +32,14 @@ def arguments() -> argparse.Namespace:
 async def cluster_for(
     given: argparse.Namespace, directory: Path
 ) -> AsyncIterator[tuple[Cluster, Pods | None]]:
-    """A cluster, and pods on it where there is something to schedule them."""
+    """A cluster, and pods on it if there is a scheduler."""
     if not given.real:
         async with clusters.fake(directory) as cluster:
             yield cluster, None
         return
     print(
         "Real parts: etcd, kube-apiserver, kube-controller-manager, kube-scheduler "
-        "(the first time they are built, which takes minutes)"
+        "(the first run builds them, which takes minutes)"
     )
     binaries = await asyncio.to_thread(ensure_built)
     program = (await asyncio.to_thread(ensure_built, SCHEDULER)) / "kube-scheduler"
@@ -63,7 +63,7 @@ async def main() -> int:
             await stage.prepare(nodes=6, zones=2)
             if given.sandbox:
                 return await keep_open(stage, directory)
-            return await play(stage, directory, pods, volumes=given.volumes)
+            return await run(stage, directory, pods, volumes=given.volumes)
 
 
 if __name__ == "__main__":

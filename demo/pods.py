@@ -1,4 +1,4 @@
-"""Pods that wait for their volume, and how soon they are scheduled: on real parts only."""
+"""Pods that are Pending because of their volume, and how soon they are scheduled: real parts only."""
 
 import time
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ WHY = "didn't match PersistentVolume's node affinity"
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A pod that waited, and the seconds since LINSTOR was asked for another replica."""
+    """A pod that was Pending, and the seconds since another replica was requested from LINSTOR."""
 
     pod: str
     volume_on: str
@@ -28,7 +28,7 @@ class Scheduled:
 
 
 async def prepare(stage: Stage, pods: Pods) -> None:
-    """The nodes as Kubernetes knows them, and a volume for each pod."""
+    """Create the Kubernetes nodes, and a volume for each pod."""
     for known in stage.world.nodes.values():
         await pods.add_node(known.name, known.props[f"Aux/topology/{ZONE}"])
     for pod, node in WAITING.items():
@@ -36,7 +36,7 @@ async def prepare(stage: Stage, pods: Pods) -> None:
 
 
 async def schedule(stage: Stage, pods: Pods) -> list[Scheduled]:
-    """Let each pod wait for a node that is cordoned, then make a replica elsewhere."""
+    """Create each pod while its only node is cordoned, then create a replica elsewhere."""
     found = []
     for pod, node in WAITING.items():
         await pods.cordon(node)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One step of the play."""
+    """One step of the scenario."""
 
     step: str
     happened: str
@@ -18,9 +18,9 @@ class Row:
     """Seconds from event to PersistentVolume, one for each volume."""
 
     lost: int
-    """Claims that turned Lost meanwhile."""
+    """Claims that became Lost meanwhile."""
 
-    told_by: str
+    counted_from: str
 
     @property
     def good(self) -> bool:
@@ -51,7 +51,7 @@ def table(rows: list[Row], title: str) -> Table:
             row.happened,
             f"{row.updated} of {row.expected}",
             row.milliseconds,
-            row.told_by,
+            row.counted_from,
             str(row.lost),
             style=style,
         )
@@ -59,6 +59,6 @@ def table(rows: list[Row], title: str) -> Table:
 
 
 def console() -> Console:
-    """As wide as the terminal; 110 columns where there is none."""
+    """As wide as the terminal, or 110 columns without one."""
     shown = Console(highlight=False)
     return shown if shown.is_terminal else Console(width=110, highlight=False)

@@ -1,4 +1,4 @@
-"""The play: what can happen to volumes, one thing after another, and what came of it."""
+"""The main scenario: what can happen to volumes, one step after another, and the results."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,48 +20,48 @@ from tests.stage.stage import Stage
 Json = dict[str, Any]
 Goal = tuple[str, tuple[Json, ...]]
 
-PATIENCE = 30.0
-PACE = "5s"
+TIMEOUT = 30.0
+FULL_RECONCILE_EVERY = "5s"
 
 
 @dataclass(slots=True)
-class Play:
-    """The stage, the service on it, and the rows of the table so far."""
+class Scenario:
+    """The test bed, the service on it, and the rows of the table so far."""
 
     stage: Stage
     service: Service
     shown: Console
     rows: list[Row] = field(default_factory=list)
 
-    async def act(
+    async def step(
         self,
-        step: str,
+        name: str,
         happened: str,
         act: Callable[[], object],
         goals: Iterable[Goal],
         *,
-        told_by: str = "the event",
+        counted_from: str = "the event",
     ) -> None:
-        """Let something happen, wait for every volume it concerns, and write down what came."""
-        self.shown.print(f"  [bold]{step}[/bold]: {happened} ...", end="")
+        """Let something happen, wait for every volume that it concerns, and record the result."""
+        self.shown.print(f"  [bold]{name}[/bold]: {happened} ...", end="")
         wanted, lost = dict(goals), len(self.stage.observer.lost)
         began = time.monotonic()
         done = act()
         if isinstance(done, Awaitable):
             await done
-        moments = {name: await self._reached(name, terms) for name, terms in wanted.items()}
-        reached = {name: at for name, at in moments.items() if at is not None}
-        for name in reached:
-            await self.stage.until_bound(name)
+        moments = {pv: await self._reached(pv, terms) for pv, terms in wanted.items()}
+        reached = {pv: at for pv, at in moments.items() if at is not None}
+        for pv in reached:
+            await self.stage.until_bound(pv)
         self.rows.append(
             Row(
-                step=step,
+                step=name,
                 happened=happened,
                 updated=len(reached),
                 expected=len(wanted),
-                waits=tuple(at - self._origin(name, at, began) for name, at in reached.items()),
+                waits=tuple(at - self._origin(pv, at, began) for pv, at in reached.items()),
                 lost=len(self.stage.observer.lost) - lost,
-                told_by=told_by,
+                counted_from=counted_from,
             )
         )
         row = self.rows[-1]
@@ -69,33 +69,33 @@ class Play:
 
     async def _reached(self, name: str, terms: tuple[Json, ...]) -> float | None:
         try:
-            return await self.stage.observer.until_terms(name, *terms, patience=PATIENCE)
+            return await self.stage.observer.until_terms(name, *terms, patience=TIMEOUT)
         except AssertionError:
             return None
 
     def _origin(self, name: str, at: float, began: float) -> float:
-        """The last event about the volume's resource before it was right, or what began it all."""
+        """The last event about the volume's resource before it was updated, else the start."""
         resource = self.stage.observer.volumes[name]["spec"]["csi"]["volumeHandle"].split("/")[0]
-        told = [
+        events = [
             event.at
             for event in self.stage.world.emitted
             if began <= event.at <= at and event.payload.get("resource_name") == resource
         ]
-        return told[-1] if told else began
+        return events[-1] if events else began
 
 
 def on(*nodes: str) -> tuple[Json, ...]:
     return tuple({HOSTNAME: node} for node in nodes)
 
 
-async def play(stage: Stage, directory: Path, pods: Pods | None, *, volumes: int) -> int:
-    """Play all acts and print the tables; answers the exit code."""
+async def run(stage: Stage, directory: Path, pods: Pods | None, *, volumes: int) -> int:
+    """Run all steps and print the tables. Returns the exit code."""
     shown = console()
-    kind = "real kube-apiserver" if stage.cluster.is_real else "pretended kube-apiserver"
+    kind = "real kube-apiserver" if stage.cluster.is_real else "fake kube-apiserver"
     shown.print(f"LINSTOR {stage.linstor.url}, {kind} {stage.cluster.url}")
     evacuated = [f"pvc-{number:03}" for number in range(volumes)]
     count = volumes + 6 + (len(WAITING) if pods else 0)
-    shown.print(f"Making {count} volumes and claims, bound by the binder ...")
+    shown.print(f"Creating {count} volumes and claims, and waiting until they are bound ...")
     await _set_up(stage, evacuated)
     scheduled = list[Scheduled]()
     if pods is not None:
@@ -105,25 +105,25 @@ async def play(stage: Stage, directory: Path, pods: Pods | None, *, volumes: int
         kubeconfig=stage.cluster.kubeconfig,
         linstor=stage.linstor.url,
         log=log,
-        flags=(f"--reconcile-rate={PACE}",),
+        flags=(f"--reconcile-rate={FULL_RECONCILE_EVERY}",),
     )
     async with running(service):
-        shown.print("The service runs as a process of its own and is ready.")
-        acts = Play(stage, service, shown)
+        shown.print("The service runs as a separate process and is ready.")
+        scenario = Scenario(stage, service, shown)
         if pods is not None:
             shown.print(
-                "  [bold]pods wait[/bold]: for volumes whose only node is cordoned ...", end=""
+                "  [bold]pending pods[/bold]: each waits for a volume whose only node is cordoned ...", end=""
             )
             scheduled = await schedule(stage, pods)
             shown.print(f" {len(scheduled)} scheduled")
-        await _all(acts, evacuated)
+        await _all(scenario, evacuated)
         code = await service.stop()
     if scheduled:
         shown.print()
         shown.print(pod_table(scheduled))
     shown.print()
-    shown.print(table(acts.rows, f"From LINSTOR to the PersistentVolume, on a {kind}"))
-    return _decision(shown, acts, await stage.entries(), code, log)
+    shown.print(table(scenario.rows, f"From LINSTOR to the PersistentVolume, on a {kind}"))
+    return _result(shown, scenario, await stage.entries(), code, log)
 
 
 async def _set_up(stage: Stage, evacuated: list[str]) -> None:
@@ -141,27 +141,27 @@ async def _set_up(stage: Stage, evacuated: list[str]) -> None:
         await stage.until_bound(name)
 
 
-async def _all(acts: Play, evacuated: list[str]) -> None:
-    stage, world = acts.stage, acts.stage.world
-    await acts.act(
-        "replica moves",
+async def _all(scenario: Scenario, evacuated: list[str]) -> None:
+    stage, world = scenario.stage, scenario.stage.world
+    await scenario.step(
+        "replica moved",
         "data: n2 -> n3",
         lambda: world.move("data", "n2", "n3"),
         [("data", on("n1", "n3"))],
     )
-    await acts.act(
-        "zone rule",
+    await scenario.step(
+        "zone policy",
         "zoned: n1 -> n2, zone z1 -> z2",
         lambda: world.move("zoned", "n1", "n2"),
         [("zoned", ({ZONE: "z2"},))],
     )
-    await acts.act(
+    await scenario.step(
         "two volumes",
         "pair: n2 -> n4, both volumes of one definition",
         lambda: world.move("pair", "n2", "n4"),
         [("pair-0", on("n4")), ("pair-1", on("n4"))],
     )
-    await acts.act(
+    await scenario.step(
         "evacuation",
         f"n5 is evacuated to n6, {len(evacuated)} volumes",
         lambda: world.evacuate("n5", target="n6"),
@@ -172,39 +172,39 @@ async def _all(acts: Play, evacuated: list[str]) -> None:
         stage.linstor.cut_streams(mid_frame=True)
         world.move_silently("cut", "n3", "n1")
 
-    await acts.act(
+    await scenario.step(
         "stream cut",
-        "in mid-frame; cut: n3 -> n1 meanwhile",
+        "in the middle of a frame, while cut moves: n3 -> n1",
         cut,
         [("cut", on("n1"))],
-        told_by="the cut",
+        counted_from="the cut",
     )
-    await acts.act(
+    await scenario.step(
         "no event",
-        f"silent: n3 -> n4, found by the full pass every {PACE}",
+        f"silent: n3 -> n4, found by the full reconcile every {FULL_RECONCILE_EVERY}",
         lambda: world.move_silently("silent", "n3", "n4"),
         [("silent", on("n4"))],
-        told_by="the change",
+        counted_from="the change",
     )
 
 
-def _decision(shown: Console, acts: Play, entries: list[str], code: int, log: Path) -> int:
-    wrong = [f"{row.step}: not as it should be" for row in acts.rows if not row.good]
+def _result(shown: Console, scenario: Scenario, entries: list[str], code: int, log: Path) -> int:
+    wrong = [f"{row.step}: not all volumes were updated, or a claim was Lost" for row in scenario.rows if not row.good]
     if entries:
-        wrong.append(f"notes of unfinished replacements left: {', '.join(entries)}")
+        wrong.append(f"journal entries of unfinished replacements are left: {', '.join(entries)}")
     if code != 0:
-        wrong.append(f"the service ended with {code}")
-    phases = acts.stage.observer.phases()
+        wrong.append(f"the service exited with {code}")
+    phases = scenario.stage.observer.phases()
     if set(phases) != {"Bound"}:
         wrong.append(f"claims are in phases {phases}")
     if wrong:
         for line in wrong:
             shown.print(f"[bold red]{line}[/bold red]")
-        shown.print("The end of the service's log:")
+        shown.print("The end of the log of the service:")
         shown.print(log.read_text()[-4000:], markup=False)
         return 1
     shown.print(
-        f"All {phases['Bound']} claims are Bound and none was ever Lost; no note is left; "
-        "the service ended with 0."
+        f"All {phases['Bound']} claims are Bound, and none was ever Lost. No journal entry is left. "
+        "The service exited with 0."
     )
     return 0
