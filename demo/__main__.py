@@ -23,8 +23,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--real", action="store_true", help="use a real kube-apiserver (make demo REAL=1)"
     )
-    parser.add_argument("--sandbox", action="store_true", help="leave everything running (make sandbox)")
-    parser.add_argument("--volumes", type=int, default=30, help="number of volumes on the evacuated node")
+    parser.add_argument(
+        "--sandbox", action="store_true", help="leave everything running (make sandbox)"
+    )
+    parser.add_argument(
+        "--volumes", type=int, default=30, help="number of volumes on the evacuated node"
+    )
     return parser.parse_args()
 
 

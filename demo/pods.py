@@ -1,4 +1,4 @@
-"""Pods that are Pending because of their volume, and how soon they are scheduled: real parts only."""
+"""Pods that are Pending because of their volume, and when they are scheduled: real parts only."""
 
 import time
 from dataclasses import dataclass

@@ -112,7 +112,8 @@ async def run(stage: Stage, directory: Path, pods: Pods | None, *, volumes: int)
         scenario = Scenario(stage, service, shown)
         if pods is not None:
             shown.print(
-                "  [bold]pending pods[/bold]: each waits for a volume whose only node is cordoned ...", end=""
+                "  [bold]pending pods[/bold]: the only node of their volume is cordoned ...",
+                end="",
             )
             scheduled = await schedule(stage, pods)
             shown.print(f" {len(scheduled)} scheduled")
@@ -189,7 +190,11 @@ async def _all(scenario: Scenario, evacuated: list[str]) -> None:
 
 
 def _result(shown: Console, scenario: Scenario, entries: list[str], code: int, log: Path) -> int:
-    wrong = [f"{row.step}: not all volumes were updated, or a claim was Lost" for row in scenario.rows if not row.good]
+    wrong = [
+        f"{row.step}: not all volumes were updated, or a claim was Lost"
+        for row in scenario.rows
+        if not row.good
+    ]
     if entries:
         wrong.append(f"journal entries of unfinished replacements are left: {', '.join(entries)}")
     if code != 0:
@@ -204,7 +209,7 @@ def _result(shown: Console, scenario: Scenario, entries: list[str], code: int, l
         shown.print(log.read_text()[-4000:], markup=False)
         return 1
     shown.print(
-        f"All {phases['Bound']} claims are Bound, and none was ever Lost. No journal entry is left. "
-        "The service exited with 0."
+        f"All {phases['Bound']} claims are Bound, and none was ever Lost. "
+        "No journal entry is left. The service exited with 0."
     )
     return 0
