@@ -20,7 +20,7 @@ counts; what they leave open is taken from the custom resources of Piraeus.
 {{- range $fits }}
 {{- $names = append $names (printf "%s at %s" .name .endpoint) }}
 {{- end }}
-{{- fail (printf "several LINSTORs were found: %s. Say which one is meant with linstor.endpoint, and linstor.clientSecret for https." (join ", " $names)) }}
+{{- fail (printf "several LINSTORs were found: %s. Select one with linstor.endpoint, and linstor.clientSecret for https." (join ", " $names)) }}
 {{- end }}
 {{- if not (or $given.endpoint $fits) }}
 {{- fail (printf "no LINSTOR was found in namespace %s: there is no LinstorCluster (piraeus.io/v1) with an external controller or a controller Service there, and no LinstorController (piraeus.linbit.com/v1, linstor.linbit.com/v1). Install the chart beside LINSTOR, name LINSTOR's namespace with linstor.namespace, or say where it is with linstor.endpoint, such as http://linstor-controller.piraeus-datastore.svc:3370 (and linstor.clientSecret for https). `helm template` sees no cluster, so it always needs the endpoint." (include "linstor-affinity-events.linstorNamespace" .)) }}
@@ -93,9 +93,9 @@ Without a scheme it is https as soon as there is a certificate.
 {{- end }}
 
 {{- /*
-All LINSTORs that Piraeus tells of, each as {"name", "endpoint", "clientSecret", "ca", "hosts", "serverName"}, as an array in JSON.
+All LINSTORs in the custom resources of Piraeus, each as {"name", "endpoint", "clientSecret", "ca", "hosts", "serverName"}, as an array in JSON.
 A LinstorCluster belongs to no namespace; its controller's Service and everything older is looked for in LINSTOR's
-namespace alone: elsewhere people who have no say here could put up one of their own.
+namespace alone: in others, anyone who may create Services could offer one of their own.
 */}}
 {{- define "linstor-affinity-events.candidates" -}}
 {{- $namespace := include "linstor-affinity-events.linstorNamespace" . }}
