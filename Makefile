@@ -138,7 +138,7 @@ reference: $(READY) ## Write the reference pages of the documentation from the c
 	PYTHONPATH=. $(BIN)/python packaging/reference.py
 
 docs: $(READY) ## Build the documentation as a site in site/; a link that leads nowhere is a failure
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Remove what was made here; what was built for all checkouts stays in the cache
 	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants .coverage*

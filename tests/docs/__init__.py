@@ -1,0 +1,1 @@
+"""The commands in the documentation are run, and the output that it shows is real."""

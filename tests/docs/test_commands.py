@@ -1,0 +1,79 @@
+"""Each command in the documentation can be run, and prints what the documentation shows."""
+
+import contextlib
+import re
+import subprocess
+
+import click
+import pytest
+
+from linstor_affinity_events.cli import main
+from tests.docs.blocks import TOP, arguments, commands, shown
+from tests.docs.scene import set_up
+from tests.stage.command import command
+from tests.stage.fixtures import fake_stage
+from tests.stage.stage import Stage
+
+__all__ = ["fake_stage"]
+
+OURS = sorted({line for _, line in commands() if arguments(line) is not None})
+EXAMPLES = [each for each in shown() if arguments(each.command) is not None]
+MAKE = sorted({target for _, line in commands() for target in re.findall(r"^make ([a-z-]+)", line)})
+
+PROMPTLY = {"plan", "check", "migrate-properties", "completion"}
+"""Commands that end by themselves."""
+
+
+def comparable(text: str) -> list[str]:
+    """Lines without what differs from run to run: ports, and spaces at the end."""
+    return [
+        re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", line).rstrip() for line in text.split("\n")
+    ]
+
+
+def test_examples_are_found() -> None:
+    assert len(EXAMPLES) >= 4
+    assert len(OURS) >= 10
+
+
+async def test_output_that_is_shown_is_what_the_command_prints(fake_stage: Stage) -> None:
+    await set_up(fake_stage)
+
+    for each in EXAMPLES:
+        said = await command(fake_stage, *(arguments(each.command) or ()))
+
+        assert comparable(said.out.strip("\n")) == comparable(each.output), each.page
+
+
+async def test_commands_to_copy_run(fake_stage: Stage) -> None:
+    """Names of volumes and nodes in the documentation are those of the scene."""
+    await set_up(fake_stage)
+
+    for line in OURS:
+        given = arguments(line) or []
+        if given and given[0] in PROMPTLY:
+            said = await command(fake_stage, *given)
+            assert said.code == 0, (line, said.err)
+            assert said.out
+
+
+@pytest.mark.parametrize("line", OURS)
+def test_commands_are_understood(line: str) -> None:
+    given = arguments(line) or ["--help"]
+    # --help ends with Exit; what is not understood is a UsageError.
+    with (
+        contextlib.suppress(click.exceptions.Exit),
+        main.make_context("linstor-affinity-events", list(given)) as context,
+    ):
+        name, found, rest = main.resolve_command(context, list(given))
+        assert found is not None
+        found.make_context(name, rest, parent=context).close()
+
+
+@pytest.mark.parametrize("target", MAKE)
+def test_make_knows_each_target(target: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", target], cwd=TOP, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
