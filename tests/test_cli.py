@@ -1,5 +1,6 @@
 """The command line, as far as it goes without a cluster."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,3 +139,12 @@ def test_flags_are_written_as_for_the_reference(
     arguments: list[str], expected: dict[str, object]
 ) -> None:
     assert given(*arguments) == expected
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_help_shows_examples_line_by_line(command: str, runner: CliRunner) -> None:
+    shown = runner.invoke(main, [command, "--help"], terminal_width=100).output
+
+    assert "\\b" not in shown
+    if command in {"run", "plan", "check"}:
+        assert re.search(rf"^    {command} ", shown, re.MULTILINE)

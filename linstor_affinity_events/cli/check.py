@@ -20,7 +20,25 @@ from linstor_affinity_events.settings import Settings
 STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
-@click.command(cls=GroupedCommand, short_help="Check everything that `run` needs.")
+HELP = """Check everything that `run` needs, and print how to fix what is missing.
+
+Checked are the settings, LINSTOR (connection, login, event streams, node labels), Kubernetes
+(connection, every permission, StorageClasses and their policies, whether node affinity can be
+changed in place), nodes that only one of them has, a conflicting controller, and unfinished
+replacements. Nothing is changed: the only write is a dry run.
+
+\b
+  check                                     print the result of each check
+  check -o json                             the same for scripts and bug reports
+  check --leftovers                         only check for unfinished replacements
+  check --service-account=linstor/affinity  test the permissions of another account
+
+All flags of `run` are accepted. Exit codes: 0 no check failed (there may be warnings), 1 a
+check failed, 2 invalid settings.
+"""
+
+
+@click.command(cls=GroupedCommand, help=HELP, short_help="Check everything that `run` needs.")
 @click.option(
     "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
@@ -42,22 +60,6 @@ STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
     *("kubeconfig", "context", "server", "v"),
 )
 def check(*, output: str, leftovers: bool, service_account: str, **given: Any) -> None:
-    r"""Check everything that `run` needs, and print how to fix what is missing.
-
-    Checked are the settings, LINSTOR (connection, login, event streams, node labels), Kubernetes
-    (connection, every permission, StorageClasses and their policies, whether node affinity can be
-    changed in place), nodes that only one of them has, a conflicting controller, and unfinished
-    replacements. Nothing is changed: the only write is a dry run.
-
-    \b
-      check                                     print the result of each check
-      check -o json                             the same for scripts and bug reports
-      check --leftovers                         only check for unfinished replacements
-      check --service-account=linstor/affinity  test the permissions of another account
-
-    All flags of `run` are accepted. Exit codes: 0 no check failed (there may be warnings), 1 a
-    check failed, 2 invalid settings.
-    """
     found: list[CheckResult] = []
     code = Exit.GOOD
     try:

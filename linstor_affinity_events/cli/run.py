@@ -33,26 +33,28 @@ log = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@click.command(cls=GroupedCommand, short_help="Run the service.")
+HELP = """Watch LINSTOR, and keep the node affinity of PersistentVolumes correct until SIGTERM.
+
+The connection to LINSTOR is configured with environment variables, as for LINBIT's own
+clients: LS_CONTROLLERS (comma-separated; schemes http, https, linstor, linstor+ssl),
+LS_USERNAME and LS_PASSWORD or LS_BEARER_TOKEN_FILE, LS_ROOT_CA, LS_USER_CERTIFICATE and
+LS_USER_KEY (PEM; or append _FILE to name a file, which is reloaded when it changes), and
+LS_TLS_SERVER_NAME (the expected host name in LINSTOR's certificate).
+
+Flags override environment variables, which override defaults. Durations: 90s, 1m30s, 250ms.
+
+\b
+  run                                          in a pod beside the LINSTOR controller
+  LS_CONTROLLERS=https://linstor:3371 run -v 1 elsewhere, with every decision logged
+  run --metrics-address=:8001                  with metrics
+
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 invalid settings.
+"""
+
+
+@click.command(cls=GroupedCommand, help=HELP, short_help="Run the service.")
 @takes_settings()
 def run(**given: Any) -> None:
-    r"""Watch LINSTOR, and keep the node affinity of PersistentVolumes correct until SIGTERM.
-
-    The connection to LINSTOR is configured with environment variables, as for LINBIT's own
-    clients: LS_CONTROLLERS (comma-separated; schemes http, https, linstor, linstor+ssl),
-    LS_USERNAME and LS_PASSWORD or LS_BEARER_TOKEN_FILE, LS_ROOT_CA, LS_USER_CERTIFICATE and
-    LS_USER_KEY (PEM; or append _FILE to name a file, which is reloaded when it changes), and
-    LS_TLS_SERVER_NAME (the expected host name in LINSTOR's certificate).
-
-    Flags override environment variables, which override defaults. Durations: 90s, 1m30s, 250ms.
-
-    \b
-      run                                          in a pod beside the LINSTOR controller
-      LS_CONTROLLERS=https://linstor:3371 run -v 1 elsewhere, with every decision logged
-      run --metrics-address=:8001                  with metrics
-
-    Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 invalid settings.
-    """
     try:
         settings = settings_from(given)
         logs.set_up(verbosity=settings.v, as_json=settings.log_format == "json")
