@@ -147,6 +147,7 @@ class SavedVolumes:
             )
         if provisioned_for(key.resource) not in {None, entry.user.uid}:
             raise BadEntry(f"resource {key.resource} was provisioned for another claim")
+        entry = entry.wanting(self._cluster_view.with_volume_context(entry.wanted))
         if parts := self._cluster_view.unconfirmed(entry.wanted):
             raise BadEntry(
                 f"it has {' and '.join(parts)}, which its StorageClass does not "

@@ -105,6 +105,7 @@ async def test_entries_without_number_that_can_t_be_followed_hold_up_nobody_for_
 
 CONTEXT = {"linstor.csi.linbit.com/mount-options": "dev,suid"}
 XFS = {"linstor.csi.linbit.com/post-mount-xfs-opts": "open -f /etc/x"}
+EXPORT = {"linstor.csi.linbit.com/nfs-export": "nfs://10.6.6.6/all"}
 DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
 
 
@@ -116,6 +117,8 @@ DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
         pytest.param(
             {"spec": {"csi": {"volumeAttributes": XFS}}}, id="commands to run on the node"
         ),
+        pytest.param({"spec": {"csi": {"volumeAttributes": EXPORT}}}, id="another server"),
+        pytest.param({"spec": {"csi": {"fsType": "proc"}}}, id="another file system"),
         pytest.param(
             {"spec": {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}}},
             id="a Secret of another namespace",
@@ -152,6 +155,28 @@ async def test_a_property_on_linstor_makes_no_volume_that_does_more_than_hold_da
 
         assert cluster.get("persistentvolumes", "evil") is None
         assert setup.journal.kept == {}
+
+
+async def test_a_volume_by_a_property_gets_no_mount_options_of_another_property() -> None:
+    """Without a volume context, as drivers of old made them, linstor-csi reads LINSTOR's."""
+    async with cluster_with() as cluster:
+        parameters = {"mountOpts": "noatime", "postMountXfsOpts": "extsize 2m"}
+        cluster.create("storageclasses", manifests.storage_class("old", parameters))
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place("unused", "n1")
+        setup = setup_on(cluster, linstor)
+        saved = volume_for(theirs(cluster), "unused", storageClassName="old")
+        name = ResourceName("unused")
+        linstor.known[name] = changed(linstor.known[name], saved={0: json.dumps(saved)})
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert "volumeAttributes" not in saved["spec"]["csi"]
+        assert setup.pv("evil")["spec"]["csi"]["volumeAttributes"] == {
+            "linstor.csi.linbit.com/uses-volume-context": "true",
+            "linstor.csi.linbit.com/mount-options": "noatime",
+            "linstor.csi.linbit.com/post-mount-xfs-opts": "extsize 2m",
+        }
 
 
 OPTIONS = ["noatime", "discard"]
@@ -360,6 +385,8 @@ async def test_no_volume_comes_back_before_the_classes_are_known() -> None:
         pytest.param({"mountOptions": ["dev", "suid"]}, id="mount options"),
         pytest.param({"csi": {"volumeAttributes": CONTEXT}}, id="options in the context"),
         pytest.param({"csi": {"volumeAttributes": XFS}}, id="commands to run on the node"),
+        pytest.param({"csi": {"volumeAttributes": EXPORT}}, id="another server"),
+        pytest.param({"csi": {"fsType": "proc"}}, id="another file system"),
         pytest.param(
             {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}},
             id="a Secret of another namespace",
