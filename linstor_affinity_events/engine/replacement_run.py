@@ -263,7 +263,9 @@ class ReplacementRun:
                     raise
                 self.must_observe = True
                 await asyncio.sleep(max(delays.next(), error.after or 0.0))
-        if not isinstance(self.outcome, LeaveAlone):
+        if self.outcome is None:
+            self._dependencies.unfinished.without_entry(self.entry.pv)
+        elif not isinstance(self.outcome, LeaveAlone):
             self._dependencies.unfinished.ended(self.entry.pv)
         return self.outcome or Outcome.SUPERSEDED
 

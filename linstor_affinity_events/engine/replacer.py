@@ -83,7 +83,11 @@ class Replacer:
         before = tuple(self.unfinished.pending)
         listed = await self._journal.all()
         # A partial list does not show which known entries are gone.
-        self.unfinished.know(listed.volumes, before=before if listed.whole else ())
+        self.unfinished.know(
+            listed.volumes,
+            before=before if listed.whole else (),
+            volume_of=self._dependencies.index.get,
+        )
         return frozenset(self.unfinished.pending.values())
 
     async def replace(
@@ -163,10 +167,10 @@ class Replacer:
             try:
                 pv, entry = await observe(self._dependencies, name)
             except BadEntry as error:
-                self.unfinished.ended(name)
+                self.unfinished.without_entry(name)
                 return Refusal(Reason.BAD_JOURNAL_ENTRY, str(error))
             if entry is None:
-                self.unfinished.ended(name)
+                self.unfinished.without_entry(name)
                 return await unmark_without_entry(self._dependencies, pv)
             self.unfinished.record(entry)
             observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)

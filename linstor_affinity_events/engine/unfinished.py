@@ -45,7 +45,11 @@ class Unfinished:
         self.stuck: dict[PvName, str] = {}
         """The volumes that can't be recreated, and the error of the API server."""
         self._originals: dict[PvName, Original] = {}
-        """The volumes being replaced, as this instance last observed them."""
+        """The volumes being replaced, as this instance last observed them. What others do to their
+        entries changes nothing about it.
+        """
+        self._outdated: set[PvName] = set()
+        """Those observed before another instance may have led, and replaced them again."""
         self._left_alone: dict[PvName, str] = {}
         self.blocking: set[PvName] = set()
         """The stuck volumes that block all other replacements."""
@@ -57,16 +61,25 @@ class Unfinished:
     def record(self, entry: JournalEntry) -> None:
         self.pending[entry.pv] = entry.key
 
-    def know(self, listed: Mapping[PvName, VolumeKey], *, before: Iterable[PvName]) -> None:
+    def know(
+        self,
+        listed: Mapping[PvName, VolumeKey],
+        *,
+        before: Iterable[PvName],
+        volume_of: Callable[[PvName], Volume | None],
+    ) -> None:
         """Take over a list of all journal entries. `before` are the volumes known when
         the list was requested, so that replacements begun meanwhile stay.
         """
         old = set(before)
         begun = {name: key for name, key in self.pending.items() if name not in old}
         self.pending = {**listed, **begun}
-        for kept in (self._originals, self._left_alone):
-            for name in kept.keys() - self.pending.keys():
-                del kept[name]
+        for name in self._left_alone.keys() - self.pending.keys():
+            del self._left_alone[name]
+        for name, seen in tuple(self._originals.items()):
+            there = volume_of(name)
+            if there is not None and (name not in self.pending or there.uid != seen.uid):
+                self._forget(name)
         self._clear((self.stuck.keys() | self._absent) - self.pending.keys())
 
     def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:
@@ -96,6 +109,7 @@ class Unfinished:
         """Another instance leads, and reports what is absent or stuck."""
         self._clear(self.stuck.keys() | self._absent)
         self._since, self._lasting = {}, set()
+        self._outdated |= self._originals.keys()
         self._telemetry.unfinished(0)
 
     def _clear(self, names: Iterable[PvName]) -> None:
@@ -110,11 +124,16 @@ class Unfinished:
         before = self._originals.get(name)
         held = before is not None and before.uid == seen.uid and before.held
         self._originals[name] = replace(seen, held=held or seen.held)
+        self._outdated.discard(name)
 
     def original(self, entry: JournalEntry) -> Original | None:
-        """The original volume of an entry, as last observed; None if it was not observed."""
+        """The original volume of an entry, as last observed; None if it was not observed. If it is
+        another incarnation than that of the entry, somebody else wrote the entry.
+        """
         seen = self._originals.get(entry.pv)
-        return seen if seen is not None and seen.uid == entry.uid else None
+        if seen is not None and seen.uid != entry.uid and entry.pv in self._outdated:
+            return None
+        return seen
 
     def has_observed_any(self, names: Iterable[PvName]) -> bool:
         """Whether this instance observed one of these volumes before it was removed."""
@@ -142,10 +161,21 @@ class Unfinished:
         )
 
     def ended(self, name: PvName) -> None:
+        """This instance has dropped the entry."""
+        self._forget(name)
+        self.without_entry(name)
+
+    def without_entry(self, name: PvName) -> None:
+        """There is no entry, or no valid one. It may be back, and another one, by somebody else: so
+        what was observed of the volume stays until the volume is there.
+        """
         self.pending.pop(name, None)
-        self._originals.pop(name, None)
         self._left_alone.pop(name, None)
         self.present(name)
+
+    def _forget(self, name: PvName) -> None:
+        self._originals.pop(name, None)
+        self._outdated.discard(name)
 
     def gone(self, name: PvName) -> None:
         """The volume is released and must be recreated."""

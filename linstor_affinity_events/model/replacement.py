@@ -193,7 +193,13 @@ def next_step(entry: JournalEntry, observation: Observation) -> Step:
     observation ends in a conflict and a new observation, never in damage.
     """
     pv, original = observation.pv, observation.original
-    if original is not None and original.key != entry.key:
+    if original is not None and original.uid != entry.uid:
+        if pv is None:
+            return LeaveAlone(
+                f"it is for the PersistentVolume with uid {entry.uid or 'none'}, but {entry.pv} "
+                f"had uid {original.uid}: somebody else wrote it"
+            )
+    elif original is not None and original.key != entry.key:
         return LeaveAlone(
             f"it is for LINSTOR volume {entry.key}, but PersistentVolume "
             f"{entry.pv} was for {original.key or 'none'}: somebody else wrote it"
