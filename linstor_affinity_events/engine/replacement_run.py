@@ -137,15 +137,21 @@ def confirmed(
 def used_by_others(
     dependencies: Dependencies, key: VolumeKey, *, but: PvName
 ) -> tuple[PvName, ...]:
-    """All other volumes for this LINSTOR volume that claims use, including those that are being
-    deleted or replaced.
+    """All other volumes for this LINSTOR volume that claims use, or may use: those that are being
+    deleted or replaced, and absent ones with a journal entry.
     """
     there = {
         other.name
         for other in dependencies.index.of(key.resource)
         if other.key == key and other.name != but and other.in_use
     }
-    return tuple(sorted(there.union(dependencies.unfinished.observed_with(key, but=but))))
+    absent = {
+        name
+        for name in dependencies.unfinished.pending_with(key, but=but)
+        if dependencies.index.get(name) is None
+    }
+    replaced = dependencies.unfinished.observed_with(key, but=but)
+    return tuple(sorted(there.union(absent, replaced)))
 
 
 async def unmark_without_entry(

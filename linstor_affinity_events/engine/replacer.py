@@ -3,6 +3,7 @@
 model/replacement.py defines the order of the steps; replacement_run.py takes them.
 """
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import LeaveAlone, Observation, Outcome
 from linstor_affinity_events.model.volume import Volume
+
+LIST_FOR, MOST_LISTS = 10.0, 30
+"""How long, and how often, one full reconcile goes on with a list of journal entries."""
 
 BLOCKED_RETRY = 5.0
 NOT_LEADING_RETRY = 5.0
@@ -79,15 +83,19 @@ class Replacer:
         )
 
     async def load(self) -> Collection[VolumeKey]:
-        """List the unfinished replacements again. Returns the LINSTOR volumes that they replace."""
-        before = tuple(self.unfinished.pending)
-        listed = await self._journal.all()
-        # A partial list does not show which known entries are gone.
-        self.unfinished.know(
-            listed.volumes,
-            before=before if listed.whole else (),
-            volume_of=self._dependencies.index.get,
-        )
+        """List the unfinished replacements again, to the last one unless there are very many.
+        Returns the LINSTOR volumes that they replace.
+        """
+        clock = asyncio.get_running_loop().time
+        until = clock() + LIST_FOR
+        for _ in range(MOST_LISTS):
+            term, before = self.unfinished.term, tuple(self.unfinished.pending)
+            listed = await self._journal.all()
+            self.unfinished.know(
+                listed, before=before, term=term, volume_of=self._dependencies.index.get
+            )
+            if (listed.last and self.unfinished.complete) or clock() >= until:
+                break
         return frozenset(self.unfinished.pending.values())
 
     async def replace(

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from linstor_affinity_events.engine.ports import Notices, Telemetry
+from linstor_affinity_events.engine.pending import Pending
+from linstor_affinity_events.engine.ports import Listed, Notices, Telemetry
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR, REMIND_AFTER
 from linstor_affinity_events.errors import Refused
 from linstor_affinity_events.logs import facts
@@ -40,8 +41,16 @@ class Unfinished:
         """Since when each is known to be unfinished, by the loop's clock."""
         self._lasting: set[PvName] = set()
         self._warned: dict[PvName, tuple[float, int]] = {}
-        self.pending: dict[PvName, VolumeKey] = {}
+        self.pending = Pending()
         """The volumes with a journal entry, and the LINSTOR volume of each."""
+        self.complete = False
+        """Whether all entries have been listed since this instance began to lead: only then is it
+        known which other volumes are absent.
+        """
+        self.term = 0
+        """Changes when this instance stops to lead."""
+        self._from_first = False
+        """Whether lists since have all entries, from the first one on."""
         self.stuck: dict[PvName, str] = {}
         """The volumes that can't be recreated, and the error of the API server."""
         self._originals: dict[PvName, Original] = {}
@@ -56,24 +65,31 @@ class Unfinished:
 
     def of(self, resource: ResourceName) -> list[PvName]:
         """The volumes of one resource that have a journal entry."""
-        return [name for name, key in self.pending.items() if key.resource == resource]
+        return self.pending.of(resource)
 
     def record(self, entry: JournalEntry) -> None:
-        self.pending[entry.pv] = entry.key
+        self.pending.add(entry.pv, entry.key)
 
     def know(
         self,
-        listed: Mapping[PvName, VolumeKey],
+        listed: Listed,
         *,
         before: Iterable[PvName],
+        term: int,
         volume_of: Callable[[PvName], Volume | None],
     ) -> None:
-        """Take over a list of all journal entries. `before` are the volumes known when
-        the list was requested, so that replacements begun meanwhile stay.
+        """Take over a list of journal entries. `before` are the volumes known when the list was
+        requested, in this `term`, so that replacements begun meanwhile stay.
         """
-        old = set(before)
-        begun = {name: key for name, key in self.pending.items() if name not in old}
-        self.pending = {**listed, **begun}
+        # A partial list does not show which known entries are gone.
+        old = frozenset(before if listed.whole else ())
+        for name in old - listed.volumes.keys():
+            self.pending.discard(name)
+        for name, key in listed.volumes.items():
+            if name in old or name not in self.pending:
+                self.pending.add(name, key)
+        self._from_first = term == self.term and (listed.first or self._from_first)
+        self.complete |= self._from_first and listed.last
         for name in self._left_alone.keys() - self.pending.keys():
             del self._left_alone[name]
         for name, seen in tuple(self._originals.items()):
@@ -110,6 +126,8 @@ class Unfinished:
         self._clear(self.stuck.keys() | self._absent)
         self._since, self._lasting = {}, set()
         self._outdated |= self._originals.keys()
+        self.term += 1
+        self.complete = self._from_first = False
         self._telemetry.unfinished(0)
 
     def _clear(self, names: Iterable[PvName]) -> None:
@@ -149,6 +167,12 @@ class Unfinished:
             if name != but and seen.claim and seen.key == key
         )
 
+    def pending_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+        """All other volumes whose journal entry is for this LINSTOR volume."""
+        return tuple(
+            name for name in self.of(key.resource) if name != but and self.pending[name] == key
+        )
+
     def left_alone(self, name: PvName, why: str) -> None:
         """Report, once for the same reason, that a journal entry is not followed."""
         if self._left_alone.get(name) == why:
@@ -169,7 +193,7 @@ class Unfinished:
         """There is no entry, or no valid one. It may be back, and another one, by somebody else: so
         what was observed of the volume stays until the volume is there.
         """
-        self.pending.pop(name, None)
+        self.pending.discard(name)
         self._left_alone.pop(name, None)
         self.present(name)
 

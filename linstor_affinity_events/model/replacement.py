@@ -185,7 +185,9 @@ class Observation:
     """Whether this run created the new volume: if it is absent, somebody deleted it."""
 
     others: tuple[PvName, ...] = ()
-    """The other volumes for the same LINSTOR volume that claims use, if this one is absent."""
+    """The other volumes for the same LINSTOR volume that claims use or may use, if this one is
+    absent.
+    """
 
 
 def next_step(entry: JournalEntry, observation: Observation) -> Step:
@@ -266,8 +268,8 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
 
 def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
     return LeaveAlone(
-        f"claims use {', '.join(others)} for the same LINSTOR volume, and nothing confirms that it "
-        "belonged to the claim in the entry"
+        f"{', '.join(others)} is or may be used for the same LINSTOR volume, and nothing confirms "
+        "that it belonged to the claim in the entry"
     )
 
 

@@ -34,6 +34,7 @@ from tests.engine.setup import (
 )
 from tests.fakes.kube_server import FakeCluster
 from tests.fakes.linstor import FakeLinstor
+from tests.fakes.volumes import FakeJournal
 from tests.stage import manifests
 
 Json = dict[str, Any]
@@ -315,6 +316,100 @@ async def test_nobody_gets_a_second_volume_for_data_that_a_claim_uses(
     assert len(told) <= 1
 
 
+async def left_by_a_crash(cluster: FakeCluster, linstor: FakeLinstor) -> FakeJournal:
+    """A volume for VICTIM was removed by an instance that is gone, and its entry is there."""
+    bind(cluster, PV, "n1", handle=VICTIM)
+    await asyncio.sleep(1.0)
+    linstor.place(VICTIM, "n2")
+    before = setup_on(cluster, linstor)
+    before.faults.refuse("create", Unreachable)
+    async with before.at_work():
+        before.queue.add(VICTIM, source="promotion")
+        await until(lambda: cluster.get("persistentvolumes", PV) is None)
+        await asyncio.sleep(30.0)
+    return before.journal
+
+
+@pytest.mark.parametrize("by", ["an entry", "a property"])
+@pytest.mark.parametrize("event", [False, True], ids=["", "an event comes first"])
+@pytest.mark.parametrize("at_a_time", [1000, 1])
+async def test_nobody_gets_the_data_of_a_volume_that_a_crash_left_absent(
+    by: str, event: bool, at_a_time: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sibling is there, so that the resource is reconciled before any entry was listed."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        journal = await left_by_a_crash(cluster, linstor)
+        bind(cluster, "sibling", "n2", handle=f"{VICTIM}/1")
+        forged = volume_for(theirs(cluster), VICTIM)
+        if by == "an entry":
+            journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+        else:
+            known = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
+            linstor.known[VICTIM] = known
+        journal.at_a_time = at_a_time
+        setup = setup_on(cluster, linstor, journal=journal)
+        async with setup.at_work():
+            if event:
+                setup.queue.add(VICTIM, source="promotion")
+                await asyncio.sleep(5.0)
+            await reconciled(setup, 3)
+
+        assert EVIL < PV
+        assert cluster.get("persistentvolumes", EVIL) is None
+        assert is_on(cluster, "n2") == (by == "a property")
+        assert "unexpected error" not in caplog.text
+
+
+@pytest.mark.parametrize("at_a_time", [1000, 3])
+async def test_a_volume_that_a_crash_left_absent_is_back_at_once(at_a_time: int) -> None:
+    """However many other entries are listed before its own, and in however many parts."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        journal = await left_by_a_crash(cluster, linstor)
+        for number in range(20):
+            name = PvName(f"evil-{number}")
+            forged = volume_for(None, name)
+            forged["metadata"]["name"] = name
+            journal.kept[name] = entry(forged, f"{name}/0")
+        journal.at_a_time = at_a_time
+        setup = setup_on(cluster, linstor, journal=journal)
+        async with setup.at_work():
+            await setup.full_reconciler.reconcile_all("start")
+            await until(lambda: is_on(cluster, "n2"), patience=1.0)
+
+
+@pytest.mark.parametrize("by", ["an entry", "a property"])
+async def test_who_comes_to_lead_lists_all_entries_before_it_makes_an_absent_volume(
+    by: str,
+) -> None:
+    """It has listed them when it led before, and knows of the property since."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n1")
+        journal = FakeJournal()
+        setup = setup_on(cluster, linstor, journal=journal, holder="standby")
+        forged = volume_for(theirs(cluster), VICTIM)
+        async with setup.at_work():
+            await reconciled(setup, 1)
+            setup.leadership.leading = False
+            setup.engine.leadership_changed(leading=False)
+            journal.kept |= (await left_by_a_crash(cluster, linstor)).kept
+            if by == "an entry":
+                setup.replacer.unfinished.pending.add(EVIL, VolumeKey(VICTIM))
+                journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+            else:
+                saved = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
+                linstor.known[VICTIM] = saved
+                await setup.full_reconciler.reconcile_all("a cause")
+            setup.leadership.leading = True
+            setup.queue.add(VICTIM, source="promotion")
+            await asyncio.sleep(5.0)
+            await reconciled(setup, 3)
+
+        assert cluster.get("persistentvolumes", EVIL) is None
+
+
 @pytest.mark.parametrize("crash", [False, True])
 async def test_one_of_two_volumes_for_the_same_data_comes_back_unless_nobody_has_seen_it(
     crash: bool,
@@ -556,7 +651,7 @@ async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word
 
 
 async def test_saved_volumes_of_one_s_own_keep_nobody_else_waiting() -> None:
-    """Two are for the same LINSTOR volume, so one stays unfinished; a third is never dropped."""
+    """Two are for the same LINSTOR volume, one of them can't be created, and a third is junk."""
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n1")
@@ -574,6 +669,14 @@ async def test_saved_volumes_of_one_s_own_keep_nobody_else_waiting() -> None:
         mine = ResourceName("mine")
         linstor.known[mine] = changed(linstor.known[mine], saved=saved)
         setup = setup_on(cluster, linstor)
+        create = setup.volumes.create
+
+        async def created(manifest: Manifest) -> Manifest:
+            if manifest["metadata"]["name"] != PV:
+                raise Refused("a policy does not allow that")
+            return await create(manifest)
+
+        instead(setup.volumes, create=created)
         async with setup.at_work():
             await reconciled(setup, 3)
             assert setup.replacer.unfinished.of(mine)
