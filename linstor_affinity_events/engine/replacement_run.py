@@ -54,6 +54,7 @@ from linstor_affinity_events.model.replacement import (
     Unmark,
     next_step,
     rolled_back,
+    was_seen_as_its_own,
 )
 
 log = logging.getLogger(__name__)
@@ -120,10 +121,11 @@ def confirmed(
     """
     if observation.pv is not None and uid_of(observation.pv) == entry.uid:
         dependencies.unfinished.observed(observation.pv)
-    if observation.pv is None:
-        others = used_by_others(dependencies, entry.key, but=entry.pv)
-        observation = replace(observation, others=others)
     demands, original = demands_of(entry.wanted), dependencies.unfinished.original(entry)
+    if observation.pv is None:
+        unused = not was_seen_as_its_own(entry, original)
+        others = used_by_others(dependencies, entry.key, but=entry.pv, unused=unused)
+        observation = replace(observation, others=others)
     if demands in {Demands(), original and original.demands}:
         return replace(observation, original=original)
     if not dependencies.index.classes_known:
@@ -135,15 +137,16 @@ def confirmed(
 
 
 def used_by_others(
-    dependencies: Dependencies, key: VolumeKey, *, but: PvName
+    dependencies: Dependencies, key: VolumeKey, *, but: PvName, unused: bool
 ) -> tuple[PvName, ...]:
     """All other volumes for this LINSTOR volume that claims use, or may use: those that are being
-    deleted or replaced, and absent ones with a journal entry.
+    deleted or replaced, and absent ones with a journal entry. `unused` ones too, whose data policy
+    Retain may keep.
     """
     there = {
         other.name
         for other in dependencies.index.of(key.resource)
-        if other.key == key and other.name != but and other.in_use
+        if other.key == key and other.name != but and (unused or other.in_use)
     }
     absent = {
         name

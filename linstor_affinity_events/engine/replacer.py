@@ -188,11 +188,9 @@ class Replacer:
         """Create a journal entry from a saved PV of the reference controller."""
         return await self._create_entry(entry)
 
-    def used_by_others(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
-        """All other volumes for this LINSTOR volume that claims use, including those that are being
-        deleted or replaced.
-        """
-        return used_by_others(self._dependencies, key, but=but)
+    def others_for(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+        """All other volumes for this LINSTOR volume, including absent ones with a journal entry."""
+        return used_by_others(self._dependencies, key, but=but, unused=True)
 
 
 def admission_conflict(entry: JournalEntry, marked: Manifest) -> str | None:

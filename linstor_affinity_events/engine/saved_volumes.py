@@ -158,7 +158,7 @@ class SavedVolumes:
                 f"it has {' and '.join(parts)}, which its StorageClass does not "
                 "define; create the volume yourself if it is yours"
             )
-        if others := self._replacer.used_by_others(key, but=entry.pv):
+        if others := self._replacer.others_for(key, but=entry.pv):
             raise BadEntry(f"{', '.join(others)} refers to this LINSTOR volume now")
         try:
             await self._volumes.dry_run_creation(entry.wanted)

@@ -185,8 +185,8 @@ class Observation:
     """Whether this run created the new volume: if it is absent, somebody deleted it."""
 
     others: tuple[PvName, ...] = ()
-    """The other volumes for the same LINSTOR volume that claims use or may use, if this one is
-    absent.
+    """The other volumes for the same LINSTOR volume, if this one is absent; if it was observed to
+    be its claim's own, only those that claims use or may use.
     """
 
 
@@ -268,8 +268,8 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
 
 def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
     return LeaveAlone(
-        f"{', '.join(others)} is or may be used for the same LINSTOR volume, and nothing confirms "
-        "that it belonged to the claim in the entry"
+        f"PersistentVolume {', '.join(others)} is for the same LINSTOR volume, and nothing "
+        "confirms that it belonged to the claim in the entry"
     )
 
 

@@ -316,6 +316,30 @@ async def test_nobody_gets_a_second_volume_for_data_that_a_claim_uses(
     assert len(told) <= 1
 
 
+@pytest.mark.parametrize("by", ["an entry", "a property"])
+async def test_nobody_gets_the_data_that_a_volume_retains(by: str) -> None:
+    """Its claim is gone, and its policy is Retain."""
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM, policy="Retain")
+        await asyncio.sleep(1.0)
+        cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+        await asyncio.sleep(5.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n1")
+        setup = setup_on(cluster, linstor)
+        forged = volume_for(theirs(cluster), VICTIM)
+        if by == "an entry":
+            setup.journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+        else:
+            known = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
+            linstor.known[VICTIM] = known
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert setup.pv()["status"]["phase"] == "Released"
+        assert cluster.get("persistentvolumes", EVIL) is None
+
+
 async def left_by_a_crash(cluster: FakeCluster, linstor: FakeLinstor) -> FakeJournal:
     """A volume for VICTIM was removed by an instance that is gone, and its entry is there."""
     bind(cluster, PV, "n1", handle=VICTIM)
