@@ -320,6 +320,48 @@ async def test_what_somebody_writes_on_a_volume_in_replacement_keeps_no_volume_a
         assert setup.replacer.unfinished.blocking == set()
 
 
+@pytest.mark.parametrize("part", ["labels", "annotations"])
+async def test_a_change_that_kubernetes_refuses_takes_none_of_others_with_it(
+    part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        delete, create, patch = setup.volumes.delete, setup.volumes.create, setup.volumes.patch
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            answer = await delete(manifest)
+            cluster.patch("persistentvolumes", PV, {"metadata": {part: {"evil": "x"}}})
+            others = {"spec": {"capacity": {"storage": "5Gi"}}, "metadata": {part: {"team": "red"}}}
+            cluster.patch("persistentvolumes", PV, others)
+            return answer
+
+        def check(manifest: Manifest) -> None:
+            if "evil" in ((manifest.get("metadata") or {}).get(part) or {}):
+                raise Refused("a policy does not allow that")
+
+        async def created(manifest: Manifest) -> Manifest:
+            check(manifest)
+            return await create(manifest)
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            check(change)
+            return await patch(name, change)
+
+        instead(setup.volumes, delete=deleted, create=created, patch=patched)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"), patience=60.0)
+            await asyncio.sleep(5.0)
+
+        assert setup.pv()["spec"]["capacity"] == {"storage": "5Gi"}
+        assert setup.pv()["metadata"][part]["team"] == "red"
+        assert "evil" not in setup.pv()["metadata"][part]
+        told = [each for each in caplog.records if "Kubernetes rejected it" in each.message]
+        assert [each.levelname for each in told] == ["ERROR"]
+
+
 async def test_a_claim_reference_that_kubernetes_refuses_holds_up_no_other_volume() -> None:
     async with cluster_with(PV, "pvc-2") as cluster:
         linstor = FakeLinstor("n1", "n2")
