@@ -91,6 +91,7 @@ class Dependencies:
     guard: ClaimGuard
     unfinished: Unfinished
     delays: Callable[[], Backoff]
+    allowed_finalizers: tuple[str, ...]
     holder: str
     """The name that this instance writes into journal entries."""
 
@@ -287,7 +288,11 @@ class ReplacementRun:
         self.observation = confirmed(
             self._dependencies,
             self.entry,
-            replace(self.observation, uninterrupted=self._uninterrupted),
+            replace(
+                self.observation,
+                uninterrupted=self._uninterrupted,
+                allowed_finalizers=self._dependencies.allowed_finalizers,
+            ),
         )
         step = next_step(self.entry, self.observation)
         self.steps += 1

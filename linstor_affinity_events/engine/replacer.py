@@ -79,6 +79,7 @@ class Replacer:
             guard=ClaimGuard(volumes, telemetry, delays, timeout=guard_timeout),
             unfinished=self.unfinished,
             delays=delays,
+            allowed_finalizers=self._allowed_finalizers,
             holder=holder,
         )
 

@@ -43,9 +43,11 @@ from linstor_affinity_events.model.manifest import (
     with_claim_of,
     with_policy,
     with_retain,
+    without_finalizers,
 )
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.policy import StorageClass
+from linstor_affinity_events.model.readiness import unknown_finalizers
 
 
 class Outcome(StrEnum):
@@ -181,6 +183,9 @@ class Observation:
     replacement markers in between.
     """
 
+    allowed_finalizers: tuple[str, ...] = ()
+    """Patterns of further finalizers that a volume in replacement may have."""
+
     created: bool = False
     """Whether this run created the new volume: if it is absent, somebody deleted it."""
 
@@ -194,6 +199,15 @@ def next_step(entry: JournalEntry, observation: Observation) -> Step:
     """Choose the next step. Uid and version guard every write, so a step chosen from an outdated
     observation ends in a conflict and a new observation, never in damage.
     """
+    step = _next_step(entry, observation)
+    if isinstance(step, Create) and not observation.uninterrupted:
+        # No volume with another finalizer is replaced, so somebody wrote it into the entry.
+        unknown = unknown_finalizers(finalizers_of(step.body), observation.allowed_finalizers)
+        return Create(without_finalizers(step.body, unknown))
+    return step
+
+
+def _next_step(entry: JournalEntry, observation: Observation) -> Step:
     pv, original = observation.pv, observation.original
     if original is not None and original.uid != entry.uid:
         if pv is None:

@@ -274,6 +274,64 @@ async def test_what_was_seen_before_another_instance_led_counts_against_no_later
         assert is_on(cluster, "n3")
 
 
+KEEPS = "example.com/keeps-it"
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_an_entry_gives_a_volume_no_finalizer_of_a_stranger(crash: bool) -> None:
+    """It could never be deleted."""
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=THEIRS)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(THEIRS, "n2")
+        setup = setup_on(cluster, linstor)
+        delete, lost = setup.volumes.delete, False
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal lost
+            answer = await delete(manifest)
+            if lost:
+                return answer
+            lost = True
+            version, tree = deepcopy(setup.journal.kept[PV])
+            tree["wanted"]["metadata"]["finalizers"].append(KEEPS)
+            setup.journal.kept[PV] = (version + "0", tree)
+            raise Unreachable("the answer is lost")
+
+        instead(setup.volumes, delete=deleted)
+        if crash:
+            await gave_up(setup, cluster)
+            setup = setup_on(cluster, linstor, journal=setup.journal)
+        async with setup.at_work():
+            setup.queue.add(THEIRS, source="promotion")
+            await reconciled(setup, 2)
+
+        assert lost
+        assert is_on(cluster, "n2")
+        assert KEEPS not in setup.pv()["metadata"]["finalizers"]
+
+
+async def test_a_finalizer_that_is_allowed_is_on_the_new_volume_after_a_crash() -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=THEIRS)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(THEIRS, "n2")
+        setup = setup_on(cluster, linstor, allowed_finalizers=("example.com/*",))
+        held = [*setup.pv()["metadata"]["finalizers"], KEEPS]
+        cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
+        await gave_up(setup, cluster)
+        after = setup_on(
+            cluster, linstor, journal=setup.journal, allowed_finalizers=("example.com/*",)
+        )
+        async with after.at_work():
+            await reconciled(after, 2)
+
+        assert is_on(cluster, "n2")
+        assert KEEPS in after.pv()["metadata"]["finalizers"]
+
+
 MEANWHILE = {
     "provisioner": {"annotations": {"pv.kubernetes.io/migrated-to": "ebs.csi.aws.com"}},
     "secret": {
