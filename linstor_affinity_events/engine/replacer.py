@@ -4,7 +4,7 @@ model/replacement.py defines the order of the steps; replacement_run.py takes th
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
@@ -83,10 +83,8 @@ class Replacer:
             holder=holder,
         )
 
-    async def load(self) -> Collection[VolumeKey]:
-        """List the unfinished replacements again, to the last one unless there are very many.
-        Returns the LINSTOR volumes that they replace.
-        """
+    async def load(self) -> None:
+        """List the unfinished replacements again, to the last one unless there are very many."""
         clock = asyncio.get_running_loop().time
         until = clock() + LIST_FOR
         for _ in range(MOST_LISTS):
@@ -97,7 +95,6 @@ class Replacer:
             )
             if (listed.last and self.unfinished.complete) or clock() >= until:
                 break
-        return frozenset(self.unfinished.pending.values())
 
     async def replace(
         self,

@@ -60,6 +60,8 @@ class Unfinished:
         self._outdated: set[PvName] = set()
         """Those observed before another instance may have led, and replaced them again."""
         self._left_alone: dict[PvName, str] = {}
+        self._tried: dict[PvName, float] = {}
+        """When each was last resumed, by the loop's clock."""
         self.blocking: set[PvName] = set()
         """The stuck volumes that block all other replacements."""
 
@@ -90,8 +92,9 @@ class Unfinished:
                 self.pending.add(name, key)
         self._from_first = term == self.term and (listed.first or self._from_first)
         self.complete |= self._from_first and listed.last
-        for name in self._left_alone.keys() - self.pending.keys():
-            del self._left_alone[name]
+        for name in (self._left_alone.keys() | self._tried.keys()) - self.pending.keys():
+            self._left_alone.pop(name, None)
+            self._tried.pop(name, None)
         for name, seen in tuple(self._originals.items()):
             there = volume_of(name)
             if there is not None and (name not in self.pending or there.uid != seen.uid):
@@ -184,6 +187,30 @@ class Unfinished:
             extra=facts(pv=name, resource=self.pending.get(name), message=why),
         )
 
+    def due(self, names: Iterable[PvName], *, pause: float) -> list[PvName]:
+        """Those to resume: the ones that were observed first, then those for which it is longest
+        ago. The ones that were left alone only after a `pause`.
+        """
+        now, never = asyncio.get_running_loop().time(), float("-inf")
+        return sorted(
+            (
+                name
+                for name in names
+                if name not in self._left_alone or now - self._tried.get(name, never) >= pause
+            ),
+            key=lambda name: (name not in self._originals, self._tried.get(name, never)),
+        )
+
+    def trying(self, name: PvName) -> None:
+        self._tried[name] = asyncio.get_running_loop().time()
+
+    def waits(self, name: PvName) -> bool:
+        """Whether it has never been resumed, or was left alone: nothing else brings it back."""
+        return name not in self._tried or name in self._left_alone
+
+    def all_left_alone(self, names: Iterable[PvName]) -> bool:
+        return self._left_alone.keys() >= set(names)
+
     def ended(self, name: PvName) -> None:
         """This instance has dropped the entry."""
         self._forget(name)
@@ -195,6 +222,7 @@ class Unfinished:
         """
         self.pending.discard(name)
         self._left_alone.pop(name, None)
+        self._tried.pop(name, None)
         self.present(name)
 
     def _forget(self, name: PvName) -> None:

@@ -104,6 +104,50 @@ async def test_entries_without_number_that_can_t_be_followed_hold_up_nobody_for_
         assert took < 5.0
 
 
+def entries_for_others(setup: Setup, others: list[str], number: int) -> None:
+    """They are never followed, and never fail: claims use volumes for the same LINSTOR volumes."""
+    for each in range(number):
+        handle, name = others[each % len(others)], f"evil-{each}"
+        forged = volume_for(None, handle)
+        forged["metadata"]["name"] = name
+        forged["spec"]["claimRef"] = {"namespace": "default", "name": "x", "uid": "nobody"}
+        setup.journal.kept[PvName(name)] = entry(forged, f"{handle}/0")
+
+
+@pytest.mark.parametrize("nodes", [("n2",), ("n1", "n2")], ids=["urgent", "one choice more"])
+@pytest.mark.parametrize("of", ["another resource", "the same resource"])
+async def test_entries_without_number_that_are_left_alone_hold_up_nobody_for_long(
+    nodes: tuple[str, ...], of: str
+) -> None:
+    others = [f"other-{number}" for number in range(4)]
+    async with cluster_with(PV, *others) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        for name in (PV, *others):
+            linstor.place(name, "n1")
+        setup = setup_on(cluster, linstor)
+        read = setup.journal.read
+
+        async def slowly(name: PvName) -> JournalEntry | None:
+            await asyncio.sleep(0.01)
+            return await read(name)
+
+        instead(setup.journal, read=slowly)
+        setup.journal.at_a_time = 10_000
+        entries_for_others(setup, others, 4000)
+        victim = PV if of == "another resource" else others[0]
+        async with setup.at_work():
+            await reconciled(setup, 5)
+            linstor.place(victim, *nodes)
+            begun = asyncio.get_running_loop().time()
+            setup.queue.add(ResourceName(victim), source="promotion")
+            sweeping = asyncio.create_task(reconciled(setup, 1), name="sweeping")
+            await until(lambda: setup.nodes(victim) == set(nodes))
+            took = asyncio.get_running_loop().time() - begun
+            await sweeping
+
+        assert took < 2.0
+
+
 CONTEXT = {"linstor.csi.linbit.com/mount-options": "dev,suid"}
 XFS = {"linstor.csi.linbit.com/post-mount-xfs-opts": "open -f /etc/x"}
 EXPORT = {"linstor.csi.linbit.com/nfs-export": "nfs://10.6.6.6/all"}
