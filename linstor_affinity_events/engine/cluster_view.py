@@ -9,13 +9,17 @@ from linstor_affinity_events.engine.ports import Index, Linstor
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.affinity import NO_AFFINITY, NodeAffinity
 from linstor_affinity_events.model.decision import Case
-from linstor_affinity_events.model.demands import Demands, demands_of, unconfirmed
+from linstor_affinity_events.model.demands import (
+    demands_of,
+    unconfirmed,
+    with_volume_context,
+)
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement
-from linstor_affinity_events.model.policy import Policy
+from linstor_affinity_events.model.policy import Policy, StorageClass
 from linstor_affinity_events.model.volume import Volume
 
 IMMUTABLE_FOR = 600.0
@@ -115,12 +119,19 @@ class ClusterView:
         """What an absent volume demands beyond holding data and its StorageClass does not confirm.
         Raises Unreachable if the StorageClasses are not known yet.
         """
-        demands = demands_of(manifest)
-        if demands != Demands() and not self.index.classes_known:
+        found = self._class_of(manifest)
+        return unconfirmed(demands_of(manifest), original=None, storage_class=found)
+
+    def with_volume_context(self, manifest: Manifest) -> Manifest:
+        """The same volume, with what its StorageClass gives in its attributes if linstor-csi wrote
+        nothing there. Raises Unreachable if the StorageClasses are not known yet.
+        """
+        return with_volume_context(manifest, self._class_of(manifest))
+
+    def _class_of(self, manifest: Manifest) -> StorageClass | None:
+        if not self.index.classes_known:
             raise Unreachable("the StorageClasses have not been listed yet")
-        name = str(manifest["spec"].get("storageClassName") or "")
-        found = self.index.storage_class(name)
-        return unconfirmed(demands, original=None, storage_class=found)
+        return self.index.storage_class(str(manifest["spec"].get("storageClassName") or ""))
 
     async def read_nodes(self) -> None:
         """Read all nodes again."""

@@ -183,12 +183,7 @@ class FullReconciler:
         clock = asyncio.get_running_loop().time
         begun = clock()
         if self._leadership.leading:
-            known = set(self._replacer.unfinished.pending.values())
-            for key in await self._replacer.load():
-                # An entry that is retried already keeps its own pace.
-                if key not in known or key.resource not in self._queue:
-                    self._queue.add(key.resource, priority=Priority.URGENT)
-            self._replacer.unfinished.review(self._index.get)
+            await self._queue_unfinished()
         await self._cluster_view.read_nodes()
         definitions = await self._linstor.definitions()
         view = await self._placement_reader.placements(self._index.resources())
@@ -209,6 +204,21 @@ class FullReconciler:
         self.last = FullReconcile(clock(), clock() - begun, cause, sum(found.values()), view.bulk)
         self._telemetry.fully_reconciled(cause, self.last.took, self.last.volumes, bulk=view.bulk)
         self._read_since = min(begun, view.since)
+
+    async def _queue_unfinished(self) -> None:
+        """List the unfinished replacements again, and queue their resources."""
+        unfinished = self._replacer.unfinished
+        known = set(unfinished.pending.values())
+        await self._replacer.load()
+        for resource in tuple(unfinished.pending.resources()):
+            names = unfinished.of(resource)
+            # An entry that is retried already keeps its own pace.
+            if resource in self._queue and all(unfinished.pending[n] in known for n in names):
+                continue
+            left_alone = unfinished.all_left_alone(names)
+            priority = Priority.CHANGE if left_alone else Priority.URGENT
+            self._queue.add(resource, priority=priority)
+        unfinished.review(self._index.get)
 
     async def _decide_all(
         self,

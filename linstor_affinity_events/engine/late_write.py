@@ -8,8 +8,16 @@ from linstor_affinity_events.engine.ports import Volumes, VolumeWatch
 from linstor_affinity_events.errors import Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.late_write import late_patch
-from linstor_affinity_events.model.manifest import Manifest, claim_of, rebound, uid_of
+from linstor_affinity_events.model.late_write import apart, late_patch
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    Patch,
+    claim_of,
+    guarded,
+    name_of,
+    rebound,
+    uid_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,20 +53,11 @@ async def carry_over_late_write(
         if patch is None:
             return
         try:
-            await volumes.patch(entry.pv, patch)
+            copied = await _patched(volumes, pv, patch)
         except Conflict:
             pv = await volumes.read(entry.pv)
             continue
-        except Refused as error:
-            details = facts(pv=entry.pv, change=patch, error=error)
-            log.log(
-                logging.ERROR,
-                "a change made while the volume was deleted is not on the recreated "
-                "volume because Kubernetes rejected it; apply it again if it is "
-                "needed",
-                extra=details,
-            )
-        else:
+        if copied:
             claim_changed = rebound(last, entry.claim)
             log.log(
                 logging.WARNING if claim_changed else logging.INFO,
@@ -66,6 +65,38 @@ async def carry_over_late_write(
                 extra=facts(pv=entry.pv, claim=claim_of(last) if claim_changed else entry.claim),
             )
         return
+
+
+async def _patched(volumes: Volumes, pv: Manifest, patch: Patch) -> bool:
+    """Apply all that Kubernetes accepts, so that a change that it rejects, such as a label that
+    somebody wrote to that end, takes no other one with it. Returns whether it accepted any.
+    """
+    parts, any_accepted = apart(patch), False
+    try:
+        await volumes.patch(name_of(pv), patch)
+    except Refused as error:
+        if len(parts) == 1:
+            _rejected(pv, patch, error)
+            return False
+    else:
+        return True
+    for part in parts:
+        try:
+            pv = await volumes.patch(name_of(pv), guarded(pv, part))
+        except Refused as error:
+            _rejected(pv, part, error)
+        else:
+            any_accepted = True
+    return any_accepted
+
+
+def _rejected(pv: Manifest, change: Patch, error: Refused) -> None:
+    log.error(
+        "a change made while the volume was deleted is not on the recreated "
+        "volume because Kubernetes rejected it; apply it again if it is "
+        "needed",
+        extra=facts(pv=name_of(pv), change=change, error=error),
+    )
 
 
 async def _last_version(entry: JournalEntry, volume_watch: VolumeWatch) -> Manifest | None:

@@ -133,6 +133,14 @@ class Listed:
     whole: bool = True
     """Whether these are all. If not, the next call continues where this one ended."""
 
+    first: bool = True
+    """Whether it began with the first entry."""
+
+    last: bool = True
+    """Whether it reached the last one. Lists from one that began with the first entry to one that
+    reached the last one are all of those that are labelled as this service labels them.
+    """
+
 
 class Journal(Protocol):
     """Unfinished replacements, stored so that they survive a crash of the service.

@@ -29,6 +29,7 @@ from linstor_affinity_events.model.decision import (
     Skipped,
     decide,
 )
+from linstor_affinity_events.model.keys import provisioned_for
 from linstor_affinity_events.model.manifest import Manifest, affinity_patch
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
@@ -44,6 +45,10 @@ UNFINISHED_MOST = 10.0
 USUALLY_UNFINISHED = 50
 """There are hardly more journal entries than --workers. If there are more than this, others write
 them, and the more there are, the less often those that fail are retried.
+"""
+RESUMED_AT_ONCE = 20
+"""The most unfinished replacements that one work item resumes; there is hardly ever more than one
+for a resource, unless others write the entries.
 """
 RETRY_MOST = 60.0
 NO_TRIGGER = "none"
@@ -258,11 +263,8 @@ class Reconciler:
 
     def _begun(self, resource: ResourceName) -> list[PvName]:
         """The volumes of the resource with an unfinished replacement, whoever began it."""
-        names = self._replacer.unfinished.of(resource)
-        for volume in self._index.of(resource):
-            if volume.marked and volume.name not in names:
-                names.append(volume.name)
-        return names
+        marked = [volume.name for volume in self._index.of(resource) if volume.marked]
+        return list(dict.fromkeys([*marked, *self._replacer.unfinished.of(resource)]))
 
     async def _finish(self, item: WorkItem[ResourceName]) -> tuple[bool, Again | Refused | None]:
         """Finish the unfinished replacements of the resource, without asking LINSTOR.
@@ -270,23 +272,45 @@ class Reconciler:
         Returns whether to continue, and an error to raise at the end: a journal entry that can't
         be followed must not block the other volumes of the resource.
         """
-        names = self._begun(item.key)
-        if not names or not self._leadership.leading:
+        names, unfinished = self._begun(item.key), self._replacer.unfinished
+        due = unfinished.due(names, pause=self._unfinished_most(item.key))
+        if not due or not self._leadership.leading:
             return True, None
-        if not self._queue.may_change(item, urgent=True):
-            self._queue.add(
-                item.key, priority=Priority.URGENT, since=item.since, source=item.source
-            )
+        urgent = not unfinished.all_left_alone(due)
+        if not self._queue.may_change(item, urgent=urgent):
+            priority = Priority.URGENT if urgent else Priority.CHANGE
+            self._queue.add(item.key, priority=priority, since=item.since, source=item.source)
             return False, None
         failed: Again | Refused | None = None
-        for name in names:
+        for name in due[:RESUMED_AT_ONCE]:
+            unfinished.trying(name)
+            if not self._may_finish(name):
+                failed = Unreachable("not all journal entries have been listed yet")
+                continue
             try:
                 await self._finish_one(item, name)
             except (Again, Refused) as error:
                 failed = error
+        if any(unfinished.waits(name) for name in due[RESUMED_AT_ONCE:]):
+            self._queue.add(item.key, priority=Priority.CHANGE, since=item.since)
         if failed is not None and not any(v.name not in names for v in self._index.of(item.key)):
             raise failed
         return True, failed
+
+    def _may_finish(self, name: PvName) -> bool:
+        """Whether enough is known to tell whose volume it is. The only absent volume for a LINSTOR
+        volume goes to the claim in its entry, so all entries must have been listed, unless it was
+        observed, or the resource is named after the claim.
+        """
+        unfinished = self._replacer.unfinished
+        key = unfinished.pending.get(name)
+        return (
+            unfinished.complete
+            or key is None
+            or self._index.get(name) is not None
+            or unfinished.has_observed_any([name])
+            or provisioned_for(key.resource) is not None
+        )
 
     async def _finish_one(self, item: WorkItem[ResourceName], name: PvName) -> None:
         begun = asyncio.get_running_loop().time()

@@ -54,6 +54,7 @@ from linstor_affinity_events.model.replacement import (
     Unmark,
     next_step,
     rolled_back,
+    was_seen_as_its_own,
 )
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class Dependencies:
     guard: ClaimGuard
     unfinished: Unfinished
     delays: Callable[[], Backoff]
+    allowed_finalizers: tuple[str, ...]
     holder: str
     """The name that this instance writes into journal entries."""
 
@@ -120,10 +122,11 @@ def confirmed(
     """
     if observation.pv is not None and uid_of(observation.pv) == entry.uid:
         dependencies.unfinished.observed(observation.pv)
-    if observation.pv is None:
-        others = used_by_others(dependencies, entry.key, but=entry.pv)
-        observation = replace(observation, others=others)
     demands, original = demands_of(entry.wanted), dependencies.unfinished.original(entry)
+    if observation.pv is None:
+        unused = not was_seen_as_its_own(entry, original)
+        others = used_by_others(dependencies, entry.key, but=entry.pv, unused=unused)
+        observation = replace(observation, others=others)
     if demands in {Demands(), original and original.demands}:
         return replace(observation, original=original)
     if not dependencies.index.classes_known:
@@ -135,17 +138,24 @@ def confirmed(
 
 
 def used_by_others(
-    dependencies: Dependencies, key: VolumeKey, *, but: PvName
+    dependencies: Dependencies, key: VolumeKey, *, but: PvName, unused: bool
 ) -> tuple[PvName, ...]:
-    """All other volumes for this LINSTOR volume that claims use, including those that are being
-    deleted or replaced.
+    """All other volumes for this LINSTOR volume that claims use, or may use: those that are being
+    deleted or replaced, and absent ones with a journal entry. `unused` ones too, whose data policy
+    Retain may keep.
     """
     there = {
         other.name
         for other in dependencies.index.of(key.resource)
-        if other.key == key and other.name != but and other.in_use
+        if other.key == key and other.name != but and (unused or other.in_use)
     }
-    return tuple(sorted(there.union(dependencies.unfinished.observed_with(key, but=but))))
+    absent = {
+        name
+        for name in dependencies.unfinished.pending_with(key, but=but)
+        if dependencies.index.get(name) is None
+    }
+    replaced = dependencies.unfinished.observed_with(key, but=but)
+    return tuple(sorted(there.union(absent, replaced)))
 
 
 async def unmark_without_entry(
@@ -263,7 +273,9 @@ class ReplacementRun:
                     raise
                 self.must_observe = True
                 await asyncio.sleep(max(delays.next(), error.after or 0.0))
-        if not isinstance(self.outcome, LeaveAlone):
+        if self.outcome is None:
+            self._dependencies.unfinished.without_entry(self.entry.pv)
+        elif not isinstance(self.outcome, LeaveAlone):
             self._dependencies.unfinished.ended(self.entry.pv)
         return self.outcome or Outcome.SUPERSEDED
 
@@ -276,7 +288,11 @@ class ReplacementRun:
         self.observation = confirmed(
             self._dependencies,
             self.entry,
-            replace(self.observation, uninterrupted=self._uninterrupted),
+            replace(
+                self.observation,
+                uninterrupted=self._uninterrupted,
+                allowed_finalizers=self._dependencies.allowed_finalizers,
+            ),
         )
         step = next_step(self.entry, self.observation)
         self.steps += 1

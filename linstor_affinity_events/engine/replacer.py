@@ -3,7 +3,8 @@
 model/replacement.py defines the order of the steps; replacement_run.py takes them.
 """
 
-from collections.abc import Callable, Collection, Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
@@ -33,6 +34,9 @@ from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import LeaveAlone, Observation, Outcome
 from linstor_affinity_events.model.volume import Volume
+
+LIST_FOR, MOST_LISTS = 10.0, 30
+"""How long, and how often, one full reconcile goes on with a list of journal entries."""
 
 BLOCKED_RETRY = 5.0
 NOT_LEADING_RETRY = 5.0
@@ -75,16 +79,22 @@ class Replacer:
             guard=ClaimGuard(volumes, telemetry, delays, timeout=guard_timeout),
             unfinished=self.unfinished,
             delays=delays,
+            allowed_finalizers=self._allowed_finalizers,
             holder=holder,
         )
 
-    async def load(self) -> Collection[VolumeKey]:
-        """List the unfinished replacements again. Returns the LINSTOR volumes that they replace."""
-        before = tuple(self.unfinished.pending)
-        listed = await self._journal.all()
-        # A partial list does not show which known entries are gone.
-        self.unfinished.know(listed.volumes, before=before if listed.whole else ())
-        return frozenset(self.unfinished.pending.values())
+    async def load(self) -> None:
+        """List the unfinished replacements again, to the last one unless there are very many."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + LIST_FOR
+        for _ in range(MOST_LISTS):
+            term, before = self.unfinished.term, tuple(self.unfinished.pending)
+            listed = await self._journal.all()
+            self.unfinished.know(
+                listed, before=before, term=term, volume_of=self._dependencies.index.get
+            )
+            if (listed.last and self.unfinished.complete) or clock() >= until:
+                break
 
     async def replace(
         self,
@@ -163,10 +173,10 @@ class Replacer:
             try:
                 pv, entry = await observe(self._dependencies, name)
             except BadEntry as error:
-                self.unfinished.ended(name)
+                self.unfinished.without_entry(name)
                 return Refusal(Reason.BAD_JOURNAL_ENTRY, str(error))
             if entry is None:
-                self.unfinished.ended(name)
+                self.unfinished.without_entry(name)
                 return await unmark_without_entry(self._dependencies, pv)
             self.unfinished.record(entry)
             observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)
@@ -176,11 +186,9 @@ class Replacer:
         """Create a journal entry from a saved PV of the reference controller."""
         return await self._create_entry(entry)
 
-    def used_by_others(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
-        """All other volumes for this LINSTOR volume that claims use, including those that are being
-        deleted or replaced.
-        """
-        return used_by_others(self._dependencies, key, but=but)
+    def others_for(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+        """All other volumes for this LINSTOR volume, including absent ones with a journal entry."""
+        return used_by_others(self._dependencies, key, but=but, unused=True)
 
 
 def admission_conflict(entry: JournalEntry, marked: Manifest) -> str | None:

@@ -61,7 +61,8 @@ class SavedVolumes:
             # the volume.
             if self._done.get(where) != text:
                 try:
-                    await self._take_over(definition, number, text)
+                    if not await self._take_over(definition, number, text):
+                        continue
                 except BadEntry as error:
                     self._refuse(where, text, str(error))
                     continue
@@ -85,8 +86,8 @@ class SavedVolumes:
             extra=facts(resource=rd, volume=number, message=why),
         )
 
-    async def _take_over(self, definition: Definition, number: int, text: str) -> None:
-        """Raises BadEntry with the reason if it must stay."""
+    async def _take_over(self, definition: Definition, number: int, text: str) -> bool:
+        """Returns False if it has to wait. Raises BadEntry with the reason if it must stay."""
         if not self._enabled:
             raise BadEntry(OFF)
         try:
@@ -98,6 +99,9 @@ class SavedVolumes:
         saved = read_saved(tree, key)
         pv = await self._volumes.read(name_of(saved))
         if pv is None:
+            if not self._replacer.unfinished.complete:
+                # Another absent volume, whose entry is not listed yet, may be for the same key.
+                return False
             await self._bring_back(saved, key)
         elif not self._is_the_same(saved, pv, key):
             raise BadEntry(
@@ -106,6 +110,7 @@ class SavedVolumes:
             )
         elif left_by_the_reference(pv):
             await self._continue(saved, pv, key)
+        return True
 
     def _is_the_same(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> bool:
         volume = self._volumes.describe(pv)
@@ -147,12 +152,13 @@ class SavedVolumes:
             )
         if provisioned_for(key.resource) not in {None, entry.user.uid}:
             raise BadEntry(f"resource {key.resource} was provisioned for another claim")
+        entry = entry.wanting(self._cluster_view.with_volume_context(entry.wanted))
         if parts := self._cluster_view.unconfirmed(entry.wanted):
             raise BadEntry(
                 f"it has {' and '.join(parts)}, which its StorageClass does not "
                 "define; create the volume yourself if it is yours"
             )
-        if others := self._replacer.used_by_others(key, but=entry.pv):
+        if others := self._replacer.others_for(key, but=entry.pv):
             raise BadEntry(f"{', '.join(others)} refers to this LINSTOR volume now")
         try:
             await self._volumes.dry_run_creation(entry.wanted)

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from linstor_affinity_events.engine.ports import Notices, Telemetry
+from linstor_affinity_events.engine.pending import Pending
+from linstor_affinity_events.engine.ports import Listed, Notices, Telemetry
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR, REMIND_AFTER
 from linstor_affinity_events.errors import Refused
 from linstor_affinity_events.logs import facts
@@ -40,33 +41,64 @@ class Unfinished:
         """Since when each is known to be unfinished, by the loop's clock."""
         self._lasting: set[PvName] = set()
         self._warned: dict[PvName, tuple[float, int]] = {}
-        self.pending: dict[PvName, VolumeKey] = {}
+        self.pending = Pending()
         """The volumes with a journal entry, and the LINSTOR volume of each."""
+        self.complete = False
+        """Whether all entries have been listed since this instance began to lead: only then is it
+        known which other volumes are absent.
+        """
+        self.term = 0
+        """Changes when this instance stops to lead."""
+        self._from_first = False
+        """Whether lists since have all entries, from the first one on."""
         self.stuck: dict[PvName, str] = {}
         """The volumes that can't be recreated, and the error of the API server."""
         self._originals: dict[PvName, Original] = {}
-        """The volumes being replaced, as this instance last observed them."""
+        """The volumes being replaced, as this instance last observed them. What others do to their
+        entries changes nothing about it.
+        """
+        self._outdated: set[PvName] = set()
+        """Those observed before another instance may have led, and replaced them again."""
         self._left_alone: dict[PvName, str] = {}
+        self._tried: dict[PvName, float] = {}
+        """When each was last resumed, by the loop's clock."""
         self.blocking: set[PvName] = set()
         """The stuck volumes that block all other replacements."""
 
     def of(self, resource: ResourceName) -> list[PvName]:
         """The volumes of one resource that have a journal entry."""
-        return [name for name, key in self.pending.items() if key.resource == resource]
+        return self.pending.of(resource)
 
     def record(self, entry: JournalEntry) -> None:
-        self.pending[entry.pv] = entry.key
+        self.pending.add(entry.pv, entry.key)
 
-    def know(self, listed: Mapping[PvName, VolumeKey], *, before: Iterable[PvName]) -> None:
-        """Take over a list of all journal entries. `before` are the volumes known when
-        the list was requested, so that replacements begun meanwhile stay.
+    def know(
+        self,
+        listed: Listed,
+        *,
+        before: Iterable[PvName],
+        term: int,
+        volume_of: Callable[[PvName], Volume | None],
+    ) -> None:
+        """Take over a list of journal entries. `before` are the volumes known when the list was
+        requested, in this `term`, so that replacements begun meanwhile stay.
         """
-        old = set(before)
-        begun = {name: key for name, key in self.pending.items() if name not in old}
-        self.pending = {**listed, **begun}
-        for kept in (self._originals, self._left_alone):
-            for name in kept.keys() - self.pending.keys():
-                del kept[name]
+        # A partial list does not show which known entries are gone.
+        old = frozenset(before if listed.whole else ())
+        for name in old - listed.volumes.keys():
+            self.pending.discard(name)
+        for name, key in listed.volumes.items():
+            if name in old or name not in self.pending:
+                self.pending.add(name, key)
+        self._from_first = term == self.term and (listed.first or self._from_first)
+        self.complete |= self._from_first and listed.last
+        for name in (self._left_alone.keys() | self._tried.keys()) - self.pending.keys():
+            self._left_alone.pop(name, None)
+            self._tried.pop(name, None)
+        for name, seen in tuple(self._originals.items()):
+            there = volume_of(name)
+            if there is not None and (name not in self.pending or there.uid != seen.uid):
+                self._forget(name)
         self._clear((self.stuck.keys() | self._absent) - self.pending.keys())
 
     def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:
@@ -96,6 +128,9 @@ class Unfinished:
         """Another instance leads, and reports what is absent or stuck."""
         self._clear(self.stuck.keys() | self._absent)
         self._since, self._lasting = {}, set()
+        self._outdated |= self._originals.keys()
+        self.term += 1
+        self.complete = self._from_first = False
         self._telemetry.unfinished(0)
 
     def _clear(self, names: Iterable[PvName]) -> None:
@@ -110,11 +145,16 @@ class Unfinished:
         before = self._originals.get(name)
         held = before is not None and before.uid == seen.uid and before.held
         self._originals[name] = replace(seen, held=held or seen.held)
+        self._outdated.discard(name)
 
     def original(self, entry: JournalEntry) -> Original | None:
-        """The original volume of an entry, as last observed; None if it was not observed."""
+        """The original volume of an entry, as last observed; None if it was not observed. If it is
+        another incarnation than that of the entry, somebody else wrote the entry.
+        """
         seen = self._originals.get(entry.pv)
-        return seen if seen is not None and seen.uid == entry.uid else None
+        if seen is not None and seen.uid != entry.uid and entry.pv in self._outdated:
+            return None
+        return seen
 
     def has_observed_any(self, names: Iterable[PvName]) -> bool:
         """Whether this instance observed one of these volumes before it was removed."""
@@ -130,6 +170,12 @@ class Unfinished:
             if name != but and seen.claim and seen.key == key
         )
 
+    def pending_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+        """All other volumes whose journal entry is for this LINSTOR volume."""
+        return tuple(
+            name for name in self.of(key.resource) if name != but and self.pending[name] == key
+        )
+
     def left_alone(self, name: PvName, why: str) -> None:
         """Report, once for the same reason, that a journal entry is not followed."""
         if self._left_alone.get(name) == why:
@@ -141,11 +187,47 @@ class Unfinished:
             extra=facts(pv=name, resource=self.pending.get(name), message=why),
         )
 
+    def due(self, names: Iterable[PvName], *, pause: float) -> list[PvName]:
+        """Those to resume: the ones that were observed first, then those for which it is longest
+        ago. The ones that were left alone only after a `pause`.
+        """
+        now, never = asyncio.get_running_loop().time(), float("-inf")
+        return sorted(
+            (
+                name
+                for name in names
+                if name not in self._left_alone or now - self._tried.get(name, never) >= pause
+            ),
+            key=lambda name: (name not in self._originals, self._tried.get(name, never)),
+        )
+
+    def trying(self, name: PvName) -> None:
+        self._tried[name] = asyncio.get_running_loop().time()
+
+    def waits(self, name: PvName) -> bool:
+        """Whether it has never been resumed, or was left alone: nothing else brings it back."""
+        return name not in self._tried or name in self._left_alone
+
+    def all_left_alone(self, names: Iterable[PvName]) -> bool:
+        return self._left_alone.keys() >= set(names)
+
     def ended(self, name: PvName) -> None:
-        self.pending.pop(name, None)
-        self._originals.pop(name, None)
+        """This instance has dropped the entry."""
+        self._forget(name)
+        self.without_entry(name)
+
+    def without_entry(self, name: PvName) -> None:
+        """There is no entry, or no valid one. It may be back, and another one, by somebody else: so
+        what was observed of the volume stays until the volume is there.
+        """
+        self.pending.discard(name)
         self._left_alone.pop(name, None)
+        self._tried.pop(name, None)
         self.present(name)
+
+    def _forget(self, name: PvName) -> None:
+        self._originals.pop(name, None)
+        self._outdated.discard(name)
 
     def gone(self, name: PvName) -> None:
         """The volume is released and must be recreated."""

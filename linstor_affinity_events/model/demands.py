@@ -9,7 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from linstor_affinity_events.errors import BadHandle
-from linstor_affinity_events.model.keys import DRIVER, PROVISIONERS, VolumeKey, parse_handle
+from linstor_affinity_events.model.keys import (
+    CONTEXT_COMMANDS,
+    CONTEXT_OPTIONS,
+    CONTEXT_POLICY,
+    DRIVER,
+    PROVISIONER_IDENTITY,
+    PROVISIONERS,
+    USES_CONTEXT,
+    VolumeKey,
+    parse_handle,
+)
 from linstor_affinity_events.model.manifest import (
     Manifest,
     annotations_of,
@@ -21,10 +31,13 @@ from linstor_affinity_events.model.manifest import (
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.policy import StorageClass
 
-_CONTEXT_OPTIONS, _COMMANDS = "/mount-options", "/post-mount-xfs-opts"
-"""How the keys of linstor-csi's volume context end: further mount options, and commands that it has
-xfs_io run on the node.
+_HARMLESS = frozenset({USES_CONTEXT, CONTEXT_POLICY, PROVISIONER_IDENTITY})
+"""Volume attributes that have nothing mounted or run. Newer drivers know others: with nfs-export,
+linstor-csi mounts from the server that the attribute names.
 """
+
+_FILE_SYSTEMS = frozenset({"", "ext4", "xfs"})
+"""What linstor-csi formats. It mounts whatever file system the volume names: proc and sysfs too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +47,12 @@ class Demands:
     mount_options: tuple[str, ...] = ()
     context_options: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    """Other volume attributes."""
+
+    file_system: tuple[str, ...] = ()
+    """Unless it is one that linstor-csi formats."""
+
     owners: tuple[str, ...] = ()
     """Its owner references."""
 
@@ -81,24 +100,23 @@ def _key_of(manifest: Manifest) -> VolumeKey | None:
 
 def demands_of(manifest: Manifest) -> Demands:
     """What a volume demands, for any content of these fields."""
-    attributes = (manifest["spec"].get("csi") or {}).get("volumeAttributes") or {}
+    csi = manifest["spec"].get("csi") or {}
+    attributes: Mapping[str, str] = csi.get("volumeAttributes") or {}
+    known = _HARMLESS | {CONTEXT_OPTIONS, CONTEXT_COMMANDS}
+    file_system = _texts(csi.get("fsType"))
     claim = manifest["spec"].get("claimRef") or {}
     annotations = annotations_of(manifest)
     return Demands(
         mount_options=_texts(manifest["spec"].get("mountOptions")),
-        context_options=_attributes(attributes, _CONTEXT_OPTIONS),
-        commands=_attributes(attributes, _COMMANDS),
+        context_options=_texts(attributes.get(CONTEXT_OPTIONS)),
+        commands=_texts(attributes.get(CONTEXT_COMMANDS)),
+        attributes=tuple(f"{k}={v}" for k, v in sorted(attributes.items()) if k not in known),
+        file_system=() if _FILE_SYSTEMS.issuperset(file_system) else file_system,
         owners=_texts(manifest["metadata"].get("ownerReferences")),
         provisioners=tuple(
             annotations[key] for key in PROVISIONERS if annotations.get(key, DRIVER) != DRIVER
         ),
         secrets=secret_namespaces(manifest) - {str(claim.get("namespace", ""))},
-    )
-
-
-def _attributes(attributes: Mapping[str, str], ending: str) -> tuple[str, ...]:
-    return tuple(
-        value for key, value in sorted(attributes.items()) if key.lower().endswith(ending) and value
     )
 
 
@@ -124,6 +142,8 @@ def unconfirmed(
         "mount options": demands.mount_options in {(), by_class.mount_options}
         and demands.context_options in {(), by_class.context_options},
         "commands to run on the node": demands.commands in {(), by_class.commands},
+        "unknown attributes": not demands.attributes,
+        "another file system": demands.file_system in {(), by_class.file_system},
         "an owner": not demands.owners,
         "the provisioner of another driver": not demands.provisioners,
         "Secrets of another namespace": not demands.secrets,
@@ -138,4 +158,24 @@ def _given_by(storage_class: StorageClass | None) -> Demands:
         mount_options=storage_class.mount_options,
         context_options=_texts(storage_class.context_options),
         commands=_texts(storage_class.commands),
+        file_system=_texts(storage_class.file_system),
     )
+
+
+def with_volume_context(manifest: Manifest, storage_class: StorageClass | None) -> Manifest:
+    """The same volume, with the options and commands of its StorageClass in its attributes if
+    linstor-csi wrote none there. It would take them from a property on LINSTOR, where versions
+    before volume contexts put those of the StorageClass, and anybody may put others.
+    """
+    csi = manifest["spec"]["csi"]
+    attributes = csi.get("volumeAttributes") or {}
+    if USES_CONTEXT in attributes:
+        return manifest
+    ours = storage_class if storage_class is not None and storage_class.is_ours else None
+    context = {
+        USES_CONTEXT: "true",
+        CONTEXT_OPTIONS: "" if ours is None else ours.context_options,
+        CONTEXT_COMMANDS: "" if ours is None else ours.commands,
+    }
+    volume = {**csi, "volumeAttributes": {**context, **attributes}}
+    return {**manifest, "spec": {**manifest["spec"], "csi": volume}}

@@ -21,6 +21,12 @@ them and does not check the driver of the volume.
 SKIP_RECLAIM_ANNOTATION = "linstor.csi.linbit.com/skip-reclaim"
 USES_CONTEXT = "linstor.csi.linbit.com/uses-volume-context"
 CONTEXT_POLICY = "linstor.csi.linbit.com/remote-access-policy"
+CONTEXT_OPTIONS = "linstor.csi.linbit.com/mount-options"
+"""Further mount options."""
+CONTEXT_COMMANDS = "linstor.csi.linbit.com/post-mount-xfs-opts"
+"""What linstor-csi has xfs_io run on the node."""
+PROVISIONER_IDENTITY = "storage.kubernetes.io/csiProvisionerIdentity"
+"""Added to the volume attributes by csi-provisioner."""
 
 SKIP_PROPERTY = "Aux/affinity-updater-skip"
 SAVED_PV_PROPERTY = "Aux/affinity-updater-saved-pv"

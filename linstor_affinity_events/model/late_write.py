@@ -13,6 +13,8 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.names import ClaimName
 
+_GUARDS = frozenset({("metadata", "uid"), ("metadata", "resourceVersion")})
+
 
 def late_patch(
     wanted: Manifest, last: Manifest, now: Manifest, *, rebound_from: ClaimName | None
@@ -27,6 +29,18 @@ def late_patch(
         target = with_claim_of(target, last)
     found = _difference(wanted, target, now)
     return guarded(now, found) if found else None
+
+
+def apart(patch: Patch) -> list[Patch]:
+    """The same changes, unguarded: one patch for each field, label and annotation."""
+    found: list[Patch] = []
+    for section, fields in patch.items():
+        for field, value in fields.items():
+            if section == "metadata" and field in {"labels", "annotations"} and value:
+                found += [{section: {field: {key: each}}} for key, each in value.items()]
+            elif (section, field) not in _GUARDS:
+                found.append({section: {field: value}})
+    return found
 
 
 def _difference(

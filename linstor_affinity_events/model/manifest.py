@@ -198,6 +198,15 @@ def with_retain(body: Manifest) -> dict[str, Any]:
     }
 
 
+def without_finalizers(body: Manifest, finalizers: Collection[str]) -> Manifest:
+    """The same volume without these finalizers."""
+    if not finalizers:
+        return body
+    metadata = dict(body["metadata"])
+    _put(metadata, "finalizers", [f for f in finalizers_of(body) if f not in finalizers])
+    return {**body, "metadata": metadata}
+
+
 def guarded(manifest: Manifest, patch: Patch) -> Patch:
     """The patch, valid only for exactly this incarnation and version."""
     guard = {"uid": uid_of(manifest), "resourceVersion": version_of(manifest)}

@@ -28,6 +28,8 @@ _MAX_PARTS = 400
 
 _REMOTE_LAYERS = frozenset({"drbd", "nvme"})
 _PREFIX = "linstor.csi.linbit.com/"
+_FILE_SYSTEM = "csi.storage.k8s.io/fstype"
+"""A parameter for csi-provisioner, which knows `fstype` too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ class StorageClass:
     """More mount options, which linstor-csi writes into the volume attributes."""
     commands: str = ""
     """What linstor-csi runs with xfs_io after it has mounted a volume."""
+    file_system: str = ""
+    """What csi-provisioner writes as the file system of a volume."""
 
     @classmethod
     def read(
@@ -166,6 +170,7 @@ class StorageClass:
             mount_options=tuple(mount_options),
             context_options=known.get("mountopts", ""),
             commands=known.get("postmountxfsopts", ""),
+            file_system=parameters.get(_FILE_SYSTEM) or known.get("fstype", ""),
         )
 
     def policy_or(self, default: Policy | None) -> PolicyReading:

@@ -52,11 +52,7 @@ def obstacle(
     failed write. LINSTOR does not grow a volume while a replica is not UpToDate, so a resize may
     not complete before the replicas have moved.
     """
-    patterns = (*KNOWN_FINALIZERS, *allowed_finalizers)
-    unknown = [
-        f for f in finalizers_of(pv) if not any(fnmatchcase(f, pattern) for pattern in patterns)
-    ]
-    if unknown:
+    if unknown := unknown_finalizers(finalizers_of(pv), allowed_finalizers):
         return Refusal(
             Reason.UNKNOWN_FINALIZER,
             f"it has finalizer {', '.join(unknown)}, whose owner may act on its "
@@ -75,6 +71,12 @@ def obstacle(
     if why := _modifying(claim):
         return Deferred(Reason.MODIFYING, why, _RETRY_AFTER)
     return None
+
+
+def unknown_finalizers(finalizers: Iterable[str], allowed: Iterable[str]) -> list[str]:
+    """Those whose owners may act on the deletion of a volume, or keep it from going."""
+    patterns = (*KNOWN_FINALIZERS, *allowed)
+    return [f for f in finalizers if not any(fnmatchcase(f, pattern) for pattern in patterns)]
 
 
 def _unbound(pv: Manifest, claim: Manifest | None, ref: ClaimName) -> str | None:

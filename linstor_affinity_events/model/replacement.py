@@ -43,9 +43,11 @@ from linstor_affinity_events.model.manifest import (
     with_claim_of,
     with_policy,
     with_retain,
+    without_finalizers,
 )
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.policy import StorageClass
+from linstor_affinity_events.model.readiness import unknown_finalizers
 
 
 class Outcome(StrEnum):
@@ -191,19 +193,39 @@ class Observation:
     replacement markers in between.
     """
 
+    allowed_finalizers: tuple[str, ...] = ()
+    """Patterns of further finalizers that a volume in replacement may have."""
+
     created: bool = False
     """Whether this run created the new volume: if it is absent, somebody deleted it."""
 
     others: tuple[PvName, ...] = ()
-    """The other volumes for the same LINSTOR volume that claims use, if this one is absent."""
+    """The other volumes for the same LINSTOR volume, if this one is absent; if it was observed to
+    be its claim's own, only those that claims use or may use.
+    """
 
 
 def next_step(entry: JournalEntry, observation: Observation) -> Step:
     """Choose the next step. Uid and version guard every write, so a step chosen from an outdated
     observation ends in a conflict and a new observation, never in damage.
     """
+    step = _next_step(entry, observation)
+    if isinstance(step, Create) and not observation.uninterrupted:
+        # No volume with another finalizer is replaced, so somebody wrote it into the entry.
+        unknown = unknown_finalizers(finalizers_of(step.body), observation.allowed_finalizers)
+        return Create(without_finalizers(step.body, unknown))
+    return step
+
+
+def _next_step(entry: JournalEntry, observation: Observation) -> Step:
     pv, original = observation.pv, observation.original
-    if original is not None and original.key != entry.key:
+    if original is not None and original.uid != entry.uid:
+        if pv is None:
+            return LeaveAlone(
+                f"it is for the PersistentVolume with uid {entry.uid or 'none'}, but {entry.pv} "
+                f"had uid {original.uid}: somebody else wrote it"
+            )
+    elif original is not None and original.key != entry.key:
         return LeaveAlone(
             f"it is for LINSTOR volume {entry.key}, but PersistentVolume "
             f"{entry.pv} was for {original.key or 'none'}: somebody else wrote it"
@@ -270,8 +292,8 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
 
 def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
     return LeaveAlone(
-        f"claims use {', '.join(others)} for the same LINSTOR volume, and nothing confirms that it "
-        "belonged to the claim in the entry"
+        f"PersistentVolume {', '.join(others)} is for the same LINSTOR volume, and nothing "
+        "confirms that it belonged to the claim in the entry"
     )
 
 

@@ -60,8 +60,8 @@ def keep(cluster: FakeCluster, entry: JournalEntry) -> None:
     cluster.create(CONFIG_MAPS, labelled(entry, text), namespace=NAMESPACE)
 
 
-def listed(*entries: JournalEntry, whole: bool = True) -> Listed:
-    return Listed({entry.pv: entry.key for entry in entries}, whole=whole)
+def listed(*entries: JournalEntry, last: bool = True) -> Listed:
+    return Listed({entry.pv: entry.key for entry in entries}, whole=last, last=last)
 
 
 async def test_a_note_is_read_as_it_was_written(journal: KubeJournal) -> None:
@@ -385,7 +385,7 @@ async def test_a_place_to_go_on_from_that_is_refused_is_not_asked_for_again(
     with pytest.raises(Again):
         await journal.all()
 
-    assert await journal.all() == listed(*entries[:10], whole=False)
+    assert await journal.all() == listed(*entries[:10], last=False)
 
 
 async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
@@ -495,6 +495,8 @@ async def test_a_list_of_very_many_goes_on_where_it_ended(
     assert sorted(second.volumes) == names[30:]
     assert third == first
     assert (first.whole, second.whole) == (False, False)
+    assert (first.first, second.first, second.last) == (True, False, True)
+    assert not first.last
     assert [record.message[:40] for record in caplog.records] == [
         "too many journal entries to list all of "
     ]
@@ -575,6 +577,7 @@ async def test_few_of_the_entries_without_labels_are_read_at_a_time(
 
     assert (asked_first, len(asked(kube))) == (MOST_READS, MOST_READS + 5)
     assert (first.whole, second.whole) == (False, True)
+    assert (first.first, first.last) == (True, True)
 
 
 async def test_what_was_read_and_is_no_note_is_not_read_again(

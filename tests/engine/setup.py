@@ -115,6 +115,7 @@ def setup_on(
     after_full_reconcile: Callable[[], None] = lambda: None,
     limit: float = 60.0,
     readers: int = 4,
+    allowed_finalizers: tuple[str, ...] = (),
 ) -> Setup:
     """A new instance; notes outlive it if the journal is given."""
     faults = faults or Faults()
@@ -133,7 +134,12 @@ def setup_on(
             now=lambda: 2e9,
             parse_json=json.loads,
         ),
-        Tuning(changes_at_once=at_once, readers=readers, limit=limit),
+        Tuning(
+            changes_at_once=at_once,
+            readers=readers,
+            limit=limit,
+            allowed_finalizers=allowed_finalizers,
+        ),
         holder=holder,
         chance=random.Random(1),
         streams=Streams(lambda: 2e9),

@@ -34,6 +34,7 @@ from tests.engine.setup import (
 )
 from tests.fakes.kube_server import FakeCluster
 from tests.fakes.linstor import FakeLinstor
+from tests.fakes.volumes import FakeJournal
 from tests.stage import manifests
 
 Json = dict[str, Any]
@@ -103,8 +104,53 @@ async def test_entries_without_number_that_can_t_be_followed_hold_up_nobody_for_
         assert took < 5.0
 
 
+def entries_for_others(setup: Setup, others: list[str], number: int) -> None:
+    """They are never followed, and never fail: claims use volumes for the same LINSTOR volumes."""
+    for each in range(number):
+        handle, name = others[each % len(others)], f"evil-{each}"
+        forged = volume_for(None, handle)
+        forged["metadata"]["name"] = name
+        forged["spec"]["claimRef"] = {"namespace": "default", "name": "x", "uid": "nobody"}
+        setup.journal.kept[PvName(name)] = entry(forged, f"{handle}/0")
+
+
+@pytest.mark.parametrize("nodes", [("n2",), ("n1", "n2")], ids=["urgent", "one choice more"])
+@pytest.mark.parametrize("of", ["another resource", "the same resource"])
+async def test_entries_without_number_that_are_left_alone_hold_up_nobody_for_long(
+    nodes: tuple[str, ...], of: str
+) -> None:
+    others = [f"other-{number}" for number in range(4)]
+    async with cluster_with(PV, *others) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        for name in (PV, *others):
+            linstor.place(name, "n1")
+        setup = setup_on(cluster, linstor)
+        read = setup.journal.read
+
+        async def slowly(name: PvName) -> JournalEntry | None:
+            await asyncio.sleep(0.01)
+            return await read(name)
+
+        instead(setup.journal, read=slowly)
+        setup.journal.at_a_time = 10_000
+        entries_for_others(setup, others, 4000)
+        victim = PV if of == "another resource" else others[0]
+        async with setup.at_work():
+            await reconciled(setup, 5)
+            linstor.place(victim, *nodes)
+            begun = asyncio.get_running_loop().time()
+            setup.queue.add(ResourceName(victim), source="promotion")
+            sweeping = asyncio.create_task(reconciled(setup, 1), name="sweeping")
+            await until(lambda: setup.nodes(victim) == set(nodes))
+            took = asyncio.get_running_loop().time() - begun
+            await sweeping
+
+        assert took < 2.0
+
+
 CONTEXT = {"linstor.csi.linbit.com/mount-options": "dev,suid"}
 XFS = {"linstor.csi.linbit.com/post-mount-xfs-opts": "open -f /etc/x"}
+EXPORT = {"linstor.csi.linbit.com/nfs-export": "nfs://10.6.6.6/all"}
 DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
 
 
@@ -116,6 +162,8 @@ DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
         pytest.param(
             {"spec": {"csi": {"volumeAttributes": XFS}}}, id="commands to run on the node"
         ),
+        pytest.param({"spec": {"csi": {"volumeAttributes": EXPORT}}}, id="another server"),
+        pytest.param({"spec": {"csi": {"fsType": "proc"}}}, id="another file system"),
         pytest.param(
             {"spec": {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}}},
             id="a Secret of another namespace",
@@ -152,6 +200,28 @@ async def test_a_property_on_linstor_makes_no_volume_that_does_more_than_hold_da
 
         assert cluster.get("persistentvolumes", "evil") is None
         assert setup.journal.kept == {}
+
+
+async def test_a_volume_by_a_property_gets_no_mount_options_of_another_property() -> None:
+    """Without a volume context, as drivers of old made them, linstor-csi reads LINSTOR's."""
+    async with cluster_with() as cluster:
+        parameters = {"mountOpts": "noatime", "postMountXfsOpts": "extsize 2m"}
+        cluster.create("storageclasses", manifests.storage_class("old", parameters))
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place("unused", "n1")
+        setup = setup_on(cluster, linstor)
+        saved = volume_for(theirs(cluster), "unused", storageClassName="old")
+        name = ResourceName("unused")
+        linstor.known[name] = changed(linstor.known[name], saved={0: json.dumps(saved)})
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert "volumeAttributes" not in saved["spec"]["csi"]
+        assert setup.pv("evil")["spec"]["csi"]["volumeAttributes"] == {
+            "linstor.csi.linbit.com/uses-volume-context": "true",
+            "linstor.csi.linbit.com/mount-options": "noatime",
+            "linstor.csi.linbit.com/post-mount-xfs-opts": "extsize 2m",
+        }
 
 
 OPTIONS = ["noatime", "discard"]
@@ -290,6 +360,124 @@ async def test_nobody_gets_a_second_volume_for_data_that_a_claim_uses(
     assert len(told) <= 1
 
 
+@pytest.mark.parametrize("by", ["an entry", "a property"])
+async def test_nobody_gets_the_data_that_a_volume_retains(by: str) -> None:
+    """Its claim is gone, and its policy is Retain."""
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM, policy="Retain")
+        await asyncio.sleep(1.0)
+        cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+        await asyncio.sleep(5.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n1")
+        setup = setup_on(cluster, linstor)
+        forged = volume_for(theirs(cluster), VICTIM)
+        if by == "an entry":
+            setup.journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+        else:
+            known = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
+            linstor.known[VICTIM] = known
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert setup.pv()["status"]["phase"] == "Released"
+        assert cluster.get("persistentvolumes", EVIL) is None
+
+
+async def left_by_a_crash(cluster: FakeCluster, linstor: FakeLinstor) -> FakeJournal:
+    """A volume for VICTIM was removed by an instance that is gone, and its entry is there."""
+    bind(cluster, PV, "n1", handle=VICTIM)
+    await asyncio.sleep(1.0)
+    linstor.place(VICTIM, "n2")
+    before = setup_on(cluster, linstor)
+    before.faults.refuse("create", Unreachable)
+    async with before.at_work():
+        before.queue.add(VICTIM, source="promotion")
+        await until(lambda: cluster.get("persistentvolumes", PV) is None)
+        await asyncio.sleep(30.0)
+    return before.journal
+
+
+@pytest.mark.parametrize("by", ["an entry", "a property"])
+@pytest.mark.parametrize("event", [False, True], ids=["", "an event comes first"])
+@pytest.mark.parametrize("at_a_time", [1000, 1])
+async def test_nobody_gets_the_data_of_a_volume_that_a_crash_left_absent(
+    by: str, event: bool, at_a_time: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sibling is there, so that the resource is reconciled before any entry was listed."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        journal = await left_by_a_crash(cluster, linstor)
+        bind(cluster, "sibling", "n2", handle=f"{VICTIM}/1")
+        forged = volume_for(theirs(cluster), VICTIM)
+        if by == "an entry":
+            journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+        else:
+            known = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
+            linstor.known[VICTIM] = known
+        journal.at_a_time = at_a_time
+        setup = setup_on(cluster, linstor, journal=journal)
+        async with setup.at_work():
+            if event:
+                setup.queue.add(VICTIM, source="promotion")
+                await asyncio.sleep(5.0)
+            await reconciled(setup, 3)
+
+        assert EVIL < PV
+        assert cluster.get("persistentvolumes", EVIL) is None
+        assert is_on(cluster, "n2") == (by == "a property")
+        assert "unexpected error" not in caplog.text
+
+
+@pytest.mark.parametrize("at_a_time", [1000, 3])
+async def test_a_volume_that_a_crash_left_absent_is_back_at_once(at_a_time: int) -> None:
+    """However many other entries are listed before its own, and in however many parts."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        journal = await left_by_a_crash(cluster, linstor)
+        for number in range(20):
+            name = PvName(f"evil-{number}")
+            forged = volume_for(None, name)
+            forged["metadata"]["name"] = name
+            journal.kept[name] = entry(forged, f"{name}/0")
+        journal.at_a_time = at_a_time
+        setup = setup_on(cluster, linstor, journal=journal)
+        async with setup.at_work():
+            await setup.full_reconciler.reconcile_all("start")
+            await until(lambda: is_on(cluster, "n2"), patience=1.0)
+
+
+@pytest.mark.parametrize("by", ["an entry", "a property"])
+async def test_who_comes_to_lead_lists_all_entries_before_it_makes_an_absent_volume(
+    by: str,
+) -> None:
+    """It has listed them when it led before, and knows of the property since."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n1")
+        journal = FakeJournal()
+        setup = setup_on(cluster, linstor, journal=journal, holder="standby")
+        forged = volume_for(theirs(cluster), VICTIM)
+        async with setup.at_work():
+            await reconciled(setup, 1)
+            setup.leadership.leading = False
+            setup.engine.leadership_changed(leading=False)
+            journal.kept |= (await left_by_a_crash(cluster, linstor)).kept
+            if by == "an entry":
+                setup.replacer.unfinished.pending.add(EVIL, VolumeKey(VICTIM))
+                journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+            else:
+                saved = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
+                linstor.known[VICTIM] = saved
+                await setup.full_reconciler.reconcile_all("a cause")
+            setup.leadership.leading = True
+            setup.queue.add(VICTIM, source="promotion")
+            await asyncio.sleep(5.0)
+            await reconciled(setup, 3)
+
+        assert cluster.get("persistentvolumes", EVIL) is None
+
+
 @pytest.mark.parametrize("crash", [False, True])
 async def test_one_of_two_volumes_for_the_same_data_comes_back_unless_nobody_has_seen_it(
     crash: bool,
@@ -360,6 +548,8 @@ async def test_no_volume_comes_back_before_the_classes_are_known() -> None:
         pytest.param({"mountOptions": ["dev", "suid"]}, id="mount options"),
         pytest.param({"csi": {"volumeAttributes": CONTEXT}}, id="options in the context"),
         pytest.param({"csi": {"volumeAttributes": XFS}}, id="commands to run on the node"),
+        pytest.param({"csi": {"volumeAttributes": EXPORT}}, id="another server"),
+        pytest.param({"csi": {"fsType": "proc"}}, id="another file system"),
         pytest.param(
             {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}},
             id="a Secret of another namespace",
@@ -529,7 +719,7 @@ async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word
 
 
 async def test_saved_volumes_of_one_s_own_keep_nobody_else_waiting() -> None:
-    """Two are for the same LINSTOR volume, so one stays unfinished; a third is never dropped."""
+    """Two are for the same LINSTOR volume, one of them can't be created, and a third is junk."""
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n1")
@@ -547,6 +737,14 @@ async def test_saved_volumes_of_one_s_own_keep_nobody_else_waiting() -> None:
         mine = ResourceName("mine")
         linstor.known[mine] = changed(linstor.known[mine], saved=saved)
         setup = setup_on(cluster, linstor)
+        create = setup.volumes.create
+
+        async def created(manifest: Manifest) -> Manifest:
+            if manifest["metadata"]["name"] != PV:
+                raise Refused("a policy does not allow that")
+            return await create(manifest)
+
+        instead(setup.volumes, create=created)
         async with setup.at_work():
             await reconciled(setup, 3)
             assert setup.replacer.unfinished.of(mine)

@@ -14,12 +14,14 @@ from tests.engine.forged import EVIL, entry, is_on, reconciled, theirs, volume_f
 from tests.engine.setup import (
     PV,
     RD,
+    Setup,
     bind,
     cluster_with,
     instead,
     setup_on,
     until,
 )
+from tests.fakes.kube_server import FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.stage import manifests
 
@@ -155,6 +157,181 @@ async def test_nor_does_one_that_this_instance_has_seen_no_volume_of(
         assert "left alone" in caplog.text
 
 
+THEIRS = ResourceName("theirs")
+"""No name that csi-provisioner gives, which would tell whose it is."""
+
+
+async def gave_up(setup: Setup, cluster: FakeCluster) -> None:
+    """The volume for THEIRS is away, and nobody tries to create it any more."""
+    setup.faults.refuse("create", Unreachable)
+    async with setup.at_work():
+        setup.queue.add(THEIRS, source="promotion")
+        await until(lambda: cluster.get("persistentvolumes", PV) is None)
+        await asyncio.sleep(30.0)
+    setup.faults.allow("create")
+    setup.queue.closed = False
+
+
+@pytest.mark.parametrize("how", ["another uid", "no valid entry first", "deleted first"])
+@pytest.mark.parametrize("away", ["while it is away", "while it is tried"])
+async def test_an_entry_that_is_rewritten_for_another_uid_gives_nobody_the_volume(
+    how: str, away: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=THEIRS)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(THEIRS, "n2")
+        setup = setup_on(cluster, linstor)
+        wish = manifests.claim("evil")
+        wish["spec"]["volumeName"] = PV
+        stranger = cluster.create("persistentvolumeclaims", wish, namespace="default")
+        create, attempts = setup.volumes.create, 0
+        forged = dict[PvName, tuple[str, Json]]()
+
+        def rewrite() -> None:
+            version, tree = deepcopy(setup.journal.kept[PV])
+            ref = tree["wanted"]["spec"]["claimRef"]
+            ref |= {"name": "evil", "uid": stranger["metadata"]["uid"]}
+            claim = {key: ref[key] for key in ("namespace", "name", "uid")}
+            forged[PV] = (version + "00", {**tree, "uid": "nobody", "claim": claim})
+            if how == "another uid":
+                setup.journal.kept |= forged
+                return
+            bad = (version + "0", {"format": 0, "volume": f"{THEIRS}/0"})
+            setup.journal.kept[PV] = bad
+            if how == "deleted first":
+                del setup.journal.kept[PV]
+
+        async def created(manifest: Manifest) -> Manifest:
+            nonlocal attempts
+            attempts += cluster.get("persistentvolumes", PV) is None
+            if attempts in {1, 2}:
+                if not forged:
+                    rewrite()
+                raise Unreachable("not now")
+            return await create(manifest)
+
+        if away == "while it is away":
+            await gave_up(setup, cluster)
+            rewrite()
+        else:
+            instead(setup.volumes, create=created)
+        async with setup.at_work():
+            setup.queue.add(THEIRS, source="promotion")
+            await asyncio.sleep(1.0)
+            await reconciled(setup, 3)
+            setup.journal.kept |= forged
+            await reconciled(setup, 3)
+
+        claim = cluster.get("persistentvolumeclaims", "evil", "default")
+        assert forged
+        assert claim is not None
+        assert claim["status"].get("phase") != "Bound"
+        assert cluster.get("persistentvolumes", PV) is None
+        assert "left alone" in caplog.text
+
+
+async def test_what_was_seen_of_a_volume_is_forgotten_once_it_is_there_again() -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=THEIRS)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(THEIRS, "n2")
+        setup = setup_on(cluster, linstor)
+        await gave_up(setup, cluster)
+        _, tree = setup.journal.kept.pop(PV)
+        async with setup.at_work():
+            await reconciled(setup, 2)
+            assert setup.replacer.unfinished.has_observed_any([PV])
+            cluster.create("persistentvolumes", tree["wanted"])
+            await reconciled(setup, 2)
+
+            assert not setup.replacer.unfinished.has_observed_any([PV])
+
+
+async def test_what_was_seen_before_another_instance_led_counts_against_no_later_entry() -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=THEIRS)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2", "n3")
+        linstor.place(THEIRS, "n2")
+        setup = setup_on(cluster, linstor)
+        other = setup_on(cluster, linstor, journal=setup.journal, holder="other")
+        await gave_up(setup, cluster)
+        setup.leadership.leading = False
+        setup.engine.leadership_changed(leading=False)
+        async with other.at_work():
+            await reconciled(other, 2)
+        assert is_on(cluster, "n2")
+        linstor.place(THEIRS, "n3")
+        other.queue.closed = False
+        await gave_up(other, cluster)
+        setup.leadership.leading = True
+        async with setup.at_work():
+            await reconciled(setup, 2)
+
+        assert is_on(cluster, "n3")
+
+
+KEEPS = "example.com/keeps-it"
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_an_entry_gives_a_volume_no_finalizer_of_a_stranger(crash: bool) -> None:
+    """It could never be deleted."""
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=THEIRS)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(THEIRS, "n2")
+        setup = setup_on(cluster, linstor)
+        delete, lost = setup.volumes.delete, False
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal lost
+            answer = await delete(manifest)
+            if lost:
+                return answer
+            lost = True
+            version, tree = deepcopy(setup.journal.kept[PV])
+            tree["wanted"]["metadata"]["finalizers"].append(KEEPS)
+            setup.journal.kept[PV] = (version + "0", tree)
+            raise Unreachable("the answer is lost")
+
+        instead(setup.volumes, delete=deleted)
+        if crash:
+            await gave_up(setup, cluster)
+            setup = setup_on(cluster, linstor, journal=setup.journal)
+        async with setup.at_work():
+            setup.queue.add(THEIRS, source="promotion")
+            await reconciled(setup, 2)
+
+        assert lost
+        assert is_on(cluster, "n2")
+        assert KEEPS not in setup.pv()["metadata"]["finalizers"]
+
+
+async def test_a_finalizer_that_is_allowed_is_on_the_new_volume_after_a_crash() -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=THEIRS)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(THEIRS, "n2")
+        setup = setup_on(cluster, linstor, allowed_finalizers=("example.com/*",))
+        held = [*setup.pv()["metadata"]["finalizers"], KEEPS]
+        cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
+        await gave_up(setup, cluster)
+        after = setup_on(
+            cluster, linstor, journal=setup.journal, allowed_finalizers=("example.com/*",)
+        )
+        async with after.at_work():
+            await reconciled(after, 2)
+
+        assert is_on(cluster, "n2")
+        assert KEEPS in after.pv()["metadata"]["finalizers"]
+
+
 MEANWHILE = {
     "provisioner": {"annotations": {"pv.kubernetes.io/migrated-to": "ebs.csi.aws.com"}},
     "secret": {
@@ -199,6 +376,48 @@ async def test_what_somebody_writes_on_a_volume_in_replacement_keeps_no_volume_a
             await until(lambda: setup.nodes("pvc-2") == {"n2"}, patience=60.0)
 
         assert setup.replacer.unfinished.blocking == set()
+
+
+@pytest.mark.parametrize("part", ["labels", "annotations"])
+async def test_a_change_that_kubernetes_refuses_takes_none_of_others_with_it(
+    part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        delete, create, patch = setup.volumes.delete, setup.volumes.create, setup.volumes.patch
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            answer = await delete(manifest)
+            cluster.patch("persistentvolumes", PV, {"metadata": {part: {"evil": "x"}}})
+            others = {"spec": {"capacity": {"storage": "5Gi"}}, "metadata": {part: {"team": "red"}}}
+            cluster.patch("persistentvolumes", PV, others)
+            return answer
+
+        def check(manifest: Manifest) -> None:
+            if "evil" in ((manifest.get("metadata") or {}).get(part) or {}):
+                raise Refused("a policy does not allow that")
+
+        async def created(manifest: Manifest) -> Manifest:
+            check(manifest)
+            return await create(manifest)
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            check(change)
+            return await patch(name, change)
+
+        instead(setup.volumes, delete=deleted, create=created, patch=patched)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"), patience=60.0)
+            await asyncio.sleep(5.0)
+
+        assert setup.pv()["spec"]["capacity"] == {"storage": "5Gi"}
+        assert setup.pv()["metadata"][part]["team"] == "red"
+        assert "evil" not in setup.pv()["metadata"][part]
+        told = [each for each in caplog.records if "Kubernetes rejected it" in each.message]
+        assert [each.levelname for each in told] == ["ERROR"]
 
 
 async def test_a_claim_reference_that_kubernetes_refuses_holds_up_no_other_volume() -> None:

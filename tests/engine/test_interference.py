@@ -568,7 +568,7 @@ async def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
 ) -> None:
     async with one_setup() as setup:
         written_at_the_last_moment(setup, LATE)
-        failing_to_take_it_over(setup, [Forbidden("not now")])
+        failing_to_take_it_over(setup, [Forbidden("not now")] * 3)
         with caplog.at_level("ERROR"):
             async with setup.volumes.watching():
                 outcome = await replace(setup, "n2")

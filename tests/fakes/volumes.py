@@ -188,7 +188,8 @@ class FakeJournal:
         self._next = 0 if len(rest) <= self.at_a_time else begun + self.at_a_time
         # The volume that an entry is labelled with is not in question, whatever else it says.
         keys = {name: parse_handle(self.kept[name][1]["volume"]) for name in rest[: self.at_a_time]}
-        return Listed(keys, whole=not begun and not self._next)
+        first, last = not begun, not self._next
+        return Listed(keys, whole=first and last, first=first, last=last)
 
     async def read(self, name: PvName) -> JournalEntry | None:
         if name not in self.kept:

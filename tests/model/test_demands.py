@@ -1,16 +1,25 @@
 """What a volume asks for beyond holding data, and what its class has to do with that."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from linstor_affinity_events.model.demands import Demands, demands_of, unconfirmed
+from linstor_affinity_events.model.demands import (
+    Demands,
+    demands_of,
+    unconfirmed,
+    with_volume_context,
+)
 from linstor_affinity_events.model.policy import LOCAL_ONLY, StorageClass
 
 Json = dict[str, Any]
 
 OPTIONS = "linstor.csi.linbit.com/mount-options"
 COMMANDS = "linstor.csi.linbit.com/post-mount-xfs-opts"
+EXPORT = "linstor.csi.linbit.com/nfs-export"
+CONTEXT = "linstor.csi.linbit.com/uses-volume-context"
 
 
 def manifest(*, attributes: Json | None = None, csi: Json | None = None, **spec: Any) -> Json:
@@ -24,10 +33,19 @@ def of_class(**parameters: str) -> StorageClass:
     return StorageClass.read("a", parameters, lambda _: LOCAL_ONLY, mount_options=options)
 
 
-def test_a_volume_as_linstor_csi_makes_it_asks_for_nothing() -> None:
-    plain = manifest(attributes={OPTIONS: "", COMMANDS: "", "other": "x"})
+RECORDED = [
+    "kubernetes/persistentvolume-linstor-csi-1.6.json",
+    "kubernetes/persistentvolume-linstor-csi-1.11.json",
+    "linstor/saved-pv-reference-1.5.json",
+]
 
-    assert demands_of(plain) == Demands()
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_volume_as_linstor_csi_makes_it_asks_for_nothing(name: str) -> None:
+    recorded = json.loads((Path(__file__).parents[1] / "data" / name).read_text())
+
+    assert demands_of(recorded) == Demands()
+    assert demands_of(with_volume_context(recorded, of_class())) == Demands()
 
 
 ASKING = [
@@ -38,6 +56,10 @@ ASKING = [
     pytest.param(
         manifest(attributes={COMMANDS: "x"}), "commands to run on the node", id="commands"
     ),
+    pytest.param(manifest(attributes={EXPORT: ""}), "unknown attributes", id="an export"),
+    pytest.param(manifest(attributes={"other": "x"}), "unknown attributes", id="an attribute"),
+    pytest.param(manifest(csi={"fsType": "sysfs"}), "another file system", id="a file system"),
+    pytest.param(manifest(csi={"fsType": ["proc"]}), "another file system", id="no text"),
     pytest.param(
         manifest(csi={"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}),
         "Secrets of another namespace",
@@ -73,6 +95,38 @@ def test_what_the_class_gives_is_confirmed() -> None:
 
     assert unconfirmed(demands_of(asking), original=None, storage_class=known) == ()
     assert unconfirmed(demands_of(manifest()), original=None, storage_class=known) == ()
+
+
+@pytest.mark.parametrize("parameter", ["csi.storage.k8s.io/fstype", "fstype", "fsType"])
+def test_a_file_system_that_the_class_gives_is_confirmed(parameter: str) -> None:
+    demands = demands_of(manifest(csi={"fsType": "btrfs"}))
+
+    assert unconfirmed(demands, original=None, storage_class=of_class(**{parameter: "btrfs"})) == ()
+    assert unconfirmed(demands, original=None, storage_class=of_class(**{parameter: "ext4"})) != ()
+
+
+@pytest.mark.parametrize("file_system", ["", "ext4", "xfs"])
+def test_a_file_system_that_linstor_csi_knows_is_nothing_to_confirm(file_system: str) -> None:
+    assert demands_of(manifest(csi={"fsType": file_system})) == Demands()
+
+
+def test_a_volume_context_is_added_where_there_is_none() -> None:
+    bare = manifest(attributes={"storage.kubernetes.io/csiProvisionerIdentity": "x"})
+    known = of_class(mountOpts="noatime")
+    given = with_volume_context(bare, known)
+
+    assert given["spec"]["csi"]["volumeAttributes"] == {
+        "storage.kubernetes.io/csiProvisionerIdentity": "x",
+        CONTEXT: "true",
+        OPTIONS: "noatime",
+        COMMANDS: "",
+    }
+    assert unconfirmed(demands_of(given), original=None, storage_class=known) == ()
+    assert with_volume_context(given, of_class()) == given
+    assert (
+        unconfirmed(demands_of(with_volume_context(bare, None)), original=None, storage_class=None)
+        == ()
+    )
 
 
 def test_what_the_class_of_another_driver_gives_confirms_nothing() -> None:

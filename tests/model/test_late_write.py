@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
-from linstor_affinity_events.model.late_write import late_patch
+from linstor_affinity_events.model.late_write import apart, late_patch
 from linstor_affinity_events.model.manifest import claim_of, copy_for_create, with_retain
 from tests.model.manifests import (
     applied,
@@ -39,6 +39,30 @@ def made(wanted: Json = WANTED) -> Json:
 
 def late(last: Json, now: Json) -> Json | None:
     return late_patch(WANTED, last, now, rebound_from=CLAIM)
+
+
+def test_each_change_can_be_made_on_its_own() -> None:
+    changes = {
+        "metadata": {"labels": {"a": "1", "team": None}, "annotations": {NOTED: "yes"}},
+        "spec": {"capacity": {"storage": "2Gi"}, "mountOptions": ["noatime"]},
+    }
+    patch = late(went(**changes), made())
+    assert patch is not None
+
+    specs = [each["spec"] for each in apart(patch) if "spec" in each]
+    assert sorted(specs, key=str) == [
+        {"capacity": {"storage": "2Gi"}},
+        {"mountOptions": ["noatime"]},
+    ]
+    for section, field in [("metadata", "uid"), ("metadata", "resourceVersion")]:
+        assert all(field not in each.get(section, {}) for each in apart(patch))
+    together = made()
+    for each in apart(patch):
+        together = applied(together, each)
+    at_once = applied(made(), patch)
+    assert together["spec"] == at_once["spec"]
+    for field in ("labels", "annotations"):
+        assert together["metadata"][field] == at_once["metadata"][field]
 
 
 def test_where_nobody_wrote_anything_nothing_is_lacking() -> None:

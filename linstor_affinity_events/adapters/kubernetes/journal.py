@@ -76,7 +76,7 @@ class _Listing:
     expired: int = MOST_EXPIRED
     reads: int = MOST_READS
     unread: bool = False
-    whole: bool = True
+    first: bool = True
     """Whether it started with the first of all entries."""
 
 
@@ -98,7 +98,7 @@ class KubeJournal:
         self._warned_of_too_many = False
 
     async def all(self) -> Listed:
-        listing = _Listing(self._next, MOST_ENTRIES, MOST_BYTES, whole=not self._next)
+        listing = _Listing(self._next, MOST_ENTRIES, MOST_BYTES, first=not self._next)
         while True:
             page = await self._page(listing)
             for item in page.get("items") or ():
@@ -108,9 +108,10 @@ class KubeJournal:
                 break
         # Set only now: if the listing fails, the next one must find the same entries again.
         self._next = listing.token
-        whole = listing.whole and not listing.token and not listing.unread
+        last = not listing.token
+        whole = listing.first and last and not listing.unread
         self._warn_of_too_many(listing, whole=whole)
-        return Listed(listing.found, whole=whole)
+        return Listed(listing.found, whole=whole, first=listing.first, last=last)
 
     async def _page(self, listing: _Listing) -> Mapping[str, Any]:
         """Read one page of metadata; a shorter one if the entries are large."""
@@ -149,7 +150,7 @@ class KubeJournal:
             raise Unreachable(str(error)) from error
         listing.expired -= 1
         listing.token = error.go_on
-        listing.whole |= not listing.token
+        listing.first |= not listing.token
 
     async def _list(self, item: Mapping[str, Any], listing: _Listing) -> None:
         """Add an entry by its annotations or, if these are not usable, by its content."""
