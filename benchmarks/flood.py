@@ -215,7 +215,7 @@ async def _look(service: Service) -> tuple[int, int]:
     """How many events were heard, and how many resources wait or are looked at."""
     tree = json.loads((await service.ask("/status"))[1])
     queue = tree["queue"]
-    return sum(each["events"] for each in tree["streams"]), queue["waiting"] + queue["working"]
+    return sum(each["events"] for each in tree["streams"]), queue["waiting"] + queue["processing"]
 
 
 def _of_the_lease(toll: Toll) -> int:
