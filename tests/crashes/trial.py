@@ -8,6 +8,7 @@ from itertools import count
 from tests.crashes.endings import faults_of, is_finished, remember
 from tests.crashes.points import Point, When
 from tests.crashes.scenes import Scene
+from tests.stage import manifests
 from tests.stage.clusters import until
 from tests.stage.proxied import ProxiedStage
 from tests.stage.proxy import After, Asked, Instead
@@ -17,6 +18,13 @@ QUIET = 0.4
 """Without a request for so long, all is done that is done at once. What a resumption looks at again
 comes after a second.
 """
+CONTEXT = {
+    "linstor.csi.linbit.com/mount-options": "",
+    "linstor.csi.linbit.com/post-mount-xfs-opts": "",
+    "linstor.csi.linbit.com/remote-access-policy": "false",
+    "linstor.csi.linbit.com/uses-volume-context": "true",
+}
+"""As linstor-csi writes it. A volume without it that is only in a note on LINSTOR gets one."""
 ATTEMPTS = 8
 PATIENCE = 30.0
 
@@ -56,7 +64,8 @@ class Trials:
     async def _played(self, kills: Sequence[Point], *, moved_on: bool) -> Outcome:
         outcome, volume, node = Outcome(), f"pvc-{next(self._numbers)}", "n2"
         self.proxied.forget()
-        await self.stage.add(volume, ["n1"])
+        csi = {"driver": manifests.DRIVER, "volumeHandle": volume, "fsType": "ext4"}
+        await self.stage.add(volume, ["n1"], csi={**csi, "volumeAttributes": CONTEXT})
         await self.stage.cluster.at_rest()
         await self.stage.until_claim_at_rest(volume)
         try:
