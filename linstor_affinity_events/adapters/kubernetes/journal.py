@@ -186,8 +186,8 @@ class KubeJournal:
         """Warn once for as long as the condition lasts."""
         if not whole and not self._warned_of_too_many:
             log.warning(
-                "too many journal entries to list all of them in one full reconcile; the others "
-                "are listed in the next ones. Check who creates ConfigMaps with this label",
+                "too many journal entries to list all of them at once; the others are listed next. "
+                "Check who creates ConfigMaps with this label",
                 extra=facts(label=LABEL, listed=MOST_ENTRIES - listing.entries),
             )
         self._warned_of_too_many = not whole
