@@ -164,6 +164,7 @@ class Engine:
     def leadership_changed(self, *, leading: bool) -> None:
         """Start work as the leader, or leave it to the new one."""
         if leading:
+            self.replacer.unfinished.leadership_gained()
             self.full_reconciler.request("leading")
             self.poll.wake()
         else:

@@ -17,7 +17,12 @@ from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, VolumeKey
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    MARKER_ANNOTATION,
+    VolumeKey,
+    provisioned_for,
+)
 from linstor_affinity_events.model.manifest import (
     Before,
     Manifest,
@@ -124,6 +129,10 @@ def confirmed(
         dependencies.unfinished.observed(observation.pv)
     demands, original = demands_of(entry.wanted), dependencies.unfinished.original(entry)
     if observation.pv is None:
+        unlisted = original is None and not dependencies.unfinished.complete
+        if unlisted and provisioned_for(entry.key.resource) is None:
+            # The label of an entry, or its name, may be anybody's: what it says itself counts.
+            raise Stalled(f"not all journal entries are listed yet, so {entry.pv} has to wait")
         unused = not was_seen_as_its_own(entry, original)
         others = used_by_others(dependencies, entry.key, but=entry.pv, unused=unused)
         observation = replace(observation, others=others)

@@ -27,6 +27,7 @@ from linstor_affinity_events.model.manifest import (
     Manifest,
     changes_decision,
     is_marked,
+    is_terminating,
     mark_patch,
     taken_over,
 )
@@ -177,6 +178,8 @@ class Replacer:
                 return Refusal(Reason.BAD_JOURNAL_ENTRY, str(error))
             if entry is None:
                 self.unfinished.without_entry(name)
+                if pv is not None and not is_terminating(pv):
+                    self.unfinished.live_without_entry(pv)
                 return await unmark_without_entry(self._dependencies, pv)
             self.unfinished.record(entry)
             observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)

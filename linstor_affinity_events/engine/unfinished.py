@@ -133,6 +133,12 @@ class Unfinished:
         self.complete = self._from_first = False
         self._telemetry.unfinished(0)
 
+    def leadership_gained(self) -> None:
+        """Another instance may have replaced any volume since this one observed it. A run that went
+        on for a while after the leadership was lost observed it too.
+        """
+        self._outdated |= self._originals.keys()
+
     def _clear(self, names: Iterable[PvName]) -> None:
         for name in tuple(names):
             self.present(name)
@@ -224,6 +230,10 @@ class Unfinished:
         self._left_alone.pop(name, None)
         self._tried.pop(name, None)
         self.present(name)
+
+    def live_without_entry(self, pv: Manifest) -> None:
+        """The volume is not being replaced. If it is deleted later, somebody else deletes it."""
+        self._forget(name_of(pv))
 
     def _forget(self, name: PvName) -> None:
         self._originals.pop(name, None)

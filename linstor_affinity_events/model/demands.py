@@ -75,6 +75,9 @@ class Original:
     key: VolumeKey | None = None
     """The LINSTOR volume that it was for; None if it was none of LINSTOR's driver."""
 
+    namespace: str = ""
+    """Of its claim, which its Secrets may be in."""
+
     held: bool = False
     """Whether it had what this service sets before it deletes a volume."""
 
@@ -86,6 +89,7 @@ def original_of(manifest: Manifest) -> Original:
         claim=Uid("") if named is None else named.uid,
         demands=demands_of(manifest),
         key=_key_of(manifest),
+        namespace="" if named is None else named.namespace,
         held=is_ours_to_delete(manifest),
     )
 

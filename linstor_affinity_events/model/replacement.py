@@ -286,8 +286,25 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
         # It exists, but does not refer to this volume any more, or is not entitled to it.
         return Create(detached(entry.wanted, entry.uid))
     if was_seen_as_its_own(entry, observation.original):
-        return Create(with_retain(entry.wanted))
+        # A claim that says that it is bound is bound by uid, whatever name the entry has for it.
+        return Create(
+            with_retain(entry.wanted)
+            if _demands_as_observed(entry, observation)
+            else detached(entry.wanted, entry.uid)
+        )
     return Create(disowned(entry.wanted, entry.uid))
+
+
+def _demands_as_observed(entry: JournalEntry, observation: Observation) -> bool:
+    """Whether it demands nothing that its original did not, for a claim of the same namespace."""
+    seen = observation.original
+    if seen is None or entry.user is None or seen.namespace != entry.user.namespace:
+        return False
+    return not unconfirmed(
+        demands_of(entry.wanted),
+        original=seen.demands,
+        storage_class=observation.storage_class,
+    )
 
 
 def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:

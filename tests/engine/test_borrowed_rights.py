@@ -544,6 +544,7 @@ async def test_no_volume_comes_back_before_the_classes_are_known() -> None:
         before = setup_on(cluster, linstor)
         await left_absent(before)
         setup = setup_on(cluster, linstor, journal=before.journal)
+        await setup.replacer.load()
         with pytest.raises(Unreachable):
             await setup.replacer.resume(PV)
 

@@ -1,0 +1,172 @@
+"""What an instance remembers of a volume, when others lead in between or write its entry."""
+
+import asyncio
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.engine.ports import Listed
+from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.keys import FINALIZER, VolumeKey
+from linstor_affinity_events.model.names import PvName, ResourceName
+from tests.engine.forged import EVIL, entry, is_on, reconciled, theirs, volume_for
+from tests.engine.setup import PV, Setup, bind, cluster_with, instead, setup_on, until
+from tests.engine.test_borrowed_rights import VICTIM, left_by_a_crash
+from tests.fakes.kube_server import FakeCluster
+from tests.fakes.linstor import FakeLinstor
+from tests.stage import manifests
+
+Json = dict[str, Any]
+
+OWN = ResourceName("pvc-11111111-2222-4333-8444-555555555555")
+HOSTILE = {
+    "linstor.csi.linbit.com/mount-options": "dev,suid",
+    "linstor.csi.linbit.com/nfs-export": "nfs://10.6.6.6/all",
+}
+
+
+async def left_absent(setup: Setup, cluster: FakeCluster) -> None:
+    """The volume is removed, and what would create it gives up."""
+    setup.faults.refuse("create", Unreachable)
+    async with setup.at_work():
+        setup.queue.add(VICTIM, source="promotion")
+        await until(lambda: cluster.get("persistentvolumes", PV) is None)
+        await asyncio.sleep(30.0)
+    setup.faults.allow("create")
+    setup.queue.closed = False
+
+
+def leads(setup: Setup, *, leading: bool) -> None:
+    setup.leadership.leading = leading
+    setup.engine.leadership_changed(leading=leading)
+
+
+@pytest.mark.parametrize("pause", [1.0, 60.0])
+async def test_a_volume_that_another_leader_replaced_meanwhile_comes_back(pause: float) -> None:
+    """The first leader could read and not write, so its run went on after it had lost the Lease."""
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2", "n3")
+        linstor.place(VICTIM, "n2")
+        first = setup_on(cluster, linstor)
+        second = setup_on(cluster, linstor, journal=first.journal, holder="other")
+        async with first.at_work():
+            first.faults.refuse("remove", Unreachable)
+            first.queue.add(VICTIM, source="promotion")
+            await until(lambda: "deletionTimestamp" in first.pv()["metadata"])
+            await asyncio.sleep(pause)
+            leads(first, leading=False)
+            await asyncio.sleep(60.0)
+        first.queue.closed = False
+        first.faults.allow("remove")
+        async with second.at_work():
+            await reconciled(second, 2)
+        second.queue.closed = False
+        assert is_on(cluster, "n2")
+
+        linstor.place(VICTIM, "n3")
+        await left_absent(second, cluster)
+        leads(first, leading=True)
+        async with first.at_work():
+            await reconciled(first, 10)
+
+        assert is_on(cluster, "n3")
+
+
+@pytest.mark.parametrize("label", [OWN, VICTIM], ids=["another resource", "its resource"])
+async def test_whatever_an_entry_is_labelled_with_all_are_listed_first(label: ResourceName) -> None:
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        journal = await left_by_a_crash(cluster, linstor)
+        linstor.place(OWN, "n1")
+        bind(cluster, "own", "n1", handle=OWN)
+        await asyncio.sleep(1.0)
+        journal.kept[EVIL] = entry(volume_for(theirs(cluster), VICTIM), f"{VICTIM}/0")
+        journal.at_a_time = 1
+        listed = journal.all
+
+        async def labelled() -> Listed:
+            await asyncio.sleep(0.5)
+            found = await listed()
+            keys = {n: VolumeKey(label) if n == EVIL else key for n, key in found.volumes.items()}
+            return Listed(keys, whole=found.whole, first=found.first, last=found.last)
+
+        instead(journal, all=labelled)
+        setup = setup_on(cluster, linstor, journal=journal)
+        async with setup.at_work():
+            first = asyncio.create_task(setup.full_reconciler.reconcile_all("start"))
+            await asyncio.sleep(0.7)
+            setup.queue.add(label, source="promotion")
+            await first
+            await reconciled(setup, 2)
+
+        assert cluster.get("persistentvolumes", EVIL) is None
+
+
+async def test_no_claim_gets_more_than_data_under_another_name() -> None:
+    """A claim that says that it is bound is bound by uid, and the entry names another claim."""
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n2")
+        setup = setup_on(cluster, linstor)
+        await left_absent(setup, cluster)
+        version, tree = deepcopy(setup.journal.kept[PV])
+        spec: Json = tree["wanted"]["spec"]
+        spec["csi"]["volumeAttributes"] = HOSTILE
+        spec["csi"]["nodeStageSecretRef"] = {"name": "s", "namespace": "kube-system"}
+        spec["mountOptions"] = ["dev", "suid"]
+        spec["claimRef"] |= {"name": "not-here", "namespace": "kube-system"}
+        tree["claim"] = {key: spec["claimRef"][key] for key in ("namespace", "name", "uid")}
+        setup.journal.kept[PV] = (version + "0", tree)
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert setup.pv()["spec"]["claimRef"]["uid"] != setup.claim()["metadata"]["uid"]
+
+
+async def test_an_entry_undoes_no_deletion_of_a_volume_that_was_to_be_replaced_once() -> None:
+    """It was marked, and its entry was deleted: after that a deletion is its owner's."""
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n2")
+        setup = setup_on(cluster, linstor)
+        save, saves = setup.journal.save, 0
+
+        async def saved(changed: JournalEntry) -> JournalEntry:
+            nonlocal saves
+            saves += 1
+            if saves == 1:
+                raise Unreachable("once")
+            return await save(changed)
+
+        instead(setup.journal, save=saved)
+        async with setup.at_work():
+            setup.queue.add(VICTIM, source="promotion")
+            await until(lambda: saves == 1)
+            linstor.place(VICTIM, "n1")
+            del setup.journal.kept[PvName(PV)]
+            await until(lambda: FINALIZER not in setup.pv()["metadata"]["finalizers"])
+            held = [*setup.pv()["metadata"]["finalizers"], "backup.example.com/hold"]
+            cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
+            cluster.delete("persistentvolumes", PV)
+            before = setup.pv()
+            wanted = manifests.volume(
+                PV,
+                claim=setup.claim(),
+                node_affinity=manifests.on_nodes(["n1"]),
+                handle=VICTIM,
+                policy="Delete",
+            )
+            version, tree = entry(wanted, f"{VICTIM}/0")
+            setup.journal.kept[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+            await reconciled(setup, 3)
+
+        assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
+        assert "deletionTimestamp" in setup.pv()["metadata"]
