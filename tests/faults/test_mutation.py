@@ -4,6 +4,8 @@ has nothing replaced without end.
 
 from typing import Any
 
+import pytest
+
 from tests.faults.mutations import AFFINITY_ON_CREATE, LABELS_ON_UPDATE, mutating
 from tests.faults.test_admission import full_reconciles, warnings
 from tests.stage.clusters import until
@@ -42,6 +44,7 @@ async def test_labels_that_a_policy_adds_on_update_are_part_of_the_volume(
     assert await stage.entries() == []
 
 
+@pytest.mark.timeout(400)
 async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
     stage: Stage, service_on: MakeService
 ) -> None:
@@ -73,4 +76,4 @@ async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
         async def released() -> bool:
             return await service.metric("linstor_affinity_volumes_held_back") == 0
 
-        await until(released, "nothing is held back any more")
+        await until(released, "nothing is held back any more", patience=250.0)

@@ -48,7 +48,7 @@ async def test_the_wall_clock_jumps_by_hours(
             moving.move_during()
             await passes(moving)
 
-    assert service.said().count("INFO leading") == 1
+    assert service.said().count("INFO became the leader") == 1
     assert "leadership lost" not in service.said()
 
 
