@@ -1,6 +1,6 @@
 """When two observations of a volume lead to the same decision."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -26,21 +26,26 @@ def test_another_incarnation_or_age_changes_no_decision(observed: Volume) -> Non
     assert observed.same_inputs(replace(observed, uid=Uid("another"), created_at=1.0))
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"key": None},
-        {"affinity": NodeAffinity.of([frozenset({("a", "b")})])},
-        {"terminating": True},
-        {"phase": "Failed"},
-        {"claim": ClaimName(namespace="other", name="other")},
-        {"skip": True},
-        {"storage_class": "another"},
-        {"override": LOCAL_ONLY},
-        {"context": LOCAL_ONLY},
-    ],
-    ids=lambda changed: next(iter(changed)),
-)
+COUNTS: Json = {
+    "key": None,
+    "affinity": NodeAffinity.of([frozenset({("a", "b")})]),
+    "terminating": True,
+    "phase": "Failed",
+    "claim": ClaimName(namespace="other", name="other"),
+    "skip": True,
+    "storage_class": "another",
+    "override": LOCAL_ONLY,
+    "context": LOCAL_ONLY,
+}
+DOES_NOT_COUNT = {"name", "uid", "handle", "created_at", "marked", "made_by_us", "override_names"}
+"""The incarnation, what a field above says as well, and what is decided by other news."""
+
+
+def test_each_field_of_a_volume_counts_or_is_said_not_to() -> None:
+    assert {field.name for field in fields(Volume)} == COUNTS.keys() | DOES_NOT_COUNT
+
+
+@pytest.mark.parametrize("changed", [{name: value} for name, value in COUNTS.items()], ids=COUNTS)
 def test_whatever_a_decision_depends_on_counts(observed: Volume, changed: Json) -> None:
     assert not replace(observed, **changed).same_inputs(observed)
 
