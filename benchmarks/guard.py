@@ -31,7 +31,7 @@ LEAST_RATE, MOST_STARVED = 0.5, 20.0
 
 RESTING, REST = 300, 60.0
 MOST_RSS = 100.0
-"""MiB at rest; the imports alone are 85 of them."""
+"""MiB at rest; the imports alone are 50 of them."""
 
 FLOODED, EVENTS_EACH, AT_ONCE = 1_500, 4, 0.001
 MOST_OF_LOOKS = 0.75

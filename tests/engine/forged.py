@@ -4,9 +4,10 @@ import asyncio
 import json
 from typing import Any
 
+from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.keys import OURSELVES
-from linstor_affinity_events.model.names import PvName
-from tests.engine.setup import PV, Setup
+from linstor_affinity_events.model.names import PvName, ResourceName
+from tests.engine.setup import PV, Setup, until
 from tests.fakes.kube_server import FakeCluster
 from tests.fakes.kube_server.metadata import Writer
 from tests.stage import manifests
@@ -47,3 +48,18 @@ async def reconciled(setup: Setup, minutes: int) -> None:
 def is_on(cluster: FakeCluster, *nodes: str) -> bool:
     found = cluster.get("persistentvolumes", PV)
     return found is not None and manifests.nodes_of(found) == set(nodes)
+
+
+VICTIM = ResourceName("theirs")
+"""No name that csi-provisioner gives, which would tell whose it is."""
+
+
+async def left_absent(setup: Setup, cluster: FakeCluster) -> None:
+    """The volume for VICTIM is removed, and nobody tries to create it any more."""
+    setup.faults.refuse("create", Unreachable)
+    async with setup.at_work():
+        setup.queue.add(VICTIM, source="promotion")
+        await until(lambda: cluster.get("persistentvolumes", PV) is None)
+        await asyncio.sleep(30.0)
+    setup.faults.allow("create")
+    setup.queue.closed = False

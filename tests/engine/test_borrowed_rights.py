@@ -20,7 +20,18 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
-from tests.engine.forged import EVIL, FORGED, TOLD, entry, is_on, reconciled, theirs, volume_for
+from tests.engine.forged import (
+    EVIL,
+    FORGED,
+    TOLD,
+    VICTIM,
+    entry,
+    is_on,
+    reconciled,
+    theirs,
+    volume_for,
+)
+from tests.engine.forged import left_absent as volume_left_absent
 from tests.engine.setup import (
     PV,
     RD,
@@ -313,10 +324,6 @@ async def test_mount_options_that_no_class_gives_are_not_brought_back_to_a_claim
     assert len(told) == 1
 
 
-VICTIM = ResourceName("theirs")
-"""No name that csi-provisioner gives, which would tell whose it is."""
-
-
 def terminating(cluster: FakeCluster, name: str) -> None:
     """Its deletion waits for the claim that uses it."""
     cluster.delete("persistentvolumes", name)
@@ -398,11 +405,7 @@ async def left_by_a_crash(cluster: FakeCluster, linstor: FakeLinstor) -> FakeJou
     await asyncio.sleep(1.0)
     linstor.place(VICTIM, "n2")
     before = setup_on(cluster, linstor)
-    before.faults.refuse("create", Unreachable)
-    async with before.at_work():
-        before.queue.add(VICTIM, source="promotion")
-        await until(lambda: cluster.get("persistentvolumes", PV) is None)
-        await asyncio.sleep(30.0)
+    await volume_left_absent(before, cluster)
     return before.journal
 
 
@@ -497,15 +500,8 @@ async def test_one_of_two_volumes_for_the_same_data_comes_back_unless_nobody_has
         linstor = FakeLinstor("n1", "n2")
         linstor.place(VICTIM, "n2")
         setup = setup_on(cluster, linstor)
-        setup.faults.refuse("create", Unreachable)
-        async with setup.at_work():
-            setup.queue.add(VICTIM, source="promotion")
-            await until(lambda: cluster.get("persistentvolumes", PV) is None)
-            await asyncio.sleep(30.0)
-        setup.faults.allow("create")
+        await volume_left_absent(setup, cluster)
         after = setup_on(cluster, linstor, journal=setup.journal) if crash else setup
-        if not crash:
-            setup.queue.closed = False
         async with after.at_work():
             await reconciled(after, 3)
 

@@ -11,10 +11,18 @@ from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import FINALIZER, VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName
-from tests.engine.forged import EVIL, entry, is_on, reconciled, theirs, volume_for
+from tests.engine.forged import (
+    EVIL,
+    VICTIM,
+    entry,
+    is_on,
+    left_absent,
+    reconciled,
+    theirs,
+    volume_for,
+)
 from tests.engine.setup import PV, Setup, bind, cluster_with, instead, setup_on, until
-from tests.engine.test_borrowed_rights import VICTIM, left_by_a_crash
-from tests.fakes.kube_server import FakeCluster
+from tests.engine.test_borrowed_rights import left_by_a_crash
 from tests.fakes.linstor import FakeLinstor
 from tests.stage import manifests
 
@@ -25,17 +33,6 @@ HOSTILE = {
     "linstor.csi.linbit.com/mount-options": "dev,suid",
     "linstor.csi.linbit.com/nfs-export": "nfs://10.6.6.6/all",
 }
-
-
-async def left_absent(setup: Setup, cluster: FakeCluster) -> None:
-    """The volume is removed, and what would create it gives up."""
-    setup.faults.refuse("create", Unreachable)
-    async with setup.at_work():
-        setup.queue.add(VICTIM, source="promotion")
-        await until(lambda: cluster.get("persistentvolumes", PV) is None)
-        await asyncio.sleep(30.0)
-    setup.faults.allow("create")
-    setup.queue.closed = False
 
 
 def leads(setup: Setup, *, leading: bool) -> None:

@@ -10,18 +10,25 @@ from linstor_affinity_events.errors import Refused, Unreachable
 from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
-from tests.engine.forged import EVIL, entry, is_on, reconciled, theirs, volume_for
+from tests.engine.forged import (
+    EVIL,
+    VICTIM,
+    entry,
+    is_on,
+    left_absent,
+    reconciled,
+    theirs,
+    volume_for,
+)
 from tests.engine.setup import (
     PV,
     RD,
-    Setup,
     bind,
     cluster_with,
     instead,
     setup_on,
     until,
 )
-from tests.fakes.kube_server import FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.stage import manifests
 
@@ -157,31 +164,16 @@ async def test_nor_does_one_that_this_instance_has_seen_no_volume_of(
         assert "left alone" in caplog.text
 
 
-THEIRS = ResourceName("theirs")
-"""No name that csi-provisioner gives, which would tell whose it is."""
-
-
-async def gave_up(setup: Setup, cluster: FakeCluster) -> None:
-    """The volume for THEIRS is away, and nobody tries to create it any more."""
-    setup.faults.refuse("create", Unreachable)
-    async with setup.at_work():
-        setup.queue.add(THEIRS, source="promotion")
-        await until(lambda: cluster.get("persistentvolumes", PV) is None)
-        await asyncio.sleep(30.0)
-    setup.faults.allow("create")
-    setup.queue.closed = False
-
-
 @pytest.mark.parametrize("how", ["another uid", "no valid entry first", "deleted first"])
 @pytest.mark.parametrize("away", ["while it is away", "while it is tried"])
 async def test_an_entry_that_is_rewritten_for_another_uid_gives_nobody_the_volume(
     how: str, away: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with cluster_with() as cluster:
-        bind(cluster, PV, "n1", handle=THEIRS)
+        bind(cluster, PV, "n1", handle=VICTIM)
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
-        linstor.place(THEIRS, "n2")
+        linstor.place(VICTIM, "n2")
         setup = setup_on(cluster, linstor)
         wish = manifests.claim("evil")
         wish["spec"]["volumeName"] = PV
@@ -198,7 +190,7 @@ async def test_an_entry_that_is_rewritten_for_another_uid_gives_nobody_the_volum
             if how == "another uid":
                 setup.journal.kept |= forged
                 return
-            bad = (version + "0", {"format": 0, "volume": f"{THEIRS}/0"})
+            bad = (version + "0", {"format": 0, "volume": f"{VICTIM}/0"})
             setup.journal.kept[PV] = bad
             if how == "deleted first":
                 del setup.journal.kept[PV]
@@ -213,12 +205,12 @@ async def test_an_entry_that_is_rewritten_for_another_uid_gives_nobody_the_volum
             return await create(manifest)
 
         if away == "while it is away":
-            await gave_up(setup, cluster)
+            await left_absent(setup, cluster)
             rewrite()
         else:
             instead(setup.volumes, create=created)
         async with setup.at_work():
-            setup.queue.add(THEIRS, source="promotion")
+            setup.queue.add(VICTIM, source="promotion")
             await asyncio.sleep(1.0)
             await reconciled(setup, 3)
             setup.journal.kept |= forged
@@ -234,12 +226,12 @@ async def test_an_entry_that_is_rewritten_for_another_uid_gives_nobody_the_volum
 
 async def test_what_was_seen_of_a_volume_is_forgotten_once_it_is_there_again() -> None:
     async with cluster_with() as cluster:
-        bind(cluster, PV, "n1", handle=THEIRS)
+        bind(cluster, PV, "n1", handle=VICTIM)
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
-        linstor.place(THEIRS, "n2")
+        linstor.place(VICTIM, "n2")
         setup = setup_on(cluster, linstor)
-        await gave_up(setup, cluster)
+        await left_absent(setup, cluster)
         _, tree = setup.journal.kept.pop(PV)
         async with setup.at_work():
             await reconciled(setup, 2)
@@ -252,21 +244,21 @@ async def test_what_was_seen_of_a_volume_is_forgotten_once_it_is_there_again() -
 
 async def test_what_was_seen_before_another_instance_led_counts_against_no_later_entry() -> None:
     async with cluster_with() as cluster:
-        bind(cluster, PV, "n1", handle=THEIRS)
+        bind(cluster, PV, "n1", handle=VICTIM)
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2", "n3")
-        linstor.place(THEIRS, "n2")
+        linstor.place(VICTIM, "n2")
         setup = setup_on(cluster, linstor)
         other = setup_on(cluster, linstor, journal=setup.journal, holder="other")
-        await gave_up(setup, cluster)
+        await left_absent(setup, cluster)
         setup.leadership.leading = False
         setup.engine.leadership_changed(leading=False)
         async with other.at_work():
             await reconciled(other, 2)
         assert is_on(cluster, "n2")
-        linstor.place(THEIRS, "n3")
+        linstor.place(VICTIM, "n3")
         other.queue.closed = False
-        await gave_up(other, cluster)
+        await left_absent(other, cluster)
         setup.leadership.leading = True
         async with setup.at_work():
             await reconciled(setup, 2)
@@ -281,10 +273,10 @@ KEEPS = "example.com/keeps-it"
 async def test_an_entry_gives_a_volume_no_finalizer_of_a_stranger(crash: bool) -> None:
     """It could never be deleted."""
     async with cluster_with() as cluster:
-        bind(cluster, PV, "n1", handle=THEIRS)
+        bind(cluster, PV, "n1", handle=VICTIM)
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
-        linstor.place(THEIRS, "n2")
+        linstor.place(VICTIM, "n2")
         setup = setup_on(cluster, linstor)
         delete, lost = setup.volumes.delete, False
 
@@ -301,10 +293,10 @@ async def test_an_entry_gives_a_volume_no_finalizer_of_a_stranger(crash: bool) -
 
         instead(setup.volumes, delete=deleted)
         if crash:
-            await gave_up(setup, cluster)
+            await left_absent(setup, cluster)
             setup = setup_on(cluster, linstor, journal=setup.journal)
         async with setup.at_work():
-            setup.queue.add(THEIRS, source="promotion")
+            setup.queue.add(VICTIM, source="promotion")
             await reconciled(setup, 2)
 
         assert lost
@@ -314,14 +306,14 @@ async def test_an_entry_gives_a_volume_no_finalizer_of_a_stranger(crash: bool) -
 
 async def test_a_finalizer_that_is_allowed_is_on_the_new_volume_after_a_crash() -> None:
     async with cluster_with() as cluster:
-        bind(cluster, PV, "n1", handle=THEIRS)
+        bind(cluster, PV, "n1", handle=VICTIM)
         await asyncio.sleep(1.0)
         linstor = FakeLinstor("n1", "n2")
-        linstor.place(THEIRS, "n2")
+        linstor.place(VICTIM, "n2")
         setup = setup_on(cluster, linstor, allowed_finalizers=("example.com/*",))
         held = [*setup.pv()["metadata"]["finalizers"], KEEPS]
         cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
-        await gave_up(setup, cluster)
+        await left_absent(setup, cluster)
         after = setup_on(
             cluster, linstor, journal=setup.journal, allowed_finalizers=("example.com/*",)
         )
@@ -340,7 +332,7 @@ MEANWHILE = {
             "volume.kubernetes.io/provisioner-deletion-secret-namespace": "kube-system",
         }
     },
-    "label": {"labels": {"tier": "rejected-by-kubernetes"}},
+    "label": {"labels": {"tier": "not-allowed"}},
 }
 
 
