@@ -4,7 +4,6 @@ import asyncio
 import resource
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from linstor_affinity_events.adapters.http import connection_limits
 from linstor_affinity_events.adapters.http.connection_limits import (
     ACCEPT_AT_ONCE,
     MOST_CONNECTIONS,
+    RECEIVE_BUFFER,
     most_connections,
 )
 from tests.adapters.test_http_endpoints import BIND, LOOPBACK, asked, listening
@@ -159,30 +159,33 @@ def flooded(port: int, sent: bytes) -> None:
         one.recv(1000)
 
 
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes were parsed at a time: until all of them are, nothing else runs."""
+    sizes: list[int] = []
+    parse = web_protocol.RequestHandler.data_received
+
+    def counted(handler: web_protocol.RequestHandler, data: bytes) -> None:
+        sizes.append(len(data))
+        parse(handler, data)
+
+    monkeypatch.setattr(web_protocol.RequestHandler, "data_received", counted)
+    return sizes
+
+
 @pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_others_have_their_turn_whatever_is_sent(flood: str) -> None:
+async def test_others_have_their_turn_whatever_is_sent(flood: str, received: list[int]) -> None:
     repeated, begin = FLOODS[flood]
     sent = begin + repeated * (500_000 // len(repeated))
-    longest = [0.0]
-
-    async def beat() -> None:
-        # The time that this thread worked, however busy the machine is.
-        last = time.thread_time()
-        while True:
-            await asyncio.sleep(0)
-            now = time.thread_time()
-            longest[0], last = max(longest[0], now - last), now
 
     async with listening() as endpoints:
         port = endpoints.ports[BIND]
-        beating = asyncio.create_task(beat(), name="beat")
-        # In a thread of its own, whose time is not counted.
         await asyncio.to_thread(flooded, port, sent)
         assert (await asked(port, "/healthz"))[0] == 200
-        beating.cancel()
 
-    assert longest[0] < 0.05
+    # Linux doubles the buffer, and its small segments may fill it once more.
+    assert RECEIVE_BUFFER <= max(received) <= 4 * RECEIVE_BUFFER
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=repr)

@@ -1,6 +1,5 @@
 """An API server that is busy, broken, slow, cut off, started again; and watches that end."""
 
-import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from tests.faults.fleet import Fleet, MakeFleet
+from tests.faults.fleet import Fleet, MakeFleet, name_in
 from tests.stage.fixtures import BOTH
 from tests.stage.proxied import ProxiedStage
 from tests.stage.proxy import Act, Answer, Asked, CutBody, Delay, Hang, Reset
@@ -188,7 +187,8 @@ async def test_a_real_api_server_that_is_killed_and_started_again(
     assert real is not None
     async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
-        await real.restart_apiserver()
+        with moving.without_api_server(proxied.record):
+            await real.restart_apiserver()
 
 
 @pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
@@ -199,7 +199,8 @@ async def test_a_real_api_server_that_forgets_history(
     assert real is not None
     async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
-        await real.forget_history()
+        with moving.without_api_server(proxied.record):
+            await real.forget_history()
 
 
 @pytest.mark.parametrize(
@@ -248,9 +249,4 @@ async def test_a_request_that_is_told_when_to_come_again_does_not_come_before(
 
 
 def same(one: Asked, other: Asked) -> bool:
-    return (one.label, one.path, named(one)) == (other.label, other.path, named(other))
-
-
-def named(asked: Asked) -> str:
-    """What is to be created; other requests say it in their path."""
-    return json.loads(asked.body)["metadata"]["name"] if asked.method == "POST" else ""
+    return (one.label, one.path, name_in(one)) == (other.label, other.path, name_in(other))
