@@ -7,6 +7,7 @@ from contextlib import suppress
 from linstor_affinity_events.engine.ports import Volumes, VolumeWatch
 from linstor_affinity_events.errors import Conflict, Refused
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.claim_ref import rebound
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.late_write import apart, late_patch
 from linstor_affinity_events.model.manifest import (
@@ -15,7 +16,6 @@ from linstor_affinity_events.model.manifest import (
     claim_of,
     guarded,
     name_of,
-    rebound,
     uid_of,
 )
 

@@ -14,6 +14,7 @@ from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled, Unreachable
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.changes import as_rehearsed
 from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
@@ -24,24 +25,25 @@ from linstor_affinity_events.model.keys import (
     provisioned_for,
 )
 from linstor_affinity_events.model.manifest import (
-    Before,
     Manifest,
-    as_rehearsed,
     claim_of,
-    created_different,
     finalizers_of,
-    has_any_marker,
-    is_marked,
     is_terminating,
-    marker_of,
     name_of,
     phase_of,
     skip_reclaim_of,
     uid_of,
+)
+from linstor_affinity_events.model.markers import (
+    Before,
+    has_any_marker,
+    is_marked,
+    marker_of,
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.readiness import is_being_resized
+from linstor_affinity_events.model.recreation import created_different
 from linstor_affinity_events.model.replacement import (
     AwaitBinder,
     Create,

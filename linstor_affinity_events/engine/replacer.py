@@ -20,17 +20,12 @@ from linstor_affinity_events.engine.replacement_run import (
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import BadEntry, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.changes import changes_decision, taken_over
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.manifest import (
-    Manifest,
-    changes_decision,
-    is_marked,
-    is_terminating,
-    mark_patch,
-    taken_over,
-)
+from linstor_affinity_events.model.manifest import Manifest, is_terminating
+from linstor_affinity_events.model.markers import is_marked, mark_patch
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import LeaveAlone, Observation, Outcome

@@ -16,14 +16,13 @@ from linstor_affinity_events.model.journal_entry import JournalEntry, State, rea
 from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
 from linstor_affinity_events.model.manifest import (
     Manifest,
-    adoption_patch,
     claim_of,
     is_terminating,
     name_of,
     phase_of,
-    reference_unmarking,
     uid_of,
 )
+from linstor_affinity_events.model.markers import adoption_patch, reference_unmarking
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.placement import Definition
 from linstor_affinity_events.model.replacement import (

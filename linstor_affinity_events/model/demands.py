@@ -24,10 +24,10 @@ from linstor_affinity_events.model.manifest import (
     Manifest,
     annotations_of,
     claim_of,
-    is_ours_to_delete,
     secret_namespaces,
     uid_of,
 )
+from linstor_affinity_events.model.markers import is_ours_to_delete
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.policy import StorageClass
 

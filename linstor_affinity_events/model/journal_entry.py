@@ -20,12 +20,11 @@ from linstor_affinity_events.model.manifest import (
     Manifest,
     annotations_of,
     claim_of,
-    copy_for_create,
     name_of,
-    recreated,
     uid_of,
 )
 from linstor_affinity_events.model.names import ClaimName, PvName, Uid, is_pv_name
+from linstor_affinity_events.model.recreation import copy_for_create, recreated
 
 FORMAT = 1
 _MAX_DEPTH = 32

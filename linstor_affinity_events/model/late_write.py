@@ -3,14 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from linstor_affinity_events.model.manifest import (
-    Manifest,
-    Patch,
-    guarded,
-    rebound,
-    taken_over,
-    with_claim_of,
-)
+from linstor_affinity_events.model.changes import taken_over
+from linstor_affinity_events.model.claim_ref import rebound, with_claim_of
+from linstor_affinity_events.model.manifest import Manifest, Patch, guarded
 from linstor_affinity_events.model.names import ClaimName
 
 _GUARDS = frozenset({("metadata", "uid"), ("metadata", "resourceVersion")})

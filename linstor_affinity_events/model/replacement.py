@@ -7,6 +7,15 @@ is no separate code for resuming. docs/architecture.md has the complete order.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from linstor_affinity_events.model.changes import changes_decision, taken_over
+from linstor_affinity_events.model.claim_ref import (
+    detached,
+    disowned,
+    rebound,
+    tombstone_for,
+    tombstone_patch,
+    with_claim_of,
+)
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import (
@@ -20,34 +29,26 @@ from linstor_affinity_events.model.manifest import (
     Manifest,
     Patch,
     annotations_of,
-    changes_decision,
     claim_of,
-    detached,
-    disowned,
     finalizers_of,
+    is_terminating,
+    phase_of,
+    skip_reclaim_of,
+    uid_of,
+)
+from linstor_affinity_events.model.markers import (
     has_any_marker,
     is_marked,
     is_ours_to_delete,
     is_safe_to_release,
-    is_terminating,
     mark_patch,
     original_values_of,
-    phase_of,
-    rebound,
-    skip_reclaim_of,
-    taken_over,
-    tombstone_for,
-    tombstone_patch,
-    uid_of,
     unmarking,
-    with_claim_of,
-    with_policy,
-    with_retain,
-    without_finalizers,
 )
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.policy import StorageClass
 from linstor_affinity_events.model.readiness import unknown_finalizers
+from linstor_affinity_events.model.recreation import with_policy, with_retain, without_finalizers
 
 
 class Outcome(StrEnum):

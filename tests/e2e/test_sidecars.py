@@ -13,13 +13,9 @@ from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.session import configuration_from
 from linstor_affinity_events.adapters.kubernetes.volumes import KubeVolumes
 from linstor_affinity_events.errors import Again, Refused
-from linstor_affinity_events.model.manifest import (
-    Manifest,
-    is_terminating,
-    mark_patch,
-    tombstone_patch,
-    unmarking,
-)
+from linstor_affinity_events.model.claim_ref import tombstone_patch
+from linstor_affinity_events.model.manifest import Manifest, is_terminating
+from linstor_affinity_events.model.markers import mark_patch, unmarking
 from linstor_affinity_events.model.names import PvName
 from tests.e2e.conftest import MakeService
 from tests.e2e.steps import STEPS

@@ -17,7 +17,8 @@ from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_ANNOTATION,
 )
-from linstor_affinity_events.model.manifest import Manifest, Patch, has_any_marker, name_of, uid_of
+from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of
+from linstor_affinity_events.model.markers import has_any_marker
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.replacement import Outcome
 from tests.engine.setup import (

@@ -18,15 +18,9 @@ from linstor_affinity_events.errors import (
 )
 from linstor_affinity_events.model.journal_entry import JournalEntry, read_entry
 from linstor_affinity_events.model.keys import OURSELVES, parse_handle
-from linstor_affinity_events.model.manifest import (
-    Manifest,
-    Patch,
-    name_of,
-    released,
-    uid_of,
-    version_of,
-)
+from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of, version_of
 from linstor_affinity_events.model.names import ClaimName, PvName
+from linstor_affinity_events.model.recreation import released
 from linstor_affinity_events.model.volume import Volume
 from tests.fakes.kube_server import FakeCluster, Refusal
 from tests.fakes.kube_server.metadata import Writer

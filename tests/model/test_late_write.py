@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.late_write import apart, late_patch
-from linstor_affinity_events.model.manifest import claim_of, copy_for_create, with_retain
+from linstor_affinity_events.model.manifest import claim_of
+from linstor_affinity_events.model.recreation import copy_for_create, with_retain
 from tests.model.manifests import (
     applied,
     begun,

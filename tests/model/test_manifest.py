@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linstor_affinity_events.model.affinity import NO_AFFINITY
+from linstor_affinity_events.model.changes import changes_decision, taken_over
+from linstor_affinity_events.model.claim_ref import detached, rebound, tombstone_patch
 from linstor_affinity_events.model.keys import (
     BOUND_BY_CONTROLLER,
     FINALIZER,
@@ -19,24 +21,23 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.manifest import (
     affinity_patch,
     annotations_of,
-    changes_decision,
     claim_of,
-    copy_for_create,
-    created_different,
-    detached,
     finalizers_of,
+)
+from linstor_affinity_events.model.markers import (
     has_any_marker,
     is_marked,
     is_safe_to_release,
     mark_patch,
     marker_of,
-    rebound,
-    recreated,
     reference_unmarking,
-    released,
-    taken_over,
-    tombstone_patch,
     unmarking,
+)
+from linstor_affinity_events.model.recreation import (
+    copy_for_create,
+    created_different,
+    recreated,
+    released,
     with_retain,
 )
 from tests.model.manifests import (

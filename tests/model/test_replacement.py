@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linstor_affinity_events.model.changes import taken_over
+from linstor_affinity_events.model.claim_ref import detached, disowned, tombstone_patch
 from linstor_affinity_events.model.demands import original_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import (
@@ -18,23 +20,15 @@ from linstor_affinity_events.model.keys import (
     SKIP_RECLAIM_ANNOTATION,
     VolumeKey,
 )
-from linstor_affinity_events.model.manifest import (
-    annotations_of,
-    claim_of,
-    copy_for_create,
-    detached,
-    disowned,
-    finalizers_of,
+from linstor_affinity_events.model.manifest import annotations_of, claim_of, finalizers_of, uid_of
+from linstor_affinity_events.model.markers import (
     is_marked,
     is_safe_to_release,
     mark_patch,
-    taken_over,
-    tombstone_patch,
-    uid_of,
     unmarking,
-    with_retain,
 )
 from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.recreation import copy_for_create, with_retain
 from linstor_affinity_events.model.replacement import (
     AwaitBinder,
     Create,

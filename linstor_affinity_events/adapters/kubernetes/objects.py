@@ -21,12 +21,8 @@ from linstor_affinity_events.model.keys import (
     VolumeKey,
     parse_handle,
 )
-from linstor_affinity_events.model.manifest import (
-    annotations_of,
-    claim_of,
-    has_any_marker,
-    phase_of,
-)
+from linstor_affinity_events.model.manifest import annotations_of, claim_of, phase_of
+from linstor_affinity_events.model.markers import has_any_marker
 from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.policy import (
     MAX_RULES,

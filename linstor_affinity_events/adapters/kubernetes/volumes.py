@@ -7,15 +7,9 @@ from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.index import FollowedVolume, VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.errors import Conflict, Missing
-from linstor_affinity_events.model.manifest import (
-    Manifest,
-    Patch,
-    name_of,
-    released,
-    uid_of,
-    version_of,
-)
+from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of, version_of
 from linstor_affinity_events.model.names import ClaimName, PvName
+from linstor_affinity_events.model.recreation import released
 from linstor_affinity_events.model.volume import Volume
 
 VOLUMES_PATH = "/api/v1/persistentvolumes"

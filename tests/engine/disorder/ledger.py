@@ -9,7 +9,7 @@ from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_ANNOTATION,
 )
-from linstor_affinity_events.model.manifest import has_any_marker
+from linstor_affinity_events.model.markers import has_any_marker
 
 Json = dict[str, Any]
 

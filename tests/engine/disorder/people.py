@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from linstor_affinity_events.model.keys import SKIP_ANNOTATION
-from linstor_affinity_events.model.manifest import copy_for_create, has_any_marker, uid_of
+from linstor_affinity_events.model.manifest import uid_of
+from linstor_affinity_events.model.markers import has_any_marker
+from linstor_affinity_events.model.recreation import copy_for_create
 from tests.engine.disorder.ledger import EDIT, Ledger
 from tests.engine.disorder.schedule import What
 from tests.engine.setup import PV

@@ -1,0 +1,94 @@
+"""The claimRef of a volume during its replacement: detached, restored, or left to nobody."""
+
+from dataclasses import replace
+from typing import Any
+
+from linstor_affinity_events.model.keys import ORIGINAL_CLAIM_ANNOTATION, PROVISIONER_FINALIZER
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    Patch,
+    annotations_of,
+    claim_of,
+    finalizers_of,
+    guarded,
+    uid_of,
+)
+from linstor_affinity_events.model.names import ClaimName, Uid
+from linstor_affinity_events.model.recreation import with_retain
+
+
+def disowned(body: Manifest, uid: Uid) -> dict[str, Any]:
+    """The same volume, `with_retain`, with a claimRef whose uid no claim has. A claim that says
+    that it is bound already is bound to the volume with its uid there, whatever the names are.
+    `uid` is that of the original volume.
+    """
+    retained = with_retain(body)
+    claim = {**body["spec"]["claimRef"], "uid": tombstone_for(uid)}
+    return {**retained, "spec": {**retained["spec"], "claimRef": claim}}
+
+
+def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
+    """The same volume, `with_retain`, with a claimRef that no claim can ever match, and the
+    original claim in an annotation: no claim gets it before a user has checked. `uid` is that of
+    the original volume.
+    """
+    retained = with_retain(body)
+    ref = body["spec"].get("claimRef") or {}
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "namespace": ref.get("namespace") or "default",
+        "name": tombstone_for(uid),
+        "uid": tombstone_for(uid),
+    }
+    annotations = annotations_of(retained)
+    if ref:
+        annotations[ORIGINAL_CLAIM_ANNOTATION] = f"{ref.get('namespace')}/{ref.get('name')}"
+    return {
+        **retained,
+        "metadata": {**retained["metadata"], "annotations": annotations},
+        "spec": {**retained["spec"], "claimRef": claim},
+    }
+
+
+def tombstone_name(manifest: Manifest) -> str:
+    return tombstone_for(uid_of(manifest))
+
+
+def tombstone_for(uid: Uid) -> str:
+    """The name of a claim that does not exist, for the volume of this uid."""
+    return f"gone-{uid}"
+
+
+def tombstone_patch(manifest: Manifest) -> Patch:
+    """Detach the claimRef: it names a claim that does not exist, uid and namespace unchanged. Then
+    the binder does not change the real claim when the volume is removed.
+
+    The volume becomes Released. If somebody set policy Delete then, the provisioner would delete
+    the data; so the same write removes its finalizer, as would happen a little later anyway.
+    """
+    patch: Patch = {"spec": {"claimRef": {"name": tombstone_name(manifest)}}}
+    finalizers = finalizers_of(manifest)
+    others = [f for f in finalizers if f != PROVISIONER_FINALIZER]
+    # Never the last one: that would remove the volume, with weaker guards than a PUT.
+    if others and others != finalizers:
+        patch["metadata"] = {"finalizers": others}
+    return guarded(manifest, patch)
+
+
+def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
+    """Whether somebody wrote a claimRef that is neither that of `claim` nor our tombstone."""
+    named = claim_of(manifest)
+    if named == claim:
+        return False
+    if named is None or claim is None:
+        return True
+    return named != replace(claim, name=tombstone_name(manifest))
+
+
+def with_claim_of(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
+    """`wanted` with the claimRef that somebody wrote on the original meanwhile."""
+    spec = {k: v for k, v in wanted["spec"].items() if k != "claimRef"}
+    if seen["spec"].get("claimRef"):
+        spec["claimRef"] = seen["spec"]["claimRef"]
+    return {**wanted, "spec": spec}

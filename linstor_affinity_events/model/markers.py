@@ -1,0 +1,223 @@
+"""Replacement markers: what makes the deletion of a volume harmless, set and removed."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    MARKER_ANNOTATION,
+    ORIGINAL_POLICY_ANNOTATION,
+    OURSELVES,
+    PROVISIONER_FINALIZER,
+    SKIP_RECLAIM_ANNOTATION,
+)
+from linstor_affinity_events.model.manifest import (
+    RETAIN,
+    Manifest,
+    Patch,
+    annotations_of,
+    finalizers_of,
+    guarded,
+    is_terminating,
+    reclaim_policy_of,
+)
+
+Before = tuple[str, str | None]
+"""The original values of the markers: reclaim policy and annotation skip-reclaim."""
+
+
+_MARK_FIELD = f"f:{MARKER_ANNOTATION}"
+
+
+def is_marked(manifest: Manifest) -> bool:
+    """Whether deleting it now loses no data, and it stays until we release it."""
+    return (
+        FINALIZER in finalizers_of(manifest)
+        and reclaim_policy_of(manifest) == RETAIN
+        and annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION) == "true"
+    )
+
+
+def has_any_marker(manifest: Manifest) -> bool:
+    """Whether any of our replacement markers is there, even if others were removed."""
+    return FINALIZER in finalizers_of(manifest) or MARKER_ANNOTATION in annotations_of(manifest)
+
+
+def is_safe_to_release(manifest: Manifest) -> bool:
+    """As `is_marked`, for a terminating volume, to which no finalizer can be added."""
+    return (
+        reclaim_policy_of(manifest) == RETAIN
+        and annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION) == "true"
+    )
+
+
+def is_ours_to_delete(manifest: Manifest) -> bool:
+    """Whether something on the volume says that this service is replacing it: our finalizer, or the
+    annotation with the original values, written by our own field manager. Without either, a
+    volume that is being deleted is deleted by somebody else, whatever a journal entry says.
+    """
+    return FINALIZER in finalizers_of(manifest) or _wrote_marker(manifest)
+
+
+def original_values_of(manifest: Manifest) -> Before | None:
+    """The original values, if all that makes a deletion harmless is set and our own field manager
+    wrote them. An annotation alone may be anybody's.
+    """
+    ours = is_safe_to_release(manifest) and _wrote_marker(manifest)
+    return marker_of(manifest) if ours else None
+
+
+def _wrote_marker(manifest: Manifest) -> bool:
+    return MARKER_ANNOTATION in annotations_of(manifest) and any(
+        entry.get("manager") == OURSELVES and _MARK_FIELD in _owned_annotations(entry)
+        for entry in manifest["metadata"].get("managedFields") or ()
+        if isinstance(entry, Mapping)
+    )
+
+
+def _owned_annotations(entry: Mapping[str, Any]) -> Collection[str]:
+    fields: Any = entry.get("fieldsV1")
+    for key in ("f:metadata", "f:annotations"):
+        fields = fields.get(key) if isinstance(fields, Mapping) else None
+    return fields if isinstance(fields, Mapping) else ()
+
+
+def mark_patch(manifest: Manifest) -> Patch:
+    """Retain, skip-reclaim, our finalizer, and the original values in an annotation.
+
+    csi-provisioner takes its finalizer off as soon as it sees Retain. It is taken off here, because
+    otherwise nearly every deletion that follows ends in a conflict first.
+    """
+    policy = reclaim_policy_of(manifest)
+    skip = annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
+    finalizers = finalizers_of(manifest)
+    terminating = is_terminating(manifest)
+    # Marked before, and somebody removed a part: the first original values count.
+    known = marker_of(manifest) if FINALIZER in finalizers or terminating else None
+    if known is not None:
+        policy, skip = known[0] if policy == RETAIN else policy, known[1]
+    held = PROVISIONER_FINALIZER in finalizers or _had_provisioner_finalizer(manifest)
+    if not terminating:
+        finalizers = [f for f in finalizers if f not in {FINALIZER, PROVISIONER_FINALIZER}]
+        finalizers.append(FINALIZER)
+    before = _marker(policy, skip, held=held)
+    return guarded(
+        manifest,
+        {
+            "metadata": {
+                "finalizers": finalizers,
+                "annotations": {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: before},
+            },
+            "spec": {"persistentVolumeReclaimPolicy": RETAIN},
+        },
+    )
+
+
+def adoption_patch(manifest: Manifest, policy: str) -> Patch | None:
+    """Make a volume that the reference controller is deleting ours: the annotation with the
+    original values. A finalizer can't be added to it any more. None if it is there already.
+    """
+    if _wrote_marker(manifest):
+        return None
+    return guarded(
+        manifest, {"metadata": {"annotations": {MARKER_ANNOTATION: _marker(policy, None)}}}
+    )
+
+
+def _marker(policy: str, skip: str | None, *, held: bool = False) -> str:
+    values: dict[str, Any] = {"reclaimPolicy": policy, "skipReclaim": skip}
+    if held:
+        values["provisionerFinalizer"] = True
+    return json.dumps(values, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Unmarking:
+    """How our replacement markers are removed."""
+
+    patch: Patch
+    retained: bool = False
+    """Whether policy Retain stays although the volume had another one, kept in an annotation."""
+
+
+def unmarking(
+    manifest: Manifest,
+    *,
+    keep: bool = False,
+    own: Before | None = None,
+    recorded: str | None = None,
+) -> Unmarking:
+    """Remove our replacement markers. The original values are restored only if all markers are
+    there and ours, or if this run set them a moment ago (`own`): an annotation alone must not
+    decide the policy of a volume. `keep` leaves Retain, and so does a journal entry with that
+    policy (`recorded`), whatever the markers say.
+
+    A policy that somebody else has set meanwhile stays.
+    """
+    finalizers = [f for f in finalizers_of(manifest) if f != FINALIZER]
+    if (
+        PROVISIONER_FINALIZER not in finalizers
+        and not is_terminating(manifest)
+        and _wrote_marker(manifest)
+        and _had_provisioner_finalizer(manifest)
+    ):
+        finalizers.append(PROVISIONER_FINALIZER)
+    patch: Patch = {
+        "metadata": {"finalizers": finalizers, "annotations": {MARKER_ANNOTATION: None}}
+    }
+    before = own or (marker_of(manifest) if _wrote_marker(manifest) else None)
+    retained = reclaim_policy_of(manifest) == RETAIN
+    if before is None:
+        # The original values are unknown; with our finalizer, Retain may be ours.
+        return Unmarking(
+            guarded(manifest, patch), retained and FINALIZER in finalizers_of(manifest)
+        )
+    policy, skip = before
+    patch["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] = skip
+    if not retained or RETAIN in {policy, recorded}:
+        return Unmarking(guarded(manifest, patch))
+    retain = keep or not (own or is_marked(manifest))
+    if retain:
+        patch["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] = policy
+    else:
+        patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
+    return Unmarking(guarded(manifest, patch), retain)
+
+
+def reference_unmarking(manifest: Manifest, policy: str, *, keep: bool) -> Unmarking:
+    """Remove the reference controller's markers from a volume that it did not delete."""
+    annotations: dict[str, str | None] = {SKIP_RECLAIM_ANNOTATION: None}
+    patch: Patch = {"metadata": {"annotations": annotations}}
+    retain = keep and policy != RETAIN
+    if retain:
+        annotations[ORIGINAL_POLICY_ANNOTATION] = policy
+    else:
+        patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
+    return Unmarking(guarded(manifest, patch), retain)
+
+
+def marker_of(manifest: Manifest) -> Before | None:
+    """The original policy and skip-reclaim in the marker; None if it is not valid."""
+    values = _marker_values(manifest)
+    if not {"reclaimPolicy", "skipReclaim"} <= values.keys():
+        return None
+    policy, skip = values["reclaimPolicy"], values["skipReclaim"]
+    if not isinstance(policy, str) or policy not in {"Delete", "Recycle", RETAIN}:
+        return None
+    if not isinstance(skip, str | None):
+        return None
+    return policy, skip
+
+
+def _had_provisioner_finalizer(manifest: Manifest) -> bool:
+    return _marker_values(manifest).get("provisionerFinalizer") is True
+
+
+def _marker_values(manifest: Manifest) -> Mapping[str, Any]:
+    try:
+        values = json.loads(annotations_of(manifest).get(MARKER_ANNOTATION, ""))
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, Mapping) else {}

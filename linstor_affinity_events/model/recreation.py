@@ -1,0 +1,131 @@
+"""The manifest with which a volume is recreated, and what the API server made of it."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from linstor_affinity_events.model.affinity import NodeAffinity, read_affinity
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    MARKER_ANNOTATION,
+    ORIGINAL_POLICY_ANNOTATION,
+)
+from linstor_affinity_events.model.manifest import (
+    RETAIN,
+    Manifest,
+    annotations_of,
+    finalizers_of,
+    reclaim_policy_of,
+)
+
+SERVER_SET = frozenset(
+    {
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "generation",
+        "managedFields",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    }
+)
+
+
+def recreated(manifest: Manifest, affinity: NodeAffinity) -> dict[str, Any]:
+    """The manifest to create once this one is gone: same volume, new affinity."""
+    body = copy_for_create(manifest)
+    wanted = affinity.manifest()
+    if wanted is None:
+        body["spec"].pop("nodeAffinity", None)
+    else:
+        body["spec"]["nodeAffinity"] = wanted
+    return body
+
+
+def copy_for_create(manifest: Manifest) -> dict[str, Any]:
+    """A copy without the fields that the server sets and without our replacement markers.
+
+    It shares nested values with the manifest: nothing is ever changed in place, and a replacement
+    makes about ten copies.
+    """
+    body = {key: value for key, value in manifest.items() if key != "status"}
+    body["spec"] = dict(body["spec"])
+    body["metadata"] = {k: v for k, v in body["metadata"].items() if k not in SERVER_SET}
+    _put(body["metadata"], "finalizers", [f for f in finalizers_of(manifest) if f != FINALIZER])
+    _put(
+        body["metadata"],
+        "annotations",
+        {k: v for k, v in annotations_of(manifest).items() if k != MARKER_ANNOTATION},
+    )
+    return body
+
+
+def _put(where: dict[str, Any], key: str, value: list[str] | dict[str, str]) -> None:
+    if value:
+        where[key] = value
+    else:
+        where.pop(key, None)
+
+
+def with_retain(body: Manifest) -> dict[str, Any]:
+    """The same volume with policy Retain and its original policy in an annotation: its data must
+    not be deleted before a user has checked.
+    """
+    policy = reclaim_policy_of(body)
+    if policy == RETAIN:
+        return dict(body)
+    annotations = {**annotations_of(body), ORIGINAL_POLICY_ANNOTATION: policy}
+    return {
+        **body,
+        "metadata": {**body["metadata"], "annotations": annotations},
+        "spec": {**body["spec"], "persistentVolumeReclaimPolicy": RETAIN},
+    }
+
+
+def without_finalizers(body: Manifest, finalizers: Collection[str]) -> Manifest:
+    """The same volume without these finalizers."""
+    if not finalizers:
+        return body
+    metadata = dict(body["metadata"])
+    _put(metadata, "finalizers", [f for f in finalizers_of(body) if f not in finalizers])
+    return {**body, "metadata": metadata}
+
+
+def released(manifest: Manifest) -> dict[str, Any]:
+    """The body of the PUT that releases a terminating volume. It has uid and version, so it can
+    never remove a later volume of the same name.
+    """
+    return {**manifest, "metadata": {**manifest["metadata"], "finalizers": []}}
+
+
+def with_policy(wanted: Manifest, policy: str) -> dict[str, Any]:
+    return {**wanted, "spec": {**wanted["spec"], "persistentVolumeReclaimPolicy": policy}}
+
+
+def created_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:
+    """The parts of a volume that differ from the request. An addition (a label, a finalizer, a
+    field that the server sets) is no difference.
+    """
+    found = [
+        f"spec.{key}"
+        for key, value in asked["spec"].items()
+        if key != "nodeAffinity" and _without_empty(made["spec"].get(key)) != _without_empty(value)
+    ]
+    if read_affinity(asked["spec"]) != read_affinity(made["spec"]):
+        found.append("spec.nodeAffinity")
+    for part in ("labels", "annotations"):
+        has = made["metadata"].get(part) or {}
+        found += [
+            f"metadata.{part}[{key}]"
+            for key, value in (asked["metadata"].get(part) or {}).items()
+            if has.get(key) != value
+        ]
+    return tuple(sorted(found))
+
+
+def _without_empty(value: Any) -> Any:
+    """Without what the API server omits: empty strings and objects, and nulls."""
+    if isinstance(value, Mapping):
+        inner = {key: _without_empty(each) for key, each in value.items()}
+        return {key: each for key, each in inner.items() if each not in ("", None, {}, [])}
+    return value
