@@ -73,7 +73,8 @@ COUNTERS = (
     Description(
         "volume_controller_timeouts",
         "Replacements for which the PersistentVolume controller (kube-controller-manager) did not "
-        "respond within --claim-guard-timeout.",
+        "set the deleted volume to Released within --claim-guard-timeout. They continued, and the "
+        "claim may have been Lost for a moment.",
     ),
     Description("batched_reconciles", "Reconciles served by a bulk read of all resources."),
     Description(
@@ -117,7 +118,7 @@ GAUGES = (
     ),
     Description(
         "volumes",
-        "Volumes by decision and reason, as of the last full reconcile.",
+        "Volumes by what the last full reconcile decided to do with them, and why.",
         ("decision", "reason"),
     ),
     Description(
@@ -128,16 +129,18 @@ GAUGES = (
     ),
     Description(
         "replacements_unfinished",
-        "Replacements that have been unfinished for more than three minutes.",
+        "Replacements that have been unfinished for more than three minutes. Each is retried; the "
+        "PersistentVolume may be absent meanwhile.",
     ),
     Description(
         "volumes_absent",
-        "PersistentVolumes that were deleted for a replacement and are not recreated yet.",
+        "PersistentVolumes that were deleted for a replacement and are not recreated yet, normally "
+        "for milliseconds.",
     ),
     Description(
         "volumes_stuck",
-        "PersistentVolumes that were deleted for a replacement and whose recreation Kubernetes "
-        "rejects. Their data is safe.",
+        "PersistentVolumes that were deleted for a replacement and are absent because Kubernetes "
+        "rejects the new ones. Each is retried; the log has the rejection. Their data is safe.",
     ),
 )
 

@@ -89,7 +89,8 @@ class BatchReconciler:
                 return False
         except (Again, Refused, Missing) as error:
             log.info(
-                "cannot read all resources at once; reconciling them one by one",
+                "LINSTOR did not return all resources at once; reconciling them one by one, which "
+                "is slower",
                 extra=facts(error=error),
             )
             return False

@@ -69,8 +69,9 @@ class ClaimGuard:
             if clock() >= deadline:
                 self._telemetry.volume_controller_timed_out()
                 log.warning(
-                    "the PersistentVolume controller (kube-controller-manager) did "
-                    "not respond in time; continuing without waiting",
+                    "the PersistentVolume controller (kube-controller-manager) did not set the "
+                    "deleted volume to Released in time. The volume is removed and recreated now "
+                    "all the same; its claim may be Lost until that controller responds",
                     extra=facts(pv=entry.pv),
                 )
                 return None, False
@@ -165,9 +166,11 @@ class ClaimGuard:
                 self._saw_resync()
                 self._telemetry.claim_lost()
                 log.warning(
-                    "claim was Lost for a moment; the PersistentVolume controller has bound it "
-                    "again or does so within 15 s, and no data is affected",
-                    extra=facts(pv=entry.pv, claim=entry.user, now=phase_of(claim)),
+                    "claim was Lost for a moment, and is Bound again; no data is affected"
+                    if bound
+                    else "claim is Lost, although its volume is recreated; the PersistentVolume "
+                    "controller binds it again within 15 s, and no data is affected",
+                    extra=facts(pv=entry.pv, claim=entry.user),
                 )
             if bound:
                 return not lost

@@ -80,7 +80,8 @@ class PlacementReader:
         except Unreachable as error:
             self._bulk_from = asyncio.get_running_loop().time() + BULK_RETRY_AFTER
             log.warning(
-                "cannot read all resources at once; reading them one by one",
+                "LINSTOR did not return all resources at once; reading them one by one, which is "
+                "slower",
                 extra=facts(error=error),
             )
             return None

@@ -153,7 +153,10 @@ class Reconciler:
             again = round(delay, 1)
             log.log(
                 level,
-                "reconcile failed; it is retried",
+                "reconcile failed while a replacement is unfinished; it is retried until the "
+                "volume is complete"
+                if unfinished
+                else "reconcile failed; it is retried. No volume is absent",
                 extra=facts(resource=item.key, error=error, retry_in_s=again),
             )
         priority = (

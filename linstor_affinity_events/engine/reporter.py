@@ -138,7 +138,9 @@ class Reporter:
         self._telemetry.decision(kind_of(decision), reason_of(decision))
         if isinstance(decision, InSync):
             if self.out_of_sync.pop(volume.name, None) is not None:
-                log.info("volume is in sync again", extra=facts(pv=volume.name))
+                log.info(
+                    "node affinity of the volume is correct again", extra=facts(pv=volume.name)
+                )
             return
         if isinstance(decision, Change | Resume):
             return
@@ -152,7 +154,7 @@ class Reporter:
             expected = isinstance(decision, Skipped) or decision.reason is Reason.YOUNG
             log.log(
                 logging.DEBUG if expected else logging.INFO,
-                "volume not changed for now; it is retried automatically",
+                "volume not changed for now; it is checked again automatically",
                 extra=facts(
                     pv=volume.name, resource=volume.key, reason=found.reason, message=found.why
                 ),

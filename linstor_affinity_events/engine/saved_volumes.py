@@ -81,7 +81,8 @@ class SavedVolumes:
         self._refused[where] = (text, why)
         rd, number = where
         log.warning(
-            "saved PersistentVolume in LINSTOR is ignored; delete the property if it is not needed",
+            "saved PersistentVolume in LINSTOR is ignored; delete the property if that volume "
+            "exists or is not needed",
             extra=facts(resource=rd, volume=number, message=why),
         )
 

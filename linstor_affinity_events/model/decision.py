@@ -180,9 +180,10 @@ def _deleted_by_others(case: Case) -> Decision | None:
     if case.volume.in_use and isinstance(_outcome(case), Change):
         return Deferred(
             Reason.TERMINATING,
-            "it is being deleted, not by this service, while its claim is still "
-            "bound and its node affinity is wrong. It is not changed until the "
-            "deletion completes",
+            "somebody else deletes it. It stays Terminating while its claim is bound, and its "
+            "node affinity stays wrong. This service neither stops the deletion nor "
+            "recreates the volume afterwards. To keep the data, set its reclaim policy to "
+            "Retain before you delete the claim",
         )
     return Skipped(Reason.TERMINATING, "it is being deleted, not by this service")
 

@@ -94,7 +94,7 @@ async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
     proxied.kubernetes.drop_connections()
     yield
     await proxied.record.until(lambda: rule.hits == 2)
-    await fleet.service.until_said("list expired, listing again")
+    await fleet.service.until_said("no longer has the version to continue from")
 
 
 @pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)

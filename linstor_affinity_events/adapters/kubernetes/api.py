@@ -245,7 +245,10 @@ class KubeApi:
         async with self._opening:
             if self._session is not old:
                 return
-            log.info("reloading Kubernetes credentials", extra=facts(server=self.where))
+            log.info(
+                "Kubernetes may have rejected the credentials: reading them from disk again",
+                extra=facts(server=self.where),
+            )
             try:
                 session = await KubeSession.begin(self._load)
             except BadSettings as error:

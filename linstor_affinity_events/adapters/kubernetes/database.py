@@ -94,14 +94,16 @@ class KubeDatabase:
                 served, pause = Served(why_not=str(error)), RETRY_DELAY
             if served.version:
                 log.info(
-                    "watching LINSTOR's database in Kubernetes", extra=facts(version=served.version)
+                    "watching LINSTOR's database in Kubernetes, as one more source of triggers",
+                    extra=facts(crd_version=served.version),
                 )
                 return DatabaseStream(self._api, watch_for=self._watch_for)
             if served.why_not != logged:
                 level = logging.WARNING if required else logging.INFO
                 log.log(
                     level,
-                    "LINSTOR's database in Kubernetes is not watched",
+                    "LINSTOR's database in Kubernetes is not watched; changes for which LINSTOR "
+                    "sends no event are found by full reconciles",
                     extra=facts(message=served.why_not),
                 )
             logged = served.why_not

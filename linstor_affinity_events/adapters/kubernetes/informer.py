@@ -66,13 +66,18 @@ class Informer:
                 if clock() - started < SHORTEST_WATCH:
                     await asyncio.sleep(SHORTEST_WATCH)
             except Expired as error:
-                log.info("list expired, listing again", extra=facts(path=self._path, error=error))
+                log.info(
+                    "the API server no longer has the version to continue from; listing all "
+                    "objects again",
+                    extra=facts(path=self._path, error=error),
+                )
                 self._version = ""
                 await asyncio.sleep(self._delays.next())
             except (Again, Refused, Missing) as error:
                 if str(error) != self.failure:
                     log.warning(
-                        "watch failed, reconnecting", extra=facts(path=self._path, error=error)
+                        "watch failed, reconnecting; changes in between are found then",
+                        extra=facts(path=self._path, error=error),
                     )
                 self.failure = str(error)
                 await asyncio.sleep(self._delays.next())
