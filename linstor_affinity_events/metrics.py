@@ -76,7 +76,10 @@ COUNTERS = (
         "set the deleted volume to Released within --claim-guard-timeout. They continued, and the "
         "claim may have been Lost for a moment.",
     ),
-    Description("batched_reconciles", "Reconciles served by a bulk read of all resources."),
+    Description(
+        "batched_reconciles",
+        "Reconciles served by a bulk read of all resources in LINSTOR, rather than by requests of their own.",
+    ),
     Description(
         "reconcile_errors",
         "Failed reconciles, by kind of error. Each is retried. The error "

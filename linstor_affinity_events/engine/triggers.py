@@ -45,7 +45,8 @@ async def triggers_from(
                     streams.event(stream.name)
                     yield trigger
                 log.info(
-                    "LINSTOR event stream closed by the server; reconnecting",
+                    "LINSTOR event stream closed by the server; reconnecting, and a full "
+                    "reconcile finds what it missed",
                     extra=facts(stream=stream.name),
                 )
         except (Again, Refused) as error:

@@ -188,8 +188,9 @@ class Unfinished:
             return
         self._left_alone[name] = why
         log.error(
-            "unfinished replacement left alone; if the volume is absent, create it yourself or "
-            "delete the journal entry. See docs/reliability.md",
+            "unfinished replacement left alone: nothing confirms what its journal entry says, so "
+            "you have to decide. If the volume is absent and should exist, create it; then delete "
+            "the journal entry. See docs/reliability.md",
             extra=facts(pv=name, resource=self.pending.get(name), message=why),
         )
 
@@ -251,7 +252,9 @@ class Unfinished:
         self._telemetry.absent(len(self._absent))
         self._warned.pop(name, None)
         if self.stuck.pop(name, None) is not None:
-            log.info("volume is recreated at last", extra=facts(pv=name))
+            log.info(
+                "volume is recreated at last; none of it is missing any more", extra=facts(pv=name)
+            )
             self._telemetry.stuck(len(self.stuck))
 
     def mark_stuck(self, entry: JournalEntry, error: Refused, *, blocking: bool) -> None:

@@ -106,7 +106,7 @@ class Informer:
             if not listing:
                 raise Unreachable(str(error)) from error
             log.info(
-                "the API server cannot stream lists, using paged lists instead",
+                "the API server cannot stream lists; reading them in pages instead",
                 extra=facts(path=self._path),
             )
             self._streams_lists = False
