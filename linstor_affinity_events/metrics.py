@@ -78,7 +78,8 @@ COUNTERS = (
     ),
     Description(
         "batched_reconciles",
-        "Reconciles served by a bulk read of all resources in LINSTOR, rather than by requests of their own.",
+        "Reconciles served by a bulk read of all resources in LINSTOR, rather than by requests of "
+        "their own.",
     ),
     Description(
         "reconcile_errors",
