@@ -10,7 +10,6 @@ from linstor_affinity_events.engine.cluster_view import ClusterView
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, QueueClosed, WorkItem
 from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.rechecks import RECHECK_AFTER, Rechecks
-from linstor_affinity_events.engine.replacement_run import AFFINITY_FIELD
 from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR, Reporter
 from linstor_affinity_events.engine.saved_volumes import SavedVolumes
@@ -33,7 +32,8 @@ from linstor_affinity_events.model.keys import provisioned_for
 from linstor_affinity_events.model.manifest import Manifest, affinity_patch
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
-from linstor_affinity_events.model.replacement import OUTCOMES, LeaveAlone, Outcome
+from linstor_affinity_events.model.recreation import AFFINITY_FIELD
+from linstor_affinity_events.model.steps import OUTCOMES, LeaveAlone, Outcome
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)

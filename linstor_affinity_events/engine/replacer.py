@@ -9,14 +9,11 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
+from linstor_affinity_events.engine.dependencies import Dependencies
+from linstor_affinity_events.engine.observing import observe, used_by_others
 from linstor_affinity_events.engine.ports import Ports
-from linstor_affinity_events.engine.replacement_run import (
-    Dependencies,
-    ReplacementRun,
-    observe,
-    unmark_without_entry,
-    used_by_others,
-)
+from linstor_affinity_events.engine.replacement_run import ReplacementRun
+from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import BadEntry, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
@@ -27,8 +24,10 @@ from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, is_terminating
 from linstor_affinity_events.model.markers import is_marked, mark_patch
 from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.progress import begin
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import LeaveAlone, Observation, Outcome
+from linstor_affinity_events.model.replacement import Observation
+from linstor_affinity_events.model.steps import LeaveAlone, Outcome
 from linstor_affinity_events.model.volume import Volume
 
 LIST_FOR, MOST_LISTS = 10.0, 30
@@ -132,13 +131,13 @@ class Replacer:
                 entry = await self._create_entry(entry)
             except BadEntry as error:
                 return Refusal(Reason.BAD_JOURNAL_ENTRY, f"its journal entry is not valid: {error}")
-            run = ReplacementRun(
-                self._dependencies,
+            begun = begin(
                 entry,
                 Observation(pv=pv, begun_here=True),
-                volume_watch,
+                holder=self._dependencies.holder,
                 own=True,
             )
+            run = ReplacementRun(self._dependencies, begun, volume_watch)
             try:
                 outcome = await run.run()
             except Refused as error:
@@ -149,9 +148,10 @@ class Replacer:
         if isinstance(outcome, LeaveAlone):
             self.unfinished.left_alone(entry.pv, outcome.why)
             return Refusal(Reason.BAD_JOURNAL_ENTRY, outcome.why)
-        made = run.observation.pv
+        progress = run.progress
+        made = progress.observation.pv
         now_there = None if made is None else self._volumes.describe(made)
-        return Ended(outcome, now_there, run.different, held_up=run.held_up)
+        return Ended(outcome, now_there, progress.different, held_up=progress.held_up)
 
     async def _create_entry(self, entry: JournalEntry) -> JournalEntry:
         """Raises Conflict if there is an entry already, and BadEntry if that is not valid."""
@@ -177,8 +177,10 @@ class Replacer:
                     self.unfinished.live_without_entry(pv)
                 return await unmark_without_entry(self._dependencies, pv)
             self.unfinished.record(entry)
-            observation = Observation(pv=pv, taken=entry.holder == self._dependencies.holder)
-            return await ReplacementRun(self._dependencies, entry, observation, volume_watch).run()
+            holder = self._dependencies.holder
+            observation = Observation(pv=pv, taken=entry.holder == holder)
+            progress = begin(entry, observation, holder=holder)
+            return await ReplacementRun(self._dependencies, progress, volume_watch).run()
 
     async def adopt(self, entry: JournalEntry) -> JournalEntry:
         """Create a journal entry from a saved PV of the reference controller."""

@@ -24,12 +24,12 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.markers import adoption_patch, reference_unmarking
 from linstor_affinity_events.model.names import Uid
-from linstor_affinity_events.model.placement import Definition
-from linstor_affinity_events.model.replacement import (
+from linstor_affinity_events.model.ownership import (
     claim_is_as_recorded,
     claim_is_leaving,
     left_by_the_reference,
 )
+from linstor_affinity_events.model.placement import Definition
 
 log = logging.getLogger(__name__)
 

@@ -81,9 +81,9 @@ def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
     named = claim_of(manifest)
     if named == claim:
         return False
-    if named is None or claim is None:
-        return True
-    return named != replace(claim, name=tombstone_name(manifest))
+    if named is not None and named.name == tombstone_name(manifest):
+        return claim is not None and named != replace(claim, name=named.name)
+    return True
 
 
 def with_claim_of(wanted: Manifest, seen: Manifest) -> dict[str, Any]:

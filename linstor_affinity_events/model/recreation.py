@@ -17,6 +17,7 @@ from linstor_affinity_events.model.manifest import (
     reclaim_policy_of,
 )
 
+AFFINITY_FIELD = "spec.nodeAffinity"
 SERVER_SET = frozenset(
     {
         "creationTimestamp",
@@ -112,7 +113,7 @@ def created_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:
         if key != "nodeAffinity" and _without_empty(made["spec"].get(key)) != _without_empty(value)
     ]
     if read_affinity(asked["spec"]) != read_affinity(made["spec"]):
-        found.append("spec.nodeAffinity")
+        found.append(AFFINITY_FIELD)
     for part in ("labels", "annotations"):
         has = made["metadata"].get(part) or {}
         found += [

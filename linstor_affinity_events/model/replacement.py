@@ -5,7 +5,6 @@ is no separate code for resuming. docs/architecture.md has the complete order.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from linstor_affinity_events.model.changes import changes_decision, taken_over
 from linstor_affinity_events.model.claim_ref import (
@@ -18,16 +17,10 @@ from linstor_affinity_events.model.claim_ref import (
 )
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.keys import (
-    FINALIZER,
-    ORIGINAL_POLICY_ANNOTATION,
-    OURSELVES,
-    provisioned_for,
-)
+from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     RETAIN,
     Manifest,
-    Patch,
     annotations_of,
     claim_of,
     finalizers_of,
@@ -46,117 +39,30 @@ from linstor_affinity_events.model.markers import (
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.ownership import (
+    claim_is_leaving,
+    is_entitled,
+    made_by_us,
+    was_its_own,
+    was_seen_as_its_own,
+)
 from linstor_affinity_events.model.policy import StorageClass
 from linstor_affinity_events.model.readiness import unknown_finalizers
 from linstor_affinity_events.model.recreation import with_policy, with_retain, without_finalizers
-
-
-class Outcome(StrEnum):
-    """How a replacement ended; stable, for metrics."""
-
-    DONE = "done"
-    RECREATED_WITH_RETAIN = "recreated_with_retain"
-    """Recreated with policy Retain, because its claim was gone or had changed meanwhile."""
-    SUPERSEDED = "superseded"
-    """The journal entry no longer applied; the volume was not changed."""
-    ROLLED_BACK = "rolled_back"
-    """Our replacement markers were removed: the volume had changed meanwhile."""
-    DELETED_BY_USER = "deleted_by_user"
-    """A user deleted the volume before we did; the deletion completes as they wanted."""
-
-
-OUTCOMES = {
-    Outcome.DONE: "the volume was recreated",
-    Outcome.RECREATED_WITH_RETAIN: "the volume was recreated with reclaim policy Retain",
-    Outcome.SUPERSEDED: "nothing was left to do: another client recreated or changed the volume",
-    Outcome.ROLLED_BACK: "the volume was not deleted, and is as it was before",
-    Outcome.DELETED_BY_USER: "a user deleted the volume, and it stays deleted",
-}
-"""Each outcome in words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Make the deletion harmless: Retain, skip-reclaim and our finalizer."""
-
-    patch: Patch
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Save the journal entry before any write that it must survive."""
-
-    entry: JournalEntry
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Delete exactly the observed incarnation and version."""
-
-
-@dataclass(frozen=True, slots=True)
-class DetachClaimRef:
-    """Let the claimRef name a tombstone, so that the binder releases the real claim."""
-
-    patch: Patch
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitBinder:
-    """Wait until the binder has written that the volume is no longer Bound."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadClaim:
-    """Read the claim: how the volume is recreated depends on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """Release the finalizers of the terminating volume."""
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """Create the replacement."""
-
-    body: Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Unmark:
-    """Remove our replacement markers."""
-
-    patch: Patch
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Delete the journal entry."""
-
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class LeaveAlone:
-    """Neither follow nor drop the entry: a person has to decide."""
-
-    why: str
-
-
-Step = (
-    Mark
-    | Save
-    | Delete
-    | DetachClaimRef
-    | AwaitBinder
-    | ReadClaim
-    | Remove
-    | Create
-    | Unmark
-    | Drop
-    | LeaveAlone
+from linstor_affinity_events.model.steps import (
+    AwaitBinder,
+    Create,
+    Delete,
+    DetachClaimRef,
+    Drop,
+    LeaveAlone,
+    Mark,
+    Outcome,
+    ReadClaim,
+    Remove,
+    Save,
+    Step,
+    Unmark,
 )
 
 
@@ -366,11 +272,6 @@ def rolled_back(
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
 
 
-def claim_is_leaving(entry: JournalEntry, claim: Manifest | None) -> bool:
-    """Whether the claim that the volume belonged to is gone, or is being deleted."""
-    return not claim_is_as_recorded(entry, claim) or claim is None or is_terminating(claim)
-
-
 def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
     if entry.state is State.PREPARED:
         if has_any_marker(pv):
@@ -401,62 +302,3 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
     if entry.user is not None and not observation.claim_known:
         return ReadClaim()
     return Remove()
-
-
-def claim_is_as_recorded(entry: JournalEntry, claim: Manifest | None) -> bool:
-    """Whether it is the claim that the volume belonged to, and still refers to this volume."""
-    return (
-        entry.user is not None
-        and claim is not None
-        and uid_of(claim) == entry.user.uid
-        and claim["spec"].get("volumeName") == entry.pv
-    )
-
-
-def is_entitled(
-    entry: JournalEntry,
-    claim: Manifest | None,
-    *,
-    original: Original | None,
-    storage_class: StorageClass | None,
-) -> bool:
-    """Whether the claim may have the volume: it is as recorded; the `original` was observed to be
-    its own or, if not observed, a resource that was provisioned for a claim was so for this one;
-    and the volume demands nothing that neither the original nor its StorageClass confirms.
-    """
-    if not claim_is_as_recorded(entry, claim) or entry.user is None:
-        return False
-    born_for = provisioned_for(entry.key.resource)
-    own = original.claim == entry.user.uid if original else born_for in {None, entry.user.uid}
-    return own and not unconfirmed(
-        demands_of(entry.wanted),
-        original=None if original is None else original.demands,
-        storage_class=storage_class,
-    )
-
-
-def was_seen_as_its_own(entry: JournalEntry, original: Original | None) -> bool:
-    """Whether the volume was observed with the claimRef of the entry."""
-    return original is not None and entry.user is not None and original.claim == entry.user.uid
-
-
-def was_its_own(entry: JournalEntry, original: Original | None) -> bool:
-    """The same, or whether csi-provisioner named the resource after the claim."""
-    named = entry.user is not None and provisioned_for(entry.key.resource) == entry.user.uid
-    return named or was_seen_as_its_own(entry, original)
-
-
-def left_by_the_reference(pv: Manifest) -> bool:
-    """Whether a volume has the markers that the reference controller sets before it deletes it:
-    both, in one write. That controller has no finalizer of its own. A volume that is being deleted
-    may have our annotation as well: then we made it ours, and were interrupted.
-    """
-    ours = FINALIZER in finalizers_of(pv) if is_terminating(pv) else has_any_marker(pv)
-    return is_safe_to_release(pv) and not ours
-
-
-def made_by_us(pv: Manifest) -> bool:
-    """Whether our field manager has written this incarnation, as it does when it creates one."""
-    return any(
-        entry.get("manager") == OURSELVES for entry in pv["metadata"].get("managedFields") or ()
-    )

@@ -16,7 +16,7 @@ from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
 )
-from linstor_affinity_events.model.replacement import Outcome
+from linstor_affinity_events.model.steps import Outcome
 from tests.engine.setup import PV, RD, Setup, cluster_with, replace, setup_on
 from tests.fakes.linstor import FakeLinstor
 

@@ -20,7 +20,7 @@ from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION, parse_handle
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName
-from linstor_affinity_events.model.replacement import Outcome
+from linstor_affinity_events.model.steps import Outcome
 from tests.engine.setup import (
     PV,
     Setup,

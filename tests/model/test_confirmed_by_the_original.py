@@ -8,8 +8,8 @@ from linstor_affinity_events.model.demands import demands_of, original_of
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import uid_of
 from linstor_affinity_events.model.names import ResourceName, Uid
+from linstor_affinity_events.model.ownership import is_entitled
 from linstor_affinity_events.model.policy import EVERYWHERE, StorageClass
-from linstor_affinity_events.model.replacement import is_entitled
 from tests.model.manifests import CLAIM_UID, begun, claim, marked, terminating, volume
 
 Json = dict[str, Any]

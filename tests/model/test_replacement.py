@@ -29,21 +29,20 @@ from linstor_affinity_events.model.markers import (
 )
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.recreation import copy_for_create, with_retain
-from linstor_affinity_events.model.replacement import (
+from linstor_affinity_events.model.replacement import Observation, next_step
+from linstor_affinity_events.model.steps import (
     AwaitBinder,
     Create,
     Delete,
     DetachClaimRef,
     Drop,
     Mark,
-    Observation,
     Outcome,
     ReadClaim,
     Remove,
     Save,
     Step,
     Unmark,
-    next_step,
 )
 from tests.model.manifests import (
     PROTECTION,

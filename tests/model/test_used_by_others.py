@@ -11,15 +11,9 @@ from linstor_affinity_events.model.keys import (
     VolumeKey,
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
-from linstor_affinity_events.model.replacement import (
-    Create,
-    LeaveAlone,
-    Observation,
-    ReadClaim,
-    left_by_the_reference,
-    next_step,
-    was_its_own,
-)
+from linstor_affinity_events.model.ownership import left_by_the_reference, was_its_own
+from linstor_affinity_events.model.replacement import Observation, next_step
+from linstor_affinity_events.model.steps import Create, LeaveAlone, ReadClaim
 from tests.model.manifests import begun, claim, marked, terminating, volume
 
 ENTRY = begun(volume()).deleting()

@@ -24,6 +24,7 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.manifest import annotations_of, claim_of, phase_of
 from linstor_affinity_events.model.markers import has_any_marker
 from linstor_affinity_events.model.names import PvName, Uid
+from linstor_affinity_events.model.ownership import made_by_us
 from linstor_affinity_events.model.policy import (
     MAX_RULES,
     PolicyReading,
@@ -31,7 +32,6 @@ from linstor_affinity_events.model.policy import (
     Unreadable,
     widest,
 )
-from linstor_affinity_events.model.replacement import made_by_us
 from linstor_affinity_events.model.volume import Volume
 
 _POOL_SIZE = 10_000

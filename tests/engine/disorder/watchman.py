@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import claim_of, uid_of
-from linstor_affinity_events.model.replacement import made_by_us
+from linstor_affinity_events.model.ownership import made_by_us
 from tests.engine.disorder.ledger import Ledger, is_nobodys
 from tests.engine.disorder.people import People
 from tests.engine.setup import PV

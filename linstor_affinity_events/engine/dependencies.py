@@ -1,0 +1,24 @@
+"""What all replacement runs of an instance share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.claim_guard import ClaimGuard
+from linstor_affinity_events.engine.ports import Index, Journal, Volumes
+from linstor_affinity_events.engine.unfinished import Unfinished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependencies:
+    """What all replacement runs of this instance share."""
+
+    volumes: Volumes
+    index: Index
+    journal: Journal
+    guard: ClaimGuard
+    unfinished: Unfinished
+    delays: Callable[[], Backoff]
+    allowed_finalizers: tuple[str, ...]
+    holder: str
+    """The name that this instance writes into journal entries."""

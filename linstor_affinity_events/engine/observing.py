@@ -1,0 +1,79 @@
+"""Observes a volume in replacement, and adds what this instance knows about its owner."""
+
+from dataclasses import replace
+
+from linstor_affinity_events.engine.dependencies import Dependencies
+from linstor_affinity_events.errors import Stalled, Unreachable
+from linstor_affinity_events.model.demands import Demands, demands_of
+from linstor_affinity_events.model.journal_entry import JournalEntry, State
+from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
+from linstor_affinity_events.model.manifest import Manifest, uid_of
+from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.ownership import was_seen_as_its_own
+from linstor_affinity_events.model.replacement import Observation
+
+
+async def observe(
+    dependencies: Dependencies, name: PvName
+) -> tuple[Manifest | None, JournalEntry | None]:
+    """Read the volume and its journal entry in an order that keeps them consistent.
+
+    An entry read after the volume was gone is the last one written before that. A volume read
+    after its entry said `deleting` shows everything done until then.
+    """
+    pv = await dependencies.volumes.read(name)
+    entry = await dependencies.journal.read(name)
+    if pv is None or entry is None or entry.state is State.PREPARED:
+        return pv, entry
+    pv = await dependencies.volumes.read(name)
+    return pv, entry if pv is not None else await dependencies.journal.read(name)
+
+
+def confirmed(
+    dependencies: Dependencies, entry: JournalEntry, observation: Observation
+) -> Observation:
+    """The same observation, with what this instance knows beside it: what confirms demands of the
+    volume beyond holding data, and who else uses its data.
+
+    Raises Unreachable if that is not known yet.
+    """
+    if observation.pv is not None and uid_of(observation.pv) == entry.uid:
+        dependencies.unfinished.observed(observation.pv)
+    demands, original = demands_of(entry.wanted), dependencies.unfinished.original(entry)
+    if observation.pv is None:
+        unlisted = original is None and not dependencies.unfinished.complete
+        if unlisted and provisioned_for(entry.key.resource) is None:
+            # The label of an entry, or its name, may be anybody's: what it says itself counts.
+            raise Stalled(f"not all journal entries are listed yet, so {entry.pv} has to wait")
+        unused = not was_seen_as_its_own(entry, original)
+        others = used_by_others(dependencies, entry.key, but=entry.pv, unused=unused)
+        observation = replace(observation, others=others)
+    if demands in {Demands(), original and original.demands}:
+        return replace(observation, original=original)
+    if not dependencies.index.classes_known:
+        raise Unreachable(f"the StorageClass of {entry.pv} has not been listed yet")
+    name = str(entry.wanted["spec"].get("storageClassName") or "")
+    return replace(
+        observation, original=original, storage_class=dependencies.index.storage_class(name)
+    )
+
+
+def used_by_others(
+    dependencies: Dependencies, key: VolumeKey, *, but: PvName, unused: bool
+) -> tuple[PvName, ...]:
+    """All other volumes for this LINSTOR volume that claims use, or may use: those that are being
+    deleted or replaced, and absent ones with a journal entry. `unused` ones too, whose data policy
+    Retain may keep.
+    """
+    there = {
+        other.name
+        for other in dependencies.index.of(key.resource)
+        if other.key == key and other.name != but and (unused or other.in_use)
+    }
+    absent = {
+        name
+        for name in dependencies.unfinished.pending_with(key, but=but)
+        if dependencies.index.get(name) is None
+    }
+    replaced = dependencies.unfinished.observed_with(key, but=but)
+    return tuple(sorted(there.union(absent, replaced)))

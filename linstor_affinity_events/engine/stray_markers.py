@@ -1,0 +1,68 @@
+"""Removes replacement markers from a live volume that has no journal entry."""
+
+from linstor_affinity_events.engine.dependencies import Dependencies
+from linstor_affinity_events.model.decision import Reason, Refusal
+from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    claim_of,
+    finalizers_of,
+    is_terminating,
+    name_of,
+    phase_of,
+    uid_of,
+)
+from linstor_affinity_events.model.markers import (
+    Before,
+    has_any_marker,
+    is_marked,
+    marker_of,
+    unmarking,
+)
+from linstor_affinity_events.model.steps import Outcome
+
+
+async def unmark_without_entry(
+    dependencies: Dependencies, pv: Manifest | None, *, own: Before | None = None
+) -> Outcome | Refusal:
+    """Remove our replacement markers from a live volume without a journal entry.
+
+    The markers say what was there before, but anybody who may write annotations can set them.
+    Unless this run has set them (`own`), policy Retain stays, and an annotation holds the original.
+    """
+    if pv is None or not has_any_marker(pv):
+        return Outcome.SUPERSEDED
+    if is_terminating(pv) and FINALIZER not in finalizers_of(pv):
+        # It goes by itself, or with a saved PV of the reference controller that is read next.
+        return Outcome.SUPERSEDED
+    if is_terminating(pv):
+        return Refusal(
+            Reason.BAD_JOURNAL_ENTRY,
+            f"it is being deleted and has finalizer {FINALIZER}, but the journal "
+            "entry of its replacement is gone; read docs/reliability.md before "
+            "you remove the finalizer",
+        )
+    if is_marked(pv) and marker_of(pv) is None:
+        return Refusal(
+            Reason.BAD_JOURNAL_ENTRY,
+            f"it has finalizer {FINALIZER}, but neither a journal entry nor "
+            f"annotation {MARKER_ANNOTATION} says what to restore; see "
+            "docs/reliability.md",
+        )
+    # If its claim went while it said Retain, somebody may have relied on that.
+    unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
+    await dependencies.volumes.patch(name_of(pv), unmarked.patch)
+    if not unmarked.retained:
+        return Outcome.ROLLED_BACK
+    dependencies.unfinished.retained(pv)
+    return Outcome.RECREATED_WITH_RETAIN
+
+
+async def _in_use(dependencies: Dependencies, pv: Manifest) -> bool:
+    """Whether the claim of a live volume exists and stays; True if it names none."""
+    named = claim_of(pv)
+    if named is None or not named.uid:
+        return True
+    claim = await dependencies.volumes.read_claim(named)
+    there = claim is not None and uid_of(claim) == named.uid and not is_terminating(claim)
+    return there and phase_of(pv) == "Bound"

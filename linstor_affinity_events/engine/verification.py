@@ -1,0 +1,33 @@
+"""Verifies that a replacement has lost nothing: neither the claim nor what others wrote."""
+
+import asyncio
+from collections.abc import Awaitable
+
+from linstor_affinity_events.engine.dependencies import Dependencies
+from linstor_affinity_events.engine.late_write import carry_over_late_write
+from linstor_affinity_events.engine.ports import VolumeWatch
+from linstor_affinity_events.model.progress import Progress
+from linstor_affinity_events.model.steps import Drop, Outcome
+
+
+async def verified(
+    dependencies: Dependencies, progress: Progress, step: Drop, volume_watch: VolumeWatch
+) -> bool:
+    """Wait until the claim is bound to the new volume, and apply to it what others wrote to the old
+    one at the last moment. Returns False if the claim was not bound at once.
+    """
+    made, entry = progress.observation.pv, progress.entry
+    if step.verified or made is None or not step.recreated:
+        return True
+    checks = list[Awaitable[bool | None]]()
+    if step.outcome is Outcome.DONE:
+        before = progress.claim_before
+        checks.append(dependencies.guard.verify_bound(entry, before, made, volume_watch))
+    if progress.removed:
+        checks.append(carry_over_late_write(dependencies.volumes, entry, made, volume_watch))
+    # Run both to their end: the last event of the old volume arrives only once.
+    found = await asyncio.gather(*checks, return_exceptions=True)
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+    return False not in found

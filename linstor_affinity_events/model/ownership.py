@@ -1,0 +1,72 @@
+"""Whose an absent volume is, and who left what is found on a volume."""
+
+from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
+from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, provisioned_for
+from linstor_affinity_events.model.manifest import Manifest, finalizers_of, is_terminating, uid_of
+from linstor_affinity_events.model.markers import has_any_marker, is_safe_to_release
+from linstor_affinity_events.model.policy import StorageClass
+
+
+def claim_is_leaving(entry: JournalEntry, claim: Manifest | None) -> bool:
+    """Whether the claim that the volume belonged to is gone, or is being deleted."""
+    return not claim_is_as_recorded(entry, claim) or claim is None or is_terminating(claim)
+
+
+def claim_is_as_recorded(entry: JournalEntry, claim: Manifest | None) -> bool:
+    """Whether it is the claim that the volume belonged to, and still refers to this volume."""
+    return (
+        entry.user is not None
+        and claim is not None
+        and uid_of(claim) == entry.user.uid
+        and claim["spec"].get("volumeName") == entry.pv
+    )
+
+
+def is_entitled(
+    entry: JournalEntry,
+    claim: Manifest | None,
+    *,
+    original: Original | None,
+    storage_class: StorageClass | None,
+) -> bool:
+    """Whether the claim may have the volume: it is as recorded; the `original` was observed to be
+    its own or, if not observed, a resource that was provisioned for a claim was so for this one;
+    and the volume demands nothing that neither the original nor its StorageClass confirms.
+    """
+    if not claim_is_as_recorded(entry, claim) or entry.user is None:
+        return False
+    born_for = provisioned_for(entry.key.resource)
+    own = original.claim == entry.user.uid if original else born_for in {None, entry.user.uid}
+    return own and not unconfirmed(
+        demands_of(entry.wanted),
+        original=None if original is None else original.demands,
+        storage_class=storage_class,
+    )
+
+
+def was_seen_as_its_own(entry: JournalEntry, original: Original | None) -> bool:
+    """Whether the volume was observed with the claimRef of the entry."""
+    return original is not None and entry.user is not None and original.claim == entry.user.uid
+
+
+def was_its_own(entry: JournalEntry, original: Original | None) -> bool:
+    """The same, or whether csi-provisioner named the resource after the claim."""
+    named = entry.user is not None and provisioned_for(entry.key.resource) == entry.user.uid
+    return named or was_seen_as_its_own(entry, original)
+
+
+def left_by_the_reference(pv: Manifest) -> bool:
+    """Whether a volume has the markers that the reference controller sets before it deletes it:
+    both, in one write. That controller has no finalizer of its own. A volume that is being deleted
+    may have our annotation as well: then we made it ours, and were interrupted.
+    """
+    ours = FINALIZER in finalizers_of(pv) if is_terminating(pv) else has_any_marker(pv)
+    return is_safe_to_release(pv) and not ours
+
+
+def made_by_us(pv: Manifest) -> bool:
+    """Whether our field manager has written this incarnation, as it does when it creates one."""
+    return any(
+        entry.get("manager") == OURSELVES for entry in pv["metadata"].get("managedFields") or ()
+    )

@@ -1,0 +1,487 @@
+"""How far a replacement has come, and what the result of each step means for it.
+
+Pure, as `next_step` is: the engine only takes the steps. A result that is an error decides as well,
+for example whether a deletion that is observed later can be this service's own.
+"""
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
+from linstor_affinity_events.model.changes import as_rehearsed
+from linstor_affinity_events.model.journal_entry import JournalEntry, State
+from linstor_affinity_events.model.manifest import Manifest, is_terminating, skip_reclaim_of, uid_of
+from linstor_affinity_events.model.markers import Before, is_marked
+from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
+from linstor_affinity_events.model.replacement import Observation, next_step, rolled_back
+from linstor_affinity_events.model.steps import (
+    AwaitBinder,
+    Create,
+    Delete,
+    DetachClaimRef,
+    Drop,
+    LeaveAlone,
+    Mark,
+    Observe,
+    Outcome,
+    ReadClaim,
+    Remove,
+    Save,
+    Step,
+    Unmark,
+    UnmarkWithoutEntry,
+)
+
+MAX_STEPS = 60
+"""A replacement takes about twelve. Something that undoes our writes (an admission webhook that
+strips finalizers, for example) must not cause an endless loop.
+"""
+MAX_CONFLICTS = 5
+MAX_FAILURES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The volume as the API server returned it; None if it is gone."""
+
+    pv: Manifest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The journal entry as stored."""
+
+    entry: JournalEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BinderAwaited:
+    """The wait for the binder is over."""
+
+    pv: Manifest | None
+    """The volume that it released; None if it is gone, or if the time was over first."""
+
+    in_time: bool
+    claim: Manifest | None
+    fresh: bool
+    """Whether the claim was read a moment ago, and is at rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRead:
+    """The claim as it is now; None if there is none."""
+
+    claim: Manifest | None
+    waited: bool = False
+    """Whether a resize had to end first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The removal was held back for a while, so the claim as last read is outdated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recreated:
+    """The old volume was removed, or was absent, and this was asked for; None if not created."""
+
+    pv: Manifest | None
+    asked_for: Manifest
+    waited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The journal entry is deleted."""
+
+    waited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The volume and its journal entry as they are now."""
+
+    pv: Manifest | None
+    entry: JournalEntry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step without a result of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The step raised this error, and may have taken effect."""
+
+    error: Again | Refused
+
+
+Result = (
+    Written
+    | Saved
+    | BinderAwaited
+    | ClaimRead
+    | Postponed
+    | Recreated
+    | Dropped
+    | Observed
+    | Done
+    | Failure
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A replacement between two steps."""
+
+    entry: JournalEntry
+    observation: Observation
+    holder: str
+    """The name that this instance writes into journal entries."""
+
+    own: bool = False
+    """Whether everything so far was done in this run."""
+
+    rehearsed: Manifest | None = None
+    """What a dry run has shown that Kubernetes would create, if this run began it."""
+
+    written: JournalEntry | None = None
+    """The entry that this run wrote last, without version."""
+
+    tried: JournalEntry | None = None
+    """The entry that it tried to write last, which may be stored."""
+
+    deletion_requested: bool = False
+    """Whether a deletion that this run requested may have taken effect."""
+
+    deleting_version: str = ""
+    """The version of the entry with which this run, before any other, is about to delete."""
+
+    removed: bool = False
+    """Whether a release of the finalizers that this run requested may have taken effect."""
+
+    asked_for: Manifest | None = None
+    """What this run created the volume from."""
+
+    claim_before: Manifest | None = None
+    """The claim as last read before the volume was removed."""
+
+    different: tuple[str, ...] = ()
+    """The parts of the new volume that differ from what was requested."""
+
+    outdated: bool = False
+    """Whether the last observation may be outdated."""
+
+    then: Step | None = None
+    """The next step, if the last result decided it."""
+
+    rejected: Refused | None = None
+    """Why Kubernetes does not let this replacement begin, while it is rolled back."""
+
+    waited: bool = False
+    steps: int = 0
+    conflicts: int = 0
+    failures: int = 0
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it waited for something that does not depend on the number of changes."""
+        return self.waited or self.observation.guard_over or self.failures > 0
+
+    @property
+    def original_values(self) -> Before:
+        """Reclaim policy and skip-reclaim of the volume before it was marked."""
+        return self.entry.policy, skip_reclaim_of(self.entry.wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The replacement has ended; with None, another instance has ended it."""
+
+    progress: Progress
+    outcome: Outcome | LeaveAlone | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The replacement can't go on in this run. A later reconcile starts again."""
+
+    progress: Progress
+    error: Again | Refused
+    stuck: bool = False
+    """Whether the volume may be absent until Kubernetes accepts what it rejects."""
+
+    blocking: bool = False
+    """Whether it is so because of this service alone: no other replacement begins before."""
+
+    rolled_back: bool = False
+    """Whether nothing of the replacement is left."""
+
+
+def begin(
+    entry: JournalEntry, observation: Observation, *, holder: str, own: bool = False
+) -> Progress:
+    """The progress of a replacement that this run begins (`own`), or continues."""
+    return Progress(
+        entry=entry,
+        observation=observation,
+        holder=holder,
+        own=own,
+        rehearsed=entry.wanted,
+        written=replace(entry, version=""),
+        tried=replace(entry, version=""),
+    )
+
+
+def following(progress: Progress) -> Step:
+    """The step to take now."""
+    if progress.outdated:
+        return Observe()
+    if progress.then is not None:
+        return progress.then
+    if progress.rejected is not None:
+        return _roll_back(progress)
+    return next_step(progress.entry, progress.observation)
+
+
+def _roll_back(progress: Progress) -> Step:
+    """Roll back, the entry first: a deletion from now on is not ours, even if the response to a
+    later write is lost.
+    """
+    entry, observation = progress.entry, progress.observation
+    if entry.state is State.DELETING:
+        return Save(entry.prepared())
+    pv = observation.pv
+    if pv is None or not is_marked(pv):
+        return Drop(Outcome.ROLLED_BACK)
+    if entry.claim is not None and not observation.claim_known:
+        return ReadClaim()
+    return rolled_back(entry, pv, observation, Outcome.ROLLED_BACK)
+
+
+def advance(progress: Progress, step: Step, result: Result) -> Progress | Finished | Failed:
+    """What the result of a step means."""
+    if isinstance(result, Failure):
+        return _after_failure(progress, step, result.error)
+    progress = replace(progress, then=None)
+    if isinstance(step, Observe) and isinstance(result, Observed):
+        return _after_observing(progress, result)
+    after = _after_success(progress, step, result)
+    if isinstance(after, Progress) and after.steps >= MAX_STEPS:
+        name = type(step).__name__
+        stalled = (
+            f"the replacement of {after.entry.pv} makes no progress: step {name} has no effect"
+        )
+        return Failed(progress=after, error=Stalled(stalled))
+    return replace(after, steps=after.steps + 1) if isinstance(after, Progress) else after
+
+
+def _after_success(progress: Progress, step: Step, result: Result) -> Progress | Finished | Failed:
+    match result:
+        case Written():
+            return _written(progress, step, result)
+        case Saved(entry):
+            return _saved(progress, step, entry)
+        case BinderAwaited() | ClaimRead() | Postponed():
+            return _waited(progress, result)
+        case Recreated():
+            return _recreated(progress, step, result)
+        case Dropped(waited):
+            return _dropped(replace(progress, waited=progress.waited or waited), step)
+        case Done():
+            return Finished(progress, step if isinstance(step, LeaveAlone) else Outcome.ROLLED_BACK)
+        case Observed() | Failure():
+            raise AssertionError("these are told apart before")
+        case _:
+            assert_never(result)
+
+
+def _written(progress: Progress, step: Step, result: Written) -> Progress:
+    seen = replace(progress, observation=replace(progress.observation, pv=result.pv))
+    if isinstance(step, Unmark):
+        return replace(seen, then=Drop(step.outcome, verified=True))
+    return replace(seen, deletion_requested=True) if isinstance(step, Delete) else seen
+
+
+def _waited(progress: Progress, result: BinderAwaited | ClaimRead | Postponed) -> Progress:
+    seen = progress.observation
+    match result:
+        case BinderAwaited(in_time=in_time, claim=claim):
+            pv, known = result.pv if in_time else seen.pv, result.fresh
+            seen = replace(seen, pv=pv, guard_over=not in_time, claim=claim, claim_known=known)
+            return replace(progress, observation=seen, claim_before=claim)
+        case ClaimRead(claim, waited):
+            return replace(
+                progress,
+                claim_before=progress.claim_before if progress.removed else claim,
+                observation=replace(seen, claim=claim, claim_known=True),
+                waited=progress.waited or waited,
+            )
+        case Postponed():
+            return replace(progress, waited=True, observation=replace(seen, claim_known=False))
+
+
+def _recreated(progress: Progress, step: Step, result: Recreated) -> Progress:
+    created = progress.observation.created or result.pv is not None
+    return replace(
+        progress,
+        removed=progress.removed or isinstance(step, Remove),
+        waited=progress.waited or result.waited,
+        asked_for=progress.asked_for if result.pv is None else result.asked_for,
+        observation=replace(progress.observation, pv=result.pv, created=created),
+    )
+
+
+def _saved(progress: Progress, step: Step, entry: JournalEntry) -> Progress:
+    before = progress.entry
+    # While the entry said `prepared`, nobody can have deleted the volume.
+    first = before.state is State.PREPARED or progress.deleting_version == before.version
+    mine = first and not progress.deletion_requested
+    return replace(
+        _having_tried(progress, step),
+        entry=entry,
+        deleting_version=entry.version if mine else progress.deleting_version,
+        observation=replace(progress.observation, taken=True),
+    )
+
+
+def _having_tried(progress: Progress, step: Step) -> Progress:
+    """The same, knowing which entry may be stored now."""
+    if not isinstance(step, Save):
+        return progress
+    tried = replace(step.entry, holder=progress.holder, version="")
+    return replace(progress, written=replace(progress.entry, version=""), tried=tried)
+
+
+def _dropped(progress: Progress, step: Step) -> Finished | Failed:
+    if progress.rejected is not None:
+        return Failed(progress=progress, error=progress.rejected, rolled_back=True)
+    if not isinstance(step, Drop):
+        raise TypeError("only one step deletes the journal entry")
+    return Finished(replace(progress, different=differences(progress, step)), step.outcome)
+
+
+def differences(progress: Progress, step: Drop) -> tuple[str, ...]:
+    """The parts of the recreated volume that are not as requested. If another run created it,
+    everything but the affinity may have been changed since.
+    """
+    made, asked_for = progress.observation.pv, progress.asked_for
+    if step.verified or made is None or not step.recreated:
+        return ()
+    parts = created_different(progress.entry.wanted if asked_for is None else asked_for, made)
+    return parts if asked_for else tuple(part for part in parts if part == AFFINITY_FIELD)
+
+
+def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished:
+    """Continue from what was observed: nothing from an older observation is kept."""
+    pv, entry = seen.pv, seen.entry
+    progress = replace(progress, outdated=False, rejected=None)
+    if entry is None:
+        # Another instance finished it, or dropped our new entry as superseded.
+        if pv is None or uid_of(pv) != progress.entry.uid:
+            return Finished(progress, None)
+        return replace(
+            progress,
+            observation=replace(progress.observation, pv=pv),
+            then=UnmarkWithoutEntry(),
+        )
+    # An entry that differs from what we wrote is somebody else's.
+    own = progress.own and replace(entry, version="") in (progress.written, progress.tried)
+    another = _deleted_by_another(progress, pv, entry)
+    observation = Observation(
+        pv=pv,
+        taken=entry.holder == progress.holder,
+        created=progress.asked_for is not None,
+    )
+    return replace(
+        progress,
+        entry=entry,
+        own=own and not another,
+        observation=observation,
+        then=Save(entry.prepared()) if another else None,
+    )
+
+
+def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
+    """Whether an observed deletion can't be ours: all our requests were conflicts, and nobody
+    has written the entry since, as other instances do before they delete.
+    """
+    return (
+        pv is not None
+        and uid_of(pv) == entry.uid
+        and is_terminating(pv)
+        and entry.state is State.DELETING
+        and not progress.deletion_requested
+        and progress.deleting_version == entry.version
+    )
+
+
+def _after_failure(
+    progress: Progress, step: Step, error: Again | Refused
+) -> Progress | Finished | Failed:
+    progress = _having_tried(progress, step)
+    if isinstance(step, Remove):
+        progress = replace(progress, removed=True)
+    if isinstance(step, Delete) and not isinstance(error, Conflict):
+        # Only a conflict proves that nothing happened.
+        progress = replace(progress, deletion_requested=True)
+    if isinstance(error, Refused):
+        return _after_rejection(replace(progress, then=None), step, error)
+    if isinstance(error, Stalled):
+        return Failed(progress=progress, error=error)
+    observing = replace(progress, outdated=True, then=None)
+    if isinstance(error, Conflict):
+        conflicts = progress.conflicts + 1
+        if conflicts > MAX_CONFLICTS:
+            return Failed(progress=progress, error=error)
+        return replace(observing, conflicts=conflicts)
+    # Keep trying once it may be deleted; before that, a later reconcile starts again.
+    failures = progress.failures + 1
+    if progress.entry.state is State.PREPARED or failures > MAX_FAILURES:
+        return Failed(progress=progress, error=error)
+    return replace(observing, failures=failures)
+
+
+def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress | Failed:
+    """Roll back before the deletion, continue after it."""
+    observation = progress.observation
+    if progress.rejected is not None:
+        return Failed(progress=progress, error=error)
+    match step:
+        case DetachClaimRef():
+            return replace(progress, observation=replace(observation, claim_ref_immutable=True))
+        case Delete():
+            return _rejected(progress, error)
+        case Mark() | Save() if progress.entry.state is State.PREPARED:
+            return _rejected(progress, error)
+        case Create(body) if progress.own and body != progress.rehearsed:
+            # What others changed since the dry run may be why. The volume exists first; what is
+            # left out is added to it as a late write, which Kubernetes may refuse on its own.
+            retreat = without_changes_of_others(progress)
+            if retreat != progress.entry:
+                return replace(progress, then=Save(retreat))
+            return Failed(progress=progress, error=error, stuck=True)
+        case Create() if progress.own:
+            # Only a volume that this run removed, and that Kubernetes refuses as it would have
+            # accepted it before, blocks other replacements. Anything else may be caused by
+            # somebody who writes journal entries or annotations.
+            return Failed(progress=progress, error=error, stuck=True, blocking=True)
+        case Create() | Remove() | Mark() | Save() | ReadClaim() | AwaitBinder():
+            return Failed(progress=progress, error=error, stuck=True)
+        case _:
+            return Failed(progress=progress, error=error)
+
+
+def _rejected(progress: Progress, error: Refused) -> Progress:
+    known = replace(progress.observation, claim_known=False)
+    return replace(progress, rejected=error, observation=known)
+
+
+def without_changes_of_others(progress: Progress) -> JournalEntry:
+    """The entry that asks for what a dry run has shown that Kubernetes would create."""
+    entry = progress.entry
+    if progress.rehearsed is None:
+        return entry
+    wanted = as_rehearsed(entry.wanted, progress.rehearsed)
+    return entry if wanted == entry.wanted else entry.wanting(wanted)
