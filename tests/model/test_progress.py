@@ -1,0 +1,434 @@
+"""A whole replacement without an event loop: interrupted at every step, and resumed."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.errors import Conflict, Forbidden, Invalid, Stalled, Unreachable
+from linstor_affinity_events.model.affinity import read_affinity
+from linstor_affinity_events.model.journal_entry import JournalEntry, State
+from linstor_affinity_events.model.keys import OURSELVES
+from linstor_affinity_events.model.manifest import claim_of, is_terminating, phase_of, uid_of
+from linstor_affinity_events.model.markers import has_any_marker
+from linstor_affinity_events.model.progress import (
+    MAX_CONFLICTS,
+    MAX_FAILURES,
+    BinderAwaited,
+    ClaimRead,
+    Done,
+    Dropped,
+    Failed,
+    Failure,
+    Finished,
+    Observed,
+    Progress,
+    Recreated,
+    Result,
+    Saved,
+    Written,
+    advance,
+    begin,
+    following,
+)
+from linstor_affinity_events.model.recreation import released
+from linstor_affinity_events.model.replacement import Observation, next_step
+from linstor_affinity_events.model.steps import (
+    AwaitBinder,
+    Create,
+    Delete,
+    DetachClaimRef,
+    Drop,
+    LeaveAlone,
+    Mark,
+    Observe,
+    Outcome,
+    ReadClaim,
+    Remove,
+    Save,
+    Step,
+    Unmark,
+    UnmarkWithoutEntry,
+)
+from tests.model.manifests import (
+    applied,
+    begun,
+    claim,
+    in_phase,
+    managed,
+    marked,
+    on_node,
+    terminating,
+    volume,
+    with_metadata,
+)
+
+Json = dict[str, Any]
+
+ORIGINAL = volume()
+US, ANOTHER = "pod-1", "pod-2"
+
+
+@dataclass
+class Cluster:
+    """One volume, its claim and its journal entry, with the API server's guards."""
+
+    pv: Json | None = field(default_factory=volume)
+    entry: JournalEntry | None = None
+    made: int = 0
+
+    def take(self, step: Step, progress: Progress) -> Result:
+        """What taking this step does here, and returns. Raises Conflict as the API server does."""
+        match step:
+            case Observe():
+                return Observed(self.pv, self.entry)
+            case Mark(patch) | DetachClaimRef(patch) | Unmark(patch):
+                self.pv = self._guarded(patch)
+                return Written(self.pv)
+            case Save(changed):
+                return Saved(self._stored(replace(changed, holder=progress.holder)))
+            case Delete():
+                self.pv = terminating(self._seen_by(progress))
+                return Written(self.pv)
+            case AwaitBinder():
+                self.pv = in_phase(self._seen_by(progress), "Released")
+                return BinderAwaited(pv=self.pv, in_time=True, claim=claim(), fresh=True)
+            case ReadClaim():
+                return ClaimRead(claim())
+            case Remove():
+                body = released(self._seen_by(progress))
+                assert not body["metadata"]["finalizers"]
+                self.pv = None
+                then = next_step(progress.entry, replace(progress.observation, pv=None))
+                assert isinstance(then, Create)
+                return self._created(then.body)
+            case Create(body):
+                return self._created(body)
+            case Drop():
+                self._stored(None)
+                return Dropped()
+            case UnmarkWithoutEntry() | LeaveAlone():
+                return Done()
+
+    def _seen_by(self, progress: Progress) -> Json:
+        seen = progress.observation.pv
+        if self.pv is None or seen is None or version(seen) != version(self.pv):
+            raise Conflict("the volume was changed")
+        return self.pv
+
+    def _guarded(self, patch: Any) -> Json:
+        if self.pv is None or version(patch) != version(self.pv):
+            raise Conflict("the volume was changed")
+        changed = applied(self.pv, patch)
+        return managed(changed) if has_any_marker(changed) else changed
+
+    def _stored(self, changed: JournalEntry | None) -> JournalEntry:
+        self.made += 1
+        if changed is not None:
+            changed = replace(changed, version=str(self.made))
+        self.entry = changed
+        return changed or begun(ORIGINAL)
+
+    def _created(self, body: Any) -> Recreated:
+        if self.pv is not None:
+            raise Conflict("there is one already")
+        self.made += 1
+        metadata = {
+            "uid": f"made-{self.made}",
+            "resourceVersion": "5000",
+            "managedFields": [{"manager": OURSELVES}],
+        }
+        self.pv = in_phase(with_metadata(dict(body), **metadata), "Bound")
+        return Recreated(pv=self.pv, asked_for=body)
+
+
+def version(manifest: Any) -> str:
+    return str(manifest["metadata"]["resourceVersion"])
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """What goes wrong at the step of this number."""
+
+    at: int
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.how}-{self.at}"
+
+
+HOW = ("crash before", "crash after", "answer lost", "request lost", "changed by others")
+
+
+def replaced(cluster: Cluster, *interruptions: Interruption) -> tuple[list[Step], Finished]:
+    """Replace the volume. Each interruption strikes the run that goes on by then."""
+    steps = list[Step]()
+    cluster.entry = cluster._stored(begun(ORIGINAL, holder=US))
+    seen = Observation(pv=cluster.pv, begun_here=True)
+    progress = begin(cluster.entry, seen, holder=US, own=True)
+    left, number = list(interruptions), 0
+    while True:
+        wrong = left.pop(0).how if left and left[0].at == number else ""
+        step = following(progress)
+        steps.append(step)
+        number += 1
+        after: Progress | Finished | Failed = progress
+        if wrong != "crash before":
+            after = advance(progress, step, result_of(cluster, step, progress, wrong))
+        if wrong.startswith("crash"):
+            if cluster.entry is None:
+                return steps, Finished(progress, Outcome.DONE)
+            after = resumed(cluster)
+        if isinstance(after, Finished):
+            return steps, after
+        if isinstance(after, Failed):
+            # A later reconcile goes on, if there is anything left.
+            if cluster.entry is None:
+                return steps, Finished(progress, Outcome.ROLLED_BACK)
+            after = resumed(cluster, holder=US)
+        progress = after
+
+
+def result_of(cluster: Cluster, step: Step, progress: Progress, wrong: str) -> Result:
+    if wrong == "request lost":
+        return Failure(Unreachable("no answer"))
+    if wrong == "changed by others" and cluster.pv is not None:
+        cluster.pv = applied(cluster.pv, {"metadata": {"labels": {"seen": "yes"}}})
+    try:
+        result = cluster.take(step, progress)
+    except Conflict as error:
+        return Failure(error)
+    return Failure(Unreachable("no answer")) if wrong == "answer lost" else result
+
+
+def resumed(cluster: Cluster, holder: str = ANOTHER) -> Progress:
+    """The progress of an instance that finds the entry."""
+    assert cluster.entry is not None
+    taken = cluster.entry.holder == holder
+    return begin(cluster.entry, Observation(pv=cluster.pv, taken=taken), holder=holder)
+
+
+def whole(cluster: Cluster, *, moved: bool | None = None) -> None:
+    """Nothing is missing, nothing is left, and only the node affinity may be new."""
+    pv = cluster.pv
+    assert pv is not None
+    assert cluster.entry is None
+    assert not is_terminating(pv)
+    assert not has_any_marker(pv)
+    assert claim_of(pv) == claim_of(ORIGINAL)
+    assert phase_of(pv) == "Bound"
+    for key in ORIGINAL["spec"].keys() - {"nodeAffinity"}:
+        assert pv["spec"][key] == ORIGINAL["spec"][key], key
+    assert ORIGINAL["metadata"]["labels"].items() <= pv["metadata"]["labels"].items()
+    assert pv["metadata"]["annotations"] == ORIGINAL["metadata"]["annotations"]
+    assert set(pv["metadata"]["finalizers"]) == set(ORIGINAL["metadata"]["finalizers"])
+    there = read_affinity(pv["spec"])
+    assert there in {on_node("node-b"), on_node("node-a")}
+    assert moved is None or (there == on_node("node-b")) is moved
+
+
+def test_nothing_goes_wrong() -> None:
+    cluster = Cluster()
+
+    steps, end = replaced(cluster)
+
+    assert [type(step) for step in steps] == [
+        *(Mark, Save, Delete, DetachClaimRef, AwaitBinder, Remove, Drop),
+    ]
+    assert end.outcome is Outcome.DONE
+    whole(cluster, moved=True)
+
+
+COUNT = 7
+
+
+SINGLE = [Interruption(at, how) for at in range(COUNT) for how in HOW]
+
+
+@pytest.mark.parametrize("interruption", SINGLE, ids=str)
+def test_one_interruption_loses_nothing(interruption: Interruption) -> None:
+    cluster = Cluster()
+
+    steps, _ = replaced(cluster, interruption)
+
+    whole(cluster)
+    if interruption.how == "changed by others" and not isinstance(steps[interruption.at], Drop):
+        assert cluster.pv is not None
+        assert cluster.pv["metadata"]["labels"]["seen"] == "yes"
+
+
+def test_two_interruptions_lose_nothing() -> None:
+    for first in SINGLE:
+        for second in (Interruption(first.at + 1 + n, how) for n in range(COUNT) for how in HOW):
+            cluster = Cluster()
+            replaced(cluster, first, second)
+            whole(cluster)
+
+
+def test_a_deletion_that_was_never_ours_is_not_undone() -> None:
+    """A user deletes the volume after it was marked, and all our requests were conflicts."""
+    cluster = Cluster(pv=marked(ORIGINAL))
+    cluster.entry = cluster._stored(begun(ORIGINAL, holder=US))
+    progress = begin(cluster.entry, Observation(pv=cluster.pv), holder=US, own=True)
+    progress = at(progress, cluster, Save)
+    assert isinstance(following(progress), Delete)
+    assert cluster.pv is not None
+    cluster.pv = terminating(applied(cluster.pv, {}))
+    steps = list[type[Step]]()
+    while True:
+        step = following(progress)
+        steps.append(type(step))
+        after = advance(progress, step, result_of(cluster, step, progress, ""))
+        if not isinstance(after, Progress):
+            break
+        progress = after
+
+    assert steps == [Delete, Observe, Save, Unmark, Drop]
+    assert isinstance(after, Finished)
+    assert after.outcome is Outcome.DELETED_BY_USER
+    assert cluster.pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+
+
+def at(progress: Progress, cluster: Cluster, last: type[Step]) -> Progress:
+    """The progress after the first step of this kind."""
+    while True:
+        step = following(progress)
+        after = advance(progress, step, result_of(cluster, step, progress, ""))
+        assert isinstance(after, Progress)
+        progress = after
+        if isinstance(step, last):
+            return progress
+
+
+def started(cluster: Cluster) -> Progress:
+    cluster.entry = cluster._stored(begun(ORIGINAL, holder=US))
+    seen = Observation(pv=cluster.pv, begun_here=True)
+    return begin(cluster.entry, seen, holder=US, own=True)
+
+
+@pytest.mark.parametrize("last", [Save, Mark], ids=["deletion", "entry"])
+def test_a_rejection_before_the_deletion_is_rolled_back(last: type[Step]) -> None:
+    cluster, error = Cluster(), Invalid("no")
+    progress = at(started(cluster), cluster, last)
+    refused = advance(progress, following(progress), Failure(error))
+    assert isinstance(refused, Progress)
+    while isinstance(refused, Progress):
+        step = following(refused)
+        end = advance(refused, step, result_of(cluster, step, refused, ""))
+        refused = end
+
+    assert isinstance(refused, Failed)
+    assert refused.error is error
+    assert refused.rolled_back
+    whole(cluster, moved=False)
+
+
+def test_a_rejected_creation_blocks_others_only_if_this_run_alone_is_why() -> None:
+    cluster, error = Cluster(), Forbidden("no")
+    progress = at(started(cluster), cluster, AwaitBinder)
+    gone = replace(progress, observation=replace(progress.observation, pv=None, uninterrupted=True))
+    step = following(gone)
+    assert isinstance(step, Create)
+    rehearsed = replace(gone, rehearsed=step.body)
+
+    mine = advance(rehearsed, step, Failure(error))
+    found = advance(replace(rehearsed, own=False), step, Failure(error))
+    changed = replace(step, body=with_metadata(dict(step.body), labels={"of": "others"}))
+    retreat = advance(
+        replace(rehearsed, entry=rehearsed.entry.wanting(changed.body)), changed, Failure(error)
+    )
+
+    assert isinstance(mine, Failed)
+    assert (mine.stuck, mine.blocking) == (True, True)
+    assert isinstance(found, Failed)
+    assert (found.stuck, found.blocking) == (True, False)
+    assert isinstance(retreat, Progress)
+    assert following(retreat) == Save(rehearsed.entry)
+
+
+def test_errors_that_pass_are_counted() -> None:
+    cluster = Cluster()
+    before = started(cluster)
+    later = at(before, cluster, Save)
+    step = following(later)
+
+    assert isinstance(advance(before, following(before), Failure(Unreachable("x"))), Failed)
+    assert isinstance(advance(later, step, Failure(Unreachable("x"))), Progress)
+    often = replace(later, failures=MAX_FAILURES)
+    assert isinstance(advance(often, step, Failure(Unreachable("x"))), Failed)
+    assert isinstance(advance(later, step, Failure(Stalled("x"))), Failed)
+    assert isinstance(advance(later, step, Failure(Conflict("x"))), Progress)
+    often = replace(later, conflicts=MAX_CONFLICTS)
+    assert isinstance(advance(often, step, Failure(Conflict("x"))), Failed)
+
+
+def test_what_has_no_effect_ends() -> None:
+    """An admission webhook strips our finalizer each time."""
+    cluster = Cluster()
+    progress: Progress | Finished | Failed = started(cluster)
+    while isinstance(progress, Progress):
+        progress = advance(progress, following(progress), Written(ORIGINAL))
+
+    assert isinstance(progress, Failed)
+    assert isinstance(progress.error, Stalled)
+    assert "step Mark has no effect" in str(progress.error)
+
+
+def test_an_entry_that_lost_its_claim_leads_to_nobodys_volume() -> None:
+    """Somebody rewrote it after the claimRef was detached."""
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, AwaitBinder)
+    assert cluster.entry is not None
+    spec = {k: v for k, v in cluster.entry.wanted["spec"].items() if k != "claimRef"}
+    forged = cluster.entry.wanting({**cluster.entry.wanted, "spec": spec})
+    cluster.entry = cluster._stored(forged)
+    assert forged.claim is None
+    progress = resumed(cluster)
+    while isinstance(progress, Progress):
+        step = following(progress)
+        end = advance(progress, step, result_of(cluster, step, progress, ""))
+        if isinstance(end, Finished):
+            break
+        assert isinstance(end, Progress)
+        progress = end
+
+    assert cluster.pv is not None
+    named = claim_of(cluster.pv)
+    assert named is not None
+    assert named.uid == f"gone-{uid_of(ORIGINAL)}"
+    assert cluster.pv["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+
+def test_a_run_whose_entry_others_ended_takes_its_markers_off() -> None:
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, Mark)
+    lost = advance(progress, following(progress), Failure(Conflict("x")))
+    assert isinstance(lost, Progress)
+
+    kept = advance(lost, Observe(), Observed(cluster.pv, None))
+    other = advance(lost, Observe(), Observed(with_metadata(ORIGINAL, uid="another"), None))
+
+    assert isinstance(kept, Progress)
+    assert following(kept) == UnmarkWithoutEntry()
+    assert advance(kept, UnmarkWithoutEntry(), Done()) == Finished(
+        replace(kept, then=None), Outcome.ROLLED_BACK
+    )
+    assert isinstance(other, Finished)
+    assert other.outcome is None
+
+
+def test_an_entry_of_another_instance_is_not_our_own_any_more() -> None:
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, Save)
+    lost = replace(progress, outdated=True)
+    assert cluster.entry is not None
+
+    same = advance(lost, Observe(), Observed(cluster.pv, cluster.entry))
+    theirs = replace(cluster.entry, holder=ANOTHER, version="99")
+    taken = advance(lost, Observe(), Observed(cluster.pv, theirs))
+
+    assert isinstance(same, Progress)
+    assert isinstance(taken, Progress)
+    assert (same.own, taken.own) == (True, False)
+    assert not taken.observation.taken
+    assert taken.entry.state is State.DELETING
