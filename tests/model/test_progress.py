@@ -172,9 +172,11 @@ def replaced(cluster: Cluster, *interruptions: Interruption) -> tuple[list[Step]
         step = following(progress)
         steps.append(step)
         number += 1
-        after: Progress | Finished | Failed = progress
-        if wrong != "crash before":
-            after = advance(progress, step, result_of(cluster, step, progress, wrong))
+        after = (
+            progress
+            if wrong == "crash before"
+            else advance(progress, step, result_of(cluster, step, progress, wrong))
+        )
         if wrong.startswith("crash"):
             if cluster.entry is None:
                 return steps, Finished(progress, Outcome.DONE)
