@@ -86,7 +86,7 @@ class Cluster:
                 self.pv = self._guarded(patch)
                 return Written(self.pv)
             case Save(changed):
-                return Saved(self._stored(replace(changed, holder=progress.holder)))
+                return Saved(self.stored(replace(changed, holder=progress.holder)))
             case Delete():
                 self.pv = terminating(self._seen_by(progress))
                 return Written(self.pv)
@@ -105,7 +105,7 @@ class Cluster:
             case Create(body):
                 return self._created(body)
             case Drop():
-                self._stored(None)
+                self.stored(None)
                 return Dropped()
             case UnmarkWithoutEntry() | LeaveAlone():
                 return Done()
@@ -122,7 +122,7 @@ class Cluster:
         changed = applied(self.pv, patch)
         return managed(changed) if has_any_marker(changed) else changed
 
-    def _stored(self, changed: JournalEntry | None) -> JournalEntry:
+    def stored(self, changed: JournalEntry | None) -> JournalEntry:
         self.made += 1
         if changed is not None:
             changed = replace(changed, version=str(self.made))
@@ -163,9 +163,7 @@ HOW = ("crash before", "crash after", "answer lost", "request lost", "changed by
 def replaced(cluster: Cluster, *interruptions: Interruption) -> tuple[list[Step], Finished]:
     """Replace the volume. Each interruption strikes the run that goes on by then."""
     steps = list[Step]()
-    cluster.entry = cluster._stored(begun(ORIGINAL, holder=US))
-    seen = Observation(pv=cluster.pv, begun_here=True)
-    progress = begin(cluster.entry, seen, holder=US, own=True)
+    progress = started(cluster)
     left, number = list(interruptions), 0
     while True:
         wrong = left.pop(0).how if left and left[0].at == number else ""
@@ -270,8 +268,8 @@ def test_two_interruptions_lose_nothing() -> None:
 def test_a_deletion_that_was_never_ours_is_not_undone() -> None:
     """A user deletes the volume after it was marked, and all our requests were conflicts."""
     cluster = Cluster(pv=marked(ORIGINAL))
-    cluster.entry = cluster._stored(begun(ORIGINAL, holder=US))
-    progress = begin(cluster.entry, Observation(pv=cluster.pv), holder=US, own=True)
+    entry = cluster.stored(begun(ORIGINAL, holder=US))
+    progress = begin(entry, Observation(pv=cluster.pv), holder=US, own=True)
     progress = at(progress, cluster, Save)
     assert isinstance(following(progress), Delete)
     assert cluster.pv is not None
@@ -303,9 +301,9 @@ def at(progress: Progress, cluster: Cluster, last: type[Step]) -> Progress:
 
 
 def started(cluster: Cluster) -> Progress:
-    cluster.entry = cluster._stored(begun(ORIGINAL, holder=US))
+    entry = cluster.stored(begun(ORIGINAL, holder=US))
     seen = Observation(pv=cluster.pv, begun_here=True)
-    return begin(cluster.entry, seen, holder=US, own=True)
+    return begin(entry, seen, holder=US, own=True)
 
 
 @pytest.mark.parametrize("last", [Save, Mark], ids=["deletion", "entry"])
@@ -383,7 +381,7 @@ def test_an_entry_that_lost_its_claim_leads_to_nobodys_volume() -> None:
     assert cluster.entry is not None
     spec = {k: v for k, v in cluster.entry.wanted["spec"].items() if k != "claimRef"}
     forged = cluster.entry.wanting({**cluster.entry.wanted, "spec": spec})
-    cluster.entry = cluster._stored(forged)
+    cluster.stored(forged)
     assert forged.claim is None
     progress = resumed(cluster)
     while isinstance(progress, Progress):
