@@ -6,7 +6,7 @@ from linstor_affinity_events.engine.dependencies import Dependencies
 from linstor_affinity_events.errors import Stalled, Unreachable
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
+from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, uid_of
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.ownership import was_seen_as_its_own
@@ -41,9 +41,8 @@ def confirmed(
         dependencies.unfinished.observed(observation.pv)
     demands, original = demands_of(entry.wanted), dependencies.unfinished.original(entry)
     if observation.pv is None:
-        unlisted = original is None and not dependencies.unfinished.complete
-        if unlisted and provisioned_for(entry.key.resource) is None:
-            # The label of an entry, or its name, may be anybody's: what it says itself counts.
+        # The label of an entry, or its name, may be anybody's: what it says itself counts.
+        if not dependencies.unfinished.can_tell_owner(entry.pv, entry.key):
             raise Stalled(f"not all journal entries are listed yet, so {entry.pv} has to wait")
         unused = not was_seen_as_its_own(entry, original)
         others = used_by_others(dependencies, entry.key, but=entry.pv, unused=unused)

@@ -28,7 +28,6 @@ from linstor_affinity_events.model.decision import (
     Skipped,
     decide,
 )
-from linstor_affinity_events.model.keys import provisioned_for
 from linstor_affinity_events.model.manifest import Manifest, affinity_patch
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
@@ -287,7 +286,8 @@ class Reconciler:
         failed: Again | Refused | None = None
         for name in due[:RESUMED_AT_ONCE]:
             unfinished.trying(name)
-            if not self._may_finish(name):
+            key, absent = unfinished.pending.get(name), self._index.get(name) is None
+            if key is not None and absent and not unfinished.can_tell_owner(name, key):
                 failed = Unreachable("not all journal entries have been listed yet")
                 continue
             try:
@@ -299,21 +299,6 @@ class Reconciler:
         if failed is not None and not any(v.name not in names for v in self._index.of(item.key)):
             raise failed
         return True, failed
-
-    def _may_finish(self, name: PvName) -> bool:
-        """Whether enough is known to tell whose volume it is. The only absent volume for a LINSTOR
-        volume goes to the claim in its entry, so all entries must have been listed, unless it was
-        observed, or the resource is named after the claim.
-        """
-        unfinished = self._replacer.unfinished
-        key = unfinished.pending.get(name)
-        return (
-            unfinished.complete
-            or key is None
-            or self._index.get(name) is not None
-            or unfinished.has_observed_any([name])
-            or provisioned_for(key.resource) is not None
-        )
 
     async def _finish_one(self, item: WorkItem[ResourceName], name: PvName) -> None:
         begun = asyncio.get_running_loop().time()

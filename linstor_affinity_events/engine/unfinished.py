@@ -12,7 +12,7 @@ from linstor_affinity_events.errors import Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.demands import Original, original_of
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
 from linstor_affinity_events.model.manifest import Manifest, claim_of, name_of
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.volume import Volume
@@ -97,7 +97,10 @@ class Unfinished:
             self._tried.pop(name, None)
         for name, seen in tuple(self._originals.items()):
             there = volume_of(name)
-            if there is not None and (name not in self.pending or there.uid != seen.uid):
+            # The cache may show the volume that is removed by now, and an entry that others deleted
+            # says nothing. A held volume is forgotten when it is read (`live_without_entry`).
+            replaced = there is not None and (there.uid != seen.uid or not seen.held)
+            if replaced and name not in self.pending:
                 self._forget(name)
         self._clear((self.stuck.keys() | self._absent) - self.pending.keys())
 
@@ -161,6 +164,14 @@ class Unfinished:
         if seen is not None and seen.uid != entry.uid and entry.pv in self._outdated:
             return None
         return seen
+
+    def can_tell_owner(self, name: PvName, key: VolumeKey) -> bool:
+        """Whether enough is known to tell whose an absent volume is. The only absent volume for a
+        LINSTOR volume goes to the claim in its entry, so all entries must have been listed, unless
+        it was observed, or csi-provisioner named the resource after the claim.
+        """
+        known = self.complete or name in self._originals
+        return known or provisioned_for(key.resource) is not None
 
     def has_observed_any(self, names: Iterable[PvName]) -> bool:
         """Whether this instance observed one of these volumes before it was removed."""

@@ -1,0 +1,38 @@
+"""What an instance remembers of the volumes that it replaces."""
+
+from dataclasses import replace
+
+import pytest
+
+from linstor_affinity_events.adapters.kubernetes.objects import describe
+from linstor_affinity_events.engine.ports import Listed
+from linstor_affinity_events.engine.unfinished import Unfinished
+from linstor_affinity_events.model.names import PvName, Uid
+from linstor_affinity_events.model.volume import Volume
+from tests.fakes.others import FakeNotices, FakeTelemetry
+from tests.model.manifests import PV, begun, marked, volume
+
+ENTRY = begun(volume())
+
+
+@pytest.mark.parametrize(
+    ("held", "shown", "remembered"),
+    [(True, "pv-uid-1", True), (True, "pv-uid-2", False), (False, "pv-uid-1", False)],
+    ids=["the held one", "the new one", "one that was not held"],
+)
+async def test_what_the_cache_shows_does_not_outweigh_what_was_observed(
+    held: bool, shown: str, remembered: bool
+) -> None:
+    """The cache is late, and somebody else deleted the entry of a volume that is absent."""
+    unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
+    seen = describe(volume())
+    assert seen is not None
+    unfinished.observed(marked(volume()) if held else volume())
+    unfinished.record(ENTRY)
+
+    def cached(_: PvName) -> Volume:
+        return replace(seen, uid=Uid(shown))
+
+    unfinished.know(Listed({}), before=[PV], term=0, volume_of=cached)
+
+    assert (unfinished.original(ENTRY) is not None) is remembered
