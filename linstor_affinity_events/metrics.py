@@ -316,8 +316,8 @@ class Metrics:
     def volume_controller_timed_out(self) -> None:
         self._counters["volume_controller_timeouts"].inc()
 
-    def batch_reconciled(self, reconciles: int) -> None:
-        self._counters["batched_reconciles"].inc(reconciles)
+    def read_from_bulk(self) -> None:
+        self._counters["batched_reconciles"].inc()
 
     def reconcile_failed(self, kind: str) -> None:
         self._counters["reconcile_errors"].labels(kind).inc()

@@ -159,8 +159,8 @@ class Service:
                 "queue_depth": lambda: len(queue),
                 "queue_oldest_seconds": oldest,
                 "workers_busy": lambda: queue.processing,
-                "changes_in_flight": lambda: queue.concurrency_limit.in_flight,
-                "change_concurrency_limit": lambda: queue.concurrency_limit.limit,
+                "changes_in_flight": lambda: self.engine.changes.in_flight,
+                "change_concurrency_limit": lambda: self.engine.changes.limit,
                 "leader": lambda: self.election.leading,
                 "known_volumes": lambda: len(self.index),
                 "volumes_held_back": self.engine.cluster_view.backoff.held_back,
@@ -252,7 +252,6 @@ class Service:
         ]
         listeners.append(group.create_task(self._reconcile_all(), name="full-reconcile"))
         listeners.append(group.create_task(self._listen_to_database(), name="database"))
-        listeners.append(group.create_task(self.engine.batches.run(), name="batches"))
         if self._settings.poll_rate:
             listeners.append(group.create_task(self.engine.poll.run(), name="poll"))
         return background, listeners

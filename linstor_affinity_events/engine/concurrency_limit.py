@@ -1,8 +1,11 @@
 """Limits how many volumes are changed concurrently, adapted to the current bottleneck."""
 
+import asyncio
 from collections import defaultdict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 QUEUED = 3.0
 """How many changes may queue at the bottleneck, so that it never idles."""
@@ -15,6 +18,52 @@ STEP = 0.2
 
 REMEMBERED = 32
 """Number of uncontended changes among which the fastest is the reference."""
+
+
+class Limit(Protocol):
+    """How many of one kind may be in flight."""
+
+    @property
+    def free(self) -> bool:
+        """Whether one more may start."""
+
+    def acquire(self) -> None: ...
+    def release(self) -> None: ...
+
+
+class ReadLimit:
+    """Counts the reads in flight; any number may be, except while it is lowered."""
+
+    def __init__(self) -> None:
+        self._most, self._in_flight = float("inf"), 0
+        self.on_lifted: Callable[[], None] = lambda: None
+
+    @property
+    def free(self) -> bool:
+        return self._in_flight < self._most
+
+    def acquire(self) -> None:
+        self._in_flight += 1
+
+    def release(self) -> None:
+        self._in_flight -= 1
+
+    @contextmanager
+    def lowered(self, *, for_at_most: float) -> Iterator[None]:
+        """Let one more start at a time than there are now, for the length of the block or at most
+        so many seconds.
+        """
+        self._most = 2
+        end = asyncio.get_running_loop().call_later(for_at_most, self._lift)
+        try:
+            yield
+        finally:
+            end.cancel()
+            self._lift()
+
+    def _lift(self) -> None:
+        self._most = float("inf")
+        self.on_lifted()
 
 
 class ConcurrencyLimit:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.batches import BatchReconciler
+from linstor_affinity_events.engine.changing import Changer
 from linstor_affinity_events.engine.cluster_view import ClusterView
+from linstor_affinity_events.engine.coalescing_reader import CoalescingReader
+from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit, ReadLimit
 from linstor_affinity_events.engine.full_reconcile import FullReconciler
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.placement_reader import PlacementReader
@@ -15,6 +17,7 @@ from linstor_affinity_events.engine.ports import Index, Linstor, Ports
 from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.reporter import Reporter
+from linstor_affinity_events.engine.retries import Retries
 from linstor_affinity_events.engine.saved_volumes import SavedVolumes
 from linstor_affinity_events.engine.streams import Streams
 from linstor_affinity_events.engine.triggers import DATABASE_SOURCES
@@ -86,7 +89,9 @@ class Engine:
         """`holder` is the name that this instance writes into journal entries."""
         self._ports, self._chance = ports, chance
         self.streams = streams
-        self.queue = KeyedQueue[ResourceName](changes_at_once=tuning.changes_at_once)
+        self.changes, reads = ConcurrencyLimit(tuning.changes_at_once), ReadLimit()
+        self.queue = KeyedQueue[ResourceName](changes=self.changes, reads=reads)
+        reads.on_lifted = self.queue.wake
         self.cluster_view = cluster_view_of(ports.index, ports.linstor, ports.now, tuning)
         self.reporter = Reporter(ports.notices, ports.telemetry, ports.now)
         self.replacer = Replacer(
@@ -103,27 +108,46 @@ class Engine:
             cluster_view=self.cluster_view,
             enabled=tuning.take_over_saved_volumes,
         )
-        self.reconciler = Reconciler(
+        retries = Retries(
             ports,
             queue=self.queue,
-            cluster_view=self.cluster_view,
-            replacer=self.replacer,
-            saved_volumes=saved_volumes,
+            unfinished=self.replacer.unfinished,
             reporter=self.reporter,
             chance=chance,
         )
-        self.placement_reader = PlacementReader(ports.linstor, readers=tuning.readers)
-        self.batches = BatchReconciler(
+        changer = Changer(
             ports,
             queue=self.queue,
+            limit=self.changes,
             cluster_view=self.cluster_view,
-            placement_reader=self.placement_reader,
-            reconciler=self.reconciler,
+            replacer=self.replacer,
+            retries=retries,
+            reporter=self.reporter,
+        )
+        self.placement_reader = PlacementReader(ports.linstor, readers=tuning.readers)
+        reader = CoalescingReader(
+            ports,
+            self.placement_reader,
+            read_nodes=self.cluster_view.read_nodes,
+            waiting=self.queue.due_reads,
+            limit=reads,
+        )
+        self.reconciler = Reconciler(
+            ports,
+            queue=self.queue,
+            reader=reader,
+            cluster_view=self.cluster_view,
+            replacer=self.replacer,
+            changer=changer,
+            retries=retries,
+            saved_volumes=saved_volumes,
+            reporter=self.reporter,
         )
         self.full_reconciler = FullReconciler(
             ports,
             queue=self.queue,
             cluster_view=self.cluster_view,
+            reader=reader,
             placement_reader=self.placement_reader,
             replacer=self.replacer,
             reporter=self.reporter,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.cluster_view import ClusterView
+from linstor_affinity_events.engine.coalescing_reader import CoalescingReader
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority
 from linstor_affinity_events.engine.placement_reader import PlacementReader
 from linstor_affinity_events.engine.ports import Ports
@@ -60,6 +61,7 @@ class FullReconciler:
         *,
         queue: KeyedQueue[ResourceName],
         cluster_view: ClusterView,
+        reader: CoalescingReader,
         placement_reader: PlacementReader,
         replacer: Replacer,
         reporter: Reporter,
@@ -70,12 +72,8 @@ class FullReconciler:
         limit: float = 60.0,
     ) -> None:
         self._queue, self._cluster_view, self._index = queue, cluster_view, ports.index
-        self._linstor, self._placement_reader, self._replacer = (
-            ports.linstor,
-            placement_reader,
-            replacer,
-        )
-        self._leadership = ports.leadership
+        self._reader, self._placement_reader = reader, placement_reader
+        self._replacer, self._leadership = replacer, ports.leadership
         self._reporter, self._telemetry = reporter, ports.telemetry
         self._delays, self._pace, self._limit = delays, pace, limit
         self._forget_gone, self._after_full_reconcile = forget_gone, after_full_reconcile
@@ -184,13 +182,12 @@ class FullReconciler:
         begun = clock()
         if self._leadership.leading:
             await self._queue_unfinished()
-        await self._cluster_view.read_nodes()
-        definitions = await self._linstor.definitions()
-        view = await self._placement_reader.placements(self._index.resources())
+        everything = await self._reader.read_everything(self._index.resources())
+        definitions = everything.definitions
         self._cluster_view.saved = frozenset(d.resource for d in definitions.values() if d.saved)
         for resource in self._cluster_view.saved:
             self._queue.add(resource)
-        found = await self._decide_all(cause, definitions, view.placements)
+        found = await self._decide_all(cause, definitions, everything.placements)
         changes = sum(number for (kind, _), number in found.items() if kind == "change")
         if changes and cause != PERIOD:
             # Nobody was there to receive events for them.
@@ -201,9 +198,10 @@ class FullReconciler:
         self._report_unmanaged(found)
         self._telemetry.census(found)
         self._telemetry.deferred(self._reporter.deferred())
-        self.last = FullReconcile(clock(), clock() - begun, cause, sum(found.values()), view.bulk)
-        self._telemetry.fully_reconciled(cause, self.last.took, self.last.volumes, bulk=view.bulk)
-        self._read_since = min(begun, view.since)
+        bulk = everything.bulk
+        self.last = FullReconcile(clock(), clock() - begun, cause, sum(found.values()), bulk)
+        self._telemetry.fully_reconciled(cause, self.last.took, self.last.volumes, bulk=bulk)
+        self._read_since = min(begun, everything.since)
 
     async def _queue_unfinished(self) -> None:
         """List the unfinished replacements again, and queue their resources."""

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Hashable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
 from typing import Generic, TypeVar
 
-from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit
+from linstor_affinity_events.engine.concurrency_limit import Limit
 from linstor_affinity_events.engine.ready_heap import ReadyHeap, Waiting
 
 K = TypeVar("K", bound=Hashable)
@@ -35,18 +35,17 @@ class WorkItem(Generic[K]):
     """One key that a worker is processing."""
 
     key: K
-    priority: Priority
     since: float
     """When the oldest trigger of this work item arrived, by the loop's clock."""
 
     source: str
     """The source of the first trigger; empty if the service requeued the key itself."""
 
-    changing: bool = False
-    """Whether it counts against the concurrency limit of changes."""
+    requested: float
+    """When it was requested last, or due if that is later: what was read before may be outdated."""
 
-    read_only: bool = False
-    """Whether it must not change anything, whatever the decision."""
+    limit: Limit
+    """The limit that it counts against."""
 
     @property
     def trigger(self) -> bool:
@@ -58,13 +57,14 @@ class KeyedQueue(Generic[K]):
     """Holds each key once and never gives one key to two workers.
 
     A key that is added while a worker processes it is returned again afterwards, so a reconcile
-    always follows the latest event. At most `changes_at_once` work items change something at a
-    time; fewer if `concurrency_limit` found that more would mostly wait for each other. Reading is
-    not limited this way, so a long backlog of changes never delays finding an urgent one. Times
-    are those of the running loop. `add` and `get` cost O(log n) and wake at most one worker.
+    always follows the latest event. `changes` limits how many work items change something at a
+    time, and `reads` how many others there are: so a long backlog of changes never delays finding
+    an urgent one. Times are those of the running loop. `add` and `get` cost O(log n) and wake at
+    most one worker.
     """
 
-    def __init__(self, *, changes_at_once: int = 10) -> None:
+    def __init__(self, *, changes: Limit, reads: Limit) -> None:
+        self.changes, self.reads = changes, reads
         self._waiting: dict[K, tuple[Priority, Waiting[K]]] = {}
         self._ready: dict[Priority, ReadyHeap[K]] = {priority: ReadyHeap() for priority in Priority}
         self._processing: set[K] = set()
@@ -74,10 +74,6 @@ class KeyedQueue(Generic[K]):
         self._wakeup: tuple[float, asyncio.TimerHandle] | None = None
         self._reached = float("-inf")
         """The time that the last timer was set for: event loops fire timers a little early."""
-        self.concurrency_limit = ConcurrencyLimit(changes_at_once)
-        self._reading = 0
-        self._read_limit = float("inf")
-        self._backlog: tuple[Callable[[], int], asyncio.Future[None]] | None = None
         self.closed = False
 
     def __len__(self) -> int:
@@ -104,12 +100,11 @@ class KeyedQueue(Generic[K]):
         priority: Priority = Priority.RECONCILE,
         source: str = "",
         since: float | None = None,
-        unbatchable: bool = False,
     ) -> None:
         """Add a key that is due in `after` seconds. The earliest request for a key wins.
 
         `since` is when its trigger arrived; by default, when it is due. `source` is the source of
-        the trigger, empty if there was none. `take_reads` skips an `unbatchable` key.
+        the trigger, empty if there was none.
         """
         now = self._now()
         at, since = now + after, now + after if since is None else since
@@ -117,19 +112,17 @@ class KeyedQueue(Generic[K]):
         where = self._dirty if processing else self._waiting
         if (found := where.get(key)) is not None:
             before, old = found
-            unbatchable = unbatchable or old.unbatchable
             if old.at <= now and (now < at or before is Priority.URGENT):
                 # Already due: a later request only adds its trigger. And a waiting urgent change
                 # reads everything again when it is processed.
                 priority = before
             at, since, source = min(old.at, at), min(old.since, since), old.source or source
-            wanted = (at, since, source, priority, unbatchable)
-            if wanted == (old.at, old.since, old.source, before, old.unbatchable):
+            if (at, since, source, priority) == (old.at, old.since, old.source, before):
                 old.requested = now
                 return
             if not processing:
                 self._ready[before].drop(old, now)
-        new = Waiting(key, at, next(self._order), since, source, now, unbatchable)
+        new = Waiting(key, at, next(self._order), since, source, now)
         where[key] = (priority, new)
         if not processing:
             self._put(priority, new, now)
@@ -138,7 +131,7 @@ class KeyedQueue(Generic[K]):
         """Return no more work items. Those in progress run to their end."""
         self.closed = True
         while self._idle:
-            self._wake_one()
+            self.wake()
 
     @asynccontextmanager
     async def get(self) -> AsyncIterator[WorkItem[K]]:
@@ -147,17 +140,14 @@ class KeyedQueue(Generic[K]):
         Raises QueueClosed once `close` was called.
         """
         item = await self._take()
-        self._reading += item.priority is Priority.RECONCILE
         try:
             yield item
         finally:
-            if item.changing:
-                self.concurrency_limit.release()
-            else:
-                self._reading -= 1
+            was_full = not item.limit.free
+            item.limit.release()
             self._done(item.key)
-            if item.changing or self._read_limit < float("inf"):
-                self._wake_one()
+            if was_full:
+                self.wake()
 
     def _done(self, key: K) -> None:
         self._processing.discard(key)
@@ -165,104 +155,48 @@ class KeyedQueue(Generic[K]):
             self._waiting[key] = again
             self._put(*again, self._now())
 
-    def take_reads(self, *, until: float) -> Generator[WorkItem[K], None, None]:
-        """Take all keys that were due for a reconcile before `until` and had no trigger since.
-
-        Each is done when the next one is requested, the rest when the iterator is closed. None of
-        these work items may change anything.
-        """
-        found = self._ready[Priority.RECONCILE].take_all(self._now(), until)
-        items = deque(
-            WorkItem(waiting.key, Priority.RECONCILE, waiting.since, waiting.source, read_only=True)
-            for waiting in found
-        )
-        for item in items:
-            del self._waiting[item.key]
-            self._processing.add(item.key)
-        try:
-            while items:
-                yield items[0]
-                self._done(items.popleft().key)
-        finally:
-            for item in items:
-                self._done(item.key)
-
     def due_reads(self) -> int:
-        """How many due keys a bulk read could serve."""
-        return self._ready[Priority.RECONCILE].batchable(self._now())
-
-    async def until_backlog(self, threshold: Callable[[], int]) -> None:
-        """Wait until so many keys are due that a bulk read could serve."""
-        if self.due_reads() >= threshold():
-            return
-        reached = asyncio.get_running_loop().create_future()
-        self._backlog = (threshold, reached)
-        try:
-            await reached
-        finally:
-            self._backlog = None
-
-    @contextmanager
-    def limit_reads(self, at_once: int = 1, *, for_at_most: float) -> Iterator[None]:
-        """Limit how many reconciles run at a time, for the length of the block or at most so many
-        seconds.
-        """
-        self._read_limit = at_once
-        end = asyncio.get_running_loop().call_later(for_at_most, self._lift_read_limit)
-        try:
-            yield
-        finally:
-            end.cancel()
-            self._lift_read_limit()
-
-    def _lift_read_limit(self) -> None:
-        self._read_limit = float("inf")
-        self._wake_one()
+        """How many keys are due for a reconcile."""
+        return self._ready[Priority.RECONCILE].due(self._now())
 
     def may_change(self, item: WorkItem[K], *, urgent: bool) -> bool:
-        """Acquire the concurrency limit, unless it is reached or a more urgent change waits.
+        """Let the item count as a change, unless that limit is reached or a more urgent one waits.
 
         If False, add the key again with the priority of its change.
         """
-        if item.changing:
+        if item.limit is self.changes:
             return True
-        if item.read_only:
+        if not self.changes.free or (not urgent and self._ready[Priority.URGENT].due(self._now())):
             return False
-        if not self.concurrency_limit.free or (
-            not urgent and self._ready[Priority.URGENT].due(self._now())
-        ):
-            return False
-        self.concurrency_limit.acquire()
-        self._reading -= 1
-        item.changing = True
-        if self._read_limit < float("inf"):
-            # One reconcile less is reading: another one may start.
-            self._wake_one()
+        was_full = not self.reads.free
+        self.changes.acquire()
+        self.reads.release()
+        item.limit = self.changes
+        if was_full:
+            self.wake()
         return True
+
+    def wake(self) -> None:
+        """Let a waiting worker look for work: there is some, or a limit was raised."""
+        while self._idle:
+            woken = self._idle.popleft()
+            if not woken.done():
+                woken.set_result(None)
+                return
 
     def _put(self, priority: Priority, waiting: Waiting[K], now: float) -> None:
         self._ready[priority].put(waiting, now)
         if waiting.at <= now:
-            self._wake_one()
-            self._notify_backlog()
+            self.wake()
         else:
             self._schedule_wakeup(waiting.at)
 
-    def _notify_backlog(self) -> None:
-        if self._backlog is not None:
-            threshold, reached = self._backlog
-            if not reached.done() and self.due_reads() >= threshold():
-                reached.set_result(None)
+    def _limit(self, priority: Priority) -> Limit:
+        return self.reads if priority is Priority.RECONCILE else self.changes
 
-    def _open_priorities(self) -> tuple[Priority, ...]:
-        priorities = (
-            (Priority.URGENT, Priority.RECONCILE, Priority.CHANGE)
-            if self.concurrency_limit.free
-            else (Priority.RECONCILE,)
-        )
-        if self._reading < self._read_limit:
-            return priorities
-        return tuple(priority for priority in priorities if priority is not Priority.RECONCILE)
+    def _open_priorities(self) -> list[Priority]:
+        in_order = (Priority.URGENT, Priority.RECONCILE, Priority.CHANGE)
+        return [priority for priority in in_order if self._limit(priority).free]
 
     async def _take(self) -> WorkItem[K]:
         while not self.closed:
@@ -277,13 +211,12 @@ class KeyedQueue(Generic[K]):
     def _start(self, priority: Priority, waiting: Waiting[K], now: float) -> WorkItem[K]:
         del self._waiting[waiting.key]
         self._processing.add(waiting.key)
-        item = WorkItem(waiting.key, priority, waiting.since, waiting.source)
-        if priority is not Priority.RECONCILE:
-            self.concurrency_limit.acquire()
-            item.changing = True
+        limit = self._limit(priority)
+        limit.acquire()
+        requested = max(waiting.requested, waiting.at)
+        item = WorkItem(waiting.key, waiting.since, waiting.source, requested, limit)
         if any(self._ready[other].due(now) for other in self._open_priorities()):
-            self._wake_one()
-        self._notify_backlog()
+            self.wake()
         return item
 
     async def _until_woken(self) -> None:
@@ -294,15 +227,8 @@ class KeyedQueue(Generic[K]):
         except asyncio.CancelledError:
             if woken.done() and not woken.cancelled():
                 # Pass the wakeup on to a worker that is not cancelled.
-                self._wake_one()
+                self.wake()
             raise
-
-    def _wake_one(self) -> None:
-        while self._idle:
-            woken = self._idle.popleft()
-            if not woken.done():
-                woken.set_result(None)
-                return
 
     def _schedule_next(self, now: float) -> None:
         """Schedule a wakeup for when the next key is due."""
@@ -320,7 +246,7 @@ class KeyedQueue(Generic[K]):
 
     def _on_wakeup(self, at: float) -> None:
         self._wakeup, self._reached = None, at
-        self._wake_one()
+        self.wake()
         # The worker that was woken schedules the next wakeup only if it finds nothing.
         self._schedule_next(self._now())
 

@@ -23,9 +23,6 @@ class Waiting(Generic[K]):
     requested: float = 0.0
     """When it was requested last."""
 
-    unbatchable: bool = False
-    """Whether a bulk read must not serve it."""
-
     removed: bool = False
     """Taken, or replaced by another request for its key."""
 
@@ -42,7 +39,7 @@ class ReadyHeap(Generic[K]):
         self._delayed: list[tuple[float, int, Waiting[K]]] = []
         self._oldest: list[tuple[float, int, Waiting[K]]] = []
         self._newest: list[tuple[float, int, Waiting[K]]] = []
-        self._due = self._due_unbatchable = 0
+        self._due = 0
         self._latest_next = False
 
     def due(self, now: float) -> int:
@@ -52,10 +49,6 @@ class ReadyHeap(Generic[K]):
             if not waiting.removed:
                 self._make_ready(waiting)
         return self._due
-
-    def batchable(self, now: float) -> int:
-        """How many of the due keys a bulk read could serve."""
-        return self.due(now) - self._due_unbatchable
 
     def next_at(self, now: float) -> float | None:
         """When the next key becomes due; None if all waiting keys are due."""
@@ -74,7 +67,7 @@ class ReadyHeap(Generic[K]):
         self.due(now)
         waiting.removed = True
         if waiting.at <= now:
-            self._count_removed(waiting)
+            self._count_removed()
 
     def take(self, now: float) -> Waiting[K] | None:
         """Remove and return a due request; None if none is due."""
@@ -85,33 +78,16 @@ class ReadyHeap(Generic[K]):
         while (waiting := heapq.heappop(heap)[2]).removed:
             pass
         waiting.removed = True
-        self._count_removed(waiting)
+        self._count_removed()
         return waiting
-
-    def take_all(self, now: float, until: float) -> list[Waiting[K]]:
-        """Remove and return all that were due before `until`, oldest first, except those that were
-        requested after it or are unbatchable.
-        """
-        if not self.batchable(now):
-            return []
-        found = [each for _, _, each in sorted(self._oldest) if not each.removed]
-        # Strictly before: the loop's clock may not advance for a millisecond.
-        taken = [w for w in found if w.requested < until and w.at <= until and not w.unbatchable]
-        for waiting in taken:
-            waiting.removed = True
-        for waiting in taken:
-            self._count_removed(waiting)
-        return taken
 
     def _make_ready(self, waiting: Waiting[K]) -> None:
         heapq.heappush(self._oldest, (waiting.since, waiting.order, waiting))
         heapq.heappush(self._newest, (-waiting.since, -waiting.order, waiting))
         self._due += 1
-        self._due_unbatchable += waiting.unbatchable
 
-    def _count_removed(self, waiting: Waiting[K]) -> None:
+    def _count_removed(self) -> None:
         self._due -= 1
-        self._due_unbatchable -= waiting.unbatchable
         if len(self._oldest) + len(self._newest) > 4 * self._due + MOST_REMOVED:
             for heap in (self._oldest, self._newest):
                 heap[:] = [entry for entry in heap if not entry[2].removed]

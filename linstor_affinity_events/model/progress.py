@@ -337,11 +337,10 @@ def _saved(progress: Progress, step: Step, entry: JournalEntry) -> Progress:
     before = progress.entry
     # While the entry said `prepared`, nobody can have deleted the volume.
     first = before.state is State.PREPARED or progress.deleting_version == before.version
-    mine = first and not progress.deletion_requested
     return replace(
         _having_tried(progress, step),
         entry=entry,
-        deleting_version=entry.version if mine else progress.deleting_version,
+        deleting_version=entry.version if first else progress.deleting_version,
         observation=replace(progress.observation, taken=True),
     )
 
@@ -452,9 +451,9 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
         case DetachClaimRef():
             return replace(progress, observation=replace(observation, claim_ref_immutable=True))
         case Delete():
-            return _rejected(progress, error)
+            return replace(progress, rejected=error)
         case Mark() | Save() if progress.entry.state is State.PREPARED:
-            return _rejected(progress, error)
+            return replace(progress, rejected=error)
         case Create(body) if progress.own and body != progress.rehearsed:
             # What others changed since the dry run may be why. The volume exists first; what is
             # left out is added to it as a late write, which Kubernetes may refuse on its own.
@@ -471,11 +470,6 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
             return Failed(progress=progress, error=error, stuck=True)
         case _:
             return Failed(progress=progress, error=error)
-
-
-def _rejected(progress: Progress, error: Refused) -> Progress:
-    known = replace(progress.observation, claim_known=False)
-    return replace(progress, rejected=error, observation=known)
 
 
 def without_changes_of_others(progress: Progress) -> JournalEntry:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.app.drain import Drain
+from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit, ReadLimit
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.model.names import ResourceName
 from tests.fakes.clock import run_virtually
@@ -26,7 +27,8 @@ async def stopped(*, takes: float, fails_after: float | None) -> tuple[bool, flo
     """Stop while one worker is busy, as the service does, with a background task that fails or not;
     answers whether the worker came to its end, and when all was over.
     """
-    queue, ended = KeyedQueue[ResourceName](), False
+    queue = KeyedQueue[ResourceName](changes=ConcurrencyLimit(1), reads=ReadLimit())
+    ended = False
 
     async def work() -> None:
         nonlocal ended

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from linstor_affinity_events.engine.batches import BatchReconciler
 from linstor_affinity_events.engine.cluster_view import ClusterView
 from linstor_affinity_events.engine.engine import Engine, Tuning
 from linstor_affinity_events.engine.full_reconcile import FullReconciler
@@ -68,10 +67,6 @@ class Setup:
     @property
     def reconciler(self) -> Reconciler:
         return self.engine.reconciler
-
-    @property
-    def batches(self) -> BatchReconciler:
-        return self.engine.batches
 
     @property
     def full_reconciler(self) -> FullReconciler:

@@ -1,15 +1,24 @@
 """Keys, each at most once, the most urgent first."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from linstor_affinity_events.cli.run import new_event_loop
+from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit, ReadLimit
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, QueueClosed, WorkItem
 
 
+def new_queue(changes_at_once: int = 10) -> KeyedQueue[Any]:
+    reads = ReadLimit()
+    queue = KeyedQueue[Any](changes=ConcurrencyLimit(changes_at_once), reads=reads)
+    reads.on_lifted = queue.wake
+    return queue
+
+
 async def test_a_key_added_many_times_is_handed_out_once() -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
     for _ in range(100):
         queue.add("a")
 
@@ -19,7 +28,7 @@ async def test_a_key_added_many_times_is_handed_out_once() -> None:
 
 
 async def test_news_that_come_while_a_key_is_held_lead_to_exactly_one_more_turn() -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
     queue.add("a")
     async with queue.get():
         queue.add("a", source="promotion")
@@ -32,7 +41,7 @@ async def test_news_that_come_while_a_key_is_held_lead_to_exactly_one_more_turn(
 
 
 async def test_one_key_is_never_in_two_hands() -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
     hands = {"a": 0, "b": 0}
     worst = 0
 
@@ -62,7 +71,7 @@ async def test_one_key_is_never_in_two_hands() -> None:
 
 async def test_the_earliest_wish_wins() -> None:
     clock = asyncio.get_running_loop().time
-    queue = KeyedQueue[str]()
+    queue = new_queue()
     queue.add("a", after=30.0)
     queue.add("a", after=2.0)
     queue.add("a", after=9.0)
@@ -72,7 +81,7 @@ async def test_the_earliest_wish_wins() -> None:
 
 
 async def test_a_turn_knows_since_when_the_news_waits() -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
     queue.add("a", after=10.0)
     await asyncio.sleep(1.0)
     queue.add("a", source="promotion")
@@ -82,7 +91,7 @@ async def test_a_turn_knows_since_when_the_news_waits() -> None:
 
 
 async def test_urgent_changes_go_before_others_and_before_looks() -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
     queue.add("change", priority=Priority.CHANGE)
     queue.add("look")
     queue.add("urgent", priority=Priority.URGENT)
@@ -96,7 +105,7 @@ async def test_urgent_changes_go_before_others_and_before_looks() -> None:
 
 
 async def test_a_wish_for_a_look_does_not_put_off_an_urgent_change() -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
     queue.add("urgent", priority=Priority.URGENT)
     queue.add("change", priority=Priority.CHANGE)
     queue.add("look")
@@ -106,15 +115,15 @@ async def test_a_wish_for_a_look_does_not_put_off_an_urgent_change() -> None:
     items = []
     for _ in range(3):
         async with queue.get() as item:
-            items.append((item.key, item.priority))
+            items.append((item.key, item.limit is queue.changes))
 
     # What could wait may be urgent by now: only a look tells.
-    assert items[0] == ("urgent", Priority.URGENT)
-    assert ("change", Priority.RECONCILE) in items
+    assert items[0] == ("urgent", True)
+    assert ("change", False) in items
 
 
 async def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
-    queue = KeyedQueue[str](changes_at_once=1)
+    queue = new_queue(1)
     queue.add("slow")
     async with queue.get() as slow:
         assert queue.may_change(slow, urgent=False)
@@ -129,7 +138,7 @@ async def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
 
 
 async def test_a_change_that_can_wait_leaves_the_last_place_to_an_urgent_one() -> None:
-    queue = KeyedQueue[str](changes_at_once=1)
+    queue = new_queue(1)
     queue.add("a")
     async with queue.get() as item:
         queue.add("b", priority=Priority.URGENT)
@@ -139,7 +148,7 @@ async def test_a_change_that_can_wait_leaves_the_last_place_to_an_urgent_one() -
 
 
 async def test_a_place_comes_back_when_its_turn_ends() -> None:
-    queue = KeyedQueue[str](changes_at_once=1)
+    queue = new_queue(1)
     for key in ("a", "b"):
         queue.add(key)
         async with queue.get() as item:
@@ -147,7 +156,7 @@ async def test_a_place_comes_back_when_its_turn_ends() -> None:
 
 
 async def test_a_closed_queue_hands_out_nothing_and_lets_go_of_those_who_wait() -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
 
     async def wait() -> WorkItem[str]:
         async with queue.get() as item:
@@ -163,7 +172,7 @@ async def test_a_closed_queue_hands_out_nothing_and_lets_go_of_those_who_wait() 
 
 
 async def test_a_hundred_thousand_keys_cost_no_more_each_than_a_thousand() -> None:
-    queue = KeyedQueue[int]()
+    queue = new_queue()
     for number in range(100_000):
         queue.add(number)
         queue.add(number, after=1.0)
@@ -181,7 +190,7 @@ async def test_a_hundred_thousand_keys_cost_no_more_each_than_a_thousand() -> No
 async def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(
     priority: Priority,
 ) -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
     for number in range(1000):
         queue.add(f"many-{number}", priority=priority)
     await asyncio.sleep(1.0)
@@ -196,7 +205,7 @@ async def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(
 
 
 async def test_what_was_told_first_goes_first_however_late_it_was_seen_to_be_urgent() -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
     await asyncio.sleep(10.0)
     queue.add("later", priority=Priority.URGENT, since=5.0)
     queue.add("sooner", priority=Priority.URGENT, since=4.0)
@@ -206,11 +215,11 @@ async def test_what_was_told_first_goes_first_however_late_it_was_seen_to_be_urg
 
 
 async def test_whoever_gives_up_waiting_leaves_the_news_to_others() -> None:
-    queue = KeyedQueue[str]()
+    queue = new_queue()
 
     async def wait() -> str:
         async with queue.get() as item:
-            return item.key
+            return str(item.key)
 
     first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
     await asyncio.sleep(1.0)
@@ -221,7 +230,7 @@ async def test_whoever_gives_up_waiting_leaves_the_news_to_others() -> None:
 
 
 async def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> None:
-    queue = KeyedQueue[int]()
+    queue = new_queue()
     got: dict[int, float] = {}
 
     async def wait() -> None:
@@ -241,7 +250,7 @@ async def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> No
 
 def test_on_the_loop_of_the_service_times_are_kept_however_short() -> None:
     async def play() -> None:
-        queue = KeyedQueue[int]()
+        queue = new_queue()
         for number in range(50):
             queue.add(number, after=number / 100_000)
         for number in range(50):
@@ -258,7 +267,8 @@ def test_on_the_loop_of_the_service_times_are_kept_however_short() -> None:
 
 
 async def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
-    queue = KeyedQueue[str](changes_at_once=2)
+    queue, reads = new_queue(2), ReadLimit()
+    queue.reads, reads.on_lifted = reads, queue.wake
     looked: dict[str, float] = {}
 
     async def work() -> None:
@@ -272,7 +282,7 @@ async def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
         for _ in range(3):
             group.create_task(work())
         await asyncio.sleep(0)
-        with queue.limit_reads(for_at_most=60.0):
+        with reads.lowered(for_at_most=60.0):
             for key in "abc":
                 queue.add(key)
             await asyncio.sleep(10.0)
@@ -280,29 +290,25 @@ async def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
     assert max(looked.values()) < 1.0
 
 
-async def test_many_looks_are_held_until_each_is_answered() -> None:
-    queue = KeyedQueue[str]()
-    queue.add("old")
-    queue.add("too")
+async def test_a_key_knows_what_is_too_old_for_it() -> None:
+    queue = new_queue()
+    clock = asyncio.get_running_loop().time
+    queue.add("told twice")
     queue.add("later", after=2.0)
-    queue.add("single", unbatchable=True)
     await asyncio.sleep(1.0)
-    begun = asyncio.get_running_loop().time()
-    queue.add("new")
+    told = clock()
+    queue.add("told twice")
     await asyncio.sleep(3.0)
 
-    assert queue.due_reads() == 4
-    items = queue.take_reads(until=begun)
-    first = next(items)
-    assert (first.key, queue.processing) == ("old", 2)
-    assert not queue.may_change(first, urgent=True)
-    assert (next(items).key, queue.processing) == ("too", 1)
-    items.close()
-    assert (queue.processing, queue.due_reads()) == (0, 2)
+    requested = {}
+    for _ in range(2):
+        async with queue.get() as item:
+            requested[item.key] = item.requested
+    assert requested == {"told twice": told, "later": told + 1.0}
 
 
 async def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
-    queue = KeyedQueue[str](changes_at_once=1)
+    queue = new_queue(1)
     queue.add("first", priority=Priority.CHANGE)
     took: list[float] = []
 

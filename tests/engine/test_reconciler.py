@@ -238,11 +238,11 @@ async def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held
             linstor.place(name, "n2")
         setup = setup_on(cluster, linstor, at_once=10)
         for _ in range(10):
-            setup.queue.concurrency_limit.acquire()
-            setup.queue.concurrency_limit.observe(("replace", True), 0.1)
-        while setup.queue.concurrency_limit.in_flight:
-            setup.queue.concurrency_limit.release()
-        before, replace = setup.queue.concurrency_limit.limit, setup.replacer.replace
+            setup.engine.changes.acquire()
+            setup.engine.changes.observe(("replace", True), 0.1)
+        while setup.engine.changes.in_flight:
+            setup.engine.changes.release()
+        before, replace = setup.engine.changes.limit, setup.replacer.replace
 
         async def slow(*args: Any, **more: Any) -> Any:
             ended = await replace(*args, **more)
@@ -258,7 +258,7 @@ async def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held
             await until(lambda: len(setup.notices.updates) == len(names))
 
     assert before > 5
-    assert (setup.queue.concurrency_limit.limit == before) is held_up
+    assert (setup.engine.changes.limit == before) is held_up
 
 
 async def test_a_node_that_the_snapshot_lacks_is_learnt_on_the_way() -> None:

@@ -79,8 +79,8 @@ class FakeTelemetry:
     def claim_lost(self) -> None:
         self.counted["claim lost"] += 1
 
-    def batch_reconciled(self, reconciles: int) -> None:
-        self.counted["batched reconciles"] += reconciles
+    def read_from_bulk(self) -> None:
+        self.counted["batched reconciles"] += 1
 
     def reconcile_failed(self, kind: str) -> None:
         self.counted[f"failed {kind}"] += 1

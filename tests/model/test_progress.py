@@ -323,6 +323,54 @@ def test_a_rejection_before_the_deletion_is_rolled_back(last: type[Step]) -> Non
     whole(cluster, moved=False)
 
 
+def test_a_roll_back_that_meets_others_starts_from_what_is_there() -> None:
+    """Another instance has continued the replacement meanwhile, and deleted the volume."""
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, Save)
+    refused = advance(progress, following(progress), Failure(Invalid("no")))
+    assert isinstance(refused, Progress)
+    assert following(refused) == Save(progress.entry.prepared())
+    stored = cluster.stored(replace(progress.entry, holder=ANOTHER))
+    cluster.pv = None
+
+    conflict = advance(refused, following(refused), Failure(Conflict("x")))
+    assert isinstance(conflict, Progress)
+    seen = advance(conflict, Observe(), Observed(None, stored))
+
+    assert isinstance(seen, Progress)
+    assert isinstance(following(seen), ReadClaim)
+
+
+def test_a_removal_whose_answer_is_lost_may_have_taken_effect() -> None:
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, AwaitBinder)
+    assert isinstance(following(progress), Remove)
+
+    lost = advance(progress, Remove(), Failure(Unreachable("no answer")))
+
+    assert isinstance(lost, Progress)
+    assert lost.removed
+    assert not progress.removed
+
+
+@pytest.mark.parametrize("label", ["blue", "red"])
+def test_what_is_created_is_compared_with_what_was_asked_for(label: str) -> None:
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, Remove)
+    assert cluster.pv is not None
+    made = with_metadata(cluster.pv, labels={"team": label})
+    seen = replace(progress, observation=replace(progress.observation, pv=made))
+    by_another = replace(seen, asked_for=None)
+
+    end = advance(seen, following(seen), Dropped())
+    found = advance(by_another, following(by_another), Dropped())
+
+    assert isinstance(end, Finished)
+    assert end.progress.different == (() if label == "blue" else ("metadata.labels[team]",))
+    assert isinstance(found, Finished)
+    assert found.progress.different == ()
+
+
 def test_a_rejected_creation_blocks_others_only_if_this_run_alone_is_why() -> None:
     cluster, error = Cluster(), Forbidden("no")
     progress = at(started(cluster), cluster, AwaitBinder)

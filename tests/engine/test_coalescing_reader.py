@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
-from linstor_affinity_events.engine.batches import SMALLEST
+from linstor_affinity_events.engine.coalescing_reader import SMALLEST
 from linstor_affinity_events.engine.keyed_queue import Priority
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName, resource_name
 from linstor_affinity_events.model.nodes import Nodes
-from linstor_affinity_events.model.placement import Placement
+from linstor_affinity_events.model.placement import Definition, Placement
 from tests.engine.setup import Setup, cluster_with, instead, setup_on
 from tests.fakes.linstor import FakeLinstor
 
@@ -20,21 +21,17 @@ FEW = 60
 
 
 @asynccontextmanager
-async def crowded_house() -> AsyncIterator[Setup]:
+async def crowded_house(workers: int = 3) -> AsyncIterator[Setup]:
     """Very many volumes on n1, a LINSTOR that takes its time, and all parts at work."""
     linstor = FakeLinstor("n1", "n2")
     for name in NAMES:
         linstor.place(name, "n1")
     async with cluster_with(*NAMES) as cluster:
         setup = setup_on(cluster, linstor)
-        async with setup.at_work():
+        async with setup.at_work(workers):
             linstor.delay = 0.05
             linstor.asked.clear()
-            batches = asyncio.create_task(setup.batches.run(), name="crowd")
-            try:
-                yield setup
-            finally:
-                batches.cancel()
+            yield setup
 
 
 def hint_all(setup: Setup) -> None:
@@ -234,3 +231,70 @@ async def test_a_look_that_failed_and_was_answered_in_a_crowd_has_failed_no_more
 
         assert failing > 0
         assert setup.reconciler.remembered() == 0
+
+
+async def test_no_volume_is_changed_by_what_a_bulk_read_says_alone() -> None:
+    """The replica moves on in the midst of the crowd, and nobody tells."""
+    async with crowded_house() as setup:
+        moving = ResourceName(NAMES[MANY // 2])
+        setup.linstor.place(moving, "n2")
+        read = setup.linstor.placements
+
+        async def placements() -> Mapping[ResourceName, Placement]:
+            found = await read()
+            setup.linstor.place(moving, "n1")
+            return found
+
+        instead(setup.linstor, placements=placements)
+        hint_all(setup)
+        await asyncio.sleep(10.0)
+
+        assert setup.nodes(moving) == {"n1"}
+        assert setup.telemetry.counted["done replace"] == 0
+
+
+async def test_a_change_does_not_wait_for_hints_to_cease() -> None:
+    async with crowded_house(workers=1) as setup:
+        setup.linstor.place(NAMES[0], "n2")
+        for _ in range(100):
+            hint_all(setup)
+            await asyncio.sleep(0.05)
+
+        assert setup.nodes(NAMES[0]) == {"n2"}
+
+
+async def test_few_look_alone_while_everything_is_read() -> None:
+    async with crowded_house(workers=10) as setup:
+        read = setup.linstor.placements
+
+        async def slow() -> Mapping[ResourceName, Placement]:
+            await asyncio.sleep(3.0)
+            return await read()
+
+        instead(setup.linstor, placements=slow)
+        hint_all(setup)
+        await asyncio.sleep(3.0)
+
+        assert 10 < single_looks(setup) < SMALLEST
+
+
+async def test_a_saved_volume_is_read_alone() -> None:
+    async with crowded_house() as setup:
+        saved = ResourceName(NAMES[MANY // 2])
+        read = setup.linstor.definitions
+
+        async def definitions() -> Mapping[ResourceName, Definition]:
+            found = dict(await read())
+            return {**found, saved: replace(found[saved], saved={0: "{}"})}
+
+        instead(setup.linstor, definitions=definitions)
+        taken = list[Definition]()
+
+        async def take_over(definition: Definition) -> None:
+            taken.append(definition)
+
+        instead(setup.reconciler._saved_volumes, take_over=take_over)
+        hint_all(setup)
+        await asyncio.sleep(10.0)
+
+        assert taken == []

@@ -1,0 +1,108 @@
+"""Resumes the unfinished replacements of a resource, whoever began them."""
+
+import asyncio
+import logging
+
+from linstor_affinity_events.engine.cluster_view import ClusterView
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, WorkItem
+from linstor_affinity_events.engine.ports import NO_TRIGGER, Ports
+from linstor_affinity_events.engine.replacer import Replacer
+from linstor_affinity_events.engine.reporter import Reporter
+from linstor_affinity_events.engine.retries import Retries
+from linstor_affinity_events.errors import Again, Refused, Unreachable
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.decision import Refusal
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.steps import OUTCOMES, LeaveAlone, Outcome
+
+log = logging.getLogger(__name__)
+
+RECHECK_RESUMED_AFTER = 1.0
+RESUMED_AT_ONCE = 20
+"""The most unfinished replacements that one work item resumes; there is hardly ever more than one
+for a resource, unless others write the entries.
+"""
+
+
+class Resuming:
+    """Finishes what is begun before anything else is decided for a resource."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        queue: KeyedQueue[ResourceName],
+        cluster_view: ClusterView,
+        replacer: Replacer,
+        retries: Retries,
+        reporter: Reporter,
+    ) -> None:
+        self._queue, self._cluster_view, self._index = queue, cluster_view, ports.index
+        self._replacer, self._unfinished = replacer, replacer.unfinished
+        self._retries, self._reporter = retries, reporter
+        self._leadership, self._telemetry = ports.leadership, ports.telemetry
+
+    def begun(self, resource: ResourceName) -> list[PvName]:
+        """The volumes of the resource with an unfinished replacement."""
+        marked = [volume.name for volume in self._index.of(resource) if volume.marked]
+        return list(dict.fromkeys([*marked, *self._unfinished.of(resource)]))
+
+    async def finish(self, item: WorkItem[ResourceName]) -> tuple[bool, Again | Refused | None]:
+        """Finish the unfinished replacements of the resource, without asking LINSTOR.
+
+        Returns whether to continue, and an error to raise at the end: a journal entry that can't
+        be followed must not block the other volumes of the resource.
+        """
+        names, unfinished = self.begun(item.key), self._unfinished
+        due = unfinished.due(names, pause=self._retries.unfinished_most(item.key))
+        if not due or not self._leadership.leading:
+            return True, None
+        urgent = not unfinished.all_left_alone(due)
+        if not self._queue.may_change(item, urgent=urgent):
+            priority = Priority.URGENT if urgent else Priority.CHANGE
+            self._queue.add(item.key, priority=priority, since=item.since, source=item.source)
+            return False, None
+        failed: Again | Refused | None = None
+        for name in due[:RESUMED_AT_ONCE]:
+            unfinished.trying(name)
+            key, absent = unfinished.pending.get(name), self._index.get(name) is None
+            if key is not None and absent and not unfinished.can_tell_owner(name, key):
+                failed = Unreachable("not all journal entries have been listed yet")
+                continue
+            try:
+                await self._finish_one(item, name)
+            except (Again, Refused) as error:
+                failed = error
+        if any(unfinished.waits(name) for name in due[RESUMED_AT_ONCE:]):
+            self._queue.add(item.key, priority=Priority.CHANGE, since=item.since)
+        if failed is not None and not any(v.name not in names for v in self._index.of(item.key)):
+            raise failed
+        return True, failed
+
+    async def _finish_one(self, item: WorkItem[ResourceName], name: PvName) -> None:
+        begun = asyncio.get_running_loop().time()
+        volume = self._index.get(name)
+        ended = await self._replacer.resume(name)
+        if isinstance(ended, LeaveAlone):
+            self._unfinished.left_alone(name, ended.why)
+            return
+        if isinstance(ended, Refusal):
+            if volume is not None:
+                self._reporter.report(volume, ended)
+            else:
+                log.error(
+                    "journal entry is not valid and is ignored until it is "
+                    "corrected or deleted; find out who wrote it",
+                    extra=facts(pv=name, resource=item.key, message=ended.why),
+                )
+            return
+        took = asyncio.get_running_loop().time() - begun
+        self._telemetry.changed("resume", str(ended), took, took, item.source or NO_TRIGGER)
+        if ended in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN, Outcome.ROLLED_BACK}:
+            self._cluster_view.backoff.changed(name)
+        log.info(
+            "unfinished replacement ended",
+            extra=facts(pv=name, resource=item.key, outcome=ended, message=OUTCOMES[ended]),
+        )
+        # The entry may be outdated by now, and so is the index for a moment.
+        self._queue.add(item.key, after=RECHECK_RESUMED_AFTER, since=item.since)

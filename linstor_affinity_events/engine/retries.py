@@ -1,0 +1,150 @@
+"""Requeues resources: what failed with growing delays, and what has to wait."""
+
+import asyncio
+import logging
+import random
+
+from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, WorkItem
+from linstor_affinity_events.engine.ports import Ports
+from linstor_affinity_events.engine.rechecks import RECHECK_AFTER
+from linstor_affinity_events.engine.reporter import DEFERRED_FOR, Reporter
+from linstor_affinity_events.engine.unfinished import Unfinished
+from linstor_affinity_events.errors import Conflict, Unreachable
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.decision import Decision, Deferred, InSync, Reason, Refusal
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.volume import Volume
+
+log = logging.getLogger(__name__)
+
+FAILED_FIRST, FAILED_MOST = 0.5, 300.0
+UNFINISHED_MOST = 10.0
+USUALLY_UNFINISHED = 50
+"""There are hardly more journal entries than --workers. If there are more than this, others write
+them, and the more there are, the less often those that fail are retried.
+"""
+RETRY_MOST = 60.0
+
+
+class Retries:
+    """Keeps the delays of resources that fail and of volumes that wait."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        queue: KeyedQueue[ResourceName],
+        unfinished: Unfinished,
+        reporter: Reporter,
+        chance: random.Random,
+    ) -> None:
+        self._queue, self._unfinished, self._reporter = queue, unfinished, reporter
+        self._index, self._telemetry, self._chance = ports.index, ports.telemetry, chance
+        self._failing: dict[ResourceName, Backoff] = {}
+        self._failing_since: dict[ResourceName, float] = {}
+        self._waiting: dict[PvName, Backoff] = {}
+
+    def __len__(self) -> int:
+        """Number of resources and volumes with a delay."""
+        return len(self._failing) + len(self._waiting)
+
+    def forget_gone(self) -> None:
+        """Drop what is kept for volumes and resources that no longer exist."""
+        for name in [name for name in self._waiting if self._index.get(name) is None]:
+            del self._waiting[name]
+        known = self._index.resources()
+        for resource in [name for name in self._failing if name not in known]:
+            if not self._unfinished.of(resource):
+                self.succeeded(resource)
+
+    def succeeded(self, resource: ResourceName) -> None:
+        self._failing.pop(resource, None)
+        self._failing_since.pop(resource, None)
+
+    def settled(self, name: PvName) -> None:
+        """The volume needs nothing more."""
+        self._waiting.pop(name, None)
+
+    def failed(
+        self, item: WorkItem[ResourceName], error: Exception | None, after: float | None
+    ) -> None:
+        """Requeue the item after `after` seconds or more; with no `error` it was unexpected."""
+        unfinished = bool(self._unfinished.of(item.key))
+        most = self.unfinished_most(item.key) if unfinished else FAILED_MOST
+        first = item.key not in self._failing
+        now = asyncio.get_running_loop().time()
+        since = self._failing_since.setdefault(item.key, now)
+        if first:
+            self._failing[item.key] = Backoff(first=FAILED_FIRST, most=most, chance=self._chance)
+        delay = max(self._failing[item.key].next(), after or 0.0)
+        urgent = unfinished and most == UNFINISHED_MOST
+        if unfinished:
+            delay = min(delay, most) if urgent else most
+        self._telemetry.reconcile_failed("Unexpected" if error is None else type(error).__name__)
+        if error is not None:
+            # A conflict is expected when somebody else writes first; a lasting failure was logged
+            # when it began.
+            expected = isinstance(error, Conflict) or not first
+            log.log(
+                logging.DEBUG if expected else logging.WARNING,
+                "reconcile failed while a replacement is unfinished; it is retried until the "
+                "volume is complete"
+                if unfinished
+                else "reconcile failed; it is retried. No volume is absent",
+                extra=facts(resource=item.key, error=error, retry_in_s=round(delay, 1)),
+            )
+        priority = (
+            Priority.URGENT if urgent else Priority.CHANGE if unfinished else Priority.RECONCILE
+        )
+        self._queue.add(
+            item.key, after=delay, since=item.since, source=item.source, priority=priority
+        )
+        self._report_lasting(item.key, error, now - since)
+
+    def _report_lasting(
+        self, resource: ResourceName, error: Exception | None, since_age: float
+    ) -> None:
+        # An unreachable API is reported elsewhere, once for all volumes.
+        if since_age < DEFERRED_FOR or isinstance(error, Unreachable):
+            return
+        why = f"reconciling it keeps failing: {error or 'unexpected error, see the log'}"
+        for volume in self._index.of(resource):
+            decision = Deferred(Reason.FAILING, why)
+            self._reporter.report_lasting(volume, decision, since_age=since_age)
+
+    def unfinished_most(self, resource: ResourceName) -> float:
+        """The longest delay before unfinished replacements of a resource are retried: short for a
+        volume that this instance has observed, and if there are no more than usual.
+        """
+        if self._unfinished.has_observed_any(self._unfinished.of(resource)):
+            return UNFINISHED_MOST
+        return UNFINISHED_MOST * max(1.0, len(self._unfinished.pending) / USUALLY_UNFINISHED)
+
+    def not_changed(self, item: WorkItem[ResourceName], volume: Volume, decision: Decision) -> None:
+        """Report a decision by which a volume is not changed after all, and requeue its resource
+        where that may be different later.
+        """
+        self._reporter.report(volume, decision)
+        if isinstance(decision, Deferred):
+            self.defer(item, volume, decision)
+        elif not isinstance(decision, Refusal | InSync):
+            self._queue.add(item.key, after=RECHECK_AFTER, since=item.since)
+
+    def defer(self, item: WorkItem[ResourceName], volume: Volume, decision: Deferred) -> None:
+        """Requeue at the known time, else with growing delays: a claim that stays Lost must not be
+        read frequently forever.
+        """
+        if decision.after is None:
+            return
+        if decision.reason is Reason.YOUNG:
+            self._queue.add(item.key, after=decision.after, since=item.since)
+        else:
+            self.wait(item, volume, decision.after)
+
+    def wait(self, item: WorkItem[ResourceName], volume: Volume, least: float) -> None:
+        """Requeue the item with delays that grow while this volume has to wait."""
+        if volume.name not in self._waiting:
+            self._waiting[volume.name] = Backoff(first=least, most=RETRY_MOST, chance=self._chance)
+        after = max(least, self._waiting[volume.name].next())
+        self._queue.add(item.key, after=after, since=item.since)
