@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.lease import LeaseName, holder_of
 from linstor_affinity_events.adapters.kubernetes.volumes import VOLUMES_PATH
 from linstor_affinity_events.errors import Invalid, Missing
 from linstor_affinity_events.model.affinity import NodeAffinity
@@ -80,16 +81,12 @@ class KubeSurvey:
                     found.add(f"{item['metadata']['namespace']}/{item['metadata']['name']}")
         return tuple(sorted(found))
 
-    async def lease_holder(self, namespace: str, name: str) -> str | None:
+    async def lease_holder(self, lease: LeaseName) -> str | None:
         """Return the holder of a Lease; None if there is no Lease. Raises Forbidden."""
-        path = (
-            f"/apis/coordination.k8s.io/v1/namespaces/{escaped(namespace)}/leases/{escaped(name)}"
-        )
         try:
-            lease = await self._api.get(path)
+            return holder_of(await self._api.get(lease.path))
         except Missing:
             return None
-        return str((lease.get("spec") or {}).get("holderIdentity") or "")
 
     async def changes_in_place(self, name: PvName) -> bool:
         """Return whether this volume's affinity, which is set, can be changed in place, by a dry
