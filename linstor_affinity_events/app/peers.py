@@ -11,6 +11,7 @@ from linstor_affinity_events.adapters.kubernetes.election import (
     LeaseElection,
 )
 from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
+from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
 from linstor_affinity_events.adapters.kubernetes.session import configuration_from, own_namespace
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection, Login, Tls
 from linstor_affinity_events.adapters.linstor.events import (
@@ -18,7 +19,6 @@ from linstor_affinity_events.adapters.linstor.events import (
     PROMOTION_PATH,
     LinstorStream,
 )
-from linstor_affinity_events.adapters.policy_yaml import parse_policy
 from linstor_affinity_events.engine.engine import Tuning
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.model.affinity import DRIVER_NODES, NO_AFFINITY, NodeAffinity

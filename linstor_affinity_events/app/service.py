@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from linstor_affinity_events import __version__
-from linstor_affinity_events.adapters.bodies import parse_text
 from linstor_affinity_events.adapters.http.endpoints import EndpointSources, HttpEndpoints
 from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
 from linstor_affinity_events.adapters.kubernetes.election import LeaseElection
@@ -25,6 +24,7 @@ from linstor_affinity_events.adapters.kubernetes.volumes import (
     KubeVolumes,
 )
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
+from linstor_affinity_events.adapters.transport.bodies import parse_text
 from linstor_affinity_events.app.drain import Drain
 from linstor_affinity_events.app.event_sources import EventSources
 from linstor_affinity_events.app.garbage import Garbage

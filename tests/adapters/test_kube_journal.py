@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 import pytest
 
-from linstor_affinity_events.adapters.bodies import MIB
 from linstor_affinity_events.adapters.kubernetes import journal as kube_journal
 from linstor_affinity_events.adapters.kubernetes import pages as kube_pages
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, Query
@@ -18,6 +17,7 @@ from linstor_affinity_events.adapters.kubernetes.journal import (
     KubeJournal,
     configmap_name,
 )
+from linstor_affinity_events.adapters.transport.bodies import MIB
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import Again, BadEntry, Conflict, Forbidden, Refused
 from linstor_affinity_events.model.journal_entry import JournalEntry

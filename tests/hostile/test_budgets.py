@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.bodies import MOST_VALUES, parse_json, parse_text
-from linstor_affinity_events.adapters.json_stream import LONGEST, YIELD_EVERY, Objects, objects_in
+from linstor_affinity_events.adapters.kubernetes.policy_yaml import _cached, parse_policy
 from linstor_affinity_events.adapters.linstor.events import (
     MOST_IDLE_LINES,
     MOST_LINES,
@@ -28,6 +27,12 @@ from linstor_affinity_events.adapters.linstor.events import (
 from linstor_affinity_events.adapters.linstor.events import (
     YIELD_EVERY as LINES_BREATH,
 )
+from linstor_affinity_events.adapters.linstor.json_stream import (
+    LONGEST,
+    YIELD_EVERY,
+    Objects,
+    objects_in,
+)
 from linstor_affinity_events.adapters.linstor.replies import checked_body
 from linstor_affinity_events.adapters.linstor.rows import (
     LONGEST_NAME,
@@ -37,7 +42,7 @@ from linstor_affinity_events.adapters.linstor.rows import (
     Replicas,
     definition_of,
 )
-from linstor_affinity_events.adapters.policy_yaml import _cached, parse_policy
+from linstor_affinity_events.adapters.transport.bodies import MOST_VALUES, parse_json, parse_text
 from linstor_affinity_events.errors import AffinityEventsError, TooLong, Unreachable
 from linstor_affinity_events.model.journal_entry import read_entry
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, parse_handle

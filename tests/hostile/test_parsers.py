@@ -10,18 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.bodies import parse_json
-from linstor_affinity_events.adapters.json_stream import Objects
 from linstor_affinity_events.adapters.kubernetes.database import replica_of
 from linstor_affinity_events.adapters.kubernetes.journal import _entry
+from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
 from linstor_affinity_events.adapters.linstor.events import trigger_of
+from linstor_affinity_events.adapters.linstor.json_stream import Objects
 from linstor_affinity_events.adapters.linstor.replies import checked_body
 from linstor_affinity_events.adapters.linstor.rows import (
     Replicas,
     definition_of,
     list_of,
 )
-from linstor_affinity_events.adapters.policy_yaml import parse_policy
+from linstor_affinity_events.adapters.transport.bodies import parse_json
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.journal_entry import read_entry, read_saved

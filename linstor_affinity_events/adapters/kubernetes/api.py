@@ -13,7 +13,6 @@ import orjson
 from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
-from linstor_affinity_events.adapters.bodies import MIB, read_bounded
 from linstor_affinity_events.adapters.kubernetes.credentials import Credentials
 from linstor_affinity_events.adapters.kubernetes.responses import (
     WatchEvents,
@@ -23,7 +22,8 @@ from linstor_affinity_events.adapters.kubernetes.responses import (
 )
 from linstor_affinity_events.adapters.kubernetes.retry_after import RetryAfterGate
 from linstor_affinity_events.adapters.kubernetes.session import KubeSession, LoadConfiguration
-from linstor_affinity_events.adapters.sockets import keep_alive
+from linstor_affinity_events.adapters.transport.bodies import MIB, read_bounded
+from linstor_affinity_events.adapters.transport.sockets import keep_alive
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.keys import OURSELVES
 

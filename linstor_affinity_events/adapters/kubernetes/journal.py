@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
-from linstor_affinity_events.adapters.bodies import MIB, parse_json
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.pages import PAGE, ListLimits, Pages
+from linstor_affinity_events.adapters.transport.bodies import MIB, parse_json
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
     BadEntry,

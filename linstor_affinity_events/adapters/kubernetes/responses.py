@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 
-from linstor_affinity_events.adapters.bodies import parse_json
+from linstor_affinity_events.adapters.transport.bodies import parse_json
 from linstor_affinity_events.errors import (
     Conflict,
     Expired,

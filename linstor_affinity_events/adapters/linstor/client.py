@@ -8,14 +8,14 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
-from linstor_affinity_events.adapters.bodies import MIB, read_bounded
-from linstor_affinity_events.adapters.json_stream import objects_in
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
+from linstor_affinity_events.adapters.linstor.json_stream import objects_in
 from linstor_affinity_events.adapters.linstor.replies import (
     checked_body,
     is_from_linstor,
     redirected,
 )
+from linstor_affinity_events.adapters.transport.bodies import MIB, read_bounded
 from linstor_affinity_events.errors import Unreachable
 
 OBJECT_LIMIT = MIB

@@ -7,8 +7,8 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from linstor_affinity_events.adapters.bodies import parse_json
 from linstor_affinity_events.adapters.linstor.connection import LOGIN_CODES
+from linstor_affinity_events.adapters.transport.bodies import parse_json
 from linstor_affinity_events.errors import LoginRefused, Missing, Refused, Unreachable
 
 _CODE_MASK = 0xFFFF

@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Self
 from urllib.parse import quote
 
-from linstor_affinity_events.adapters.bodies import MIB
 from linstor_affinity_events.adapters.linstor.client import LinstorClient
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
 from linstor_affinity_events.adapters.linstor.rows import (
@@ -20,6 +19,7 @@ from linstor_affinity_events.adapters.linstor.rows import (
     single_object,
     text_of,
 )
+from linstor_affinity_events.adapters.transport.bodies import MIB
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Missing, Unreachable
 from linstor_affinity_events.logs import facts
