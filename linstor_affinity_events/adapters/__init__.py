@@ -1,3 +1,3 @@
-"""All network I/O: one module per peer and concern. LINSTOR's and Kubernetes' modules do not import
-each other. `Any` is used only here, where JSON is decoded.
+"""All network I/O: one package per peer, and what they share. LINSTOR's and Kubernetes' packages do
+not import each other. `Any` is used only here, where JSON is decoded.
 """

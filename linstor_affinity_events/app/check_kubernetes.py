@@ -1,10 +1,10 @@
 """Checks of Kubernetes: connection, permissions, StorageClasses, in-place changes, the leader."""
 
 from collections.abc import AsyncIterator, Mapping
-from typing import NamedTuple
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
 from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey
 from linstor_affinity_events.app.check_result import CheckResult, fail, few, ok, warn
 from linstor_affinity_events.app.permissions import PERMISSIONS, Permission, Scope
@@ -31,15 +31,8 @@ async def kubernetes_reachable(api: KubeApi, survey: KubeSurvey) -> CheckResult:
     return ok("kubernetes", f"version {version} at {api.where}")
 
 
-class Lease(NamedTuple):
-    """The Lease of the leader election."""
-
-    namespace: str
-    name: str
-
-
 async def permissions(
-    survey: KubeSurvey, journal: str, lease: Lease | None, *, who: str = "the account"
+    survey: KubeSurvey, journal: str, lease: LeaseName | None, *, who: str = "the account"
 ) -> CheckResult:
     """Check every verb that `run` uses. Without leader election no Lease is written."""
     needed = [
@@ -173,9 +166,9 @@ async def conflicting_controllers(survey: KubeSurvey) -> CheckResult:
     return ok("conflicting-controller", "linstor-affinity-controller is not running")
 
 
-async def leader(survey: KubeSurvey, lease: Lease) -> CheckResult:
+async def leader(survey: KubeSurvey, lease: LeaseName) -> CheckResult:
     try:
-        holder = await survey.lease_holder(lease.namespace, lease.name)
+        holder = await survey.lease_holder(lease)
     except AffinityEventsError as error:
         return warn("leader", str(error), "see the check named permissions")
     lease_name = f"{lease.namespace}/{lease.name}"

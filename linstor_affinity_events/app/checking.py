@@ -7,11 +7,11 @@ from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.informer import read_list
 from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
+from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
 from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey, ServiceAccount
 from linstor_affinity_events.adapters.kubernetes.volumes import CLASSES_PATH, VOLUMES_PATH
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.check_kubernetes import (
-    Lease,
     conflicting_controllers,
     in_place,
     kubernetes_reachable,
@@ -33,7 +33,7 @@ from linstor_affinity_events.app.peers import (
     event_streams,
     journal_namespace,
     kubernetes,
-    lease_namespace,
+    lease_name,
     linstor_connection,
 )
 from linstor_affinity_events.errors import AffinityEventsError
@@ -76,9 +76,9 @@ class _Checks:
         self._survey = KubeSurvey(api, account)
         self._who = f"{account.namespace}/{account.name}" if account else "the account"
         self._namespace = journal_namespace(settings)
-        self._lease: Lease | None = None
+        self._lease: LeaseName | None = None
         if settings.leader_election:
-            self._lease = Lease(lease_namespace(settings), settings.lease_lock_name)
+            self._lease = lease_name(settings)
         self._index: VolumeIndex | None = None
         self._nodes: Nodes | None = None
 

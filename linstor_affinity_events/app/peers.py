@@ -1,6 +1,17 @@
 """Builds the clients for Kubernetes and LINSTOR, and the engine's tuning, from the settings."""
 
+from collections.abc import Callable
+from datetime import datetime
+
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.election import (
+    AlwaysLeading,
+    Election,
+    ElectionTimes,
+    LeaseElection,
+)
+from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
+from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
 from linstor_affinity_events.adapters.kubernetes.session import configuration_from, own_namespace
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection, Login, Tls
 from linstor_affinity_events.adapters.linstor.events import (
@@ -8,7 +19,6 @@ from linstor_affinity_events.adapters.linstor.events import (
     PROMOTION_PATH,
     LinstorStream,
 )
-from linstor_affinity_events.adapters.policy_yaml import parse_policy
 from linstor_affinity_events.engine.engine import Tuning
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.model.affinity import DRIVER_NODES, NO_AFFINITY, NodeAffinity
@@ -68,6 +78,31 @@ def kubernetes(settings: Settings) -> KubeApi:
 
 def lease_namespace(settings: Settings) -> str:
     return settings.lease_lock_namespace or own_namespace() or "default"
+
+
+def lease_name(settings: Settings) -> LeaseName:
+    return LeaseName(lease_namespace(settings), settings.lease_lock_name)
+
+
+def election(
+    settings: Settings,
+    api: KubeApi,
+    identity: str,
+    *,
+    on_change: Callable[[bool], None],
+    now: Callable[[], datetime],
+    healthy: Callable[[], bool],
+) -> Election:
+    if not settings.leader_election:
+        return AlwaysLeading()
+    times = ElectionTimes(
+        lease_duration=settings.leader_election_lease_duration,
+        renew_deadline=settings.leader_election_renew_deadline,
+        retry_period=settings.leader_election_retry_period,
+    )
+    return LeaseElection(
+        api, lease_name(settings), identity, times, on_change=on_change, now=now, healthy=healthy
+    )
 
 
 def journal_namespace(settings: Settings) -> str:

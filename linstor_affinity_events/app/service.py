@@ -6,40 +6,41 @@ import random
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from uuid import uuid4
 
 from linstor_affinity_events import __version__
-from linstor_affinity_events.adapters.bodies import parse_text
 from linstor_affinity_events.adapters.http.endpoints import EndpointSources, HttpEndpoints
 from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
+from linstor_affinity_events.adapters.kubernetes.election import LeaseElection
 from linstor_affinity_events.adapters.kubernetes.events import KubeEvents
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.informer import Informer, Store
 from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
-from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading, LeaseElection
 from linstor_affinity_events.adapters.kubernetes.volumes import (
     CLASSES_PATH,
     VOLUMES_PATH,
     KubeVolumes,
 )
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
+from linstor_affinity_events.adapters.transport.bodies import parse_text
 from linstor_affinity_events.app.drain import Drain
+from linstor_affinity_events.app.event_sources import EventSources
 from linstor_affinity_events.app.garbage import Garbage
+from linstor_affinity_events.app.gauges import gauges
 from linstor_affinity_events.app.peers import (
+    election,
     event_streams,
     journal_namespace,
     kubernetes,
-    lease_namespace,
     linstor_connection,
     tuning_of,
 )
 from linstor_affinity_events.app.status import StatusReport
 from linstor_affinity_events.engine.engine import Engine
-from linstor_affinity_events.engine.ports import EventsMissed, EventStream, Ports, ResourceTouched
+from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.streams import Streams
-from linstor_affinity_events.engine.triggers import triggers_from
 from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.metrics import Metrics
@@ -69,29 +70,21 @@ class Service:
         self.api = kubernetes(settings)
         connection = linstor_connection(settings)
         self.linstor = LinstorRest(connection, namespace=settings.property_namespace)
-        self.streams = event_streams(connection)
-        self._database = KubeDatabase(
-            self.api, watch_for=settings.resync_rate, recheck_every=DATABASE_RECHECK
-        )
-        self.database_failure: str | None = None
+        linstor_streams = event_streams(connection)
+        self._stream_names = tuple(stream.name for stream in linstor_streams)
         self.index = VolumeIndex(self._volume_changed)
         self.index.classes.on_change = lambda: self.engine.full_reconciler.request("storageclass")
         self.events = KubeEvents(self.api, instance=instance, now=_now)
-        self.election = self._election(
-            streams, lease_namespace(settings), settings.leader_election_id or instance
+        self.election = election(
+            settings,
+            self.api,
+            settings.leader_election_id or instance,
+            on_change=lambda leading: self.engine.leadership_changed(leading=leading),
+            now=_now,
+            healthy=lambda: streams.any_up(self._stream_names),
         )
         self.engine = Engine(
-            Ports(
-                index=self.index,
-                linstor=self.linstor,
-                volumes=KubeVolumes(self.api, self.index),
-                journal=KubeJournal(self.api, journal_namespace(settings)),
-                notices=self.events,
-                telemetry=self.metrics,
-                leadership=self.election,
-                now=time.time,
-                parse_json=parse_text,
-            ),
+            self._ports(),
             tuning_of(settings),
             holder=instance,
             chance=random.Random(),  # noqa: S311, adds jitter to retries, not used for security
@@ -110,33 +103,29 @@ class Service:
             election=self.election,
             not_ready=self.not_ready,
         )
-        self._publish_gauges()
+        self._sources = EventSources(
+            self.engine,
+            linstor_streams,
+            KubeDatabase(self.api, watch_for=settings.resync_rate, recheck_every=DATABASE_RECHECK),
+            watch_database=settings.watch_linstor_database,
+        )
+        self.metrics.read(gauges(self.engine, self.index, self.election, self.events))
 
-    @property
-    def _stream_names(self) -> tuple[str, ...]:
-        return tuple(stream.name for stream in self.streams)
+    def _ports(self) -> Ports:
+        return Ports(
+            index=self.index,
+            linstor=self.linstor,
+            volumes=KubeVolumes(self.api, self.index),
+            journal=KubeJournal(self.api, journal_namespace(self._settings)),
+            notices=self.events,
+            telemetry=self.metrics,
+            leadership=self.election,
+            now=time.time,
+            parse_json=parse_text,
+        )
 
     def _volume_changed(self, volume: Volume) -> None:
         self.engine.volume_changed(volume)
-
-    def _election(
-        self, streams: Streams, namespace: str, identity: str
-    ) -> AlwaysLeading | LeaseElection:
-        settings = self._settings
-        if not settings.leader_election:
-            return AlwaysLeading()
-        return LeaseElection(
-            self.api,
-            namespace=namespace,
-            name=settings.lease_lock_name,
-            identity=identity,
-            lease_duration=settings.leader_election_lease_duration,
-            renew_deadline=settings.leader_election_renew_deadline,
-            retry_period=settings.leader_election_retry_period,
-            on_change=lambda leading: self.engine.leadership_changed(leading=leading),
-            now=_now,
-            healthy=lambda: streams.any_up(self._stream_names),
-        )
 
     def _informer(self, path: str, store: Store) -> Informer:
         return Informer(
@@ -145,27 +134,6 @@ class Service:
             store,
             delays=self.engine.delays(first=0.5, most=30.0),
             watch_for=self._settings.resync_rate,
-        )
-
-    def _publish_gauges(self) -> None:
-        queue = self.engine.queue
-
-        def oldest() -> float:
-            since = queue.oldest()
-            return 0.0 if since is None else asyncio.get_running_loop().time() - since
-
-        self.metrics.read(
-            {
-                "queue_depth": lambda: len(queue),
-                "queue_oldest_seconds": oldest,
-                "workers_busy": lambda: queue.processing,
-                "changes_in_flight": lambda: self.engine.changes.in_flight,
-                "change_concurrency_limit": lambda: self.engine.changes.limit,
-                "leader": lambda: self.election.leading,
-                "known_volumes": lambda: len(self.index),
-                "volumes_held_back": self.engine.cluster_view.backoff.held_back,
-                "kubernetes_events_dropped": lambda: self.events.lost,
-            }
         )
 
     def not_ready(self) -> Mapping[str, str]:
@@ -178,8 +146,8 @@ class Service:
         against |= self.engine.failures(self._stream_names)
         if isinstance(self.election, LeaseElection) and self.election.failure is not None:
             against["lease"] = self.election.failure
-        if self.database_failure is not None:
-            against["LINSTOR's database in Kubernetes"] = self.database_failure
+        if self._sources.database_failure is not None:
+            against["LINSTOR's database in Kubernetes"] = self._sources.database_failure
         return against
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -247,11 +215,10 @@ class Service:
         if isinstance(self.election, LeaseElection):
             background.append(group.create_task(self.election.run(), name="election"))
         listeners = [
-            group.create_task(self._listen(stream), name=f"stream-{stream.name}")
-            for stream in self.streams
+            group.create_task(listening, name=name)
+            for name, listening in self._sources.tasks().items()
         ]
         listeners.append(group.create_task(self._reconcile_all(), name="full-reconcile"))
-        listeners.append(group.create_task(self._listen_to_database(), name="database"))
         if self._settings.poll_rate:
             listeners.append(group.create_task(self.engine.poll.run(), name="poll"))
         return background, listeners
@@ -274,28 +241,6 @@ class Service:
         log.info("PersistentVolumes listed", extra=facts(volumes=len(self.index)))
         self.engine.full_reconciler.request("start")
         await self.engine.full_reconciler.run()
-
-    async def _listen_to_database(self) -> None:
-        """Use LINSTOR's own database as a source of triggers, where it can be watched."""
-        if self._settings.watch_linstor_database == "off":
-            return
-        required = self._settings.watch_linstor_database == "on"
-        self.database_failure = "not connected yet" if required else None
-        rows = await self._database.found(required=required)
-        self.database_failure = None
-        await self._listen(rows)
-
-    async def _listen(self, stream: EventStream) -> None:
-        engine = self.engine
-        triggers = triggers_from(stream, engine.delays(first=0.2, most=30.0), engine.streams)
-        async with aclosing(triggers):
-            async for trigger in triggers:
-                match trigger:
-                    case EventsMissed(cause):
-                        engine.full_reconciler.request(cause)
-                    case ResourceTouched(resource):
-                        engine.trigger(resource, stream.name)
-        raise RuntimeError("an event source ended unexpectedly")
 
 
 def _now() -> datetime:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from linstor_affinity_events import __version__
+from linstor_affinity_events.adapters.kubernetes.election import Election
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
-from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading, LeaseElection
 from linstor_affinity_events.engine.engine import Engine
 from linstor_affinity_events.engine.reporter import Changed, OutOfSync
 from linstor_affinity_events.engine.yielding import yielding
@@ -35,7 +35,7 @@ class StatusReport:
         instance: str,
         index: VolumeIndex,
         streams: tuple[str, ...],
-        election: AlwaysLeading | LeaseElection,
+        election: Election,
         not_ready: Callable[[], Mapping[str, str]],
     ) -> None:
         self._instance, self._index, self._reporter = instance, index, engine.reporter

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.json_stream import Objects
+from linstor_affinity_events.adapters.linstor.json_stream import Objects
 from linstor_affinity_events.errors import Unreachable
 
 scalars = (

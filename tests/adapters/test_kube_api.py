@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from kubernetes_asyncio.client.configuration import Configuration
 
-from linstor_affinity_events.adapters.kubernetes.api import YIELD_EVERY, KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.responses import YIELD_EVERY
 from linstor_affinity_events.adapters.kubernetes.session import (
     LoadConfiguration,
     configuration_from,

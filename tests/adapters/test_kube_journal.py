@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from linstor_affinity_events.adapters.bodies import MIB
 from linstor_affinity_events.adapters.kubernetes import journal as kube_journal
+from linstor_affinity_events.adapters.kubernetes import pages as kube_pages
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, Query
 from linstor_affinity_events.adapters.kubernetes.journal import (
     LABEL,
@@ -17,6 +17,7 @@ from linstor_affinity_events.adapters.kubernetes.journal import (
     KubeJournal,
     configmap_name,
 )
+from linstor_affinity_events.adapters.transport.bodies import MIB
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import Again, BadEntry, Conflict, Forbidden, Refused
 from linstor_affinity_events.model.journal_entry import JournalEntry
@@ -280,7 +281,7 @@ async def test_many_notes_come_in_pages(
     kube: KubeServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kube_journal, "PAGE", 100)
+    monkeypatch.setattr(kube_pages, "PAGE", 100)
     for number in range(250):
         keep(cluster, noted(f"pv-{number}"))
 
@@ -298,18 +299,20 @@ async def test_a_list_that_is_forgotten_midway_goes_on_where_it_was(
     kube: KubeServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kube_journal, "PAGE", 10)
+    monkeypatch.setattr(kube_pages, "PAGE", 10)
     entries = [noted(f"pv-{number:02}") for number in range(35)]
     for entry in entries:
         keep(cluster, entry)
-    read = api.get_metadata
+    read = api.get_page
 
-    async def forgotten_once(path: str, query: Query, *, limit: int) -> tuple[Json, int]:
+    async def forgotten_once(
+        path: str, query: Query, *, limit: int, metadata_only: bool
+    ) -> tuple[Json, int]:
         if "continue" in query and not kube.log.matching("GET", "continue="):
             kube.compact()
-        return await read(path, query, limit=limit)
+        return await read(path, query, limit=limit, metadata_only=metadata_only)
 
-    monkeypatch.setattr(api, "get_metadata", forgotten_once)
+    monkeypatch.setattr(api, "get_page", forgotten_once)
 
     assert await journal.all() == listed(*entries)
     assert len(kube.log.matching("GET", "limit=10")) == 4 + 1
@@ -322,7 +325,7 @@ async def test_a_list_that_can_t_go_on_begins_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where a proxy, say, swallows what the API server offers."""
-    monkeypatch.setattr(kube_journal, "PAGE", 10)
+    monkeypatch.setattr(kube_pages, "PAGE", 10)
     entries = [noted(f"pv-{number:02}") for number in range(15)]
     for entry in entries:
         keep(cluster, entry)
@@ -337,7 +340,7 @@ async def test_a_list_that_is_forgotten_again_and_again_is_given_up_for_now(
     kube: KubeServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kube_journal, "PAGE", 10)
+    monkeypatch.setattr(kube_pages, "PAGE", 10)
     for number in range(15):
         keep(cluster, noted(f"pv-{number:02}"))
     kube.faults.add(path_regex="continue=", times=1000, status=410)
@@ -394,7 +397,7 @@ async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
     kube: KubeServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kube_journal, "PAGE", 10)
+    monkeypatch.setattr(kube_pages, "PAGE", 10)
     entries = [noted(f"pv-{number:02}") for number in range(15)]
     for entry in entries:
         keep(cluster, entry)
@@ -434,7 +437,7 @@ async def test_a_list_brings_no_bodies(
     kube: KubeServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kube_journal, "PAGE", 100)
+    monkeypatch.setattr(kube_pages, "PAGE", 100)
     for number in range(120):
         entry = noted(f"pv-{number:03}")
         cluster.create(CONFIG_MAPS, labelled(entry, "x" * 1_000_000), namespace=NAMESPACE)

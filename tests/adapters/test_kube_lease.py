@@ -1,672 +1,122 @@
-"""Who leads, in a world where a minute takes one or two seconds."""
+"""What is written to a Lease, and whether it is free, by pure functions."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from itertools import cycle
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.kubernetes import lease as kube_lease
-from linstor_affinity_events.adapters.kubernetes.api import KubeApi
-from linstor_affinity_events.adapters.kubernetes.lease import (
+from linstor_affinity_events.adapters.kubernetes.leader_health import (
     YIELD_AFTER_FIRST,
-    AlwaysLeading,
-    LeaseElection,
+    YIELD_AFTER_MOST,
+    LeaderHealth,
 )
-from tests.adapters.peers import hurried, loads, running
-from tests.contracts.manifests import lease
-from tests.fakes.kube_server import FakeCluster, KubeServer
+from linstor_affinity_events.adapters.kubernetes.lease import MOST_HELD, LeaseRecord, released
 
-SPEED = 40
 LEASE = "affinity"
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-DURATION, DEADLINE, RETRY = 30.0, 25.0, 10.0
-
-
-class Town:
-    """An API server and those who want to lead; on a clock of its own."""
-
-    def __init__(self) -> None:
-        self.cluster = FakeCluster()
-        self.server = KubeServer(self.cluster)
-        self.told: dict[str, list[bool]] = {}
-        self._apis: list[KubeApi] = []
-
-    def candidate(
-        self,
-        name: str,
-        *,
-        namespace: str = "default",
-        healthy: Callable[[], bool] = lambda: True,
-        now: Callable[[], datetime] = lambda: datetime.fromtimestamp(clock(), UTC),
-    ) -> LeaseElection:
-        api = KubeApi(loads(self.server.url))
-        self._apis.append(api)
-        self.told[name] = []
-        return LeaseElection(
-            api,
-            namespace=namespace,
-            name=LEASE,
-            identity=name,
-            lease_duration=DURATION,
-            renew_deadline=DEADLINE,
-            retry_period=RETRY,
-            on_change=self.told[name].append,
-            now=now,
-            healthy=healthy,
-        )
-
-    def held_by(self, holder: str, **spec: Any) -> None:
-        given = lease(LEASE, holderIdentity=holder, leaseDurationSeconds=30, **spec)
-        self.cluster.create("leases", given, namespace="default")
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        stored = self.cluster.get("leases", LEASE, "default")
-        assert stored is not None
-        spec: dict[str, Any] = stored["spec"]
-        return spec
+DURATION = 30.0
+NOON, LATER = datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2026, 1, 1, 13, tzinfo=UTC)
+Json = dict[str, Any]
 
-    async def __aenter__(self) -> "Town":
-        await self.server.start()
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        for api in self._apis:
-            await api.close()
-        await self.server.stop()
+def record(identity: str = "one") -> LeaseRecord:
+    return LeaseRecord(LEASE, identity=identity, duration=DURATION)
 
-
-def play(story: Callable[[Town], Awaitable[None]]) -> None:
-    async def told() -> None:
-        async with Town() as town:
-            await story(town)
 
-    hurried(told, speed=SPEED)
+def stored(lease: Json, version: str = "1") -> Json:
+    return {**lease, "metadata": {**lease["metadata"], "resourceVersion": version}}
 
 
-def clock() -> float:
-    return asyncio.get_running_loop().time()
+def lease_of(identity: str, now: datetime = NOON) -> Json:
+    return stored(record(identity).taken(None, now))
 
 
-async def until(holds: Callable[[], bool], *, within: float = 150.0) -> float:
-    """Wait until it is so; answers how long that took."""
-    begun = clock()
-    async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110 - there is no event to wait for
-            await asyncio.sleep(0.1)
-    return clock() - begun
+def test_another_holder_keeps_the_lease_until_its_duration_is_over() -> None:
+    one, lease = record(), lease_of("two")
+    one.seen(lease, 100.0)
+    one.seen(lease, 120.0)
 
+    assert one.is_held_by_another(lease, 100.0 + DURATION - 0.1)
+    assert not one.is_held_by_another(lease, 100.0 + DURATION)
+    assert one.expires_in(110.0) == DURATION - 10.0
 
-def test_who_comes_first_leads_at_once() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
 
-        async with running(one.run()):
-            took = await until(lambda: one.leading)
+@pytest.mark.parametrize("holder", ["one", "two"])
+def test_a_released_lease_is_free(holder: str) -> None:
+    one, lease = record(), released(lease_of(holder))
+    one.seen(lease, 0.0)
 
-        assert took < RETRY
-        assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 0)
-        assert town.told["one"] == [True]
+    assert not one.is_held_by_another(lease, 0.0)
 
-    play(story)
 
+def test_a_lease_of_the_same_identity_is_free_until_this_process_has_led() -> None:
+    one, lease = record(), lease_of("one")
+    one.seen(lease, 0.0)
 
-def test_a_leader_that_is_unfit_makes_way_for_one_that_is_not() -> None:
-    async def story(town: Town) -> None:
-        unhealthy, healthy = (
-            town.candidate("unhealthy", healthy=lambda: False),
-            town.candidate("healthy"),
-        )
+    assert one.is_ours(lease)
+    assert not one.is_held_by_another(lease, 0.0)
 
-        async with running(unhealthy.run()):
-            await until(lambda: unhealthy.leading)
-            async with running(healthy.run()):
-                took = await until(lambda: healthy.leading)
-                assert not unhealthy.leading
-                for _ in range(60):
-                    await asyncio.sleep(1.0)
-                    assert healthy.leading
 
-        assert took < YIELD_AFTER_FIRST + 3 * RETRY
+def test_a_lease_that_a_duplicate_took_is_held_by_another() -> None:
+    one = record()
+    one.wrote(stored(one.taken(None, NOON)), 0.0)
+    theirs = stored(record().taken(lease_of("one"), LATER), "2")
+    one.seen(theirs, 1.0)
 
-    play(story)
-
-
-def test_one_that_stood_back_alone_leads_as_soon_as_it_is_fit() -> None:
-    async def story(town: Town) -> None:
-        state = {"healthy": False}
-        one = town.candidate("one", healthy=lambda: state["healthy"])
-
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            await until(lambda: not one.leading)
-            await asyncio.sleep(2.0)
-            state["healthy"] = True
-
-            took = await until(lambda: one.leading)
-
-        assert took < 3.0
-
-    play(story)
-
-
-def test_where_nobody_is_fit_somebody_leads_all_the_same() -> None:
-    async def story(town: Town) -> None:
-        alone = town.candidate("alone", healthy=lambda: False)
-        led = 0
-
-        async with running(alone.run()):
-            await until(lambda: alone.leading)
-            for _ in range(200):
-                await asyncio.sleep(1.0)
-                led += alone.leading
-
-        assert led > 80
-
-    play(story)
-
-
-def test_one_that_is_fit_again_does_not_wait() -> None:
-    async def story(town: Town) -> None:
-        state = {"healthy": False}
-        alone = town.candidate("alone", healthy=lambda: state["healthy"])
-
-        async with running(alone.run()):
-            await until(lambda: alone.leading)
-            await until(lambda: not alone.leading)
-            state["healthy"] = True
-            assert await until(lambda: alone.leading) <= RETRY + 1.0
-
-    play(story)
-
-
-def test_of_two_candidates_one_leads() -> None:
-    async def story(town: Town) -> None:
-        one, two = town.candidate("one"), town.candidate("two")
-
-        async with running(one.run()), running(two.run()):
-            await until(lambda: one.leading or two.leading)
-            both = 0
-            for _ in range(80):
-                await asyncio.sleep(1.0)
-                both += one.leading and two.leading
-
-        assert both == 0
-        assert sorted([len(town.told["one"]), len(town.told["two"])]) == [0, 1]
-
-    play(story)
-
-
-def test_of_two_that_were_given_one_name_the_later_leads_alone() -> None:
-    async def story(town: Town) -> None:
-        earlier, later = town.candidate("same"), town.candidate("same")
-
-        async with running(earlier.run()):
-            await until(lambda: earlier.leading)
-            async with running(later.run()):
-                await until(lambda: later.leading)
-                # From its next renewal on the earlier one knows.
-                took = await until(lambda: not earlier.leading)
-                changes = 0
-                for _ in range(80):
-                    await asyncio.sleep(1.0)
-                    changes += earlier.leading or not later.leading
-
-        assert took <= RETRY + 2.0
-        assert changes == 0
-
-    play(story)
-
-
-def test_one_whose_namesake_leads_follows_it_when_it_falls_silent(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def story(town: Town) -> None:
-        earlier, later = town.candidate("same"), town.candidate("same")
-        async with running(earlier.run()):
-            await until(lambda: earlier.leading)
-            async with running(later.run()):
-                await until(lambda: later.leading and not earlier.leading)
-
-            took = await until(lambda: earlier.leading)
-
-        assert took >= DURATION - RETRY
-
-    play(story)
-    assert caplog.text.count("another instance uses the same --leader-election-id") == 1
-
-
-def test_a_namesake_s_lease_is_not_released() -> None:
-    async def story(town: Town) -> None:
-        earlier, later = town.candidate("same"), town.candidate("same")
-        async with running(earlier.run()):
-            await until(lambda: earlier.leading)
-        async with running(later.run()):
-            await until(lambda: later.leading)
-
-            await earlier.release()
-
-            assert town.spec["holderIdentity"] == "same"
-
-    play(story)
-
-
-def test_a_predecessor_s_lease_is_taken_though_the_first_attempt_got_lost() -> None:
-    async def story(town: Town) -> None:
-        town.held_by("one")
-        town.server.faults.add(method="PUT", status=500)
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            took = await until(lambda: one.leading)
-
-        assert took < 2 * RETRY
-
-    play(story)
-
-
-def test_a_leader_whose_renewal_got_through_unanswered_knows_its_own_lease() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            town.server.faults.add(method="PUT", drop_after=True)
-            await asyncio.sleep(3 * RETRY)
-
-            assert one.leading
-        assert town.told["one"] == [True]
-
-    play(story)
-
-
-def test_a_leader_goes_on_leading() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            await asyncio.sleep(3 * DURATION)
-
-            assert one.leading
-        assert town.told["one"] == [True]
-
-    play(story)
-
-
-def test_a_leader_renews_by_one_request_and_reads_nothing() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            before = town.spec["renewTime"]
-            read = town.server.faults.add(method="GET", status=500)
-            await asyncio.sleep(3 * DURATION)
-
-            assert one.leading
-            assert town.spec["renewTime"] > before
-            assert town.spec["leaseTransitions"] == 0
-            assert read.hits == 0
-        assert town.told["one"] == [True]
-
-    play(story)
-
-
-def test_a_leader_that_releases_hands_over_at_once() -> None:
-    async def story(town: Town) -> None:
-        one, two = town.candidate("one"), town.candidate("two")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-        async with running(two.run()):
-            await until(lambda: two.holder == "one")
-
-            await one.release()
-            took = await until(lambda: two.leading)
-
-        assert not one.leading
-        assert took < RETRY + 5.0
-        assert town.spec["leaseTransitions"] == 1
-
-    play(story)
-
-
-def test_whoever_does_not_lead_releases_nothing() -> None:
-    async def story(town: Town) -> None:
-        town.held_by("ghost")
-        one = town.candidate("one")
-
-        await one.release()
-
-        assert town.spec["holderIdentity"] == "ghost"
-
-    play(story)
-
-
-def test_a_leader_does_not_release_what_another_has_taken() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-        changed = {"spec": {"holderIdentity": "ghost"}}
-        town.cluster.patch("leases", LEASE, changed, namespace="default")
-
-        await one.release()
-
-        assert town.spec["holderIdentity"] == "ghost"
-
-    play(story)
-
-
-def test_a_lease_whose_holder_is_silent_is_taken_when_it_ran_out() -> None:
-    async def story(town: Town) -> None:
-        town.held_by("ghost")
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            took = await until(lambda: one.leading)
-
-        assert DURATION <= took < DURATION + RETRY
-        assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 1)
-
-    play(story)
-
-
-def test_the_times_in_a_lease_mean_nothing() -> None:
-    async def story(town: Town) -> None:
-        # Its holder's clock may be days behind, and it is alive all the same.
-        town.held_by("ghost", renewTime="2001-01-01T00:00:00.000000Z")
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            await asyncio.sleep(DURATION / 2)
-
-            assert not one.leading
-
-    play(story)
-
-
-def test_a_wall_clock_that_jumps_changes_nothing() -> None:
-    async def story(town: Town) -> None:
-        jumps = cycle((0, 10, -10, 3, -7))
-        one = town.candidate("one", now=lambda: NOON + timedelta(hours=next(jumps)))
-        two = town.candidate("two", now=lambda: NOON + timedelta(hours=next(jumps)))
-
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            async with running(two.run()):
-                await asyncio.sleep(DURATION * 3)
-
-                assert (one.leading, two.leading) == (True, False)
-        assert (town.told["one"], town.told["two"]) == ([True], [])
-
-    play(story)
-
-
-def test_a_lease_that_is_renewed_is_never_taken() -> None:
-    async def story(town: Town) -> None:
-        town.held_by("ghost")
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            for number in range(6):
-                await asyncio.sleep(DURATION / 2)
-                renewed = {"spec": {"renewTime": f"2026-01-01T00:00:0{number}.000000Z"}}
-                town.cluster.patch("leases", LEASE, renewed, namespace="default")
-
-            assert not one.leading
-        assert town.told["one"] == []
-
-    play(story)
-
-
-def test_a_lease_that_asks_for_longer_gets_longer() -> None:
-    async def story(town: Town) -> None:
-        town.held_by("ghost")
-        town.cluster.patch(
-            "leases", LEASE, {"spec": {"leaseDurationSeconds": 90}}, namespace="default"
-        )
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            took = await until(lambda: one.leading)
-
-        assert took >= 90.0
-
-    play(story)
+    assert one.is_held_by_duplicate(theirs)
+    assert not one.is_ours(theirs)
+    assert one.is_held_by_another(theirs, 1.0)
 
 
 @pytest.mark.parametrize(
-    "spec",
-    [
-        pytest.param({"holderIdentity": ""}, id="released"),
-        pytest.param({"holderIdentity": None}, id="nobody's"),
-        pytest.param({"holderIdentity": "one"}, id="our own from before a restart"),
-    ],
+    ("holder", "acquired", "transitions"), [("one", NOON, 0), ("two", LATER, 1)]
 )
-def test_a_lease_that_nobody_else_holds_is_taken_at_once(spec: dict[str, Any]) -> None:
-    async def story(town: Town) -> None:
-        town.held_by("ghost")
-        town.cluster.patch("leases", LEASE, {"spec": spec}, namespace="default")
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            took = await until(lambda: one.leading)
-
-        assert took < RETRY
-
-    play(story)
-
-
-def test_without_answers_leading_ends_before_anybody_else_may_begin() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            await town.server.stop()
-
-            took = await until(lambda: not one.leading)
-            await until(lambda: town.told["one"] == [True, False])
-
-        assert DEADLINE - RETRY - 1.0 <= took <= DEADLINE
-        assert one.failure is not None
-
-    play(story)
-
-
-def test_leading_ends_by_itself_even_if_nothing_runs() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-
-        took = await until(lambda: not one.leading)
-
-        assert took <= DEADLINE
-
-    play(story)
-
-
-def test_a_renewal_whose_answer_comes_too_late_does_not_lengthen_it() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            town.server.faults.add(method="PUT", delay_after=9.0, times=1000)
-            await asyncio.sleep(2 * RETRY)
-            town.server.faults.clear()
-            town.server.faults.add(status=500, times=1000)
-
-            # Counted from the start of the last renewal, not from its answer.
-            took = await until(lambda: not one.leading)
-
-        assert took <= DEADLINE
-
-    play(story)
-
-
-def test_after_an_outage_somebody_leads_again() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            await town.server.stop()
-            await until(lambda: town.told["one"] == [True, False])
-            await town.server.start()
-
-            await until(lambda: town.told["one"] == [True, False, True])
-
-        assert one.failure is None
-
-    play(story)
-
-
-def test_whoever_loses_the_race_for_a_lease_follows() -> None:
-    async def story(town: Town) -> None:
-        town.held_by("")
-        town.server.faults.add(method="PUT", status=409)
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            await until(lambda: len(town.server.log.matching("PUT")) == 1)
-            lost = not one.leading
-            await until(lambda: one.leading)
-
-        assert lost
-
-    play(story)
-
-
-def test_a_leader_whose_renewal_meets_a_conflict_looks_again() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            town.server.faults.add(method="PUT", status=409)
-            await asyncio.sleep(3 * RETRY)
-
-            assert one.leading
-        assert town.told["one"] == [True]
-
-    play(story)
-
-
-def test_a_leader_whose_lease_was_taken_follows() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            taken = {"spec": {"holderIdentity": "ghost"}}
-            town.cluster.patch("leases", LEASE, taken, namespace="default")
-
-            took = await until(lambda: not one.leading)
-
-        assert took <= RETRY + 2.0
-        assert one.holder == "ghost"
-
-    play(story)
-
-
-def test_a_lease_that_is_deleted_is_made_again() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one")
-        async with running(one.run()):
-            await until(lambda: one.leading)
-            town.cluster.delete("leases", LEASE, namespace="default")
-
-            await until(lambda: town.cluster.get("leases", LEASE, "default") is not None)
-
-            assert one.leading
-
-    play(story)
-
-
-@pytest.mark.parametrize("status", [403, 404, 409, 422, 429, 500])
-def test_no_refusal_ends_an_election(status: int) -> None:
-    async def story(town: Town) -> None:
-        town.server.faults.add(method="POST", status=status)
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            await until(lambda: one.leading)
-
-    play(story)
-
-
-def test_a_namespace_that_does_not_exist_is_told_until_it_does() -> None:
-    async def story(town: Town) -> None:
-        one = town.candidate("one", namespace="later")
-
-        async with running(one.run()):
-            await until(lambda: one.failure is not None)
-            town.cluster.create("namespaces", {"metadata": {"name": "later"}})
-            await until(lambda: one.leading)
-
-    play(story)
-
-
-def test_a_server_that_never_answers_does_not_hold_up_an_election() -> None:
-    async def story(town: Town) -> None:
-        town.server.faults.add(delay=10_000)
-        one = town.candidate("one")
-
-        async with running(one.run()):
-            took = await until(lambda: one.leading)
-
-        assert took <= 2 * RETRY + 5.0
-
-    play(story)
-
-
-def test_without_an_election_everybody_leads() -> None:
-    assert AlwaysLeading().leading
-
-
-FAR = "2999-01-01T00:00:00.000000Z"
-FOR_YEARS = 2**31 - 1
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        pytest.param({"leaseDurationSeconds": FOR_YEARS}, id="held for 68 years"),
-        pytest.param({"renewTime": FAR, "acquireTime": FAR}, id="renewed in the future"),
-        pytest.param({"leaseTransitions": FOR_YEARS}, id="taken as often as can be counted"),
-        pytest.param(
-            {
-                "leaseDurationSeconds": FOR_YEARS,
-                "renewTime": FAR,
-                "acquireTime": FAR,
-                "leaseTransitions": FOR_YEARS,
-                "strategy": "OldestEmulationVersion",
-            },
-            id="all of it",
-        ),
-    ],
-)
-def test_a_lease_that_says_absurd_things_holds_nobody_up_for_long(
-    monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]
+def test_a_renewal_keeps_what_a_takeover_changes(
+    holder: str, acquired: datetime, transitions: int
 ) -> None:
-    monkeypatch.setattr(kube_lease, "MOST_HELD", 60.0)
+    one = record()
+    ours = stored(one.taken(None, NOON))
+    given = ours if holder == "one" else lease_of(holder)
 
-    async def story(town: Town) -> None:
-        town.held_by("somebody")
-        town.cluster.patch("leases", LEASE, {"spec": spec}, namespace="default")
-        one = town.candidate("one")
+    spec = one.taken(given, LATER)["spec"]
 
-        async with running(one.run()):
-            took = await until(lambda: one.leading)
-            first = town.spec
-            await until(lambda: town.spec["renewTime"] != first["renewTime"])
+    assert spec["acquireTime"] == acquired.strftime("%Y-%m-%dT%H:%M:%S.000000Z")
+    assert spec["renewTime"] == LATER.strftime("%Y-%m-%dT%H:%M:%S.000000Z")
+    assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("one", transitions)
 
-        assert took < 60.0 + 2 * RETRY
-        assert first["leaseDurationSeconds"] == DURATION
-        assert first["leaseTransitions"] in {0, 1}
-        assert first["acquireTime"] != FAR
-        assert "strategy" not in first
 
-    play(story)
+@pytest.mark.parametrize(("said", "written"), [(2**31 - 2, 2**31 - 1), (2**31 - 1, 0), ("x", 1)])
+def test_transitions_never_exceed_what_kubernetes_stores(said: object, written: int) -> None:
+    lease = lease_of("two")
+    lease["spec"]["leaseTransitions"] = said
+
+    assert record().taken(lease, NOON)["spec"]["leaseTransitions"] == written
+
+
+def test_a_leader_yields_later_each_time_as_long_as_it_stays_unhealthy() -> None:
+    health = LeaderHealth(lambda: False, pause=1.0)
+    now, waited = 0.0, []
+    for _ in range(8):
+        begun = now
+        while not health.should_yield(now, leading=True):
+            now += 1.0
+        waited.append(now - begun)
+        assert (health.yields(now), health.yields(now + 1.0)) == (True, False)
+
+    assert waited[0] == YIELD_AFTER_FIRST
+    # From the second time on it has been unhealthy since the first.
+    assert sum(waited) == YIELD_AFTER_MOST
+
+
+def test_a_healthy_instance_does_not_yield() -> None:
+    state = {"healthy": False}
+    health = LeaderHealth(lambda: state["healthy"], pause=10.0)
+    assert not health.should_yield(0.0, leading=True)
+    assert health.should_yield(YIELD_AFTER_FIRST, leading=True)
+
+    state["healthy"] = True
+
+    assert not health.yields(YIELD_AFTER_FIRST)
+    assert not health.should_yield(1000.0, leading=True)
 
 
 @pytest.mark.parametrize(
@@ -676,8 +126,8 @@ def test_a_lease_that_says_absurd_things_holds_nobody_up_for_long(
         (1, DURATION),
         (0, DURATION),
         (-(2**40), DURATION),
-        (2**31 - 1, kube_lease.MOST_HELD),
-        (10**400, kube_lease.MOST_HELD),
+        (2**31 - 1, MOST_HELD),
+        (10**400, MOST_HELD),
         (None, DURATION),
         ("90", DURATION),
         (1e300, DURATION),
@@ -685,7 +135,5 @@ def test_a_lease_that_says_absurd_things_holds_nobody_up_for_long(
     ],
     ids=lambda value: str(value)[:12],
 )
-async def test_how_long_a_lease_of_others_counts(says: object, waited: float) -> None:
-    election = Town().candidate("one")
-
-    assert election._valid_for({"leaseDurationSeconds": says}) == waited
+def test_how_long_a_lease_of_others_counts(says: object, waited: float) -> None:
+    assert record().valid_for({"spec": {"leaseDurationSeconds": says}}) == waited

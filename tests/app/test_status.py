@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from linstor_affinity_events.adapters.kubernetes.election import AlwaysLeading
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
-from linstor_affinity_events.adapters.kubernetes.lease import AlwaysLeading
 from linstor_affinity_events.app.status import MOST_VOLUMES, YIELD_EVERY, StatusReport
 from linstor_affinity_events.engine.reporter import OutOfSync
 from linstor_affinity_events.model.affinity import ForeignAffinity

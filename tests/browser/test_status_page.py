@@ -4,6 +4,7 @@ import pytest
 
 from tests.browser.chromium import Page
 from tests.e2e.conftest import MakeService
+from tests.stage.clusters import until
 from tests.stage.service import Service, running
 from tests.stage.stage import Stage
 
@@ -44,6 +45,10 @@ async def with_one_change_and_one_refusal(stage: Stage, service: Service) -> Non
     await stage.until_on("pvc-moved", "n2")
     await service.until_said("volume affinity updated")
     await service.until_said("volume not updated")
+
+
+async def in_sync(service: Service, volume: str) -> bool:
+    return '"state": "in_sync"' in (await service.ask(f"/status?q={volume}"))[1]
 
 
 async def test_it_tells_what_was_changed_and_what_was_not(
@@ -99,6 +104,8 @@ async def test_the_keyboard_alone_finds_a_volume(
             reached.append((await page.run(focused)).split("\n")[0])
         assert reached[:3] == ["Skip to the volumes", "Refresh", "JSON"]
         assert reached[-1] == "q"
+        # Until its recheck is over, a volume that was changed is waiting.
+        await until(lambda: in_sync(service, "pvc-moved"), "the volume is in sync")
 
         await page.write("CLAIM-PVC-MOVED")
         await page.press("Enter", loads=True)

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.adapters.bodies import MOST_VALUES, parse_json, parse_text
-from linstor_affinity_events.adapters.json_stream import LONGEST, YIELD_EVERY, Objects, objects_in
+from linstor_affinity_events.adapters.kubernetes.policy_yaml import _cached, parse_policy
 from linstor_affinity_events.adapters.linstor.events import (
     MOST_IDLE_LINES,
     MOST_LINES,
@@ -28,16 +27,22 @@ from linstor_affinity_events.adapters.linstor.events import (
 from linstor_affinity_events.adapters.linstor.events import (
     YIELD_EVERY as LINES_BREATH,
 )
-from linstor_affinity_events.adapters.linstor.rest import (
+from linstor_affinity_events.adapters.linstor.json_stream import (
+    LONGEST,
+    YIELD_EVERY,
+    Objects,
+    objects_in,
+)
+from linstor_affinity_events.adapters.linstor.replies import checked_body
+from linstor_affinity_events.adapters.linstor.rows import (
     LONGEST_NAME,
     LONGEST_SAVED,
     MOST_FLAGS,
     MOST_REPLICAS,
     Replicas,
-    _checked_body,
-    _definition,
+    definition_of,
 )
-from linstor_affinity_events.adapters.policy_yaml import _cached, parse_policy
+from linstor_affinity_events.adapters.transport.bodies import MOST_VALUES, parse_json, parse_text
 from linstor_affinity_events.errors import AffinityEventsError, TooLong, Unreachable
 from linstor_affinity_events.model.journal_entry import read_entry
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, parse_handle
@@ -102,7 +107,7 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
     "json-fraction": (lambda body: parse_json(body, ""), lambda n: b"0." + b"1" * n, 100_000),
     "saved": (parse_text, lambda n: '{"a":"' + "\\n" * n + '"}', 50_000),
     "error": (
-        lambda body: _checked_body(500, body, ""),
+        lambda body: checked_body(500, body, ""),
         lambda n: json.dumps([{"message": "x" * 500}] * n).encode(),
         500,
     ),
@@ -117,7 +122,7 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
         5_000,
     ),
     "definition": (
-        _definition,
+        definition_of,
         lambda n: {"name": "a", "volume_definitions": [{"volume_number": i} for i in range(n)]},
         5_000,
     ),
@@ -383,10 +388,10 @@ def test_a_saved_volume_of_no_number_is_passed_over(number: object) -> None:
     props = {SAVED_PV_PROPERTY: "{}"}
     raw = {"name": "a", "volume_definitions": [{"volume_number": number, "props": props}]}
 
-    assert dict(_definition(raw).saved) == {}
+    assert dict(definition_of(raw).saved) == {}
 
 
 def test_of_a_saved_volume_no_more_is_kept_than_linstor_can_keep() -> None:
     raw = {"name": "a", "props": {SAVED_PV_PROPERTY: "x" * MIB}}
 
-    assert len(_definition(raw).saved[-1]) == LONGEST_SAVED
+    assert len(definition_of(raw).saved[-1]) == LONGEST_SAVED

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.bodies import parse_json
-from linstor_affinity_events.adapters.json_stream import Objects
 from linstor_affinity_events.adapters.kubernetes.database import replica_of
 from linstor_affinity_events.adapters.kubernetes.journal import _entry
+from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
 from linstor_affinity_events.adapters.linstor.events import trigger_of
-from linstor_affinity_events.adapters.linstor.rest import (
+from linstor_affinity_events.adapters.linstor.json_stream import Objects
+from linstor_affinity_events.adapters.linstor.replies import checked_body
+from linstor_affinity_events.adapters.linstor.rows import (
     Replicas,
-    _checked_body,
-    _definition,
-    _objects,
+    definition_of,
+    list_of,
 )
-from linstor_affinity_events.adapters.policy_yaml import parse_policy
+from linstor_affinity_events.adapters.transport.bodies import parse_json
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.journal_entry import read_entry, read_saved
@@ -73,13 +73,13 @@ def objects(body: bytes) -> object:
 
 def replicas(tree: Any) -> object:
     rows = Replicas()
-    for row in _objects(tree, "resources"):
+    for row in list_of(tree, "resources"):
         rows.take(row)
     return list(rows.placements())
 
 
 def definitions(tree: Any) -> object:
-    return [_definition(raw) for raw in _objects(tree, "definitions")]
+    return [definition_of(raw) for raw in list_of(tree, "definitions")]
 
 
 def policy(text: str) -> None:
@@ -117,7 +117,7 @@ def flags(text: str) -> object:
 def answer(body: bytes) -> None:
     for status in (200, 302, 400, 404, 500):
         with only_our_errors():
-            _checked_body(status, body, "LINSTOR")
+            checked_body(status, body, "LINSTOR")
 
 
 PARSERS: list[tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.policy_yaml import _cached, parse_policy
+from linstor_affinity_events.adapters.kubernetes.policy_yaml import _cached, parse_policy
 from linstor_affinity_events.model.policy import (
     EVERYWHERE,
     LOCAL_ONLY,

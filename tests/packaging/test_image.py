@@ -82,9 +82,8 @@ def test_nothing_that_installs_or_builds_is_left_in_it(installed: Path) -> None:
 
     assert not {name for name in names if name.startswith(("pip", "hatch", "uv"))} - {"uvloop"}
     assert not list(packages.glob("pip*"))
-    assert (
-        packages / "linstor_affinity_events" / "adapters" / "http" / "status_page.css"
-    ).is_file()
+    for name in ("status_page.css", "status_page.html.jinja"):
+        assert (packages / "linstor_affinity_events" / "adapters" / "http" / name).is_file()
 
 
 async def test_the_main_job_runs_from_it(

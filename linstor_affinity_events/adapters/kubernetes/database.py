@@ -14,8 +14,10 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from linstor_affinity_events.adapters.kubernetes.api import KubeApi, list_metadata
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.pages import present_version
 from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey
+from linstor_affinity_events.adapters.kubernetes.watch import bounded_watch
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.engine.triggers import DATABASE
 from linstor_affinity_events.errors import (
@@ -34,7 +36,6 @@ GROUP = "internal.linstor.linbit.com"
 TABLE = "resources"
 VERBS = ("list", "watch")
 
-WATCH_END_GRACE = 30.0
 RETRY_DELAY = 5.0
 
 _NUMBERS = re.compile(r"\d+")
@@ -139,10 +140,9 @@ class DatabaseStream:
         """Open one connection to the version served now, which an upgrade of LINSTOR changes."""
         try:
             path = f"/apis/{GROUP}/{await _newest_version(self._api)}/{TABLE}"
-            page = await self._api.get(path, {"limit": "1"})
+            version = await present_version(self._api, path)
         except (Missing, Expired) as error:
             raise Unreachable(str(error)) from error
-        version = str(list_metadata(page).get("resourceVersion", ""))
         async with aclosing(self._watched(path, version)) as triggers:
             # The stream counts as open only once the first watch is open.
             await anext(triggers)
@@ -152,17 +152,9 @@ class DatabaseStream:
         """Yield EventsMissed once the first watch is open, then a trigger for each row."""
         first = True
         while True:
-            query = {
-                "resourceVersion": version,
-                "allowWatchBookmarks": "true",
-                "timeoutSeconds": str(int(self._watch_for)),
-            }
+            watch = bounded_watch(self._api, path, version=version, seconds=self._watch_for)
             try:
-                async with (
-                    asyncio.timeout(self._watch_for + WATCH_END_GRACE),
-                    self._api.watch(path, query) as watch,
-                    aclosing(watch) as rows,
-                ):
+                async with watch as rows:
                     if first:
                         first = False
                         yield EventsMissed(f"{DATABASE} watch opened")
@@ -172,8 +164,6 @@ class DatabaseStream:
                             trigger = replica_of(row["object"].get("spec"))
                             if trigger is not None:
                                 yield trigger
-            except TimeoutError as error:
-                raise Unreachable(f"the watch of {path} did not end after its timeout") from error
             except (Missing, Expired) as error:
                 raise Unreachable(f"watch {path}: {error}") from error
 

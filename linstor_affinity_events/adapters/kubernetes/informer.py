@@ -3,18 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any, Protocol
 
-from linstor_affinity_events.adapters.kubernetes.api import KubeApi, WatchEvents, list_metadata
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.pages import Pages
+from linstor_affinity_events.adapters.kubernetes.responses import WatchEvents
+from linstor_affinity_events.adapters.kubernetes.watch import bounded_watch
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.errors import Again, Expired, Invalid, Missing, Refused, Unreachable
 from linstor_affinity_events.logs import facts
 
 log = logging.getLogger(__name__)
 
-PAGE = "500"
-WATCH_END_GRACE = 30.0
 SHORTEST_WATCH = 1.0
 """Seconds. After a watch that ends sooner, there is a pause before the next one."""
 
@@ -86,22 +86,13 @@ class Informer:
         if not self._version and not self._streams_lists:
             self._version = await read_list(self._api, self._path, self._store)
             self._healthy()
-        query = {"allowWatchBookmarks": "true", "timeoutSeconds": str(int(self._watch_for))}
         listing = not self._version
         if listing:
-            query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
             self._store.begin_list()
-        else:
-            query["resourceVersion"] = self._version
+        watch = bounded_watch(self._api, self._path, version=self._version, seconds=self._watch_for)
         try:
-            # The server must end the watch after timeoutSeconds; a proxy may keep a dead one open.
-            async with (
-                asyncio.timeout(self._watch_for + WATCH_END_GRACE),
-                self._api.watch(self._path, query) as events,
-            ):
+            async with watch as events:
                 await self._take(events, listing=listing)
-        except TimeoutError as error:
-            raise Unreachable(f"the watch of {self._path} did not end after its timeout") from error
         except Invalid as error:
             if not listing:
                 raise Unreachable(str(error)) from error
@@ -114,25 +105,22 @@ class Informer:
     async def _take(self, events: WatchEvents, *, listing: bool) -> None:
         if not listing:
             self._healthy()
-        async with aclosing(events) as received:
-            async for event in received:
-                kind, manifest = event.get("type"), event["object"]
-                version = manifest["metadata"]["resourceVersion"]
-                if kind == "BOOKMARK":
-                    if listing and (manifest["metadata"].get("annotations") or {}).get(
-                        _END_OF_LIST
-                    ):
-                        self._store.end_list()
-                        listing = False
-                        self._healthy()
-                elif kind == "DELETED":
-                    self._store.gone(manifest)
-                elif listing:
-                    self._store.listed(manifest)
-                else:
-                    self._store.changed(manifest)
-                if not listing:
-                    self._version = version
+        async for event in events:
+            kind, manifest = event.get("type"), event["object"]
+            metadata = manifest["metadata"]
+            if kind == "BOOKMARK":
+                if listing and (metadata.get("annotations") or {}).get(_END_OF_LIST):
+                    self._store.end_list()
+                    listing = False
+                    self._healthy()
+            elif kind == "DELETED":
+                self._store.gone(manifest)
+            elif listing:
+                self._store.listed(manifest)
+            else:
+                self._store.changed(manifest)
+            if not listing:
+                self._version = metadata["resourceVersion"]
         if listing:
             raise Unreachable(f"the list of {self._path} ended early")
 
@@ -148,15 +136,9 @@ async def read_list(api: KubeApi, path: str, store: Store) -> str:
     Raises Expired if the list takes so long that the server no longer has its version.
     """
     store.begin_list()
-    query = {"limit": PAGE}
-    while True:
-        page = await api.get(path, query)
-        for manifest in page.get("items") or ():
+    pages = Pages(api, path)
+    async for manifests in pages:
+        for manifest in manifests:
             store.listed(manifest)
-        metadata = list_metadata(page)
-        more = metadata.get("continue")
-        if not more:
-            break
-        query["continue"] = more
     store.end_list()
-    return str(metadata.get("resourceVersion", ""))
+    return pages.version

@@ -8,13 +8,9 @@ from typing import Any
 
 import orjson
 
-from linstor_affinity_events.adapters.bodies import MIB, parse_json
-from linstor_affinity_events.adapters.kubernetes.api import (
-    BODY_LIMIT,
-    KubeApi,
-    escaped,
-    list_metadata,
-)
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.pages import PAGE, ListLimits, Pages
+from linstor_affinity_events.adapters.transport.bodies import MIB, parse_json
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
     BadEntry,
@@ -22,7 +18,6 @@ from linstor_affinity_events.errors import (
     Expired,
     Invalid,
     Missing,
-    TooLong,
     Unreachable,
 )
 from linstor_affinity_events.logs import facts
@@ -34,8 +29,8 @@ from linstor_affinity_events.model.names import PvName
 log = logging.getLogger(__name__)
 
 LABEL = f"{OURSELVES}/journal"
-PAGE, PAGE_LIMIT = 500, 4 * MIB
-"""The most entries and bytes of one page; the metadata of one entry cannot exceed this size."""
+PAGE_LIMIT = 4 * MIB
+"""The most bytes of one page; the metadata of one entry cannot exceed this size."""
 
 MOST_ENTRIES, MOST_BYTES = 10_000, 64 * MIB
 """The most that one listing reads, plus at most one page. In steady state there are hardly more
@@ -67,17 +62,11 @@ def configmap_name(pv: PvName) -> str:
 class _Listing:
     """What one listing has found, and what it may still read."""
 
-    token: str
-    """The continue token; empty at the start and at the end."""
-
-    entries: int
-    bytes: int
+    entries: int = 0
     found: dict[PvName, VolumeKey] = field(default_factory=dict)
-    expired: int = MOST_EXPIRED
     reads: int = MOST_READS
     unread: bool = False
-    first: bool = True
-    """Whether it started with the first of all entries."""
+    """Whether it left out entries that it could not read."""
 
 
 class KubeJournal:
@@ -98,59 +87,35 @@ class KubeJournal:
         self._warned_of_too_many = False
 
     async def all(self) -> Listed:
-        listing = _Listing(self._next, MOST_ENTRIES, MOST_BYTES, first=not self._next)
-        while True:
-            page = await self._page(listing)
-            for item in page.get("items") or ():
-                await self._list(item, listing)
-            listing.token = str(list_metadata(page).get("continue") or "")
-            if not listing.token or listing.entries <= 0 or listing.bytes <= 0:
-                break
-        # Set only now: if the listing fails, the next one must find the same entries again.
-        self._next = listing.token
-        last = not listing.token
-        whole = listing.first and last and not listing.unread
-        self._warn_of_too_many(listing, whole=whole)
-        return Listed(listing.found, whole=whole, first=listing.first, last=last)
-
-    async def _page(self, listing: _Listing) -> Mapping[str, Any]:
-        """Read one page of metadata; a shorter one if the entries are large."""
-        while True:
-            size = max(1, min(self._size, PAGE, listing.entries))
-            query = {"labelSelector": f"{LABEL}=true", "limit": str(size)}
-            if listing.token:
-                query["continue"] = listing.token
-            limit = PAGE_LIMIT if size > 1 else BODY_LIMIT
-            try:
-                page, read = await self._api.get_metadata(self._path, query, limit=limit)
-            except TooLong:
-                if size == 1:
-                    raise
-                listing.bytes -= limit
-                self._size = size // 4
-            except Expired as error:
-                self._continue(listing, error)
-            except Invalid as error:
-                self._next = ""
-                raise Unreachable(str(error)) from error
-            else:
-                found = len(page.get("items") or ())
-                listing.entries -= found
-                listing.bytes -= read
-                if found:
-                    self._size = max(1, PAGE_LIMIT // 2 * found // read)
-                return page
-
-    def _continue(self, listing: _Listing, error: Expired) -> None:
-        """Continue at the present state, as the API server offers, or start again. Otherwise
-        entries beyond those that can be read in five minutes would never be listed.
-        """
-        if not listing.expired:
+        pages = Pages(
+            self._api,
+            self._path,
+            {"labelSelector": f"{LABEL}=true"},
+            limits=ListLimits(
+                page=PAGE_LIMIT, objects=MOST_ENTRIES, bytes=MOST_BYTES, restarts=MOST_EXPIRED
+            ),
+            metadata_only=True,
+            token=self._next,
+            size=self._size,
+        )
+        listing = _Listing()
+        try:
+            async for items in pages:
+                listing.entries += len(items)
+                for item in items:
+                    await self._list(item, listing)
+        except (Expired, Invalid) as error:
+            # Nothing can be read from there on.
             self._next = ""
             raise Unreachable(str(error)) from error
-        listing.expired -= 1
-        listing.token = error.go_on
-        listing.first |= not listing.token
+        finally:
+            self._size = pages.size
+        # Set only now: if the listing fails, the next one must find the same entries again.
+        self._next = pages.token
+        first, last = pages.from_start, not pages.token
+        whole = first and last and not listing.unread
+        self._warn_of_too_many(listing, whole=whole)
+        return Listed(listing.found, whole=whole, first=first, last=last)
 
     async def _list(self, item: Mapping[str, Any], listing: _Listing) -> None:
         """Add an entry by its annotations or, if these are not usable, by its content."""
@@ -188,7 +153,7 @@ class KubeJournal:
             log.warning(
                 "too many journal entries to list all of them at once; the others are listed next. "
                 "Check who creates ConfigMaps with this label",
-                extra=facts(label=LABEL, listed=MOST_ENTRIES - listing.entries),
+                extra=facts(label=LABEL, listed=listing.entries),
             )
         self._warned_of_too_many = not whole
 

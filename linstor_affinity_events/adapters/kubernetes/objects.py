@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from linstor_affinity_events.adapters.policy_yaml import parse_policy
+from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
 from linstor_affinity_events.errors import BadHandle
 from linstor_affinity_events.model.affinity import Affinity, read_affinity
 from linstor_affinity_events.model.keys import (

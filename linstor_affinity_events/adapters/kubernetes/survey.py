@@ -1,9 +1,10 @@
 """Reads of Kubernetes for `check`: version, permissions, nodes, conflicting controllers, Lease."""
 
-from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.lease import LeaseName, holder_of
+from linstor_affinity_events.adapters.kubernetes.pages import Pages
 from linstor_affinity_events.adapters.kubernetes.volumes import VOLUMES_PATH
 from linstor_affinity_events.errors import Invalid, Missing
 from linstor_affinity_events.model.affinity import NodeAffinity
@@ -66,30 +67,30 @@ class KubeSurvey:
 
     async def nodes(self) -> frozenset[str]:
         """Return the names of all nodes. Raises Forbidden."""
-        return frozenset(_names(await self._all("/api/v1/nodes", {})))
+        pages = Pages(self._api, "/api/v1/nodes")
+        return frozenset([str(node["metadata"]["name"]) async for page in pages for node in page])
 
     async def conflicting_controllers(self) -> tuple[str, ...]:
         """Return the Deployments of the reference controller that have replicas, as namespace/name.
         Raises Forbidden.
         """
-        found = set()
+        found: set[str] = set()
         for label in _CONTROLLER_LABELS:
             query = {"labelSelector": f"{label}={CONFLICTING_CONTROLLER}"}
-            for item in await self._all("/apis/apps/v1/deployments", query):
-                if (item.get("spec") or {}).get("replicas", 1):
-                    found.add(f"{item['metadata']['namespace']}/{item['metadata']['name']}")
+            async for deployments in Pages(self._api, "/apis/apps/v1/deployments", query):
+                found |= {
+                    f"{item['metadata']['namespace']}/{item['metadata']['name']}"
+                    for item in deployments
+                    if (item.get("spec") or {}).get("replicas", 1)
+                }
         return tuple(sorted(found))
 
-    async def lease_holder(self, namespace: str, name: str) -> str | None:
+    async def lease_holder(self, lease: LeaseName) -> str | None:
         """Return the holder of a Lease; None if there is no Lease. Raises Forbidden."""
-        path = (
-            f"/apis/coordination.k8s.io/v1/namespaces/{escaped(namespace)}/leases/{escaped(name)}"
-        )
         try:
-            lease = await self._api.get(path)
+            return holder_of(await self._api.get(lease.path))
         except Missing:
             return None
-        return str((lease.get("spec") or {}).get("holderIdentity") or "")
 
     async def changes_in_place(self, name: PvName) -> bool:
         """Return whether this volume's affinity, which is set, can be changed in place, by a dry
@@ -102,18 +103,3 @@ class KubeSurvey:
         except Invalid:
             return False
         return True
-
-    async def _all(self, path: str, query: Mapping[str, str]) -> Collection[Mapping[str, Any]]:
-        items: list[Mapping[str, Any]] = []
-        query = {**query, "limit": "500"}
-        while True:
-            page = await self._api.get(path, query)
-            items += page.get("items") or ()
-            more = (page.get("metadata") or {}).get("continue")
-            if not more:
-                return items
-            query["continue"] = more
-
-
-def _names(items: Collection[Mapping[str, Any]]) -> Collection[str]:
-    return [str(item["metadata"]["name"]) for item in items]

@@ -9,9 +9,10 @@ import aiohttp
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp_sse_client.client import EventSource
 
-from linstor_affinity_events.adapters.bodies import MIB, parse_text
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
-from linstor_affinity_events.adapters.sockets import watched_socket
+from linstor_affinity_events.adapters.linstor.rows import LONGEST_NAME
+from linstor_affinity_events.adapters.transport.bodies import MIB, parse_text
+from linstor_affinity_events.adapters.transport.sockets import watched_socket
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import resource_name
@@ -36,7 +37,6 @@ YIELD_EVERY, YIELD_EVERY_BYTES = 2000, MIB
 values, a flood of events for a few resources would reconcile these over and over.
 """
 
-LONGEST_NAME = 255
 ANY = EventsMissed("node")
 
 

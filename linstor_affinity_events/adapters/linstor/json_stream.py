@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from linstor_affinity_events.adapters.bodies import size_text
+from linstor_affinity_events.adapters.transport.bodies import size_text
 from linstor_affinity_events.errors import TooLong, Unreachable
 
 LONGEST = 384 * 1024

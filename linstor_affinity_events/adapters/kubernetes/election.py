@@ -1,0 +1,222 @@
+"""Leader election by a Lease in the service's namespace."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.leader_health import LeaderHealth
+from linstor_affinity_events.adapters.kubernetes.lease import (
+    LeaseName,
+    LeaseRecord,
+    holder_of,
+    released,
+)
+from linstor_affinity_events.errors import Again, Conflict, Expired, Missing, Refused
+from linstor_affinity_events.logs import facts
+
+log = logging.getLogger(__name__)
+
+RELEASE_WITHIN = 3.0
+HEALTH_CHECK_EVERY = 0.5
+"""Seconds between health checks of an instance that yields leadership."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElectionTimes:
+    """The durations of the election, in seconds."""
+
+    lease_duration: float
+    renew_deadline: float
+    retry_period: float
+
+
+class AlwaysLeading:
+    """Implements engine.ports.Leadership for a service without leader election."""
+
+    leading = True
+    holder = ""
+
+
+class LeaseElection:
+    """Implements engine.ports.Leadership.
+
+    An instance stops leading `renew_deadline` after the start of its last successful renewal, which
+    is before another instance may take the Lease.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        lease: LeaseName,
+        identity: str,
+        times: ElectionTimes,
+        *,
+        on_change: Callable[[bool], None],
+        now: Callable[[], datetime],
+        healthy: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`healthy` returns whether this instance could do the work if it led."""
+        self._api, self._now, self._on_change = api, now, on_change
+        self._lease, self._identity, self._times = lease, identity, times
+        self._record = LeaseRecord(lease.name, identity=identity, duration=times.lease_duration)
+        self._health = LeaderHealth(healthy, pause=2 * times.retry_period)
+        self._renewed = float("-inf")
+        self._reported_leading = False
+        self._ours: dict[str, Any] | None = None
+        """The Lease as this instance last wrote it: a renewal needs no read."""
+        self.holder = ""
+        self.failure: str | None = None
+
+    @property
+    def leading(self) -> bool:
+        return _clock() < self._renewed + self._times.renew_deadline
+
+    async def run(self) -> None:
+        """Acquire and renew the Lease until cancelled."""
+        retry_period = self._times.retry_period
+        while True:
+            try:
+                async with asyncio.timeout(retry_period):
+                    await self._attempt()
+                self.failure = None
+            except TimeoutError:
+                self._failed(f"no answer within {retry_period:g} s")
+            except (Again, Refused, Missing, Expired) as error:
+                self._failed(str(error))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self._failed(f"the answer is no lease ({error!r})")
+            self._report_change()
+            await self._yield_if_unhealthy()
+            await self._wait_for_next_attempt()
+
+    async def _wait_for_next_attempt(self) -> None:
+        """Wait for the next attempt; an instance that yields waits only while it is unhealthy."""
+        until, yielded = _clock() + self._pause(), self._health.yields(_clock())
+        # Health is polled: it depends on the state of other components, which set no event.
+        while (left := until - _clock()) > 0 and not (yielded and self._health.is_healthy()):  # noqa: ASYNC110
+            await asyncio.sleep(min(left, HEALTH_CHECK_EVERY) if yielded else left)
+
+    def _pause(self) -> float:
+        """Return the delay to the next attempt; shorter if the Lease expires before."""
+        left = self._record.expires_in(_clock())
+        if self.leading or left is None or not self.holder:
+            return self._times.retry_period
+        return min(self._times.retry_period, max(left, 0.1))
+
+    async def _yield_if_unhealthy(self) -> None:
+        """Release the Lease, for others to take it, when this instance is unhealthy for long."""
+        if self._health.should_yield(_clock(), leading=self.leading):
+            log.warning(
+                "cannot reach LINSTOR: giving up leadership so that another instance can take "
+                "over; this one tries to lead again later",
+                extra=facts(lease=self._lease.name, retry_in_s=self._health.pause),
+            )
+            await self.release()
+            self._report_change()
+
+    def _failed(self, why: str) -> None:
+        if why != self.failure:
+            log.warning(
+                "cannot read or renew the Lease; retrying",
+                extra=facts(lease=self._lease.name, error=why),
+            )
+        self.failure = why
+
+    def _report_change(self) -> None:
+        if self._reported_leading != self.leading:
+            self._reported_leading = self.leading
+            message = (
+                "became the leader"
+                if self._reported_leading
+                else ("leadership lost: another instance does the work now")
+            )
+            log.info(message, extra=facts(lease=self._lease.name, holder=self.holder))
+            self._on_change(self._reported_leading)
+
+    async def _attempt(self) -> None:
+        started = _clock()
+        # If a renewal from memory fails for any reason, the next attempt reads the Lease.
+        ours, self._ours = self._ours, None
+        if ours is not None and self.leading and not self._health.yields(started):
+            with suppress(Conflict, Missing):
+                await self._take(ours, started)
+                return
+        try:
+            lease = await self._api.get(self._lease.path)
+        except Missing:
+            await self._take(None, started)
+            return
+        self._record.seen(lease, _clock())
+        if self.leading and self._record.is_held_by_duplicate(lease):
+            log.warning(
+                "another instance uses the same --leader-election-id and leads. "
+                "This instance waits until that Lease expires; give each "
+                "instance a name of its own",
+                extra=facts(lease=self._lease.name, holder=self._identity),
+            )
+        if self._record.is_held_by_another(lease, _clock()):
+            self._lost(holder_of(lease))
+        elif self._health.yields(_clock()):
+            self._lost("")
+        else:
+            await self._take_free(lease, started)
+
+    async def _take_free(self, lease: dict[str, Any], started: float) -> None:
+        """Take or renew a Lease, unless another instance writes first."""
+        try:
+            await self._take(lease, started)
+        except (Conflict, Missing):
+            # The next attempt reads the Lease of the other instance.
+            if not self._record.is_ours(lease):
+                self._lost(holder_of(lease))
+
+    async def _take(self, lease: dict[str, Any] | None, started: float) -> None:
+        """Write this identity and the time to a Lease that is ours or free; None creates it."""
+        body = self._record.taken(lease, self._now())
+        if lease is None:
+            written = await self._api.create(self._lease.collection, body)
+        else:
+            written = await self._api.replace(self._lease.path, body)
+        self._record.wrote(written, _clock())
+        self._ours = written
+        if not self.leading:
+            # Work missed since the Lease expired must be found, so report this as a change.
+            self._reported_leading = False
+        self._renewed, self.holder = started, self._identity
+
+    def _lost(self, holder: str) -> None:
+        self._renewed, self.holder = float("-inf"), holder
+
+    async def release(self) -> None:
+        """Release the Lease so that another instance can lead at once. A failure is only logged."""
+        if not self.leading:
+            return
+        self._renewed = float("-inf")
+        try:
+            async with asyncio.timeout(RELEASE_WITHIN):
+                lease = await self._api.get(self._lease.path)
+                if not self._record.is_ours(lease):
+                    return
+                await self._api.replace(self._lease.path, released(lease))
+        except (TimeoutError, Again, Refused, Missing) as error:
+            log.info(
+                "cannot release the Lease; another instance takes over when it expires",
+                extra=facts(lease=self._lease.name, error=error),
+            )
+            return
+        log.info(
+            "released the Lease: another instance can lead at once",
+            extra=facts(lease=self._lease.name),
+        )
+
+
+Election = AlwaysLeading | LeaseElection
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()

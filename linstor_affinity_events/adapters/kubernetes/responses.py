@@ -1,0 +1,107 @@
+"""Decodes responses of the API server: bodies, watch events, and errors by what to do next."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import aiohttp
+
+from linstor_affinity_events.adapters.transport.bodies import parse_json
+from linstor_affinity_events.errors import (
+    Conflict,
+    Expired,
+    Forbidden,
+    Invalid,
+    Missing,
+    Unreachable,
+)
+
+MOST_VALUES = 2_000_000
+"""The most values in one response. A page of 500 volumes has 150,000; no object has a million."""
+
+YIELD_EVERY = 32
+"""Watch events between cooperative yields."""
+
+WatchEvents = AsyncGenerator[dict[str, Any], None]
+
+
+def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dict[str, Any]:
+    """Return the body of a successful response; otherwise raise the error for the next action."""
+    status = response.status
+    if 300 <= status < 400:
+        raise Unreachable(
+            f"Kubernetes: {what}: the server redirected the request elsewhere; "
+            "redirects are not followed"
+        )
+    try:
+        body = parse_json(raw, what, most=MOST_VALUES)
+    except Unreachable:
+        if status < 400:
+            raise
+        body = {}
+    if not isinstance(body, dict):
+        raise Unreachable(f"Kubernetes: {what}: the response is not an object")
+    if status < 400:
+        return body
+    _raise(status, body, what, retry_after(response))
+    raise AssertionError("every error response raises")
+
+
+def _raise(status: int, body: Mapping[str, Any], what: str, after: float | None) -> None:
+    message = f"{what}: {str(body.get('message') or f'HTTP {status}')[:1000]}"
+    match status:
+        case 404:
+            raise Missing(message)
+        case 409:
+            raise Conflict(message)
+        case 410:
+            raise Expired(message, go_on=_continue_token(body))
+        case 403:
+            raise Forbidden(message)
+        case 400 | 413 | 415 | 422:
+            raise Invalid(message, fields=_causes(body.get("details")))
+        case _:
+            raise Unreachable(f"Kubernetes: {message}", after=after)
+
+
+def _continue_token(status: Mapping[str, Any]) -> str:
+    metadata = status.get("metadata")
+    return str(metadata.get("continue") or "") if isinstance(metadata, Mapping) else ""
+
+
+def _causes(details: object) -> tuple[str, ...]:
+    causes = details.get("causes") if isinstance(details, Mapping) else None
+    found = causes if isinstance(causes, list) else []
+    return tuple(str(c.get("field", "")) for c in found if isinstance(c, Mapping))
+
+
+def retry_after(response: aiohttp.ClientResponse) -> float | None:
+    """Return the seconds that the API server asks to wait, if any."""
+    if response.status != 429 and response.status < 500:
+        return None
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), 60.0) if text.isascii() and text.isdigit() else None
+
+
+async def watch_events(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
+    """Yield the events of a watch unchanged. Raises Expired, Unreachable."""
+    count = 0
+    async for line in response.content:
+        if not line.strip():
+            continue
+        event = parse_json(line, f"watch {path}", most=MOST_VALUES)
+        if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+            raise Unreachable(f"watch {path} did not return events")
+        if event.get("type") == "ERROR":
+            status = event["object"]
+            if status.get("code") == 410:
+                raise Expired(str(status.get("message", "expired")))
+            raise Unreachable(f"watch {path}: {status.get('message', 'error')}")
+        metadata = event["object"].get("metadata")
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
+            raise Unreachable(f"watch {path} returned an object without a resourceVersion")
+        yield event
+        count += 1
+        if count % YIELD_EVERY == 0:
+            # Reading a buffered line never waits, and an initial list fills the buffer.
+            await asyncio.sleep(0)

@@ -1,0 +1,140 @@
+"""Decodes LINSTOR's nodes, definitions and replicas into model types, within limits."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.keys import (
+    MAX_VOLUME_NUMBER,
+    PLAIN_NAMESPACE,
+    SAVED_PV_PROPERTY,
+    SKIP_PROPERTY,
+)
+from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
+from linstor_affinity_events.model.placement import Definition, Placement, Replica
+from linstor_affinity_events.model.poll import NodeState
+
+MOST_REPLICAS = 64
+"""The most replicas of one resource: DRBD connects 32 nodes. Each is compared with each other."""
+
+LONGEST_NAME = 255
+MOST_FLAGS = 64
+LONGEST_SAVED = 8192
+"""The most characters kept of a saved PV. LINSTOR stores 4096 characters of a property."""
+
+Row = Mapping[str, Any]
+
+_NO_SAVED: Mapping[int, str] = MappingProxyType({})
+
+
+class Count:
+    """Counts what is kept of one response; raises Unreachable beyond the limit."""
+
+    def __init__(self, what: str, most: int) -> None:
+        self._what, self._most, self._found = what, most, 0
+
+    def add(self, number: int) -> None:
+        self._found += number
+        if self._found > self._most:
+            raise Unreachable(f"LINSTOR returned more than {self._most} {self._what}")
+
+
+def definition_of(raw: Row) -> Definition:
+    properties = _texts(raw.get("props"), "definition properties")
+    saved: dict[int, str] = {}
+    if text := properties.get(SAVED_PV_PROPERTY):
+        saved[-1] = text[:LONGEST_SAVED]
+    for volume in list_of(raw.get("volume_definitions") or [], "volume definitions"):
+        number = volume.get("volume_number", 0)
+        text = _texts(volume.get("props"), "volume properties").get(SAVED_PV_PROPERTY, "")
+        if text and type(number) is int and 0 <= number <= MAX_VOLUME_NUMBER:
+            saved[number] = text[:LONGEST_SAVED]
+    return Definition(
+        resource=resource_name(text_of(raw, "name")),
+        skip=bool(properties.get(SKIP_PROPERTY)),
+        saved=saved or _NO_SAVED,
+    )
+
+
+def properties_of(node: Row) -> Mapping[str, str]:
+    return _texts(node.get("props"), "node properties")
+
+
+def node_state(node: Row, namespace: str) -> NodeState:
+    """Return what a poll compares of a node; labels may also be in this property namespace."""
+    given = namespace.strip("/")
+    ours = (PLAIN_NAMESPACE, given) if given else (PLAIN_NAMESPACE,)
+    return NodeState(
+        flags=_flags(node),
+        connection=str(node.get("connection_status", "")),
+        labels=frozenset(
+            (key, value)
+            for key, value in properties_of(node).items()
+            if key.startswith(tuple(f"{prefix}/" for prefix in ours))
+        ),
+    )
+
+
+class Replicas:
+    """Groups replicas by resource. There are tens of thousands, but few differ in node or flags, so
+    equal ones share one object.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[ResourceName, list[Replica]] = {}
+        self._shared: dict[Replica, Replica] = {}
+        self.too_many: set[ResourceName] = set()
+        """Resources with more replicas than possible; they get no placement."""
+
+    def take(self, row: Row) -> None:
+        """Add one row of LINSTOR's list of resources. Raises Unreachable if it is not valid."""
+        replica = Replica(node_name(text_of(row, "node_name")), _flags(row))
+        replica = self._shared.setdefault(replica, replica)
+        name = resource_name(text_of(row, "name"))
+        if name in self.too_many:
+            return
+        replicas = self._found.setdefault(name, [])
+        replicas.append(replica)
+        if len(replicas) > MOST_REPLICAS:
+            self.too_many.add(name)
+            del self._found[name]
+
+    def placements(self) -> Iterator[Placement]:
+        return (Placement(name, tuple(replicas)) for name, replicas in self._found.items())
+
+
+def list_of(tree: object, what: str) -> list[Row]:
+    if not isinstance(tree, list) or not all(isinstance(item, dict) for item in tree):
+        raise Unreachable(f"LINSTOR did not return a list of {what}")
+    return tree
+
+
+def single_object(tree: object, what: str) -> Row:
+    if not isinstance(tree, dict):
+        raise Unreachable(f"LINSTOR did not return {what}")
+    return tree
+
+
+def text_of(row: Row, key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value or len(value) > LONGEST_NAME:
+        raise Unreachable(f"LINSTOR returned no {key}, or one that is too long")
+    return value
+
+
+def _flags(row: Row) -> frozenset[str]:
+    flags = row.get("flags") or ()
+    if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
+        raise Unreachable("LINSTOR returned flags that are not strings")
+    if len(flags) > MOST_FLAGS or any(len(flag) > LONGEST_NAME for flag in flags):
+        raise Unreachable("LINSTOR returned too many or too long flags")
+    return frozenset(flags)
+
+
+def _texts(value: object, what: str) -> Mapping[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise Unreachable(f"LINSTOR returned {what} that are not strings")
+    return value

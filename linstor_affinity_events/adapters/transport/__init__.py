@@ -1,0 +1,1 @@
+"""What the clients of LINSTOR and Kubernetes share: bounded response bodies, and sockets."""
