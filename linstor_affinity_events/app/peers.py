@@ -19,7 +19,7 @@ from linstor_affinity_events.adapters.linstor.events import (
     PROMOTION_PATH,
     LinstorStream,
 )
-from linstor_affinity_events.engine.engine import Tuning
+from linstor_affinity_events.engine.tuning import Tuning
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.model.affinity import DRIVER_NODES, NO_AFFINITY, NodeAffinity
 from linstor_affinity_events.model.policy import Policy

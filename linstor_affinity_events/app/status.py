@@ -66,10 +66,14 @@ class StatusReport:
                 "volumes": len(self._index),
                 "outOfSync": len(self._reporter.out_of_sync),
                 "unfinished": len(self._unfinished.pending),
-                "stuck": len(self._unfinished.stuck),
+                "stuck": len(self._unfinished.absent.stuck),
             },
             "unfinished": [
-                {"volume": name, "resource": str(key), "error": self._unfinished.stuck.get(name)}
+                {
+                    "volume": name,
+                    "resource": str(key),
+                    "error": self._unfinished.absent.stuck.get(name),
+                }
                 for name, key in sorted(self._unfinished.pending.items())[:MOST_VOLUMES]
             ],
             "search": search or None,

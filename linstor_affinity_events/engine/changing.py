@@ -3,15 +3,12 @@
 import asyncio
 import logging
 
-from linstor_affinity_events.engine.cluster_view import ClusterView
 from linstor_affinity_events.engine.coalescing_reader import Reading
-from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, WorkItem
-from linstor_affinity_events.engine.ports import NO_TRIGGER, Ports
+from linstor_affinity_events.engine.keyed_queue import WorkItem
+from linstor_affinity_events.engine.parts import Parts
+from linstor_affinity_events.engine.ports import NO_TRIGGER
 from linstor_affinity_events.engine.rechecks import RECHECK_AFTER
-from linstor_affinity_events.engine.replacer import Ended, Replacer
-from linstor_affinity_events.engine.reporter import Reporter
-from linstor_affinity_events.engine.retries import Retries
+from linstor_affinity_events.engine.replacer import Ended
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import Invalid, Refused
 from linstor_affinity_events.logs import facts
@@ -29,24 +26,19 @@ log = logging.getLogger(__name__)
 class Changer:
     """Reads a volume uncached, decides again, and only then writes."""
 
-    def __init__(
-        self,
-        ports: Ports,
-        *,
-        queue: KeyedQueue[ResourceName],
-        limit: ConcurrencyLimit,
-        cluster_view: ClusterView,
-        replacer: Replacer,
-        retries: Retries,
-        reporter: Reporter,
-    ) -> None:
-        self._queue, self._limit, self._cluster_view = queue, limit, cluster_view
-        self._volumes, self._leadership, self._telemetry = (
-            ports.volumes,
-            ports.leadership,
-            ports.telemetry,
+    def __init__(self, parts: Parts) -> None:
+        self._queue, self._limit, self._cluster_view = (
+            parts.queue,
+            parts.changes,
+            parts.cluster_view,
         )
-        self._replacer, self._retries, self._reporter = replacer, retries, reporter
+        self._replacer, self._retries, self._reporter = (
+            parts.replacer,
+            parts.retries,
+            parts.reporter,
+        )
+        self._volumes, self._leadership = parts.ports.volumes, parts.ports.leadership
+        self._telemetry = parts.ports.telemetry
         self._changed_at: dict[ResourceName, float] = {}
 
     def changed_at(self, resource: ResourceName) -> float:

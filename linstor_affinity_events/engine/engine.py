@@ -2,75 +2,23 @@
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.changing import Changer
-from linstor_affinity_events.engine.cluster_view import ClusterView
-from linstor_affinity_events.engine.coalescing_reader import CoalescingReader
-from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit, ReadLimit
 from linstor_affinity_events.engine.full_reconcile import FullReconciler
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue
-from linstor_affinity_events.engine.placement_reader import PlacementReader
+from linstor_affinity_events.engine.parts import parts_of
 from linstor_affinity_events.engine.poll import Poll
-from linstor_affinity_events.engine.ports import Index, Linstor, Ports
+from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.reconciler import Reconciler
-from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.engine.reporter import Reporter
-from linstor_affinity_events.engine.retries import Retries
-from linstor_affinity_events.engine.saved_volumes import SavedVolumes
 from linstor_affinity_events.engine.streams import Streams
 from linstor_affinity_events.engine.triggers import DATABASE_SOURCES
-from linstor_affinity_events.model.affinity import NO_AFFINITY, NodeAffinity
+from linstor_affinity_events.engine.tuning import Tuning
 from linstor_affinity_events.model.names import ResourceName
-from linstor_affinity_events.model.policy import Policy
 from linstor_affinity_events.model.volume import Volume
 
 MOST_WAITING = 20_000
 """With so many resources in the queue, those without a volume in this cluster are left to the full
 reconcile. A LINSTOR cluster that others use as well also sends events for their resources.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """What operators may configure; times are in seconds."""
-
-    changes_at_once: int = 10
-    readers: int = 10
-    grace: float = 10.0
-    """How long a new volume is left to the driver that created it."""
-
-    default_policy: Policy | None = None
-    everywhere: NodeAffinity = NO_AFFINITY
-    """The affinity of volumes that any node may use."""
-
-    guard_timeout: float = 2.0
-    """How long to wait for an unresponsive volume binder."""
-
-    allowed_finalizers: tuple[str, ...] = ()
-    take_over_saved_volumes: bool = True
-    pace: float = 60.0
-    """Interval of full reconciles."""
-
-    limit: float = 60.0
-    """Timeout of a full reconcile."""
-
-    poll_every: float = 10.0
-
-
-def cluster_view_of(
-    index: Index, linstor: Linstor, now: Callable[[], float], tuning: Tuning
-) -> ClusterView:
-    """The cluster view for the service, and for commands that decide but change nothing."""
-    return ClusterView(
-        index=index,
-        linstor=linstor,
-        now=now,
-        grace=tuning.grace,
-        default_policy=tuning.default_policy,
-        everywhere=tuning.everywhere,
-    )
 
 
 class Engine:
@@ -87,70 +35,14 @@ class Engine:
         after_full_reconcile: Callable[[], None] = lambda: None,
     ) -> None:
         """`holder` is the name that this instance writes into journal entries."""
-        self._ports, self._chance = ports, chance
-        self.streams = streams
-        self.changes, reads = ConcurrencyLimit(tuning.changes_at_once), ReadLimit()
-        self.queue = KeyedQueue[ResourceName](changes=self.changes, reads=reads)
-        reads.on_lifted = self.queue.wake
-        self.cluster_view = cluster_view_of(ports.index, ports.linstor, ports.now, tuning)
-        self.reporter = Reporter(ports.notices, ports.telemetry, ports.now)
-        self.replacer = Replacer(
-            ports,
-            delays=lambda: self.delays(first=0.05, most=2.0),
-            holder=holder,
-            may_begin=lambda: ports.leadership.leading and not self.queue.closed,
-            guard_timeout=tuning.guard_timeout,
-            allowed_finalizers=tuning.allowed_finalizers,
-        )
-        saved_volumes = SavedVolumes(
-            ports,
-            replacer=self.replacer,
-            cluster_view=self.cluster_view,
-            enabled=tuning.take_over_saved_volumes,
-        )
-        retries = Retries(
-            ports,
-            queue=self.queue,
-            unfinished=self.replacer.unfinished,
-            reporter=self.reporter,
-            chance=chance,
-        )
-        changer = Changer(
-            ports,
-            queue=self.queue,
-            limit=self.changes,
-            cluster_view=self.cluster_view,
-            replacer=self.replacer,
-            retries=retries,
-            reporter=self.reporter,
-        )
-        self.placement_reader = PlacementReader(ports.linstor, readers=tuning.readers)
-        reader = CoalescingReader(
-            ports,
-            self.placement_reader,
-            read_nodes=self.cluster_view.read_nodes,
-            waiting=self.queue.due_reads,
-            limit=reads,
-        )
-        self.reconciler = Reconciler(
-            ports,
-            queue=self.queue,
-            reader=reader,
-            cluster_view=self.cluster_view,
-            replacer=self.replacer,
-            changer=changer,
-            retries=retries,
-            saved_volumes=saved_volumes,
-            reporter=self.reporter,
-        )
+        parts = parts_of(ports, tuning, holder=holder, chance=chance)
+        self._ports, self._chance, self.streams = ports, chance, streams
+        self.queue, self.changes = parts.queue, parts.changes
+        self.cluster_view, self.placement_reader = parts.cluster_view, parts.placement_reader
+        self.reporter, self.replacer = parts.reporter, parts.replacer
+        self.reconciler = Reconciler(parts, take_over=tuning.take_over_saved_volumes)
         self.full_reconciler = FullReconciler(
-            ports,
-            queue=self.queue,
-            cluster_view=self.cluster_view,
-            reader=reader,
-            placement_reader=self.placement_reader,
-            replacer=self.replacer,
-            reporter=self.reporter,
+            parts,
             delays=self.delays(first=1.0, most=30.0),
             forget_gone=self.reconciler.forget_gone,
             after_full_reconcile=after_full_reconcile,

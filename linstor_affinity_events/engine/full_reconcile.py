@@ -7,13 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.cluster_view import ClusterView
-from linstor_affinity_events.engine.coalescing_reader import CoalescingReader
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority
-from linstor_affinity_events.engine.placement_reader import PlacementReader
-from linstor_affinity_events.engine.ports import Ports
-from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.engine.reporter import Reporter, kind_of, reason_of
+from linstor_affinity_events.engine.causes import PERIOD, Causes, still_open
+from linstor_affinity_events.engine.keyed_queue import Priority
+from linstor_affinity_events.engine.parts import Parts
+from linstor_affinity_events.engine.reporter import kind_of, reason_of
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
@@ -35,7 +32,6 @@ YIELD_EVERY = 200
 """Number of decisions before a cooperative yield to other tasks."""
 
 SPACING = 1.0
-PERIOD = "period"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,51 +53,41 @@ class FullReconciler:
 
     def __init__(
         self,
-        ports: Ports,
+        parts: Parts,
         *,
-        queue: KeyedQueue[ResourceName],
-        cluster_view: ClusterView,
-        reader: CoalescingReader,
-        placement_reader: PlacementReader,
-        replacer: Replacer,
-        reporter: Reporter,
         delays: Backoff,
-        forget_gone: Callable[[], None] = lambda: None,
-        after_full_reconcile: Callable[[], None] = lambda: None,
-        pace: float = 60.0,
-        limit: float = 60.0,
+        forget_gone: Callable[[], None],
+        after_full_reconcile: Callable[[], None],
+        pace: float,
+        limit: float,
     ) -> None:
-        self._queue, self._cluster_view, self._index = queue, cluster_view, ports.index
-        self._reader, self._placement_reader = reader, placement_reader
-        self._replacer, self._leadership = replacer, ports.leadership
-        self._reporter, self._telemetry = reporter, ports.telemetry
+        self._queue, self._cluster_view, self._index = (
+            parts.queue,
+            parts.cluster_view,
+            parts.ports.index,
+        )
+        self._reader, self._placement_reader = parts.reader, parts.placement_reader
+        self._replacer, self._leadership = parts.replacer, parts.ports.leadership
+        self._reporter, self._telemetry = parts.reporter, parts.ports.telemetry
         self._delays, self._pace, self._limit = delays, pace, limit
         self._forget_gone, self._after_full_reconcile = forget_gone, after_full_reconcile
-        self._causes: dict[str, float] = {}
-        """Why a full reconcile is requested, and since when."""
-        self._wanted = asyncio.Event()
-        self._begun = 0.0
+        self._causes = Causes()
         self._read_since = 0.0
         self.failure: str | None = "no full reconcile has completed yet"
         """Why the last full reconcile failed; None if it succeeded."""
         self.last: FullReconcile | None = None
 
     def request(self, cause: str) -> None:
-        """Request a full reconcile now. Requests that arrive while one runs share the next one."""
-        self._request({cause: asyncio.get_running_loop().time()})
-
-    def _request(self, causes: Mapping[str, float]) -> None:
-        for cause, since in causes.items():
-            self._causes[cause] = max(since, self._causes.get(cause, since))
-        self._wanted.set()
+        """Request a full reconcile now."""
+        self._causes.add({cause: asyncio.get_running_loop().time()})
 
     async def run(self) -> None:
         """Run full reconciles forever. Retry a failed one with growing delays."""
-        self._begun = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         while True:
-            causes = await self._next_causes()
-            cause = ",".join(causes)
-            self._begun = asyncio.get_running_loop().time()
+            causes = await self._causes.next(until=begun + self._pace)
+            cause, begun = ",".join(causes), clock()
             if not self._leadership.leading and self.failure is None:
                 # Once all reads have succeeded, only the leader runs full reconciles.
                 continue
@@ -115,21 +101,14 @@ class FullReconciler:
                     )
                 self.failure = None
                 delay = min(SPACING, self._pace / 2)
-                again = self._still_open(causes)
+                again = still_open(causes, self._read_since)
             else:
                 delay = self._failed(cause, *failed)
                 again = causes
             self._after_full_reconcile()
             await asyncio.sleep(delay)
             if again:
-                self._request(again)
-
-    def _still_open(self, causes: Mapping[str, float]) -> Mapping[str, float]:
-        """Causes that are newer than the oldest data of the last full reconcile, which it may have
-        read in an attempt that timed out before they arrived.
-        """
-        read_since = self._read_since
-        return {c: since for c, since in causes.items() if c != PERIOD and since > read_since}
+                self._causes.add(again)
 
     async def _tried(self, cause: str) -> tuple[str, str] | None:
         """Run a full reconcile. Returns the kind of failure and its message; None on success.
@@ -154,16 +133,6 @@ class FullReconciler:
         except (Again, Refused) as error:
             return type(error).__name__, str(error)
         return None
-
-    async def _next_causes(self) -> Mapping[str, float]:
-        try:
-            async with asyncio.timeout_at(self._begun + self._pace):
-                await self._wanted.wait()
-        except TimeoutError:
-            self.request(PERIOD)
-        causes, self._causes = self._causes, {}
-        self._wanted.clear()
-        return causes
 
     def _failed(self, cause: str, kind: str, why: str) -> float:
         """Report a failure. Returns the delay until the retry."""

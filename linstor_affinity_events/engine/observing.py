@@ -38,8 +38,8 @@ def confirmed(
     Raises Unreachable if that is not known yet.
     """
     if observation.pv is not None and uid_of(observation.pv) == entry.uid:
-        dependencies.unfinished.observed(observation.pv)
-    demands, original = demands_of(entry.wanted), dependencies.unfinished.original(entry)
+        dependencies.unfinished.originals.observed(observation.pv)
+    demands, original = demands_of(entry.wanted), dependencies.unfinished.originals.of(entry)
     if observation.pv is None:
         # The label of an entry, or its name, may be anybody's: what it says itself counts.
         if not dependencies.unfinished.can_tell_owner(entry.pv, entry.key):
@@ -74,5 +74,5 @@ def used_by_others(
         for name in dependencies.unfinished.pending_with(key, but=but)
         if dependencies.index.get(name) is None
     }
-    replaced = dependencies.unfinished.observed_with(key, but=but)
+    replaced = dependencies.unfinished.originals.belonging_with(key, but=but)
     return tuple(sorted(there.union(absent, replaced)))

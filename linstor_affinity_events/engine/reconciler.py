@@ -4,15 +4,13 @@ import asyncio
 import logging
 
 from linstor_affinity_events.engine.changing import Changer
-from linstor_affinity_events.engine.cluster_view import ClusterView
-from linstor_affinity_events.engine.coalescing_reader import CoalescingReader, Reading
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, QueueClosed, WorkItem
-from linstor_affinity_events.engine.ports import NO_TRIGGER, Ports
+from linstor_affinity_events.engine.coalescing_reader import Reading
+from linstor_affinity_events.engine.keyed_queue import Priority, QueueClosed, WorkItem
+from linstor_affinity_events.engine.parts import Parts
+from linstor_affinity_events.engine.ports import NO_TRIGGER
 from linstor_affinity_events.engine.rechecks import RECHECK_AFTER, Rechecks
-from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.engine.reporter import Reporter
 from linstor_affinity_events.engine.resuming import RECHECK_RESUMED_AFTER, Resuming
-from linstor_affinity_events.engine.retries import FAILED_MOST, Retries
+from linstor_affinity_events.engine.retries import FAILED_MOST
 from linstor_affinity_events.engine.saved_volumes import SavedVolumes
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
@@ -37,32 +35,20 @@ WATCH_DELAY_FIRST, WATCH_DELAY_SHORT, WATCH_DELAY_MOST = 0.02, 5.0, 120.0
 class Reconciler:
     """Runs at most one reconcile per resource at a time, and retries a failed one with backoff."""
 
-    def __init__(
-        self,
-        ports: Ports,
-        *,
-        queue: KeyedQueue[ResourceName],
-        reader: CoalescingReader,
-        cluster_view: ClusterView,
-        replacer: Replacer,
-        changer: Changer,
-        retries: Retries,
-        saved_volumes: SavedVolumes,
-        reporter: Reporter,
-    ) -> None:
-        self._queue, self._reader, self._index = queue, reader, ports.index
-        self._cluster_view, self._leadership = cluster_view, ports.leadership
-        self._replacer, self._changer = replacer, changer
-        self._resuming = Resuming(
-            ports,
-            queue=queue,
-            cluster_view=cluster_view,
-            replacer=replacer,
-            retries=retries,
-            reporter=reporter,
+    def __init__(self, parts: Parts, *, take_over: bool) -> None:
+        """`take_over` completes what linstor-affinity-controller left unfinished."""
+        self._queue, self._reader = parts.queue, parts.reader
+        self._index, self._leadership = parts.ports.index, parts.ports.leadership
+        self._cluster_view, self._replacer = parts.cluster_view, parts.replacer
+        self._retries, self._reporter = parts.retries, parts.reporter
+        self._resuming, self._changer = Resuming(parts), Changer(parts)
+        self._rechecks = Rechecks(parts.queue)
+        self._saved_volumes = SavedVolumes(
+            parts.ports,
+            replacer=parts.replacer,
+            cluster_view=parts.cluster_view,
+            enabled=take_over,
         )
-        self._retries, self._rechecks = retries, Rechecks(queue)
-        self._saved_volumes, self._reporter = saved_volumes, reporter
 
     async def work(self) -> None:
         """Process work items until the queue closes. Only here are unexpected errors caught."""

@@ -147,7 +147,7 @@ class ReplacementRun:
         if end.rolled_back:
             unfinished.ended(entry.pv)
         elif end.stuck and isinstance(end.error, Refused):
-            unfinished.mark_stuck(entry, end.error, blocking=end.blocking)
+            unfinished.absent.mark_stuck(entry, end.error, blocking=end.blocking)
         return end.error
 
     def _tell(self, step: Step, after: Progress, error: Again | Refused) -> None:
@@ -190,9 +190,9 @@ class ReplacementRun:
             case Remove():
                 return await self._remove()
             case Create(body):
-                self._dependencies.unfinished.gone(entry.pv)
+                self._dependencies.unfinished.absent.gone(entry.pv)
                 made = await volumes.create(body)
-                self._dependencies.unfinished.present(entry.pv)
+                self._dependencies.unfinished.absent.present(entry.pv)
                 return Recreated(pv=made, asked_for=body)
             case Drop():
                 return await self._drop(step)
@@ -208,7 +208,7 @@ class ReplacementRun:
     async def _drop(self, step: Drop) -> Dropped:
         in_time = await verified(self._dependencies, self.progress, step, self._volume_watch)
         if step.outcome is Outcome.RECREATED_WITH_RETAIN:
-            self._dependencies.unfinished.retained(self.progress.entry.wanted)
+            self._dependencies.unfinished.absent.retained(self.progress.entry.wanted)
         await self._dependencies.journal.drop(self.progress.entry)
         return Dropped(waited=not in_time)
 
@@ -252,7 +252,7 @@ class ReplacementRun:
             raise TypeError("the claim is read before the volume is removed")
         made = await removed_and_created(self._dependencies.volumes, self._pv, then.body)
         if made is None:
-            self._dependencies.unfinished.gone(self.progress.entry.pv)
+            self._dependencies.unfinished.absent.gone(self.progress.entry.pv)
         else:
-            self._dependencies.unfinished.present(self.progress.entry.pv)
+            self._dependencies.unfinished.absent.present(self.progress.entry.pv)
         return Recreated(pv=made, asked_for=then.body, waited=waited)

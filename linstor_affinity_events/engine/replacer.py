@@ -105,8 +105,8 @@ class Replacer:
         Raises Conflict if another instance replaces it; Unreachable if it was interrupted, with a
         journal entry to resume from if anything was begun.
         """
-        if self.unfinished.blocking:
-            others = ", ".join(sorted(self.unfinished.blocking))
+        if self.unfinished.absent.blocking:
+            others = ", ".join(sorted(self.unfinished.absent.blocking))
             why = f"{others} cannot be recreated; no other replacement begins until that is fixed"
             return Deferred(Reason.BLOCKED, why, BLOCKED_RETRY)
         against = obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers, urgent=urgent)
@@ -126,6 +126,9 @@ class Replacer:
                 "this instance is not the leader any more, or is shutting down",
                 NOT_LEADING_RETRY,
             )
+        return await self._carry_out(pv, entry)
+
+    async def _carry_out(self, pv: Manifest, entry: JournalEntry) -> Ended | Refusal:
         with self._volumes.follow(entry.pv) as volume_watch:
             try:
                 entry = await self._create_entry(entry)
@@ -174,7 +177,7 @@ class Replacer:
             if entry is None:
                 self.unfinished.without_entry(name)
                 if pv is not None and not is_terminating(pv):
-                    self.unfinished.live_without_entry(pv)
+                    self.unfinished.originals.forget(name)
                 return await unmark_without_entry(self._dependencies, pv)
             self.unfinished.record(entry)
             holder = self._dependencies.holder

@@ -3,12 +3,9 @@
 import asyncio
 import logging
 
-from linstor_affinity_events.engine.cluster_view import ClusterView
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, WorkItem
-from linstor_affinity_events.engine.ports import NO_TRIGGER, Ports
-from linstor_affinity_events.engine.replacer import Replacer
-from linstor_affinity_events.engine.reporter import Reporter
-from linstor_affinity_events.engine.retries import Retries
+from linstor_affinity_events.engine.keyed_queue import Priority, WorkItem
+from linstor_affinity_events.engine.parts import Parts
+from linstor_affinity_events.engine.ports import NO_TRIGGER
 from linstor_affinity_events.errors import Again, Refused, Unreachable
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import Refusal
@@ -27,20 +24,12 @@ for a resource, unless others write the entries.
 class Resuming:
     """Finishes what is begun before anything else is decided for a resource."""
 
-    def __init__(
-        self,
-        ports: Ports,
-        *,
-        queue: KeyedQueue[ResourceName],
-        cluster_view: ClusterView,
-        replacer: Replacer,
-        retries: Retries,
-        reporter: Reporter,
-    ) -> None:
-        self._queue, self._cluster_view, self._index = queue, cluster_view, ports.index
-        self._replacer, self._unfinished = replacer, replacer.unfinished
-        self._retries, self._reporter = retries, reporter
-        self._leadership, self._telemetry = ports.leadership, ports.telemetry
+    def __init__(self, parts: Parts) -> None:
+        self._queue, self._cluster_view = parts.queue, parts.cluster_view
+        self._replacer, self._unfinished = parts.replacer, parts.replacer.unfinished
+        self._retries, self._reporter = parts.retries, parts.reporter
+        self._index, self._leadership = parts.ports.index, parts.ports.leadership
+        self._telemetry = parts.ports.telemetry
 
     def begun(self, resource: ResourceName) -> list[PvName]:
         """The volumes of the resource with an unfinished replacement."""

@@ -117,7 +117,7 @@ class Retries:
         """The longest delay before unfinished replacements of a resource are retried: short for a
         volume that this instance has observed, and if there are no more than usual.
         """
-        if self._unfinished.has_observed_any(self._unfinished.of(resource)):
+        if self._unfinished.originals.has_any(self._unfinished.of(resource)):
             return UNFINISHED_MOST
         return UNFINISHED_MOST * max(1.0, len(self._unfinished.pending) / USUALLY_UNFINISHED)
 

@@ -133,7 +133,7 @@ class SavedVolumes:
         )
         await self._volumes.patch(name_of(pv), unmarked.patch)
         if unmarked.retained:
-            self._replacer.unfinished.retained(pv)
+            self._replacer.unfinished.absent.retained(pv)
         log.info(
             "rolled back a replacement that linstor-affinity-controller had begun",
             extra=facts(pv=name_of(pv), resource=key, policy=policy),
@@ -164,7 +164,7 @@ class SavedVolumes:
             await self._volumes.dry_run_creation(entry.wanted)
         except Refused as error:
             why = f"Kubernetes would reject it: {error}"
-            self._replacer.unfinished.warn(entry.wanted, SAVED_REASON, why)
+            self._replacer.unfinished.absent.warn(entry.wanted, SAVED_REASON, why)
             raise BadEntry(why) from error
         await self._adopt(entry)
 

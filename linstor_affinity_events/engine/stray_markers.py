@@ -54,7 +54,7 @@ async def unmark_without_entry(
     await dependencies.volumes.patch(name_of(pv), unmarked.patch)
     if not unmarked.retained:
         return Outcome.ROLLED_BACK
-    dependencies.unfinished.retained(pv)
+    dependencies.unfinished.absent.retained(pv)
     return Outcome.RECREATED_WITH_RETAIN
 
 

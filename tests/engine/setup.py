@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from linstor_affinity_events.engine.cluster_view import ClusterView
-from linstor_affinity_events.engine.engine import Engine, Tuning
+from linstor_affinity_events.engine.engine import Engine
 from linstor_affinity_events.engine.full_reconcile import FullReconciler
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.ports import Ports
@@ -17,6 +17,7 @@ from linstor_affinity_events.engine.reconciler import Reconciler
 from linstor_affinity_events.engine.replacer import Ended, Replacer
 from linstor_affinity_events.engine.reporter import Reporter
 from linstor_affinity_events.engine.streams import Streams
+from linstor_affinity_events.engine.tuning import Tuning
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.decision import Deferred, Refusal
 from linstor_affinity_events.model.keys import VolumeKey

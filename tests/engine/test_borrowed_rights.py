@@ -77,7 +77,7 @@ async def test_an_entry_for_a_claim_of_ones_own_holds_up_nobody_else() -> None:
             linstor.place(PV, "n2")
             await reconciled(setup, 3)
 
-        assert setup.replacer.unfinished.blocking == set()
+        assert setup.replacer.unfinished.absent.blocking == set()
         assert setup.nodes() == {"n2"}
 
 
@@ -680,7 +680,7 @@ async def test_a_note_that_can_t_be_written_any_more_holds_up_nobody_else() -> N
             await reconciled(setup, 3)
 
         assert setup.nodes("pvc-2") == {"n2"}
-        assert PV in setup.replacer.unfinished.stuck
+        assert PV in setup.replacer.unfinished.absent.stuck
 
 
 @pytest.mark.parametrize("error", [Refused, Unreachable])

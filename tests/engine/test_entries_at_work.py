@@ -235,11 +235,11 @@ async def test_what_was_seen_of_a_volume_is_forgotten_once_it_is_there_again() -
         _, tree = setup.journal.kept.pop(PV)
         async with setup.at_work():
             await reconciled(setup, 2)
-            assert setup.replacer.unfinished.has_observed_any([PV])
+            assert setup.replacer.unfinished.originals.has_any([PV])
             cluster.create("persistentvolumes", tree["wanted"])
             await reconciled(setup, 2)
 
-            assert not setup.replacer.unfinished.has_observed_any([PV])
+            assert not setup.replacer.unfinished.originals.has_any([PV])
 
 
 async def test_what_was_seen_before_another_instance_led_counts_against_no_later_entry() -> None:
@@ -367,7 +367,7 @@ async def test_what_somebody_writes_on_a_volume_in_replacement_keeps_no_volume_a
             setup.queue.add(ResourceName("pvc-2"), source="promotion")
             await until(lambda: setup.nodes("pvc-2") == {"n2"}, patience=60.0)
 
-        assert setup.replacer.unfinished.blocking == set()
+        assert setup.replacer.unfinished.absent.blocking == set()
 
 
 @pytest.mark.parametrize("part", ["labels", "annotations"])
@@ -434,7 +434,7 @@ async def test_a_claim_reference_that_kubernetes_refuses_holds_up_no_other_volum
         instead(setup.volumes, delete=deleted, create=created)
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
-            await until(lambda: PV in setup.replacer.unfinished.stuck, patience=60.0)
+            await until(lambda: PV in setup.replacer.unfinished.absent.stuck, patience=60.0)
             instead(setup.volumes, delete=delete)
             linstor.place("pvc-2", "n2")
             setup.queue.add(ResourceName("pvc-2"), source="promotion")

@@ -27,7 +27,7 @@ async def test_what_the_cache_shows_does_not_outweigh_what_was_observed(
     unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
     seen = describe(volume())
     assert seen is not None
-    unfinished.observed(marked(volume()) if held else volume())
+    unfinished.originals.observed(marked(volume()) if held else volume())
     unfinished.record(ENTRY)
 
     def cached(_: PvName) -> Volume:
@@ -35,4 +35,4 @@ async def test_what_the_cache_shows_does_not_outweigh_what_was_observed(
 
     unfinished.know(Listed({}), before=[PV], term=0, volume_of=cached)
 
-    assert (unfinished.original(ENTRY) is not None) is remembered
+    assert (unfinished.originals.of(ENTRY) is not None) is remembered

@@ -1,0 +1,119 @@
+"""Which volumes are absent or can't be recreated; reports that."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from linstor_affinity_events.engine.ports import Notices, Telemetry
+from linstor_affinity_events.engine.reporter import REMIND_AFTER
+from linstor_affinity_events.errors import Refused
+from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.manifest import Manifest, claim_of, name_of
+from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+class AbsentVolumes:
+    """Counts and reports the volumes that were removed and are not recreated yet."""
+
+    def __init__(
+        self,
+        notices: Notices,
+        telemetry: Telemetry,
+        describe: Callable[[Manifest], Volume | None],
+    ) -> None:
+        self._notices, self._telemetry, self._describe = notices, telemetry, describe
+        self._absent: set[PvName] = set()
+        self._warned: dict[PvName, tuple[float, int]] = {}
+        self.stuck: dict[PvName, str] = {}
+        """The volumes that can't be recreated, and the error of the API server."""
+        self.blocking: set[PvName] = set()
+        """The stuck volumes that block all other replacements."""
+
+    def __contains__(self, name: PvName) -> bool:
+        return name in self._absent
+
+    def clear(self, but: Iterable[PvName] = ()) -> None:
+        """None of these is our responsibility any more, except the ones given."""
+        for name in (self.stuck.keys() | self._absent) - frozenset(but):
+            self.present(name)
+
+    def gone(self, name: PvName) -> None:
+        """The volume is released and must be recreated."""
+        self._absent.add(name)
+        self._telemetry.absent(len(self._absent))
+
+    def present(self, name: PvName) -> None:
+        """The volume exists again, or is no longer our responsibility."""
+        self._absent.discard(name)
+        self.blocking.discard(name)
+        self._telemetry.absent(len(self._absent))
+        self._warned.pop(name, None)
+        if self.stuck.pop(name, None) is not None:
+            log.info(
+                "volume is recreated at last; none of it is missing any more", extra=facts(pv=name)
+            )
+            self._telemetry.stuck(len(self.stuck))
+
+    def mark_stuck(self, entry: JournalEntry, error: Refused, *, blocking: bool) -> None:
+        """Kubernetes rejects its creation. Reported once per error, and again while it lasts."""
+        if blocking:
+            self.blocking.add(entry.pv)
+        now = asyncio.get_running_loop().time()
+        warned, times = self._warned.get(entry.pv, (float("-inf"), 0))
+        if self.stuck.get(entry.pv) != str(error) or now - warned >= REMIND_AFTER:
+            self._warned[entry.pv] = (now, times + 1)
+            log.error(
+                "PersistentVolume is missing: it was deleted to change its node "
+                "affinity, and Kubernetes rejects the new one. Its data in "
+                "LINSTOR is safe and running pods continue, but new ones cannot "
+                "start. It is retried until it succeeds; fix the policy or "
+                "webhook that the error names",
+                extra=facts(pv=entry.pv, resource=entry.key, claim=entry.claim, error=error),
+            )
+            self._warn(
+                entry.wanted,
+                "VolumeRecreationFailing",
+                f"PersistentVolume {entry.pv} was deleted to change its node "
+                f"affinity, and Kubernetes rejects the new one: {error}. Its data "
+                "in LINSTOR is safe and running pods continue, but new ones "
+                "cannot start. It is retried until it succeeds; fix the policy "
+                "or webhook that the error names.",
+                reminder=times,
+            )
+        self.stuck[entry.pv] = str(error)
+        self._telemetry.stuck(len(self.stuck))
+
+    def retained(self, pv: Manifest) -> None:
+        """Report a volume that keeps policy Retain, so that its data is not deleted."""
+        claim = claim_of(pv)
+        log.error(
+            "volume was recreated with reclaim policy Retain to keep its data: "
+            "its claim is gone or changed, or it has options that its "
+            "StorageClass does not define. See docs/reliability.md before you "
+            "bind it again",
+            extra=facts(pv=name_of(pv), claim=claim),
+        )
+        self._warn(
+            pv,
+            "VolumeRetained",
+            f"The replacement of this volume was interrupted. Its claim {claim} "
+            "is gone or does not refer to it any more, or the volume has mount "
+            "options, Secrets or an owner that nothing confirms. It was "
+            "recreated with reclaim policy Retain, so that its data is not "
+            "deleted. Its original policy, and its claim if it was detached from "
+            "one, are in its annotations; see docs/reliability.md before you "
+            "delete it or bind it again.",
+        )
+
+    def warn(self, pv: Manifest, reason: str, why: str) -> None:
+        """Warn about a volume that may be absent, on its claim as well."""
+        self._warn(pv, reason, why)
+
+    def _warn(self, pv: Manifest, reason: str, why: str, *, reminder: int = 0) -> None:
+        volume = self._describe(pv)
+        if volume is not None:
+            self._notices.warn(volume, reason, why, reminder=reminder)

@@ -1,0 +1,77 @@
+"""The volumes being replaced, as this instance observed them before they were removed."""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+
+from linstor_affinity_events.model.demands import Original, original_of
+from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.manifest import Manifest, name_of
+from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.volume import Volume
+
+
+class Originals:
+    """What others do to journal entries changes nothing about what was observed."""
+
+    def __init__(self) -> None:
+        self._known: dict[PvName, Original] = {}
+        self._outdated: set[PvName] = set()
+        """Those observed before another instance may have led, and replaced them again."""
+
+    def __contains__(self, name: PvName) -> bool:
+        return name in self._known
+
+    def observed(self, original: Manifest) -> None:
+        """Remember which claim a volume belongs to, what it may demand when recreated, and that we
+        hold it, whatever others take off it afterwards.
+        """
+        name, seen = name_of(original), original_of(original)
+        before = self._known.get(name)
+        held = before is not None and before.uid == seen.uid and before.held
+        self._known[name] = replace(seen, held=held or seen.held)
+        self._outdated.discard(name)
+
+    def of(self, entry: JournalEntry) -> Original | None:
+        """The original volume of an entry, as last observed; None if it was not observed. If it is
+        another incarnation than that of the entry, somebody else wrote the entry.
+        """
+        seen = self._known.get(entry.pv)
+        if seen is not None and seen.uid != entry.uid and entry.pv in self._outdated:
+            return None
+        return seen
+
+    def has_any(self, names: Iterable[PvName]) -> bool:
+        """Whether this instance observed one of these volumes before it was removed."""
+        return not self._known.keys().isdisjoint(names)
+
+    def belonging_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+        """All other volumes being replaced that refer to this LINSTOR volume and were observed to
+        belong to a claim.
+        """
+        return tuple(
+            name
+            for name, seen in self._known.items()
+            if name != but and seen.claim and seen.key == key
+        )
+
+    def outdate(self) -> None:
+        """Another instance may have replaced any of them meanwhile."""
+        self._outdated |= self._known.keys()
+
+    def keep(
+        self, pending: Collection[PvName], volume_of: Callable[[PvName], Volume | None]
+    ) -> None:
+        """Forget those that are not `pending` and that exist again, as the cache has it."""
+        for name, seen in tuple(self._known.items()):
+            there = volume_of(name)
+            # The cache may show the volume that is removed by now, and an entry that others deleted
+            # says nothing. A held volume is forgotten when it is read.
+            replaced = there is not None and (there.uid != seen.uid or not seen.held)
+            if replaced and name not in pending:
+                self.forget(name)
+
+    def forget(self, name: PvName) -> None:
+        """The volume is not being replaced. If it is deleted later, somebody else deletes it."""
+        self._known.pop(name, None)
+        self._outdated.discard(name)
