@@ -420,7 +420,7 @@ OPTIONS = (
         default="",
         parse=address,
         metavar=_ADDRESS_METAVAR,
-        help="Listen address of /metrics, which may be the same. Empty disables it.",
+        help="Listen address of /metrics; may equal --bind-address. Empty: no /metrics.",
     ),
     Option(
         flag="status-page",

@@ -85,7 +85,9 @@ class Changer:
             # Whoever undoes our replacement markers each time would cause an endless loop.
             self._cluster_view.backoff.changed(volume.name)
             log.info(
-                "volume was changed by another client during its replacement; it is retried",
+                "volume was deleted by another client before its replacement; it stays deleted"
+                if ended.outcome is Outcome.DELETED_BY_USER
+                else "volume was changed by another client during its replacement; it is retried",
                 extra=facts(
                     pv=volume.name,
                     resource=volume.key,
