@@ -123,12 +123,12 @@ class Floor:
         entries = "/api/v1/namespaces/default/configmaps"
         pv, _ = await asyncio.gather(self._ask("GET", path), self._ask("GET", claim))
         body, mark = like(pv, nodes), marks(pv)
-        await asyncio.gather(
+        entry, *_ = await asyncio.gather(
+            self._ask("POST", entries + MANAGER, noted(name, body, "prepared", {})),
             self._ask("PATCH", path + MANAGER + "&dryRun=All", mark),
             self._ask("DELETE", path, deletion(pv) | {"dryRun": ["All"]}),
             self._ask("POST", VOLUMES + MANAGER + "&dryRun=All", body, fine=(409,)),
         )
-        entry = await self._ask("POST", entries + MANAGER, noted(name, body, "prepared", {}))
         pv = await self._ask("PATCH", path + MANAGER, mark)
         metadata = {key: entry["metadata"][key] for key in ("uid", "resourceVersion")}
         entry = await self._ask(

@@ -11,7 +11,7 @@ from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.dependencies import Dependencies
 from linstor_affinity_events.engine.observing import observe, used_by_others
-from linstor_affinity_events.engine.ports import Ports
+from linstor_affinity_events.engine.ports import Ports, VolumeWatch
 from linstor_affinity_events.engine.replacement_run import ReplacementRun
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.engine.unfinished import Unfinished
@@ -24,7 +24,7 @@ from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, is_terminating
 from linstor_affinity_events.model.markers import is_marked, mark_patch
 from linstor_affinity_events.model.names import PvName
-from linstor_affinity_events.model.progress import begin
+from linstor_affinity_events.model.progress import Progress, begin
 from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import Observation
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
@@ -66,6 +66,8 @@ class Replacer:
         volumes, telemetry = ports.volumes, ports.telemetry
         self._volumes, self._journal = volumes, ports.journal
         self._may_begin, self._allowed_finalizers = may_begin, tuple(allowed_finalizers)
+        self._rejected = set[PvName]()
+        """The volumes whose replacement Kubernetes rejected when it was tried last."""
         self.unfinished = Unfinished(ports.notices, telemetry, volumes.describe)
         self._dependencies = Dependencies(
             volumes=volumes,
@@ -113,43 +115,76 @@ class Replacer:
         if against is not None:
             return against
         entry = JournalEntry.begin(pv, key, affinity, holder=self._dependencies.holder)
+        with self._volumes.follow(entry.pv) as volume_watch:
+            prepared = await self._prepared(pv, entry)
+            if not isinstance(prepared, Progress):
+                return prepared
+            if not self._may_begin():
+                await self._withdraw(prepared.entry)
+                return Deferred(
+                    Reason.NOT_LEADING,
+                    "this instance is not the leader any more, or is shutting down",
+                    NOT_LEADING_RETRY,
+                )
+            return await self._carried_out(prepared, volume_watch)
+
+    async def _prepared(self, pv: Manifest, entry: JournalEntry) -> Progress | Refusal:
+        """Try all writes in a dry run, and create the journal entry meanwhile: alone it changes
+        nothing, and whoever finds it drops it. But where Kubernetes rejected the last attempt, no
+        entry is created before it accepts one.
+        """
+        stored: JournalEntry | BaseException | None = None
+        against: Refusal | BaseException | None
+        if entry.pv in self._rejected:
+            against = await self._tried(pv, entry)
+        else:
+            against, stored = await asyncio.gather(
+                self._tried(pv, entry), self._create_entry(entry), return_exceptions=True
+            )
+            if against is not None and isinstance(stored, JournalEntry):
+                await self._withdraw(stored)
+        if isinstance(against, BaseException):
+            raise against
+        if against is not None:
+            self._rejected.add(entry.pv)
+            return against
+        self._rejected.discard(entry.pv)
+        try:
+            if stored is None:
+                stored = await self._create_entry(entry)
+            elif isinstance(stored, BaseException):
+                raise stored
+        except BadEntry as error:
+            return Refusal(Reason.BAD_JOURNAL_ENTRY, f"its journal entry is not valid: {error}")
+        observation = Observation(pv=pv, begun_here=True)
+        return begin(stored, observation, holder=self._dependencies.holder, own=True)
+
+    async def _withdraw(self, entry: JournalEntry) -> None:
+        """Delete an entry for which nothing was done yet."""
+        await self._journal.drop(entry)
+        self.unfinished.ended(entry.pv)
+
+    async def _tried(self, pv: Manifest, entry: JournalEntry) -> Refusal | None:
+        """Why Kubernetes would not let the volume be replaced, according to a dry run."""
         try:
             marked = await self._volumes.dry_run(pv, mark_patch(pv), entry.wanted)
         except Refused as error:
             return Refusal(Reason.NOT_ALLOWED, f"Kubernetes would reject its replacement: {error}")
-        if changed := admission_conflict(entry, marked):
-            return Refusal(Reason.NOT_ALLOWED, changed)
-        entry = entry.wanting(taken_over(entry.wanted, marked))
-        if not self._may_begin():
-            return Deferred(
-                Reason.NOT_LEADING,
-                "this instance is not the leader any more, or is shutting down",
-                NOT_LEADING_RETRY,
-            )
-        return await self._carry_out(pv, entry)
+        changed = admission_conflict(entry, marked)
+        return Refusal(Reason.NOT_ALLOWED, changed) if changed else None
 
-    async def _carry_out(self, pv: Manifest, entry: JournalEntry) -> Ended | Refusal:
-        with self._volumes.follow(entry.pv) as volume_watch:
-            try:
-                entry = await self._create_entry(entry)
-            except BadEntry as error:
-                return Refusal(Reason.BAD_JOURNAL_ENTRY, f"its journal entry is not valid: {error}")
-            begun = begin(
-                entry,
-                Observation(pv=pv, begun_here=True),
-                holder=self._dependencies.holder,
-                own=True,
-            )
-            run = ReplacementRun(self._dependencies, begun, volume_watch)
-            try:
-                outcome = await run.run()
-            except Refused as error:
-                if entry.pv in self.unfinished.pending:
-                    raise
-                # Everything was rolled back.
-                return Refusal(Reason.NOT_ALLOWED, f"Kubernetes rejected its replacement: {error}")
+    async def _carried_out(self, prepared: Progress, volume_watch: VolumeWatch) -> Ended | Refusal:
+        pv = prepared.entry.pv
+        run = ReplacementRun(self._dependencies, prepared, volume_watch)
+        try:
+            outcome = await run.run()
+        except Refused as error:
+            if pv in self.unfinished.pending:
+                raise
+            # Everything was rolled back.
+            return Refusal(Reason.NOT_ALLOWED, f"Kubernetes rejected its replacement: {error}")
         if isinstance(outcome, LeaveAlone):
-            self.unfinished.left_alone(entry.pv, outcome.why)
+            self.unfinished.left_alone(pv, outcome.why)
             return Refusal(Reason.BAD_JOURNAL_ENTRY, outcome.why)
         progress = run.progress
         made = progress.observation.pv

@@ -24,7 +24,9 @@ class Outcome(StrEnum):
 OUTCOMES = {
     Outcome.DONE: "the volume was recreated",
     Outcome.RECREATED_WITH_RETAIN: "the volume was recreated with reclaim policy Retain",
-    Outcome.SUPERSEDED: "nothing was left to do: the volume exists, recreated or changed by another client",
+    Outcome.SUPERSEDED: (
+        "nothing was left to do: the volume exists, recreated or changed by another client"
+    ),
     Outcome.ROLLED_BACK: "the volume was not deleted, and is as it was before",
     Outcome.DELETED_BY_USER: "a user deleted the volume, and it stays deleted",
 }

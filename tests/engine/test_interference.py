@@ -461,7 +461,9 @@ async def test_nothing_is_begun_once_another_leads_or_it_stops(ends: str) -> Non
             await replace(setup, "n2")
 
         assert setup.nodes() == {"n1"}
-        assert setup.faults.writes == ["rehearse"]
+        assert setup.faults.writes == ["rehearse", "note", "drop"]
+        assert setup.journal.kept == {}
+        assert setup.replacer.unfinished.pending == {}
 
 
 async def test_a_volume_that_came_back_retained_is_told_even_if_the_answer_was_lost() -> None:

@@ -11,6 +11,8 @@ import pytest
 from linstor_affinity_events.engine.replacer import Ended
 from linstor_affinity_events.errors import (
     AffinityEventsError,
+    Again,
+    Conflict,
     Forbidden,
     Invalid,
     Stalled,
@@ -27,6 +29,7 @@ from tests.engine.setup import (
     bind,
     cluster_with,
     instead,
+    one_setup,
     replace,
     replaced,
     setup_on,
@@ -161,6 +164,45 @@ async def test_what_kubernetes_would_refuse_is_never_begun() -> None:
         assert outcome.reason is Reason.NOT_ALLOWED
         assert setup.pv() == before
         assert setup.journal.kept == {}
+
+
+async def test_a_rejected_replacement_writes_no_entry_until_it_is_accepted() -> None:
+    async with one_setup() as setup, setup.volumes.watching():
+        setup.faults.refuse("rehearse", Invalid)
+        for _ in range(2):
+            assert isinstance(await replace(setup, "n2"), Refusal)
+            assert setup.journal.kept == {}
+            assert setup.replacer.unfinished.pending == {}
+        assert setup.faults.writes.count("note") == 1
+        setup.faults.allow("rehearse")
+
+        assert await replace(setup, "n2") is Outcome.DONE
+        assert setup.nodes() == {"n2"}
+
+
+@pytest.mark.parametrize("error", [Conflict, Unreachable])
+async def test_a_dry_run_that_fails_leaves_no_entry(error: type[Again]) -> None:
+    async with one_setup() as setup, setup.volumes.watching():
+        setup.faults.refuse("rehearse", error)
+        with pytest.raises(error):
+            await replace(setup, "n2")
+
+        assert setup.journal.kept == {}
+        assert setup.nodes() == {"n1"}
+
+
+async def test_an_entry_that_could_not_be_withdrawn_is_dropped_later() -> None:
+    async with one_setup() as setup, setup.volumes.watching():
+        setup.faults.refuse("rehearse", Invalid)
+        setup.faults.refuse("drop", Unreachable)
+        with pytest.raises(Unreachable):
+            await replace(setup, "n2")
+        assert setup.replacer.unfinished.pending.keys() == {PV}
+        setup.faults.allow("drop")
+
+        assert await setup.replacer.resume(PV) is Outcome.SUPERSEDED
+        assert setup.journal.kept == {}
+        assert setup.nodes() == {"n1"}
 
 
 @pytest.mark.parametrize("verb", ["patch", "save", "delete"])
