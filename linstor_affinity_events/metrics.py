@@ -43,53 +43,68 @@ class Description:
 COUNTERS = (
     Description(
         "decisions",
-        "Decisions, each time that a volume is checked: in_sync, change, deferred, "
-        "refused, skipped or resume, and the reason.",
+        "Decisions on volumes, one each time that a volume is checked. decision: in_sync, "
+        "change (its node affinity is wrong), deferred (it cannot be changed now), refused "
+        "(it must not be changed), skipped (it is excluded) or resume (its replacement is "
+        "unfinished). reason is empty for in_sync, change and resume.",
         ("decision", "reason"),
     ),
     Description(
         "changes",
-        "Attempts to change the node affinity of a volume, by method (patch, replace, or resume of "
-        "an interrupted replacement) and outcome.",
+        "Changes of a volume's node affinity that have ended. method: patch, replace "
+        "(deleted and recreated) or resume (an interrupted replacement). outcome: done, "
+        "recreated_with_retain (the volume keeps reclaim policy Retain), or rolled_back, "
+        "superseded or deleted_by_user (ended without a change because another client or "
+        "instance changed or deleted the volume). Attempts that failed are in "
+        "linstor_affinity_reconcile_errors_total.",
         ("method", "outcome"),
     ),
     Description(
         "changes_by_trigger",
-        "Updated volumes by what triggered the update: an event stream, or none if a full "
-        "reconcile found the change and no event was received.",
+        "Changes by patch or replacement that have ended, with any outcome, by what led to "
+        "them: the event stream promotion or database, or none (no event for the LINSTOR "
+        "resource: found by a full reconcile or recheck). Resumed replacements are not "
+        "counted.",
         ("trigger",),
     ),
     Description(
         "drift_without_event",
-        "Volumes with a wrong node affinity that a full reconcile found and for which no event was "
-        "received, by what started the full reconcile.",
+        "Volumes with a wrong node affinity that a full reconcile found, and for whose "
+        "LINSTOR resource no event was received. cause: what started the full reconcile, "
+        "such as start, period (--reconcile-rate), poll (--poll-rate), node (an event "
+        "about a node) or a reconnected stream.",
         ("cause",),
     ),
     Description(
         "claims_lost",
-        "PersistentVolumeClaims that were seen in phase Lost during a replacement, although their "
-        "volume was recreated.",
+        "PersistentVolumeClaims that were in phase Lost while or after their volume was "
+        "replaced. The PersistentVolume controller binds each again within 15 s; no data "
+        "is lost.",
     ),
     Description(
         "volume_controller_timeouts",
-        "Replacements for which the PersistentVolume controller (kube-controller-manager) did not "
-        "set the deleted volume to Released within --claim-guard-timeout. They continued, and the "
-        "claim may have been Lost for a moment.",
+        "How often a replacement stopped waiting for the PersistentVolume controller "
+        "(kube-controller-manager) to set the deleted volume to Released, after "
+        "--claim-guard-timeout. The replacement continued, and the claim may have been "
+        "Lost for a moment.",
     ),
     Description(
         "batched_reconciles",
-        "Reconciles served by a bulk read of all resources in LINSTOR, rather than by requests of "
-        "their own.",
+        "Reconciles of single LINSTOR resources that were answered from one shared read of "
+        "all resources, because at least 100 were waiting, instead of by requests of their "
+        "own. Full reconciles are not counted.",
     ),
     Description(
         "reconcile_errors",
-        "Failed reconciles, by kind of error. Each is retried. The error "
-        "Unexpected is a defect of this service: please report it.",
+        "Failed reconciles of single LINSTOR resources, by kind of error. Each failure "
+        "counts, and each is retried. The error Unexpected is a defect of this service: "
+        "please report it. Full reconciles are not counted.",
         ("error",),
     ),
     Description(
         "full_reconcile_errors",
-        "Failed full reconciles, by kind of error. Each is retried.",
+        "Failed full reconciles (checks of all volumes), by kind of error. Each failure "
+        "counts, and each is retried.",
         ("error",),
     ),
 )
@@ -97,20 +112,26 @@ COUNTERS = (
 HISTOGRAMS = {
     Description(
         "trigger_to_update_seconds",
-        "Time from the first event about a change in LINSTOR until the PersistentVolume has the "
-        "correct node affinity, by trigger (the event stream). Trigger none: no event was "
-        "received, and the time counts from when a full reconcile found the change.",
+        "Time from when the first event about a LINSTOR resource was received until its "
+        "PersistentVolume had the correct node affinity, including the time in the queue "
+        "and retries. trigger: the event stream (promotion or database), or none (no event "
+        "was received; the time counts from when the resource was queued for a check). "
+        "Resumed replacements are not counted.",
         ("trigger",),
     ): _LATENCY,
     Description(
         "change_seconds",
-        "Time to patch or replace one PersistentVolume, without waiting in the queue.",
+        "Time of one change of a PersistentVolume, from reading it to the end with any "
+        "outcome, including waits for the PersistentVolume controller but not the time in "
+        "the queue. method: patch, replace, or resume of an interrupted replacement (only "
+        "the time since it was resumed).",
         ("method",),
     ): _LATENCY,
     Description(
         "full_reconcile_seconds",
-        "Duration of successful full reconciles. bulk is no if LINSTOR could not return all "
-        "resources at once and they were read one by one.",
+        "Duration of full reconciles that succeeded, without the changes to which they "
+        "led. bulk: yes if LINSTOR returned all resources at once, no if each was read by "
+        "a request of its own, which is slower.",
         ("bulk",),
     ): _FULL_RECONCILE,
 }
@@ -118,75 +139,112 @@ HISTOGRAMS = {
 GAUGES = (
     Description(
         "last_full_reconcile_timestamp_seconds",
-        "Unix time when the last full reconcile completed. 0 before the first one.",
+        "Unix time when this instance completed its last full reconcile; 0 before the "
+        "first one. Only the leader repeats them, so use the maximum of all instances.",
     ),
     Description(
         "volumes",
-        "Volumes by what the last full reconcile decided to do with them, and why.",
+        "Volumes by decision and reason at the last full reconcile of this instance, with "
+        "the values of linstor_affinity_decisions_total. Only the leader repeats full reconciles.",
         ("decision", "reason"),
     ),
     Description(
         "volumes_deferred",
-        "Volumes whose node affinity is wrong and could not be updated for more "
-        "than three minutes, by reason. Each is retried.",
+        "Volumes that have been deferred for more than three minutes, by reason, counted "
+        "at the last full reconcile: their node affinity is or may be wrong. They stay as "
+        "they are, and each is retried.",
         ("reason",),
     ),
     Description(
         "replacements_unfinished",
-        "Replacements that have been unfinished for more than three minutes. Each is retried; the "
-        "PersistentVolume may be absent meanwhile.",
+        "Replacements that have been unfinished for more than three minutes, counted at "
+        "the last full reconcile. Each is retried until it completes; until then its "
+        "PersistentVolume may be absent.",
     ),
     Description(
         "volumes_absent",
-        "PersistentVolumes that were deleted for a replacement and are not recreated yet, normally "
-        "for milliseconds.",
+        "PersistentVolumes that do not exist now, because they were deleted for a "
+        "replacement and are not recreated yet. Normally for milliseconds. Their data is "
+        "safe. Includes linstor_affinity_volumes_stuck.",
     ),
     Description(
         "volumes_stuck",
-        "PersistentVolumes that were deleted for a replacement and are absent because Kubernetes "
-        "rejects the new ones. Each is retried; the log has the rejection. Their data is safe.",
+        "PersistentVolumes that do not exist now, because they were deleted for a "
+        "replacement and Kubernetes rejects the new ones. Each is retried until it "
+        "succeeds; the log has the error. Their data is safe.",
     ),
 )
 
 READ_GAUGES = (
-    Description("queue_depth", "LINSTOR resources waiting to be reconciled."),
+    Description(
+        "queue_depth",
+        "LINSTOR resources in the queue: those that are due, and those that wait for the time "
+        "of a retry or recheck. A resource that is being reconciled counts only if it has to "
+        "be reconciled again afterwards.",
+    ),
     Description(
         "queue_oldest_seconds",
-        "Age of the oldest trigger that has not been reconciled yet, in seconds. 0 if none is "
-        "waiting.",
+        "Seconds since the oldest trigger (event, full reconcile or retry) of the LINSTOR "
+        "resources that are due and wait for a worker. A retry keeps the time of its first "
+        "trigger. Resources that are being reconciled, or not due yet, do not count. 0 if "
+        "none is due.",
     ),
-    Description("workers_busy", "Workers that are reconciling a resource now."),
-    Description("changes_in_flight", "Volumes being changed now."),
+    Description(
+        "workers_busy",
+        "LINSTOR resources that are being reconciled now, with or without a change; at most "
+        "--workers + 4.",
+    ),
+    Description(
+        "changes_in_flight",
+        "LINSTOR resources whose volumes are being patched, replaced or resumed now.",
+    ),
     Description(
         "change_concurrency_limit",
-        "Maximum number of volumes changed concurrently now: --workers, lowered "
-        "automatically while the PersistentVolume controller "
-        "(kube-controller-manager) or the API server is the bottleneck.",
+        "Maximum of linstor_affinity_changes_in_flight at present. It starts at 1, grows "
+        "up to --workers while more changes at a time complete sooner, and shrinks while "
+        "the PersistentVolume controller (kube-controller-manager) or the API server is "
+        "the bottleneck.",
     ),
-    Description("leader", "Whether this instance is the leader (1) or not (0)."),
-    Description("known_volumes", "PersistentVolumes of LINSTOR's CSI driver in this cluster."),
+    Description(
+        "leader",
+        "1 if this instance is the leader, which is the only one that changes volumes; 0 if not.",
+    ),
+    Description(
+        "known_volumes",
+        "PersistentVolumes of LINSTOR's CSI driver that exist in this cluster, whether their "
+        "node affinity is correct or not, as this instance knows them.",
+    ),
     Description(
         "volumes_held_back",
-        "Volumes that are not changed for now because their last change had another result than "
-        "requested, or because they were changed too often. Each is retried after a growing delay.",
+        "Volumes with a pause before their next change (30 s, doubled each time up to an "
+        "hour), because the last change had another result than requested, or because "
+        "there were too many changes. They exist, and each is retried after its pause.",
     ),
     Description(
-        "kubernetes_events_dropped", "Kubernetes Events that could not be sent since the start."
+        "kubernetes_events_dropped",
+        "Kubernetes Events about volumes and claims that this instance could not send "
+        "since its start. They are not retried; the log has the same information.",
     ),
 )
 """Gauges that are read from the other components at each scrape."""
 
 STREAM_UP = Description(
-    "stream_up", "Whether an event stream is connected (1) or not (0).", ("stream",)
+    "stream_up",
+    "1 if this instance is connected to the event stream now, 0 if not. stream: promotion "
+    "and nodes (of LINSTOR's controller), or database (a watch of LINSTOR's database in "
+    "Kubernetes, if there is one).",
+    ("stream",),
 )
 STREAM_CONNECTS = Description(
     "stream_connects",
-    "Connections made to an event stream; more than one means that it was interrupted.",
+    "Successful connections to the event stream since this instance started. Each one "
+    "after the first means that the stream was interrupted; a full reconcile followed.",
     ("stream",),
 )
 STREAM_EVENTS = Description(
     "stream_events",
-    "Events received from LINSTOR, by stream (promotion, nodes or database).",
+    "Events that this instance has received since its start, by stream: promotion, nodes "
+    "or database.",
     ("stream",),
 )
 

@@ -171,7 +171,8 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=1.0,
-        help="Interval between full reconciles, which find changes for which no event arrived.",
+        help="Interval between full reconciles. A full reconcile compares all volumes with "
+        "LINSTOR, and so finds changes for which no event was received.",
     ),
     Option(
         flag="timeout",
@@ -180,9 +181,10 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=1.0,
-        help="Timeout of a full reconcile. If LINSTOR can't return all resources at once, for "
-        "example while a satellite hangs, they are read one by one, and the next full reconcile "
-        "continues where the last one timed out.",
+        help="Maximum duration of one full reconcile. One that takes longer is stopped and "
+        "retried. While LINSTOR cannot return all resources at once, for example because a "
+        "satellite hangs, each is read by a request of its own, and the retry continues "
+        "where the last attempt stopped.",
     ),
     Option(
         flag="workers",
@@ -191,11 +193,10 @@ OPTIONS = (
         parse=whole_number,
         metavar="INT",
         least=1,
-        help="Maximum number of volumes changed concurrently; lowered automatically "
-        "while the PersistentVolume controller (kube-controller-manager) or the "
-        "API server is the bottleneck. Also the number of concurrent requests "
-        "(at least 4) to LINSTOR if it can't return all resources at once and "
-        "each is read by a request of its own.",
+        help="Maximum number of volumes that are changed at the same time. Fewer are while the "
+        "PersistentVolume controller (kube-controller-manager) or the API server is the "
+        "bottleneck. Also the number of concurrent requests to LINSTOR (at least 4) while "
+        "it cannot return all resources at once and each is read by a request of its own.",
     ),
     Option(
         flag="new-volume-grace",
@@ -204,8 +205,9 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=0.0,
-        help="How long to leave a newly created volume unchanged, because linstor-csi "
-        "may have created it from outdated caches. It is checked afterwards.",
+        help="How long a new volume is not changed after its creation, because linstor-csi may "
+        "still work with outdated caches. It is checked when this time is over. Volumes "
+        "that this service has recreated do not wait.",
     ),
     Option(
         flag="default-remote-access-policy",
@@ -213,9 +215,11 @@ OPTIONS = (
         default="",
         parse=text,
         metavar="POLICY",
-        help="Remote access policy of StorageClasses without one: true, false or a list of "
-        "fromSame rules, as for linstor-csi. Use the value that linstor-csi has. If empty: any "
-        "node with layer drbd or nvme, else only nodes with a replica.",
+        help="Policy for volumes whose StorageClass does not set allowRemoteVolumeAccess, and "
+        "for volumes without a StorageClass: true (any node may use them), false (only "
+        "nodes with a replica) or a list of fromSame rules. Set the value that linstor-csi "
+        "has. If empty: true if the layers of the StorageClass include drbd or nvme, else "
+        "false; volumes without a StorageClass are not changed.",
     ),
     Option(
         flag="everywhere",
@@ -223,8 +227,9 @@ OPTIONS = (
         default="any",
         parse=node_scope,
         metavar="any|driver",
-        help="Node affinity of volumes that any node may use: any (no node affinity) or driver "
-        "(nodes with label linbit.com/hostname, on which LINSTOR's CSI driver runs).",
+        help="Which node affinity to set on volumes that any node may use: any (none, so every "
+        "node) or driver (the nodes with label linbit.com/hostname, on which LINSTOR's CSI "
+        "driver runs).",
     ),
     Option(
         flag="claim-guard-timeout",
@@ -233,9 +238,12 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=0.0,
-        help="How long to wait for an unresponsive PersistentVolume controller "
-        "(kube-controller-manager) during a replacement. With a short timeout, a claim may be Lost "
-        "for a moment.",
+        help="How long a replacement waits for the PersistentVolume controller "
+        "(kube-controller-manager) to set the deleted, not yet removed volume to phase "
+        "Released. Then it continues without that, and the claim may be Lost for a moment. "
+        "The time counts from the last phase that the controller has set on any volume, up "
+        "to 60s in all. A longer timeout only delays replacements while the controller "
+        "does not respond.",
     ),
     Option(
         flag="allow-finalizer",
@@ -243,8 +251,9 @@ OPTIONS = (
         default="",
         parse=words,
         metavar="LIST",
-        help="Comma-separated finalizers, or patterns such as example.com/*, with which a volume "
-        "may be replaced, in addition to those of Kubernetes and CSI.",
+        help="Comma-separated finalizers, or patterns such as example.com/*, that do not "
+        "prevent the replacement of a volume. Those of Kubernetes and CSI never do. A "
+        "volume with any other finalizer is not replaced, and this is reported.",
     ),
     Option(
         flag="take-over-saved-volumes",
@@ -252,8 +261,10 @@ OPTIONS = (
         default="auto",
         parse=auto_or_off,
         metavar="auto|off",
-        help="Complete replacements that linstor-affinity-controller left unfinished and saved in "
-        "LINSTOR: auto (if objects of this cluster confirm them) or off.",
+        help="What to do with replacements that linstor-affinity-controller left unfinished and "
+        "saved in LINSTOR: auto (complete those that the PersistentVolume or the claim in "
+        "this cluster confirms, and ignore others) or off (ignore all). Each one that is "
+        "ignored is logged as a warning.",
     ),
     Option(
         flag="shutdown-grace",
@@ -262,9 +273,9 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=0.0,
-        help="After SIGTERM, how long to wait for replacements in progress. Keep it "
-        "below the pod's terminationGracePeriodSeconds. Interrupted replacements "
-        "are completed by the next leader.",
+        help="How long to wait after SIGTERM until reconciles and replacements in progress are "
+        "completed. Those that take longer are interrupted; the next leader completes "
+        "them. Set it below the pod's terminationGracePeriodSeconds.",
     ),
     Option(
         flag="property-namespace",
@@ -272,8 +283,9 @@ OPTIONS = (
         default="",
         parse=text,
         metavar="NAME",
-        help="Namespace of the LINSTOR node properties that hold node labels. If empty: "
-        "Aux/topology, or Aux on nodes that have no host name there.",
+        help="Prefix of the LINSTOR node properties that hold the node labels, such as "
+        "Aux/topology. If empty, for each node: Aux/topology if the node has "
+        "Aux/topology/kubernetes.io/hostname, else Aux.",
     ),
     Option(
         flag="watch-linstor-database",
@@ -281,9 +293,11 @@ OPTIONS = (
         default="auto",
         parse=switch,
         metavar="auto|on|off",
-        help="Watch LINSTOR's own database if it is stored in Kubernetes, as with Piraeus: this "
-        "finds changes for which LINSTOR sends no events. auto (if possible and allowed), on or "
-        "off.",
+        help="Whether to watch the replicas in LINSTOR's database, if it is stored in this "
+        "Kubernetes cluster, as with Piraeus. This finds changes for which LINSTOR sends "
+        "no event. auto: if the database exists and the service account may watch it; "
+        "otherwise polls and full reconciles find these changes. on: the same, but the "
+        "instance logs a warning and is not ready until it can watch it. off: never.",
     ),
     Option(
         flag="poll-rate",
@@ -292,9 +306,10 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=0.0,
-        help="How often to read LINSTOR's nodes and its number of resources. These two cheap "
-        "requests find changes for which LINSTOR sends no events, such as a lost node. 0 disables "
-        "it. Not done while LINSTOR's database is watched.",
+        help="How often the leader reads the list of LINSTOR's nodes and the number of its "
+        "resources. If one of them has changed, a full reconcile starts, and finds changes "
+        "for which LINSTOR sends no event, such as a lost node. 0 disables it. Not done "
+        "while LINSTOR's database is watched.",
     ),
     Option(
         flag="kubeconfig",
@@ -303,8 +318,9 @@ OPTIONS = (
         env="KUBECONFIG",
         parse=config_files,
         metavar="PATH",
-        help="Path of the kubeconfig file. If empty: the pod's service account, else "
-        "~/.kube/config.",
+        help="Path of the kubeconfig file, or several separated by colons, as for kubectl. If "
+        "empty: the service account in a pod, ~/.kube/config elsewhere. With --context, "
+        "~/.kube/config also in a pod.",
     ),
     Option(
         flag="context",
@@ -312,7 +328,8 @@ OPTIONS = (
         default="",
         parse=text,
         metavar="NAME",
-        help="Context in the kubeconfig file. If empty: its current context.",
+        help="Context to use from the kubeconfig file. If empty: its current context, or the "
+        "service account in a pod.",
     ),
     Option(
         flag="server",
@@ -320,7 +337,9 @@ OPTIONS = (
         default="",
         parse=server,
         metavar="URL",
-        help="URL of the API server. If empty: the one in the kubeconfig file.",
+        help="URL of the API server, instead of the one in the kubeconfig file or, in a pod, "
+        "that of the service account. Credentials and certificate authority are still "
+        "taken from there. If empty: the URL from there.",
     ),
     Option(
         flag="resync-rate",
@@ -329,7 +348,8 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=10.0,
-        help="How long a watch on the API server lasts before it is reopened.",
+        help="How long each watch on the API server stays open. Then it is reopened where it "
+        "ended; nothing is missed or listed again.",
     ),
     Option(
         flag="leader-election",
@@ -338,7 +358,9 @@ OPTIONS = (
         parse=boolean,
         metavar="true|false",
         is_switch=True,
-        help="Elect one of several instances, with a Lease, that does the work.",
+        help="true: one of several instances is elected as the leader, with a Lease, and only "
+        "the leader changes volumes. false: this instance always works as the leader; run "
+        "only one instance then.",
     ),
     Option(
         flag="leader-election-id",
@@ -347,9 +369,10 @@ OPTIONS = (
         env="LEASE_HOLDER_IDENTITY",
         parse=text,
         metavar="NAME",
-        help="Name of this instance in the Lease; every instance needs its own. An instance that "
-        "restarts with the same name leads again at once. If empty: the host name and a random "
-        "suffix.",
+        help="Name of this instance in the Lease; every instance needs its own. With a fixed "
+        "name, a restarted instance leads again at once; with a new name, it waits until "
+        "the old Lease expires. If empty: the host name and a random suffix, new at each "
+        "start.",
     ),
     Option(
         flag="lease-lock-name",
@@ -358,7 +381,7 @@ OPTIONS = (
         env="LEASE_LOCK_NAME",
         parse=text,
         metavar="NAME",
-        help="Name of the Lease.",
+        help="Name of the Lease for the leader election. All instances must have the same.",
     ),
     Option(
         flag="lease-lock-namespace",
@@ -367,7 +390,7 @@ OPTIONS = (
         parse=text,
         metavar="NAMESPACE",
         help="Namespace of the Lease. If empty: $POD_NAMESPACE, else the namespace of the pod, "
-        "else default.",
+        "else default. All instances must have the same.",
     ),
     Option(
         flag="journal-namespace",
@@ -375,9 +398,10 @@ OPTIONS = (
         default="",
         parse=text,
         metavar="NAMESPACE",
-        help="Namespace of the journal, which has one ConfigMap for each unfinished replacement. "
-        "If empty: the namespace of the Lease. Only change it while `check --leftovers` reports no "
-        "unfinished replacements.",
+        help="Namespace of the journal: one ConfigMap for each unfinished replacement, from "
+        "which an interrupted one is completed. If empty: the namespace of the Lease. "
+        "Change it only while `check --leftovers` reports no unfinished replacements; in "
+        "the new namespace they would not be found.",
     ),
     Option(
         flag="leader-election-lease-duration",
@@ -386,7 +410,8 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=1.0,
-        help="How long other instances wait after the last renewal before they take over.",
+        help="How long after the last renewal the Lease expires, so that another instance can "
+        "lead. Must be longer than --leader-election-renew-deadline.",
     ),
     Option(
         flag="leader-election-renew-deadline",
@@ -395,7 +420,8 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=0.5,
-        help="How long the leader continues without renewing the Lease.",
+        help="How long after its last renewal of the Lease the leader stops leading by itself: "
+        "it starts no more changes. Must be longer than --leader-election-retry-period.",
     ),
     Option(
         flag="leader-election-retry-period",
@@ -404,7 +430,8 @@ OPTIONS = (
         parse=duration,
         metavar=_DURATION_METAVAR,
         least=0.1,
-        help="Interval between attempts to acquire or renew the Lease.",
+        help="Interval at which the leader renews the Lease, and other instances try to acquire "
+        "it.",
     ),
     Option(
         flag="bind-address",
@@ -412,7 +439,8 @@ OPTIONS = (
         default="[::]:8000",
         parse=address,
         metavar=_ADDRESS_METAVAR,
-        help="Listen address of /healthz, /readyz and the status page. Empty disables them.",
+        help="Address on which /healthz, /readyz and the status page are served. Empty: they "
+        "are not served.",
     ),
     Option(
         flag="metrics-address",
@@ -420,7 +448,8 @@ OPTIONS = (
         default="",
         parse=address,
         metavar=_ADDRESS_METAVAR,
-        help="Listen address of /metrics; may equal --bind-address. Empty: no /metrics.",
+        help="Address on which /metrics is served; may be the same as --bind-address. Empty: it "
+        "is not served.",
     ),
     Option(
         flag="status-page",
@@ -429,9 +458,10 @@ OPTIONS = (
         parse=page_access,
         metavar="local|all|off",
         is_switch=True,
-        help="Who may read the status page at / and its data at /status: local (connections from "
-        "the same host, such as kubectl port-forward), all or off. It shows names of volumes, "
-        "claims and nodes, as the log does.",
+        help="Who may read the status page at / and its data at /status: local (connections "
+        "from the same host or pod, such as kubectl port-forward), all (everyone who can "
+        "connect to --bind-address; there is no login) or off (nobody). It shows names of "
+        "volumes, claims and nodes, as the log does.",
     ),
     Option(
         flag="log-format",
@@ -439,7 +469,7 @@ OPTIONS = (
         default="text",
         parse=log_format,
         metavar="text|json",
-        help="Format of log lines: text (key=value) or json.",
+        help="Format of log lines: text (a message, then key=value) or json (one object per line).",
     ),
     Option(
         flag="v",
@@ -448,8 +478,8 @@ OPTIONS = (
         env=f"{ENV_PREFIX}VERBOSITY",
         parse=whole_number,
         metavar="INT",
-        help="Log verbosity: 0 changes and problems, 1 also every decision (DEBUG), 5 also "
-        "messages of libraries.",
+        help="Log verbosity. 0: changes and problems (INFO and above). 1: also every decision "
+        "(DEBUG). 5: also messages of the libraries in use.",
     ),
 )
 

@@ -28,16 +28,21 @@ class Drain:
         if self._until is None:
             busy, waiting = self._queue.processing, len(self._queue)
             log.info(
-                "stopping: completing the work in progress; what waits is left to the next leader",
-                extra=facts(resources_in_progress=busy, resources_waiting=waiting),
+                "stopping: completing the work in progress for at most --shutdown-grace. "
+                "Resources that wait, or are not completed by then, are left to the next "
+                "leader",
+                extra=facts(
+                    resources_in_progress=busy, resources_waiting=waiting, at_most_s=self._grace
+                ),
             )
             self._queue.close()
             self._until = clock() + self._grace
         _, late = await asyncio.wait(workers, timeout=max(0.0, self._until - clock()))
         for task in late:
             log.warning(
-                "shutdown grace period is over: a worker was stopped. An "
-                "unfinished replacement is completed by the next leader",
-                extra=facts(task=task.get_name()),
+                "--shutdown-grace is over: stopped a worker that was still busy. If it was "
+                "replacing a volume, that volume may be missing until the next leader "
+                "completes the replacement; its data is safe",
+                extra=facts(worker=task.get_name()),
             )
             task.cancel()

@@ -158,7 +158,7 @@ class Service:
         in progress has the shutdown grace to finish.
         """
         settings = self._settings
-        log.info("starting", extra=facts(version=__version__, host=socket.gethostname()))
+        log.info("service is starting", extra=facts(version=__version__, host=socket.gethostname()))
         async with AsyncExitStack() as stack:
             stack.enter_context(self._garbage.held_back())
             await self.api.open()
@@ -177,7 +177,7 @@ class Service:
             stack.push_async_callback(endpoints.stop)
             await endpoints.start()
             await self._serve(stop)
-        log.info("stopped")
+        log.info("service stopped")
 
     async def _serve(self, stop: asyncio.Event) -> None:
         """Run all tasks. Workers outlive the others and can finish their work whatever fails."""
@@ -232,13 +232,19 @@ class Service:
         """Log LINSTOR's version. Nothing waits for it: the journal is resumed without LINSTOR."""
         with suppress(Again, Refused, Missing):
             # If it can't be read, the first full reconcile reports why.
-            log.info("connected to LINSTOR", extra=facts(version=await self.linstor.version()))
+            log.info(
+                "LINSTOR's REST API responds",
+                extra=facts(linstor_version=await self.linstor.version()),
+            )
 
     async def _reconcile_all(self) -> None:
         """Run full reconciles, once volumes and StorageClasses are listed."""
         for informer in self.informers.values():
             await informer.synced.wait()
-        log.info("PersistentVolumes listed", extra=facts(volumes=len(self.index)))
+        log.info(
+            "listed all PersistentVolumes of LINSTOR's CSI driver; the first full reconcile starts",
+            extra=facts(volumes=len(self.index)),
+        )
         self.engine.full_reconciler.request("start")
         await self.engine.full_reconciler.run()
 

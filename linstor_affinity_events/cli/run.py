@@ -65,7 +65,9 @@ def run(**given: Any) -> None:
     except BaseExceptionGroup as errors:
         # Work in progress has finished by now; after a restart everything is reconciled.
         log.critical(
-            "unexpected error: the service stops, and is meant to be restarted. Please report this",
+            "unexpected error: the service exits with code 1, and continues when "
+            "Kubernetes restarts it. Work in progress was completed or is resumed then. "
+            "Please report it with the traceback",
             exc_info=errors,
         )
         sys.exit(Exit.FAILED)

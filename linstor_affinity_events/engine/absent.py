@@ -39,7 +39,7 @@ class AbsentVolumes:
     def clear(self, but: Iterable[PvName] = ()) -> None:
         """None of these is our responsibility any more, except the ones given."""
         for name in (self.stuck.keys() | self._absent) - frozenset(but):
-            self.present(name)
+            self.forget(name)
 
     def gone(self, name: PvName) -> None:
         """The volume is released and must be recreated."""
@@ -47,15 +47,21 @@ class AbsentVolumes:
         self._telemetry.absent(len(self._absent))
 
     def present(self, name: PvName) -> None:
+        """The volume exists again."""
+        if name in self.stuck:
+            log.info(
+                "missing PersistentVolume is recreated: Kubernetes accepts it now",
+                extra=facts(pv=name),
+            )
+        self.forget(name)
+
+    def forget(self, name: PvName) -> None:
         """The volume exists again, or is no longer our responsibility."""
         self._absent.discard(name)
         self.blocking.discard(name)
         self._telemetry.absent(len(self._absent))
         self._warned.pop(name, None)
         if self.stuck.pop(name, None) is not None:
-            log.info(
-                "volume is recreated at last; none of it is missing any more", extra=facts(pv=name)
-            )
             self._telemetry.stuck(len(self.stuck))
 
     def mark_stuck(self, entry: JournalEntry, error: Refused, *, blocking: bool) -> None:
@@ -67,21 +73,25 @@ class AbsentVolumes:
         if self.stuck.get(entry.pv) != str(error) or now - warned >= REMIND_AFTER:
             self._warned[entry.pv] = (now, times + 1)
             log.error(
-                "PersistentVolume is missing: it was deleted to change its node "
-                "affinity, and Kubernetes rejects the new one. Its data in "
-                "LINSTOR is safe and running pods continue, but new ones cannot "
-                "start. It is retried until it succeeds; fix the policy or "
-                "webhook that the error names",
-                extra=facts(pv=entry.pv, resource=entry.key, claim=entry.claim, error=error),
+                "PersistentVolume is missing: it was deleted to change its node affinity, "
+                "and Kubernetes rejects the new one. It is retried until it succeeds. Data "
+                "and running pods are safe; new pods cannot start. Fix what the error names",
+                extra=facts(
+                    pv=entry.pv,
+                    resource=entry.key,
+                    claim=entry.claim,
+                    error=error,
+                    blocks_other_replacements=blocking,
+                ),
             )
             self._warn(
                 entry.wanted,
                 "VolumeRecreationFailing",
-                f"PersistentVolume {entry.pv} was deleted to change its node "
-                f"affinity, and Kubernetes rejects the new one: {error}. Its data "
-                "in LINSTOR is safe and running pods continue, but new ones "
-                "cannot start. It is retried until it succeeds; fix the policy "
-                "or webhook that the error names.",
+                f"PersistentVolume {entry.pv} is missing: it was deleted to change its node "
+                f"affinity, and Kubernetes rejects the new one: {error}. The service "
+                "retries until it succeeds. The data in LINSTOR is safe and running pods "
+                "continue, but new ones cannot start. Fix the policy or webhook that the "
+                "error names.",
                 reminder=times,
             )
         self.stuck[entry.pv] = str(error)
@@ -91,22 +101,21 @@ class AbsentVolumes:
         """Report a volume that keeps policy Retain, so that its data is not deleted."""
         claim = claim_of(pv)
         log.error(
-            "volume was recreated with reclaim policy Retain to keep its data: "
-            "its claim is gone or changed, or it has options that its "
-            "StorageClass does not define. See docs/reliability.md before you "
-            "bind it again",
+            "volume has reclaim policy Retain now, to keep its data: its replacement was "
+            "interrupted, and its claim, options or journal entry could not be confirmed. "
+            "Read docs/reliability.md before you delete or bind it",
             extra=facts(pv=name_of(pv), claim=claim),
         )
         self._warn(
             pv,
             "VolumeRetained",
-            f"The replacement of this volume was interrupted. Its claim {claim} "
-            "is gone or does not refer to it any more, or the volume has mount "
-            "options, Secrets or an owner that nothing confirms. It was "
-            "recreated with reclaim policy Retain, so that its data is not "
-            "deleted. Its original policy, and its claim if it was detached from "
-            "one, are in its annotations; see docs/reliability.md before you "
-            "delete it or bind it again.",
+            f"The replacement of this volume was interrupted. Its claim {claim} is gone or "
+            "does not refer to it any more, or its journal entry is gone, or the volume "
+            "has mount options, Secrets or an owner that nothing confirms. So it has "
+            "reclaim policy Retain now, which keeps its data. The service does not restore "
+            "the original policy. It is in the annotations of the volume, as is the claim "
+            "if the volume was detached from one; see docs/reliability.md before you "
+            "delete the volume or bind it again.",
         )
 
     def warn(self, pv: Manifest, reason: str, why: str) -> None:

@@ -94,9 +94,9 @@ class ChangeBackoff:
 
 
 _TOO_OFTEN = (
-    "its node affinity was changed, or was about to be changed, more than "
-    f"{BURST} times in a short time and is wrong again: either another program "
-    "changes it, or its replicas move all the time. It is retried after growing "
-    "delays of up to an hour. Check whether another controller or an admission "
-    "policy changes PersistentVolumes"
+    f"its node affinity was changed, or was about to be changed, more than {BURST} times in "
+    "a short time and is wrong again: either another program changes it, or its replicas "
+    "move all the time. The volume exists. The change is retried after delays that grow to "
+    "an hour. Check whether another controller or an admission policy changes "
+    "PersistentVolumes"
 )

@@ -80,14 +80,19 @@ class Changer:
                 self._limit.observe((how, claim is not None), now - begun)
             self._retries.settled(volume.name)
             self._changed_at[item.key] = now
-            self._changed(volume, ended, decision, how=how, took=now - item.since)
+            self._changed(item, volume, ended, decision, how=how, took=now - item.since)
         else:
             # Whoever undoes our replacement markers each time would cause an endless loop.
             self._cluster_view.backoff.changed(volume.name)
             log.info(
-                "volume was deleted by another client before its replacement; it stays deleted"
+                "another client deleted the volume before or during its replacement: it is "
+                "not recreated"
                 if ended.outcome is Outcome.DELETED_BY_USER
-                else "volume was changed by another client during its replacement; it is retried",
+                else (
+                    "replacement ended without a change, because another client or "
+                    "instance changed the volume. Its node affinity is checked again, and "
+                    "changed if it is still wrong"
+                ),
                 extra=facts(
                     pv=volume.name,
                     resource=volume.key,
@@ -98,13 +103,21 @@ class Changer:
             self._retries.wait(item, volume, RECHECK_AFTER)
 
     def _changed(
-        self, volume: Volume, ended: Ended, change: Change, *, how: str, took: float
+        self,
+        item: WorkItem[ResourceName],
+        volume: Volume,
+        ended: Ended,
+        change: Change,
+        *,
+        how: str,
+        took: float,
     ) -> None:
         """Report a change that was made, and its result."""
         backoff, now_there = self._cluster_view.backoff, ended.volume or volume
         if AFFINITY_FIELD not in ended.different:
             backoff.changed(volume.name)
-            self._reporter.changed(volume, now_there, change, how=how, took=took)
+            trigger = item.source or NO_TRIGGER
+            self._reporter.changed(volume, now_there, change, how=how, took=took, trigger=trigger)
             self._reporter.created_different(now_there, ended.different)
             return
         backoff.changed(volume.name, different=_not_as_wanted(now_there, change))
@@ -144,9 +157,8 @@ class Changer:
 
 def _not_as_wanted(now_there: Volume, change: Change) -> str:
     return (
-        f"its node affinity was set to {change.wanted} but is "
-        f"{now_there.affinity} now: an admission policy or another program "
-        "changed it. It is retried after growing delays of up to an hour. Exempt "
-        "the field manager linstor-affinity-events from that policy, or correct "
-        "the policy"
+        f"its node affinity was set to {change.wanted}, but is {now_there.affinity} now: an "
+        "admission policy or another program changed it. The volume exists. The change is "
+        "retried after delays that grow to an hour. Exempt the field manager "
+        "linstor-affinity-events from that policy, or correct the policy"
     )

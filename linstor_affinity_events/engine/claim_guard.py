@@ -69,9 +69,10 @@ class ClaimGuard:
             if clock() >= deadline:
                 self._telemetry.volume_controller_timed_out()
                 log.warning(
-                    "the PersistentVolume controller (kube-controller-manager) did not set the "
-                    "deleted volume to Released in time. The volume is removed and recreated now "
-                    "all the same; its claim may be Lost until that controller responds",
+                    "the PersistentVolume controller (kube-controller-manager) did not set "
+                    "the deleted volume to Released within --claim-guard-timeout: "
+                    "recreating it without waiting longer. The claim may be Lost for a "
+                    "moment; no data is affected",
                     extra=facts(pv=entry.pv),
                 )
                 return None, False
@@ -166,20 +167,25 @@ class ClaimGuard:
                 self._saw_resync()
                 self._telemetry.claim_lost()
                 log.warning(
-                    "claim was Lost for a moment, and is Bound again; no data is affected"
+                    "claim was Lost for a moment while its volume was replaced, and is "
+                    "Bound again. Nothing is missing, and no data is affected; there is "
+                    "nothing to do"
                     if bound
-                    else "claim is Lost, although its volume is recreated; the PersistentVolume "
-                    "controller binds it again within 15 s, and no data is affected",
+                    else (
+                        "claim is Lost, although its volume is recreated: the PersistentVolume "
+                        "controller (kube-controller-manager) binds it again within 15 s. New "
+                        "pods wait until then; no data is affected"
+                    ),
                     extra=facts(pv=entry.pv, claim=entry.user),
                 )
             if bound:
                 return not lost
             if asyncio.get_running_loop().time() > deadline:
                 log.error(
-                    "claim is not bound to the recreated volume yet; check the "
-                    "PersistentVolume controller (kube-controller-manager). No "
-                    "data is affected",
-                    extra=facts(pv=entry.pv, claim=entry.user, phase=phase_of(claim)),
+                    "claim is not bound to the recreated volume yet, after 5 s. The volume "
+                    "exists, and no data is affected; this service does nothing more. "
+                    "Check the PersistentVolume controller (kube-controller-manager)",
+                    extra=facts(pv=entry.pv, claim=entry.user, claim_phase=phase_of(claim)),
                 )
                 return False
             await asyncio.sleep(delays.next())

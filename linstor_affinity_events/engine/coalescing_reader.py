@@ -195,10 +195,11 @@ class CoalescingReader:
                 definitions = await self._linstor.definitions()
                 placements = await self._placement_reader.bulk_read()
         except (Again, Refused, Missing) as error:
-            log.info(
-                "LINSTOR did not return all resources at once; reconciling them one by one, which "
-                "is slower",
-                extra=facts(error=error),
+            log.warning(
+                "LINSTOR did not return all resources at once; each one that waits is read "
+                "by requests of its own now, which is slower. Nothing is missing; reading "
+                "them at once is tried again",
+                extra=facts(error=error, read_all_again_in_s=RETRY_AFTER),
             )
             placements = None
         finally:
@@ -218,9 +219,11 @@ class CoalescingReader:
             return
         self._expiry.cancel()
         log.info(
-            "reconciled many resources with one bulk read",
+            "many resources were waiting, so LINSTOR was asked once for all of them, "
+            "instead of once for each",
             extra=facts(
-                reconciles=self._bulk.served, took_s=round(self._clock() - self._bulk.began, 2)
+                reconciles_answered=self._bulk.served,
+                s_since_read_began=round(self._clock() - self._bulk.began, 2),
             ),
         )
         self._bulk = None

@@ -96,8 +96,9 @@ class FullReconciler:
                 self._delays.reset()
                 if self.failure is not None:
                     log.info(
-                        "full reconcile completed: all volumes were checked",
-                        extra=facts(cause=cause),
+                        "full reconcile completed: all volumes were checked, and those "
+                        "with a wrong node affinity are queued",
+                        extra=facts(started_by=cause),
                     )
                 self.failure = None
                 delay = min(SPACING, self._pace / 2)
@@ -137,13 +138,16 @@ class FullReconciler:
     def _failed(self, cause: str, kind: str, why: str) -> float:
         """Report a failure. Returns the delay until the retry."""
         self._telemetry.full_reconcile_failed(kind)
+        delay = self._delays.next()
         if why != self.failure:
             log.warning(
-                "full reconcile failed; it is retried, and volumes stay as they are meanwhile",
-                extra=facts(cause=cause, error=why),
+                "full reconcile failed; it is retried until it succeeds. Until then, only "
+                "changes for which an event arrives are found. No volume is missing "
+                "because of it",
+                extra=facts(started_by=cause, error=why, retry_in_s=round(delay, 1)),
             )
         self.failure = why
-        return self._delays.next()
+        return delay
 
     async def reconcile_all(self, cause: str) -> None:
         """Decide on every volume from a few bulk reads, and queue those that need work."""
@@ -161,8 +165,9 @@ class FullReconciler:
         if changes and cause != PERIOD:
             # Nobody was there to receive events for them.
             log.info(
-                "full reconcile found volumes with an outdated node affinity; updating them",
-                extra=facts(cause=cause, volumes=changes),
+                "full reconcile found volumes with a wrong node affinity; the leader "
+                "updates them next",
+                extra=facts(started_by=cause, volumes_to_update=changes),
             )
         self._report_unmanaged(found)
         self._telemetry.census(found)
@@ -217,8 +222,9 @@ class FullReconciler:
                     self._telemetry.drift_without_event(cause)
                     log.log(
                         logging.INFO if cause == PERIOD else logging.DEBUG,
-                        "full reconcile found a change for which no event was received",
-                        extra=facts(pv=volume.name, resource=resource, cause=cause),
+                        "full reconcile found a change for which no event was received: "
+                        "the node affinity of this volume is wrong, and is updated next",
+                        extra=facts(pv=volume.name, resource=resource, started_by=cause),
                     )
                 self._queue.add(resource)
             case Resume():

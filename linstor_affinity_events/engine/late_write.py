@@ -21,6 +21,15 @@ from linstor_affinity_events.model.manifest import (
 
 log = logging.getLogger(__name__)
 
+_COPIED = (
+    "another client changed the volume while this service deleted it: the change was applied to "
+    "the recreated volume, so it is not lost"
+)
+_OTHER_CLAIM = (
+    "another client gave the volume to another claim while this service deleted it: the recreated "
+    "volume has that claimRef. Nothing is retried; check that it is intended"
+)
+
 WATCH_WITHIN = 1.0
 """The watch reports it within milliseconds, while the claim is read."""
 
@@ -39,9 +48,9 @@ async def carry_over_late_write(
     last = await _last_version(entry, volume_watch)
     if last is None:
         log.warning(
-            "the watch did not report the final state of the deleted volume: a "
-            "change that somebody made in the same millisecond may be missing on "
-            "the recreated one. Everything else is there",
+            "the watch did not report the final state of the deleted volume: what another "
+            "client wrote to it in that moment may be missing on the recreated volume. "
+            "Everything else is there; nothing is retried",
             extra=facts(pv=entry.pv, claim=entry.claim),
         )
         return
@@ -61,7 +70,7 @@ async def carry_over_late_write(
             claim_changed = rebound(last, entry.claim)
             log.log(
                 logging.WARNING if claim_changed else logging.INFO,
-                "copied a change made while the volume was deleted to the recreated volume",
+                _OTHER_CLAIM if claim_changed else _COPIED,
                 extra=facts(pv=entry.pv, claim=claim_of(last) if claim_changed else entry.claim),
             )
         return
@@ -92,9 +101,9 @@ async def _patched(volumes: Volumes, pv: Manifest, patch: Patch) -> bool:
 
 def _rejected(pv: Manifest, change: Patch, error: Refused) -> None:
     log.error(
-        "a change made while the volume was deleted is not on the recreated "
-        "volume because Kubernetes rejected it; apply it again if it is "
-        "needed",
+        "another client changed the volume while this service deleted it, and Kubernetes "
+        "rejected that change on the recreated volume. The volume exists without it. It is "
+        "not retried: apply it again if it is needed",
         extra=facts(pv=name_of(pv), change=change, error=error),
     )
 

@@ -80,9 +80,10 @@ class PlacementReader:
         except Unreachable as error:
             self._bulk_from = asyncio.get_running_loop().time() + BULK_RETRY_AFTER
             log.warning(
-                "LINSTOR did not return all resources at once; reading them one by one, which is "
-                "slower",
-                extra=facts(error=error),
+                "LINSTOR did not return all resources at once, usually because a satellite "
+                "hangs; each is read by requests of its own now, which is slower. Check: "
+                "linstor node list",
+                extra=facts(error=error, read_all_again_in_s=BULK_RETRY_AFTER),
             )
             return None
 

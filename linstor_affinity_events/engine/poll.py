@@ -82,8 +82,9 @@ class Poll:
         now = asyncio.get_running_loop().time()
         if nodes := reading.changed_nodes(before):
             log.info(
-                "LINSTOR's nodes changed, starting a full reconcile",
-                extra=facts(nodes=",".join(nodes)),
+                "LINSTOR's nodes changed (added, removed, or with other flags, labels or "
+                "connection): starting a full reconcile",
+                extra=facts(changed_nodes=",".join(nodes)),
             )
             self._uncounted = False
             self._request(CAUSE)

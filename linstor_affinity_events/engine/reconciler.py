@@ -82,7 +82,9 @@ class Reconciler:
             self._retries.failed(item, error, after=FAILED_MOST / 10)
         except Exception:
             log.exception(
-                "unexpected error while reconciling; it is retried. Please report this",
+                "unexpected error while reconciling this LINSTOR resource, a defect of the "
+                "service. It is retried, which also completes a replacement in progress. "
+                "Please report it with the traceback",
                 extra=facts(resource=item.key),
             )
             self._retries.failed(item, None, after=FAILED_MOST / 10)

@@ -264,14 +264,15 @@ def _tell(step: Step, after: Progress, error: Again | Refused) -> None:
             log.debug("replacement step failed; observing again", extra=about)
         case DetachClaimRef():
             log.warning(
-                "the API server rejects changes of the claimRef; replacing the "
-                "volume without detaching it, its claim may be Lost for a moment",
+                "the API server rejects a change of the claimRef that protects the claim "
+                "during the replacement: the volume is replaced all the same. Its claim "
+                "may be Lost for a moment; no data is affected",
                 extra=about,
             )
         case Create():
             log.warning(
-                "Kubernetes rejects the volume with the changes that "
-                "others made during its replacement; recreating it "
-                "without them and applying them afterwards",
+                "Kubernetes rejects the volume with the changes that others made during "
+                "its replacement: it is recreated now without these changes, and they are "
+                "tried afterwards. No data is affected",
                 extra=about,
             )

@@ -109,7 +109,10 @@ class Replacer:
         """
         if self.unfinished.absent.blocking:
             others = ", ".join(sorted(self.unfinished.absent.blocking))
-            why = f"{others} cannot be recreated; no other replacement begins until that is fixed"
+            why = (
+                f"PersistentVolume {others} is missing because Kubernetes rejects its "
+                "recreation; no other replacement begins until that is fixed"
+            )
             return Deferred(Reason.BLOCKED, why, BLOCKED_RETRY)
         against = obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers, urgent=urgent)
         if against is not None:
@@ -123,7 +126,8 @@ class Replacer:
                 await self._withdraw(prepared.entry)
                 return Deferred(
                     Reason.NOT_LEADING,
-                    "this instance is not the leader any more, or is shutting down",
+                    "this instance is not the leader any more, or is shutting down; the "
+                    "next leader changes the volume",
                     NOT_LEADING_RETRY,
                 )
             return await self._carried_out(prepared, volume_watch)
@@ -169,7 +173,11 @@ class Replacer:
         try:
             marked = await self._volumes.dry_run(pv, mark_patch(pv), entry.wanted)
         except Refused as error:
-            return Refusal(Reason.NOT_ALLOWED, f"Kubernetes would reject its replacement: {error}")
+            return Refusal(
+                Reason.NOT_ALLOWED,
+                "Kubernetes would reject its replacement (tried by a dry run, so nothing was "
+                f"changed): {error}",
+            )
         changed = admission_conflict(entry, marked)
         return Refusal(Reason.NOT_ALLOWED, changed) if changed else None
 
@@ -182,7 +190,11 @@ class Replacer:
             if pv in self.unfinished.pending:
                 raise
             # Everything was rolled back.
-            return Refusal(Reason.NOT_ALLOWED, f"Kubernetes rejected its replacement: {error}")
+            return Refusal(
+                Reason.NOT_ALLOWED,
+                "Kubernetes rejected its replacement, so it was rolled back and the volume "
+                f"exists: {error}",
+            )
         if isinstance(outcome, LeaveAlone):
             self.unfinished.left_alone(pv, outcome.why)
             return Refusal(Reason.BAD_JOURNAL_ENTRY, outcome.why)
@@ -235,8 +247,9 @@ def admission_conflict(entry: JournalEntry, marked: Manifest) -> str | None:
     """
     if not is_marked(marked):
         return (
-            "an admission policy removes the finalizer, the reclaim policy or "
-            "the annotation that protects its data during the replacement"
+            "an admission policy removes the finalizer, the reclaim policy or the "
+            "annotation that protects its data during the replacement. Nothing was "
+            "changed. Exempt the field manager linstor-affinity-events from that policy"
         )
     changed = changes_decision(entry.wanted, taken_over(entry.wanted, marked))
     return changed and f"an admission policy changes its {changed} on every update"

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
-from linstor_affinity_events.engine.ports import Notices, Telemetry
+from linstor_affinity_events.engine.ports import NO_TRIGGER, Notices, Telemetry
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import (
     Change,
@@ -117,6 +117,25 @@ def why_of(decision: Decision) -> str:
     return "" if isinstance(decision, InSync | Resume | Change) else decision.why
 
 
+_PATCHED = "volume affinity updated: the PersistentVolume was patched, and is correct now"
+_REPLACED = (
+    "volume affinity updated: the PersistentVolume was deleted and recreated, and is correct now"
+)
+_REFUSED = (
+    "volume not updated: its node affinity cannot be determined, or must not be changed, for this "
+    "reason. It stays as it is, and is checked again at each event and each full reconcile"
+)
+_WAITING = (
+    "volume has been waiting for more than 3 minutes, so its node affinity may be wrong. It stays "
+    "as it is, and is retried automatically"
+)
+
+
+def _is_expected(kind: str, reason: str) -> bool:
+    """Whether it needs no line at INFO: a volume that is excluded, or new."""
+    return kind == "skipped" or reason == Reason.YOUNG
+
+
 class Reporter:
     """Remembers what was reported for which volume; keeps nothing for volumes in sync."""
 
@@ -137,9 +156,12 @@ class Reporter:
         """
         self._telemetry.decision(kind_of(decision), reason_of(decision))
         if isinstance(decision, InSync):
-            if self.out_of_sync.pop(volume.name, None) is not None:
-                log.info(
-                    "node affinity of the volume is correct again", extra=facts(pv=volume.name)
+            if (before := self.out_of_sync.pop(volume.name, None)) is not None:
+                log.log(
+                    logging.DEBUG if _is_expected(before.kind, before.reason) else logging.INFO,
+                    "node affinity of the volume is correct now; the reason reported "
+                    "before no longer applies",
+                    extra=facts(pv=volume.name, resource=volume.key, former_reason=before.reason),
                 )
             return
         if isinstance(decision, Change | Resume):
@@ -151,10 +173,9 @@ class Reporter:
             self._warn(volume, found)
             found = replace(found, warned=(*found.warned, now), reported=found.why)
         elif new:
-            expected = isinstance(decision, Skipped) or decision.reason is Reason.YOUNG
             log.log(
-                logging.DEBUG if expected else logging.INFO,
-                "volume not changed for now; it is checked again automatically",
+                logging.DEBUG if _is_expected(found.kind, found.reason) else logging.INFO,
+                "volume stays as it is for now, for this reason; it is checked again automatically",
                 extra=facts(
                     pv=volume.name, resource=volume.key, reason=found.reason, message=found.why
                 ),
@@ -186,10 +207,10 @@ class Reporter:
         self._advise(
             volume,
             DUPLICATE_REASON,
-            f"{', '.join(sorted(others))} refers to the same LINSTOR volume "
-            f"{volume.key} and is in use as well. The node affinity of both is "
-            "kept correct, but deleting the claim of one may delete the data of "
-            "both: keep one, or set reclaim policy Retain on both",
+            f"PersistentVolume {', '.join(sorted(others))} refers to the same LINSTOR "
+            f"volume {volume.key} as this one, and both are in use. This service keeps the "
+            "node affinity of both correct, but deleting the claim of one may delete the "
+            "data of both: keep one, or set reclaim policy Retain on both",
         )
 
     def created_different(self, volume: Volume, parts: Collection[str]) -> None:
@@ -198,10 +219,10 @@ class Reporter:
             self._advise(
                 volume,
                 DIFFERENT_REASON,
-                f"{', '.join(parts)} of this volume differs from what was "
-                "requested when it was recreated: an admission policy changed "
-                "it. The node affinity is correct. Nothing is retried; check "
-                "whether the change is intended",
+                f"{', '.join(parts)} of this PersistentVolume differs from what this "
+                "service requested when it recreated it: an admission policy changed it. "
+                "The node affinity is correct. Nothing is retried; check whether the "
+                "change is intended",
             )
 
     def _advise(self, volume: Volume, reason: str, why: str) -> None:
@@ -219,7 +240,14 @@ class Reporter:
             self._advised.pop((name, reason), None)
 
     def changed(
-        self, volume: Volume, now_there: Volume, change: Change, *, how: str, took: float
+        self,
+        volume: Volume,
+        now_there: Volume,
+        change: Change,
+        *,
+        how: str,
+        took: float,
+        trigger: str = NO_TRIGGER,
     ) -> None:
         """Record an updated affinity; `took` counts from the trigger.
 
@@ -231,29 +259,34 @@ class Reporter:
             Changed(at=self._now(), volume=volume, was=was, now=now, how=how, took=took)
         )
         log.info(
-            "volume affinity updated",
+            _PATCHED if how == "patch" else _REPLACED,
             extra=facts(
                 pv=volume.name,
                 resource=volume.key,
                 claim=volume.claim,
-                before=was,
-                after=now,
+                affinity_before=was,
+                affinity_after=now,
                 method=how,
-                policy=change.policy,
-                latency_ms=round(took * 1000, 1),
+                remote_access_policy=change.policy,
+                trigger=trigger,
+                ms_since_trigger=round(took * 1000, 1),
             ),
         )
         self._notices.updated(now_there, was, now)
 
     def _warn(self, volume: Volume, found: OutOfSync) -> None:
         if found.kind == "refused":
-            text, why = "volume not updated; it is checked again at each event", found.why
+            text, why = _REFUSED, found.why
+            note = (
+                f"Node affinity not updated: {why}. The PersistentVolume stays as it is, and is "
+                "checked again automatically"
+            )
         else:
             minutes = int(DEFERRED_FOR / 60)
-            text = "volume has been waiting for minutes to be updated"
-            why = (
-                f"Its node affinity has been waiting to be updated for more than {minutes} "
-                f"minutes: {found.why}. It is retried automatically"
+            text = _WAITING
+            why = note = (
+                "Its node affinity may be wrong, and could not be updated for more than "
+                f"{minutes} minutes: {found.why}. It is retried automatically"
             )
         log.warning(
             text,
@@ -265,4 +298,4 @@ class Reporter:
                 message=why,
             ),
         )
-        self._notices.warn(volume, EVENT_REASON, why, reminder=len(found.warned))
+        self._notices.warn(volume, EVENT_REASON, note, reminder=len(found.warned))

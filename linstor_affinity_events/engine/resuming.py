@@ -80,8 +80,9 @@ class Resuming:
                 self._reporter.report(volume, ended)
             else:
                 log.error(
-                    "journal entry is not valid and is ignored until it is "
-                    "corrected or deleted; find out who wrote it",
+                    "journal entry is not valid and is ignored until it is corrected or "
+                    "deleted. Its PersistentVolume is missing: check whether it should "
+                    "exist, and who wrote the entry; see docs/reliability.md",
                     extra=facts(pv=name, resource=item.key, message=ended.why),
                 )
             return
@@ -90,7 +91,7 @@ class Resuming:
         if ended in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN, Outcome.ROLLED_BACK}:
             self._cluster_view.backoff.changed(name)
         log.info(
-            "unfinished replacement ended",
+            "resumed a replacement that was interrupted, and it has ended",
             extra=facts(pv=name, resource=item.key, outcome=ended, message=OUTCOMES[ended]),
         )
         # The entry may be outdated by now, and so is the index for a moment.

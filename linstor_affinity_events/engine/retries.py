@@ -88,10 +88,16 @@ class Retries:
             expected = isinstance(error, Conflict) or not first
             log.log(
                 logging.DEBUG if expected else logging.WARNING,
-                "reconcile failed while a replacement is unfinished; it is retried until the "
-                "volume is complete"
+                (
+                    "reconcile failed while a replacement is unfinished, so a PersistentVolume "
+                    "of this resource may be missing. It is retried until the replacement is "
+                    "completed; no data is affected"
+                )
                 if unfinished
-                else "reconcile failed; it is retried. No volume is absent",
+                else (
+                    "reconcile failed; it is retried, and the node affinities of its volumes "
+                    "stay as they are until then. No PersistentVolume is missing because of it"
+                ),
                 extra=facts(resource=item.key, error=error, retry_in_s=round(delay, 1)),
             )
         priority = (

@@ -17,6 +17,7 @@ from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.journal_entry import JournalEntry, State, read_saved
 from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
 from linstor_affinity_events.model.manifest import (
+    RETAIN,
     Manifest,
     claim_of,
     is_terminating,
@@ -37,6 +38,14 @@ from linstor_affinity_events.model.placement import Definition
 log = logging.getLogger(__name__)
 
 SAVED_REASON = "SavedVolumeNotTakenOver"
+_IGNORED = (
+    "saved PersistentVolume in LINSTOR is ignored, for the reason in the message. If no cluster "
+    "needs it, delete the property Aux/affinity-updater-saved-pv of linstor-affinity-controller"
+)
+_NOT_DELETED = (
+    "saved PersistentVolume in LINSTOR (property Aux/affinity-updater-saved-pv) is not needed any "
+    "more, but LINSTOR rejects its deletion; that is retried. No volume is missing because of it"
+)
 OFF = "it is ignored because of --take-over-saved-volumes=off"
 
 
@@ -84,21 +93,19 @@ class SavedVolumes:
                 await self._linstor.forget_saved(definition.resource, number)
             except (Again, Refused) as error:
                 # The work is done; the volumes must not wait until LINSTOR accepts the write.
-                self._refuse(where, known, f"it was handled, but cannot be deleted: {error}")
+                self._refuse(where, known, str(error), _NOT_DELETED)
                 continue
             self._refused.pop(where, None)
             self._done.pop(where, None)
 
-    def _refuse(self, where: tuple[ResourceName, int], text: bytes, why: str) -> None:
+    def _refuse(
+        self, where: tuple[ResourceName, int], text: bytes, why: str, message: str = _IGNORED
+    ) -> None:
         if self._refused.get(where) == (text, why):
             return
         self._refused[where] = (text, why)
         rd, number = where
-        log.warning(
-            "saved PersistentVolume in LINSTOR is ignored; delete the property if that volume "
-            "exists or is not needed",
-            extra=facts(resource=rd, volume=number, message=why),
-        )
+        log.warning(message, extra=facts(resource=rd, volume_number=number, message=why))
 
     async def _take_over(self, definition: Definition, number: int, text: str) -> bool:
         """Returns False if it has to wait. Raises BadEntry with the reason if it must stay."""
@@ -148,9 +155,11 @@ class SavedVolumes:
         await self._volumes.patch(name_of(pv), unmarked.patch)
         if unmarked.retained:
             self._replacer.unfinished.absent.retained(pv)
+        kept = RETAIN if unmarked.retained else policy
         log.info(
-            "rolled back a replacement that linstor-affinity-controller had begun",
-            extra=facts(pv=name_of(pv), resource=key, policy=policy),
+            "undid a replacement that linstor-affinity-controller had begun: the volume "
+            "exists, and was not deleted. Its node affinity is checked next",
+            extra=facts(pv=name_of(pv), resource=key, reclaim_policy=kept),
         )
 
     async def _bring_back(self, saved: Manifest, key: VolumeKey) -> None:
@@ -191,7 +200,8 @@ class SavedVolumes:
         except Conflict:
             log.debug("a journal entry exists already", extra=facts(pv=entry.pv))
         log.info(
-            "continuing a replacement that linstor-affinity-controller had begun",
+            "completing a replacement that linstor-affinity-controller had begun: the "
+            "volume is recreated",
             extra=facts(pv=entry.pv, resource=entry.key),
         )
 

@@ -37,7 +37,11 @@ async def triggers_from(
             async with stream.connect() as events:
                 opened = clock()
                 streams.opened(stream.name)
-                log.info("LINSTOR event stream connected", extra=facts(stream=stream.name))
+                log.info(
+                    "event stream connected; a full reconcile follows, for changes before the "
+                    "connection",
+                    extra=facts(stream=stream.name),
+                )
                 reported = ""
                 yield EventsMissed(f"{stream.name} stream connected")
                 async for trigger in events:
@@ -45,15 +49,16 @@ async def triggers_from(
                     streams.event(stream.name)
                     yield trigger
                 log.info(
-                    "LINSTOR event stream closed by the server; reconnecting, and a full "
-                    "reconcile finds what it missed",
+                    "event stream closed by the server; reconnecting. A full reconcile "
+                    "follows then, and finds what was missed",
                     extra=facts(stream=stream.name),
                 )
         except (Again, Refused) as error:
             if str(error) != reported:
                 log.warning(
-                    "LINSTOR event stream failed; reconnecting, and full "
-                    "reconciles find what it missed",
+                    "event stream failed; reconnecting until it succeeds. A full reconcile "
+                    "follows then, and finds what was missed; until then, the periodic "
+                    "ones do",
                     extra=facts(stream=stream.name, error=error),
                 )
             reported = str(error)

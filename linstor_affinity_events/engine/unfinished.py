@@ -19,9 +19,9 @@ from linstor_affinity_events.model.volume import Volume
 log = logging.getLogger(__name__)
 
 UNFINISHED = (
-    "The replacement of this volume has been unfinished for more than 3 minutes. "
-    "Its data is safe, and it is retried until it completes; see the service's "
-    "log for the cause"
+    "The replacement of this volume has been unfinished for more than 3 minutes. The "
+    "volume exists, its data is safe, and the replacement is retried until it completes; "
+    "see the service's log for the cause. Do not delete its journal entry"
 )
 
 
@@ -100,9 +100,9 @@ class Unfinished:
         for name in sorted(lasting - self._lasting):
             volume = volume_of(name)
             log.error(
-                "replacement has been unfinished for minutes. It is retried "
-                "until it completes; do not delete its journal entry. See "
-                "docs/alerts.md",
+                "replacement has been unfinished for minutes (more than 3), and is retried "
+                "until it completes. Its data is safe; new pods cannot start while the "
+                "volume is absent. Do not delete its journal entry; see docs/alerts.md",
                 extra=facts(pv=name, resource=self.pending[name], absent=volume is None),
             )
             if volume is not None:
@@ -145,9 +145,9 @@ class Unfinished:
             return
         self._left_alone[name] = why
         log.error(
-            "unfinished replacement left alone: nothing confirms what its journal entry says, so "
-            "you have to decide. If the volume is absent and should exist, create it; then delete "
-            "the journal entry. See docs/reliability.md",
+            "unfinished replacement left alone: its journal entry cannot be trusted, for "
+            "the reason in the message. If the volume is missing and should exist, create "
+            "it; then delete the entry. See docs/reliability.md",
             extra=facts(pv=name, resource=self.pending.get(name), message=why),
         )
 
@@ -187,4 +187,4 @@ class Unfinished:
         self.pending.discard(name)
         self._left_alone.pop(name, None)
         self._tried.pop(name, None)
-        self.absent.present(name)
+        self.absent.forget(name)

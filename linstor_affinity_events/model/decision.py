@@ -163,7 +163,10 @@ def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
 
 def _handle_readable(case: Case) -> Decision | None:
     if case.volume.key is None:
-        why = f"volume handle {case.volume.handle[:80]!r} is not a valid LINSTOR volume"
+        why = (
+            f"volume handle {case.volume.handle[:80]!r} is not a valid LINSTOR volume: check "
+            "who created this PersistentVolume"
+        )
         return Refusal(Reason.BAD_HANDLE, why)
     return None
 
@@ -180,12 +183,15 @@ def _deleted_by_others(case: Case) -> Decision | None:
     if case.volume.in_use and isinstance(_outcome(case), Change):
         return Deferred(
             Reason.TERMINATING,
-            "somebody else deletes it. It stays Terminating while its claim is bound, and its "
-            "node affinity stays wrong. This service neither stops the deletion nor "
-            "recreates the volume afterwards. To keep the data, set its reclaim policy to "
-            "Retain before you delete the claim",
+            "another client deletes this PersistentVolume. It stays Terminating while its "
+            "claim is bound, and its node affinity stays wrong. This service neither stops "
+            "the deletion nor recreates the volume afterwards. To keep the data, set its "
+            "reclaim policy to Retain before you delete the claim",
         )
-    return Skipped(Reason.TERMINATING, "it is being deleted, not by this service")
+    return Skipped(
+        Reason.TERMINATING,
+        "another client deletes this PersistentVolume; this service does not interfere",
+    )
 
 
 def _left_alone(case: Case) -> Decision | None:
@@ -199,11 +205,15 @@ def _left_alone(case: Case) -> Decision | None:
             "property Aux/affinity-updater-skip of its resource definition is set",
         )
     if case.volume.phase in {"Released", "Failed"}:
-        return Skipped(Reason.PHASE, f"its phase is {case.volume.phase}")
+        return Skipped(Reason.PHASE, f"its phase is {case.volume.phase}, so no claim can use it")
     storage_class = case.storage_class
     balanced = storage_class is not None and storage_class.is_ours and storage_class.balanced
     if balanced and case.volume.override is None:
-        return Skipped(Reason.BALANCED, "linstor-csi sets the affinity of Balanced volumes itself")
+        return Skipped(
+            Reason.BALANCED,
+            "its StorageClass has placementPolicy Balanced: linstor-csi sets the node affinity "
+            "of such volumes itself",
+        )
     return None
 
 
@@ -216,9 +226,9 @@ def _no_other_in_use(case: Case) -> Decision | None:
     others = ", ".join(sorted(case.duplicates))
     return Refusal(
         Reason.TWO_VOLUMES,
-        f"PersistentVolume {others} refers to the same LINSTOR volume "
-        f"{case.volume.key} and is bound to a claim. If this one is not needed, "
-        "set its reclaim policy to Retain before you delete it, so that the data "
+        f"no claim uses this PersistentVolume, and PersistentVolume {others}, which refers "
+        f"to the same LINSTOR volume {case.volume.key}, is in use. If this one is not "
+        "needed, set its reclaim policy to Retain before you delete it, so that the data "
         "is kept",
     )
 
@@ -229,7 +239,8 @@ def _old_enough(case: Case) -> Decision | None:
     if left > 0 and not case.volume.made_by_us:
         return Deferred(
             Reason.YOUNG,
-            "it was just created; linstor-csi may still have an outdated affinity for it",
+            "it is younger than --new-volume-grace, so linstor-csi may still work with "
+            "outdated caches; it is checked again when that time is over",
             left,
         )
     return None
@@ -261,7 +272,9 @@ def _policy_known(case: Case) -> Decision | None:
 def _data_in_sight(case: Case) -> Decision | None:
     if case.definition is None or case.placement is None:
         return Refusal(
-            Reason.UNKNOWN_RESOURCE, f"LINSTOR has no resource {case.volume.handle.lower()!r}"
+            Reason.UNKNOWN_RESOURCE,
+            f"LINSTOR has no resource {case.volume.handle.lower()!r}: check that "
+            "LS_CONTROLLERS is the LINSTOR that has it, or whether it was deleted there",
         )
     serving = case.placement.serving_nodes
     if not serving:
@@ -274,7 +287,8 @@ def _data_in_sight(case: Case) -> Decision | None:
     if unknown:
         return Deferred(
             Reason.UNKNOWN_NODE,
-            f"LINSTOR's list of nodes does not contain {', '.join(unknown)}",
+            f"LINSTOR has a replica with data on {', '.join(unknown)}, but does not list "
+            "that node yet; both are read again within seconds",
             UNKNOWN_NODE_RETRY,
         )
     return None

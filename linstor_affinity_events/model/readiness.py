@@ -55,8 +55,9 @@ def obstacle(
     if unknown := unknown_finalizers(finalizers_of(pv), allowed_finalizers):
         return Refusal(
             Reason.UNKNOWN_FINALIZER,
-            f"it has finalizer {', '.join(unknown)}, whose owner may act on its "
-            "deletion. If that is harmless, allow it with --allow-finalizer",
+            f"it has finalizer {', '.join(unknown)}, and the program that set it may act "
+            "when the volume is deleted for its replacement. If that is harmless, allow it "
+            "with --allow-finalizer",
         )
     ref = claim_of(pv)
     if ref is None or (not ref.uid and phase_of(pv) != "Bound"):
@@ -113,7 +114,10 @@ def _resizing(pv: Manifest, claim: Manifest) -> str | None:
     else:
         wanted = asked
     if wanted is not None and has is not None and wanted > has:
-        return f"a resize from {has.text} to {wanted.text} is in flight"
+        return (
+            f"its claim is being resized from {has.text} to {wanted.text}, and csi-resizer may "
+            "still write to the volume; it is replaced afterwards"
+        )
     return None
 
 
@@ -153,5 +157,8 @@ def _modifying(claim: Manifest) -> str | None:
     if modifying.get("status") == "Infeasible" and target == asked:
         return None
     if modifying or (asked is not None and asked != status.get("currentVolumeAttributesClassName")):
-        return "a change of its volume attributes class is in flight"
+        return (
+            "the VolumeAttributesClass of its claim is being changed, and csi-resizer may "
+            "still write to the volume; it is replaced afterwards"
+        )
     return None

@@ -130,13 +130,13 @@ def _next_step(entry: JournalEntry, observation: Observation) -> Step:
     if original is not None and original.uid != entry.uid:
         if pv is None:
             return LeaveAlone(
-                f"it is for the PersistentVolume with uid {entry.uid or 'none'}, but {entry.pv} "
-                f"had uid {original.uid}: somebody else wrote it"
+                f"the journal entry is for uid {entry.uid or 'none'} of PersistentVolume "
+                f"{entry.pv}, which had uid {original.uid}: somebody else wrote the entry"
             )
     elif original is not None and original.key != entry.key:
         return LeaveAlone(
-            f"it is for LINSTOR volume {entry.key}, but PersistentVolume "
-            f"{entry.pv} was for {original.key or 'none'}: somebody else wrote it"
+            f"the journal entry is for LINSTOR volume {entry.key}, but PersistentVolume "
+            f"{entry.pv} was for {original.key or 'none'}: somebody else wrote the entry"
         )
     if pv is None:
         return _absent(entry, observation)
@@ -217,8 +217,9 @@ def _demands_as_observed(entry: JournalEntry, observation: Observation) -> bool:
 
 def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
     return LeaveAlone(
-        f"PersistentVolume {', '.join(others)} is for the same LINSTOR volume, and nothing "
-        "confirms that it belonged to the claim in the entry"
+        f"the volume is missing, but PersistentVolume {', '.join(others)} refers to the "
+        "same LINSTOR volume, and nothing but the journal entry says that its claim may "
+        "have the data"
     )
 
 
@@ -281,7 +282,7 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
     original = observation.original
     if not is_ours_to_delete(pv) and not (original is not None and original.held):
         return LeaveAlone(
-            "the volume is being deleted, and nothing on it says that this service deleted it"
+            "the volume is being deleted, and nothing on it confirms that this service deleted it"
         )
     before = original_values_of(pv)
     if before is not None and before[0] == RETAIN != entry.policy:

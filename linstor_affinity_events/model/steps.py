@@ -22,13 +22,23 @@ class Outcome(StrEnum):
 
 
 OUTCOMES = {
-    Outcome.DONE: "the volume was recreated",
-    Outcome.RECREATED_WITH_RETAIN: "the volume was recreated with reclaim policy Retain",
-    Outcome.SUPERSEDED: (
-        "nothing was left to do: the volume exists, recreated or changed by another client"
+    Outcome.DONE: "the volume exists: this service recreated it with the new node affinity",
+    Outcome.RECREATED_WITH_RETAIN: (
+        "the volume exists with reclaim policy Retain, which keeps its data: its claim or its "
+        "options could not be confirmed"
     ),
-    Outcome.ROLLED_BACK: "the volume was not deleted, and is as it was before",
-    Outcome.DELETED_BY_USER: "a user deleted the volume, and it stays deleted",
+    Outcome.SUPERSEDED: (
+        "the journal entry was outdated or gone, so nothing was done: this service had not "
+        "deleted the volume, or another instance or client has recreated it. Its node affinity "
+        "is checked next"
+    ),
+    Outcome.ROLLED_BACK: (
+        "the volume exists: it was not deleted, because another client had changed it, and is as "
+        "it was before the replacement. Its node affinity is checked next"
+    ),
+    Outcome.DELETED_BY_USER: (
+        "another client deleted the volume, so this service does not recreate it"
+    ),
 }
 """Each outcome in words."""
 

@@ -235,8 +235,8 @@ async def test_a_foreign_config_map_is_told_and_not_trusted(
     assert found == listed(good)
     assert [record.message for record in caplog.records] == [
         (
-            "journal entry is not valid and is ignored until it is corrected or deleted; find out "
-            "who wrote it"
+            "journal entry is not valid and is ignored until it is corrected or deleted. Find out "
+            "who wrote it, and whether its PersistentVolume is missing; see docs/reliability.md"
         )
     ]
     with pytest.raises(BadEntry):

@@ -105,5 +105,5 @@ def test_a_proxy_that_is_not_spoken_to_by_http_is_not_used(
     monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:secret@secure.example.com:3128")
 
     assert proxy_for("https://kube.example.com") is None
-    assert "connecting to Kubernetes without the proxy" in caplog.text
+    assert "connecting to the API server without the proxy" in caplog.text
     assert "secret" not in caplog.text

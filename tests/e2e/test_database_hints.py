@@ -43,7 +43,7 @@ class Scene:
 
     async def on(self, service: Service) -> None:
         """Until the table is watched and what that led to is over."""
-        await service.until_said("event stream connected stream=database")
+        await service.until_said("stream=database")
         await settled(service)
 
     async def put(self, name: str, *nodes: str, layers: tuple[str, ...] = ("STORAGE",)) -> None:

@@ -45,7 +45,7 @@ async def test_a_lost_node_is_seen_though_no_event_tells(
         stage.world.node_lost("n1")
 
         await stage.until_on("pvc-1", "n2")
-        await service.until_said("LINSTOR's nodes changed, starting a full reconcile nodes=n1")
+        await service.until_said("changed_nodes=n1")
         assert await service.metric("linstor_affinity_drift_without_event_total") == 1
     assert stage.observer.lost == []
 

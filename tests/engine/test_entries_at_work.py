@@ -408,7 +408,9 @@ async def test_a_change_that_kubernetes_refuses_takes_none_of_others_with_it(
         assert setup.pv()["spec"]["capacity"] == {"storage": "5Gi"}
         assert setup.pv()["metadata"][part]["team"] == "red"
         assert "evil" not in setup.pv()["metadata"][part]
-        told = [each for each in caplog.records if "Kubernetes rejected it" in each.message]
+        told = [
+            each for each in caplog.records if "Kubernetes rejected that change" in each.message
+        ]
         assert [each.levelname for each in told] == ["ERROR"]
 
 

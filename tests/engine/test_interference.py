@@ -580,8 +580,9 @@ async def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
         assert setup.journal.kept == {}
     assert [record.message for record in caplog.records] == [
         (
-            "a change made while the volume was deleted is not on the recreated volume because "
-            "Kubernetes rejected it; apply it again if it is needed"
+            "another client changed the volume while this service deleted it, and Kubernetes "
+            "rejected that change on the recreated volume. The volume exists without it. It is "
+            "not retried: apply it again if it is needed"
         )
     ]
 

@@ -191,7 +191,7 @@ async def test_what_waits_for_minutes_is_told_though_nothing_about_it_changes() 
 
         [(name, _, why)] = setup.notices.warnings
         assert name == PV
-        assert "a resize from 1Gi to 2Gi is in flight" in why
+        assert "its claim is being resized from 1Gi to 2Gi" in why
         await setup.full_reconciler.reconcile_all("period")
         assert setup.telemetry.now["deferred"] == 1
 

@@ -101,7 +101,11 @@ async def test_a_refusal_is_told_once_until_its_reason_changes() -> None:
             setup.queue.add(RD, source="promotion")
             await asyncio.sleep(10.0)
         assert [why for _, _, why in setup.notices.warnings] == [
-            "no replica of pvc-1 has usable data now; check it with: linstor resource list -r pvc-1"
+            (
+                "Node affinity not updated: no replica of pvc-1 has usable data now; check it "
+                "with: linstor resource list -r pvc-1. The PersistentVolume stays as it is, and "
+                "is checked again automatically"
+            )
         ]
 
         setup.linstor.known.clear()
@@ -437,7 +441,7 @@ async def test_a_copy_that_nobody_uses_stands_in_nobodys_way() -> None:
         assert setup.nodes("copy") == {"n1"}
         [(name, _, why)] = setup.notices.warnings
         assert name == "copy"
-        assert f"{PV} refers to the same LINSTOR volume" in why
+        assert f"{PV}, which refers to the same LINSTOR volume" in why
 
 
 async def test_the_skip_property_of_the_definition_covers_all_its_volumes() -> None:

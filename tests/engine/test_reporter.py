@@ -1,5 +1,6 @@
 """Who is told of what, and when once more."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -130,3 +131,24 @@ def test_a_volume_that_is_gone_is_told_of_no_more() -> None:
     scene.now += DEFERRED_FOR
 
     assert scene.reporter.deferred() == {}
+
+
+@pytest.mark.parametrize(
+    ("decision", "level"),
+    [
+        (Deferred(Reason.YOUNG, "it is younger than --new-volume-grace", 9.0), "DEBUG"),
+        (Skipped(Reason.SKIP_ANNOTATION, "the annotation is set"), "DEBUG"),
+        (RESIZING, "INFO"),
+    ],
+    ids=["new", "excluded", "deferred"],
+)
+def test_a_correct_volume_is_logged_as_loudly_as_what_is_over(
+    decision: Decision, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene()
+    scene.report(decision)
+
+    with caplog.at_level(logging.DEBUG):
+        scene.report(InSync())
+
+    assert [each.levelname for each in caplog.records if "correct now" in each.message] == [level]

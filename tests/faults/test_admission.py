@@ -137,7 +137,7 @@ async def test_what_is_refused_after_the_deletion_is_loud_and_holds_up_the_other
         await stage.until_on("pvc-1", "n2")
         await stage.until_on("pvc-2", "n3")
         await stage.until_bound("pvc-1")
-        await service.until_said("volume is recreated at last")
+        await service.until_said("missing PersistentVolume is recreated")
 
         async def clear() -> bool:
             stuck = await service.metric("linstor_affinity_volumes_stuck")

@@ -94,7 +94,7 @@ async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
     proxied.kubernetes.drop_connections()
     yield
     await proxied.record.until(lambda: rule.hits == 2)
-    await fleet.service.until_said("no longer has the version to continue from")
+    await fleet.service.until_said("no longer has the resourceVersion")
 
 
 @pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
@@ -175,7 +175,7 @@ async def test_an_api_server_that_is_started_again(proxied: ProxiedStage, fleet:
     async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         await server.stop()
         moving.move_during()
-        await moving.service.until_said("watch failed, reconnecting")
+        await moving.service.until_said("list or watch failed")
         await server.start()
 
 

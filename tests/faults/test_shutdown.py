@@ -131,6 +131,6 @@ async def test_sigterm_before_anything_is_known_ends_it_at_once(
     """Neither Kubernetes nor LINSTOR answers yet."""
     service = service_on(stage, "--server=http://127.0.0.1:1", linstor="http://127.0.0.1:1")
     await service.start()
-    await service.until_said("watch failed, reconnecting")
+    await service.until_said("list or watch failed")
 
     assert await service.stop() == 0

@@ -194,7 +194,7 @@ async def test_an_entry_gives_a_volume_that_is_gone_to_nobody(
     await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
 
     async with running(service_on(stage, OFTEN)) as service:
-        await service.until_said("volume was recreated with reclaim policy Retain")
+        await service.until_said("volume has reclaim policy Retain now")
         await until(lambda: dropped(stage), "the entry is dropped")
 
         async def released() -> bool:
@@ -251,7 +251,7 @@ async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
     await stage.cluster.ask("POST", ENTRIES, entry_for(volume_for(theirs, resource)))
 
     async with running(service_on(stage, OFTEN)) as service:
-        await service.until_said("volume was recreated with reclaim policy Retain")
+        await service.until_said("volume has reclaim policy Retain now")
         await until(lambda: dropped(stage), "the entry is dropped")
 
     claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")

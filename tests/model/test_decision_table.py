@@ -572,6 +572,16 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
     assert decision.reason is reason
 
 
+YOUNG = (
+    "it is younger than --new-volume-grace, so linstor-csi may still work with outdated caches; "
+    "it is checked again when that time is over"
+)
+NOT_LISTED = (
+    "LINSTOR has a replica with data on stranger, but does not list that node yet; both are read "
+    "again within seconds"
+)
+
+
 @pytest.mark.parametrize(
     ("world", "expected"),
     [
@@ -579,7 +589,7 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
             World(age=1.0),
             Deferred(
                 Reason.YOUNG,
-                "it was just created; linstor-csi may still have an outdated affinity for it",
+                YOUNG,
                 9.0,
             ),
             id="young",
@@ -588,7 +598,7 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
             World(age=9.5),
             Deferred(
                 Reason.YOUNG,
-                "it was just created; linstor-csi may still have an outdated affinity for it",
+                YOUNG,
                 0.5,
             ),
             id="nearly grown",
@@ -597,7 +607,7 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
             World(age=-3600.0),
             Deferred(
                 Reason.YOUNG,
-                "it was just created; linstor-csi may still have an outdated affinity for it",
+                YOUNG,
                 10.0,
             ),
             id="born in the future by another's clock",
@@ -606,7 +616,7 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
             World(age=-3600.0, seen_for=7.0),
             Deferred(
                 Reason.YOUNG,
-                "it was just created; linstor-csi may still have an outdated affinity for it",
+                YOUNG,
                 3.0,
             ),
             id="born in the future, and known for a while",
@@ -615,14 +625,14 @@ def test_some_are_left_alone(world: World, reason: Reason) -> None:
             World(age=1.0, parameters=None),
             Deferred(
                 Reason.YOUNG,
-                "it was just created; linstor-csi may still have an outdated affinity for it",
+                YOUNG,
                 9.0,
             ),
             id="young before its class may be missed",
         ),
         pytest.param(
             World(at="stranger"),
-            Deferred(Reason.UNKNOWN_NODE, "LINSTOR's list of nodes does not contain stranger", 2.0),
+            Deferred(Reason.UNKNOWN_NODE, NOT_LISTED, 2.0),
             id="data on a node that is not in the list",
         ),
     ],

@@ -105,18 +105,18 @@ def test_a_volume_at_rest_has_nothing_against_it(pv: Json, its_claim: Json | Non
         pytest.param(
             volume(), claim(status={"phase": "Pending"}), "is not bound", id="claim pending"
         ),
-        pytest.param(volume(), asking("2Gi"), "resize from 1Gi to 2Gi", id="asks for more"),
-        pytest.param(volume(), asking("1073741825"), "resize", id="asks for one byte more"),
+        pytest.param(volume(), asking("2Gi"), "resized from 1Gi to 2Gi", id="asks for more"),
+        pytest.param(volume(), asking("1073741825"), "resized", id="asks for one byte more"),
         pytest.param(
             volume(),
             claim(volumeAttributesClassName="gold"),
-            "volume attributes class",
+            "VolumeAttributesClass",
             id="attributes asked for",
         ),
         pytest.param(
             volume(),
             claim(status={"modifyVolumeStatus": {"status": "InProgress"}}),
-            "volume attributes class",
+            "VolumeAttributesClass",
             id="attributes on their way",
         ),
         pytest.param(
@@ -130,7 +130,7 @@ def test_a_volume_at_rest_has_nothing_against_it(pv: Json, its_claim: Json | Non
                     }
                 },
             ),
-            "volume attributes class",
+            "VolumeAttributesClass",
             id="other attributes asked for, after some that can't be had",
         ),
     ],

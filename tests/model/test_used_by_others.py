@@ -25,7 +25,7 @@ def test_what_nothing_confirms_is_left_alone_and_the_others_are_named() -> None:
     step = next_step(ENTRY, Observation(pv=None, others=OTHERS))
 
     assert isinstance(step, LeaveAlone)
-    assert "PersistentVolume pvc-8, pvc-9 is for the same LINSTOR volume" in step.why
+    assert "PersistentVolume pvc-8, pvc-9 refers to the same LINSTOR volume" in step.why
 
 
 def test_what_was_seen_with_this_claim_goes_on() -> None:

@@ -182,7 +182,12 @@ class HttpEndpoints:
         connection_limits.let_queue(listening)
         self._listening.append(listening)
         self.ports[flag] = listening.sockets[0].getsockname()[1]
-        log.info("listening", extra=facts(flag=flag, host=host, port=self.ports[flag]))
+        log.info(
+            "HTTP server of this service is listening",
+            extra=facts(
+                flag=flag, host=host, port=self.ports[flag], paths=",".join(r.path for r in routes)
+            ),
+        )
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

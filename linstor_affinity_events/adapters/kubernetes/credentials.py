@@ -55,7 +55,9 @@ class Credentials:
             if self._session is not old:
                 return
             log.info(
-                "Kubernetes may have rejected the credentials: reading them from disk again",
+                "the API server may have rejected the Kubernetes credentials (a 401 or a "
+                "TLS error): loading them from their files again; requests are retried "
+                "with them",
                 extra=facts(server=self.where),
             )
             try:

@@ -38,6 +38,12 @@ VERBS = ("list", "watch")
 
 RETRY_DELAY = 5.0
 
+_NOT_WATCHED = (
+    "LINSTOR's database in Kubernetes is not watched; this is tried again. Meanwhile polling "
+    "(--poll-rate) and full reconciles find changes for which LINSTOR sends no event"
+)
+_NOT_READY = f"{_NOT_WATCHED}. Because of --watch-linstor-database=on this instance is not ready"
+
 _NUMBERS = re.compile(r"\d+")
 
 Row = Mapping[str, Any]
@@ -88,27 +94,27 @@ class KubeDatabase:
         """Wait until the database can be watched; log the reason while it cannot."""
         logged = ""
         while True:
-            pause = self._recheck_every
+            pause = RETRY_DELAY if required else self._recheck_every
             try:
                 served = await self.served()
             except (Again, Refused) as error:
                 served, pause = Served(why_not=str(error)), RETRY_DELAY
             if served.version:
                 log.info(
-                    "watching LINSTOR's database in Kubernetes, as one more source of triggers",
+                    "LINSTOR's database in Kubernetes can be watched: connecting to it, in "
+                    "addition to LINSTOR's event streams, for changes for which LINSTOR "
+                    "sends no event",
                     extra=facts(crd_version=served.version),
                 )
                 return DatabaseStream(self._api, watch_for=self._watch_for)
             if served.why_not != logged:
-                level = logging.WARNING if required else logging.INFO
                 log.log(
-                    level,
-                    "LINSTOR's database in Kubernetes is not watched; changes for which LINSTOR "
-                    "sends no event are found by full reconciles",
-                    extra=facts(message=served.why_not),
+                    logging.WARNING if required else logging.INFO,
+                    _NOT_READY if required else _NOT_WATCHED,
+                    extra=facts(message=served.why_not, retry_in_s=pause),
                 )
             logged = served.why_not
-            await asyncio.sleep(RETRY_DELAY if required else pause)
+            await asyncio.sleep(pause)
 
 
 async def _newest_version(api: KubeApi) -> str:

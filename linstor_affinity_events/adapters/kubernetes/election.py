@@ -112,8 +112,9 @@ class LeaseElection:
         """Release the Lease, for others to take it, when this instance is unhealthy for long."""
         if self._health.should_yield(_clock(), leading=self.leading):
             log.warning(
-                "cannot reach LINSTOR: giving up leadership so that another instance can take "
-                "over; this one tries to lead again later",
+                "no event stream of LINSTOR is connected: giving up the Lease, so that an "
+                "instance that reaches LINSTOR can lead. This one tries to lead again when "
+                "a stream is connected, or after the given time",
                 extra=facts(lease=self._lease.name, retry_in_s=self._health.pause),
             )
             await self.release()
@@ -122,7 +123,9 @@ class LeaseElection:
     def _failed(self, why: str) -> None:
         if why != self.failure:
             log.warning(
-                "cannot read or renew the Lease; retrying",
+                "cannot read or renew the Lease; retrying. If this instance leads, it "
+                "stops starting changes --leader-election-renew-deadline after the last "
+                "renewal; another instance can lead then",
                 extra=facts(lease=self._lease.name, error=why),
             )
         self.failure = why
@@ -131,11 +134,15 @@ class LeaseElection:
         if self._reported_leading != self.leading:
             self._reported_leading = self.leading
             message = (
-                "became the leader"
+                "became the leader: this instance changes volumes from now on"
                 if self._reported_leading
-                else ("leadership lost: another instance does the work now")
+                else (
+                    "leadership lost: this instance starts no more changes, and completes a "
+                    "replacement in progress. The next leader does the rest"
+                )
             )
-            log.info(message, extra=facts(lease=self._lease.name, holder=self.holder))
+            another = self.holder if self.holder != self._identity else None
+            log.info(message, extra=facts(lease=self._lease.name, new_leader=another))
             self._on_change(self._reported_leading)
 
     async def _attempt(self) -> None:
@@ -154,10 +161,10 @@ class LeaseElection:
         self._record.seen(lease, _clock())
         if self.leading and self._record.is_held_by_duplicate(lease):
             log.warning(
-                "another instance uses the same --leader-election-id and leads. "
-                "This instance waits until that Lease expires; give each "
-                "instance a name of its own",
-                extra=facts(lease=self._lease.name, holder=self._identity),
+                "another instance uses the same --leader-election-id and has taken the "
+                "Lease: this one stops leading, and waits until the Lease expires. Give "
+                "each instance its own --leader-election-id",
+                extra=facts(lease=self._lease.name, leader_election_id=self._identity),
             )
         if self._record.is_held_by_another(lease, _clock()):
             self._lost(holder_of(lease))
@@ -205,12 +212,14 @@ class LeaseElection:
                 await self._api.replace(self._lease.path, released(lease))
         except (TimeoutError, Again, Refused, Missing) as error:
             log.info(
-                "cannot release the Lease; another instance takes over when it expires",
+                "cannot release the Lease, so another instance can lead only when it "
+                "expires, after --leader-election-lease-duration",
                 extra=facts(lease=self._lease.name, error=error),
             )
             return
         log.info(
-            "released the Lease: another instance can lead at once",
+            "released the Lease: this instance does not lead any more, and another one can "
+            "lead at once",
             extra=facts(lease=self._lease.name),
         )
 

@@ -67,8 +67,9 @@ class Informer:
                     await asyncio.sleep(SHORTEST_WATCH)
             except Expired as error:
                 log.info(
-                    "the API server no longer has the version to continue from; listing all "
-                    "objects again",
+                    "the API server no longer has the resourceVersion at which the watch "
+                    "has to continue: listing all objects of this path again, so that no "
+                    "change is missed",
                     extra=facts(path=self._path, error=error),
                 )
                 self._version = ""
@@ -76,7 +77,9 @@ class Informer:
             except (Again, Refused, Missing) as error:
                 if str(error) != self.failure:
                     log.warning(
-                        "watch failed, reconnecting; changes in between are found then",
+                        "list or watch failed; retrying until it succeeds. Until then this "
+                        "instance is not ready and sees no changes of these objects; "
+                        "afterwards it sees all of them",
                         extra=facts(path=self._path, error=error),
                     )
                 self.failure = str(error)
@@ -97,7 +100,8 @@ class Informer:
             if not listing:
                 raise Unreachable(str(error)) from error
             log.info(
-                "the API server cannot stream lists; reading them in pages instead",
+                "this API server does not support streaming lists: listing the objects of "
+                "this path in pages instead. Nothing is missing",
                 extra=facts(path=self._path),
             )
             self._streams_lists = False

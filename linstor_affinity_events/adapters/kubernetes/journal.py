@@ -77,7 +77,7 @@ class KubeJournal:
     """
 
     def __init__(self, api: KubeApi, namespace: str) -> None:
-        self._api = api
+        self._api, self._namespace = api, namespace
         self._path = f"/api/v1/namespaces/{escaped(namespace)}/configmaps"
         self._refused: dict[str, str] = {}
         """The version of each ConfigMap that is not a valid entry; that one is not read again."""
@@ -141,9 +141,10 @@ class KubeJournal:
             entry, why = None, error
         if why is not None:
             log.error(
-                "journal entry is not valid and is ignored until it is corrected "
-                "or deleted; find out who wrote it",
-                extra=facts(configmap=name, error=why),
+                "journal entry is not valid and is ignored until it is corrected or "
+                "deleted. Find out who wrote it, and whether its PersistentVolume is "
+                "missing; see docs/reliability.md",
+                extra=facts(namespace=self._namespace, configmap=name, error=why),
             )
         return None if entry is None else (entry.pv, entry.key)
 
@@ -151,9 +152,14 @@ class KubeJournal:
         """Warn once for as long as the condition lasts."""
         if not whole and not self._warned_of_too_many:
             log.warning(
-                "too many journal entries to list all of them at once; the others are listed next. "
-                "Check who creates ConfigMaps with this label",
-                extra=facts(label=LABEL, listed=listing.entries),
+                "too many journal entries to list all of them at once; the others are "
+                "listed next, so an unfinished replacement may be completed minutes later. "
+                "Find out who creates ConfigMaps with this label",
+                extra=facts(
+                    namespace=self._namespace,
+                    label=f"{LABEL}=true",
+                    configmaps_listed=listing.entries,
+                ),
             )
         self._warned_of_too_many = not whole
 

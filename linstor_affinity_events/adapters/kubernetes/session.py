@@ -166,7 +166,9 @@ def proxy_for(server: str) -> str | None:
         return None
     if not proxy.lower().startswith("http:"):
         log.warning(
-            "only http:// proxies are supported: connecting to Kubernetes without the proxy",
+            "proxies other than http:// are not supported: connecting to the API server "
+            "without the proxy. If it is reachable only through a proxy, set HTTPS_PROXY "
+            "to an http:// one",
             extra=facts(server=server, proxy=without_login(proxy)),
         )
         return None
