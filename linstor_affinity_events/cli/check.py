@@ -40,7 +40,12 @@ check failed, 2 invalid settings.
 
 @click.command(cls=GroupedCommand, help=HELP, short_help="Check everything that `run` needs.")
 @click.option(
-    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "--output",
+    "-o",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Output format. json has the same results, for scripts and bug reports.",
 )
 @click.option(
     "--leftovers",

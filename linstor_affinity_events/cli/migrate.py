@@ -22,9 +22,9 @@ from linstor_affinity_events.settings import Settings
 @click.command(
     "migrate-properties",
     cls=GroupedCommand,
-    short_help="Move saved PersistentVolumes of old versions to their current place in LINSTOR.",
+    short_help="Move what linstor-affinity-controller before 1.5 saved in LINSTOR, for going back to it.",
 )
-@click.option("--dry-run", is_flag=True, help="Only print what would be moved.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be moved, and write nothing.")
 @takes_settings("v")
 def migrate_properties(*, dry_run: bool, **given: Any) -> None:
     """Move saved PersistentVolumes from resource definitions to their volumes.
