@@ -22,7 +22,7 @@ from linstor_affinity_events.settings import Settings
 @click.command(
     "migrate-properties",
     cls=GroupedCommand,
-    short_help="Move what linstor-affinity-controller before 1.5 saved in LINSTOR, for going back to it.",
+    short_help="Move PersistentVolumes that an old linstor-affinity-controller saved in LINSTOR.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be moved, and write nothing.")
 @takes_settings("v")
