@@ -56,7 +56,8 @@ class ClaimGuard:
     async def until_released(
         self, entry: JournalEntry, detached: Manifest, volume_watch: VolumeWatch
     ) -> tuple[Manifest | None, bool]:
-        """Wait until the binder has released the volume from its claim, or somebody changed it.
+        """Wait until the binder has released the volume from its claim, or another client changed
+        it.
 
         `detached` is the volume right after its claimRef was detached. Returns the volume at that
         time and True; False if the binder wrote no phase of any volume for the guard's timeout.
@@ -234,7 +235,7 @@ def _is_released(pv: Manifest) -> bool:
 
 def _is_newer(seen: Manifest, than: Manifest) -> bool:
     """Whether a resourceVersion is later. They are increasing numbers: Kubernetes guarantees it
-    from 1.35 on, and it was so before. If they are not numbers, only uncached reads tell.
+    from 1.35 on, and it was so before. If they are not numbers, only uncached reads show it.
     """
     new, old = version_of(seen), version_of(than)
     return new.isdigit() and old.isdigit() and int(new) > int(old)

@@ -1,4 +1,4 @@
-"""Answers many reads of single resources from one bulk read.
+"""Serves many reads of single resources from one bulk read.
 
 A satellite that connects or disconnects makes LINSTOR send an event for every replica on it:
 thousands at once, most without any effect. Two requests for each would load the controller when

@@ -69,7 +69,7 @@ async def carry_over_late_write(
 
 async def _patched(volumes: Volumes, pv: Manifest, patch: Patch) -> bool:
     """Apply all that Kubernetes accepts, so that a change that it rejects, such as a label that
-    somebody wrote to that end, takes no other one with it. Returns whether it accepted any.
+    another client wrote to that end, takes no other one with it. Returns whether it accepted any.
     """
     parts, any_accepted = apart(patch), False
     try:

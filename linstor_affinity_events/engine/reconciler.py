@@ -154,7 +154,7 @@ class Reconciler:
         self._reporter.report(volume, decision)
         match decision:
             case InSync() | Skipped() | Refusal():
-                self._retries.settled(volume.name)
+                self._retries.volume_in_sync(volume.name)
                 return True
             case Deferred():
                 self._retries.defer(item, volume, decision)

@@ -56,7 +56,7 @@ from linstor_affinity_events.model.steps import (
 log = logging.getLogger(__name__)
 
 RELIED_ON_AFTER = 60.0
-"""After this time somebody may rely on policy Retain of a marked volume."""
+"""After this time a user may rely on policy Retain of a marked volume."""
 
 CLAIM_FRESH_FOR = 0.1
 
@@ -229,7 +229,7 @@ class ReplacementRun:
 
     async def _read_claim_at_rest(self) -> ClaimRead:
         """Read the claim once csi-resizer is done with it, or has taken too long. The volume binder
-        calls a claim Lost if somebody writes to it in the milliseconds without its volume.
+        calls a claim Lost if another client writes to it in the milliseconds without its volume.
         """
         if self._resized_by is None:
             self._resized_by = self._clock() + RESIZE_AT_MOST

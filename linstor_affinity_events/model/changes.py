@@ -31,8 +31,9 @@ claimRef that we detached.
 def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     """`wanted` with the changes that others made to the marked original since.
 
-    Every difference outside our replacement markers is somebody's change, because `wanted` began as
-    a copy. Missing finalizers are a consequence of the deletion and return; new ones count.
+    Every difference outside our replacement markers is another client's change, because `wanted`
+    began as a copy. Missing finalizers are a consequence of the deletion and return; new ones
+    count.
     """
     fresh = copy_for_create(seen)
     spec = {k: v for k, v in fresh["spec"].items() if k not in _NOT_TAKEN_OVER}
@@ -65,11 +66,11 @@ def _gives_away(key: str, value: str) -> bool:
     return key in PROVISIONERS and value != DRIVER
 
 
-def as_rehearsed(wanted: Manifest, rehearsed: Manifest) -> dict[str, Any]:
+def as_shown_by_dry_run(wanted: Manifest, dry_run_result: Manifest) -> dict[str, Any]:
     """What a dry run has shown, with the claim, policy and affinity that are wanted by now."""
-    spec = {k: v for k, v in rehearsed["spec"].items() if k not in _NOT_TAKEN_OVER}
+    spec = {k: v for k, v in dry_run_result["spec"].items() if k not in _NOT_TAKEN_OVER}
     spec |= {k: v for k, v in wanted["spec"].items() if k in _NOT_TAKEN_OVER}
-    return {**rehearsed, "spec": spec}
+    return {**dry_run_result, "spec": spec}
 
 
 _ADDED = frozenset({"labels", "annotations", "ownerReferences"})

@@ -377,13 +377,15 @@ def test_a_rejected_creation_blocks_others_only_if_this_run_alone_is_why() -> No
     gone = replace(progress, observation=replace(progress.observation, pv=None, uninterrupted=True))
     step = following(gone)
     assert isinstance(step, Create)
-    rehearsed = replace(gone, rehearsed=step.body)
+    after_dry_run = replace(gone, dry_run_result=step.body)
 
-    mine = advance(rehearsed, step, Failure(error))
-    found = advance(replace(rehearsed, own=False), step, Failure(error))
+    mine = advance(after_dry_run, step, Failure(error))
+    found = advance(replace(after_dry_run, own=False), step, Failure(error))
     changed = replace(step, body=with_metadata(dict(step.body), labels={"of": "others"}))
     retreat = advance(
-        replace(rehearsed, entry=rehearsed.entry.wanting(changed.body)), changed, Failure(error)
+        replace(after_dry_run, entry=after_dry_run.entry.wanting(changed.body)),
+        changed,
+        Failure(error),
     )
 
     assert isinstance(mine, Failed)
@@ -391,7 +393,7 @@ def test_a_rejected_creation_blocks_others_only_if_this_run_alone_is_why() -> No
     assert isinstance(found, Failed)
     assert (found.stuck, found.blocking) == (True, False)
     assert isinstance(retreat, Progress)
-    assert following(retreat) == Save(rehearsed.entry)
+    assert following(retreat) == Save(after_dry_run.entry)
 
 
 def test_errors_that_pass_are_counted() -> None:

@@ -193,8 +193,8 @@ class KubeApi:
 
     async def _unreachable(self, what: str, error: Exception, session: KubeSession) -> Unreachable:
         """Return the error to raise; reload the credentials if they may be its cause."""
-        hint = await self._credentials.reload_after(error, session)
-        return Unreachable(f"Kubernetes: {what}: {str(error) or type(error).__name__}{hint}")
+        advice = await self._credentials.reload_after(error, session)
+        return Unreachable(f"Kubernetes: {what}: {str(error) or type(error).__name__}{advice}")
 
 
 def _url(session: KubeSession, path: str, query: Query) -> URL:

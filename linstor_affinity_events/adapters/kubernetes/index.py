@@ -119,11 +119,11 @@ class VolumeIndex:
         else:
             siblings = {each.name: each for each in self.of(volume.key.resource)} | {name: volume}
             self._by_resource[volume.key.resource] = tuple(siblings.values())
-        if self._synced and self._is_news(volume, before):
+        if self._synced and self._is_relevant(volume, before):
             self._on_change(volume)
 
     @staticmethod
-    def _is_news(volume: Volume, before: Volume | None) -> bool:
+    def _is_relevant(volume: Volume, before: Volume | None) -> bool:
         """Return whether a change by another client may lead to another decision. The service's own
         writes during and at the end of a replacement are known already.
         """
