@@ -55,12 +55,12 @@ async def test_every_metric_that_is_served_is_described(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", REFERENCE)
-def test_the_reference_pages_are_as_the_code_has_it(page: str) -> None:
+def test_the_reference_pages_are_up_to_date(page: str) -> None:
     assert (TOP / "docs" / page).read_text() == REFERENCE[page]()
 
 
 @pytest.mark.parametrize("document", WITH_FLAGS)
-def test_every_flag_and_command_that_is_named_exists(document: str) -> None:
+def test_every_documented_flag_and_command_exists(document: str) -> None:
     text = (TOP / document).read_text()
     ours = {f"--{option.flag}" for option in OPTIONS}
     ours |= {name for command in main.commands.values() for p in command.params for name in p.opts}
@@ -95,7 +95,7 @@ OLD_WORDS = (
 """Words that say nothing to a reader who knows Kubernetes and not this project."""
 
 
-def test_readers_meet_the_words_of_kubernetes() -> None:
+def test_documentation_uses_no_old_words() -> None:
     decisions = TOP / "docs" / "decisions"
     pages = [
         page for page in PAGES if decisions not in page.parents and page.name != "CHANGELOG.md"
@@ -130,7 +130,7 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
     assert named <= set(re.findall(r"def (test_\w+)\(", code))
 
 
-def test_the_tables_of_modules_have_all_of_them_and_no_other() -> None:
+def test_the_tables_of_modules_are_complete() -> None:
     package = TOP / "linstor_affinity_events"
     modules = [
         file.relative_to(package).as_posix()

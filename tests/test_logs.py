@@ -24,7 +24,7 @@ def kept_logging() -> Iterator[None]:
         yield
 
 
-def test_facts_follow_the_message() -> None:
+def test_fields_follow_the_message() -> None:
     line = KeyValueFormatter().format(record(pv="pvc-1", rd="pvc-1/0", took=1.5))
 
     assert line == (
@@ -48,20 +48,20 @@ def test_facts_follow_the_message() -> None:
         ("gpj.\u202eexe", '"gpj.\\u202eexe"'),
     ],
 )
-def test_a_value_never_breaks_out_of_its_place(value: object, shown: str) -> None:
+def test_a_value_cannot_forge_another_field(value: object, shown: str) -> None:
     line = KeyValueFormatter().format(record(why=value))
 
     assert line.endswith(f" why={shown}")
     assert "\n" not in line
 
 
-def test_a_line_without_facts_is_only_the_message() -> None:
+def test_a_line_without_fields_is_only_the_message() -> None:
     plain = logging.LogRecord("here", logging.INFO, "file.py", 1, "hello %s", ("you",), None)
 
     assert KeyValueFormatter().format(plain).endswith("INFO hello you")
 
 
-def test_json_has_facts_beside_the_message_but_for_those_that_are_none() -> None:
+def test_json_has_the_fields_that_are_not_none() -> None:
     line = json.loads(JsonFormatter().format(record(pv="pvc-1", took=1.5, again=True, why=None)))
 
     assert line == {
@@ -75,7 +75,7 @@ def test_json_has_facts_beside_the_message_but_for_those_that_are_none() -> None
     }
 
 
-def test_json_is_one_line_whatever_is_in_it() -> None:
+def test_json_is_always_one_line() -> None:
     text = JsonFormatter().format(record("two\nlines", why='"\n\x00'))
 
     assert "\n" not in text
@@ -83,7 +83,7 @@ def test_json_is_one_line_whatever_is_in_it() -> None:
 
 
 @pytest.mark.parametrize("formatter", [KeyValueFormatter(), JsonFormatter()])
-def test_a_traceback_is_shown(formatter: logging.Formatter) -> None:
+def test_a_traceback_is_logged(formatter: logging.Formatter) -> None:
     shown = record()
     try:
         int("oh")
@@ -93,7 +93,7 @@ def test_a_traceback_is_shown(formatter: logging.Formatter) -> None:
     assert "ValueError: invalid literal" in formatter.format(shown)
 
 
-def test_facts_may_be_called_like_parts_of_a_record(caplog: pytest.LogCaptureFixture) -> None:
+def test_fields_can_have_the_names_of_record_attributes(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         logging.getLogger("here").info("x", extra=facts(name="pvc-1", msg="y", args=()))
 
@@ -105,7 +105,7 @@ def test_facts_may_be_called_like_parts_of_a_record(caplog: pytest.LogCaptureFix
     ("verbosity", "ours", "theirs"),
     [(0, logging.INFO, False), (1, logging.DEBUG, False), (5, logging.DEBUG, True)],
 )
-def test_verbosity_opens_our_words_and_then_the_libraries(
+def test_verbosity_enables_our_debug_messages_then_those_of_libraries(
     verbosity: int, ours: int, theirs: bool
 ) -> None:
     set_up(verbosity=verbosity, as_json=False)

@@ -24,13 +24,13 @@ def seen(text: str) -> bool:
 
 
 @given(text=st.text())
-def test_what_is_printable_has_no_character_that_is_not_seen(text: str) -> None:
+def test_printable_text_has_no_invisible_characters(text: str) -> None:
     assert seen(printable(text))
     assert printable(printable(text)) == printable(text)
 
 
 @pytest.mark.parametrize("text", ["", "pvc-1", "two words", "ä", "名", "💥", "a\\u0041"])
-def test_what_is_seen_is_left_as_it_is(text: str) -> None:
+def test_visible_characters_are_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
@@ -44,11 +44,11 @@ def test_what_is_seen_is_left_as_it_is(text: str) -> None:
         ("\U000e0041", "\\U000e0041"),
     ],
 )
-def test_what_is_not_seen_is_written_out(text: str, shown: str) -> None:
+def test_invisible_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_later_lines_are_told_from_a_beginning() -> None:
+def test_continuation_lines_are_distinguished_from_new_ones() -> None:
     assert printable_lines("a\n2026-01-01 INFO all is well\x1b") == (
         "a\n  2026-01-01 INFO all is well\\u001b"
     )
@@ -62,14 +62,14 @@ def record(text: str) -> logging.LogRecord:
     return made
 
 
-def test_nothing_unseen_reaches_a_line_of_text() -> None:
+def test_control_characters_do_not_reach_a_line_of_text() -> None:
     first, *others = KeyValueFormatter().format(record(HOSTILE)).split("\n")
 
     assert seen(first)
     assert all(seen(line) and line.startswith(" ") for line in others)
 
 
-def test_nothing_unseen_reaches_a_line_of_json_nor_who_reads_it() -> None:
+def test_control_characters_do_not_reach_a_line_of_json_or_its_reader() -> None:
     line = JsonFormatter().format(record(HOSTILE))
 
     assert seen(line)
@@ -78,7 +78,7 @@ def test_nothing_unseen_reaches_a_line_of_json_nor_who_reads_it() -> None:
     assert all(seen(shown) for shown in read["traceback"].split("\n"))
 
 
-def test_nothing_unseen_reaches_the_page() -> None:
+def test_control_characters_do_not_reach_the_page() -> None:
     bad = HOSTILE
     row: dict[str, Any] = {
         "volume": bad,

@@ -80,7 +80,7 @@ IDLE = ["", "GET /healthz HTTP/1.1|Host: x|", "GET /metrics HTTP/1.1|Host: x||"]
 
 
 @pytest.mark.parametrize("sent", IDLE, ids=["nothing", "half-a-head", "a-request"])
-async def test_idle_connections_keep_nobody_from_being_answered(sent: str) -> None:
+async def test_idle_connections_do_not_block_other_clients(sent: str) -> None:
     async with listening() as endpoints:
         port, before = endpoints.ports[BIND], descriptors()
 
@@ -91,7 +91,9 @@ async def test_idle_connections_keep_nobody_from_being_answered(sent: str) -> No
             assert descriptors() <= before + MOST_CONNECTIONS + 2 * ACCEPT_AT_ONCE
 
 
-async def test_idle_connections_leave_us_descriptors_for_our_own(few_descriptors: int) -> None:
+async def test_idle_connections_leave_descriptors_for_the_service_itself(
+    few_descriptors: int,
+) -> None:
     async with (
         listening() as endpoints,
         listening() as elsewhere,
@@ -110,7 +112,7 @@ async def fetched(session: aiohttp.ClientSession, url: str) -> int:
         return response.status
 
 
-async def test_a_peer_is_not_crowded_out_by_another() -> None:
+async def test_one_peer_cannot_use_up_the_connections_of_another() -> None:
     async with listening() as endpoints:
         port = endpoints.ports[BIND]
         reader, writer = await asyncio.open_connection(LOOPBACK, port, local_addr=("127.0.0.2", 0))
@@ -130,7 +132,7 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("path", ["/healthz", "/nothing"])
-async def test_one_connection_is_answered_once_however_much_it_asks(path: str) -> None:
+async def test_one_connection_is_served_one_request(path: str) -> None:
     """Thousands of requests in one go would keep everything else waiting."""
     async with listening() as endpoints:
         reader, writer = await asyncio.open_connection(LOOPBACK, endpoints.ports[BIND])
@@ -175,7 +177,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_others_have_their_turn_whatever_is_sent(flood: str, received: list[int]) -> None:
+async def test_other_tasks_run_whatever_is_sent(flood: str, received: list[int]) -> None:
     repeated, begin = FLOODS[flood]
     sent = begin + repeated * (500_000 // len(repeated))
 
@@ -189,7 +191,7 @@ async def test_others_have_their_turn_whatever_is_sent(flood: str, received: lis
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=repr)
-async def test_a_head_that_does_not_come_ends_the_connection(
+async def test_a_connection_without_request_headers_is_closed(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(connection_limits, "HEAD_TIMEOUT", 0.5)
@@ -220,7 +222,7 @@ async def test_a_head_that_does_not_come_ends_the_connection(
     ("allowed", "most"),
     [(16, 4), (64, 8), (256, 32), (1024, MOST_CONNECTIONS), (2**20, MOST_CONNECTIONS)],
 )
-def test_the_share_of_others_is_small(
+def test_the_share_of_other_tasks_is_small(
     monkeypatch: pytest.MonkeyPatch, allowed: int, most: int
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))

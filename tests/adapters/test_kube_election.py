@@ -100,7 +100,7 @@ async def until(holds: Callable[[], bool], *, within: float = 150.0) -> float:
     return clock() - begun
 
 
-def test_who_comes_first_leads_at_once() -> None:
+def test_the_first_candidate_leads_at_once() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
 
@@ -114,7 +114,7 @@ def test_who_comes_first_leads_at_once() -> None:
     play(story)
 
 
-def test_a_leader_that_is_unfit_makes_way_for_one_that_is_not() -> None:
+def test_an_unhealthy_leader_yields_to_a_healthy_one() -> None:
     async def story(town: Town) -> None:
         unhealthy, healthy = (
             town.candidate("unhealthy", healthy=lambda: False),
@@ -135,7 +135,7 @@ def test_a_leader_that_is_unfit_makes_way_for_one_that_is_not() -> None:
     play(story)
 
 
-def test_one_that_stood_back_alone_leads_as_soon_as_it_is_fit() -> None:
+def test_an_only_instance_that_yielded_leads_once_it_is_healthy() -> None:
     async def story(town: Town) -> None:
         state = {"healthy": False}
         one = town.candidate("one", healthy=lambda: state["healthy"])
@@ -153,7 +153,7 @@ def test_one_that_stood_back_alone_leads_as_soon_as_it_is_fit() -> None:
     play(story)
 
 
-def test_where_nobody_is_fit_somebody_leads_all_the_same() -> None:
+def test_if_all_are_unhealthy_one_still_leads() -> None:
     async def story(town: Town) -> None:
         alone = town.candidate("alone", healthy=lambda: False)
         led = 0
@@ -169,7 +169,7 @@ def test_where_nobody_is_fit_somebody_leads_all_the_same() -> None:
     play(story)
 
 
-def test_one_that_is_fit_again_does_not_wait() -> None:
+def test_an_instance_that_recovered_does_not_wait() -> None:
     async def story(town: Town) -> None:
         state = {"healthy": False}
         alone = town.candidate("alone", healthy=lambda: state["healthy"])
@@ -200,7 +200,7 @@ def test_of_two_candidates_one_leads() -> None:
     play(story)
 
 
-def test_of_two_that_were_given_one_name_the_later_leads_alone() -> None:
+def test_of_two_instances_with_one_identity_only_the_later_leads() -> None:
     async def story(town: Town) -> None:
         earlier, later = town.candidate("same"), town.candidate("same")
 
@@ -221,7 +221,7 @@ def test_of_two_that_were_given_one_name_the_later_leads_alone() -> None:
     play(story)
 
 
-def test_one_whose_namesake_leads_follows_it_when_it_falls_silent(
+def test_an_instance_takes_over_from_a_silent_one_with_the_same_identity(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def story(town: Town) -> None:
@@ -239,7 +239,7 @@ def test_one_whose_namesake_leads_follows_it_when_it_falls_silent(
     assert caplog.text.count("another instance uses the same --leader-election-id") == 1
 
 
-def test_a_namesake_s_lease_is_not_released() -> None:
+def test_the_lease_of_another_instance_with_the_same_identity_is_not_released() -> None:
     async def story(town: Town) -> None:
         earlier, later = town.candidate("same"), town.candidate("same")
         async with running(earlier.run()):
@@ -254,7 +254,7 @@ def test_a_namesake_s_lease_is_not_released() -> None:
     play(story)
 
 
-def test_a_predecessor_s_lease_is_taken_though_the_first_attempt_got_lost() -> None:
+def test_the_lease_of_an_earlier_process_is_acquired_although_the_first_attempt_was_lost() -> None:
     async def story(town: Town) -> None:
         town.held_by("one")
         town.server.faults.add(method="PUT", status=500)
@@ -268,7 +268,7 @@ def test_a_predecessor_s_lease_is_taken_though_the_first_attempt_got_lost() -> N
     play(story)
 
 
-def test_a_leader_whose_renewal_got_through_unanswered_knows_its_own_lease() -> None:
+def test_a_leader_recognises_its_lease_after_a_renewal_without_response() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -282,7 +282,7 @@ def test_a_leader_whose_renewal_got_through_unanswered_knows_its_own_lease() -> 
     play(story)
 
 
-def test_a_leader_goes_on_leading() -> None:
+def test_a_leader_keeps_leading() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
 
@@ -296,7 +296,7 @@ def test_a_leader_goes_on_leading() -> None:
     play(story)
 
 
-def test_a_leader_renews_by_one_request_and_reads_nothing() -> None:
+def test_a_renewal_is_one_request_and_no_read() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -314,7 +314,7 @@ def test_a_leader_renews_by_one_request_and_reads_nothing() -> None:
     play(story)
 
 
-def test_a_leader_that_releases_hands_over_at_once() -> None:
+def test_a_released_lease_is_acquired_at_once() -> None:
     async def story(town: Town) -> None:
         one, two = town.candidate("one"), town.candidate("two")
         async with running(one.run()):
@@ -332,7 +332,7 @@ def test_a_leader_that_releases_hands_over_at_once() -> None:
     play(story)
 
 
-def test_whoever_does_not_lead_releases_nothing() -> None:
+def test_a_follower_releases_nothing() -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         one = town.candidate("one")
@@ -359,7 +359,7 @@ def test_a_leader_does_not_release_what_another_has_taken() -> None:
     play(story)
 
 
-def test_a_lease_whose_holder_is_silent_is_taken_when_it_ran_out() -> None:
+def test_an_expired_lease_is_acquired() -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         one = town.candidate("one")
@@ -373,7 +373,7 @@ def test_a_lease_whose_holder_is_silent_is_taken_when_it_ran_out() -> None:
     play(story)
 
 
-def test_the_times_in_a_lease_mean_nothing() -> None:
+def test_the_timestamps_in_a_lease_are_ignored() -> None:
     async def story(town: Town) -> None:
         # Its holder's clock may be days behind, and it is alive all the same.
         town.held_by("ghost", renewTime="2001-01-01T00:00:00.000000Z")
@@ -404,7 +404,7 @@ def test_a_wall_clock_that_jumps_changes_nothing() -> None:
     play(story)
 
 
-def test_a_lease_that_is_renewed_is_never_taken() -> None:
+def test_a_renewed_lease_is_never_acquired_by_others() -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         one = town.candidate("one")
@@ -421,7 +421,7 @@ def test_a_lease_that_is_renewed_is_never_taken() -> None:
     play(story)
 
 
-def test_a_lease_that_asks_for_longer_gets_longer() -> None:
+def test_a_longer_lease_duration_is_respected() -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         town.cluster.patch(
@@ -445,7 +445,7 @@ def test_a_lease_that_asks_for_longer_gets_longer() -> None:
         pytest.param({"holderIdentity": "one"}, id="our own from before a restart"),
     ],
 )
-def test_a_lease_that_nobody_else_holds_is_taken_at_once(spec: dict[str, Any]) -> None:
+def test_a_lease_without_holder_is_acquired_at_once(spec: dict[str, Any]) -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         town.cluster.patch("leases", LEASE, {"spec": spec}, namespace="default")
@@ -459,7 +459,7 @@ def test_a_lease_that_nobody_else_holds_is_taken_at_once(spec: dict[str, Any]) -
     play(story)
 
 
-def test_without_answers_leading_ends_before_anybody_else_may_begin() -> None:
+def test_without_responses_leadership_ends_before_others_may_acquire_it() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -475,7 +475,7 @@ def test_without_answers_leading_ends_before_anybody_else_may_begin() -> None:
     play(story)
 
 
-def test_leading_ends_by_itself_even_if_nothing_runs() -> None:
+def test_leadership_expires_even_if_nothing_runs() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -488,7 +488,7 @@ def test_leading_ends_by_itself_even_if_nothing_runs() -> None:
     play(story)
 
 
-def test_a_renewal_whose_answer_comes_too_late_does_not_lengthen_it() -> None:
+def test_a_renewal_with_a_late_response_does_not_extend_leadership() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -506,7 +506,7 @@ def test_a_renewal_whose_answer_comes_too_late_does_not_lengthen_it() -> None:
     play(story)
 
 
-def test_after_an_outage_somebody_leads_again() -> None:
+def test_after_an_outage_one_instance_leads_again() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -522,7 +522,7 @@ def test_after_an_outage_somebody_leads_again() -> None:
     play(story)
 
 
-def test_whoever_loses_the_race_for_a_lease_follows() -> None:
+def test_an_instance_that_loses_the_race_for_a_lease_follows() -> None:
     async def story(town: Town) -> None:
         town.held_by("")
         town.server.faults.add(method="PUT", status=409)
@@ -538,7 +538,7 @@ def test_whoever_loses_the_race_for_a_lease_follows() -> None:
     play(story)
 
 
-def test_a_leader_whose_renewal_meets_a_conflict_looks_again() -> None:
+def test_a_leader_reads_the_lease_again_after_a_conflict() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -568,7 +568,7 @@ def test_a_leader_whose_lease_was_taken_follows() -> None:
     play(story)
 
 
-def test_a_lease_that_is_deleted_is_made_again() -> None:
+def test_a_deleted_lease_is_created_again() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -583,7 +583,7 @@ def test_a_lease_that_is_deleted_is_made_again() -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404, 409, 422, 429, 500])
-def test_no_refusal_ends_an_election(status: int) -> None:
+def test_no_error_response_ends_an_election(status: int) -> None:
     async def story(town: Town) -> None:
         town.server.faults.add(method="POST", status=status)
         one = town.candidate("one")
@@ -594,7 +594,7 @@ def test_no_refusal_ends_an_election(status: int) -> None:
     play(story)
 
 
-def test_a_namespace_that_does_not_exist_is_told_until_it_does() -> None:
+def test_a_missing_namespace_is_reported_until_it_exists() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one", namespace="later")
 
@@ -606,7 +606,7 @@ def test_a_namespace_that_does_not_exist_is_told_until_it_does() -> None:
     play(story)
 
 
-def test_a_server_that_never_answers_does_not_hold_up_an_election() -> None:
+def test_a_server_that_never_responds_does_not_block_an_election() -> None:
     async def story(town: Town) -> None:
         town.server.faults.add(delay=10_000)
         one = town.candidate("one")
@@ -619,7 +619,7 @@ def test_a_server_that_never_answers_does_not_hold_up_an_election() -> None:
     play(story)
 
 
-def test_without_an_election_everybody_leads() -> None:
+def test_without_leader_election_every_instance_leads() -> None:
     assert AlwaysLeading().leading
 
 
@@ -645,7 +645,7 @@ FOR_YEARS = 2**31 - 1
         ),
     ],
 )
-def test_a_lease_that_says_absurd_things_holds_nobody_up_for_long(
+def test_an_absurd_lease_delays_leadership_only_briefly(
     monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(kube_lease, "MOST_HELD", 60.0)

@@ -59,7 +59,7 @@ def test_a_resource_stays_known_until_its_last_volume_has_gone() -> None:
     assert not index.resources()
 
 
-def test_name_handle_and_resource_are_one_string_where_they_are_equal() -> None:
+def test_equal_name_handle_and_resource_share_one_string() -> None:
     found = known(index_of(told("pvc-1", "pvc-1")), "pvc-1")
 
     assert found.key is not None
@@ -67,14 +67,14 @@ def test_name_handle_and_resource_are_one_string_where_they_are_equal() -> None:
     assert id(found.key.resource) == id(found.name)
 
 
-def test_a_handle_that_is_spelled_otherwise_stays_as_it_is() -> None:
+def test_a_handle_with_another_spelling_is_preserved() -> None:
     found = known(index_of(told("pvc-1", "PVC-1")), "pvc-1")
 
     assert found.key is not None
     assert (found.handle, found.key.resource) == ("PVC-1", "pvc-1")
 
 
-def test_what_volumes_have_in_common_is_kept_once() -> None:
+def test_values_common_to_volumes_are_stored_once() -> None:
     claim = {"namespace": "team-1", "name": "claim"}
     index = index_of(
         *(
@@ -93,7 +93,7 @@ def test_what_volumes_have_in_common_is_kept_once() -> None:
     assert one.claim.namespace is other.claim.namespace
 
 
-def test_a_new_list_of_the_same_keeps_what_is_there() -> None:
+def test_an_identical_list_keeps_the_stored_volumes() -> None:
     index = index_of(told("pv-1"))
     before = known(index, "pv-1")
 

@@ -81,7 +81,7 @@ async def test_the_first_list_is_streamed(
     assert [request.query.count("sendInitialEvents=true") for request in kube.log.latest] == [1]
 
 
-async def test_an_older_server_gives_its_list_in_pages(
+async def test_an_older_server_is_listed_in_pages(
     api: KubeApi, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     kube.initial_events_supported = False
@@ -95,7 +95,7 @@ async def test_an_older_server_gives_its_list_in_pages(
     assert len(kube.log.matching("GET", "limit=500")) == 3
 
 
-async def test_after_pages_changes_are_told(
+async def test_changes_after_a_paged_list_are_reported(
     api: KubeApi, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     kube.initial_events_supported = False
@@ -106,7 +106,7 @@ async def test_after_pages_changes_are_told(
         await until(lambda: watched.names == {"pv-1"})
 
 
-async def test_changes_are_told(watched: Watched, cluster: FakeCluster) -> None:
+async def test_changes_are_reported(watched: Watched, cluster: FakeCluster) -> None:
     await watched.synced()
 
     cluster.create(PV, volume("pv-1"))
@@ -118,7 +118,7 @@ async def test_changes_are_told(watched: Watched, cluster: FakeCluster) -> None:
     await until(lambda: not watched.names)
 
 
-async def test_after_a_cut_the_watch_goes_on_where_it_was(
+async def test_a_broken_watch_resumes_from_its_last_version(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     await watched.synced()
@@ -130,7 +130,7 @@ async def test_after_a_cut_the_watch_goes_on_where_it_was(
     assert lists(kube) == 1
 
 
-async def test_a_watch_that_ends_in_time_goes_on_where_it_was() -> None:
+async def test_a_watch_that_timed_out_resumes_from_its_last_version() -> None:
     cluster = FakeCluster()
 
     async def story() -> int:
@@ -148,7 +148,7 @@ async def test_a_watch_that_ends_in_time_goes_on_where_it_was() -> None:
     assert await asyncio.to_thread(hurried, story) == 1
 
 
-async def test_when_the_version_is_forgotten_what_is_gone_is_dropped(
+async def test_after_an_expired_version_deleted_objects_are_dropped(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     cluster.create(PV, volume("pv-1"))
@@ -164,7 +164,7 @@ async def test_when_the_version_is_forgotten_what_is_gone_is_dropped(
     assert lists(kube) == 2
 
 
-async def test_a_watch_that_expires_lists_anew(
+async def test_an_expired_watch_lists_again(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     await watched.synced()
@@ -175,7 +175,7 @@ async def test_a_watch_that_expires_lists_anew(
     await until(lambda: watched.names == {"pv-1"})
 
 
-async def test_a_volume_that_went_and_came_back_unseen_is_the_new_one(
+async def test_a_volume_recreated_during_a_gap_is_the_new_one(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     cluster.create(PV, volume("pv-1"))
@@ -195,7 +195,7 @@ async def test_a_volume_that_went_and_came_back_unseen_is_the_new_one(
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
-async def test_no_refusal_ends_an_informer(
+async def test_no_error_response_ends_an_informer(
     api: KubeApi, kube: KubeServer, cluster: FakeCluster, status: int
 ) -> None:
     kube.faults.add(status=status, times=2)
@@ -207,7 +207,7 @@ async def test_no_refusal_ends_an_informer(
     assert watched.names == {"pv-1"}
 
 
-async def test_a_server_that_went_away_is_told_and_come_back_to(
+async def test_a_lost_server_is_reported_and_retried(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     await watched.synced()
@@ -222,7 +222,7 @@ async def test_a_server_that_went_away_is_told_and_come_back_to(
     assert (good, watched.informer.failure) == (None, None)
 
 
-async def test_until_the_list_is_whole_it_is_not_synced(api: KubeApi, kube: KubeServer) -> None:
+async def test_it_is_not_synced_before_the_list_is_complete(api: KubeApi, kube: KubeServer) -> None:
     kube.faults.add(path_regex="sendInitialEvents", status=500, times=3)
 
     async with watching(api) as watched:
@@ -232,7 +232,7 @@ async def test_until_the_list_is_whole_it_is_not_synced(api: KubeApi, kube: Kube
     assert begun == "not listed yet"
 
 
-async def test_a_server_that_forgets_at_once_is_not_asked_without_pause() -> None:
+async def test_a_watch_that_expires_at_once_is_retried_with_backoff() -> None:
     async def story() -> int:
         async with KubeServer(FakeCluster()) as kube:
             kube.faults.add(status=410, times=10**9)
@@ -272,7 +272,9 @@ async def test_an_index_forgets_a_resource_with_its_last_volume(
     assert not watched.index.of(ResourceName("pv-1"))
 
 
-async def test_other_drivers_volumes_are_not_kept(watched: Watched, cluster: FakeCluster) -> None:
+async def test_volumes_of_other_drivers_are_not_stored(
+    watched: Watched, cluster: FakeCluster
+) -> None:
     cluster.create(PV, volume("other", csi={"driver": "x.example.com", "volumeHandle": "x"}))
     cluster.create(PV, volume("ours"))
     await until(lambda: watched.names == {"ours"})
@@ -280,7 +282,7 @@ async def test_other_drivers_volumes_are_not_kept(watched: Watched, cluster: Fak
     assert watched.index.get(PvName("other")) is None
 
 
-async def test_volumes_whose_handle_is_none_are_kept_apart(
+async def test_volumes_with_an_unmanaged_handle_are_stored_separately(
     watched: Watched, cluster: FakeCluster
 ) -> None:
     csi = {"driver": "linstor.csi.linbit.com", "volumeHandle": "a b/c"}
@@ -291,7 +293,9 @@ async def test_volumes_whose_handle_is_none_are_kept_apart(
     assert not watched.index.resources()
 
 
-async def test_what_was_there_before_is_no_news(api: KubeApi, cluster: FakeCluster) -> None:
+async def test_existing_volumes_are_not_reported_as_changes(
+    api: KubeApi, cluster: FakeCluster
+) -> None:
     cluster.create(PV, volume("pv-1"))
 
     async with watching(api) as watched:
@@ -312,7 +316,7 @@ def annotated(key: str, value: str) -> Json:
         pytest.param(annotated("override.piraeus.io/policy", "false"), id="override annotation"),
     ],
 )
-async def test_what_may_ask_for_another_decision_is_news(
+async def test_a_change_of_a_decision_input_is_reported(
     watched: Watched, cluster: FakeCluster, patch: Json
 ) -> None:
     await watched.synced()
@@ -341,7 +345,7 @@ async def test_what_may_ask_for_another_decision_is_news(
         ),
     ],
 )
-async def test_what_asks_for_no_other_decision_is_no_news(
+async def test_a_change_of_anything_else_is_not_reported(
     watched: Watched, cluster: FakeCluster, change: Callable[[FakeCluster], object]
 ) -> None:
     await watched.synced()
@@ -355,9 +359,7 @@ async def test_what_asks_for_no_other_decision_is_no_news(
     assert watched.news == ["pv-1", "the-last"]
 
 
-async def test_whoever_follows_a_volume_hears_of_each_change(
-    watched: Watched, cluster: FakeCluster
-) -> None:
+async def test_a_volume_watch_receives_each_change(watched: Watched, cluster: FakeCluster) -> None:
     await watched.synced()
 
     with watched.index.follow(PvName("pv-1")) as volume_watch:
@@ -375,7 +377,7 @@ async def test_whoever_follows_a_volume_hears_of_each_change(
     assert created["metadata"]["uid"] == deleted["metadata"]["uid"]
 
 
-async def test_whoever_follows_a_volume_hears_nothing_of_others(
+async def test_a_volume_watch_receives_nothing_of_other_volumes(
     watched: Watched, cluster: FakeCluster
 ) -> None:
     await watched.synced()
@@ -387,7 +389,7 @@ async def test_whoever_follows_a_volume_hears_nothing_of_others(
     assert volume_watch.latest is None
 
 
-async def test_a_phase_that_changes_is_a_sign_of_life_of_the_binder(
+async def test_a_phase_change_is_a_sign_of_life_of_the_binder(
     watched: Watched, cluster: FakeCluster
 ) -> None:
     await watched.synced()
@@ -429,14 +431,14 @@ async def classes(
         yield store, told
 
 
-async def test_classes_are_kept_by_name(classes: Classes) -> None:
+async def test_classes_are_stored_by_name(classes: Classes) -> None:
     store, told = classes
 
     assert store.found["local"].policy == LOCAL_ONLY
     assert told == []
 
 
-async def test_a_new_class_is_told(classes: Classes, cluster: FakeCluster) -> None:
+async def test_a_new_class_is_reported(classes: Classes, cluster: FakeCluster) -> None:
     store, told = classes
 
     cluster.create("storageclasses", class_of("open", allowRemoteVolumeAccess="true"))
@@ -446,7 +448,7 @@ async def test_a_new_class_is_told(classes: Classes, cluster: FakeCluster) -> No
     assert told == [1]
 
 
-async def test_a_class_that_goes_is_forgotten(classes: Classes, cluster: FakeCluster) -> None:
+async def test_a_deleted_class_is_dropped(classes: Classes, cluster: FakeCluster) -> None:
     store, _ = classes
 
     cluster.delete("storageclasses", "local")
@@ -454,7 +456,7 @@ async def test_a_class_that_goes_is_forgotten(classes: Classes, cluster: FakeClu
     await until(lambda: not store.found)
 
 
-async def test_a_class_that_changed_while_nobody_watched_is_told(
+async def test_a_class_changed_during_a_gap_is_reported(
     classes: Classes, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     store, told = classes

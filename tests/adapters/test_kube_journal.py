@@ -65,7 +65,7 @@ def listed(*entries: JournalEntry, last: bool = True) -> Listed:
     return Listed({entry.pv: entry.key for entry in entries}, whole=last, last=last)
 
 
-async def test_a_note_is_read_as_it_was_written(journal: KubeJournal) -> None:
+async def test_an_entry_round_trips(journal: KubeJournal) -> None:
     created = await journal.create(NOTE)
 
     assert replace(created, version="") == NOTE
@@ -73,19 +73,19 @@ async def test_a_note_is_read_as_it_was_written(journal: KubeJournal) -> None:
     assert await journal.all() == listed(created)
 
 
-async def test_without_a_note_there_is_none(journal: KubeJournal) -> None:
+async def test_a_missing_entry_is_none(journal: KubeJournal) -> None:
     assert await journal.read(PV) is None
     assert await journal.all() == listed()
 
 
-async def test_a_second_first_note_is_a_conflict(journal: KubeJournal) -> None:
+async def test_creating_an_entry_twice_is_a_conflict(journal: KubeJournal) -> None:
     await journal.create(NOTE)
 
     with pytest.raises(Conflict):
         await journal.create(NOTE)
 
 
-async def test_a_note_is_written_over(journal: KubeJournal) -> None:
+async def test_an_entry_is_overwritten(journal: KubeJournal) -> None:
     created = await journal.create(NOTE)
 
     saved = await journal.save(created.deleting())
@@ -94,7 +94,7 @@ async def test_a_note_is_written_over(journal: KubeJournal) -> None:
     assert saved.version != created.version
 
 
-async def test_only_the_version_that_was_read_is_written_over(journal: KubeJournal) -> None:
+async def test_only_the_version_that_was_read_is_overwritten(journal: KubeJournal) -> None:
     created = await journal.create(NOTE)
     saved = await journal.save(created.deleting())
 
@@ -104,7 +104,7 @@ async def test_only_the_version_that_was_read_is_written_over(journal: KubeJourn
     assert await journal.read(PV) == saved
 
 
-async def test_a_note_that_is_gone_is_not_written_again(journal: KubeJournal) -> None:
+async def test_a_deleted_entry_is_not_written_again(journal: KubeJournal) -> None:
     created = await journal.create(NOTE)
     await journal.drop(created)
 
@@ -114,7 +114,7 @@ async def test_a_note_that_is_gone_is_not_written_again(journal: KubeJournal) ->
     assert await journal.read(PV) is None
 
 
-async def test_a_note_of_a_later_replacement_is_not_written_over(journal: KubeJournal) -> None:
+async def test_an_entry_of_a_later_replacement_is_not_overwritten(journal: KubeJournal) -> None:
     first = await journal.create(NOTE)
     await journal.drop(first)
     second = await journal.create(NOTE)
@@ -125,13 +125,13 @@ async def test_a_note_of_a_later_replacement_is_not_written_over(journal: KubeJo
     assert await journal.read(PV) == second
 
 
-async def test_a_note_is_dropped(journal: KubeJournal, cluster: FakeCluster) -> None:
+async def test_an_entry_is_deleted(journal: KubeJournal, cluster: FakeCluster) -> None:
     await journal.drop(await journal.create(NOTE))
 
     assert cluster.objects(CONFIG_MAPS, NAMESPACE) == []
 
 
-async def test_only_the_version_that_was_read_is_dropped(journal: KubeJournal) -> None:
+async def test_only_the_version_that_was_read_is_deleted(journal: KubeJournal) -> None:
     created = await journal.create(NOTE)
     saved = await journal.save(created.deleting())
 
@@ -141,7 +141,7 @@ async def test_only_the_version_that_was_read_is_dropped(journal: KubeJournal) -
     assert await journal.read(PV) == saved
 
 
-async def test_a_note_of_a_later_replacement_is_not_dropped(journal: KubeJournal) -> None:
+async def test_an_entry_of_a_later_replacement_is_not_deleted(journal: KubeJournal) -> None:
     first = await journal.create(NOTE)
     await journal.drop(first)
     second = await journal.create(NOTE)
@@ -152,7 +152,7 @@ async def test_a_note_of_a_later_replacement_is_not_dropped(journal: KubeJournal
     assert await journal.read(PV) == second
 
 
-async def test_a_note_that_is_gone_may_be_dropped(journal: KubeJournal) -> None:
+async def test_deleting_a_missing_entry_is_a_success(journal: KubeJournal) -> None:
     created = await journal.create(NOTE)
 
     await journal.drop(created)
@@ -160,7 +160,7 @@ async def test_a_note_that_is_gone_may_be_dropped(journal: KubeJournal) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 238, 239, 240, 253])
-async def test_any_name_of_a_volume_has_a_place(journal: KubeJournal, length: int) -> None:
+async def test_any_volume_name_makes_a_valid_entry_name(journal: KubeJournal, length: int) -> None:
     name = "x" * length
 
     created = await journal.create(noted(name))
@@ -168,7 +168,7 @@ async def test_any_name_of_a_volume_has_a_place(journal: KubeJournal, length: in
     assert await journal.read(PvName(name)) == created
 
 
-def test_every_name_has_a_place_of_its_own() -> None:
+def test_every_volume_name_makes_a_unique_entry_name() -> None:
     names = [PvName(letter * length) for letter in "ab" for length in (1, 238, 239, 240, 253)]
 
     assert len({configmap_name(name) for name in names}) == len(names)
@@ -187,16 +187,14 @@ async def test_a_volume_with_the_largest_annotations_fits(
     assert created.wanted["metadata"]["annotations"] == {"a": text}
 
 
-async def test_what_the_server_refuses_is_refused(journal: KubeJournal) -> None:
+async def test_a_rejection_by_the_server_is_passed_on(journal: KubeJournal) -> None:
     wanted = with_metadata(dict(NOTE.wanted), annotations={"a": "x" * 2_000_000})
 
     with pytest.raises(Refused):
         await journal.create(replace(NOTE, wanted=wanted))
 
 
-async def test_a_journal_that_may_not_be_written_is_told(
-    journal: KubeJournal, kube: KubeServer
-) -> None:
+async def test_a_forbidden_journal_is_reported(journal: KubeJournal, kube: KubeServer) -> None:
     kube.access.denied.add(("create", "configmaps"))
 
     with pytest.raises(Forbidden):
@@ -223,7 +221,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-async def test_a_foreign_config_map_is_told_and_not_trusted(
+async def test_a_foreign_config_map_is_reported_and_not_trusted(
     journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture, text: str | None
 ) -> None:
     good = await journal.create(noted("pvc-2"))
@@ -243,7 +241,7 @@ async def test_a_foreign_config_map_is_told_and_not_trusted(
         await journal.read(PV)
 
 
-async def test_a_foreign_config_map_is_told_once(
+async def test_a_foreign_config_map_is_reported_once(
     journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.create(CONFIG_MAPS, config_map("x", "{}"), namespace=NAMESPACE)
@@ -255,7 +253,7 @@ async def test_a_foreign_config_map_is_told_once(
     assert len(caplog.records) == 1
 
 
-async def test_a_note_in_the_place_of_another_is_not_trusted(
+async def test_an_entry_under_the_name_of_another_is_not_trusted(
     journal: KubeJournal, cluster: FakeCluster
 ) -> None:
     text = orjson.dumps(noted("pvc-2").written()).decode()
@@ -265,7 +263,7 @@ async def test_a_note_in_the_place_of_another_is_not_trusted(
         await journal.read(PV)
 
 
-async def test_other_config_maps_are_nobodys_business(
+async def test_other_config_maps_are_ignored(
     journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.create(CONFIG_MAPS, config_map("x", "{}", label="false"), namespace=NAMESPACE)
@@ -275,7 +273,7 @@ async def test_other_config_maps_are_nobodys_business(
     assert caplog.records == []
 
 
-async def test_many_notes_come_in_pages(
+async def test_many_entries_are_listed_in_pages(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -292,7 +290,7 @@ async def test_many_notes_come_in_pages(
     assert len(kube.log.matching("GET", "limit=100")) == 3
 
 
-async def test_a_list_that_is_forgotten_midway_goes_on_where_it_was(
+async def test_a_list_that_expires_midway_continues_where_it_was(
     journal: KubeJournal,
     api: KubeApi,
     cluster: FakeCluster,
@@ -318,7 +316,7 @@ async def test_a_list_that_is_forgotten_midway_goes_on_where_it_was(
     assert len(kube.log.matching("GET", "limit=10")) == 4 + 1
 
 
-async def test_a_list_that_can_t_go_on_begins_once_more(
+async def test_a_list_that_cannot_continue_starts_again(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -334,7 +332,7 @@ async def test_a_list_that_can_t_go_on_begins_once_more(
     assert await journal.all() == listed(*entries)
 
 
-async def test_a_list_that_is_forgotten_again_and_again_is_given_up_for_now(
+async def test_a_list_that_expires_repeatedly_is_retried_later(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -351,7 +349,7 @@ async def test_a_list_that_is_forgotten_again_and_again_is_given_up_for_now(
     assert len(kube.log.matching("GET", "limit=10")) < 20
 
 
-async def test_a_list_reaches_its_end_however_often_its_beginning_is_forgotten(
+async def test_a_list_completes_however_often_its_first_page_expires(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -371,7 +369,7 @@ async def test_a_list_reaches_its_end_however_often_its_beginning_is_forgotten(
     assert found == {entry.pv for entry in entries}
 
 
-async def test_a_place_to_go_on_from_that_is_refused_is_not_asked_for_again(
+async def test_a_rejected_continue_token_is_not_used_again(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -391,7 +389,7 @@ async def test_a_place_to_go_on_from_that_is_refused_is_not_asked_for_again(
     assert await journal.all() == listed(*entries[:10], last=False)
 
 
-async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
+async def test_entries_of_a_failed_list_are_listed_by_the_next_one(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -408,7 +406,9 @@ async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
     assert await journal.all() == listed(*entries)
 
 
-async def test_a_note_says_who_manages_it(journal: KubeJournal, cluster: FakeCluster) -> None:
+async def test_an_entry_has_the_managed_by_label(
+    journal: KubeJournal, cluster: FakeCluster
+) -> None:
     await journal.create(replace(NOTE, wanted={**NOTE.wanted}))
 
     stored = cluster.get(CONFIG_MAPS, configmap_name(PV), NAMESPACE)
@@ -431,7 +431,7 @@ def asked(kube: KubeServer) -> list[str]:
     return [request.path for request in kube.log.matching("GET", "/configmaps/.")]
 
 
-async def test_a_list_brings_no_bodies(
+async def test_a_list_reads_metadata_only(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -466,7 +466,7 @@ async def test_pages_of_large_entries_are_shorter(
     assert len(kube.log.matching("GET", "limit=")) <= 5 + 60 * 250_000 * 2 / PAGE_LIMIT
 
 
-async def test_pages_are_long_again_behind_large_entries(
+async def test_pages_are_long_again_after_large_entries(
     journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     for number in range(1020):
@@ -481,7 +481,7 @@ async def test_pages_are_long_again_behind_large_entries(
     assert len(kube.log.matching("GET", "limit=")) <= 12
 
 
-async def test_a_list_of_very_many_goes_on_where_it_ended(
+async def test_a_list_of_very_many_continues_where_it_ended(
     journal: KubeJournal,
     cluster: FakeCluster,
     caplog: pytest.LogCaptureFixture,
@@ -505,7 +505,7 @@ async def test_a_list_of_very_many_goes_on_where_it_ended(
     ]
 
 
-async def test_thousands_of_large_entries_hide_none(
+async def test_thousands_of_large_entries_hide_no_entry(
     journal: KubeJournal, cluster: FakeCluster
 ) -> None:
     for number in range(3000):
@@ -517,7 +517,7 @@ async def test_thousands_of_large_entries_hide_none(
     assert PV in (await journal.all()).volumes
 
 
-async def test_a_list_reads_so_much_and_no_more(
+async def test_a_list_reads_a_limited_amount(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -549,7 +549,7 @@ async def test_a_list_reads_so_much_and_no_more(
         pytest.param("linstor-volume", "x" * 1000, id="no name of LINSTOR's"),
     ],
 )
-async def test_an_entry_that_is_not_labelled_well_is_read(
+async def test_an_entry_with_wrong_labels_is_read(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -583,7 +583,7 @@ async def test_few_of_the_entries_without_labels_are_read_at_a_time(
     assert (first.first, first.last) == (True, True)
 
 
-async def test_what_was_read_and_is_no_note_is_not_read_again(
+async def test_a_config_map_that_is_not_an_entry_is_not_read_again(
     journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     cluster.create(CONFIG_MAPS, labelled(NOTE), namespace=NAMESPACE)

@@ -61,7 +61,7 @@ def a_kubeconfig(directory: Path, root: bytes, url: str) -> Path:
 
 
 @pytest.mark.parametrize("way", ["account", "kubeconfig"])
-async def test_an_api_server_whose_authority_has_no_key_identifiers_is_reached(
+async def test_an_api_server_whose_ca_has_no_key_identifiers_is_trusted(
     way: str, authority: BareAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls = authority.server(tmp_path)
@@ -83,7 +83,7 @@ async def test_an_api_server_whose_authority_has_no_key_identifiers_is_reached(
     assert watched == 1
 
 
-async def test_an_api_server_of_another_authority_is_still_turned_away(
+async def test_an_api_server_of_another_ca_is_still_rejected(
     authority: BareAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls = authority.server(tmp_path)
@@ -100,7 +100,7 @@ async def test_an_api_server_of_another_authority_is_still_turned_away(
             await api.close()
 
 
-async def test_a_linstor_whose_authority_has_no_key_identifiers_is_reached(
+async def test_a_linstor_whose_ca_has_no_key_identifiers_is_trusted(
     authority: BareAuthority, world: LinstorWorld, tmp_path: Path
 ) -> None:
     tls = Tls(root_ca=authority.pem.decode())

@@ -59,7 +59,7 @@ async def stopped(*, takes: float, fails_after: float | None) -> tuple[bool, flo
 
 
 @pytest.mark.parametrize("fails_after", [None, 1.0])
-def test_what_was_begun_comes_to_its_end_though_a_background_task_fails(
+def test_running_work_is_finished_although_a_background_task_fails(
     fails_after: float | None,
 ) -> None:
     async def play() -> None:
@@ -69,7 +69,7 @@ def test_what_was_begun_comes_to_its_end_though_a_background_task_fails(
 
 
 @pytest.mark.parametrize("fails_after", [None, 20.0])
-def test_no_failure_makes_the_grace_any_longer(fails_after: float | None) -> None:
+def test_no_failure_extends_the_grace_period(fails_after: float | None) -> None:
     async def play() -> None:
         assert await stopped(takes=1000.0, fails_after=fails_after) == (False, GRACE)
 

@@ -93,7 +93,7 @@ def reported(play: Callable[[Crowded], Awaitable[None]]) -> None:
 
 
 @pytest.mark.parametrize("search", ["", "pvc", "PVC-", "default/data-"])
-def test_of_very_many_volumes_only_those_shown_are_written_out(search: str) -> None:
+def test_of_very_many_volumes_only_the_shown_rows_are_rendered(search: str) -> None:
     async def play(crowded: Crowded) -> None:
         tree = await crowded.report.tree(search)
 
@@ -105,7 +105,7 @@ def test_of_very_many_volumes_only_those_shown_are_written_out(search: str) -> N
 
 
 @pytest.mark.parametrize("search", ["", "pvc", "nothing is called so"])
-def test_others_get_their_turn_while_very_many_volumes_are_looked_through(search: str) -> None:
+def test_other_tasks_run_while_very_many_volumes_are_searched(search: str) -> None:
     async def play(crowded: Crowded) -> None:
         await crowded.report.tree(search)
 
@@ -125,7 +125,7 @@ def test_a_search_that_few_match_shows_all_of_them() -> None:
     reported(play)
 
 
-def test_volumes_that_go_while_they_are_looked_through_are_left_out() -> None:
+def test_volumes_deleted_during_the_search_are_omitted() -> None:
     async def play(crowded: Crowded) -> None:
         looking = asyncio.create_task(crowded.report.tree(""))
         await asyncio.sleep(0)

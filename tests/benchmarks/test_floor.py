@@ -29,7 +29,7 @@ EVENT = "create events.events.k8s.io"
 REMOVAL, CREATION = "update persistentvolumes", "create persistentvolumes"
 
 
-async def test_the_floor_asks_for_what_the_service_asks_for(
+async def test_the_baseline_sends_the_requests_of_the_service(
     fake_stage: Stage, tmp_path: Path, warm_starts: WarmStarts
 ) -> None:
     async with ProxiedStage.of(fake_stage, tmp_path, warm_starts) as proxied:

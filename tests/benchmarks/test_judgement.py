@@ -36,7 +36,7 @@ class Measured:
         pytest.param([MET, FAULT], False, 1, id="a fault"),
     ],
 )
-def test_a_goal_that_is_missed_is_a_failure_only_where_it_must_be(
+def test_a_missed_goal_is_a_failure_only_if_it_is_required(
     goals: list[Goal], strict: bool, code: int
 ) -> None:
     assert exit_code([report(*goals)], strict=strict) == code
@@ -49,7 +49,7 @@ def test_the_summary_lists_what_was_missed() -> None:
     ]
 
 
-async def test_the_guard_measures_once_where_all_is_well(tmp_path: Path) -> None:
+async def test_the_guard_measures_once_if_all_limits_hold(tmp_path: Path) -> None:
     measure = Measured(report(MET), report(MISSED))
 
     found = await at_best(measure, tmp_path)
@@ -57,7 +57,7 @@ async def test_the_guard_measures_once_where_all_is_well(tmp_path: Path) -> None
     assert [each.goals for each in found] == [(MET,)]
 
 
-async def test_the_guard_judges_each_limit_by_the_better_of_two_tries(tmp_path: Path) -> None:
+async def test_the_guard_compares_each_limit_with_the_better_of_two_runs(tmp_path: Path) -> None:
     slow, fast = Goal(what="rate", found=0.1, least=0.5), Goal(what="rate", found=0.9, least=0.5)
     measure = Measured(report(MISSED, fast), report(MET, slow))
 
@@ -66,7 +66,7 @@ async def test_the_guard_judges_each_limit_by_the_better_of_two_tries(tmp_path: 
     assert [goal for each in found for goal in each.goals] == [MET, fast]
 
 
-async def test_the_guard_keeps_what_was_broken_twice(tmp_path: Path) -> None:
+async def test_the_guard_reports_limits_that_failed_twice(tmp_path: Path) -> None:
     worse = Goal(what="speed", found=5, most=2)
 
     found = await at_best(Measured(report(worse), report(MISSED)), tmp_path)
@@ -74,7 +74,7 @@ async def test_the_guard_keeps_what_was_broken_twice(tmp_path: Path) -> None:
     assert [goal for each in found for goal in each.goals] == [MISSED]
 
 
-async def test_the_guard_measures_again_where_the_floor_fell_over(tmp_path: Path) -> None:
+async def test_the_guard_measures_again_if_the_baseline_failed(tmp_path: Path) -> None:
     rest = Measured(report(MET))
     falls = iter([ExceptionGroup("floor", [AssertionError("the floor fell over")])])
 

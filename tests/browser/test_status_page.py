@@ -51,7 +51,7 @@ async def in_sync(service: Service, volume: str) -> bool:
     return '"state": "in_sync"' in (await service.ask(f"/status?q={volume}"))[1]
 
 
-async def test_it_tells_what_was_changed_and_what_was_not(
+async def test_the_page_shows_changes_and_deferred_volumes(
     fake_stage: Stage, service_on: MakeService, page: Page
 ) -> None:
     async with running(service_on(fake_stage)) as service:
@@ -68,7 +68,7 @@ async def test_it_tells_what_was_changed_and_what_was_not(
         assert page.complaints == []
 
 
-async def test_a_screen_reader_finds_its_way(
+async def test_the_page_is_accessible_to_screen_readers(
     fake_stage: Stage, service_on: MakeService, page: Page
 ) -> None:
     async with running(service_on(fake_stage)) as service:
@@ -91,7 +91,7 @@ async def test_a_screen_reader_finds_its_way(
     assert await page.run("document.documentElement.lang") == "en"
 
 
-async def test_the_keyboard_alone_finds_a_volume(
+async def test_a_volume_can_be_found_with_the_keyboard(
     fake_stage: Stage, service_on: MakeService, page: Page
 ) -> None:
     focused = "(document.activeElement.innerText || document.activeElement.name || '').trim()"
@@ -118,7 +118,7 @@ async def test_the_keyboard_alone_finds_a_volume(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_all_text_stands_out_in_light_and_dark(
+async def test_text_has_enough_contrast_in_light_and_dark_mode(
     fake_stage: Stage, service_on: MakeService, page: Page, scheme: str
 ) -> None:
     async with running(service_on(fake_stage)) as service:
@@ -134,7 +134,7 @@ async def test_all_text_stands_out_in_light_and_dark(
     assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
 
 
-async def test_no_text_runs_out_of_a_narrow_window(
+async def test_text_fits_a_narrow_window(
     fake_stage: Stage, service_on: MakeService, page: Page
 ) -> None:
     async with running(service_on(fake_stage)) as service:

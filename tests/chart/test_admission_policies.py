@@ -221,7 +221,7 @@ SECRET_FIELDS = [
 
 
 @pytest.mark.parametrize("field", SECRET_FIELDS)
-async def test_the_account_refers_to_no_secrets_of_strangers(policed: Cluster, field: str) -> None:
+async def test_the_account_refers_to_no_secrets_of_others(policed: Cluster, field: str) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
 
@@ -265,7 +265,7 @@ def deletion_secret(name: str, namespace: str) -> Json:
 
 
 @pytest.mark.parametrize("where", ["a field", "the annotations for its deletion"])
-async def test_the_account_takes_no_secret_along_to_another_namespace(
+async def test_the_account_moves_no_secret_reference_to_another_namespace(
     policed: Cluster, where: str
 ) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
@@ -287,7 +287,7 @@ async def test_the_account_takes_no_secret_along_to_another_namespace(
     assert await pointed({"uid": None}) == ""
 
 
-async def test_a_claim_reference_may_go_where_no_secret_goes_along(policed: Cluster) -> None:
+async def test_a_claim_ref_without_secrets_may_change_namespace(policed: Cluster) -> None:
     """The service repeats what somebody wrote in the moment in which the volume was removed."""
     service = Caller(policed, await token_of(policed, FULL_NAME))
     claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
@@ -300,7 +300,7 @@ async def test_a_claim_reference_may_go_where_no_secret_goes_along(policed: Clus
         assert await service.ask("PATCH", f"{VOLUMES}/theirs", patch) == ""
 
 
-async def test_the_account_names_no_secret_of_strangers_for_the_deletion(policed: Cluster) -> None:
+async def test_the_account_names_no_secret_of_others_for_the_deletion(policed: Cluster) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
     path = f"{VOLUMES}/theirs"
@@ -330,7 +330,7 @@ async def test_the_account_names_no_secret_of_strangers_for_the_deletion(policed
 
 
 @pytest.mark.parametrize("key", ["provisioned-by", "migrated-to"])
-async def test_the_account_leaves_no_deletion_to_another_driver(policed: Cluster, key: str) -> None:
+async def test_the_account_hands_no_deletion_to_another_driver(policed: Cluster, key: str) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     path, annotation = f"{VOLUMES}/theirs", f"pv.kubernetes.io/{key}"
 
@@ -408,7 +408,7 @@ def encrypted(namespace: str) -> Json:
     return {"csi": {"driver": manifests.DRIVER, "volumeHandle": "pvc-1", **fields}}
 
 
-async def test_the_service_does_its_work_under_the_policies(stage: Stage, service: Service) -> None:
+async def test_the_service_works_under_the_policies(stage: Stage, service: Service) -> None:
     annotations = deletion_secret("passphrase", "default")
     await stage.add("pvc-1", ["n1"], annotations=annotations, **encrypted("default"))
     stage.world.move("pvc-1", "n1", "n2")
@@ -437,7 +437,7 @@ async def test_the_service_does_its_work_under_the_policies(stage: Stage, servic
     assert await stage.entries(NAMESPACE) == []
 
 
-async def test_a_volume_with_secrets_of_strangers_is_left_as_it_is_and_told(
+async def test_a_volume_with_secrets_of_others_is_unchanged_and_reported(
     stage: Stage, service: Service
 ) -> None:
     await stage.add("pvc-1", ["n1"], **encrypted(ABROAD))
@@ -458,7 +458,7 @@ async def test_a_volume_with_secrets_of_strangers_is_left_as_it_is_and_told(
     [{"pv.kubernetes.io/migrated-to": "ebs.csi.aws.com"}, deletion_secret("root", ABROAD)],
     ids=["provisioner", "secret"],
 )
-async def test_an_annotation_in_the_middle_of_a_replacement_keeps_no_volume_away(
+async def test_an_annotation_during_a_replacement_prevents_no_recreation(
     stage: Stage, tmp_path: Path, warm_starts: WarmStarts, annotations: Json
 ) -> None:
     """One with which the policies let the service create no volume."""

@@ -108,7 +108,7 @@ async def found(there: Helm, cluster: Cluster, linstor: Json) -> Found:
     ],
     ids=["plain", "tls", "tls-own-secret", "external", "external-tls"],
 )
-async def test_linstor_is_found_from_its_linstor_cluster(
+async def test_the_endpoint_comes_from_the_linstor_cluster(
     there: Helm,
     cluster: Cluster,
     piraeus: Piraeus,
@@ -128,7 +128,7 @@ async def test_linstor_is_found_from_its_linstor_cluster(
 
 @pytest.mark.parametrize("group", ["piraeus.linbit.com", "linstor.linbit.com"])
 @pytest.mark.parametrize("secret", ["", "https-client"])
-async def test_linstor_is_found_from_the_first_operators_resource(
+async def test_the_endpoint_comes_from_the_resource_of_the_first_operator(
     there: Helm, cluster: Cluster, piraeus: Piraeus, group: str, secret: str
 ) -> None:
     await piraeus.controller(group, {"linstorHttpsClientSecret": secret} if secret else {})
@@ -141,7 +141,7 @@ async def test_linstor_is_found_from_the_first_operators_resource(
     assert told.secret == (secret or None)
 
 
-async def test_a_linstor_cluster_without_a_service_is_a_clear_failure(
+async def test_a_linstor_cluster_without_a_service_is_an_error_that_says_so(
     there: Helm, piraeus: Piraeus
 ) -> None:
     await piraeus.linstor_cluster({})
@@ -163,7 +163,7 @@ async def test_a_linstor_cluster_without_a_service_is_a_clear_failure(
         ("https://linstor-controller.elsewhere.svc:3371", None),
     ],
 )
-async def test_the_client_secret_is_found_for_an_endpoint_that_is_given(
+async def test_the_client_secret_is_detected_for_a_configured_endpoint(
     there: Helm, cluster: Cluster, piraeus: Piraeus, endpoint: str, secret: str | None
 ) -> None:
     await piraeus.linstor_cluster({"apiTLS": {"clientSecretName": "own"}})
@@ -175,7 +175,7 @@ async def test_the_client_secret_is_found_for_an_endpoint_that_is_given(
     assert told.secret == secret
 
 
-async def test_the_client_secret_of_an_external_controller_is_found_for_its_address(
+async def test_the_client_secret_of_an_external_controller_is_detected_by_its_address(
     there: Helm, cluster: Cluster, piraeus: Piraeus
 ) -> None:
     await piraeus.linstor_cluster({"externalController": {"url": OUTSIDE}, "apiTLS": {}})
@@ -185,7 +185,7 @@ async def test_the_client_secret_of_an_external_controller_is_found_for_its_addr
     assert told.secret == "linstor-client-tls"
 
 
-async def test_a_client_secret_that_is_given_counts(
+async def test_a_configured_client_secret_wins(
     there: Helm, cluster: Cluster, piraeus: Piraeus
 ) -> None:
     await piraeus.linstor_cluster({"apiTLS": {"clientSecretName": "own"}})
@@ -210,7 +210,7 @@ async def test_a_client_secret_that_is_given_counts(
     ],
     ids=["ConfigMap", "Secret"],
 )
-async def test_the_ca_is_mounted_from_where_the_linstor_cluster_says(
+async def test_the_ca_is_mounted_from_the_source_in_the_linstor_cluster(
     there: Helm, cluster: Cluster, piraeus: Piraeus, reference: Json, source: Json
 ) -> None:
     await piraeus.linstor_cluster({"apiTLS": {"caReference": reference}})
@@ -228,7 +228,7 @@ async def test_the_ca_is_mounted_from_where_the_linstor_cluster_says(
 
 
 @pytest.mark.parametrize("keys", [("tls.crt", "tls.key"), ("tls.crt", "tls.key", "ca.crt"), ()])
-async def test_a_client_secret_without_a_ca_leaves_it_to_the_systems_cas(
+async def test_a_client_secret_without_a_ca_uses_the_system_cas(
     there: Helm, cluster: Cluster, piraeus: Piraeus, keys: tuple[str, ...]
 ) -> None:
     await piraeus.linstor_cluster({"apiTLS": {}})
@@ -244,7 +244,7 @@ async def test_a_client_secret_without_a_ca_leaves_it_to_the_systems_cas(
     assert told.certificate == "/etc/linstor-client/tls.crt"
 
 
-async def test_a_linstor_in_another_namespace_is_not_taken_for_ours(
+async def test_a_linstor_in_another_namespace_is_ignored(
     there: Helm, cluster: Cluster, piraeus: Piraeus
 ) -> None:
     await piraeus.linstor_cluster({})
@@ -255,7 +255,7 @@ async def test_a_linstor_in_another_namespace_is_not_taken_for_ours(
         await install(there, {})
 
 
-async def test_a_service_of_a_stranger_does_not_count_beside_ours(
+async def test_a_service_of_another_release_is_ignored(
     there: Helm, cluster: Cluster, piraeus: Piraeus
 ) -> None:
     await piraeus.linstor_cluster({})
@@ -267,7 +267,7 @@ async def test_a_service_of_a_stranger_does_not_count_beside_ours(
     assert told.endpoint == PLAIN
 
 
-async def test_a_namespace_that_is_named_is_searched(
+async def test_a_configured_namespace_is_searched(
     there: Helm, cluster: Cluster, piraeus: Piraeus
 ) -> None:
     await piraeus.linstor_cluster({})
@@ -295,7 +295,7 @@ async def test_several_linstors_are_an_error_that_names_them(there: Helm, piraeu
         assert name in str(refusal.value)
 
 
-async def test_several_linstors_are_none_when_one_is_named(
+async def test_several_linstors_are_no_error_if_one_is_named(
     there: Helm, cluster: Cluster, piraeus: Piraeus
 ) -> None:
     await piraeus.linstor_cluster({"apiTLS": {}})
@@ -336,7 +336,7 @@ async def test_several_linstors_are_none_when_one_is_named(
     ],
     ids=["plain", "tls", "given"],
 )
-async def test_a_sidecar_is_told_how_its_own_controller_is_reached(
+async def test_a_sidecar_is_configured_to_reach_its_own_controller(
     there: Helm, piraeus: Piraeus, spec: Json, given: Json, expected: Json
 ) -> None:
     await piraeus.linstor_cluster(spec)

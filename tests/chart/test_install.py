@@ -59,7 +59,7 @@ EVERYTHING: Json = {
         pytest.param({"replicaCount": 3, "podDisruptionBudget": {"minAvailable": 2}}, id="budget"),
     ],
 )
-async def test_the_api_server_takes_every_object_as_it_is_written(
+async def test_the_api_server_accepts_every_object_unchanged(
     there: Helm, cluster: Cluster, values: Json
 ) -> None:
     rendered = there.template(values, api_versions=SERVED)
@@ -153,7 +153,7 @@ def _copy_as(target: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["deployment", "sidecar"])
-async def test_the_service_does_its_job_with_what_the_chart_grants(
+async def test_the_service_works_with_the_permissions_of_the_chart(
     there: Helm, cluster: Cluster, tmp_path: Path, service_on: MakeService, mode: str
 ) -> None:
     await install(there, merged(SOMEWHERE, {"mode": mode}))
@@ -184,7 +184,7 @@ async def test_the_service_does_its_job_with_what_the_chart_grants(
         await stage.clear()
 
 
-async def test_the_account_may_write_its_own_lease_alone(there: Helm, cluster: Cluster) -> None:
+async def test_the_account_may_write_only_its_own_lease(there: Helm, cluster: Cluster) -> None:
     await install(there, merged(SOMEWHERE, {"fullnameOverride": "ours"}))
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
     made = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
@@ -210,7 +210,7 @@ async def test_the_account_may_write_its_own_lease_alone(there: Helm, cluster: C
             await cluster.ask("DELETE", f"{leases}/{name}")
 
 
-async def test_check_finds_out_with_rights_to_read_what_the_service_may_do(
+async def test_check_with_read_permissions_reports_those_of_the_service(
     there: Helm, cluster: Cluster, tmp_path: Path
 ) -> None:
     await install(there, SOMEWHERE)
@@ -272,7 +272,7 @@ async def collection_of(cluster: Cluster, manifest: Json) -> str:
     return f"{base}{where}/{kind['name']}"
 
 
-async def test_the_patches_of_the_notes_make_the_controller_a_pod_with_a_sidecar(
+async def test_the_patches_in_the_install_notes_add_a_sidecar_to_the_controller(
     there: Helm, cluster: Cluster
 ) -> None:
     said = await install(there, {"mode": "sidecar"})
@@ -286,7 +286,7 @@ async def test_the_patches_of_the_notes_make_the_controller_a_pod_with_a_sidecar
     assert "readinessProbe" not in sidecar
 
 
-async def test_the_patch_of_the_documentation_is_as_good(there: Helm, cluster: Cluster) -> None:
+async def test_the_documented_patch_has_the_same_effect(there: Helm, cluster: Cluster) -> None:
     text = SIDECAR_PAGE.read_text()
     linstor_cluster = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
 
@@ -342,7 +342,7 @@ def patches_in(said: str) -> tuple[Json, Json]:
     return yaml.safe_load(whole), yaml.safe_load(patch)
 
 
-async def test_the_notes_name_both_ways_to_remove_the_other_controller(
+async def test_the_install_notes_name_both_ways_to_remove_the_other_controller(
     there: Helm, cluster: Cluster
 ) -> None:
     said = await install(there, SOMEWHERE)
@@ -363,7 +363,7 @@ async def test_the_notes_name_both_ways_to_remove_the_other_controller(
     assert patch["target"] == {"kind": "Deployment", "name": "linstor-affinity-controller"}
 
 
-def test_rendered_manifests_name_their_namespace(helm: Helm) -> None:
+def test_rendered_manifests_have_a_namespace(helm: Helm) -> None:
     cluster_wide = {"ClusterRole", "ClusterRoleBinding"}
 
     for manifest in Rendered.read(

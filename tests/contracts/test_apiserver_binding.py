@@ -50,7 +50,7 @@ def again(was: Json, **spec: Any) -> Json:
     return {**was, "metadata": kept, "spec": {**was["spec"], **spec}}
 
 
-async def test_a_volume_that_nobody_claims_is_available(kube: KubeClient, name: str) -> None:
+async def test_an_unclaimed_volume_is_available(kube: KubeClient, name: str) -> None:
     await kube.post(VOLUMES, volume(name))
 
     seen = await kube.until_phase(f"{VOLUMES}/{name}", "Available")
@@ -91,7 +91,9 @@ async def test_a_reservation_without_uid_is_completed(kube: KubeClient, name: st
     assert BOUND_BY_CONTROLLER not in seen["metadata"].get("annotations", {})
 
 
-async def test_a_claim_finds_a_free_volume_of_its_class(kube: KubeClient, name: str) -> None:
+async def test_a_claim_binds_to_an_available_volume_of_its_class(
+    kube: KubeClient, name: str
+) -> None:
     await kube.post(
         VOLUMES, volume(f"{name}-large", storageClassName=name, capacity={"storage": "5Gi"})
     )
@@ -111,7 +113,7 @@ async def test_a_claim_finds_a_free_volume_of_its_class(kube: KubeClient, name: 
     assert taken["metadata"]["annotations"][BOUND_BY_CONTROLLER] == "yes"
 
 
-async def test_a_volume_is_released_when_its_claim_goes(kube: KubeClient, name: str) -> None:
+async def test_a_volume_is_released_when_its_claim_is_deleted(kube: KubeClient, name: str) -> None:
     pair = await bound_pair(kube, name)
 
     deleted = await kube.delete(pair.claim_path)
@@ -122,7 +124,7 @@ async def test_a_volume_is_released_when_its_claim_goes(kube: KubeClient, name: 
     assert seen["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
 
 
-async def test_a_volume_whose_claim_was_made_anew_is_released(kube: KubeClient, name: str) -> None:
+async def test_a_volume_whose_claim_was_recreated_is_released(kube: KubeClient, name: str) -> None:
     await kube.post(CLAIMS, claim(name, volume_name=name))
 
     await kube.post(VOLUMES, volume(name, claimRef=claim_ref(name, "of-another-life")))
@@ -131,7 +133,7 @@ async def test_a_volume_whose_claim_was_made_anew_is_released(kube: KubeClient, 
     assert (await kube.get(f"{CLAIMS}/{name}")).body["status"]["phase"] == "Pending"
 
 
-async def test_a_claim_is_lost_without_its_volume_and_found_with_it(
+async def test_a_claim_is_lost_without_its_volume_and_bound_with_it(
     kube: KubeClient, name: str
 ) -> None:
     pair = await bound_pair(kube, name)
@@ -146,7 +148,9 @@ async def test_a_claim_is_lost_without_its_volume_and_found_with_it(
     await kube.until_phase(pair.volume_path, "Bound")
 
 
-async def test_a_claim_is_lost_when_its_volume_goes_to_another(kube: KubeClient, name: str) -> None:
+async def test_a_claim_is_lost_when_its_volume_is_bound_to_another(
+    kube: KubeClient, name: str
+) -> None:
     pair = await bound_pair(kube, name)
     other = claim_ref(f"{name}-other", "of-another")
 
@@ -168,7 +172,7 @@ async def test_a_volume_is_protected_while_it_is_bound(kube: KubeClient, name: s
     await kube.until_gone(pair.volume_path)
 
 
-async def test_a_reference_bent_to_nobody_releases_a_terminating_volume(
+async def test_a_detached_claim_ref_releases_a_terminating_volume(
     kube: KubeClient, name: str
 ) -> None:
     pair = await bound_pair(kube, name, nodeAffinity=affinity("a"))
@@ -182,7 +186,7 @@ async def test_a_reference_bent_to_nobody_releases_a_terminating_volume(
     assert (await kube.get(pair.claim_path)).body["status"]["phase"] == "Bound"
 
 
-async def test_with_a_tombstone_a_replaced_volume_never_loses_its_claim(
+async def test_with_a_tombstone_a_claim_is_never_lost_during_a_replacement(
     kube: KubeClient, name: str
 ) -> None:
     pair = await bound_pair(kube, name, nodeAffinity=affinity("a"))
@@ -225,7 +229,7 @@ async def phases_since(kube: KubeClient, path: str, version: str) -> set[str]:
     return {event["object"]["status"]["phase"] for event in events}
 
 
-async def test_a_bound_claim_keeps_its_spec(kube: KubeClient, name: str) -> None:
+async def test_the_spec_of_a_bound_claim_is_immutable(kube: KubeClient, name: str) -> None:
     pair = await bound_pair(kube, name)
 
     other_class = await kube.patch(pair.claim_path, {"spec": {"storageClassName": "other"}})
@@ -239,7 +243,7 @@ async def test_a_bound_claim_keeps_its_spec(kube: KubeClient, name: str) -> None
     assert status.status == 200
 
 
-async def test_an_incomplete_claim_is_refused(kube: KubeClient, name: str) -> None:
+async def test_an_incomplete_claim_is_rejected(kube: KubeClient, name: str) -> None:
     reply = await kube.post(CLAIMS, {**claim(name), "spec": {}})
 
     assert reply.status == 422

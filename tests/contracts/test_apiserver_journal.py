@@ -73,13 +73,13 @@ async def filled(kept: Kept) -> KubeJournal:
     return journal
 
 
-async def test_every_entry_is_listed_behind_large_ones(kept: Kept) -> None:
+async def test_every_entry_is_listed_after_large_ones(kept: Kept) -> None:
     journal = await filled(kept)
 
     assert (await journal.all()).volumes.keys() == set(NAMES)
 
 
-async def test_a_list_goes_on_where_it_was_though_the_server_forgets(
+async def test_a_list_continues_although_its_version_expired(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 30)

@@ -163,7 +163,7 @@ async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
-async def test_the_data_moves_on_while_the_killed_service_is_away(
+async def test_the_data_moves_again_while_the_killed_service_is_down(
     proxied: ProxiedStage, figures: Figures
 ) -> None:
     matrix = Matrix(proxied, Replacement, figures)

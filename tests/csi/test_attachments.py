@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.csi, pytest.mark.real]
 ATTACHER = "external-attacher/linstor-csi-linbit-com"
 
 
-async def test_a_running_pod_is_not_disturbed_and_the_next_one_starts_at_the_new_replica(
+async def test_a_running_pod_is_unaffected_and_the_next_one_starts_at_the_new_replica(
     csi_stage: CsiStage, service_on: MakeService
 ) -> None:
     """As when LINSTOR evacuates a node in use: one replica more, and the old one loses its disk."""

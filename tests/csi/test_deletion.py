@@ -23,7 +23,7 @@ RD = "/v1/resource-definitions/{rd}"
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_claim_that_is_deleted_at_any_step_of_a_move_takes_its_data_along(
+async def test_deleting_a_claim_at_any_step_of_a_move_deletes_its_data(
     csi_stage: CsiStage, csi_proxied: ProxiedStage, step: str
 ) -> None:
     stage, world = csi_stage.stage, csi_stage.stage.world

@@ -20,7 +20,7 @@ OF_ONE_RUN = {"name", "uid", "resourceVersion", "creationTimestamp", "managedFie
 
 
 @pytest.mark.parametrize(("storage_class", "replicas"), [(NOW_CLASS, 1), (TWO_CLASS, 2)])
-async def test_a_volume_made_by_the_driver_is_in_sync(
+async def test_a_volume_provisioned_by_the_driver_is_in_sync(
     csi_stage: CsiStage, service_on: MakeService, storage_class: str, replicas: int
 ) -> None:
     """Two replicas have a tie breaker beside them, which is no place for a pod."""
@@ -46,7 +46,9 @@ async def test_a_volume_made_by_the_driver_is_in_sync(
     assert stage.world.requests["GET (unknown)"] == 0
 
 
-async def test_the_recorded_volume_is_as_the_driver_makes_them(csi_stage: CsiStage) -> None:
+async def test_the_recorded_volume_equals_one_provisioned_by_the_driver(
+    csi_stage: CsiStage,
+) -> None:
     """Tests without these programs know it from a file, which must not grow old."""
     await csi_stage.claim("c1")
 
@@ -55,7 +57,7 @@ async def test_the_recorded_volume_is_as_the_driver_makes_them(csi_stage: CsiSta
     assert made == lasting(json.loads(RECORDED.read_text()))
 
 
-async def test_a_pod_gets_its_volume_made_and_attached_where_it_is_scheduled(
+async def test_a_volume_is_provisioned_and_attached_where_its_pod_is_scheduled(
     csi_stage: CsiStage, service_on: MakeService
 ) -> None:
     stage = csi_stage.stage

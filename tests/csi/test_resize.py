@@ -54,7 +54,7 @@ async def until_grown(csi: CsiStage, name: str, mib: int, *, told: bool = True) 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("first", ["move", "resize"])
-async def test_a_resize_and_a_move_at_the_same_moment_both_happen(
+async def test_a_resize_and_a_move_at_the_same_time_both_succeed(
     csi_stage: CsiStage, service_on: MakeService, first: str
 ) -> None:
     stage = csi_stage.stage
@@ -81,7 +81,7 @@ async def test_a_resize_and_a_move_at_the_same_moment_both_happen(
     assert stage.observer.lost == []
 
 
-async def test_a_file_system_that_waits_for_its_node_to_grow_keeps_waiting(
+async def test_a_pending_node_resize_stays_pending(
     csi_stage: CsiStage, service_on: MakeService
 ) -> None:
     """Only a kubelet could do it, and its node can't be chosen before the affinity is right."""
@@ -112,7 +112,7 @@ AWAY = ("remove", "create")
 
 @pytest.mark.parametrize("written", [False, True], ids=["asked for", "written"])
 @pytest.mark.parametrize("step", [step for step in STEPS if step not in AWAY])
-async def test_a_resize_at_any_step_of_a_move_gets_its_size(
+async def test_a_resize_at_any_step_of_a_move_succeeds(
     csi_stage: CsiStage, csi_proxied: ProxiedStage, step: str, *, written: bool
 ) -> None:
     """Only asked for at that step, or with the new size in the volume before the step is taken."""
@@ -142,7 +142,7 @@ async def test_a_resize_at_any_step_of_a_move_gets_its_size(
 
 
 @pytest.mark.parametrize("step", AWAY)
-async def test_a_resize_asked_for_while_the_volume_is_away_keeps_no_later_move_waiting(
+async def test_a_resize_requested_while_the_volume_is_absent_blocks_no_later_move(
     csi_stage: CsiStage, csi_proxied: ProxiedStage, step: str
 ) -> None:
     """Whoever writes to a claim in this moment has the volume binder look at it, which then calls

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.csi, pytest.mark.real]
 PODS_WAITED_FOR = 5
 
 
-async def test_a_pod_that_waits_for_its_volume_is_scheduled_as_soon_as_a_replica_is_elsewhere(
+async def test_a_pending_pod_is_scheduled_as_soon_as_a_replica_is_on_another_node(
     csi_stage: CsiStage, service_on: MakeService, figures: Figures
 ) -> None:
     """From the moment in which LINSTOR has the new replica; DRBD's start is not simulated."""

@@ -31,12 +31,12 @@ def comparable(text: str) -> list[str]:
     ]
 
 
-def test_examples_are_found() -> None:
+def test_documented_examples_are_extracted() -> None:
     assert len(EXAMPLES) >= 4
     assert len(OURS) >= 10
 
 
-async def test_output_that_is_shown_is_what_the_command_prints(fake_stage: Stage) -> None:
+async def test_documented_output_is_what_the_command_prints(fake_stage: Stage) -> None:
     await set_up(fake_stage)
 
     for each in EXAMPLES:
@@ -45,7 +45,7 @@ async def test_output_that_is_shown_is_what_the_command_prints(fake_stage: Stage
         assert comparable(said.out.strip("\n")) == comparable(each.output), each.page
 
 
-async def test_commands_to_copy_run(fake_stage: Stage) -> None:
+async def test_documented_commands_run(fake_stage: Stage) -> None:
     """Names of volumes and nodes in the documentation are those of the scene."""
     await set_up(fake_stage)
 
@@ -58,7 +58,7 @@ async def test_commands_to_copy_run(fake_stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("line", OURS)
-def test_commands_are_understood(line: str) -> None:
+def test_documented_commands_are_valid(line: str) -> None:
     given = arguments(line) or ["--help"]
     # --help ends with Exit; what is not understood is a UsageError.
     with (
@@ -71,7 +71,7 @@ def test_commands_are_understood(line: str) -> None:
 
 
 @pytest.mark.parametrize("target", MAKE)
-def test_make_knows_each_target(target: str) -> None:
+def test_documented_make_targets_exist(target: str) -> None:
     done = subprocess.run(
         ["make", "--dry-run", target], cwd=TOP, capture_output=True, text=True, check=False
     )

@@ -32,7 +32,7 @@ WRONG = manifests.on_nodes(["elsewhere"])
         pytest.param({"handle": "unheard-of"}, "LINSTOR has no resource", id="resource"),
     ],
 )
-async def test_what_makes_no_sense_is_told_and_the_volume_stays(
+async def test_invalid_input_is_reported_and_the_volume_unchanged(
     stage: Stage, service_on: MakeService, volume: Json, said: str
 ) -> None:
     stage.place("pvc-1", ["n1"])
@@ -76,7 +76,7 @@ async def test_what_makes_no_sense_is_told_and_the_volume_stays(
         pytest.param(b"data: " + b"x" * (9 * 1024 * 1024), id="line-without-end"),
     ],
 )
-async def test_broken_frames_do_no_harm(
+async def test_broken_frames_are_ignored(
     fake_stage: Stage, service_on: MakeService, frame: bytes
 ) -> None:
     stage = fake_stage
@@ -92,7 +92,7 @@ async def test_broken_frames_do_no_harm(
     assert "Traceback" not in service.said()
 
 
-async def test_without_linstor_it_stays_up_and_says_why(
+async def test_without_linstor_the_service_stays_up_and_says_why(
     fake_stage: Stage, service_on: MakeService
 ) -> None:
     stage = fake_stage
@@ -117,7 +117,7 @@ async def test_without_linstor_it_stays_up_and_says_why(
     assert "Traceback" not in service.said()
 
 
-async def test_a_login_that_linstor_refuses_is_told_with_the_way_out(
+async def test_a_login_rejected_by_linstor_is_reported_with_the_remedy(
     fake_stage: Stage, service_on: MakeService
 ) -> None:
     stage = fake_stage
@@ -137,7 +137,9 @@ async def test_a_login_that_linstor_refuses_is_told_with_the_way_out(
     assert "wrong-one" not in service.said()
 
 
-async def test_with_the_right_login_it_works(fake_stage: Stage, service_on: MakeService) -> None:
+async def test_the_service_works_with_the_right_login(
+    fake_stage: Stage, service_on: MakeService
+) -> None:
     stage = fake_stage
     await stage.add("pvc-1", ["n1"])
     stage.world.login = ("admin", "the-right-password")
@@ -156,7 +158,7 @@ async def test_with_the_right_login_it_works(fake_stage: Stage, service_on: Make
         pytest.param(b"[" * 100_000, id="deep"),
     ],
 )
-async def test_answers_of_another_shape_change_nothing(
+async def test_responses_of_the_wrong_shape_change_nothing(
     fake_stage: Stage, service_on: MakeService, body: bytes
 ) -> None:
     stage = fake_stage

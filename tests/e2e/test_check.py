@@ -29,7 +29,7 @@ async def know_nodes(stage: Stage) -> None:
             await stage.cluster.ask("POST", "/api/v1/nodes", node)
 
 
-async def test_where_all_is_well_nothing_is_told_but_what_was_found(stage: Stage) -> None:
+async def test_a_healthy_cluster_passes_every_check(stage: Stage) -> None:
     await know_nodes(stage)
     await stage.add("pvc-1", ["n1"])
 
@@ -47,7 +47,7 @@ async def test_where_all_is_well_nothing_is_told_but_what_was_found(stage: Stage
     assert {"linstor-login", "linstor-stream-promotion", "linstor-stream-nodes"} <= needs.keys()
 
 
-async def test_a_cluster_that_changes_affinities_in_place_is_seen(mutable_stage: Stage) -> None:
+async def test_a_cluster_with_mutable_affinity_is_detected(mutable_stage: Stage) -> None:
     await mutable_stage.add("pvc-1", ["n1"])
     before = await mutable_stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
 
@@ -57,7 +57,7 @@ async def test_a_cluster_that_changes_affinities_in_place_is_seen(mutable_stage:
     assert await mutable_stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1") == before
 
 
-async def test_text_is_one_line_a_need_and_one_for_the_mending(fake_stage: Stage) -> None:
+async def test_text_is_one_line_per_check_and_one_for_its_remedy(fake_stage: Stage) -> None:
     said = await command(fake_stage, "check")
 
     lines = said.out.splitlines()
@@ -92,14 +92,14 @@ async def test_a_missing_permission_is_named(
 
 
 @pytest.mark.parametrize("text", ["name", "/name", "namespace/", "a/b/c"])
-async def test_an_account_has_a_namespace_and_a_name(fake_stage: Stage, text: str) -> None:
+async def test_service_account_must_have_namespace_and_name(fake_stage: Stage, text: str) -> None:
     said = await command(fake_stage, "check", f"--service-account={text}")
 
     assert said.code == 2
     assert "is not of the form NAMESPACE/NAME" in said.out
 
 
-async def test_without_any_permission_it_tells_what_it_could_not_see(fake_stage: Stage) -> None:
+async def test_without_permissions_check_reports_what_it_could_not_read(fake_stage: Stage) -> None:
     assert fake_stage.cluster.server is not None
     fake_stage.cluster.server.access.denied.add(("*", "*"))
 
@@ -112,7 +112,7 @@ async def test_without_any_permission_it_tells_what_it_could_not_see(fake_stage:
     ).keys()
 
 
-async def test_linstor_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
+async def test_unreachable_linstor_is_reported_and_the_rest_checked(fake_stage: Stage) -> None:
     said = await command(fake_stage, "check", "-o", "json", LS_CONTROLLERS="http://127.0.0.1:1")
 
     assert said.code == 1
@@ -121,7 +121,7 @@ async def test_linstor_that_is_not_there_is_told_and_the_rest_tried(fake_stage: 
 
 
 @pytest.mark.parametrize("arguments", [("plan",), ("check",), ("migrate-properties",)])
-async def test_a_load_balancer_without_a_backend_is_passed_over(
+async def test_a_load_balancer_without_a_backend_is_skipped(
     fake_stage: Stage, arguments: tuple[str, ...]
 ) -> None:
     stage = fake_stage
@@ -141,7 +141,7 @@ async def test_a_load_balancer_without_a_backend_is_passed_over(
     assert (SAVED in stage.world.definition("pvc-1").props) is not moved
 
 
-async def test_a_linstor_that_wants_tls_is_told_with_what_to_set(fake_stage: Stage) -> None:
+async def test_a_linstor_that_requires_tls_is_reported_with_the_setting(fake_stage: Stage) -> None:
     location = "https://linstor-controller:3371/v1/controller/version"
     fake_stage.world.fail_next("/v1/", 302, headers={"Location": location}, times=100)
 
@@ -155,7 +155,7 @@ async def test_a_linstor_that_wants_tls_is_told_with_what_to_set(fake_stage: Sta
     )
 
 
-async def test_the_proxy_that_leads_to_kubernetes_is_named(fake_stage: Stage) -> None:
+async def test_the_proxy_to_kubernetes_is_named(fake_stage: Stage) -> None:
     to_it = {"LINSTOR_AFFINITY_SERVER": "http://kube.invalid", "HTTP_PROXY": fake_stage.cluster.url}
     spared = {**to_it, "NO_PROXY": "*.invalid"}
 
@@ -168,7 +168,7 @@ async def test_the_proxy_that_leads_to_kubernetes_is_named(fake_stage: Stage) ->
     assert "NO_PROXY" in past["remedy"]
 
 
-async def test_kubernetes_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
+async def test_unreachable_kubernetes_is_reported_and_the_rest_checked(fake_stage: Stage) -> None:
     said = await command(
         fake_stage, "check", "-o", "json", LINSTOR_AFFINITY_SERVER="http://127.0.0.1:1"
     )
@@ -178,7 +178,7 @@ async def test_kubernetes_that_is_not_there_is_told_and_the_rest_tried(fake_stag
     assert found(said)["linstor-login"]["status"] == "ok"
 
 
-async def test_a_login_that_linstor_wants_is_told(fake_stage: Stage) -> None:
+async def test_a_login_required_by_linstor_is_reported(fake_stage: Stage) -> None:
     fake_stage.world.login = ("admin", "a password")
 
     said = await command(fake_stage, "check", "-o", "json")
@@ -193,7 +193,7 @@ async def test_a_login_that_linstor_wants_is_told(fake_stage: Stage) -> None:
     assert found(good)["linstor-stream-nodes"]["status"] == "ok"
 
 
-async def test_a_conflicting_controller_that_runs_is_a_failure(fake_stage: Stage) -> None:
+async def test_a_running_conflicting_controller_is_a_failure(fake_stage: Stage) -> None:
     labels = {"app.kubernetes.io/name": "linstor-affinity-controller"}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "b"}]}}
     rival = {
@@ -213,7 +213,7 @@ async def test_a_conflicting_controller_that_runs_is_a_failure(fake_stage: Stage
     assert 0 < remedy.index("spec.affinityController.enabled: false") < remedy.index("$patch")
 
 
-async def test_a_class_whose_policy_makes_no_sense_is_a_failure(fake_stage: Stage) -> None:
+async def test_a_class_with_an_unreadable_policy_is_a_failure(fake_stage: Stage) -> None:
     odd = manifests.storage_class("odd", {"allowRemoteVolumeAccess": "- fromsame: [zone]"})
     await fake_stage.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", odd)
 
@@ -232,7 +232,7 @@ async def test_nodes_that_lack_a_label_are_named(fake_stage: Stage) -> None:
     assert found(said)["node-labels"]["detail"] == "bare lacks topology.kubernetes.io/zone"
 
 
-async def test_leftovers_fail_only_if_asked_for_alone(fake_stage: Stage) -> None:
+async def test_leftovers_fail_only_if_checked_alone(fake_stage: Stage) -> None:
     stage = fake_stage
     await stage.add("pvc-1", ["n1"])
     clean = await command(stage, "check", "--leftovers")
@@ -249,7 +249,7 @@ async def test_leftovers_fail_only_if_asked_for_alone(fake_stage: Stage) -> None
     assert alone.out.startswith("fail  leftovers: unfinished replacements: pvc-1\n")
 
 
-async def test_bad_settings_are_told_one_by_one_and_end_with_2(fake_stage: Stage) -> None:
+async def test_invalid_settings_are_listed_and_exit_with_2(fake_stage: Stage) -> None:
     said = await command(fake_stage, "check", "-o", "json", "--workers=0", LS_USERNAME="alone")
 
     assert said.code == 2

@@ -41,7 +41,7 @@ async def delete_claim(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("step", UP_TO_REMOVAL)
-async def test_a_claim_that_is_deleted_at_any_step_takes_its_data_along_exactly_once(
+async def test_deleting_a_claim_at_any_step_deletes_its_data_exactly_once(
     proxied: ProxiedStage, step: str
 ) -> None:
     stage = proxied.stage
@@ -79,7 +79,7 @@ async def test_a_claim_that_is_deleted_at_any_step_takes_its_data_along_exactly_
     assert deleted == ["pvc-1"]
 
 
-async def test_a_claim_reference_that_somebody_writes_meanwhile_is_on_the_new_volume(
+async def test_a_claim_ref_written_meanwhile_is_on_the_new_volume(
     proxied: ProxiedStage,
 ) -> None:
     """As an import populator does when it hands a volume from its own claim to the user's."""
@@ -107,7 +107,7 @@ async def test_a_claim_reference_that_somebody_writes_meanwhile_is_on_the_new_vo
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
 
-async def test_a_resize_that_waits_for_a_node_does_not_keep_its_pod_from_the_data(
+async def test_a_pending_node_resize_does_not_block_an_urgent_change(
     stage: Stage, service_on: MakeService
 ) -> None:
     """The node can't be chosen before the affinity is right: as the real csi-resizer leaves it."""
@@ -143,9 +143,7 @@ async def test_an_urgent_volume_does_not_wait_for_a_resize_that_linstor_refuses(
         await stage.until_bound("pvc-1")
 
 
-async def test_a_volume_that_is_bound_in_advance_is_set_right(
-    stage: Stage, service_on: MakeService
-) -> None:
+async def test_a_prebound_volume_is_corrected(stage: Stage, service_on: MakeService) -> None:
     stage.place("pvc-1", ["n2"])
     made = manifests.volume("pvc-1", claim=None, node_affinity=manifests.on_nodes(["n1"]))
     made["spec"]["claimRef"] = {"namespace": "default", "name": "some-day"}
@@ -168,7 +166,7 @@ async def test_a_volume_that_is_bound_in_advance_is_set_right(
     assert await stage.entries() == []
 
 
-async def test_a_claim_that_turns_lost_is_always_counted(proxied: ProxiedStage) -> None:
+async def test_a_lost_claim_is_always_counted(proxied: ProxiedStage) -> None:
     """The controller looks at it just when its volume is away: here by holding up the creation."""
     stage = proxied.stage
     await stage.add("pvc-1", ["n1"])

@@ -103,7 +103,7 @@ SILENT = [
 
 
 @pytest.mark.parametrize(("layers", "change", "nodes"), SILENT)
-async def test_what_no_event_tells_is_in_the_volume_at_once(
+async def test_a_change_without_event_is_applied_at_once(
     scene: Scene, layers: tuple[str, ...], change: Callable[[Stage], None], nodes: tuple[str, ...]
 ) -> None:
     await scene.put("pvc-1", "n1", "n2", layers=layers)
@@ -130,7 +130,7 @@ def drift(metrics: str) -> str:
     return "\n".join(line for line in lines if not line.endswith(" 0.0"))
 
 
-async def test_properties_of_linstor_are_never_read(scene: Scene) -> None:
+async def test_properties_in_the_database_are_never_read(scene: Scene) -> None:
     """Its master key lies among those of the controller."""
     await scene.put("pvc-1", "n1")
     await scene.database.mirror()
@@ -145,7 +145,7 @@ async def test_properties_of_linstor_are_never_read(scene: Scene) -> None:
     assert not [path for path in asked if "propscontainers" in path]
 
 
-async def test_a_row_that_runs_ahead_is_looked_at_again(scene: Scene) -> None:
+async def test_a_row_written_ahead_of_the_controller_is_rechecked(scene: Scene) -> None:
     await scene.put("pvc-1", "n1")
     await scene.database.mirror()
 
@@ -163,7 +163,7 @@ async def test_a_row_that_runs_ahead_is_looked_at_again(scene: Scene) -> None:
         await scene.stage.until_on("pvc-1", "n2", patience=20)
 
 
-async def test_rows_that_say_nothing_of_volumes_lead_to_no_look(scene: Scene) -> None:
+async def test_rows_unrelated_to_volumes_trigger_no_reconcile(scene: Scene) -> None:
     await scene.put("pvc-1", "n1")
     await scene.database.mirror()
 
@@ -180,14 +180,14 @@ async def test_rows_that_say_nothing_of_volumes_lead_to_no_look(scene: Scene) ->
         assert await service.metric("linstor_affinity_stream_events_total") == events + 2
 
 
-async def test_off_asks_for_nothing(scene: Scene) -> None:
+async def test_with_off_the_database_is_not_watched(scene: Scene) -> None:
     async with running(scene.service("--watch-linstor-database=off")) as service:
         await settled(service)
 
     assert not [each for each in scene.proxied.record if GROUP in each.path]
 
 
-async def test_where_it_may_not_be_watched_auto_goes_on_without(scene: Scene) -> None:
+async def test_with_auto_a_forbidden_database_is_skipped(scene: Scene) -> None:
     denied = Answer(201, b'{"status": {"allowed": false}}')
     scene.proxied.kubernetes.on(re.compile("selfsubjectaccessreviews"), denied, times=100)
 
@@ -199,7 +199,7 @@ async def test_where_it_may_not_be_watched_auto_goes_on_without(scene: Scene) ->
     assert (code, why) == (200, "ok\n")
 
 
-async def test_where_there_is_none_auto_goes_on_and_on_is_not_ready(scene: Scene) -> None:
+async def test_with_no_database_auto_continues_and_on_is_not_ready(scene: Scene) -> None:
     await scene.database.unmake()
 
     async with running(scene.service()) as service:
@@ -217,7 +217,7 @@ async def test_where_there_is_none_auto_goes_on_and_on_is_not_ready(scene: Scene
         await required.kill()
 
 
-async def test_check_tells_of_it(scene: Scene) -> None:
+async def test_check_reports_the_database_watch(scene: Scene) -> None:
     there = await command(scene.stage, "check")
     off = await command(scene.stage, "check", "--watch-linstor-database=off")
     await scene.database.unmake()
@@ -241,7 +241,7 @@ async def test_check_tells_of_it(scene: Scene) -> None:
         pytest.param(Answer(403, b'{"kind":"Status","code":403,"message":"no"}'), id="forbidden"),
     ],
 )
-async def test_a_broken_watch_comes_back_and_misses_nothing(
+async def test_a_broken_watch_is_reopened_and_misses_nothing(
     scene: Scene, act: Answer | Reset | CutBody, figures: Figures
 ) -> None:
     await scene.put("pvc-1", "n1")
@@ -259,7 +259,7 @@ async def test_a_broken_watch_comes_back_and_misses_nothing(
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_twenty_thousand_rows_are_not_kept(scene: Scene) -> None:
+async def test_twenty_thousand_rows_are_not_stored(scene: Scene) -> None:
     for number in range(10_000):
         scene.stage.place(f"rd-{number}", ["n1", "n2"])
     await scene.database.mirror()
@@ -274,7 +274,7 @@ async def test_twenty_thousand_rows_are_not_kept(scene: Scene) -> None:
     assert with_rows < without + 16 * 2**20
 
 
-async def test_while_the_database_tells_linstor_is_not_asked_for_its_poll(scene: Scene) -> None:
+async def test_while_the_database_is_watched_linstor_is_not_polled(scene: Scene) -> None:
     async with running(scene.service("--poll-rate=300ms")) as service:
         await scene.on(service)
         before = scene.stage.world.requests["GET /v1/stats/resources"]

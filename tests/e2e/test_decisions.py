@@ -35,7 +35,7 @@ async def full_reconciles(service: Service, number: int) -> None:
     await until(ended, f"{number} more full reconciles ended")
 
 
-async def test_a_node_that_loses_a_label_opens_no_volume(
+async def test_a_node_that_loses_a_label_widens_no_affinity(
     stage: Stage, service_on: MakeService
 ) -> None:
     stage.place("pvc-1", ["n1"])
@@ -54,7 +54,7 @@ async def test_a_node_that_loses_a_label_opens_no_volume(
         await stage.observer.until_terms("pvc-1", {ZONE: "z2"})
 
 
-async def test_everywhere_can_mean_every_node_with_the_driver(
+async def test_everywhere_can_be_restricted_to_nodes_with_the_driver(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"], storage_class=manifests.ANYWHERE_CLASS)
@@ -75,7 +75,7 @@ async def test_everywhere_can_mean_every_node_with_the_driver(
         assert await service.metric("linstor_affinity_changes_total") == 0
 
 
-async def test_only_a_class_of_linstors_driver_decides(
+async def test_only_a_class_of_the_linstor_driver_counts(
     stage: Stage, service_on: MakeService
 ) -> None:
     foreign = manifests.storage_class("foreign", {"allowRemoteVolumeAccess": "true"})
@@ -94,7 +94,7 @@ async def test_only_a_class_of_linstors_driver_decides(
 
 
 @pytest.mark.parametrize("phase", ["never-bound", "released"])
-async def test_a_copy_that_nobody_uses_stands_in_nobodys_way(
+async def test_an_unused_duplicate_does_not_block_the_volume(
     stage: Stage, service_on: MakeService, phase: str
 ) -> None:
     await stage.add("pvc-1", ["n1"])

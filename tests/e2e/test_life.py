@@ -24,7 +24,7 @@ async def holder(stage: Stage) -> str:
     return "" if lease is None else str(lease["spec"].get("holderIdentity", ""))
 
 
-async def test_the_lease_is_let_go_on_shutdown_and_the_next_one_leads_at_once(
+async def test_the_lease_is_released_on_shutdown_and_the_next_instance_leads_at_once(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])
@@ -41,7 +41,7 @@ async def test_the_lease_is_let_go_on_shutdown_and_the_next_one_leads_at_once(
         assert await holder(stage) == "second"
 
 
-async def test_a_killed_leader_is_followed_and_what_it_missed_is_mended(
+async def test_a_killed_leader_is_replaced_and_missed_changes_are_applied(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])
@@ -70,7 +70,7 @@ async def test_only_the_leader_writes(stage: Stage, service_on: MakeService) -> 
     assert "volume affinity updated" not in second.said()
 
 
-async def test_sigterm_and_sigint_end_it_with_0_and_nothing_is_left_half_done(
+async def test_sigterm_and_sigint_exit_with_0_and_leave_nothing_unfinished(
     stage: Stage, service_on: MakeService
 ) -> None:
     names = [f"pvc-{n}" for n in range(30)]
@@ -92,7 +92,7 @@ async def test_sigterm_and_sigint_end_it_with_0_and_nothing_is_left_half_done(
     assert stage.observer.lost == []
 
 
-async def test_a_replacement_cut_off_is_finished_at_start_without_linstor(
+async def test_an_interrupted_replacement_is_finished_at_start_without_linstor(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])

@@ -34,7 +34,7 @@ EVERY_FIELD: Json = {
 }
 
 
-async def test_a_moved_replica_shows_in_the_volume_and_nothing_else_changes(
+async def test_a_moved_replica_changes_the_affinity_and_nothing_else(
     stage: Stage, service_on: MakeService
 ) -> None:
     owner = {"apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": "1-2-3"}
@@ -62,7 +62,7 @@ async def test_a_moved_replica_shows_in_the_volume_and_nothing_else_changes(
     assert await stage.entries() == []
 
 
-async def test_where_the_cluster_allows_it_the_volume_is_changed_in_place(
+async def test_with_mutable_affinity_the_volume_is_patched_in_place(
     mutable_stage: Stage, service_on: MakeService
 ) -> None:
     stage = mutable_stage
@@ -80,9 +80,7 @@ async def test_where_the_cluster_allows_it_the_volume_is_changed_in_place(
     assert kept(after) == kept(before)
 
 
-async def test_an_affinity_that_was_never_set_is_set_in_place(
-    stage: Stage, service_on: MakeService
-) -> None:
+async def test_an_unset_affinity_is_set_in_place(stage: Stage, service_on: MakeService) -> None:
     stage.place("pvc-1", ["n1"])
     await stage.bind("pvc-1", None)
     await stage.until_bound("pvc-1")
@@ -95,7 +93,7 @@ async def test_an_affinity_that_was_never_set_is_set_in_place(
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
 
 
-async def test_an_affinity_goes_where_the_policy_is_everywhere(
+async def test_an_affinity_is_removed_if_the_policy_is_everywhere(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"], storage_class=manifests.ANYWHERE_CLASS)
@@ -127,7 +125,9 @@ async def test_a_zone_rule_follows_the_zone_not_the_node(
     assert within["metadata"]["uid"] == before["metadata"]["uid"]
 
 
-async def test_both_volumes_of_one_definition_follow(stage: Stage, service_on: MakeService) -> None:
+async def test_both_volumes_of_one_definition_are_corrected(
+    stage: Stage, service_on: MakeService
+) -> None:
     stage.place("shared", ["n1"], volumes=2)
     await stage.bind("pvc-1", manifests.on_nodes(["n1"]), handle="shared")
     await stage.bind("pvc-2", manifests.on_nodes(["n1"]), handle="shared/1")
@@ -142,7 +142,7 @@ async def test_both_volumes_of_one_definition_follow(stage: Stage, service_on: M
     assert stage.observer.lost == []
 
 
-async def test_a_change_that_no_event_tells_shows_within_one_reconcile_rate(
+async def test_a_change_without_event_is_applied_within_one_reconcile_rate(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])
@@ -154,7 +154,7 @@ async def test_a_change_that_no_event_tells_shows_within_one_reconcile_rate(
         assert await service.metric("linstor_affinity_drift_without_event_total") == 1
 
 
-async def test_a_change_while_the_stream_was_down_shows_right_after_it_is_open_again(
+async def test_a_change_while_the_stream_was_down_is_applied_after_reconnecting(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])
@@ -167,7 +167,7 @@ async def test_a_change_while_the_stream_was_down_shows_right_after_it_is_open_a
         await stage.until_on("pvc-1", "n2")
 
 
-async def test_a_stream_cut_in_mid_frame_is_opened_again_and_nothing_is_missed(
+async def test_a_stream_cut_within_a_frame_is_reopened_and_misses_nothing(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])
@@ -192,7 +192,7 @@ async def test_a_hung_satellite_delays_nothing(stage: Stage, service_on: MakeSer
         await stage.until_on("pvc-1", "n3")
 
 
-async def test_a_replica_made_diskful_counts_though_no_event_tells_the_end_of_it(
+async def test_a_replica_made_diskful_counts_without_a_final_event(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])
@@ -205,7 +205,7 @@ async def test_a_replica_made_diskful_counts_though_no_event_tells_the_end_of_it
 
 
 @pytest.mark.parametrize("number", [30])
-async def test_an_evacuated_node_takes_all_its_volumes_along(
+async def test_all_volumes_of_an_evacuated_node_are_corrected(
     stage: Stage, service_on: MakeService, number: int
 ) -> None:
     names = [f"pvc-{n}" for n in range(number)]
@@ -222,7 +222,7 @@ async def test_an_evacuated_node_takes_all_its_volumes_along(
     assert await stage.entries() == []
 
 
-async def test_both_parties_are_told_by_an_event(stage: Stage, service_on: MakeService) -> None:
+async def test_both_volume_and_claim_get_an_event(stage: Stage, service_on: MakeService) -> None:
     await stage.add("pvc-1", ["n1"])
 
     async def told(namespace: str) -> bool:

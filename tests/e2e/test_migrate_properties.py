@@ -12,7 +12,7 @@ def saved(stage: Stage, name: str) -> tuple[str | None, str | None]:
     return definition.props.get(SAVED), definition.volumes[0].props.get(SAVED)
 
 
-async def test_notes_move_to_volume_0_once(fake_stage: Stage) -> None:
+async def test_saved_pvs_move_to_volume_0_once(fake_stage: Stage) -> None:
     stage = fake_stage
     stage.place("pvc-1", ["n1"])
     stage.place("pvc-2", ["n1"])
@@ -31,7 +31,7 @@ async def test_notes_move_to_volume_0_once(fake_stage: Stage) -> None:
     assert (dry.code, first.code, again.code) == (0, 0, 0)
 
 
-async def test_a_newer_note_on_the_volume_stays(fake_stage: Stage) -> None:
+async def test_a_newer_saved_pv_on_the_volume_stays(fake_stage: Stage) -> None:
     stage = fake_stage
     stage.place("pvc-1", ["n1"])
     stage.world.definition("pvc-1").props[SAVED] = "old"
@@ -43,7 +43,7 @@ async def test_a_newer_note_on_the_volume_stays(fake_stage: Stage) -> None:
     assert saved(stage, "pvc-1") == (None, "new")
 
 
-async def test_a_hung_satellite_does_not_keep_notes_from_moving(fake_stage: Stage) -> None:
+async def test_a_hung_satellite_does_not_block_the_migration(fake_stage: Stage) -> None:
     stage = fake_stage
     stage.place("pvc-1", ["n1"])
     stage.world.definition("pvc-1").props[SAVED] = "old"
@@ -55,7 +55,7 @@ async def test_a_hung_satellite_does_not_keep_notes_from_moving(fake_stage: Stag
     assert saved(stage, "pvc-1") == (None, "old")
 
 
-async def test_linstor_that_is_not_there_is_told(fake_stage: Stage) -> None:
+async def test_unreachable_linstor_is_reported(fake_stage: Stage) -> None:
     said = await command(fake_stage, "migrate-properties", LS_CONTROLLERS="http://127.0.0.1:1")
 
     assert said.code == 1

@@ -42,7 +42,7 @@ async def namespaces_of(proxied: ProxiedStage, *flags: str) -> dict[str, set[str
     ],
     ids=["together", "apart"],
 )
-async def test_the_journal_may_have_a_namespace_of_its_own(
+async def test_the_journal_can_have_a_separate_namespace(
     proxied: ProxiedStage, flags: tuple[str, ...], expected: dict[str, set[str]]
 ) -> None:
     assert await namespaces_of(proxied, *flags) == expected

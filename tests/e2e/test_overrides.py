@@ -13,7 +13,7 @@ async def annotate(stage: Stage, **annotations: str | None) -> None:
     await stage.cluster.ask("PATCH", PV, {"metadata": {"annotations": patch}})
 
 
-async def test_a_node_is_evacuated_as_piraeus_operator_does_it(
+async def test_a_node_evacuated_by_piraeus_operator_is_followed(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])
@@ -30,7 +30,7 @@ async def test_a_node_is_evacuated_as_piraeus_operator_does_it(
     assert stage.observer.lost == []
 
 
-async def test_two_nodes_at_once_and_an_override_of_the_users_own(
+async def test_two_evacuations_and_a_user_override_are_combined(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1", "n2"])

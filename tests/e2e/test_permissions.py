@@ -55,7 +55,7 @@ async def _make(stage: Stage, path: str, body: dict[str, object]) -> None:
             raise
 
 
-def test_what_check_asks_about_and_the_chart_grants_is_what_is_documented() -> None:
+def test_documented_permissions_are_those_of_check_and_chart() -> None:
     documents = {
         (each.group, each.resource, each.where != OWN_NAMESPACE, each.verb) for each in documented()
     }
@@ -67,7 +67,7 @@ def test_what_check_asks_about_and_the_chart_grants_is_what_is_documented() -> N
     }
 
 
-async def test_every_permission_is_documented_and_every_documented_one_is_needed(
+async def test_the_documented_permissions_are_exactly_the_used_ones(
     proxied: ProxiedStage, kubeconfig: Path
 ) -> None:
     stage = proxied.stage

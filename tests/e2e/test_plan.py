@@ -28,7 +28,7 @@ async def with_drift(stage: Stage) -> None:
     stage.world.move("pvc-away", "n2", "n4")
 
 
-async def test_a_table_of_what_is_not_as_it_should_be(stage: Stage) -> None:
+async def test_plan_prints_a_table_of_out_of_sync_volumes(stage: Stage) -> None:
     await with_drift(stage)
 
     said = await command(stage, "plan")
@@ -43,7 +43,7 @@ async def test_a_table_of_what_is_not_as_it_should_be(stage: Stage) -> None:
     assert (said.code, said.err) == (0, "")
 
 
-async def test_run_does_what_plan_said(stage: Stage, service_on: MakeService) -> None:
+async def test_run_does_what_plan_shows(stage: Stage, service_on: MakeService) -> None:
     await with_drift(stage)
     planned = (await command(stage, "plan", "--all", "--output=json")).json
 
@@ -81,7 +81,7 @@ async def test_only_reads_are_sent(proxied: ProxiedStage) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"), [(["--exit-code"], 2), ([], 0), (["--exit-code", "pvc-good"], 0)]
 )
-async def test_the_exit_code_tells_of_changes_if_asked(
+async def test_the_exit_code_shows_pending_changes_if_requested(
     fake_stage: Stage, arguments: list[str], code: int
 ) -> None:
     await with_drift(fake_stage)
@@ -102,7 +102,9 @@ async def test_the_exit_code_tells_of_changes_if_asked(
     ],
     ids=str,
 )
-async def test_filters(fake_stage: Stage, arguments: list[str], volumes: list[str]) -> None:
+async def test_plan_can_be_filtered(
+    fake_stage: Stage, arguments: list[str], volumes: list[str]
+) -> None:
     await with_drift(fake_stage)
 
     said = await command(fake_stage, "plan", *arguments)
@@ -110,7 +112,7 @@ async def test_filters(fake_stage: Stage, arguments: list[str], volumes: list[st
     assert [row[0] for row in said.rows] == volumes
 
 
-async def test_json_and_yaml_say_the_same(fake_stage: Stage) -> None:
+async def test_json_and_yaml_have_the_same_content(fake_stage: Stage) -> None:
     await with_drift(fake_stage)
 
     as_json = await command(fake_stage, "plan", "--output=json")
@@ -174,7 +176,7 @@ async def test_the_explanation_stops_at_the_rule_that_decides(fake_stage: Stage)
     assert "action    skip: do nothing" in said.out
 
 
-async def test_what_stands_against_a_replacement_is_told(fake_stage: Stage) -> None:
+async def test_a_blocked_replacement_is_reported(fake_stage: Stage) -> None:
     stage = fake_stage
     await stage.add("pvc-1", ["n1"])
     finalizers = {"metadata": {"finalizers": ["example.com/mine", "kubernetes.io/pv-protection"]}}
@@ -189,7 +191,7 @@ async def test_what_stands_against_a_replacement_is_told(fake_stage: Stage) -> N
     assert allowed[4] == "replace"
 
 
-async def test_an_unfinished_replacement_is_shown_also_while_the_volume_is_absent(
+async def test_an_unfinished_replacement_of_an_absent_volume_is_shown(
     fake_stage: Stage, service_on: MakeService
 ) -> None:
     stage: Any = fake_stage
@@ -208,7 +210,7 @@ async def test_an_unfinished_replacement_is_shown_also_while_the_volume_is_absen
     assert row[-2:] == ["resume", "it is missing, and is recreated from its journal entry"]
 
 
-async def test_notes_that_may_not_be_read_are_a_warning(fake_stage: Stage) -> None:
+async def test_a_forbidden_journal_is_a_warning(fake_stage: Stage) -> None:
     stage = fake_stage
     assert stage.cluster.server is not None
     stage.cluster.server.access.denied.add(("list", "configmaps"))
@@ -221,7 +223,7 @@ async def test_notes_that_may_not_be_read_are_a_warning(fake_stage: Stage) -> No
     assert said.err.startswith("warning: cannot read the journal in namespace default")
 
 
-async def test_if_a_node_were_gone(fake_stage: Stage) -> None:
+async def test_what_if_a_node_is_gone(fake_stage: Stage) -> None:
     stage = fake_stage
     await stage.add("pvc-1", ["n1", "n2"])
     await stage.add("pvc-2", ["n2"])
@@ -235,7 +237,7 @@ async def test_if_a_node_were_gone(fake_stage: Stage) -> None:
     assert "no-replica-with-data" in said.rows[1][5]
 
 
-async def test_if_replicas_were_elsewhere(fake_stage: Stage) -> None:
+async def test_what_if_replicas_are_elsewhere(fake_stage: Stage) -> None:
     stage = fake_stage
     await stage.add("pvc-1", ["n1"])
     await stage.add("pvc-2", ["n1"])
@@ -259,7 +261,7 @@ async def test_if_replicas_were_elsewhere(fake_stage: Stage) -> None:
     ],
     ids=str,
 )
-async def test_mistakes_are_told_and_end_with_1(
+async def test_errors_are_reported_and_exit_with_1(
     fake_stage: Stage, arguments: list[str], told: str
 ) -> None:
     await fake_stage.add("pvc-1", ["n1"])
@@ -283,7 +285,7 @@ async def test_mistakes_are_told_and_end_with_1(
     ],
     ids=["linstor", "kubernetes", "kubeconfig"],
 )
-async def test_a_peer_that_is_not_there_is_named_with_the_setting_to_change(
+async def test_an_unreachable_peer_is_named_with_its_setting(
     fake_stage: Stage, env: dict[str, str], told: str
 ) -> None:
     said = await command(fake_stage, "plan", **env)
@@ -292,7 +294,7 @@ async def test_a_peer_that_is_not_there_is_named_with_the_setting_to_change(
     assert told in said.err
 
 
-async def test_a_hung_satellite_does_not_keep_the_plan_from_coming(fake_stage: Stage) -> None:
+async def test_a_hung_satellite_does_not_block_the_plan(fake_stage: Stage) -> None:
     stage = fake_stage
     for number in range(25):
         stage.place(f"pvc-{number:02}", ["n1"])

@@ -34,7 +34,7 @@ async def at_rest(stage: Stage, service: Service) -> None:
     await beaten(stage)
 
 
-async def test_a_lost_node_is_seen_though_no_event_tells(
+async def test_a_lost_node_is_detected_without_an_event(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1", "n2"])
@@ -50,7 +50,7 @@ async def test_a_lost_node_is_seen_though_no_event_tells(
     assert stage.observer.lost == []
 
 
-async def test_a_replica_that_came_without_an_event_is_seen(
+async def test_a_new_replica_is_detected_without_an_event(
     fake_stage: Stage, service_on: MakeService
 ) -> None:
     await fake_stage.add("pvc-1", ["n1"])
@@ -62,7 +62,7 @@ async def test_a_replica_that_came_without_an_event_is_seen(
         await fake_stage.until_on("pvc-1", "n1", "n3")
 
 
-async def test_at_rest_it_leads_to_no_full_pass_and_asks_for_nothing_else(
+async def test_in_steady_state_polling_starts_no_full_reconcile_and_reads_nothing_else(
     fake_stage: Stage, service_on: MakeService
 ) -> None:
     await fake_stage.add("pvc-1", ["n1"])
@@ -76,7 +76,7 @@ async def test_at_rest_it_leads_to_no_full_pass_and_asks_for_nothing_else(
     assert set(asked) == {"GET /v1/nodes", COUNT}
 
 
-async def test_it_can_be_switched_off_and_only_the_leader_asks(
+async def test_polling_can_be_disabled_and_only_the_leader_polls(
     fake_stage: Stage, service_on: MakeService
 ) -> None:
     leader = service_on(fake_stage, "--poll-rate=0", "--leader-election-id=leader")

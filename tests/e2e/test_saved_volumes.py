@@ -92,7 +92,7 @@ async def over(stage: Stage) -> bool:
 @pytest.mark.parametrize("level", ["volume", "definition"])
 @pytest.mark.parametrize("policy", ["Delete", "Retain"])
 @pytest.mark.parametrize("state", [UNTOUCHED, MARKED, TERMINATING, ABSENT])
-async def test_a_replacement_that_the_reference_left_is_brought_to_its_end(
+async def test_a_replacement_interrupted_in_the_reference_is_finished(
     stage: Stage, service_on: MakeService, state: str, policy: str, level: str
 ) -> None:
     before = await a_volume(stage, policy=policy)
@@ -138,7 +138,7 @@ async def refused(stage: Stage, service: Service, why: str) -> None:
         pytest.param({"namespace": "kube-system"}, id="another-namespace"),
     ],
 )
-async def test_a_saved_volume_whose_claim_is_not_here_is_another_clusters(
+async def test_a_saved_pv_without_claim_here_belongs_to_another_cluster(
     stage: Stage, service_on: MakeService, claim: Json
 ) -> None:
     await a_volume(stage)
@@ -152,7 +152,7 @@ async def test_a_saved_volume_whose_claim_is_not_here_is_another_clusters(
     assert await stage.cluster.find(PATH) is None
 
 
-async def test_a_saved_volume_for_another_claim_leaves_the_one_of_that_name_alone(
+async def test_a_saved_pv_for_another_claim_does_not_affect_the_claim_of_that_name(
     stage: Stage, service_on: MakeService
 ) -> None:
     await a_volume(stage)
@@ -179,7 +179,7 @@ SKIPPED: Json = {"metadata": {"annotations": {SKIP_RECLAIM: "true"}}}
         pytest.param("Recycle", SKIPPED, id="skip-reclaim alone"),
     ],
 )
-async def test_a_volume_with_a_part_of_the_marks_keeps_what_it_has(
+async def test_a_partly_marked_volume_keeps_policy_and_annotations(
     stage: Stage, service_on: MakeService, policy: str, patch: Json
 ) -> None:
     """Saved with policy Delete, for that very claim and volume."""
@@ -198,7 +198,7 @@ async def test_a_volume_with_a_part_of_the_marks_keeps_what_it_has(
     assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
 
 
-async def test_a_saved_volume_that_brings_secrets_of_others_is_refused(
+async def test_a_saved_pv_with_secrets_of_others_is_rejected(
     stage: Stage, service_on: MakeService
 ) -> None:
     await a_volume(stage)
@@ -213,7 +213,7 @@ async def test_a_saved_volume_that_brings_secrets_of_others_is_refused(
     assert await stage.cluster.find(PATH) is None
 
 
-async def test_a_saved_volume_of_another_resource_is_refused(
+async def test_a_saved_pv_of_another_resource_is_rejected(
     stage: Stage, service_on: MakeService
 ) -> None:
     await a_volume(stage)
@@ -228,7 +228,7 @@ async def test_a_saved_volume_of_another_resource_is_refused(
     assert await stage.cluster.find(PATH) is None
 
 
-async def test_nobody_gets_another_claims_volume_by_a_property_on_linstor(
+async def test_a_linstor_property_gives_no_claim_the_volume_of_another(
     stage: Stage, service_on: MakeService
 ) -> None:
     """Whoever can write to LINSTOR, and owns a claim that asks for a volume that is not there."""
@@ -247,7 +247,7 @@ async def test_nobody_gets_another_claims_volume_by_a_property_on_linstor(
     assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
 
 
-async def test_a_volume_that_was_provisioned_for_another_claim_is_not_given_away(
+async def test_a_volume_provisioned_for_another_claim_is_not_given_away(
     stage: Stage, service_on: MakeService
 ) -> None:
     theirs = "pvc-11111111-2222-4333-8444-555555555555"
@@ -266,7 +266,7 @@ async def test_a_volume_that_was_provisioned_for_another_claim_is_not_given_away
     assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
 
 
-async def test_what_kubernetes_would_not_create_is_told_before_anything_is_written_down(
+async def test_a_saved_pv_that_kubernetes_rejects_is_reported_before_any_entry(
     stage: Stage, service_on: MakeService
 ) -> None:
     await a_volume(stage)
@@ -279,7 +279,7 @@ async def test_what_kubernetes_would_not_create_is_told_before_anything_is_writt
         await refused(stage, service, "Kubernetes would reject it")
 
 
-async def test_a_saved_volume_of_another_kind_is_refused(
+async def test_a_saved_object_of_another_kind_is_rejected(
     stage: Stage, service_on: MakeService
 ) -> None:
     await a_volume(stage)
@@ -294,7 +294,7 @@ async def test_a_saved_volume_of_another_kind_is_refused(
     assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
 
 
-async def test_taking_over_can_be_switched_off(stage: Stage, service_on: MakeService) -> None:
+async def test_taking_over_saved_pvs_can_be_disabled(stage: Stage, service_on: MakeService) -> None:
     await a_volume(stage)
     saved = await saved_for(stage)
     await left_in(stage, ABSENT)

@@ -20,7 +20,7 @@ PASSWORD, BEARER = "pass-word-of-linstor", "bearer-token-of-linstor"
 KUBERNETES = "token-of-kubernetes"
 
 
-async def test_the_loudest_log_of_a_life_with_failures_holds_no_secret(
+async def test_the_most_verbose_log_with_failures_contains_no_secret(
     proxied: ProxiedStage,
 ) -> None:
     stage = proxied.stage
@@ -47,7 +47,7 @@ async def test_the_loudest_log_of_a_life_with_failures_holds_no_secret(
     assert leaked(service.said(), [KUBERNETES]) == []
 
 
-async def test_neither_is_a_bearer_token_nor_a_wrong_password(
+async def test_bearer_token_and_wrong_password_are_not_logged(
     fake_stage: Stage, service_on: MakeService, tmp_path: Path
 ) -> None:
     fake_stage.world.bearer = BEARER
@@ -89,9 +89,9 @@ async def test_a_secret_in_a_log_fails_the_test_whose_service_wrote_it(
     ],
     ids=["plain", "in a header"],
 )
-def test_a_secret_is_found_in_any_form(text: str) -> None:
+def test_a_secret_is_detected_in_any_encoding(text: str) -> None:
     assert leaked(text, [PASSWORD, f"admin:{PASSWORD}"]) != []
 
 
-def test_what_is_told_of_a_leak_does_not_leak_it() -> None:
+def test_a_leak_report_does_not_contain_the_secret() -> None:
     assert leaked(f"lease={PASSWORD} holder=x", [PASSWORD]) == ["lease=[HERE] holder=x"]

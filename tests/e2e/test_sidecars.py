@@ -80,7 +80,7 @@ async def nothing_lost(stage: Stage, sidecars: Sidecars, before: Json) -> None:
         assert seen.manifest["spec"]["claimRef"]["uid"] == owner
 
 
-async def test_beside_the_sidecars_nothing_is_lost(stage: Stage, service_on: MakeService) -> None:
+async def test_with_csi_sidecars_nothing_is_lost(stage: Stage, service_on: MakeService) -> None:
     async with beset(stage) as sidecars:
         before = await stage.cluster.ask("GET", f"{PV}/pvc-1")
 
@@ -91,7 +91,7 @@ async def test_beside_the_sidecars_nothing_is_lost(stage: Stage, service_on: Mak
     assert ("default", "claim-pvc-1") not in stage.observer.lost
 
 
-async def test_a_resize_at_the_same_time_is_in_the_new_volume(
+async def test_a_concurrent_resize_is_in_the_new_volume(
     stage: Stage, service_on: MakeService
 ) -> None:
     async with beset(stage), running(service_on(stage)):
@@ -111,9 +111,7 @@ async def test_a_resize_at_the_same_time_is_in_the_new_volume(
         await stage.until_bound("pvc-1")
 
 
-async def test_no_write_that_comes_late_touches_the_new_volume(
-    stage: Stage, service_on: MakeService
-) -> None:
+async def test_no_late_write_affects_the_new_volume(stage: Stage, service_on: MakeService) -> None:
     await stage.add("pvc-1", ["n1"])
     async with running(service_on(stage)):
         stage.world.move("pvc-1", "n1", "n2")
@@ -185,7 +183,7 @@ async def crashed_and_resumed(stage: Stage, step: str, directory: Path, starts: 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_killed_after_any_write_a_minute_alone_with_all_others_costs_nothing(
+async def test_killed_after_any_write_and_down_for_a_minute_nothing_is_lost(
     tmp_path: Path, warm_starts: WarmStarts
 ) -> None:
     async def play(step: str) -> None:
@@ -203,7 +201,7 @@ async def test_killed_after_any_write_a_minute_alone_with_all_others_costs_nothi
 @pytest.mark.long
 @pytest.mark.real
 @pytest.mark.timeout(1200)
-async def test_the_same_on_real_clusters(
+async def test_with_csi_sidecars_on_a_real_cluster_nothing_is_lost(
     real_binaries: Path, tmp_path: Path, warm_starts: WarmStarts
 ) -> None:
     async def play(real: RealCluster, steps: Iterable[str], directory: Path) -> None:

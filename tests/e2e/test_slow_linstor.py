@@ -10,7 +10,7 @@ EACH = 0.1
 """Seconds that LINSTOR takes for each request. All of NAMES, read 4 at a time, take 1 s."""
 
 
-async def test_a_full_pass_that_takes_longer_than_its_time_ends_and_mends_what_no_event_told(
+async def test_a_full_reconcile_slower_than_its_timeout_completes_and_corrects_drift(
     fake_stage: Stage, service_on: MakeService
 ) -> None:
     stage = fake_stage

@@ -17,7 +17,7 @@ async def leads(service: Service) -> bool:
     return await service.metric("linstor_affinity_leader") == 1
 
 
-async def test_beside_a_controller_on_standby_it_is_live_and_quiet_and_leaves_the_lead(
+async def test_beside_a_standby_controller_the_service_is_live_and_yields_leadership(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])

@@ -20,7 +20,9 @@ async def status(service: Service, search: str = "") -> Json:
     return found
 
 
-async def test_changes_streams_and_reasons_are_told(stage: Stage, service_on: MakeService) -> None:
+async def test_the_status_has_changes_streams_and_reasons(
+    stage: Stage, service_on: MakeService
+) -> None:
     await stage.add("pvc-moved", ["n1"])
     await stage.add("pvc-skipped", ["n1"], annotations={"piraeus.io/skip-affinity-controller": "x"})
     await stage.add("pvc-good", ["n1"])
@@ -61,7 +63,9 @@ async def test_changes_streams_and_reasons_are_told(stage: Stage, service_on: Ma
     ]
 
 
-async def test_what_is_missing_is_told(fake_stage: Stage, service_on: MakeService) -> None:
+async def test_the_status_names_what_is_not_ready(
+    fake_stage: Stage, service_on: MakeService
+) -> None:
     async with running(service_on(fake_stage)) as service:
         await fake_stage.linstor.stop_listening()
 
@@ -76,7 +80,7 @@ async def test_what_is_missing_is_told(fake_stage: Stage, service_on: MakeServic
 
 
 @pytest.mark.parametrize("off", ["off", "false"])
-async def test_the_page_can_be_switched_off(
+async def test_the_page_can_be_disabled(
     fake_stage: Stage, service_on: MakeService, off: str
 ) -> None:
     async with running(service_on(fake_stage, f"--status-page={off}")) as service:
@@ -85,7 +89,7 @@ async def test_the_page_can_be_switched_off(
     assert [code for code, _ in answers] == [404, 404, 200]
 
 
-async def test_nothing_but_reading_is_allowed(fake_stage: Stage, service_on: MakeService) -> None:
+async def test_only_get_requests_are_allowed(fake_stage: Stage, service_on: MakeService) -> None:
     async with running(service_on(fake_stage)) as service:
         for method in ("POST", "PUT", "PATCH", "DELETE"):
             for path in ("/", "/status"):

@@ -52,7 +52,7 @@ async def burst(stage: Stage, leaving: str, target: str) -> None:
     )
 
 
-async def test_without_an_election_two_lose_nothing_and_do_not_fight(
+async def test_two_instances_without_leader_election_lose_nothing_and_do_not_fight(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add_many(NAMES, "n1")
@@ -80,7 +80,7 @@ def two(stage: Stage, service_on: MakeService) -> tuple[Service, Service]:
     return first, service_on(stage, "--leader-election-id=second", *SHORT_LEASE)
 
 
-async def test_a_leader_killed_in_mid_burst_is_followed_and_nothing_is_lost(
+async def test_after_a_leader_is_killed_within_a_burst_nothing_is_lost(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add_many(NAMES, "n1")
@@ -94,7 +94,7 @@ async def test_a_leader_killed_in_mid_burst_is_followed_and_nothing_is_lost(
         assert await holder(stage) == "second"
 
 
-async def test_a_leader_that_slept_past_its_lease_does_no_harm_when_it_wakes(
+async def test_a_leader_suspended_past_its_lease_does_no_harm_when_it_resumes(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add_many(NAMES, "n1")
@@ -120,7 +120,7 @@ async def test_a_leader_that_slept_past_its_lease_does_no_harm_when_it_wakes(
         assert generations(stage, name) <= 1 + 2 * 2
 
 
-async def test_two_on_one_host_that_were_given_no_name_do_not_both_lead(
+async def test_two_instances_on_one_host_without_identity_do_not_both_lead(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])

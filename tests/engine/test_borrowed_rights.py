@@ -51,7 +51,7 @@ from tests.stage import manifests
 Json = dict[str, Any]
 
 
-async def test_an_entry_for_a_sibling_holds_up_no_volume_of_its_resource() -> None:
+async def test_an_entry_for_a_sibling_blocks_no_volume_of_its_resource() -> None:
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
@@ -65,7 +65,7 @@ async def test_an_entry_for_a_sibling_holds_up_no_volume_of_its_resource() -> No
         assert setup.nodes() == {"n2"}
 
 
-async def test_an_entry_for_a_claim_of_ones_own_holds_up_nobody_else() -> None:
+async def test_an_entry_for_the_writers_own_claim_blocks_no_other_volume() -> None:
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n1")
@@ -82,7 +82,7 @@ async def test_an_entry_for_a_claim_of_ones_own_holds_up_nobody_else() -> None:
 
 
 @pytest.mark.parametrize("nodes", [("n2",), ("n1", "n2")], ids=["urgent", "one choice more"])
-async def test_entries_without_number_that_can_t_be_followed_hold_up_nobody_for_long(
+async def test_any_number_of_unusable_entries_delay_others_only_briefly(
     nodes: tuple[str, ...],
 ) -> None:
     async with cluster_with(PV) as cluster:
@@ -128,7 +128,7 @@ def entries_for_others(setup: Setup, others: list[str], number: int) -> None:
 @pytest.mark.parametrize("nodes", [("n2",), ("n1", "n2")], ids=["urgent", "one choice more"])
 @pytest.mark.parametrize("of", ["another resource", "the same resource"])
 @pytest.mark.parametrize("minutes", [0, 5], ids=["new ones", "known ones"])
-async def test_entries_without_number_that_are_left_alone_hold_up_nobody_for_long(
+async def test_any_number_of_ignored_entries_delay_others_only_briefly(
     nodes: tuple[str, ...], of: str, minutes: int
 ) -> None:
     others = [f"other-{number}" for number in range(4)]
@@ -201,7 +201,7 @@ DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
         ),
     ],
 )
-async def test_a_property_on_linstor_makes_no_volume_that_does_more_than_hold_data(
+async def test_a_linstor_property_creates_no_volume_with_additional_powers(
     change: Json,
 ) -> None:
     async with cluster_with() as cluster:
@@ -221,7 +221,7 @@ async def test_a_property_on_linstor_makes_no_volume_that_does_more_than_hold_da
         assert setup.journal.kept == {}
 
 
-async def test_a_volume_by_a_property_gets_no_mount_options_of_another_property() -> None:
+async def test_a_volume_from_a_property_gets_no_mount_options_of_another_property() -> None:
     """Without a volume context, as drivers of old made them, linstor-csi reads LINSTOR's."""
     async with cluster_with() as cluster:
         parameters = {"mountOpts": "noatime", "postMountXfsOpts": "extsize 2m"}
@@ -279,7 +279,7 @@ async def absent_with_options(cluster: FakeCluster, *, in_class: bool) -> Setup:
 
 
 @pytest.mark.parametrize("in_class", [True, False], ids=["of the class", "of a person"])
-async def test_a_volume_with_mount_options_comes_back_after_a_failure(in_class: bool) -> None:
+async def test_a_volume_with_mount_options_is_recreated_after_a_failure(in_class: bool) -> None:
     """This instance has seen that the original had them."""
     async with cluster_with() as cluster:
         setup = await absent_with_options(cluster, in_class=in_class)
@@ -292,7 +292,7 @@ async def test_a_volume_with_mount_options_comes_back_after_a_failure(in_class: 
         assert setup.nodes() == {"n2"}
 
 
-async def test_a_volume_with_the_mount_options_of_its_class_comes_back_after_a_crash() -> None:
+async def test_a_volume_with_the_mount_options_of_its_class_is_recreated_after_a_crash() -> None:
     async with cluster_with() as cluster:
         before = await absent_with_options(cluster, in_class=True)
         setup = setup_on(cluster, before.linstor, journal=before.journal)
@@ -304,7 +304,7 @@ async def test_a_volume_with_the_mount_options_of_its_class_comes_back_after_a_c
         assert setup.claim()["status"]["phase"] == "Bound"
 
 
-async def test_mount_options_that_no_class_gives_are_not_brought_back_to_a_claim_after_a_crash(
+async def test_mount_options_of_no_class_are_not_recreated_for_a_claim_after_a_crash(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Nothing tells then that it is not somebody else who wrote them into the entry."""
@@ -334,7 +334,7 @@ def terminating(cluster: FakeCluster, name: str) -> None:
 
 @pytest.mark.parametrize("state", ["bound", "terminating", "being replaced"])
 @pytest.mark.parametrize("by", ["an entry", "a property"])
-async def test_nobody_gets_a_second_volume_for_data_that_a_claim_uses(
+async def test_no_second_volume_is_created_for_data_that_a_claim_uses(
     state: str, by: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with cluster_with() as cluster:
@@ -376,7 +376,7 @@ async def test_nobody_gets_a_second_volume_for_data_that_a_claim_uses(
 
 
 @pytest.mark.parametrize("by", ["an entry", "a property"])
-async def test_nobody_gets_the_data_that_a_volume_retains(by: str) -> None:
+async def test_data_retained_by_a_volume_is_given_to_no_other_claim(by: str) -> None:
     """Its claim is gone, and its policy is Retain."""
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM, policy="Retain")
@@ -412,7 +412,7 @@ async def left_by_a_crash(cluster: FakeCluster, linstor: FakeLinstor) -> FakeJou
 @pytest.mark.parametrize("by", ["an entry", "a property"])
 @pytest.mark.parametrize("event", [False, True], ids=["", "an event comes first"])
 @pytest.mark.parametrize("at_a_time", [1000, 1])
-async def test_nobody_gets_the_data_of_a_volume_that_a_crash_left_absent(
+async def test_data_of_a_volume_left_absent_by_a_crash_is_given_to_no_other_claim(
     by: str, event: bool, at_a_time: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A sibling is there, so that the resource is reconciled before any entry was listed."""
@@ -441,7 +441,7 @@ async def test_nobody_gets_the_data_of_a_volume_that_a_crash_left_absent(
 
 
 @pytest.mark.parametrize("at_a_time", [1000, 3])
-async def test_a_volume_that_a_crash_left_absent_is_back_at_once(at_a_time: int) -> None:
+async def test_a_volume_left_absent_by_a_crash_is_recreated_at_once(at_a_time: int) -> None:
     """However many other entries are listed before its own, and in however many parts."""
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
@@ -459,7 +459,7 @@ async def test_a_volume_that_a_crash_left_absent_is_back_at_once(at_a_time: int)
 
 
 @pytest.mark.parametrize("by", ["an entry", "a property"])
-async def test_who_comes_to_lead_lists_all_entries_before_it_makes_an_absent_volume(
+async def test_a_new_leader_lists_all_entries_before_it_creates_an_absent_volume(
     by: str,
 ) -> None:
     """It has listed them when it led before, and knows of the property since."""
@@ -490,7 +490,7 @@ async def test_who_comes_to_lead_lists_all_entries_before_it_makes_an_absent_vol
 
 
 @pytest.mark.parametrize("crash", [False, True])
-async def test_one_of_two_volumes_for_the_same_data_comes_back_unless_nobody_has_seen_it(
+async def test_of_two_entries_for_the_same_data_only_an_observed_volume_is_recreated(
     crash: bool,
 ) -> None:
     async with cluster_with() as cluster:
@@ -509,7 +509,7 @@ async def test_one_of_two_volumes_for_the_same_data_comes_back_unless_nobody_has
         assert (PV in setup.journal.kept) == crash
 
 
-async def test_a_volume_that_was_bound_again_by_hand_comes_back_after_a_failure() -> None:
+async def test_a_manually_rebound_volume_is_recreated_after_a_failure() -> None:
     """Its resource was provisioned for a claim that is gone."""
     async with cluster_with() as cluster:
         resource = "pvc-11111111-2222-4333-8444-555555555555"
@@ -531,7 +531,7 @@ async def test_a_volume_that_was_bound_again_by_hand_comes_back_after_a_failure(
         assert setup.claim()["status"]["phase"] == "Bound"
 
 
-async def test_no_volume_comes_back_before_the_classes_are_known() -> None:
+async def test_no_volume_is_recreated_before_the_classes_are_known() -> None:
     async with cluster_with() as cluster:
         volume_with_options(cluster, in_class=True)
         await asyncio.sleep(1.0)
@@ -565,7 +565,7 @@ async def test_no_volume_comes_back_before_the_classes_are_known() -> None:
         ),
     ],
 )
-async def test_an_entry_gives_no_claim_a_volume_that_does_more_than_hold_data(change: Json) -> None:
+async def test_an_entry_gives_no_claim_a_volume_with_additional_powers(change: Json) -> None:
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place("unused", "n1")
@@ -585,7 +585,7 @@ async def test_an_entry_gives_no_claim_a_volume_that_does_more_than_hold_data(ch
         assert setup.journal.kept == {}
 
 
-async def test_marks_in_our_name_turn_no_retain_into_delete() -> None:
+async def test_forged_markers_change_no_retain_to_delete() -> None:
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n1")
@@ -603,7 +603,7 @@ async def test_marks_in_our_name_turn_no_retain_into_delete() -> None:
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
-async def test_nor_does_an_annotation_in_the_middle_of_a_replacement() -> None:
+async def test_an_annotation_during_a_replacement_changes_no_retain_to_delete() -> None:
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
@@ -626,7 +626,7 @@ async def test_nor_does_an_annotation_in_the_middle_of_a_replacement() -> None:
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
-async def test_where_marks_and_entry_disagree_retain_wins() -> None:
+async def test_if_markers_and_entry_disagree_retain_wins() -> None:
     """An instance was killed before it deleted the volume, which then was resized."""
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
@@ -650,7 +650,7 @@ async def test_where_marks_and_entry_disagree_retain_wins() -> None:
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
-async def test_a_note_that_can_t_be_written_any_more_holds_up_nobody_else() -> None:
+async def test_an_entry_that_is_no_longer_writable_blocks_no_other_volume() -> None:
     """An annotation made to be too large for it is one way to that."""
     async with cluster_with(PV, "pvc-2") as cluster:
         linstor = FakeLinstor("n1", "n2")
@@ -684,7 +684,7 @@ async def test_a_note_that_can_t_be_written_any_more_holds_up_nobody_else() -> N
 
 
 @pytest.mark.parametrize("error", [Refused, Unreachable])
-async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word(
+async def test_an_entry_rewritten_by_another_client_is_not_trusted(
     error: Callable[[str], AffinityEventsError],
 ) -> None:
     async with cluster_with(PV) as cluster:
@@ -723,7 +723,7 @@ async def test_an_entry_that_somebody_else_rewrote_is_not_taken_for_our_own_word
         assert claim["status"].get("phase") != "Bound"
 
 
-async def test_saved_volumes_of_one_s_own_keep_nobody_else_waiting() -> None:
+async def test_saved_pvs_of_one_user_do_not_delay_others() -> None:
     """Two are for the same LINSTOR volume, one of them can't be created, and a third is junk."""
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
@@ -761,7 +761,7 @@ async def test_saved_volumes_of_one_s_own_keep_nobody_else_waiting() -> None:
             assert len(linstor.asked) < before + 200
 
 
-async def test_an_entry_and_a_saved_volume_of_no_use_keep_no_volume_waiting() -> None:
+async def test_an_unusable_entry_and_saved_pv_do_not_delay_a_volume() -> None:
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")

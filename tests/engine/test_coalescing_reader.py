@@ -43,7 +43,7 @@ def single_looks(setup: Setup) -> int:
     return setup.linstor.asked.count("placement")
 
 
-async def test_many_hints_that_mean_nothing_are_answered_by_a_few_bulk_reads() -> None:
+async def test_many_triggers_without_changes_are_served_by_a_few_bulk_reads() -> None:
     async with crowded_house() as setup:
         hint_all(setup)
         hint_all(setup)
@@ -62,7 +62,7 @@ async def test_many_hints_that_mean_nothing_are_answered_by_a_few_bulk_reads() -
         assert setup.telemetry.counted["done replace"] == 0
 
 
-async def test_what_has_moved_among_many_is_set_right() -> None:
+async def test_moved_volumes_in_a_batch_are_corrected() -> None:
     async with crowded_house() as setup:
         for name in NAMES[::50]:
             setup.linstor.place(name, "n2")
@@ -75,7 +75,7 @@ async def test_what_has_moved_among_many_is_set_right() -> None:
         assert single_looks(setup) <= FEW + len(NAMES[::50])
 
 
-async def test_what_is_told_while_everything_is_read_is_looked_at_afterwards() -> None:
+async def test_triggers_during_a_bulk_read_are_reconciled_afterwards() -> None:
     async with crowded_house() as setup:
         late = ResourceName(NAMES[MANY // 2])
         read = setup.linstor.placements
@@ -96,7 +96,7 @@ async def test_what_is_told_while_everything_is_read_is_looked_at_afterwards() -
         assert setup.nodes(late) == {"n2"}
 
 
-async def test_a_crowd_for_which_no_bulk_read_is_to_be_had_is_looked_at_one_by_one() -> None:
+async def test_a_batch_is_reconciled_one_by_one_if_the_bulk_read_fails() -> None:
     async with crowded_house() as setup:
         setup.linstor.bulk_broken = True
         setup.linstor.place(NAMES[-1], "n2")
@@ -110,7 +110,7 @@ async def test_a_crowd_for_which_no_bulk_read_is_to_be_had_is_looked_at_one_by_o
         assert setup.linstor.asked.count("placements") == 1
 
 
-async def test_a_resource_that_a_bulk_read_lacks_gets_a_look_of_its_own() -> None:
+async def test_a_resource_missing_from_a_bulk_read_is_read_separately() -> None:
     async with crowded_house() as setup:
         lacking = ResourceName(NAMES[MANY // 2])
         read = setup.linstor.placements
@@ -126,7 +126,7 @@ async def test_a_resource_that_a_bulk_read_lacks_gets_a_look_of_its_own() -> Non
         assert setup.notices.warnings == []
 
 
-async def test_some_looks_are_no_crowd() -> None:
+async def test_a_few_reconciles_need_no_bulk_read() -> None:
     async with crowded_house() as setup:
         for name in NAMES[: SMALLEST - 1]:
             setup.queue.add(resource_name(name), source="promotion")
@@ -136,7 +136,7 @@ async def test_some_looks_are_no_crowd() -> None:
         assert single_looks(setup) == 2 * (SMALLEST - 1)
 
 
-async def test_an_unfinished_replacement_in_a_crowd_is_brought_to_its_end() -> None:
+async def test_an_unfinished_replacement_in_a_batch_is_finished() -> None:
     async with crowded_house() as setup:
         name = NAMES[MANY // 2]
         setup.linstor.place(name, "n2")
@@ -151,7 +151,7 @@ async def test_an_unfinished_replacement_in_a_crowd_is_brought_to_its_end() -> N
         assert setup.journal.kept == {}
 
 
-async def test_an_outage_while_a_crowd_waits_is_not_taken_for_a_satellite_that_hangs() -> None:
+async def test_an_outage_during_a_batch_is_not_mistaken_for_a_hung_satellite() -> None:
     async with crowded_house() as setup:
         setup.linstor.delay = 0.5
         hint_all(setup)
@@ -166,7 +166,7 @@ async def test_an_outage_while_a_crowd_waits_is_not_taken_for_a_satellite_that_h
         assert setup.full_reconciler.last.bulk
 
 
-async def test_what_changes_between_a_read_and_a_second_look_is_seen_by_that_look() -> None:
+async def test_a_change_between_a_read_and_its_recheck_is_seen_by_the_recheck() -> None:
     async with crowded_house() as setup:
         setup.linstor.delay = 0.0
         late = [resource_name(name) for name in NAMES[-SMALLEST + 1 :]]
@@ -192,7 +192,7 @@ async def test_what_changes_between_a_read_and_a_second_look_is_seen_by_that_loo
         assert [r for r in late if setup.nodes(r) != {"n2"}] == []
 
 
-async def test_what_no_bulk_read_can_answer_is_not_tried_that_way_again() -> None:
+async def test_after_a_failed_bulk_read_resources_are_read_separately() -> None:
     async with crowded_house() as setup:
         setup.linstor.placed.clear()
         hint_all(setup)
@@ -202,7 +202,7 @@ async def test_what_no_bulk_read_can_answer_is_not_tried_that_way_again() -> Non
         assert setup.linstor.asked.count("placements") <= 2
 
 
-async def test_nodes_that_are_not_to_be_had_hold_up_no_crowd() -> None:
+async def test_unavailable_nodes_do_not_block_a_batch() -> None:
     async with crowded_house() as setup:
         for name in NAMES:
             setup.linstor.place(name, "n1", "n3")
@@ -218,7 +218,7 @@ async def test_nodes_that_are_not_to_be_had_hold_up_no_crowd() -> None:
         assert setup.queue.processing <= 3
 
 
-async def test_a_look_that_failed_and_was_answered_in_a_crowd_has_failed_no_more() -> None:
+async def test_a_failed_reconcile_that_succeeds_in_a_batch_is_no_longer_failing() -> None:
     async with crowded_house() as setup:
         setup.linstor.broken = Unreachable("connection refused")
         for name in NAMES[: SMALLEST - 1]:
@@ -233,7 +233,7 @@ async def test_a_look_that_failed_and_was_answered_in_a_crowd_has_failed_no_more
         assert setup.reconciler.remembered() == 0
 
 
-async def test_no_volume_is_changed_by_what_a_bulk_read_says_alone() -> None:
+async def test_no_volume_is_changed_because_of_a_bulk_read_alone() -> None:
     """The replica moves on in the midst of the crowd, and nobody tells."""
     async with crowded_house() as setup:
         moving = ResourceName(NAMES[MANY // 2])
@@ -253,7 +253,7 @@ async def test_no_volume_is_changed_by_what_a_bulk_read_says_alone() -> None:
         assert setup.telemetry.counted["done replace"] == 0
 
 
-async def test_a_change_does_not_wait_for_hints_to_cease() -> None:
+async def test_a_change_does_not_wait_until_triggers_stop() -> None:
     async with crowded_house(workers=1) as setup:
         setup.linstor.place(NAMES[0], "n2")
         for _ in range(100):
@@ -263,7 +263,7 @@ async def test_a_change_does_not_wait_for_hints_to_cease() -> None:
         assert setup.nodes(NAMES[0]) == {"n2"}
 
 
-async def test_few_look_alone_while_everything_is_read() -> None:
+async def test_few_single_reads_run_during_a_bulk_read() -> None:
     async with crowded_house(workers=10) as setup:
         read = setup.linstor.placements
 
@@ -278,7 +278,7 @@ async def test_few_look_alone_while_everything_is_read() -> None:
         assert 10 < single_looks(setup) < SMALLEST
 
 
-async def test_a_saved_volume_is_read_alone() -> None:
+async def test_a_resource_with_a_saved_pv_is_read_separately() -> None:
     async with crowded_house() as setup:
         saved = ResourceName(NAMES[MANY // 2])
         read = setup.linstor.definitions

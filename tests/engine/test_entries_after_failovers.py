@@ -41,7 +41,7 @@ def leads(setup: Setup, *, leading: bool) -> None:
 
 
 @pytest.mark.parametrize("pause", [1.0, 60.0])
-async def test_a_volume_that_another_leader_replaced_meanwhile_comes_back(pause: float) -> None:
+async def test_a_volume_replaced_meanwhile_by_another_leader_is_recreated(pause: float) -> None:
     """The first leader could read and not write, so its run went on after it had lost the Lease."""
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
@@ -74,7 +74,7 @@ async def test_a_volume_that_another_leader_replaced_meanwhile_comes_back(pause:
 
 
 @pytest.mark.parametrize("label", [OWN, VICTIM], ids=["another resource", "its resource"])
-async def test_whatever_an_entry_is_labelled_with_all_are_listed_first(label: ResourceName) -> None:
+async def test_all_entries_are_listed_first_whatever_their_labels(label: ResourceName) -> None:
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
         journal = await left_by_a_crash(cluster, linstor)
@@ -103,7 +103,7 @@ async def test_whatever_an_entry_is_labelled_with_all_are_listed_first(label: Re
         assert cluster.get("persistentvolumes", EVIL) is None
 
 
-async def test_no_claim_gets_more_than_data_under_another_name() -> None:
+async def test_no_claim_gets_additional_powers_under_another_name() -> None:
     """A claim that says that it is bound is bound by uid, and the entry names another claim."""
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
@@ -126,7 +126,7 @@ async def test_no_claim_gets_more_than_data_under_another_name() -> None:
         assert setup.pv()["spec"]["claimRef"]["uid"] != setup.claim()["metadata"]["uid"]
 
 
-async def test_an_entry_undoes_no_deletion_of_a_volume_that_was_to_be_replaced_once() -> None:
+async def test_an_old_entry_reverts_no_deletion_by_a_user() -> None:
     """It was marked, and its entry was deleted: after that a deletion is its owner's."""
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)

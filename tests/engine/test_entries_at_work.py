@@ -38,7 +38,7 @@ Json = dict[str, Any]
 @pytest.mark.parametrize("finalizer", [None, "backup.example.com/hold"])
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
 @pytest.mark.parametrize("skipped", [False, True])
-async def test_an_entry_undoes_no_deletion_of_others(
+async def test_an_entry_reverts_no_deletion_by_others(
     finalizer: str | None, policy: str, skipped: bool
 ) -> None:
     """It goes when its claim does, or as its owner wants, with the policy that it has."""
@@ -67,7 +67,7 @@ async def test_an_entry_undoes_no_deletion_of_others(
         assert setup.pv() == before
 
 
-async def test_a_volume_that_we_delete_comes_back_whatever_is_taken_off_it(
+async def test_a_volume_deleted_by_us_is_recreated_whatever_is_removed_from_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with cluster_with(PV) as cluster:
@@ -98,7 +98,7 @@ async def test_a_volume_that_we_delete_comes_back_whatever_is_taken_off_it(
 
 
 @pytest.mark.parametrize("victim", ["pvc-11111111-2222-4333-8444-555555555555", "victim"])
-async def test_an_entry_that_is_rewritten_meanwhile_gives_nobody_another_linstor_volume(
+async def test_an_entry_rewritten_meanwhile_gives_no_claim_another_linstor_volume(
     victim: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with cluster_with(PV) as cluster:
@@ -131,7 +131,7 @@ async def test_an_entry_that_is_rewritten_meanwhile_gives_nobody_another_linstor
         assert "left alone" in caplog.text
 
 
-async def test_nor_does_one_that_this_instance_has_seen_no_volume_of(
+async def test_a_rewritten_entry_of_an_unobserved_volume_gives_no_claim_another_linstor_volume(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whoever writes the entry changes it after it was looked at first."""
@@ -166,7 +166,7 @@ async def test_nor_does_one_that_this_instance_has_seen_no_volume_of(
 
 @pytest.mark.parametrize("how", ["another uid", "no valid entry first", "deleted first"])
 @pytest.mark.parametrize("away", ["while it is away", "while it is tried"])
-async def test_an_entry_that_is_rewritten_for_another_uid_gives_nobody_the_volume(
+async def test_an_entry_rewritten_for_another_uid_gives_no_claim_the_volume(
     how: str, away: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with cluster_with() as cluster:
@@ -224,7 +224,7 @@ async def test_an_entry_that_is_rewritten_for_another_uid_gives_nobody_the_volum
         assert "left alone" in caplog.text
 
 
-async def test_what_was_seen_of_a_volume_is_forgotten_once_it_is_there_again() -> None:
+async def test_observations_of_a_volume_are_dropped_once_it_exists_again() -> None:
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
         await asyncio.sleep(1.0)
@@ -242,7 +242,7 @@ async def test_what_was_seen_of_a_volume_is_forgotten_once_it_is_there_again() -
             assert not setup.replacer.unfinished.originals.has_any([PV])
 
 
-async def test_what_was_seen_before_another_instance_led_counts_against_no_later_entry() -> None:
+async def test_observations_before_another_leader_do_not_block_later_entries() -> None:
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
         await asyncio.sleep(1.0)
@@ -270,7 +270,7 @@ KEEPS = "example.com/keeps-it"
 
 
 @pytest.mark.parametrize("crash", [False, True])
-async def test_an_entry_gives_a_volume_no_finalizer_of_a_stranger(crash: bool) -> None:
+async def test_an_entry_gives_a_volume_no_unknown_finalizer(crash: bool) -> None:
     """It could never be deleted."""
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
@@ -304,7 +304,7 @@ async def test_an_entry_gives_a_volume_no_finalizer_of_a_stranger(crash: bool) -
         assert KEEPS not in setup.pv()["metadata"]["finalizers"]
 
 
-async def test_a_finalizer_that_is_allowed_is_on_the_new_volume_after_a_crash() -> None:
+async def test_an_allowed_finalizer_is_on_the_new_volume_after_a_crash() -> None:
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
         await asyncio.sleep(1.0)
@@ -337,7 +337,7 @@ MEANWHILE = {
 
 
 @pytest.mark.parametrize("change", MEANWHILE.values(), ids=MEANWHILE)
-async def test_what_somebody_writes_on_a_volume_in_replacement_keeps_no_volume_away(
+async def test_writes_of_others_during_a_replacement_prevent_no_recreation(
     change: Json,
 ) -> None:
     """Policies of the chart, or of the cluster, may refuse to create what is annotated so."""
@@ -371,7 +371,7 @@ async def test_what_somebody_writes_on_a_volume_in_replacement_keeps_no_volume_a
 
 
 @pytest.mark.parametrize("part", ["labels", "annotations"])
-async def test_a_change_that_kubernetes_refuses_takes_none_of_others_with_it(
+async def test_a_rejected_change_of_others_discards_no_other_change(
     part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with cluster_with(PV) as cluster:
@@ -412,7 +412,7 @@ async def test_a_change_that_kubernetes_refuses_takes_none_of_others_with_it(
         assert [each.levelname for each in told] == ["ERROR"]
 
 
-async def test_a_claim_reference_that_kubernetes_refuses_holds_up_no_other_volume() -> None:
+async def test_a_rejected_claim_ref_blocks_no_other_volume() -> None:
     async with cluster_with(PV, "pvc-2") as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")

@@ -28,7 +28,7 @@ async def a_day(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("error", [Forbidden, Conflict])
-async def test_a_write_that_never_succeeds_is_told(error: type[Exception]) -> None:
+async def test_a_write_that_never_succeeds_is_reported(error: type[Exception]) -> None:
     async with one_setup("n2") as setup:
 
         async def refused(name: PvName, patch: Patch) -> Manifest:
@@ -43,7 +43,7 @@ async def test_a_write_that_never_succeeds_is_told(error: type[Exception]) -> No
         assert 10 < len(setup.notices.warnings) < 40
 
 
-async def test_who_takes_back_our_marks_each_time_is_not_fought() -> None:
+async def test_a_client_that_removes_our_markers_is_not_fought() -> None:
     async with one_setup("n2") as setup:
         patch, marks = setup.volumes.patch, 0
 
@@ -64,7 +64,7 @@ async def test_who_takes_back_our_marks_each_time_is_not_fought() -> None:
         assert any("or was about to be" in why for _, _, why in setup.notices.warnings)
 
 
-async def test_a_volume_that_stays_absent_is_told_whatever_the_reason() -> None:
+async def test_a_volume_that_stays_absent_is_reported_whatever_the_reason() -> None:
     async with one_setup("n2") as setup:
         setup.faults.refuse("create", Unreachable)
         with pytest.raises(Unreachable):
@@ -86,7 +86,7 @@ async def test_a_volume_that_stays_absent_is_told_whatever_the_reason() -> None:
         assert len(told) > 10
 
 
-async def test_a_replacement_that_never_ends_is_told() -> None:
+async def test_a_replacement_that_never_ends_is_reported() -> None:
     async with one_setup("n2") as setup:
 
         async def raced(manifest: Manifest) -> None:
@@ -103,7 +103,7 @@ async def test_a_replacement_that_never_ends_is_told() -> None:
         assert "VolumeReplacementUnfinished" in [r for _, r, _ in setup.notices.warnings]
 
 
-async def test_a_refused_creation_is_told_again_and_again_while_it_lasts() -> None:
+async def test_a_rejected_creation_is_reported_repeatedly_while_it_lasts() -> None:
     async with one_setup("n2") as setup:
         setup.faults.refuse("create", Forbidden)
         async with setup.at_work():
@@ -114,7 +114,7 @@ async def test_a_refused_creation_is_told_again_and_again_while_it_lasts() -> No
         assert len(set(setup.notices.reminders)) > 20
 
 
-async def test_a_property_that_linstor_does_not_drop_holds_up_no_volume() -> None:
+async def test_a_property_that_linstor_does_not_delete_blocks_no_volume() -> None:
     async with one_setup("n2") as setup:
         saved = {key: value for key, value in setup.pv().items() if key != "status"}
         saved["metadata"] = {"name": PV}
@@ -132,7 +132,7 @@ async def test_a_property_that_linstor_does_not_drop_holds_up_no_volume() -> Non
         assert setup.nodes() == {"n2"}
 
 
-async def test_where_the_watch_says_nothing_of_a_removal_that_is_told(
+async def test_a_missing_delete_event_is_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with one_setup("n2") as setup:
@@ -143,7 +143,7 @@ async def test_where_the_watch_says_nothing_of_a_removal_that_is_told(
     assert "the watch did not report the final state of the deleted volume" in caplog.text
 
 
-async def test_a_binder_that_lags_is_waited_for_before_the_claim_is_judged() -> None:
+async def test_a_lagging_binder_is_waited_for_before_the_claim_is_checked() -> None:
     async with one_setup("n2") as setup:
         create, read_claim = setup.volumes.create, setup.volumes.read_claim
         loop = asyncio.get_running_loop()

@@ -55,9 +55,7 @@ async def cut_off(view: PlacementReader, linstor: Slow, *, after: float) -> None
             await view.one_by_one(tuple(linstor.placed))
 
 
-async def test_12000_resources_at_20_ms_each_are_read_within_minutes_however_often_cut_off() -> (
-    None
-):
+async def test_12000_slow_resources_are_read_within_minutes_however_often_interrupted() -> None:
     linstor = slow([f"pvc-{number}" for number in range(12_000)])
     view = PlacementReader(linstor, readers=4)
     attempts = 0
@@ -86,7 +84,7 @@ async def test_more_readers_read_faster() -> None:
     assert await took(20) == pytest.approx(await took(4) / 5)
 
 
-async def test_a_reading_that_failed_goes_on_where_it_was_as_well() -> None:
+async def test_a_failed_read_resumes_where_it_was() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     asyncio.get_running_loop().call_later(
@@ -101,7 +99,7 @@ async def test_a_reading_that_failed_goes_on_where_it_was_as_well() -> None:
     assert linstor.read.total() == len(NAMES)
 
 
-async def test_once_all_is_read_the_next_reading_begins_anew() -> None:
+async def test_after_a_complete_read_the_next_one_starts_from_scratch() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     await view.one_by_one(tuple(linstor.placed))
@@ -111,7 +109,7 @@ async def test_once_all_is_read_the_next_reading_begins_anew() -> None:
     assert set(linstor.read.values()) == {2}
 
 
-async def test_what_was_read_too_long_ago_is_read_again() -> None:
+async def test_outdated_placements_are_read_again() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     await cut_off(view, linstor, after=0.5)
@@ -126,7 +124,7 @@ async def test_what_was_read_too_long_ago_is_read_again() -> None:
     assert found.placements == linstor.placed
 
 
-async def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
+async def test_a_resource_triggered_after_it_was_read_is_read_again() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     await cut_off(view, linstor, after=0.5)
@@ -140,7 +138,7 @@ async def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
     assert linstor.read[moved] == 2
 
 
-async def test_what_is_heard_of_while_others_are_read_is_read_again() -> None:
+async def test_a_resource_triggered_while_others_are_read_is_read_again() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     moved = resource_name(NAMES[0])
@@ -155,7 +153,7 @@ async def test_what_is_heard_of_while_others_are_read_is_read_again() -> None:
     assert found.placements[moved] == linstor.placed[moved]
 
 
-async def test_a_resource_that_linstor_does_not_know_is_asked_for_once() -> None:
+async def test_a_resource_unknown_to_linstor_is_read_once() -> None:
     linstor = slow(NAMES)
     gone = resource_name("pvc-gone")
 
@@ -169,7 +167,7 @@ def a_house(cluster: FakeCluster, linstor: Slow) -> Setup:
     return setup_on(cluster, linstor, limit=LIMIT, readers=4)
 
 
-async def test_a_full_pass_that_takes_longer_than_it_may_ends_all_the_same() -> None:
+async def test_a_full_reconcile_slower_than_its_timeout_completes() -> None:
     linstor = slow(NAMES)
     linstor.place(NAMES[-1], "n2")
     async with cluster_with(*NAMES) as cluster:
@@ -186,7 +184,7 @@ async def test_a_full_pass_that_takes_longer_than_it_may_ends_all_the_same() -> 
         assert setup.telemetry.counted["failed full reconcile TimeoutError"] >= 1
 
 
-async def test_what_was_missed_while_a_pass_was_being_resumed_is_found_by_another_one() -> None:
+async def test_events_missed_during_a_resumed_full_reconcile_cause_another_one() -> None:
     linstor = slow(NAMES)
     async with cluster_with(*NAMES) as cluster:
         setup = a_house(cluster, linstor)

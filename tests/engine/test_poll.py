@@ -70,7 +70,7 @@ async def room(request: pytest.FixtureRequest) -> AsyncIterator[Room]:
 NOT_LEADING = pytest.mark.parametrize("room", [False], indirect=True)
 
 
-async def test_where_nothing_changes_nothing_is_asked_for(room: Room) -> None:
+async def test_without_changes_no_full_reconcile_is_requested(room: Room) -> None:
     assert await room.beats(100) == 0
     assert room.linstor.asked == 101
 
@@ -84,9 +84,7 @@ async def test_where_nothing_changes_nothing_is_asked_for(room: Room) -> None:
         pytest.param(replace(ONLINE, labels=frozenset({("Aux/zone", "b")})), id="labels"),
     ],
 )
-async def test_a_node_that_went_or_changed_is_seen_once(
-    room: Room, state: NodeState | None
-) -> None:
+async def test_a_lost_or_changed_node_is_detected_once(room: Room, state: NodeState | None) -> None:
     if state is None:
         del room.linstor.nodes[N2]
     else:
@@ -97,21 +95,21 @@ async def test_a_node_that_went_or_changed_is_seen_once(
     assert room.requests == ["poll"]
 
 
-async def test_a_node_that_came_is_seen(room: Room) -> None:
+async def test_a_new_node_is_detected(room: Room) -> None:
     room.linstor.nodes[NodeName("n3")] = ONLINE
 
     assert await room.beats() == 1
 
 
 @pytest.mark.parametrize("count", [6, 8, 0])
-async def test_more_or_fewer_resources_are_seen(room: Room, count: int) -> None:
+async def test_a_changed_number_of_resources_is_detected(room: Room, count: int) -> None:
     room.linstor.resources = count
 
     assert await room.beats() == 1
     assert await room.beats(20) == 0
 
 
-async def test_a_number_that_goes_on_changing_is_mostly_left_to_the_events(room: Room) -> None:
+async def test_a_number_that_keeps_changing_is_mostly_left_to_the_events(room: Room) -> None:
     assert room.linstor.resources is not None
     for _ in range(60):
         room.linstor.resources += 1
@@ -126,7 +124,7 @@ async def test_a_number_that_goes_on_changing_is_mostly_left_to_the_events(room:
     assert await room.beats() == 1
 
 
-async def test_a_change_that_was_put_off_is_not_forgotten(room: Room) -> None:
+async def test_a_deferred_change_is_not_lost(room: Room) -> None:
     room.linstor.resources = 8
     assert await room.beats() == 1
     room.linstor.resources = 9
@@ -135,14 +133,14 @@ async def test_a_change_that_was_put_off_is_not_forgotten(room: Room) -> None:
     assert await room.beats(3) == 1
 
 
-async def test_a_node_is_never_put_off(room: Room) -> None:
+async def test_a_node_change_is_never_deferred(room: Room) -> None:
     for number in range(10):
         room.linstor.nodes[N2] = replace(ONLINE, connection=f"state {number}")
         assert await room.beats() == 1
 
 
 @pytest.mark.parametrize("error", [Unreachable("away"), LoginRefused("no")])
-async def test_what_changed_while_linstor_was_away_is_seen_afterwards(
+async def test_a_change_during_an_outage_is_detected_afterwards(
     room: Room, error: AffinityEventsError, caplog: pytest.LogCaptureFixture
 ) -> None:
     room.linstor.broken = error
@@ -155,7 +153,7 @@ async def test_what_changed_while_linstor_was_away_is_seen_afterwards(
     assert [record.levelname for record in caplog.records if "failed" in record.message] == []
 
 
-async def test_a_linstor_that_counts_nothing_is_watched_by_its_nodes(room: Room) -> None:
+async def test_without_a_resource_count_only_nodes_are_compared(room: Room) -> None:
     room.linstor.resources = None
     assert await room.beats(5) == 0
     del room.linstor.nodes[N1]
@@ -165,13 +163,13 @@ async def test_a_linstor_that_counts_nothing_is_watched_by_its_nodes(room: Room)
 
 
 @NOT_LEADING
-async def test_who_does_not_lead_asks_for_nothing(room: Room) -> None:
+async def test_a_follower_does_not_poll(room: Room) -> None:
     assert await room.beats(10) == 0
     assert room.linstor.asked == 0
 
 
 @NOT_LEADING
-async def test_a_new_leader_compares_with_what_it_finds_at_once(room: Room) -> None:
+async def test_a_new_leader_compares_with_its_first_poll(room: Room) -> None:
     room.leadership.leading = True
     room.poll.wake()
     await asyncio.sleep(0.0)
@@ -182,7 +180,7 @@ async def test_a_new_leader_compares_with_what_it_finds_at_once(room: Room) -> N
     assert await room.beats() == 1
 
 
-async def test_a_leader_anew_does_not_compare_with_what_it_saw_before(room: Room) -> None:
+async def test_a_leader_again_does_not_compare_with_polls_of_before(room: Room) -> None:
     room.leadership.leading = False
     await room.beats()
     del room.linstor.nodes[N1]
@@ -191,7 +189,7 @@ async def test_a_leader_anew_does_not_compare_with_what_it_saw_before(room: Room
     assert await room.beats(5) == 0
 
 
-async def test_where_something_better_tells_nothing_is_asked(room: Room) -> None:
+async def test_with_a_better_event_source_nothing_is_polled(room: Room) -> None:
     room.paused = True
     asked = room.linstor.asked
     del room.linstor.nodes[N1]

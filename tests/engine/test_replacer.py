@@ -83,7 +83,7 @@ WRITES = run_virtually(writes_of_one_replacement())
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
-async def test_cut_off_at_any_write_another_instance_brings_it_to_its_end(
+async def test_a_replacement_interrupted_at_any_write_is_finished_by_another_instance(
     nth: int, when: str
 ) -> None:
     async with cluster_with(PV) as cluster, Binder(cluster, delay=0.001) as binder:
@@ -131,7 +131,7 @@ async def finished(setup: Setup) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
-async def test_a_lost_answer_is_got_over(nth: int, when: str) -> None:
+async def test_a_lost_response_is_handled(nth: int, when: str) -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -152,7 +152,7 @@ async def test_a_lost_answer_is_got_over(nth: int, when: str) -> None:
         assert setup.journal.kept == {}
 
 
-async def test_what_kubernetes_would_refuse_is_never_begun() -> None:
+async def test_a_replacement_that_kubernetes_would_reject_never_starts() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -206,7 +206,7 @@ async def test_an_entry_that_could_not_be_withdrawn_is_dropped_later() -> None:
 
 
 @pytest.mark.parametrize("verb", ["patch", "save", "delete"])
-async def test_a_refusal_before_the_deletion_is_taken_back(verb: str) -> None:
+async def test_a_rejection_before_the_deletion_is_rolled_back(verb: str) -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -221,9 +221,7 @@ async def test_a_refusal_before_the_deletion_is_taken_back(verb: str) -> None:
         assert setup.journal.kept == {}
 
 
-async def test_a_creation_refused_after_the_deletion_is_loud_kept_trying_and_blocks_others() -> (
-    None
-):
+async def test_a_rejected_creation_after_the_deletion_is_logged_retried_and_blocks_others() -> None:
     async with cluster_with(PV, "pvc-2") as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -251,7 +249,7 @@ async def test_a_creation_refused_after_the_deletion_is_loud_kept_trying_and_blo
         assert len(setup.notices.warnings) == 1
 
 
-async def test_a_claim_that_goes_meanwhile_leaves_a_volume_that_nobody_reclaims() -> None:
+async def test_a_claim_deleted_meanwhile_leaves_a_retained_volume() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         async with setup.volumes.watching():
@@ -271,7 +269,7 @@ async def test_a_claim_that_goes_meanwhile_leaves_a_volume_that_nobody_reclaims(
         assert [reason for _, reason, _ in setup.notices.warnings][-1] == "VolumeRetained"
 
 
-async def test_what_somebody_changes_on_the_way_is_in_the_new_volume() -> None:
+async def test_changes_of_others_during_a_replacement_are_in_the_new_volume() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         async with setup.volumes.watching():
@@ -290,7 +288,7 @@ async def test_what_somebody_changes_on_the_way_is_in_the_new_volume() -> None:
         assert setup.pv()["metadata"]["labels"] == {"resized": "yes"}
 
 
-async def test_a_volume_that_a_user_deletes_first_stays_deleted() -> None:
+async def test_a_volume_deleted_by_a_user_first_stays_deleted() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         async with setup.volumes.watching():
@@ -309,9 +307,7 @@ async def test_a_volume_that_a_user_deletes_first_stays_deleted() -> None:
         assert setup.journal.kept == {}
 
 
-async def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them_and_keeps_retain() -> (
-    None
-):
+async def test_a_marked_volume_without_entry_loses_the_markers_and_keeps_retain() -> None:
     """Whoever may write annotations can write what the marks say."""
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
@@ -333,7 +329,7 @@ async def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them_and
         assert [reason for _, reason, _ in setup.notices.warnings] == ["VolumeRetained"]
 
 
-async def test_a_binder_that_never_answers_is_waited_for_and_no_longer() -> None:
+async def test_an_unresponsive_binder_is_waited_for_until_the_timeout() -> None:
     cluster = FakeCluster()
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
@@ -408,7 +404,7 @@ def nothing_special(_: Setup, __: Binder) -> Iterator[None]:
         (lost_claim, True),
     ],
 )
-async def test_a_replacement_that_waited_for_something_special_says_so(
+async def test_a_delayed_replacement_says_so(
     trouble: Callable[[Setup, Binder], AbstractContextManager[None]], held_up: bool
 ) -> None:
     cluster = FakeCluster()
@@ -425,7 +421,7 @@ async def test_a_replacement_that_waited_for_something_special_says_so(
         assert ended.held_up is held_up
 
 
-async def test_where_our_finalizer_is_stripped_nothing_is_deleted_and_no_mark_is_left() -> None:
+async def test_if_our_finalizer_is_stripped_nothing_is_deleted_and_no_marker_left() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -445,7 +441,7 @@ async def test_where_our_finalizer_is_stripped_nothing_is_deleted_and_no_mark_is
         assert kept(setup.pv()) == kept(before)
 
 
-async def test_what_has_no_effect_is_not_tried_for_ever() -> None:
+async def test_writes_without_effect_are_not_retried_forever() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -465,7 +461,7 @@ async def test_what_has_no_effect_is_not_tried_for_ever() -> None:
         assert tries < 100
 
 
-async def test_two_instances_at_once_end_with_one_good_volume() -> None:
+async def test_two_concurrent_instances_end_with_one_correct_volume() -> None:
     async with cluster_with(PV) as cluster, Binder(cluster, delay=0.001) as binder:
         first = setup_on(cluster, FakeLinstor("n1", "n2"), holder="first")
         second = setup_on(cluster, FakeLinstor("n1", "n2"), journal=first.journal, holder="second")
@@ -497,7 +493,7 @@ async def test_two_instances_at_once_end_with_one_good_volume() -> None:
         assert binder.lost_seen == []
 
 
-async def test_a_journal_that_is_listed_by_parts_is_known_as_a_whole() -> None:
+async def test_a_journal_listed_in_parts_is_known_completely() -> None:
     names = [PvName(f"pvc-{number}") for number in range(5)]
     async with cluster_with(*names) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
@@ -512,7 +508,7 @@ async def test_a_journal_that_is_listed_by_parts_is_known_as_a_whole() -> None:
         assert set(setup.replacer.unfinished.pending) == set(names)
 
 
-async def test_an_entry_that_is_none_is_not_pending_once_it_was_read() -> None:
+async def test_an_invalid_entry_is_not_pending_once_it_was_read() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         await setup.journal.create(begun(setup.pv()))

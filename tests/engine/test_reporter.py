@@ -47,7 +47,7 @@ def _volume(**changes: Any) -> Volume:
     return found
 
 
-def test_what_waits_is_told_when_it_has_waited_for_minutes_and_not_before() -> None:
+def test_a_deferred_volume_is_reported_after_minutes_and_not_before() -> None:
     scene = Scene()
 
     scene.report(RESIZING)
@@ -63,7 +63,7 @@ def test_what_waits_is_told_when_it_has_waited_for_minutes_and_not_before() -> N
     assert scene.reporter.deferred() == {Reason.RESIZING: 1}
 
 
-def test_what_waits_for_the_same_reason_waits_since_it_began_whatever_it_says() -> None:
+def test_a_deferral_lasts_since_its_reason_began_whatever_its_message() -> None:
     scene = Scene()
 
     scene.report(RESIZING)
@@ -72,7 +72,7 @@ def test_what_waits_for_the_same_reason_waits_since_it_began_whatever_it_says() 
     assert scene.warned == 1
 
 
-def test_what_came_right_meanwhile_begins_anew() -> None:
+def test_a_deferral_starts_again_after_the_volume_was_in_sync() -> None:
     scene = Scene()
 
     scene.report(RESIZING)
@@ -83,7 +83,7 @@ def test_what_came_right_meanwhile_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("decision", [RESIZING, REFUSED])
-def test_what_lasts_is_told_again_before_its_event_is_dropped(decision: Decision) -> None:
+def test_a_lasting_problem_is_reported_again_before_its_event_expires(decision: Decision) -> None:
     scene = Scene()
     scene.report(decision)
     scene.report(decision, after=DEFERRED_FOR)
@@ -113,7 +113,7 @@ def test_a_reminder_is_an_event_of_its_own() -> None:
         Deferred(Reason.NOT_LEADING, "this instance is not the leader any more", 5.0),
     ],
 )
-def test_what_is_meant_so_is_never_told(decision: Decision) -> None:
+def test_an_intended_state_is_never_reported(decision: Decision) -> None:
     scene = Scene()
 
     for _ in range(5):
@@ -122,7 +122,7 @@ def test_what_is_meant_so_is_never_told(decision: Decision) -> None:
     assert scene.warned == 0
 
 
-def test_a_volume_that_is_gone_is_told_of_no_more() -> None:
+def test_a_deleted_volume_is_not_reported_again() -> None:
     scene = Scene()
     scene.report(RESIZING)
 

@@ -68,7 +68,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("plan", [pytest.param(plan, id=name) for name, plan in FOUND.items()])
-def test_what_was_found_once_stays_mended(plan: Plan) -> None:
+def test_known_failing_plans_pass(plan: Plan) -> None:
     run_virtually(Play(plan).run())
 
 
@@ -88,21 +88,23 @@ def play_many(examples: int, part: int, figures: Figures) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_whatever_befalls_it_the_volume_ends_as_it_should(part: int, figures: Figures) -> None:
+def test_random_operations_end_with_a_correct_volume(part: int, figures: Figures) -> None:
     play_many(EXAMPLES, part, figures)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_the_same_many_times(part: int, figures: Figures) -> None:
+def test_random_operations_end_with_a_correct_volume_many_times(
+    part: int, figures: Figures
+) -> None:
     play_many(MANY, part, figures)
 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("call", range(CALLS))
 @pytest.mark.parametrize("policy", ["Delete", "Retain"])
-def test_killed_at_any_call_a_minute_alone_with_all_others_costs_nothing(
+def test_killed_at_any_call_and_down_for_a_minute_nothing_is_lost(
     call: int, after: bool, policy: str, figures: Figures
 ) -> None:
     killed = (Turn(call, What.CRASH, after, much=3),)
@@ -116,7 +118,7 @@ def test_killed_at_any_call_a_minute_alone_with_all_others_costs_nothing(
 
 @pytest.mark.parametrize("after", range(4))
 @pytest.mark.parametrize("call", range(CALLS))
-def test_a_write_that_stalls_and_comes_late_changes_nothing_any_more(call: int, after: int) -> None:
+def test_a_stalled_write_that_arrives_late_changes_nothing(call: int, after: int) -> None:
     late = (Turn(call, What.LATE, much=after), Turn(3, What.MOVE, much=2))
 
     for watch_lag in range(4):

@@ -31,18 +31,18 @@ def others() -> set[asyncio.Task[object]]:
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
-async def test_results_come_in_the_order_given() -> None:
+async def test_results_are_in_the_order_given() -> None:
     assert await together(after(2.0, "one"), after(1.0, "two")) == ("one", "two")
 
 
-async def test_where_one_fails_its_error_is_raised_and_nobody_goes_on() -> None:
+async def test_if_one_fails_its_error_is_raised_and_the_others_are_cancelled() -> None:
     with pytest.raises(Unreachable, match="away"):
         await together(after(100.0, "late"), failing(Unreachable("away")))
 
     assert others() == set()
 
 
-async def test_of_two_that_fail_one_is_told() -> None:
+async def test_of_two_failures_one_is_raised() -> None:
     with pytest.raises((Refused, Unreachable)):
         await together(failing(Refused("no")), failing(Unreachable("away")))
 
@@ -58,7 +58,7 @@ def planner(setup: Setup) -> Planner:
     )
 
 
-async def test_a_plan_that_fails_leaves_no_request_of_it_under_way() -> None:
+async def test_a_failed_plan_leaves_no_request_in_flight() -> None:
     linstor = FakeLinstor("n1")
     for name in NAMES:
         linstor.place(name, "n1")
@@ -81,7 +81,7 @@ async def test_a_plan_that_fails_leaves_no_request_of_it_under_way() -> None:
             assert others() == before
 
 
-async def test_claims_that_cannot_be_read_for_a_plan_are_not_read_on() -> None:
+async def test_a_plan_stops_reading_claims_after_a_failure() -> None:
     linstor = FakeLinstor("n1", "n2")
     for name in NAMES:
         linstor.place(name, "n2")

@@ -111,7 +111,7 @@ async def client(server: LinstorServer) -> AsyncIterator[aiohttp.ClientSession]:
         ("view-resources.json", "/v1/view/resources"),
     ],
 )
-async def test_an_answer_has_the_recorded_shape(
+async def test_a_response_has_the_recorded_shape(
     client: aiohttp.ClientSession, sample: str, path: str
 ) -> None:
     response = await client.get(path)
@@ -126,7 +126,7 @@ async def test_the_version_is_the_recorded_one(client: aiohttp.ClientSession) ->
     assert await response.json() == recorded("controller-version.json")
 
 
-async def test_a_missing_definition_is_refused_as_recorded(client: aiohttp.ClientSession) -> None:
+async def test_a_missing_definition_is_an_error_as_recorded(client: aiohttp.ClientSession) -> None:
     response = await client.get("/v1/resource-definitions/nope/resources")
 
     sample, answer = recorded("error-404-missing-rd.json"), await response.json()
@@ -135,7 +135,7 @@ async def test_a_missing_definition_is_refused_as_recorded(client: aiohttp.Clien
     assert [without_date(entry) for entry in answer] == [without_date(entry) for entry in sample]
 
 
-async def test_a_property_too_long_is_refused_as_recorded(client: aiohttp.ClientSession) -> None:
+async def test_a_property_too_long_is_rejected_as_recorded(client: aiohttp.ClientSession) -> None:
     body = {"override_props": {"Aux/long": "x" * 4097}}
     path = "/v1/resource-definitions/pvc-3/volume-definitions/0"
     response = await client.put(path, json=body)
@@ -147,7 +147,7 @@ async def test_a_property_too_long_is_refused_as_recorded(client: aiohttp.Client
         assert answer[0][key] == sample[0][key]
 
 
-async def test_the_present_promotions_are_written_byte_for_byte_as_recorded(
+async def test_the_current_promotions_are_sent_byte_for_byte_as_recorded(
     client: aiohttp.ClientSession,
 ) -> None:
     sample = (SAMPLES / "sse-promotion-current.txt").read_bytes()
@@ -217,5 +217,5 @@ def test_equal_shapes_have_no_differences() -> None:
         pytest.param({"flags": ["X"]}, {"flags": []}, "$.flags: empty on one side", id="no flags"),
     ],
 )
-def test_the_comparison_sees_a_difference(sample: object, answer: object, expected: str) -> None:
+def test_the_comparison_detects_a_difference(sample: object, answer: object, expected: str) -> None:
     assert expected in differences(sample, answer)

@@ -50,13 +50,15 @@ async def full_reconciles(service: Service, number: int) -> None:
 
 @pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
 @pytest.mark.parametrize("refused", [MARKING, CREATION, DELETION], ids=lambda each: each.operation)
-async def test_what_is_refused_beforehand_is_left_untouched_and_told_once(
+async def test_a_volume_rejected_by_the_dry_run_is_unchanged_and_reported_once(
     proxied: ProxiedStage, figures: Figures, refused: Refused
 ) -> None:
     await see_left_untouched(proxied, figures, refused)
 
 
-async def test_of_several_refusals_one_is_told(proxied: ProxiedStage, figures: Figures) -> None:
+async def test_of_several_rejections_one_is_reported(
+    proxied: ProxiedStage, figures: Figures
+) -> None:
     await see_left_untouched(proxied, figures, DELETION, CREATION, MARKING)
 
 
@@ -90,7 +92,7 @@ async def see_left_untouched(proxied: ProxiedStage, figures: Figures, *refused: 
     figures.count(f"refusals lived with, {'real' if stage.cluster.is_real else 'pretended'}")
 
 
-async def test_what_is_refused_after_the_deletion_is_loud_and_holds_up_the_others(
+async def test_a_rejected_creation_is_reported_and_blocks_other_replacements(
     proxied: ProxiedStage, figures: Figures
 ) -> None:
     stage = proxied.stage

@@ -116,9 +116,7 @@ async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
         history_said_to_be_gone,
     ],
 )
-async def test_an_api_server_in_trouble(
-    proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble
-) -> None:
+async def test_api_server_errors(proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble) -> None:
     async with (
         fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
         trouble(proxied, moving),
@@ -130,7 +128,7 @@ async def test_an_api_server_in_trouble(
 @pytest.mark.parametrize(
     "forwarded", [pytest.param(False, id="unheard"), pytest.param(True, id="heard")]
 )
-async def test_an_api_server_that_never_answers(
+async def test_an_api_server_that_never_responds(
     proxied: ProxiedStage, fleet: MakeFleet, forwarded: bool
 ) -> None:
     async with (
@@ -141,7 +139,7 @@ async def test_an_api_server_that_never_answers(
 
 
 @pytest.mark.parametrize("stage", LONG_BOTH, indirect=True)
-async def test_an_api_server_that_vanishes_without_a_word(
+async def test_an_api_server_that_disappears_without_closing_connections(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
     async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
@@ -156,7 +154,7 @@ async def test_an_api_server_that_vanishes_without_a_word(
 
 
 @pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_an_api_server_that_forgets_history_in_the_midst_of_changes(
+async def test_an_api_server_that_compacts_during_changes(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
     server = proxied.stage.cluster.server
@@ -169,7 +167,7 @@ async def test_an_api_server_that_forgets_history_in_the_midst_of_changes(
 
 
 @pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_an_api_server_that_is_started_again(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+async def test_an_api_server_that_restarts(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     server = proxied.stage.cluster.server
     assert server is not None
     async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
@@ -180,7 +178,7 @@ async def test_an_api_server_that_is_started_again(proxied: ProxiedStage, fleet:
 
 
 @pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
-async def test_a_real_api_server_that_is_killed_and_started_again(
+async def test_a_real_api_server_that_is_killed_and_restarted(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
     real = proxied.stage.cluster.real
@@ -192,9 +190,7 @@ async def test_a_real_api_server_that_is_killed_and_started_again(
 
 
 @pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
-async def test_a_real_api_server_that_forgets_history(
-    proxied: ProxiedStage, fleet: MakeFleet
-) -> None:
+async def test_a_real_api_server_that_compacts(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     real = proxied.stage.cluster.real
     assert real is not None
     async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
@@ -215,7 +211,7 @@ async def test_a_real_api_server_that_forgets_history(
     ],
 )
 @pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_a_request_that_is_told_when_to_come_again_does_not_come_before(
+async def test_retry_after_of_the_api_server_is_respected(
     proxied: ProxiedStage, fleet: MakeFleet, label: str
 ) -> None:
     """Neither a hint nor a full pass nor the clock make it come sooner."""

@@ -97,7 +97,7 @@ def kubeconfig(path: Path, url: str, user: Json, **cluster: str) -> Path:
 
 
 @pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
-async def test_a_token_that_is_rotated(
+async def test_a_rotated_token(
     stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"

@@ -100,9 +100,7 @@ async def with_hung_satellites(proxied: ProxiedStage, fleet: Fleet) -> AsyncIter
         with_hung_satellites,
     ],
 )
-async def test_linstor_in_trouble(
-    proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble
-) -> None:
+async def test_linstor_errors(proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble) -> None:
     async with (
         fleet(proxied.stage, proxied.service(ELECTED, *FEW_FULL_RECONCILES), rested=True) as moving,
         trouble(proxied, moving),
@@ -134,7 +132,7 @@ async def two_controllers(stage: Stage) -> AsyncIterator[tuple[Proxy, LinstorSer
 
 
 @pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_another_controller_takes_over_from_one_that_stops(
+async def test_another_controller_takes_over_from_a_stopped_one(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
     stage = proxied.stage
@@ -154,7 +152,7 @@ async def test_another_controller_takes_over_from_one_that_stops(
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_another_controller_takes_over_from_one_that_hangs(
+async def test_another_controller_takes_over_from_a_hung_one(
     proxied: ProxiedStage, fleet: MakeFleet
 ) -> None:
     """A hung process keeps its connections: only its silence tells, and only where it is asked."""

@@ -45,7 +45,7 @@ async def test_labels_that_a_policy_adds_on_update_are_part_of_the_volume(
 
 
 @pytest.mark.timeout(400)
-async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
+async def test_an_affinity_changed_by_a_policy_on_creation_is_reported_and_accepted(
     stage: Stage, service_on: MakeService
 ) -> None:
     await stage.add("pvc-1", ["n1"])

@@ -40,7 +40,7 @@ def uid(volume: Json) -> str:
         pytest.param([signal.SIGINT, signal.SIGTERM], id="by-hand"),
     ],
 )
-async def test_what_was_begun_is_finished_and_nothing_else_begins(
+async def test_on_shutdown_running_replacements_finish_and_no_other_starts(
     proxied: ProxiedStage, figures: Figures, signals: list[signal.Signals]
 ) -> None:
     stage = proxied.stage
@@ -75,7 +75,7 @@ async def test_what_was_begun_is_finished_and_nothing_else_begins(
     figures.count("replacements finished on the way out", len(done) - told)
 
 
-async def test_signals_that_do_not_cease_change_nothing(
+async def test_repeated_signals_do_not_cut_shutdown_short(
     fake_stage: Stage, service_on: MakeService
 ) -> None:
     service = service_on(fake_stage)
@@ -94,7 +94,7 @@ async def test_signals_that_do_not_cease_change_nothing(
 @pytest.mark.parametrize(
     "act", [Hang(forwarded=False), Reset(forwarded=False)], ids=["hangs", "cuts"]
 )
-async def test_an_api_server_in_trouble_does_not_keep_it_from_ending(
+async def test_shutdown_ends_despite_api_server_errors(
     proxied: ProxiedStage, fleet: MakeFleet, act: Hang | Reset
 ) -> None:
     """What could not be finished has its note, and the next start finishes it."""
@@ -125,7 +125,7 @@ async def test_an_api_server_in_trouble_does_not_keep_it_from_ending(
 
 
 @pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_sigterm_before_anything_is_known_ends_it_at_once(
+async def test_sigterm_during_start_ends_the_service_at_once(
     stage: Stage, service_on: MakeService
 ) -> None:
     """Neither Kubernetes nor LINSTOR answers yet."""

@@ -25,7 +25,7 @@ LEASE = "/apis/coordination.k8s.io/v1/namespaces/default/leases/linstor-affinity
 
 
 @pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
-async def test_etcd_is_killed_and_started_again(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+async def test_etcd_is_killed_and_restarted(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     real = proxied.stage.cluster.real
     assert real is not None
     async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
@@ -77,7 +77,7 @@ async def passes(moving: Fleet) -> None:
 
 
 @pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_a_disk_that_takes_nothing(stage: Stage, fleet: MakeFleet, tmp_path: Path) -> None:
+async def test_a_full_disk(stage: Stage, fleet: MakeFleet, tmp_path: Path) -> None:
     """Nowhere a byte may be written, as on a disk that is full: the log goes through a pipe."""
     script = 'exec > >(exec cat) 2>&1; ulimit -f 0; cd /; exec "$@"'
     service = Service(

@@ -29,7 +29,7 @@ kept as hints would take some 50 MiB.
 pytestmark = pytest.mark.parametrize("stage", ["fake"], indirect=True)
 
 
-async def test_streams_cut_in_mid_frame(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+async def test_streams_cut_within_a_frame(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     linstor = proxied.stage.linstor
     async with fleet(
         proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
@@ -42,7 +42,7 @@ async def test_streams_cut_in_mid_frame(proxied: ProxiedStage, fleet: MakeFleet)
         await linstor.subscribed(PROMOTION)
 
 
-async def test_streams_that_are_cut_at_any_byte(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+async def test_streams_cut_at_any_byte(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     linstor = proxied.stage.linstor
     said = frame("may-promote-change", {"resource_name": "pvc-3", "node_name": "n1"})
     async with fleet(
@@ -56,9 +56,7 @@ async def test_streams_that_are_cut_at_any_byte(proxied: ProxiedStage, fleet: Ma
             await linstor.subscribed(PROMOTION, 0)
 
 
-async def test_streams_that_hold_back_what_they_have_to_tell(
-    proxied: ProxiedStage, fleet: MakeFleet
-) -> None:
+async def test_delayed_streams(proxied: ProxiedStage, fleet: MakeFleet) -> None:
     linstor = proxied.stage.linstor
     async with fleet(
         proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
@@ -70,7 +68,9 @@ async def test_streams_that_hold_back_what_they_have_to_tell(
 
 
 @pytest.mark.long
-async def test_linstor_vanishes_without_a_word(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+async def test_linstor_disappears_without_closing_connections(
+    proxied: ProxiedStage, fleet: MakeFleet
+) -> None:
     async with fleet(
         proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
     ) as moving:
@@ -110,7 +110,9 @@ async def test_floods_of_events(proxied: ProxiedStage, fleet: MakeFleet) -> None
         assert len(proxied.record.asked) - asked < BURST * BURSTS / 20
 
 
-async def test_a_move_amid_a_flood_has_its_turn(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+async def test_a_move_during_a_flood_of_events_is_applied(
+    proxied: ProxiedStage, fleet: MakeFleet
+) -> None:
     """The flood goes on until the move is seen: where it starved others, it would never be."""
     async with fleet(
         proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True

@@ -60,7 +60,7 @@ async def dropped(stage: Stage) -> bool:
 
 
 @pytest.mark.parametrize("state", ["prepared", "deleting"])
-async def test_an_entry_does_not_turn_retain_into_delete(
+async def test_an_entry_does_not_change_retain_to_delete(
     stage: Stage, service_on: MakeService, state: str
 ) -> None:
     await stage.add("pvc-1", ["n1"], policy="Retain", annotations={SKIP_RECLAIM: "true"})
@@ -75,7 +75,7 @@ async def test_an_entry_does_not_turn_retain_into_delete(
     assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
 
 
-async def test_an_entry_for_a_volume_that_is_being_replaced_does_not_turn_retain_into_delete(
+async def test_an_entry_for_a_volume_being_replaced_does_not_change_retain_to_delete(
     stage: Stage, service_on: MakeService
 ) -> None:
     """As an instance leaves it that was killed before it deleted the volume."""
@@ -99,7 +99,9 @@ async def test_an_entry_for_a_volume_that_is_being_replaced_does_not_turn_retain
     assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
 
 
-async def test_an_annotation_alone_changes_no_policy(stage: Stage, service_on: MakeService) -> None:
+async def test_an_annotation_alone_changes_no_reclaim_policy(
+    stage: Stage, service_on: MakeService
+) -> None:
     await stage.add("pvc-1", ["n1"], policy="Retain")
     before = await stage.cluster.ask("GET", PV)
     told = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
@@ -129,7 +131,7 @@ def volume_for(claim: Json | None, handle: str) -> Json:
 
 @pytest.mark.parametrize("labelled", ["pvc-1/0", "unused/0"])
 @pytest.mark.parametrize("uid", ["nobody", ""], ids=["of nobody", "of their own"])
-async def test_an_entry_does_not_give_away_a_volume_that_somebody_uses(
+async def test_an_entry_does_not_give_away_a_volume_in_use(
     stage: Stage, service_on: MakeService, uid: str, labelled: str
 ) -> None:
     await stage.add("pvc-1", ["n1"])
@@ -149,7 +151,7 @@ async def test_an_entry_does_not_give_away_a_volume_that_somebody_uses(
 
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
-async def test_an_entry_undoes_no_deletion_of_others(
+async def test_an_entry_reverts_no_deletion_by_others(
     stage: Stage, service_on: MakeService, policy: str
 ) -> None:
     await stage.add("pvc-1", ["n1"], policy=policy)
@@ -178,7 +180,7 @@ async def test_an_entry_undoes_no_deletion_of_others(
         pytest.param({"name": "pending"}, id="a-claim-that-does-not-name-it"),
     ],
 )
-async def test_an_entry_gives_a_volume_that_is_gone_to_nobody(
+async def test_an_entry_gives_a_deleted_volume_to_no_claim(
     stage: Stage, service_on: MakeService, change: Json | None
 ) -> None:
     stage.place("unused", ["n1"])
@@ -214,7 +216,7 @@ PROVISIONED = "pvc-11111111-2222-4333-8444-555555555555"
 
 
 @pytest.mark.parametrize("by", ["a resource of another claim", "another name", "no uid"])
-async def test_a_claim_that_says_that_it_is_bound_gets_no_volume_by_an_entry(
+async def test_a_claim_with_a_forged_binding_gets_no_volume_from_an_entry(
     stage: Stage, service_on: MakeService, by: str
 ) -> None:
     """Such a claim is bound to whatever volume has its uid in its claimRef."""
@@ -290,7 +292,7 @@ async def test_mount_options_come_from_the_class_or_not_at_all(
     assert after["spec"]["persistentVolumeReclaimPolicy"] == ("Delete" if given else "Retain")
 
 
-async def test_an_entry_that_can_t_be_followed_holds_up_nobody(
+async def test_an_unusable_entry_blocks_no_other_volume(
     stage: Stage, service_on: MakeService
 ) -> None:
     """Its volume was never ours, and Kubernetes refuses to create it."""

@@ -152,7 +152,7 @@ def took(parser: Parser, given: Any) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_time_grows_with_the_input_and_no_faster(name: str) -> None:
+def test_time_is_linear_in_the_input(name: str) -> None:
     parser, make, size = CASES[name]
     small, large = make(size), make(size * TIMES)
 
@@ -161,7 +161,7 @@ def test_time_grows_with_the_input_and_no_faster(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_memory_is_bounded_by_the_input(name: str) -> None:
+def test_memory_is_linear_in_the_input(name: str) -> None:
     parser, make, size = CASES[name]
     given = make(size)
     length = len(given if isinstance(given, bytes | str) else json.dumps(given))
@@ -190,7 +190,7 @@ def test_memory_is_bounded_by_the_input(name: str) -> None:
         pytest.param("a: " * 1300, id="colons"),
     ],
 )
-def test_a_hostile_policy_takes_no_longer_than_some_honest_ones(text: str) -> None:
+def test_a_hostile_policy_takes_no_longer_than_a_few_valid_ones(text: str) -> None:
     honest = "\n".join(f"- fromSame: [topology.kubernetes.io/zone-{n}]" for n in range(16))
 
     def parse(given: str) -> None:
@@ -204,7 +204,7 @@ HOSTILE = [b"0,", b"[],", b"{},", b'"",', b'{"":', b"[["]
 
 
 @pytest.mark.parametrize("shape", HOSTILE, ids=repr)
-def test_a_document_of_too_many_values_is_not_parsed(shape: bytes) -> None:
+def test_a_document_with_too_many_values_is_not_parsed(shape: bytes) -> None:
     class Watched(bytes):
         seen = 0
 
@@ -273,7 +273,7 @@ class Turns:
     [b"{}", b'{"name":"a"}', b'{"a":[' + b"[]," * 20_000 + b"0]}"],
     ids=["no", "1", "big"],
 )
-async def test_others_have_their_turn_while_a_list_is_read(element: bytes) -> None:
+async def test_other_tasks_run_while_a_list_is_read(element: bytes) -> None:
     body = b"[" + (element + b",") * (2 * MIB // (len(element) + 1)) + b"{}]"
     answer, taken = Answer(body), 0
 
@@ -286,7 +286,7 @@ async def test_others_have_their_turn_while_a_list_is_read(element: bytes) -> No
     assert pieces.most <= 1
 
 
-async def test_others_have_their_turn_while_a_stream_is_read() -> None:
+async def test_other_tasks_run_while_a_stream_is_read() -> None:
     read = 0
 
     async with Turns(lambda: read) as lines:
@@ -297,7 +297,7 @@ async def test_others_have_their_turn_while_a_stream_is_read() -> None:
     assert lines.most <= LINES_BREATH
 
 
-async def test_others_have_their_turn_while_large_events_are_read() -> None:
+async def test_other_tasks_run_while_large_events_are_read() -> None:
     read = 0
 
     async with Turns(lambda: read) as size:
@@ -308,7 +308,7 @@ async def test_others_have_their_turn_while_large_events_are_read() -> None:
 
 
 @pytest.mark.parametrize("line", [b"\n", b":\n", b"x: y\n", b"event: x\n"], ids=repr)
-async def test_a_stream_of_lines_that_are_no_events_is_left(line: bytes) -> None:
+async def test_a_stream_of_lines_that_are_not_events_is_closed(line: bytes) -> None:
     event = b'data: {"resource_name": "a"}\n\n'
     quiet = line * (MOST_IDLE_LINES - 100)
     source = _OneConnection("http://localhost", session=object())
@@ -320,7 +320,7 @@ async def test_a_stream_of_lines_that_are_no_events_is_left(line: bytes) -> None
         await anext(source)
 
 
-async def test_a_list_of_more_objects_than_asked_for_is_cut_off() -> None:
+async def test_a_list_of_more_objects_than_requested_is_cut_off() -> None:
     answer = Answer(b"[" + b"{}," * 1000 + b"{}]")
     found = objects_in(answer, "LINSTOR", limit=MIB, most=500)  # type: ignore[arg-type]
     for _ in range(500):
@@ -330,7 +330,7 @@ async def test_a_list_of_more_objects_than_asked_for_is_cut_off() -> None:
         await anext(found)
 
 
-def test_an_element_is_looked_at_a_few_times_however_it_comes() -> None:
+def test_an_element_is_scanned_a_few_times_however_it_is_split() -> None:
     class Counted(Objects):
         looked_at = 0
 
@@ -347,14 +347,14 @@ def test_an_element_is_looked_at_a_few_times_however_it_comes() -> None:
         list(reader.feed(b"x" * 200))
 
 
-def test_an_event_of_very_many_lines_is_none() -> None:
+def test_an_event_of_very_many_lines_is_rejected() -> None:
     event(["x"] * MOST_LINES)
 
     with pytest.raises(Unreachable, match="lines"):
         event(["x"] * (MOST_LINES + 1))
 
 
-def test_a_resource_of_very_many_replicas_is_unknown_and_takes_no_other_with_it() -> None:
+def test_a_resource_with_very_many_replicas_is_unknown_and_affects_no_other() -> None:
     rows = [{"name": "many", "node_name": f"n{number}"} for number in range(MOST_REPLICAS + 1)]
     found = Replicas()
     for row in [*rows[:-1], {"name": "few", "node_name": "n1"}]:
@@ -378,20 +378,20 @@ def test_a_resource_of_very_many_replicas_is_unknown_and_takes_no_other_with_it(
     ],
     ids=["name", "node", "flags", "flag"],
 )
-def test_a_row_with_more_in_it_than_linstor_has_is_none(row: Any) -> None:
+def test_a_row_with_more_values_than_linstor_has_is_rejected(row: Any) -> None:
     with pytest.raises(Unreachable):
         Replicas().take(row)
 
 
 @pytest.mark.parametrize("number", [-1, -(10**30), 65536, 10**4000, True, 1.0, "0", None])
-def test_a_saved_volume_of_no_number_is_passed_over(number: object) -> None:
+def test_a_saved_pv_without_volume_number_is_skipped(number: object) -> None:
     props = {SAVED_PV_PROPERTY: "{}"}
     raw = {"name": "a", "volume_definitions": [{"volume_number": number, "props": props}]}
 
     assert dict(definition_of(raw).saved) == {}
 
 
-def test_of_a_saved_volume_no_more_is_kept_than_linstor_can_keep() -> None:
+def test_a_saved_pv_is_stored_up_to_the_limit_of_linstor() -> None:
     raw = {"name": "a", "props": {SAVED_PV_PROPERTY: "x" * MIB}}
 
     assert len(definition_of(raw).saved[-1]) == LONGEST_SAVED

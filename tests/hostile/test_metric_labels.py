@@ -59,7 +59,7 @@ def _known_reason(found: re.Match[str]) -> str:
     return "KNOWN" if found[1] in set(Reason) else found[0]
 
 
-async def test_hostile_names_make_no_series(proxied: ProxiedStage) -> None:
+async def test_hostile_names_create_no_time_series(proxied: ProxiedStage) -> None:
     await proxied.stage.add("pvc-well", ["n1"])
 
     async with running(proxied.service("--reconcile-rate=1s")) as service:

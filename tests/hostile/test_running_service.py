@@ -83,7 +83,7 @@ async def still_works(stage: Stage, service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in HOSTILE if n != "another-name"])
-async def test_a_hostile_note_on_linstor_leads_to_no_write(
+async def test_a_hostile_saved_pv_on_linstor_causes_no_write(
     proxied: ProxiedStage, figures: Figures, name: str
 ) -> None:
     stage, hostile = proxied.stage, HOSTILE[name]
@@ -141,7 +141,7 @@ NOTE_CHANGES = {
 
 
 @pytest.mark.parametrize("name", NOTE_CHANGES)
-async def test_a_hostile_note_in_a_config_map_leads_to_no_write(
+async def test_a_hostile_entry_in_a_config_map_causes_no_write(
     proxied: ProxiedStage, figures: Figures, name: str
 ) -> None:
     stage = proxied.stage
@@ -166,7 +166,7 @@ async def test_a_hostile_note_in_a_config_map_leads_to_no_write(
     figures.count("hostile inputs survived by the service")
 
 
-async def test_the_note_that_was_broken_is_good_when_it_is_whole(proxied: ProxiedStage) -> None:
+async def test_the_entry_without_the_hostile_change_is_valid(proxied: ProxiedStage) -> None:
     """Else the tests above would pass for a note that nobody would take anyway."""
     stage = proxied.stage
     stage.place("pvc-gone", ["n1"])
@@ -213,7 +213,7 @@ REDIRECT = {"Location": "http://127.0.0.1:1/elsewhere"}
         ),
     ],
 )
-async def test_answers_that_are_too_much_or_none_do_no_harm(
+async def test_oversized_and_empty_responses_do_no_harm(
     proxied: ProxiedStage, figures: Figures, what: str, answer: Callable[[], Answer]
 ) -> None:
     stage = proxied.stage
@@ -236,7 +236,7 @@ ODD = ["PVC-üñí", "rd%2F..%2Fnodes", "a?b=c", "x#y", "semi;colon", "plus+and&
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_handles_that_linstor_has_no_names_for_are_never_asked_about(
+async def test_handles_that_are_not_linstor_names_are_never_requested(
     proxied: ProxiedStage, figures: Figures, name: str
 ) -> None:
     stage = proxied.stage

@@ -43,7 +43,7 @@ def options_of_root(pid: int) -> list[str]:
     return options.split(",")
 
 
-async def test_it_does_the_main_job_serves_probes_and_ends_in_peace(
+async def test_the_image_runs_the_main_scenario_serves_probes_and_exits_cleanly(
     image: Image, fake_stage: Stage, tmp_path: Path, figures: Figures
 ) -> None:
     await fake_stage.add("pvc-1", ["n1"])
@@ -64,7 +64,7 @@ async def test_it_does_the_main_job_serves_probes_and_ends_in_peace(
     assert await fake_stage.entries() == []
 
 
-async def test_it_has_no_rights_and_nothing_to_write_to(
+async def test_the_image_has_no_privileges_and_a_read_only_root(
     image: Image, fake_stage: Stage, tmp_path: Path
 ) -> None:
     async with running(contained(image, fake_stage, tmp_path)) as service:
@@ -78,9 +78,7 @@ async def test_it_has_no_rights_and_nothing_to_write_to(
     assert "ro" in root
 
 
-def test_it_tells_its_version_and_brings_nothing_that_installs(
-    image: Image, figures: Figures
-) -> None:
+def test_the_image_shows_its_version_and_has_no_installers(image: Image, figures: Figures) -> None:
     installed = image.root / "opt" / "linstor-affinity-events"
     figures.count("image: MB of it above its base", (image.size - image.base_size) // MEGA)
 
@@ -89,7 +87,7 @@ def test_it_tells_its_version_and_brings_nothing_that_installs(
     assert not (image.root / "source").exists()
 
 
-def test_what_pip_was_told_here_is_not_in_it(image: Image) -> None:
+def test_the_image_does_not_contain_the_pip_configuration(image: Image) -> None:
     assert not [each for each in image.config["Env"] if each.startswith(("PIP_", "SSL_"))]
     assert (image.root / "etc" / "pip.conf").read_bytes() == b""
 

@@ -21,7 +21,7 @@ def class_with(*options: str) -> StorageClass:
     return StorageClass.read("linstor", {}, lambda _: EVERYWHERE, mount_options=options)
 
 
-def test_the_original_is_kept_with_all_that_counts() -> None:
+def test_the_original_has_all_relevant_fields() -> None:
     pv = volume(mountOptions=OPTIONS)
 
     original = original_of(pv)
@@ -33,7 +33,7 @@ def test_the_original_is_kept_with_all_that_counts() -> None:
     assert original.key == VolumeKey(ResourceName("pvc-1"))
 
 
-def test_a_volume_of_nobody_or_of_another_driver_has_neither_claim_nor_key() -> None:
+def test_a_volume_without_claim_or_of_another_driver_has_neither_claim_nor_key() -> None:
     other = {"driver": "ebs.csi.aws.com", "volumeHandle": "pvc-1"}
 
     original = original_of(volume(claimRef=None, csi=other))
@@ -41,7 +41,7 @@ def test_a_volume_of_nobody_or_of_another_driver_has_neither_claim_nor_key() -> 
     assert (original.claim, original.key) == (Uid(""), None)
 
 
-def test_what_this_service_set_before_it_deletes_is_remembered() -> None:
+def test_markers_set_before_the_deletion_are_part_of_the_original() -> None:
     assert original_of(terminating(marked(volume()))).held is True
     assert original_of(volume()).held is False
 
@@ -61,14 +61,14 @@ def entitled(entry_of: Json, **seen: Any) -> bool:
         pytest.param({"storage_class": class_with()}, False, id="its class does not"),
     ],
 )
-def test_mount_options_need_a_confirmation(seen: Json, expected: bool) -> None:
+def test_mount_options_require_confirmation(seen: Json, expected: bool) -> None:
     if "original" in seen:
         seen = {**seen, "original": original_of(seen["original"])}
 
     assert entitled(volume(mountOptions=OPTIONS), **seen) is expected
 
 
-def test_a_volume_that_was_seen_with_another_claim_is_not_given_to_this_one() -> None:
+def test_a_volume_observed_with_another_claim_is_not_given_to_this_one() -> None:
     of_another = volume(claimRef={**volume()["spec"]["claimRef"], "uid": "another"})
 
     assert entitled(volume(), original=original_of(volume()))

@@ -41,7 +41,7 @@ RECORDED = [
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_volume_as_linstor_csi_makes_it_asks_for_nothing(name: str) -> None:
+def test_a_volume_of_linstor_csi_requires_no_confirmation(name: str) -> None:
     recorded = json.loads((Path(__file__).parents[1] / "data" / name).read_text())
 
     assert demands_of(recorded) == Demands()
@@ -70,21 +70,21 @@ ASKING = [
 
 @pytest.mark.parametrize(("asking", "part"), ASKING)
 @pytest.mark.parametrize("known", [None, of_class(), of_class(options="noatime", mountOpts="ro")])
-def test_what_nobody_gave_is_not_confirmed(
+def test_unknown_values_are_not_confirmed(
     asking: Json, part: str, known: StorageClass | None
 ) -> None:
     assert unconfirmed(demands_of(asking), original=None, storage_class=known) == (part,)
 
 
 @pytest.mark.parametrize(("asking", "part"), ASKING)
-def test_what_the_original_had_is_confirmed(asking: Json, part: str) -> None:
+def test_values_of_the_original_are_confirmed(asking: Json, part: str) -> None:
     demands = demands_of(asking)
 
     assert unconfirmed(demands, original=demands, storage_class=None) == ()
     assert part
 
 
-def test_what_the_class_gives_is_confirmed() -> None:
+def test_values_of_the_class_are_confirmed() -> None:
     known = of_class(
         options="noatime nodev",
         **{"linstor.csi.linbit.com/mountOpts": "ro,sync", "PostMountXfsOpts": "extsize 2m"},
@@ -98,7 +98,7 @@ def test_what_the_class_gives_is_confirmed() -> None:
 
 
 @pytest.mark.parametrize("parameter", ["csi.storage.k8s.io/fstype", "fstype", "fsType"])
-def test_a_file_system_that_the_class_gives_is_confirmed(parameter: str) -> None:
+def test_a_file_system_of_the_class_is_confirmed(parameter: str) -> None:
     demands = demands_of(manifest(csi={"fsType": "btrfs"}))
 
     assert unconfirmed(demands, original=None, storage_class=of_class(**{parameter: "btrfs"})) == ()
@@ -106,11 +106,11 @@ def test_a_file_system_that_the_class_gives_is_confirmed(parameter: str) -> None
 
 
 @pytest.mark.parametrize("file_system", ["", "ext4", "xfs"])
-def test_a_file_system_that_linstor_csi_knows_is_nothing_to_confirm(file_system: str) -> None:
+def test_a_file_system_known_to_linstor_csi_needs_no_confirmation(file_system: str) -> None:
     assert demands_of(manifest(csi={"fsType": file_system})) == Demands()
 
 
-def test_a_volume_context_is_added_where_there_is_none() -> None:
+def test_a_missing_volume_context_is_added() -> None:
     bare = manifest(attributes={"storage.kubernetes.io/csiProvisionerIdentity": "x"})
     known = of_class(mountOpts="noatime")
     given = with_volume_context(bare, known)
@@ -129,7 +129,7 @@ def test_a_volume_context_is_added_where_there_is_none() -> None:
     )
 
 
-def test_what_the_class_of_another_driver_gives_confirms_nothing() -> None:
+def test_a_class_of_another_driver_confirms_nothing() -> None:
     theirs = StorageClass.read(
         "a", {}, lambda _: LOCAL_ONLY, is_ours=False, mount_options=["noatime"]
     )
@@ -139,7 +139,7 @@ def test_what_the_class_of_another_driver_gives_confirms_nothing() -> None:
 
 
 @pytest.mark.parametrize("key", ["pv.kubernetes.io/provisioned-by", "pv.kubernetes.io/migrated-to"])
-def test_a_provisioner_deletes_by_its_name_whosever_the_volume_is(key: str) -> None:
+def test_a_provisioner_annotation_of_another_driver_requires_confirmation(key: str) -> None:
     other = manifest()
     other["metadata"]["annotations"] = {key: "ebs.csi.aws.com"}
     ours = manifest()
@@ -151,7 +151,7 @@ def test_a_provisioner_deletes_by_its_name_whosever_the_volume_is(key: str) -> N
     )
 
 
-def test_an_owner_is_nothing_that_a_class_gives() -> None:
+def test_an_owner_reference_is_not_confirmed_by_a_class() -> None:
     owned = manifest()
     owned["metadata"]["ownerReferences"] = [{"kind": "ConfigMap", "name": "x", "uid": "y"}]
 

@@ -42,7 +42,7 @@ def late(last: Json, now: Json) -> Json | None:
     return late_patch(WANTED, last, now, rebound_from=CLAIM)
 
 
-def test_each_change_can_be_made_on_its_own() -> None:
+def test_each_late_change_can_be_applied_separately() -> None:
     changes = {
         "metadata": {"labels": {"a": "1", "team": None}, "annotations": {NOTED: "yes"}},
         "spec": {"capacity": {"storage": "2Gi"}, "mountOptions": ["noatime"]},
@@ -66,7 +66,7 @@ def test_each_change_can_be_made_on_its_own() -> None:
         assert together["metadata"][field] == at_once["metadata"][field]
 
 
-def test_where_nobody_wrote_anything_nothing_is_lacking() -> None:
+def test_without_late_writes_nothing_is_missing() -> None:
     assert late(went(), made()) is None
 
 
@@ -85,7 +85,7 @@ def test_where_nobody_wrote_anything_nothing_is_lacking() -> None:
         pytest.param({"spec": {"claimRef": None}}, id="no claim any more"),
     ],
 )
-def test_what_was_written_at_the_last_moment_is_on_its_like_afterwards(change: Json) -> None:
+def test_a_late_write_is_on_the_replacement(change: Json) -> None:
     last = went(**change)
     patch = late(last, made())
 
@@ -99,11 +99,11 @@ def applied_to_wanted(change: Json) -> Json:
     return copy_for_create(applied(made(), change))
 
 
-def test_the_binders_repair_of_the_claim_reference_is_nobodys_change() -> None:
+def test_a_claim_ref_restored_by_the_binder_is_not_a_late_write() -> None:
     assert late(went(spec={"claimRef": {"name": "data"}}), made()) is None
 
 
-def test_the_patch_is_good_for_one_version_of_one_incarnation() -> None:
+def test_the_patch_is_guarded_by_uid_and_version() -> None:
     patch = late(went(metadata={"labels": {"team": "red"}}), made())
 
     assert patch is not None
@@ -111,7 +111,7 @@ def test_the_patch_is_good_for_one_version_of_one_incarnation() -> None:
     assert patch["metadata"]["resourceVersion"] == "2000"
 
 
-def test_what_was_written_to_its_like_since_stays() -> None:
+def test_later_changes_of_the_replacement_are_preserved() -> None:
     last = went(metadata={"labels": {"team": "red", "tier": "gold"}})
     now = applied(made(), {"metadata": {"labels": {"team": "green"}}})
 
@@ -121,7 +121,7 @@ def test_what_was_written_to_its_like_since_stays() -> None:
     assert applied(now, patch)["metadata"]["labels"] == {"team": "green", "tier": "gold"}
 
 
-def test_where_there_were_no_labels_at_all_one_comes() -> None:
+def test_a_first_label_is_added() -> None:
     bare = with_metadata(volume(), labels=None)
     wanted = dict(begun(bare).wanted)
     last = applied(terminating(marked(bare)), {"metadata": {"labels": {"team": "red"}}})
@@ -136,7 +136,7 @@ def test_where_there_were_no_labels_at_all_one_comes() -> None:
     assert applied(now, beside)["metadata"]["labels"] == {"team": "red", "tier": "gold"}
 
 
-def test_a_policy_set_at_the_last_moment_comes_along_unless_it_was_kept_with_retain() -> None:
+def test_a_late_reclaim_policy_is_applied_unless_recreated_with_retain() -> None:
     last = went(spec={"persistentVolumeReclaimPolicy": "Recycle"})
 
     patch = late(last, made())
@@ -146,7 +146,7 @@ def test_a_policy_set_at_the_last_moment_comes_along_unless_it_was_kept_with_ret
     assert late(last, made(with_retain(WANTED))) is None
 
 
-def test_a_volume_that_was_kept_keeps_what_says_so() -> None:
+def test_a_volume_recreated_with_retain_keeps_its_annotation() -> None:
     now = made(with_retain(WANTED))
     last = went(metadata={"annotations": {NOTED: "yes"}})
 
@@ -164,7 +164,7 @@ trees = st.dictionaries(texts, texts, max_size=3)
 
 
 @given(labels=trees, annotations=trees, again=trees)
-def test_our_marks_never_travel_and_two_times_is_as_good_as_once(
+def test_our_markers_are_not_applied_and_applying_is_idempotent(
     labels: Json, annotations: Json, again: Json
 ) -> None:
     last = went(metadata={"labels": labels, "annotations": annotations})

@@ -27,7 +27,7 @@ from linstor_affinity_events.model.policy import (
         (Policy((frozenset({"zone"}), frozenset())), "same zone or any"),
     ],
 )
-def test_policies_are_told_in_words(policy: Policy, text: str) -> None:
+def test_policies_are_described_in_words(policy: Policy, text: str) -> None:
     assert str(policy) == text
 
 
@@ -42,7 +42,7 @@ def test_policies_are_told_in_words(policy: Policy, text: str) -> None:
     ],
     ids=str,
 )
-def test_the_rule_that_is_wrong_is_named(tree: object, told: str) -> None:
+def test_the_invalid_rule_is_named(tree: object, told: str) -> None:
     assert read_policy("text", lambda _: tree) == Unreadable("text", told)
 
 
@@ -50,7 +50,7 @@ def test_a_rule_without_labels_admits_every_node() -> None:
     assert read_policy("- {}", lambda _: [{}]) == EVERYWHERE
 
 
-def test_the_spelling_with_the_prefix_counts_whatever_the_order() -> None:
+def test_the_spelling_with_the_prefix_wins_whatever_the_order() -> None:
     prefixed, short = "linstor.csi.linbit.com/allowRemoteVolumeAccess", "allowRemoteVolumeAccess"
 
     def reading(text: str) -> PolicyReading:

@@ -227,7 +227,7 @@ def whole(cluster: Cluster, *, moved: bool | None = None) -> None:
     assert moved is None or (there == on_node("node-b")) is moved
 
 
-def test_nothing_goes_wrong() -> None:
+def test_a_replacement_without_interruption_succeeds() -> None:
     cluster = Cluster()
 
     steps, end = replaced(cluster)
@@ -265,7 +265,7 @@ def test_two_interruptions_lose_nothing() -> None:
             whole(cluster)
 
 
-def test_a_deletion_that_was_never_ours_is_not_undone() -> None:
+def test_a_deletion_by_others_is_not_reverted() -> None:
     """A user deletes the volume after it was marked, and all our requests were conflicts."""
     cluster = Cluster(pv=marked(ORIGINAL))
     entry = cluster.stored(begun(ORIGINAL, holder=US))
@@ -323,7 +323,7 @@ def test_a_rejection_before_the_deletion_is_rolled_back(last: type[Step]) -> Non
     whole(cluster, moved=False)
 
 
-def test_a_roll_back_that_meets_others_starts_from_what_is_there() -> None:
+def test_a_rollback_after_a_conflict_starts_from_the_current_state() -> None:
     """Another instance has continued the replacement meanwhile, and deleted the volume."""
     cluster = Cluster()
     progress = at(started(cluster), cluster, Save)
@@ -341,7 +341,7 @@ def test_a_roll_back_that_meets_others_starts_from_what_is_there() -> None:
     assert isinstance(following(seen), ReadClaim)
 
 
-def test_a_removal_whose_answer_is_lost_may_have_taken_effect() -> None:
+def test_a_removal_with_a_lost_response_may_have_succeeded() -> None:
     cluster = Cluster()
     progress = at(started(cluster), cluster, AwaitBinder)
     assert isinstance(following(progress), Remove)
@@ -354,7 +354,7 @@ def test_a_removal_whose_answer_is_lost_may_have_taken_effect() -> None:
 
 
 @pytest.mark.parametrize("label", ["blue", "red"])
-def test_what_is_created_is_compared_with_what_was_asked_for(label: str) -> None:
+def test_the_created_volume_is_compared_with_the_requested_one(label: str) -> None:
     cluster = Cluster()
     progress = at(started(cluster), cluster, Remove)
     assert cluster.pv is not None
@@ -371,7 +371,7 @@ def test_what_is_created_is_compared_with_what_was_asked_for(label: str) -> None
     assert found.progress.different == ()
 
 
-def test_a_rejected_creation_blocks_others_only_if_this_run_alone_is_why() -> None:
+def test_a_rejected_creation_blocks_others_only_if_this_run_caused_it() -> None:
     cluster, error = Cluster(), Forbidden("no")
     progress = at(started(cluster), cluster, AwaitBinder)
     gone = replace(progress, observation=replace(progress.observation, pv=None, uninterrupted=True))
@@ -396,7 +396,7 @@ def test_a_rejected_creation_blocks_others_only_if_this_run_alone_is_why() -> No
     assert following(retreat) == Save(after_dry_run.entry)
 
 
-def test_errors_that_pass_are_counted() -> None:
+def test_transient_errors_are_counted() -> None:
     cluster = Cluster()
     before = started(cluster)
     later = at(before, cluster, Save)
@@ -412,7 +412,7 @@ def test_errors_that_pass_are_counted() -> None:
     assert isinstance(advance(often, step, Failure(Conflict("x"))), Failed)
 
 
-def test_what_has_no_effect_ends() -> None:
+def test_writes_without_effect_end_the_run() -> None:
     """An admission webhook strips our finalizer each time."""
     cluster = Cluster()
     progress: Progress | Finished | Failed = started(cluster)
@@ -424,7 +424,7 @@ def test_what_has_no_effect_ends() -> None:
     assert "step Mark has no effect" in str(progress.error)
 
 
-def test_an_entry_that_lost_its_claim_leads_to_nobodys_volume() -> None:
+def test_an_entry_without_claim_creates_a_volume_for_no_claim() -> None:
     """Somebody rewrote it after the claimRef was detached."""
     cluster = Cluster()
     progress = at(started(cluster), cluster, AwaitBinder)
@@ -449,7 +449,7 @@ def test_an_entry_that_lost_its_claim_leads_to_nobodys_volume() -> None:
     assert cluster.pv["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
-def test_a_run_whose_entry_others_ended_takes_its_markers_off() -> None:
+def test_a_run_whose_entry_was_deleted_removes_its_markers() -> None:
     cluster = Cluster()
     progress = at(started(cluster), cluster, Mark)
     lost = advance(progress, following(progress), Failure(Conflict("x")))
@@ -467,7 +467,7 @@ def test_a_run_whose_entry_others_ended_takes_its_markers_off() -> None:
     assert other.outcome is None
 
 
-def test_an_entry_of_another_instance_is_not_our_own_any_more() -> None:
+def test_an_entry_overwritten_by_another_instance_is_no_longer_our_own() -> None:
     cluster = Cluster()
     progress = at(started(cluster), cluster, Save)
     lost = replace(progress, outdated=True)

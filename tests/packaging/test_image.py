@@ -76,7 +76,7 @@ def test_every_command_runs_outside_of_the_checkout(installed: Path) -> None:
     assert "complete" in said("completion", "bash")
 
 
-def test_nothing_that_installs_or_builds_is_left_in_it(installed: Path) -> None:
+def test_no_installers_or_build_tools_are_left_in_it(installed: Path) -> None:
     names = {path.name for path in (installed / "bin").iterdir()}
     [packages] = (installed / "lib").glob("python3*/site-packages")
 
@@ -86,7 +86,7 @@ def test_nothing_that_installs_or_builds_is_left_in_it(installed: Path) -> None:
         assert (packages / "linstor_affinity_events" / "adapters" / "http" / name).is_file()
 
 
-async def test_the_main_job_runs_from_it(
+async def test_the_main_scenario_runs_from_it(
     fake_stage: Stage, installed: Path, tmp_path: Path
 ) -> None:
     await fake_stage.add("pvc-1", ["n1"])

@@ -21,14 +21,14 @@ def test_the_python_of_the_image_is_known() -> None:
     assert python_of_image() == "3.13"
 
 
-def test_who_is_not_root_is_told_that_it_takes_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_the_error_says_that_root_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
     with pytest.raises(CannotBeHad, match="only root"):
         ensure_tree()
 
 
-def test_what_is_lacking_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setenv("REAL_PARTS_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -67,7 +67,7 @@ def test_directories_of_this_machine_are_left_out(tmp_path: Path) -> None:
     assert told(written)["find-links"] == "https://wheels.invalid/"
 
 
-def test_authorities_are_those_of_pip_at_the_place_where_debian_looks(tmp_path: Path) -> None:
+def test_the_cas_of_pip_are_installed_where_debian_expects_them(tmp_path: Path) -> None:
     written = tmp_path / "pip.conf"
     env = {"PIP_CERT": "/of/this/machine.pem", "HOME": str(tmp_path)}
 

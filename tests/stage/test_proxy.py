@@ -76,7 +76,7 @@ async def client(proxy: Proxy) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_what_is_asked_and_answered_passes_unchanged(
+async def test_requests_and_responses_are_forwarded_unchanged(
     proxy: Proxy, client: aiohttp.ClientSession, heard: Heard
 ) -> None:
     headers = {"Authorization": "Bearer let-me-in"}
@@ -89,7 +89,7 @@ async def test_what_is_asked_and_answered_passes_unchanged(
     assert [each.status for each in proxy.record] == [202]
 
 
-async def test_a_stream_is_passed_on_as_it_comes_and_let_go_of_with_its_reader(
+async def test_a_stream_is_forwarded_as_it_arrives_and_closed_with_its_reader(
     client: aiohttp.ClientSession, heard: Heard
 ) -> None:
     async with client.get("/api/v1/persistentvolumes?watch=1") as response:
@@ -120,7 +120,7 @@ async def test_a_stream_is_passed_on_as_it_comes_and_let_go_of_with_its_reader(
         ("GET", "/version", b"", "get /version"),
     ],
 )
-def test_labels_speak_the_language_of_permissions(
+def test_labels_use_the_terms_of_permissions(
     method: str, path: str, body: bytes, label: str
 ) -> None:
     path, _, query = path.partition("?")
@@ -129,7 +129,7 @@ def test_labels_speak_the_language_of_permissions(
     assert kubernetes_terms(method, path, pairs, body).label == label
 
 
-def test_labels_of_linstor_tell_one_definition_from_all() -> None:
+def test_labels_of_linstor_distinguish_one_definition_from_all() -> None:
     path = "/v1/resource-definitions"
 
     every = linstor_terms("GET", path, {"with_volume_definitions": "true"}, b"")
@@ -151,7 +151,7 @@ async def status_of(client: aiohttp.ClientSession, path: str = PV) -> int:
         return 0
 
 
-async def test_a_rule_strikes_from_its_nth_request_on_as_often_as_it_is_told(
+async def test_a_rule_applies_from_its_nth_request_on_as_often_as_configured(
     proxy: Proxy, client: aiohttp.ClientSession
 ) -> None:
     rule = proxy.on(re.compile("^update persistentvolumes: PUT"), Answer(429), nth=2, times=2)
@@ -162,7 +162,7 @@ async def test_a_rule_strikes_from_its_nth_request_on_as_often_as_it_is_told(
     assert (rule.seen, rule.hits, rule.struck.is_set()) == (4, 2, True)
 
 
-async def test_the_oldest_rule_whose_turn_it_is_has_the_request(
+async def test_the_oldest_due_rule_takes_the_request(
     proxy: Proxy, client: aiohttp.ClientSession
 ) -> None:
     proxy.on("update persistentvolumes", Answer(500))
@@ -171,7 +171,7 @@ async def test_the_oldest_rule_whose_turn_it_is_has_the_request(
     assert [await status_of(client) for _ in range(3)] == [500, 503, 202]
 
 
-async def test_an_answer_of_its_own_has_headers_and_never_reaches_the_peer(
+async def test_a_generated_response_has_headers_and_never_reaches_the_peer(
     proxy: Proxy, client: aiohttp.ClientSession, heard: Heard
 ) -> None:
     proxy.on("get persistentvolumes", Answer(429, b'{"a":1}', {"Retry-After": "7"}))
@@ -196,7 +196,7 @@ async def test_a_reset_breaks_the_connection_with_or_without_the_peer(
 
 
 @pytest.mark.parametrize(("after", "reached"), [(False, 0), (True, 1)])
-async def test_a_call_comes_before_the_peer_hears_of_it_or_after_it_answered(
+async def test_a_callback_runs_before_the_request_or_after_the_response(
     proxy: Proxy, client: aiohttp.ClientSession, heard: Heard, after: bool, reached: int
 ) -> None:
     then: list[int] = []
@@ -213,7 +213,7 @@ async def test_a_call_comes_before_the_peer_hears_of_it_or_after_it_answered(
     assert len(heard.requests) == reached
 
 
-async def test_a_body_may_be_cut_in_its_middle(proxy: Proxy, client: aiohttp.ClientSession) -> None:
+async def test_a_body_can_be_truncated(proxy: Proxy, client: aiohttp.ClientSession) -> None:
     proxy.on("get persistentvolumes", CutBody(4))
 
     async with client.get(PV) as response:
@@ -222,7 +222,7 @@ async def test_a_body_may_be_cut_in_its_middle(proxy: Proxy, client: aiohttp.Cli
             await response.content.read(1)
 
 
-async def test_a_late_request_arrives_when_its_sender_has_long_given_up(
+async def test_a_late_request_arrives_after_its_sender_timed_out(
     proxy: Proxy, client: aiohttp.ClientSession, heard: Heard
 ) -> None:
     proxy.on("create persistentvolumes", Late(seconds=0.2))
@@ -241,7 +241,7 @@ async def test_a_late_request_arrives_when_its_sender_has_long_given_up(
     [(Hang(forwarded=False), 0), (Hang(forwarded=True), 1), (Late(seconds=0.0, reset=False), 1)],
     ids=["hang", "hang, forwarded", "late"],
 )
-async def test_a_silent_peer_says_nothing_until_the_sender_gives_up(
+async def test_a_silent_peer_sends_nothing_until_the_sender_times_out(
     proxy: Proxy, client: aiohttp.ClientSession, heard: Heard, act: Act, reached: int
 ) -> None:
     proxy.on("create persistentvolumes", act)
@@ -252,7 +252,7 @@ async def test_a_silent_peer_says_nothing_until_the_sender_gives_up(
     assert len(heard.requests) == reached
 
 
-async def test_a_delayed_request_goes_on_though_its_sender_is_gone(
+async def test_a_delayed_request_continues_although_its_sender_is_gone(
     proxy: Proxy, client: aiohttp.ClientSession, heard: Heard
 ) -> None:
     proxy.on("create persistentvolumes", Delay(request=0.3))
