@@ -17,10 +17,10 @@ from benchmarks.programs import Program
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 from tests.real_parts.build import ensure_built
 from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters, manifests
-from tests.stage.clusters import Cluster
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import clusters, manifests
+from tests.testbed.clusters import Cluster
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 NODES = 6
 
@@ -34,20 +34,20 @@ class Side:
     """One of the two, with what it has to keep in step."""
 
     name: str
-    stage: Stage
+    testbed: Testbed
     directory: Path
 
     async def add(self, volumes: Mapping[str, Iterable[str]]) -> None:
         """Make bound volumes, each with replicas on these nodes."""
-        cluster = self.stage.cluster
+        cluster = self.testbed.cluster
         await cluster.stop_binder()
         await side_by_side(self._add(name, tuple(nodes)) for name, nodes in volumes.items())
         await cluster.start_binder()
         for name in volumes:
-            await self.stage.until_bound(name)
+            await self.testbed.until_bound(name)
 
     async def _add(self, name: str, nodes: tuple[str, ...]) -> None:
-        self.stage.place(name, nodes)
+        self.testbed.place(name, nodes)
         wish = manifests.claim(f"claim-{name}")
         wish["spec"]["volumeName"] = name
         driver = manifests.DRIVER if self.name == SERVICE else floor.DRIVER
@@ -57,32 +57,32 @@ class Side:
             affinity = manifests.on_nodes(nodes)
             return manifests.volume(name, claim=claim, node_affinity=affinity, csi=source)
 
-        await bind(self.stage.cluster, wish, volume)
+        await bind(self.testbed.cluster, wish, volume)
 
     async def move(self, name: str, here: str, there: str, *, patience: float = 60.0) -> float:
         """Move a replica; answers the seconds from LINSTOR's last word of it to the volume."""
-        self.stage.world.move(name, here, there)
+        self.testbed.world.move(name, here, there)
         took = await self.until_moved(name, there, patience=patience)
-        await self.stage.until_bound(name)
+        await self.testbed.until_bound(name)
         return took
 
     async def until_moved(self, name: str, there: str, *, patience: float = 60.0) -> float:
-        at = await self.stage.until_on(name, there, patience=patience)
+        at = await self.testbed.until_on(name, there, patience=patience)
         return at - self._last_word(name, at)
 
     def lost(self) -> int:
         """How often a claim of this side was seen to turn Lost."""
         mine = f"claim-{self.name}"
-        return sum(name.startswith(mine) for _, name in self.stage.observer.lost)
+        return sum(name.startswith(mine) for _, name in self.testbed.observer.lost)
 
     def times_away(self) -> list[float]:
         """Seconds for which there was no volume, in the middle of each replacement."""
-        observer = self.stage.observer
+        observer = self.testbed.observer
         names = [name for name in observer.history if name.startswith(self.name)]
         return sorted(times_away(observer, names, 0.0))
 
     def _last_word(self, name: str, at: float) -> float:
-        for event in reversed(self.stage.world.emitted):
+        for event in reversed(self.testbed.world.emitted):
             if event.at <= at and event.payload.get("resource_name") == name:
                 return float(event.at)
         raise AssertionError(f"LINSTOR told nothing of {name}")
@@ -90,7 +90,7 @@ class Side:
     @asynccontextmanager
     async def at_work(self, *, program: Program = SERVICE_PROGRAM) -> AsyncIterator[None]:
         """Run the service, started in this way, or the floor for the length of the block."""
-        cluster, url = self.stage.cluster, self.stage.linstor.url
+        cluster, url = self.testbed.cluster, self.testbed.linstor.url
         if self.name == SERVICE:
             log = self.directory / f"service-{time.monotonic_ns()}.log"
             service = Service(kubeconfig=cluster.kubeconfig, linstor=url, log=log, program=program)
@@ -152,15 +152,15 @@ class Arena:
         cls, cluster: Cluster, directory: Path, *, timing: Timing | None = None
     ) -> AsyncIterator[Self]:
         async with AsyncExitStack() as stack:
-            first = await stack.enter_async_context(Stage.of(cluster, timing=timing))
+            first = await stack.enter_async_context(Testbed.of(cluster, timing=timing))
             await first.prepare(nodes=NODES)
             world = LinstorWorld(timing=timing)
             stack.callback(world.close)
             linstor = await stack.enter_async_context(LinstorServer(world))
-            second = Stage(cluster=cluster, world=world, linstor=linstor, observer=first.observer)
+            second = Testbed(cluster=cluster, world=world, linstor=linstor, observer=first.observer)
             await second.prepare(nodes=NODES)
             yield cls(
                 cluster=cluster,
-                service=Side(name=SERVICE, stage=first, directory=directory),
-                floor=Side(name=FLOOR, stage=second, directory=directory),
+                service=Side(name=SERVICE, testbed=first, directory=directory),
+                floor=Side(name=FLOOR, testbed=second, directory=directory),
             )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import pairwise
 
-from tests.stage.observer import Observer
+from tests.testbed.observer import Observer
 
 
 def times_away(observer: Observer, names: Iterable[str], since: float) -> list[float]:

@@ -104,14 +104,14 @@ async def _evacuate(side: Side, size: int, here: str, there: str) -> Burst:
     alone, lone.took = lone.took, []
     lost = side.lost()
     begun = time.monotonic()
-    side.stage.world.evacuate(here, target=there)
+    side.testbed.world.evacuate(here, target=there)
     restless = asyncio.create_task(lone.keep_moving(), name="lone volume")
     at = {}
     for number in range(size):
         name, nodes = _name(side, number), _nodes(number, there)
-        at[number] = await side.stage.until_on(name, *nodes, patience=PATIENCE) - begun
+        at[number] = await side.testbed.until_on(name, *nodes, patience=PATIENCE) - begun
     await lone.rest(restless)
-    side.stage.world.restore(here)
+    side.testbed.world.restore(here)
     last_urgent = max(moment for number, moment in at.items() if not number % 2)
     return Burst(
         who=side.name,
@@ -138,7 +138,7 @@ class _Lone:
 
     async def move(self) -> None:
         name = next(self._names)
-        found = self._side.stage.observer.volumes[name]["spec"]["nodeAffinity"]
+        found = self._side.testbed.observer.volumes[name]["spec"]["nodeAffinity"]
         here, there = LONE_HERE, LONE_THERE
         if LONE_THERE in str(found):
             here, there = there, here

@@ -23,8 +23,8 @@ from benchmarks.report import Report
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 from tests.real_parts.build import ensure_built
 from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters, manifests
-from tests.stage.clusters import Cluster
+from tests.testbed import clusters, manifests
+from tests.testbed.clusters import Cluster
 
 Json = dict[str, Any]
 Found = TypeVar("Found")
@@ -168,20 +168,20 @@ async def at_each(
 ) -> list[Found]:
     """Measure at each size in turn, on one crowd that grows."""
     found = []
-    async with crowd(directory) as stage:
+    async with crowd(directory) as testbed:
         for size in sizes:
-            await stage.grow(size)
-            found.append(await measure(stage))
+            await testbed.grow(size)
+            found.append(await measure(testbed))
     return found
 
 
 async def measure_filling(sizes: Sequence[int], directory: Path) -> list[Report]:
     """How long filling takes, and how much both sides have to say then."""
     rows = []
-    async with crowd(directory) as stage:
+    async with crowd(directory) as testbed:
         for size in sizes:
-            took = await stage.grow(size)
-            one = await stage.cluster.ask("GET", f"{_VOLUMES}/{stage.names[-1]}")
+            took = await testbed.grow(size)
+            one = await testbed.cluster.ask("GET", f"{_VOLUMES}/{testbed.names[-1]}")
             rows.append({"volumes": size, "seconds": took, "bytes of one": len(str(one))})
     return [Report(name="filling", title="Filling the cluster", rows=rows)]
 

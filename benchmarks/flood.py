@@ -19,8 +19,8 @@ from benchmarks.toll import Toll
 from benchmarks.waits import Ended, until_passes
 from benchmarks.weight import Weight, forget_peak
 from tests.fakes.linstor_server.news import PROMOTION
-from tests.stage import manifests
-from tests.stage.service import Service, running
+from tests.testbed import manifests
+from tests.testbed.service import Service, running
 
 SETTLING = 5.0
 QUIET = 4.0
@@ -86,7 +86,7 @@ class Flood:
 
 
 async def flooded(
-    stage: Crowd,
+    testbed: Crowd,
     events: int,
     rate: float,
     logs: Path,
@@ -97,11 +97,11 @@ async def flooded(
     """Tell so many events, spread over all volumes, and see it through to the end. `with_move` lets
     one replica move in the midst of it.
     """
-    size = len(stage.names)
-    async with Toll(stage.real) as toll:
+    size = len(testbed.names)
+    async with Toll(testbed.real) as toll:
         service = Service(
             kubeconfig=toll.write_kubeconfig(logs / "toll.kubeconfig"),
-            linstor=stage.linstor.url,
+            linstor=testbed.linstor.url,
             log=logs / f"flood-{size}.log",
             flags=(RARE,),
             program=program,
@@ -109,34 +109,34 @@ async def flooded(
         async with running(service):
             await until_passes(service, 1)
             await asyncio.sleep(SETTLING)
-            found = await _flood(stage, toll, service, events, rate, with_move=with_move)
+            found = await _flood(testbed, toll, service, events, rate, with_move=with_move)
             await service.stop()
     return found
 
 
 async def _flood(
-    stage: Crowd, toll: Toll, service: Service, events: int, rate: float, *, with_move: bool
+    testbed: Crowd, toll: Toll, service: Service, events: int, rate: float, *, with_move: bool
 ) -> Flood:
     forget_peak(service.pid)
     before, fake = Weight.of(service.pid), time.process_time()
-    asked = stage.world.requests.copy(), toll.requests.copy()
+    asked = testbed.world.requests.copy(), toll.requests.copy()
     known = (await _look(service))[0]
     begun = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        reporter = group.create_task(_tell(stage, events, rate), name="flood")
+        reporter = group.create_task(_tell(testbed, events, rate), name="flood")
         mover = None
         if with_move:
-            mover = group.create_task(_move(stage, events / rate / 2), name="mover")
-        heard, quiet, slowest = await _until_quiet(stage, toll, service, known + events)
+            mover = group.create_task(_move(testbed, events / rate / 2), name="mover")
+        heard, quiet, slowest = await _until_quiet(testbed, toll, service, known + events)
     return Flood(
-        volumes=len(stage.names),
+        volumes=len(testbed.names),
         events=events,
         told=reporter.result() - begun,
         heard=heard - begun,
         quiet=quiet - begun,
         changed=None if mover is None else mover.result(),
         slowest=slowest,
-        linstor=stage.world.requests - asked[0],
+        linstor=testbed.world.requests - asked[0],
         kubernetes=toll.requests - asked[1],
         before=before,
         after=Weight.of(service.pid),
@@ -144,53 +144,53 @@ async def _flood(
     )
 
 
-async def _tell(stage: Crowd, events: int, rate: float) -> float:
+async def _tell(testbed: Crowd, events: int, rate: float) -> float:
     """Tell at this rate, each volume's replicas one after the other; answers when it was done."""
-    payloads = _payloads(stage, events)
+    payloads = _payloads(testbed, events)
     begun, told = time.monotonic(), 0
     while told < events:
         due = min(events, int((time.monotonic() - begun) * rate) + 1)
         batch = payloads[told:due]
-        stage.world.news.tell(PROMOTION, [("may-promote-change", each) for each in batch])
+        testbed.world.news.tell(PROMOTION, [("may-promote-change", each) for each in batch])
         told = due
         await asyncio.sleep(TELL_EVERY)
     return time.monotonic()
 
 
-async def _move(stage: Crowd, after: float) -> float:
+async def _move(testbed: Crowd, after: float) -> float:
     """Move one replica in a while; answers the seconds until its volume says so."""
     await asyncio.sleep(after)
-    name = stage.names[-1]
-    replicas = stage.world.definition(name).replicas.values()
+    name = testbed.names[-1]
+    replicas = testbed.world.definition(name).replicas.values()
     taken = {replica.node.name for replica in replicas}
     old, *others = (replica.node.name for replica in replicas if replica.diskful)
     new = next(node for node in NODES if node not in taken)
     begun = time.monotonic()
-    stage.world.move(name, old, new)
+    testbed.world.move(name, old, new)
     while time.monotonic() < begun + PATIENCE:
-        found = await stage.cluster.find(f"/api/v1/persistentvolumes/{name}")
+        found = await testbed.cluster.find(f"/api/v1/persistentvolumes/{name}")
         if found is not None and manifests.nodes_of(found) == {new, *others}:
             return time.monotonic() - begun
         await asyncio.sleep(LOOK_EVERY / 10)
     raise Ended(f"{name} never got right")
 
 
-def _payloads(stage: Crowd, events: int) -> list[dict[str, object]]:
+def _payloads(testbed: Crowd, events: int) -> list[dict[str, object]]:
     of_all: list[dict[str, object]] = [
         {
             "resource_name": name,
             "node_name": replica.node.name,
             "may_promote": replica.may_promote,
         }
-        for name in stage.names
-        for replica in stage.world.definition(name).replicas.values()
+        for name in testbed.names
+        for replica in testbed.world.definition(name).replicas.values()
         if replica.diskful
     ]
     return [of_all[number % len(of_all)] for number in range(events)]
 
 
 async def _until_quiet(
-    stage: Crowd, toll: Toll, service: Service, events: int
+    testbed: Crowd, toll: Toll, service: Service, events: int
 ) -> tuple[float, float, float]:
     """When all events were heard and when the last request came, and the slowest answer."""
     heard, slowest, seen = float("inf"), 0.0, -1
@@ -202,7 +202,7 @@ async def _until_quiet(
         slowest = max(slowest, now - asking)
         if known >= events:
             heard = min(heard, now)
-        asked = stage.world.requests.total() + toll.requests.total() - _of_the_lease(toll)
+        asked = testbed.world.requests.total() + toll.requests.total() - _of_the_lease(toll)
         if asked != seen:
             seen, last = asked, now
         elif heard < now and not busy and now - last > QUIET:
@@ -253,12 +253,12 @@ def reports(found: Sequence[Flood]) -> list[Report]:
 
 
 async def both_at(
-    stage: Crowd, per_volume: int, seconds: float, logs: Path, *, program: Program = SERVICE
+    testbed: Crowd, per_volume: int, seconds: float, logs: Path, *, program: Program = SERVICE
 ) -> list[Flood]:
     """A flood in which nothing moves, and one with a move."""
-    events = per_volume * len(stage.names)
+    events = per_volume * len(testbed.names)
     return [
-        await flooded(stage, events, events / seconds, logs, with_move=moves, program=program)
+        await flooded(testbed, events, events / seconds, logs, with_move=moves, program=program)
         for moves in (False, True)
     ]
 

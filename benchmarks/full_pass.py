@@ -17,7 +17,7 @@ from benchmarks.probed import Block, Collection, Passed
 from benchmarks.programs import SERVICE, Program, probed
 from benchmarks.report import Goal, Report, Row
 from benchmarks.waits import Ended, until_passes
-from tests.stage.service import Service, running
+from tests.testbed.service import Service, running
 
 LONGEST_BLOCK = 0.05
 PHASES = ("start", "first pass", "pass", "rest")
@@ -99,7 +99,7 @@ def _shortened(stack: str) -> str:
 
 
 async def passed(
-    stage: Crowd,
+    testbed: Crowd,
     passes: int,
     logs: Path,
     *,
@@ -108,11 +108,11 @@ async def passed(
     program: Program = SERVICE,
 ) -> Passes:
     """Run passes at a quick pace, first with all satellites well, then with one that hangs."""
-    size = len(stage.names)
+    size = len(testbed.names)
     told = logs / f"probe-{size}.json"
     service = Service(
-        kubeconfig=stage.cluster.kubeconfig,
-        linstor=stage.linstor.url,
+        kubeconfig=testbed.cluster.kubeconfig,
+        linstor=testbed.linstor.url,
         log=logs / f"full-pass-{size}.log",
         flags=(f"--reconcile-rate={every:g}s",),
         env={"PROBE_FILE": str(told), **env},
@@ -120,14 +120,14 @@ async def passed(
     )
     async with running(service):
         await until_passes(service, 1 + passes)
-        stage.world.hung_satellites.add(NODES[-1])
+        testbed.world.hung_satellites.add(NODES[-1])
         try:
             # The pass that finds out, and those that know.
             await until_passes(service, 2 + 2 * passes)
         except Ended:
             print(f"{size} volumes: passes one by one do not come to an end", file=sys.stderr)
         finally:
-            stage.world.hung_satellites.clear()
+            testbed.world.hung_satellites.clear()
         await asyncio.sleep(2.0)
         await service.stop()
     return Passes.read(size, json.loads(told.read_text()))

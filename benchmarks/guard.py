@@ -116,8 +116,8 @@ def _how_good(goal: Goal) -> float:
     return goal.found if goal.least is not None else -goal.found
 
 
-async def at_rest(stage: Crowd, logs: Path) -> list[Report]:
-    found = await idle.at_rest(stage, REST, logs, passes=1)
+async def at_rest(testbed: Crowd, logs: Path) -> list[Report]:
+    found = await idle.at_rest(testbed, REST, logs, passes=1)
     table, kinds = idle.reports([found])
     at = f"at rest with {RESTING} volumes"
     limits = (
@@ -137,9 +137,9 @@ async def at_rest(stage: Crowd, logs: Path) -> list[Report]:
     return [replace(table, goals=goals), kinds]
 
 
-async def flooded(stage: Crowd, logs: Path) -> list[Report]:
+async def flooded(testbed: Crowd, logs: Path) -> list[Report]:
     events = EVENTS_EACH * FLOODED
-    found = await flood.flooded(stage, events, events / AT_ONCE, logs)
+    found = await flood.flooded(testbed, events, events / AT_ONCE, logs)
     table, kinds = flood.reports([found])
     share = found.linstor.total() / (flood.LOOK * FLOODED)
     what = "flood, requests to LINSTOR beside one look for each resource"
@@ -159,16 +159,16 @@ async def guarded(logs: Path, console: Console) -> list[Goal]:
         goals.extend(goal for report in found for goal in report.goals)
 
     take([await imports.report()])
-    async with crowd(logs) as stage:
-        await stage.grow(RESTING)
+    async with crowd(logs) as testbed:
+        await testbed.grow(RESTING)
         async with asyncio.TaskGroup() as group:
             # A service at rest asks for something a few times a minute, and disturbs nobody.
-            rest = group.create_task(at_rest(stage, logs), name="rest")
+            rest = group.create_task(at_rest(testbed, logs), name="rest")
             take(await at_best(latency, logs))
             take(await at_best(burst, logs))
         take(rest.result())
-        await stage.grow(FLOODED)
-        take(await flooded(stage, logs))
+        await testbed.grow(FLOODED)
+        take(await flooded(testbed, logs))
     return [goal for goal in goals if not goal.met]
 
 

@@ -18,7 +18,7 @@ from benchmarks.report import Goal, Report, Row
 from benchmarks.toll import Toll
 from benchmarks.waits import until_passes
 from benchmarks.weight import Weight, forget_peak
-from tests.stage.service import Service, running
+from tests.testbed.service import Service, running
 
 SETTLING = 5.0
 """Seconds after the first passes in which the start has its last effects."""
@@ -66,16 +66,16 @@ class Idle:
 
 
 async def at_rest(
-    stage: Crowd, seconds: float, logs: Path, *, passes: int = 2, program: Program = SERVICE
+    testbed: Crowd, seconds: float, logs: Path, *, passes: int = 2, program: Program = SERVICE
 ) -> Idle:
     """Run the service with its usual flags and leave it in peace, after so many full passes: what
     it weighs is settled after the second one, what it asks for after the first.
     """
-    size = len(stage.names)
-    async with Toll(stage.real) as toll:
+    size = len(testbed.names)
+    async with Toll(testbed.real) as toll:
         service = Service(
             kubeconfig=toll.write_kubeconfig(logs / "toll.kubeconfig"),
-            linstor=stage.linstor.url,
+            linstor=testbed.linstor.url,
             log=logs / f"idle-{size}.log",
             program=program,
         )
@@ -85,15 +85,15 @@ async def at_rest(
             pid = service.pid
             forget_peak(pid)
             before, begun = Weight.of(pid), time.monotonic()
-            asked = (stage.world.requests.copy(), toll.requests.copy())
-            sent = (stage.world.bytes_sent.total(), _bytes(toll))
+            asked = (testbed.world.requests.copy(), toll.requests.copy())
+            sent = (testbed.world.bytes_sent.total(), _bytes(toll))
             await asyncio.sleep(seconds)
             found = Idle(
                 volumes=size,
                 minutes=(time.monotonic() - begun) / 60,
-                linstor=stage.world.requests - asked[0],
+                linstor=testbed.world.requests - asked[0],
                 kubernetes=toll.requests - asked[1],
-                linstor_bytes=stage.world.bytes_sent.total() - sent[0],
+                linstor_bytes=testbed.world.bytes_sent.total() - sent[0],
                 kubernetes_bytes=_bytes(toll) - sent[1],
                 before=before,
                 after=Weight.of(pid),

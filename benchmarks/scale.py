@@ -28,14 +28,16 @@ async def measure_scale(
     filled: list[Row] = []
     rests, begun, passed = [], [], []
     floods: list[flood.Flood] = []
-    async with crowd(directory) as stage:
+    async with crowd(directory) as testbed:
         for size in sizes:
-            filled.append({"volumes": size, "seconds": await stage.grow(size)})
-            begun.append(await start.started(stage, starts, directory, program=program))
-            rests.append(await idle.at_rest(stage, seconds, directory, program=program))
-            passed.append(await full_pass.passed(stage, passes, directory, env={}, program=program))
+            filled.append({"volumes": size, "seconds": await testbed.grow(size)})
+            begun.append(await start.started(testbed, starts, directory, program=program))
+            rests.append(await idle.at_rest(testbed, seconds, directory, program=program))
+            passed.append(
+                await full_pass.passed(testbed, passes, directory, env={}, program=program)
+            )
             if size in flood_sizes:
-                floods += await flood.both_at(stage, 2, 1.0, directory, program=program)
+                floods += await flood.both_at(testbed, 2, 1.0, directory, program=program)
     return [
         Report(name="filling", title="Filling the cluster", rows=filled),
         *idle.reports(rests),

@@ -13,10 +13,10 @@ from benchmarks.report import Goal, Report, Row
 from tests.fakes.linstor_server import Timing
 from tests.real_parts.build import ensure_built
 from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters, manifests
-from tests.stage.database import Database
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import clusters, manifests
+from tests.testbed.database import Database
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 FEW = 20
 """Volumes that the full pass is to find: each waits for up to a minute."""
@@ -76,31 +76,36 @@ async def measure_silent(
     async with (
         RealCluster(binaries=binaries, directory=directory) as parts,
         clusters.real(parts) as cluster,
-        Stage.of(cluster, timing=timing) as stage,
+        Testbed.of(cluster, timing=timing) as testbed,
     ):
-        await stage.prepare(nodes=4)
+        await testbed.prepare(nodes=4)
         names = [f"pvc-{number:04}" for number in range(volumes)]
         for name in names:
-            stage.place(name, ["n1"], layers=("STORAGE",))
-            await stage.bind(name, manifests.on_nodes(["n1"]))
-            await stage.until_bound(name)
-        database = Database(cluster, stage.world)
+            testbed.place(name, ["n1"], layers=("STORAGE",))
+            await testbed.bind(name, manifests.on_nodes(["n1"]))
+            await testbed.until_bound(name)
+        database = Database(cluster, testbed.world)
         await database.make()
         await database.mirror()
         for wish, moved, apart in (("on", names, 0.0), ("off", names[:few], APART)):
             service = Service(
                 kubeconfig=cluster.kubeconfig,
-                linstor=stage.linstor.url,
+                linstor=testbed.linstor.url,
                 log=directory / f"silent-{wish}.log",
                 flags=(f"--watch-linstor-database={wish}",),
                 program=program,
             )
-            found.append(await _run(stage, database, service, wish, moved, apart))
+            found.append(await _run(testbed, database, service, wish, moved, apart))
     return [_report(found)]
 
 
 async def _run(
-    stage: Stage, database: Database, service: Service, wish: str, names: list[str], apart: float
+    testbed: Testbed,
+    database: Database,
+    service: Service,
+    wish: str,
+    names: list[str],
+    apart: float,
 ) -> Silent:
     here, there = ("n1", "n2") if wish == "on" else ("n2", "n3")
     changed: dict[str, float] = {}
@@ -108,30 +113,30 @@ async def _run(
     async with running(service):
         # The passes at the start are not to find what is changed from here on.
         await asyncio.sleep(5.0)
-        began, lost = time.monotonic(), len(stage.observer.lost)
+        began, lost = time.monotonic(), len(testbed.observer.lost)
         for name in names:
-            stage.world.move_silently(name, here, there)
+            testbed.world.move_silently(name, here, there)
             changed[name] = time.monotonic()
             await database.mirror()
             if not apart:
-                waits.append(await stage.until_on(name, there) - changed[name])
-                await stage.until_bound(name)
+                waits.append(await testbed.until_on(name, there) - changed[name])
+                await testbed.until_bound(name)
             await asyncio.sleep(apart)
         if apart:
             waits = [
-                await stage.until_on(name, there, patience=200) - changed[name] for name in names
+                await testbed.until_on(name, there, patience=200) - changed[name] for name in names
             ]
         took = time.monotonic() - began
         # The last note goes a moment after its volume is right.
         await asyncio.sleep(2.0)
-        entries = len(await stage.entries())
+        entries = len(await testbed.entries())
         await service.stop()
     return Silent(
         triggers=wish,
         waits=sorted(1000 * wait for wait in waits),
-        away=sorted(1000 * gap for gap in times_away(stage.observer, names, began)),
+        away=sorted(1000 * gap for gap in times_away(testbed.observer, names, began)),
         took=took,
-        lost=len(stage.observer.lost) - lost,
+        lost=len(testbed.observer.lost) - lost,
         notes_left=entries,
     )
 

@@ -18,7 +18,7 @@ from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
 from benchmarks.waits import Ended, until_passes
 from benchmarks.weight import Weight
-from tests.stage.service import Service
+from tests.testbed.service import Service
 
 GOALS_AT = 10_000
 PATIENCE = 180.0
@@ -64,16 +64,16 @@ class Starts:
         }
 
 
-async def started(stage: Crowd, times: int, logs: Path, *, program: Program = SERVICE) -> Starts:
+async def started(testbed: Crowd, times: int, logs: Path, *, program: Program = SERVICE) -> Starts:
     """Start it again and again; each leaves the lease to the next."""
-    size = len(stage.names)
-    starts = [await _start(stage, logs / f"start-{size}-{n}.log", program) for n in range(times)]
+    size = len(testbed.names)
+    starts = [await _start(testbed, logs / f"start-{size}-{n}.log", program) for n in range(times)]
     return Starts(volumes=size, starts=starts)
 
 
-async def _start(stage: Crowd, log: Path, program: Program) -> Start:
+async def _start(testbed: Crowd, log: Path, program: Program) -> Start:
     service = Service(
-        kubeconfig=stage.cluster.kubeconfig, linstor=stage.linstor.url, log=log, program=program
+        kubeconfig=testbed.cluster.kubeconfig, linstor=testbed.linstor.url, log=log, program=program
     )
     begun = time.monotonic()
     try:

@@ -18,7 +18,7 @@ from yarl import URL
 
 from tests.real_parts.cluster import RealCluster
 from tests.real_parts.credentials import write_kubeconfig
-from tests.stage.proxy import kubernetes_terms
+from tests.testbed.proxy import kubernetes_terms
 
 _BODY_LIMIT = 64 << 20
 _OF_THE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "content-length", "host")

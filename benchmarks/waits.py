@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from tests.stage.service import Service
+from tests.testbed.service import Service
 
 PASSES = "linstor_affinity_full_reconcile_seconds_count"
 LOOK_EVERY = 0.5

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from benchmarks.soak.ledger import Ledger
-from tests.stage.proxy import Proxy
+from tests.testbed.proxy import Proxy
 
 
 @dataclass(slots=True, kw_only=True)

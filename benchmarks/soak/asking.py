@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.stage.clusters import ApiError, Cluster
+from tests.testbed.clusters import ApiError, Cluster
 
 Json = dict[str, Any]
 

@@ -14,9 +14,9 @@ from benchmarks.soak.placements import definition_of, move
 from benchmarks.soak.player import Player
 from benchmarks.soak.truth import Wrong, with_data, wrongs
 from benchmarks.weight import Weight
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.service import Service
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.service import Service
 
 PATIENCE = 60.0
 PACE = 0.5
@@ -132,14 +132,14 @@ class Watcher:
     async def _probe(self, chance: random.Random) -> int:
         """Move some of the oldest volumes; those that are new would be let alone for a while."""
         await self._until_passed()
-        ledger, world = self._scene.ledger, self._scene.ledger.stage.world
+        ledger, world = self._scene.ledger, self._scene.ledger.testbed.world
         oldest = sorted(ledger.owned)[: len(ledger.owned) // 2]
         probed = chance.sample(oldest, PROBES)
         for name in probed:
             self._player.say("probe", await move(self._scene, chance, name))
         await world.settled()
         with suppress(AssertionError):
-            await ledger.stage.observer.until(
+            await ledger.testbed.observer.until(
                 lambda: not self._behind(probed), "the probes are right", patience=PROBE_PATIENCE
             )
         behind = self._behind(probed)
@@ -152,7 +152,7 @@ class Watcher:
         ledger = self._scene.ledger
         found = []
         for name in names:
-            volume = ledger.stage.observer.volumes.get(name)
+            volume = ledger.testbed.observer.volumes.get(name)
             told = [] if volume is None else sorted(manifests.nodes_of(volume))
             if told != with_data(definition_of(self._scene, ledger.owned[name])):
                 found.append(name)
@@ -160,7 +160,7 @@ class Watcher:
 
     def _forget(self) -> None:
         """Drop what the stage remembers, which would grow as long as it is played on."""
-        self._scene.ledger.stage.observer.history.clear()
+        self._scene.ledger.testbed.observer.history.clear()
         self._scene.kubernetes.record.forget()
         self._scene.linstor.record.forget()
 

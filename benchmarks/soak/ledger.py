@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.soak.asking import surely
-from tests.stage import manifests
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -50,7 +50,7 @@ class Owned:
 
 @dataclass(slots=True)
 class Ledger:
-    stage: Stage
+    testbed: Testbed
     owned: dict[str, Owned] = field(default_factory=dict)
     going: dict[str, Owned] = field(default_factory=dict)
     """Their users have deleted them; not all of it is done yet."""
@@ -66,7 +66,7 @@ class Ledger:
 
     async def make(self, name: str, nodes: Iterable[str], chance: random.Random) -> Owned:
         """A claim and a volume whose replicas are there already, with a bit of everything on it."""
-        cluster, on = self.stage.cluster, tuple(nodes)
+        cluster, on = self.testbed.cluster, tuple(nodes)
         wish = manifests.claim(f"claim-{name}")
         claim = await surely(cluster, "POST", CLAIMS, wish, fine={409})
         claim = claim or await surely(cluster, "GET", f"{CLAIMS}/claim-{name}")
@@ -96,12 +96,12 @@ class Ledger:
         patch = {"metadata": {"labels": {LABEL: value}}}
         owned.busy = True
         # A volume that is being replaced is away for a moment: asked again until it is there.
-        await surely(self.stage.cluster, "PATCH", f"{VOLUMES}/{owned.name}", patch)
+        await surely(self.testbed.cluster, "PATCH", f"{VOLUMES}/{owned.name}", patch)
         owned.made["metadata"]["labels"][LABEL] = value
         owned.busy = False
 
     async def delete(self, owned: Owned) -> None:
         """Delete its claim; what follows from that is the reclaimer's."""
         del self.owned[owned.name]
-        await surely(self.stage.cluster, "DELETE", f"{CLAIMS}/{owned.claim}", fine={404})
+        await surely(self.testbed.cluster, "DELETE", f"{CLAIMS}/{owned.claim}", fine={404})
         self.going[owned.name] = owned

@@ -33,7 +33,7 @@ class Because(StrEnum):
 class Losses:
     def __init__(self, scene: Scene, player: Player, binder: Path) -> None:
         self._scene, self._player, self._binder = scene, player, binder
-        self._observer = scene.ledger.stage.observer
+        self._observer = scene.ledger.testbed.observer
         self.found: dict[Because, int] = dict.fromkeys(Because, 0)
 
     async def run(self) -> None:

@@ -13,7 +13,7 @@ ZONE = "Aux/topology/topology.kubernetes.io/zone"
 
 
 def definition_of(scene: Scene, owned: Owned) -> Definition:
-    return scene.ledger.stage.world.definitions[folded(owned.name)]
+    return scene.ledger.testbed.world.definitions[folded(owned.name)]
 
 
 def sound(replica: Replica) -> bool:
@@ -30,7 +30,7 @@ def at_rest(definition: Definition) -> bool:
 
 def free_nodes(scene: Scene, definition: Definition | None = None) -> list[str]:
     """Healthy nodes without a replica of a resource."""
-    nodes: list[Node] = list(scene.ledger.stage.world.nodes.values())
+    nodes: list[Node] = list(scene.ledger.testbed.world.nodes.values())
     taken = {r.node.name for r in definition.replicas.values()} if definition else set()
     return [node.name for node in nodes if node.healthy and node.name not in taken]
 
@@ -48,14 +48,14 @@ async def move(scene: Scene, chance: random.Random, name: str = "") -> str:
     if not sources or not targets:
         return ""
     here, there = chance.choice(sources), chance.choice(targets)
-    scene.ledger.stage.world.move(owned.name, here, there)
+    scene.ledger.testbed.world.move(owned.name, here, there)
     return f"{owned.name} {here} -> {there}"
 
 
 async def toggle(scene: Scene, chance: random.Random) -> str:
     """Take the disk from a replica that is not the last, or give one a disk."""
     owned = any_owned(scene, chance)
-    definition, world = definition_of(scene, owned), scene.ledger.stage.world
+    definition, world = definition_of(scene, owned), scene.ledger.testbed.world
     replicas = list(definition.replicas.values())
     if not at_rest(definition) or not all(r.node.online for r in replicas):
         return ""
@@ -83,7 +83,7 @@ async def tidy(scene: Scene, chance: random.Random) -> str:
 
 
 def _tidied(scene: Scene, owned: Owned, chance: random.Random) -> str:
-    definition, world = definition_of(scene, owned), scene.ledger.stage.world
+    definition, world = definition_of(scene, owned), scene.ledger.testbed.world
     if not at_rest(definition):
         return ""
     full = [r.node.name for r in definition.replicas.values() if sound(r)]
@@ -104,7 +104,7 @@ async def grow(scene: Scene, chance: random.Random) -> str:
     if len(definition.replicas) > 3 or not free or not with_data(definition):
         return ""
     node, diskless = chance.choice(free), chance.random() < 0.3
-    scene.ledger.stage.world.create_replica(owned.name, node, diskless)
+    scene.ledger.testbed.world.create_replica(owned.name, node, diskless)
     return f"{owned.name} also on {node}{' without a disk' if diskless else ''}"
 
 
@@ -117,7 +117,7 @@ def _spare_node(scene: Scene, chance: random.Random) -> str:
 
 
 async def evacuation(scene: Scene, chance: random.Random) -> str:
-    node, world = _spare_node(scene, chance), scene.ledger.stage.world
+    node, world = _spare_node(scene, chance), scene.ledger.testbed.world
     if not node:
         return ""
     scene.down.add(node)
@@ -130,7 +130,7 @@ async def evacuation(scene: Scene, chance: random.Random) -> str:
 
 
 async def outage(scene: Scene, chance: random.Random) -> str:
-    node, world = _spare_node(scene, chance), scene.ledger.stage.world
+    node, world = _spare_node(scene, chance), scene.ledger.testbed.world
     if not node:
         return ""
     scene.down.add(node)
@@ -142,7 +142,7 @@ async def outage(scene: Scene, chance: random.Random) -> str:
 
 
 async def eviction(scene: Scene, chance: random.Random) -> str:
-    node, world = _spare_node(scene, chance), scene.ledger.stage.world
+    node, world = _spare_node(scene, chance), scene.ledger.testbed.world
     if not node:
         return ""
     scene.down.add(node)
@@ -158,14 +158,14 @@ async def eviction(scene: Scene, chance: random.Random) -> str:
 
 async def relabel(scene: Scene, chance: random.Random) -> str:
     """Change a node's zone, which no volume here depends on."""
-    node, zone = chance.choice(list(scene.ledger.stage.world.nodes.values())), chance.randrange(9)
-    scene.ledger.stage.world.set_node_prop(node.name, ZONE, f"z{zone}")
+    node, zone = chance.choice(list(scene.ledger.testbed.world.nodes.values())), chance.randrange(9)
+    scene.ledger.testbed.world.set_node_prop(node.name, ZONE, f"z{zone}")
     return f"{node.name} to zone z{zone}"
 
 
 async def skip(scene: Scene, chance: random.Random) -> str:
     """Let a volume be left alone for a while, and move it meanwhile."""
-    owned, world = any_owned(scene, chance), scene.ledger.stage.world
+    owned, world = any_owned(scene, chance), scene.ledger.testbed.world
     definition = definition_of(scene, owned)
     if SKIP in definition.props:
         return ""
@@ -181,7 +181,7 @@ async def create(scene: Scene, chance: random.Random) -> str:
     if len(nodes) < 2:
         return ""
     name, on = scene.ledger.new_name(), chance.sample(nodes, chance.choice((1, 2, 2, 2)))
-    world = scene.ledger.stage.world
+    world = scene.ledger.testbed.world
     world.add_definition(name)
     for node in on:
         world.create_replica(name, node)
@@ -194,7 +194,7 @@ async def _moved_just_now(scene: Scene, owned: Owned, chance: random.Random) -> 
     owned.busy = True
     told = ""
     if chance.randrange(3) and (told := await move(scene, chance, owned.name)):
-        event = scene.ledger.stage.world.timing.create_event_delay
+        event = scene.ledger.testbed.world.timing.create_event_delay
         await asyncio.sleep(event + chance.uniform(0, 0.1))
     owned.busy = False
     return f" (moved: {told})" if told else ""

@@ -35,7 +35,7 @@ class Reclaimer:
             await asyncio.sleep(PACE)
 
     async def _look(self, owned: Owned) -> None:
-        cluster, world = self._ledger.stage.cluster, self._ledger.stage.world
+        cluster, world = self._ledger.testbed.cluster, self._ledger.testbed.world
         volume = await surely(cluster, "GET", f"{VOLUMES}/{owned.name}", fine={404})
         claim = await surely(cluster, "GET", f"{CLAIMS}/{owned.claim}", fine={404})
         entry = await surely(cluster, "GET", f"{ENTRIES}-{owned.name}", fine={404})
@@ -68,7 +68,7 @@ class Reclaimer:
 
     async def _remove(self, volume: Json) -> None:
         """Delete this very incarnation, and let go of it where the provisioner holds it."""
-        cluster, metadata = self._ledger.stage.cluster, volume["metadata"]
+        cluster, metadata = self._ledger.testbed.cluster, volume["metadata"]
         own = f"{VOLUMES}/{metadata['name']}"
         self._removing.add(metadata["uid"])
         exactly = {"preconditions": {"uid": metadata["uid"]}}

@@ -20,10 +20,10 @@ from benchmarks.soak.reclaimer import Reclaimer
 from tests.fakes.linstor_server import Timing
 from tests.real_parts.build import ensure_built
 from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters
-from tests.stage.proxy import Proxy, Record, kubernetes_terms, linstor_terms
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import clusters
+from tests.testbed.proxy import Proxy, Record, kubernetes_terms, linstor_terms
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 NODES, VOLUMES, AT_ONCE = 8, 150, 20
 BUSY = 120.0
@@ -50,8 +50,8 @@ async def measure_soak(
     async with (
         RealCluster(binaries=binaries, directory=directory) as parts,
         clusters.real(parts) as cluster,
-        Stage.of(cluster, timing=Timing.real()) as stage,
-        _scene(stage) as scene,
+        Testbed.of(cluster, timing=Timing.real()) as testbed,
+        _scene(testbed) as scene,
     ):
         await _populate(scene, seed, volumes)
         tasks = directory / "tasks.json"
@@ -64,7 +64,7 @@ async def measure_soak(
             flags=FLAGS,
             env={soaked.VARIABLE: str(tasks)},
             program=(sys.executable, "-m", soaked.__name__),
-            secrets=stage.secrets,
+            secrets=testbed.secrets,
         )
         player = Player(scene, seed, directory / "acts.log", minutes * 60)
         reclaimer = Reclaimer(scene.ledger)
@@ -89,34 +89,34 @@ async def measure_soak(
 
 
 @asynccontextmanager
-async def _scene(stage: Stage) -> AsyncIterator[Scene]:
-    record, cluster = Record(), stage.cluster
+async def _scene(testbed: Testbed) -> AsyncIterator[Scene]:
+    record, cluster = Record(), testbed.cluster
     async with (
         Proxy(cluster.url, kubernetes_terms, record=record, tls=cluster.tls) as kubernetes,
-        Proxy(stage.linstor.url, linstor_terms, record=record) as linstor,
+        Proxy(testbed.linstor.url, linstor_terms, record=record) as linstor,
     ):
-        yield Scene(ledger=Ledger(stage), kubernetes=kubernetes, linstor=linstor)
+        yield Scene(ledger=Ledger(testbed), kubernetes=kubernetes, linstor=linstor)
 
 
 async def _populate(scene: Scene, seed: int, volumes: int) -> None:
     """The volumes that are there before anything happens, most of them with two replicas."""
-    ledger, stage = scene.ledger, scene.ledger.stage
-    await stage.prepare(nodes=NODES)
+    ledger, testbed = scene.ledger, scene.ledger.testbed
+    await testbed.prepare(nodes=NODES)
     chance = random.Random(f"{seed}/volumes")  # noqa: S311, nothing secret
-    nodes = [node.name for node in stage.world.nodes.values()]
+    nodes = [node.name for node in testbed.world.nodes.values()]
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def one() -> None:
         async with limit:
             name, on = ledger.new_name(), chance.sample(nodes, chance.choice((1, 2, 2, 2, 2)))
-            stage.place(name, on)
+            testbed.place(name, on)
             await ledger.make(name, on, chance)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(volumes):
             group.create_task(one())
     for name in ledger.owned:
-        await stage.until_bound(name, patience=300.0)
+        await testbed.until_bound(name, patience=300.0)
 
 
 @asynccontextmanager

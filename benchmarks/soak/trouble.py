@@ -4,7 +4,7 @@ import random
 import re
 
 from benchmarks.soak.acts import Scene
-from tests.stage.proxy import Act, Answer, CutBody, Delay, Hang, Late, Proxy, Reset
+from tests.testbed.proxy import Act, Answer, CutBody, Delay, Hang, Late, Proxy, Reset
 
 JSON = {"Content-Type": "application/json"}
 SOON = {**JSON, "Retry-After": "1"}
@@ -74,7 +74,7 @@ async def linstor_all(scene: Scene, chance: random.Random) -> str:
 
 async def linstor_gone(scene: Scene, chance: random.Random) -> str:
     """The controller's process is away for some seconds."""
-    server = scene.ledger.stage.linstor
+    server = scene.ledger.testbed.linstor
     await server.stop_listening()
     await scene.a_while(chance.uniform(1, 8))
     await server.start_listening()
@@ -82,7 +82,7 @@ async def linstor_gone(scene: Scene, chance: random.Random) -> str:
 
 
 async def streams(scene: Scene, chance: random.Random) -> str:
-    server = scene.ledger.stage.linstor
+    server = scene.ledger.testbed.linstor
     match how := chance.choice(("half a frame", "reset", "end", "silence")):
         case "half a frame":
             server.cut_streams()
@@ -99,7 +99,7 @@ async def streams(scene: Scene, chance: random.Random) -> str:
 
 async def satellite(scene: Scene, chance: random.Random) -> str:
     """A satellite hangs: what has to ask it fails after a long wait."""
-    world = scene.ledger.stage.world
+    world = scene.ledger.testbed.world
     node = chance.choice(list(world.nodes.values())).name
     world.hung_satellites.add(node)
     await scene.a_while(chance.uniform(2, 12))
@@ -135,9 +135,9 @@ async def binder(scene: Scene, chance: random.Random) -> str:
     if scene.halted.locked():
         return ""
     async with scene.halt():
-        await scene.ledger.stage.cluster.stop_binder()
+        await scene.ledger.testbed.cluster.stop_binder()
         await scene.a_while(chance.uniform(2, 10))
-        await scene.ledger.stage.cluster.start_binder()
+        await scene.ledger.testbed.cluster.start_binder()
     return "stopped and started"
 
 
@@ -154,7 +154,7 @@ async def store(scene: Scene, _: random.Random) -> str:
 
 
 async def _part(scene: Scene, part: str) -> str:
-    real = scene.ledger.stage.cluster.real
+    real = scene.ledger.testbed.cluster.real
     if real is None:
         return ""
     async with scene.halt():

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.soak.asking import listed
 from benchmarks.soak.ledger import CLAIMS, VOLUMES, Ledger, Owned, lasting
 from tests.fakes.linstor_server.objects import Definition, Replica, folded
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 
@@ -48,10 +48,10 @@ class Wrong:
 
 async def wrongs(ledger: Ledger) -> list[Wrong]:
     """Everything that is not as it has to be once nothing goes wrong and nothing is in motion."""
-    cluster = ledger.stage.cluster
+    cluster = ledger.testbed.cluster
     volumes = {v["metadata"]["name"]: v for v in await listed(cluster, VOLUMES)}
     claims = {c["metadata"]["name"]: c for c in await listed(cluster, CLAIMS)}
-    found = [Wrong("note", name) for name in await ledger.stage.entries()]
+    found = [Wrong("note", name) for name in await ledger.testbed.entries()]
     for owned in ledger.owned.values():
         found += _of_one(ledger, owned, volumes.get(owned.name), claims.get(owned.claim))
     found += [Wrong(name, "is not gone yet") for name in ledger.going]
@@ -68,7 +68,7 @@ def _of_one(ledger: Ledger, owned: Owned, volume: Json | None, claim: Json | Non
     if "deletionTimestamp" in volume["metadata"]:
         return [Wrong(owned.name, "is terminating")]
     found = []
-    nodes = with_data(ledger.stage.world.definitions[folded(owned.name)])
+    nodes = with_data(ledger.testbed.world.definitions[folded(owned.name)])
     wanted = frozenset(frozenset({(manifests.HOSTNAME, node)}) for node in nodes)
     if not nodes:
         found.append("has no data anywhere, which is the driver's fault")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from benchmarks import floor
 from benchmarks.waits import until_passes
-from tests.stage.manifests import DRIVER
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Asked
-from tests.stage.service import running
-from tests.stage.stage import Stage
-from tests.stage.warm import WarmStarts
+from tests.testbed.manifests import DRIVER
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Asked
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
+from tests.testbed.warm import WarmStarts
 
 QUIET = 0.4
 """Without a request for so long, what the start led to is over."""
@@ -30,9 +30,9 @@ REMOVAL, CREATION = "update persistentvolumes", "create persistentvolumes"
 
 
 async def test_the_baseline_sends_the_requests_of_the_service(
-    fake_stage: Stage, tmp_path: Path, warm_starts: WarmStarts
+    fake_testbed: Testbed, tmp_path: Path, warm_starts: WarmStarts
 ) -> None:
-    async with ProxiedStage.of(fake_stage, tmp_path, warm_starts) as proxied:
+    async with ProxiedTestbed.of(fake_testbed, tmp_path, warm_starts) as proxied:
         async with service_at_work(proxied):
             by_service = await moves(proxied, "pvc-service", DRIVER)
         async with floor_at_work(proxied):
@@ -43,7 +43,7 @@ async def test_the_baseline_sends_the_requests_of_the_service(
 
 
 @asynccontextmanager
-async def service_at_work(proxied: ProxiedStage) -> AsyncIterator[None]:
+async def service_at_work(proxied: ProxiedTestbed) -> AsyncIterator[None]:
     # It votes, as it does where it is timed beside the floor.
     service = proxied.service("--leader-election=true", "--reconcile-rate=1h")
     async with running(service):
@@ -52,7 +52,7 @@ async def service_at_work(proxied: ProxiedStage) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def floor_at_work(proxied: ProxiedStage) -> AsyncIterator[None]:
+async def floor_at_work(proxied: ProxiedTestbed) -> AsyncIterator[None]:
     command = (sys.executable, "-m", "benchmarks.floor", "--kubeconfig", str(proxied.kubeconfig))
     process = await asyncio.create_subprocess_exec(
         *command, "--linstor", proxied.linstor.url, stdout=asyncio.subprocess.PIPE
@@ -67,30 +67,30 @@ async def floor_at_work(proxied: ProxiedStage) -> AsyncIterator[None]:
         await process.wait()
 
 
-async def moves(proxied: ProxiedStage, name: str, driver: str) -> list[Asked]:
+async def moves(proxied: ProxiedTestbed, name: str, driver: str) -> list[Asked]:
     """Move a volume to and back; answers what the way back led to, up to both Events."""
-    stage = proxied.stage
+    testbed = proxied.testbed
     source = {"driver": driver, "volumeHandle": name, "fsType": "ext4"}
-    await stage.add(name, ["n1"], csi=source)
-    await stage.cluster.at_rest()
+    await testbed.add(name, ["n1"], csi=source)
+    await testbed.cluster.at_rest()
     # The service finds out only once, with its first change, whether the cluster lets an affinity
     # be changed in place: that request belongs to no other move.
     await move(proxied, name, "n1", "n2")
     return await move(proxied, name, "n2", "n1")
 
 
-async def move(proxied: ProxiedStage, name: str, here: str, there: str) -> list[Asked]:
-    stage, record = proxied.stage, proxied.record
+async def move(proxied: ProxiedTestbed, name: str, here: str, there: str) -> list[Asked]:
+    testbed, record = proxied.testbed, proxied.record
     async with asyncio.timeout(PATIENCE):
         # What the move before led to must be over.
         await record.until_quiet(QUIET)
-        await stage.cluster.at_rest()
+        await testbed.cluster.at_rest()
         record.forget()
-        stage.world.move(name, here, there)
+        testbed.world.move(name, here, there)
         await record.until(lambda: record.labels().count(EVENT) == 2)
         await proxied.settled()
-    await stage.until_on(name, there)
-    await stage.until_bound(name)
+    await testbed.until_on(name, there)
+    await testbed.until_bound(name)
     return list(record)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tests.chart.release import NAMESPACE
-from tests.stage.clusters import ApiError, Cluster
+from tests.testbed.clusters import ApiError, Cluster
 
 Json = dict[str, Any]
 

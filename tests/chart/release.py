@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from tests.chart.helm import CHART, Helm
-from tests.stage.clusters import Cluster
+from tests.testbed.clusters import Cluster
 
 Json = dict[str, Any]
 

@@ -13,13 +13,13 @@ from tests.chart.helm import SOMEWHERE, Helm, merged
 from tests.chart.release import FULL_NAME, NAMESPACE, install
 from tests.e2e.conftest import MakeService, service_on
 from tests.e2e.steps import STEPS
-from tests.stage import manifests
-from tests.stage.clusters import ApiError, Cluster, until
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Asked, Before
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
-from tests.stage.warm import WarmStarts
+from tests.testbed import manifests
+from tests.testbed.clusters import ApiError, Cluster, until
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Asked, Before
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
+from tests.testbed.warm import WarmStarts
 
 __all__ = ["service_on"]
 
@@ -379,8 +379,8 @@ async def test_the_account_writes_its_own_entries_and_lease_only(policed: Cluste
 
 
 @pytest_asyncio.fixture
-async def stage(policed: Cluster) -> AsyncIterator[Stage]:
-    async with Stage.of(policed) as made:
+async def testbed(policed: Cluster) -> AsyncIterator[Testbed]:
+    async with Testbed.of(policed) as made:
         await made.clear()
         await made.prepare()
         yield made
@@ -388,11 +388,13 @@ async def stage(policed: Cluster) -> AsyncIterator[Stage]:
 
 
 @pytest_asyncio.fixture
-async def service(stage: Stage, tmp_path: Path, service_on: MakeService) -> AsyncIterator[Service]:
+async def service(
+    testbed: Testbed, tmp_path: Path, service_on: MakeService
+) -> AsyncIterator[Service]:
     """One that runs with the account of the chart, and what the chart grants."""
-    kubeconfig = await kubeconfig_of(stage.cluster, FULL_NAME, tmp_path)
+    kubeconfig = await kubeconfig_of(testbed.cluster, FULL_NAME, tmp_path)
     made = service_on(
-        stage,
+        testbed,
         f"--kubeconfig={kubeconfig}",
         f"--lease-lock-namespace={NAMESPACE}",
         f"--lease-lock-name={FULL_NAME}",
@@ -408,49 +410,49 @@ def encrypted(namespace: str) -> Json:
     return {"csi": {"driver": manifests.DRIVER, "volumeHandle": "pvc-1", **fields}}
 
 
-async def test_the_service_works_under_the_policies(stage: Stage, service: Service) -> None:
+async def test_the_service_works_under_the_policies(testbed: Testbed, service: Service) -> None:
     annotations = deletion_secret("passphrase", "default")
-    await stage.add("pvc-1", ["n1"], annotations=annotations, **encrypted("default"))
-    stage.world.move("pvc-1", "n1", "n2")
-    await stage.until_on("pvc-1", "n2")
-    await stage.until_bound("pvc-1")
+    await testbed.add("pvc-1", ["n1"], annotations=annotations, **encrypted("default"))
+    testbed.world.move("pvc-1", "n1", "n2")
+    await testbed.until_on("pvc-1", "n2")
+    await testbed.until_bound("pvc-1")
 
     # As csi-resizer does, and the kubelet after it.
     larger = {"capacity": {"storage": "2Gi"}}
     claim = "/api/v1/namespaces/default/persistentvolumeclaims/claim-pvc-1"
-    await stage.cluster.ask(
+    await testbed.cluster.ask(
         "PATCH", claim, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
     )
-    await stage.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", {"spec": larger})
-    await stage.cluster.ask("PATCH", f"{claim}/status", {"status": larger})
-    stage.world.move("pvc-1", "n2", "n3")
-    await stage.until_on("pvc-1", "n3")
-    await stage.until_bound("pvc-1")
+    await testbed.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", {"spec": larger})
+    await testbed.cluster.ask("PATCH", f"{claim}/status", {"status": larger})
+    testbed.world.move("pvc-1", "n2", "n3")
+    await testbed.until_on("pvc-1", "n3")
+    await testbed.until_bound("pvc-1")
     await service.until_said("volume affinity updated", times=2)
 
-    after = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
+    after = await testbed.cluster.ask("GET", f"{VOLUMES}/pvc-1")
     assert after["spec"]["csi"] == {**encrypted("default")["csi"]}
     assert after["spec"]["capacity"] == {"storage": "2Gi"}
     assert annotations.items() <= after["metadata"]["annotations"].items()
     assert await service.stop() == 0
     assert "not allowed" not in service.said()
-    assert await stage.entries(NAMESPACE) == []
+    assert await testbed.entries(NAMESPACE) == []
 
 
 async def test_a_volume_with_secrets_of_others_is_unchanged_and_reported(
-    stage: Stage, service: Service
+    testbed: Testbed, service: Service
 ) -> None:
-    await stage.add("pvc-1", ["n1"], **encrypted(ABROAD))
-    before = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
+    await testbed.add("pvc-1", ["n1"], **encrypted(ABROAD))
+    before = await testbed.cluster.ask("GET", f"{VOLUMES}/pvc-1")
 
-    stage.world.move("pvc-1", "n1", "n2")
+    testbed.world.move("pvc-1", "n1", "n2")
     await service.until_said("rbac.admissionPolicy.secretNamespaces")
 
-    after = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
+    after = await testbed.cluster.ask("GET", f"{VOLUMES}/pvc-1")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert "deletionTimestamp" not in after["metadata"]
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-    assert await stage.entries(NAMESPACE) == []
+    assert await testbed.entries(NAMESPACE) == []
 
 
 @pytest.mark.parametrize(
@@ -459,12 +461,12 @@ async def test_a_volume_with_secrets_of_others_is_unchanged_and_reported(
     ids=["provisioner", "secret"],
 )
 async def test_an_annotation_during_a_replacement_prevents_no_recreation(
-    stage: Stage, tmp_path: Path, warm_starts: WarmStarts, annotations: Json
+    testbed: Testbed, tmp_path: Path, warm_starts: WarmStarts, annotations: Json
 ) -> None:
     """One with which the policies let the service create no volume."""
-    await stage.add("pvc-1", ["n1"])
-    await stage.add("pvc-2", ["n1"])
-    token = await token_of(stage.cluster, FULL_NAME)
+    await testbed.add("pvc-1", ["n1"])
+    await testbed.add("pvc-2", ["n1"])
+    token = await token_of(testbed.cluster, FULL_NAME)
 
     met = False
 
@@ -472,22 +474,22 @@ async def test_an_annotation_during_a_replacement_prevents_no_recreation(
         nonlocal met
         met = True
         change = {"metadata": {"annotations": annotations}}
-        await stage.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", change)
+        await testbed.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", change)
 
     async def nothing_unfinished() -> bool:
-        return not await stage.entries(NAMESPACE)
+        return not await testbed.entries(NAMESPACE)
 
-    async with ProxiedStage.of(stage, tmp_path, warm_starts) as proxied:
+    async with ProxiedTestbed.of(testbed, tmp_path, warm_starts) as proxied:
         kubeconfig = proxied.kubernetes.write_kubeconfig(tmp_path / "account", token=token)
         label, nth = STEPS["detach"]
         proxied.on(label, Before(annotated), nth=nth)
         flags = f"--journal-namespace={NAMESPACE}"
         async with running(proxied.service(flags, kubeconfig=kubeconfig)):
             for name in ("pvc-1", "pvc-2"):
-                stage.world.move(name, "n1", "n2")
-                await stage.until_on(name, "n2")
-                await stage.until_bound(name)
+                testbed.world.move(name, "n1", "n2")
+                await testbed.until_on(name, "n2")
+                await testbed.until_bound(name)
             await until(nothing_unfinished, "no entry is left")
 
     assert met
-    assert stage.observer.lost == []
+    assert testbed.observer.lost == []

@@ -13,7 +13,7 @@ import yaml
 
 from tests.chart.helm import CHART, SOMEWHERE, Helm, merged
 from tests.chart.test_install import SERVED, apply
-from tests.stage.clusters import Cluster
+from tests.testbed.clusters import Cluster
 
 Json = dict[str, Any]
 

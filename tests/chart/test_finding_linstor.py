@@ -9,7 +9,7 @@ import yaml
 
 from tests.chart.helm import Helm, HelmError
 from tests.chart.release import DEPLOYMENTS, FULL_NAME, NAMESPACE, install
-from tests.stage.clusters import Cluster
+from tests.testbed.clusters import Cluster
 
 Json = dict[str, Any]
 

@@ -20,10 +20,10 @@ from tests.chart.release import (
     install,
 )
 from tests.e2e.conftest import MakeService, service_on
-from tests.stage.clusters import ApiError, Cluster
-from tests.stage.command import command
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed.clusters import ApiError, Cluster
+from tests.testbed.command import command
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 __all__ = ["service_on"]
 
@@ -160,28 +160,28 @@ async def test_the_service_works_with_the_permissions_of_the_chart(
     account = "linstor-controller" if mode == "sidecar" else FULL_NAME
     kubeconfig = await kubeconfig_of(cluster, account, tmp_path)
 
-    async with Stage.of(cluster) as stage:
-        await stage.clear()
-        await stage.prepare()
-        await stage.add("pvc-1", ["n1"])
+    async with Testbed.of(cluster) as testbed:
+        await testbed.clear()
+        await testbed.prepare()
+        await testbed.add("pvc-1", ["n1"])
         service = service_on(
-            stage,
+            testbed,
             f"--kubeconfig={kubeconfig}",
             f"--lease-lock-namespace={NAMESPACE}",
             f"--lease-lock-name={FULL_NAME}",
         )
         async with running(service):
-            stage.world.move("pvc-1", "n1", "n2")
-            await stage.until_on("pvc-1", "n2")
+            testbed.world.move("pvc-1", "n1", "n2")
+            await testbed.until_on("pvc-1", "n2")
             await service.until_said("volume affinity updated")
             assert await service.metric("linstor_affinity_leader") == 1
             assert await service.stop() == 0
-        assert await stage.entries(NAMESPACE) == []
+        assert await testbed.entries(NAMESPACE) == []
         assert "cannot" not in service.said()
         assert "forbidden" not in service.said()
         events = await cluster.ask("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
         assert any(e["reason"] == "VolumeAffinityUpdated" for e in events["items"])
-        await stage.clear()
+        await testbed.clear()
 
 
 async def test_the_account_may_write_only_its_own_lease(there: Helm, cluster: Cluster) -> None:
@@ -222,10 +222,10 @@ async def test_check_with_read_permissions_reports_those_of_the_service(
         await cluster.ask("POST", await collection_of(cluster, hook), hook)
     try:
         kubeconfig = await kubeconfig_of(cluster, account, tmp_path)
-        async with Stage.of(cluster) as stage:
-            await stage.clear()
-            await stage.prepare()
-            await stage.add("pvc-1", ["n1"])
+        async with Testbed.of(cluster) as testbed:
+            await testbed.clear()
+            await testbed.prepare()
+            await testbed.add("pvc-1", ["n1"])
             given = (
                 "check",
                 f"--service-account={NAMESPACE}/{FULL_NAME}",
@@ -234,14 +234,14 @@ async def test_check_with_read_permissions_reports_those_of_the_service(
                 f"--lease-lock-name={FULL_NAME}",
                 *("-o", "json"),
             )
-            good = await command(stage, *given)
+            good = await command(testbed, *given)
             binding = f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{FULL_NAME}"
             kept = await cluster.ask("GET", binding)
             await cluster.ask("DELETE", binding)
-            bad = await command(stage, *given)
+            bad = await command(testbed, *given)
             del kept["metadata"]["resourceVersion"], kept["metadata"]["uid"]
             await cluster.ask("POST", binding.rpartition("/")[0], kept)
-            await stage.clear()
+            await testbed.clear()
     finally:
         for hook in hooks:
             path = f"{await collection_of(cluster, hook)}/{hook['metadata']['name']}"

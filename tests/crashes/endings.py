@@ -5,9 +5,9 @@ from typing import Any
 
 from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
 from tests.crashes.scenes import SAVED
-from tests.stage.manifests import kept, nodes_of
-from tests.stage.observer import Seen
-from tests.stage.stage import Stage
+from tests.testbed.manifests import kept, nodes_of
+from tests.testbed.observer import Seen
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -28,47 +28,47 @@ def _paths(name: str) -> tuple[str, str]:
     return f"/api/v1/persistentvolumes/{name}", f"{claims}/claim-{name}"
 
 
-async def remember(stage: Stage, name: str) -> Before:
-    volume, claim = [await stage.cluster.ask("GET", path) for path in _paths(name)]
+async def remember(testbed: Testbed, name: str) -> Before:
+    volume, claim = [await testbed.cluster.ask("GET", path) for path in _paths(name)]
     return Before(name=name, volume=volume, claim=claim)
 
 
-async def is_finished(stage: Stage, name: str, node: str) -> bool:
+async def is_finished(testbed: Testbed, name: str, node: str) -> bool:
     """Whether the volume stands there anew, and nothing is left that a replacement needs."""
     path, claim_path = _paths(name)
-    volume = await stage.cluster.find(path)
+    volume = await testbed.cluster.find(path)
     if volume is None or "deletionTimestamp" in volume["metadata"] or nodes_of(volume) != {node}:
         return False
-    claim = await stage.cluster.find(claim_path)
+    claim = await testbed.cluster.find(claim_path)
     phases = {each["status"]["phase"] for each in (volume, claim) if each is not None}
-    return phases == {"Bound"} and not await _left(stage, name)
+    return phases == {"Bound"} and not await _left(testbed, name)
 
 
-async def _left(stage: Stage, name: str) -> list[str]:
-    left = await stage.entries()
-    if SAVED in stage.world.volume(name, 0).props:
+async def _left(testbed: Testbed, name: str) -> list[str]:
+    left = await testbed.entries()
+    if SAVED in testbed.world.volume(name, 0).props:
         left.append(f"property {SAVED}")
     return left
 
 
-async def faults_of(stage: Stage, before: Before, node: str) -> list[str]:
+async def faults_of(testbed: Testbed, before: Before, node: str) -> list[str]:
     """Everything that is not as it must be, in words."""
     path, claim_path = _paths(before.name)
-    volume, claim = await stage.cluster.find(path), await stage.cluster.find(claim_path)
+    volume, claim = await testbed.cluster.find(path), await testbed.cluster.find(claim_path)
     if volume is None or claim is None:
         return [f"{'volume' if volume is None else 'claim'} is not there"]
     version = volume["metadata"]["resourceVersion"]
-    await stage.observer.until(
-        lambda: _version(stage.observer.volumes.get(before.name)) == version, "it is as it is"
+    await testbed.observer.until(
+        lambda: _version(testbed.observer.volumes.get(before.name)) == version, "it is as it is"
     )
-    faults = [f"{left} is left" for left in await _left(stage, before.name)]
+    faults = [f"{left} is left" for left in await _left(testbed, before.name)]
     if nodes_of(volume) != {node}:
         faults.append(f"it is on {sorted(nodes_of(volume))}")
     faults += _differences("volume", kept(before.volume), kept(volume))
     faults += _differences("claim", _lasting(before.claim), _lasting(claim))
-    if len(stage.observer.lost) > before.lost:
+    if len(testbed.observer.lost) > before.lost:
         faults.append("its claim was Lost")
-    offered = [seen for seen in stage.observer.history[before.name] if is_offered(seen)]
+    offered = [seen for seen in testbed.observer.history[before.name] if is_offered(seen)]
     if offered:
         faults.append(f"its data was offered for deletion: {_state(offered[0].manifest)}")
     return faults

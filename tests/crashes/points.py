@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tests.stage.proxy import Asked
+from tests.testbed.proxy import Asked
 
 
 class When(StrEnum):

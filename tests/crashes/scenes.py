@@ -5,9 +5,9 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from tests.fakes.linstor_server.news import PROMOTION
-from tests.stage.manifests import on_nodes
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import After, Asked
+from tests.testbed.manifests import on_nodes
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import After, Asked
 
 Json = dict[str, Any]
 
@@ -26,8 +26,8 @@ class Scene(ABC):
     writes: tuple[str, ...]
     """What it has to write, by label and in its order; Events come beside it."""
 
-    def __init__(self, proxied: ProxiedStage) -> None:
-        self.proxied, self.stage = proxied, proxied.stage
+    def __init__(self, proxied: ProxiedTestbed) -> None:
+        self.proxied, self.testbed = proxied, proxied.testbed
 
     @abstractmethod
     async def prepare(self, volume: str) -> None:
@@ -45,9 +45,9 @@ class Moved(Scene):
         return
 
     def begin(self, volume: str) -> None:
-        self.stage.world.move_silently(volume, "n1", "n2")
+        self.testbed.world.move_silently(volume, "n1", "n2")
         event = {"resource_name": volume, "node_name": "n2", "may_promote": True}
-        self.stage.world.news.tell(PROMOTION, [("may-promote-change", event)])
+        self.testbed.world.news.tell(PROMOTION, [("may-promote-change", event)])
 
 
 class Replacement(Moved):
@@ -91,7 +91,7 @@ class Resume(FromStart):
     )
 
     async def prepare(self, volume: str) -> None:
-        self.stage.world.move_silently(volume, "n1", "n2")
+        self.testbed.world.move_silently(volume, "n1", "n2")
         service = self.proxied.service()
 
         async def kill(asked: Asked) -> None:
@@ -107,7 +107,7 @@ class OldNote(FromStart):
     """The reference controller stopped in the middle, its note on LINSTOR."""
 
     async def prepare(self, volume: str) -> None:
-        ask, path = self.stage.cluster.ask, f"{VOLUMES}/{volume}"
+        ask, path = self.testbed.cluster.ask, f"{VOLUMES}/{volume}"
         saved = await ask("GET", path)
         marks: Json = {
             "metadata": {"annotations": {SKIP_RECLAIM: "true"}},
@@ -119,8 +119,8 @@ class OldNote(FromStart):
         metadata = {k: v for k, v in saved["metadata"].items() if k in kept}
         saved = {**saved, "metadata": metadata}
         del saved["status"]
-        self.stage.world.set_volume_prop(volume, 0, SAVED, json.dumps(saved))
-        self.stage.world.move_silently(volume, "n1", "n2")
+        self.testbed.world.set_volume_prop(volume, 0, SAVED, json.dumps(saved))
+        self.testbed.world.move_silently(volume, "n1", "n2")
         await ask("PATCH", path, marks)
         await ask("DELETE", path)
 
@@ -149,11 +149,11 @@ class OldNoteVolumeGone(OldNote):
 
     async def prepare(self, volume: str) -> None:
         await super().prepare(volume)
-        ask, path = self.stage.cluster.ask, f"{VOLUMES}/{volume}"
+        ask, path = self.testbed.cluster.ask, f"{VOLUMES}/{volume}"
         # So that the claim is not Lost before it begins.
         await ask("PATCH", path, {"spec": {"claimRef": {"name": "of-nobody"}}})
-        await self.stage.observer.until(
-            lambda: self.stage.observer.volumes[volume]["status"]["phase"] != "Bound",
+        await self.testbed.observer.until(
+            lambda: self.testbed.observer.volumes[volume]["status"]["phase"] != "Bound",
             "the binder has let go of the claim",
         )
         await ask("PATCH", path, {"metadata": {"finalizers": None}})

@@ -12,7 +12,7 @@ from tests.crashes.points import Point, When, points_of, write_points_of
 from tests.crashes.scenes import ON_ANY, InPlace, Replacement, Scene
 from tests.crashes.trial import Outcome, Trials
 from tests.figures import Figures
-from tests.stage.proxied import ProxiedStage
+from tests.testbed.proxied import ProxiedTestbed
 
 REAL = pytest.param("real", marks=pytest.mark.real)
 LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
@@ -50,10 +50,10 @@ and after a creation that never had to be asked for again.
 class Matrix:
     """Plays trials and keeps what went wrong, for one test."""
 
-    def __init__(self, proxied: ProxiedStage, scene: type[Scene], figures: Figures) -> None:
+    def __init__(self, proxied: ProxiedTestbed, scene: type[Scene], figures: Figures) -> None:
         self.trials = Trials(proxied, scene)
         self._figures = figures
-        self._kind = "real" if proxied.stage.cluster.is_real else "pretended"
+        self._kind = "real" if proxied.testbed.cluster.is_real else "pretended"
         self._wrong: list[str] = []
         self._played = self._missed = 0
 
@@ -107,9 +107,9 @@ class Matrix:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("scene", ON_ANY, ids=lambda scene: scene.name)
-@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 async def test_killed_before_or_after_any_request(
-    proxied: ProxiedStage, scene: type[Scene], figures: Figures
+    proxied: ProxiedTestbed, scene: type[Scene], figures: Figures
 ) -> None:
     matrix = Matrix(proxied, scene, figures)
 
@@ -119,9 +119,9 @@ async def test_killed_before_or_after_any_request(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mutable_stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize("mutable_testbed", ["fake", LONG_REAL], indirect=True)
 async def test_killed_before_or_after_any_request_of_a_change_in_place(
-    proxied_mutable: ProxiedStage, figures: Figures
+    proxied_mutable: ProxiedTestbed, figures: Figures
 ) -> None:
     matrix = Matrix(proxied_mutable, InPlace, figures)
 
@@ -130,9 +130,9 @@ async def test_killed_before_or_after_any_request_of_a_change_in_place(
     matrix.decision()
 
 
-@pytest.mark.parametrize("stage", [REAL], indirect=True)
+@pytest.mark.parametrize("testbed", [REAL], indirect=True)
 async def test_killed_after_any_write_of_a_replacement(
-    proxied: ProxiedStage, figures: Figures
+    proxied: ProxiedTestbed, figures: Figures
 ) -> None:
     """The part of the matrix on a real Kubernetes that each run has time for."""
     matrix = Matrix(proxied, Replacement, figures)
@@ -144,9 +144,9 @@ async def test_killed_after_any_write_of_a_replacement(
 
 @pytest.mark.timeout(900)
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["fake", REAL], indirect=True)
+@pytest.mark.parametrize("testbed", ["fake", REAL], indirect=True)
 async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
-    proxied: ProxiedStage, figures: Figures
+    proxied: ProxiedTestbed, figures: Figures
 ) -> None:
     """All pairs on the pretended Kubernetes; on the real one each first point with one second."""
     matrix = Matrix(proxied, Replacement, figures)
@@ -154,7 +154,7 @@ async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
     for number, first in enumerate(await matrix.write_points()):
         resumed = (await matrix.play(first)).lives[-1]
         seconds = write_points_of(resumed, at_most=AT_MOST)
-        if proxied.stage.cluster.is_real and seconds:
+        if proxied.testbed.cluster.is_real and seconds:
             seconds = [seconds[number % len(seconds)]]
         await matrix.try_all((first, second) for second in seconds)
 
@@ -162,9 +162,9 @@ async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 async def test_the_data_moves_again_while_the_killed_service_is_down(
-    proxied: ProxiedStage, figures: Figures
+    proxied: ProxiedTestbed, figures: Figures
 ) -> None:
     matrix = Matrix(proxied, Replacement, figures)
 

@@ -8,11 +8,11 @@ from itertools import count
 from tests.crashes.endings import faults_of, is_finished, remember
 from tests.crashes.points import Point, When
 from tests.crashes.scenes import Scene
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import After, Asked, Instead
-from tests.stage.service import Service
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import After, Asked, Instead
+from tests.testbed.service import Service
 
 QUIET = 0.4
 """Without a request for so long, all is done that is done at once. What a resumption looks at again
@@ -43,8 +43,8 @@ class Outcome:
 class Trials:
     """All trials of one scene on one stage, each with a volume of its own."""
 
-    def __init__(self, proxied: ProxiedStage, scene: type[Scene]) -> None:
-        self.proxied, self.stage = proxied, proxied.stage
+    def __init__(self, proxied: ProxiedTestbed, scene: type[Scene]) -> None:
+        self.proxied, self.testbed = proxied, proxied.testbed
         self.scene = scene(proxied)
         self._numbers = count(1)
 
@@ -65,19 +65,19 @@ class Trials:
         outcome, volume, node = Outcome(), f"pvc-{next(self._numbers)}", "n2"
         self.proxied.forget()
         csi = {"driver": manifests.DRIVER, "volumeHandle": volume, "fsType": "ext4"}
-        await self.stage.add(volume, ["n1"], csi={**csi, "volumeAttributes": CONTEXT})
-        await self.stage.cluster.at_rest()
-        await self.stage.until_claim_at_rest(volume)
+        await self.testbed.add(volume, ["n1"], csi={**csi, "volumeAttributes": CONTEXT})
+        await self.testbed.cluster.at_rest()
+        await self.testbed.until_claim_at_rest(volume)
         try:
-            before = await remember(self.stage, volume)
+            before = await remember(self.testbed, volume)
             await self.scene.prepare(volume)
-            before.lost = len(self.stage.observer.lost)
+            before.lost = len(self.testbed.observer.lost)
             for number, point in enumerate((*kills, None)):
                 await self._live(volume, node, point, outcome, first=not number)
                 if moved_on and node == "n2":
                     node = "n3"
-                    self.stage.world.move_silently(volume, "n2", node)
-            outcome.faults += await faults_of(self.stage, before, node)
+                    self.testbed.world.move_silently(volume, "n2", node)
+            outcome.faults += await faults_of(self.testbed, before, node)
         except AssertionError as error:
             outcome.faults.append(str(error))
         finally:
@@ -136,7 +136,7 @@ class Trials:
         async def over() -> bool:
             if killed.is_set():
                 return True
-            good = await is_finished(self.stage, volume, node)
+            good = await is_finished(self.testbed, volume, node)
             return good and (await service.ask("/readyz"))[0] == 200
 
         try:
@@ -146,6 +146,6 @@ class Trials:
 
     async def _clear(self, volume: str) -> None:
         self.proxied.forget()
-        await self.stage.clear()
-        self.stage.world.delete_definition(volume)
-        await self.stage.world.settled()
+        await self.testbed.clear()
+        self.testbed.world.delete_definition(volume)
+        await self.testbed.world.settled()

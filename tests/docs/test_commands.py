@@ -10,11 +10,11 @@ import pytest
 from linstor_affinity_events.cli import main
 from tests.docs.blocks import TOP, arguments, commands, shown
 from tests.docs.scene import set_up
-from tests.stage.command import command
-from tests.stage.fixtures import fake_stage
-from tests.stage.stage import Stage
+from tests.testbed.command import command
+from tests.testbed.fixtures import fake_testbed
+from tests.testbed.testbed import Testbed
 
-__all__ = ["fake_stage"]
+__all__ = ["fake_testbed"]
 
 OURS = sorted({line for _, line in commands() if arguments(line) is not None})
 EXAMPLES = [each for each in shown() if arguments(each.command) is not None]
@@ -36,23 +36,23 @@ def test_documented_examples_are_extracted() -> None:
     assert len(OURS) >= 10
 
 
-async def test_documented_output_is_what_the_command_prints(fake_stage: Stage) -> None:
-    await set_up(fake_stage)
+async def test_documented_output_is_what_the_command_prints(fake_testbed: Testbed) -> None:
+    await set_up(fake_testbed)
 
     for each in EXAMPLES:
-        said = await command(fake_stage, *(arguments(each.command) or ()))
+        said = await command(fake_testbed, *(arguments(each.command) or ()))
 
         assert comparable(said.out.strip("\n")) == comparable(each.output), each.page
 
 
-async def test_documented_commands_run(fake_stage: Stage) -> None:
+async def test_documented_commands_run(fake_testbed: Testbed) -> None:
     """Names of volumes and nodes in the documentation are those of the scene."""
-    await set_up(fake_stage)
+    await set_up(fake_testbed)
 
     for line in OURS:
         given = arguments(line) or []
         if given and given[0] in PROMPTLY:
-            said = await command(fake_stage, *given)
+            said = await command(fake_testbed, *given)
             assert said.code == 0, (line, said.err)
             assert said.out
 

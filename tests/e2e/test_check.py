@@ -6,9 +6,9 @@ import pytest
 
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY as SAVED
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld
-from tests.stage import manifests
-from tests.stage.command import Said, command
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.command import Said, command
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -21,19 +21,19 @@ def worst(said: Said) -> dict[str, str]:
     return {each["check"]: each["status"] for each in said.json if each["status"] != "ok"}
 
 
-async def know_nodes(stage: Stage) -> None:
+async def know_nodes(testbed: Testbed) -> None:
     """Have Kubernetes know the nodes that LINSTOR knows."""
     for name in ("n1", "n2", "n3", "n4"):
-        if await stage.cluster.find(f"/api/v1/nodes/{name}") is None:
+        if await testbed.cluster.find(f"/api/v1/nodes/{name}") is None:
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
-            await stage.cluster.ask("POST", "/api/v1/nodes", node)
+            await testbed.cluster.ask("POST", "/api/v1/nodes", node)
 
 
-async def test_a_healthy_cluster_passes_every_check(stage: Stage) -> None:
-    await know_nodes(stage)
-    await stage.add("pvc-1", ["n1"])
+async def test_a_healthy_cluster_passes_every_check(testbed: Testbed) -> None:
+    await know_nodes(testbed)
+    await testbed.add("pvc-1", ["n1"])
 
-    said = await command(stage, "check", "--output=json")
+    said = await command(testbed, "check", "--output=json")
 
     assert worst(said) == {}
     assert said.code == 0
@@ -47,18 +47,18 @@ async def test_a_healthy_cluster_passes_every_check(stage: Stage) -> None:
     assert {"linstor-login", "linstor-stream-promotion", "linstor-stream-nodes"} <= needs.keys()
 
 
-async def test_a_cluster_with_mutable_affinity_is_detected(mutable_stage: Stage) -> None:
-    await mutable_stage.add("pvc-1", ["n1"])
-    before = await mutable_stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+async def test_a_cluster_with_mutable_affinity_is_detected(mutable_testbed: Testbed) -> None:
+    await mutable_testbed.add("pvc-1", ["n1"])
+    before = await mutable_testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
 
-    said = await command(mutable_stage, "check", "-o", "json")
+    said = await command(mutable_testbed, "check", "-o", "json")
 
     assert "PersistentVolumes are patched" in found(said)["in-place"]["detail"]
-    assert await mutable_stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1") == before
+    assert await mutable_testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1") == before
 
 
-async def test_text_is_one_line_per_check_and_one_for_its_remedy(fake_stage: Stage) -> None:
-    said = await command(fake_stage, "check")
+async def test_text_is_one_line_per_check_and_one_for_its_remedy(fake_testbed: Testbed) -> None:
+    said = await command(fake_testbed, "check")
 
     lines = said.out.splitlines()
     at = lines.index("warn  nodes: only in LINSTOR: n1, n2, n3, n4")
@@ -79,12 +79,12 @@ async def test_text_is_one_line_per_check_and_one_for_its_remedy(fake_stage: Sta
     ],
 )
 async def test_a_missing_permission_is_named(
-    fake_stage: Stage, verb: str, resource: str, told: str
+    fake_testbed: Testbed, verb: str, resource: str, told: str
 ) -> None:
-    assert fake_stage.cluster.server is not None
-    fake_stage.cluster.server.access.denied.add((verb, resource))
+    assert fake_testbed.cluster.server is not None
+    fake_testbed.cluster.server.access.denied.add((verb, resource))
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
     assert found(said)["permissions"]["detail"] == told
@@ -92,18 +92,22 @@ async def test_a_missing_permission_is_named(
 
 
 @pytest.mark.parametrize("text", ["name", "/name", "namespace/", "a/b/c"])
-async def test_service_account_must_have_namespace_and_name(fake_stage: Stage, text: str) -> None:
-    said = await command(fake_stage, "check", f"--service-account={text}")
+async def test_service_account_must_have_namespace_and_name(
+    fake_testbed: Testbed, text: str
+) -> None:
+    said = await command(fake_testbed, "check", f"--service-account={text}")
 
     assert said.code == 2
     assert "is not of the form NAMESPACE/NAME" in said.out
 
 
-async def test_without_permissions_check_reports_what_it_could_not_read(fake_stage: Stage) -> None:
-    assert fake_stage.cluster.server is not None
-    fake_stage.cluster.server.access.denied.add(("*", "*"))
+async def test_without_permissions_check_reports_what_it_could_not_read(
+    fake_testbed: Testbed,
+) -> None:
+    assert fake_testbed.cluster.server is not None
+    fake_testbed.cluster.server.access.denied.add(("*", "*"))
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
     assert "Traceback" not in said.err
@@ -112,8 +116,8 @@ async def test_without_permissions_check_reports_what_it_could_not_read(fake_sta
     ).keys()
 
 
-async def test_unreachable_linstor_is_reported_and_the_rest_checked(fake_stage: Stage) -> None:
-    said = await command(fake_stage, "check", "-o", "json", LS_CONTROLLERS="http://127.0.0.1:1")
+async def test_unreachable_linstor_is_reported_and_the_rest_checked(fake_testbed: Testbed) -> None:
+    said = await command(fake_testbed, "check", "-o", "json", LS_CONTROLLERS="http://127.0.0.1:1")
 
     assert said.code == 1
     assert worst(said) == {"linstor": "fail"}
@@ -122,30 +126,32 @@ async def test_unreachable_linstor_is_reported_and_the_rest_checked(fake_stage: 
 
 @pytest.mark.parametrize("arguments", [("plan",), ("check",), ("migrate-properties",)])
 async def test_a_load_balancer_without_a_backend_is_skipped(
-    fake_stage: Stage, arguments: tuple[str, ...]
+    fake_testbed: Testbed, arguments: tuple[str, ...]
 ) -> None:
-    stage = fake_stage
-    await know_nodes(stage)
-    await stage.add("pvc-1", ["n1"])
-    stage.world.definition("pvc-1").props[SAVED] = "old"
+    testbed = fake_testbed
+    await know_nodes(testbed)
+    await testbed.add("pvc-1", ["n1"])
+    testbed.world.definition("pvc-1").props[SAVED] = "old"
     world = LinstorWorld()
     world.fail_next("/", 503, b"<html>no backend</html>", times=100)
 
     async with LinstorServer(world) as balancer:
-        both = f"{balancer.url},{stage.linstor.url}"
-        said = await command(stage, *arguments, LS_CONTROLLERS=both)
+        both = f"{balancer.url},{testbed.linstor.url}"
+        said = await command(testbed, *arguments, LS_CONTROLLERS=both)
     world.close()
 
     assert (said.code, said.err) == (0, "")
     moved = arguments == ("migrate-properties",)
-    assert (SAVED in stage.world.definition("pvc-1").props) is not moved
+    assert (SAVED in testbed.world.definition("pvc-1").props) is not moved
 
 
-async def test_a_linstor_that_requires_tls_is_reported_with_the_setting(fake_stage: Stage) -> None:
+async def test_a_linstor_that_requires_tls_is_reported_with_the_setting(
+    fake_testbed: Testbed,
+) -> None:
     location = "https://linstor-controller:3371/v1/controller/version"
-    fake_stage.world.fail_next("/v1/", 302, headers={"Location": location}, times=100)
+    fake_testbed.world.fail_next("/v1/", 302, headers={"Location": location}, times=100)
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
     need = found(said)["linstor"]
@@ -155,22 +161,27 @@ async def test_a_linstor_that_requires_tls_is_reported_with_the_setting(fake_sta
     )
 
 
-async def test_the_proxy_to_kubernetes_is_named(fake_stage: Stage) -> None:
-    to_it = {"LINSTOR_AFFINITY_SERVER": "http://kube.invalid", "HTTP_PROXY": fake_stage.cluster.url}
+async def test_the_proxy_to_kubernetes_is_named(fake_testbed: Testbed) -> None:
+    to_it = {
+        "LINSTOR_AFFINITY_SERVER": "http://kube.invalid",
+        "HTTP_PROXY": fake_testbed.cluster.url,
+    }
     spared = {**to_it, "NO_PROXY": "*.invalid"}
 
-    through = found(await command(fake_stage, "check", "-o", "json", **to_it))["kubernetes"]
-    past = found(await command(fake_stage, "check", "-o", "json", **spared))["kubernetes"]
+    through = found(await command(fake_testbed, "check", "-o", "json", **to_it))["kubernetes"]
+    past = found(await command(fake_testbed, "check", "-o", "json", **spared))["kubernetes"]
 
     assert through["status"] == "ok"
-    assert through["detail"].endswith(f"at http://kube.invalid through {fake_stage.cluster.url}")
+    assert through["detail"].endswith(f"at http://kube.invalid through {fake_testbed.cluster.url}")
     assert past["status"] == "fail"
     assert "NO_PROXY" in past["remedy"]
 
 
-async def test_unreachable_kubernetes_is_reported_and_the_rest_checked(fake_stage: Stage) -> None:
+async def test_unreachable_kubernetes_is_reported_and_the_rest_checked(
+    fake_testbed: Testbed,
+) -> None:
     said = await command(
-        fake_stage, "check", "-o", "json", LINSTOR_AFFINITY_SERVER="http://127.0.0.1:1"
+        fake_testbed, "check", "-o", "json", LINSTOR_AFFINITY_SERVER="http://127.0.0.1:1"
     )
 
     assert said.code == 1
@@ -178,12 +189,12 @@ async def test_unreachable_kubernetes_is_reported_and_the_rest_checked(fake_stag
     assert found(said)["linstor-login"]["status"] == "ok"
 
 
-async def test_a_login_required_by_linstor_is_reported(fake_stage: Stage) -> None:
-    fake_stage.world.login = ("admin", "a password")
+async def test_a_login_required_by_linstor_is_reported(fake_testbed: Testbed) -> None:
+    fake_testbed.world.login = ("admin", "a password")
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
     good = await command(
-        fake_stage, "check", "-o", "json", LS_USERNAME="admin", LS_PASSWORD="a password"
+        fake_testbed, "check", "-o", "json", LS_USERNAME="admin", LS_PASSWORD="a password"
     )
 
     assert found(said)["linstor"]["status"] == "ok"
@@ -193,7 +204,7 @@ async def test_a_login_required_by_linstor_is_reported(fake_stage: Stage) -> Non
     assert found(good)["linstor-stream-nodes"]["status"] == "ok"
 
 
-async def test_a_running_conflicting_controller_is_a_failure(fake_stage: Stage) -> None:
+async def test_a_running_conflicting_controller_is_a_failure(fake_testbed: Testbed) -> None:
     labels = {"app.kubernetes.io/name": "linstor-affinity-controller"}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "b"}]}}
     rival = {
@@ -202,9 +213,9 @@ async def test_a_running_conflicting_controller_is_a_failure(fake_stage: Stage) 
         "metadata": {"name": "rival", "labels": labels},
         "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": pod},
     }
-    await fake_stage.cluster.ask("POST", "/apis/apps/v1/namespaces/default/deployments", rival)
+    await fake_testbed.cluster.ask("POST", "/apis/apps/v1/namespaces/default/deployments", rival)
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
     assert found(said)["conflicting-controller"]["status"] == "fail"
@@ -213,34 +224,34 @@ async def test_a_running_conflicting_controller_is_a_failure(fake_stage: Stage) 
     assert 0 < remedy.index("spec.affinityController.enabled: false") < remedy.index("$patch")
 
 
-async def test_a_class_with_an_unreadable_policy_is_a_failure(fake_stage: Stage) -> None:
+async def test_a_class_with_an_unreadable_policy_is_a_failure(fake_testbed: Testbed) -> None:
     odd = manifests.storage_class("odd", {"allowRemoteVolumeAccess": "- fromsame: [zone]"})
-    await fake_stage.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", odd)
+    await fake_testbed.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", odd)
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
     assert "rule 1 is not of the form fromSame" in found(said)["storage-class odd"]["detail"]
 
 
-async def test_nodes_that_lack_a_label_are_named(fake_stage: Stage) -> None:
-    fake_stage.world.add_node("bare")
+async def test_nodes_that_lack_a_label_are_named(fake_testbed: Testbed) -> None:
+    fake_testbed.world.add_node("bare")
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 0
     assert found(said)["node-labels"]["detail"] == "bare lacks topology.kubernetes.io/zone"
 
 
-async def test_leftovers_fail_only_if_checked_alone(fake_stage: Stage) -> None:
-    stage = fake_stage
-    await stage.add("pvc-1", ["n1"])
-    clean = await command(stage, "check", "--leftovers")
+async def test_leftovers_fail_only_if_checked_alone(fake_testbed: Testbed) -> None:
+    testbed = fake_testbed
+    await testbed.add("pvc-1", ["n1"])
+    clean = await command(testbed, "check", "--leftovers")
     mark = {"metadata": {"finalizers": ["linstor-affinity-events/replacing"]}}
-    await stage.cluster.ask("PATCH", "/api/v1/persistentvolumes/pvc-1", mark)
+    await testbed.cluster.ask("PATCH", "/api/v1/persistentvolumes/pvc-1", mark)
 
-    whole = await command(stage, "check", "-o", "json")
-    alone = await command(stage, "check", "--leftovers")
+    whole = await command(testbed, "check", "-o", "json")
+    alone = await command(testbed, "check", "--leftovers")
 
     assert (clean.code, clean.out) == (0, "ok    leftovers: there are no unfinished replacements\n")
     assert found(whole)["leftovers"]["status"] == "warn"
@@ -249,8 +260,8 @@ async def test_leftovers_fail_only_if_checked_alone(fake_stage: Stage) -> None:
     assert alone.out.startswith("fail  leftovers: unfinished replacements: pvc-1\n")
 
 
-async def test_invalid_settings_are_listed_and_exit_with_2(fake_stage: Stage) -> None:
-    said = await command(fake_stage, "check", "-o", "json", "--workers=0", LS_USERNAME="alone")
+async def test_invalid_settings_are_listed_and_exit_with_2(fake_testbed: Testbed) -> None:
+    said = await command(fake_testbed, "check", "-o", "json", "--workers=0", LS_USERNAME="alone")
 
     assert said.code == 2
     assert [each["detail"] for each in said.json] == [
@@ -259,11 +270,11 @@ async def test_invalid_settings_are_listed_and_exit_with_2(fake_stage: Stage) ->
     ]
 
 
-async def test_a_label_that_no_node_has_is_a_failure(fake_stage: Stage) -> None:
+async def test_a_label_that_no_node_has_is_a_failure(fake_testbed: Testbed) -> None:
     racks = manifests.storage_class("racks", {"allowRemoteVolumeAccess": "- fromSame: [rack]"})
-    await fake_stage.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", racks)
+    await fake_testbed.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", racks)
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
     assert found(said)["node-labels"]["status"] == "fail"

@@ -11,14 +11,14 @@ import pytest_asyncio
 
 from tests.figures import Figures
 from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters, manifests
-from tests.stage.command import command
-from tests.stage.database import GROUP, Database
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Answer, CutBody, Reset
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
-from tests.stage.warm import WarmStarts
+from tests.testbed import clusters, manifests
+from tests.testbed.command import command
+from tests.testbed.database import GROUP, Database
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Answer, CutBody, Reset
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
+from tests.testbed.warm import WarmStarts
 
 pytestmark = pytest.mark.real
 
@@ -31,12 +31,12 @@ WATCH = re.compile(rf"^watch resources\.{re.escape(GROUP)}")
 class Scene:
     """A real cluster with LINSTOR's tables, proxies before it, and no regular full pass."""
 
-    proxied: ProxiedStage
+    proxied: ProxiedTestbed
     database: Database
 
     @property
-    def stage(self) -> Stage:
-        return self.proxied.stage
+    def testbed(self) -> Testbed:
+        return self.proxied.testbed
 
     def service(self, *flags: str) -> Service:
         return self.proxied.service(NEVER, *flags)
@@ -47,9 +47,9 @@ class Scene:
         await settled(service)
 
     async def put(self, name: str, *nodes: str, layers: tuple[str, ...] = ("STORAGE",)) -> None:
-        self.stage.place(name, nodes, layers=layers)
-        await self.stage.bind(name, manifests.on_nodes(nodes))
-        await self.stage.until_bound(name)
+        self.testbed.place(name, nodes, layers=layers)
+        await self.testbed.bind(name, manifests.on_nodes(nodes))
+        await self.testbed.until_bound(name)
 
 
 async def settled(service: Service) -> None:
@@ -68,29 +68,29 @@ async def settled(service: Service) -> None:
 async def scene(
     real_cluster_database: RealCluster, tmp_path: Path, warm_starts: WarmStarts
 ) -> AsyncIterator[Scene]:
-    async with clusters.real(real_cluster_database) as cluster, Stage.of(cluster) as stage:
-        await stage.clear()
-        await stage.prepare()
-        database = Database(cluster, stage.world)
+    async with clusters.real(real_cluster_database) as cluster, Testbed.of(cluster) as testbed:
+        await testbed.clear()
+        await testbed.prepare()
+        database = Database(cluster, testbed.world)
         await database.make()
         try:
-            async with ProxiedStage.of(stage, tmp_path, warm_starts) as proxied:
+            async with ProxiedTestbed.of(testbed, tmp_path, warm_starts) as proxied:
                 yield Scene(proxied, database)
         finally:
             await database.clear()
-            await stage.clear()
+            await testbed.clear()
 
 
-def moved_without_drbd(stage: Stage) -> None:
-    stage.world.move_silently("pvc-1", "n1", "n3")
+def moved_without_drbd(testbed: Testbed) -> None:
+    testbed.world.move_silently("pvc-1", "n1", "n3")
 
 
-def deleted_on_an_offline_node(stage: Stage) -> None:
-    stage.world.delete_replica("pvc-1", "n1")
+def deleted_on_an_offline_node(testbed: Testbed) -> None:
+    testbed.world.delete_replica("pvc-1", "n1")
 
 
-def node_lost(stage: Stage) -> None:
-    stage.world.node_lost("n1")
+def node_lost(testbed: Testbed) -> None:
+    testbed.world.node_lost("n1")
 
 
 SILENT = [
@@ -104,19 +104,19 @@ SILENT = [
 
 @pytest.mark.parametrize(("layers", "change", "nodes"), SILENT)
 async def test_a_change_without_event_is_applied_at_once(
-    scene: Scene, layers: tuple[str, ...], change: Callable[[Stage], None], nodes: tuple[str, ...]
+    scene: Scene, layers: tuple[str, ...], change: Callable[[Testbed], None], nodes: tuple[str, ...]
 ) -> None:
     await scene.put("pvc-1", "n1", "n2", layers=layers)
     await scene.database.mirror()
     if change is deleted_on_an_offline_node:
-        scene.stage.world.go_offline("n1")
+        scene.testbed.world.go_offline("n1")
 
     async with running(scene.service()) as service:
         await scene.on(service)
-        change(scene.stage)
+        change(scene.testbed)
         await scene.database.mirror()
 
-        await scene.stage.until_on("pvc-1", *nodes, patience=20)
+        await scene.testbed.until_on("pvc-1", *nodes, patience=20)
         await service.until_said("volume affinity updated")
         _, metrics = await service.ask("/metrics")
 
@@ -137,7 +137,7 @@ async def test_properties_in_the_database_are_never_read(scene: Scene) -> None:
 
     async with running(scene.service()) as service:
         await scene.on(service)
-    said = await command(scene.stage, "check")
+    said = await command(scene.testbed, "check")
 
     assert said.code == 0
     asked = [each.path for each in scene.proxied.record if f"/{GROUP}/" in each.path]
@@ -151,16 +151,16 @@ async def test_a_row_written_ahead_of_the_controller_is_rechecked(scene: Scene) 
 
     async with running(scene.service()) as service:
         await scene.on(service)
-        scene.stage.world.move_silently("pvc-1", "n1", "n2")
+        scene.testbed.world.move_silently("pvc-1", "n1", "n2")
         row = scene.database
         # What REST tells lags behind by less than the looks that follow.
-        scene.stage.world.move_silently("pvc-1", "n2", "n1")
-        scene.stage.world.set_flags("pvc-1", "n1", ["CLEAN"])
+        scene.testbed.world.move_silently("pvc-1", "n2", "n1")
+        scene.testbed.world.set_flags("pvc-1", "n1", ["CLEAN"])
         await row.mirror()
         await asyncio.sleep(0.3)
-        scene.stage.world.move_silently("pvc-1", "n1", "n2")
+        scene.testbed.world.move_silently("pvc-1", "n1", "n2")
 
-        await scene.stage.until_on("pvc-1", "n2", patience=20)
+        await scene.testbed.until_on("pvc-1", "n2", patience=20)
 
 
 async def test_rows_unrelated_to_volumes_trigger_no_reconcile(scene: Scene) -> None:
@@ -172,10 +172,10 @@ async def test_rows_unrelated_to_volumes_trigger_no_reconcile(scene: Scene) -> N
         events = await service.metric("linstor_affinity_stream_events_total")
         for number in range(20):
             await scene.database.add_snapshot("pvc-1", "n1", f"snapshot-{number}")
-        scene.stage.world.move_silently("pvc-1", "n1", "n2")
+        scene.testbed.world.move_silently("pvc-1", "n1", "n2")
         await scene.database.mirror()
 
-        await scene.stage.until_on("pvc-1", "n2", patience=20)
+        await scene.testbed.until_on("pvc-1", "n2", patience=20)
         # One row came and one went.
         assert await service.metric("linstor_affinity_stream_events_total") == events + 2
 
@@ -218,11 +218,11 @@ async def test_with_no_database_auto_continues_and_on_is_not_ready(scene: Scene)
 
 
 async def test_check_reports_the_database_watch(scene: Scene) -> None:
-    there = await command(scene.stage, "check")
-    off = await command(scene.stage, "check", "--watch-linstor-database=off")
+    there = await command(scene.testbed, "check")
+    off = await command(scene.testbed, "check", "--watch-linstor-database=off")
     await scene.database.unmake()
-    gone = await command(scene.stage, "check")
-    wanted = await command(scene.stage, "check", "--watch-linstor-database=on")
+    gone = await command(scene.testbed, "check")
+    wanted = await command(scene.testbed, "check", "--watch-linstor-database=on")
 
     assert "ok    watch-linstor-database: enabled: watching version v1-33-1" in there.out
     assert "ok    watch-linstor-database: disabled by --watch-linstor-database" in off.out
@@ -250,10 +250,10 @@ async def test_a_broken_watch_is_reopened_and_misses_nothing(
 
     async with running(scene.service()):
         await rule.struck.wait()
-        scene.stage.world.move_silently("pvc-1", "n1", "n2")
+        scene.testbed.world.move_silently("pvc-1", "n1", "n2")
         await scene.database.mirror()
 
-        await scene.stage.until_on("pvc-1", "n2", patience=60)
+        await scene.testbed.until_on("pvc-1", "n2", patience=60)
     figures.count("faults survived, real")
 
 
@@ -261,7 +261,7 @@ async def test_a_broken_watch_is_reopened_and_misses_nothing(
 @pytest.mark.timeout(900)
 async def test_twenty_thousand_rows_are_not_stored(scene: Scene) -> None:
     for number in range(10_000):
-        scene.stage.place(f"rd-{number}", ["n1", "n2"])
+        scene.testbed.place(f"rd-{number}", ["n1", "n2"])
     await scene.database.mirror()
 
     async with running(scene.service("--watch-linstor-database=off")) as service:
@@ -277,7 +277,7 @@ async def test_twenty_thousand_rows_are_not_stored(scene: Scene) -> None:
 async def test_while_the_database_is_watched_linstor_is_not_polled(scene: Scene) -> None:
     async with running(scene.service("--poll-rate=300ms")) as service:
         await scene.on(service)
-        before = scene.stage.world.requests["GET /v1/stats/resources"]
+        before = scene.testbed.world.requests["GET /v1/stats/resources"]
         await asyncio.sleep(1.5)
 
-        assert scene.stage.world.requests["GET /v1/stats/resources"] == before
+        assert scene.testbed.world.requests["GET /v1/stats/resources"] == before

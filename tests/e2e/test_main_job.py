@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeService
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.manifests import ZONE, kept, nodes_of
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.manifests import ZONE, kept, nodes_of
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -35,204 +35,206 @@ EVERY_FIELD: Json = {
 
 
 async def test_a_moved_replica_changes_the_affinity_and_nothing_else(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     owner = {"apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": "1-2-3"}
-    stage.place("pvc-1", ["n1", "n2"])
-    await stage.bind("pvc-1", manifests.on_nodes(["n1", "n2"]), **EVERY_FIELD)
-    await stage.until_bound("pvc-1")
+    testbed.place("pvc-1", ["n1", "n2"])
+    await testbed.bind("pvc-1", manifests.on_nodes(["n1", "n2"]), **EVERY_FIELD)
+    await testbed.until_bound("pvc-1")
     extra = {
         "labels": {"team": "storage"},
         "annotations": {"volume.kubernetes.io/provisioner-deletion-secret-name": "s9"},
         "ownerReferences": [owner],
     }
-    before = await stage.cluster.ask("PATCH", PV, {"metadata": extra})
+    before = await testbed.cluster.ask("PATCH", PV, {"metadata": extra})
 
-    async with running(service_on(stage)) as service:
-        stage.world.move("pvc-1", "n2", "n3")
-        await stage.until_on("pvc-1", "n1", "n3")
-        await stage.until_bound("pvc-1")
+    async with running(service_on(testbed)) as service:
+        testbed.world.move("pvc-1", "n2", "n3")
+        await testbed.until_on("pvc-1", "n1", "n3")
+        await testbed.until_bound("pvc-1")
         assert await service.stop() == 0
 
-    after = await stage.cluster.ask("GET", PV)
+    after = await testbed.cluster.ask("GET", PV)
     assert nodes_of(after) == {"n1", "n3"}
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
     assert kept(after) == kept(before)
-    assert stage.observer.lost == []
-    assert await stage.entries() == []
+    assert testbed.observer.lost == []
+    assert await testbed.entries() == []
 
 
 async def test_with_mutable_affinity_the_volume_is_patched_in_place(
-    mutable_stage: Stage, service_on: MakeService
+    mutable_testbed: Testbed, service_on: MakeService
 ) -> None:
-    stage = mutable_stage
-    await stage.add("pvc-1", ["n1", "n2"])
-    before = await stage.cluster.ask("GET", PV)
+    testbed = mutable_testbed
+    await testbed.add("pvc-1", ["n1", "n2"])
+    before = await testbed.cluster.ask("GET", PV)
 
-    async with running(service_on(stage)):
-        stage.world.move("pvc-1", "n2", "n3")
-        await stage.until_on("pvc-1", "n1", "n3")
-        stage.world.move("pvc-1", "n1", "n4")
-        await stage.until_on("pvc-1", "n3", "n4")
+    async with running(service_on(testbed)):
+        testbed.world.move("pvc-1", "n2", "n3")
+        await testbed.until_on("pvc-1", "n1", "n3")
+        testbed.world.move("pvc-1", "n1", "n4")
+        await testbed.until_on("pvc-1", "n3", "n4")
 
-    after = await stage.cluster.ask("GET", PV)
+    after = await testbed.cluster.ask("GET", PV)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert kept(after) == kept(before)
 
 
-async def test_an_unset_affinity_is_set_in_place(stage: Stage, service_on: MakeService) -> None:
-    stage.place("pvc-1", ["n1"])
-    await stage.bind("pvc-1", None)
-    await stage.until_bound("pvc-1")
-    before = await stage.cluster.ask("GET", PV)
+async def test_an_unset_affinity_is_set_in_place(testbed: Testbed, service_on: MakeService) -> None:
+    testbed.place("pvc-1", ["n1"])
+    await testbed.bind("pvc-1", None)
+    await testbed.until_bound("pvc-1")
+    before = await testbed.cluster.ask("GET", PV)
 
-    async with running(service_on(stage)):
-        await stage.until_on("pvc-1", "n1")
+    async with running(service_on(testbed)):
+        await testbed.until_on("pvc-1", "n1")
 
-    after = await stage.cluster.ask("GET", PV)
+    after = await testbed.cluster.ask("GET", PV)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
 
 
 async def test_an_affinity_is_removed_if_the_policy_is_everywhere(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"], storage_class=manifests.ANYWHERE_CLASS)
+    await testbed.add("pvc-1", ["n1"], storage_class=manifests.ANYWHERE_CLASS)
 
-    async with running(service_on(stage)):
-        await stage.observer.until_terms("pvc-1")
-        await stage.until_bound("pvc-1")
+    async with running(service_on(testbed)):
+        await testbed.observer.until_terms("pvc-1")
+        await testbed.until_bound("pvc-1")
 
-    assert "nodeAffinity" not in (await stage.cluster.ask("GET", PV))["spec"]
-    assert stage.observer.lost == []
+    assert "nodeAffinity" not in (await testbed.cluster.ask("GET", PV))["spec"]
+    assert testbed.observer.lost == []
 
 
 async def test_a_zone_rule_follows_the_zone_not_the_node(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    stage.place("pvc-1", ["n1"])
+    testbed.place("pvc-1", ["n1"])
     zone_1 = manifests.affinity({ZONE: "z1"})
-    await stage.bind("pvc-1", zone_1, storage_class=manifests.ZONE_CLASS)
-    await stage.until_bound("pvc-1")
-    before = await stage.cluster.ask("GET", PV)
+    await testbed.bind("pvc-1", zone_1, storage_class=manifests.ZONE_CLASS)
+    await testbed.until_bound("pvc-1")
+    before = await testbed.cluster.ask("GET", PV)
 
-    async with running(service_on(stage)) as service:
-        stage.world.move("pvc-1", "n1", "n3")
+    async with running(service_on(testbed)) as service:
+        testbed.world.move("pvc-1", "n1", "n3")
         await service.until_said("data_on=n3")
-        within = await stage.cluster.ask("GET", PV)
-        stage.world.move("pvc-1", "n3", "n2")
-        await stage.observer.until_terms("pvc-1", {ZONE: "z2"})
+        within = await testbed.cluster.ask("GET", PV)
+        testbed.world.move("pvc-1", "n3", "n2")
+        await testbed.observer.until_terms("pvc-1", {ZONE: "z2"})
 
     assert within["metadata"]["uid"] == before["metadata"]["uid"]
 
 
 async def test_both_volumes_of_one_definition_are_corrected(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    stage.place("shared", ["n1"], volumes=2)
-    await stage.bind("pvc-1", manifests.on_nodes(["n1"]), handle="shared")
-    await stage.bind("pvc-2", manifests.on_nodes(["n1"]), handle="shared/1")
-    await stage.until_bound("pvc-1")
-    await stage.until_bound("pvc-2")
+    testbed.place("shared", ["n1"], volumes=2)
+    await testbed.bind("pvc-1", manifests.on_nodes(["n1"]), handle="shared")
+    await testbed.bind("pvc-2", manifests.on_nodes(["n1"]), handle="shared/1")
+    await testbed.until_bound("pvc-1")
+    await testbed.until_bound("pvc-2")
 
-    async with running(service_on(stage)):
-        stage.world.move("shared", "n1", "n4")
-        await stage.until_on("pvc-1", "n4")
-        await stage.until_on("pvc-2", "n4")
+    async with running(service_on(testbed)):
+        testbed.world.move("shared", "n1", "n4")
+        await testbed.until_on("pvc-1", "n4")
+        await testbed.until_on("pvc-2", "n4")
 
-    assert stage.observer.lost == []
+    assert testbed.observer.lost == []
 
 
 async def test_a_change_without_event_is_applied_within_one_reconcile_rate(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
 
-    async with running(service_on(stage, "--reconcile-rate=1s")) as service:
-        stage.world.move_silently("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
+    async with running(service_on(testbed, "--reconcile-rate=1s")) as service:
+        testbed.world.move_silently("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
 
         assert await service.metric("linstor_affinity_drift_without_event_total") == 1
 
 
 async def test_a_change_while_the_stream_was_down_is_applied_after_reconnecting(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
 
-    async with running(service_on(stage, "--reconcile-rate=1h")):
-        await stage.linstor.stop_listening()
-        stage.world.move_silently("pvc-1", "n1", "n2")
-        await stage.linstor.start_listening()
+    async with running(service_on(testbed, "--reconcile-rate=1h")):
+        await testbed.linstor.stop_listening()
+        testbed.world.move_silently("pvc-1", "n1", "n2")
+        await testbed.linstor.start_listening()
 
-        await stage.until_on("pvc-1", "n2")
+        await testbed.until_on("pvc-1", "n2")
 
 
 async def test_a_stream_cut_within_a_frame_is_reopened_and_misses_nothing(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
 
-    async with running(service_on(stage, "--reconcile-rate=1h")):
-        stage.linstor.cut_streams(mid_frame=True)
-        stage.world.move_silently("pvc-1", "n1", "n2")
+    async with running(service_on(testbed, "--reconcile-rate=1h")):
+        testbed.linstor.cut_streams(mid_frame=True)
+        testbed.world.move_silently("pvc-1", "n1", "n2")
 
-        await stage.until_on("pvc-1", "n2")
+        await testbed.until_on("pvc-1", "n2")
 
 
-async def test_a_hung_satellite_delays_nothing(stage: Stage, service_on: MakeService) -> None:
-    await stage.add("pvc-1", ["n1"])
-    stage.world.hung_satellites.add("n4")
+async def test_a_hung_satellite_delays_nothing(testbed: Testbed, service_on: MakeService) -> None:
+    await testbed.add("pvc-1", ["n1"])
+    testbed.world.hung_satellites.add("n4")
 
-    async with running(service_on(stage, "--reconcile-rate=1h")):
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
-        stage.world.move_silently("pvc-1", "n2", "n3")
-        stage.linstor.cut_streams()
+    async with running(service_on(testbed, "--reconcile-rate=1h")):
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
+        testbed.world.move_silently("pvc-1", "n2", "n3")
+        testbed.linstor.cut_streams()
 
-        await stage.until_on("pvc-1", "n3")
+        await testbed.until_on("pvc-1", "n3")
 
 
 async def test_a_replica_made_diskful_counts_without_a_final_event(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
-    stage.world.place("pvc-1", "n2", diskless=True)
+    await testbed.add("pvc-1", ["n1"])
+    testbed.world.place("pvc-1", "n2", diskless=True)
 
-    async with running(service_on(stage, "--reconcile-rate=1h")):
-        stage.world.toggle_disk("pvc-1", "n2", diskless=False)
+    async with running(service_on(testbed, "--reconcile-rate=1h")):
+        testbed.world.toggle_disk("pvc-1", "n2", diskless=False)
 
-        await stage.until_on("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n1", "n2")
 
 
 @pytest.mark.parametrize("number", [30])
 async def test_all_volumes_of_an_evacuated_node_are_corrected(
-    stage: Stage, service_on: MakeService, number: int
+    testbed: Testbed, service_on: MakeService, number: int
 ) -> None:
     names = [f"pvc-{n}" for n in range(number)]
-    await stage.add_many(names, "n1")
+    await testbed.add_many(names, "n1")
 
-    async with running(service_on(stage)) as service:
-        stage.world.evacuate("n1", target="n2")
+    async with running(service_on(testbed)) as service:
+        testbed.world.evacuate("n1", target="n2")
         for name in names:
-            await stage.until_on(name, "n2")
-            await stage.until_bound(name)
+            await testbed.until_on(name, "n2")
+            await testbed.until_bound(name)
         assert await service.stop() == 0
 
-    assert stage.observer.lost == []
-    assert await stage.entries() == []
+    assert testbed.observer.lost == []
+    assert await testbed.entries() == []
 
 
-async def test_both_volume_and_claim_get_an_event(stage: Stage, service_on: MakeService) -> None:
-    await stage.add("pvc-1", ["n1"])
+async def test_both_volume_and_claim_get_an_event(
+    testbed: Testbed, service_on: MakeService
+) -> None:
+    await testbed.add("pvc-1", ["n1"])
 
     async def told(namespace: str) -> bool:
         path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
-        found = (await stage.cluster.ask("GET", path))["items"]
+        found = (await testbed.cluster.ask("GET", path))["items"]
         updated = [e["regarding"] for e in found if e["reason"] == "VolumeAffinityUpdated"]
-        here = stage.observer.volumes["pvc-1"], stage.observer.claims["default", "claim-pvc-1"]
+        here = testbed.observer.volumes["pvc-1"], testbed.observer.claims["default", "claim-pvc-1"]
         return {each["metadata"]["uid"] for each in here} <= {e["uid"] for e in updated}
 
-    async with running(service_on(stage)):
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
+    async with running(service_on(testbed)):
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
         await until(lambda: told("default"), "volume and claim have an Event")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeService
-from tests.stage.clusters import until
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed.clusters import until
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -21,15 +21,17 @@ async def status(service: Service, search: str = "") -> Json:
 
 
 async def test_the_status_has_changes_streams_and_reasons(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-moved", ["n1"])
-    await stage.add("pvc-skipped", ["n1"], annotations={"piraeus.io/skip-affinity-controller": "x"})
-    await stage.add("pvc-good", ["n1"])
+    await testbed.add("pvc-moved", ["n1"])
+    await testbed.add(
+        "pvc-skipped", ["n1"], annotations={"piraeus.io/skip-affinity-controller": "x"}
+    )
+    await testbed.add("pvc-good", ["n1"])
 
-    async with running(service_on(stage)) as service:
-        stage.world.move("pvc-moved", "n1", "n2")
-        await stage.until_on("pvc-moved", "n2")
+    async with running(service_on(testbed)) as service:
+        testbed.world.move("pvc-moved", "n1", "n2")
+        await testbed.until_on("pvc-moved", "n2")
         await service.until_said("volume affinity updated")
 
         async def seen() -> bool:
@@ -64,10 +66,10 @@ async def test_the_status_has_changes_streams_and_reasons(
 
 
 async def test_the_status_names_what_is_not_ready(
-    fake_stage: Stage, service_on: MakeService
+    fake_testbed: Testbed, service_on: MakeService
 ) -> None:
-    async with running(service_on(fake_stage)) as service:
-        await fake_stage.linstor.stop_listening()
+    async with running(service_on(fake_testbed)) as service:
+        await fake_testbed.linstor.stop_listening()
 
         async def cut() -> bool:
             return not (await status(service))["ready"]
@@ -81,16 +83,18 @@ async def test_the_status_names_what_is_not_ready(
 
 @pytest.mark.parametrize("off", ["off", "false"])
 async def test_the_page_can_be_disabled(
-    fake_stage: Stage, service_on: MakeService, off: str
+    fake_testbed: Testbed, service_on: MakeService, off: str
 ) -> None:
-    async with running(service_on(fake_stage, f"--status-page={off}")) as service:
+    async with running(service_on(fake_testbed, f"--status-page={off}")) as service:
         answers = [await service.ask(path) for path in ("/", "/status", "/healthz")]
 
     assert [code for code, _ in answers] == [404, 404, 200]
 
 
-async def test_only_get_requests_are_allowed(fake_stage: Stage, service_on: MakeService) -> None:
-    async with running(service_on(fake_stage)) as service:
+async def test_only_get_requests_are_allowed(
+    fake_testbed: Testbed, service_on: MakeService
+) -> None:
+    async with running(service_on(fake_testbed)) as service:
         for method in ("POST", "PUT", "PATCH", "DELETE"):
             for path in ("/", "/status"):
                 assert (await service.ask(path, method=method))[0] == 405

@@ -10,7 +10,7 @@ from linstor_affinity_events.model.names import PvName, ResourceName
 from tests.engine.setup import PV, Setup, until
 from tests.fakes.kube_server import FakeCluster
 from tests.fakes.kube_server.metadata import Writer
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 

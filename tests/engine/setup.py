@@ -27,7 +27,7 @@ from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.others import FakeLeadership, FakeNotices, FakeTelemetry
 from tests.fakes.volumes import FakeJournal, FakeVolumes, Faults
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 

@@ -46,7 +46,7 @@ from tests.engine.setup import (
 from tests.fakes.kube_server import FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.volumes import FakeJournal
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 

@@ -24,7 +24,7 @@ from tests.engine.forged import (
 from tests.engine.setup import PV, Setup, bind, cluster_with, instead, setup_on, until
 from tests.engine.test_borrowed_rights import left_by_a_crash
 from tests.fakes.linstor import FakeLinstor
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 

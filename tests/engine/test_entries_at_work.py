@@ -30,7 +30,7 @@ from tests.engine.setup import (
     until,
 )
 from tests.fakes.linstor import FakeLinstor
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 

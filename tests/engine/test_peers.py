@@ -26,7 +26,7 @@ from tests.engine.setup import (
 from tests.fakes.kube_server import metadata
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.linstor import FakeLinstor
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 

@@ -17,7 +17,7 @@ from linstor_affinity_events.model.names import ClaimName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
 from tests.engine.setup import PV, RD, Setup, bind, cluster_with, instead, setup_on, until
 from tests.fakes.linstor import FakeLinstor
-from tests.stage import manifests
+from tests.testbed import manifests
 
 
 @asynccontextmanager

@@ -11,11 +11,11 @@ import aiohttp
 import orjson
 
 from tests.figures import Figures
-from tests.stage.clusters import ApiError, until
-from tests.stage.manifests import HOSTNAME, kept, on_nodes, terms_of
-from tests.stage.proxy import Asked, Record
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed.clusters import ApiError, until
+from tests.testbed.manifests import HOSTNAME, kept, on_nodes, terms_of
+from tests.testbed.proxy import Asked, Record
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -38,7 +38,7 @@ class Fleet:
     all the time.
     """
 
-    stage: Stage
+    testbed: Testbed
     service: Service
     names: tuple[str, ...] = tuple(f"pvc-{n}" for n in range(1, 7 + RESTLESS))
     before: dict[str, Json] = field(default_factory=dict)
@@ -47,8 +47,8 @@ class Fleet:
     """Claims that may have been Lost, since their volume was absent when the API server went."""
 
     async def add(self) -> None:
-        await self.stage.add_many(self.names, NODES[0])
-        self.before = {name: _content(self.stage.observer.volumes[name]) for name in self.names}
+        await self.testbed.add_many(self.names, NODES[0])
+        self.before = {name: _content(self.testbed.observer.volumes[name]) for name in self.names}
 
     def move_before(self) -> None:
         self._move_on(*self.names[:2])
@@ -69,7 +69,7 @@ class Fleet:
         self.excused |= {f"claim-{name}" for name in absent_while(record, begin, time.monotonic())}
 
     def place_of(self, name: str) -> list[str]:
-        replicas = self.stage.world.definition(name).replicas.values()
+        replicas = self.testbed.world.definition(name).replicas.values()
         return [replica.node.name for replica in replicas if replica.diskful]
 
     def _move_on(self, *names: str) -> None:
@@ -78,7 +78,7 @@ class Fleet:
             # One that is under way already is left to arrive.
             if len(here) == 1:
                 target = NODES[(NODES.index(here[0]) + 1) % len(NODES)]
-                self.stage.world.move(name, here[0], target)
+                self.testbed.world.move(name, here[0], target)
 
     async def keep_moving(self) -> None:
         """One after the other, none of them so often that the service lets it be for a while."""
@@ -91,14 +91,14 @@ class Fleet:
 
     async def see_right(self) -> None:
         """Wait until every volume may run where its data is, and nothing is missing."""
-        await self.stage.world.settled()
+        await self.testbed.world.settled()
         try:
             await until(self._all_is_right, "all is right", patience=PATIENCE)
         except AssertionError:
             raise AssertionError(f"in the end there is {await self.wrong()}") from None
         await self.service.until_ready()
         await self._see_newcomer()
-        assert {name for _, name in self.stage.observer.lost} <= self.excused
+        assert {name for _, name in self.testbed.observer.lost} <= self.excused
         await until(self._none_absent, "the service knows that no volume is away")
         assert await self.service.metric("linstor_affinity_volumes_stuck") == 0
         assert "unexpected error" not in self.service.said()
@@ -107,9 +107,9 @@ class Fleet:
         """Of a new volume nobody tells but the watch: it is open again, and up to date."""
         self.newcomers += 1
         name = f"pvc-late-{self.newcomers}"
-        self.stage.place(name, NODES[2:3])
-        await self.stage.bind(name, on_nodes(NODES[:1]))
-        await self.stage.until_on(name, NODES[2], patience=PATIENCE)
+        self.testbed.place(name, NODES[2:3])
+        await self.testbed.bind(name, on_nodes(NODES[:1]))
+        await self.testbed.until_on(name, NODES[2], patience=PATIENCE)
 
     async def rest(self) -> None:
         """Wait until full passes follow each other no more."""
@@ -127,10 +127,10 @@ class Fleet:
 
     async def wrong(self) -> list[str]:
         """What is not, or not yet, as it should be."""
-        ask = self.stage.cluster.ask
+        ask = self.testbed.cluster.ask
         listed = await ask("GET", "/api/v1/persistentvolumes")
         volumes = {item["metadata"]["name"]: item for item in listed["items"]}
-        found = [f"note {name}" for name in await self.stage.entries()]
+        found = [f"note {name}" for name in await self.testbed.entries()]
         found += [f"no {name}" for name in self.names if name not in volumes]
         for name in volumes.keys() & set(self.names):
             terms = frozenset(frozenset({(HOSTNAME, node)}) for node in self.place_of(name))
@@ -172,7 +172,7 @@ def _content(volume: Json) -> Json:
 
 class MakeFleet(Protocol):
     def __call__(
-        self, stage: Stage, service: Service, *, rested: bool = False
+        self, testbed: Testbed, service: Service, *, rested: bool = False
     ) -> AbstractAsyncContextManager[Fleet]:
         """Where it is `rested`, no full pass that goes with the start is left to find anything."""
 
@@ -180,12 +180,12 @@ class MakeFleet(Protocol):
 def fleets(figures: Figures) -> MakeFleet:
     @asynccontextmanager
     async def fleet(
-        stage: Stage, service: Service, *, rested: bool = False
+        testbed: Testbed, service: Service, *, rested: bool = False
     ) -> AsyncIterator[Fleet]:
         """A service that runs and volumes that move; what the block broke has to be whole at its
         end, and come right without a restart.
         """
-        made = Fleet(stage=stage, service=service)
+        made = Fleet(testbed=testbed, service=service)
         await made.add()
         async with running(service):
             if rested:
@@ -202,6 +202,6 @@ def fleets(figures: Figures) -> MakeFleet:
             await made.see_right()
             assert service.process is process
             assert process.returncode is None
-            figures.count(f"faults survived, {'real' if stage.cluster.is_real else 'pretended'}")
+            figures.count(f"faults survived, {'real' if testbed.cluster.is_real else 'pretended'}")
 
     return fleet

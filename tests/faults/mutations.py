@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.stage import manifests
-from tests.stage.clusters import Cluster, until
+from tests.testbed import manifests
+from tests.testbed.clusters import Cluster, until
 
 Json = dict[str, Any]
 

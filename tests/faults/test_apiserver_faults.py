@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from tests.faults.fleet import Fleet, MakeFleet, name_in
-from tests.stage.fixtures import BOTH
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Act, Answer, Asked, CutBody, Delay, Hang, Reset
+from tests.testbed.fixtures import BOTH
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Act, Answer, Asked, CutBody, Delay, Hang, Reset
 
-Trouble = Callable[[ProxiedStage, Fleet], AbstractAsyncContextManager[None]]
+Trouble = Callable[[ProxiedTestbed, Fleet], AbstractAsyncContextManager[None]]
 
 ELECTED = "--leader-election=true"
 FEW_FULL_RECONCILES = "--reconcile-rate=10m"
@@ -30,7 +30,7 @@ def failing(act: Act, times: int) -> Trouble:
     """Requests, whatever they are, meet this until it struck so often."""
 
     @asynccontextmanager
-    async def trouble(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+    async def trouble(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
         rule = proxied.kubernetes.on(NO_WATCH, act, times=times)
         yield
         await proxied.record.until(lambda: rule.hits == times)
@@ -42,7 +42,7 @@ def writes_failing(act: Act, times: int) -> Trouble:
     """Every other write meets this until it struck so often."""
 
     @asynccontextmanager
-    async def trouble(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+    async def trouble(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
         seen = 0
 
         def every_other(asked: Asked) -> bool:
@@ -58,7 +58,7 @@ def writes_failing(act: Act, times: int) -> Trouble:
 
 
 @asynccontextmanager
-async def dropping_connections(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+async def dropping_connections(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
     for _ in range(3):
         proxied.record.forget()
         proxied.kubernetes.drop_connections()
@@ -68,7 +68,7 @@ async def dropping_connections(proxied: ProxiedStage, fleet: Fleet) -> AsyncIter
 
 
 @asynccontextmanager
-async def watches_cut_in_mid_line(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+async def watches_cut_in_mid_line(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
     begun = len(proxied.record.asked)
     rule = proxied.kubernetes.on("watch persistentvolumes", CutBody(700), times=3)
     proxied.kubernetes.drop_connections()
@@ -79,7 +79,7 @@ async def watches_cut_in_mid_line(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
 
 
 @asynccontextmanager
-async def watches_refused(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+async def watches_refused(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
     rule = proxied.kubernetes.on("watch persistentvolumes", Answer(500), times=3)
     proxied.kubernetes.drop_connections()
     yield
@@ -87,7 +87,7 @@ async def watches_refused(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+async def history_said_to_be_gone(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
     """A watch that is told 410 in its first line, as an API server does that has forgotten."""
     said = b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}\n'
     rule = proxied.kubernetes.on("watch persistentvolumes", Answer(200, said), times=2)
@@ -97,7 +97,7 @@ async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
     await fleet.service.until_said("no longer has the version to continue from")
 
 
-@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -116,33 +116,35 @@ async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
         history_said_to_be_gone,
     ],
 )
-async def test_api_server_errors(proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble) -> None:
+async def test_api_server_errors(
+    proxied: ProxiedTestbed, fleet: MakeFleet, trouble: Trouble
+) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
+        fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
         trouble(proxied, moving),
     ):
         moving.move_during()
 
 
-@pytest.mark.parametrize("stage", LONG_BOTH, indirect=True)
+@pytest.mark.parametrize("testbed", LONG_BOTH, indirect=True)
 @pytest.mark.parametrize(
     "forwarded", [pytest.param(False, id="unheard"), pytest.param(True, id="heard")]
 )
 async def test_an_api_server_that_never_responds(
-    proxied: ProxiedStage, fleet: MakeFleet, forwarded: bool
+    proxied: ProxiedTestbed, fleet: MakeFleet, forwarded: bool
 ) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
+        fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
         writes_failing(Hang(forwarded=forwarded), 4)(proxied, moving),
     ):
         moving.move_during()
 
 
-@pytest.mark.parametrize("stage", LONG_BOTH, indirect=True)
+@pytest.mark.parametrize("testbed", LONG_BOTH, indirect=True)
 async def test_an_api_server_that_disappears_without_closing_connections(
-    proxied: ProxiedStage, fleet: MakeFleet
+    proxied: ProxiedTestbed, fleet: MakeFleet
 ) -> None:
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         proxied.record.forget()
         gone = time.monotonic()
         proxied.kubernetes.vanish()
@@ -153,47 +155,47 @@ async def test_an_api_server_that_disappears_without_closing_connections(
         assert first.at - gone < NOTICED_WITHIN
 
 
-@pytest.mark.parametrize("stage", ["fake"], indirect=True)
+@pytest.mark.parametrize("testbed", ["fake"], indirect=True)
 async def test_an_api_server_that_compacts_during_changes(
-    proxied: ProxiedStage, fleet: MakeFleet
+    proxied: ProxiedTestbed, fleet: MakeFleet
 ) -> None:
-    server = proxied.stage.cluster.server
+    server = proxied.testbed.cluster.server
     assert server is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         for _ in range(3):
             server.compact()
             server.expire_watches()
             moving.move_during()
 
 
-@pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_an_api_server_that_restarts(proxied: ProxiedStage, fleet: MakeFleet) -> None:
-    server = proxied.stage.cluster.server
+@pytest.mark.parametrize("testbed", ["fake"], indirect=True)
+async def test_an_api_server_that_restarts(proxied: ProxiedTestbed, fleet: MakeFleet) -> None:
+    server = proxied.testbed.cluster.server
     assert server is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         await server.stop()
         moving.move_during()
         await moving.service.until_said("watch failed, reconnecting")
         await server.start()
 
 
-@pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
+@pytest.mark.parametrize("testbed", [BOTH[1]], indirect=True)
 async def test_a_real_api_server_that_is_killed_and_restarted(
-    proxied: ProxiedStage, fleet: MakeFleet
+    proxied: ProxiedTestbed, fleet: MakeFleet
 ) -> None:
-    real = proxied.stage.cluster.real
+    real = proxied.testbed.cluster.real
     assert real is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
         with moving.without_api_server(proxied.record):
             await real.restart_apiserver()
 
 
-@pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
-async def test_a_real_api_server_that_compacts(proxied: ProxiedStage, fleet: MakeFleet) -> None:
-    real = proxied.stage.cluster.real
+@pytest.mark.parametrize("testbed", [BOTH[1]], indirect=True)
+async def test_a_real_api_server_that_compacts(proxied: ProxiedTestbed, fleet: MakeFleet) -> None:
+    real = proxied.testbed.cluster.real
     assert real is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
         with moving.without_api_server(proxied.record):
             await real.forget_history()
@@ -210,9 +212,9 @@ async def test_a_real_api_server_that_compacts(proxied: ProxiedStage, fleet: Mak
         pytest.param("update leases.coordination.k8s.io", marks=pytest.mark.long),
     ],
 )
-@pytest.mark.parametrize("stage", ["fake"], indirect=True)
+@pytest.mark.parametrize("testbed", ["fake"], indirect=True)
 async def test_retry_after_of_the_api_server_is_respected(
-    proxied: ProxiedStage, fleet: MakeFleet, label: str
+    proxied: ProxiedTestbed, fleet: MakeFleet, label: str
 ) -> None:
     """Neither a hint nor a full pass nor the clock make it come sooner."""
     refused: list[Asked] = []
@@ -231,7 +233,7 @@ async def test_retry_after_of_the_api_server_is_respected(
     service = proxied.service(
         ELECTED, "--reconcile-rate=1s", "--leader-election-retry-period=500ms"
     )
-    async with fleet(proxied.stage, service) as moving:
+    async with fleet(proxied.testbed, service) as moving:
         answer = Answer(429, headers={"Retry-After": str(WAIT)})
         rule = proxied.kubernetes.on(first_of_its_kind, answer)
         if label.startswith("watch"):

@@ -15,10 +15,10 @@ from tests.fakes.kube_server import KubeServer
 from tests.fakes.linstor_server import PROMOTION, LinstorServer
 from tests.faults.certificates import KeyPair
 from tests.faults.fleet import MakeFleet
-from tests.stage.clusters import Cluster, until
-from tests.stage.fixtures import MakeService
-from tests.stage.proxy import Proxy, kubernetes_terms
-from tests.stage.stage import Stage
+from tests.testbed.clusters import Cluster, until
+from tests.testbed.fixtures import MakeService
+from tests.testbed.proxy import Proxy, kubernetes_terms
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -96,16 +96,16 @@ def kubeconfig(path: Path, url: str, user: Json, **cluster: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 async def test_a_rotated_token(
-    stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+    testbed: Testbed, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
-    async with tokens_of(stage.cluster) as (proxy, rotate):
+    async with tokens_of(testbed.cluster) as (proxy, rotate):
         file.write_text(await rotate())
         config = kubeconfig(tmp_path / "config", proxy.url, {"tokenFile": str(file)})
-        service = service_on(stage, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
-        async with fleet(stage, service) as moving:
+        service = service_on(testbed, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
+        async with fleet(testbed, service) as moving:
             for _ in range(2):
                 proxy.record.forget()
                 token = await rotate()
@@ -136,10 +136,10 @@ def wants_certificates(authority: trustme.CA, server: trustme.CA) -> ssl.SSLCont
 
 
 async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
-    fake_stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+    fake_testbed: Testbed, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
     """First the one on disk is old, and then the authority is another one."""
-    stage, servers = fake_stage, trustme.CA()
+    testbed, servers = fake_testbed, trustme.CA()
     old, new = trustme.CA(), trustme.CA()
     root, pair = tmp_path / "ca.crt", KeyPair.within(tmp_path)
     servers.cert_pem.write_to_path(root)
@@ -149,9 +149,9 @@ async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
         "LS_USER_CERTIFICATE_FILE": str(pair.certificate),
         "LS_USER_KEY_FILE": str(pair.key),
     }
-    async with LinstorServer(stage.world, ssl_context=wants_certificates(old, servers)) as first:
-        service = service_on(stage, ELECTED, FEW_FULL_RECONCILES, linstor=first.url, **given)
-        async with fleet(stage, service) as moving:
+    async with LinstorServer(testbed.world, ssl_context=wants_certificates(old, servers)) as first:
+        service = service_on(testbed, ELECTED, FEW_FULL_RECONCILES, linstor=first.url, **given)
+        async with fleet(testbed, service) as moving:
             pair.renew(old, expired=True)
             first.drop_connections()
             moving.move_during()
@@ -164,7 +164,7 @@ async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
             port = first.port
             await first.stop()
             trusts_new = wants_certificates(new, servers)
-            async with LinstorServer(stage.world, port=port, ssl_context=trusts_new) as second:
+            async with LinstorServer(testbed.world, port=port, ssl_context=trusts_new) as second:
                 moving.move_during()
                 await service.until_said("rejected the client certificate", times=told + 1)
                 pair.renew(new)
@@ -176,9 +176,9 @@ async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
 
 
 @asynccontextmanager
-async def certified(stage: Stage) -> AsyncIterator[tuple[str, trustme.CA, trustme.CA]]:
+async def certified(testbed: Testbed) -> AsyncIterator[tuple[str, trustme.CA, trustme.CA]]:
     """An API server that wants certificates; their authority, and its own."""
-    cluster = stage.cluster
+    cluster = testbed.cluster
     if cluster.real is not None:
         yield cluster.url, cluster.real.authority, cluster.real.authority
         return
@@ -191,25 +191,25 @@ async def certified(stage: Stage) -> AsyncIterator[tuple[str, trustme.CA, trustm
 
 @pytest.mark.long
 async def test_a_client_certificate_for_kubernetes_that_is_renewed_too_late(
-    stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+    testbed: Testbed, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
     """The real API server answers 401, others break the connection off."""
-    async with certified(stage) as (url, people, servers):
+    async with certified(testbed) as (url, people, servers):
         root, pair = tmp_path / "ca.crt", KeyPair.within(tmp_path)
         servers.cert_pem.write_to_path(root)
         pair.renew(people, expired=True)
         user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
         config = kubeconfig(tmp_path / "config", url, user, **{"certificate-authority": str(root)})
-        service = service_on(stage, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
-        await stage.add("pvc-0", ["n1"])
-        stage.world.move("pvc-0", "n1", "n2")
+        service = service_on(testbed, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
+        await testbed.add("pvc-0", ["n1"])
+        testbed.world.move("pvc-0", "n1", "n2")
         await service.start()
         try:
-            why = "Unauthorized" if stage.cluster.is_real else "rejected the client certificate"
+            why = "Unauthorized" if testbed.cluster.is_real else "rejected the client certificate"
             await service.until_said(why)
             pair.renew(people)
             await service.until_ready()
-            await stage.until_on("pvc-0", "n2")
+            await testbed.until_on("pvc-0", "n2")
             assert await service.stop() == 0
         finally:
             await service.kill()

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeService
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.manifests import kept, nodes_of
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.manifests import kept, nodes_of
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -55,72 +55,72 @@ def entry_for(pv: Json, *, state: str = "deleting", uid: str = "uid-1", **spec: 
     }
 
 
-async def dropped(stage: Stage) -> bool:
-    return not await stage.entries()
+async def dropped(testbed: Testbed) -> bool:
+    return not await testbed.entries()
 
 
 @pytest.mark.parametrize("state", ["prepared", "deleting"])
 async def test_an_entry_does_not_change_retain_to_delete(
-    stage: Stage, service_on: MakeService, state: str
+    testbed: Testbed, service_on: MakeService, state: str
 ) -> None:
-    await stage.add("pvc-1", ["n1"], policy="Retain", annotations={SKIP_RECLAIM: "true"})
-    before = await stage.cluster.ask("GET", PV)
+    await testbed.add("pvc-1", ["n1"], policy="Retain", annotations={SKIP_RECLAIM: "true"})
+    before = await testbed.cluster.ask("GET", PV)
     uid = before["metadata"]["uid"]
     forged = entry_for(before, state=state, uid=uid, persistentVolumeReclaimPolicy="Delete")
-    await stage.cluster.ask("POST", ENTRIES, forged)
+    await testbed.cluster.ask("POST", ENTRIES, forged)
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: dropped(stage), "the entry is dropped")
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
-    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+    assert kept(await testbed.cluster.ask("GET", PV)) == kept(before)
 
 
 async def test_an_entry_for_a_volume_being_replaced_does_not_change_retain_to_delete(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     """As an instance leaves it that was killed before it deleted the volume."""
-    await stage.add("pvc-1", ["n1"], policy="Retain")
-    before = await stage.cluster.ask("GET", PV)
+    await testbed.add("pvc-1", ["n1"], policy="Retain")
+    before = await testbed.cluster.ask("GET", PV)
     told = json.dumps({"reclaimPolicy": "Retain", "skipReclaim": None})
     marks = {
         "finalizers": [*before["metadata"]["finalizers"], MARK],
         "annotations": {MARK: told, SKIP_RECLAIM: "true"},
     }
-    await stage.cluster.ask(
+    await testbed.cluster.ask(
         "PATCH", PV, {"metadata": marks}, fieldManager="linstor-affinity-events"
     )
     uid = before["metadata"]["uid"]
     forged = entry_for(before, uid=uid, persistentVolumeReclaimPolicy="Delete")
-    await stage.cluster.ask("POST", ENTRIES, forged)
+    await testbed.cluster.ask("POST", ENTRIES, forged)
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: dropped(stage), "the entry is dropped")
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
-    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+    assert kept(await testbed.cluster.ask("GET", PV)) == kept(before)
 
 
 async def test_an_annotation_alone_changes_no_reclaim_policy(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"], policy="Retain")
-    before = await stage.cluster.ask("GET", PV)
+    await testbed.add("pvc-1", ["n1"], policy="Retain")
+    before = await testbed.cluster.ask("GET", PV)
     told = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
-    await stage.cluster.ask("PATCH", PV, {"metadata": {"annotations": {MARK: told}}})
+    await testbed.cluster.ask("PATCH", PV, {"metadata": {"annotations": {MARK: told}}})
 
     async def taken_off() -> bool:
-        return MARK not in (await stage.cluster.ask("GET", PV))["metadata"]["annotations"]
+        return MARK not in (await testbed.cluster.ask("GET", PV))["metadata"]["annotations"]
 
-    async with running(service_on(stage, OFTEN)):
+    async with running(service_on(testbed, OFTEN)):
         await until(taken_off, "the annotation is taken off")
 
-    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+    assert kept(await testbed.cluster.ask("GET", PV)) == kept(before)
 
 
-async def a_claim_of_theirs(stage: Stage) -> Json:
+async def a_claim_of_theirs(testbed: Testbed) -> Json:
     """One that asks for a volume which is not there."""
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
-    return await stage.cluster.ask("POST", CLAIMS, wish)
+    return await testbed.cluster.ask("POST", CLAIMS, wish)
 
 
 def volume_for(claim: Json | None, handle: str) -> Json:
@@ -132,42 +132,42 @@ def volume_for(claim: Json | None, handle: str) -> Json:
 @pytest.mark.parametrize("labelled", ["pvc-1/0", "unused/0"])
 @pytest.mark.parametrize("uid", ["nobody", ""], ids=["of nobody", "of their own"])
 async def test_an_entry_does_not_give_away_a_volume_in_use(
-    stage: Stage, service_on: MakeService, uid: str, labelled: str
+    testbed: Testbed, service_on: MakeService, uid: str, labelled: str
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
-    theirs = await a_claim_of_theirs(stage)
+    await testbed.add("pvc-1", ["n1"])
+    theirs = await a_claim_of_theirs(testbed)
     claim = {**theirs, "metadata": {**theirs["metadata"], "uid": uid or theirs["metadata"]["uid"]}}
     forged = entry_for(volume_for(claim, "pvc-1"))
     forged["metadata"]["annotations"] = {
         "linstor-affinity-events/persistent-volume": "evil",
         "linstor-affinity-events/linstor-volume": labelled,
     }
-    await stage.cluster.ask("POST", ENTRIES, forged)
+    await testbed.cluster.ask("POST", ENTRIES, forged)
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said("unfinished replacement left alone")
 
-    assert await stage.cluster.find(f"{VOLUMES}/evil") is None
+    assert await testbed.cluster.find(f"{VOLUMES}/evil") is None
 
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
 async def test_an_entry_reverts_no_deletion_by_others(
-    stage: Stage, service_on: MakeService, policy: str
+    testbed: Testbed, service_on: MakeService, policy: str
 ) -> None:
-    await stage.add("pvc-1", ["n1"], policy=policy)
-    await stage.until_bound("pvc-1")
-    before = await stage.cluster.ask("DELETE", PV)
-    claim = await stage.cluster.ask("GET", f"{CLAIMS}/{before['spec']['claimRef']['name']}")
+    await testbed.add("pvc-1", ["n1"], policy=policy)
+    await testbed.until_bound("pvc-1")
+    before = await testbed.cluster.ask("DELETE", PV)
+    claim = await testbed.cluster.ask("GET", f"{CLAIMS}/{before['spec']['claimRef']['name']}")
     wanted = manifests.volume(
         "pvc-1", claim=claim, node_affinity=manifests.on_nodes(["n1"]), policy="Delete"
     )
     forged = entry_for(wanted, uid=before["metadata"]["uid"])
-    await stage.cluster.ask("POST", ENTRIES, forged)
+    await testbed.cluster.ask("POST", ENTRIES, forged)
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said("unfinished replacement left alone")
 
-    after = await stage.cluster.ask("GET", PV)
+    after = await testbed.cluster.ask("GET", PV)
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
     assert "deletionTimestamp" in after["metadata"]
 
@@ -181,11 +181,11 @@ async def test_an_entry_reverts_no_deletion_by_others(
     ],
 )
 async def test_an_entry_gives_a_deleted_volume_to_no_claim(
-    stage: Stage, service_on: MakeService, change: Json | None
+    testbed: Testbed, service_on: MakeService, change: Json | None
 ) -> None:
-    stage.place("unused", ["n1"])
-    pending = await stage.cluster.ask("POST", CLAIMS, manifests.claim("pending"))
-    theirs = await a_claim_of_theirs(stage)
+    testbed.place("unused", ["n1"])
+    pending = await testbed.cluster.ask("POST", CLAIMS, manifests.claim("pending"))
+    theirs = await a_claim_of_theirs(testbed)
     forged = volume_for(theirs, "unused")
     if change is None:
         del forged["spec"]["claimRef"]
@@ -193,22 +193,22 @@ async def test_an_entry_gives_a_deleted_volume_to_no_claim(
         forged["spec"]["claimRef"] |= change
         if "name" in change:
             forged["spec"]["claimRef"]["uid"] = pending["metadata"]["uid"]
-    await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(forged))
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said("volume was recreated with reclaim policy Retain")
-        await until(lambda: dropped(stage), "the entry is dropped")
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
         async def released() -> bool:
-            found = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+            found = await testbed.cluster.ask("GET", f"{VOLUMES}/evil")
             return bool(found["status"].get("phase") == "Released")
 
         await until(released, "the volume is Released")
 
     for name in ("evil", "pending"):
-        claim = await stage.cluster.ask("GET", f"{CLAIMS}/{name}")
+        claim = await testbed.cluster.ask("GET", f"{CLAIMS}/{name}")
         assert claim["status"].get("phase") != "Bound"
-    left = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    left = await testbed.cluster.ask("GET", f"{VOLUMES}/evil")
     assert left["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
@@ -217,54 +217,56 @@ PROVISIONED = "pvc-11111111-2222-4333-8444-555555555555"
 
 @pytest.mark.parametrize("by", ["a resource of another claim", "another name", "no uid"])
 async def test_a_claim_with_a_forged_binding_gets_no_volume_from_an_entry(
-    stage: Stage, service_on: MakeService, by: str
+    testbed: Testbed, service_on: MakeService, by: str
 ) -> None:
     """Such a claim is bound to whatever volume has its uid in its claimRef."""
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
     wish["metadata"]["annotations"] = {"pv.kubernetes.io/bind-completed": "yes"}
-    theirs = await stage.cluster.ask("POST", CLAIMS, wish)
+    theirs = await testbed.cluster.ask("POST", CLAIMS, wish)
     resource = PROVISIONED if by == "a resource of another claim" else "unused"
-    stage.place(resource, ["n1"])
+    testbed.place(resource, ["n1"])
     wanted = volume_for(theirs, resource)
     if by == "another name":
         wanted["spec"]["claimRef"]["name"] = "not-here"
     if by == "no uid":
         del wanted["spec"]["claimRef"]["uid"]
     uid = theirs["metadata"]["uid"]
-    await stage.cluster.ask("POST", ENTRIES, entry_for(wanted, uid=uid))
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(wanted, uid=uid))
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: dropped(stage), "the entry is dropped")
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
     # The PersistentVolume controller looks at it now, and at the others after it.
-    await stage.cluster.ask("PATCH", f"{CLAIMS}/evil", {"metadata": {"labels": {"look": "again"}}})
-    await stage.add("pvc-1", ["n1"])
-    claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")
+    await testbed.cluster.ask(
+        "PATCH", f"{CLAIMS}/evil", {"metadata": {"labels": {"look": "again"}}}
+    )
+    await testbed.add("pvc-1", ["n1"])
+    claim = await testbed.cluster.ask("GET", f"{CLAIMS}/evil")
     assert claim["status"].get("phase") != "Bound"
 
 
 async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     resource = "pvc-11111111-2222-4333-8444-555555555555"
-    stage.place(resource, ["n1"])
-    theirs = await a_claim_of_theirs(stage)
-    await stage.cluster.ask("POST", ENTRIES, entry_for(volume_for(theirs, resource)))
+    testbed.place(resource, ["n1"])
+    theirs = await a_claim_of_theirs(testbed)
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(volume_for(theirs, resource)))
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said("volume was recreated with reclaim policy Retain")
-        await until(lambda: dropped(stage), "the entry is dropped")
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
-    claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")
+    claim = await testbed.cluster.ask("GET", f"{CLAIMS}/evil")
     assert claim["status"].get("phase") != "Bound"
-    left = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    left = await testbed.cluster.ask("GET", f"{VOLUMES}/evil")
     assert left["spec"]["claimRef"]["name"].startswith("gone-")
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["by the class", "by the entry"])
 async def test_mount_options_come_from_the_class_or_not_at_all(
-    stage: Stage, service_on: MakeService, given: bool
+    testbed: Testbed, service_on: MakeService, given: bool
 ) -> None:
     """As after a crash: the volume is gone, and only the entry says what it was."""
     name, options = f"tuned-{given}".lower(), ["noatime", "discard"]
@@ -272,20 +274,20 @@ async def test_mount_options_come_from_the_class_or_not_at_all(
     if given:
         made["mountOptions"] = options
     classes = "/apis/storage.k8s.io/v1/storageclasses"
-    if await stage.cluster.find(f"{classes}/{name}") is None:
-        await stage.cluster.ask("POST", classes, made)
-    stage.place("unused", ["n1"])
+    if await testbed.cluster.find(f"{classes}/{name}") is None:
+        await testbed.cluster.ask("POST", classes, made)
+    testbed.place("unused", ["n1"])
     wish = manifests.claim("evil", storage_class=name)
     wish["spec"]["volumeName"] = "evil"
-    claim = await stage.cluster.ask("POST", CLAIMS, wish)
+    claim = await testbed.cluster.ask("POST", CLAIMS, wish)
     wanted = volume_for(claim, "unused")
     wanted["spec"] |= {"storageClassName": name, "mountOptions": options}
-    await stage.cluster.ask("POST", ENTRIES, entry_for(wanted))
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(wanted))
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: dropped(stage), "the entry is dropped")
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
-    after = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    after = await testbed.cluster.ask("GET", f"{VOLUMES}/evil")
     assert after["spec"]["mountOptions"] == options
     named = after["spec"]["claimRef"]
     assert named["name"].startswith("evil" if given else "gone-")
@@ -293,22 +295,22 @@ async def test_mount_options_come_from_the_class_or_not_at_all(
 
 
 async def test_an_unusable_entry_blocks_no_other_volume(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     """Its volume was never ours, and Kubernetes refuses to create it."""
-    await stage.add("pvc-1", ["n1"])
-    theirs = await a_claim_of_theirs(stage)
+    await testbed.add("pvc-1", ["n1"])
+    theirs = await a_claim_of_theirs(testbed)
     stranger = {**theirs, "metadata": {**theirs["metadata"], "uid": "nobody"}}
     forged = volume_for(stranger, "unused")
     forged["spec"]["accessModes"] = ["NoSuchMode"]
-    await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(forged))
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said(
             "PersistentVolume is missing: it was deleted to change its node affinity"
         )
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
-        await stage.until_bound("pvc-1")
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
+        await testbed.until_bound("pvc-1")
 
-    assert nodes_of(await stage.cluster.ask("GET", PV)) == {"n2"}
+    assert nodes_of(await testbed.cluster.ask("GET", PV)) == {"n2"}

@@ -5,12 +5,12 @@ import re
 
 from linstor_affinity_events.model.decision import Reason
 from tests.fakes.linstor_server import NODES, PROMOTION
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Answer
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Answer
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 MARK = "hostile"
 OVERRIDE = "override.piraeus.io"
@@ -33,22 +33,22 @@ async def until_fully_reconciled(service: Service, times: int = 2) -> None:
     await until(passed, "full passes have ended")
 
 
-async def attack(proxied: ProxiedStage, service: Service, tag: str) -> None:
+async def attack(proxied: ProxiedTestbed, service: Service, tag: str) -> None:
     """Names and texts that nobody used before, wherever the service reads some."""
-    stage: Stage = proxied.stage
+    testbed: Testbed = proxied.testbed
     on_n1 = manifests.on_nodes(["n1"])
     for each in ("a", "b"):
         name = f"{MARK}-{tag}-{each}"
-        stage.place(name, ["n1"])
-        await stage.bind(name, on_n1, storage_class=f"{name}-class")
-        await stage.bind(f"{name}-odd", on_n1, handle=f'{name} {{x="y"}} handle')
-        await stage.bind(f"{name}-note", on_n1, handle=f"{name}-note")
+        testbed.place(name, ["n1"])
+        await testbed.bind(name, on_n1, storage_class=f"{name}-class")
+        await testbed.bind(f"{name}-odd", on_n1, handle=f'{name} {{x="y"}} handle')
+        await testbed.bind(f"{name}-note", on_n1, handle=f"{name}-note")
         pv = f"/api/v1/persistentvolumes/{name}-note"
         annotations = {f"{OVERRIDE}/{name}": f"- {name}: [x]"}
-        await stage.cluster.ask("PATCH", pv, {"metadata": {"annotations": annotations}})
+        await testbed.cluster.ask("PATCH", pv, {"metadata": {"annotations": annotations}})
         for stream in (PROMOTION, NODES):
             told = json.dumps({"resource_name": f"{name}-event", "node": name, name: name})
-            stage.linstor.send_raw(stream, f"event: {name}\ndata: {told}\n\n".encode())
+            testbed.linstor.send_raw(stream, f"event: {name}\ndata: {told}\n\n".encode())
     error = json.dumps([{"ret_code": -1, "message": f"{MARK}-{tag}"}]).encode()
     rule = proxied.linstor.on("linstor get nodes", Answer(500, error))
     await rule.struck.wait()
@@ -59,8 +59,8 @@ def _known_reason(found: re.Match[str]) -> str:
     return "KNOWN" if found[1] in set(Reason) else found[0]
 
 
-async def test_hostile_names_create_no_time_series(proxied: ProxiedStage) -> None:
-    await proxied.stage.add("pvc-well", ["n1"])
+async def test_hostile_names_create_no_time_series(proxied: ProxiedTestbed) -> None:
+    await proxied.testbed.add("pvc-well", ["n1"])
 
     async with running(proxied.service("--reconcile-rate=1s")) as service:
         await attack(proxied, service, "first")

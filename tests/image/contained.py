@@ -17,7 +17,7 @@ import yaml
 
 from linstor_affinity_events.settings import OPTIONS
 from tests.image.engine import Image
-from tests.stage.service import Service
+from tests.testbed.service import Service
 
 Json = dict[str, Any]
 

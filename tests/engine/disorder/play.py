@@ -16,7 +16,7 @@ from tests.fakes.kube_server import Binder, FakeCluster, Refusal
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.sidecars import MemoryApi, Sidecars
 from tests.fakes.volumes import CLAIMS, VOLUMES, FakeJournal
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 

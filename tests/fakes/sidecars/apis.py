@@ -8,7 +8,7 @@ import orjson
 from tests.fakes.kube_server import FakeCluster, Refusal
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.kube_server.patches import MERGE
-from tests.stage.clusters import ApiError, Cluster
+from tests.testbed.clusters import ApiError, Cluster
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from tests.fakes.linstor_server import LinstorWorld
-from tests.stage.clusters import ApiError, Cluster, until
+from tests.testbed.clusters import ApiError, Cluster, until
 
 Json = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from tests.stage.proxy.record import Asked
+from tests.testbed.proxy.record import Asked
 
 CallBack = Callable[[Asked], Awaitable[None]]
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.stage.proxy.acts import Act
-from tests.stage.proxy.record import Asked
+from tests.testbed.proxy.acts import Act
+from tests.testbed.proxy.record import Asked
 
 Wanted = str | re.Pattern[str] | Callable[[Asked], bool]
 """A label, a pattern that is searched for in `str(asked)`, or a question."""

@@ -14,11 +14,11 @@ from typing import Any
 from tests.fakes.linstor_server import Timing
 from tests.real_parts.cluster import RealCluster
 from tests.real_parts.daemon import Daemon
-from tests.stage import clusters, manifests
-from tests.stage.clusters import until
-from tests.stage.manifests import DRIVER, HOSTNAME, ZONE
-from tests.stage.scheduling import PODS, Pods, put, scheduler
-from tests.stage.stage import Stage
+from tests.testbed import clusters, manifests
+from tests.testbed.clusters import until
+from tests.testbed.manifests import DRIVER, HOSTNAME, ZONE
+from tests.testbed.scheduling import PODS, Pods, put, scheduler
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -38,10 +38,10 @@ ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CsiStage:
+class CsiTestbed:
     """A stage where volumes come from the real driver instead of from the test."""
 
-    stage: Stage
+    testbed: Testbed
     driver: Daemon
     provisioner: Daemon
     attacher: Daemon
@@ -59,11 +59,11 @@ class CsiStage:
         *,
         timing: Timing | None = None,
         driver_flags: Sequence[str] = (),
-    ) -> AsyncIterator["CsiStage"]:
+    ) -> AsyncIterator["CsiTestbed"]:
         async with AsyncExitStack() as stack:
             cluster = await stack.enter_async_context(clusters.real(real))
-            stage = await stack.enter_async_context(Stage.of(cluster, timing=timing))
-            await _prepare(stage)
+            testbed = await stack.enter_async_context(Testbed.of(cluster, timing=timing))
+            await _prepare(testbed)
             # The name of a socket may not be longer than some hundred characters.
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="csi-")))
             socket = scratch / "csi.sock"
@@ -81,11 +81,11 @@ class CsiStage:
                 return daemon(name, *where, "--timeout=1m", "--leader-election=false", *flags)
 
             yield cls(
-                stage=stage,
+                testbed=testbed,
                 driver=daemon(
                     "linstor-csi",
                     f"--csi-endpoint=unix://{socket}",
-                    f"--linstor-endpoint={stage.linstor.url}",
+                    f"--linstor-endpoint={testbed.linstor.url}",
                     "--property-namespace=Aux/topology",
                     "--label-by-storage-pool=false",
                     "--log-level=debug",
@@ -106,7 +106,7 @@ class CsiStage:
                 scheduler=started(scheduler(programs["kube-scheduler"], real.kubeconfig, logs)),
                 pods=Pods(cluster),
             )
-            await _clear(stage)
+            await _clear(testbed)
 
     async def claim(
         self, name: str, *, storage_class: str = NOW_CLASS, size: str = "64Mi", block: bool = False
@@ -115,11 +115,11 @@ class CsiStage:
         wish["spec"]["resources"]["requests"]["storage"] = size
         if block:
             wish["spec"]["volumeMode"] = "Block"
-        return await self.stage.cluster.ask("POST", CLAIMS, wish)
+        return await self.testbed.cluster.ask("POST", CLAIMS, wish)
 
     async def bound_volume(self, claim: str) -> Json:
         """The volume of a claim, once both are Bound to each other."""
-        observer = self.stage.observer
+        observer = self.testbed.observer
 
         def found() -> Json | None:
             known = observer.claims.get(("default", claim), {})
@@ -134,7 +134,7 @@ class CsiStage:
 
     async def attachments(self) -> dict[tuple[str, str], Json]:
         """By the names of volume and node."""
-        listed = await self.stage.cluster.ask("GET", ATTACHMENTS)
+        listed = await self.testbed.cluster.ask("GET", ATTACHMENTS)
         return {
             (each["spec"]["source"]["persistentVolumeName"], each["spec"]["nodeName"]): each
             for each in listed["items"]
@@ -155,12 +155,12 @@ class CsiStage:
         await until(detached, f"{volume} is detached from {node}")
 
 
-async def _prepare(stage: Stage) -> None:
-    await _clear(stage)
+async def _prepare(testbed: Testbed) -> None:
+    await _clear(testbed)
     for name, zone in NODES.items():
-        stage.world.add_node(name, labels={HOSTNAME: name, ZONE: zone})
-        await Pods(stage.cluster).add_node(name, zone)
-    await put(stage.cluster, "/apis/storage.k8s.io/v1/csidrivers", _driver())
+        testbed.world.add_node(name, labels={HOSTNAME: name, ZONE: zone})
+        await Pods(testbed.cluster).add_node(name, zone)
+    await put(testbed.cluster, "/apis/storage.k8s.io/v1/csidrivers", _driver())
     for name, (mode, replicas) in CLASSES.items():
         wanted = manifests.storage_class(
             name,
@@ -171,22 +171,22 @@ async def _prepare(stage: Stage) -> None:
             },
         )
         await put(
-            stage.cluster,
+            testbed.cluster,
             "/apis/storage.k8s.io/v1/storageclasses",
             wanted | {"volumeBindingMode": mode},
         )
 
 
-async def _clear(stage: Stage) -> None:
-    listed = await stage.cluster.ask("GET", PODS)
+async def _clear(testbed: Testbed) -> None:
+    listed = await testbed.cluster.ask("GET", PODS)
     for pod in listed["items"]:
-        await stage.cluster.ask(
+        await testbed.cluster.ask(
             "DELETE", f"{PODS}/{pod['metadata']['name']}", {"gracePeriodSeconds": 0}
         )
-    await stage.clear()
-    listed = await stage.cluster.ask("GET", ATTACHMENTS)
+    await testbed.clear()
+    listed = await testbed.cluster.ask("GET", ATTACHMENTS)
     for each in listed["items"]:
-        await stage._remove(f"{ATTACHMENTS}/{each['metadata']['name']}", each)
+        await testbed._remove(f"{ATTACHMENTS}/{each['metadata']['name']}", each)
 
 
 def _driver() -> Json:

@@ -10,7 +10,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from tests.stage.proxy.acts import (
+from tests.testbed.proxy.acts import (
     Act,
     After,
     Answer,
@@ -23,8 +23,8 @@ from tests.stage.proxy.acts import (
     Late,
     Reset,
 )
-from tests.stage.proxy.endings import broken, cut, hang_up, silence
-from tests.stage.proxy.record import Asked
+from tests.testbed.proxy.endings import broken, cut, hang_up, silence
+from tests.testbed.proxy.record import Asked
 
 _OF_THE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "content-length", "host")
 """Headers that are made anew for each of the two connections."""

@@ -11,7 +11,7 @@ import pytest_asyncio
 from aiohttp import web
 from yarl import URL
 
-from tests.stage.proxy import (
+from tests.testbed.proxy import (
     Act,
     After,
     Answer,

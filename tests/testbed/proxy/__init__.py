@@ -30,7 +30,7 @@ The oldest rule that wants a request has it; the others still count it. Without 
 through as they are, and answers come back unbuffered where they are streams.
 """
 
-from tests.stage.proxy.acts import (
+from tests.testbed.proxy.acts import (
     Act,
     After,
     Answer,
@@ -42,10 +42,10 @@ from tests.stage.proxy.acts import (
     Late,
     Reset,
 )
-from tests.stage.proxy.labels import Terms, kubernetes_terms, linstor_terms
-from tests.stage.proxy.record import Asked, Record
-from tests.stage.proxy.rules import Rule, Wanted
-from tests.stage.proxy.server import Proxy
+from tests.testbed.proxy.labels import Terms, kubernetes_terms, linstor_terms
+from tests.testbed.proxy.record import Asked, Record
+from tests.testbed.proxy.rules import Rule, Wanted
+from tests.testbed.proxy.server import Proxy
 
 __all__ = [
     "Act",

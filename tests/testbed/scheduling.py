@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.real_parts.daemon import Daemon, free_port
-from tests.stage.clusters import ApiError, Cluster, until
-from tests.stage.manifests import DRIVER, HOSTNAME, ZONE
+from tests.testbed.clusters import ApiError, Cluster, until
+from tests.testbed.manifests import DRIVER, HOSTNAME, ZONE
 
 Json = dict[str, Any]
 

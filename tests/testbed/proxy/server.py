@@ -12,12 +12,12 @@ from typing import Any, Self
 import aiohttp
 from aiohttp import web
 
-from tests.stage.proxy.acts import Act
-from tests.stage.proxy.endings import cut_off
-from tests.stage.proxy.exchange import Exchange
-from tests.stage.proxy.labels import Terms
-from tests.stage.proxy.record import Asked, Record
-from tests.stage.proxy.rules import Rule, Rules, Wanted
+from tests.testbed.proxy.acts import Act
+from tests.testbed.proxy.endings import cut_off
+from tests.testbed.proxy.exchange import Exchange
+from tests.testbed.proxy.labels import Terms
+from tests.testbed.proxy.record import Asked, Record
+from tests.testbed.proxy.rules import Rule, Rules, Wanted
 
 Translate = Callable[[str, str, Mapping[str, str], bytes], Terms]
 

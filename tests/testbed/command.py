@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.settings import OPTIONS
-from tests.stage.stage import Stage
+from tests.testbed.testbed import Testbed
 from tests.undisturbed import logging_undisturbed
 
 
@@ -40,7 +40,7 @@ class Said:
         return cls(result.exit_code, result.stdout, result.stderr)
 
 
-async def command(stage: Stage, *arguments: str, **env: str) -> Said:
+async def command(testbed: Testbed, *arguments: str, **env: str) -> Said:
     """Run a command against a stage, on a thread of its own."""
     ours: Iterable[str] = {option.variable for option in OPTIONS} | {"POD_NAMESPACE"}
     unset: dict[str, str | None] = {
@@ -48,8 +48,8 @@ async def command(stage: Stage, *arguments: str, **env: str) -> Said:
     }
     given = {
         **unset,
-        "KUBECONFIG": str(stage.cluster.kubeconfig),
-        "LS_CONTROLLERS": stage.linstor.url,
+        "KUBECONFIG": str(testbed.cluster.kubeconfig),
+        "LS_CONTROLLERS": testbed.linstor.url,
         "LINSTOR_AFFINITY_NEW_VOLUME_GRACE": "0",
         **env,
     }

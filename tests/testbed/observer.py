@@ -13,8 +13,8 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
-from tests.stage.clusters import PATIENCE, ApiError, Cluster
-from tests.stage.manifests import terms_of
+from tests.testbed.clusters import PATIENCE, ApiError, Cluster
+from tests.testbed.manifests import terms_of
 
 Json = dict[str, Any]
 

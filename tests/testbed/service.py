@@ -12,9 +12,9 @@ import aiohttp
 
 from linstor_affinity_events.settings import OPTIONS
 from tests.real_parts.daemon import free_port
-from tests.stage.clusters import until
-from tests.stage.secrets import leaked
-from tests.stage.warm import Forked, WarmStarts
+from tests.testbed.clusters import until
+from tests.testbed.secrets import leaked
+from tests.testbed.warm import Forked, WarmStarts
 
 
 class Service:

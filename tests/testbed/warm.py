@@ -52,7 +52,7 @@ class WarmStarts:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.stage.warm"],
+            [sys.executable, "-m", "tests.testbed.warm"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -1,4 +1,4 @@
-"""The stage: volumes that exist on both sides, and what can happen to them."""
+"""The test bed: volumes that exist in both LINSTOR and Kubernetes, and operations on them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
-from tests.stage import manifests
-from tests.stage.clusters import ApiError, Cluster, until
-from tests.stage.observer import Observer
+from tests.testbed import manifests
+from tests.testbed.clusters import ApiError, Cluster, until
+from tests.testbed.observer import Observer
 
 Json = dict[str, Any]
 
@@ -19,8 +19,10 @@ WRITES_UNUSED = 37
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class Testbed:
     """LINSTOR, Kubernetes and an observer of it."""
+
+    __test__ = False  # Not a class of tests, whatever its name begins with.
 
     cluster: Cluster
     world: LinstorWorld
@@ -29,7 +31,9 @@ class Stage:
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, cluster: Cluster, *, timing: Timing | None = None) -> AsyncIterator["Stage"]:
+    async def of(
+        cls, cluster: Cluster, *, timing: Timing | None = None
+    ) -> AsyncIterator["Testbed"]:
         world = LinstorWorld(timing=timing)
         try:
             async with (
@@ -155,7 +159,7 @@ class Stage:
         await until(done, "no note is left")
 
     def secrets(self) -> list[str]:
-        """What the service learns or is given on this stage, and must keep to itself."""
+        """What the service learns or is given on this test bed, and must keep to itself."""
         known = [definition.secret for definition in self.world.definitions.values()]
         known += [self.cluster.token, self.world.bearer or "", *(self.world.login or ())[1:]]
         if self.world.login is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.stage.proxy import (
+from tests.testbed.proxy import (
     Act,
     Proxy,
     Record,
@@ -14,16 +14,16 @@ from tests.stage.proxy import (
     kubernetes_terms,
     linstor_terms,
 )
-from tests.stage.service import Service
-from tests.stage.stage import Stage
-from tests.stage.warm import WarmStarts
+from tests.testbed.service import Service
+from tests.testbed.testbed import Testbed
+from tests.testbed.warm import WarmStarts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProxiedStage:
+class ProxiedTestbed:
     """Instances of the service that are made here know the proxies only."""
 
-    stage: Stage
+    testbed: Testbed
     record: Record
     kubernetes: Proxy
     linstor: Proxy
@@ -34,14 +34,14 @@ class ProxiedStage:
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, stage: Stage, directory: Path, starts: WarmStarts) -> AsyncIterator[Self]:
-        record, cluster = Record(), stage.cluster
+    async def of(cls, testbed: Testbed, directory: Path, starts: WarmStarts) -> AsyncIterator[Self]:
+        record, cluster = Record(), testbed.cluster
         async with (
             Proxy(cluster.url, kubernetes_terms, record=record, tls=cluster.tls) as kubernetes,
-            Proxy(stage.linstor.url, linstor_terms, record=record) as linstor,
+            Proxy(testbed.linstor.url, linstor_terms, record=record) as linstor,
         ):
             yield cls(
-                stage=stage,
+                testbed=testbed,
                 record=record,
                 kubernetes=kubernetes,
                 linstor=linstor,
@@ -63,7 +63,7 @@ class ProxiedStage:
             flags=("-v", "1", "--leader-election=false", "--poll-rate=0", *flags),
             env=env,
             starts=self.starts,
-            secrets=self.stage.secrets,
+            secrets=self.testbed.secrets,
         )
         self.made.append(service)
         return service

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.stage.proxy import Asked
+from tests.testbed.proxy import Asked
 
 Json = dict[str, Any]
 

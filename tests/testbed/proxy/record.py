@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tests.stage.proxy.labels import Terms
+from tests.testbed.proxy.labels import Terms
 
 
 @dataclass(slots=True, kw_only=True)

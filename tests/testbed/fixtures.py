@@ -8,11 +8,11 @@ import pytest
 import pytest_asyncio
 
 from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters
-from tests.stage.proxied import ProxiedStage
-from tests.stage.service import Service
-from tests.stage.stage import Stage
-from tests.stage.warm import WarmStarts
+from tests.testbed import clusters
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.service import Service
+from tests.testbed.testbed import Testbed
+from tests.testbed.warm import WarmStarts
 
 BOTH = ["fake", pytest.param("real", marks=pytest.mark.real)]
 
@@ -28,16 +28,16 @@ MakeService = Callable[..., Service]
 
 
 @pytest.fixture(params=BOTH)
-def stage(request: pytest.FixtureRequest) -> Stage:
+def testbed(request: pytest.FixtureRequest) -> Testbed:
     """A stage of each kind, empty but for nodes and classes."""
-    found: Stage = request.getfixturevalue(f"{request.param}_stage")
+    found: Testbed = request.getfixturevalue(f"{request.param}_testbed")
     return found
 
 
 @pytest.fixture(params=BOTH)
-def mutable_stage(request: pytest.FixtureRequest) -> Stage:
+def mutable_testbed(request: pytest.FixtureRequest) -> Testbed:
     """One whose cluster lets an affinity be changed in place."""
-    found: Stage = request.getfixturevalue(f"{request.param}_mutable_stage")
+    found: Testbed = request.getfixturevalue(f"{request.param}_mutable_testbed")
     return found
 
 
@@ -49,54 +49,54 @@ def warm_starts() -> Iterator[WarmStarts]:
 
 @pytest_asyncio.fixture
 async def proxied(
-    stage: Stage, tmp_path: Path, warm_starts: WarmStarts
-) -> AsyncIterator[ProxiedStage]:
+    testbed: Testbed, tmp_path: Path, warm_starts: WarmStarts
+) -> AsyncIterator[ProxiedTestbed]:
     """A stage of each kind, with proxies between it and the service."""
-    async with ProxiedStage.of(stage, tmp_path, warm_starts) as found:
+    async with ProxiedTestbed.of(testbed, tmp_path, warm_starts) as found:
         yield found
 
 
 @pytest_asyncio.fixture
 async def proxied_mutable(
-    mutable_stage: Stage, tmp_path: Path, warm_starts: WarmStarts
-) -> AsyncIterator[ProxiedStage]:
-    async with ProxiedStage.of(mutable_stage, tmp_path, warm_starts) as found:
+    mutable_testbed: Testbed, tmp_path: Path, warm_starts: WarmStarts
+) -> AsyncIterator[ProxiedTestbed]:
+    async with ProxiedTestbed.of(mutable_testbed, tmp_path, warm_starts) as found:
         yield found
 
 
 @pytest_asyncio.fixture
-async def fake_stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def fake_testbed(tmp_path: Path) -> AsyncIterator[Testbed]:
     async with (
         clusters.fake(tmp_path, resync=NEVER) as cluster,
-        Stage.of(cluster) as stage,
+        Testbed.of(cluster) as testbed,
     ):
-        await stage.prepare()
-        yield stage
+        await testbed.prepare()
+        yield testbed
 
 
 @pytest_asyncio.fixture
-async def fake_mutable_stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with clusters.fake(tmp_path, mutable=True) as cluster, Stage.of(cluster) as stage:
-        await stage.prepare()
-        yield stage
+async def fake_mutable_testbed(tmp_path: Path) -> AsyncIterator[Testbed]:
+    async with clusters.fake(tmp_path, mutable=True) as cluster, Testbed.of(cluster) as testbed:
+        await testbed.prepare()
+        yield testbed
 
 
 @pytest_asyncio.fixture
-async def real_stage(real_cluster_quiet: RealCluster) -> AsyncIterator[Stage]:
-    async with clusters.real(real_cluster_quiet) as cluster, Stage.of(cluster) as stage:
-        await stage.clear()
-        await stage.prepare()
-        yield stage
-        await stage.clear()
+async def real_testbed(real_cluster_quiet: RealCluster) -> AsyncIterator[Testbed]:
+    async with clusters.real(real_cluster_quiet) as cluster, Testbed.of(cluster) as testbed:
+        await testbed.clear()
+        await testbed.prepare()
+        yield testbed
+        await testbed.clear()
 
 
 @pytest_asyncio.fixture
-async def real_mutable_stage(real_cluster_mutable: RealCluster) -> AsyncIterator[Stage]:
-    async with clusters.real(real_cluster_mutable) as cluster, Stage.of(cluster) as stage:
-        await stage.clear()
-        await stage.prepare()
-        yield stage
-        await stage.clear()
+async def real_mutable_testbed(real_cluster_mutable: RealCluster) -> AsyncIterator[Testbed]:
+    async with clusters.real(real_cluster_mutable) as cluster, Testbed.of(cluster) as testbed:
+        await testbed.clear()
+        await testbed.prepare()
+        yield testbed
+        await testbed.clear()
 
 
 @pytest.fixture
@@ -106,16 +106,16 @@ def service_on(tmp_path: Path, warm_starts: WarmStarts) -> Iterator[MakeService]
     """
     made: list[Service] = []
 
-    def make(stage: Stage, *flags: str, cold: bool = False, **env: str) -> Service:
+    def make(testbed: Testbed, *flags: str, cold: bool = False, **env: str) -> Service:
         made.append(
             Service(
-                kubeconfig=stage.cluster.kubeconfig,
-                linstor=env.pop("linstor", stage.linstor.url),
+                kubeconfig=testbed.cluster.kubeconfig,
+                linstor=env.pop("linstor", testbed.linstor.url),
                 log=tmp_path / f"service-{len(made) + 1}.log",
                 flags=("-v", "1", *flags),
                 env=env,
                 starts=None if cold else warm_starts,
-                secrets=stage.secrets,
+                secrets=testbed.secrets,
             )
         )
         return made[-1]
