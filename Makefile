@@ -45,7 +45,7 @@ test-long: $(READY) ## The tests that take minutes, the whole crash matrix among
 test-oldest: export REAL_KUBERNETES := oldest
 test-oldest: $(READY) ## The contract suite and the main job on the oldest Kubernetes that is tested
 	$(BIN)/python -m tests.real_parts.build >/dev/null
-	REQUIRE_REAL_PARTS=1 $(PYTEST) -m "real and not long" tests/contracts tests/e2e/test_main_job.py
+	REQUIRE_REAL_PARTS=1 $(PYTEST) -m "real and not long" tests/contracts tests/e2e/test_main_scenario.py
 
 test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
 	$(BIN)/python -m tests.real_parts.build --csi >/dev/null

@@ -18,7 +18,7 @@ from benchmarks.report import Goal, Report, Row
 from benchmarks.toll import Toll
 from benchmarks.waits import Ended, until_passes
 from benchmarks.weight import Weight, forget_peak
-from tests.fakes.linstor_server.news import PROMOTION
+from tests.fakes.linstor_server.event_log import PROMOTION
 from tests.testbed import manifests
 from tests.testbed.service import Service, running
 

@@ -12,7 +12,7 @@ from linstor_affinity_events import __version__
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.cli.run import run
 from linstor_affinity_events.settings import OPTIONS, Option
-from tests.undisturbed import logging_undisturbed
+from tests.preserved_logging import logging_undisturbed
 
 NO_LINSTOR = {"LS_CONTROLLERS": None, "LS_USERNAME": None, "LS_PASSWORD": None}
 

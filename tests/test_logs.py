@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from linstor_affinity_events.logs import JsonFormatter, KeyValueFormatter, facts, set_up
-from tests.undisturbed import logging_undisturbed
+from tests.preserved_logging import logging_undisturbed
 
 
 def record(message: str = "volume replaced", *args: object, **values: object) -> logging.LogRecord:

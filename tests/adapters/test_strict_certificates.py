@@ -14,7 +14,7 @@ from linstor_affinity_events.adapters.kubernetes.session import configuration_fr
 from linstor_affinity_events.adapters.linstor.connection import Tls
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.errors import Unreachable
-from tests.adapters.bare_authority import BareAuthority
+from tests.adapters.minimal_ca import BareAuthority
 from tests.adapters.peers import linstor_at
 from tests.fakes.kube_server import FakeCluster, KubeServer
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld

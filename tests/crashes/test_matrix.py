@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.crashes.points import Point, When, points_of, write_points_of
-from tests.crashes.scenes import ON_ANY, InPlace, Replacement, Scene
+from tests.crashes.kill_points import Point, When, points_of, write_points_of
+from tests.crashes.scenarios import ON_ANY, InPlace, Replacement, Scene
 from tests.crashes.trial import Outcome, Trials
 from tests.figures import Figures
 from tests.testbed.proxied import ProxiedTestbed

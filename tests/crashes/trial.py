@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from tests.crashes.endings import faults_of, is_finished, remember
-from tests.crashes.points import Point, When
-from tests.crashes.scenes import Scene
+from tests.crashes.kill_points import Point, When
+from tests.crashes.outcomes import faults_of, is_finished, remember
+from tests.crashes.scenarios import Scene
 from tests.testbed import manifests
 from tests.testbed.clusters import until
 from tests.testbed.proxied import ProxiedTestbed

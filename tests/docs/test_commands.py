@@ -9,7 +9,7 @@ import pytest
 
 from linstor_affinity_events.cli import main
 from tests.docs.blocks import TOP, arguments, commands, shown
-from tests.docs.scene import set_up
+from tests.docs.example_cluster import set_up
 from tests.testbed.command import command
 from tests.testbed.fixtures import fake_testbed
 from tests.testbed.testbed import Testbed

@@ -19,7 +19,7 @@ from linstor_affinity_events.model.markers import mark_patch, unmarking
 from linstor_affinity_events.model.names import PvName
 from tests.e2e.conftest import MakeService
 from tests.e2e.steps import STEPS
-from tests.e2e.test_life import finished
+from tests.e2e.test_lifecycle import finished
 from tests.fakes.sidecars import HttpApi, Sidecars
 from tests.real_parts.cluster import RealCluster
 from tests.testbed import clusters, manifests

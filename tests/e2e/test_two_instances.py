@@ -6,7 +6,7 @@ import signal
 import socket
 
 from tests.e2e.conftest import MakeService
-from tests.e2e.test_life import SHORT_LEASE, holder
+from tests.e2e.test_lifecycle import SHORT_LEASE, holder
 from tests.testbed.clusters import until
 from tests.testbed.manifests import nodes_of
 from tests.testbed.service import Service, running

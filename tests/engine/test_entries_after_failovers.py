@@ -11,7 +11,7 @@ from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import FINALIZER, VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName
-from tests.engine.forged import (
+from tests.engine.forged_entries import (
     EVIL,
     VICTIM,
     entry,
@@ -22,7 +22,7 @@ from tests.engine.forged import (
     volume_for,
 )
 from tests.engine.setup import PV, Setup, bind, cluster_with, instead, setup_on, until
-from tests.engine.test_borrowed_rights import left_by_a_crash
+from tests.engine.test_forged_entries import left_by_a_crash
 from tests.fakes.linstor import FakeLinstor
 from tests.testbed import manifests
 

@@ -22,7 +22,7 @@ CHECKOUT, ENVIRONMENT = "/mnt/checkout", "/mnt/environment"
 TESTS = (
     *("tests/model", "tests/engine", "tests/adapters", "tests/app", "tests/e2e"),
     # Its thousands of plans are pure Python, and take as long as all the others.
-    "--ignore=tests/engine/test_stateful.py",
+    "--ignore=tests/engine/test_random_operations.py",
 )
 SHARED = ("-n", "auto", "--dist", "loadgroup")
 MARKED = "not real and not long and not csi and not image"

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.settings import OPTIONS
+from tests.preserved_logging import logging_undisturbed
 from tests.testbed.testbed import Testbed
-from tests.undisturbed import logging_undisturbed
 
 
 @dataclass(frozen=True, slots=True)

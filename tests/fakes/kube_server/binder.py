@@ -7,9 +7,9 @@ from typing import Self
 
 from tests.fakes.kube_server.bindings import Bindings, Work
 from tests.fakes.kube_server.cluster import FakeCluster
+from tests.fakes.kube_server.collection import Change, Key, Subscription
 from tests.fakes.kube_server.refusals import Refusal
 from tests.fakes.kube_server.resources import CLAIMS, VOLUMES
-from tests.fakes.kube_server.shelf import Change, Key, Subscription
 
 
 class Binder:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 from tests.fakes.kube_server.cluster import FakeCluster
+from tests.fakes.kube_server.collection import Key
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.kube_server.resources import CLAIMS, VOLUMES, Resource
 from tests.fakes.kube_server.rules import Object
-from tests.fakes.kube_server.shelf import Key
 from tests.fakes.kube_server.volume_rules import bytes_of
 
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"

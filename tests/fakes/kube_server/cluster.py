@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.fakes.kube_server import metadata as meta
 from tests.fakes.kube_server import patches
+from tests.fakes.kube_server.collection import Key, Stored
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.kube_server.refusals import (
     Refusal,
@@ -18,7 +19,6 @@ from tests.fakes.kube_server.refusals import (
 )
 from tests.fakes.kube_server.resources import EVENTS, Resource, resource_named
 from tests.fakes.kube_server.rules import Object
-from tests.fakes.kube_server.shelf import Key, Stored
 from tests.fakes.kube_server.store import Store, answer, shown
 
 FIRST_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")

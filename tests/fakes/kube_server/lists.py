@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from tests.fakes.kube_server.collection import Key, Stored
 from tests.fakes.kube_server.refusals import (
     Refusal,
     bad_request,
@@ -21,7 +22,6 @@ from tests.fakes.kube_server.refusals import (
 )
 from tests.fakes.kube_server.resources import EVENTS, Resource
 from tests.fakes.kube_server.selectors import Selector
-from tests.fakes.kube_server.shelf import Key, Stored
 from tests.fakes.kube_server.store import Store, shown
 
 SNAPSHOTS = 64

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Mapping
 
+from tests.fakes.kube_server.collection import Stored
 from tests.fakes.kube_server.refusals import bad_request
-from tests.fakes.kube_server.shelf import Stored
 
 Labels = Mapping[str, str]
 

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from tests.fakes.kube_server import metadata as meta
+from tests.fakes.kube_server.collection import Shelf, Stored, Subscription
 from tests.fakes.kube_server.event_rules import EventRules, NewEventRules, as_core, from_core
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.kube_server.refusals import bad_request, not_found
@@ -33,7 +34,6 @@ from tests.fakes.kube_server.rules import (
     StorageClassRules,
 )
 from tests.fakes.kube_server.schema import known_part
-from tests.fakes.kube_server.shelf import Shelf, Stored, Subscription
 from tests.fakes.kube_server.volume_rules import ClaimRules, VolumeRules
 
 

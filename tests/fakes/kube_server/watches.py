@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from tests.fakes.kube_server.collection import Change, Stored, Subscription
 from tests.fakes.kube_server.lists import encoded_object
 from tests.fakes.kube_server.refusals import (
     Mistake,
@@ -20,7 +21,6 @@ from tests.fakes.kube_server.refusals import (
 )
 from tests.fakes.kube_server.resources import Resource
 from tests.fakes.kube_server.selectors import Selector
-from tests.fakes.kube_server.shelf import Change, Stored, Subscription
 from tests.fakes.kube_server.store import Store
 
 DEFAULT_TIMEOUT = 2700.0

@@ -4,8 +4,8 @@
 real controller 1.33.3; the recorded answers lie in tests/data/linstor.
 """
 
+from tests.fakes.linstor_server.event_log import NODES, PROMOTION, Event
 from tests.fakes.linstor_server.faults import Faults
-from tests.fakes.linstor_server.news import NODES, PROMOTION, Event
 from tests.fakes.linstor_server.objects import (
     Definition,
     Node,

@@ -8,8 +8,8 @@ from typing import Self
 from aiohttp import web
 
 from tests.fakes.linstor_server import control, rest, rest_groups, rest_placement, rest_resources
-from tests.fakes.linstor_server.answers import WORLD
-from tests.fakes.linstor_server.gate import gate
+from tests.fakes.linstor_server.middleware import gate
+from tests.fakes.linstor_server.responses import WORLD
 from tests.fakes.linstor_server.streams import Streams
 from tests.fakes.linstor_server.world import LinstorWorld
 

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from tests.fakes.linstor_server import answers
-from tests.fakes.linstor_server.answers import answer, route_of
-from tests.fakes.linstor_server.news import NODES, PROMOTION, Event
+from tests.fakes.linstor_server import responses
+from tests.fakes.linstor_server.event_log import NODES, PROMOTION, Event
+from tests.fakes.linstor_server.responses import respond, route_of
 from tests.fakes.linstor_server.world import LinstorWorld
 
 _HALF_A_FRAME = b'event: may-promote-change\ndata: {"resource_name":"pvc-'
@@ -148,8 +148,8 @@ class Streams:
     async def _serve(self, request: web.Request, stream: str) -> web.StreamResponse:
         """Stay until the client or a fault ends the connection."""
         if "text/event-stream" not in request.headers.get("Accept", ""):
-            refusal = answers.failure(_WRONG_ACCEPT, message="HTTP 406 Not Acceptable")
-            return await answer(request, refusal, 500)
+            refusal = responses.failure(_WRONG_ACCEPT, message="HTTP 406 Not Acceptable")
+            return await respond(request, refusal, 500)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         response.enable_chunked_encoding()
         await response.prepare(request)

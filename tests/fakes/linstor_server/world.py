@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
+from tests.fakes.linstor_server.event_log import NODES
 from tests.fakes.linstor_server.faults import Faults
-from tests.fakes.linstor_server.motion import Motion
-from tests.fakes.linstor_server.news import NODES
 from tests.fakes.linstor_server.node_json import node_json
 from tests.fakes.linstor_server.objects import Definition, Node, Replica, folded
 from tests.fakes.linstor_server.state import change_props
 from tests.fakes.linstor_server.timing import Timing
+from tests.fakes.linstor_server.transitions import Motion
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import orjson
 from aiohttp import web
 
-from tests.fakes.linstor_server import answers
-from tests.fakes.linstor_server.answers import WORLD, answer
+from tests.fakes.linstor_server import responses
 from tests.fakes.linstor_server.objects import Node, folded
+from tests.fakes.linstor_server.responses import WORLD, respond
 from tests.fakes.linstor_server.world import LinstorWorld
 
 _MODIFIED = 3
@@ -49,16 +49,16 @@ async def write_props(request: web.Request, subject: Subject, write: Write) -> w
             "ApiDatabaseException. com.linbit.linstor.dbdrivers.DatabaseException: "
             "DatabaseException"
         )
-        return await answer(request, _failed(subject, doing, why), 500)
+        return await respond(request, _failed(subject, doing, why), 500)
     write(override=override, delete=asked.get("delete_props", ()))
     if hung(world, subject.satellites()):
         await asyncio.sleep(world.timing.satellite_timeout)
-        return await answer(request, _failed(subject, doing, "TimeoutException."), 500)
+        return await respond(request, _failed(subject, doing, "TimeoutException."), 500)
     if world.timing.property_write_delay:
         await asyncio.sleep(world.timing.property_write_delay)
     told = f"{subject.what[:1].upper()}{subject.what[1:]} modified."
-    code = answers.MODIFY + subject.mask + _MODIFIED
-    return await answer(request, answers.done(code, told, **subject.obj_refs))
+    code = responses.MODIFY + subject.mask + _MODIFIED
+    return await respond(request, responses.done(code, told, **subject.obj_refs))
 
 
 def hung(world: LinstorWorld, nodes: Iterable[Node]) -> bool:
@@ -68,6 +68,6 @@ def hung(world: LinstorWorld, nodes: Iterable[Node]) -> bool:
 
 
 def _failed(subject: Subject, doing: str, why: str) -> list[dict[str, Any]]:
-    return answers.unexpected(
+    return responses.unexpected(
         subject.mask, doing, why, details=subject.details, obj_refs=dict(subject.obj_refs)
     )

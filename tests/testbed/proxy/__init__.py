@@ -30,7 +30,7 @@ The oldest rule that wants a request has it; the others still count it. Without 
 through as they are, and answers come back unbuffered where they are streams.
 """
 
-from tests.testbed.proxy.acts import (
+from tests.testbed.proxy.actions import (
     Act,
     After,
     Answer,

@@ -10,7 +10,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from tests.testbed.proxy.acts import (
+from tests.testbed.proxy.actions import (
     Act,
     After,
     Answer,
@@ -23,7 +23,7 @@ from tests.testbed.proxy.acts import (
     Late,
     Reset,
 )
-from tests.testbed.proxy.endings import broken, cut, hang_up, silence
+from tests.testbed.proxy.failures import broken, cut, hang_up, silence
 from tests.testbed.proxy.record import Asked
 
 _OF_THE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "content-length", "host")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.testbed.proxy.acts import Act
+from tests.testbed.proxy.actions import Act
 from tests.testbed.proxy.record import Asked
 
 Wanted = str | re.Pattern[str] | Callable[[Asked], bool]

@@ -12,9 +12,9 @@ from typing import Any, Self
 import aiohttp
 from aiohttp import web
 
-from tests.testbed.proxy.acts import Act
-from tests.testbed.proxy.endings import cut_off
+from tests.testbed.proxy.actions import Act
 from tests.testbed.proxy.exchange import Exchange
+from tests.testbed.proxy.failures import cut_off
 from tests.testbed.proxy.labels import Terms
 from tests.testbed.proxy.record import Asked, Record
 from tests.testbed.proxy.rules import Rule, Rules, Wanted

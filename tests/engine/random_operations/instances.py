@@ -1,4 +1,4 @@
-"""Instances that can be killed at any call, and the gate between them and the world."""
+"""Instances that can be killed at any call, and the gate between them and the fake cluster."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,11 +21,11 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 NETWORK = 0.001
-"""How long a request is on its way, and its answer."""
+"""The latency of a request, and of its response."""
 
 
-class Fate(Protocol):
-    """What befalls calls; raises what the caller is to see."""
+class FaultInjector(Protocol):
+    """Injects faults into calls; raises the error that the caller sees."""
 
     async def before(self, instance: "Instance", call: "Call") -> None: ...
 
@@ -42,19 +42,19 @@ class Call:
         self.asked_by = asked_by
         """The number of the instance."""
         self.open, self.late, self.stalled = True, False, False
-        self.landed = self.answered = False
+        self.landed = self.responded = False
 
     @property
     def under_way(self) -> bool:
-        """Whether it may take effect yet, though its caller may have given it up."""
+        """Whether it may still take effect, although its caller may have timed out."""
         return self.open or self.late
 
 
 class Gate:
     """All calls of one instance pass here; once it is dead, none does."""
 
-    def __init__(self, instance: "Instance", fate: Fate) -> None:
-        self._instance, self._fate = instance, fate
+    def __init__(self, instance: "Instance", faults: FaultInjector) -> None:
+        self._instance, self._faults = instance, faults
 
     async def read(self, verb: str, work: Callable[[], Awaitable[T]]) -> T:
         return await self._through(self._call(verb, work, writes=False), work)
@@ -68,14 +68,14 @@ class Gate:
     async def _through(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
         try:
             await self._travel()
-            await self._fate.before(self._instance, call)
+            await self._faults.before(self._instance, call)
             self._only_alive()
             answer = await work()
             call.open, call.landed = False, True
-            await self._fate.after(self._instance, call)
+            await self._faults.after(self._instance, call)
             await self._travel()
         finally:
-            call.open, call.answered = False, True
+            call.open, call.responded = False, True
         return answer
 
     async def _travel(self) -> None:
@@ -100,17 +100,17 @@ class GatedVolumes(FakeVolumes):
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """As of the base, but what is told comes `lag` seconds late."""
+        """As in the base class, but events arrive `lag` seconds late."""
         clock = asyncio.get_running_loop().time
-        told: asyncio.Queue[tuple[float, str, Json]] = asyncio.Queue()
+        delayed: asyncio.Queue[tuple[float, str, Json]] = asyncio.Queue()
 
         async def listen() -> None:
             async for change in changes:
-                told.put_nowait((clock() + self._lag, change.kind, change.object))
+                delayed.put_nowait((clock() + self._lag, change.kind, change.object))
 
         async def deliver() -> None:
             while True:
-                due, kind, manifest = await told.get()
+                due, kind, manifest = await delayed.get()
                 await asyncio.sleep(max(0.0, due - clock()))
                 (self.index.gone if kind == "DELETED" else self.index.changed)(manifest)
 
@@ -148,12 +148,12 @@ class GatedVolumes(FakeVolumes):
 
     async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         return await self.gate.read(
-            "rehearse", lambda: super(GatedVolumes, self).dry_run(pv, mark, wanted)
+            "dry_run", lambda: super(GatedVolumes, self).dry_run(pv, mark, wanted)
         )
 
 
 class GatedJournal(FakeJournal):
-    """One instance's way to notes that all share."""
+    """One instance's client of the journal that all share."""
 
     def __init__(self, shared: FakeJournal) -> None:
         super().__init__()
@@ -162,13 +162,13 @@ class GatedJournal(FakeJournal):
         self.gate: Gate
 
     async def all(self) -> Listed:
-        return await self.gate.read("notes", self._shared.all)
+        return await self.gate.read("list", self._shared.all)
 
     async def read(self, name: PvName) -> JournalEntry | None:
-        return await self.gate.read("read note", lambda: self._shared.read(name))
+        return await self.gate.read("read entry", lambda: self._shared.read(name))
 
     async def create(self, entry: JournalEntry) -> JournalEntry:
-        return await self.gate.write("note", lambda: self._shared.create(entry))
+        return await self.gate.write("create entry", lambda: self._shared.create(entry))
 
     async def save(self, entry: JournalEntry) -> JournalEntry:
         return await self.gate.write("save", lambda: self._shared.save(entry))
@@ -178,7 +178,7 @@ class GatedJournal(FakeJournal):
 
 
 class GatedLinstor(FakeLinstor):
-    """One instance's way to the LINSTOR that all share."""
+    """One instance's client of the LINSTOR that all share."""
 
     def __init__(self, shared: FakeLinstor) -> None:
         super().__init__()
@@ -193,12 +193,12 @@ class GatedLinstor(FakeLinstor):
 
 
 class Instance:
-    """One process of the service: workers and the full pass, until it is killed."""
+    """One process of the service: workers and the full reconcile, until it is killed."""
 
     def __init__(
         self,
         number: int,
-        fate: Fate,
+        faults: FaultInjector,
         cluster: FakeCluster,
         linstor: FakeLinstor,
         journal: FakeJournal,
@@ -208,7 +208,7 @@ class Instance:
         self.number, self.alive = number, True
         volumes = GatedVolumes(cluster, self._heard, lag=lag)
         entries, asked = GatedJournal(journal), GatedLinstor(linstor)
-        volumes.gate = entries.gate = asked.gate = Gate(self, fate)
+        volumes.gate = entries.gate = asked.gate = Gate(self, faults)
         self.setup: Setup = setup_on(
             cluster, asked, journal=entries, volumes=volumes, holder=f"instance-{number}"
         )
@@ -228,12 +228,12 @@ class Instance:
         self._task.cancel()
 
     async def ended(self) -> None:
-        """Wait for its end; raises what it failed of, if it was not killed."""
+        """Wait for its end; raises its error if it was not killed."""
         await asyncio.wait([self._task])
         if not self._task.cancelled() and (error := self._task.exception()) is not None:
             raise error
 
     @property
     def failures(self) -> int:
-        """Errors that nobody foresaw."""
+        """The number of unexpected errors."""
         return self.setup.telemetry.counted["failed NoneType"]

@@ -10,7 +10,7 @@ from linstor_affinity_events.errors import Refused, Unreachable
 from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
-from tests.engine.forged import (
+from tests.engine.forged_entries import (
     EVIL,
     VICTIM,
     entry,

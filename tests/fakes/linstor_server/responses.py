@@ -40,21 +40,21 @@ _GZIP_ASIDE_FROM = 1 << 16
 _reports = count()
 
 
-def raw_answer(request: web.Request, status: int, body: bytes) -> web.Response:
+def raw_response(request: web.Request, status: int, body: bytes) -> web.Response:
     """An answer that goes out as it is."""
     request.app[WORLD].bytes_sent[route_of(request)] += len(body)
     return web.Response(status=status, body=body, headers={"Content-Type": "application/json"})
 
 
-async def answer(request: web.Request, shown: object, status: int = 200) -> web.Response:
+async def respond(request: web.Request, shown: object, status: int = 200) -> web.Response:
     """An answer in JSON, or JSON already; compressed if it is long and the client can take it."""
     body = shown if isinstance(shown, bytes) else orjson.dumps(shown)
     wanted = "gzip" in request.headers.get("Accept-Encoding", "")
     if len(body) < _GZIP_FROM or not wanted:
-        return raw_answer(request, status, body)
+        return raw_response(request, status, body)
     # Compressing tens of megabytes takes longer than any event may wait.
     large = len(body) >= _GZIP_ASIDE_FROM
-    response = raw_answer(
+    response = raw_response(
         request, status, await asyncio.to_thread(_gzip, body) if large else _gzip(body)
     )
     response.headers["Content-Encoding"] = "gzip"

@@ -20,7 +20,7 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
-from tests.engine.forged import (
+from tests.engine.forged_entries import (
     EVIL,
     FORGED,
     TOLD,
@@ -31,7 +31,7 @@ from tests.engine.forged import (
     theirs,
     volume_for,
 )
-from tests.engine.forged import left_absent as volume_left_absent
+from tests.engine.forged_entries import left_absent as volume_left_absent
 from tests.engine.setup import (
     PV,
     RD,

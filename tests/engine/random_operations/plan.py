@@ -1,4 +1,6 @@
-"""What befalls a run: small values that hypothesis draws, so that what fails shrinks well."""
+"""The operations and faults of a run: small values drawn by hypothesis, so that failures shrink
+well.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,14 +10,14 @@ from hypothesis import strategies as st
 
 
 class What(StrEnum):
-    """In the order of their harmlessness, to which hypothesis shrinks."""
+    """In order of harmlessness, which hypothesis shrinks to."""
 
     MOVE = "LINSTOR moves the replicas"
     EDIT = "a user edits label and annotation"
     SLOW = "the call takes long"
-    LOST = "the call gets no answer"
-    LATE = "the call gets no answer, and takes effect long after"
-    CONFLICT = "the call is answered with a conflict"
+    LOST = "the call gets no response"
+    LATE = "the call gets no response, and takes effect long after"
+    CONFLICT = "the call fails with a conflict"
     CRASH = "the calling instance is killed"
     SECOND = "another instance starts"
     RESIZE = "a user asks for more space"
@@ -31,27 +33,27 @@ class What(StrEnum):
 
 
 AT_CALLS = frozenset({What.SLOW, What.LOST, What.LATE, What.CONFLICT, What.CRASH})
-"""What befalls the call itself; all others only happen in its moment."""
+"""Faults of the call itself; all others only happen at its moment."""
 
 PLAIN = AT_CALLS | {What.MOVE, What.EDIT, What.SECOND, What.ATTACH, What.BINDER}
-"""What has nothing to do with claims."""
+"""What does not concern claims."""
 
 LONG = (0.003, 0.3, 3.0, 17.0)
 """For each `much`: shorter than a write, than the guard's time, than most delays, than a resync."""
 
 DOWN = (0.01, 1.0, 16.0, 60.0)
-"""How long nobody starts a killed instance again, or the binder."""
+"""How long a killed instance, or the binder, stays down."""
 
 LAGS = (0.0, 0.004, 0.1, 1.5)
 
 GUARD = 1.5
-"""Somewhat less than the time that the binder is given."""
+"""Somewhat less than the timeout for the binder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Operation:
     gap: int
-    """How many calls pass before."""
+    """How many calls come before it."""
 
     what: What
     after: bool = False
@@ -63,35 +65,37 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of a run."""
+    """The operations of a run."""
 
-    turns: tuple[Turn, ...]
+    operations: tuple[Operation, ...]
     policy: str = "Delete"
     attached: bool = False
     watch_lag: int = 0
     sidecar_lag: int = 0
     resync: bool = False
-    """Whether the binder looks at everything now and then, beside the news."""
+    """Whether the binder also resyncs periodically, besides events."""
     fresh_end: bool = True
-    """Whether who brings it to the end has just started."""
+    """Whether the last instance has just started."""
 
     @property
     def is_plain(self) -> bool:
-        """Whether no claim may ever be seen Lost: nobody touches claims, and the binder acts on
-        news alone, within the guard's time.
+        """Whether no claim may ever be Lost: nobody changes claims, and the binder acts on events
+        alone, within the guard's timeout.
         """
-        away = sum(DOWN[turn.much] for turn in self.turns if turn.what is What.BINDER)
-        quiet = PLAIN.issuperset(turn.what for turn in self.turns)
-        return quiet and not self.resync and away < GUARD
+        absent_by_user = sum(
+            DOWN[operation.much] for operation in self.operations if operation.what is What.BINDER
+        )
+        quiet = PLAIN.issuperset(operation.what for operation in self.operations)
+        return quiet and not self.resync and absent_by_user < GUARD
 
 
 _CALLS = 18
-"""More than a replacement makes."""
+"""More calls than a replacement makes."""
 
 _SMALL = st.integers(0, 3)
 
-TURNS = st.builds(
-    Turn,
+OPERATIONS = st.builds(
+    Operation,
     st.integers(0, _CALLS),
     st.sampled_from([*What, *sorted(AT_CALLS), What.MOVE, What.CRASH, What.SECOND]),
     st.booleans(),
@@ -100,7 +104,7 @@ TURNS = st.builds(
 
 PLANS = st.builds(
     Plan,
-    st.lists(TURNS, min_size=1, max_size=8).map(tuple),
+    st.lists(OPERATIONS, min_size=1, max_size=8).map(tuple),
     st.sampled_from(["Delete", "Retain"]),
     st.booleans(),
     _SMALL,
@@ -111,36 +115,36 @@ PLANS = st.builds(
 
 
 class Script:
-    """Hands out the turns, one after the other, at the calls where they are due."""
+    """Returns the operations, one after the other, at the calls where they are due."""
 
-    def __init__(self, turns: tuple[Turn, ...]) -> None:
-        self._turns = list(turns)
-        self._left = turns[0].gap if turns else 0
-        self.done: list[Turn] = []
+    def __init__(self, operations: tuple[Operation, ...]) -> None:
+        self._operations = list(operations)
+        self._left = operations[0].gap if operations else 0
+        self.done: list[Operation] = []
 
     @property
     def over(self) -> bool:
-        return not self._turns
+        return not self._operations
 
     @property
-    def next(self) -> Turn:
-        return self._turns[0]
+    def next(self) -> Operation:
+        return self._operations[0]
 
     def had(self, what: What) -> bool:
-        return any(turn.what is what for turn in self.done)
+        return any(operation.what is what for operation in self.done)
 
     def call(self) -> None:
         """Another call begins."""
         self._left -= 1
 
-    def due(self, *, after: bool) -> Iterator[Turn]:
+    def due(self, *, after: bool) -> Iterator[Operation]:
         """What is due now, before the call takes effect or after."""
-        while self._turns and self._left < 0 and self._turns[0].after == after:
+        while self._operations and self._left < 0 and self._operations[0].after == after:
             yield self.skip()
 
-    def skip(self) -> Turn:
-        """Take the next turn whether it is due or not."""
-        turn = self._turns.pop(0)
-        self.done.append(turn)
-        self._left += self._turns[0].gap if self._turns else 0
-        return turn
+    def skip(self) -> Operation:
+        """Take the next operation whether it is due or not."""
+        operation = self._operations.pop(0)
+        self.done.append(operation)
+        self._left += self._operations[0].gap if self._operations else 0
+        return operation

@@ -1,4 +1,4 @@
-"""What people wanted, and so what has to hold: always, and once everything is at rest."""
+"""What users requested, and so what must hold: always, and in steady state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,69 +17,73 @@ EDIT = "example.com/edit"
 
 
 @dataclass(slots=True, kw_only=True)
-class Ledger:
-    """Kept by those who act for people; where they act in a moment for which nothing is promised
-    (docs/reliability.md, limits) it allows both ends, and nothing more.
+class Oracle:
+    """Updated by the simulated users; where an operation comes at a moment without guarantees
+    (docs/reliability.md, limits) it allows both results, and nothing more.
     """
 
     original: Json
-    """The volume as it was in the beginning, bound."""
+    """The volume as it was at the start, bound."""
 
     policies: frozenset[str]
-    """Those that the volume may have: two of them if Retain was set while it was Retain on the
-    service's account.
+    """The reclaim policies that the volume may have: two if a user set Retain while the service had
+    set it as well.
     """
 
     edits: int = 0
     skip: bool = False
     claim_deleted: bool = False
     reclaimed: bool = False
-    """The data went, as somebody asked for."""
+    """The data was deleted, as a user requested."""
 
     decided: bool = False
-    """The claim was deleted while the policy was Delete: to set Retain comes too late."""
+    """The claim was deleted while the policy was Delete: setting Retain is too late."""
 
-    away: bool = False
-    """A user deleted the volume, and nobody has made it anew."""
+    absent_by_user: bool = False
+    """A user deleted the volume, and nobody has created it again."""
 
     may_be_back: bool = False
-    """That was in a moment in which a deletion can't be told from the service's own."""
+    """That was at a moment when a deletion can't be distinguished from the service's own."""
 
     may_be_older: bool = False
-    """The volume may lack the latest changes of people."""
+    """The volume may lack the latest changes of users."""
 
     deleted: dict[str, bool] = field(default_factory=dict)
-    """The incarnations that a user deleted, and whether they may be back."""
+    """The incarnations that a user deleted, and whether they may be recreated."""
 
     def may_reclaim(self) -> bool:
-        """Whether somebody asked for the data to go."""
+        """Whether a user requested the deletion of the data."""
         return self.decided or (self.claim_deleted and "Delete" in self.policies)
 
-    def against(self, pv: Json | None, claim: Json | None, nodes: frozenset[str]) -> str:
-        """What is not as it has to be once all is at rest; empty if everything is."""
+    def violation(self, pv: Json | None, claim: Json | None, nodes: frozenset[str]) -> str:
+        """What is wrong in steady state; empty if nothing is."""
         if pv is None:
-            gone = self.away or self.reclaimed
+            gone = self.absent_by_user or self.reclaimed
             return "" if gone else "the volume is gone"
         if has_any_marker(pv):
-            # Where another instance dropped the note in that very moment, a person is told.
+            # If another instance deleted the entry at that very moment, it is reported.
             held = "deletionTimestamp" in pv["metadata"] and self.may_be_back
-            return "" if held else "the volume wears marks"
+            return "" if held else "the volume has markers"
         if self.reclaimed:
-            # Should a note have been left over then, it came back once more, for a person to see.
+            # If an entry was left over, the volume was recreated once more, for a person to decide.
             back = "deletionTimestamp" not in pv["metadata"]
             return "" if not back or self._policy_right(pv) else "the policy is another"
         if "deletionTimestamp" in pv["metadata"]:
-            return "" if self.away and self._policy_right(pv) else "the volume is being deleted"
-        if self.away and not self.may_be_back:
+            return (
+                ""
+                if self.absent_by_user and self._policy_right(pv)
+                else "the volume is being deleted"
+            )
+        if self.absent_by_user and not self.may_be_back:
             return "a volume that a user deleted is there"
         return (
-            ("" if self.may_be_older else self._against_fields(pv))
+            ("" if self.may_be_older else self._field_violation(pv))
             or ("" if self.may_be_older or self._policy_right(pv) else "the policy is another")
-            or ("" if self.claim_deleted else self._against_bond(pv, claim))
-            or ("" if self._left_alone(pv) or _nodes(pv) == nodes else "the affinity is wrong")
+            or ("" if self.claim_deleted else self._binding_violation(pv, claim))
+            or ("" if self._is_skipped(pv) or _nodes(pv) == nodes else "the affinity is wrong")
         )
 
-    def _left_alone(self, pv: Json) -> bool:
+    def _is_skipped(self, pv: Json) -> bool:
         return self.skip or self.claim_deleted
 
     def _policy_right(self, pv: Json) -> bool:
@@ -89,7 +93,7 @@ class Ledger:
         kept = pv["metadata"]["annotations"].get(ORIGINAL_POLICY_ANNOTATION) in self.policies
         return self.claim_deleted and policy == "Retain" and kept
 
-    def _against_fields(self, pv: Json) -> str:
+    def _field_violation(self, pv: Json) -> str:
         has, had = _rest(pv), _rest(self.original)
         had["labels"] = {"edit": str(self.edits)} if self.edits else {}
         if self.edits:
@@ -102,11 +106,11 @@ class Ledger:
             if is_nobodys(has["claimRef"].get("uid", "")):
                 has["claimRef"]["uid"] = had["claimRef"]["uid"]
         differ = {key for key in has.keys() | had.keys() if has.get(key) != had.get(key)}
-        told = ", ".join(f"{key}: {has.get(key)} instead of {had.get(key)}" for key in differ)
-        return f"fields differ: {told}" if differ else ""
+        changes = ", ".join(f"{key}: {has.get(key)} instead of {had.get(key)}" for key in differ)
+        return f"fields differ: {changes}" if differ else ""
 
     @staticmethod
-    def _against_bond(pv: Json, claim: Json | None) -> str:
+    def _binding_violation(pv: Json, claim: Json | None) -> str:
         if claim is None:
             return "the claim is gone"
         if pv["status"].get("phase") != "Bound" or claim["status"].get("phase") != "Bound":
@@ -118,12 +122,12 @@ class Ledger:
 
 
 def is_nobodys(uid: str) -> bool:
-    """Whether it stands in place of a claim's uid, so that no claim is ever bound by it."""
+    """Whether it replaces a claim's uid, so that no claim is ever bound by it."""
     return uid.startswith("gone-")
 
 
 def _rest(pv: Json) -> Json:
-    """All that nobody but users may change, beside policy, affinity and size."""
+    """All that only users may change, except policy, affinity and size."""
     spec: Mapping[str, Any] = pv["spec"]
     others = ("nodeAffinity", "persistentVolumeReclaimPolicy", "capacity", "claimRef")
     ref = spec.get("claimRef") or {}

@@ -1,4 +1,4 @@
-"""Sees every change of the volume, and remembers what must never be."""
+"""Checks every change of the volume for what must never happen."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,59 +7,59 @@ from typing import Any, Protocol, Self
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import claim_of, uid_of
 from linstor_affinity_events.model.ownership import made_by_us
-from tests.engine.disorder.ledger import Ledger, is_nobodys
-from tests.engine.disorder.people import People
+from tests.engine.random_operations.oracle import Oracle, is_nobodys
+from tests.engine.random_operations.users import Users
 from tests.engine.setup import PV
 from tests.fakes.kube_server import FakeCluster
-from tests.fakes.kube_server.shelf import Change
+from tests.fakes.kube_server.collection import Change
 from tests.fakes.sidecars import Reclaimed, Sidecars
 from tests.fakes.volumes import CLAIMS, VOLUMES, FakeJournal
 
 Json = dict[str, Any]
 
 SEEN = 1.5
-"""More than the time from a look at the claim to the creation of the volume."""
+"""More than the time from reading the claim to the creation of the volume."""
 
 
 class Circumstances(Protocol):
-    """What has befallen the run so far."""
+    """What has happened in the run so far."""
 
     @property
     def unsure(self) -> bool:
         """Whether a write was lost or late, an instance killed, or another there beside it."""
 
     @property
-    def looks_are_old(self) -> bool:
-        """Whether the volume may come back long after its claim was looked at."""
+    def claim_reads_are_old(self) -> bool:
+        """Whether the volume may be recreated long after its claim was read."""
 
     @property
     def made_in_one_run(self) -> bool:
-        """Whether the volume that is there last was made by who had begun to replace it, a short
-        time ago: then it comes back as it was, whatever became of its claim.
+        """Whether the latest volume was created by the instance that began to replace it, a short
+        time ago: then it is recreated as it was, whatever became of its claim.
         """
 
 
-class Watchman:
-    """Use it as `async with Watchman(...) as watchman`; `wrong` is what it saw."""
+class Invariants:
+    """Use it as `async with Invariants(...) as invariants`; `wrong` has the violations."""
 
     def __init__(
         self,
         cluster: FakeCluster,
-        ledger: Ledger,
+        oracle: Oracle,
         journal: FakeJournal,
         sidecars: Sidecars,
-        people: People,
+        users: Users,
         circumstances: Circumstances,
     ) -> None:
-        self._cluster, self._ledger, self._journal = cluster, ledger, journal
-        self._sidecars, self._people, self._circumstances = sidecars, people, circumstances
+        self._cluster, self._oracle, self._journal = cluster, oracle, journal
+        self._sidecars, self._users, self._circumstances = sidecars, users, circumstances
         self.wrong: list[str] = []
         self.ours = 0
-        """How many incarnations of the volume the service made."""
-        self._latest = uid_of(ledger.original)
+        """How many incarnations of the volume the service created."""
+        self._latest = uid_of(oracle.original)
         self._claim_gone_at: float | None = None
         self._reclaimed_uids: set[str] = set()
-        """Of what the provisioner decided about, and of what had the name when it deleted that."""
+        """Of what the provisioner reclaimed, and of what had the name when it did."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -81,38 +81,40 @@ class Watchman:
                 see(change)
 
     def _see_claim(self, change: Change) -> None:
-        ours = self._ledger.original["spec"]["claimRef"]["uid"]
+        ours = self._oracle.original["spec"]["claimRef"]["uid"]
         if change.kind == "DELETED" and uid_of(change.object) == ours:
             self._claim_gone_at = asyncio.get_running_loop().time()
 
     def _see(self, change: Change) -> None:
         pv = change.object
         uid, named = uid_of(pv), claim_of(pv)
-        ours = self._ledger.original["spec"]["claimRef"]["uid"]
+        ours = self._oracle.original["spec"]["claimRef"]["uid"]
         if named is not None and named.uid != ours and not is_nobodys(named.uid):
             self.wrong.append(f"the volume is given to {named}")
         if change.kind == "ADDED":
             self._added(pv)
-        elif change.kind == "DELETED" and not self._taken_away(uid):
-            self._let_go(pv)
+        elif change.kind == "DELETED" and not self._removed_by_others(uid):
+            self._removed(pv)
 
     def _added(self, pv: Json) -> None:
         before, self._latest = self._latest, uid_of(pv)
-        if uid_of(pv) in self._people.made:
+        if uid_of(pv) in self._users.made:
             return
         self.ours += 1
         if not made_by_us(pv):
-            self.wrong.append("a volume that nobody made")
+            self.wrong.append("a volume that nobody created")
         if self._claim_long_gone() and pv["spec"]["persistentVolumeReclaimPolicy"] != "Retain":
-            self.wrong.append("its claim was gone, and the volume came back for the reclaimer")
-        if self._circumstances.unsure and self._made_from_an_older_note(pv):
-            self._ledger.may_be_older = True
-        unclear = self._ledger.deleted.get(before)
+            self.wrong.append(
+                "its claim was deleted, and the volume was recreated for the provisioner to reclaim"
+            )
+        if self._circumstances.unsure and self._made_from_an_older_entry(pv):
+            self._oracle.may_be_older = True
+        unclear = self._oracle.deleted.get(before)
         if unclear is False or (unclear and not self._circumstances.unsure):
-            self.wrong.append("a volume that a user deleted came back")
+            self.wrong.append("a volume deleted by a user was recreated")
 
-    def _made_from_an_older_note(self, pv: Json) -> bool:
-        """Whether one instance put back what it noted, when another had noted a change since."""
+    def _made_from_an_older_entry(self, pv: Json) -> bool:
+        """Whether an instance recreated what it had saved, when another had saved a change since."""
         _, entry = self._journal.kept.get(PV, ("", {}))
         wanted = entry.get("wanted", pv)
         policies = {each["spec"]["persistentVolumeReclaimPolicy"] for each in (pv, wanted)}
@@ -124,32 +126,32 @@ class Watchman:
         return labels[0] != labels[1] or sizes[0] != sizes[1] or (len(policies) > 1 and not kept)
 
     def _claim_long_gone(self) -> bool:
-        """Whether the claim went so long ago that whoever looks must have seen it."""
+        """Whether the claim was deleted so long ago that every reader must have noticed."""
         gone, now = self._claim_gone_at, asyncio.get_running_loop().time()
-        excused = self._circumstances.looks_are_old or self._circumstances.made_in_one_run
+        excused = self._circumstances.claim_reads_are_old or self._circumstances.made_in_one_run
         return gone is not None and now - gone > SEEN and not excused
 
-    def _taken_away(self, uid: str) -> bool:
-        """Whether a user or the provisioner took it away."""
+    def _removed_by_others(self, uid: str) -> bool:
+        """Whether a user or the provisioner removed it."""
         return (
             uid in self._reclaimed_uids
-            or uid in self._ledger.deleted
-            or uid in self._people.took_away
+            or uid in self._oracle.deleted
+            or uid in self._users.removed_by_force
         )
 
-    def _let_go(self, pv: Json) -> None:
-        """The service's own removal: a note says that it comes back, and nobody may reclaim it."""
+    def _removed(self, pv: Json) -> None:
+        """The service's own removal: an entry says that it is recreated, and nobody may reclaim it."""
         _, entry = self._journal.kept.get(PV, ("", {}))
         if not entry or entry["uid"] != uid_of(pv) or entry["state"] != "deleting":
-            self.wrong.append("the volume went, and nothing tells how to bring it back")
+            self.wrong.append("the volume was removed, and no entry says how to recreate it")
         kept = pv["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
         skipped = pv["metadata"]["annotations"].get(SKIP_RECLAIM_ANNOTATION) == "true"
         if not kept or not skipped:
-            self.wrong.append("the volume went without what keeps its data")
+            self.wrong.append("the volume was removed without what protects its data")
 
     def _reclaimed(self, done: Reclaimed) -> None:
-        self._ledger.reclaimed = True
+        self._oracle.reclaimed = True
         there = self._cluster.get(VOLUMES, PV)
         self._reclaimed_uids |= {done.uid} if there is None else {done.uid, uid_of(there)}
-        if not self._ledger.may_reclaim():
+        if not self._oracle.may_reclaim():
             self.wrong.append("DATA LOSS: the provisioner deleted what is behind the volume")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
-from tests.crashes.scenes import SAVED
+from tests.crashes.scenarios import SAVED
 from tests.testbed.manifests import kept, nodes_of
 from tests.testbed.observer import Seen
 from tests.testbed.testbed import Testbed

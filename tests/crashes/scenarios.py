@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from typing import Any
 
-from tests.fakes.linstor_server.news import PROMOTION
+from tests.fakes.linstor_server.event_log import PROMOTION
 from tests.testbed.manifests import on_nodes
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import After, Asked

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
-from tests.fakes.linstor_server.news import PROMOTION, Event, Listener, News
+from tests.fakes.linstor_server.event_log import PROMOTION, Event, Listener, News
 from tests.fakes.linstor_server.objects import Definition, Replica, folded
 from tests.fakes.linstor_server.state import NO_DISK, State
 from tests.fakes.linstor_server.timing import Timing

@@ -8,9 +8,9 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tests.fakes.linstor_server import answers
-from tests.fakes.linstor_server.answers import WORLD, answer, route_of
+from tests.fakes.linstor_server import responses
 from tests.fakes.linstor_server.objects import NotThere, Taken
+from tests.fakes.linstor_server.responses import WORLD, respond, route_of
 from tests.fakes.linstor_server.world import LinstorWorld
 
 _OPEN_TO_ALL = "/v1/controller/version"
@@ -41,7 +41,7 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
             await asyncio.sleep(world.timing.rest_delay)
     refusal = _refusal(world, request)
     if refusal:
-        return answers.raw_answer(request, 400, orjson.dumps(refusal))
+        return responses.raw_response(request, 400, orjson.dumps(refusal))
     return await _handled(request, handler)
 
 
@@ -57,12 +57,12 @@ def _refusal(world: LinstorWorld, request: web.Request) -> list[dict[str, object
     given = request.headers.get("Authorization")
     # LINSTOR sends these without a date, unlike its other errors.
     if given is None:
-        code = answers.FAIL + _NO_CREDENTIALS
+        code = responses.FAIL + _NO_CREDENTIALS
         message = "Login required but no 'Authorization' header given."
         return [{"ret_code": code, "message": message}]
     if any(hmac.compare_digest(given.encode(), right.encode()) for right in _right(world)):
         return []
-    return [{"ret_code": answers.FAIL + _WRONG_CREDENTIALS, "message": "Sign-in failed"}]
+    return [{"ret_code": responses.FAIL + _WRONG_CREDENTIALS, "message": "Sign-in failed"}]
 
 
 def _right(world: LinstorWorld) -> list[str]:
@@ -79,12 +79,14 @@ async def _handled(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except NotThere as error:
         if request.method == "DELETE":
-            return await answer(request, answers.nothing_to_delete(error))
-        return await answer(request, answers.not_there(error), 404)
+            return await respond(request, responses.nothing_to_delete(error))
+        return await respond(request, responses.not_there(error), 404)
     except Taken as error:
-        return await answer(request, answers.taken(error), 500)
+        return await respond(request, responses.taken(error), 500)
     except orjson.JSONDecodeError as error:
-        return await answer(request, answers.failure(_UNREADABLE, message=str(error)), 400)
+        return await respond(request, responses.failure(_UNREADABLE, message=str(error)), 400)
     except web.HTTPException as error:
         message = f"HTTP {error.status} {error.reason}"
-        return await answer(request, answers.failure(_NO_SUCH_PATH, message=message), error.status)
+        return await respond(
+            request, responses.failure(_NO_SUCH_PATH, message=message), error.status
+        )

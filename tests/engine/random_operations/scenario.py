@@ -1,4 +1,4 @@
-"""Plays one plan to its end on the virtual clock, and says what went wrong."""
+"""Runs one plan to its end on the virtual clock, and reports what went wrong."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -6,11 +6,20 @@ from typing import Any
 
 from linstor_affinity_events.engine.replacement_run import RELIED_ON_AFTER
 from linstor_affinity_events.errors import Conflict, Unreachable
-from tests.engine.disorder.instances import Call, Instance
-from tests.engine.disorder.ledger import Ledger
-from tests.engine.disorder.people import CLAIM, NAMESPACE, People
-from tests.engine.disorder.schedule import AT_CALLS, DOWN, LAGS, LONG, Plan, Script, Turn, What
-from tests.engine.disorder.watchman import SEEN, Watchman
+from tests.engine.random_operations.instances import Call, Instance
+from tests.engine.random_operations.invariants import SEEN, Invariants
+from tests.engine.random_operations.oracle import Oracle
+from tests.engine.random_operations.plan import (
+    AT_CALLS,
+    DOWN,
+    LAGS,
+    LONG,
+    Operation,
+    Plan,
+    Script,
+    What,
+)
+from tests.engine.random_operations.users import CLAIM, NAMESPACE, Users
 from tests.engine.setup import PV, RD, bind
 from tests.fakes.kube_server import Binder, FakeCluster, Refusal
 from tests.fakes.linstor import FakeLinstor
@@ -21,23 +30,23 @@ from tests.testbed import manifests
 Json = dict[str, Any]
 
 NODES = ("n1", "n2", "n3", "n4")
-PLACES = (("n2",), ("n1",), ("n3", "n4"), ("n4",))
+PLACEMENTS = (("n2",), ("n1",), ("n3", "n4"), ("n4",))
 AT_MOST = 3
 IDLE = 8.0
-PLAYS_AT_MOST = 400.0
+OPERATIONS_AT_MOST = 400.0
 REST_WITHIN = 900.0
 NEVER = 1e9
 STAYS = 130.0
-"""Two full passes: who would still fight, fights within it."""
+"""Two full reconciles: a fight that still goes on shows within it."""
 
 HOSTILE = "hostile"
 
 
-class Play:
-    """Watches all the time; `wrong` is what must never be."""
+class Scenario:
+    """Checks invariants all the time; `wrong` has the violations."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.script = plan, Script(plan.turns)
+        self.plan, self.script = plan, Script(plan.operations)
         self.wrong: list[str] = []
         self.instances: list[Instance] = []
         self.cluster, self.journal = FakeCluster(), FakeJournal()
@@ -48,7 +57,7 @@ class Play:
         """Whether a write was lost or late, an instance killed, or another there beside it."""
         self._writes: list[Call] = []
         self._begun: dict[int, float] = {}
-        """When each instance that has begun a replacement itself did so last."""
+        """When each instance last began a replacement itself."""
         self._landings: set[asyncio.Task[None]] = set()
         self._starts: set[asyncio.Task[None]] = set()
 
@@ -67,15 +76,15 @@ class Play:
             )
             await self._prepare(stack)
             try:
-                await self._play()
-                await self._come_to_rest()
+                await self._run_operations()
+                await self._reach_steady_state()
             finally:
                 for instance in self.instances:
                     instance.kill()
                 for task in (*self._landings, *self._starts):
                     task.cancel()
                 await asyncio.gather(*(instance.ended() for instance in self.instances))
-        self._judge()
+        self._check()
 
     async def _prepare(self, stack: AsyncExitStack) -> None:
         bind(self.cluster, PV, "n1", policy=self.plan.policy)
@@ -86,32 +95,32 @@ class Play:
         if self.plan.attached:
             self.sidecars.attach(PV)
         await asyncio.sleep(5.0)
-        self.ledger = Ledger(original=self.volume(), policies=frozenset({self.plan.policy}))
-        self.people = People(
+        self.oracle = Oracle(original=self.volume(), policies=frozenset({self.plan.policy}))
+        self.users = Users(
             self.cluster,
-            self.ledger,
+            self.oracle,
             self.journal,
             self.sidecars,
             self.binder,
-            self._nobody_can_tell,
+            self._is_ambiguous,
         )
-        self.watchman = await stack.enter_async_context(
-            Watchman(self.cluster, self.ledger, self.journal, self.sidecars, self.people, self)
+        self.invariants = await stack.enter_async_context(
+            Invariants(self.cluster, self.oracle, self.journal, self.sidecars, self.users, self)
         )
-        self.wrong = self.watchman.wrong
+        self.wrong = self.invariants.wrong
 
     @property
-    def looks_are_old(self) -> bool:
-        """Whether the volume may come back long after its claim was looked at: after the last look
-        it is away at once, unless a call takes its time.
+    def claim_reads_are_old(self) -> bool:
+        """Whether the volume may be recreated long after its claim was read: after the last read
+        it is removed at once, unless a call is slow.
         """
         stalled = any(call.stalled for call in self._writes if call.verb == "create")
         return stalled or self.script.had(What.SLOW)
 
     @property
     def made_in_one_run(self) -> bool:
-        """Whether who created the volume had itself begun to replace it, so short a time ago that
-        it need not take the marks for somebody's wish.
+        """Whether the instance that created the volume had begun the replacement itself, so
+        recently that nobody can have relied on the markers.
         """
         maker = next(
             (
@@ -130,13 +139,13 @@ class Play:
         """
         return any(call.stalled and call.landed for call in self._writes if call.verb == "create")
 
-    def _nobody_can_tell(self) -> bool:
-        """Whether a deletion now may be taken for the service's own, as far as calls go: one that
-        creates the volume can't be taken back, and one of the last two before our own deletion
-        is chosen on a sight that is older than this moment.
+    def _is_ambiguous(self) -> bool:
+        """Whether a deletion now may be mistaken for the service's own, as far as calls go: one
+        that creates the volume can't be undone, and one of the last two before our own deletion is
+        based on an observation that is older than this moment.
         """
         return any(
-            call.under_way or (call.verb != "create" and not call.answered)
+            call.under_way or (call.verb != "create" and not call.responded)
             for call in self._writes
             if call.verb in {"create", "patch", "save"}
         )
@@ -146,51 +155,53 @@ class Play:
         assert found is not None
         return found
 
-    async def _play(self) -> None:
+    async def _run_operations(self) -> None:
         self._start()
         await asyncio.sleep(5.0)
         self._running = True
         self._move(0)
         clock = asyncio.get_running_loop().time
-        ends = clock() + PLAYS_AT_MOST
+        ends = clock() + OPERATIONS_AT_MOST
         while not self.script.over and not self.wrong and clock() < ends:
             before = self.calls
             await asyncio.sleep(IDLE)
             if self.calls == before and not self.script.over:
-                self._when_idle()
+                self._on_idle()
         self._running = False
 
-    def _when_idle(self) -> None:
-        """What needs no call happens by itself; a fault waits for one that may yet come."""
+    def _on_idle(self) -> None:
+        """An operation that needs no call is performed; a fault waits for a call that may yet come."""
         if self.script.next.what not in AT_CALLS:
-            self._happen(self.script.skip())
+            self._perform(self.script.skip())
         elif not self._resting:
             self.script.skip()
 
-    # What befalls calls.
+    # Faults of calls.
 
     async def before(self, instance: Instance, call: Call) -> None:
         if call.writes:
             self._writes.append(call)
-        if call.verb == "note":
+        if call.verb == "create entry":
             self._begun[instance.number] = asyncio.get_running_loop().time()
         if not self._running:
             return
         self.calls += 1
         self.script.call()
-        for turn in self.script.due(after=False):
-            await self._befall(turn, instance, call, done=False)
+        for operation in self.script.due(after=False):
+            await self._inject(operation, instance, call, done=False)
 
     async def after(self, instance: Instance, call: Call) -> None:
-        for turn in self.script.due(after=True) if self._running else ():
-            await self._befall(turn, instance, call, done=True)
+        for operation in self.script.due(after=True) if self._running else ():
+            await self._inject(operation, instance, call, done=True)
 
-    async def _befall(self, turn: Turn, instance: Instance, call: Call, *, done: bool) -> None:
-        match turn.what:
+    async def _inject(
+        self, operation: Operation, instance: Instance, call: Call, *, done: bool
+    ) -> None:
+        match operation.what:
             case What.SLOW:
                 call.stalled |= not done
                 self._resting += 1
-                await asyncio.sleep(LONG[turn.much])
+                await asyncio.sleep(LONG[operation.much])
                 self._resting -= 1
             case What.LOST:
                 self.unsure = True
@@ -199,7 +210,7 @@ class Play:
                 self.unsure = True
                 if call.writes and not done:
                     call.late = call.stalled = True
-                    self._spawn(self._landings, self._land(call, LONG[turn.much]))
+                    self._spawn(self._landings, self._land(call, LONG[operation.much]))
                 raise Unreachable(f"{call.verb} late")
             case What.CONFLICT:
                 if call.writes and not done:
@@ -207,23 +218,23 @@ class Play:
             case What.CRASH:
                 self.unsure = True
                 instance.kill()
-                self._spawn(self._starts, self._start_later(DOWN[turn.much]))
+                self._spawn(self._starts, self._start_later(DOWN[operation.much]))
                 raise asyncio.CancelledError
             case _:
-                self._happen(turn)
+                self._perform(operation)
 
-    def _happen(self, turn: Turn) -> None:
-        match turn.what:
+    def _perform(self, operation: Operation) -> None:
+        match operation.what:
             case What.MOVE:
-                self._move(turn.much)
+                self._move(operation.much)
             case What.SECOND:
                 if len(self._alive()) < AT_MOST:
                     self._start()
             case What.BINDER:
                 self.binder.pause()
-                asyncio.get_running_loop().call_later(DOWN[turn.much], self.binder.resume)
+                asyncio.get_running_loop().call_later(DOWN[operation.much], self.binder.resume)
             case _:
-                self.people.act(turn.what)
+                self.users.apply(operation.what)
 
     async def _land(self, call: Call, after: float) -> None:
         await asyncio.sleep(after)
@@ -257,13 +268,13 @@ class Play:
         return [instance for instance in self.instances if instance.alive]
 
     def _move(self, where: int) -> None:
-        self.linstor.place(PV, *PLACES[where])
+        self.linstor.place(PV, *PLACEMENTS[where])
         for instance in self._alive():
             instance.setup.queue.add(RD, source="promotion")
 
-    # What must hold in the end.
+    # What must hold in steady state.
 
-    async def _come_to_rest(self) -> None:
+    async def _reach_steady_state(self) -> None:
         if self.wrong:
             return
         while self._landings:
@@ -274,45 +285,45 @@ class Play:
         staying = [] if self.plan.fresh_end else self._alive()[:1]
         for instance in self._alive():
             if instance not in staying:
-                # What it had begun is all that the next one knows.
+                # The next one knows only what this one had begun.
                 self.unsure |= bool(self.journal.kept)
                 instance.kill()
         if not staying:
             self._start()
         clock = asyncio.get_running_loop().time
         ends = clock() + REST_WITHIN
-        while self._against() and clock() < ends and not self.wrong:
+        while self._violations() and clock() < ends and not self.wrong:
             await asyncio.sleep(60.0)
             # A claim that is Lost stays so until then.
             self.binder.look_at_everything()
             await asyncio.sleep(5.0)
-        if why := self._against():
-            self.wrong.append(f"at rest: {why}")
+        if why := self._violations():
+            self.wrong.append(f"steady state: {why}")
             return
-        made = self.watchman.ours
+        made = self.invariants.ours
         await asyncio.sleep(STAYS)
-        if why := self._against():
-            self.wrong.append(f"it was well, and then not: {why}")
-        if self.watchman.ours != made:
-            self.wrong.append("what is right is replaced again")
+        if why := self._violations():
+            self.wrong.append(f"it was correct, and then not: {why}")
+        if self.invariants.ours != made:
+            self.wrong.append("a correct volume is replaced again")
 
-    def _against(self) -> str:
+    def _violations(self) -> str:
         if self.journal.kept:
-            return "a note is left"
+            return "an entry is left"
         if self._stalled_creation_landed():
-            self.ledger.may_be_older = True
-        return self.ledger.against(
+            self.oracle.may_be_older = True
+        return self.oracle.violation(
             self.cluster.get(VOLUMES, PV),
             self.cluster.get(CLAIMS, CLAIM, NAMESPACE),
             frozenset(str(node) for node in self.linstor.placed[RD].serving_nodes),
         )
 
-    def _judge(self) -> None:
+    def _check(self) -> None:
         lost = [name for _, name in self.binder.lost_seen if name != HOSTILE]
         if self.plan.is_plain and lost:
             self.wrong.append("the claim was Lost")
-        if self.watchman.ours > 3 + 2 * len(self.plan.turns):
-            self.wrong.append(f"replaced {self.watchman.ours} times")
+        if self.invariants.ours > 3 + 2 * len(self.plan.operations):
+            self.wrong.append(f"replaced {self.invariants.ours} times")
         if any(instance.failures for instance in self.instances):
-            self.wrong.append("an error that nobody foresaw; see the log")
+            self.wrong.append("an unexpected error; see the log")
         assert not self.wrong, "; ".join(self.wrong)
