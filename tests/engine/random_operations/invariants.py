@@ -114,7 +114,8 @@ class Invariants:
             self.wrong.append("a volume deleted by a user was recreated")
 
     def _made_from_an_older_entry(self, pv: Json) -> bool:
-        """Whether an instance recreated what it had saved, when another had saved a change since."""
+        """Whether an instance recreated what it had saved, when another had saved a change since.
+        """
         _, entry = self._journal.kept.get(PV, ("", {}))
         wanted = entry.get("wanted", pv)
         policies = {each["spec"]["persistentVolumeReclaimPolicy"] for each in (pv, wanted)}
@@ -140,7 +141,8 @@ class Invariants:
         )
 
     def _removed(self, pv: Json) -> None:
-        """The service's own removal: an entry says that it is recreated, and nobody may reclaim it."""
+        """The service's own removal: an entry says that it is recreated, and nobody may reclaim it.
+        """
         _, entry = self._journal.kept.get(PV, ("", {}))
         if not entry or entry["uid"] != uid_of(pv) or entry["state"] != "deleting":
             self.wrong.append("the volume was removed, and no entry says how to recreate it")

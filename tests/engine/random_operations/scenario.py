@@ -170,7 +170,8 @@ class Scenario:
         self._running = False
 
     def _on_idle(self) -> None:
-        """An operation that needs no call is performed; a fault waits for a call that may yet come."""
+        """An operation that needs no call is performed; a fault waits for a call that may yet come.
+        """
         if self.script.next.what not in AT_CALLS:
             self._perform(self.script.skip())
         elif not self._resting:
