@@ -16,7 +16,7 @@ from benchmarks.crowd import NODES, Crowd, at_each
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
 from benchmarks.toll import Toll
-from benchmarks.waits import Ended, until_passes
+from benchmarks.waits import Ended, until_full_reconciles
 from benchmarks.weight import Weight, forget_peak
 from tests.fakes.linstor_server.event_log import PROMOTION
 from tests.testbed import manifests
@@ -107,7 +107,7 @@ async def flooded(
             program=program,
         )
         async with running(service):
-            await until_passes(service, 1)
+            await until_full_reconciles(service, 1)
             await asyncio.sleep(SETTLING)
             found = await _flood(testbed, toll, service, events, rate, with_move=with_move)
             await service.stop()

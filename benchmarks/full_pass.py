@@ -16,7 +16,7 @@ from benchmarks.crowd import NODES, Crowd, at_each
 from benchmarks.probed import Block, Collection, Passed
 from benchmarks.programs import SERVICE, Program, probed
 from benchmarks.report import Goal, Report, Row
-from benchmarks.waits import Ended, until_passes
+from benchmarks.waits import Ended, until_full_reconciles
 from tests.testbed.service import Service, running
 
 LONGEST_BLOCK = 0.05
@@ -119,11 +119,11 @@ async def passed(
         program=probed(program),
     )
     async with running(service):
-        await until_passes(service, 1 + passes)
+        await until_full_reconciles(service, 1 + passes)
         testbed.world.hung_satellites.add(NODES[-1])
         try:
             # The pass that finds out, and those that know.
-            await until_passes(service, 2 + 2 * passes)
+            await until_full_reconciles(service, 2 + 2 * passes)
         except Ended:
             print(f"{size} volumes: passes one by one do not come to an end", file=sys.stderr)
         finally:

@@ -16,7 +16,7 @@ from benchmarks.crowd import Crowd, at_each
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
 from benchmarks.toll import Toll
-from benchmarks.waits import until_passes
+from benchmarks.waits import until_full_reconciles
 from benchmarks.weight import Weight, forget_peak
 from tests.testbed.service import Service, running
 
@@ -80,7 +80,7 @@ async def at_rest(
             program=program,
         )
         async with running(service):
-            await until_passes(service, passes)
+            await until_full_reconciles(service, passes)
             await asyncio.sleep(SETTLING)
             pid = service.pid
             forget_peak(pid)

@@ -16,7 +16,7 @@ from benchmarks.command import run
 from benchmarks.crowd import Crowd, at_each
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
-from benchmarks.waits import Ended, until_passes
+from benchmarks.waits import Ended, until_full_reconciles
 from benchmarks.weight import Weight
 from tests.testbed.service import Service
 
@@ -79,7 +79,7 @@ async def _start(testbed: Crowd, log: Path, program: Program) -> Start:
     try:
         await service.start()
         ready = await _until_ready(service)
-        passed = await until_passes(service, 1, every=LOOK_EVERY)
+        passed = await until_full_reconciles(service, 1, every=LOOK_EVERY)
         weight = Weight.of(service.pid)
         await service.stop()
     finally:

@@ -14,7 +14,7 @@ class Ended(Exception):
     """The service ended, or did not come to it in time."""
 
 
-async def until_passes(
+async def until_full_reconciles(
     service: Service, wanted: int, *, patience: float = 300.0, every: float = LOOK_EVERY
 ) -> float:
     """Wait until so many full passes are over; answers when that was, by the monotonic clock."""

@@ -8,7 +8,7 @@ from linstor_affinity_events.logs import QUIET_LIBRARIES
 
 
 @contextmanager
-def logging_undisturbed() -> Iterator[None]:
+def preserved_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in QUIET_LIBRARIES}

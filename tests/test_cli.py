@@ -12,7 +12,7 @@ from linstor_affinity_events import __version__
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.cli.run import run
 from linstor_affinity_events.settings import OPTIONS, Option
-from tests.preserved_logging import logging_undisturbed
+from tests.preserved_logging import preserved_logging
 
 NO_LINSTOR = {"LS_CONTROLLERS": None, "LS_USERNAME": None, "LS_PASSWORD": None}
 
@@ -20,7 +20,7 @@ NO_LINSTOR = {"LS_CONTROLLERS": None, "LS_USERNAME": None, "LS_PASSWORD": None}
 @pytest.fixture
 def runner() -> Iterator[CliRunner]:
     unset: dict[str, str | None] = {option.variable: None for option in OPTIONS}
-    with logging_undisturbed():
+    with preserved_logging():
         yield CliRunner(env={**unset, **NO_LINSTOR})
 
 
@@ -67,19 +67,19 @@ def test_all_errors_are_listed_with_exit_code_2(runner: CliRunner) -> None:
         env={"LS_CONTROLLERS": "ftp://x"},
     )
 
-    told = mistaken(result)
+    errors = mistaken(result)
 
-    assert len(told) == 4
+    assert len(errors) == 4
     for named in ("--workers", "--reconcile-rate", "--log-format", "LS_CONTROLLERS"):
-        assert any(named in line for line in told)
+        assert any(named in line for line in errors)
 
 
 def test_an_invalid_default_policy_is_reported_with_exit_code_2(runner: CliRunner) -> None:
     result = runner.invoke(main, ["run", "--default-remote-access-policy", "nonsense"])
 
-    [told] = mistaken(result)
+    [errors] = mistaken(result)
 
-    assert "--default-remote-access-policy" in told
+    assert "--default-remote-access-policy" in errors
 
 
 def test_a_missing_kubeconfig_is_reported_with_exit_code_2(
@@ -89,9 +89,9 @@ def test_a_missing_kubeconfig_is_reported_with_exit_code_2(
 
     result = runner.invoke(main, ["run", "--kubeconfig", missing, "--bind-address", ""])
 
-    [told] = mistaken(result)
+    [errors] = mistaken(result)
 
-    assert "--kubeconfig" in told
+    assert "--kubeconfig" in errors
 
 
 @pytest.mark.parametrize("text", ["", "garbage: [", "[]"])

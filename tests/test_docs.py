@@ -64,13 +64,13 @@ def test_every_documented_flag_and_command_exists(document: str) -> None:
     text = (TOP / document).read_text()
     ours = {f"--{option.flag}" for option in OPTIONS}
     ours |= {name for command in main.commands.values() for p in command.params for name in p.opts}
-    theirs = {"--kube-api-qps", "--pvclaimbinder-sync-period", "--no-deps", "--require-hashes"}
-    theirs |= {"--help", "--version", "--logs", "--patch-file", "--reuse-values", "--set"}
-    theirs |= {"--values", "--watch"}
+    foreign = {"--kube-api-qps", "--pvclaimbinder-sync-period", "--no-deps", "--require-hashes"}
+    foreign |= {"--help", "--version", "--logs", "--patch-file", "--reuse-values", "--set"}
+    foreign |= {"--values", "--watch"}
 
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
-    assert named <= ours | theirs
+    assert named <= ours | foreign
     assert set(re.findall(r"linstor-affinity-events ([a-z][a-z-]+)", text)) <= {
         *main.commands,
         "is",

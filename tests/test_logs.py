@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from linstor_affinity_events.logs import JsonFormatter, KeyValueFormatter, facts, set_up
-from tests.preserved_logging import logging_undisturbed
+from tests.preserved_logging import preserved_logging
 
 
 def record(message: str = "volume replaced", *args: object, **values: object) -> logging.LogRecord:
@@ -20,7 +20,7 @@ def record(message: str = "volume replaced", *args: object, **values: object) ->
 
 @pytest.fixture
 def kept_logging() -> Iterator[None]:
-    with logging_undisturbed():
+    with preserved_logging():
         yield
 
 
@@ -102,16 +102,16 @@ def test_fields_can_have_the_names_of_record_attributes(caplog: pytest.LogCaptur
 
 @pytest.mark.usefixtures("kept_logging")
 @pytest.mark.parametrize(
-    ("verbosity", "ours", "theirs"),
+    ("verbosity", "ours", "libraries"),
     [(0, logging.INFO, False), (1, logging.DEBUG, False), (5, logging.DEBUG, True)],
 )
 def test_verbosity_enables_our_debug_messages_then_those_of_libraries(
-    verbosity: int, ours: int, theirs: bool
+    verbosity: int, ours: int, libraries: bool
 ) -> None:
     set_up(verbosity=verbosity, as_json=False)
 
     assert logging.getLogger("linstor_affinity_events").getEffectiveLevel() == ours
-    assert logging.getLogger("aiohttp").isEnabledFor(logging.ERROR) is theirs
+    assert logging.getLogger("aiohttp").isEnabledFor(logging.ERROR) is libraries
 
 
 @pytest.mark.usefixtures("kept_logging")

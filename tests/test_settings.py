@@ -183,7 +183,7 @@ def test_anything_else_is_not_an_address(text: str) -> None:
 
 
 def test_all_errors_are_listed_at_once() -> None:
-    told = mistakes(
+    errors = mistakes(
         {"LINSTOR_AFFINITY_WORKERS": "many", "LS_CONTROLLERS": "ftp://x", "LS_USERNAME": "admin"},
         reconcile_rate="60",
         timeout="-1s",
@@ -202,8 +202,8 @@ def test_all_errors_are_listed_at_once() -> None:
         "--leader-election='maybe'",
         "--log-format='xml'",
     ):
-        assert sum(named in line for line in told) == 1, named
-    assert len(told) == 8
+        assert sum(named in line for line in errors) == 1, named
+    assert len(errors) == 8
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,8 @@ def test_a_value_that_is_too_small_is_reported(field: str, text: str) -> None:
     with pytest.raises(BadSettings) as raised:
         Settings.read({field: text}, {})
 
-    [told] = str(raised.value).splitlines()
-    assert "is below" in told
+    [errors] = str(raised.value).splitlines()
+    assert "is below" in errors
 
 
 @pytest.mark.parametrize(
@@ -232,13 +232,13 @@ def test_a_value_that_is_too_small_is_reported(field: str, text: str) -> None:
 def test_the_durations_of_an_election_must_be_consistent(
     lease: str, renew: str, retry: str
 ) -> None:
-    [told] = mistakes(
+    [errors] = mistakes(
         leader_election_lease_duration=lease,
         leader_election_renew_deadline=renew,
         leader_election_retry_period=retry,
     )
 
-    assert "must be longer than" in told
+    assert "must be longer than" in errors
 
 
 @pytest.mark.parametrize(
@@ -308,9 +308,9 @@ def test_with_certificates_a_controller_without_scheme_uses_tls(variable: str) -
     ],
 )
 def test_an_invalid_controller_is_reported(given: str) -> None:
-    told = mistakes({"LS_CONTROLLERS": f"good,{given}"})
+    errors = mistakes({"LS_CONTROLLERS": f"good,{given}"})
 
-    assert [line.startswith("LS_CONTROLLERS") for line in told] == [True]
+    assert [line.startswith("LS_CONTROLLERS") for line in errors] == [True]
 
 
 @pytest.mark.parametrize(
@@ -353,15 +353,15 @@ def test_no_secret_is_ever_shown() -> None:
 
 
 def test_no_secret_is_shown_with_an_error() -> None:
-    told = mistakes({"LS_PASSWORD": SECRET, "LS_USER_KEY": SECRET})
+    errors = mistakes({"LS_PASSWORD": SECRET, "LS_USER_KEY": SECRET})
 
-    assert SECRET not in "".join(told)
+    assert SECRET not in "".join(errors)
 
 
 def test_a_password_in_an_address_is_not_shown_with_the_error() -> None:
-    told = mistakes({"LS_CONTROLLERS": f"http://admin:{SECRET}@linstor"})
+    errors = mistakes({"LS_CONTROLLERS": f"http://admin:{SECRET}@linstor"})
 
-    assert SECRET not in "".join(told)
+    assert SECRET not in "".join(errors)
 
 
 def test_finalizers_are_a_list() -> None:

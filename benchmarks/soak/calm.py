@@ -137,7 +137,7 @@ class Watcher:
         probed = chance.sample(oldest, PROBES)
         for name in probed:
             self._player.say("probe", await move(self._scene, chance, name))
-        await world.settled()
+        await world.until_idle()
         with suppress(AssertionError):
             await ledger.testbed.observer.until(
                 lambda: not self._behind(probed), "the probes are right", patience=PROBE_PATIENCE

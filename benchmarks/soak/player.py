@@ -82,7 +82,7 @@ class Player:
             self._scene.hurry.set()
         self._scene.kubernetes.rules.clear()
         self._scene.linstor.rules.clear()
-        await self._scene.ledger.testbed.world.settled()
+        await self._scene.ledger.testbed.world.until_idle()
 
     def _next(self) -> Act:
         self._number += 1

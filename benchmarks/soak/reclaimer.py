@@ -62,9 +62,9 @@ class Reclaimer:
 
     def _is_left_to_the_admin(self, owned: Owned, volume: Json) -> bool:
         annotations = volume["metadata"].get("annotations") or {}
-        kept = owned.policy == "Retain" or ORIGINAL_POLICY_ANNOTATION in annotations
+        preserved = owned.policy == "Retain" or ORIGINAL_POLICY_ANNOTATION in annotations
         idle = (volume.get("status") or {}).get("phase") in {"Released", "Available", "Failed"}
-        return kept and idle and "deletionTimestamp" not in volume["metadata"]
+        return preserved and idle and "deletionTimestamp" not in volume["metadata"]
 
     async def _remove(self, volume: Json) -> None:
         """Delete this very incarnation, and let go of it where the provisioner holds it."""

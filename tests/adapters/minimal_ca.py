@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-class BareAuthority:
+class MinimalCa:
     """Issues one server certificate for 127.0.0.1."""
 
     def __init__(self) -> None:

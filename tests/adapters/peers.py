@@ -146,8 +146,8 @@ class _HastyLoop(asyncio.SelectorEventLoop):
 def hurried(story: Callable[[], Awaitable[T]], *, speed: float = SPEED) -> T:
     """Run a story in which a minute takes 0.6 s, for what is only seen after long waits."""
 
-    async def told() -> T:
+    async def reported() -> T:
         return await story()
 
     with asyncio.Runner(loop_factory=partial(_HastyLoop, speed)) as runner:
-        return runner.run(told())
+        return runner.run(reported())

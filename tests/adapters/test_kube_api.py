@@ -464,7 +464,7 @@ async def test_a_watch_with_an_expired_token_reloads_it(kube: KubeServer, tmp_pa
     assert opened == 1
 
 
-async def all_told(api: KubeApi) -> list[str]:
+async def all_events(api: KubeApi) -> list[str]:
     async with api.watch(VOLUMES, {}) as events:
         return [event["type"] async for event in events]
 
@@ -502,14 +502,14 @@ async def test_a_watch_that_fails_maps_to_the_next_step(
 ) -> None:
     async with answering(200, GOOD + line) as (url, _), api_at(url) as api:
         with pytest.raises(kind):
-            await all_told(api)
+            await all_events(api)
 
 
 async def test_empty_lines_in_a_watch_are_ignored() -> None:
     async with answering(200, b"\n" + GOOD + b"\n\n") as (url, _), api_at(url) as api:
-        told = await all_told(api)
+        reported = await all_events(api)
 
-    assert told == ["ADDED"]
+    assert reported == ["ADDED"]
 
 
 async def test_other_tasks_run_amid_events_that_arrived_together() -> None:
@@ -530,9 +530,9 @@ async def test_other_tasks_run_amid_events_that_arrived_together() -> None:
         await anext(events)
         # By now all of it is in the buffer: a few kilobytes come in one piece.
         before = turns
-        told = [event async for event in events]
+        reported = [event async for event in events]
 
-    assert len(told) == 10 * YIELD_EVERY - 1
+    assert len(reported) == 10 * YIELD_EVERY - 1
     assert turns - before >= 10
 
 

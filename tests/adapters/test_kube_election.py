@@ -34,7 +34,7 @@ class Town:
     def __init__(self) -> None:
         self.cluster = FakeCluster()
         self.server = KubeServer(self.cluster)
-        self.told: dict[str, list[bool]] = {}
+        self.reported: dict[str, list[bool]] = {}
         self._apis: list[KubeApi] = []
 
     def candidate(
@@ -47,13 +47,13 @@ class Town:
     ) -> LeaseElection:
         api = KubeApi(loads(self.server.url))
         self._apis.append(api)
-        self.told[name] = []
+        self.reported[name] = []
         return LeaseElection(
             api,
             LeaseName(namespace, LEASE),
             name,
             TIMES,
-            on_change=self.told[name].append,
+            on_change=self.reported[name].append,
             now=now,
             healthy=healthy,
         )
@@ -80,11 +80,11 @@ class Town:
 
 
 def play(story: Callable[[Town], Awaitable[None]]) -> None:
-    async def told() -> None:
+    async def reported() -> None:
         async with Town() as town:
             await story(town)
 
-    hurried(told, speed=SPEED)
+    hurried(reported, speed=SPEED)
 
 
 def clock() -> float:
@@ -109,7 +109,7 @@ def test_the_first_candidate_leads_at_once() -> None:
 
         assert took < RETRY
         assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 0)
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
     play(story)
 
@@ -195,7 +195,7 @@ def test_of_two_candidates_one_leads() -> None:
                 both += one.leading and two.leading
 
         assert both == 0
-        assert sorted([len(town.told["one"]), len(town.told["two"])]) == [0, 1]
+        assert sorted([len(town.reported["one"]), len(town.reported["two"])]) == [0, 1]
 
     play(story)
 
@@ -277,7 +277,7 @@ def test_a_leader_recognises_its_lease_after_a_renewal_without_response() -> Non
             await asyncio.sleep(3 * RETRY)
 
             assert one.leading
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
     play(story)
 
@@ -291,7 +291,7 @@ def test_a_leader_keeps_leading() -> None:
             await asyncio.sleep(3 * DURATION)
 
             assert one.leading
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
     play(story)
 
@@ -309,7 +309,7 @@ def test_a_renewal_is_one_request_and_no_read() -> None:
             assert town.spec["renewTime"] > before
             assert town.spec["leaseTransitions"] == 0
             assert read.hits == 0
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
     play(story)
 
@@ -399,7 +399,7 @@ def test_a_wall_clock_that_jumps_changes_nothing() -> None:
                 await asyncio.sleep(DURATION * 3)
 
                 assert (one.leading, two.leading) == (True, False)
-        assert (town.told["one"], town.told["two"]) == ([True], [])
+        assert (town.reported["one"], town.reported["two"]) == ([True], [])
 
     play(story)
 
@@ -416,7 +416,7 @@ def test_a_renewed_lease_is_never_acquired_by_others() -> None:
                 town.cluster.patch("leases", LEASE, renewed, namespace="default")
 
             assert not one.leading
-        assert town.told["one"] == []
+        assert town.reported["one"] == []
 
     play(story)
 
@@ -467,7 +467,7 @@ def test_without_responses_leadership_ends_before_others_may_acquire_it() -> Non
             await town.server.stop()
 
             took = await until(lambda: not one.leading)
-            await until(lambda: town.told["one"] == [True, False])
+            await until(lambda: town.reported["one"] == [True, False])
 
         assert DEADLINE - RETRY - 1.0 <= took <= DEADLINE
         assert one.failure is not None
@@ -512,10 +512,10 @@ def test_after_an_outage_one_instance_leads_again() -> None:
         async with running(one.run()):
             await until(lambda: one.leading)
             await town.server.stop()
-            await until(lambda: town.told["one"] == [True, False])
+            await until(lambda: town.reported["one"] == [True, False])
             await town.server.start()
 
-            await until(lambda: town.told["one"] == [True, False, True])
+            await until(lambda: town.reported["one"] == [True, False, True])
 
         assert one.failure is None
 
@@ -547,7 +547,7 @@ def test_a_leader_reads_the_lease_again_after_a_conflict() -> None:
             await asyncio.sleep(3 * RETRY)
 
             assert one.leading
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
     play(story)
 

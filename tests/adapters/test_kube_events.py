@@ -56,22 +56,22 @@ async def test_a_change_is_reported_on_volume_and_claim(
 ) -> None:
     events.updated(volume(), "everywhere", "linbit.com/hostname=a")
 
-    told = {event["metadata"]["namespace"]: event for event in await stored(cluster, 2)}
+    reported = {event["metadata"]["namespace"]: event for event in await stored(cluster, 2)}
 
-    assert told["default"]["regarding"] == {
+    assert reported["default"]["regarding"] == {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
         "name": "pvc-1",
         "uid": "pv-uid",
     }
-    assert told["shop"]["regarding"] == {
+    assert reported["shop"]["regarding"] == {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "namespace": "shop",
         "name": "data",
         "uid": "claim-uid",
     }
-    for event in told.values():
+    for event in reported.values():
         assert (event["type"], event["reason"]) == ("Normal", "VolumeAffinityUpdated")
         assert event["note"] == "Node affinity changed from everywhere to linbit.com/hostname=a"
         assert event["eventTime"] == "2026-11-23T05:08:09.250000Z"
@@ -81,9 +81,9 @@ async def test_a_change_is_reported_on_volume_and_claim(
 async def test_a_warning_has_type_warning(events: KubeEvents, cluster: FakeCluster) -> None:
     events.warn(volume(claim=None), "VolumeAffinityNotUpdated", "no replica")
 
-    [told] = await stored(cluster, 1)
+    [reported] = await stored(cluster, 1)
 
-    assert (told["type"], told["reason"], told["note"]) == (
+    assert (reported["type"], reported["reason"], reported["note"]) == (
         "Warning",
         "VolumeAffinityNotUpdated",
         "no replica",
@@ -96,19 +96,19 @@ async def test_no_event_is_sent_for_a_claim_without_uid(
     events.warn(volume(ClaimName(namespace="shop", name="data")), "X", "x")
     events.warn(volume(claim=None), "Y", "y")
 
-    told = await stored(cluster, 2)
+    reported = await stored(cluster, 2)
 
-    assert {event["metadata"]["namespace"] for event in told} == {"default"}
+    assert {event["metadata"]["namespace"] for event in reported} == {"default"}
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "€", "😀"])
 async def test_a_long_message_is_cut(events: KubeEvents, cluster: FakeCluster, letter: str) -> None:
     events.warn(volume(claim=None), "X", letter * 2000)
 
-    [told] = await stored(cluster, 1)
+    [reported] = await stored(cluster, 1)
 
-    assert 1000 < len(told["note"].encode()) <= 1024
-    assert told["note"].endswith(letter + "…")
+    assert 1000 < len(reported["note"].encode()) <= 1024
+    assert reported["note"].endswith(letter + "…")
 
 
 async def test_a_message_of_the_maximum_length_is_not_cut(
@@ -116,9 +116,9 @@ async def test_a_message_of_the_maximum_length_is_not_cut(
 ) -> None:
     events.warn(volume(claim=None), "X", "x" * 1024)
 
-    [told] = await stored(cluster, 1)
+    [reported] = await stored(cluster, 1)
 
-    assert told["note"] == "x" * 1024
+    assert reported["note"] == "x" * 1024
 
 
 async def test_a_lone_surrogate_does_not_stop_the_events(
@@ -157,8 +157,8 @@ async def test_a_rejected_event_is_counted_and_the_next_one_sent(
     events.warn(volume(claim=None), "X", "x")
     events.warn(volume(claim=None), "Y", "y")
 
-    [told] = await stored(cluster, 1)
-    assert (told["reason"], events.lost) == ("Y", 1)
+    [reported] = await stored(cluster, 1)
+    assert (reported["reason"], events.lost) == ("Y", 1)
 
 
 async def test_a_repeated_warning_is_one_event_series(api: KubeApi, cluster: FakeCluster) -> None:

@@ -33,12 +33,12 @@ class Watched:
 
     def __init__(self, api: KubeApi, *, watch_for: float = 300.0, pause: float = 0.01) -> None:
         self.news: list[str] = []
-        self.index = VolumeIndex(self._told)
+        self.index = VolumeIndex(self._reported)
         delays = Backoff(first=pause, most=5 * pause, chance=random.Random(1))
         self.informer = Informer(api, VOLUMES_PATH, self.index, delays=delays, watch_for=watch_for)
 
-    def _told(self, told: Volume) -> None:
-        self.news.append(told.name)
+    def _reported(self, reported: Volume) -> None:
+        self.news.append(reported.name)
 
     @property
     def names(self) -> set[str]:
@@ -421,31 +421,31 @@ async def classes(
     api: KubeApi, cluster: FakeCluster
 ) -> AsyncIterator[tuple[ClassStore, list[int]]]:
     cluster.create("storageclasses", class_of("local", allowRemoteVolumeAccess="false"))
-    store, told = ClassStore(), list[int]()
-    store.on_change = lambda: told.append(1)
+    store, reported = ClassStore(), list[int]()
+    store.on_change = lambda: reported.append(1)
     delays = Backoff(first=0.01, most=0.05, chance=random.Random(1))
     informer = Informer(api, CLASSES_PATH, store, delays=delays, watch_for=300.0)
     async with running(informer.run()):
         async with asyncio.timeout(PATIENCE):
             await informer.synced.wait()
-        yield store, told
+        yield store, reported
 
 
 async def test_classes_are_stored_by_name(classes: Classes) -> None:
-    store, told = classes
+    store, reported = classes
 
     assert store.found["local"].policy == LOCAL_ONLY
-    assert told == []
+    assert reported == []
 
 
 async def test_a_new_class_is_reported(classes: Classes, cluster: FakeCluster) -> None:
-    store, told = classes
+    store, reported = classes
 
     cluster.create("storageclasses", class_of("open", allowRemoteVolumeAccess="true"))
     await until(lambda: "open" in store.found)
 
     assert store.found["open"].policy == EVERYWHERE
-    assert told == [1]
+    assert reported == [1]
 
 
 async def test_a_deleted_class_is_dropped(classes: Classes, cluster: FakeCluster) -> None:
@@ -459,7 +459,7 @@ async def test_a_deleted_class_is_dropped(classes: Classes, cluster: FakeCluster
 async def test_a_class_changed_during_a_gap_is_reported(
     classes: Classes, cluster: FakeCluster, kube: KubeServer
 ) -> None:
-    store, told = classes
+    store, reported = classes
 
     kube.cut_watches()
     cluster.delete("storageclasses", "local")
@@ -467,7 +467,7 @@ async def test_a_class_changed_during_a_gap_is_reported(
     kube.compact()
     await until(lambda: store.found["local"].policy == EVERYWHERE)
 
-    assert told == [1]
+    assert reported == [1]
 
 
 def test_a_key_that_changes_moves_the_volume() -> None:

@@ -59,12 +59,12 @@ def test_a_lease_of_the_same_identity_is_free_until_this_process_has_led() -> No
 def test_a_lease_acquired_by_a_duplicate_is_held_by_another() -> None:
     one = record()
     one.wrote(stored(one.taken(None, NOON)), 0.0)
-    theirs = stored(record().taken(lease_of("one"), LATER), "2")
-    one.seen(theirs, 1.0)
+    foreign = stored(record().taken(lease_of("one"), LATER), "2")
+    one.seen(foreign, 1.0)
 
-    assert one.is_held_by_duplicate(theirs)
-    assert not one.is_ours(theirs)
-    assert one.is_held_by_another(theirs, 1.0)
+    assert one.is_held_by_duplicate(foreign)
+    assert not one.is_ours(foreign)
+    assert one.is_held_by_another(foreign, 1.0)
 
 
 @pytest.mark.parametrize(

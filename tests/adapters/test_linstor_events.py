@@ -359,11 +359,11 @@ payloads = st.lists(
 
 
 @settings(deadline=None, max_examples=40)
-@given(told=payloads, cuts=st.lists(st.integers(1, 400), max_size=8))
+@given(reported=payloads, cuts=st.lists(st.integers(1, 400), max_size=8))
 def test_events_do_not_depend_on_how_the_bytes_are_split(
-    told: list[dict[str, str]], cuts: list[int]
+    reported: list[dict[str, str]], cuts: list[int]
 ) -> None:
-    raw = b"".join(frame(payload) for payload in told)
+    raw = b"".join(frame(payload) for payload in reported)
     ends = sorted({min(cut, len(raw)) for cut in cuts} | {len(raw)})
     chunks = [raw[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
@@ -371,4 +371,6 @@ def test_events_do_not_depend_on_how_the_bytes_are_split(
         async with serving(*chunks) as url, promotions(url).connect() as events:
             return [event async for event in events]
 
-    assert asyncio.run(story()) == [trigger_of(orjson.dumps(payload).decode()) for payload in told]
+    assert asyncio.run(story()) == [
+        trigger_of(orjson.dumps(payload).decode()) for payload in reported
+    ]

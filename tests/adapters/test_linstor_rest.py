@@ -476,7 +476,7 @@ async def test_a_redirect_to_tls_names_the_setting(rest: LinstorRest, world: Lin
     world.fail_next("/v1/", 302, headers={"Location": location}, times=2)
 
     for ask in (rest.nodes, rest.placements):
-        with pytest.raises(Unreachable, match="LINSTOR's API requires TLS") as told:
+        with pytest.raises(Unreachable, match="LINSTOR's API requires TLS") as reported_error:
             await ask()
 
         for setting in (
@@ -485,7 +485,7 @@ async def test_a_redirect_to_tls_names_the_setting(rest: LinstorRest, world: Lin
             "LS_USER_CERTIFICATE_FILE",
             "LS_TLS_SERVER_NAME",
         ):
-            assert setting in str(told.value)
+            assert setting in str(reported_error.value)
 
 
 @pytest.mark.parametrize("location", ["", "//[", "http://elsewhere/v1/nodes", "https://x:y/"])
@@ -669,13 +669,13 @@ async def test_an_error_of_the_active_controller_is_reported_if_the_others_are_o
         LinstorServer(world) as server,
         LinstorRest(linstor_at(server.url, CLOSED)) as rest,
     ):
-        with pytest.raises(Unreachable, match="HTTP 500") as told:
+        with pytest.raises(Unreachable, match="HTTP 500") as reported_error:
             await rest.placements()
 
         # It is the active one all the same.
         assert rest.url == server.url
         assert await rest.placement(RD) == PLACED
-    assert "127.0.0.1:1" in str(told.value)
+    assert "127.0.0.1:1" in str(reported_error.value)
 
 
 async def test_a_login_rejected_by_the_first_controller_is_not_tried_elsewhere() -> None:

@@ -15,8 +15,8 @@ from tests.fakes.clock import run_virtually
 GRACE = 25.0
 
 
-def played(play: Coroutine[Any, Any, None]) -> None:
-    run_virtually(play)
+def run_story(story: Coroutine[Any, Any, None]) -> None:
+    run_virtually(story)
 
 
 class Failed(Exception):
@@ -62,15 +62,15 @@ async def stopped(*, takes: float, fails_after: float | None) -> tuple[bool, flo
 def test_running_work_is_finished_although_a_background_task_fails(
     fails_after: float | None,
 ) -> None:
-    async def play() -> None:
+    async def story() -> None:
         assert await stopped(takes=10.0, fails_after=fails_after) == (True, 10.0)
 
-    played(play())
+    run_story(story())
 
 
 @pytest.mark.parametrize("fails_after", [None, 20.0])
 def test_no_failure_extends_the_grace_period(fails_after: float | None) -> None:
-    async def play() -> None:
+    async def story() -> None:
         assert await stopped(takes=1000.0, fails_after=fails_after) == (False, GRACE)
 
-    played(play())
+    run_story(story())

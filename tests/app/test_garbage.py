@@ -113,7 +113,7 @@ def test_a_heap_that_was_quick_to_collect_is_not_frozen() -> None:
 def test_collections_run_although_no_full_reconcile_completes() -> None:
     garbage = Garbage()
 
-    async def play() -> None:
+    async def story() -> None:
         waiting = asyncio.create_task(garbage.run())
         await asyncio.sleep(0)
         garbage.collect()
@@ -127,7 +127,7 @@ def test_collections_run_although_no_full_reconcile_completes() -> None:
         waiting.cancel()
 
     with garbage.held_back():
-        run_virtually(play())
+        run_virtually(story())
 
 
 def test_without_deferred_collection_nothing_is_collected() -> None:

@@ -66,7 +66,7 @@ def volume(name: PvName) -> Volume:
     )
 
 
-def reported(play: Callable[[Crowded], Awaitable[None]]) -> None:
+def reported(story: Callable[[Crowded], Awaitable[None]]) -> None:
     async def work() -> None:
         async with cluster_with() as cluster:
             setup = setup_on(cluster, FakeLinstor("n1"))
@@ -86,7 +86,7 @@ def reported(play: Callable[[Crowded], Awaitable[None]]) -> None:
             other = asyncio.create_task(crowded.count_turns())
             await asyncio.sleep(0)
             Written.rows = crowded.turns = 0
-            await play(crowded)
+            await story(crowded)
             other.cancel()
 
     run_virtually(work())
@@ -94,39 +94,39 @@ def reported(play: Callable[[Crowded], Awaitable[None]]) -> None:
 
 @pytest.mark.parametrize("search", ["", "pvc", "PVC-", "default/data-"])
 def test_of_very_many_volumes_only_the_shown_rows_are_rendered(search: str) -> None:
-    async def play(crowded: Crowded) -> None:
+    async def story(crowded: Crowded) -> None:
         tree = await crowded.report.tree(search)
 
         assert [row["volume"] for row in tree["volumes"]] == FIRST
         assert tree["more"] == MANY - MOST_VOLUMES
         assert Written.rows == MOST_VOLUMES
 
-    reported(play)
+    reported(story)
 
 
 @pytest.mark.parametrize("search", ["", "pvc", "nothing is called so"])
 def test_other_tasks_run_while_very_many_volumes_are_searched(search: str) -> None:
-    async def play(crowded: Crowded) -> None:
+    async def story(crowded: Crowded) -> None:
         await crowded.report.tree(search)
 
         assert crowded.turns >= MANY / YIELD_EVERY
 
-    reported(play)
+    reported(story)
 
 
 def test_a_search_that_few_match_shows_all_of_them() -> None:
-    async def play(crowded: Crowded) -> None:
+    async def story(crowded: Crowded) -> None:
         tree = await crowded.report.tree("pvc-0123")
 
         assert [row["volume"] for row in tree["volumes"]] == [f"pvc-0123{n}" for n in range(10)]
         assert tree["more"] == 0
         assert {row["state"] for row in tree["volumes"]} == {"refusal"}
 
-    reported(play)
+    reported(story)
 
 
 def test_volumes_deleted_during_the_search_are_omitted() -> None:
-    async def play(crowded: Crowded) -> None:
+    async def story(crowded: Crowded) -> None:
         looking = asyncio.create_task(crowded.report.tree(""))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -136,4 +136,4 @@ def test_volumes_deleted_during_the_search_are_omitted() -> None:
 
         assert tree["volumes"] == []
 
-    reported(play)
+    reported(story)

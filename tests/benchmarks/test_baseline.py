@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks import floor
-from benchmarks.waits import until_passes
+from benchmarks.waits import until_full_reconciles
 from tests.testbed.manifests import DRIVER
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import Asked
@@ -47,7 +47,7 @@ async def service_at_work(proxied: ProxiedTestbed) -> AsyncIterator[None]:
     # It votes, as it does where it is timed beside the floor.
     service = proxied.service("--leader-election=true", "--reconcile-rate=1h")
     async with running(service):
-        await until_passes(service, 1)
+        await until_full_reconciles(service, 1)
         yield
 
 
@@ -88,7 +88,7 @@ async def move(proxied: ProxiedTestbed, name: str, here: str, there: str) -> lis
         record.forget()
         testbed.world.move(name, here, there)
         await record.until(lambda: record.labels().count(EVENT) == 2)
-        await proxied.settled()
+        await proxied.until_idle()
     await testbed.until_on(name, there)
     await testbed.until_bound(name)
     return list(record)
@@ -111,7 +111,7 @@ def of_the_move(asked: Sequence[Asked]) -> list[Asked]:
         for number, each in enumerate(asked)
         if not is_of_the_lease(each)
         and not is_a_stream(each)
-        and not is_of_a_pass(each)
+        and not is_of_a_full_reconcile(each)
         and not (number > begun and is_a_look(each))
         and not came_too_early(each)
         and not (is_a_reading(each) and any(map(came_too_early, asked[:number])))
@@ -128,7 +128,7 @@ def is_a_stream(asked: Asked) -> bool:
     return asked.terms.verb == "watch" or asked.path.startswith("/v1/events/")
 
 
-def is_of_a_pass(asked: Asked) -> bool:
+def is_of_a_full_reconcile(asked: Asked) -> bool:
     """A full pass reads whole collections, as no move does; it comes with each stream that is
     connected and with the lease, on a busy machine only when the volume moves already.
     """

@@ -48,22 +48,22 @@ class Page:
 
     async def listen(self) -> None:
         async for message in self._socket:
-            told = json.loads(message.data)
-            if "id" in told:
-                self._answers.pop(told["id"]).set_result(told)
-            elif told["method"] == "Page.loadEventFired":
+            reported = json.loads(message.data)
+            if "id" in reported:
+                self._answers.pop(reported["id"]).set_result(reported)
+            elif reported["method"] == "Page.loadEventFired":
                 self._loaded.set()
-            elif told["method"] == "Log.entryAdded":
-                self.complaints.append(told["params"]["entry"]["text"])
+            elif reported["method"] == "Log.entryAdded":
+                self.complaints.append(reported["params"]["entry"]["text"])
 
     async def ask(self, method: str, **parameters: Any) -> Json:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        told = await answer
-        if "error" in told:
-            raise AssertionError(f"{method}: {told['error']}")
-        result: Json = told["result"]
+        reported = await answer
+        if "error" in reported:
+            raise AssertionError(f"{method}: {reported['error']}")
+        result: Json = reported["result"]
         return result
 
     async def open(self, url: str) -> None:

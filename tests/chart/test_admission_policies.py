@@ -199,13 +199,13 @@ async def test_the_account_writes_volumes_of_linstors_driver_only(
     policed: Cluster, source: Json
 ) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
-    theirs = volume(**{key: value for key, value in source.items() if value is not None})
+    foreign = volume(**{key: value for key, value in source.items() if value is not None})
     if source["csi"] is None:
-        del theirs["spec"]["csi"]
-    theirs["metadata"] = {"name": "theirs", "finalizers": ["example.com/kept"]}
+        del foreign["spec"]["csi"]
+    foreign["metadata"] = {"name": "theirs", "finalizers": ["example.com/kept"]}
 
-    refusals = [await service.ask("POST", VOLUMES, theirs)]
-    await policed.ask("POST", VOLUMES, theirs)
+    refusals = [await service.ask("POST", VOLUMES, foreign)]
+    await policed.ask("POST", VOLUMES, foreign)
     path = f"{VOLUMES}/theirs"
     refusals.append(await service.ask("PATCH", path, {"metadata": {"finalizers": None}}))
     refusals.append(await service.ask("DELETE", path))
@@ -277,14 +277,14 @@ async def test_the_account_moves_no_secret_reference_to_another_namespace(
     assert await service.ask("POST", VOLUMES, made) == ""
     path = f"{VOLUMES}/theirs"
 
-    async def pointed(reference: Json | None) -> str:
+    async def detached(reference: Json | None) -> str:
         return await service.ask("PATCH", path, {"spec": {"claimRef": reference}})
 
-    assert "Secrets of these namespaces only" in await pointed({"namespace": ABROAD})
-    assert "Secrets of these namespaces only" in await pointed({"namespace": None})
-    assert "Secrets of these namespaces only" in await pointed(None)
-    assert await pointed({"name": "gone-u"}) == ""
-    assert await pointed({"uid": None}) == ""
+    assert "Secrets of these namespaces only" in await detached({"namespace": ABROAD})
+    assert "Secrets of these namespaces only" in await detached({"namespace": None})
+    assert "Secrets of these namespaces only" in await detached(None)
+    assert await detached({"name": "gone-u"}) == ""
+    assert await detached({"uid": None}) == ""
 
 
 async def test_a_claim_ref_without_secrets_may_change_namespace(policed: Cluster) -> None:

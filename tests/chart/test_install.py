@@ -236,25 +236,25 @@ async def test_check_with_read_permissions_reports_those_of_the_service(
             )
             good = await command(testbed, *given)
             binding = f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{FULL_NAME}"
-            kept = await cluster.ask("GET", binding)
+            preserved = await cluster.ask("GET", binding)
             await cluster.ask("DELETE", binding)
             bad = await command(testbed, *given)
-            del kept["metadata"]["resourceVersion"], kept["metadata"]["uid"]
-            await cluster.ask("POST", binding.rpartition("/")[0], kept)
+            del preserved["metadata"]["resourceVersion"], preserved["metadata"]["uid"]
+            await cluster.ask("POST", binding.rpartition("/")[0], preserved)
             await testbed.clear()
     finally:
         for hook in hooks:
             path = f"{await collection_of(cluster, hook)}/{hook['metadata']['name']}"
             await cluster.ask("DELETE", path)
 
-    needs = {each["check"]: each for each in good.json}
+    checks = {each["check"]: each for each in good.json}
     assert good.code == 0, good.out
-    assert needs["permissions"]["detail"] == "all 19 permissions are granted"
+    assert checks["permissions"]["detail"] == "all 19 permissions are granted"
     # Nodes differ, since this cluster has none; that they could be listed is what counts here.
-    assert "only in LINSTOR" in needs["nodes"]["detail"]
-    assert needs["conflicting-controller"]["status"] == needs["leader"]["status"] == "ok"
-    assert needs["leftovers"]["status"] == needs["in-place"]["status"] == "ok"
-    assert "not tested" in needs["in-place"]["detail"]
+    assert "only in LINSTOR" in checks["nodes"]["detail"]
+    assert checks["conflicting-controller"]["status"] == checks["leader"]["status"] == "ok"
+    assert checks["leftovers"]["status"] == checks["in-place"]["status"] == "ok"
+    assert "not tested" in checks["in-place"]["detail"]
     lacking = {each["check"]: each for each in bad.json}["permissions"]
     assert lacking["status"] == "fail"
     assert f"{NAMESPACE}/{FULL_NAME} is not allowed to" in lacking["detail"]

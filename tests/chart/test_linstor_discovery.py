@@ -120,10 +120,10 @@ async def test_the_endpoint_comes_from_the_linstor_cluster(
     if "externalController" not in spec:
         await piraeus.service()
 
-    told = await found(there, cluster, {})
+    output = await found(there, cluster, {})
 
-    assert told.endpoint == endpoint
-    assert told.secret == secret
+    assert output.endpoint == endpoint
+    assert output.secret == secret
 
 
 @pytest.mark.parametrize("group", ["piraeus.linbit.com", "linstor.linbit.com"])
@@ -133,12 +133,12 @@ async def test_the_endpoint_comes_from_the_resource_of_the_first_operator(
 ) -> None:
     await piraeus.controller(group, {"linstorHttpsClientSecret": secret} if secret else {})
 
-    told = await found(there, cluster, {})
+    output = await found(there, cluster, {})
 
-    assert told.endpoint == (
+    assert output.endpoint == (
         "https://old.storage.svc:3371" if secret else "http://old.storage.svc:3370"
     )
-    assert told.secret == (secret or None)
+    assert output.secret == (secret or None)
 
 
 async def test_a_linstor_cluster_without_a_service_is_an_error_that_says_so(
@@ -169,10 +169,10 @@ async def test_the_client_secret_is_detected_for_a_configured_endpoint(
     await piraeus.linstor_cluster({"apiTLS": {"clientSecretName": "own"}})
     await piraeus.service()
 
-    told = await found(there, cluster, {"endpoint": endpoint})
+    output = await found(there, cluster, {"endpoint": endpoint})
 
-    assert told.endpoint == endpoint
-    assert told.secret == secret
+    assert output.endpoint == endpoint
+    assert output.secret == secret
 
 
 async def test_the_client_secret_of_an_external_controller_is_detected_by_its_address(
@@ -180,9 +180,9 @@ async def test_the_client_secret_of_an_external_controller_is_detected_by_its_ad
 ) -> None:
     await piraeus.linstor_cluster({"externalController": {"url": OUTSIDE}, "apiTLS": {}})
 
-    told = await found(there, cluster, {"endpoint": OUTSIDE})
+    output = await found(there, cluster, {"endpoint": OUTSIDE})
 
-    assert told.secret == "linstor-client-tls"
+    assert output.secret == "linstor-client-tls"
 
 
 async def test_a_configured_client_secret_wins(
@@ -191,9 +191,9 @@ async def test_a_configured_client_secret_wins(
     await piraeus.linstor_cluster({"apiTLS": {"clientSecretName": "own"}})
     await piraeus.service()
 
-    told = await found(there, cluster, {"clientSecret": "mine"})
+    output = await found(there, cluster, {"clientSecret": "mine"})
 
-    assert (told.endpoint, told.secret) == (SECURED, "mine")
+    assert (output.endpoint, output.secret) == (SECURED, "mine")
 
 
 @pytest.mark.parametrize(
@@ -216,15 +216,15 @@ async def test_the_ca_is_mounted_from_the_source_in_the_linstor_cluster(
     await piraeus.linstor_cluster({"apiTLS": {"caReference": reference}})
     await piraeus.service()
 
-    told = await found(there, cluster, {})
+    output = await found(there, cluster, {})
 
     pair = [{"key": key, "path": key} for key in ("tls.crt", "tls.key")]
-    assert told.volume["projected"]["sources"] == [
+    assert output.volume["projected"]["sources"] == [
         {"secret": {"name": "linstor-client-tls", "items": pair}},
         source,
     ]
-    assert told.root_ca == "/etc/linstor-client/ca.crt"
-    assert told.certificate == "/etc/linstor-client/tls.crt"
+    assert output.root_ca == "/etc/linstor-client/ca.crt"
+    assert output.certificate == "/etc/linstor-client/tls.crt"
 
 
 @pytest.mark.parametrize("keys", [("tls.crt", "tls.key"), ("tls.crt", "tls.key", "ca.crt"), ()])
@@ -236,12 +236,12 @@ async def test_a_client_secret_without_a_ca_uses_the_system_cas(
     if keys:
         await piraeus.secret("linstor-client-tls", *keys)
 
-    told = await found(there, cluster, {})
+    output = await found(there, cluster, {})
 
     # A Secret that is not there yet, as before cert-manager made it, is taken to have one.
     lacks_ca = keys and "ca.crt" not in keys
-    assert told.root_ca == (None if lacks_ca else "/etc/linstor-client/ca.crt")
-    assert told.certificate == "/etc/linstor-client/tls.crt"
+    assert output.root_ca == (None if lacks_ca else "/etc/linstor-client/ca.crt")
+    assert output.certificate == "/etc/linstor-client/tls.crt"
 
 
 async def test_a_linstor_in_another_namespace_is_ignored(
@@ -262,9 +262,9 @@ async def test_a_service_of_another_release_is_ignored(
     await piraeus.service(namespace=ELSEWHERE)
     await piraeus.service()
 
-    told = await found(there, cluster, {})
+    output = await found(there, cluster, {})
 
-    assert told.endpoint == PLAIN
+    assert output.endpoint == PLAIN
 
 
 async def test_a_configured_namespace_is_searched(
@@ -273,9 +273,9 @@ async def test_a_configured_namespace_is_searched(
     await piraeus.linstor_cluster({})
     await piraeus.service(namespace=ELSEWHERE)
 
-    told = await found(there, cluster, {"namespace": ELSEWHERE})
+    output = await found(there, cluster, {"namespace": ELSEWHERE})
 
-    assert told.endpoint == "http://linstor-controller.elsewhere.svc:3370"
+    assert output.endpoint == "http://linstor-controller.elsewhere.svc:3370"
 
 
 async def test_several_linstors_are_an_error_that_names_them(there: Helm, piraeus: Piraeus) -> None:
@@ -305,9 +305,9 @@ async def test_several_linstors_are_no_error_if_one_is_named(
         name="outside",
     )
 
-    told = await found(there, cluster, {"endpoint": OUTSIDE})
+    output = await found(there, cluster, {"endpoint": OUTSIDE})
 
-    assert (told.endpoint, told.secret) == (OUTSIDE, "other")
+    assert (output.endpoint, output.secret) == (OUTSIDE, "other")
 
 
 @pytest.mark.parametrize(
@@ -347,9 +347,9 @@ async def test_a_sidecar_is_configured_to_reach_its_own_controller(
     patch = yaml.safe_load(said[said.index("\nspec:\n  template:") :])
     pod = patch["spec"]["template"]["spec"]
     env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
-    told = {name: value for name, value in env.items() if name.startswith("LS_")}
-    told.pop("LS_USER_CERTIFICATE_FILE", None)
-    assert told == expected
+    output = {name: value for name, value in env.items() if name.startswith("LS_")}
+    output.pop("LS_USER_CERTIFICATE_FILE", None)
+    assert output == expected
     mounted = [each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each]
     secret = given.get("clientSecret", "linstor-client-tls")
     assert mounted == ([secret] if "LS_USER_KEY_FILE" in expected else [])

@@ -35,9 +35,9 @@ async def known(tmp_path: Path) -> set[str]:
     kubeconfig = tmp_path / "config"
     kubeconfig.write_text("")
     service = Service(Settings.read({"kubeconfig": str(kubeconfig)}, {}))
-    told = service.metrics.text().decode()
-    names = set(re.findall(r"^# TYPE (\S+) (?:gauge|counter)$", told, re.MULTILINE))
-    for name in re.findall(r"^# TYPE (\S+) histogram$", told, re.MULTILINE):
+    text = service.metrics.text().decode()
+    names = set(re.findall(r"^# TYPE (\S+) (?:gauge|counter)$", text, re.MULTILINE))
+    for name in re.findall(r"^# TYPE (\S+) histogram$", text, re.MULTILINE):
         names |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
     return names
 
@@ -62,11 +62,11 @@ async def test_the_alerts_query_only_existing_metrics(known: set[str]) -> None:
 
 
 def test_counters_used_by_alerts_start_at_zero() -> None:
-    told = Metrics(Streams(time.time)).text().decode()
+    text = Metrics(Streams(time.time)).text().decode()
 
-    assert 'linstor_affinity_drift_without_event_total{cause="period"} 0.0' in told
-    assert 'linstor_affinity_full_reconcile_errors_total{error="LoginRefused"} 0.0' in told
-    assert "linstor_affinity_claims_lost_total 0.0" in told
+    assert 'linstor_affinity_drift_without_event_total{cause="period"} 0.0' in text
+    assert 'linstor_affinity_full_reconcile_errors_total{error="LoginRefused"} 0.0' in text
+    assert "linstor_affinity_claims_lost_total 0.0" in text
 
 
 def test_promtool_accepts_the_metrics(promtool: str) -> None:

@@ -131,7 +131,7 @@ def test_every_value_is_in_the_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "reported"),
     [
         ({"replicaCount": "two"}, "/replicaCount"),
         ({"replicas": 2}, "additional properties 'replicas' not allowed"),
@@ -161,8 +161,8 @@ def test_every_value_is_in_the_schema() -> None:
     ],
     ids=str,
 )
-def test_mistyped_values_are_rejected_by_name(helm: Helm, values: Json, told: str) -> None:
-    with pytest.raises(HelmError, match=re.escape(told)):
+def test_mistyped_values_are_rejected_by_name(helm: Helm, values: Json, reported: str) -> None:
+    with pytest.raises(HelmError, match=re.escape(reported)):
         helm.template(values)
 
 
@@ -474,13 +474,13 @@ def used(scope: Scope) -> set[tuple[str, str, str]]:
 def test_the_roles_grant_exactly_the_used_permissions(helm: Helm, mode: str) -> None:
     bare = {"mode": mode, "watchLinstorDatabase": "off"}
     rendered = helm.template(bare)
-    with_hints = helm.template({**bare, "watchLinstorDatabase": "auto"})
+    with_database = helm.template({**bare, "watchLinstorDatabase": "auto"})
 
     cluster_wide = granted(rendered.one("ClusterRole")["rules"])
     assert cluster_wide == used(Scope.CLUSTER)
     own = granted(rendered.one("Role")["rules"])
     assert own == used(Scope.JOURNAL) | used(Scope.LEASE)
-    assert granted(with_hints.one("ClusterRole")["rules"]) - cluster_wide == {
+    assert granted(with_database.one("ClusterRole")["rules"]) - cluster_wide == {
         (GROUP, TABLE, verb) for verb in VERBS
     }
 

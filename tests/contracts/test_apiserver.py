@@ -15,7 +15,7 @@ MODIFIED = (
 SECOND_SOURCE = {"server": "host", "path": "/"}
 
 
-async def settled_volume(kube: KubeClient, name: str, **spec: object) -> Json:
+async def stable_volume(kube: KubeClient, name: str, **spec: object) -> Json:
     """A new volume that our finalizer holds and that the controllers are done with."""
     made = await kube.post(VOLUMES, volume(name, metadata={"finalizers": [OURS]}, **spec))
     assert made.status == 201
@@ -24,7 +24,7 @@ async def settled_volume(kube: KubeClient, name: str, **spec: object) -> Json:
 
 async def terminating_volume(kube: KubeClient, name: str) -> Json:
     """A volume that only our finalizer keeps."""
-    await settled_volume(kube, name)
+    await stable_volume(kube, name)
     assert (await kube.delete(f"{VOLUMES}/{name}")).status == 200
     return await kube.until(
         f"{VOLUMES}/{name}", lambda seen: seen["metadata"].get("finalizers") == [OURS]
@@ -34,11 +34,13 @@ async def terminating_volume(kube: KubeClient, name: str) -> Json:
 async def test_a_new_volume_gets_the_fields_that_only_the_server_sets(
     kube: KubeClient, name: str
 ) -> None:
-    told = {"uid": "mine", "creationTimestamp": "2001-01-01T00:00:00Z", "finalizers": [OURS]}
-    told["deletionTimestamp"] = "2001-01-01T00:00:00Z"
+    reported = {"uid": "mine", "creationTimestamp": "2001-01-01T00:00:00Z", "finalizers": [OURS]}
+    reported["deletionTimestamp"] = "2001-01-01T00:00:00Z"
 
     made = await kube.post(
-        VOLUMES, {**volume(name, metadata=told), "status": {"phase": "Bound"}}, fieldManager="me"
+        VOLUMES,
+        {**volume(name, metadata=reported), "status": {"phase": "Bound"}},
+        fieldManager="me",
     )
 
     assert made.status == 201
@@ -58,12 +60,12 @@ async def test_a_volume_that_exists_cannot_be_created(kube: KubeClient, name: st
     await kube.post(VOLUMES, volume(name))
 
     again = await kube.post(VOLUMES, volume(name))
-    rehearsed = await kube.post(VOLUMES, volume(name), dryRun="All")
+    dry_run = await kube.post(VOLUMES, volume(name), dryRun="All")
 
     assert (again.status, again.reason) == (409, "AlreadyExists")
     assert again.message == f'persistentvolumes "{name}" already exists'
     assert again.body["details"] == {"name": name, "kind": "persistentvolumes"}
-    assert rehearsed.body == again.body
+    assert dry_run.body == again.body
 
 
 async def test_a_dry_run_creation_is_validated_and_not_stored(kube: KubeClient, name: str) -> None:
@@ -82,11 +84,11 @@ async def test_a_name_stays_in_use_until_the_old_object_is_removed(
     await terminating_volume(kube, name)
 
     made = await kube.post(VOLUMES, volume(name))
-    rehearsed = await kube.post(VOLUMES, volume(name), dryRun="All")
+    dry_run = await kube.post(VOLUMES, volume(name), dryRun="All")
 
     message = f'object is being deleted: persistentvolumes "{name}" already exists'
     assert (made.status, made.reason, made.message) == (409, "AlreadyExists", message)
-    assert rehearsed.body == made.body
+    assert dry_run.body == made.body
 
 
 async def test_a_new_object_must_not_have_a_resource_version(kube: KubeClient, name: str) -> None:
@@ -252,7 +254,7 @@ async def test_a_wrong_token_is_unauthorized(apiserver: Apiserver) -> None:
 
 
 async def test_an_affinity_can_be_set_once(kube: KubeClient, name: str) -> None:
-    await settled_volume(kube, name)
+    await stable_volume(kube, name)
 
     unset = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("a")}})
     same = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("a")}})
@@ -275,7 +277,7 @@ async def test_with_the_feature_gate_an_affinity_can_change_and_be_removed(
     mutable_apiserver: Apiserver, name: str
 ) -> None:
     kube = mutable_apiserver.kube
-    await settled_volume(kube, name, nodeAffinity=affinity("a"))
+    await stable_volume(kube, name, nodeAffinity=affinity("a"))
 
     other = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("b")}})
     none = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": None}})
@@ -300,7 +302,7 @@ async def test_with_the_feature_gate_an_affinity_can_change_and_be_removed(
 async def test_some_fields_are_immutable(
     kube: KubeClient, name: str, spec: Json, reason: str, field: str
 ) -> None:
-    await settled_volume(kube, name)
+    await stable_volume(kube, name)
 
     reply = await kube.patch(f"{VOLUMES}/{name}", {"spec": spec})
 
@@ -308,7 +310,7 @@ async def test_some_fields_are_immutable(
 
 
 async def test_a_patch_can_be_guarded_by_uid(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
     patch = {"metadata": {"uid": "other", "labels": {"a": "b"}}}
 
     other = await kube.patch(f"{VOLUMES}/{name}", patch)
@@ -324,15 +326,15 @@ async def test_a_patch_can_be_guarded_by_uid(kube: KubeClient, name: str) -> Non
 
 
 async def test_a_write_can_be_guarded_by_resource_version(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
-    stale = was["metadata"]["resourceVersion"]
+    was = await stable_volume(kube, name)
+    outdated = was["metadata"]["resourceVersion"]
     newer = await kube.patch(f"{VOLUMES}/{name}", {"metadata": {"labels": {"a": "b"}}})
 
-    patched = await kube.patch(f"{VOLUMES}/{name}", {"metadata": {"resourceVersion": stale}})
+    patched = await kube.patch(f"{VOLUMES}/{name}", {"metadata": {"resourceVersion": outdated}})
     put = await kube.put(f"{VOLUMES}/{name}", was)
     current = await kube.put(f"{VOLUMES}/{name}", newer.body)
 
-    assert int(newer.metadata["resourceVersion"]) > int(stale)
+    assert int(newer.metadata["resourceVersion"]) > int(outdated)
     assert (patched.status, patched.reason) == (409, "Conflict")
     assert patched.message == (
         f'Operation cannot be fulfilled on persistentvolumes "{name}": {MODIFIED}'
@@ -344,7 +346,7 @@ async def test_a_write_can_be_guarded_by_resource_version(kube: KubeClient, name
 async def test_a_patch_that_changes_nothing_preserves_the_version(
     kube: KubeClient, name: str
 ) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
 
     same = await kube.patch(
         f"{VOLUMES}/{name}",
@@ -357,7 +359,7 @@ async def test_a_patch_that_changes_nothing_preserves_the_version(
 
 
 async def test_a_dry_run_patch_is_validated_and_not_stored(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name, nodeAffinity=affinity("a"))
+    was = await stable_volume(kube, name, nodeAffinity=affinity("a"))
     path = f"{VOLUMES}/{name}"
 
     fine = await kube.patch(path, {"metadata": {"labels": {"a": "b"}}}, dryRun="All")
@@ -376,7 +378,7 @@ async def test_a_dry_run_patch_is_validated_and_not_stored(kube: KubeClient, nam
 async def test_finalizers_merge_only_in_a_strategic_merge_patch(
     kube: KubeClient, name: str
 ) -> None:
-    await settled_volume(kube, name)
+    await stable_volume(kube, name)
     path, one, two = f"{VOLUMES}/{name}", "a.io/one", "a.io/two"
 
     joined = await kube.patch(path, {"metadata": {"finalizers": [one]}}, STRATEGIC)
@@ -395,7 +397,7 @@ async def test_finalizers_merge_only_in_a_strategic_merge_patch(
 
 
 async def test_a_json_patch_can_test_first(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
     path = f"{VOLUMES}/{name}"
     label = {"op": "add", "path": "/metadata/labels", "value": {"a": "b"}}
 
@@ -413,7 +415,7 @@ async def test_a_json_patch_can_test_first(kube: KubeClient, name: str) -> None:
 
 
 async def test_the_status_is_a_subresource(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
     both = {"status": {"message": "hello"}, "spec": {"storageClassName": "other"}}
 
     main = await kube.patch(f"{VOLUMES}/{name}", {"status": {"message": "hello"}})
@@ -425,29 +427,29 @@ async def test_the_status_is_a_subresource(kube: KubeClient, name: str) -> None:
 
 
 async def test_a_deletion_can_be_guarded_by_uid_and_version(kube: KubeClient, name: str) -> None:
-    was = (await settled_volume(kube, name))["metadata"]
+    was = (await stable_volume(kube, name))["metadata"]
     path = f"{VOLUMES}/{name}"
 
     other = await kube.delete(path, {"preconditions": {"uid": "other"}})
-    stale = await kube.delete(path, {"preconditions": {"resourceVersion": "5"}})
+    outdated = await kube.delete(path, {"preconditions": {"resourceVersion": "5"}})
     right = {"uid": was["uid"], "resourceVersion": was["resourceVersion"]}
     fine = await kube.delete(path, {"preconditions": right})
 
     start = f'Operation cannot be fulfilled on PersistentVolume "{name}": the '
-    assert (other.status, stale.status, fine.status) == (409, 409, 200)
+    assert (other.status, outdated.status, fine.status) == (409, 409, 200)
     assert other.message == (
         f"{start}UID in the precondition (other) does not match the UID in record ({was['uid']}). "
         "The object might have been deleted and then recreated"
     )
     assert other.body["details"] == {"name": name, "kind": "PersistentVolume"}
-    assert stale.message == (
+    assert outdated.message == (
         f"{start}ResourceVersion in the precondition (5) does not match the ResourceVersion in "
         f"record ({was['resourceVersion']}). The object might have been modified"
     )
 
 
 async def test_a_dry_run_deletion_deletes_nothing(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
     path = f"{VOLUMES}/{name}"
 
     by_query = await kube.delete(path, dryRun="All")
@@ -460,7 +462,7 @@ async def test_a_dry_run_deletion_deletes_nothing(kube: KubeClient, name: str) -
 
 
 async def test_finalizers_delay_a_deletion(kube: KubeClient, name: str) -> None:
-    await settled_volume(kube, name)
+    await stable_volume(kube, name)
     path = f"{VOLUMES}/{name}"
 
     deleted = await kube.delete(path)
@@ -475,7 +477,7 @@ async def test_finalizers_delay_a_deletion(kube: KubeClient, name: str) -> None:
 
 
 async def test_without_finalizers_a_deletion_returns_a_status(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
     path = f"{VOLUMES}/{name}"
     await kube.patch(path, {"metadata": {"finalizers": None}})
     # The protection controller may put its own back at once.
@@ -513,11 +515,11 @@ async def test_removing_the_last_finalizer_removes_the_object(
     was = await terminating_volume(kube, name)
     path = f"{VOLUMES}/{name}"
 
-    rehearsed = await kube.patch(path, {"metadata": {"finalizers": []}}, dryRun="All")
+    dry_run = await kube.patch(path, {"metadata": {"finalizers": []}}, dryRun="All")
     still = await kube.get(path)
     reply = await empty(kube, path, was)
 
-    assert (rehearsed.status, still.status) == (200, 200)
+    assert (dry_run.status, still.status) == (200, 200)
     assert (reply.status, reply.metadata["uid"]) == (200, was["metadata"]["uid"])
     assert "finalizers" not in reply.metadata
     assert (await kube.get(path)).status == 404
@@ -527,7 +529,7 @@ async def test_a_late_put_does_not_affect_the_next_incarnation(kube: KubeClient,
     was = await terminating_volume(kube, name)
     path = f"{VOLUMES}/{name}"
     await emptied_by_put(kube, path, was)
-    now = await settled_volume(kube, name)
+    now = await stable_volume(kube, name)
 
     late = await emptied_by_put(kube, path, was)
 
@@ -566,7 +568,7 @@ async def test_the_delete_event_has_what_the_last_write_changed(
 
 
 async def test_a_put_must_have_the_name_of_its_object(kube: KubeClient, name: str) -> None:
-    await settled_volume(kube, name)
+    await stable_volume(kube, name)
 
     reply = await kube.put(f"{VOLUMES}/{name}", volume(f"{name}-other"))
 
@@ -577,7 +579,7 @@ async def test_a_put_must_have_the_name_of_its_object(kube: KubeClient, name: st
 
 
 async def test_a_put_without_uid_and_version_is_unconditional(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
     bare = volume(name, metadata={"finalizers": [OURS]}, mountOptions=["noatime"])
 
     put = await kube.put(f"{VOLUMES}/{name}", bare)
@@ -600,7 +602,7 @@ async def test_a_claim_ref_is_stored_as_given(kube: KubeClient, name: str) -> No
 async def test_of_many_writers_with_one_version_exactly_one_succeeds(
     kube: KubeClient, name: str
 ) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
     version = was["metadata"]["resourceVersion"]
 
     replies = await asyncio.gather(

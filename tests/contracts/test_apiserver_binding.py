@@ -45,9 +45,9 @@ async def removed(kube: KubeClient, path: str) -> None:
 
 def again(was: Json, **spec: Any) -> Json:
     """The manifest of the same volume in its next life."""
-    kept = {"name": was["metadata"]["name"]}
-    kept |= {"annotations": was["metadata"].get("annotations", {})}
-    return {**was, "metadata": kept, "spec": {**was["spec"], **spec}}
+    preserved = {"name": was["metadata"]["name"]}
+    preserved |= {"annotations": was["metadata"].get("annotations", {})}
+    return {**was, "metadata": preserved, "spec": {**was["spec"], **spec}}
 
 
 async def test_an_unclaimed_volume_is_available(kube: KubeClient, name: str) -> None:

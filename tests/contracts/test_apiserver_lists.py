@@ -29,7 +29,7 @@ def names_in(listed: Json) -> list[str]:
     return [item["metadata"]["name"] for item in listed["items"]]
 
 
-def told(event: Json) -> tuple[str, str]:
+def reported(event: Json) -> tuple[str, str]:
     return event["type"], event["object"]["metadata"].get("name", "")
 
 
@@ -201,7 +201,7 @@ async def test_a_watch_continues_from_the_version_of_a_list(kube: KubeClient, na
         await kube.delete(path)
         rest = await lines.until(lambda event: event["type"] == "DELETED")
 
-    assert told(first) == told(second) == ("MODIFIED", f"{name}-0")
+    assert reported(first) == reported(second) == ("MODIFIED", f"{name}-0")
     assert first["object"]["metadata"]["labels"]["step"] == "before"
     assert second["object"]["metadata"]["labels"]["step"] == "after"
     assert first["object"]["kind"] == "PersistentVolume"
@@ -222,8 +222,8 @@ async def test_a_watch_without_version_begins_with_existing_objects(
         await kube.patch(f"{VOLUMES}/{names[0]}", {"metadata": {"labels": {"new": "1"}}})
         then = await lines.next()
 
-    assert [told(event) for event in first] == [("ADDED", each) for each in names]
-    assert told(then) == ("MODIFIED", names[0])
+    assert [reported(event) for event in first] == [("ADDED", each) for each in names]
+    assert reported(then) == ("MODIFIED", names[0])
 
 
 async def test_initial_events_end_with_a_bookmark(kube: KubeClient, name: str) -> None:
@@ -234,13 +234,13 @@ async def test_initial_events_end_with_a_bookmark(kube: KubeClient, name: str) -
         await kube.patch(f"{VOLUMES}/{names[0]}", {"metadata": {"labels": {"new": "1"}}})
         then = await lines.next()
 
-    assert [told(event) for event in state] == [("ADDED", each) for each in names]
+    assert [reported(event) for event in state] == [("ADDED", each) for each in names]
     assert mark["object"]["kind"] == "PersistentVolume"
     metadata = mark["object"]["metadata"]
     assert metadata["annotations"] == {"k8s.io/initial-events-end": "true"}
     newest = max(int(event["object"]["metadata"]["resourceVersion"]) for event in state)
     assert int(metadata["resourceVersion"]) >= newest
-    assert told(then) == ("MODIFIED", names[0])
+    assert reported(then) == ("MODIFIED", names[0])
 
 
 async def test_objects_enter_and_leave_a_selection(kube: KubeClient, name: str) -> None:

@@ -26,12 +26,12 @@ async def test_a_config_map_is_deleted_at_once(kube: KubeClient, name: str) -> N
     made = await kube.post(CONFIG_MAPS, config_map(name, a="b"))
 
     other = await kube.delete(f"{CONFIG_MAPS}/{name}", {"preconditions": {"uid": "other"}})
-    rehearsed = await kube.delete(f"{CONFIG_MAPS}/{name}", dryRun="All")
+    dry_run = await kube.delete(f"{CONFIG_MAPS}/{name}", dryRun="All")
     gone = await kube.delete(f"{CONFIG_MAPS}/{name}")
 
     assert (made.status, made.metadata["namespace"]) == (201, "default")
     assert other.status == 409
-    assert rehearsed.body == gone.body
+    assert dry_run.body == gone.body
     assert gone.body == {
         "kind": "Status",
         "apiVersion": "v1",

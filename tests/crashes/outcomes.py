@@ -5,7 +5,7 @@ from typing import Any
 
 from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
 from tests.crashes.scenarios import SAVED
-from tests.testbed.manifests import kept, nodes_of
+from tests.testbed.manifests import nodes_of, preserved
 from tests.testbed.observer import Seen
 from tests.testbed.testbed import Testbed
 
@@ -64,7 +64,7 @@ async def faults_of(testbed: Testbed, before: Before, node: str) -> list[str]:
     faults = [f"{left} is left" for left in await _left(testbed, before.name)]
     if nodes_of(volume) != {node}:
         faults.append(f"it is on {sorted(nodes_of(volume))}")
-    faults += _differences("volume", kept(before.volume), kept(volume))
+    faults += _differences("volume", preserved(before.volume), preserved(volume))
     faults += _differences("claim", _lasting(before.claim), _lasting(claim))
     if len(testbed.observer.lost) > before.lost:
         faults.append("its claim was Lost")

@@ -16,7 +16,7 @@ SAVED = "Aux/affinity-updater-saved-pv"
 SKIP_RECLAIM = "linstor.csi.linbit.com/skip-reclaim"
 
 
-class Scene(ABC):
+class Scenario(ABC):
     """One volume on n1 in the volume's affinity, whose data is on n2 from `begin` on."""
 
     name: str
@@ -38,7 +38,7 @@ class Scene(ABC):
         """Let happen what the service is to act on, if that is not its start."""
 
 
-class Moved(Scene):
+class Moved(Scenario):
     """LINSTOR moves a replica, and tells so once."""
 
     async def prepare(self, volume: str) -> None:
@@ -72,7 +72,7 @@ class InPlace(Moved):
     writes = ("patch persistentvolumes",)
 
 
-class FromStart(Scene):
+class FromStart(Scenario):
     from_start = True
 
     def begin(self, volume: str) -> None:
@@ -115,8 +115,8 @@ class OldNote(FromStart):
         }
         # It writes the affinity that is wanted, and neither uid nor status.
         saved["spec"]["nodeAffinity"] = on_nodes(["n2"])
-        kept = ("name", "labels", "annotations", "finalizers")
-        metadata = {k: v for k, v in saved["metadata"].items() if k in kept}
+        preserved = ("name", "labels", "annotations", "finalizers")
+        metadata = {k: v for k, v in saved["metadata"].items() if k in preserved}
         saved = {**saved, "metadata": metadata}
         del saved["status"]
         self.testbed.world.set_volume_prop(volume, 0, SAVED, json.dumps(saved))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 
 from tests.crashes.kill_points import Point, When, points_of, write_points_of
-from tests.crashes.scenarios import ON_ANY, InPlace, Replacement, Scene
+from tests.crashes.scenarios import ON_ANY, InPlace, Replacement, Scenario
 from tests.crashes.trial import Outcome, Trials
 from tests.figures import Figures
 from tests.testbed.proxied import ProxiedTestbed
@@ -17,7 +17,7 @@ from tests.testbed.proxied import ProxiedTestbed
 REAL = pytest.param("real", marks=pytest.mark.real)
 LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
 
-OF_A_PASS = (
+OF_A_FULL_RECONCILE = (
     "list configmaps",
     "linstor get controller/version",
     "linstor get nodes",
@@ -26,7 +26,7 @@ OF_A_PASS = (
 )
 """What a full pass asks for. One goes with the start; how many follow in a second is chance."""
 
-AT_MOST = {"create persistentvolumes": 2} | dict.fromkeys(OF_A_PASS, 1)
+AT_MOST = {"create persistentvolumes": 2} | dict.fromkeys(OF_A_FULL_RECONCILE, 1)
 """A creation that comes too early is asked for again, and then again and again."""
 
 VARYING = frozenset(
@@ -50,31 +50,31 @@ and after a creation that never had to be asked for again.
 class Matrix:
     """Plays trials and keeps what went wrong, for one test."""
 
-    def __init__(self, proxied: ProxiedTestbed, scene: type[Scene], figures: Figures) -> None:
-        self.trials = Trials(proxied, scene)
+    def __init__(self, proxied: ProxiedTestbed, scenario: type[Scenario], figures: Figures) -> None:
+        self.trials = Trials(proxied, scenario)
         self._figures = figures
         self._kind = "real" if proxied.testbed.cluster.is_real else "pretended"
         self._wrong: list[str] = []
-        self._played = self._missed = 0
+        self._trials = self._missed = 0
 
     async def undisturbed(self) -> Outcome:
         """The scene without a kill; it writes what it is known to write."""
         outcome = await self.trials.play()
         assert not outcome.faults, "\n".join(outcome.faults)
-        scene = self.trials.scene
+        scenario = self.trials.scenario
         asked = [
             each.label
             for each in outcome.lives[0]
             if each.terms.writes and each.terms.resource != "events"
         ]
-        assert set(asked) == set(scene.writes)
+        assert set(asked) == set(scenario.writes)
         return outcome
 
     async def points(self) -> list[Point]:
         life = (await self.undisturbed()).lives[0]
-        if self.trials.scene.from_start:
+        if self.trials.scenario.from_start:
             return points_of(life, at_most=AT_MOST)
-        return points_of((x for x in life if x.label not in OF_A_PASS), at_most=AT_MOST)
+        return points_of((x for x in life if x.label not in OF_A_FULL_RECONCILE), at_most=AT_MOST)
 
     async def write_points(self) -> list[Point]:
         return write_points_of((await self.undisturbed()).lives[0], at_most=AT_MOST)
@@ -85,13 +85,13 @@ class Matrix:
 
     async def play(self, *kills: Point, moved_on: bool = False) -> Outcome:
         outcome = await self.trials.play(*kills, moved_on=moved_on)
-        told = ", then ".join(str(point) for point in kills)
-        self._wrong += [f"{told}: {fault}" for fault in outcome.faults]
-        self._played += 1
+        text = ", then ".join(str(point) for point in kills)
+        self._wrong += [f"{text}: {fault}" for fault in outcome.faults]
+        self._trials += 1
         self._missed += bool(outcome.unreached)
         for point in outcome.unreached:
             if point.label not in VARYING or (point.number == 1 and len(kills) == 1):
-                self._wrong.append(f"{told}: {point} was not reached")
+                self._wrong.append(f"{text}: {point} was not reached")
         survived = not outcome.faults and not outcome.unreached
         what = "survived" if survived else "failed" if outcome.faults else "missed"
         many = "crash points" if len(kills) == 1 else "pairs of crash points"
@@ -99,19 +99,19 @@ class Matrix:
         return outcome
 
     def decision(self) -> None:
-        if self._missed > max(2, MISSED_AT_MOST * self._played):
-            self._wrong.append(f"{self._missed} of {self._played} trials missed a point")
+        if self._missed > max(2, MISSED_AT_MOST * self._trials):
+            self._wrong.append(f"{self._missed} of {self._trials} trials missed a point")
         if self._wrong:
             pytest.fail("\n".join(self._wrong), pytrace=False)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("scene", ON_ANY, ids=lambda scene: scene.name)
+@pytest.mark.parametrize("scenario", ON_ANY, ids=lambda scenario: scenario.name)
 @pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 async def test_killed_before_or_after_any_request(
-    proxied: ProxiedTestbed, scene: type[Scene], figures: Figures
+    proxied: ProxiedTestbed, scenario: type[Scenario], figures: Figures
 ) -> None:
-    matrix = Matrix(proxied, scene, figures)
+    matrix = Matrix(proxied, scenario, figures)
 
     await matrix.try_all((point,) for point in await matrix.points())
 

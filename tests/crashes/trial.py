@@ -7,7 +7,7 @@ from itertools import count
 
 from tests.crashes.kill_points import Point, When
 from tests.crashes.outcomes import faults_of, is_finished, remember
-from tests.crashes.scenarios import Scene
+from tests.crashes.scenarios import Scenario
 from tests.testbed import manifests
 from tests.testbed.clusters import until
 from tests.testbed.proxied import ProxiedTestbed
@@ -43,9 +43,9 @@ class Outcome:
 class Trials:
     """All trials of one scene on one stage, each with a volume of its own."""
 
-    def __init__(self, proxied: ProxiedTestbed, scene: type[Scene]) -> None:
+    def __init__(self, proxied: ProxiedTestbed, scenario: type[Scenario]) -> None:
         self.proxied, self.testbed = proxied, proxied.testbed
-        self.scene = scene(proxied)
+        self.scenario = scenario(proxied)
         self._numbers = count(1)
 
     async def play(self, *kills: Point, moved_on: bool = False) -> Outcome:
@@ -70,7 +70,7 @@ class Trials:
         await self.testbed.until_claim_at_rest(volume)
         try:
             before = await remember(self.testbed, volume)
-            await self.scene.prepare(volume)
+            await self.scenario.prepare(volume)
             before.lost = len(self.testbed.observer.lost)
             for number, point in enumerate((*kills, None)):
                 await self._live(volume, node, point, outcome, first=not number)
@@ -90,14 +90,14 @@ class Trials:
         """One life of the service: to the point, else to a good end."""
         service = self.proxied.service()
         try:
-            if first and not self.scene.from_start:
+            if first and not self.scenario.from_start:
                 await service.start()
                 await service.until_ready()
                 await self.proxied.record.until_quiet(QUIET / 2)
             self.proxied.forget()
             killed = self._kill_at(service, point)
-            if first and not self.scene.from_start:
-                self.scene.begin(volume)
+            if first and not self.scenario.from_start:
+                self.scenario.begin(volume)
             else:
                 await service.start()
             await self._until_over(service, volume, node, killed)
@@ -113,7 +113,7 @@ class Trials:
         finally:
             await service.kill()
             # What was on its way arrives.
-            await self.proxied.settled()
+            await self.proxied.until_idle()
 
     def _kill_at(self, service: Service, point: Point | None) -> asyncio.Event:
         """Answers what is set once the service is dead."""
@@ -148,4 +148,4 @@ class Trials:
         self.proxied.forget()
         await self.testbed.clear()
         self.testbed.world.delete_definition(volume)
-        await self.testbed.world.settled()
+        await self.testbed.world.until_idle()

@@ -57,9 +57,9 @@ async def test_a_pod_leaves_an_evacuated_node_and_its_data_follows(
 
         # 5. and 6. LINSTOR gives a disk to where the volume is in use, and clears the node.
         world.toggle_disk(name, there, False)
-        await world.settled()
+        await world.until_idle()
         world.delete_replica(name, at)
-        await world.settled()
+        await world.until_idle()
         assert not world.node(at).replicas
 
         # 7. The usual policy again.
@@ -70,8 +70,8 @@ async def test_a_pod_leaves_an_evacuated_node_and_its_data_follows(
         await testbed.until_nothing_is_unfinished()
 
     assert testbed.observer.lost == []
-    kept = (await csi_testbed.attachments())[(name, there)]
-    assert (kept["metadata"]["uid"], kept["status"]) == (
+    preserved = (await csi_testbed.attachments())[(name, there)]
+    assert (preserved["metadata"]["uid"], preserved["status"]) == (
         attached["metadata"]["uid"],
         attached["status"],
     )

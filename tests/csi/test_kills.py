@@ -57,7 +57,7 @@ async def test_a_kill_costs_no_data_and_no_attachment(
     async with running(killed):
         # The pod goes on without a disk of its own, as after an evacuation.
         world.create_replica(name, there)
-        await world.settled()
+        await world.until_idle()
         world.toggle_disk(name, at, True)
         await dead.wait()
     await asyncio.sleep(PAUSE)
@@ -68,10 +68,10 @@ async def test_a_kill_costs_no_data_and_no_attachment(
 
         await testbed.until_nothing_is_unfinished()
 
-        kept = (await csi_testbed.attachments())[(name, at)]
-        assert kept["metadata"]["uid"] == attachment["metadata"]["uid"]
-        assert kept["status"]["attached"]
-        assert "deletionTimestamp" not in kept["metadata"]
+        preserved = (await csi_testbed.attachments())[(name, at)]
+        assert preserved["metadata"]["uid"] == attachment["metadata"]["uid"]
+        assert preserved["status"]["attached"]
+        assert "deletionTimestamp" not in preserved["metadata"]
         await csi_testbed.pods.delete("p1")
         await csi_testbed.until_detached(name, at)
         await csi_testbed.pods.add("p2", "c1")

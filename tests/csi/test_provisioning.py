@@ -69,8 +69,8 @@ async def test_a_volume_is_provisioned_and_attached_where_its_pod_is_scheduled(
         name = made["metadata"]["name"]
         attachment = await csi_testbed.until_attached(name, node)
         assert nodes_of(made) == {node}
-        told = attachment["status"]["attachmentMetadata"]
-        assert told["linstor.csi.linbit.com/device-path"] == "/dev/drbd1000"
+        reported = attachment["status"]["attachmentMetadata"]
+        assert reported["linstor.csi.linbit.com/device-path"] == "/dev/drbd1000"
 
         await csi_testbed.pods.delete("p1")
         await csi_testbed.until_detached(name, node)

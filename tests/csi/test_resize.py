@@ -35,14 +35,14 @@ async def sizes_mib(csi: CsiTestbed, name: str) -> list[str]:
     ]
 
 
-async def until_grown(csi: CsiTestbed, name: str, mib: int, *, told: bool = True) -> None:
+async def until_grown(csi: CsiTestbed, name: str, mib: int, *, reported: bool = True) -> None:
     """All sizes are the same; where it is `told`, the resizer has also said that it is done."""
 
     async def right() -> bool:
         claim = await csi.testbed.cluster.ask("GET", f"{CLAIMS}/c1")
         said = {each["type"] for each in claim["status"].get("conditions") or ()}
         # Whether a pod uses a claim is a condition too, since Kubernetes 1.37.
-        at_rest = not told or said <= {"Unused"}
+        at_rest = not reported or said <= {"Unused"}
         return at_rest and await sizes_mib(csi, name) == [f"{mib}Mi"] * 3
 
     try:
@@ -74,7 +74,7 @@ async def test_a_resize_and_a_move_at_the_same_time_both_succeed(
                 testbed.world.move(name, at, there)
             await testbed.until_on(name, there)
             await until_grown(csi_testbed, name, mib)
-            await testbed.world.settled()
+            await testbed.world.until_idle()
             at = there
 
         await testbed.until_nothing_is_unfinished()
@@ -156,8 +156,8 @@ async def test_a_resize_requested_while_the_volume_is_absent_blocks_no_later_mov
     async with move_and(csi_testbed, csi_proxied, name, step, lambda: grow(csi_testbed, 128)) as to:
         await testbed.until_on(name, to)
         await csi_testbed.bound_volume("c1")
-        await until_grown(csi_testbed, name, 128, told=False)
-        await testbed.world.settled()
+        await until_grown(csi_testbed, name, 128, reported=False)
+        await testbed.world.until_idle()
 
         third = next(node for node in NODES if node != to)
         testbed.world.create_replica(name, third)

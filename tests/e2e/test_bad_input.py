@@ -40,7 +40,7 @@ async def test_invalid_input_is_reported_and_the_volume_unchanged(
     await testbed.until_bound("pvc-1")
     before = await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
 
-    async def told() -> bool:
+    async def reported() -> bool:
         events = await testbed.cluster.ask(
             "GET", "/apis/events.k8s.io/v1/namespaces/default/events"
         )
@@ -53,12 +53,12 @@ async def test_invalid_input_is_reported_and_the_volume_unchanged(
 
     async with running(service_on(testbed, "--reconcile-rate=1s")) as service:
         await service.until_said(said)
-        await until(told, "a Warning Event says so")
-        passes = await service.metric("linstor_affinity_full_reconcile_seconds_count")
+        await until(reported, "a Warning Event says so")
+        full_reconciles = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
         async def passed_again() -> bool:
             now = await service.metric("linstor_affinity_full_reconcile_seconds_count")
-            return now >= passes + 2
+            return now >= full_reconciles + 2
 
         await until(passed_again, "two more full passes ended")
 

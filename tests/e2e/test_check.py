@@ -13,7 +13,7 @@ from tests.testbed.testbed import Testbed
 Json = dict[str, Any]
 
 
-def found(said: Said) -> dict[str, Json]:
+def checks_of(said: Said) -> dict[str, Json]:
     return {each["check"]: each for each in said.json}
 
 
@@ -37,14 +37,14 @@ async def test_a_healthy_cluster_passes_every_check(testbed: Testbed) -> None:
 
     assert worst(said) == {}
     assert said.code == 0
-    needs = found(said)
-    assert needs["kubernetes"]["detail"].startswith("version v1.37.2 at http")
-    assert needs["linstor"]["detail"].startswith("version 1.33.3 at http")
-    assert needs["permissions"]["detail"] == "all 19 permissions are granted"
-    assert "PersistentVolumes are deleted and recreated" in needs["in-place"]["detail"]
-    assert needs["nodes"]["detail"] == "LINSTOR and Kubernetes have the same 4 nodes"
-    assert needs[f"storage-class {manifests.LOCAL_CLASS}"]["detail"] == "local only"
-    assert {"linstor-login", "linstor-stream-promotion", "linstor-stream-nodes"} <= needs.keys()
+    checks = checks_of(said)
+    assert checks["kubernetes"]["detail"].startswith("version v1.37.2 at http")
+    assert checks["linstor"]["detail"].startswith("version 1.33.3 at http")
+    assert checks["permissions"]["detail"] == "all 19 permissions are granted"
+    assert "PersistentVolumes are deleted and recreated" in checks["in-place"]["detail"]
+    assert checks["nodes"]["detail"] == "LINSTOR and Kubernetes have the same 4 nodes"
+    assert checks[f"storage-class {manifests.LOCAL_CLASS}"]["detail"] == "local only"
+    assert {"linstor-login", "linstor-stream-promotion", "linstor-stream-nodes"} <= checks.keys()
 
 
 async def test_a_cluster_with_mutable_affinity_is_detected(mutable_testbed: Testbed) -> None:
@@ -53,7 +53,7 @@ async def test_a_cluster_with_mutable_affinity_is_detected(mutable_testbed: Test
 
     said = await command(mutable_testbed, "check", "-o", "json")
 
-    assert "PersistentVolumes are patched" in found(said)["in-place"]["detail"]
+    assert "PersistentVolumes are patched" in checks_of(said)["in-place"]["detail"]
     assert await mutable_testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1") == before
 
 
@@ -67,7 +67,7 @@ async def test_text_is_one_line_per_check_and_one_for_its_remedy(fake_testbed: T
 
 
 @pytest.mark.parametrize(
-    ("verb", "resource", "told"),
+    ("verb", "resource", "reported"),
     [
         ("delete", "persistentvolumes", "the account is not allowed to delete persistentvolumes"),
         (
@@ -79,7 +79,7 @@ async def test_text_is_one_line_per_check_and_one_for_its_remedy(fake_testbed: T
     ],
 )
 async def test_a_missing_permission_is_named(
-    fake_testbed: Testbed, verb: str, resource: str, told: str
+    fake_testbed: Testbed, verb: str, resource: str, reported: str
 ) -> None:
     assert fake_testbed.cluster.server is not None
     fake_testbed.cluster.server.access.denied.add((verb, resource))
@@ -87,8 +87,8 @@ async def test_a_missing_permission_is_named(
     said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    assert found(said)["permissions"]["detail"] == told
-    assert "docs/permissions.md" in found(said)["permissions"]["remedy"]
+    assert checks_of(said)["permissions"]["detail"] == reported
+    assert "docs/permissions.md" in checks_of(said)["permissions"]["remedy"]
 
 
 @pytest.mark.parametrize("text", ["name", "/name", "namespace/", "a/b/c"])
@@ -121,7 +121,7 @@ async def test_unreachable_linstor_is_reported_and_the_rest_checked(fake_testbed
 
     assert said.code == 1
     assert worst(said) == {"linstor": "fail"}
-    assert "et LS_CONTROLLERS to the address of" in found(said)["linstor"]["remedy"]
+    assert "et LS_CONTROLLERS to the address of" in checks_of(said)["linstor"]["remedy"]
 
 
 @pytest.mark.parametrize("arguments", [("plan",), ("check",), ("migrate-properties",)])
@@ -154,10 +154,10 @@ async def test_a_linstor_that_requires_tls_is_reported_with_the_setting(
     said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    need = found(said)["linstor"]
-    assert need["status"] == "fail"
+    check = checks_of(said)["linstor"]
+    assert check["status"] == "fail"
     assert (
-        "set LS_CONTROLLERS=https://linstor-controller:3371, set LS_ROOT_CA_FILE" in need["detail"]
+        "set LS_CONTROLLERS=https://linstor-controller:3371, set LS_ROOT_CA_FILE" in check["detail"]
     )
 
 
@@ -168,8 +168,8 @@ async def test_the_proxy_to_kubernetes_is_named(fake_testbed: Testbed) -> None:
     }
     spared = {**to_it, "NO_PROXY": "*.invalid"}
 
-    through = found(await command(fake_testbed, "check", "-o", "json", **to_it))["kubernetes"]
-    past = found(await command(fake_testbed, "check", "-o", "json", **spared))["kubernetes"]
+    through = checks_of(await command(fake_testbed, "check", "-o", "json", **to_it))["kubernetes"]
+    past = checks_of(await command(fake_testbed, "check", "-o", "json", **spared))["kubernetes"]
 
     assert through["status"] == "ok"
     assert through["detail"].endswith(f"at http://kube.invalid through {fake_testbed.cluster.url}")
@@ -185,8 +185,8 @@ async def test_unreachable_kubernetes_is_reported_and_the_rest_checked(
     )
 
     assert said.code == 1
-    assert found(said)["kubernetes"]["status"] == "fail"
-    assert found(said)["linstor-login"]["status"] == "ok"
+    assert checks_of(said)["kubernetes"]["status"] == "fail"
+    assert checks_of(said)["linstor-login"]["status"] == "ok"
 
 
 async def test_a_login_required_by_linstor_is_reported(fake_testbed: Testbed) -> None:
@@ -197,30 +197,32 @@ async def test_a_login_required_by_linstor_is_reported(fake_testbed: Testbed) ->
         fake_testbed, "check", "-o", "json", LS_USERNAME="admin", LS_PASSWORD="a password"
     )
 
-    assert found(said)["linstor"]["status"] == "ok"
-    assert found(said)["linstor-login"]["status"] == "fail"
-    assert "LS_USERNAME" in found(said)["linstor-login"]["remedy"]
-    assert found(good)["linstor-login"]["status"] == "ok"
-    assert found(good)["linstor-stream-nodes"]["status"] == "ok"
+    assert checks_of(said)["linstor"]["status"] == "ok"
+    assert checks_of(said)["linstor-login"]["status"] == "fail"
+    assert "LS_USERNAME" in checks_of(said)["linstor-login"]["remedy"]
+    assert checks_of(good)["linstor-login"]["status"] == "ok"
+    assert checks_of(good)["linstor-stream-nodes"]["status"] == "ok"
 
 
 async def test_a_running_conflicting_controller_is_a_failure(fake_testbed: Testbed) -> None:
     labels = {"app.kubernetes.io/name": "linstor-affinity-controller"}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "b"}]}}
-    rival = {
+    conflicting = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": "rival", "labels": labels},
+        "metadata": {"name": "conflicting", "labels": labels},
         "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": pod},
     }
-    await fake_testbed.cluster.ask("POST", "/apis/apps/v1/namespaces/default/deployments", rival)
+    await fake_testbed.cluster.ask(
+        "POST", "/apis/apps/v1/namespaces/default/deployments", conflicting
+    )
 
     said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    assert found(said)["conflicting-controller"]["status"] == "fail"
-    assert "default/rival" in found(said)["conflicting-controller"]["detail"]
-    remedy = found(said)["conflicting-controller"]["remedy"]
+    assert checks_of(said)["conflicting-controller"]["status"] == "fail"
+    assert "default/conflicting" in checks_of(said)["conflicting-controller"]["detail"]
+    remedy = checks_of(said)["conflicting-controller"]["remedy"]
     assert 0 < remedy.index("spec.affinityController.enabled: false") < remedy.index("$patch")
 
 
@@ -231,7 +233,7 @@ async def test_a_class_with_an_unreadable_policy_is_a_failure(fake_testbed: Test
     said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    assert "rule 1 is not of the form fromSame" in found(said)["storage-class odd"]["detail"]
+    assert "rule 1 is not of the form fromSame" in checks_of(said)["storage-class odd"]["detail"]
 
 
 async def test_nodes_that_lack_a_label_are_named(fake_testbed: Testbed) -> None:
@@ -240,7 +242,7 @@ async def test_nodes_that_lack_a_label_are_named(fake_testbed: Testbed) -> None:
     said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 0
-    assert found(said)["node-labels"]["detail"] == "bare lacks topology.kubernetes.io/zone"
+    assert checks_of(said)["node-labels"]["detail"] == "bare lacks topology.kubernetes.io/zone"
 
 
 async def test_leftovers_fail_only_if_checked_alone(fake_testbed: Testbed) -> None:
@@ -254,7 +256,7 @@ async def test_leftovers_fail_only_if_checked_alone(fake_testbed: Testbed) -> No
     alone = await command(testbed, "check", "--leftovers")
 
     assert (clean.code, clean.out) == (0, "ok    leftovers: there are no unfinished replacements\n")
-    assert found(whole)["leftovers"]["status"] == "warn"
+    assert checks_of(whole)["leftovers"]["status"] == "warn"
     assert whole.code == 0
     assert alone.code == 1
     assert alone.out.startswith("fail  leftovers: unfinished replacements: pvc-1\n")
@@ -277,5 +279,5 @@ async def test_a_label_that_no_node_has_is_a_failure(fake_testbed: Testbed) -> N
     said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    assert found(said)["node-labels"]["status"] == "fail"
-    assert "no LINSTOR node has rack" in found(said)["node-labels"]["detail"]
+    assert checks_of(said)["node-labels"]["status"] == "fail"
+    assert "no LINSTOR node has rack" in checks_of(said)["node-labels"]["detail"]

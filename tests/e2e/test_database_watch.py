@@ -28,7 +28,7 @@ WATCH = re.compile(rf"^watch resources\.{re.escape(GROUP)}")
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scenario:
     """A real cluster with LINSTOR's tables, proxies before it, and no regular full pass."""
 
     proxied: ProxiedTestbed
@@ -44,7 +44,7 @@ class Scene:
     async def on(self, service: Service) -> None:
         """Until the table is watched and what that led to is over."""
         await service.until_said("event stream connected stream=database")
-        await settled(service)
+        await until_idle(service)
 
     async def put(self, name: str, *nodes: str, layers: tuple[str, ...] = ("STORAGE",)) -> None:
         self.testbed.place(name, nodes, layers=layers)
@@ -52,22 +52,22 @@ class Scene:
         await self.testbed.until_bound(name)
 
 
-async def settled(service: Service) -> None:
+async def until_idle(service: Service) -> None:
     """Until the full passes that connections asked for have ended, so that none helps."""
 
-    async def passes() -> float:
+    async def full_reconciles() -> float:
         return await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
     before = -1.0
-    while before != (now := await passes()) or now == 0:
+    while before != (now := await full_reconciles()) or now == 0:
         before = now
         await asyncio.sleep(1.5)
 
 
 @pytest_asyncio.fixture
-async def scene(
+async def scenario(
     real_cluster_database: RealCluster, tmp_path: Path, warm_starts: WarmStarts
-) -> AsyncIterator[Scene]:
+) -> AsyncIterator[Scenario]:
     async with clusters.real(real_cluster_database) as cluster, Testbed.of(cluster) as testbed:
         await testbed.clear()
         await testbed.prepare()
@@ -75,7 +75,7 @@ async def scene(
         await database.make()
         try:
             async with ProxiedTestbed.of(testbed, tmp_path, warm_starts) as proxied:
-                yield Scene(proxied, database)
+                yield Scenario(proxied, database)
         finally:
             await database.clear()
             await testbed.clear()
@@ -104,19 +104,22 @@ SILENT = [
 
 @pytest.mark.parametrize(("layers", "change", "nodes"), SILENT)
 async def test_a_change_without_event_is_applied_at_once(
-    scene: Scene, layers: tuple[str, ...], change: Callable[[Testbed], None], nodes: tuple[str, ...]
+    scenario: Scenario,
+    layers: tuple[str, ...],
+    change: Callable[[Testbed], None],
+    nodes: tuple[str, ...],
 ) -> None:
-    await scene.put("pvc-1", "n1", "n2", layers=layers)
-    await scene.database.mirror()
+    await scenario.put("pvc-1", "n1", "n2", layers=layers)
+    await scenario.database.mirror()
     if change is deleted_on_an_offline_node:
-        scene.testbed.world.go_offline("n1")
+        scenario.testbed.world.go_offline("n1")
 
-    async with running(scene.service()) as service:
-        await scene.on(service)
-        change(scene.testbed)
-        await scene.database.mirror()
+    async with running(scenario.service()) as service:
+        await scenario.on(service)
+        change(scenario.testbed)
+        await scenario.database.mirror()
 
-        await scene.testbed.until_on("pvc-1", *nodes, patience=20)
+        await scenario.testbed.until_on("pvc-1", *nodes, patience=20)
         await service.until_said("volume affinity updated")
         _, metrics = await service.ask("/metrics")
 
@@ -130,68 +133,68 @@ def drift(metrics: str) -> str:
     return "\n".join(line for line in lines if not line.endswith(" 0.0"))
 
 
-async def test_properties_in_the_database_are_never_read(scene: Scene) -> None:
+async def test_properties_in_the_database_are_never_read(scenario: Scenario) -> None:
     """Its master key lies among those of the controller."""
-    await scene.put("pvc-1", "n1")
-    await scene.database.mirror()
+    await scenario.put("pvc-1", "n1")
+    await scenario.database.mirror()
 
-    async with running(scene.service()) as service:
-        await scene.on(service)
-    said = await command(scene.testbed, "check")
+    async with running(scenario.service()) as service:
+        await scenario.on(service)
+    said = await command(scenario.testbed, "check")
 
     assert said.code == 0
-    asked = [each.path for each in scene.proxied.record if f"/{GROUP}/" in each.path]
+    asked = [each.path for each in scenario.proxied.record if f"/{GROUP}/" in each.path]
     assert any(path.partition("?")[0].endswith("/resources") for path in asked)
     assert not [path for path in asked if "propscontainers" in path]
 
 
-async def test_a_row_written_ahead_of_the_controller_is_rechecked(scene: Scene) -> None:
-    await scene.put("pvc-1", "n1")
-    await scene.database.mirror()
+async def test_a_row_written_ahead_of_the_controller_is_rechecked(scenario: Scenario) -> None:
+    await scenario.put("pvc-1", "n1")
+    await scenario.database.mirror()
 
-    async with running(scene.service()) as service:
-        await scene.on(service)
-        scene.testbed.world.move_silently("pvc-1", "n1", "n2")
-        row = scene.database
+    async with running(scenario.service()) as service:
+        await scenario.on(service)
+        scenario.testbed.world.move_silently("pvc-1", "n1", "n2")
+        row = scenario.database
         # What REST tells lags behind by less than the looks that follow.
-        scene.testbed.world.move_silently("pvc-1", "n2", "n1")
-        scene.testbed.world.set_flags("pvc-1", "n1", ["CLEAN"])
+        scenario.testbed.world.move_silently("pvc-1", "n2", "n1")
+        scenario.testbed.world.set_flags("pvc-1", "n1", ["CLEAN"])
         await row.mirror()
         await asyncio.sleep(0.3)
-        scene.testbed.world.move_silently("pvc-1", "n1", "n2")
+        scenario.testbed.world.move_silently("pvc-1", "n1", "n2")
 
-        await scene.testbed.until_on("pvc-1", "n2", patience=20)
+        await scenario.testbed.until_on("pvc-1", "n2", patience=20)
 
 
-async def test_rows_unrelated_to_volumes_trigger_no_reconcile(scene: Scene) -> None:
-    await scene.put("pvc-1", "n1")
-    await scene.database.mirror()
+async def test_rows_unrelated_to_volumes_trigger_no_reconcile(scenario: Scenario) -> None:
+    await scenario.put("pvc-1", "n1")
+    await scenario.database.mirror()
 
-    async with running(scene.service()) as service:
-        await scene.on(service)
+    async with running(scenario.service()) as service:
+        await scenario.on(service)
         events = await service.metric("linstor_affinity_stream_events_total")
         for number in range(20):
-            await scene.database.add_snapshot("pvc-1", "n1", f"snapshot-{number}")
-        scene.testbed.world.move_silently("pvc-1", "n1", "n2")
-        await scene.database.mirror()
+            await scenario.database.add_snapshot("pvc-1", "n1", f"snapshot-{number}")
+        scenario.testbed.world.move_silently("pvc-1", "n1", "n2")
+        await scenario.database.mirror()
 
-        await scene.testbed.until_on("pvc-1", "n2", patience=20)
+        await scenario.testbed.until_on("pvc-1", "n2", patience=20)
         # One row came and one went.
         assert await service.metric("linstor_affinity_stream_events_total") == events + 2
 
 
-async def test_with_off_the_database_is_not_watched(scene: Scene) -> None:
-    async with running(scene.service("--watch-linstor-database=off")) as service:
-        await settled(service)
+async def test_with_off_the_database_is_not_watched(scenario: Scenario) -> None:
+    async with running(scenario.service("--watch-linstor-database=off")) as service:
+        await until_idle(service)
 
-    assert not [each for each in scene.proxied.record if GROUP in each.path]
+    assert not [each for each in scenario.proxied.record if GROUP in each.path]
 
 
-async def test_with_auto_a_forbidden_database_is_skipped(scene: Scene) -> None:
+async def test_with_auto_a_forbidden_database_is_skipped(scenario: Scenario) -> None:
     denied = Answer(201, b'{"status": {"allowed": false}}')
-    scene.proxied.kubernetes.on(re.compile("selfsubjectaccessreviews"), denied, times=100)
+    scenario.proxied.kubernetes.on(re.compile("selfsubjectaccessreviews"), denied, times=100)
 
-    async with running(scene.service()) as service:
+    async with running(scenario.service()) as service:
         await service.until_said("LINSTOR's database in Kubernetes is not watched")
         assert f"the service account is not allowed to list resources.{GROUP}" in service.said()
         code, why = await service.ask("/readyz")
@@ -199,30 +202,30 @@ async def test_with_auto_a_forbidden_database_is_skipped(scene: Scene) -> None:
     assert (code, why) == (200, "ok\n")
 
 
-async def test_with_no_database_auto_continues_and_on_is_not_ready(scene: Scene) -> None:
-    await scene.database.unmake()
+async def test_with_no_database_auto_continues_and_on_is_not_ready(scenario: Scenario) -> None:
+    await scenario.database.unmake()
 
-    async with running(scene.service()) as service:
+    async with running(scenario.service()) as service:
         await service.until_said("LINSTOR does not keep its database in this Kubernetes")
-    required = scene.service("--watch-linstor-database=on")
+    required = scenario.service("--watch-linstor-database=on")
     try:
         await required.start()
         await required.until_said("LINSTOR's database in Kubernetes is not watched")
         code, why = await required.ask("/readyz")
         assert code == 503
         assert "LINSTOR's database in Kubernetes: not connected yet" in why
-        await scene.database.make()
+        await scenario.database.make()
         await required.until_ready()
     finally:
         await required.kill()
 
 
-async def test_check_reports_the_database_watch(scene: Scene) -> None:
-    there = await command(scene.testbed, "check")
-    off = await command(scene.testbed, "check", "--watch-linstor-database=off")
-    await scene.database.unmake()
-    gone = await command(scene.testbed, "check")
-    wanted = await command(scene.testbed, "check", "--watch-linstor-database=on")
+async def test_check_reports_the_database_watch(scenario: Scenario) -> None:
+    there = await command(scenario.testbed, "check")
+    off = await command(scenario.testbed, "check", "--watch-linstor-database=off")
+    await scenario.database.unmake()
+    gone = await command(scenario.testbed, "check")
+    wanted = await command(scenario.testbed, "check", "--watch-linstor-database=on")
 
     assert "ok    watch-linstor-database: enabled: watching version v1-33-1" in there.out
     assert "ok    watch-linstor-database: disabled by --watch-linstor-database" in off.out
@@ -242,42 +245,42 @@ async def test_check_reports_the_database_watch(scene: Scene) -> None:
     ],
 )
 async def test_a_broken_watch_is_reopened_and_misses_nothing(
-    scene: Scene, act: Answer | Reset | CutBody, figures: Figures
+    scenario: Scenario, act: Answer | Reset | CutBody, figures: Figures
 ) -> None:
-    await scene.put("pvc-1", "n1")
-    await scene.database.mirror()
-    rule = scene.proxied.kubernetes.on(WATCH, act, times=2)
+    await scenario.put("pvc-1", "n1")
+    await scenario.database.mirror()
+    rule = scenario.proxied.kubernetes.on(WATCH, act, times=2)
 
-    async with running(scene.service()):
+    async with running(scenario.service()):
         await rule.struck.wait()
-        scene.testbed.world.move_silently("pvc-1", "n1", "n2")
-        await scene.database.mirror()
+        scenario.testbed.world.move_silently("pvc-1", "n1", "n2")
+        await scenario.database.mirror()
 
-        await scene.testbed.until_on("pvc-1", "n2", patience=60)
+        await scenario.testbed.until_on("pvc-1", "n2", patience=60)
     figures.count("faults survived, real")
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_twenty_thousand_rows_are_not_stored(scene: Scene) -> None:
+async def test_twenty_thousand_rows_are_not_stored(scenario: Scenario) -> None:
     for number in range(10_000):
-        scene.testbed.place(f"rd-{number}", ["n1", "n2"])
-    await scene.database.mirror()
+        scenario.testbed.place(f"rd-{number}", ["n1", "n2"])
+    await scenario.database.mirror()
 
-    async with running(scene.service("--watch-linstor-database=off")) as service:
-        await settled(service)
+    async with running(scenario.service("--watch-linstor-database=off")) as service:
+        await until_idle(service)
         without = await service.metric("process_resident_memory_bytes")
-    async with running(scene.service()) as service:
-        await scene.on(service)
+    async with running(scenario.service()) as service:
+        await scenario.on(service)
         with_rows = await service.metric("process_resident_memory_bytes")
 
     assert with_rows < without + 16 * 2**20
 
 
-async def test_while_the_database_is_watched_linstor_is_not_polled(scene: Scene) -> None:
-    async with running(scene.service("--poll-rate=300ms")) as service:
-        await scene.on(service)
-        before = scene.testbed.world.requests["GET /v1/stats/resources"]
+async def test_while_the_database_is_watched_linstor_is_not_polled(scenario: Scenario) -> None:
+    async with running(scenario.service("--poll-rate=300ms")) as service:
+        await scenario.on(service)
+        before = scenario.testbed.world.requests["GET /v1/stats/resources"]
         await asyncio.sleep(1.5)
 
-        assert scene.testbed.world.requests["GET /v1/stats/resources"] == before
+        assert scenario.testbed.world.requests["GET /v1/stats/resources"] == before

@@ -101,7 +101,7 @@ async def test_an_interrupted_replacement_is_finished_at_start_without_linstor(
     await testbed.cluster.stop_binder()
     async with running(service_on(testbed, "--claim-guard-timeout=1m")) as service:
         testbed.world.move("pvc-1", "n1", "n2")
-        await until(lambda: pointed_away(testbed), "the volume is deleted and points away")
+        await until(lambda: detached(testbed), "the volume is deleted and points away")
         await service.kill()
     await testbed.linstor.stop_listening()
     # The killed instance holds the lease until it runs out.
@@ -123,7 +123,7 @@ async def test_an_interrupted_replacement_is_finished_at_start_without_linstor(
     assert testbed.observer.lost == []
 
 
-async def pointed_away(testbed: Testbed) -> bool:
+async def detached(testbed: Testbed) -> bool:
     found = await testbed.cluster.find("/api/v1/persistentvolumes/pvc-1")
     return found is not None and found["spec"]["claimRef"]["name"].startswith("gone-")
 

@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.conftest import MakeService
 from tests.testbed import manifests
 from tests.testbed.clusters import until
-from tests.testbed.manifests import ZONE, kept, nodes_of
+from tests.testbed.manifests import ZONE, nodes_of, preserved
 from tests.testbed.service import running
 from tests.testbed.testbed import Testbed
 
@@ -57,7 +57,7 @@ async def test_a_moved_replica_changes_the_affinity_and_nothing_else(
     after = await testbed.cluster.ask("GET", PV)
     assert nodes_of(after) == {"n1", "n3"}
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
-    assert kept(after) == kept(before)
+    assert preserved(after) == preserved(before)
     assert testbed.observer.lost == []
     assert await testbed.entries() == []
 
@@ -77,7 +77,7 @@ async def test_with_mutable_affinity_the_volume_is_patched_in_place(
 
     after = await testbed.cluster.ask("GET", PV)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert kept(after) == kept(before)
+    assert preserved(after) == preserved(before)
 
 
 async def test_an_unset_affinity_is_set_in_place(testbed: Testbed, service_on: MakeService) -> None:
@@ -227,7 +227,7 @@ async def test_both_volume_and_claim_get_an_event(
 ) -> None:
     await testbed.add("pvc-1", ["n1"])
 
-    async def told(namespace: str) -> bool:
+    async def reported(namespace: str) -> bool:
         path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
         found = (await testbed.cluster.ask("GET", path))["items"]
         updated = [e["regarding"] for e in found if e["reason"] == "VolumeAffinityUpdated"]
@@ -237,4 +237,4 @@ async def test_both_volume_and_claim_get_an_event(
     async with running(service_on(testbed)):
         testbed.world.move("pvc-1", "n1", "n2")
         await testbed.until_on("pvc-1", "n2")
-        await until(lambda: told("default"), "volume and claim have an Event")
+        await until(lambda: reported("default"), "volume and claim have an Event")

@@ -250,7 +250,7 @@ async def test_what_if_replicas_are_elsewhere(fake_testbed: Testbed) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         (["nobody"], "no PersistentVolume, claim or resource of LINSTOR's CSI driver is named"),
         (["--if-node-gone=n9"], "LINSTOR has no node n9; its nodes are n1, n2, n3, n4"),
@@ -264,19 +264,19 @@ async def test_what_if_replicas_are_elsewhere(fake_testbed: Testbed) -> None:
     ids=str,
 )
 async def test_errors_are_reported_and_exit_with_1(
-    fake_testbed: Testbed, arguments: list[str], told: str
+    fake_testbed: Testbed, arguments: list[str], error: str
 ) -> None:
     await fake_testbed.add("pvc-1", ["n1"])
 
     said = await command(fake_testbed, "plan", "--exit-code", *arguments)
 
     assert (said.code, said.out) == (1, "")
-    assert told in said.err
+    assert error in said.err
     assert "Traceback" not in said.err
 
 
 @pytest.mark.parametrize(
-    ("env", "told"),
+    ("env", "error"),
     [
         ({"LS_CONTROLLERS": "http://127.0.0.1:1"}, "et LS_CONTROLLERS to the address of"),
         (
@@ -288,12 +288,12 @@ async def test_errors_are_reported_and_exit_with_1(
     ids=["linstor", "kubernetes", "kubeconfig"],
 )
 async def test_an_unreachable_peer_is_named_with_its_setting(
-    fake_testbed: Testbed, env: dict[str, str], told: str
+    fake_testbed: Testbed, env: dict[str, str], error: str
 ) -> None:
     said = await command(fake_testbed, "plan", **env)
 
     assert said.code == 1
-    assert told in said.err
+    assert error in said.err
 
 
 async def test_a_hung_satellite_does_not_block_the_plan(fake_testbed: Testbed) -> None:

@@ -24,11 +24,11 @@ async def beaten(testbed: Testbed, times: int = 1) -> None:
 async def at_rest(testbed: Testbed, service: Service) -> None:
     """Until the full passes of the start have ended, and something is there to compare with."""
 
-    async def passes() -> float:
+    async def full_reconciles() -> float:
         return await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
     before = -1.0
-    while before != (now := await passes()):
+    while before != (now := await full_reconciles()):
         before = now
         await asyncio.sleep(1.5)
     await beaten(testbed)

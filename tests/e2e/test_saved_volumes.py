@@ -78,7 +78,7 @@ def keep_on_linstor(testbed: Testbed, saved: Json, level: str) -> None:
         testbed.world.set_definition_prop(PV, PROPERTY, text)
 
 
-def is_kept(testbed: Testbed) -> bool:
+def is_preserved(testbed: Testbed) -> bool:
     definition = testbed.world.definition(PV)
     return PROPERTY in definition.props or PROPERTY in testbed.world.volume(PV, 0).props
 
@@ -86,7 +86,7 @@ def is_kept(testbed: Testbed) -> bool:
 async def over(testbed: Testbed) -> bool:
     found = await testbed.cluster.find(PATH)
     right = found is not None and nodes_of(found) == {"n2"}
-    return right and not is_kept(testbed) and not await testbed.entries()
+    return right and not is_preserved(testbed) and not await testbed.entries()
 
 
 @pytest.mark.parametrize("level", ["volume", "definition"])
@@ -118,15 +118,18 @@ async def test_a_replacement_interrupted_in_the_reference_is_finished(
 async def refused(testbed: Testbed, service: Service, why: str) -> None:
     """See that it is told once, that nothing is created, and that the property stays."""
     await service.until_said(NOT_TAKEN)
-    passes = await service.metric("linstor_affinity_full_reconcile_seconds_count")
+    full_reconciles = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
     async def passed() -> bool:
-        return await service.metric("linstor_affinity_full_reconcile_seconds_count") >= passes + 2
+        return (
+            await service.metric("linstor_affinity_full_reconcile_seconds_count")
+            >= full_reconciles + 2
+        )
 
     await until(passed, "two more full reconciles ended")
     assert service.said().count(NOT_TAKEN) == 1
     assert why in service.said()
-    assert is_kept(testbed)
+    assert is_preserved(testbed)
     assert await testbed.entries() == []
 
 
@@ -250,14 +253,14 @@ async def test_a_linstor_property_gives_no_claim_the_volume_of_another(
 async def test_a_volume_provisioned_for_another_claim_is_not_given_away(
     testbed: Testbed, service_on: MakeService
 ) -> None:
-    theirs = "pvc-11111111-2222-4333-8444-555555555555"
-    testbed.place(theirs, ["n2"])
+    foreign = "pvc-11111111-2222-4333-8444-555555555555"
+    testbed.place(foreign, ["n2"])
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
     claims = "/api/v1/namespaces/default/persistentvolumeclaims"
     claim = await testbed.cluster.ask("POST", claims, wish)
-    evil = manifests.volume("evil", claim=claim, node_affinity=None, handle=theirs)
-    testbed.world.set_volume_prop(theirs, 0, PROPERTY, json.dumps(evil))
+    evil = manifests.volume("evil", claim=claim, node_affinity=None, handle=foreign)
+    testbed.world.set_volume_prop(foreign, 0, PROPERTY, json.dumps(evil))
 
     async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said(NOT_TAKEN)

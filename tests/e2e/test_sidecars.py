@@ -24,7 +24,7 @@ from tests.fakes.sidecars import HttpApi, Sidecars
 from tests.real_parts.cluster import RealCluster
 from tests.testbed import clusters, manifests
 from tests.testbed.clusters import Cluster, until
-from tests.testbed.manifests import kept
+from tests.testbed.manifests import preserved
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import After, Asked
 from tests.testbed.service import running
@@ -54,11 +54,11 @@ async def beset(testbed: Testbed) -> AsyncIterator[Sidecars]:
         hostile["spec"]["volumeName"] = "pvc-1"
         await testbed.cluster.ask("POST", CLAIMS, hostile)
 
-        async def settled() -> bool:
+        async def until_idle() -> bool:
             found = await testbed.cluster.ask("GET", f"{PV}/pvc-1")
             return any(f.startswith("external-attacher/") for f in found["metadata"]["finalizers"])
 
-        await until(settled, "the attacher holds the volume")
+        await until(until_idle, "the attacher holds the volume")
         yield sidecars
 
 
@@ -69,7 +69,7 @@ async def nothing_lost(testbed: Testbed, sidecars: Sidecars, before: Json) -> No
     await testbed.until_bound("pvc-1")
 
     async def like_before() -> bool:
-        return kept(await testbed.cluster.ask("GET", f"{PV}/pvc-1")) == kept(before)
+        return preserved(await testbed.cluster.ask("GET", f"{PV}/pvc-1")) == preserved(before)
 
     await until(like_before, "all fields are as before")
     hostile = await testbed.cluster.ask("GET", f"{CLAIMS}/{HOSTILE}")
@@ -210,12 +210,12 @@ async def test_with_csi_sidecars_on_a_real_cluster_nothing_is_lost(
 ) -> None:
     async def play(real: RealCluster, steps: Iterable[str], directory: Path) -> None:
         for step in steps:
-            kept_in = directory / step.replace(" ", "-")
-            kept_in.mkdir()
+            directory_of = directory / step.replace(" ", "-")
+            directory_of.mkdir()
             async with clusters.real(real) as cluster, Testbed.of(cluster) as testbed:
                 await testbed.clear()
                 await testbed.prepare()
-                await crashed_and_resumed(testbed, step, kept_in, warm_starts)
+                await crashed_and_resumed(testbed, step, directory_of, warm_starts)
                 await testbed.clear()
 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:

@@ -38,28 +38,28 @@ async def test_the_status_has_changes_streams_and_reasons(
             return bool((await status(service))["volumes"])
 
         await until(seen, "the skipped volume is shown")
-        told = await status(service)
+        reported = await status(service)
         found = await status(service, "CLAIM-PVC-GOOD")
 
-    [change] = told["changes"]
+    [change] = reported["changes"]
     assert (change["volume"], change["claim"]) == ("pvc-moved", "default/claim-pvc-moved")
     assert (change["before"], change["after"]) == (
         "linbit.com/hostname=n1",
         "linbit.com/hostname=n2",
     )
     assert 0 < change["latencyMs"] < 60_000
-    [skipped] = told["volumes"]
+    [skipped] = reported["volumes"]
     assert (skipped["volume"], skipped["reason"]) == ("pvc-skipped", "skip-annotation")
     assert skipped["message"] == "annotation piraeus.io/skip-affinity-controller is set"
-    assert {each["stream"]: each["connected"] for each in told["streams"]} == {
+    assert {each["stream"]: each["connected"] for each in reported["streams"]} == {
         "promotion": True,
         "nodes": True,
     }
-    assert told["streams"][0]["events"] > 0
-    assert told["ready"]
-    assert told["leading"]
-    assert told["counts"]["volumes"] == 3
-    assert told["fullReconcile"]["volumes"] == 3
+    assert reported["streams"][0]["events"] > 0
+    assert reported["ready"]
+    assert reported["leading"]
+    assert reported["counts"]["volumes"] == 3
+    assert reported["fullReconcile"]["volumes"] == 3
     assert [(each["volume"], each["state"]) for each in found["volumes"]] == [
         ("pvc-good", "in_sync")
     ]
@@ -75,10 +75,10 @@ async def test_the_status_names_what_is_not_ready(
             return not (await status(service))["ready"]
 
         await until(cut, "the service is not ready")
-        told = await status(service)
+        reported = await status(service)
 
-    assert "linstor promotion stream" in told["notReady"]
-    assert not told["streams"][0]["connected"]
+    assert "linstor promotion stream" in reported["notReady"]
+    assert not reported["streams"][0]["connected"]
 
 
 @pytest.mark.parametrize("off", ["off", "false"])

@@ -15,12 +15,12 @@ from tests.testbed import manifests
 Json = dict[str, Any]
 
 EVIL = PvName("evil")
-TOLD = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
+REPORTED = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
 FORGED = Writer(name=OURSELVES)
 """A field manager's name is what the client says it is."""
 
 
-def theirs(cluster: FakeCluster) -> Json:
+def foreign_claim(cluster: FakeCluster) -> Json:
     """A claim that asks for a volume which is not there."""
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
@@ -35,8 +35,8 @@ def volume_for(claim: Json | None, handle: str, **spec: Any) -> Json:
 def entry(wanted: Json, volume: str) -> tuple[str, Json]:
     ref = wanted["spec"].get("claimRef")
     claim = ref and {key: ref[key] for key in ("namespace", "name", "uid")}
-    told = {"format": 1, "pv": wanted["metadata"]["name"], "volume": volume, "uid": "nobody"}
-    return "1", {**told, "claim": claim, "state": "deleting", "holder": "", "wanted": wanted}
+    reported = {"format": 1, "pv": wanted["metadata"]["name"], "volume": volume, "uid": "nobody"}
+    return "1", {**reported, "claim": claim, "state": "deleting", "holder": "", "wanted": wanted}
 
 
 async def reconciled(setup: Setup, minutes: int) -> None:

@@ -165,7 +165,7 @@ async def cluster_with(
     async with Binder(cluster, delay=binder_takes) as binder:
         for name in names:
             bind(cluster, name, on)
-        await binder.settled()
+        await binder.until_idle()
         yield cluster
 
 

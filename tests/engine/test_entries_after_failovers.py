@@ -15,10 +15,10 @@ from tests.engine.forged_entries import (
     EVIL,
     VICTIM,
     entry,
+    foreign_claim,
     is_on,
     left_absent,
     reconciled,
-    theirs,
     volume_for,
 )
 from tests.engine.setup import PV, Setup, bind, cluster_with, instead, setup_on, until
@@ -81,7 +81,7 @@ async def test_all_entries_are_listed_first_whatever_their_labels(label: Resourc
         linstor.place(OWN, "n1")
         bind(cluster, "own", "n1", handle=OWN)
         await asyncio.sleep(1.0)
-        journal.kept[EVIL] = entry(volume_for(theirs(cluster), VICTIM), f"{VICTIM}/0")
+        journal.entries[EVIL] = entry(volume_for(foreign_claim(cluster), VICTIM), f"{VICTIM}/0")
         journal.at_a_time = 1
         listed = journal.all
 
@@ -112,14 +112,14 @@ async def test_no_claim_gets_additional_powers_under_another_name() -> None:
         linstor.place(VICTIM, "n2")
         setup = setup_on(cluster, linstor)
         await left_absent(setup, cluster)
-        version, tree = deepcopy(setup.journal.kept[PV])
+        version, tree = deepcopy(setup.journal.entries[PV])
         spec: Json = tree["wanted"]["spec"]
         spec["csi"]["volumeAttributes"] = HOSTILE
         spec["csi"]["nodeStageSecretRef"] = {"name": "s", "namespace": "kube-system"}
         spec["mountOptions"] = ["dev", "suid"]
         spec["claimRef"] |= {"name": "not-here", "namespace": "kube-system"}
         tree["claim"] = {key: spec["claimRef"][key] for key in ("namespace", "name", "uid")}
-        setup.journal.kept[PV] = (version + "0", tree)
+        setup.journal.entries[PV] = (version + "0", tree)
         async with setup.at_work():
             await reconciled(setup, 3)
 
@@ -148,7 +148,7 @@ async def test_an_old_entry_reverts_no_deletion_by_a_user() -> None:
             setup.queue.add(VICTIM, source="promotion")
             await until(lambda: saves == 1)
             linstor.place(VICTIM, "n1")
-            del setup.journal.kept[PvName(PV)]
+            del setup.journal.entries[PvName(PV)]
             await until(lambda: FINALIZER not in setup.pv()["metadata"]["finalizers"])
             held = [*setup.pv()["metadata"]["finalizers"], "backup.example.com/hold"]
             cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
@@ -162,7 +162,7 @@ async def test_an_old_entry_reverts_no_deletion_by_a_user() -> None:
                 policy="Delete",
             )
             version, tree = entry(wanted, f"{VICTIM}/0")
-            setup.journal.kept[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+            setup.journal.entries[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
             await reconciled(setup, 3)
 
         assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]

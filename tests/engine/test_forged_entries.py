@@ -23,12 +23,12 @@ from linstor_affinity_events.model.names import PvName, ResourceName
 from tests.engine.forged_entries import (
     EVIL,
     FORGED,
-    TOLD,
+    REPORTED,
     VICTIM,
     entry,
+    foreign_claim,
     is_on,
     reconciled,
-    theirs,
     volume_for,
 )
 from tests.engine.forged_entries import left_absent as volume_left_absent
@@ -58,7 +58,7 @@ async def test_an_entry_for_a_sibling_blocks_no_volume_of_its_resource() -> None
         setup = setup_on(cluster, linstor)
         forged = volume_for(None, f"{PV}/7", accessModes=["NoSuchMode"])
         forged["spec"]["claimRef"] = {"namespace": "default", "name": "x", "uid": "nobody"}
-        setup.journal.kept[EVIL] = entry(forged, f"{PV}/7")
+        setup.journal.entries[EVIL] = entry(forged, f"{PV}/7")
         async with setup.at_work():
             await reconciled(setup, 10)
 
@@ -70,8 +70,8 @@ async def test_an_entry_for_the_writers_own_claim_blocks_no_other_volume() -> No
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n1")
         setup = setup_on(cluster, linstor)
-        forged = volume_for(theirs(cluster), "unused", accessModes=["NoSuchMode"])
-        setup.journal.kept[EVIL] = entry(forged, "unused/0")
+        forged = volume_for(foreign_claim(cluster), "unused", accessModes=["NoSuchMode"])
+        setup.journal.entries[EVIL] = entry(forged, "unused/0")
         async with setup.at_work():
             await reconciled(setup, 2)
             linstor.place(PV, "n2")
@@ -101,7 +101,7 @@ async def test_any_number_of_unusable_entries_delay_others_only_briefly(
             forged = volume_for(None, name, accessModes=["NoSuchMode"])
             forged["metadata"]["name"] = name
             forged["spec"]["claimRef"] = {"namespace": "default", "name": "x", "uid": "nobody"}
-            setup.journal.kept[PvName(name)] = entry(forged, f"{name}/0")
+            setup.journal.entries[PvName(name)] = entry(forged, f"{name}/0")
         async with setup.at_work():
             await reconciled(setup, 5)
             linstor.place(PV, *nodes)
@@ -122,7 +122,7 @@ def entries_for_others(setup: Setup, others: list[str], number: int) -> None:
         forged = volume_for(None, handle)
         forged["metadata"]["name"] = name
         forged["spec"]["claimRef"] = {"namespace": "default", "name": "x", "uid": "nobody"}
-        setup.journal.kept[PvName(name)] = entry(forged, f"{handle}/0")
+        setup.journal.entries[PvName(name)] = entry(forged, f"{handle}/0")
 
 
 @pytest.mark.parametrize("nodes", [("n2",), ("n1", "n2")], ids=["urgent", "one choice more"])
@@ -208,7 +208,7 @@ async def test_a_linstor_property_creates_no_volume_with_additional_powers(
         linstor = FakeLinstor("n1", "n2")
         linstor.place("unused", "n1")
         setup = setup_on(cluster, linstor)
-        forged = volume_for(theirs(cluster), "unused")
+        forged = volume_for(foreign_claim(cluster), "unused")
         forged["spec"]["csi"] |= change.get("spec", {}).pop("csi", {})
         forged["spec"] |= change.get("spec", {})
         forged["metadata"]["annotations"] |= change.get("annotations", {})
@@ -218,7 +218,7 @@ async def test_a_linstor_property_creates_no_volume_with_additional_powers(
             await reconciled(setup, 3)
 
         assert cluster.get("persistentvolumes", "evil") is None
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def test_a_volume_from_a_property_gets_no_mount_options_of_another_property() -> None:
@@ -229,7 +229,7 @@ async def test_a_volume_from_a_property_gets_no_mount_options_of_another_propert
         linstor = FakeLinstor("n1", "n2")
         linstor.place("unused", "n1")
         setup = setup_on(cluster, linstor)
-        saved = volume_for(theirs(cluster), "unused", storageClassName="old")
+        saved = volume_for(foreign_claim(cluster), "unused", storageClassName="old")
         name = ResourceName("unused")
         linstor.known[name] = changed(linstor.known[name], saved={0: json.dumps(saved)})
         async with setup.at_work():
@@ -318,10 +318,10 @@ async def test_mount_options_of_no_class_are_not_recreated_for_a_claim_after_a_c
         assert setup.pv()["status"]["phase"] == "Released"
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
         assert setup.pv()["spec"]["claimRef"]["name"].startswith("gone-")
-    told = [
+    reported = [
         record.message for record in caplog.records if "reclaim policy Retain" in record.message
     ]
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 def terminating(cluster: FakeCluster, name: str) -> None:
@@ -343,7 +343,7 @@ async def test_no_second_volume_is_created_for_data_that_a_claim_uses(
         linstor = FakeLinstor("n1", "n2")
         linstor.place(VICTIM, "n1")
         setup = setup_on(cluster, linstor)
-        forged, create = volume_for(theirs(cluster), VICTIM), setup.volumes.create
+        forged, create = volume_for(foreign_claim(cluster), VICTIM), setup.volumes.create
 
         async def others_created(manifest: Manifest) -> Manifest:
             if manifest["metadata"]["name"] == PV:
@@ -359,7 +359,7 @@ async def test_no_second_volume_is_created_for_data_that_a_claim_uses(
                 setup.queue.add(VICTIM, source="promotion")
                 await until(lambda: cluster.get("persistentvolumes", PV) is None)
             if by == "an entry":
-                setup.journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+                setup.journal.entries[EVIL] = entry(forged, f"{VICTIM}/0")
             else:
                 known = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
                 linstor.known[VICTIM] = known
@@ -367,12 +367,12 @@ async def test_no_second_volume_is_created_for_data_that_a_claim_uses(
             await reconciled(setup, 3)
 
         assert cluster.get("persistentvolumes", "evil") is None
-    told = [
+    reported = [
         each
         for each in caplog.messages
         if "left alone" in each or "saved PersistentVolume in LINSTOR is ignored" in each
     ]
-    assert len(told) <= 1
+    assert len(reported) <= 1
 
 
 @pytest.mark.parametrize("by", ["an entry", "a property"])
@@ -386,9 +386,9 @@ async def test_data_retained_by_a_volume_is_given_to_no_other_claim(by: str) -> 
         linstor = FakeLinstor("n1", "n2")
         linstor.place(VICTIM, "n1")
         setup = setup_on(cluster, linstor)
-        forged = volume_for(theirs(cluster), VICTIM)
+        forged = volume_for(foreign_claim(cluster), VICTIM)
         if by == "an entry":
-            setup.journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+            setup.journal.entries[EVIL] = entry(forged, f"{VICTIM}/0")
         else:
             known = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
             linstor.known[VICTIM] = known
@@ -420,9 +420,9 @@ async def test_data_of_a_volume_left_absent_by_a_crash_is_given_to_no_other_clai
         linstor = FakeLinstor("n1", "n2")
         journal = await left_by_a_crash(cluster, linstor)
         bind(cluster, "sibling", "n2", handle=f"{VICTIM}/1")
-        forged = volume_for(theirs(cluster), VICTIM)
+        forged = volume_for(foreign_claim(cluster), VICTIM)
         if by == "an entry":
-            journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+            journal.entries[EVIL] = entry(forged, f"{VICTIM}/0")
         else:
             known = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
             linstor.known[VICTIM] = known
@@ -450,7 +450,7 @@ async def test_a_volume_left_absent_by_a_crash_is_recreated_at_once(at_a_time: i
             name = PvName(f"evil-{number}")
             forged = volume_for(None, name)
             forged["metadata"]["name"] = name
-            journal.kept[name] = entry(forged, f"{name}/0")
+            journal.entries[name] = entry(forged, f"{name}/0")
         journal.at_a_time = at_a_time
         setup = setup_on(cluster, linstor, journal=journal)
         async with setup.at_work():
@@ -468,15 +468,15 @@ async def test_a_new_leader_lists_all_entries_before_it_creates_an_absent_volume
         linstor.place(VICTIM, "n1")
         journal = FakeJournal()
         setup = setup_on(cluster, linstor, journal=journal, holder="standby")
-        forged = volume_for(theirs(cluster), VICTIM)
+        forged = volume_for(foreign_claim(cluster), VICTIM)
         async with setup.at_work():
             await reconciled(setup, 1)
             setup.leadership.leading = False
             setup.engine.leadership_changed(leading=False)
-            journal.kept |= (await left_by_a_crash(cluster, linstor)).kept
+            journal.entries |= (await left_by_a_crash(cluster, linstor)).entries
             if by == "an entry":
                 setup.replacer.unfinished.pending.add(EVIL, VolumeKey(VICTIM))
-                journal.kept[EVIL] = entry(forged, f"{VICTIM}/0")
+                journal.entries[EVIL] = entry(forged, f"{VICTIM}/0")
             else:
                 saved = changed(linstor.known[VICTIM], saved={0: json.dumps(forged)})
                 linstor.known[VICTIM] = saved
@@ -506,7 +506,7 @@ async def test_of_two_entries_for_the_same_data_only_an_observed_volume_is_recre
             await reconciled(after, 3)
 
         assert (cluster.get("persistentvolumes", PV) is None) == crash
-        assert (PV in setup.journal.kept) == crash
+        assert (PV in setup.journal.entries) == crash
 
 
 async def test_a_manually_rebound_volume_is_recreated_after_a_failure() -> None:
@@ -570,11 +570,11 @@ async def test_an_entry_gives_no_claim_a_volume_with_additional_powers(change: J
         linstor = FakeLinstor("n1", "n2")
         linstor.place("unused", "n1")
         setup = setup_on(cluster, linstor)
-        forged = volume_for(theirs(cluster), "unused")
+        forged = volume_for(foreign_claim(cluster), "unused")
         forged["spec"]["csi"] |= change.get("csi", {})
         forged["metadata"]["annotations"] |= change.get("annotations", {})
         forged["spec"] |= {k: v for k, v in change.items() if k not in {"csi", "annotations"}}
-        setup.journal.kept[EVIL] = entry(forged, "unused/0")
+        setup.journal.entries[EVIL] = entry(forged, "unused/0")
         async with setup.at_work():
             await reconciled(setup, 3)
 
@@ -582,7 +582,7 @@ async def test_an_entry_gives_no_claim_a_volume_with_additional_powers(change: J
         assert claim is not None
         assert claim["status"].get("phase") != "Bound"
         assert setup.pv("evil")["status"]["phase"] == "Released"
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def test_forged_markers_change_no_retain_to_delete() -> None:
@@ -592,7 +592,7 @@ async def test_forged_markers_change_no_retain_to_delete() -> None:
         bind(cluster, PV, "n1", policy="Retain")
         await asyncio.sleep(1.0)
         setup = setup_on(cluster, linstor)
-        marks = {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: TOLD}
+        marks = {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: REPORTED}
         finalizers = [*setup.pv()["metadata"]["finalizers"], FINALIZER]
         patch = {"metadata": {"finalizers": finalizers, "annotations": marks}}
         cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
@@ -614,7 +614,7 @@ async def test_an_annotation_during_a_replacement_changes_no_retain_to_delete() 
 
         async def deleted(manifest: Manifest) -> Manifest | None:
             answer = await delete(manifest)
-            patch = {"metadata": {"annotations": {MARKER_ANNOTATION: TOLD}}}
+            patch = {"metadata": {"annotations": {MARKER_ANNOTATION: REPORTED}}}
             cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
             return answer
 
@@ -636,7 +636,7 @@ async def test_if_markers_and_entry_disagree_retain_wins() -> None:
         setup = setup_on(cluster, linstor)
         entry = JournalEntry.begin(setup.pv(), VolumeKey(RD), NO_AFFINITY, holder="killed")
         await setup.journal.create(entry)
-        marks = {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: TOLD}
+        marks = {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: REPORTED}
         finalizers = [*setup.pv()["metadata"]["finalizers"], FINALIZER]
         patch = {
             "metadata": {"finalizers": finalizers, "annotations": marks},
@@ -703,11 +703,11 @@ async def test_an_entry_rewritten_by_another_client_is_not_trusted(
                 attempts += 1
             if attempts in {1, 2}:
                 # Whoever may write ConfigMaps is quicker, and the first attempts fail.
-                version, tree = deepcopy(setup.journal.kept[PV])
+                version, tree = deepcopy(setup.journal.entries[PV])
                 ref = tree["wanted"]["spec"]["claimRef"]
                 ref |= {"name": "evil", "uid": stranger["metadata"]["uid"]}
                 tree["claim"] = {key: ref[key] for key in ("namespace", "name", "uid")}
-                setup.journal.kept[PV] = (version + "0", tree)
+                setup.journal.entries[PV] = (version + "0", tree)
                 raise error("not now")
             return await create(manifest)
 
@@ -767,7 +767,7 @@ async def test_an_unusable_entry_and_saved_pv_do_not_delay_a_volume() -> None:
         linstor.place(PV, "n2")
         linstor.known[RD] = changed(linstor.known[RD], saved={3: "junk"})
         setup = setup_on(cluster, linstor)
-        setup.journal.kept[EVIL] = entry(volume_for(theirs(cluster), PV), f"{PV}/0")
+        setup.journal.entries[EVIL] = entry(volume_for(foreign_claim(cluster), PV), f"{PV}/0")
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
             await until(lambda: is_on(cluster, "n2"), patience=60.0)

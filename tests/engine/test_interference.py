@@ -57,7 +57,7 @@ async def test_events_of_an_earlier_incarnation_do_not_end_a_replacement() -> No
     cluster = FakeCluster()
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
-        await binder.settled()
+        await binder.until_idle()
         setup = setup_on(cluster, FakeLinstor("n1", "n2", "n3"))
         old = setup.pv()
         async with setup.volumes.watching():
@@ -79,14 +79,14 @@ async def test_events_of_an_earlier_incarnation_do_not_end_a_replacement() -> No
 
         assert outcome is Outcome.DONE
         assert setup.nodes() == {"n3"}
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def test_markers_without_entry_on_a_released_volume_are_removed_except_retain() -> None:
     async with one_setup() as setup:
         async with setup.volumes.watching():
             await cut_off_after_marking(setup)
-            setup.journal.kept.clear()
+            setup.journal.entries.clear()
             setup.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
             await until(lambda: setup.pv()["status"]["phase"] == "Released")
             outcome = await setup.replacer.resume(PV)
@@ -105,7 +105,7 @@ async def test_a_terminating_volume_without_entry_is_unchanged_and_reported() ->
             setup.faults.refuse("remove", Unreachable)
             with pytest.raises(Unreachable):
                 await replace(setup, "n2")
-            setup.journal.kept.clear()
+            setup.journal.entries.clear()
             setup.faults.allow("remove")
             before = setup.pv()
             outcome = await setup.replacer.resume(PV)
@@ -190,7 +190,7 @@ async def test_a_failing_volume_does_not_block_its_sibling() -> None:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
         setup = setup_on(cluster, linstor)
-        setup.journal.kept[PV] = ("1", {"format": "of the future"})
+        setup.journal.entries[PV] = ("1", {"format": "of the future"})
         async with setup.at_work():
             await asyncio.sleep(1.0)
             setup.queue.add(RD, source="promotion")
@@ -248,7 +248,7 @@ async def test_a_volume_deleted_by_a_user_just_before_us_stays_deleted() -> None
         assert outcome is Outcome.DELETED_BY_USER
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def test_a_volume_deleted_by_a_user_before_a_resumed_deletion_stays_deleted() -> None:
@@ -266,7 +266,7 @@ async def test_a_volume_deleted_by_a_user_before_a_resumed_deletion_stays_delete
         assert outcome is Outcome.DELETED_BY_USER
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def test_a_deletion_with_a_lost_response_is_not_attributed_to_a_user() -> None:
@@ -462,7 +462,7 @@ async def test_nothing_starts_once_another_instance_leads_or_it_stops(ends: str)
 
         assert setup.nodes() == {"n1"}
         assert setup.faults.writes == ["rehearse", "note", "drop"]
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
         assert setup.replacer.unfinished.pending == {}
 
 
@@ -536,7 +536,7 @@ async def test_a_write_during_the_removal_of_the_volume_is_not_lost() -> None:
         assert setup.pv()["metadata"]["annotations"]["example.com/late"] == "yes"
         assert setup.nodes() == {"n2"}
         assert not has_any_marker(setup.pv())
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 def failing_to_take_it_over(setup: Setup, errors: list[Exception]) -> None:
@@ -563,7 +563,7 @@ async def test_a_late_write_is_retried(error: type[Exception]) -> None:
         assert outcome is Outcome.DONE
         assert not errors
         assert setup.pv()["metadata"]["labels"]["late"] == "yes"
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def test_a_rejected_late_write_is_reported_and_blocks_nothing(
@@ -577,7 +577,7 @@ async def test_a_rejected_late_write_is_reported_and_blocks_nothing(
                 outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
     assert [record.message for record in caplog.records] == [
         (
             "a change made while the volume was deleted is not on the recreated volume because "

@@ -89,7 +89,7 @@ async def test_deleting_a_claim_while_the_markers_say_retain_keeps_the_data(
         delete_claim(setup, used=used)
         await asyncio.sleep(1.0)
         if not noted:
-            setup.journal.kept.clear()
+            setup.journal.entries.clear()
         second = successor(setup)
         async with second.volumes.watching():
             await second.replacer.resume(PV)

@@ -269,11 +269,11 @@ def test_short_delays_are_exact_on_the_event_loop_of_the_service() -> None:
 async def test_a_reconcile_that_becomes_a_change_frees_a_reconcile_slot() -> None:
     queue, reads = new_queue(2), ReadLimit()
     queue.reads, reads.on_lifted = reads, queue.wake
-    looked: dict[str, float] = {}
+    reconciled: dict[str, float] = {}
 
     async def work() -> None:
         async with queue.get() as item:
-            looked[item.key] = asyncio.get_running_loop().time()
+            reconciled[item.key] = asyncio.get_running_loop().time()
             if item.key == "a":
                 assert queue.may_change(item, urgent=True)
                 await asyncio.sleep(5.0)
@@ -287,7 +287,7 @@ async def test_a_reconcile_that_becomes_a_change_frees_a_reconcile_slot() -> Non
                 queue.add(key)
             await asyncio.sleep(10.0)
 
-    assert max(looked.values()) < 1.0
+    assert max(reconciled.values()) < 1.0
 
 
 async def test_a_key_knows_which_reads_are_outdated() -> None:
@@ -296,7 +296,7 @@ async def test_a_key_knows_which_reads_are_outdated() -> None:
     queue.add("told twice")
     queue.add("later", after=2.0)
     await asyncio.sleep(1.0)
-    told = clock()
+    reported = clock()
     queue.add("told twice")
     await asyncio.sleep(3.0)
 
@@ -304,7 +304,7 @@ async def test_a_key_knows_which_reads_are_outdated() -> None:
     for _ in range(2):
         async with queue.get() as item:
             requested[item.key] = item.requested
-    assert requested == {"told twice": told, "later": told + 1.0}
+    assert requested == {"told twice": reported, "later": reported + 1.0}
 
 
 async def test_freed_capacity_is_offered_to_waiters() -> None:

@@ -224,4 +224,4 @@ async def test_a_new_volume_deleted_before_its_entry_stays_deleted() -> None:
             assert await replace(setup, "n2") is Outcome.DELETED_BY_USER
 
         assert setup.cluster.get("persistentvolumes", PV) is None
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}

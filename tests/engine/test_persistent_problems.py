@@ -81,9 +81,9 @@ async def test_a_volume_that_stays_absent_is_reported_whatever_the_reason() -> N
 
         assert second.telemetry.now["absent"] == 1
         assert second.telemetry.now["unfinished"] == 1
-        told = [why for _, reason, why in second.notices.warnings]
-        assert all("none of your business" in why for why in told)
-        assert len(told) > 10
+        reported = [why for _, reason, why in second.notices.warnings]
+        assert all("none of your business" in why for why in reported)
+        assert len(reported) > 10
 
 
 async def test_a_replacement_that_never_ends_is_reported() -> None:
@@ -109,8 +109,8 @@ async def test_a_rejected_creation_is_reported_repeatedly_while_it_lasts() -> No
         async with setup.at_work():
             await a_day(setup)
 
-        told = [r for _, r, _ in setup.notices.warnings if r == "VolumeRecreationFailing"]
-        assert 20 < len(told) < 40
+        reported = [r for _, r, _ in setup.notices.warnings if r == "VolumeRecreationFailing"]
+        assert 20 < len(reported) < 40
         assert len(set(setup.notices.reminders)) > 20
 
 

@@ -163,7 +163,7 @@ async def test_a_resource_unknown_to_linstor_is_read_once() -> None:
     assert linstor.read[gone] == 1
 
 
-def a_house(cluster: FakeCluster, linstor: Slow) -> Setup:
+def slow_setup(cluster: FakeCluster, linstor: Slow) -> Setup:
     return setup_on(cluster, linstor, limit=LIMIT, readers=4)
 
 
@@ -171,7 +171,7 @@ async def test_a_full_reconcile_slower_than_its_timeout_completes() -> None:
     linstor = slow(NAMES)
     linstor.place(NAMES[-1], "n2")
     async with cluster_with(*NAMES) as cluster:
-        setup = a_house(cluster, linstor)
+        setup = slow_setup(cluster, linstor)
         async with setup.at_work():
             passing = asyncio.create_task(setup.full_reconciler.run())
             setup.full_reconciler.request("start")
@@ -187,7 +187,7 @@ async def test_a_full_reconcile_slower_than_its_timeout_completes() -> None:
 async def test_events_missed_during_a_resumed_full_reconcile_cause_another_one() -> None:
     linstor = slow(NAMES)
     async with cluster_with(*NAMES) as cluster:
-        setup = a_house(cluster, linstor)
+        setup = slow_setup(cluster, linstor)
         async with setup.at_work():
             passing = asyncio.create_task(setup.full_reconciler.run())
             setup.full_reconciler.request("start")

@@ -420,8 +420,8 @@ async def test_two_volumes_in_use_with_one_handle_are_both_in_sync_and_reported_
             await asyncio.sleep(10.0)
 
         assert setup.nodes() == setup.nodes("copy") == {"n2"}
-        told = sorted((name, reason) for name, reason, _ in setup.notices.warnings)
-        assert told == [("copy", "VolumeDuplicate"), (PV, "VolumeDuplicate")]
+        reported = sorted((name, reason) for name, reason, _ in setup.notices.warnings)
+        assert reported == [("copy", "VolumeDuplicate"), (PV, "VolumeDuplicate")]
 
 
 async def test_an_unused_duplicate_does_not_block_the_volume() -> None:

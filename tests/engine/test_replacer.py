@@ -44,7 +44,7 @@ from tests.model.manifests import begun
 Json = dict[str, Any]
 
 
-def kept(pv: Json) -> Json:
+def preserved(pv: Json) -> Json:
     """What no replacement may change."""
     metadata = {k: pv["metadata"].get(k) for k in ("name", "labels", "annotations")}
     metadata["finalizers"] = sorted(pv["metadata"]["finalizers"])
@@ -65,9 +65,9 @@ async def test_a_replaced_volume_differs_in_affinity_and_incarnation_only() -> N
         assert outcome is Outcome.DONE
         assert setup.nodes() == {"n2"}
         assert setup.pv()["metadata"]["uid"] != before["metadata"]["uid"]
-        assert kept(setup.pv()) == kept(before)
+        assert preserved(setup.pv()) == preserved(before)
         assert setup.claim()["status"]["phase"] == "Bound"
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def writes_of_one_replacement() -> int:
@@ -94,11 +94,11 @@ async def test_a_replacement_interrupted_at_any_write_is_finished_by_another_ins
         second = setup_on(cluster, FakeLinstor("n1", "n2"), journal=first.journal, holder="another")
         await finished(second)
 
-        assert kept(second.pv()) == kept(before)
+        assert preserved(second.pv()) == preserved(before)
         assert second.nodes() == {"n2"}
         assert second.claim()["status"]["phase"] == "Bound"
         assert binder.lost_seen == []
-        assert second.journal.kept == {}
+        assert second.journal.entries == {}
 
 
 async def crashed(setup: Setup, nth: int, when: str) -> None:
@@ -148,8 +148,8 @@ async def test_a_lost_response_is_handled(nth: int, when: str) -> None:
             await asyncio.sleep(1.0)
 
         assert setup.nodes() == {"n2"}
-        assert kept(setup.pv()) == kept(before)
-        assert setup.journal.kept == {}
+        assert preserved(setup.pv()) == preserved(before)
+        assert setup.journal.entries == {}
 
 
 async def test_a_replacement_that_kubernetes_would_reject_never_starts() -> None:
@@ -163,7 +163,7 @@ async def test_a_replacement_that_kubernetes_would_reject_never_starts() -> None
         assert isinstance(outcome, Refusal)
         assert outcome.reason is Reason.NOT_ALLOWED
         assert setup.pv() == before
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def test_a_rejected_replacement_writes_no_entry_until_it_is_accepted() -> None:
@@ -171,7 +171,7 @@ async def test_a_rejected_replacement_writes_no_entry_until_it_is_accepted() -> 
         setup.faults.refuse("rehearse", Invalid)
         for _ in range(2):
             assert isinstance(await replace(setup, "n2"), Refusal)
-            assert setup.journal.kept == {}
+            assert setup.journal.entries == {}
             assert setup.replacer.unfinished.pending == {}
         assert setup.faults.writes.count("note") == 1
         setup.faults.allow("rehearse")
@@ -187,7 +187,7 @@ async def test_a_dry_run_that_fails_leaves_no_entry(error: type[Again]) -> None:
         with pytest.raises(error):
             await replace(setup, "n2")
 
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
         assert setup.nodes() == {"n1"}
 
 
@@ -201,7 +201,7 @@ async def test_an_entry_that_could_not_be_withdrawn_is_dropped_later() -> None:
         setup.faults.allow("drop")
 
         assert await setup.replacer.resume(PV) is Outcome.SUPERSEDED
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
         assert setup.nodes() == {"n1"}
 
 
@@ -217,8 +217,8 @@ async def test_a_rejection_before_the_deletion_is_rolled_back(verb: str) -> None
         assert isinstance(against, Refusal)
         assert against.reason is Reason.NOT_ALLOWED
         assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
-        assert kept(setup.pv()) == kept(before)
-        assert setup.journal.kept == {}
+        assert preserved(setup.pv()) == preserved(before)
+        assert setup.journal.entries == {}
 
 
 async def test_a_rejected_creation_after_the_deletion_is_logged_retried_and_blocks_others() -> None:
@@ -230,7 +230,7 @@ async def test_a_rejected_creation_after_the_deletion_is_logged_retried_and_bloc
             with pytest.raises(Invalid):
                 await replace(setup, "n2")
             assert gone(cluster)
-            assert PV in setup.journal.kept
+            assert PV in setup.journal.entries
             assert setup.telemetry.now == {"absent": 1, "stuck": 1}
             assert [reason for _, reason, _ in setup.notices.warnings] == [
                 "VolumeRecreationFailing"
@@ -244,7 +244,7 @@ async def test_a_rejected_creation_after_the_deletion_is_logged_retried_and_bloc
             assert await setup.replacer.resume(PV) is Outcome.DONE
             assert await replace(setup, "n2", name="pvc-2") is Outcome.DONE
 
-        assert kept(setup.pv()) == kept(before)
+        assert preserved(setup.pv()) == preserved(before)
         assert setup.telemetry.now == {"absent": 0, "stuck": 0}
         assert len(setup.notices.warnings) == 1
 
@@ -304,7 +304,7 @@ async def test_a_volume_deleted_by_a_user_first_stays_deleted() -> None:
         left = setup.pv()
         assert FINALIZER not in left["metadata"]["finalizers"]
         assert left["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def test_a_marked_volume_without_entry_loses_the_markers_and_keeps_retain() -> None:
@@ -316,7 +316,7 @@ async def test_a_marked_volume_without_entry_loses_the_markers_and_keeps_retain(
             setup.faults.refuse("save", Unreachable)
             with pytest.raises(Unreachable):
                 await replace(setup, "n2")
-            setup.journal.kept.clear()
+            setup.journal.entries.clear()
             outcome = await setup.replacer.resume(PV)
 
         assert outcome is Outcome.RECREATED_WITH_RETAIN
@@ -325,7 +325,7 @@ async def test_a_marked_volume_without_entry_loses_the_markers_and_keeps_retain(
         assert annotations.pop(ORIGINAL_POLICY_ANNOTATION) == "Delete"
         assert after["spec"].pop("persistentVolumeReclaimPolicy") == "Retain"
         before["spec"].pop("persistentVolumeReclaimPolicy")
-        assert kept(after) == kept(before)
+        assert preserved(after) == preserved(before)
         assert [reason for _, reason, _ in setup.notices.warnings] == ["VolumeRetained"]
 
 
@@ -333,7 +333,7 @@ async def test_an_unresponsive_binder_is_waited_for_until_the_timeout() -> None:
     cluster = FakeCluster()
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
-        await binder.settled()
+        await binder.until_idle()
         binder.pause()
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         async with setup.volumes.watching():
@@ -373,20 +373,20 @@ def lost_answer(setup: Setup, _: Binder) -> Iterator[None]:
 @contextmanager
 def lost_claim(setup: Setup, _: Binder) -> Iterator[None]:
     before, read = setup.pv()["metadata"]["uid"], setup.volumes.read_claim
-    told = 0
+    reported = 0
 
     async def lost_once(name: ClaimName) -> Manifest | None:
-        nonlocal told
+        nonlocal reported
         claim = await read(name)
         again = not gone(setup.cluster) and setup.pv()["metadata"]["uid"] != before
-        if claim is None or not again or told:
+        if claim is None or not again or reported:
             return claim
-        told += 1
+        reported += 1
         return {**claim, "status": {**claim["status"], "phase": "Lost"}}
 
     instead(setup.volumes, read_claim=lost_once)
     yield
-    assert told
+    assert reported
 
 
 @contextmanager
@@ -395,7 +395,7 @@ def nothing_special(_: Setup, __: Binder) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "held_up"),
+    ("fault", "held_up"),
     [
         (nothing_special, False),
         (silent_binder, True),
@@ -405,14 +405,14 @@ def nothing_special(_: Setup, __: Binder) -> Iterator[None]:
     ],
 )
 async def test_a_delayed_replacement_says_so(
-    trouble: Callable[[Setup, Binder], AbstractContextManager[None]], held_up: bool
+    fault: Callable[[Setup, Binder], AbstractContextManager[None]], held_up: bool
 ) -> None:
     cluster = FakeCluster()
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
-        await binder.settled()
+        await binder.until_idle()
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
-        with trouble(setup, binder):
+        with fault(setup, binder):
             async with setup.volumes.watching():
                 ended = await replaced(setup, "n2")
 
@@ -438,7 +438,7 @@ async def test_if_our_finalizer_is_stripped_nothing_is_deleted_and_no_marker_lef
 
         assert outcome is Outcome.ROLLED_BACK
         assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
-        assert kept(setup.pv()) == kept(before)
+        assert preserved(setup.pv()) == preserved(before)
 
 
 async def test_writes_without_effect_are_not_retried_forever() -> None:
@@ -487,9 +487,9 @@ async def test_two_concurrent_instances_end_with_one_correct_volume() -> None:
         await asyncio.sleep(5.0)
 
         assert first.nodes() == {"n2"}
-        assert kept(first.pv()) == kept(before)
+        assert preserved(first.pv()) == preserved(before)
         assert first.claim()["status"]["phase"] == "Bound"
-        assert first.journal.kept == {}
+        assert first.journal.entries == {}
         assert binder.lost_seen == []
 
 
@@ -512,7 +512,7 @@ async def test_an_invalid_entry_is_not_pending_once_it_was_read() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         await setup.journal.create(begun(setup.pv()))
-        setup.journal.kept[PV][1]["wanted"]["spec"]["hostPath"] = {"path": "/"}
+        setup.journal.entries[PV][1]["wanted"]["spec"]["hostPath"] = {"path": "/"}
         await setup.replacer.load()
         assert set(setup.replacer.unfinished.pending) == {PV}
 

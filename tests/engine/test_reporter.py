@@ -23,7 +23,7 @@ LARGER = Deferred(Reason.RESIZING, "a resize from 1Gi to 3Gi is in flight", 2.0)
 REFUSED = Refusal(Reason.NO_DATA, "no replica of pvc-1 has usable data now")
 
 
-class Scene:
+class Scenario:
     """A teller whose clock is turned by hand."""
 
     def __init__(self) -> None:
@@ -48,62 +48,62 @@ def _volume(**changes: Any) -> Volume:
 
 
 def test_a_deferred_volume_is_reported_after_minutes_and_not_before() -> None:
-    scene = Scene()
+    scenario = Scenario()
 
-    scene.report(RESIZING)
-    scene.report(RESIZING, after=DEFERRED_FOR - 1)
-    assert scene.warned == 0
-    assert scene.reporter.deferred() == {}
-    scene.report(RESIZING, after=1)
-    scene.report(RESIZING, after=60)
+    scenario.report(RESIZING)
+    scenario.report(RESIZING, after=DEFERRED_FOR - 1)
+    assert scenario.warned == 0
+    assert scenario.reporter.deferred() == {}
+    scenario.report(RESIZING, after=1)
+    scenario.report(RESIZING, after=60)
 
-    [(name, _, why)] = scene.notices.warnings
-    assert name == scene.volume.name
+    [(name, _, why)] = scenario.notices.warnings
+    assert name == scenario.volume.name
     assert RESIZING.why in why
-    assert scene.reporter.deferred() == {Reason.RESIZING: 1}
+    assert scenario.reporter.deferred() == {Reason.RESIZING: 1}
 
 
 def test_a_deferral_lasts_since_its_reason_began_whatever_its_message() -> None:
-    scene = Scene()
+    scenario = Scenario()
 
-    scene.report(RESIZING)
-    scene.report(LARGER, after=DEFERRED_FOR)
+    scenario.report(RESIZING)
+    scenario.report(LARGER, after=DEFERRED_FOR)
 
-    assert scene.warned == 1
+    assert scenario.warned == 1
 
 
 def test_a_deferral_starts_again_after_the_volume_was_in_sync() -> None:
-    scene = Scene()
+    scenario = Scenario()
 
-    scene.report(RESIZING)
-    scene.report(InSync(), after=DEFERRED_FOR - 1)
-    scene.report(RESIZING, after=2)
+    scenario.report(RESIZING)
+    scenario.report(InSync(), after=DEFERRED_FOR - 1)
+    scenario.report(RESIZING, after=2)
 
-    assert scene.warned == 0
+    assert scenario.warned == 0
 
 
 @pytest.mark.parametrize("decision", [RESIZING, REFUSED])
 def test_a_lasting_problem_is_reported_again_before_its_event_expires(decision: Decision) -> None:
-    scene = Scene()
-    scene.report(decision)
-    scene.report(decision, after=DEFERRED_FOR)
-    assert scene.warned == 1
+    scenario = Scenario()
+    scenario.report(decision)
+    scenario.report(decision, after=DEFERRED_FOR)
+    assert scenario.warned == 1
 
-    scene.report(decision, after=REMIND_AFTER - DEFERRED_FOR - 1)
-    assert scene.warned == 1
-    scene.report(decision, after=DEFERRED_FOR + 1)
-    assert scene.warned == 2
-    scene.report(decision, after=REMIND_AFTER)
-    assert scene.warned == 3
+    scenario.report(decision, after=REMIND_AFTER - DEFERRED_FOR - 1)
+    assert scenario.warned == 1
+    scenario.report(decision, after=DEFERRED_FOR + 1)
+    assert scenario.warned == 2
+    scenario.report(decision, after=REMIND_AFTER)
+    assert scenario.warned == 3
     assert REMIND_AFTER < 3600
 
 
 def test_a_reminder_is_an_event_of_its_own() -> None:
-    scene = Scene()
-    scene.report(REFUSED)
-    scene.report(REFUSED, after=REMIND_AFTER)
+    scenario = Scenario()
+    scenario.report(REFUSED)
+    scenario.report(REFUSED, after=REMIND_AFTER)
 
-    assert scene.notices.reminders == [0, 1]
+    assert scenario.notices.reminders == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -114,19 +114,19 @@ def test_a_reminder_is_an_event_of_its_own() -> None:
     ],
 )
 def test_an_intended_state_is_never_reported(decision: Decision) -> None:
-    scene = Scene()
+    scenario = Scenario()
 
     for _ in range(5):
-        scene.report(decision, after=REMIND_AFTER)
+        scenario.report(decision, after=REMIND_AFTER)
 
-    assert scene.warned == 0
+    assert scenario.warned == 0
 
 
 def test_a_deleted_volume_is_not_reported_again() -> None:
-    scene = Scene()
-    scene.report(RESIZING)
+    scenario = Scenario()
+    scenario.report(RESIZING)
 
-    scene.reporter.forget(scene.volume.name)
-    scene.now += DEFERRED_FOR
+    scenario.reporter.forget(scenario.volume.name)
+    scenario.now += DEFERRED_FOR
 
-    assert scene.reporter.deferred() == {}
+    assert scenario.reporter.deferred() == {}

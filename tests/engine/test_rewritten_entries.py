@@ -14,10 +14,10 @@ from tests.engine.forged_entries import (
     EVIL,
     VICTIM,
     entry,
+    foreign_claim,
     is_on,
     left_absent,
     reconciled,
-    theirs,
     volume_for,
 )
 from tests.engine.setup import (
@@ -59,7 +59,7 @@ async def test_an_entry_reverts_no_deletion_by_others(
             PV, claim=setup.claim(), node_affinity=manifests.on_nodes(["n1"]), policy="Delete"
         )
         version, tree = entry(forged, f"{PV}/0")
-        setup.journal.kept[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+        setup.journal.entries[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
         async with setup.at_work():
             await reconciled(setup, 3)
 
@@ -115,9 +115,9 @@ async def test_an_entry_rewritten_meanwhile_gives_no_claim_another_linstor_volum
             attempts += gone
             if attempts < 3:
                 if gone:
-                    version, tree = deepcopy(setup.journal.kept[PV])
+                    version, tree = deepcopy(setup.journal.entries[PV])
                     tree["wanted"]["spec"]["csi"]["volumeHandle"] = victim
-                    setup.journal.kept[PV] = (version + "0", {**tree, "volume": f"{victim}/0"})
+                    setup.journal.entries[PV] = (version + "0", {**tree, "volume": f"{victim}/0"})
                 raise Unreachable("not now")
             return await create(manifest)
 
@@ -142,8 +142,8 @@ async def test_a_rewritten_entry_of_an_unobserved_volume_gives_no_claim_another_
         bind(cluster, PV, "n1", handle="victim")
         await asyncio.sleep(1.0)
         setup = setup_on(cluster, linstor)
-        claim = theirs(cluster)
-        setup.journal.kept[EVIL] = entry(volume_for(claim, "unused"), "unused/0")
+        claim = foreign_claim(cluster)
+        setup.journal.entries[EVIL] = entry(volume_for(claim, "unused"), "unused/0")
         create, attempts = setup.volumes.create, 0
 
         async def created(manifest: Manifest) -> Manifest:
@@ -151,7 +151,7 @@ async def test_a_rewritten_entry_of_an_unobserved_volume_gives_no_claim_another_
             attempts += 1
             if attempts == 1:
                 _, tree = entry(volume_for(claim, "victim"), "victim/0")
-                setup.journal.kept[EVIL] = ("77", tree)
+                setup.journal.entries[EVIL] = ("77", tree)
                 raise Unreachable("not now")
             return await create(manifest)
 
@@ -182,18 +182,18 @@ async def test_an_entry_rewritten_for_another_uid_gives_no_claim_the_volume(
         forged = dict[PvName, tuple[str, Json]]()
 
         def rewrite() -> None:
-            version, tree = deepcopy(setup.journal.kept[PV])
+            version, tree = deepcopy(setup.journal.entries[PV])
             ref = tree["wanted"]["spec"]["claimRef"]
             ref |= {"name": "evil", "uid": stranger["metadata"]["uid"]}
             claim = {key: ref[key] for key in ("namespace", "name", "uid")}
             forged[PV] = (version + "00", {**tree, "uid": "nobody", "claim": claim})
             if how == "another uid":
-                setup.journal.kept |= forged
+                setup.journal.entries |= forged
                 return
             bad = (version + "0", {"format": 0, "volume": f"{VICTIM}/0"})
-            setup.journal.kept[PV] = bad
+            setup.journal.entries[PV] = bad
             if how == "deleted first":
-                del setup.journal.kept[PV]
+                del setup.journal.entries[PV]
 
         async def created(manifest: Manifest) -> Manifest:
             nonlocal attempts
@@ -213,7 +213,7 @@ async def test_an_entry_rewritten_for_another_uid_gives_no_claim_the_volume(
             setup.queue.add(VICTIM, source="promotion")
             await asyncio.sleep(1.0)
             await reconciled(setup, 3)
-            setup.journal.kept |= forged
+            setup.journal.entries |= forged
             await reconciled(setup, 3)
 
         claim = cluster.get("persistentvolumeclaims", "evil", "default")
@@ -232,7 +232,7 @@ async def test_observations_of_a_volume_are_dropped_once_it_exists_again() -> No
         linstor.place(VICTIM, "n2")
         setup = setup_on(cluster, linstor)
         await left_absent(setup, cluster)
-        _, tree = setup.journal.kept.pop(PV)
+        _, tree = setup.journal.entries.pop(PV)
         async with setup.at_work():
             await reconciled(setup, 2)
             assert setup.replacer.unfinished.originals.has_any([PV])
@@ -286,9 +286,9 @@ async def test_an_entry_gives_a_volume_no_unknown_finalizer(crash: bool) -> None
             if lost:
                 return answer
             lost = True
-            version, tree = deepcopy(setup.journal.kept[PV])
+            version, tree = deepcopy(setup.journal.entries[PV])
             tree["wanted"]["metadata"]["finalizers"].append(KEEPS)
-            setup.journal.kept[PV] = (version + "0", tree)
+            setup.journal.entries[PV] = (version + "0", tree)
             raise Unreachable("the answer is lost")
 
         instead(setup.volumes, delete=deleted)
@@ -408,8 +408,8 @@ async def test_a_rejected_change_of_others_discards_no_other_change(
         assert setup.pv()["spec"]["capacity"] == {"storage": "5Gi"}
         assert setup.pv()["metadata"][part]["team"] == "red"
         assert "evil" not in setup.pv()["metadata"][part]
-        told = [each for each in caplog.records if "Kubernetes rejected it" in each.message]
-        assert [each.levelname for each in told] == ["ERROR"]
+        reported = [each for each in caplog.records if "Kubernetes rejected it" in each.message]
+        assert [each.levelname for each in reported] == ["ERROR"]
 
 
 async def test_a_rejected_claim_ref_blocks_no_other_volume() -> None:

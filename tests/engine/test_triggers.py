@@ -27,13 +27,13 @@ def triggers_of(stream: FakeStream, streams: Streams) -> AsyncGenerator[Trigger,
 
 async def test_events_are_passed_on_after_the_stream_is_reported_connected() -> None:
     stream = FakeStream()
-    told: list[Trigger] = [ResourceTouched(ResourceName("pvc-1")), EventsMissed("node")]
-    for trigger in told:
+    reported: list[Trigger] = [ResourceTouched(ResourceName("pvc-1")), EventsMissed("node")]
+    for trigger in reported:
         stream.tell(trigger)
     streams = a_registry()
 
     async with aclosing(triggers_of(stream, streams)) as triggers:
-        assert [await anext(triggers) for _ in range(3)] == [OPENED, *told]
+        assert [await anext(triggers) for _ in range(3)] == [OPENED, *reported]
 
     assert streams.state("fake").events == 2
 

@@ -103,10 +103,10 @@ class FakeStream:
         if self.refuse is not None:
             raise self.refuse
         self.connections += 1
-        async with aclosing(self._told()) as events:
+        async with aclosing(self._reported()) as events:
             yield events
 
-    async def _told(self) -> AsyncGenerator[Trigger, None]:
+    async def _reported(self) -> AsyncGenerator[Trigger, None]:
         while True:
             event = await self._events.get()
             if event is None:

@@ -209,8 +209,8 @@ def test_state_can_be_read_and_written_without_http(cluster: FakeCluster) -> Non
 
     made["spec"]["storageClassName"] = "changed outside"
 
-    [kept] = cluster.objects("persistentvolumes")
-    assert kept["spec"]["storageClassName"] == "pv-1"
+    [preserved] = cluster.objects("persistentvolumes")
+    assert preserved["spec"]["storageClassName"] == "pv-1"
     with pytest.raises(Refusal) as refused:
         cluster.create("persistentvolumes", volume("pv-1"))
     assert refused.value.code == 409
@@ -265,10 +265,10 @@ async def test_a_replacement_without_claim_guard_loses_the_claim(
 ) -> None:
     async with Binder(cluster) as binder:
         bound_pair(cluster, "pv-1")
-        await binder.settled()
+        await binder.until_idle()
 
         await replaced(kube, "pv-1", guarded=None)
-        await binder.settled()
+        await binder.until_idle()
 
         assert binder.lost_seen == [("default", "pv-1")]
 
@@ -280,11 +280,11 @@ async def test_a_replacement_with_claim_guard_keeps_the_claim(
         names = [f"pv-{number}" for number in range(20)]
         for name in names:
             bound_pair(cluster, name)
-        await binder.settled()
+        await binder.until_idle()
 
         tombstone = {"name": "tombstone"}
         await asyncio.gather(*(replaced(kube, name, guarded=tombstone) for name in names))
-        await binder.settled()
+        await binder.until_idle()
 
         assert binder.lost_seen == []
         assert {phase(cluster, name) for name in names} == {("Bound", "Bound")}
@@ -292,7 +292,7 @@ async def test_a_replacement_with_claim_guard_keeps_the_claim(
 
 async def test_a_paused_binder_does_nothing_until_resumed(cluster: FakeCluster) -> None:
     async with Binder(cluster, delay=0) as binder:
-        await binder.settled()
+        await binder.until_idle()
         binder.pause()
         bound_pair(cluster, "pv-1")
         for _ in range(100):
@@ -300,7 +300,7 @@ async def test_a_paused_binder_does_nothing_until_resumed(cluster: FakeCluster) 
         before = phase(cluster, "pv-1")
 
         binder.resume()
-        await binder.settled()
+        await binder.until_idle()
 
         assert before == ("Pending", "Pending")
         assert phase(cluster, "pv-1") == ("Bound", "Bound")
@@ -312,7 +312,7 @@ async def test_a_busy_binder_lags_behind(cluster: FakeCluster) -> None:
         for number in range(10):
             bound_pair(cluster, f"pv-{number}")
 
-        await binder.settled()
+        await binder.until_idle()
 
         # A pair takes three writes: the volume's phase, the claim, the claim's status.
         assert time.monotonic() - began >= 10 * 3 * 0.01

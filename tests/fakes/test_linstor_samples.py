@@ -64,8 +64,8 @@ def _list_differences(sample: list[Any], answer: list[Any], at: str) -> list[str
         return [f"{at}: {len(sample)} items became {len(answer)}"]
     return [
         difference
-        for number, (theirs, ours) in enumerate(zip(sample, answer, strict=True))
-        for difference in differences(theirs, ours, f"{at}[{number}]")
+        for number, (foreign, ours) in enumerate(zip(sample, answer, strict=True))
+        for difference in differences(foreign, ours, f"{at}[{number}]")
     ]
 
 

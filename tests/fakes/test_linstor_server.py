@@ -91,7 +91,7 @@ async def till_it_breaks(stream: aiohttp.ClientResponse) -> tuple[bytes, Excepti
     return whole, None
 
 
-def told(world: LinstorWorld, stream: str) -> list[tuple[str, dict[str, Any]]]:
+def events_of(world: LinstorWorld, stream: str) -> list[tuple[str, dict[str, Any]]]:
     return [(event.name, dict(event.payload)) for event in world.emitted if event.stream == stream]
 
 
@@ -247,7 +247,7 @@ async def test_a_new_replica_is_listed_at_once_and_has_an_event_when_drbd_is_up(
 ) -> None:
     async with client.get(PROMOTIONS_PATH, headers=EVENTS) as stream:
         world.create_replica("pvc-1", "n3")
-        before = told(world, PROMOTION)
+        before = events_of(world, PROMOTION)
         rows = await flags_shown(client, "pvc-1")
 
         assert before == []
@@ -271,10 +271,10 @@ async def test_no_event_follows_when_a_deleted_replica_is_removed(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.delete_replica("pvc-1", "n2")
-    await world.settled()
+    await world.until_idle()
 
     assert await flags_shown(client, "pvc-1") == {"n1": []}
-    assert told(world, PROMOTION) == [promotion("n2", None)]
+    assert events_of(world, PROMOTION) == [promotion("n2", None)]
 
 
 async def test_a_deletion_can_be_flagged_before_its_event(
@@ -291,9 +291,9 @@ async def test_a_deletion_can_be_flagged_before_its_event(
 async def test_a_replica_deleted_before_it_was_up_never_comes_up(world: LinstorWorld) -> None:
     world.create_replica("pvc-1", "n3")
     world.delete_replica("pvc-1", "n3")
-    await world.settled()
+    await world.until_idle()
 
-    assert told(world, PROMOTION) == [promotion("n3", None)]
+    assert events_of(world, PROMOTION) == [promotion("n3", None)]
 
 
 async def test_a_replica_deleted_on_an_offline_node_stays_until_the_node_is_back(
@@ -303,25 +303,25 @@ async def test_a_replica_deleted_on_an_offline_node_stays_until_the_node_is_back
     world.emitted.clear()
 
     world.delete_replica("pvc-1", "n2")
-    await world.settled()
+    await world.until_idle()
 
     assert (await flags_shown(client, "pvc-1"))["n2"] == ["DELETE", "DRBD_DELETE"]
     assert not world.emitted
     world.come_online("n2")
-    await world.settled()
+    await world.until_idle()
     assert await flags_shown(client, "pvc-1") == {"n1": []}
 
 
 async def test_without_drbd_there_are_no_events(world: LinstorWorld) -> None:
     world.create_replica("sto-1", "n2")
-    await world.settled()
+    await world.until_idle()
     world.delete_replica("sto-1", "n1")
     world.go_offline("n2")
     world.come_online("n2")
-    await world.settled()
+    await world.until_idle()
 
     assert set(world.definition("sto-1").replicas) == {"N2"}
-    assert all(payload["resource_name"] != "sto-1" for _, payload in told(world, PROMOTION))
+    assert all(payload["resource_name"] != "sto-1" for _, payload in events_of(world, PROMOTION))
 
 
 def watched_flags(world: LinstorWorld, rd: str, node: str) -> list[frozenset[str]]:
@@ -342,10 +342,10 @@ async def test_adding_a_disk_sends_an_event_while_flags_change_and_not_afterward
     flags_at_event = watched_flags(world, "pvc-1", "n3")
 
     world.toggle_disk("pvc-1", "n3", False)
-    await world.settled()
+    await world.until_idle()
 
     assert flags_at_event == [{"DISKLESS", "DRBD_DISKLESS", "DISK_ADDING"}]
-    assert told(world, PROMOTION) == [promotion("n3", True)]
+    assert events_of(world, PROMOTION) == [promotion("n3", True)]
     assert world.replica("pvc-1", "n3").flags == frozenset()
 
 
@@ -354,17 +354,17 @@ async def test_removing_a_disk_sends_an_event_after_flags_are_stable(world: Lins
 
     world.toggle_disk("pvc-1", "n2", True)
     asked = world.replica("pvc-1", "n2").flags
-    await world.settled()
+    await world.until_idle()
 
     assert asked == {"DISK_REMOVE_REQUESTED"}
     assert flags_at_event == [{"DISKLESS", "DRBD_DISKLESS"}]
-    assert told(world, PROMOTION) == [promotion("n2", False)]
+    assert events_of(world, PROMOTION) == [promotion("n2", False)]
 
 
 async def test_a_move_ends_on_the_new_node_and_overlaps_on_both(world: LinstorWorld) -> None:
     world.move("pvc-1", "n1", "n3")
     during = set(world.definition("pvc-1").replicas)
-    await world.settled()
+    await world.until_idle()
 
     assert during == {"N1", "N2", "N3"}
     assert set(world.definition("pvc-1").replicas) == {"N2", "N3"}
@@ -381,7 +381,7 @@ async def test_a_pod_changes_which_other_replicas_may_promote(world: LinstorWorl
     world.promote("pvc-1", "n1")
     world.demote("pvc-1", "n1")
 
-    assert told(world, PROMOTION) == [promotion("n2", False), promotion("n2", True)]
+    assert events_of(world, PROMOTION) == [promotion("n2", False), promotion("n2", True)]
 
 
 async def test_a_definition_in_deletion_has_the_flag_of_its_replicas(
@@ -399,7 +399,7 @@ async def test_a_deleted_definition_is_removed_with_its_last_replica(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.delete_definition("pvc-1")
-    await world.settled()
+    await world.until_idle()
 
     assert (await client.get(f"{PVC}/resources")).status == 404
 
@@ -431,8 +431,8 @@ async def test_losing_a_satellite_sends_one_event_per_replica_and_hides_its_stat
         .isdisjoint({"may_promote", "promotion_score", "connections"})
     )
     assert {node["name"]: node["connection_status"] for node in nodes}["n2"] == "OFFLINE"
-    assert told(world, PROMOTION) == [promotion("n2", None)]
-    assert told(world, NODES) == []
+    assert events_of(world, PROMOTION) == [promotion("n2", None)]
+    assert events_of(world, NODES) == []
 
 
 async def test_a_reconnected_satellite_sends_one_event_per_replica(world: LinstorWorld) -> None:
@@ -441,8 +441,8 @@ async def test_a_reconnected_satellite_sends_one_event_per_replica(world: Linsto
 
     world.come_online("n2")
 
-    assert told(world, PROMOTION) == [promotion("n2", True)]
-    assert told(world, NODES) == []
+    assert events_of(world, PROMOTION) == [promotion("n2", True)]
+    assert events_of(world, NODES) == []
 
 
 async def test_a_lost_node_is_removed_without_an_event(
@@ -460,19 +460,21 @@ async def test_an_evacuation_moves_replicas_to_healthy_nodes(world: LinstorWorld
 
     world.evacuate("n1")
     marked = world.replica("pvc-1", "n1").flags
-    await world.settled()
+    await world.until_idle()
 
     assert marked == {"EVACUATE"}
     assert set(world.definition("pvc-1").replicas) == {"N2", "N4"}
     assert not world.node("n1").replicas
-    assert [name for name, _ in told(world, NODES) if name != "node-create"] == ["node-evacuate"]
+    assert [name for name, _ in events_of(world, NODES) if name != "node-create"] == [
+        "node-evacuate"
+    ]
 
 
 async def test_an_evacuation_moves_replicas_to_the_given_nodes(world: LinstorWorld) -> None:
     world.add_node("n4")
 
     world.evacuate("n1", target="n4")
-    await world.settled()
+    await world.until_idle()
 
     assert set(world.definition("pvc-1").replicas) == {"N2", "N4"}
 
@@ -485,14 +487,14 @@ async def test_a_restored_node_is_complete_again(world: LinstorWorld) -> None:
 
     assert evicted == {"EVICTED"}
     assert world.replica("pvc-1", "n1").flags == frozenset()
-    assert [name for name, _ in told(world, NODES)] == ["node-evicted", "node-restored"]
-    assert "flags" not in told(world, NODES)[-1][1]["node"]
+    assert [name for name, _ in events_of(world, NODES)] == ["node-evicted", "node-restored"]
+    assert "flags" not in events_of(world, NODES)[-1][1]["node"]
 
 
 async def test_a_deleted_node_has_an_event(world: LinstorWorld) -> None:
     world.delete_node("n3")
 
-    [(name, payload)] = told(world, NODES)
+    [(name, payload)] = events_of(world, NODES)
     assert (name, payload["node"]["name"]) == ("node-delete", "n3")
 
 
@@ -586,12 +588,12 @@ async def test_replicas_can_be_created_toggled_and_deleted_over_rest(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     created = await client.post(f"{PVC}/resources", json=[{"resource": {"node_name": "n3"}}])
-    await world.settled()
+    await world.until_idle()
     toggled = await client.put(f"{PVC}/resources/n3/toggle-disk/diskless")
-    await world.settled()
+    await world.until_idle()
     flags = await flags_shown(client, "pvc-1")
     deleted = await client.delete(f"{PVC}/resources/n3")
-    await world.settled()
+    await world.until_idle()
 
     assert (created.status, toggled.status, deleted.status) == (201, 200, 200)
     assert flags["n3"] == ["DISKLESS", "DRBD_DISKLESS"]
@@ -875,12 +877,12 @@ async def test_tls_is_served_with_a_context(world: LinstorWorld) -> None:
     authority = trustme.CA()
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(ours)
-    theirs = ssl.create_default_context()
-    authority.configure_trust(theirs)
+    foreign = ssl.create_default_context()
+    authority.configure_trust(foreign)
 
     async with (
         LinstorServer(world, ssl_context=ours) as server,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=theirs)) as client,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=foreign)) as client,
     ):
         assert server.url.startswith("https://")
         async with client.get(server.url + PROMOTIONS_PATH, headers=EVENTS) as stream:
@@ -919,7 +921,7 @@ async def test_the_client_of_linbit_works_with_it(
             return seen
 
     seen = await asyncio.to_thread(work)
-    await world.settled()
+    await world.until_idle()
 
     assert seen == {
         "nodes": ["n1", "n2", "n3"],

@@ -12,7 +12,7 @@ import orjson
 
 from tests.figures import Figures
 from tests.testbed.clusters import ApiError, until
-from tests.testbed.manifests import HOSTNAME, kept, on_nodes, terms_of
+from tests.testbed.manifests import HOSTNAME, on_nodes, preserved, terms_of
 from tests.testbed.proxy import Asked, Record
 from tests.testbed.service import Service, running
 from tests.testbed.testbed import Testbed
@@ -27,7 +27,7 @@ service makes at once.
 """
 
 CREATED = 201
-PASSES_APART = 1.5
+FULL_RECONCILES_APART = 1.5
 PATIENCE = 90.0
 """Longer than the full pass is away, and than any back-off grows while a test breaks something."""
 
@@ -91,7 +91,7 @@ class Fleet:
 
     async def see_right(self) -> None:
         """Wait until every volume may run where its data is, and nothing is missing."""
-        await self.testbed.world.settled()
+        await self.testbed.world.until_idle()
         try:
             await until(self._all_is_right, "all is right", patience=PATIENCE)
         except AssertionError:
@@ -113,11 +113,13 @@ class Fleet:
 
     async def rest(self) -> None:
         """Wait until full passes follow each other no more."""
-        seen, passes = -1.0, 0.0
-        while passes != seen:
-            seen = passes
-            await asyncio.sleep(PASSES_APART)
-            passes = await self.service.metric("linstor_affinity_full_reconcile_seconds_count")
+        seen, full_reconciles = -1.0, 0.0
+        while full_reconciles != seen:
+            seen = full_reconciles
+            await asyncio.sleep(FULL_RECONCILES_APART)
+            full_reconciles = await self.service.metric(
+                "linstor_affinity_full_reconcile_seconds_count"
+            )
 
     async def _all_is_right(self) -> bool:
         try:
@@ -166,7 +168,9 @@ def name_in(asked: Asked) -> str:
 def _content(volume: Json) -> Json:
     """What a replacement must not touch; a list has its items without their kind."""
     return {
-        key: value for key, value in kept(volume).items() if key in {"metadata", "spec", "status"}
+        key: value
+        for key, value in preserved(volume).items()
+        if key in {"metadata", "spec", "status"}
     }
 
 

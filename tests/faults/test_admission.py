@@ -9,7 +9,7 @@ import pytest
 from tests.faults.policies import CREATION, DELETION, MARKING, Refused, allow_all, refuse, refusing
 from tests.figures import Figures
 from tests.testbed.clusters import until
-from tests.testbed.manifests import kept
+from tests.testbed.manifests import preserved
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import Asked, Before
 from tests.testbed.service import Service, running
@@ -75,19 +75,19 @@ async def see_left_untouched(proxied: ProxiedTestbed, figures: Figures, *refused
 
             assert await testbed.cluster.ask("GET", PV) == before
             assert await testbed.entries() == []
-            told = await warnings(testbed, "VolumeAffinityNotUpdated")
-            assert [(kind, name) for kind, name, _ in told] == [
+            reported = await warnings(testbed, "VolumeAffinityNotUpdated")
+            assert [(kind, name) for kind, name, _ in reported] == [
                 ("PersistentVolume", "pvc-1"),
                 ("PersistentVolumeClaim", "claim-pvc-1"),
             ]
-            assert all("may" in why and "for now" in why for _, _, why in told)
+            assert all("may" in why and "for now" in why for _, _, why in reported)
             assert service.said().count("volume not updated") == 1
             _, metrics = await service.ask("/metrics")
             assert '_decisions_total{decision="refused",reason="rejected-by-kubernetes"}' in metrics
 
         await testbed.until_on("pvc-1", "n2")
         await service.until_said("volume affinity updated")
-    assert kept(await testbed.cluster.ask("GET", PV)) == kept(before)
+    assert preserved(await testbed.cluster.ask("GET", PV)) == preserved(before)
     assert testbed.observer.lost == []
     figures.count(f"refusals lived with, {'real' if testbed.cluster.is_real else 'pretended'}")
 
@@ -99,7 +99,7 @@ async def test_a_rejected_creation_is_reported_and_blocks_other_replacements(
     await forget_events(testbed)
     for name in ("pvc-1", "pvc-2"):
         await testbed.add(name, ["n1"])
-    before = kept(await testbed.cluster.ask("GET", PV))
+    before = preserved(await testbed.cluster.ask("GET", PV))
     waiting = await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-2")
 
     async def from_now_on(_: Asked) -> None:
@@ -121,12 +121,12 @@ async def test_a_rejected_creation_is_reported_and_blocks_other_replacements(
             assert await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-2") == waiting
             assert await service.metric("linstor_affinity_volumes_stuck") == 1
             assert await service.metric("linstor_affinity_volumes_absent") == 1
-            told = await warnings(testbed, "VolumeRecreationFailing")
-            assert [(kind, name) for kind, name, _ in told] == [
+            reported = await warnings(testbed, "VolumeRecreationFailing")
+            assert [(kind, name) for kind, name, _ in reported] == [
                 ("PersistentVolume", "pvc-1"),
                 ("PersistentVolumeClaim", "claim-pvc-1"),
             ]
-            assert all(CREATION.why in why for _, _, why in told)
+            assert all(CREATION.why in why for _, _, why in reported)
             assert (
                 service.said().count(
                     "PersistentVolume is missing: it was deleted to change its node affinity"
@@ -146,6 +146,6 @@ async def test_a_rejected_creation_is_reported_and_blocks_other_replacements(
             return not stuck and not await testbed.entries()
 
         await until(clear, "nothing is stuck and no note is left")
-    assert kept(await testbed.cluster.ask("GET", PV)) == before
+    assert preserved(await testbed.cluster.ask("GET", PV)) == before
     assert testbed.observer.lost == []
     figures.count(f"refusals lived with, {'real' if testbed.cluster.is_real else 'pretended'}")

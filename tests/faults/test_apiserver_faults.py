@@ -12,7 +12,7 @@ from tests.testbed.fixtures import BOTH
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import Act, Answer, Asked, CutBody, Delay, Hang, Reset
 
-Trouble = Callable[[ProxiedTestbed, Fleet], AbstractAsyncContextManager[None]]
+Fault = Callable[[ProxiedTestbed, Fleet], AbstractAsyncContextManager[None]]
 
 ELECTED = "--leader-election=true"
 FEW_FULL_RECONCILES = "--reconcile-rate=10m"
@@ -26,23 +26,23 @@ NO_WATCH = re.compile("^(?!watch )")
 WRITES = re.compile("^(create|update|patch|delete) (persistentvolumes|configmaps)")
 
 
-def failing(act: Act, times: int) -> Trouble:
+def failing(act: Act, times: int) -> Fault:
     """Requests, whatever they are, meet this until it struck so often."""
 
     @asynccontextmanager
-    async def trouble(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
+    async def fault(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
         rule = proxied.kubernetes.on(NO_WATCH, act, times=times)
         yield
         await proxied.record.until(lambda: rule.hits == times)
 
-    return trouble
+    return fault
 
 
-def writes_failing(act: Act, times: int) -> Trouble:
+def writes_failing(act: Act, times: int) -> Fault:
     """Every other write meets this until it struck so often."""
 
     @asynccontextmanager
-    async def trouble(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
+    async def fault(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
         seen = 0
 
         def every_other(asked: Asked) -> bool:
@@ -54,7 +54,7 @@ def writes_failing(act: Act, times: int) -> Trouble:
         yield
         await proxied.record.until(lambda: rule.hits == times)
 
-    return trouble
+    return fault
 
 
 @asynccontextmanager
@@ -99,7 +99,7 @@ async def history_said_to_be_gone(proxied: ProxiedTestbed, fleet: Fleet) -> Asyn
 
 @pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 @pytest.mark.parametrize(
-    "trouble",
+    "fault",
     [
         pytest.param(failing(Answer(500), 40), id="500"),
         pytest.param(failing(Answer(503), 40), id="503"),
@@ -116,12 +116,10 @@ async def history_said_to_be_gone(proxied: ProxiedTestbed, fleet: Fleet) -> Asyn
         history_said_to_be_gone,
     ],
 )
-async def test_api_server_errors(
-    proxied: ProxiedTestbed, fleet: MakeFleet, trouble: Trouble
-) -> None:
+async def test_api_server_errors(proxied: ProxiedTestbed, fleet: MakeFleet, fault: Fault) -> None:
     async with (
         fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
-        trouble(proxied, moving),
+        fault(proxied, moving),
     ):
         moving.move_during()
 

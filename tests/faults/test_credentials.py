@@ -160,13 +160,13 @@ async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
             await first.subscribed(PROMOTION)
 
             await service.until_ready()
-            told = service.said().count("rejected the client certificate")
+            reported = service.said().count("rejected the client certificate")
             port = first.port
             await first.stop()
             trusts_new = wants_certificates(new, servers)
             async with LinstorServer(testbed.world, port=port, ssl_context=trusts_new) as second:
                 moving.move_during()
-                await service.until_said("rejected the client certificate", times=told + 1)
+                await service.until_said("rejected the client certificate", times=reported + 1)
                 pair.renew(new)
                 await second.subscribed(PROMOTION)
                 moving.move_after()
@@ -183,10 +183,10 @@ async def certified(testbed: Testbed) -> AsyncIterator[tuple[str, trustme.CA, tr
         yield cluster.url, cluster.real.authority, cluster.real.authority
         return
     assert cluster.server is not None
-    people, servers = trustme.CA(), trustme.CA()
-    tls = wants_certificates(people, servers)
+    clients, servers = trustme.CA(), trustme.CA()
+    tls = wants_certificates(clients, servers)
     async with KubeServer(cluster.server.cluster, tls=tls) as server:
-        yield server.url, people, servers
+        yield server.url, clients, servers
 
 
 @pytest.mark.long
@@ -194,10 +194,10 @@ async def test_a_client_certificate_for_kubernetes_that_is_renewed_too_late(
     testbed: Testbed, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
     """The real API server answers 401, others break the connection off."""
-    async with certified(testbed) as (url, people, servers):
+    async with certified(testbed) as (url, clients, servers):
         root, pair = tmp_path / "ca.crt", KeyPair.within(tmp_path)
         servers.cert_pem.write_to_path(root)
-        pair.renew(people, expired=True)
+        pair.renew(clients, expired=True)
         user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
         config = kubeconfig(tmp_path / "config", url, user, **{"certificate-authority": str(root)})
         service = service_on(testbed, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
@@ -207,7 +207,7 @@ async def test_a_client_certificate_for_kubernetes_that_is_renewed_too_late(
         try:
             why = "Unauthorized" if testbed.cluster.is_real else "rejected the client certificate"
             await service.until_said(why)
-            pair.renew(people)
+            pair.renew(clients)
             await service.until_ready()
             await testbed.until_on("pvc-0", "n2")
             assert await service.stop() == 0

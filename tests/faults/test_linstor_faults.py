@@ -16,7 +16,7 @@ from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import Hang, Proxy, linstor_terms
 from tests.testbed.testbed import Testbed
 
-Trouble = Callable[[ProxiedTestbed, Fleet], AbstractAsyncContextManager[None]]
+Fault = Callable[[ProxiedTestbed, Fleet], AbstractAsyncContextManager[None]]
 
 ELECTED = "--leader-election=true"
 FEW_FULL_RECONCILES = ("--reconcile-rate=10m",)
@@ -89,7 +89,7 @@ async def with_hung_satellites(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIt
 
 @pytest.mark.parametrize("testbed", ["fake"], indirect=True)
 @pytest.mark.parametrize(
-    "trouble",
+    "fault",
     [
         down,
         on_standby,
@@ -100,12 +100,12 @@ async def with_hung_satellites(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIt
         with_hung_satellites,
     ],
 )
-async def test_linstor_errors(proxied: ProxiedTestbed, fleet: MakeFleet, trouble: Trouble) -> None:
+async def test_linstor_errors(proxied: ProxiedTestbed, fleet: MakeFleet, fault: Fault) -> None:
     async with (
         fleet(
             proxied.testbed, proxied.service(ELECTED, *FEW_FULL_RECONCILES), rested=True
         ) as moving,
-        trouble(proxied, moving),
+        fault(proxied, moving),
     ):
         moving.move_during()
 

@@ -10,7 +10,7 @@ from tests.faults.mutations import AFFINITY_ON_CREATE, LABELS_ON_UPDATE, mutatin
 from tests.faults.test_admission import full_reconciles, warnings
 from tests.testbed.clusters import until
 from tests.testbed.fixtures import MakeService
-from tests.testbed.manifests import kept, nodes_of
+from tests.testbed.manifests import nodes_of, preserved
 from tests.testbed.service import running
 from tests.testbed.testbed import Testbed
 
@@ -39,7 +39,7 @@ async def test_labels_that_a_policy_adds_on_update_are_part_of_the_volume(
     assert after["metadata"]["labels"] == {"policy": "seen"}
     assert after["metadata"]["annotations"].pop("policy.example.com/seen") == "yes"
     del after["metadata"]["labels"]
-    assert kept(after) == kept(before)
+    assert preserved(after) == preserved(before)
     assert testbed.observer.lost == []
     assert await testbed.entries() == []
 
@@ -65,8 +65,8 @@ async def test_an_affinity_changed_by_a_policy_on_creation_is_reported_and_accep
             }
             assert len(incarnations) == 2
             assert await service.metric("linstor_affinity_volumes_held_back") == 1
-            told = await warnings(testbed, "VolumeAffinityNotUpdated")
-            assert any("but is linbit.com/hostname=elsewhere now" in why for _, _, why in told)
+            reported = await warnings(testbed, "VolumeAffinityNotUpdated")
+            assert any("but is linbit.com/hostname=elsewhere now" in why for _, _, why in reported)
             assert service.said().count("volume not updated") == 1
             assert await testbed.entries() == []
 

@@ -10,7 +10,7 @@ from tests.faults.fleet import MakeFleet
 from tests.figures import Figures
 from tests.testbed.clusters import until
 from tests.testbed.fixtures import MakeService
-from tests.testbed.manifests import kept, nodes_of
+from tests.testbed.manifests import nodes_of, preserved
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import Hang, Reset
 from tests.testbed.service import running
@@ -56,7 +56,7 @@ async def test_on_shutdown_running_replacements_finish_and_no_other_starts(
         await service.until_said("INFO stopping: completing the work in progress")
         for number in signals[1:]:
             service.signal(number)
-        told = service.said().count("volume affinity updated")
+        reported = service.said().count("volume affinity updated")
         assert await service.ended(GRACE) == 0
 
     after = await volumes_on(testbed)
@@ -64,15 +64,15 @@ async def test_on_shutdown_running_replacements_finish_and_no_other_starts(
     assert after.keys() == before.keys()
     assert await testbed.entries() == []
     for name in names:
-        assert kept(after[name]) == kept(before[name])
+        assert preserved(after[name]) == preserved(before[name])
         assert nodes_of(after[name]) == ({"n2"} if name in done else {"n1"})
     untouched = set(names) - done
     versions = {name: after[name]["metadata"]["resourceVersion"] for name in untouched}
     assert versions == {name: before[name]["metadata"]["resourceVersion"] for name in untouched}
-    assert len(done) - told <= 10, "more were finished than may be under way at a time"
+    assert len(done) - reported <= 10, "more were finished than may be under way at a time"
     assert untouched, "all were done before it was told to stop"
     assert testbed.observer.lost == []
-    figures.count("replacements finished on the way out", len(done) - told)
+    figures.count("replacements finished on the way out", len(done) - reported)
 
 
 async def test_repeated_signals_do_not_cut_shutdown_short(
@@ -120,7 +120,7 @@ async def test_shutdown_ends_despite_api_server_errors(
             return not await testbed.entries()
 
         await until(no_note_is_left, "no note is left")
-    assert kept((await volumes_on(testbed))["pvc-1"]) == kept(before)
+    assert preserved((await volumes_on(testbed))["pvc-1"]) == preserved(before)
     assert testbed.observer.lost == []
 
 

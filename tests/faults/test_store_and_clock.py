@@ -46,7 +46,7 @@ async def test_the_wall_clock_jumps_by_hours(
             clock.set(hours)
             await renewed(testbed, hours)
             moving.move_during()
-            await passes(moving)
+            await full_reconciles(moving)
 
     assert service.said().count("INFO became the leader") == 1
     assert "leadership lost" not in service.said()
@@ -65,7 +65,7 @@ async def renewed(testbed: Testbed, hours: float) -> None:
     await until(other_hour, f"the lease tells of a clock that is {hours} h off")
 
 
-async def passes(moving: Fleet) -> None:
+async def full_reconciles(moving: Fleet) -> None:
     """Wait for two more full passes."""
     name = "linstor_affinity_full_reconcile_seconds_count"
     wanted = await moving.service.metric(name) + 2

@@ -63,7 +63,7 @@ async def test_delayed_streams(proxied: ProxiedTestbed, fleet: MakeFleet) -> Non
     ) as moving:
         linstor.pause_streams()
         moving.move_during()
-        await proxied.testbed.world.settled()
+        await proxied.testbed.world.until_idle()
         linstor.resume_streams()
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.conftest import MakeService
 from tests.testbed import manifests
 from tests.testbed.clusters import until
-from tests.testbed.manifests import kept, nodes_of
+from tests.testbed.manifests import nodes_of, preserved
 from tests.testbed.service import running
 from tests.testbed.testbed import Testbed
 
@@ -72,7 +72,7 @@ async def test_an_entry_does_not_change_retain_to_delete(
     async with running(service_on(testbed, OFTEN)):
         await until(lambda: dropped(testbed), "the entry is dropped")
 
-    assert kept(await testbed.cluster.ask("GET", PV)) == kept(before)
+    assert preserved(await testbed.cluster.ask("GET", PV)) == preserved(before)
 
 
 async def test_an_entry_for_a_volume_being_replaced_does_not_change_retain_to_delete(
@@ -81,10 +81,10 @@ async def test_an_entry_for_a_volume_being_replaced_does_not_change_retain_to_de
     """As an instance leaves it that was killed before it deleted the volume."""
     await testbed.add("pvc-1", ["n1"], policy="Retain")
     before = await testbed.cluster.ask("GET", PV)
-    told = json.dumps({"reclaimPolicy": "Retain", "skipReclaim": None})
+    reported = json.dumps({"reclaimPolicy": "Retain", "skipReclaim": None})
     marks = {
         "finalizers": [*before["metadata"]["finalizers"], MARK],
-        "annotations": {MARK: told, SKIP_RECLAIM: "true"},
+        "annotations": {MARK: reported, SKIP_RECLAIM: "true"},
     }
     await testbed.cluster.ask(
         "PATCH", PV, {"metadata": marks}, fieldManager="linstor-affinity-events"
@@ -96,7 +96,7 @@ async def test_an_entry_for_a_volume_being_replaced_does_not_change_retain_to_de
     async with running(service_on(testbed, OFTEN)):
         await until(lambda: dropped(testbed), "the entry is dropped")
 
-    assert kept(await testbed.cluster.ask("GET", PV)) == kept(before)
+    assert preserved(await testbed.cluster.ask("GET", PV)) == preserved(before)
 
 
 async def test_an_annotation_alone_changes_no_reclaim_policy(
@@ -104,8 +104,8 @@ async def test_an_annotation_alone_changes_no_reclaim_policy(
 ) -> None:
     await testbed.add("pvc-1", ["n1"], policy="Retain")
     before = await testbed.cluster.ask("GET", PV)
-    told = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
-    await testbed.cluster.ask("PATCH", PV, {"metadata": {"annotations": {MARK: told}}})
+    reported = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
+    await testbed.cluster.ask("PATCH", PV, {"metadata": {"annotations": {MARK: reported}}})
 
     async def taken_off() -> bool:
         return MARK not in (await testbed.cluster.ask("GET", PV))["metadata"]["annotations"]
@@ -113,7 +113,7 @@ async def test_an_annotation_alone_changes_no_reclaim_policy(
     async with running(service_on(testbed, OFTEN)):
         await until(taken_off, "the annotation is taken off")
 
-    assert kept(await testbed.cluster.ask("GET", PV)) == kept(before)
+    assert preserved(await testbed.cluster.ask("GET", PV)) == preserved(before)
 
 
 async def a_claim_of_theirs(testbed: Testbed) -> Json:
@@ -135,8 +135,11 @@ async def test_an_entry_does_not_give_away_a_volume_in_use(
     testbed: Testbed, service_on: MakeService, uid: str, labelled: str
 ) -> None:
     await testbed.add("pvc-1", ["n1"])
-    theirs = await a_claim_of_theirs(testbed)
-    claim = {**theirs, "metadata": {**theirs["metadata"], "uid": uid or theirs["metadata"]["uid"]}}
+    foreign = await a_claim_of_theirs(testbed)
+    claim = {
+        **foreign,
+        "metadata": {**foreign["metadata"], "uid": uid or foreign["metadata"]["uid"]},
+    }
     forged = entry_for(volume_for(claim, "pvc-1"))
     forged["metadata"]["annotations"] = {
         "linstor-affinity-events/persistent-volume": "evil",
@@ -185,8 +188,8 @@ async def test_an_entry_gives_a_deleted_volume_to_no_claim(
 ) -> None:
     testbed.place("unused", ["n1"])
     pending = await testbed.cluster.ask("POST", CLAIMS, manifests.claim("pending"))
-    theirs = await a_claim_of_theirs(testbed)
-    forged = volume_for(theirs, "unused")
+    foreign = await a_claim_of_theirs(testbed)
+    forged = volume_for(foreign, "unused")
     if change is None:
         del forged["spec"]["claimRef"]
     else:
@@ -223,15 +226,15 @@ async def test_a_claim_with_a_forged_binding_gets_no_volume_from_an_entry(
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
     wish["metadata"]["annotations"] = {"pv.kubernetes.io/bind-completed": "yes"}
-    theirs = await testbed.cluster.ask("POST", CLAIMS, wish)
+    foreign = await testbed.cluster.ask("POST", CLAIMS, wish)
     resource = PROVISIONED if by == "a resource of another claim" else "unused"
     testbed.place(resource, ["n1"])
-    wanted = volume_for(theirs, resource)
+    wanted = volume_for(foreign, resource)
     if by == "another name":
         wanted["spec"]["claimRef"]["name"] = "not-here"
     if by == "no uid":
         del wanted["spec"]["claimRef"]["uid"]
-    uid = theirs["metadata"]["uid"]
+    uid = foreign["metadata"]["uid"]
     await testbed.cluster.ask("POST", ENTRIES, entry_for(wanted, uid=uid))
 
     async with running(service_on(testbed, OFTEN)):
@@ -251,8 +254,8 @@ async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
 ) -> None:
     resource = "pvc-11111111-2222-4333-8444-555555555555"
     testbed.place(resource, ["n1"])
-    theirs = await a_claim_of_theirs(testbed)
-    await testbed.cluster.ask("POST", ENTRIES, entry_for(volume_for(theirs, resource)))
+    foreign = await a_claim_of_theirs(testbed)
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(volume_for(foreign, resource)))
 
     async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said("volume was recreated with reclaim policy Retain")
@@ -299,8 +302,8 @@ async def test_an_unusable_entry_blocks_no_other_volume(
 ) -> None:
     """Its volume was never ours, and Kubernetes refuses to create it."""
     await testbed.add("pvc-1", ["n1"])
-    theirs = await a_claim_of_theirs(testbed)
-    stranger = {**theirs, "metadata": {**theirs["metadata"], "uid": "nobody"}}
+    foreign = await a_claim_of_theirs(testbed)
+    stranger = {**foreign, "metadata": {**foreign["metadata"], "uid": "nobody"}}
     forged = volume_for(stranger, "unused")
     forged["spec"]["accessModes"] = ["NoSuchMode"]
     await testbed.cluster.ask("POST", ENTRIES, entry_for(forged))

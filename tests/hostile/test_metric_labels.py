@@ -47,8 +47,8 @@ async def attack(proxied: ProxiedTestbed, service: Service, tag: str) -> None:
         annotations = {f"{OVERRIDE}/{name}": f"- {name}: [x]"}
         await testbed.cluster.ask("PATCH", pv, {"metadata": {"annotations": annotations}})
         for stream in (PROMOTION, NODES):
-            told = json.dumps({"resource_name": f"{name}-event", "node": name, name: name})
-            testbed.linstor.send_raw(stream, f"event: {name}\ndata: {told}\n\n".encode())
+            reported = json.dumps({"resource_name": f"{name}-event", "node": name, name: name})
+            testbed.linstor.send_raw(stream, f"event: {name}\ndata: {reported}\n\n".encode())
     error = json.dumps([{"ret_code": -1, "message": f"{MARK}-{tag}"}]).encode()
     rule = proxied.linstor.on("linstor get nodes", Answer(500, error))
     await rule.struck.wait()

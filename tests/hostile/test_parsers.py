@@ -57,13 +57,13 @@ raw = st.binary(max_size=120) | texts.map(lambda text: text.encode(errors="surro
 
 @contextmanager
 def only_our_errors() -> Iterator[None]:
-    told = ""
+    reported = ""
     try:
         yield
     except AffinityEventsError as error:
-        told = str(error)
+        reported = str(error)
     # What is told to people must be text that can be written, and no book.
-    assert len(told.encode(errors="replace")) < 20_000
+    assert len(reported.encode(errors="replace")) < 20_000
 
 
 def objects(body: bytes) -> object:

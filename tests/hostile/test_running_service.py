@@ -161,8 +161,8 @@ async def test_a_hostile_entry_in_a_config_map_causes_no_write(
         await service.until_said("journal entry is not valid and is ignored")
         assert writes(proxied) == []
         await still_works(testbed, service)
-    kept = await testbed.cluster.ask("GET", f"{ENTRIES}/affinity-journal-pvc-gone")
-    assert kept["data"] == entry["data"]
+    preserved = await testbed.cluster.ask("GET", f"{ENTRIES}/affinity-journal-pvc-gone")
+    assert preserved["data"] == entry["data"]
     figures.count("hostile inputs survived by the service")
 
 

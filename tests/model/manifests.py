@@ -125,7 +125,7 @@ def terminating(pv: Json) -> Json:
     return with_metadata(pv, deletionTimestamp="2026-11-23T06:00:00Z", deletionGracePeriodSeconds=0)
 
 
-def pointed_away(pv: Json) -> Json:
+def with_tombstone(pv: Json) -> Json:
     return with_spec(pv, claimRef={**pv["spec"]["claimRef"], "name": tombstone_name(pv)})
 
 

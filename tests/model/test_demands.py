@@ -130,12 +130,12 @@ def test_a_missing_volume_context_is_added() -> None:
 
 
 def test_a_class_of_another_driver_confirms_nothing() -> None:
-    theirs = StorageClass.read(
+    foreign = StorageClass.read(
         "a", {}, lambda _: LOCAL_ONLY, is_ours=False, mount_options=["noatime"]
     )
     demands = demands_of(manifest(mountOptions=["noatime"]))
 
-    assert unconfirmed(demands, original=None, storage_class=theirs) == ("mount options",)
+    assert unconfirmed(demands, original=None, storage_class=foreign) == ("mount options",)
 
 
 @pytest.mark.parametrize("key", ["pv.kubernetes.io/provisioned-by", "pv.kubernetes.io/migrated-to"])

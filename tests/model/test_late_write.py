@@ -14,10 +14,10 @@ from tests.model.manifests import (
     applied,
     begun,
     marked,
-    pointed_away,
     terminating,
     volume,
     with_metadata,
+    with_tombstone,
 )
 
 Json = dict[str, Any]
@@ -29,7 +29,7 @@ CLAIM = claim_of(volume())
 
 def went(**patch: Any) -> Json:
     """The volume in the moment of its removal, after somebody's change that nobody saw."""
-    return applied(pointed_away(terminating(marked(volume()))), patch)
+    return applied(with_tombstone(terminating(marked(volume()))), patch)
 
 
 def made(wanted: Json = WANTED) -> Json:
@@ -90,9 +90,9 @@ def test_a_late_write_is_on_the_replacement(change: Json) -> None:
     patch = late(last, made())
 
     assert patch is not None
-    mended = applied(made(), patch)
-    assert copy_for_create(mended) == applied_to_wanted(change)
-    assert late(last, mended) is None
+    corrected = applied(made(), patch)
+    assert copy_for_create(corrected) == applied_to_wanted(change)
+    assert late(last, corrected) is None
 
 
 def applied_to_wanted(change: Json) -> Json:
@@ -153,10 +153,10 @@ def test_a_volume_recreated_with_retain_keeps_its_annotation() -> None:
     patch = late(last, now)
 
     assert patch is not None
-    mended = applied(now, patch)
-    assert mended["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
-    assert mended["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
-    assert mended["metadata"]["annotations"][NOTED] == "yes"
+    corrected = applied(now, patch)
+    assert corrected["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert corrected["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
+    assert corrected["metadata"]["annotations"][NOTED] == "yes"
 
 
 texts = st.sampled_from(["", "a", "b"])
@@ -172,9 +172,9 @@ def test_our_markers_are_not_applied_and_applying_is_idempotent(
 
     patch = late(last, now)
 
-    mended = now if patch is None else applied(now, patch)
-    assert FINALIZER not in mended["metadata"].get("finalizers", [])
-    assert mended["metadata"].get("annotations", {}).keys() <= (
+    corrected = now if patch is None else applied(now, patch)
+    assert FINALIZER not in corrected["metadata"].get("finalizers", [])
+    assert corrected["metadata"].get("annotations", {}).keys() <= (
         WANTED["metadata"]["annotations"].keys() | annotations.keys()
     )
-    assert late(last, mended) is None
+    assert late(last, corrected) is None

@@ -50,11 +50,11 @@ from tests.model.manifests import (
     managed,
     marked,
     on_node,
-    pointed_away,
     terminating,
     volume,
     with_metadata,
     with_spec,
+    with_tombstone,
 )
 
 Json = dict[str, Any]
@@ -187,13 +187,13 @@ def unmanaged(pv: Json) -> Json:
     ],
 )
 def test_markers_of_others_restore_no_reclaim_policy(pv: Json) -> None:
-    taken_back = unmarking(pv)
+    unmarked = unmarking(pv)
 
-    after = applied(pv, taken_back.patch)
+    after = applied(pv, unmarked.patch)
     assert not has_any_marker(after)
     assert after["spec"] == pv["spec"]
     # Where there was our finalizer, Retain may be ours as well.
-    assert taken_back.retained == (FINALIZER in finalizers_of(pv))
+    assert unmarked.retained == (FINALIZER in finalizers_of(pv))
 
 
 def test_with_a_missing_marker_the_volume_keeps_retain_with_an_annotation() -> None:
@@ -204,10 +204,10 @@ def test_with_a_missing_marker_the_volume_keeps_retain_with_an_annotation() -> N
         },
     )
 
-    taken_back = unmarking(lacking)
+    unmarked = unmarking(lacking)
 
-    after = applied(lacking, taken_back.patch)
-    assert taken_back.retained
+    after = applied(lacking, unmarked.patch)
+    assert unmarked.retained
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     assert annotations_of(after)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
@@ -360,7 +360,7 @@ MARKED = marked(OWNED)
     ("seen", "expected"),
     [
         pytest.param(MARKED, WANTED, id="nothing changed"),
-        pytest.param(terminating(pointed_away(MARKED)), WANTED, id="only we changed it"),
+        pytest.param(terminating(with_tombstone(MARKED)), WANTED, id="only we changed it"),
         pytest.param(in_phase(MARKED, "Released"), WANTED, id="phase"),
         pytest.param(
             with_metadata(MARKED, labels={"team": "red", "new": "1"}),
@@ -470,7 +470,7 @@ def test_our_own_markers_are_never_taken_over_as_changes(
     )
     wanted = recreated(pv, on_node("node-b"))
 
-    seen = in_phase(pointed_away(terminating(marked(pv))), "Released")
+    seen = in_phase(with_tombstone(terminating(marked(pv))), "Released")
 
     assert taken_over(wanted, seen) == wanted
 

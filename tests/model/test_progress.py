@@ -455,13 +455,13 @@ def test_a_run_whose_entry_was_deleted_removes_its_markers() -> None:
     lost = advance(progress, following(progress), Failure(Conflict("x")))
     assert isinstance(lost, Progress)
 
-    kept = advance(lost, Observe(), Observed(cluster.pv, None))
+    preserved = advance(lost, Observe(), Observed(cluster.pv, None))
     other = advance(lost, Observe(), Observed(with_metadata(ORIGINAL, uid="another"), None))
 
-    assert isinstance(kept, Progress)
-    assert following(kept) == UnmarkWithoutEntry()
-    assert advance(kept, UnmarkWithoutEntry(), Done()) == Finished(
-        replace(kept, then=None), Outcome.ROLLED_BACK
+    assert isinstance(preserved, Progress)
+    assert following(preserved) == UnmarkWithoutEntry()
+    assert advance(preserved, UnmarkWithoutEntry(), Done()) == Finished(
+        replace(preserved, then=None), Outcome.ROLLED_BACK
     )
     assert isinstance(other, Finished)
     assert other.outcome is None
@@ -474,8 +474,8 @@ def test_an_entry_overwritten_by_another_instance_is_no_longer_our_own() -> None
     assert cluster.entry is not None
 
     same = advance(lost, Observe(), Observed(cluster.pv, cluster.entry))
-    theirs = replace(cluster.entry, holder=ANOTHER, version="99")
-    taken = advance(lost, Observe(), Observed(cluster.pv, theirs))
+    foreign = replace(cluster.entry, holder=ANOTHER, version="99")
+    taken = advance(lost, Observe(), Observed(cluster.pv, foreign))
 
     assert isinstance(same, Progress)
     assert isinstance(taken, Progress)

@@ -53,11 +53,11 @@ from tests.model.manifests import (
     in_phase,
     managed,
     marked,
-    pointed_away,
     terminating,
     volume,
     with_metadata,
     with_spec,
+    with_tombstone,
 )
 
 Json = dict[str, Any]
@@ -65,8 +65,8 @@ Json = dict[str, Any]
 PLAIN = volume()
 MARKED = marked(PLAIN)
 GOING = terminating(MARKED)
-POINTED = pointed_away(GOING)
-LET_GO = in_phase(POINTED, "Released")
+DETACHED = with_tombstone(GOING)
+RELEASED = in_phase(DETACHED, "Released")
 UNCLAIMED = with_spec(PLAIN, claimRef=None)
 
 IN_ADVANCE = in_phase(
@@ -296,11 +296,11 @@ def test_a_reclaim_policy_forged_in_the_entry_is_corrected_by_the_markers() -> N
     "seen",
     [
         pytest.param(with_spec(GOING, claimRef=ANOTHER_CLAIM), id="before the tombstone"),
-        pytest.param(with_spec(POINTED, claimRef=ANOTHER_CLAIM), id="over the tombstone"),
-        pytest.param(with_spec(LET_GO, claimRef=ANOTHER_CLAIM), id="after the binder let go"),
-        pytest.param(with_spec(LET_GO, claimRef=None), id="dropped"),
+        pytest.param(with_spec(DETACHED, claimRef=ANOTHER_CLAIM), id="over the tombstone"),
+        pytest.param(with_spec(RELEASED, claimRef=ANOTHER_CLAIM), id="after the binder let go"),
+        pytest.param(with_spec(RELEASED, claimRef=None), id="dropped"),
         pytest.param(
-            with_spec(LET_GO, claimRef={**ANOTHER_CLAIM, "uid": ""}), id="a claim without uid"
+            with_spec(RELEASED, claimRef={**ANOTHER_CLAIM, "uid": ""}), id="a claim without uid"
         ),
     ],
 )
@@ -319,11 +319,11 @@ def test_the_claim_ref_of_a_terminating_volume_is_detached() -> None:
 
 
 def test_after_detaching_the_binder_is_waited_for() -> None:
-    assert next_step(DELETING, Observation(pv=POINTED)) == AwaitBinder()
+    assert next_step(DELETING, Observation(pv=DETACHED)) == AwaitBinder()
 
 
 def test_a_claim_ref_repaired_by_the_binder_is_detached_again() -> None:
-    repaired = with_spec(POINTED, claimRef=PLAIN["spec"]["claimRef"])
+    repaired = with_spec(DETACHED, claimRef=PLAIN["spec"]["claimRef"])
 
     assert next_step(DELETING, Observation(pv=repaired)) == DetachClaimRef(
         tombstone_patch(repaired)
@@ -331,7 +331,7 @@ def test_a_claim_ref_repaired_by_the_binder_is_detached_again() -> None:
 
 
 def test_a_claim_ref_repaired_by_the_binder_after_its_write_is_detached_again() -> None:
-    repaired = with_spec(LET_GO, claimRef=PLAIN["spec"]["claimRef"])
+    repaired = with_spec(RELEASED, claimRef=PLAIN["spec"]["claimRef"])
 
     assert next_step(DELETING, Observation(pv=repaired)) == DetachClaimRef(
         tombstone_patch(repaired)
@@ -341,8 +341,8 @@ def test_a_claim_ref_repaired_by_the_binder_after_its_write_is_detached_again() 
 @pytest.mark.parametrize(
     "observation",
     [
-        pytest.param(Observation(pv=LET_GO), id="the binder has written"),
-        pytest.param(Observation(pv=POINTED, guard_over=True), id="the binder had its time"),
+        pytest.param(Observation(pv=RELEASED), id="the binder has written"),
+        pytest.param(Observation(pv=DETACHED, guard_over=True), id="the binder had its time"),
         pytest.param(
             Observation(pv=GOING, claim_ref_immutable=True), id="the claimRef can't be changed"
         ),
@@ -355,8 +355,8 @@ def test_after_the_binder_the_claim_is_read(observation: Observation) -> None:
 @pytest.mark.parametrize(
     "seen",
     [
-        pytest.param(with_metadata(LET_GO, labels={"team": "red"}), id="label"),
-        pytest.param(with_spec(LET_GO, capacity={"storage": "2Gi"}), id="capacity"),
+        pytest.param(with_metadata(RELEASED, labels={"team": "red"}), id="label"),
+        pytest.param(with_spec(RELEASED, capacity={"storage": "2Gi"}), id="capacity"),
     ],
 )
 def test_changes_of_others_are_saved_before_the_volume_is_removed(seen: Json) -> None:
@@ -367,7 +367,7 @@ def test_changes_of_others_are_saved_before_the_volume_is_removed(seen: Json) ->
 
 @pytest.mark.parametrize("its_claim", [claim(), None])
 def test_once_the_claim_is_known_the_volume_is_removed(its_claim: Json | None) -> None:
-    step = next_step(DELETING, Observation(pv=LET_GO, claim=its_claim, claim_known=True))
+    step = next_step(DELETING, Observation(pv=RELEASED, claim=its_claim, claim_known=True))
 
     assert step == Remove()
 

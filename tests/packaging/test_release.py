@@ -46,15 +46,17 @@ def test_the_notes_are_those_of_the_version_alone(release: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changelog", "told"),
+    ("changelog", "reported"),
     [
         pytest.param("# Changelog\n", "has no heading", id="no heading"),
         pytest.param(f"## {VERSION} (2026-11-26)\n\n## 1 (x)\n* Old.\n", "nothing", id="no notes"),
         pytest.param(f"## {VERSION} (unreleased)\n\n* New.\n", "where the date", id="no date"),
     ],
 )
-def test_a_tag_requires_notes_with_a_date(release: ModuleType, changelog: str, told: str) -> None:
-    with pytest.raises(release.NotReady, match=told):
+def test_a_tag_requires_notes_with_a_date(
+    release: ModuleType, changelog: str, reported: str
+) -> None:
+    with pytest.raises(release.NotReady, match=reported):
         release.notes_of(changelog, VERSION, tagged=True)
 
 

@@ -209,11 +209,11 @@ def _ldflags(module: Module) -> str:
         "gitMinor": minor,
         "gitTreeState": "clean",
     }
-    told = [f"-X k8s.io/component-base/version.{name}={value}" for name, value in known.items()]
+    reported = [f"-X k8s.io/component-base/version.{name}={value}" for name, value in known.items()]
     # What helm takes a cluster for that it does not ask.
-    told.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor={major}")
-    told.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={minor}")
-    return " ".join(["-s", "-w", *told])
+    reported.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor={major}")
+    reported.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={minor}")
+    return " ".join(["-s", "-w", *reported])
 
 
 def _complete(module: Module, directory: Path) -> bool:
@@ -221,10 +221,12 @@ def _complete(module: Module, directory: Path) -> bool:
 
 
 def _directory(module: Module) -> Path | None:
-    told = toolchain()
-    if told is None:
+    reported = toolchain()
+    if reported is None:
         return None
-    return cache_directory() / f"{_pins(module)}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return (
+        cache_directory() / f"{_pins(module)}-{hashlib.sha256(reported.encode()).hexdigest()[:8]}"
+    )
 
 
 def _pins(module: Module) -> str:

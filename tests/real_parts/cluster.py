@@ -135,15 +135,15 @@ class RealCluster:
         scratch = tempfile.TemporaryDirectory(prefix="real-cluster-")
         self._stack.callback(scratch.cleanup)
         self._data = Path(scratch.name)
-        kept = self._directory or self._data
-        self.logs = kept / "logs"
+        preserved = self._directory or self._data
+        self.logs = preserved / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._made = credentials.make(kept, self._users)
+        self._made = credentials.make(preserved, self._users)
         self.ca_file, self.authority = self._made.ca_file, self._made.authority
         self.tokens = self._made.tokens
         self.token = self.tokens[ADMIN]
         self.kubeconfigs = {
-            user: kept / f"{number}.kubeconfig" for number, user in enumerate(self._users)
+            user: preserved / f"{number}.kubeconfig" for number, user in enumerate(self._users)
         }
         for user, path in self.kubeconfigs.items():
             credentials.write_kubeconfig(

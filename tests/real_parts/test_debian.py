@@ -10,7 +10,7 @@ from tests.real_parts.debian import CannotBeHad, ensure_tree, python_of_image
 from tests.real_parts.pip_settings import AUTHORITIES, authorities, write_configuration
 
 
-def told(path: Path) -> dict[str, str]:
+def reported(path: Path) -> dict[str, str]:
     """What pip would read in a file."""
     parser = configparser.RawConfigParser()
     parser.read(path)
@@ -51,7 +51,7 @@ def test_files_and_environment_become_one_file_that_others_cannot_read(tmp_path:
         {"PIP_CONFIG_FILE": str(given), "PIP_DEFAULT_TIMEOUT": "9", "HOME": str(tmp_path)},
     )
 
-    found = told(written)
+    found = reported(written)
     assert found["index-url"] == "https://me:secret@index.invalid/simple"
     assert (found["timeout"], found["default-timeout"]) == ("7", "9")
     assert written.stat().st_mode & 0o777 == 0o600
@@ -64,7 +64,7 @@ def test_directories_of_this_machine_are_left_out(tmp_path: Path) -> None:
         written, {"PIP_FIND_LINKS": "/wheels https://wheels.invalid/", "HOME": str(tmp_path)}
     )
 
-    assert told(written)["find-links"] == "https://wheels.invalid/"
+    assert reported(written)["find-links"] == "https://wheels.invalid/"
 
 
 def test_the_cas_of_pip_are_installed_where_debian_expects_them(tmp_path: Path) -> None:
@@ -74,5 +74,5 @@ def test_the_cas_of_pip_are_installed_where_debian_expects_them(tmp_path: Path) 
     write_configuration(written, env)
 
     assert authorities(env) == Path("/of/this/machine.pem")
-    assert told(written)["cert"] == str(AUTHORITIES)
+    assert reported(written)["cert"] == str(AUTHORITIES)
     assert authorities({}) == Path(ssl.get_default_verify_paths().cafile or AUTHORITIES)

@@ -72,7 +72,7 @@ class Cluster:
     async def at_rest(self) -> None:
         """Wait until the binder has nothing left to look at, where that can be known."""
         if self.binder is not None:
-            await self.binder.settled()
+            await self.binder.until_idle()
 
     async def find(self, path: str) -> Json | None:
         try:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.settings import OPTIONS
-from tests.preserved_logging import logging_undisturbed
+from tests.preserved_logging import preserved_logging
 from tests.testbed.testbed import Testbed
 
 
@@ -57,5 +57,5 @@ async def command(testbed: Testbed, *arguments: str, **env: str) -> Said:
     def run() -> Result:
         return CliRunner(env=given).invoke(main, arguments)
 
-    with logging_undisturbed():
+    with preserved_logging():
         return Said.of(await asyncio.to_thread(run))

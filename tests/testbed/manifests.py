@@ -67,7 +67,7 @@ def nodes_of(volume: Json) -> frozenset[str]:
     return frozenset(value for term in terms_of(volume) for key, value in term if key == HOSTNAME)
 
 
-def kept(volume: Json) -> Json:
+def preserved(volume: Json) -> Json:
     """What a replacement must not touch, and the phase."""
     rest = copy.deepcopy(volume)
     rest["metadata"] = {k: v for k, v in rest["metadata"].items() if k not in SERVER_SET}

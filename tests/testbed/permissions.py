@@ -25,7 +25,7 @@ class Permission:
     resource: str
     where: str
     verb: str
-    rehearsed: bool = False
+    dry_run: bool = False
 
 
 def documented() -> frozenset[Permission]:
@@ -35,10 +35,10 @@ def documented() -> frozenset[Permission]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) != COLUMNS or cells[0] in {"API group", "---"}:
             continue
-        group, resource, where, verbs, rehearsed, _ = cells
+        group, resource, where, verbs, dry_run, _ = cells
         of = ("" if group == "core" else group, resource, where)
         found |= {Permission(*of, verb) for verb in _words(verbs)}
-        found |= {Permission(*of, verb, rehearsed=True) for verb in _words(rehearsed)}
+        found |= {Permission(*of, verb, dry_run=True) for verb in _words(dry_run)}
     return frozenset(found)
 
 

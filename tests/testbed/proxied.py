@@ -79,7 +79,7 @@ class ProxiedTestbed:
         self.linstor.rules.clear()
         self.record.forget()
 
-    async def settled(self) -> None:
+    async def until_idle(self) -> None:
         """Wait until both peers have answered everything that was sent on to them."""
-        await self.kubernetes.settled()
-        await self.linstor.settled()
+        await self.kubernetes.until_idle()
+        await self.linstor.until_idle()

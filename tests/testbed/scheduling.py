@@ -85,12 +85,12 @@ class Pods:
     async def until_unschedulable(self, pod: str, why: str) -> None:
         """Wait until the scheduler gave up on a pod for now, with these words among its own."""
 
-        async def told() -> bool:
+        async def reported() -> bool:
             found = await self.cluster.ask("GET", f"{PODS}/{pod}")
             conditions = found.get("status", {}).get("conditions") or ()
             return any(why in str(each.get("message")) for each in conditions)
 
-        await until(told, f"{pod} is not scheduled for its {why}")
+        await until(reported, f"{pod} is not scheduled for its {why}")
 
     async def cordon(self, node: str) -> None:
         path = f"/api/v1/nodes/{node}"

@@ -141,9 +141,9 @@ class Service:
             self.process.kill()
             await self.process.wait()
             raise AssertionError(f"the service did not end: {self.said()[-3000:]}") from None
-        told = leaked(self.said(), self._secrets())
-        if told:
-            raise AssertionError(f"{self.log} has secrets in it: {told}")
+        reported = leaked(self.said(), self._secrets())
+        if reported:
+            raise AssertionError(f"{self.log} has secrets in it: {reported}")
         return code
 
     async def kill(self) -> None:

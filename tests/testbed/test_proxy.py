@@ -230,7 +230,7 @@ async def test_a_late_request_arrives_after_its_sender_timed_out(
     with pytest.raises(aiohttp.ClientError):
         await client.post("/api/v1/persistentvolumes", data=b"late")
     before = len(heard.requests)
-    await proxy.settled()
+    await proxy.until_idle()
 
     assert before == 0
     assert [body for _, _, body, _ in heard.requests] == [b"late"]
@@ -260,6 +260,6 @@ async def test_a_delayed_request_continues_although_its_sender_is_gone(
     with pytest.raises(TimeoutError):
         await client.post("/api/v1/persistentvolumes", timeout=aiohttp.ClientTimeout(total=0.1))
     assert heard.requests == []
-    await proxy.settled()
+    await proxy.until_idle()
 
     assert len(heard.requests) == 1

@@ -134,12 +134,12 @@ class Testbed:
         if int(version["minor"].rstrip("+")) < WRITES_UNUSED:
             return
 
-        def told() -> bool:
+        def reported() -> bool:
             claim = self.observer.claims.get(("default", f"claim-{name}"), {})
             conditions = claim.get("status", {}).get("conditions") or ()
             return any(each["type"] == "Unused" for each in conditions)
 
-        await self.observer.until(told, f"the claim of {name} is known to be unused")
+        await self.observer.until(reported, f"the claim of {name} is known to be unused")
 
     async def until_on(self, name: str, *nodes: str, patience: float = 60.0) -> float:
         """Wait until the affinity of a volume admits these nodes; answers since when."""

@@ -158,7 +158,7 @@ class GatedJournal(FakeJournal):
     def __init__(self, shared: FakeJournal) -> None:
         super().__init__()
         self._shared = shared
-        self.kept = shared.kept
+        self.entries = shared.entries
         self.gate: Gate
 
     async def all(self) -> Listed:

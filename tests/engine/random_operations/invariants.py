@@ -114,17 +114,18 @@ class Invariants:
             self.wrong.append("a volume deleted by a user was recreated")
 
     def _made_from_an_older_entry(self, pv: Json) -> bool:
-        """Whether an instance recreated what it had saved, when another had saved a change since.
-        """
-        _, entry = self._journal.kept.get(PV, ("", {}))
+        """Whether an instance recreated an older entry after another had saved a change."""
+        _, entry = self._journal.entries.get(PV, ("", {}))
         wanted = entry.get("wanted", pv)
         policies = {each["spec"]["persistentVolumeReclaimPolicy"] for each in (pv, wanted)}
         labels, sizes = (
             [each["metadata"].get("labels") for each in (pv, wanted)],
             [each["spec"]["capacity"] for each in (pv, wanted)],
         )
-        kept = ORIGINAL_POLICY_ANNOTATION in pv["metadata"]["annotations"]
-        return labels[0] != labels[1] or sizes[0] != sizes[1] or (len(policies) > 1 and not kept)
+        preserved = ORIGINAL_POLICY_ANNOTATION in pv["metadata"]["annotations"]
+        return (
+            labels[0] != labels[1] or sizes[0] != sizes[1] or (len(policies) > 1 and not preserved)
+        )
 
     def _claim_long_gone(self) -> bool:
         """Whether the claim was deleted so long ago that every reader must have noticed."""
@@ -141,14 +142,13 @@ class Invariants:
         )
 
     def _removed(self, pv: Json) -> None:
-        """The service's own removal: an entry says that it is recreated, and nobody may reclaim it.
-        """
-        _, entry = self._journal.kept.get(PV, ("", {}))
+        """The service's own removal: an entry must exist, and nobody may reclaim the volume."""
+        _, entry = self._journal.entries.get(PV, ("", {}))
         if not entry or entry["uid"] != uid_of(pv) or entry["state"] != "deleting":
             self.wrong.append("the volume was removed, and no entry says how to recreate it")
-        kept = pv["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        preserved = pv["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
         skipped = pv["metadata"]["annotations"].get(SKIP_RECLAIM_ANNOTATION) == "true"
-        if not kept or not skipped:
+        if not preserved or not skipped:
             self.wrong.append("the volume was removed without what protects its data")
 
     def _reclaimed(self, done: Reclaimed) -> None:

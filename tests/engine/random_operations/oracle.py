@@ -90,8 +90,8 @@ class Oracle:
         policy = pv["spec"]["persistentVolumeReclaimPolicy"]
         if policy in self.policies:
             return True
-        kept = pv["metadata"]["annotations"].get(ORIGINAL_POLICY_ANNOTATION) in self.policies
-        return self.claim_deleted and policy == "Retain" and kept
+        preserved = pv["metadata"]["annotations"].get(ORIGINAL_POLICY_ANNOTATION) in self.policies
+        return self.claim_deleted and policy == "Retain" and preserved
 
     def _field_violation(self, pv: Json) -> str:
         has, had = _rest(pv), _rest(self.original)

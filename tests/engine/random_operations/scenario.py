@@ -170,8 +170,7 @@ class Scenario:
         self._running = False
 
     def _on_idle(self) -> None:
-        """An operation that needs no call is performed; a fault waits for a call that may yet come.
-        """
+        """Perform an operation that needs no call; a fault waits for a call that may yet come."""
         if self.script.next.what not in AT_CALLS:
             self._perform(self.script.skip())
         elif not self._resting:
@@ -247,10 +246,10 @@ class Scenario:
         finally:
             call.late = call.open = False
 
-    def _spawn(self, kept: set[asyncio.Task[None]], work: Any) -> None:
+    def _spawn(self, entries: set[asyncio.Task[None]], work: Any) -> None:
         task = asyncio.create_task(work)
-        kept.add(task)
-        task.add_done_callback(kept.discard)
+        entries.add(task)
+        task.add_done_callback(entries.discard)
 
     async def _start_later(self, after: float) -> None:
         self._resting += 1
@@ -287,7 +286,7 @@ class Scenario:
         for instance in self._alive():
             if instance not in staying:
                 # The next one knows only what this one had begun.
-                self.unsure |= bool(self.journal.kept)
+                self.unsure |= bool(self.journal.entries)
                 instance.kill()
         if not staying:
             self._start()
@@ -309,7 +308,7 @@ class Scenario:
             self.wrong.append("a correct volume is replaced again")
 
     def _violations(self) -> str:
-        if self.journal.kept:
+        if self.journal.entries:
             return "an entry is left"
         if self._stalled_creation_landed():
             self.oracle.may_be_older = True

@@ -112,7 +112,7 @@ class Users:
         """Whether an entry says that an absent volume of this name is to be recreated: before the
         service's own deletion, or after the creation if it was killed before it deleted it.
         """
-        _, entry = self._journal.kept.get(PV, ("", {}))
+        _, entry = self._journal.entries.get(PV, ("", {}))
         return bool(entry) and entry["state"] == "deleting"
 
     def _recreate_volume(self) -> None:

@@ -78,7 +78,7 @@ class Api:
 
     def _get(self, asked: Asked, view: str) -> Answer:
         target = asked.target
-        stored = self._cluster.shelf(target.resource).get((target.namespace, target.name))
+        stored = self._cluster.collection(target.resource).get((target.namespace, target.name))
         if stored is None:
             raise not_found(target.resource.plural, target.name, group=target.resource.group)
         if not view:

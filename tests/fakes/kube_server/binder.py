@@ -68,7 +68,7 @@ class Binder:
     def resume(self) -> None:
         self._runs.set()
 
-    async def settled(self) -> None:
+    async def until_idle(self) -> None:
         """Wait until nothing waits for a look."""
         while True:
             await self._idle.wait()
@@ -135,5 +135,5 @@ class Binder:
     def look_at_everything(self) -> None:
         """Do now what is done by itself every so often."""
         for resource in (VOLUMES, CLAIMS):
-            for stored in self._cluster.shelf(resource).sorted():
+            for stored in self._cluster.collection(resource).sorted():
                 self._add((resource.plural, stored.key))

@@ -97,7 +97,7 @@ class Bindings:
     def _match(self, claim: Object) -> Object | None:
         """The volume reserved for this claim, or the smallest free one that will do."""
         best: Object | None = None
-        for stored in self._cluster.shelf(VOLUMES).sorted():
+        for stored in self._cluster.collection(VOLUMES).sorted():
             if b'"phase":"Bound"' in stored.body:
                 continue
             volume = stored.content
@@ -150,8 +150,8 @@ class Bindings:
         if claim["status"].get("phase") == "Lost":
             return
         wiped = ("accessModes", "capacity", "currentVolumeAttributesClassName")
-        kept = {key: value for key, value in claim["status"].items() if key not in wiped}
-        claim["status"] = {**kept, "phase": "Lost"}
+        preserved = {key: value for key, value in claim["status"].items() if key not in wiped}
+        claim["status"] = {**preserved, "phase": "Lost"}
         self._save(CLAIMS, claim, "status")
         self.lost.append((claim["metadata"]["namespace"], claim["metadata"]["name"]))
         yield WROTE

@@ -50,7 +50,7 @@ class FakeCluster(Store):
         """Store a new object and answer it as stored; `namespace` is the one in the address."""
         kind, writer = resource_named(resource), writer or Writer()
         new = self.read(kind, manifest, writer)
-        self.settle_namespace(kind, new, namespace)
+        self.prepare_namespace(kind, new, namespace)
         rules = self.rule(kind)
         meta.begin(new["metadata"], finalizer=rules.finalizer)
         self._mutate(kind, "CREATE", new, Writer())
@@ -62,7 +62,7 @@ class FakeCluster(Store):
         if found:
             raise _invalid(kind, name, found)
         key = (new["metadata"].get("namespace", ""), name)
-        existing = self.shelf(kind).get(key)
+        existing = self.collection(kind).get(key)
         if existing is not None:
             terminating = "deletionTimestamp" in existing.content["metadata"]
             raise already_exists(kind.plural, name, group=kind.group, terminating=terminating)
@@ -84,9 +84,9 @@ class FakeCluster(Store):
         kind, writer = resource_named(resource), writer or Writer()
         new = self.read(kind, manifest, writer)
         new["metadata"].setdefault("name", name)
-        self.settle_namespace(kind, new, namespace)
+        self.prepare_namespace(kind, new, namespace)
         _check_name(new, name)
-        stored = self.shelf(kind).get((namespace, name))
+        stored = self.collection(kind).get((namespace, name))
         rules = self.rule(kind)
         if stored is None:
             if not rules.put_creates or writer.subresource:
@@ -117,13 +117,13 @@ class FakeCluster(Store):
     ) -> Object:
         """Change the object by a patch of one of the three kinds; answers it as it is then."""
         kind, writer = resource_named(resource), writer or Writer()
-        stored = self.shelf(kind).get((namespace, name))
+        stored = self.collection(kind).get((namespace, name))
         if stored is None:
             raise not_found(kind.plural, name, group=kind.group)
         before = shown(kind, stored)
         after = patches.patched(content_type, before, patch)
         new = self.read(kind, after, writer)
-        self.settle_namespace(kind, new, namespace)
+        self.prepare_namespace(kind, new, namespace)
         _check_name(new, name)
         return self._write(kind, stored, stored.content, new, writer)
 
@@ -139,7 +139,7 @@ class FakeCluster(Store):
     ) -> tuple[Object, bool]:
         """Begin or finish a deletion. Answers the object, and whether it is gone for good."""
         kind, writer = resource_named(resource), writer or Writer()
-        stored = self.shelf(kind).get((namespace, name))
+        stored = self.collection(kind).get((namespace, name))
         if stored is None:
             raise not_found(kind.plural, name, group=kind.group)
         content = stored.content
@@ -201,10 +201,10 @@ def _invalid(kind: Resource, name: str, found: list[Any]) -> Refusal:
 
 
 def _check_name(new: Object, name: str) -> None:
-    told = new["metadata"].get("name")
-    if told != name:
+    reported = new["metadata"].get("name")
+    if reported != name:
         raise bad_request(
-            f"the name of the object ({told}) does not match the name on the URL ({name})"
+            f"the name of the object ({reported}) does not match the name on the URL ({name})"
         )
 
 

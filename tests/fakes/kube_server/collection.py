@@ -53,8 +53,8 @@ class Change:
 class Subscription:
     """Changes from the moment it was made; use it as a context manager and iterate."""
 
-    def __init__(self, shelf: "Shelf", backlog: deque[Change]) -> None:
-        self._shelf, self._waiting = shelf, backlog
+    def __init__(self, collection: "Collection", backlog: deque[Change]) -> None:
+        self._collection, self._waiting = collection, backlog
         self._news = asyncio.Event()
         self.closed = False
         if backlog:
@@ -69,7 +69,7 @@ class Subscription:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._shelf.forget(self)
+        self._collection.forget(self)
 
     @property
     def pending(self) -> bool:
@@ -108,7 +108,7 @@ class Subscription:
         return self._waiting.popleft()
 
 
-class Shelf:
+class Collection:
     """Look-ups cost the same however many objects there are."""
 
     def __init__(self, history_limit: int) -> None:

@@ -41,13 +41,13 @@ class Page:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"resourceVersion": str(self.version)}
+        reported: dict[str, Any] = {"resourceVersion": str(self.version)}
         if self.token:
-            told["continue"] = self.token
+            reported["continue"] = self.token
             # Behind a selector the real one does not know how many will match.
             if not self.narrowed:
-                told["remainingItemCount"] = self.left
-        return told
+                reported["remainingItemCount"] = self.left
+        return reported
 
 
 class Lists:
@@ -89,21 +89,21 @@ class Lists:
         return Page(version, items, len(objects) - limit, more, selector.narrows)
 
     def _objects(self, resource: Resource, version: int, after: Key | None) -> list[Stored]:
-        shelf = self._store.shelf(resource)
+        collection = self._store.collection(resource)
         if after is None:
-            return list(shelf.sorted())
+            return list(collection.sorted())
         # A token that has expired once comes back with version -1: go on with what is there now.
         if version < 0:
-            return list(shelf.sorted(after=after))
-        snapshot = self._snapshots.get((resource.shelf, version))
+            return list(collection.sorted(after=after))
+        snapshot = self._snapshots.get((resource.collection, version))
         if snapshot is None:
             raise expired(EXPIRED, metadata={"continue": _encoded(-1, after)})
         return snapshot[bisect_right(snapshot, after, key=attrgetter("key")) :]
 
     def _remember(self, resource: Resource, version: int) -> None:
-        key = (resource.shelf, version)
+        key = (resource.collection, version)
         if version >= 0 and key not in self._snapshots:
-            self._snapshots[key] = list(self._store.shelf(resource).sorted())
+            self._snapshots[key] = list(self._store.collection(resource).sorted())
             if len(self._snapshots) > SNAPSHOTS:
                 self._snapshots.popitem(last=False)
 

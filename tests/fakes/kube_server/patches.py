@@ -74,8 +74,8 @@ def _merged_list(old: list[Any], patch: list[Any], identity: str | None) -> list
         if each.get("$patch") != "delete"
     }
     added = [value for key, value in brought.items() if key not in known]
-    kept = [brought.get(key, each) for key, each in known.items() if key not in removed]
-    return [*added, *kept]
+    preserved = [brought.get(key, each) for key, each in known.items() if key not in removed]
+    return [*added, *preserved]
 
 
 def _json_patched(target: Any, patch: Any) -> dict[str, Any]:

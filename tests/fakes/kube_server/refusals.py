@@ -70,8 +70,8 @@ def too_long(field: str, limit: int) -> Mistake:
 def invalid(kind: str, name: str, mistakes: Sequence[Mistake], *, group: str = "") -> Refusal:
     """422 that lists all mistakes; `kind` is the Kind, or a plural where the real one says so."""
     # The same complaint twice is printed once, yet both stay among the causes.
-    told = list(dict.fromkeys(f"{each.field}: {each.message}" for each in mistakes))
-    text = told[0] if len(told) == 1 else f"[{', '.join(told)}]"
+    reported = list(dict.fromkeys(f"{each.field}: {each.message}" for each in mistakes))
+    text = reported[0] if len(reported) == 1 else f"[{', '.join(reported)}]"
     details: dict[str, Any] = {"name": name} if name else {}
     if group:
         details["group"] = group

@@ -139,11 +139,11 @@ class KubeServer:
             if fault.drop_before:
                 return self._dropped(request)
             if fault.status is not None:
-                return self._told(request, _broken(fault), _retry(fault))
+                return self._reported(request, _broken(fault), _retry(fault))
         try:
             response = await self._answered(request)
         except Refusal as refusal:
-            response = self._told(request, Answer(refusal.code, _body(refusal)))
+            response = self._reported(request, Answer(refusal.code, _body(refusal)))
         if fault is not None and fault.delay_after:
             await asyncio.sleep(fault.delay_after)
         if fault is not None and fault.drop_after:
@@ -156,7 +156,7 @@ class KubeServer:
         user = self.access.user(request.headers.get("Authorization", ""))
         found = document(request.path, f"127.0.0.1:{self.port}")
         if found is not None:
-            return self._told(request, Answer(200, orjson.dumps(found)))
+            return self._reported(request, Answer(200, orjson.dumps(found)))
         if not request.path.startswith(("/api/", "/apis/")):
             self._entry(request, 404)
             return web.Response(status=404, text="404 page not found\n")
@@ -173,7 +173,7 @@ class KubeServer:
         )
         if verb == "watch":
             return await self._watched(request, asked)
-        return self._told(request, self._api.answer(asked))
+        return self._reported(request, self._api.answer(asked))
 
     async def _watched(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         options = WatchOptions.of(
@@ -205,7 +205,7 @@ class KubeServer:
             self._watch_ended.set()
         return response
 
-    def _told(
+    def _reported(
         self, request: web.Request, answer: Answer, headers: Mapping[str, str] | None = None
     ) -> web.Response:
         self._entry(request, answer.status)

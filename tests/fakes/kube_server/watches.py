@@ -109,17 +109,17 @@ class Watch:
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
         """Chunks of whole lines until the time is up. Close the iterator when done with it."""
-        shelf, options = self._store.shelf(self._resource), self._options
+        collection, options = self._store.collection(self._resource), self._options
         ends = asyncio.get_running_loop().time() + options.timeout
         version, since = self._store.version, options.since
-        if since is not None and since < shelf.forgotten:
+        if since is not None and since < collection.forgotten:
             yield self._too_old(since)
             return
-        with shelf.subscribe(since) as subscription:
+        with collection.subscribe(since) as subscription:
             self._subscription = subscription
             if since is None:
                 # Taken at once: changes that come while it is sent are in the subscription.
-                for chunk in self._state(list(shelf.sorted(self._namespace)), version):
+                for chunk in self._state(list(collection.sorted(self._namespace)), version):
                     yield chunk
             async for chunk in self._changes(subscription, ends):
                 yield chunk
@@ -146,13 +146,13 @@ class Watch:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await subscription.wait()
-            if chunk := b"".join(self._told(change) for change in subscription.take()):
+            if chunk := b"".join(self._reported(change) for change in subscription.take()):
                 yield chunk
             if self._options.bookmarks and clock() >= next_mark:
                 next_mark = clock() + self._bookmark_every
                 yield self._bookmark(self._store.version, {})
 
-    def _told(self, change: Change) -> bytes:
+    def _reported(self, change: Change) -> bytes:
         if self._namespace and change.now.key[0] != self._namespace:
             return b""
         # Events look different in their two groups; all other plain watches share their bytes.
@@ -184,7 +184,7 @@ class Watch:
         return orjson.dumps(mark) + b"\n"
 
     def _too_old(self, since: int) -> bytes:
-        forgotten = self._store.shelf(self._resource).forgotten
+        forgotten = self._store.collection(self._resource).forgotten
         refusal = expired(f"too old resource version: {since} ({forgotten})")
         return orjson.dumps({"type": "ERROR", "object": refusal.status}) + b"\n"
 

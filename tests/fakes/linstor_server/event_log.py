@@ -23,7 +23,7 @@ Listener = Callable[[Sequence[Event]], None]
 """Gets events that happened together in one call, and must not wait."""
 
 
-class News:
+class EventLog:
     def __init__(self, *, remembered: int = 100_000) -> None:
         self.emitted: deque[Event] = deque(maxlen=remembered)
         """The latest events, oldest first, whether or not anyone listened."""

@@ -105,8 +105,8 @@ async def evacuate(request: web.Request) -> web.Response:
     request.app[WORLD].evacuate(
         name, target=asked.get("target") or (), avoid=asked.get("do_not_target") or ()
     )
-    told = f"Node '{name}' is being evacuated."
-    return await respond(request, done(NODE + responses.MODIFY + 3, told, Node=name))
+    message = f"Node '{name}' is being evacuated."
+    return await respond(request, done(NODE + responses.MODIFY + 3, message, Node=name))
 
 
 @routes.put("/v1/nodes/{node}/restore")
@@ -155,8 +155,8 @@ async def create_definition(request: web.Request) -> web.Response:
         props=asked.get("props", {}),
         group=asked.get("resource_group_name") or DEFAULT_GROUP,
     )
-    told = f"New resource definition '{name}' created."
-    return await respond(request, done(CREATE + DEFINITION + 1, told, RscDfn=name), 201)
+    message = f"New resource definition '{name}' created."
+    return await respond(request, done(CREATE + DEFINITION + 1, message, RscDfn=name), 201)
 
 
 @routes.get(_RD)
@@ -183,8 +183,8 @@ async def modify_definition(request: web.Request) -> web.Response:
 async def delete_definition(request: web.Request) -> web.Response:
     name = _rd(request).name
     request.app[WORLD].delete_definition(name)
-    told = f"Resource definition '{name}' deleted."
-    return await respond(request, done(REMOVE + DEFINITION + 2, told, RscDfn=name))
+    message = f"Resource definition '{name}' deleted."
+    return await respond(request, done(REMOVE + DEFINITION + 2, message, RscDfn=name))
 
 
 @routes.get(_RD + "/volume-definitions")
@@ -202,9 +202,9 @@ async def create_volume(request: web.Request) -> web.Response:
         size_kib=asked["size_kib"],
         props=asked.get("props"),
     )
-    told = f"New volume definition with number '{volume.number}' of '{name}' created."
+    message = f"New volume definition with number '{volume.number}' of '{name}' created."
     refs = {"RscDfn": name, "VlmNr": str(volume.number)}
-    return await respond(request, done(CREATE + VOLUME_DEFINITION + 1, told, **refs), 201)
+    return await respond(request, done(CREATE + VOLUME_DEFINITION + 1, message, **refs), 201)
 
 
 @routes.get(_RD + r"/volume-definitions/{nr:\d+}")
@@ -237,9 +237,9 @@ async def modify_volume(request: web.Request) -> web.Response:
 async def delete_volume(request: web.Request) -> web.Response:
     name, number = _rd(request).name, int(request.match_info["nr"])
     request.app[WORLD].delete_volume(name, number)
-    told = f"Volume definition with number '{number}' of resource definition '{name}' deleted."
+    message = f"Volume definition with number '{number}' of resource definition '{name}' deleted."
     refs = {"RscDfn": name, "VlmNr": str(number)}
-    return await respond(request, done(REMOVE + VOLUME_DEFINITION + 2, told, **refs))
+    return await respond(request, done(REMOVE + VOLUME_DEFINITION + 2, message, **refs))
 
 
 def _node(request: web.Request) -> Node:

@@ -28,8 +28,8 @@ async def create_group(request: web.Request) -> web.Response:
     group = request.app[WORLD].add_group(
         asked["name"], props=asked.get("props"), select_filter=asked.get("select_filter")
     )
-    told = f"New resource group '{group.name}' created."
-    return await respond(request, done(CREATE + GROUP + 1, told, RscGrp=group.name), 201)
+    message = f"New resource group '{group.name}' created."
+    return await respond(request, done(CREATE + GROUP + 1, message, RscGrp=group.name), 201)
 
 
 @routes.get(_GROUP)
@@ -42,16 +42,16 @@ async def modify_group(request: web.Request) -> web.Response:
     group, asked = _group(request), await body_of(request)
     change_props(group.props, asked.get("override_props") or {}, asked.get("delete_props") or ())
     group.select_filter |= asked.get("select_filter") or {}
-    told = f"Resource group '{group.name}' modified."
-    return await respond(request, done(MODIFY + GROUP + 3, told, RscGrp=group.name))
+    message = f"Resource group '{group.name}' modified."
+    return await respond(request, done(MODIFY + GROUP + 3, message, RscGrp=group.name))
 
 
 @routes.delete(_GROUP)
 async def delete_group(request: web.Request) -> web.Response:
     name = _group(request).name
     request.app[WORLD].delete_group(name)
-    told = f"Resource group '{name}' deleted."
-    return await respond(request, done(REMOVE + GROUP + 2, told, RscGrp=name))
+    message = f"Resource group '{name}' deleted."
+    return await respond(request, done(REMOVE + GROUP + 2, message, RscGrp=name))
 
 
 @routes.get(_GROUP + "/volume-groups")
@@ -65,9 +65,9 @@ async def create_volume_group(request: web.Request) -> web.Response:
     group = _group(request)
     number = len(group.volume_groups)
     group.volume_groups.append(number)
-    told = f"New volume group with number '{number}' of resource group '{group.name}' created."
+    message = f"New volume group with number '{number}' of resource group '{group.name}' created."
     refs = {"RscGrp": group.name, "VlmNr": str(number)}
-    return await respond(request, done(CREATE + GROUP + 1, told, **refs), 201)
+    return await respond(request, done(CREATE + GROUP + 1, message, **refs), 201)
 
 
 @routes.get("/v1/resource-definitions/{rd}/snapshots")

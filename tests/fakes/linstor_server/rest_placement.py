@@ -32,12 +32,12 @@ async def autoplace(request: web.Request) -> web.Response:
     try:
         chosen = places(definition, world.nodes, of_group, asked)
     except NotEnoughNodes:
-        told = responses.failure(
+        result = responses.failure(
             CREATE + RESOURCE + _NOT_ENOUGH_NODES,
             message="Not enough available nodes",
             details=f"Auto-placing resource: {definition.name}",
         )
-        return await respond(request, told, 500)
+        return await respond(request, result, 500)
     names = [node.name for node in chosen]
     await _until_up(world, definition.name, names)
     third = tie_breaker(definition, world.nodes.values())
@@ -46,12 +46,12 @@ async def autoplace(request: web.Request) -> web.Response:
         world.change_definition(
             definition.name, override={"DrbdOptions/Resource/quorum": "majority"}
         )
-    told = done(
+    result = done(
         CREATE + RESOURCE + 1,
         f"Resource '{definition.name}' successfully autoplaced on {len(names)} nodes",
         RscDfn=definition.name,
     )
-    return await respond(request, told, 201)
+    return await respond(request, result, 201)
 
 
 @routes.post(_REPLICA + "/make-available")
@@ -64,8 +64,8 @@ async def make_available(request: web.Request) -> web.Response:
         flags = () if asked.get("diskful") else ("DISKLESS",)
         await _until_up(world, definition.name, [node.name], flags=flags)
     refs = {"Node": node.name, "RscDfn": definition.name}
-    told = f"Resource '{definition.name}' is available on node '{node.name}'."
-    return await respond(request, done(CREATE + RESOURCE + 1, told, **refs))
+    result = f"Resource '{definition.name}' is available on node '{node.name}'."
+    return await respond(request, done(CREATE + RESOURCE + 1, result, **refs))
 
 
 @routes.get(_REPLICA + "/volumes")
@@ -87,9 +87,9 @@ async def modify_volume(request: web.Request) -> web.Response:
     props = replica.volume_props.setdefault(number, {})
     change_props(props, asked.get("override_props") or {}, asked.get("delete_props") or ())
     rd, node = replica.definition.name, replica.node.name
-    told = f"Volume '{number}' of resource '{rd}' on node '{node}' modified."
+    result = f"Volume '{number}' of resource '{rd}' on node '{node}' modified."
     refs = {"Node": node, "RscDfn": rd, "VlmNr": str(number)}
-    return await respond(request, done(MODIFY + _VOLUME + 3, told, **refs))
+    return await respond(request, done(MODIFY + _VOLUME + 3, result, **refs))
 
 
 async def _until_up(

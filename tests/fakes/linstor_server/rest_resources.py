@@ -41,10 +41,10 @@ async def list_resources(request: web.Request) -> web.Response:
 @routes.post(_RESOURCES)
 async def create_resources(request: web.Request) -> web.Response:
     asked = await body_of(request)
-    told = []
+    result = []
     for one in asked:
-        told += _create(request, one["resource"]["node_name"], one["resource"])
-    return await respond(request, told, 201)
+        result += _create(request, one["resource"]["node_name"], one["resource"])
+    return await respond(request, result, 201)
 
 
 @routes.get(_RESOURCE)
@@ -55,8 +55,8 @@ async def one_resource(request: web.Request) -> web.Response:
 @routes.post(_RESOURCE)
 async def create_resource(request: web.Request) -> web.Response:
     asked = await body_of(request)
-    told = _create(request, request.match_info["node"], asked.get("resource", {}))
-    return await respond(request, told, 201)
+    result = _create(request, request.match_info["node"], asked.get("resource", {}))
+    return await respond(request, result, 201)
 
 
 @routes.delete(_RESOURCE)
@@ -64,11 +64,11 @@ async def delete_resource(request: web.Request) -> web.Response:
     replica = _replica(request)
     rd, node = replica.definition.name, replica.node.name
     if replica.in_use:
-        told = f"Resource '{rd}' on node '{node}' is still in use."
-        return await respond(request, responses.failure(REMOVE + _IN_USE, message=told), 500)
+        result = f"Resource '{rd}' on node '{node}' is still in use."
+        return await respond(request, responses.failure(REMOVE + _IN_USE, message=result), 500)
     request.app[WORLD].delete_replica(rd, node)
-    told = f"Node: {node}, Resource: {rd} marked for deletion."
-    return await respond(request, done(REMOVE + RESOURCE + 2, told, Node=node, RscDfn=rd))
+    result = f"Node: {node}, Resource: {rd} marked for deletion."
+    return await respond(request, done(REMOVE + RESOURCE + 2, result, Node=node, RscDfn=rd))
 
 
 @routes.put(_RESOURCE + "/toggle-disk/{wish:diskless|diskful|storage-pool}{pool:(/[^/]+)?}")
@@ -130,8 +130,8 @@ def _create(
         rd, node, bool(flags & {"DISKLESS", "DRBD_DISKLESS"}), flags=flags
     )
     refs = {"Node": replica.node.name, "RscDfn": replica.definition.name}
-    told = f"New resource '{rd}' on node '{node}' registered."
-    return done(CREATE + RESOURCE + 1, told, **refs)
+    result = f"New resource '{rd}' on node '{node}' registered."
+    return done(CREATE + RESOURCE + 1, result, **refs)
 
 
 async def _toggle(request: web.Request, *, diskless: bool) -> web.Response:
@@ -141,5 +141,5 @@ async def _toggle(request: web.Request, *, diskless: bool) -> web.Response:
         code = _ALREADY_DISKLESS if diskless else _ALREADY_HAS_DISK
         return await respond(request, responses.warning(code, "Nothing to toggle."))
     request.app[WORLD].toggle_disk(rd, node, diskless)
-    told = f"Toggling the disk of '{rd}' on node '{node}'."
-    return await respond(request, done(MODIFY + RESOURCE + 3, told, Node=node, RscDfn=rd))
+    result = f"Toggling the disk of '{rd}' on node '{node}'."
+    return await respond(request, done(MODIFY + RESOURCE + 3, result, Node=node, RscDfn=rd))

@@ -61,8 +61,8 @@ class Subscriber:
         connection: socket.socket | None = self._transport.get_extra_info("socket")
         if connection is not None and connection.fileno() >= 0:
             # Not every loop lets its own socket be tuned, but a duplicate shares all options.
-            with socket.socket(fileno=os.dup(connection.fileno())) as twin:
-                twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+                duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
 

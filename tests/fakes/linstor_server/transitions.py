@@ -6,19 +6,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
-from tests.fakes.linstor_server.event_log import PROMOTION, Event, Listener, News
+from tests.fakes.linstor_server.event_log import PROMOTION, Event, EventLog, Listener
 from tests.fakes.linstor_server.objects import Definition, Replica, folded
 from tests.fakes.linstor_server.state import NO_DISK, State
 from tests.fakes.linstor_server.timing import Timing
 
 
-class Motion(State):
+class Transitions(State):
     """State with a clock and a voice."""
 
     def __init__(self, timing: Timing) -> None:
         super().__init__()
         self.timing = timing
-        self.news = News()
+        self.news = EventLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._at_rest = asyncio.Event()
         self._at_rest.set()
@@ -32,7 +32,7 @@ class Motion(State):
         """Hand every event to the listener from now on; call what it answers to end that."""
         return self.news.listen(listener)
 
-    async def settled(self) -> None:
+    async def until_idle(self) -> None:
         """Wait until nothing is in motion any more."""
         await self._at_rest.wait()
 
@@ -105,15 +105,15 @@ class Motion(State):
             return
         verb, step = ("REMOVE", "REMOVING") if diskless else ("ADD", "ADDING")
         wish, doing = f"DISK_{verb}_REQUESTED", f"DISK_{step}"
-        settled = replica.flags - {"TIE_BREAKER"} - NO_DISK
+        until_idle = replica.flags - {"TIE_BREAKER"} - NO_DISK
         if diskless:
-            settled |= NO_DISK if replica.definition.has_drbd else {"DISKLESS"}
+            until_idle |= NO_DISK if replica.definition.has_drbd else {"DISKLESS"}
 
-        def told() -> None:
+        def notify() -> None:
             with self._watching([replica.definition]):
                 replica.has_disk = not diskless
 
-        last = [lambda: self._flag(replica, settled), told]
+        last = [lambda: self._flag(replica, until_idle), notify]
         steps = [
             lambda: self._flag(replica, (replica.flags - {wish}) | {doing}),
             *(last if diskless else reversed(last)),

@@ -10,16 +10,16 @@ from tests.fakes.linstor_server.node_json import node_json
 from tests.fakes.linstor_server.objects import Definition, Node, Replica, folded
 from tests.fakes.linstor_server.state import change_props
 from tests.fakes.linstor_server.timing import Timing
-from tests.fakes.linstor_server.transitions import Motion
+from tests.fakes.linstor_server.transitions import Transitions
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 
 
-class LinstorWorld(Motion, Faults):
+class LinstorWorld(Transitions, Faults):
     """One LINSTOR cluster. Whatever takes time needs a running loop; set-up does not."""
 
     def __init__(self, *, timing: Timing | None = None) -> None:
-        Motion.__init__(self, timing or Timing())
+        Transitions.__init__(self, timing or Timing())
         Faults.__init__(self)
         self.requests: Counter[str] = Counter()
         """By method and path template, such as `GET /v1/nodes/{node}`."""

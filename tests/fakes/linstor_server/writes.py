@@ -56,9 +56,9 @@ async def write_props(request: web.Request, subject: Subject, write: Write) -> w
         return await respond(request, _failed(subject, doing, "TimeoutException."), 500)
     if world.timing.property_write_delay:
         await asyncio.sleep(world.timing.property_write_delay)
-    told = f"{subject.what[:1].upper()}{subject.what[1:]} modified."
+    message = f"{subject.what[:1].upper()}{subject.what[1:]} modified."
     code = responses.MODIFY + subject.mask + _MODIFIED
-    return await respond(request, responses.done(code, told, **subject.obj_refs))
+    return await respond(request, responses.done(code, message, **subject.obj_refs))
 
 
 def hung(world: LinstorWorld, nodes: Iterable[Node]) -> bool:

@@ -85,8 +85,8 @@ def expansion(claim: Json, pv: Json) -> str | None:
     if ref.get("uid") != claim["metadata"]["uid"]:
         return None
     asked = str(claim["spec"]["resources"]["requests"]["storage"])
-    told = ((claim.get("status") or {}).get("capacity") or {}).get("storage", "0")
-    return asked if bytes_of(asked) > bytes_of(told) else None
+    reported = ((claim.get("status") or {}).get("capacity") or {}).get("storage", "0")
+    return asked if bytes_of(asked) > bytes_of(reported) else None
 
 
 def resizing(claim: Json) -> list[Json]:

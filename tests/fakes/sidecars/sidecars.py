@@ -96,9 +96,9 @@ class Sidecars:
         self._attacher.add(name)
 
     async def _listen(self, plural: str, take: Callable[[str, Json], None]) -> None:
-        async with aclosing(self._api.told(plural)) as news:
-            async for kind, told in news:
-                take(kind, told)
+        async with aclosing(self._api.changes(plural)) as news:
+            async for kind, changes in news:
+                take(kind, changes)
 
     def _volume(self, kind: str, pv: Json) -> None:
         name = pv["metadata"]["name"]

@@ -92,7 +92,7 @@ class Exchange:
                 self.asked.status = response.status
                 match self.act:
                     case After(call):
-                        return await self._told(call)
+                        return await self._reported(call)
                     case Reset():
                         return broken(self.request)
                     case Hang() | Late():
@@ -112,7 +112,7 @@ class Exchange:
         """The end of what never gets to the peer; None for what goes on."""
         match self.act:
             case Instead(call):
-                return await self._told(call)
+                return await self._reported(call)
             case Answer(status, body, headers):
                 self.asked.status = status
                 return web.Response(status=status, body=body, headers=_typed(headers))
@@ -148,7 +148,7 @@ class Exchange:
             await self.act.call(self.asked)
         return _Had(status=response.status, headers=_passed_on(response.headers), body=body)
 
-    async def _told(self, call: CallBack) -> web.Response:
+    async def _reported(self, call: CallBack) -> web.Response:
         async def tell() -> None:
             await call(self.asked)
 

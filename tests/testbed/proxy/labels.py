@@ -59,11 +59,11 @@ def kubernetes_terms(method: str, path: str, query: Mapping[str, str], body: byt
         verb = "watch" if watches else "get" if parts["name"] else "list"
     else:
         verb = _VERBS.get(method, method.lower())
-    dry_run = "dryRun" in query or (method == "DELETE" and _rehearses(body))
+    dry_run = "dryRun" in query or (method == "DELETE" and _dry_runs(body))
     return Terms(verb=verb, dry_run=dry_run, **parts)
 
 
-def _rehearses(body: bytes) -> bool:
+def _dry_runs(body: bytes) -> bool:
     """A deletion says so in its options."""
     try:
         options = orjson.loads(body)

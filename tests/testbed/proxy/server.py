@@ -79,7 +79,7 @@ class Proxy:
             cut_off(transport)
             self._gone.add(transport)
 
-    async def settled(self) -> None:
+    async def until_idle(self) -> None:
         """Wait until everything that was sent on has been answered; streams do not count."""
         while self._under_way:
             await asyncio.wait(self._under_way)
