@@ -59,15 +59,15 @@ class Side:
 
         await bind(self.testbed.cluster, wish, volume)
 
-    async def move(self, name: str, here: str, there: str, *, patience: float = 60.0) -> float:
+    async def move(self, name: str, here: str, there: str, *, within: float = 60.0) -> float:
         """Move a replica; answers the seconds from LINSTOR's last word of it to the volume."""
         self.testbed.world.move(name, here, there)
-        took = await self.until_moved(name, there, patience=patience)
+        took = await self.until_moved(name, there, within=within)
         await self.testbed.until_bound(name)
         return took
 
-    async def until_moved(self, name: str, there: str, *, patience: float = 60.0) -> float:
-        at = await self.testbed.until_on(name, there, patience=patience)
+    async def until_moved(self, name: str, there: str, *, within: float = 60.0) -> float:
+        at = await self.testbed.until_on(name, there, within=within)
         return at - self._last_word(name, at)
 
     def lost(self) -> int:

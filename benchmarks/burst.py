@@ -31,7 +31,7 @@ LONES = 100
 LONE_ALONE = 20
 """Moves of the single volume before anything else moves."""
 LONE_EVERY = 0.5
-PATIENCE = 1200.0
+TIMEOUT = 1200.0
 
 LEAST_RATE = 0.8
 MOST_STARVED = 10.0
@@ -109,7 +109,7 @@ async def _evacuate(side: Side, size: int, here: str, there: str) -> Burst:
     at = {}
     for number in range(size):
         name, nodes = _name(side, number), _nodes(number, there)
-        at[number] = await side.testbed.until_on(name, *nodes, patience=PATIENCE) - begun
+        at[number] = await side.testbed.until_on(name, *nodes, within=TIMEOUT) - begun
     await lone.rest(restless)
     side.testbed.world.restore(here)
     last_urgent = max(moment for number, moment in at.items() if not number % 2)
@@ -142,7 +142,7 @@ class _Lone:
         here, there = LONE_HERE, LONE_THERE
         if LONE_THERE in str(found):
             here, there = there, here
-        self.took.append(await self._side.move(name, here, there, patience=PATIENCE))
+        self.took.append(await self._side.move(name, here, there, within=TIMEOUT))
 
     async def keep_moving(self) -> None:
         while True:

@@ -26,7 +26,7 @@ SETTLING = 5.0
 QUIET = 4.0
 """Seconds without a request after which it is over: more than the pause before a second look."""
 
-PATIENCE = 600.0
+TIMEOUT = 600.0
 LOOK_EVERY = 0.2
 TELL_EVERY = 0.01
 RARE = "--reconcile-rate=1h"
@@ -123,7 +123,7 @@ async def _flood(
     known = (await _look(service))[0]
     begun = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        reporter = group.create_task(_tell(testbed, events, rate), name="flood")
+        reporter = group.create_task(_emit(testbed, events, rate), name="flood")
         mover = None
         if with_move:
             mover = group.create_task(_move(testbed, events / rate / 2), name="mover")
@@ -144,14 +144,14 @@ async def _flood(
     )
 
 
-async def _tell(testbed: Crowd, events: int, rate: float) -> float:
+async def _emit(testbed: Crowd, events: int, rate: float) -> float:
     """Tell at this rate, each volume's replicas one after the other; answers when it was done."""
     payloads = _payloads(testbed, events)
     begun, told = time.monotonic(), 0
     while told < events:
         due = min(events, int((time.monotonic() - begun) * rate) + 1)
         batch = payloads[told:due]
-        testbed.world.news.tell(PROMOTION, [("may-promote-change", each) for each in batch])
+        testbed.world.news.emit(PROMOTION, [("may-promote-change", each) for each in batch])
         told = due
         await asyncio.sleep(TELL_EVERY)
     return time.monotonic()
@@ -167,7 +167,7 @@ async def _move(testbed: Crowd, after: float) -> float:
     new = next(node for node in NODES if node not in taken)
     begun = time.monotonic()
     testbed.world.move(name, old, new)
-    while time.monotonic() < begun + PATIENCE:
+    while time.monotonic() < begun + TIMEOUT:
         found = await testbed.cluster.find(f"/api/v1/persistentvolumes/{name}")
         if found is not None and manifests.nodes_of(found) == {new, *others}:
             return time.monotonic() - begun
@@ -195,7 +195,7 @@ async def _until_quiet(
     """When all events were heard and when the last request came, and the slowest answer."""
     heard, slowest, seen = float("inf"), 0.0, -1
     last = begun = time.monotonic()
-    while time.monotonic() < begun + PATIENCE:
+    while time.monotonic() < begun + TIMEOUT:
         asking = time.monotonic()
         known, busy = await _look(service)
         now = time.monotonic()

@@ -53,7 +53,7 @@ class Floor:
             self._latest[item["metadata"]["name"]] = item
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(listed["metadata"]["resourceVersion"]))
-            group.create_task(self._tell())
+            group.create_task(self._emit())
             for _ in range(workers):
                 group.create_task(self._take_turns())
             async with self._linstor.get(
@@ -97,7 +97,7 @@ class Floor:
                 if name in self._news:
                     self._news[name].set()
 
-    async def _tell(self) -> None:
+    async def _emit(self) -> None:
         while True:
             namespace, event = await self._told.get()
             await self._ask("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
@@ -153,8 +153,8 @@ class Floor:
         """Ask until nobody has written in between: the protection finalizer may go any time."""
         while True:
             gone = {**pv, "metadata": {**pv["metadata"], "finalizers": []}}
-            answer = await self._ask("PUT", path + MANAGER, gone, fine=(409,))
-            if answer["kind"] != "Status":
+            response = await self._ask("PUT", path + MANAGER, gone, fine=(409,))
+            if response["kind"] != "Status":
                 return
             pv = await self._ask("GET", path)
 
@@ -212,8 +212,8 @@ class Floor:
             raw = await response.read()
             if response.status >= 400 and response.status not in fine:
                 raise SystemExit(f"{method} {path}: {response.status} {raw.decode()}")
-            answer: Json = orjson.loads(raw)
-            return answer
+            shown: Json = orjson.loads(raw)
+            return shown
 
 
 def affinity_on(nodes: list[str]) -> Json:

@@ -36,7 +36,7 @@ MOST_RSS = 100.0
 FLOODED, EVENTS_EACH, AT_ONCE = 1_500, 4, 0.001
 MOST_OF_LOOKS = 0.75
 
-TRIES, PATIENCE = 3, 120.0
+TRIES, TIMEOUT = 3, 120.0
 """How often something is measured that could not be, and how long it may take, in seconds."""
 
 Measure = Callable[[Path], Awaitable[Report]]
@@ -99,7 +99,7 @@ async def _apart(measure: Measure, logs: Path) -> Report:
     for _ in range(TRIES - 1):
         found = None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 found = await measure(Path(tempfile.mkdtemp(dir=logs)))
         except* (AssertionError, TimeoutError) as group:
             print(f"once more, since {_innermost(group)!r}", file=sys.stderr)

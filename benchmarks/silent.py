@@ -124,7 +124,7 @@ async def _run(
             await asyncio.sleep(apart)
         if apart:
             waits = [
-                await testbed.until_on(name, there, patience=200) - changed[name] for name in names
+                await testbed.until_on(name, there, within=200) - changed[name] for name in names
             ]
         took = time.monotonic() - began
         # The last note goes a moment after its volume is right.

@@ -21,7 +21,7 @@ from benchmarks.weight import Weight
 from tests.testbed.service import Service
 
 GOALS_AT = 10_000
-PATIENCE = 180.0
+TIMEOUT = 180.0
 LOOK_EVERY = 0.02
 
 
@@ -90,12 +90,12 @@ async def _start(testbed: Crowd, log: Path, program: Program) -> Start:
 async def _until_ready(service: Service) -> float:
     """Answers when it was, by the monotonic clock; asks on one connection, to disturb little."""
     url = f"http://127.0.0.1:{service.port}/readyz"
-    last = time.monotonic() + PATIENCE
+    last = time.monotonic() + TIMEOUT
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < last and service.runs:
             try:
-                async with session.get(url) as answer:
-                    if answer.status == 200:
+                async with session.get(url) as response:
+                    if response.status == 200:
                         return time.monotonic()
             except aiohttp.ClientError:
                 pass  # It is not listening yet.

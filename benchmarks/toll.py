@@ -81,11 +81,11 @@ class Toll:
         async with self._session.request(
             request.method,
             URL(f"{self._cluster.url}{request.raw_path}", encoded=True),
-            headers=_passed_on(request.headers),
+            headers=_forwarded(request.headers),
             data=body or None,
             allow_redirects=False,
         ) as response:
-            out = web.StreamResponse(status=response.status, headers=_passed_on(response.headers))
+            out = web.StreamResponse(status=response.status, headers=_forwarded(response.headers))
             await out.prepare(request)
             async for chunk in self._counted(label, response):
                 await out.write(chunk)
@@ -99,7 +99,7 @@ class Toll:
             yield chunk
 
 
-def _passed_on(headers: Mapping[str, str]) -> CIMultiDict[str]:
+def _forwarded(headers: Mapping[str, str]) -> CIMultiDict[str]:
     found: CIMultiDict[str] = CIMultiDict(headers)
     for name in _OF_THE_CONNECTION:
         found.popall(name, None)

@@ -15,11 +15,11 @@ class Ended(Exception):
 
 
 async def until_full_reconciles(
-    service: Service, wanted: int, *, patience: float = 300.0, every: float = LOOK_EVERY
+    service: Service, wanted: int, *, within: float = 300.0, every: float = LOOK_EVERY
 ) -> float:
     """Wait until so many full passes are over; answers when that was, by the monotonic clock."""
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(within):
             while await service.metric(PASSES) < wanted:
                 if not service.runs:
                     raise Ended(f"the service ended: {service.said()[-2000:]}")

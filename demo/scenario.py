@@ -37,7 +37,7 @@ class Scenario:
         self,
         name: str,
         happened: str,
-        act: Callable[[], object],
+        change: Callable[[], object],
         goals: Iterable[Goal],
         *,
         counted_from: str = "the event",
@@ -46,7 +46,7 @@ class Scenario:
         self.shown.print(f"  [bold]{name}[/bold]: {happened} ...", end="")
         wanted, lost = dict(goals), len(self.testbed.observer.lost)
         began = time.monotonic()
-        done = act()
+        done = change()
         if isinstance(done, Awaitable):
             await done
         moments = {pv: await self._reached(pv, terms) for pv, terms in wanted.items()}
@@ -69,7 +69,7 @@ class Scenario:
 
     async def _reached(self, name: str, terms: tuple[Json, ...]) -> float | None:
         try:
-            return await self.testbed.observer.until_terms(name, *terms, patience=TIMEOUT)
+            return await self.testbed.observer.until_terms(name, *terms, within=TIMEOUT)
         except AssertionError:
             return None
 

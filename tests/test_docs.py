@@ -148,10 +148,10 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     named = set(re.findall(r"`([\w/]+\.(?:py|md))`", text)) | set(
         re.findall(r"`(tests/[\w/]+)`", text)
     )
-    places = [TOP, TOP / "linstor_affinity_events", TOP / "linstor_affinity_events" / "engine"]
+    roots = [TOP, TOP / "linstor_affinity_events", TOP / "linstor_affinity_events" / "engine"]
 
     assert len(named) > 100
-    assert {name for name in named if not any((p / name).exists() for p in places)} == set()
+    assert {name for name in named if not any((p / name).exists() for p in roots)} == set()
     assert all(
         (TOP / "docs" / link).exists() for link in re.findall(r"\]\((decisions/[^)]+)\)", text)
     )

@@ -19,13 +19,13 @@ MARKS = ["\u061c", "\u200e", "\u200f", "\u2028", "\u2029", "\u200b", "\ufeff", "
 HOSTILE = "".join([*CONTROLS, *BIDIRECTIONAL, *MARKS, "\ud800"])
 
 
-def seen(text: str) -> bool:
+def observed(text: str) -> bool:
     return not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text)
 
 
 @given(text=st.text())
 def test_printable_text_has_no_invisible_characters(text: str) -> None:
-    assert seen(printable(text))
+    assert observed(printable(text))
     assert printable(printable(text)) == printable(text)
 
 
@@ -65,17 +65,17 @@ def record(text: str) -> logging.LogRecord:
 def test_control_characters_do_not_reach_a_line_of_text() -> None:
     first, *others = KeyValueFormatter().format(record(HOSTILE)).split("\n")
 
-    assert seen(first)
-    assert all(seen(line) and line.startswith(" ") for line in others)
+    assert observed(first)
+    assert all(observed(line) and line.startswith(" ") for line in others)
 
 
 def test_control_characters_do_not_reach_a_line_of_json_or_its_reader() -> None:
     line = JsonFormatter().format(record(HOSTILE))
 
-    assert seen(line)
+    assert observed(line)
     read = json.loads(line)
-    assert all(seen(value) for key, value in read.items() if key != "traceback")
-    assert all(seen(shown) for shown in read["traceback"].split("\n"))
+    assert all(observed(value) for key, value in read.items() if key != "traceback")
+    assert all(observed(shown) for shown in read["traceback"].split("\n"))
 
 
 def test_control_characters_do_not_reach_the_page() -> None:
@@ -115,4 +115,4 @@ def test_control_characters_do_not_reach_the_page() -> None:
     )
 
     assert page.count("\\u202e") > 10
-    assert all(seen(line) for line in page.split("\n"))
+    assert all(observed(line) for line in page.split("\n"))

@@ -50,5 +50,5 @@ class Scene:
             pass
 
 
-Act = Callable[[Scene, random.Random], Awaitable[str]]
+Action = Callable[[Scene, random.Random], Awaitable[str]]
 """Answers what was done, for the log; nothing if there was nothing to do it to."""

@@ -12,7 +12,7 @@ from tests.testbed.clusters import ApiError, Cluster
 Json = dict[str, Any]
 
 AGAIN = 0.3
-PATIENCE = 120.0
+TIMEOUT = 120.0
 REQUEST = 20.0
 
 
@@ -28,7 +28,7 @@ async def surely(
 
     What was asked may have been done more than once, so a POST should take 409 for fine.
     """
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while True:
         try:
             async with asyncio.timeout(REQUEST):

@@ -18,7 +18,7 @@ from tests.testbed import manifests
 from tests.testbed.clusters import until
 from tests.testbed.service import Service
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 PACE = 0.5
 STAYS = 2.0
 """What was right must still be right a moment later."""
@@ -106,7 +106,7 @@ class Watcher:
         async def passed() -> bool:
             return await self._service.metric(PASSES) > before
 
-        await until(passed, "a full pass has ended", patience=PASS_PATIENCE)
+        await until(passed, "a full pass has ended", within=PASS_PATIENCE)
 
     def pid(self) -> int:
         process = self._service.process
@@ -115,7 +115,7 @@ class Watcher:
         return process.pid
 
     async def _until_right(self) -> list[Wrong]:
-        patient = time.monotonic() + PATIENCE
+        patient = time.monotonic() + TIMEOUT
         before: set[Wrong] = set()
         while found := await wrongs(self._scene.ledger):
             self.pid()
@@ -140,7 +140,7 @@ class Watcher:
         await world.until_idle()
         with suppress(AssertionError):
             await ledger.testbed.observer.until(
-                lambda: not self._behind(probed), "the probes are right", patience=PROBE_PATIENCE
+                lambda: not self._behind(probed), "the probes are right", within=PROBE_PATIENCE
             )
         behind = self._behind(probed)
         for name in behind:

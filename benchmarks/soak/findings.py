@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.report import Goal, Report, Row
-from benchmarks.soak.calm import PATIENCE, Calm
+from benchmarks.soak.calm import TIMEOUT, Calm
 from benchmarks.soak.losses import Because
 
 RSS_GROWTH, TASK_GROWTH, SOCKET_GROWTH, FILE_GROWTH, THREAD_GROWTH = 8.0, 2, 4, 6, 2
@@ -48,7 +48,7 @@ class Findings:
         ]
         last = self.calms[-1].wrong
         goals = [
-            Goal(what="slowest calm", found=max(c.right_after for c in self.calms), most=PATIENCE),
+            Goal(what="slowest calm", found=max(c.right_after for c in self.calms), most=TIMEOUT),
             Goal(what="wrong in any calm", found=sum(len(c.wrong) for c in self.calms), most=0),
             Goal(what="wrong at the end", found=len(last), most=0),
             Goal(what="missing at the end", found=sum(w.missing for w in last), most=0),

@@ -39,7 +39,7 @@ class Losses:
     async def run(self) -> None:
         lost = self._observer.lost
         while True:
-            await self._observer.until(lambda: bool(lost), "a claim is Lost", patience=FOREVER)
+            await self._observer.until(lambda: bool(lost), "a claim is Lost", within=FOREVER)
             usual = self._reason(datetime.now())  # noqa: DTZ005, as in the binder's log
             going = {owned.claim for owned in self._scene.ledger.going.values()}
             for _, name in lost:

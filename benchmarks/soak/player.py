@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.soak import placements, trouble
-from benchmarks.soak.acts import Act, Scene
+from benchmarks.soak.acts import Action, Scene
 
 A_SECOND = 8.0
 """Acts begun in a second, on average."""
 
-WEIGHTS: dict[Act, float] = {
+WEIGHTS: dict[Action, float] = {
     placements.move: 100,
     placements.tidy: 16,
     placements.grow: 8,
@@ -38,7 +38,7 @@ WEIGHTS: dict[Act, float] = {
     trouble.binder: 0.6,
 }
 
-APPOINTED: tuple[tuple[float, Act], ...] = (
+APPOINTED: tuple[tuple[float, Action], ...] = (
     (0.15, trouble.apiserver),
     (0.4, trouble.compaction),
     (0.6, trouble.store),
@@ -84,14 +84,14 @@ class Player:
         self._scene.linstor.rules.clear()
         await self._scene.ledger.testbed.world.until_idle()
 
-    def _next(self) -> Act:
+    def _next(self) -> Action:
         self._number += 1
         passed = (time.monotonic() - self._began) / self._whole
         if self._appointed and passed >= self._appointed[0][0]:
             return self._appointed.pop(0)[1]
         return self._chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
 
-    async def _one(self, act: Act) -> None:
+    async def _one(self, act: Action) -> None:
         name = f"#{self._number} {act.__module__.rpartition('.')[2]}.{act.__name__}"
         chance = random.Random(f"{self._seed}/{self._number}")  # noqa: S311, nothing secret
         self.say(name, "begins")

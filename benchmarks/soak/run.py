@@ -116,7 +116,7 @@ async def _populate(scene: Scene, seed: int, volumes: int) -> None:
         for _ in range(volumes):
             group.create_task(one())
     for name in ledger.owned:
-        await testbed.until_bound(name, patience=300.0)
+        await testbed.until_bound(name, within=300.0)
 
 
 @asynccontextmanager

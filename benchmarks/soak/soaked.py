@@ -16,7 +16,7 @@ from linstor_affinity_events.cli import main
 VARIABLE = "SOAK_TASKS"
 
 
-def _tell(*_: object) -> None:
+def _emit(*_: object) -> None:
     file = Path(os.environ[VARIABLE])
     tasks = Counter(_kind(task) for task in asyncio.all_tasks())
     # Whoever waits for the file must not find half of it.
@@ -31,5 +31,5 @@ def _kind(task: "asyncio.Task[object]") -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, _tell)
+    signal.signal(signal.SIGUSR1, _emit)
     main(prog_name="linstor-affinity-events")

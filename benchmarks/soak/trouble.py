@@ -4,7 +4,7 @@ import random
 import re
 
 from benchmarks.soak.acts import Scene
-from tests.testbed.proxy import Act, Answer, CutBody, Delay, Hang, Late, Proxy, Reset
+from tests.testbed.proxy import Action, CutBody, Delay, Hang, Late, Proxy, Reset, Respond
 
 JSON = {"Content-Type": "application/json"}
 SOON = {**JSON, "Retry-After": "1"}
@@ -19,7 +19,7 @@ ANY, READS, WRITES = ".", "^(linstor )?(get|list) ", "^(create|update|patch|dele
 VOLUMES, ENTRIES = "persistentvolumes", "configmaps"
 
 
-def _acts(chance: random.Random, refusals: dict[str, Answer]) -> dict[str, Act]:
+def _acts(chance: random.Random, refusals: dict[str, Respond]) -> dict[str, Action]:
     """One of each kind that a request can meet, by the name that the log has."""
     return {
         **refusals,
@@ -28,14 +28,14 @@ def _acts(chance: random.Random, refusals: dict[str, Answer]) -> dict[str, Act]:
         "hung unheard": Hang(forwarded=False),
         "hung heard": Hang(forwarded=True),
         "slow request": Delay(request=chance.uniform(0.2, 3)),
-        "slow answer": Delay(answer=chance.uniform(0.2, 3)),
+        "slow answer": Delay(response=chance.uniform(0.2, 3)),
         "half an answer": CutBody(chance.randrange(1, 200)),
         "late": Late(seconds=chance.uniform(0.5, 4)),
     }
 
 
 async def _meet(
-    scene: Scene, proxy: Proxy, wanted: str, name: str, act: Act, chance: random.Random
+    scene: Scene, proxy: Proxy, wanted: str, name: str, act: Action, chance: random.Random
 ) -> str:
     """Let the act befall some requests for some seconds."""
     rule = proxy.on(
@@ -48,7 +48,7 @@ async def _meet(
 
 async def kubernetes_request(scene: Scene, chance: random.Random) -> str:
     refusals = {
-        str(code): Answer(code, NOT_NOW % code, SOON if code != 500 else JSON)
+        str(code): Respond(code, NOT_NOW % code, SOON if code != 500 else JSON)
         for code in (429, 500, 503, 504)
     }
     name, act = chance.choice(list(_acts(chance, refusals).items()))
@@ -57,15 +57,15 @@ async def kubernetes_request(scene: Scene, chance: random.Random) -> str:
 
 
 async def linstor_request(scene: Scene, chance: random.Random) -> str:
-    refusals = {str(code): Answer(code, BROKEN, JSON) for code in (500, 503)}
-    refusals["no JSON"] = Answer(200, b"<html>", JSON)
+    refusals = {str(code): Respond(code, BROKEN, JSON) for code in (500, 503)}
+    refusals["no JSON"] = Respond(200, b"<html>", JSON)
     name, act = chance.choice(list(_acts(chance, refusals).items()))
     return await _meet(scene, scene.linstor, chance.choice((ANY, READS)), name, act, chance)
 
 
 async def linstor_all(scene: Scene, chance: random.Random) -> str:
     """The controller hangs, or answers everything with 500, for some seconds."""
-    act: Act = chance.choice((Hang(forwarded=False), Answer(500, BROKEN, JSON)))
+    act: Action = chance.choice((Hang(forwarded=False), Respond(500, BROKEN, JSON)))
     rule = scene.linstor.on(re.compile(READS), act, times=None)
     await scene.a_while(chance.uniform(2, 8))
     scene.linstor.rules.remove(rule)
@@ -123,7 +123,7 @@ async def vanished(scene: Scene, chance: random.Random) -> str:
 
 async def watches(scene: Scene, chance: random.Random) -> str:
     """Watches end, and the next begins with the word that its version is too old."""
-    old = Answer(200, TOO_OLD, JSON)
+    old = Respond(200, TOO_OLD, JSON)
     rule = scene.kubernetes.on(re.compile("^watch "), old, times=chance.randrange(1, 4))
     scene.kubernetes.drop_connections()
     await scene.a_while(chance.uniform(1, 4))

@@ -32,10 +32,10 @@ async def listening(
     async def status(search: str) -> Mapping[str, Any]:
         return {"search": search}
 
-    answers = EndpointSources(
+    responses = EndpointSources(
         lambda: not_ready or {}, lambda: b"metric 1\n", status, status_for_all=status_for_all
     )
-    endpoints = HttpEndpoints(answers, bind=bind, metrics=metrics)
+    endpoints = HttpEndpoints(responses, bind=bind, metrics=metrics)
     try:
         await endpoints.start()
         yield endpoints

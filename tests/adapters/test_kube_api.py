@@ -28,7 +28,7 @@ from linstor_affinity_events.errors import (
     Missing,
     Unreachable,
 )
-from tests.adapters.peers import CLOSED, answering, hurried, loads, running, silent_peer
+from tests.adapters.peers import CLOSED, hurried, loads, running, serving, unresponsive_peer
 from tests.contracts.manifests import affinity, volume
 from tests.fakes.kube_server import FakeCluster, KubeServer
 
@@ -106,7 +106,7 @@ async def test_retry_after_is_respected(
     [("86400", 60.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("²", None)],
 )
 async def test_retry_after_is_capped(given: str, after: float | None) -> None:
-    async with answering(429, headers={"Retry-After": given}) as (url, _), api_at(url) as api:
+    async with serving(429, headers={"Retry-After": given}) as (url, _), api_at(url) as api:
         with pytest.raises(Again) as raised:
             await api.get(PV)
 
@@ -207,7 +207,7 @@ async def test_an_unreachable_server_is_reported() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b"null", b"[" * 10_000])
 async def test_a_successful_response_of_the_wrong_shape_is_an_error(body: bytes) -> None:
-    async with answering(200, body) as (url, _), api_at(url) as api:
+    async with serving(200, body) as (url, _), api_at(url) as api:
         with pytest.raises(Unreachable):
             await api.get(PV)
 
@@ -216,7 +216,7 @@ async def test_a_successful_response_of_the_wrong_shape_is_an_error(body: bytes)
 async def test_an_error_response_not_written_by_kubernetes_counts_by_its_status(
     body: bytes,
 ) -> None:
-    async with answering(404, body) as (url, _), api_at(url) as api:
+    async with serving(404, body) as (url, _), api_at(url) as api:
         with pytest.raises(AffinityEventsError) as raised:
             await api.get(PV)
 
@@ -236,7 +236,7 @@ async def test_an_error_response_not_written_by_kubernetes_counts_by_its_status(
     ids=str,
 )
 async def test_a_rejection_of_the_wrong_shape_is_still_a_rejection(body: Any) -> None:
-    async with answering(422, json.dumps(body).encode()) as (url, _), api_at(url) as api:
+    async with serving(422, json.dumps(body).encode()) as (url, _), api_at(url) as api:
         with pytest.raises(Invalid):
             await api.patch(PV, {})
 
@@ -245,15 +245,15 @@ async def test_a_decompression_bomb_is_cut_off() -> None:
     packed = gzip.compress(b" " * (65 * 1024 * 1024), compresslevel=1)
     headers = {"Content-Encoding": "gzip"}
 
-    async with answering(200, packed, headers) as (url, _), api_at(url) as api:
+    async with serving(200, packed, headers) as (url, _), api_at(url) as api:
         with pytest.raises(Unreachable, match="more than 64 MiB"):
             await api.get(PV)
 
 
 async def test_a_redirect_is_not_followed_and_the_token_is_not_sent_elsewhere() -> None:
-    async with answering() as (elsewhere, heard):
+    async with serving() as (elsewhere, heard):
         headers = {"Location": f"{elsewhere}{PV}"}
-        async with answering(307, b"", headers) as (url, _), api_at(url, token="t") as api:
+        async with serving(307, b"", headers) as (url, _), api_at(url, token="t") as api:
             with pytest.raises(Unreachable, match="redirected"):
                 await api.get(PV)
             with pytest.raises(Unreachable, match="redirected"):
@@ -311,12 +311,14 @@ async def test_many_unauthorized_requests_reload_the_credentials_once(kube: Kube
 
     kube.access.tokens = {"new": "me"}
     async with api_with(load) as api:
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(api.get(VOLUMES) for _ in range(8)), return_exceptions=True
         )
 
     assert loaded == 2
-    assert [answer for answer in answers if not isinstance(answer, dict | Unreachable)] == []
+    assert [
+        response for response in responses if not isinstance(response, dict | Unreachable)
+    ] == []
 
 
 async def test_credentials_that_cannot_be_reloaded_are_reported(
@@ -412,14 +414,14 @@ async def test_a_conflict_with_our_own_lost_request_is_a_success(
 
 
 async def test_an_unusual_name_is_one_segment_of_the_path() -> None:
-    async with answering() as (url, heard), api_at(url) as api:
+    async with serving() as (url, heard), api_at(url) as api:
         await api.get(f"{VOLUMES}/{escaped('../pods?watch=1#x%2f ä')}")
 
     assert heard[0].raw_path == f"{VOLUMES}/..%2Fpods%3Fwatch%3D1%23x%252f%20%C3%A4"
 
 
 async def test_queries_are_escaped() -> None:
-    async with answering() as (url, heard), api_at(url) as api:
+    async with serving() as (url, heard), api_at(url) as api:
         await api.get(VOLUMES, {"labelSelector": "a=b&c", "continue": "x+/="})
 
     assert dict(heard[0].query) == {"labelSelector": "a=b&c", "continue": "x+/="}
@@ -500,40 +502,40 @@ GOOD = b'{"type":"ADDED","object":{"metadata":{"name":"x","resourceVersion":"1"}
 async def test_a_watch_that_fails_maps_to_the_next_step(
     line: bytes, kind: type[AffinityEventsError]
 ) -> None:
-    async with answering(200, GOOD + line) as (url, _), api_at(url) as api:
+    async with serving(200, GOOD + line) as (url, _), api_at(url) as api:
         with pytest.raises(kind):
             await all_events(api)
 
 
 async def test_empty_lines_in_a_watch_are_ignored() -> None:
-    async with answering(200, b"\n" + GOOD + b"\n\n") as (url, _), api_at(url) as api:
+    async with serving(200, b"\n" + GOOD + b"\n\n") as (url, _), api_at(url) as api:
         reported = await all_events(api)
 
     assert reported == ["ADDED"]
 
 
 async def test_other_tasks_run_amid_events_that_arrived_together() -> None:
-    turns = 0
+    iterations = 0
 
     async def count() -> None:
-        nonlocal turns
+        nonlocal iterations
         while True:
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
 
     async with (
-        answering(200, 10 * YIELD_EVERY * GOOD) as (url, _),
+        serving(200, 10 * YIELD_EVERY * GOOD) as (url, _),
         api_at(url) as api,
         api.watch(VOLUMES, {}) as events,
         running(count()),
     ):
         await anext(events)
         # By now all of it is in the buffer: a few kilobytes come in one piece.
-        before = turns
+        before = iterations
         reported = [event async for event in events]
 
     assert len(reported) == 10 * YIELD_EVERY - 1
-    assert turns - before >= 10
+    assert iterations - before >= 10
 
 
 async def test_a_watch_takes_the_largest_object_that_kubernetes_can_hold(
@@ -551,7 +553,7 @@ async def test_a_watch_takes_the_largest_object_that_kubernetes_can_hold(
 
 def test_a_server_that_never_responds_times_out() -> None:
     async def story() -> None:
-        async with silent_peer() as url, api_at(url) as api:
+        async with unresponsive_peer() as url, api_at(url) as api:
             with pytest.raises(Unreachable):
                 async with asyncio.timeout(60):
                     await api.get(PV)
@@ -561,7 +563,7 @@ def test_a_server_that_never_responds_times_out() -> None:
 
 def test_a_watch_that_is_never_opened_times_out() -> None:
     async def story() -> None:
-        async with silent_peer() as url, api_at(url) as api:
+        async with unresponsive_peer() as url, api_at(url) as api:
             with pytest.raises(Unreachable):
                 async with asyncio.timeout(60), api.watch(VOLUMES, {}):
                     pass

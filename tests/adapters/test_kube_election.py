@@ -79,7 +79,7 @@ class Town:
         await self.server.stop()
 
 
-def play(story: Callable[[Town], Awaitable[None]]) -> None:
+def run_story(story: Callable[[Town], Awaitable[None]]) -> None:
     async def reported() -> None:
         async with Town() as town:
             await story(town)
@@ -111,7 +111,7 @@ def test_the_first_candidate_leads_at_once() -> None:
         assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 0)
         assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
 def test_an_unhealthy_leader_yields_to_a_healthy_one() -> None:
@@ -132,7 +132,7 @@ def test_an_unhealthy_leader_yields_to_a_healthy_one() -> None:
 
         assert took < YIELD_AFTER_FIRST + 3 * RETRY
 
-    play(story)
+    run_story(story)
 
 
 def test_an_only_instance_that_yielded_leads_once_it_is_healthy() -> None:
@@ -150,7 +150,7 @@ def test_an_only_instance_that_yielded_leads_once_it_is_healthy() -> None:
 
         assert took < 3.0
 
-    play(story)
+    run_story(story)
 
 
 def test_if_all_are_unhealthy_one_still_leads() -> None:
@@ -166,7 +166,7 @@ def test_if_all_are_unhealthy_one_still_leads() -> None:
 
         assert led > 80
 
-    play(story)
+    run_story(story)
 
 
 def test_an_instance_that_recovered_does_not_wait() -> None:
@@ -180,7 +180,7 @@ def test_an_instance_that_recovered_does_not_wait() -> None:
             state["healthy"] = True
             assert await until(lambda: alone.leading) <= RETRY + 1.0
 
-    play(story)
+    run_story(story)
 
 
 def test_of_two_candidates_one_leads() -> None:
@@ -197,7 +197,7 @@ def test_of_two_candidates_one_leads() -> None:
         assert both == 0
         assert sorted([len(town.reported["one"]), len(town.reported["two"])]) == [0, 1]
 
-    play(story)
+    run_story(story)
 
 
 def test_of_two_instances_with_one_identity_only_the_later_leads() -> None:
@@ -218,7 +218,7 @@ def test_of_two_instances_with_one_identity_only_the_later_leads() -> None:
         assert took <= RETRY + 2.0
         assert changes == 0
 
-    play(story)
+    run_story(story)
 
 
 def test_an_instance_takes_over_from_a_silent_one_with_the_same_identity(
@@ -235,7 +235,7 @@ def test_an_instance_takes_over_from_a_silent_one_with_the_same_identity(
 
         assert took >= DURATION - RETRY
 
-    play(story)
+    run_story(story)
     assert caplog.text.count("another instance uses the same --leader-election-id") == 1
 
 
@@ -251,7 +251,7 @@ def test_the_lease_of_another_instance_with_the_same_identity_is_not_released() 
 
             assert town.spec["holderIdentity"] == "same"
 
-    play(story)
+    run_story(story)
 
 
 def test_the_lease_of_an_earlier_process_is_acquired_although_the_first_attempt_was_lost() -> None:
@@ -265,7 +265,7 @@ def test_the_lease_of_an_earlier_process_is_acquired_although_the_first_attempt_
 
         assert took < 2 * RETRY
 
-    play(story)
+    run_story(story)
 
 
 def test_a_leader_recognises_its_lease_after_a_renewal_without_response() -> None:
@@ -279,7 +279,7 @@ def test_a_leader_recognises_its_lease_after_a_renewal_without_response() -> Non
             assert one.leading
         assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
 def test_a_leader_keeps_leading() -> None:
@@ -293,7 +293,7 @@ def test_a_leader_keeps_leading() -> None:
             assert one.leading
         assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
 def test_a_renewal_is_one_request_and_no_read() -> None:
@@ -311,7 +311,7 @@ def test_a_renewal_is_one_request_and_no_read() -> None:
             assert read.hits == 0
         assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
 def test_a_released_lease_is_acquired_at_once() -> None:
@@ -329,7 +329,7 @@ def test_a_released_lease_is_acquired_at_once() -> None:
         assert took < RETRY + 5.0
         assert town.spec["leaseTransitions"] == 1
 
-    play(story)
+    run_story(story)
 
 
 def test_a_follower_releases_nothing() -> None:
@@ -341,7 +341,7 @@ def test_a_follower_releases_nothing() -> None:
 
         assert town.spec["holderIdentity"] == "ghost"
 
-    play(story)
+    run_story(story)
 
 
 def test_a_leader_does_not_release_what_another_has_taken() -> None:
@@ -356,7 +356,7 @@ def test_a_leader_does_not_release_what_another_has_taken() -> None:
 
         assert town.spec["holderIdentity"] == "ghost"
 
-    play(story)
+    run_story(story)
 
 
 def test_an_expired_lease_is_acquired() -> None:
@@ -370,7 +370,7 @@ def test_an_expired_lease_is_acquired() -> None:
         assert DURATION <= took < DURATION + RETRY
         assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 1)
 
-    play(story)
+    run_story(story)
 
 
 def test_the_timestamps_in_a_lease_are_ignored() -> None:
@@ -384,7 +384,7 @@ def test_the_timestamps_in_a_lease_are_ignored() -> None:
 
             assert not one.leading
 
-    play(story)
+    run_story(story)
 
 
 def test_a_wall_clock_that_jumps_changes_nothing() -> None:
@@ -401,7 +401,7 @@ def test_a_wall_clock_that_jumps_changes_nothing() -> None:
                 assert (one.leading, two.leading) == (True, False)
         assert (town.reported["one"], town.reported["two"]) == ([True], [])
 
-    play(story)
+    run_story(story)
 
 
 def test_a_renewed_lease_is_never_acquired_by_others() -> None:
@@ -418,7 +418,7 @@ def test_a_renewed_lease_is_never_acquired_by_others() -> None:
             assert not one.leading
         assert town.reported["one"] == []
 
-    play(story)
+    run_story(story)
 
 
 def test_a_longer_lease_duration_is_respected() -> None:
@@ -434,7 +434,7 @@ def test_a_longer_lease_duration_is_respected() -> None:
 
         assert took >= 90.0
 
-    play(story)
+    run_story(story)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_a_lease_without_holder_is_acquired_at_once(spec: dict[str, Any]) -> Non
 
         assert took < RETRY
 
-    play(story)
+    run_story(story)
 
 
 def test_without_responses_leadership_ends_before_others_may_acquire_it() -> None:
@@ -472,7 +472,7 @@ def test_without_responses_leadership_ends_before_others_may_acquire_it() -> Non
         assert DEADLINE - RETRY - 1.0 <= took <= DEADLINE
         assert one.failure is not None
 
-    play(story)
+    run_story(story)
 
 
 def test_leadership_expires_even_if_nothing_runs() -> None:
@@ -485,7 +485,7 @@ def test_leadership_expires_even_if_nothing_runs() -> None:
 
         assert took <= DEADLINE
 
-    play(story)
+    run_story(story)
 
 
 def test_a_renewal_with_a_late_response_does_not_extend_leadership() -> None:
@@ -503,7 +503,7 @@ def test_a_renewal_with_a_late_response_does_not_extend_leadership() -> None:
 
         assert took <= DEADLINE
 
-    play(story)
+    run_story(story)
 
 
 def test_after_an_outage_one_instance_leads_again() -> None:
@@ -519,7 +519,7 @@ def test_after_an_outage_one_instance_leads_again() -> None:
 
         assert one.failure is None
 
-    play(story)
+    run_story(story)
 
 
 def test_an_instance_that_loses_the_race_for_a_lease_follows() -> None:
@@ -535,7 +535,7 @@ def test_an_instance_that_loses_the_race_for_a_lease_follows() -> None:
 
         assert lost
 
-    play(story)
+    run_story(story)
 
 
 def test_a_leader_reads_the_lease_again_after_a_conflict() -> None:
@@ -549,7 +549,7 @@ def test_a_leader_reads_the_lease_again_after_a_conflict() -> None:
             assert one.leading
         assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
 def test_a_leader_whose_lease_was_taken_follows() -> None:
@@ -565,7 +565,7 @@ def test_a_leader_whose_lease_was_taken_follows() -> None:
         assert took <= RETRY + 2.0
         assert one.holder == "ghost"
 
-    play(story)
+    run_story(story)
 
 
 def test_a_deleted_lease_is_created_again() -> None:
@@ -579,7 +579,7 @@ def test_a_deleted_lease_is_created_again() -> None:
 
             assert one.leading
 
-    play(story)
+    run_story(story)
 
 
 @pytest.mark.parametrize("status", [403, 404, 409, 422, 429, 500])
@@ -591,7 +591,7 @@ def test_no_error_response_ends_an_election(status: int) -> None:
         async with running(one.run()):
             await until(lambda: one.leading)
 
-    play(story)
+    run_story(story)
 
 
 def test_a_missing_namespace_is_reported_until_it_exists() -> None:
@@ -603,7 +603,7 @@ def test_a_missing_namespace_is_reported_until_it_exists() -> None:
             town.cluster.create("namespaces", {"metadata": {"name": "later"}})
             await until(lambda: one.leading)
 
-    play(story)
+    run_story(story)
 
 
 def test_a_server_that_never_responds_does_not_block_an_election() -> None:
@@ -616,7 +616,7 @@ def test_a_server_that_never_responds_does_not_block_an_election() -> None:
 
         assert took <= 2 * RETRY + 5.0
 
-    play(story)
+    run_story(story)
 
 
 def test_without_leader_election_every_instance_leads() -> None:
@@ -666,4 +666,4 @@ def test_an_absurd_lease_delays_leadership_only_briefly(
         assert first["acquireTime"] != FAR
         assert "strategy" not in first
 
-    play(story)
+    run_story(story)

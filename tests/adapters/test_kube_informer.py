@@ -17,7 +17,7 @@ from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.policy import EVERYWHERE, LOCAL_ONLY
 from linstor_affinity_events.model.volume import Volume
-from tests.adapters.peers import PATIENCE, hurried, loads, running, until
+from tests.adapters.peers import TIMEOUT, hurried, loads, running, until
 from tests.contracts.manifests import affinity, volume
 from tests.fakes.kube_server import FakeCluster, KubeServer
 from tests.fakes.kube_server.metadata import Writer
@@ -45,7 +45,7 @@ class Watched:
         return {v.name for resource in self.index.resources() for v in self.index.of(resource)}
 
     async def synced(self) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await self.informer.synced.wait()
 
 
@@ -364,11 +364,11 @@ async def test_a_volume_watch_receives_each_change(watched: Watched, cluster: Fa
 
     with watched.index.follow(PvName("pv-1")) as volume_watch:
         cluster.create(PV, volume("pv-1"))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await volume_watch.news()
         created = volume_watch.latest
         cluster.delete(PV, "pv-1")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await volume_watch.news()
         deleted = volume_watch.latest
 
@@ -395,13 +395,13 @@ async def test_a_phase_change_is_a_sign_of_life_of_the_binder(
     await watched.synced()
     cluster.create(PV, volume("pv-1"))
     await until(lambda: watched.names == {"pv-1"})
-    silent = watched.index.phase_changed_at
+    before = watched.index.phase_changed_at
 
     status = Writer(name="kube-controller-manager", subresource="status")
     cluster.patch(PV, "pv-1", {"status": {"phase": "Released"}}, writer=status)
-    await until(lambda: watched.index.phase_changed_at > silent)
+    await until(lambda: watched.index.phase_changed_at > before)
 
-    assert silent == float("-inf")
+    assert before == float("-inf")
 
 
 Classes = tuple[ClassStore, list[int]]
@@ -426,7 +426,7 @@ async def classes(
     delays = Backoff(first=0.01, most=0.05, chance=random.Random(1))
     informer = Informer(api, CLASSES_PATH, store, delays=delays, watch_for=300.0)
     async with running(informer.run()):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await informer.synced.wait()
         yield store, reported
 

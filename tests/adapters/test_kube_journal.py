@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 CONFIG_MAPS = "configmaps"
 NAMESPACE = "default"
-NOTE = begun(volume())
+ENTRY = begun(volume())
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def journal(api: KubeApi) -> KubeJournal:
     return KubeJournal(api, NAMESPACE)
 
 
-def noted(name: str) -> JournalEntry:
+def entry_for(name: str) -> JournalEntry:
     return begun(with_metadata(volume(), name=name))
 
 
@@ -66,9 +66,9 @@ def listed(*entries: JournalEntry, last: bool = True) -> Listed:
 
 
 async def test_an_entry_round_trips(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+    created = await journal.create(ENTRY)
 
-    assert replace(created, version="") == NOTE
+    assert replace(created, version="") == ENTRY
     assert await journal.read(PV) == created
     assert await journal.all() == listed(created)
 
@@ -79,14 +79,14 @@ async def test_a_missing_entry_is_none(journal: KubeJournal) -> None:
 
 
 async def test_creating_an_entry_twice_is_a_conflict(journal: KubeJournal) -> None:
-    await journal.create(NOTE)
+    await journal.create(ENTRY)
 
     with pytest.raises(Conflict):
-        await journal.create(NOTE)
+        await journal.create(ENTRY)
 
 
 async def test_an_entry_is_overwritten(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+    created = await journal.create(ENTRY)
 
     saved = await journal.save(created.deleting())
 
@@ -95,7 +95,7 @@ async def test_an_entry_is_overwritten(journal: KubeJournal) -> None:
 
 
 async def test_only_the_version_that_was_read_is_overwritten(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+    created = await journal.create(ENTRY)
     saved = await journal.save(created.deleting())
 
     with pytest.raises(Conflict):
@@ -105,7 +105,7 @@ async def test_only_the_version_that_was_read_is_overwritten(journal: KubeJourna
 
 
 async def test_a_deleted_entry_is_not_written_again(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+    created = await journal.create(ENTRY)
     await journal.drop(created)
 
     with pytest.raises(Conflict):
@@ -115,9 +115,9 @@ async def test_a_deleted_entry_is_not_written_again(journal: KubeJournal) -> Non
 
 
 async def test_an_entry_of_a_later_replacement_is_not_overwritten(journal: KubeJournal) -> None:
-    first = await journal.create(NOTE)
+    first = await journal.create(ENTRY)
     await journal.drop(first)
-    second = await journal.create(NOTE)
+    second = await journal.create(ENTRY)
 
     with pytest.raises(Conflict):
         await journal.save(first.deleting())
@@ -126,13 +126,13 @@ async def test_an_entry_of_a_later_replacement_is_not_overwritten(journal: KubeJ
 
 
 async def test_an_entry_is_deleted(journal: KubeJournal, cluster: FakeCluster) -> None:
-    await journal.drop(await journal.create(NOTE))
+    await journal.drop(await journal.create(ENTRY))
 
     assert cluster.objects(CONFIG_MAPS, NAMESPACE) == []
 
 
 async def test_only_the_version_that_was_read_is_deleted(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+    created = await journal.create(ENTRY)
     saved = await journal.save(created.deleting())
 
     with pytest.raises(Conflict):
@@ -142,9 +142,9 @@ async def test_only_the_version_that_was_read_is_deleted(journal: KubeJournal) -
 
 
 async def test_an_entry_of_a_later_replacement_is_not_deleted(journal: KubeJournal) -> None:
-    first = await journal.create(NOTE)
+    first = await journal.create(ENTRY)
     await journal.drop(first)
-    second = await journal.create(NOTE)
+    second = await journal.create(ENTRY)
 
     with pytest.raises(Conflict):
         await journal.drop(first)
@@ -153,7 +153,7 @@ async def test_an_entry_of_a_later_replacement_is_not_deleted(journal: KubeJourn
 
 
 async def test_deleting_a_missing_entry_is_a_success(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+    created = await journal.create(ENTRY)
 
     await journal.drop(created)
     await journal.drop(created)
@@ -163,7 +163,7 @@ async def test_deleting_a_missing_entry_is_a_success(journal: KubeJournal) -> No
 async def test_any_volume_name_makes_a_valid_entry_name(journal: KubeJournal, length: int) -> None:
     name = "x" * length
 
-    created = await journal.create(noted(name))
+    created = await journal.create(entry_for(name))
 
     assert await journal.read(PvName(name)) == created
 
@@ -188,17 +188,17 @@ async def test_a_volume_with_the_largest_annotations_fits(
 
 
 async def test_a_rejection_by_the_server_is_passed_on(journal: KubeJournal) -> None:
-    wanted = with_metadata(dict(NOTE.wanted), annotations={"a": "x" * 2_000_000})
+    wanted = with_metadata(dict(ENTRY.wanted), annotations={"a": "x" * 2_000_000})
 
     with pytest.raises(Refused):
-        await journal.create(replace(NOTE, wanted=wanted))
+        await journal.create(replace(ENTRY, wanted=wanted))
 
 
 async def test_a_forbidden_journal_is_reported(journal: KubeJournal, kube: KubeServer) -> None:
     kube.access.denied.add(("create", "configmaps"))
 
     with pytest.raises(Forbidden):
-        await journal.create(NOTE)
+        await journal.create(ENTRY)
 
 
 HOSTILE = [
@@ -211,8 +211,8 @@ HOSTILE = [
     pytest.param(
         orjson.dumps(
             {
-                **NOTE.written(),
-                "wanted": {**NOTE.wanted, "spec": {"hostPath": {"path": "/"}}},
+                **ENTRY.written(),
+                "wanted": {**ENTRY.wanted, "spec": {"hostPath": {"path": "/"}}},
             }
         ).decode(),
         id="a host path",
@@ -224,7 +224,7 @@ HOSTILE = [
 async def test_a_foreign_config_map_is_reported_and_not_trusted(
     journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture, text: str | None
 ) -> None:
-    good = await journal.create(noted("pvc-2"))
+    good = await journal.create(entry_for("pvc-2"))
     cluster.create(CONFIG_MAPS, config_map(configmap_name(PV), text), namespace=NAMESPACE)
 
     with caplog.at_level(logging.ERROR):
@@ -256,7 +256,7 @@ async def test_a_foreign_config_map_is_reported_once(
 async def test_an_entry_under_the_name_of_another_is_not_trusted(
     journal: KubeJournal, cluster: FakeCluster
 ) -> None:
-    text = orjson.dumps(noted("pvc-2").written()).decode()
+    text = orjson.dumps(entry_for("pvc-2").written()).decode()
     cluster.create(CONFIG_MAPS, config_map(configmap_name(PV), text), namespace=NAMESPACE)
 
     with pytest.raises(BadEntry, match="holds the entry of pvc-2"):
@@ -281,7 +281,7 @@ async def test_many_entries_are_listed_in_pages(
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 100)
     for number in range(250):
-        keep(cluster, noted(f"pv-{number}"))
+        keep(cluster, entry_for(f"pv-{number}"))
 
     found = await journal.all()
 
@@ -298,7 +298,7 @@ async def test_a_list_that_expires_midway_continues_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(35)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(35)]
     for entry in entries:
         keep(cluster, entry)
     read = api.get_page
@@ -324,7 +324,7 @@ async def test_a_list_that_cannot_continue_starts_again(
 ) -> None:
     """Where a proxy, say, swallows what the API server offers."""
     monkeypatch.setattr(kube_pages, "PAGE", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(15)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(15)]
     for entry in entries:
         keep(cluster, entry)
     kube.faults.add(path_regex="continue=", status=410)
@@ -340,7 +340,7 @@ async def test_a_list_that_expires_repeatedly_is_retried_later(
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 10)
     for number in range(15):
-        keep(cluster, noted(f"pv-{number:02}"))
+        keep(cluster, entry_for(f"pv-{number:02}"))
     kube.faults.add(path_regex="continue=", times=1000, status=410)
 
     with pytest.raises(Again):
@@ -357,7 +357,7 @@ async def test_a_list_completes_however_often_its_first_page_expires(
 ) -> None:
     """The API server forgets after five minutes, and a full reconcile comes each minute."""
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(35)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(35)]
     for entry in entries:
         keep(cluster, entry)
 
@@ -377,7 +377,7 @@ async def test_a_rejected_continue_token_is_not_used_again(
 ) -> None:
     """As by an API server of another version, which can't read what the first one gave out."""
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(15)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(15)]
     for entry in entries:
         keep(cluster, entry)
     await journal.all()
@@ -396,7 +396,7 @@ async def test_entries_of_a_failed_list_are_listed_by_the_next_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(15)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(15)]
     for entry in entries:
         keep(cluster, entry)
     kube.faults.add(path_regex="continue=", times=1, status=500)
@@ -409,7 +409,7 @@ async def test_entries_of_a_failed_list_are_listed_by_the_next_one(
 async def test_an_entry_has_the_managed_by_label(
     journal: KubeJournal, cluster: FakeCluster
 ) -> None:
-    await journal.create(replace(NOTE, wanted={**NOTE.wanted}))
+    await journal.create(replace(ENTRY, wanted={**ENTRY.wanted}))
 
     stored = cluster.get(CONFIG_MAPS, configmap_name(PV), NAMESPACE)
 
@@ -420,7 +420,7 @@ async def test_an_entry_has_the_managed_by_label(
     }
     assert stored["metadata"]["annotations"] == {
         "linstor-affinity-events/persistent-volume": PV,
-        "linstor-affinity-events/linstor-volume": str(NOTE.key),
+        "linstor-affinity-events/linstor-volume": str(ENTRY.key),
     }
     wanted = orjson.loads(stored["data"]["entry.json"])["wanted"]
     assert wanted["spec"]["nodeAffinity"] == on_node("node-b").manifest()
@@ -439,7 +439,7 @@ async def test_a_list_reads_metadata_only(
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 100)
     for number in range(120):
-        entry = noted(f"pv-{number:03}")
+        entry = entry_for(f"pv-{number:03}")
         cluster.create(CONFIG_MAPS, labelled(entry, "x" * 1_000_000), namespace=NAMESPACE)
 
     found = await journal.all()
@@ -454,7 +454,7 @@ async def test_pages_of_large_entries_are_shorter(
     journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     for number in range(60):
-        made = labelled(noted(f"pv-{number:02}"))
+        made = labelled(entry_for(f"pv-{number:02}"))
         made["metadata"]["annotations"]["x"] = "x" * 250_000
         cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
 
@@ -470,7 +470,7 @@ async def test_pages_are_long_again_after_large_entries(
     journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     for number in range(1020):
-        made = labelled(noted(f"pv-{number:04}"))
+        made = labelled(entry_for(f"pv-{number:04}"))
         if number < 20:
             made["metadata"]["annotations"]["x"] = "x" * 250_000
         cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
@@ -490,7 +490,7 @@ async def test_a_list_of_very_many_continues_where_it_ended(
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 30)
     names = [f"pv-{number:04}" for number in range(35)]
     for name in names:
-        cluster.create(CONFIG_MAPS, labelled(noted(name)), namespace=NAMESPACE)
+        cluster.create(CONFIG_MAPS, labelled(entry_for(name)), namespace=NAMESPACE)
 
     first, second, third = [await journal.all() for _ in range(3)]
 
@@ -510,9 +510,9 @@ async def test_thousands_of_large_entries_hide_no_entry(
 ) -> None:
     for number in range(3000):
         made = config_map(f"a-{number:04}", "x" * 100_000)
-        made["metadata"]["annotations"] = labelled(NOTE)["metadata"]["annotations"]
+        made["metadata"]["annotations"] = labelled(ENTRY)["metadata"]["annotations"]
         cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
-    keep(cluster, NOTE)
+    keep(cluster, ENTRY)
 
     assert PV in (await journal.all()).volumes
 
@@ -526,7 +526,7 @@ async def test_a_list_reads_a_limited_amount(
     monkeypatch.setattr(kube_journal, "MOST_BYTES", 6 * MIB)
     names = {PvName(f"pv-{number:02}") for number in range(12)}
     for name in names:
-        made = labelled(noted(name))
+        made = labelled(entry_for(name))
         # Six characters each in JSON: 1.5 MB.
         made["metadata"]["annotations"]["x"] = "\x01" * 250_000
         cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
@@ -556,7 +556,7 @@ async def test_an_entry_with_wrong_labels_is_read(
     annotation: str,
     value: str | None,
 ) -> None:
-    made = labelled(NOTE, orjson.dumps(NOTE.written()).decode())
+    made = labelled(ENTRY, orjson.dumps(ENTRY.written()).decode())
     name = f"linstor-affinity-events/{annotation}"
     if value is None:
         del made["metadata"]["annotations"][name]
@@ -564,7 +564,7 @@ async def test_an_entry_with_wrong_labels_is_read(
         made["metadata"]["annotations"][name] = value
     cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
 
-    assert await journal.all() == listed(NOTE)
+    assert await journal.all() == listed(ENTRY)
     assert len(asked(kube)) == 1
 
 
@@ -586,13 +586,13 @@ async def test_few_of_the_entries_without_labels_are_read_at_a_time(
 async def test_a_config_map_that_is_not_an_entry_is_not_read_again(
     journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
 ) -> None:
-    cluster.create(CONFIG_MAPS, labelled(NOTE), namespace=NAMESPACE)
-    assert await journal.all() == listed(NOTE)
+    cluster.create(CONFIG_MAPS, labelled(ENTRY), namespace=NAMESPACE)
+    assert await journal.all() == listed(ENTRY)
     with pytest.raises(BadEntry):
         await journal.read(PV)
 
     assert await journal.all() == listed()
 
-    text = orjson.dumps(NOTE.written()).decode()
-    cluster.update(CONFIG_MAPS, configmap_name(PV), labelled(NOTE, text), namespace=NAMESPACE)
-    assert await journal.all() == listed(NOTE)
+    text = orjson.dumps(ENTRY.written()).decode()
+    cluster.update(CONFIG_MAPS, configmap_name(PV), labelled(ENTRY, text), namespace=NAMESPACE)
+    assert await journal.all() == listed(ENTRY)

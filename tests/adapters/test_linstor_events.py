@@ -22,7 +22,7 @@ from linstor_affinity_events.adapters.linstor.events import (
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName
-from tests.adapters.peers import CLOSED, PATIENCE, hurried, linstor_at, silent_peer
+from tests.adapters.peers import CLOSED, TIMEOUT, hurried, linstor_at, unresponsive_peer
 from tests.fakes.linstor_server import NODES, PROMOTION, LinstorServer, LinstorWorld
 
 MIB = 1024 * 1024
@@ -45,7 +45,7 @@ async def opened(
     linstor: LinstorServer, stream: LinstorStream | None = None
 ) -> AsyncIterator[AsyncIterator[Trigger]]:
     """A connection that the controller knows of."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         async with (stream or promotions(linstor.url)).connect() as events:
             await linstor.subscribed(PROMOTION)
             yield events
@@ -83,7 +83,7 @@ async def test_the_nodes_stream_yields_node_events(
 ) -> None:
     stream = LinstorStream(linstor_at(linstor.url), name="nodes", path=NODES_PATH)
 
-    async with asyncio.timeout(PATIENCE), stream.connect() as events:
+    async with asyncio.timeout(TIMEOUT), stream.connect() as events:
         await linstor.subscribed(NODES)
         world.set_node_prop("n1", "Aux/x", "1")
 
@@ -270,12 +270,12 @@ async def test_a_stream_is_closed_once_another_controller_responds(
         connection = linstor_at(linstor.url, heir.url)
         stream = LinstorStream(connection, name="promotion", path=PROMOTION_PATH)
 
-        def another_answers() -> None:
+        def another_responds() -> None:
             connection.answered(linstor.url)
             connection.answered(heir.url)
 
         with pytest.raises(Unreachable):
-            await next_after(linstor, another_answers, stream)
+            await next_after(linstor, another_responds, stream)
         async with opened(heir, stream):
             pass
 
@@ -286,24 +286,24 @@ async def test_a_stream_stays_open_while_its_own_controller_responds(
     connection = linstor_at(linstor.url, CLOSED)
     stream = LinstorStream(connection, name="promotion", path=PROMOTION_PATH)
 
-    def answers() -> None:
+    def responses() -> None:
         connection.answered(linstor.url)
         linstor.send_raw(PROMOTION, frame(MAY))
 
-    assert await next_after(linstor, answers, stream) == TOUCHED
+    assert await next_after(linstor, responses, stream) == TOUCHED
 
 
 async def test_the_connection_is_closed_with_the_block(linstor: LinstorServer) -> None:
     async with opened(linstor):
         pass
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await linstor.subscribed(PROMOTION, 0)
 
 
 def test_a_controller_that_accepts_and_never_responds_times_out() -> None:
     async def story() -> None:
-        async with silent_peer() as url:
+        async with unresponsive_peer() as url:
             with pytest.raises(Unreachable):
                 async with asyncio.timeout(120), promotions(url).connect():
                     pass

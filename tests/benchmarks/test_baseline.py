@@ -23,7 +23,7 @@ from tests.testbed.warm import WarmStarts
 QUIET = 0.4
 """Without a request for so long, what the start led to is over."""
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 EVENT = "create events.events.k8s.io"
 REMOVAL, CREATION = "update persistentvolumes", "create persistentvolumes"
@@ -35,10 +35,10 @@ async def test_the_baseline_sends_the_requests_of_the_service(
     async with ProxiedTestbed.of(fake_testbed, tmp_path, warm_starts) as proxied:
         async with service_at_work(proxied):
             by_service = await moves(proxied, "pvc-service", DRIVER)
-        async with floor_at_work(proxied):
-            by_floor = await moves(proxied, "pvc-floor", floor.DRIVER)
+        async with baseline_running(proxied):
+            by_baseline = await moves(proxied, "pvc-floor", floor.DRIVER)
 
-    assert sequence(by_floor) == sequence(by_service)
+    assert sequence(by_baseline) == sequence(by_service)
     assert sequence(by_service)[-3:] == ["delete configmaps", EVENT, EVENT]
 
 
@@ -52,7 +52,7 @@ async def service_at_work(proxied: ProxiedTestbed) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def floor_at_work(proxied: ProxiedTestbed) -> AsyncIterator[None]:
+async def baseline_running(proxied: ProxiedTestbed) -> AsyncIterator[None]:
     command = (sys.executable, "-m", "benchmarks.floor", "--kubeconfig", str(proxied.kubeconfig))
     process = await asyncio.create_subprocess_exec(
         *command, "--linstor", proxied.linstor.url, stdout=asyncio.subprocess.PIPE
@@ -81,7 +81,7 @@ async def moves(proxied: ProxiedTestbed, name: str, driver: str) -> list[Asked]:
 
 async def move(proxied: ProxiedTestbed, name: str, here: str, there: str) -> list[Asked]:
     testbed, record = proxied.testbed, proxied.record
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         # What the move before led to must be over.
         await record.until_quiet(QUIET)
         await testbed.cluster.at_rest()
@@ -112,7 +112,7 @@ def of_the_move(asked: Sequence[Asked]) -> list[Asked]:
         if not is_of_the_lease(each)
         and not is_a_stream(each)
         and not is_of_a_full_reconcile(each)
-        and not (number > begun and is_a_look(each))
+        and not (number > begun and is_a_read(each))
         and not came_too_early(each)
         and not (is_a_reading(each) and any(map(came_too_early, asked[:number])))
     ]
@@ -137,7 +137,7 @@ def is_of_a_full_reconcile(asked: Asked) -> bool:
     return asked.terms.verb == "list"
 
 
-def is_a_look(asked: Asked) -> bool:
+def is_a_read(asked: Asked) -> bool:
     """One move is two events of LINSTOR. Where the second one finds a look under way, another look
     follows once the volume is right; it finds nothing to do, and nobody waits for it.
     """

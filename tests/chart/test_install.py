@@ -82,8 +82,10 @@ async def apply(cluster: Cluster, manifest: Json) -> None:
     path = f"{await collection_of(cluster, manifest)}/{manifest['metadata']['name']}"
     query = {"dryRun": "All", "fieldManager": "test", "fieldValidation": "Strict"}
     headers = {"Content-Type": "application/apply-patch+yaml"}
-    async with cluster.session.patch(path, json=manifest, params=query, headers=headers) as answer:
-        assert answer.status < 300, await answer.text()
+    async with cluster.session.patch(
+        path, json=manifest, params=query, headers=headers
+    ) as response:
+        assert response.status < 300, await response.text()
 
 
 async def test_a_values_file_of_the_reference_installs_unchanged(
@@ -199,8 +201,8 @@ async def test_the_account_may_write_only_its_own_lease(there: Helm, cluster: Cl
         headers = {"Authorization": f"Bearer {token}"}
         async with cluster.session.request(
             method, f"{leases}/{name}", json=body, headers=headers
-        ) as answer:
-            return answer.status
+        ) as response:
+            return response.status
 
     try:
         assert [await status("ours", method) for method in ("GET", "PUT")] == [200, 200]
@@ -319,9 +321,11 @@ async def sidecar_in_a_controller(cluster: Cluster, patch: Json) -> Json:
     try:
         headers = {"Content-Type": "application/strategic-merge-patch+json"}
         query = {"fieldValidation": "Strict"}
-        async with cluster.session.patch(path, json=patch, headers=headers, params=query) as answer:
-            assert answer.status == 200, await answer.text()
-            patched = (await answer.json())["spec"]["template"]["spec"]
+        async with cluster.session.patch(
+            path, json=patch, headers=headers, params=query
+        ) as response:
+            assert response.status == 200, await response.text()
+            patched = (await response.json())["spec"]["template"]["spec"]
     finally:
         await cluster.ask("DELETE", path)
 

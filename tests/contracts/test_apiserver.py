@@ -27,7 +27,7 @@ async def terminating_volume(kube: KubeClient, name: str) -> Json:
     await stable_volume(kube, name)
     assert (await kube.delete(f"{VOLUMES}/{name}")).status == 200
     return await kube.until(
-        f"{VOLUMES}/{name}", lambda seen: seen["metadata"].get("finalizers") == [OURS]
+        f"{VOLUMES}/{name}", lambda observed: observed["metadata"].get("finalizers") == [OURS]
     )
 
 
@@ -466,7 +466,7 @@ async def test_finalizers_delay_a_deletion(kube: KubeClient, name: str) -> None:
     path = f"{VOLUMES}/{name}"
 
     deleted = await kube.delete(path)
-    held = await kube.until(path, lambda seen: seen["metadata"]["finalizers"] == [OURS])
+    held = await kube.until(path, lambda observed: observed["metadata"]["finalizers"] == [OURS])
     again = await kube.delete(path)
     more = await kube.patch(path, {"metadata": {"finalizers": [OURS, "a.io/more"]}})
 

@@ -27,10 +27,10 @@ async def bound_pair(kube: KubeClient, name: str, **spec: Any) -> Pair:
     comes again, which takes up to 15 s.
     """
     volume_path, claim_path = f"{VOLUMES}/{name}", f"{CLAIMS}/{name}"
-    asking = await kube.post(CLAIMS, claim(name))
-    reference = claim_ref(name, asking.metadata["uid"])
+    pending = await kube.post(CLAIMS, claim(name))
+    reference = claim_ref(name, pending.metadata["uid"])
     made = await kube.post(VOLUMES, volume(name, claimRef=reference, **spec))
-    assert (asking.status, made.status) == (201, 201)
+    assert (pending.status, made.status) == (201, 201)
     claim_now = await kube.until_phase(claim_path, "Bound")
     volume_now = await kube.until_phase(volume_path, "Bound")
     return Pair(volume_now, claim_now, volume_path, claim_path)
@@ -53,9 +53,9 @@ def again(was: Json, **spec: Any) -> Json:
 async def test_an_unclaimed_volume_is_available(kube: KubeClient, name: str) -> None:
     await kube.post(VOLUMES, volume(name))
 
-    seen = await kube.until_phase(f"{VOLUMES}/{name}", "Available")
+    observed = await kube.until_phase(f"{VOLUMES}/{name}", "Available")
 
-    assert "lastPhaseTransitionTime" in seen["status"]
+    assert "lastPhaseTransitionTime" in observed["status"]
 
 
 def of_binding(status: dict[str, Any]) -> dict[str, Any]:
@@ -81,14 +81,14 @@ async def test_a_claim_and_the_volume_made_for_it_are_bound(kube: KubeClient, na
 async def test_a_reservation_without_uid_is_completed(kube: KubeClient, name: str) -> None:
     await kube.post(VOLUMES, volume(name, claimRef=claim_ref(name)))
     await kube.until_phase(f"{VOLUMES}/{name}", "Available")
-    asking = await kube.post(CLAIMS, claim(name, volume_name=name))
+    pending = await kube.post(CLAIMS, claim(name, volume_name=name))
 
     await kube.until_phase(f"{CLAIMS}/{name}", "Bound")
 
-    seen = (await kube.get(f"{VOLUMES}/{name}")).body
-    assert seen["spec"]["claimRef"]["uid"] == asking.metadata["uid"]
-    assert seen["spec"]["claimRef"]["resourceVersion"]
-    assert BOUND_BY_CONTROLLER not in seen["metadata"].get("annotations", {})
+    observed = (await kube.get(f"{VOLUMES}/{name}")).body
+    assert observed["spec"]["claimRef"]["uid"] == pending.metadata["uid"]
+    assert observed["spec"]["claimRef"]["resourceVersion"]
+    assert BOUND_BY_CONTROLLER not in observed["metadata"].get("annotations", {})
 
 
 async def test_a_claim_binds_to_an_available_volume_of_its_class(
@@ -105,11 +105,11 @@ async def test_a_claim_binds_to_an_available_volume_of_its_class(
 
     await kube.post(CLAIMS, claim(name, storage_class=name))
 
-    seen = await kube.until_phase(f"{CLAIMS}/{name}", "Bound")
+    observed = await kube.until_phase(f"{CLAIMS}/{name}", "Bound")
     taken = (await kube.get(f"{VOLUMES}/{name}-fits")).body
-    assert seen["spec"]["volumeName"] == f"{name}-fits"
-    assert seen["status"]["capacity"] == {"storage": "2Gi"}
-    assert seen["metadata"]["annotations"][BOUND_BY_CONTROLLER] == "yes"
+    assert observed["spec"]["volumeName"] == f"{name}-fits"
+    assert observed["status"]["capacity"] == {"storage": "2Gi"}
+    assert observed["metadata"]["annotations"][BOUND_BY_CONTROLLER] == "yes"
     assert taken["metadata"]["annotations"][BOUND_BY_CONTROLLER] == "yes"
 
 
@@ -120,8 +120,8 @@ async def test_a_volume_is_released_when_its_claim_is_deleted(kube: KubeClient, 
 
     assert deleted.status == 200
     await kube.until_gone(pair.claim_path)
-    seen = await kube.until_phase(pair.volume_path, "Released")
-    assert seen["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
+    observed = await kube.until_phase(pair.volume_path, "Released")
+    assert observed["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
 
 
 async def test_a_volume_whose_claim_was_recreated_is_released(kube: KubeClient, name: str) -> None:
@@ -181,8 +181,8 @@ async def test_a_detached_claim_ref_releases_a_terminating_volume(
 
     await kube.patch(pair.volume_path, {"spec": {"claimRef": {"name": f"{name}-tombstone"}}})
 
-    seen = await kube.until_phase(pair.volume_path, "Released")
-    assert seen["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
+    observed = await kube.until_phase(pair.volume_path, "Released")
+    assert observed["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
     assert (await kube.get(pair.claim_path)).body["status"]["phase"] == "Bound"
 
 
@@ -211,8 +211,8 @@ async def let_go_behind_a_tombstone(kube: KubeClient, path: str, tombstone: str)
         if found.body["spec"]["claimRef"]["name"] != tombstone:
             await kube.patch(path, {"spec": {"claimRef": {"name": tombstone}}})
         elif found.body["status"]["phase"] == "Released":
-            bare = {**found.metadata, "finalizers": []}
-            reply = await kube.put(path, {**found.body, "metadata": bare})
+            without_finalizers = {**found.metadata, "finalizers": []}
+            reply = await kube.put(path, {**found.body, "metadata": without_finalizers})
             assert reply.status in {200, 409}
 
 

@@ -252,9 +252,9 @@ async def test_objects_enter_and_leave_a_selection(kube: KubeClient, name: str) 
         for value in (name, name, "elsewhere", name):
             await kube.patch(path, {"metadata": {"labels": {"in": value, "n": None}}})
             await kube.patch(path, {"metadata": {"labels": {"n": "1"}}})
-        seen = [(await lines.next())["type"] for _ in range(7)]
+        observed = [(await lines.next())["type"] for _ in range(7)]
 
-    assert seen == ["ADDED", "MODIFIED", "MODIFIED", "MODIFIED", "DELETED", "ADDED", "MODIFIED"]
+    assert observed == ["ADDED", "MODIFIED", "MODIFIED", "MODIFIED", "DELETED", "ADDED", "MODIFIED"]
 
 
 async def test_a_watch_ends_after_its_timeout(kube: KubeClient) -> None:
@@ -282,9 +282,9 @@ async def test_all_watches_receive_the_same_events_in_the_same_order(
     async with kube.watch(VOLUMES, **query) as one, kube.watch(VOLUMES, **query) as two:
         for number in range(10):
             await kube.patch(path, {"metadata": {"labels": {"step": str(number)}}})
-        seen = list(await asyncio.gather(steps(one), steps(two)))
+        observed = list(await asyncio.gather(steps(one), steps(two)))
 
-    assert seen == [[str(number) for number in range(10)]] * 2
+    assert observed == [[str(number) for number in range(10)]] * 2
 
 
 async def test_a_compacted_version_is_expired(apiserver: Apiserver, name: str) -> None:

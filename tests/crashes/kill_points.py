@@ -31,12 +31,12 @@ class Point:
 
 def points_of(asked: Iterable[Asked], *, at_most: Mapping[str, int] | None = None) -> list[Point]:
     """Both moments of each request; of some labels no more than so many requests."""
-    seen: Counter[str] = Counter()
+    observed: Counter[str] = Counter()
     found = []
     for each in asked:
-        seen[each.label] += 1
-        if seen[each.label] <= (at_most or {}).get(each.label, seen[each.label]):
-            found += [Point(when, each.label, seen[each.label]) for when in When]
+        observed[each.label] += 1
+        if observed[each.label] <= (at_most or {}).get(each.label, observed[each.label]):
+            found += [Point(when, each.label, observed[each.label]) for when in When]
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
 from tests.crashes.scenarios import SAVED
 from tests.testbed.manifests import nodes_of, preserved
-from tests.testbed.observer import Seen
+from tests.testbed.observer import Observed
 from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
@@ -68,22 +68,24 @@ async def faults_of(testbed: Testbed, before: Before, node: str) -> list[str]:
     faults += _differences("claim", _lasting(before.claim), _lasting(claim))
     if len(testbed.observer.lost) > before.lost:
         faults.append("its claim was Lost")
-    offered = [seen for seen in testbed.observer.history[before.name] if is_offered(seen)]
+    offered = [
+        observed for observed in testbed.observer.history[before.name] if is_offered(observed)
+    ]
     if offered:
         faults.append(f"its data was offered for deletion: {_state(offered[0].manifest)}")
     return faults
 
 
-def is_offered(seen: Seen) -> bool:
+def is_offered(observed: Observed) -> bool:
     """Whether somebody who sees this may delete the data behind the volume.
 
     external-provisioner does so for phase Released and policy Delete; csi-reclaim-controller of
     Piraeus when a volume is deleted that is neither Retain nor marked to be left alone.
     """
-    manifest = seen.manifest
+    manifest = observed.manifest
     safe = manifest["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     marked = (manifest["metadata"].get("annotations") or {}).get(SKIP_RECLAIM_ANNOTATION) == "true"
-    if seen.kind == "DELETED" or "deletionTimestamp" in manifest["metadata"]:
+    if observed.kind == "DELETED" or "deletionTimestamp" in manifest["metadata"]:
         return not (safe and marked)
     return not safe and (manifest.get("status") or {}).get("phase") in {"Released", "Failed"}
 

@@ -47,7 +47,7 @@ class Moved(Scenario):
     def begin(self, volume: str) -> None:
         self.testbed.world.move_silently(volume, "n1", "n2")
         event = {"resource_name": volume, "node_name": "n2", "may_promote": True}
-        self.testbed.world.news.tell(PROMOTION, [("may-promote-change", event)])
+        self.testbed.world.news.emit(PROMOTION, [("may-promote-change", event)])
 
 
 class Replacement(Moved):
@@ -103,7 +103,7 @@ class Resume(FromStart):
         await service.ended()
 
 
-class OldNote(FromStart):
+class SavedPv(FromStart):
     """The reference controller stopped in the middle, its note on LINSTOR."""
 
     async def prepare(self, volume: str) -> None:
@@ -125,7 +125,7 @@ class OldNote(FromStart):
         await ask("DELETE", path)
 
 
-class OldNoteVolumeTerminating(OldNote):
+class SavedPvTerminating(SavedPv):
     name = "old note, volume terminating"
     writes = (
         "create configmaps",
@@ -138,7 +138,7 @@ class OldNoteVolumeTerminating(OldNote):
     )
 
 
-class OldNoteVolumeGone(OldNote):
+class SavedPvAbsent(SavedPv):
     name = "old note, volume gone"
     writes = (
         "create configmaps",
@@ -159,5 +159,5 @@ class OldNoteVolumeGone(OldNote):
         await ask("PATCH", path, {"metadata": {"finalizers": None}})
 
 
-ON_ANY = (Replacement, Resume, OldNoteVolumeTerminating, OldNoteVolumeGone)
+ON_ANY = (Replacement, Resume, SavedPvTerminating, SavedPvAbsent)
 """The scenes of a cluster that keeps an affinity as it was first set."""

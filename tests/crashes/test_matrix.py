@@ -57,9 +57,9 @@ class Matrix:
         self._wrong: list[str] = []
         self._trials = self._missed = 0
 
-    async def undisturbed(self) -> Outcome:
+    async def uninterrupted(self) -> Outcome:
         """The scene without a kill; it writes what it is known to write."""
-        outcome = await self.trials.play()
+        outcome = await self.trials.run()
         assert not outcome.faults, "\n".join(outcome.faults)
         scenario = self.trials.scenario
         asked = [
@@ -71,20 +71,20 @@ class Matrix:
         return outcome
 
     async def points(self) -> list[Point]:
-        life = (await self.undisturbed()).lives[0]
+        life = (await self.uninterrupted()).lives[0]
         if self.trials.scenario.from_start:
             return points_of(life, at_most=AT_MOST)
         return points_of((x for x in life if x.label not in OF_A_FULL_RECONCILE), at_most=AT_MOST)
 
     async def write_points(self) -> list[Point]:
-        return write_points_of((await self.undisturbed()).lives[0], at_most=AT_MOST)
+        return write_points_of((await self.uninterrupted()).lives[0], at_most=AT_MOST)
 
     async def try_all(self, rows: Iterable[tuple[Point, ...]], *, moved_on: bool = False) -> None:
         for kills in rows:
-            await self.play(*kills, moved_on=moved_on)
+            await self.run(*kills, moved_on=moved_on)
 
-    async def play(self, *kills: Point, moved_on: bool = False) -> Outcome:
-        outcome = await self.trials.play(*kills, moved_on=moved_on)
+    async def run(self, *kills: Point, moved_on: bool = False) -> Outcome:
+        outcome = await self.trials.run(*kills, moved_on=moved_on)
         text = ", then ".join(str(point) for point in kills)
         self._wrong += [f"{text}: {fault}" for fault in outcome.faults]
         self._trials += 1
@@ -152,7 +152,7 @@ async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
     matrix = Matrix(proxied, Replacement, figures)
 
     for number, first in enumerate(await matrix.write_points()):
-        resumed = (await matrix.play(first)).lives[-1]
+        resumed = (await matrix.run(first)).lives[-1]
         seconds = write_points_of(resumed, at_most=AT_MOST)
         if proxied.testbed.cluster.is_real and seconds:
             seconds = [seconds[number % len(seconds)]]

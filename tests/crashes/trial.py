@@ -26,7 +26,7 @@ CONTEXT = {
 }
 """As linstor-csi writes it. A volume without it that is only in a note on LINSTOR gets one."""
 ATTEMPTS = 8
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Trials:
         self.scenario = scenario(proxied)
         self._numbers = count(1)
 
-    async def play(self, *kills: Point, moved_on: bool = False) -> Outcome:
+    async def run(self, *kills: Point, moved_on: bool = False) -> Outcome:
         """Play the scene, kill one instance at each of these points, and let the last one live.
 
         A point that was not reached is tried again, since how often something is asked for may
@@ -56,12 +56,12 @@ class Trials:
         """
         outcome = Outcome()
         for _ in range(ATTEMPTS):
-            outcome = await self._played(kills, moved_on=moved_on)
+            outcome = await self._run_trial(kills, moved_on=moved_on)
             if outcome.faults or not outcome.unreached:
                 break
         return outcome
 
-    async def _played(self, kills: Sequence[Point], *, moved_on: bool) -> Outcome:
+    async def _run_trial(self, kills: Sequence[Point], *, moved_on: bool) -> Outcome:
         outcome, volume, node = Outcome(), f"pvc-{next(self._numbers)}", "n2"
         self.proxied.forget()
         csi = {"driver": manifests.DRIVER, "volumeHandle": volume, "fsType": "ext4"}
@@ -124,8 +124,8 @@ class Trials:
             killed.set()
 
         if point is not None:
-            act = Instead(kill) if point.when is When.BEFORE else After(kill)
-            self.proxied.on(point.label, act, nth=point.number)
+            action = Instead(kill) if point.when is When.BEFORE else After(kill)
+            self.proxied.on(point.label, action, nth=point.number)
         return killed
 
     async def _until_over(
@@ -140,7 +140,7 @@ class Trials:
             return good and (await service.ask("/readyz"))[0] == 200
 
         try:
-            await until(over, f"{volume} is finished", patience=PATIENCE)
+            await until(over, f"{volume} is finished", within=TIMEOUT)
         except AssertionError as error:
             raise AssertionError(f"{error}; {service.said()[-2000:]}") from None
 

@@ -34,7 +34,7 @@ async def test_a_volume_provisioned_by_the_driver_is_in_sync(
     assert len(placed) == {1: 1, 2: 3}[replicas]
 
     async with running(service_on(testbed, "--reconcile-rate=1s")) as service:
-        testbed.world.tell_present_state()
+        testbed.world.send_current_state()
         await service.until_said(f"resource={name}")
 
         said = [line for line in service.said().splitlines() if name in line]

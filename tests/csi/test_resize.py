@@ -46,7 +46,7 @@ async def until_grown(csi: CsiTestbed, name: str, mib: int, *, reported: bool = 
         return at_rest and await sizes_mib(csi, name) == [f"{mib}Mi"] * 3
 
     try:
-        await until(right, f"all three sizes are {mib} MiB", patience=40)
+        await until(right, f"all three sizes are {mib} MiB", within=40)
     except AssertionError as error:
         claim = await csi.testbed.cluster.ask("GET", f"{CLAIMS}/c1")
         raise AssertionError(f"{error}: {await sizes_mib(csi, name)}, {claim['status']}") from None
@@ -106,12 +106,12 @@ async def test_a_pending_node_resize_stays_pending(
     assert testbed.observer.lost == []
 
 
-AWAY = ("remove", "create")
+ABSENT = ("remove", "create")
 """What happens at these steps may meet the milliseconds in which the volume is absent."""
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["asked for", "written"])
-@pytest.mark.parametrize("step", [step for step in STEPS if step not in AWAY])
+@pytest.mark.parametrize("step", [step for step in STEPS if step not in ABSENT])
 async def test_a_resize_at_any_step_of_a_move_succeeds(
     csi_testbed: CsiTestbed, csi_proxied: ProxiedTestbed, step: str, *, written: bool
 ) -> None:
@@ -126,7 +126,7 @@ async def test_a_resize_at_any_step_of_a_move_succeeds(
     async def resize() -> None:
         await grow(csi_testbed, 128)
         if written:
-            await until(size_written, "the resizer has written the volume's size", patience=15)
+            await until(size_written, "the resizer has written the volume's size", within=15)
 
     async with move_and(csi_testbed, csi_proxied, name, step, resize) as to:
         await testbed.until_on(name, to)
@@ -141,7 +141,7 @@ async def test_a_resize_at_any_step_of_a_move_succeeds(
     assert [label for label in testbed.world.requests if label.startswith("DELETE")] == []
 
 
-@pytest.mark.parametrize("step", AWAY)
+@pytest.mark.parametrize("step", ABSENT)
 async def test_a_resize_requested_while_the_volume_is_absent_blocks_no_later_move(
     csi_testbed: CsiTestbed, csi_proxied: ProxiedTestbed, step: str
 ) -> None:

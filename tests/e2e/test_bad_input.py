@@ -56,11 +56,11 @@ async def test_invalid_input_is_reported_and_the_volume_unchanged(
         await until(reported, "a Warning Event says so")
         full_reconciles = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
-        async def passed_again() -> bool:
+        async def reconciled_again() -> bool:
             now = await service.metric("linstor_affinity_full_reconcile_seconds_count")
             return now >= full_reconciles + 2
 
-        await until(passed_again, "two more full passes ended")
+        await until(reconciled_again, "two more full passes ended")
 
     after = await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]

@@ -182,7 +182,7 @@ async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
 
     async def lost() -> bool:
         if await testbed.cluster.find(PV) is None:
-            await look_at_claim(testbed, "gone")
+            await read_claim(testbed, "gone")
         found = await testbed.cluster.ask("GET", CLAIM)
         return bool(found["status"]["phase"] == "Lost")
 
@@ -193,7 +193,7 @@ async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
     async with running(proxied.service()) as service:
         testbed.world.move("pvc-1", "n1", "n2")
         await testbed.until_on("pvc-1", "n2")
-        await look_at_claim(testbed, "back")
+        await read_claim(testbed, "back")
         await testbed.until_bound("pvc-1")
 
         async def counted() -> bool:
@@ -203,6 +203,6 @@ async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
         assert "no data is affected" in service.said()
 
 
-async def look_at_claim(testbed: Testbed, why: str) -> None:
+async def read_claim(testbed: Testbed, why: str) -> None:
     """Have the controller look at the claim, as it does whenever somebody changes it."""
     await testbed.cluster.ask("PATCH", CLAIM, {"metadata": {"annotations": {"changed": why}}})

@@ -15,7 +15,7 @@ from tests.testbed import clusters, manifests
 from tests.testbed.command import command
 from tests.testbed.database import GROUP, Database
 from tests.testbed.proxied import ProxiedTestbed
-from tests.testbed.proxy import Answer, CutBody, Reset
+from tests.testbed.proxy import CutBody, Reset, Respond
 from tests.testbed.service import Service, running
 from tests.testbed.testbed import Testbed
 from tests.testbed.warm import WarmStarts
@@ -93,7 +93,7 @@ def node_lost(testbed: Testbed) -> None:
     testbed.world.node_lost("n1")
 
 
-SILENT = [
+CHANGES_WITHOUT_EVENT = [
     pytest.param(("STORAGE",), moved_without_drbd, ("n2", "n3"), id="storage-only"),
     pytest.param(("LUKS", "STORAGE"), moved_without_drbd, ("n2", "n3"), id="luks"),
     pytest.param(("NVME", "STORAGE"), moved_without_drbd, ("n2", "n3"), id="nvme"),
@@ -102,7 +102,7 @@ SILENT = [
 ]
 
 
-@pytest.mark.parametrize(("layers", "change", "nodes"), SILENT)
+@pytest.mark.parametrize(("layers", "change", "nodes"), CHANGES_WITHOUT_EVENT)
 async def test_a_change_without_event_is_applied_at_once(
     scenario: Scenario,
     layers: tuple[str, ...],
@@ -119,7 +119,7 @@ async def test_a_change_without_event_is_applied_at_once(
         change(scenario.testbed)
         await scenario.database.mirror()
 
-        await scenario.testbed.until_on("pvc-1", *nodes, patience=20)
+        await scenario.testbed.until_on("pvc-1", *nodes, within=20)
         await service.until_said("volume affinity updated")
         _, metrics = await service.ask("/metrics")
 
@@ -163,7 +163,7 @@ async def test_a_row_written_ahead_of_the_controller_is_rechecked(scenario: Scen
         await asyncio.sleep(0.3)
         scenario.testbed.world.move_silently("pvc-1", "n1", "n2")
 
-        await scenario.testbed.until_on("pvc-1", "n2", patience=20)
+        await scenario.testbed.until_on("pvc-1", "n2", within=20)
 
 
 async def test_rows_unrelated_to_volumes_trigger_no_reconcile(scenario: Scenario) -> None:
@@ -178,7 +178,7 @@ async def test_rows_unrelated_to_volumes_trigger_no_reconcile(scenario: Scenario
         scenario.testbed.world.move_silently("pvc-1", "n1", "n2")
         await scenario.database.mirror()
 
-        await scenario.testbed.until_on("pvc-1", "n2", patience=20)
+        await scenario.testbed.until_on("pvc-1", "n2", within=20)
         # One row came and one went.
         assert await service.metric("linstor_affinity_stream_events_total") == events + 2
 
@@ -191,7 +191,7 @@ async def test_with_off_the_database_is_not_watched(scenario: Scenario) -> None:
 
 
 async def test_with_auto_a_forbidden_database_is_skipped(scenario: Scenario) -> None:
-    denied = Answer(201, b'{"status": {"allowed": false}}')
+    denied = Respond(201, b'{"status": {"allowed": false}}')
     scenario.proxied.kubernetes.on(re.compile("selfsubjectaccessreviews"), denied, times=100)
 
     async with running(scenario.service()) as service:
@@ -234,29 +234,29 @@ async def test_check_reports_the_database_watch(scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize(
-    "act",
+    "action",
     [
         pytest.param(Reset(forwarded=False), id="reset"),
         pytest.param(CutBody(100), id="cut"),
-        pytest.param(Answer(503), id="unavailable"),
-        pytest.param(Answer(410, b'{"kind":"Status","code":410,"message":"old"}'), id="gone"),
-        pytest.param(Answer(200, EXPIRED), id="expired"),
-        pytest.param(Answer(403, b'{"kind":"Status","code":403,"message":"no"}'), id="forbidden"),
+        pytest.param(Respond(503), id="unavailable"),
+        pytest.param(Respond(410, b'{"kind":"Status","code":410,"message":"old"}'), id="gone"),
+        pytest.param(Respond(200, EXPIRED), id="expired"),
+        pytest.param(Respond(403, b'{"kind":"Status","code":403,"message":"no"}'), id="forbidden"),
     ],
 )
 async def test_a_broken_watch_is_reopened_and_misses_nothing(
-    scenario: Scenario, act: Answer | Reset | CutBody, figures: Figures
+    scenario: Scenario, action: Respond | Reset | CutBody, figures: Figures
 ) -> None:
     await scenario.put("pvc-1", "n1")
     await scenario.database.mirror()
-    rule = scenario.proxied.kubernetes.on(WATCH, act, times=2)
+    rule = scenario.proxied.kubernetes.on(WATCH, action, times=2)
 
     async with running(scenario.service()):
         await rule.struck.wait()
         scenario.testbed.world.move_silently("pvc-1", "n1", "n2")
         await scenario.database.mirror()
 
-        await scenario.testbed.until_on("pvc-1", "n2", patience=60)
+        await scenario.testbed.until_on("pvc-1", "n2", within=60)
     figures.count("faults survived, real")
 
 

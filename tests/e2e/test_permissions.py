@@ -12,7 +12,7 @@ from tests.testbed.clusters import ApiError, until
 from tests.testbed.permissions import OWN as OWN_NAMESPACE
 from tests.testbed.permissions import asked_for, documented, rbac_objects
 from tests.testbed.proxied import ProxiedTestbed
-from tests.testbed.proxy import After, Answer, Asked
+from tests.testbed.proxy import After, Asked, Respond
 from tests.testbed.service import Service, running
 from tests.testbed.testbed import Testbed
 
@@ -34,8 +34,8 @@ async def kubeconfig(proxied: ProxiedTestbed) -> AsyncIterator[Path]:
     await _make(proxied.testbed, accounts, {"metadata": {"name": ACCOUNT}})
     for path, body in rbac_objects(documented(), ACCOUNT, OWN).items():
         await _make(proxied.testbed, path, body)
-    answer = await cluster.ask("POST", f"{accounts}/{ACCOUNT}/token", {"spec": {}})
-    token: str = answer["status"]["token"]
+    response = await cluster.ask("POST", f"{accounts}/{ACCOUNT}/token", {"spec": {}})
+    token: str = response["status"]["token"]
 
     async def known() -> bool:
         path = f"/apis/coordination.k8s.io/v1/namespaces/{OWN}/leases/none"
@@ -97,7 +97,7 @@ async def test_the_documented_permissions_are_exactly_the_used_ones(
         testbed.world.move("pvc-1", "n2", "n3")
         await testbed.until_on("pvc-1", "n3")
         await second.until_said("volume affinity updated")
-        proxied.on("delete persistentvolumes", Answer(403, REFUSED))
+        proxied.on("delete persistentvolumes", Respond(403, REFUSED))
         testbed.world.move("pvc-1", "n3", "n4")
         await second.until_said("Kubernetes rejected its replacement")
         assert await second.stop() == 0
@@ -106,7 +106,7 @@ async def test_the_documented_permissions_are_exactly_the_used_ones(
     requests += proxied.record
     proxied.forget()
     for stream in ("watch persistentvolumes", "watch storageclasses.storage.k8s.io"):
-        proxied.on(stream, Answer(422, NO_STREAMED_LISTS))
+        proxied.on(stream, Respond(422, NO_STREAMED_LISTS))
     async with running(service("third")) as third:
         assert await third.stop() == 0
     requests += proxied.record

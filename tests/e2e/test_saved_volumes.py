@@ -120,13 +120,13 @@ async def refused(testbed: Testbed, service: Service, why: str) -> None:
     await service.until_said(NOT_TAKEN)
     full_reconciles = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
-    async def passed() -> bool:
+    async def reconciled() -> bool:
         return (
             await service.metric("linstor_affinity_full_reconcile_seconds_count")
             >= full_reconciles + 2
         )
 
-    await until(passed, "two more full reconciles ended")
+    await until(reconciled, "two more full reconciles ended")
     assert service.said().count(NOT_TAKEN) == 1
     assert why in service.said()
     assert is_preserved(testbed)

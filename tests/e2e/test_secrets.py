@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import MakeService
 from tests.testbed.proxied import ProxiedTestbed
-from tests.testbed.proxy import Answer
+from tests.testbed.proxy import Respond
 from tests.testbed.secrets import leaked
 from tests.testbed.service import running
 from tests.testbed.testbed import Testbed
@@ -37,8 +37,8 @@ async def test_the_most_verbose_log_with_failures_contains_no_secret(
             # What a peer answers is often repeated in a log; a definition has DRBD's secret in it.
             secret = testbed.world.definition("pvc-1").secret
             body = f'[{{"ret_code": 1, "data": "{secret}"}}]'.encode()
-            proxied.on("linstor get resource-definitions/*", Answer(status, body))
-        proxied.on("get persistentvolumes", Answer(401))
+            proxied.on("linstor get resource-definitions/*", Respond(status, body))
+        proxied.on("get persistentvolumes", Respond(401))
         testbed.world.move("pvc-1", "n1", "n2")
         await testbed.until_on("pvc-1", "n2")
         assert await service.stop() == 0

@@ -40,7 +40,7 @@ DOWN = 60.0
 """How long nobody resumes what was cut off: four looks of the binder at everything."""
 
 CLUSTERS_AT_ONCE = 2
-SEEN_WITHIN = 30.0
+OBSERVED_WITHIN = 30.0
 
 
 @asynccontextmanager
@@ -68,16 +68,16 @@ async def nothing_lost(testbed: Testbed, sidecars: Sidecars, before: Json) -> No
     await until(lambda: finished(testbed), "no note is left")
     await testbed.until_bound("pvc-1")
 
-    async def like_before() -> bool:
+    async def unchanged() -> bool:
         return preserved(await testbed.cluster.ask("GET", f"{PV}/pvc-1")) == preserved(before)
 
-    await until(like_before, "all fields are as before")
+    await until(unchanged, "all fields are as before")
     hostile = await testbed.cluster.ask("GET", f"{CLAIMS}/{HOSTILE}")
     assert hostile["status"]["phase"] != "Bound"
     assert sidecars.reclaimed == []
     owner = before["spec"]["claimRef"]["uid"]
-    for seen in testbed.observer.history["pvc-1"]:
-        assert seen.manifest["spec"]["claimRef"]["uid"] == owner
+    for observed in testbed.observer.history["pvc-1"]:
+        assert observed.manifest["spec"]["claimRef"]["uid"] == owner
 
 
 async def test_with_csi_sidecars_nothing_is_lost(testbed: Testbed, service_on: MakeService) -> None:
@@ -121,8 +121,8 @@ async def test_no_late_write_affects_the_new_volume(
         await testbed.until_bound("pvc-1")
         await until(lambda: finished(testbed), "no note is left")
     now = await testbed.cluster.ask("GET", f"{PV}/pvc-1")
-    seen = [each.manifest for each in testbed.observer.history["pvc-1"]]
-    old = [pv for pv in seen if pv["metadata"]["uid"] != now["metadata"]["uid"]]
+    observed = [each.manifest for each in testbed.observer.history["pvc-1"]]
+    old = [pv for pv in observed if pv["metadata"]["uid"] != now["metadata"]["uid"]]
     assert any(is_terminating(pv) for pv in old)
 
     async with service_side(testbed.cluster) as volumes:
@@ -177,7 +177,7 @@ async def crashed_and_resumed(
         proxied.on(label, After(kill), nth=nth)
         async with running(doomed):
             testbed.world.move("pvc-1", "n1", "n2")
-            async with asyncio.timeout(SEEN_WITHIN):
+            async with asyncio.timeout(OBSERVED_WITHIN):
                 await dead.wait()
         await asyncio.sleep(DOWN)
         assert sidecars.reclaimed == []
@@ -190,7 +190,7 @@ async def crashed_and_resumed(
 async def test_killed_after_any_write_and_down_for_a_minute_nothing_is_lost(
     tmp_path: Path, warm_starts: WarmStarts
 ) -> None:
-    async def play(step: str) -> None:
+    async def run(step: str) -> None:
         directory = tmp_path / step.replace(" ", "-")
         directory.mkdir()
         async with clusters.fake(directory) as cluster, Testbed.of(cluster) as testbed:
@@ -199,7 +199,7 @@ async def test_killed_after_any_write_and_down_for_a_minute_nothing_is_lost(
 
     async with asyncio.TaskGroup() as group:
         for step in STEPS:
-            group.create_task(play(step), name=step)
+            group.create_task(run(step), name=step)
 
 
 @pytest.mark.long
@@ -208,7 +208,7 @@ async def test_killed_after_any_write_and_down_for_a_minute_nothing_is_lost(
 async def test_with_csi_sidecars_on_a_real_cluster_nothing_is_lost(
     real_binaries: Path, tmp_path: Path, warm_starts: WarmStarts
 ) -> None:
-    async def play(real: RealCluster, steps: Iterable[str], directory: Path) -> None:
+    async def run(real: RealCluster, steps: Iterable[str], directory: Path) -> None:
         for step in steps:
             directory_of = directory / step.replace(" ", "-")
             directory_of.mkdir()
@@ -226,4 +226,4 @@ async def test_with_csi_sidecars_on_a_real_cluster_nothing_is_lost(
                 RealCluster(binaries=real_binaries, directory=directory)
             )
             mine = list(STEPS)[number::CLUSTERS_AT_ONCE]
-            group.create_task(play(real, mine, directory))
+            group.create_task(run(real, mine, directory))

@@ -34,10 +34,10 @@ async def test_the_status_has_changes_streams_and_reasons(
         await testbed.until_on("pvc-moved", "n2")
         await service.until_said("volume affinity updated")
 
-        async def seen() -> bool:
+        async def observed() -> bool:
             return bool((await status(service))["volumes"])
 
-        await until(seen, "the skipped volume is shown")
+        await until(observed, "the skipped volume is shown")
         reported = await status(service)
         found = await status(service, "CLAIM-PVC-GOOD")
 
@@ -86,9 +86,9 @@ async def test_the_page_can_be_disabled(
     fake_testbed: Testbed, service_on: MakeService, off: str
 ) -> None:
     async with running(service_on(fake_testbed, f"--status-page={off}")) as service:
-        answers = [await service.ask(path) for path in ("/", "/status", "/healthz")]
+        responses = [await service.ask(path) for path in ("/", "/status", "/healthz")]
 
-    assert [code for code, _ in answers] == [404, 404, 200]
+    assert [code for code, _ in responses] == [404, 404, 200]
 
 
 async def test_only_get_requests_are_allowed(

@@ -19,7 +19,9 @@ LEASE_LASTS = 3.0
 
 def generations(testbed: Testbed, name: str) -> int:
     """How many incarnations of a volume there were."""
-    return len({seen.manifest["metadata"]["uid"] for seen in testbed.observer.history[name]})
+    return len(
+        {observed.manifest["metadata"]["uid"] for observed in testbed.observer.history[name]}
+    )
 
 
 async def all_well(testbed: Testbed, node: str) -> None:
@@ -28,10 +30,10 @@ async def all_well(testbed: Testbed, node: str) -> None:
         await testbed.until_on(name, node)
         await testbed.until_bound(name)
 
-    async def no_notes() -> bool:
+    async def no_entries() -> bool:
         return await testbed.entries() == []
 
-    await until(no_notes, "no note is left")
+    await until(no_entries, "no note is left")
     found = (await testbed.cluster.ask("GET", "/api/v1/persistentvolumes"))["items"]
     assert {item["metadata"]["name"] for item in found} == set(NAMES)
     for item in found:

@@ -214,8 +214,8 @@ def instead(port: object, **methods: Any) -> None:
         setattr(port, name, method)
 
 
-async def until(wanted: Any, patience: float = 600.0) -> None:
+async def until(wanted: Any, within: float = 600.0) -> None:
     """Wait on the virtual clock."""
-    async with asyncio.timeout(patience):
+    async with asyncio.timeout(within):
         while not wanted():  # noqa: ASYNC110, what is waited for sets no Event
             await asyncio.sleep(0.01)

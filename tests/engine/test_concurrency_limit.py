@@ -16,7 +16,7 @@ ALONE = 0.1
 KIND = "replace"
 
 
-def play(
+def simulate(
     concurrency_limit: ConcurrencyLimit,
     changes: int,
     *,
@@ -54,7 +54,7 @@ def one_alone(concurrency_limit: ConcurrencyLimit, took: float, kind: str = KIND
 def test_without_contention_the_limit_rises_to_its_maximum_soon(jitter: float) -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
 
-    play(concurrency_limit, 60, a_second=1e6, jitter=jitter)
+    simulate(concurrency_limit, 60, a_second=1e6, jitter=jitter)
 
     assert concurrency_limit.limit == MOST
 
@@ -64,7 +64,7 @@ def test_without_contention_the_limit_rises_to_its_maximum_soon(jitter: float) -
 def test_with_a_bottleneck_only_a_few_changes_wait_for_it(a_second: float, changes: int) -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
 
-    took = play(concurrency_limit, changes, a_second=a_second)
+    took = simulate(concurrency_limit, changes, a_second=a_second)
 
     keeps_it_busy = ALONE * a_second
     assert keeps_it_busy + 1 <= concurrency_limit.limit <= 1.5 * keeps_it_busy + 4
@@ -84,27 +84,27 @@ def test_a_fast_kind_of_change_does_not_make_others_appear_slow() -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
     one_alone(concurrency_limit, ALONE / 100, kind="patch")
 
-    play(concurrency_limit, 60, a_second=1e6)
+    simulate(concurrency_limit, 60, a_second=1e6)
 
     assert concurrency_limit.limit == MOST
 
 
 def test_after_a_slowdown_the_limit_recovers_in_steady_state() -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
-    play(concurrency_limit, 60, a_second=1e6)
-    play(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
+    simulate(concurrency_limit, 60, a_second=1e6)
+    simulate(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
     assert concurrency_limit.limit < MOST
 
     for _ in range(REMEMBERED):
         one_alone(concurrency_limit, 10 * ALONE)
-    play(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
+    simulate(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
 
     assert concurrency_limit.limit == MOST
 
 
 def test_one_very_slow_change_hardly_counts() -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
-    play(concurrency_limit, 60, a_second=1e6)
+    simulate(concurrency_limit, 60, a_second=1e6)
 
     while concurrency_limit.free:
         concurrency_limit.acquire()
@@ -116,16 +116,16 @@ def test_one_very_slow_change_hardly_counts() -> None:
 @given(
     most=st.integers(1, 50),
     took=st.lists(st.floats(0.0, 1e4, allow_nan=False), max_size=200),
-    crowded=st.booleans(),
+    contended=st.booleans(),
 )
 def test_the_limit_is_at_least_one_and_at_most_the_configured_one(
-    most: int, took: list[float], crowded: bool
+    most: int, took: list[float], contended: bool
 ) -> None:
     concurrency_limit = ConcurrencyLimit(most)
 
     for seconds in took:
         concurrency_limit.acquire()
-        while crowded and concurrency_limit.free:
+        while contended and concurrency_limit.free:
             concurrency_limit.acquire()
         concurrency_limit.observe(KIND, seconds)
         while concurrency_limit.in_flight:

@@ -455,7 +455,7 @@ async def test_a_volume_left_absent_by_a_crash_is_recreated_at_once(at_a_time: i
         setup = setup_on(cluster, linstor, journal=journal)
         async with setup.at_work():
             await setup.full_reconciler.reconcile_all("start")
-            await until(lambda: is_on(cluster, "n2"), patience=1.0)
+            await until(lambda: is_on(cluster, "n2"), within=1.0)
 
 
 @pytest.mark.parametrize("by", ["an entry", "a property"])
@@ -613,10 +613,10 @@ async def test_an_annotation_during_a_replacement_changes_no_retain_to_delete() 
         delete = setup.volumes.delete
 
         async def deleted(manifest: Manifest) -> Manifest | None:
-            answer = await delete(manifest)
+            response = await delete(manifest)
             patch = {"metadata": {"annotations": {MARKER_ANNOTATION: REPORTED}}}
             cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
-            return answer
+            return response
 
         instead(setup.volumes, delete=deleted)
         async with setup.volumes.watching():
@@ -660,10 +660,10 @@ async def test_an_entry_that_is_no_longer_writable_blocks_no_other_volume() -> N
         save, delete = setup.journal.save, setup.volumes.delete
 
         async def deleted(manifest: Manifest) -> Manifest | None:
-            answer = await delete(manifest)
+            response = await delete(manifest)
             patch = {"metadata": {"annotations": {"large": "x" * 1000}}}
             cluster.patch("persistentvolumes", manifest["metadata"]["name"], patch)
-            return answer
+            return response
 
         async def saved(entry: JournalEntry) -> JournalEntry:
             if "large" in entry.wanted["metadata"]["annotations"]:
@@ -694,7 +694,7 @@ async def test_an_entry_rewritten_by_another_client_is_not_trusted(
         create, attempts, given = setup.volumes.create, 0, set[str]()
         wish = manifests.claim("evil")
         wish["spec"]["volumeName"] = PV
-        stranger = cluster.create("persistentvolumeclaims", wish, namespace="default")
+        other_claim = cluster.create("persistentvolumeclaims", wish, namespace="default")
 
         async def created(manifest: Manifest) -> Manifest:
             nonlocal attempts
@@ -705,7 +705,7 @@ async def test_an_entry_rewritten_by_another_client_is_not_trusted(
                 # Whoever may write ConfigMaps is quicker, and the first attempts fail.
                 version, tree = deepcopy(setup.journal.entries[PV])
                 ref = tree["wanted"]["spec"]["claimRef"]
-                ref |= {"name": "evil", "uid": stranger["metadata"]["uid"]}
+                ref |= {"name": "evil", "uid": other_claim["metadata"]["uid"]}
                 tree["claim"] = {key: ref[key] for key in ("namespace", "name", "uid")}
                 setup.journal.entries[PV] = (version + "0", tree)
                 raise error("not now")
@@ -718,7 +718,7 @@ async def test_an_entry_rewritten_by_another_client_is_not_trusted(
 
         claim = cluster.get("persistentvolumeclaims", "evil", "default")
         assert attempts > 2
-        assert stranger["metadata"]["uid"] not in given
+        assert other_claim["metadata"]["uid"] not in given
         assert claim is not None
         assert claim["status"].get("phase") != "Bound"
 
@@ -756,7 +756,7 @@ async def test_saved_pvs_of_one_user_do_not_delay_others() -> None:
             before = len(linstor.asked)
             linstor.place(PV, "n1", "n2")
             setup.queue.add(RD, source="promotion")
-            await until(lambda: is_on(cluster, "n1", "n2"), patience=30.0)
+            await until(lambda: is_on(cluster, "n1", "n2"), within=30.0)
 
             assert len(linstor.asked) < before + 200
 
@@ -770,6 +770,6 @@ async def test_an_unusable_entry_and_saved_pv_do_not_delay_a_volume() -> None:
         setup.journal.entries[EVIL] = entry(volume_for(foreign_claim(cluster), PV), f"{PV}/0")
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
-            await until(lambda: is_on(cluster, "n2"), patience=60.0)
+            await until(lambda: is_on(cluster, "n2"), within=60.0)
 
             assert len(linstor.asked) < 200

@@ -66,12 +66,12 @@ async def test_events_of_an_earlier_incarnation_do_not_end_a_replacement() -> No
             patch = setup.volumes.patch
 
             async def late_news(name: PvName, wanted: Json) -> Any:
-                answer = await patch(name, wanted)
+                response = await patch(name, wanted)
                 if "claimRef" in wanted.get("spec", {}):
                     loop = asyncio.get_running_loop()
                     loop.call_later(0.1, setup.volumes.index.changed, old)
                     loop.call_later(0.3, binder.resume)
-                return answer
+                return response
 
             instead(setup.volumes, patch=late_news)
             binder.pause()
@@ -146,7 +146,7 @@ async def test_a_trigger_between_deletion_and_recreation_is_not_lost() -> None:
         assert setup.nodes() == {"n2"}
 
         setup.volumes.index.changed(setup.pv())
-        await until(lambda: setup.nodes() == {"n3"}, patience=0.2)
+        await until(lambda: setup.nodes() == {"n3"}, within=0.2)
 
 
 async def test_a_just_replaced_volume_raises_no_false_alarm() -> None:
@@ -217,7 +217,7 @@ async def test_an_unreadable_volume_does_not_block_its_sibling() -> None:
         async with setup.at_work():
             await asyncio.sleep(1.0)
             setup.queue.add(RD, source="promotion")
-            await until(lambda: setup.nodes("second") == {"n2"}, patience=60.0)
+            await until(lambda: setup.nodes("second") == {"n2"}, within=60.0)
 
 
 async def test_changes_unknown_to_the_index_are_read_before_any_write() -> None:
@@ -274,11 +274,11 @@ async def test_a_deletion_with_a_lost_response_is_not_attributed_to_a_user() -> 
         delete, lost = setup.volumes.delete, [True]
 
         async def lossy(manifest: Json) -> Any:
-            answer = await delete(manifest)
+            response = await delete(manifest)
             if lost:
                 lost.pop()
                 raise Unreachable("the response was lost")
-            return answer
+            return response
 
         instead(setup.volumes, delete=lossy)
         async with setup.volumes.watching():
@@ -371,14 +371,14 @@ async def test_a_claim_ref_restored_by_the_binder_is_detached_again() -> None:
             raise AssertionError(name)
 
         async def bending(name: PvName, wanted: Json) -> Any:
-            answer = await patch(name, wanted)
+            response = await patch(name, wanted)
             if "claimRef" in wanted.get("spec", {}) and bent:
                 bent.pop()
                 # The watch tells it; nothing has to be asked.
                 instead(setup.volumes, read=unread)
                 back = {"spec": {"claimRef": {"name": f"claim-{PV}"}}}
                 cluster.patch("persistentvolumes", name, back)
-            return answer
+            return response
 
         instead(setup.volumes, patch=bending)
         async with setup.volumes.watching():
@@ -386,7 +386,7 @@ async def test_a_claim_ref_restored_by_the_binder_is_detached_again() -> None:
 
         assert outcome is Outcome.DONE
         assert not bent
-        assert binder.lost_seen == []
+        assert binder.lost_claims == []
 
 
 async def test_the_binder_resync_period_is_learned_and_avoided() -> None:
@@ -449,12 +449,12 @@ async def test_nothing_starts_once_another_instance_leads_or_it_stops(ends: str)
         dry_run = setup.volumes.dry_run
 
         async def meanwhile(pv: Json, mark: Json, wanted: Json) -> Manifest:
-            answer = await dry_run(pv, mark, wanted)
+            response = await dry_run(pv, mark, wanted)
             if ends == "leading":
                 setup.leadership.leading = False
             else:
                 setup.queue.close()
-            return answer
+            return response
 
         instead(setup.volumes, dry_run=meanwhile)
         async with setup.volumes.watching():
@@ -620,7 +620,7 @@ async def test_a_volume_recreated_with_retain_keeps_it_despite_late_writes() -> 
             patch = setup.volumes.patch
 
             async def claim_goes(name: PvName, wanted: Patch) -> Manifest:
-                answer = await patch(name, wanted)
+                response = await patch(name, wanted)
                 if "claimRef" in wanted.get("spec", {}):
                     claim = setup.claim()["metadata"]
                     setup.cluster.patch(
@@ -633,7 +633,7 @@ async def test_a_volume_recreated_with_retain_keeps_it_despite_late_writes() -> 
                         "persistentvolumeclaims", claim["name"], namespace="default"
                     )
                     await asyncio.sleep(61.0)
-                return answer
+                return response
 
             instead(setup.volumes, patch=claim_goes)
             change = {**LATE, "spec": {"persistentVolumeReclaimPolicy": "Recycle"}}

@@ -80,15 +80,15 @@ def retained(setup: Setup) -> bool:
 
 
 @pytest.mark.parametrize("used", [True, False], ids=["a pod uses it", "gone"])
-@pytest.mark.parametrize("noted", [True, False], ids=["with its note", "without"])
+@pytest.mark.parametrize("with_entry", [True, False], ids=["with its note", "without"])
 async def test_deleting_a_claim_while_the_markers_say_retain_keeps_the_data(
-    noted: bool, used: bool
+    with_entry: bool, used: bool
 ) -> None:
     async with one_setup() as setup:
         await left_marked(setup)
         delete_claim(setup, used=used)
         await asyncio.sleep(1.0)
-        if not noted:
+        if not with_entry:
             setup.journal.entries.clear()
         second = successor(setup)
         async with second.volumes.watching():

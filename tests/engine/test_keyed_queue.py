@@ -176,12 +176,12 @@ async def test_a_hundred_thousand_keys_cost_no_more_each_than_a_thousand() -> No
     for number in range(100_000):
         queue.add(number)
         queue.add(number, after=1.0)
-    seen = set()
+    observed = set()
     for _ in range(100_000):
         async with queue.get() as item:
-            seen.add(item.key)
+            observed.add(item.key)
 
-    assert seen == set(range(100_000))
+    assert observed == set(range(100_000))
     assert len(queue) == 0
     assert queue.oldest() is None
 
@@ -249,21 +249,21 @@ async def test_every_waiter_gets_a_key_if_there_are_enough() -> None:
 
 
 def test_short_delays_are_exact_on_the_event_loop_of_the_service() -> None:
-    async def play() -> None:
+    async def story() -> None:
         queue = new_queue()
         for number in range(50):
             queue.add(number, after=number / 100_000)
         for number in range(50):
             queue.add(number, after=number / 200_000)
-        seen = set()
+        observed = set()
         for _ in range(50):
             async with asyncio.timeout(10), queue.get() as item:
-                seen.add(item.key)
+                observed.add(item.key)
 
-        assert seen == set(range(50))
+        assert observed == set(range(50))
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(play())
+        runner.run(story())
 
 
 async def test_a_reconcile_that_becomes_a_change_frees_a_reconcile_slot() -> None:

@@ -127,10 +127,10 @@ async def lost_and_found(setup: Setup) -> None:
         )
 
 
-@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("responded", [True, False])
 @pytest.mark.parametrize("lost", [True, False])
 async def test_a_claim_that_was_lost_for_a_moment_is_counted(
-    monkeypatch: pytest.MonkeyPatch, lost: bool, answered: bool
+    monkeypatch: pytest.MonkeyPatch, lost: bool, responded: bool
 ) -> None:
     async with one_setup("n2") as setup, setup.volumes.watching():
         create = setup.volumes.create
@@ -141,7 +141,7 @@ async def test_a_claim_that_was_lost_for_a_moment_is_counted(
             monkeypatch.setattr(metadata, "now", lambda: "2036-01-01T00:00:00Z")
             if lost:
                 await lost_and_found(setup)
-            if not answered:
+            if not responded:
                 raise Unreachable("the answer is lost")
             return made
 
@@ -197,7 +197,7 @@ async def test_a_volume_deferred_for_minutes_is_reported_although_nothing_change
 
         capacity = {"spec": {"capacity": {"storage": "2Gi"}}}
         setup.cluster.patch("persistentvolumes", PV, capacity)
-        await until(lambda: setup.nodes() == {"n1", "n2"}, patience=120.0)
+        await until(lambda: setup.nodes() == {"n1", "n2"}, within=120.0)
 
 
 async def test_a_new_volume_deleted_before_its_entry_stays_deleted() -> None:
@@ -207,14 +207,14 @@ async def test_a_new_volume_deleted_before_its_entry_stays_deleted() -> None:
 
         async def made(manifest: Manifest) -> Manifest:
             nonlocal created
-            answer = await create(manifest)
+            response = await create(manifest)
             created = True
-            return answer
+            return response
 
         async def failing(claim: ClaimName) -> Manifest | None:
             if created and setup.cluster.get("persistentvolumes", PV) is not None:
-                bare: Json = {"metadata": {"finalizers": []}}
-                setup.cluster.patch("persistentvolumes", PV, bare)
+                without_finalizers: Json = {"metadata": {"finalizers": []}}
+                setup.cluster.patch("persistentvolumes", PV, without_finalizers)
                 setup.cluster.delete("persistentvolumes", PV)
                 raise Unreachable("the answer is lost")
             return await read_claim(claim)

@@ -169,12 +169,12 @@ async def test_a_lagging_binder_is_waited_for_before_the_claim_is_checked() -> N
 
         instead(setup.volumes, create=created, read_claim=read)
         async with setup.volumes.watching():
-            seen = setup.volumes.index.changed
+            observed = setup.volumes.index.changed
 
             def unseen(manifest: Manifest) -> None:
                 """The new volume's phase is not written yet."""
                 if loop.time() < made_at:
-                    seen(manifest)
+                    observed(manifest)
 
             instead(setup.volumes.index, changed=unseen)
             await replace(setup, "n2")

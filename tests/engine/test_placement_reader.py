@@ -176,8 +176,8 @@ async def test_a_full_reconcile_slower_than_its_timeout_completes() -> None:
             passing = asyncio.create_task(setup.full_reconciler.run())
             setup.full_reconciler.request("start")
 
-            await until(lambda: setup.full_reconciler.last is not None, patience=120.0)
-            await until(lambda: setup.nodes(NAMES[-1]) == {"n2"}, patience=30.0)
+            await until(lambda: setup.full_reconciler.last is not None, within=120.0)
+            await until(lambda: setup.nodes(NAMES[-1]) == {"n2"}, within=30.0)
             passing.cancel()
 
         assert setup.telemetry.counted["full reconcile one by one"] >= 1
@@ -191,12 +191,12 @@ async def test_events_missed_during_a_resumed_full_reconcile_cause_another_one()
         async with setup.at_work():
             passing = asyncio.create_task(setup.full_reconciler.run())
             setup.full_reconciler.request("start")
-            await until(lambda: linstor.read.total() > 50, patience=30.0)
+            await until(lambda: linstor.read.total() > 50, within=30.0)
             moved = next(iter(linstor.read))
             # Nobody was told: the stream was broken, and is open again.
             linstor.place(moved, "n2")
             setup.full_reconciler.request("promotion stream opened")
 
             # Sooner than the next pass by the clock.
-            await until(lambda: setup.nodes(moved) == {"n2"}, patience=30.0)
+            await until(lambda: setup.nodes(moved) == {"n2"}, within=30.0)
             passing.cancel()

@@ -15,8 +15,8 @@ def test_an_item_is_returned_once_and_never_early(
     acts: list[tuple[str, float, float]],
 ) -> None:
     row, now, there = ReadyHeap[int](), 0.0, list[Waiting[int]]()
-    for number, (act, much, since) in enumerate(acts):
-        match act:
+    for number, (action, much, since) in enumerate(acts):
+        match action:
             case "put":
                 waiting = Waiting(number, now + much, number, since, "")
                 row.put(waiting, now)

@@ -69,7 +69,7 @@ async def test_a_moving_placement_is_requeued_until_it_is_stable() -> None:
         setup.queue.add(RD, source="promotion")
         await asyncio.sleep(6.0)
         setup.linstor.place(PV, "n1", "n2")
-        await until(lambda: setup.nodes() == {"n1", "n2"}, patience=10.0)
+        await until(lambda: setup.nodes() == {"n1", "n2"}, within=10.0)
 
 
 async def test_a_deletion_that_never_ends_is_not_requeued_forever() -> None:
@@ -121,7 +121,7 @@ async def test_an_unreachable_linstor_is_retried_with_backoff_until_the_volume_i
         await asyncio.sleep(60.0)
         assert 4 <= setup.linstor.asked.count("placement") <= 12
         setup.linstor.broken = None
-        await until(lambda: setup.nodes() == {"n2"}, patience=300.0)
+        await until(lambda: setup.nodes() == {"n2"}, within=300.0)
 
 
 async def test_a_rejected_login_is_retried_with_backoff() -> None:
@@ -144,7 +144,7 @@ async def test_a_resize_that_never_ends_is_rechecked_with_backoff() -> None:
         assert setup.linstor.asked.count("placement") < 100
 
         setup.cluster.patch("persistentvolumes", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
-        await until(lambda: setup.nodes() == {"n1", "n2"}, patience=61.0)
+        await until(lambda: setup.nodes() == {"n1", "n2"}, within=61.0)
         assert setup.pv()["spec"]["capacity"] == {"storage": "2Gi"}
 
 
@@ -211,11 +211,11 @@ async def test_concurrency_is_limited_to_what_increases_throughput(
         setup = setup_on(cluster, linstor, at_once=10)
         read, amidst = setup.volumes.read_claim, 0
 
-        async def far_away(claim: ClaimName) -> Manifest | None:
+        async def slow_read(claim: ClaimName) -> Manifest | None:
             await asyncio.sleep(api_takes)
             return await read(claim)
 
-        instead(setup.volumes, read_claim=far_away)
+        instead(setup.volumes, read_claim=slow_read)
         async with setup.at_work(workers=14):
             # One by itself shows how long it takes while nobody else is in the way.
             setup.queue.add(RD, source="promotion")
@@ -269,7 +269,7 @@ async def test_a_node_missing_from_the_snapshot_is_read() -> None:
         await asyncio.sleep(5.0)
         setup.linstor.place(PV, "n9")
         setup.queue.add(RD, source="promotion")
-        await until(lambda: setup.nodes() == {"n9"}, patience=10.0)
+        await until(lambda: setup.nodes() == {"n9"}, within=10.0)
 
 
 async def test_an_unexpected_error_ends_no_worker() -> None:
@@ -283,10 +283,10 @@ async def test_an_unexpected_error_ends_no_worker() -> None:
         setup.queue.add(RD, source="promotion")
         await asyncio.sleep(5.0)
         instead(setup.linstor, placement=fine)
-        await until(lambda: setup.nodes() == {"n2"}, patience=600.0)
+        await until(lambda: setup.nodes() == {"n2"}, within=600.0)
 
 
-Sweep = Callable[[Setup], Awaitable[None]]
+FullReconcile = Callable[[Setup], Awaitable[None]]
 
 
 async def fully_reconciled(setup: Setup, cause: str = "period") -> None:

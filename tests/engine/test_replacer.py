@@ -97,7 +97,7 @@ async def test_a_replacement_interrupted_at_any_write_is_finished_by_another_ins
         assert preserved(second.pv()) == preserved(before)
         assert second.nodes() == {"n2"}
         assert second.claim()["status"]["phase"] == "Bound"
-        assert binder.lost_seen == []
+        assert binder.lost_claims == []
         assert second.journal.entries == {}
 
 
@@ -352,20 +352,20 @@ async def test_an_unresponsive_binder_is_waited_for_until_the_timeout() -> None:
 
 
 @contextmanager
-def silent_binder(_: Setup, binder: Binder) -> Iterator[None]:
+def unresponsive_binder(_: Setup, binder: Binder) -> Iterator[None]:
     binder.pause()
     asyncio.get_running_loop().call_later(2.5, binder.resume)
     yield
 
 
 @contextmanager
-def binder_about_to_look(setup: Setup, _: Binder) -> Iterator[None]:
+def binder_about_to_resync(setup: Setup, _: Binder) -> Iterator[None]:
     setup.replacer._dependencies.guard._saw_resync()
     yield
 
 
 @contextmanager
-def lost_answer(setup: Setup, _: Binder) -> Iterator[None]:
+def lost_response(setup: Setup, _: Binder) -> Iterator[None]:
     setup.faults.break_write(5, when="after")
     yield
 
@@ -398,9 +398,9 @@ def nothing_special(_: Setup, __: Binder) -> Iterator[None]:
     ("fault", "held_up"),
     [
         (nothing_special, False),
-        (silent_binder, True),
-        (binder_about_to_look, True),
-        (lost_answer, True),
+        (unresponsive_binder, True),
+        (binder_about_to_resync, True),
+        (lost_response, True),
         (lost_claim, True),
     ],
 )
@@ -429,8 +429,8 @@ async def test_if_our_finalizer_is_stripped_nothing_is_deleted_and_no_marker_lef
 
         async def stripping(name: PvName, wanted: Json) -> Json:
             await patch(name, wanted)
-            bare = {"metadata": {"finalizers": before["metadata"]["finalizers"]}}
-            return cluster.patch("persistentvolumes", name, bare)
+            without_finalizers = {"metadata": {"finalizers": before["metadata"]["finalizers"]}}
+            return cluster.patch("persistentvolumes", name, without_finalizers)
 
         instead(setup.volumes, patch=stripping)
         async with setup.volumes.watching():
@@ -490,7 +490,7 @@ async def test_two_concurrent_instances_end_with_one_correct_volume() -> None:
         assert preserved(first.pv()) == preserved(before)
         assert first.claim()["status"]["phase"] == "Bound"
         assert first.journal.entries == {}
-        assert binder.lost_seen == []
+        assert binder.lost_claims == []
 
 
 async def test_a_journal_listed_in_parts_is_known_completely() -> None:

@@ -83,14 +83,14 @@ async def test_a_volume_deleted_by_us_is_recreated_whatever_is_removed_from_it(
                 stripped = True
                 others = [each for each in metadata["finalizers"] if each != FINALIZER]
                 assert others
-                bare = {"finalizers": others, "annotations": {MARKER_ANNOTATION: None}}
-                cluster.patch("persistentvolumes", PV, {"metadata": bare})
+                without_markers = {"finalizers": others, "annotations": {MARKER_ANNOTATION: None}}
+                cluster.patch("persistentvolumes", PV, {"metadata": without_markers})
             return await patch(name, change)
 
         instead(setup.volumes, patch=patched)
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
-            await until(lambda: is_on(cluster, "n2"), patience=60.0)
+            await until(lambda: is_on(cluster, "n2"), within=60.0)
 
         assert stripped
         assert "unexpected error" not in caplog.text
@@ -165,9 +165,9 @@ async def test_a_rewritten_entry_of_an_unobserved_volume_gives_no_claim_another_
 
 
 @pytest.mark.parametrize("how", ["another uid", "no valid entry first", "deleted first"])
-@pytest.mark.parametrize("away", ["while it is away", "while it is tried"])
+@pytest.mark.parametrize("moment", ["while it is away", "while it is tried"])
 async def test_an_entry_rewritten_for_another_uid_gives_no_claim_the_volume(
-    how: str, away: str, caplog: pytest.LogCaptureFixture
+    how: str, moment: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
@@ -177,14 +177,14 @@ async def test_an_entry_rewritten_for_another_uid_gives_no_claim_the_volume(
         setup = setup_on(cluster, linstor)
         wish = manifests.claim("evil")
         wish["spec"]["volumeName"] = PV
-        stranger = cluster.create("persistentvolumeclaims", wish, namespace="default")
+        other_claim = cluster.create("persistentvolumeclaims", wish, namespace="default")
         create, attempts = setup.volumes.create, 0
         forged = dict[PvName, tuple[str, Json]]()
 
         def rewrite() -> None:
             version, tree = deepcopy(setup.journal.entries[PV])
             ref = tree["wanted"]["spec"]["claimRef"]
-            ref |= {"name": "evil", "uid": stranger["metadata"]["uid"]}
+            ref |= {"name": "evil", "uid": other_claim["metadata"]["uid"]}
             claim = {key: ref[key] for key in ("namespace", "name", "uid")}
             forged[PV] = (version + "00", {**tree, "uid": "nobody", "claim": claim})
             if how == "another uid":
@@ -204,7 +204,7 @@ async def test_an_entry_rewritten_for_another_uid_gives_no_claim_the_volume(
                 raise Unreachable("not now")
             return await create(manifest)
 
-        if away == "while it is away":
+        if moment == "while it is away":
             await left_absent(setup, cluster)
             rewrite()
         else:
@@ -282,9 +282,9 @@ async def test_an_entry_gives_a_volume_no_unknown_finalizer(crash: bool) -> None
 
         async def deleted(manifest: Manifest) -> Manifest | None:
             nonlocal lost
-            answer = await delete(manifest)
+            response = await delete(manifest)
             if lost:
-                return answer
+                return response
             lost = True
             version, tree = deepcopy(setup.journal.entries[PV])
             tree["wanted"]["metadata"]["finalizers"].append(KEEPS)
@@ -349,9 +349,9 @@ async def test_writes_of_others_during_a_replacement_prevent_no_recreation(
         delete, create = setup.volumes.delete, setup.volumes.create
 
         async def deleted(manifest: Manifest) -> Manifest | None:
-            answer = await delete(manifest)
+            response = await delete(manifest)
             cluster.patch("persistentvolumes", manifest["metadata"]["name"], {"metadata": change})
-            return answer
+            return response
 
         async def created(manifest: Manifest) -> Manifest:
             for part, texts in change.items():
@@ -362,10 +362,10 @@ async def test_writes_of_others_during_a_replacement_prevent_no_recreation(
         instead(setup.volumes, delete=deleted, create=created)
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
-            await until(lambda: is_on(cluster, "n2"), patience=60.0)
+            await until(lambda: is_on(cluster, "n2"), within=60.0)
             linstor.place("pvc-2", "n2")
             setup.queue.add(ResourceName("pvc-2"), source="promotion")
-            await until(lambda: setup.nodes("pvc-2") == {"n2"}, patience=60.0)
+            await until(lambda: setup.nodes("pvc-2") == {"n2"}, within=60.0)
 
         assert setup.replacer.unfinished.absent.blocking == set()
 
@@ -381,11 +381,11 @@ async def test_a_rejected_change_of_others_discards_no_other_change(
         delete, create, patch = setup.volumes.delete, setup.volumes.create, setup.volumes.patch
 
         async def deleted(manifest: Manifest) -> Manifest | None:
-            answer = await delete(manifest)
+            response = await delete(manifest)
             cluster.patch("persistentvolumes", PV, {"metadata": {part: {"evil": "x"}}})
             others = {"spec": {"capacity": {"storage": "5Gi"}}, "metadata": {part: {"team": "red"}}}
             cluster.patch("persistentvolumes", PV, others)
-            return answer
+            return response
 
         def check(manifest: Manifest) -> None:
             if "evil" in ((manifest.get("metadata") or {}).get(part) or {}):
@@ -402,7 +402,7 @@ async def test_a_rejected_change_of_others_discards_no_other_change(
         instead(setup.volumes, delete=deleted, create=created, patch=patched)
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
-            await until(lambda: is_on(cluster, "n2"), patience=60.0)
+            await until(lambda: is_on(cluster, "n2"), within=60.0)
             await asyncio.sleep(5.0)
 
         assert setup.pv()["spec"]["capacity"] == {"storage": "5Gi"}
@@ -421,10 +421,10 @@ async def test_a_rejected_claim_ref_blocks_no_other_volume() -> None:
         delete, create = setup.volumes.delete, setup.volumes.create
 
         async def deleted(manifest: Manifest) -> Manifest | None:
-            answer = await delete(manifest)
+            response = await delete(manifest)
             claim = {"namespace": "elsewhere", "name": "other", "uid": "other"}
             cluster.patch("persistentvolumes", PV, {"spec": {"claimRef": claim}})
-            return answer
+            return response
 
         async def created(manifest: Manifest) -> Manifest:
             if manifest["spec"]["claimRef"]["namespace"] == "elsewhere":
@@ -434,8 +434,8 @@ async def test_a_rejected_claim_ref_blocks_no_other_volume() -> None:
         instead(setup.volumes, delete=deleted, create=created)
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
-            await until(lambda: PV in setup.replacer.unfinished.absent.stuck, patience=60.0)
+            await until(lambda: PV in setup.replacer.unfinished.absent.stuck, within=60.0)
             instead(setup.volumes, delete=delete)
             linstor.place("pvc-2", "n2")
             setup.queue.add(ResourceName("pvc-2"), source="promotion")
-            await until(lambda: setup.nodes("pvc-2") == {"n2"}, patience=60.0)
+            await until(lambda: setup.nodes("pvc-2") == {"n2"}, within=60.0)

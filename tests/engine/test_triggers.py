@@ -69,11 +69,11 @@ async def test_a_rejected_login_is_retried() -> None:
     stream = FakeStream()
     stream.refuse = LoginRefused("no")
 
-    async def mend() -> None:
+    async def repair() -> None:
         await asyncio.sleep(100.0)
         stream.refuse = None
 
-    mending = asyncio.create_task(mend())
+    repairing = asyncio.create_task(repair())
     async with aclosing(triggers_of(stream, a_registry())) as triggers:
         assert await anext(triggers) == OPENED
-    await mending
+    await repairing

@@ -25,13 +25,13 @@ async def test_the_cache_does_not_override_what_was_observed(
 ) -> None:
     """The cache is late, and somebody else deleted the entry of a volume that is absent."""
     unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
-    seen = describe(volume())
-    assert seen is not None
+    observed = describe(volume())
+    assert observed is not None
     unfinished.originals.observed(marked(volume()) if held else volume())
     unfinished.record(ENTRY)
 
     def cached(_: PvName) -> Volume:
-        return replace(seen, uid=Uid(shown))
+        return replace(observed, uid=Uid(shown))
 
     unfinished.know(Listed({}), before=[PV], term=0, volume_of=cached)
 

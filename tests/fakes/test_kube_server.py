@@ -192,16 +192,16 @@ async def test_large_clusters_are_served_in_pages(kube: KubeClient, cluster: Fak
     names = [f"pv-{number:05}" for number in range(5000)]
     cluster.load("persistentvolumes", (volume(name) for name in names))
 
-    seen: list[str] = []
+    observed: list[str] = []
     query = {"limit": "500"}
     while True:
         page = await kube.get(VOLUMES, **query)
-        seen += [item["metadata"]["name"] for item in page.body["items"]]
+        observed += [item["metadata"]["name"] for item in page.body["items"]]
         if "continue" not in page.metadata:
             break
         query["continue"] = page.metadata["continue"]
 
-    assert seen == names
+    assert observed == names
 
 
 def test_state_can_be_read_and_written_without_http(cluster: FakeCluster) -> None:
@@ -241,9 +241,9 @@ def bound_pair(cluster: FakeCluster, name: str) -> None:
 def phase(cluster: FakeCluster, name: str) -> tuple[str, str]:
     """That of the volume and that of the claim."""
     found = cluster.get("persistentvolumes", name)
-    asking = cluster.get("persistentvolumeclaims", name, "default")
-    assert asking is not None
-    return (found["status"]["phase"] if found else "gone"), asking["status"]["phase"]
+    pending = cluster.get("persistentvolumeclaims", name, "default")
+    assert pending is not None
+    return (found["status"]["phase"] if found else "gone"), pending["status"]["phase"]
 
 
 async def replaced(kube: KubeClient, name: str, *, guarded: Json | None) -> None:
@@ -270,7 +270,7 @@ async def test_a_replacement_without_claim_guard_loses_the_claim(
         await replaced(kube, "pv-1", guarded=None)
         await binder.until_idle()
 
-        assert binder.lost_seen == [("default", "pv-1")]
+        assert binder.lost_claims == [("default", "pv-1")]
 
 
 async def test_a_replacement_with_claim_guard_keeps_the_claim(
@@ -286,7 +286,7 @@ async def test_a_replacement_with_claim_guard_keeps_the_claim(
         await asyncio.gather(*(replaced(kube, name, guarded=tombstone) for name in names))
         await binder.until_idle()
 
-        assert binder.lost_seen == []
+        assert binder.lost_claims == []
         assert {phase(cluster, name) for name in names} == {("Bound", "Bound")}
 
 

@@ -21,7 +21,7 @@ from tests.fakes.linstor_server import NODES, PROMOTION, Event, LinstorServer, L
 PROMOTIONS_PATH, NODES_PATH = "/v1/events/drbd/promotion", "/v1/events/nodes"
 EVENTS = {"Accept": "text/event-stream"}
 PVC = "/v1/resource-definitions/pvc-1"
-PATIENCE = 10
+TIMEOUT = 10
 LONG = 3600.0
 """Longer than any test: what is delayed by it has not happened yet, for certain."""
 
@@ -50,7 +50,7 @@ async def server(world: LinstorWorld) -> AsyncIterator[LinstorServer]:
 
 @pytest.fixture
 async def client(server: LinstorServer) -> AsyncIterator[aiohttp.ClientSession]:
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     async with aiohttp.ClientSession(server.url, timeout=timeout) as client:
         yield client
 
@@ -68,7 +68,7 @@ async def flags_shown(client: aiohttp.ClientSession, rd: str) -> dict[str, list[
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for what has no event of its own."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not holds():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
 
@@ -181,7 +181,7 @@ async def test_only_long_responses_are_compressed_and_only_on_request(
 
 
 async def test_idle_connections_are_closed(world: LinstorWorld) -> None:
-    async with LinstorServer(world, keepalive=0.05) as server, asyncio.timeout(PATIENCE):
+    async with LinstorServer(world, keepalive=0.05) as server, asyncio.timeout(TIMEOUT):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"GET /v1/controller/version HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -747,7 +747,7 @@ async def test_a_stream_never_ends_properly(
     hang_up(server)
     rest, reset = b"", False
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while chunk := await reader.read(1024):
                 rest += chunk
     except ConnectionResetError:
@@ -766,10 +766,10 @@ async def test_a_paused_stream_sends_nothing_and_stays_open_until_resumed(
         server.pause_streams()
         world.promote("pvc-1", "n1")
         await shown(client, "/v1/nodes")
-        silent = stream.content.total_bytes == 0 and not stream.content.at_eof()
+        unresponsive = stream.content.total_bytes == 0 and not stream.content.at_eof()
         server.resume_streams()
 
-        assert silent
+        assert unresponsive
         assert await next_event(stream) == promotion("n2", False)
 
 
@@ -789,7 +789,7 @@ async def test_a_disconnected_client_is_dropped(
     async with client.get(NODES_PATH, headers=EVENTS):
         await server.subscribed(NODES, 1)
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await server.subscribed(NODES, 0)
 
 
@@ -899,7 +899,7 @@ async def test_the_client_of_linbit_works_with_it(
 ) -> None:
     def work() -> dict[str, Any]:
         with linstor.Linstor(server.url.replace("http://", "linstor://")) as client:
-            seen: dict[str, Any] = {
+            observed: dict[str, Any] = {
                 "nodes": [node.name for node in client.node_list_raise().nodes],
                 "definitions": [
                     definition.name
@@ -916,14 +916,14 @@ async def test_the_client_of_linbit_works_with_it(
             replies += client.resource_delete("n1", "pvc-9")
             replies += client.resource_dfn_modify("pvc-1", {"Aux/x": "y"})
             replies += client.node_evacuate("n2")
-            seen["all well"] = client.all_api_responses_success(replies)
-            seen["refusal"] = client.resource_dfn_modify("nope", {"Aux/x": "y"})[0].message
-            return seen
+            observed["all well"] = client.all_api_responses_success(replies)
+            observed["refusal"] = client.resource_dfn_modify("nope", {"Aux/x": "y"})[0].message
+            return observed
 
-    seen = await asyncio.to_thread(work)
+    observed = await asyncio.to_thread(work)
     await world.until_idle()
 
-    assert seen == {
+    assert observed == {
         "nodes": ["n1", "n2", "n3"],
         "definitions": ["pvc-1", "sto-1"],
         "resources": [("pvc-1", "n1"), ("pvc-1", "n2"), ("sto-1", "n1")],
@@ -947,7 +947,7 @@ async def program() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         url = (await process.stdout.readline()).decode().strip()
     yield process, url
     if process.returncode is None:
@@ -971,7 +971,7 @@ async def test_as_a_program_it_serves_has_controls_and_stops_on_a_signal(
         counted = await shown(client, "/fake/requests")
         stream = await client.get(NODES_PATH, headers=EVENTS)
         process.send_signal(number)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             code = await process.wait()
         stream.close()
 

@@ -28,7 +28,7 @@ service makes at once.
 
 CREATED = 201
 FULL_RECONCILES_APART = 1.5
-PATIENCE = 90.0
+TIMEOUT = 90.0
 """Longer than the full pass is away, and than any back-off grows while a test breaks something."""
 
 
@@ -93,7 +93,7 @@ class Fleet:
         """Wait until every volume may run where its data is, and nothing is missing."""
         await self.testbed.world.until_idle()
         try:
-            await until(self._all_is_right, "all is right", patience=PATIENCE)
+            await until(self._all_is_right, "all is right", within=TIMEOUT)
         except AssertionError:
             raise AssertionError(f"in the end there is {await self.wrong()}") from None
         await self.service.until_ready()
@@ -109,13 +109,13 @@ class Fleet:
         name = f"pvc-late-{self.newcomers}"
         self.testbed.place(name, NODES[2:3])
         await self.testbed.bind(name, on_nodes(NODES[:1]))
-        await self.testbed.until_on(name, NODES[2], patience=PATIENCE)
+        await self.testbed.until_on(name, NODES[2], within=TIMEOUT)
 
     async def rest(self) -> None:
         """Wait until full passes follow each other no more."""
-        seen, full_reconciles = -1.0, 0.0
-        while full_reconciles != seen:
-            seen = full_reconciles
+        observed, full_reconciles = -1.0, 0.0
+        while full_reconciles != observed:
+            observed = full_reconciles
             await asyncio.sleep(FULL_RECONCILES_APART)
             full_reconciles = await self.service.metric(
                 "linstor_affinity_full_reconcile_seconds_count"

@@ -96,14 +96,14 @@ async def mutating(cluster: Cluster, mutation: Mutation) -> AsyncIterator[None]:
     bound = {"metadata": {"name": name}, "spec": {"policyName": name}}
     await cluster.ask("POST", f"{ADMISSION}/mutatingadmissionpolicybindings", bound)
     try:
-        await until(lambda: _is_seen(cluster, mutation), f"{mutation.operation} is mutated")
+        await until(lambda: _is_observed(cluster, mutation), f"{mutation.operation} is mutated")
         yield
     finally:
         for kind in ("mutatingadmissionpolicybindings", "mutatingadmissionpolicies"):
             await cluster.ask("DELETE", f"{ADMISSION}/{kind}/{name}")
 
         async def over() -> bool:
-            return not await _is_seen(cluster, mutation)
+            return not await _is_observed(cluster, mutation)
 
         await until(over, "nothing is mutated any more")
 
@@ -127,7 +127,7 @@ def _policy(name: str, mutation: Mutation) -> Json:
     }
 
 
-async def _is_seen(cluster: Cluster, mutation: Mutation) -> bool:
+async def _is_observed(cluster: Cluster, mutation: Mutation) -> bool:
     """Try it in a dry run: a policy takes a moment until it has an effect."""
     if mutation.operation == "CREATE":
         probe = manifests.volume("probe", claim=None, node_affinity=manifests.on_nodes(["n2"]))

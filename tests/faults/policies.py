@@ -11,7 +11,7 @@ from typing import Any
 from tests.testbed import manifests
 from tests.testbed.clusters import ApiError, Cluster, until
 from tests.testbed.proxied import ProxiedTestbed
-from tests.testbed.proxy import Answer
+from tests.testbed.proxy import Respond
 
 Json = dict[str, Any]
 
@@ -67,8 +67,8 @@ async def refuse(proxied: ProxiedTestbed, refused: Refused) -> None:
     if not proxied.testbed.cluster.is_real:
         said = {"kind": "Status", "code": 422, "message": refused.why}
         for label in (refused.label, f"{refused.label} (dry run)"):
-            answer = Answer(422, json.dumps(said).encode())
-            proxied.kubernetes.on(label, answer, times=None)
+            response = Respond(422, json.dumps(said).encode())
+            proxied.kubernetes.on(label, response, times=None)
         return
     cluster = proxied.testbed.cluster
     name = _name(refused)

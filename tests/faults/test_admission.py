@@ -42,10 +42,10 @@ async def full_reconciles(service: Service, number: int) -> None:
     name = "linstor_affinity_full_reconcile_seconds_count"
     wanted = await service.metric(name) + number
 
-    async def passed() -> bool:
+    async def reconciled() -> bool:
         return await service.metric(name) >= wanted
 
-    await until(passed, f"there are {number} more full passes")
+    await until(reconciled, f"there are {number} more full passes")
 
 
 @pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)

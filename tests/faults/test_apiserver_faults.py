@@ -10,7 +10,7 @@ import pytest
 from tests.faults.fleet import Fleet, MakeFleet, name_in
 from tests.testbed.fixtures import BOTH
 from tests.testbed.proxied import ProxiedTestbed
-from tests.testbed.proxy import Act, Answer, Asked, CutBody, Delay, Hang, Reset
+from tests.testbed.proxy import Action, Asked, CutBody, Delay, Hang, Reset, Respond
 
 Fault = Callable[[ProxiedTestbed, Fleet], AbstractAsyncContextManager[None]]
 
@@ -26,31 +26,31 @@ NO_WATCH = re.compile("^(?!watch )")
 WRITES = re.compile("^(create|update|patch|delete) (persistentvolumes|configmaps)")
 
 
-def failing(act: Act, times: int) -> Fault:
+def failing(action: Action, times: int) -> Fault:
     """Requests, whatever they are, meet this until it struck so often."""
 
     @asynccontextmanager
     async def fault(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
-        rule = proxied.kubernetes.on(NO_WATCH, act, times=times)
+        rule = proxied.kubernetes.on(NO_WATCH, action, times=times)
         yield
         await proxied.record.until(lambda: rule.hits == times)
 
     return fault
 
 
-def writes_failing(act: Act, times: int) -> Fault:
+def writes_failing(action: Action, times: int) -> Fault:
     """Every other write meets this until it struck so often."""
 
     @asynccontextmanager
     async def fault(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
-        seen = 0
+        observed = 0
 
         def every_other(asked: Asked) -> bool:
-            nonlocal seen
-            seen += WRITES.search(asked.label) is not None
-            return bool(seen % 2) and WRITES.search(asked.label) is not None
+            nonlocal observed
+            observed += WRITES.search(asked.label) is not None
+            return bool(observed % 2) and WRITES.search(asked.label) is not None
 
-        rule = proxied.kubernetes.on(every_other, act, times=times)
+        rule = proxied.kubernetes.on(every_other, action, times=times)
         yield
         await proxied.record.until(lambda: rule.hits == times)
 
@@ -80,7 +80,7 @@ async def watches_cut_in_mid_line(proxied: ProxiedTestbed, fleet: Fleet) -> Asyn
 
 @asynccontextmanager
 async def watches_refused(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
-    rule = proxied.kubernetes.on("watch persistentvolumes", Answer(500), times=3)
+    rule = proxied.kubernetes.on("watch persistentvolumes", Respond(500), times=3)
     proxied.kubernetes.drop_connections()
     yield
     await proxied.record.until(lambda: rule.hits == 3)
@@ -90,7 +90,7 @@ async def watches_refused(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterato
 async def history_said_to_be_gone(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
     """A watch that is told 410 in its first line, as an API server does that has forgotten."""
     said = b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}\n'
-    rule = proxied.kubernetes.on("watch persistentvolumes", Answer(200, said), times=2)
+    rule = proxied.kubernetes.on("watch persistentvolumes", Respond(200, said), times=2)
     proxied.kubernetes.drop_connections()
     yield
     await proxied.record.until(lambda: rule.hits == 2)
@@ -101,14 +101,14 @@ async def history_said_to_be_gone(proxied: ProxiedTestbed, fleet: Fleet) -> Asyn
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(failing(Answer(500), 40), id="500"),
-        pytest.param(failing(Answer(503), 40), id="503"),
-        pytest.param(failing(Answer(429, headers={"Retry-After": "1"}), 15), id="429"),
-        pytest.param(failing(Delay(request=0.3, answer=0.3), 30), id="slow"),
+        pytest.param(failing(Respond(500), 40), id="500"),
+        pytest.param(failing(Respond(503), 40), id="503"),
+        pytest.param(failing(Respond(429, headers={"Retry-After": "1"}), 15), id="429"),
+        pytest.param(failing(Delay(request=0.3, response=0.3), 30), id="slow"),
         pytest.param(failing(Reset(forwarded=False), 30), id="reset before"),
         pytest.param(failing(Reset(forwarded=True), 30), id="reset after"),
         pytest.param(failing(CutBody(20), 30), id="cut answers"),
-        pytest.param(writes_failing(Answer(500), 20), id="writes fail"),
+        pytest.param(writes_failing(Respond(500), 20), id="writes fail"),
         pytest.param(writes_failing(Reset(forwarded=True), 20), id="writes unanswered"),
         dropping_connections,
         watches_cut_in_mid_line,
@@ -232,8 +232,8 @@ async def test_retry_after_of_the_api_server_is_respected(
         ELECTED, "--reconcile-rate=1s", "--leader-election-retry-period=500ms"
     )
     async with fleet(proxied.testbed, service) as moving:
-        answer = Answer(429, headers={"Retry-After": str(WAIT)})
-        rule = proxied.kubernetes.on(first_of_its_kind, answer)
+        response = Respond(429, headers={"Retry-After": str(WAIT)})
+        rule = proxied.kubernetes.on(first_of_its_kind, response)
         if label.startswith("watch"):
             proxied.kubernetes.drop_connections()
         moving.move_during()

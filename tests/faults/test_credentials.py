@@ -70,8 +70,8 @@ async def real_tokens(cluster: Cluster) -> AsyncIterator[tuple[str, Rotate]]:
         await ask("DELETE", f"{ACCOUNTS}/{NAME}")
         await ask("POST", ACCOUNTS, {"metadata": {"name": NAME}})
         wish = {"spec": {"expirationSeconds": 3600}}
-        answer = await ask("POST", f"{ACCOUNTS}/{NAME}/token", wish)
-        return str(answer["status"]["token"])
+        response = await ask("POST", f"{ACCOUNTS}/{NAME}/token", wish)
+        return str(response["status"]["token"])
 
     await ask("POST", ACCOUNTS, {"metadata": {"name": NAME}})
     await ask("POST", BINDINGS, bound)
@@ -111,13 +111,13 @@ async def test_a_rotated_token(
                 token = await rotate()
                 proxy.drop_connections()
                 moving.move_during()
-                await until(lambda: turned_away(proxy), "the old token is turned away")
+                await until(lambda: rejected(proxy), "the old token is turned away")
                 file.write_text(token)
                 await until(lambda: watched(proxy), "the watch is open with the new token")
         assert token not in service.said()
 
 
-async def turned_away(proxy: Proxy) -> bool:
+async def rejected(proxy: Proxy) -> bool:
     return any(asked.status == 401 for asked in proxy.record)
 
 

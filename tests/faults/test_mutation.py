@@ -61,7 +61,8 @@ async def test_an_affinity_changed_by_a_policy_on_creation_is_reported_and_accep
             assert await testbed.cluster.ask("GET", PV) == left
             assert nodes_of(left) == {"elsewhere"}
             incarnations = {
-                seen.manifest["metadata"]["uid"] for seen in testbed.observer.history["pvc-1"]
+                observed.manifest["metadata"]["uid"]
+                for observed in testbed.observer.history["pvc-1"]
             }
             assert len(incarnations) == 2
             assert await service.metric("linstor_affinity_volumes_held_back") == 1
@@ -70,10 +71,10 @@ async def test_an_affinity_changed_by_a_policy_on_creation_is_reported_and_accep
             assert service.said().count("volume not updated") == 1
             assert await testbed.entries() == []
 
-        await testbed.until_on("pvc-1", "n2", patience=90.0)
+        await testbed.until_on("pvc-1", "n2", within=90.0)
         await testbed.until_bound("pvc-1")
 
         async def released() -> bool:
             return await service.metric("linstor_affinity_volumes_held_back") == 0
 
-        await until(released, "nothing is held back any more", patience=250.0)
+        await until(released, "nothing is held back any more", within=250.0)

@@ -92,10 +92,10 @@ async def test_repeated_signals_do_not_cut_shutdown_short(
 
 @pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 @pytest.mark.parametrize(
-    "act", [Hang(forwarded=False), Reset(forwarded=False)], ids=["hangs", "cuts"]
+    "action", [Hang(forwarded=False), Reset(forwarded=False)], ids=["hangs", "cuts"]
 )
 async def test_shutdown_ends_despite_api_server_errors(
-    proxied: ProxiedTestbed, fleet: MakeFleet, act: Hang | Reset
+    proxied: ProxiedTestbed, fleet: MakeFleet, action: Hang | Reset
 ) -> None:
     """What could not be finished has its note, and the next start finishes it."""
     grace = 2.0
@@ -104,10 +104,10 @@ async def test_shutdown_ends_despite_api_server_errors(
     before = (await volumes_on(testbed))["pvc-1"]
     service = proxied.service("--leader-election=true", f"--shutdown-grace={grace:g}s")
     async with running(service):
-        rule = proxied.kubernetes.on("delete persistentvolumes", act)
+        rule = proxied.kubernetes.on("delete persistentvolumes", action)
         testbed.world.move("pvc-1", "n1", "n2")
         await rule.struck.wait()
-        broken = proxied.kubernetes.on(lambda _: True, act, times=None)
+        broken = proxied.kubernetes.on(lambda _: True, action, times=None)
         service.signal(signal.SIGTERM)
         assert await service.ended(grace + 10.0) == 0
         assert await testbed.entries() != []
@@ -116,10 +116,10 @@ async def test_shutdown_ends_despite_api_server_errors(
     async with running(proxied.service()):
         await testbed.until_on("pvc-1", "n2")
 
-        async def no_note_is_left() -> bool:
+        async def no_entry_is_left() -> bool:
             return not await testbed.entries()
 
-        await until(no_note_is_left, "no note is left")
+        await until(no_entry_is_left, "no note is left")
     assert preserved((await volumes_on(testbed))["pvc-1"]) == preserved(before)
     assert testbed.observer.lost == []
 

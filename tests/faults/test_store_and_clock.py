@@ -70,10 +70,10 @@ async def full_reconciles(moving: Fleet) -> None:
     name = "linstor_affinity_full_reconcile_seconds_count"
     wanted = await moving.service.metric(name) + 2
 
-    async def passed() -> bool:
+    async def reconciled() -> bool:
         return await moving.service.metric(name) >= wanted
 
-    await until(passed, "full passes go on")
+    await until(reconciled, "full passes go on")
 
 
 @pytest.mark.parametrize("testbed", ["fake"], indirect=True)

@@ -116,7 +116,7 @@ async def test_an_annotation_alone_changes_no_reclaim_policy(
     assert preserved(await testbed.cluster.ask("GET", PV)) == preserved(before)
 
 
-async def a_claim_of_theirs(testbed: Testbed) -> Json:
+async def a_foreign_claim(testbed: Testbed) -> Json:
     """One that asks for a volume which is not there."""
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
@@ -135,7 +135,7 @@ async def test_an_entry_does_not_give_away_a_volume_in_use(
     testbed: Testbed, service_on: MakeService, uid: str, labelled: str
 ) -> None:
     await testbed.add("pvc-1", ["n1"])
-    foreign = await a_claim_of_theirs(testbed)
+    foreign = await a_foreign_claim(testbed)
     claim = {
         **foreign,
         "metadata": {**foreign["metadata"], "uid": uid or foreign["metadata"]["uid"]},
@@ -188,7 +188,7 @@ async def test_an_entry_gives_a_deleted_volume_to_no_claim(
 ) -> None:
     testbed.place("unused", ["n1"])
     pending = await testbed.cluster.ask("POST", CLAIMS, manifests.claim("pending"))
-    foreign = await a_claim_of_theirs(testbed)
+    foreign = await a_foreign_claim(testbed)
     forged = volume_for(foreign, "unused")
     if change is None:
         del forged["spec"]["claimRef"]
@@ -254,7 +254,7 @@ async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
 ) -> None:
     resource = "pvc-11111111-2222-4333-8444-555555555555"
     testbed.place(resource, ["n1"])
-    foreign = await a_claim_of_theirs(testbed)
+    foreign = await a_foreign_claim(testbed)
     await testbed.cluster.ask("POST", ENTRIES, entry_for(volume_for(foreign, resource)))
 
     async with running(service_on(testbed, OFTEN)) as service:
@@ -302,9 +302,9 @@ async def test_an_unusable_entry_blocks_no_other_volume(
 ) -> None:
     """Its volume was never ours, and Kubernetes refuses to create it."""
     await testbed.add("pvc-1", ["n1"])
-    foreign = await a_claim_of_theirs(testbed)
-    stranger = {**foreign, "metadata": {**foreign["metadata"], "uid": "nobody"}}
-    forged = volume_for(stranger, "unused")
+    foreign = await a_foreign_claim(testbed)
+    other_claim = {**foreign, "metadata": {**foreign["metadata"], "uid": "nobody"}}
+    forged = volume_for(other_claim, "unused")
     forged["spec"]["accessModes"] = ["NoSuchMode"]
     await testbed.cluster.ask("POST", ENTRIES, entry_for(forged))
 

@@ -25,7 +25,7 @@ from linstor_affinity_events.adapters.linstor.events import (
     trigger_of,
 )
 from linstor_affinity_events.adapters.linstor.events import (
-    YIELD_EVERY as LINES_BREATH,
+    YIELD_EVERY as LINES_PER_YIELD,
 )
 from linstor_affinity_events.adapters.linstor.json_stream import (
     LONGEST,
@@ -52,7 +52,7 @@ from tests.model.manifests import begun, volume
 
 MIB = 1024 * 1024
 TIMES = 8
-SLACK = 4
+TOLERANCE = 4
 BYTES_FOR_EACH = 40
 """An empty list takes three bytes, and 64 of memory."""
 
@@ -85,7 +85,7 @@ def entry(tree: Any) -> object:
     return read_entry({**begun(volume()).written(), "wanted": tree})
 
 
-def noted(**spec: Any) -> Any:
+def entry_with(**spec: Any) -> Any:
     pv = begun(volume()).written()["wanted"]
     return {**pv, "spec": {**pv["spec"], **spec}}
 
@@ -135,8 +135,8 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
     "handle": (parse_handle, lambda n: "a" * n + "/" + "1" * n, 50_000),
     "quantity": (quantity, lambda n: "1" * n, 50_000),
     "quantity-fraction": (quantity, lambda n: "1." + "1" * n + "e999", 50_000),
-    "note-terms": (entry, lambda n: noted(nodeAffinity=terms(n)), 2_000),
-    "note-fields": (entry, lambda n: noted(**{f"x{i}": [i] for i in range(n)}), 5_000),
+    "note-terms": (entry, lambda n: entry_with(nodeAffinity=terms(n)), 2_000),
+    "note-fields": (entry, lambda n: entry_with(**{f"x{i}": [i] for i in range(n)}), 5_000),
 }
 
 
@@ -157,7 +157,7 @@ def test_time_is_linear_in_the_input(name: str) -> None:
     small, large = make(size), make(size * TIMES)
 
     # A tenth of a millisecond is what any of them may take.
-    assert took(parser, large) < SLACK * TIMES * max(took(parser, small), 1e-4)
+    assert took(parser, large) < TOLERANCE * TIMES * max(took(parser, small), 1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -206,10 +206,10 @@ HOSTILE = [b"0,", b"[],", b"{},", b'"",', b'{"":', b"[["]
 @pytest.mark.parametrize("shape", HOSTILE, ids=repr)
 def test_a_document_with_too_many_values_is_not_parsed(shape: bytes) -> None:
     class Watched(bytes):
-        seen = 0
+        observed = 0
 
         def count(self, *args: Any) -> int:
-            Watched.seen = max(Watched.seen, args[2])
+            Watched.observed = max(Watched.observed, args[2])
             return super().count(*args)
 
     body = Watched(b"[" + shape * (16 * MIB // len(shape)) + b"0]")
@@ -217,10 +217,10 @@ def test_a_document_with_too_many_values_is_not_parsed(shape: bytes) -> None:
     with pytest.raises(Unreachable, match=f"more than {MOST_VALUES} values"):
         parse_json(body, "LINSTOR")
     # Nor looked at any further.
-    assert Watched.seen < 16 * MOST_VALUES + 64 * 1024
+    assert Watched.observed < 16 * MOST_VALUES + 64 * 1024
 
 
-class Answer:
+class Response:
     """An answer that was buffered whole, so that to read it waits for nothing."""
 
     def __init__(self, body: bytes) -> None:
@@ -242,28 +242,28 @@ class Answer:
         pass
 
 
-class Turns:
+class Yields:
     """Another task, and how much was done between two turns of it."""
 
     def __init__(self, done: Callable[[], int]) -> None:
         self._done, self._last = done, 0
         self.most = 0
 
-    async def __aenter__(self) -> "Turns":
+    async def __aenter__(self) -> "Yields":
         self._task = asyncio.create_task(self._run(), name="another")
         await asyncio.sleep(0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._look()
+        self._observe()
         self._task.cancel()
 
     async def _run(self) -> None:
         while True:
-            self._look()
+            self._observe()
             await asyncio.sleep(0)
 
-    def _look(self) -> None:
+    def _observe(self) -> None:
         done = self._done()
         self.most, self._last = max(self.most, done - self._last), done
 
@@ -275,10 +275,10 @@ class Turns:
 )
 async def test_other_tasks_run_while_a_list_is_read(element: bytes) -> None:
     body = b"[" + (element + b",") * (2 * MIB // (len(element) + 1)) + b"{}]"
-    answer, taken = Answer(body), 0
+    response, taken = Response(body), 0
 
-    async with Turns(lambda: taken) as elements, Turns(lambda: answer.fed) as pieces:
-        async for _ in objects_in(answer, "LINSTOR", limit=17 * MIB, most=10**9):  # type: ignore[arg-type]
+    async with Yields(lambda: taken) as elements, Yields(lambda: response.fed) as pieces:
+        async for _ in objects_in(response, "LINSTOR", limit=17 * MIB, most=10**9):  # type: ignore[arg-type]
             taken += 1
 
     assert taken == body.count(element + b",") + 1
@@ -289,19 +289,19 @@ async def test_other_tasks_run_while_a_list_is_read(element: bytes) -> None:
 async def test_other_tasks_run_while_a_stream_is_read() -> None:
     read = 0
 
-    async with Turns(lambda: read) as lines:
-        async for _ in _YieldingResponse(Answer(b"\n" * MOST_IDLE_LINES)):  # type: ignore[arg-type]
+    async with Yields(lambda: read) as lines:
+        async for _ in _YieldingResponse(Response(b"\n" * MOST_IDLE_LINES)):  # type: ignore[arg-type]
             read += 1
 
     assert read == MOST_IDLE_LINES
-    assert lines.most <= LINES_BREATH
+    assert lines.most <= LINES_PER_YIELD
 
 
 async def test_other_tasks_run_while_large_events_are_read() -> None:
     read = 0
 
-    async with Turns(lambda: read) as size:
-        async for line in _YieldingResponse(Answer((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
+    async with Yields(lambda: read) as size:
+        async for line in _YieldingResponse(Response((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
             read += len(line)
 
     assert size.most < YIELD_EVERY_BYTES + 10_000
@@ -312,7 +312,7 @@ async def test_a_stream_of_lines_that_are_not_events_is_closed(line: bytes) -> N
     event = b'data: {"resource_name": "a"}\n\n'
     quiet = line * (MOST_IDLE_LINES - 100)
     source = _OneConnection("http://localhost", session=object())
-    source._response = _YieldingResponse(Answer((quiet + b"\n" + event) * 2 + quiet * 2))  # type: ignore[arg-type]
+    source._response = _YieldingResponse(Response((quiet + b"\n" + event) * 2 + quiet * 2))  # type: ignore[arg-type]
 
     for _ in range(2):
         assert json.loads((await anext(source)).data) == {"resource_name": "a"}
@@ -321,8 +321,8 @@ async def test_a_stream_of_lines_that_are_not_events_is_closed(line: bytes) -> N
 
 
 async def test_a_list_of_more_objects_than_requested_is_cut_off() -> None:
-    answer = Answer(b"[" + b"{}," * 1000 + b"{}]")
-    found = objects_in(answer, "LINSTOR", limit=MIB, most=500)  # type: ignore[arg-type]
+    response = Response(b"[" + b"{}," * 1000 + b"{}]")
+    found = objects_in(response, "LINSTOR", limit=MIB, most=500)  # type: ignore[arg-type]
     for _ in range(500):
         await anext(found)
 
@@ -332,17 +332,17 @@ async def test_a_list_of_more_objects_than_requested_is_cut_off() -> None:
 
 def test_an_element_is_scanned_a_few_times_however_it_is_split() -> None:
     class Counted(Objects):
-        looked_at = 0
+        scanned = 0
 
         def _whole(self) -> Any:
-            Counted.looked_at += len(self._rest)
+            Counted.scanned += len(self._rest)
             return super()._whole()
 
     reader, body = Counted("LINSTOR"), b'[{"a":"' + b"x" * (LONGEST - 100)
     for start in range(0, len(body), 100):
         assert not list(reader.feed(body[start : start + 100]))
 
-    assert Counted.looked_at < 3 * len(body)
+    assert Counted.scanned < 3 * len(body)
     with pytest.raises(Unreachable):
         list(reader.feed(b"x" * 200))
 

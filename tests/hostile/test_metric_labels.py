@@ -8,7 +8,7 @@ from tests.fakes.linstor_server import NODES, PROMOTION
 from tests.testbed import manifests
 from tests.testbed.clusters import until
 from tests.testbed.proxied import ProxiedTestbed
-from tests.testbed.proxy import Answer
+from tests.testbed.proxy import Respond
 from tests.testbed.service import Service, running
 from tests.testbed.testbed import Testbed
 
@@ -26,11 +26,11 @@ async def scraped(service: Service) -> frozenset[str]:
 async def until_fully_reconciled(service: Service, times: int = 2) -> None:
     begun = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
-    async def passed() -> bool:
+    async def reconciled() -> bool:
         ended = await service.metric("linstor_affinity_full_reconcile_seconds_count")
         return ended >= begun + times
 
-    await until(passed, "full passes have ended")
+    await until(reconciled, "full passes have ended")
 
 
 async def attack(proxied: ProxiedTestbed, service: Service, tag: str) -> None:
@@ -50,7 +50,7 @@ async def attack(proxied: ProxiedTestbed, service: Service, tag: str) -> None:
             reported = json.dumps({"resource_name": f"{name}-event", "node": name, name: name})
             testbed.linstor.send_raw(stream, f"event: {name}\ndata: {reported}\n\n".encode())
     error = json.dumps([{"ret_code": -1, "message": f"{MARK}-{tag}"}]).encode()
-    rule = proxied.linstor.on("linstor get nodes", Answer(500, error))
+    rule = proxied.linstor.on("linstor get nodes", Respond(500, error))
     await rule.struck.wait()
     await until_fully_reconciled(service)
 

@@ -114,7 +114,7 @@ def flags(text: str) -> object:
     return Settings.read(dict.fromkeys(names, text), {"LS_CONTROLLERS": text})
 
 
-def answer(body: bytes) -> None:
+def parse_body(body: bytes) -> None:
     for status in (200, 302, 400, 404, 500):
         with only_our_errors():
             checked_body(status, body, "LINSTOR")
@@ -134,12 +134,12 @@ PARSERS: list[tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = [
     (replicas, trees),
     (definitions, trees),
     (objects, raw),
-    (answer, raw),
+    (parse_body, raw),
     (lambda body: parse_json(body, "it"), raw),
 ]
 NAMES = [
     *("handle", "policy", "quantity", "flags", "note-in-configmap", "note", "saved-pv"),
-    *("hint", "database-row", "nodes", "replicas", "definitions", "list", "answer", "json"),
+    *("hint", "database-row", "nodes", "replicas", "definitions", "list", "response", "json"),
 ]
 
 

@@ -14,7 +14,7 @@ from tests.figures import Figures
 from tests.testbed import manifests
 from tests.testbed.clusters import until
 from tests.testbed.proxied import ProxiedTestbed
-from tests.testbed.proxy import Answer
+from tests.testbed.proxy import Respond
 from tests.testbed.service import Service, running
 from tests.testbed.testbed import Testbed
 
@@ -101,7 +101,7 @@ async def test_a_hostile_saved_pv_on_linstor_causes_no_write(
     figures.count("hostile inputs survived by the service")
 
 
-def as_note(change: Callable[[Json], None]) -> Json:
+def as_entry(change: Callable[[Json], None]) -> Json:
     """A note of ours, with something wrong in it."""
     wanted = saved()
     del wanted["metadata"]["uid"]
@@ -128,7 +128,7 @@ def put(*path: str, to: Any) -> Callable[[Json], None]:
     return change
 
 
-NOTE_CHANGES = {
+ENTRY_CHANGES = {
     "another-driver": put("wanted", "spec", "csi", "driver", to="ebs.csi.aws.com"),
     "another-handle": put("volume", to="pvc-other/0"),
     "another-name": put("wanted", "metadata", "name", to="pvc-well"),
@@ -140,7 +140,7 @@ NOTE_CHANGES = {
 }
 
 
-@pytest.mark.parametrize("name", NOTE_CHANGES)
+@pytest.mark.parametrize("name", ENTRY_CHANGES)
 async def test_a_hostile_entry_in_a_config_map_causes_no_write(
     proxied: ProxiedTestbed, figures: Figures, name: str
 ) -> None:
@@ -153,7 +153,7 @@ async def test_a_hostile_entry_in_a_config_map_causes_no_write(
             "name": "affinity-journal-pvc-gone",
             "labels": {"linstor-affinity-events/journal": "true"},
         },
-        "data": {"entry.json": json.dumps(as_note(NOTE_CHANGES[name]))},
+        "data": {"entry.json": json.dumps(as_entry(ENTRY_CHANGES[name]))},
     }
     await testbed.cluster.ask("POST", ENTRIES, entry)
 
@@ -177,7 +177,7 @@ async def test_the_entry_without_the_hostile_change_is_valid(proxied: ProxiedTes
             "name": "affinity-journal-pvc-gone",
             "labels": {"linstor-affinity-events/journal": "true"},
         },
-        "data": {"entry.json": json.dumps(as_note(lambda _: None))},
+        "data": {"entry.json": json.dumps(as_entry(lambda _: None))},
     }
     await testbed.cluster.ask("POST", ENTRIES, entry)
 
@@ -197,28 +197,30 @@ REDIRECT = {"Location": "http://127.0.0.1:1/elsewhere"}
 
 
 @pytest.mark.parametrize(
-    ("what", "answer"),
+    ("what", "response"),
     [
         pytest.param(
-            "linstor get view/resources", lambda: Answer(200, b"[" + b" " * BIG), id="200-MB"
+            "linstor get view/resources", lambda: Respond(200, b"[" + b" " * BIG), id="200-MB"
         ),
         pytest.param(
-            "linstor get nodes", lambda: Answer(200, b'[{"name":"' + b"x" * BIG), id="200-MB-one"
+            "linstor get nodes", lambda: Respond(200, b'[{"name":"' + b"x" * BIG), id="200-MB-one"
         ),
-        pytest.param("linstor get nodes", lambda: Answer(307, b"", REDIRECT), id="redirect"),
-        pytest.param("linstor get nodes", lambda: Answer(200, b'{"a": 1}'), id="shape"),
-        pytest.param("linstor get nodes", lambda: Answer(200, b'[{"ret_code":[]}]'), id="types"),
+        pytest.param("linstor get nodes", lambda: Respond(307, b"", REDIRECT), id="redirect"),
+        pytest.param("linstor get nodes", lambda: Respond(200, b'{"a": 1}'), id="shape"),
+        pytest.param("linstor get nodes", lambda: Respond(200, b'[{"ret_code":[]}]'), id="types"),
         pytest.param(
-            "linstor get resource-definitions", lambda: Answer(500, b'[{"ret_code":{}}]'), id="code"
+            "linstor get resource-definitions",
+            lambda: Respond(500, b'[{"ret_code":{}}]'),
+            id="code",
         ),
     ],
 )
 async def test_oversized_and_empty_responses_do_no_harm(
-    proxied: ProxiedTestbed, figures: Figures, what: str, answer: Callable[[], Answer]
+    proxied: ProxiedTestbed, figures: Figures, what: str, response: Callable[[], Respond]
 ) -> None:
     testbed = proxied.testbed
     await testbed.add("pvc-well", ["n1"])
-    rule = proxied.linstor.on(what, answer(), times=2)
+    rule = proxied.linstor.on(what, response(), times=2)
     service = proxied.service("--timeout=20s")
     try:
         await service.start()

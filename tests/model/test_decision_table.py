@@ -162,7 +162,7 @@ class World:
         return {"metadata": metadata, "spec": spec, "status": {"phase": self.phase}}
 
 
-def noted_by_csi(policy: str) -> dict[str, str]:
+def policy_attribute(policy: str) -> dict[str, str]:
     return {MARKER: "true", CONTEXT: policy}
 
 
@@ -172,7 +172,7 @@ def noted_by_csi(policy: str) -> dict[str, str]:
         pytest.param(
             World(
                 annotations={"override.piraeus.io/policy": "false"},
-                attributes=noted_by_csi("true"),
+                attributes=policy_attribute("true"),
                 parameters=REMOTE,
             ),
             f"{HOST}=a",
@@ -204,7 +204,7 @@ def noted_by_csi(policy: str) -> dict[str, str]:
             id="override annotation needs no class",
         ),
         pytest.param(
-            World(attributes=noted_by_csi("false"), parameters=REMOTE),
+            World(attributes=policy_attribute("false"), parameters=REMOTE),
             f"{HOST}=a",
             id="volume attributes win over the class",
         ),
@@ -219,7 +219,7 @@ def noted_by_csi(policy: str) -> dict[str, str]:
             id="attributes without the marker don't count",
         ),
         pytest.param(
-            World(attributes=noted_by_csi(""), parameters=LOCAL),
+            World(attributes=policy_attribute(""), parameters=LOCAL),
             f"{HOST}=a",
             id="marker with an empty policy leaves it to the class",
         ),
@@ -229,7 +229,7 @@ def noted_by_csi(policy: str) -> dict[str, str]:
             id="marker without a policy leaves it to the class",
         ),
         pytest.param(
-            World(attributes=noted_by_csi("false"), parameters=None),
+            World(attributes=policy_attribute("false"), parameters=None),
             f"{HOST}=a",
             id="volume attributes need no class",
         ),
@@ -487,7 +487,7 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
             id="an unreadable override does not fall through to the class",
         ),
         pytest.param(
-            World(attributes=noted_by_csi("nope"), parameters=LOCAL),
+            World(attributes=policy_attribute("nope"), parameters=LOCAL),
             Reason.BAD_POLICY,
             id="unreadable attributes do not fall through to the class",
         ),

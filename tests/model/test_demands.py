@@ -48,7 +48,7 @@ def test_a_volume_of_linstor_csi_requires_no_confirmation(name: str) -> None:
     assert demands_of(with_volume_context(recorded, of_class())) == Demands()
 
 
-ASKING = [
+REQUIREMENTS = [
     pytest.param(manifest(mountOptions=["suid", "dev"]), "mount options", id="mount options"),
     pytest.param(manifest(attributes={OPTIONS: "suid"}), "mount options", id="in the context"),
     pytest.param(manifest(mountOptions="suid"), "mount options", id="no list"),
@@ -68,17 +68,17 @@ ASKING = [
 ]
 
 
-@pytest.mark.parametrize(("asking", "part"), ASKING)
+@pytest.mark.parametrize(("required", "part"), REQUIREMENTS)
 @pytest.mark.parametrize("known", [None, of_class(), of_class(options="noatime", mountOpts="ro")])
 def test_unknown_values_are_not_confirmed(
-    asking: Json, part: str, known: StorageClass | None
+    required: Json, part: str, known: StorageClass | None
 ) -> None:
-    assert unconfirmed(demands_of(asking), original=None, storage_class=known) == (part,)
+    assert unconfirmed(demands_of(required), original=None, storage_class=known) == (part,)
 
 
-@pytest.mark.parametrize(("asking", "part"), ASKING)
-def test_values_of_the_original_are_confirmed(asking: Json, part: str) -> None:
-    demands = demands_of(asking)
+@pytest.mark.parametrize(("required", "part"), REQUIREMENTS)
+def test_values_of_the_original_are_confirmed(required: Json, part: str) -> None:
+    demands = demands_of(required)
 
     assert unconfirmed(demands, original=demands, storage_class=None) == ()
     assert part
@@ -89,11 +89,11 @@ def test_values_of_the_class_are_confirmed() -> None:
         options="noatime nodev",
         **{"linstor.csi.linbit.com/mountOpts": "ro,sync", "PostMountXfsOpts": "extsize 2m"},
     )
-    asking = manifest(
+    required = manifest(
         mountOptions=["noatime", "nodev"], attributes={OPTIONS: "ro,sync", COMMANDS: "extsize 2m"}
     )
 
-    assert unconfirmed(demands_of(asking), original=None, storage_class=known) == ()
+    assert unconfirmed(demands_of(required), original=None, storage_class=known) == ()
     assert unconfirmed(demands_of(manifest()), original=None, storage_class=known) == ()
 
 

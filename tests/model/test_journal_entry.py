@@ -232,7 +232,7 @@ SOME_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
-PLACES = [
+FIELDS = [
     ("format",),
     ("pv",),
     ("volume",),
@@ -260,12 +260,12 @@ PLACES = [
 ]
 
 
-@given(place=st.sampled_from(PLACES), value=SOME_JSON)
+@given(field=st.sampled_from(FIELDS), value=SOME_JSON)
 def test_any_value_in_any_field_makes_an_entry_or_is_rejected(
-    place: tuple[str, ...], value: object
+    field: tuple[str, ...], value: object
 ) -> None:
     tree = fresh(begun(volume()).written())
-    put(*place, to=value)(tree)
+    put(*field, to=value)(tree)
 
     try:
         entry = read_entry(tree)

@@ -23,7 +23,7 @@ from tests.model.manifests import (
 Json = dict[str, Any]
 
 WANTED = dict(begun(volume()).wanted)
-NOTED = "example.com/noted"
+ANNOTATION = "example.com/noted"
 CLAIM = claim_of(volume())
 
 
@@ -44,7 +44,7 @@ def late(last: Json, now: Json) -> Json | None:
 
 def test_each_late_change_can_be_applied_separately() -> None:
     changes = {
-        "metadata": {"labels": {"a": "1", "team": None}, "annotations": {NOTED: "yes"}},
+        "metadata": {"labels": {"a": "1", "team": None}, "annotations": {ANNOTATION: "yes"}},
         "spec": {"capacity": {"storage": "2Gi"}, "mountOptions": ["noatime"]},
     }
     patch = late(went(**changes), made())
@@ -76,7 +76,7 @@ def test_without_late_writes_nothing_is_missing() -> None:
         pytest.param({"metadata": {"labels": {"team": "red"}}}, id="a label"),
         pytest.param({"metadata": {"labels": {"tier": "gold"}}}, id="another label"),
         pytest.param({"metadata": {"labels": {"team": None}}}, id="a label less"),
-        pytest.param({"metadata": {"annotations": {NOTED: "yes"}}}, id="an annotation"),
+        pytest.param({"metadata": {"annotations": {ANNOTATION: "yes"}}}, id="an annotation"),
         pytest.param({"spec": {"capacity": {"storage": "2Gi"}}}, id="the capacity"),
         pytest.param({"spec": {"mountOptions": ["noatime"]}}, id="mount options"),
         pytest.param(
@@ -148,7 +148,7 @@ def test_a_late_reclaim_policy_is_applied_unless_recreated_with_retain() -> None
 
 def test_a_volume_recreated_with_retain_keeps_its_annotation() -> None:
     now = made(with_retain(WANTED))
-    last = went(metadata={"annotations": {NOTED: "yes"}})
+    last = went(metadata={"annotations": {ANNOTATION: "yes"}})
 
     patch = late(last, now)
 
@@ -156,7 +156,7 @@ def test_a_volume_recreated_with_retain_keeps_its_annotation() -> None:
     corrected = applied(now, patch)
     assert corrected["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     assert corrected["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
-    assert corrected["metadata"]["annotations"][NOTED] == "yes"
+    assert corrected["metadata"]["annotations"][ANNOTATION] == "yes"
 
 
 texts = st.sampled_from(["", "a", "b"])

@@ -357,7 +357,7 @@ MARKED = marked(OWNED)
 
 
 @pytest.mark.parametrize(
-    ("seen", "expected"),
+    ("observed", "expected"),
     [
         pytest.param(MARKED, WANTED, id="nothing changed"),
         pytest.param(terminating(with_tombstone(MARKED)), WANTED, id="only we changed it"),
@@ -425,8 +425,8 @@ MARKED = marked(OWNED)
         ),
     ],
 )
-def test_changes_of_others_are_taken_over(seen: Json, expected: Json) -> None:
-    assert taken_over(WANTED, seen) == expected
+def test_changes_of_others_are_taken_over(observed: Json, expected: Json) -> None:
+    assert taken_over(WANTED, observed) == expected
 
 
 def test_an_original_skip_reclaim_stays() -> None:
@@ -470,20 +470,20 @@ def test_our_own_markers_are_never_taken_over_as_changes(
     )
     wanted = recreated(pv, on_node("node-b"))
 
-    seen = in_phase(with_tombstone(terminating(marked(pv))), "Released")
+    observed = in_phase(with_tombstone(terminating(marked(pv))), "Released")
 
-    assert taken_over(wanted, seen) == wanted
+    assert taken_over(wanted, observed) == wanted
 
 
 @given(annotations=TEXTS, finalizers=FINALIZERS)
 def test_taking_over_twice_changes_nothing_more(
     annotations: dict[str, str], finalizers: list[str]
 ) -> None:
-    seen = with_metadata(MARKED, annotations=annotations, finalizers=finalizers)
+    observed = with_metadata(MARKED, annotations=annotations, finalizers=finalizers)
 
-    once = taken_over(WANTED, seen)
+    once = taken_over(WANTED, observed)
 
-    assert taken_over(once, seen) == once
+    assert taken_over(once, observed) == once
 
 
 def test_the_copy_of_a_volume_can_be_created() -> None:

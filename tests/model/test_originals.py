@@ -46,13 +46,13 @@ def test_markers_set_before_the_deletion_are_part_of_the_original() -> None:
     assert original_of(volume()).held is False
 
 
-def entitled(entry_of: Json, **seen: Any) -> bool:
-    given = {"original": None, "storage_class": None, **seen}
+def entitled(entry_of: Json, **observed: Any) -> bool:
+    given = {"original": None, "storage_class": None, **observed}
     return is_entitled(begun(entry_of), claim(), **given)
 
 
 @pytest.mark.parametrize(
-    ("seen", "expected"),
+    ("observed", "expected"),
     [
         pytest.param({}, False, id="nothing"),
         pytest.param({"original": volume(mountOptions=OPTIONS)}, True, id="seen with them"),
@@ -61,11 +61,11 @@ def entitled(entry_of: Json, **seen: Any) -> bool:
         pytest.param({"storage_class": class_with()}, False, id="its class does not"),
     ],
 )
-def test_mount_options_require_confirmation(seen: Json, expected: bool) -> None:
-    if "original" in seen:
-        seen = {**seen, "original": original_of(seen["original"])}
+def test_mount_options_require_confirmation(observed: Json, expected: bool) -> None:
+    if "original" in observed:
+        observed = {**observed, "original": original_of(observed["original"])}
 
-    assert entitled(volume(mountOptions=OPTIONS), **seen) is expected
+    assert entitled(volume(mountOptions=OPTIONS), **observed) is expected
 
 
 def test_a_volume_observed_with_another_claim_is_not_given_to_this_one() -> None:

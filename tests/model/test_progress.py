@@ -88,15 +88,15 @@ class Cluster:
             case Save(changed):
                 return Saved(self.stored(replace(changed, holder=progress.holder)))
             case Delete():
-                self.pv = terminating(self._seen_by(progress))
+                self.pv = terminating(self._observed_by(progress))
                 return Written(self.pv)
             case AwaitBinder():
-                self.pv = in_phase(self._seen_by(progress), "Released")
+                self.pv = in_phase(self._observed_by(progress), "Released")
                 return BinderAwaited(pv=self.pv, in_time=True, claim=claim(), fresh=True)
             case ReadClaim():
                 return ClaimRead(claim())
             case Remove():
-                body = released(self._seen_by(progress))
+                body = released(self._observed_by(progress))
                 assert not body["metadata"]["finalizers"]
                 self.pv = None
                 then = next_step(progress.entry, replace(progress.observation, pv=None))
@@ -110,9 +110,9 @@ class Cluster:
             case UnmarkWithoutEntry() | LeaveAlone():
                 return Done()
 
-    def _seen_by(self, progress: Progress) -> Json:
-        seen = progress.observation.pv
-        if self.pv is None or seen is None or version(seen) != version(self.pv):
+    def _observed_by(self, progress: Progress) -> Json:
+        observed = progress.observation.pv
+        if self.pv is None or observed is None or version(observed) != version(self.pv):
             raise Conflict("the volume was changed")
         return self.pv
 
@@ -302,8 +302,8 @@ def at(progress: Progress, cluster: Cluster, last: type[Step]) -> Progress:
 
 def started(cluster: Cluster) -> Progress:
     entry = cluster.stored(begun(ORIGINAL, holder=US))
-    seen = Observation(pv=cluster.pv, begun_here=True)
-    return begin(entry, seen, holder=US, own=True)
+    observed = Observation(pv=cluster.pv, begun_here=True)
+    return begin(entry, observed, holder=US, own=True)
 
 
 @pytest.mark.parametrize("last", [Save, Mark], ids=["deletion", "entry"])
@@ -335,10 +335,10 @@ def test_a_rollback_after_a_conflict_starts_from_the_current_state() -> None:
 
     conflict = advance(refused, following(refused), Failure(Conflict("x")))
     assert isinstance(conflict, Progress)
-    seen = advance(conflict, Observe(), Observed(None, stored))
+    observed = advance(conflict, Observe(), Observed(None, stored))
 
-    assert isinstance(seen, Progress)
-    assert isinstance(following(seen), ReadClaim)
+    assert isinstance(observed, Progress)
+    assert isinstance(following(observed), ReadClaim)
 
 
 def test_a_removal_with_a_lost_response_may_have_succeeded() -> None:
@@ -359,10 +359,10 @@ def test_the_created_volume_is_compared_with_the_requested_one(label: str) -> No
     progress = at(started(cluster), cluster, Remove)
     assert cluster.pv is not None
     made = with_metadata(cluster.pv, labels={"team": label})
-    seen = replace(progress, observation=replace(progress.observation, pv=made))
-    by_another = replace(seen, asked_for=None)
+    observed = replace(progress, observation=replace(progress.observation, pv=made))
+    by_another = replace(observed, asked_for=None)
 
-    end = advance(seen, following(seen), Dropped())
+    end = advance(observed, following(observed), Dropped())
     found = advance(by_another, following(by_another), Dropped())
 
     assert isinstance(end, Finished)

@@ -31,7 +31,7 @@ def condition(kind: str, status: str = "True") -> Json:
     return {"conditions": [{"type": kind, "status": status}]}
 
 
-def asking(size: str) -> Json:
+def claim_requesting(size: str) -> Json:
     return claim(resources={"requests": {"storage": size}})
 
 
@@ -54,8 +54,8 @@ def asking(size: str) -> Json:
             with_metadata(volume(), finalizers=[FINALIZER]), claim(), id="our own finalizer"
         ),
         pytest.param(with_metadata(volume(), finalizers=None), claim(), id="no finalizer"),
-        pytest.param(volume(), asking("1024Mi"), id="the same size in other words"),
-        pytest.param(volume(), asking("1G"), id="asks for less than it has"),
+        pytest.param(volume(), claim_requesting("1024Mi"), id="the same size in other words"),
+        pytest.param(volume(), claim_requesting("1G"), id="asks for less than it has"),
         pytest.param(
             volume(),
             claim(status={"conditions": [PENDING_RESIZE]}),
@@ -104,8 +104,12 @@ def test_a_stable_volume_is_ready(pv: Json, its_claim: Json | None) -> None:
         pytest.param(
             volume(), claim(status={"phase": "Pending"}), "is not bound", id="claim pending"
         ),
-        pytest.param(volume(), asking("2Gi"), "resize from 1Gi to 2Gi", id="asks for more"),
-        pytest.param(volume(), asking("1073741825"), "resize", id="asks for one byte more"),
+        pytest.param(
+            volume(), claim_requesting("2Gi"), "resize from 1Gi to 2Gi", id="asks for more"
+        ),
+        pytest.param(
+            volume(), claim_requesting("1073741825"), "resize", id="asks for one byte more"
+        ),
         pytest.param(
             volume(),
             claim(volumeAttributesClassName="gold"),
@@ -146,7 +150,7 @@ def test_a_volume_in_transition_is_deferred(pv: Json, its_claim: Json | None, wh
 @pytest.mark.parametrize(
     "its_claim",
     [
-        pytest.param(asking("2Gi"), id="resize"),
+        pytest.param(claim_requesting("2Gi"), id="resize"),
         pytest.param(claim(volumeAttributesClassName="gold"), id="attributes"),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_marked_volume_with_a_deleting_entry_is_deleted(begun_here: bool) -> N
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(with_spec(MARKED, capacity={"storage": "2Gi"}), id="capacity"),
         pytest.param(with_spec(MARKED, aFieldFromTheFuture=1), id="a field from the future"),
@@ -125,15 +125,17 @@ def test_a_marked_volume_with_a_deleting_entry_is_deleted(begun_here: bool) -> N
         ),
     ],
 )
-def test_a_volume_changed_before_its_deletion_loses_its_markers(seen: Json) -> None:
-    observation = Observation(pv=seen, claim=claim(), claim_known=True)
+def test_a_volume_changed_before_its_deletion_loses_its_markers(observed: Json) -> None:
+    observation = Observation(pv=observed, claim=claim(), claim_known=True)
 
     assert next_step(DELETING, observation) == Save(PREPARED)
-    assert next_step(PREPARED, observation) == Unmark(unmarking(seen).patch, Outcome.ROLLED_BACK)
+    assert next_step(PREPARED, observation) == Unmark(
+        unmarking(observed).patch, Outcome.ROLLED_BACK
+    )
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(with_metadata(MARKED, labels={"team": "red"}), id="label"),
         pytest.param(
@@ -143,18 +145,18 @@ def test_a_volume_changed_before_its_deletion_loses_its_markers(seen: Json) -> N
     ],
 )
 def test_labels_and_annotations_added_with_the_markers_are_wanted(
-    seen: Json,
+    observed: Json,
 ) -> None:
     """An admission policy may add some to every update."""
-    wanted = DELETING.wanting(taken_over(DELETING.wanted, seen))
+    wanted = DELETING.wanting(taken_over(DELETING.wanted, observed))
 
-    assert next_step(PREPARED, Observation(pv=seen, begun_here=True)) == Save(wanted)
-    assert next_step(DELETING, Observation(pv=seen)) == Save(wanted)
-    assert next_step(wanted, Observation(pv=seen)) == Delete()
+    assert next_step(PREPARED, Observation(pv=observed, begun_here=True)) == Save(wanted)
+    assert next_step(DELETING, Observation(pv=observed)) == Save(wanted)
+    assert next_step(wanted, Observation(pv=observed)) == Delete()
 
 
 @pytest.mark.parametrize(
-    ("seen", "outcome"),
+    ("observed", "outcome"),
     [
         pytest.param(
             with_spec(MARKED, persistentVolumeReclaimPolicy="Delete"),
@@ -170,11 +172,13 @@ def test_labels_and_annotations_added_with_the_markers_are_wanted(
         ),
     ],
 )
-def test_if_a_marker_is_removed_the_others_are_removed_too(seen: Json, outcome: Outcome) -> None:
-    observation = Observation(pv=seen, claim=claim(), claim_known=True)
+def test_if_a_marker_is_removed_the_others_are_removed_too(
+    observed: Json, outcome: Outcome
+) -> None:
+    observation = Observation(pv=observed, claim=claim(), claim_known=True)
 
     assert next_step(DELETING, observation) == Save(PREPARED)
-    assert next_step(PREPARED, observation) == Unmark(unmarking(seen).patch, outcome)
+    assert next_step(PREPARED, observation) == Unmark(unmarking(observed).patch, outcome)
 
 
 @pytest.mark.parametrize(
@@ -190,15 +194,15 @@ def test_if_a_marker_is_removed_the_others_are_removed_too(seen: Json, outcome: 
 def test_markers_present_while_the_claim_was_deleted_leave_retain(
     phase: str, its_claim: Json | None
 ) -> None:
-    seen = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), phase)
+    observed = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), phase)
 
-    assert next_step(PREPARED, Observation(pv=seen)) == ReadClaim()
-    known = Observation(pv=seen, claim=its_claim, claim_known=True)
+    assert next_step(PREPARED, Observation(pv=observed)) == ReadClaim()
+    known = Observation(pv=observed, claim=its_claim, claim_known=True)
     assert next_step(PREPARED, known) == Unmark(
-        unmarking(seen, keep=True).patch, Outcome.RECREATED_WITH_RETAIN
+        unmarking(observed, keep=True).patch, Outcome.RECREATED_WITH_RETAIN
     )
-    assert next_step(PREPARED, Observation(pv=seen, uninterrupted=True)) == Unmark(
-        unmarking(seen).patch, Outcome.ROLLED_BACK
+    assert next_step(PREPARED, Observation(pv=observed, uninterrupted=True)) == Unmark(
+        unmarking(observed).patch, Outcome.ROLLED_BACK
     )
 
 
@@ -208,7 +212,7 @@ def test_a_volume_without_markers_is_unchanged() -> None:
 
 @pytest.mark.parametrize("holder", ["", "pod-1"])
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain"), id="Retain"),
         pytest.param(
@@ -223,9 +227,9 @@ def test_a_volume_without_markers_is_unchanged() -> None:
         ),
     ],
 )
-def test_an_entry_alone_changes_nothing_on_a_live_volume(seen: Json, holder: str) -> None:
+def test_an_entry_alone_changes_nothing_on_a_live_volume(observed: Json, holder: str) -> None:
     """Who can write notes could else have a policy Retain turned into Delete."""
-    assert next_step(replace(DELETING, holder=holder), Observation(pv=seen)) == Drop(
+    assert next_step(replace(DELETING, holder=holder), Observation(pv=observed)) == Drop(
         Outcome.SUPERSEDED
     )
 
@@ -245,35 +249,35 @@ def test_a_volume_removed_before_our_deletion_was_deleted_by_a_user() -> None:
 
 
 def test_a_reclaim_policy_restored_while_terminating_is_set_to_retain_again() -> None:
-    seen = with_spec(GOING, persistentVolumeReclaimPolicy="Delete")
+    observed = with_spec(GOING, persistentVolumeReclaimPolicy="Delete")
 
-    assert next_step(DELETING, Observation(pv=seen)) == Mark(mark_patch(seen))
+    assert next_step(DELETING, Observation(pv=observed)) == Mark(mark_patch(observed))
 
 
 def test_a_skip_reclaim_removed_while_terminating_is_restored() -> None:
-    seen = with_metadata(GOING, annotations={})
+    observed = with_metadata(GOING, annotations={})
 
     step = next_step(
-        replace(DELETING, wanted=taken_over(DELETING.wanted, seen)), Observation(pv=seen)
+        replace(DELETING, wanted=taken_over(DELETING.wanted, observed)), Observation(pv=observed)
     )
 
-    assert step == Mark(mark_patch(seen))
+    assert step == Mark(mark_patch(observed))
 
 
 def test_a_reclaim_policy_set_while_terminating_is_saved_before_retain_is_set() -> None:
-    seen = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
+    observed = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
 
-    step = next_step(DELETING, Observation(pv=seen))
+    step = next_step(DELETING, Observation(pv=observed))
 
     assert isinstance(step, Save)
     assert step.entry.policy == "Recycle"
-    assert next_step(step.entry, Observation(pv=seen)) == Mark(mark_patch(seen))
+    assert next_step(step.entry, Observation(pv=observed)) == Mark(mark_patch(observed))
 
 
 def test_a_reclaim_policy_set_while_terminating_is_on_the_new_volume() -> None:
     entry = replace(DELETING, wanted=taken_over(DELETING.wanted, GOING))
-    seen = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
-    step = next_step(entry, Observation(pv=seen))
+    observed = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
+    step = next_step(entry, Observation(pv=observed))
     assert isinstance(step, Save)
 
     last = next_step(step.entry, Observation(pv=None, claim=claim(), claim_known=True))
@@ -293,7 +297,7 @@ def test_a_reclaim_policy_forged_in_the_entry_is_corrected_by_the_markers() -> N
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(with_spec(GOING, claimRef=ANOTHER_CLAIM), id="before the tombstone"),
         pytest.param(with_spec(DETACHED, claimRef=ANOTHER_CLAIM), id="over the tombstone"),
@@ -304,13 +308,13 @@ def test_a_reclaim_policy_forged_in_the_entry_is_corrected_by_the_markers() -> N
         ),
     ],
 )
-def test_a_claim_ref_written_meanwhile_is_taken_over(seen: Json) -> None:
-    step = next_step(DELETING, Observation(pv=seen))
+def test_a_claim_ref_written_meanwhile_is_taken_over(observed: Json) -> None:
+    step = next_step(DELETING, Observation(pv=observed))
 
     assert isinstance(step, Save)
-    assert step.entry.wanted["spec"].get("claimRef") == seen["spec"].get("claimRef")
-    assert step.entry.claim == claim_of(seen)
-    following = next_step(step.entry, Observation(pv=seen))
+    assert step.entry.wanted["spec"].get("claimRef") == observed["spec"].get("claimRef")
+    assert step.entry.claim == claim_of(observed)
+    following = next_step(step.entry, Observation(pv=observed))
     assert isinstance(following, DetachClaimRef if step.entry.user else Remove)
 
 
@@ -353,16 +357,16 @@ def test_after_the_binder_the_claim_is_read(observation: Observation) -> None:
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(with_metadata(RELEASED, labels={"team": "red"}), id="label"),
         pytest.param(with_spec(RELEASED, capacity={"storage": "2Gi"}), id="capacity"),
     ],
 )
-def test_changes_of_others_are_saved_before_the_volume_is_removed(seen: Json) -> None:
-    step = next_step(DELETING, Observation(pv=seen, claim=claim(), claim_known=True))
+def test_changes_of_others_are_saved_before_the_volume_is_removed(observed: Json) -> None:
+    step = next_step(DELETING, Observation(pv=observed, claim=claim(), claim_known=True))
 
-    assert step == Save(DELETING.wanting(taken_over(DELETING.wanted, seen)))
+    assert step == Save(DELETING.wanting(taken_over(DELETING.wanted, observed)))
 
 
 @pytest.mark.parametrize("its_claim", [claim(), None])
@@ -494,8 +498,8 @@ def test_without_its_claim_the_volume_is_recreated_with_retain(its_claim: Json |
     step = next_step(DELETING, Observation(pv=None, claim=its_claim, claim_known=True))
 
     assert step == Create(disowned(DELETING.wanted, DELETING.uid))
-    seen = Observation(pv=None, claim=its_claim, claim_known=True, original=original_of(PLAIN))
-    assert next_step(DELETING, seen) == Create(with_retain(DELETING.wanted))
+    observed = Observation(pv=None, claim=its_claim, claim_known=True, original=original_of(PLAIN))
+    assert next_step(DELETING, observed) == Create(with_retain(DELETING.wanted))
     assert isinstance(step, Create)
     assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
@@ -528,7 +532,7 @@ class Stopped(Exception):
     """The power went."""
 
 
-class Play:
+class Simulation:
     """One replacement in a world of one volume; whoever plays sees what is there."""
 
     def __init__(self, pv: Json, its_claim: Json | None) -> None:
@@ -596,11 +600,11 @@ class Play:
 
 
 def test_without_interference_the_steps_are_in_this_order() -> None:
-    play = Play(PLAIN, claim())
+    simulation = Simulation(PLAIN, claim())
 
-    play.to_the_end()
+    simulation.to_the_end()
 
-    assert play.steps == [
+    assert simulation.steps == [
         Mark,
         Save,
         Delete,
@@ -615,88 +619,90 @@ def test_without_interference_the_steps_are_in_this_order() -> None:
 
 @pytest.mark.parametrize("done_before", range(1, 9))
 def test_a_run_resumed_after_a_crash_ends_the_same_way(done_before: int) -> None:
-    play = Play(PLAIN, claim())
+    simulation = Simulation(PLAIN, claim())
     for _ in range(done_before):
-        play.step()
+        simulation.step()
 
-    play.restart()
-    play.to_the_end()
+    simulation.restart()
+    simulation.to_the_end()
 
-    assert play.outcome is Outcome.DONE
-    assert play.pv is not None
-    assert copy_for_create(play.pv) == PREPARED.wanted
+    assert simulation.outcome is Outcome.DONE
+    assert simulation.pv is not None
+    assert copy_for_create(simulation.pv) == PREPARED.wanted
 
 
 def test_a_crash_before_the_first_step_leaves_the_volume_unchanged() -> None:
-    play = Play(PLAIN, claim())
+    simulation = Simulation(PLAIN, claim())
 
-    play.restart()
-    play.to_the_end()
+    simulation.restart()
+    simulation.to_the_end()
 
-    assert (play.outcome, play.pv) == (Outcome.SUPERSEDED, PLAIN)
+    assert (simulation.outcome, simulation.pv) == (Outcome.SUPERSEDED, PLAIN)
 
 
 @pytest.mark.parametrize("done_before", range(9))
 def test_two_concurrent_runs_do_no_harm(done_before: int) -> None:
     """Each sees what the other did only after a conflict, which makes it look afresh."""
-    play = Play(PLAIN, claim())
+    simulation = Simulation(PLAIN, claim())
     for number in range(9):
         if number >= done_before:
-            play.restart()
-        if play.entry is not None:
-            play.step()
+            simulation.restart()
+        if simulation.entry is not None:
+            simulation.step()
 
-    play.to_the_end()
+    simulation.to_the_end()
 
-    assert play.pv is not None
-    assert play.outcome in {Outcome.DONE, Outcome.SUPERSEDED}
-    assert FINALIZER not in finalizers_of(play.pv)
-    assert play.pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert simulation.pv is not None
+    assert simulation.outcome in {Outcome.DONE, Outcome.SUPERSEDED}
+    assert FINALIZER not in finalizers_of(simulation.pv)
+    assert simulation.pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
 
 DISTURBANCES = ["crash", "label", "resize", "policy", "unpoint", "claim", "finalizers", "none"]
 
 
-def disturb(play: Play, what: str) -> None:
+def disturb(simulation: Simulation, what: str) -> None:
     """Let somebody else do something, which a conflict then tells of."""
-    pv = play.pv
+    pv = simulation.pv
     if what == "claim":
-        play.claim = None
+        simulation.claim = None
     elif pv is None or "deletionTimestamp" not in pv["metadata"]:
         pass
     elif what == "label":
-        play.pv = with_metadata(pv, labels={"team": "red"})
+        simulation.pv = with_metadata(pv, labels={"team": "red"})
     elif what == "resize":
-        play.pv = with_spec(pv, capacity={"storage": "2Gi"})
+        simulation.pv = with_spec(pv, capacity={"storage": "2Gi"})
     elif what == "policy":
-        play.pv = with_spec(pv, persistentVolumeReclaimPolicy="Delete")
+        simulation.pv = with_spec(pv, persistentVolumeReclaimPolicy="Delete")
     elif what == "unpoint":
-        play.pv = with_spec(pv, claimRef=PLAIN["spec"]["claimRef"])
+        simulation.pv = with_spec(pv, claimRef=PLAIN["spec"]["claimRef"])
     elif what == "finalizers":
         dropped = [f for f in finalizers_of(pv) if f not in {PROTECTION, PROVISIONER}]
-        play.pv = with_metadata(pv, finalizers=dropped)
+        simulation.pv = with_metadata(pv, finalizers=dropped)
     if what != "none":
-        play.restart()
+        simulation.restart()
 
 
 @given(script=st.lists(st.sampled_from(DISTURBANCES), max_size=14))
 def test_any_interference_loses_nothing(script: list[str]) -> None:
-    play = Play(PLAIN, claim())
-    play.step()
+    simulation = Simulation(PLAIN, claim())
+    simulation.step()
 
     for what in script:
-        disturb(play, what)
-        if play.entry is not None:
-            play.step()
-    play.to_the_end()
+        disturb(simulation, what)
+        if simulation.entry is not None:
+            simulation.step()
+    simulation.to_the_end()
 
-    assert play.pv is not None
-    assert "deletionTimestamp" not in play.pv["metadata"]
+    assert simulation.pv is not None
+    assert "deletionTimestamp" not in simulation.pv["metadata"]
     assert {FINALIZER, MARKER_ANNOTATION, SKIP_RECLAIM_ANNOTATION}.isdisjoint(
-        {*finalizers_of(play.pv), *annotations_of(play.pv)}
+        {*finalizers_of(simulation.pv), *annotations_of(simulation.pv)}
     )
-    assert finalizers_of(play.pv) == [PROTECTION, PROVISIONER]
-    kept_back = play.outcome is Outcome.RECREATED_WITH_RETAIN
-    ref, before = play.pv["spec"]["claimRef"], PLAIN["spec"]["claimRef"]
-    assert ref == before or (kept_back and ref == {**before, "uid": f"gone-{uid_of(PLAIN)}"})
-    assert play.pv["spec"]["persistentVolumeReclaimPolicy"] == ("Retain" if kept_back else "Delete")
+    assert finalizers_of(simulation.pv) == [PROTECTION, PROVISIONER]
+    delayed = simulation.outcome is Outcome.RECREATED_WITH_RETAIN
+    ref, before = simulation.pv["spec"]["claimRef"], PLAIN["spec"]["claimRef"]
+    assert ref == before or (delayed and ref == {**before, "uid": f"gone-{uid_of(PLAIN)}"})
+    assert simulation.pv["spec"]["persistentVolumeReclaimPolicy"] == (
+        "Retain" if delayed else "Delete"
+    )

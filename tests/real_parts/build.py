@@ -121,8 +121,10 @@ def toolchain() -> str | None:
     if go is None:
         return None
     # Asked inside the module, since go.mod may select another toolchain than the installed one.
-    answer = subprocess.run([go, "version"], cwd=HERE, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    response = subprocess.run(
+        [go, "version"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    return response.stdout.strip() if response.returncode == 0 else None
 
 
 def chosen() -> Module:

@@ -118,10 +118,10 @@ class RealCluster:
         Only both together do it: the store must forget, and so must the API server's cache.
         """
         async with aiohttp.ClientSession(self.etcd_url) as etcd:
-            async with etcd.post("/v3/kv/range", json={"key": "AA=="}) as answer:
-                revision = (await answer.json())["header"]["revision"]
-            async with etcd.post("/v3/kv/compaction", json={"revision": revision}) as answer:
-                answer.raise_for_status()
+            async with etcd.post("/v3/kv/range", json={"key": "AA=="}) as response:
+                revision = (await response.json())["header"]["revision"]
+            async with etcd.post("/v3/kv/compaction", json={"revision": revision}) as response:
+                response.raise_for_status()
         await self.restart_apiserver()
 
     async def _start(self) -> None:
@@ -213,23 +213,23 @@ class RealCluster:
         return [f"--feature-gates={gates}"] if gates else []
 
     async def _ready(self) -> bool:
-        async with self._session() as session, session.get("/readyz") as answer:
-            return answer.status == 200
+        async with self._session() as session, session.get("/readyz") as response:
+            return response.status == 200
 
     async def _binder_acts(self, probe: dict[str, Any]) -> bool:
         """Whether a volume that nobody claims has been looked at; then it may go again."""
         path = "/api/v1/persistentvolumes"
         own = f"{path}/{probe['metadata']['name']}"
         async with self._session() as session:
-            async with session.post(path, json=probe) as answer:
-                await answer.read()
-            async with session.get(own) as answer:
-                found = await answer.json()
-            seen: bool = found.get("status", {}).get("phase") == "Available"
-            if seen:
-                async with session.delete(own) as answer:
-                    await answer.read()
-        return seen
+            async with session.post(path, json=probe) as response:
+                await response.read()
+            async with session.get(own) as response:
+                found = await response.json()
+            observed: bool = found.get("status", {}).get("phase") == "Available"
+            if observed:
+                async with session.delete(own) as response:
+                    await response.read()
+        return observed
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

@@ -115,11 +115,11 @@ def main() -> int:
     if inside.run([python, "-c", version], {}) != 0:
         sys.exit(f"its Python is not {python_of_image()}, as the Dockerfile has it")
     given = sys.argv[1:]
-    places = () if any((TOP / word.partition("::")[0]).exists() for word in given) else TESTS
+    selected = () if any((TOP / word.partition("::")[0]).exists() for word in given) else TESTS
     return inside.run(
         [
             *(python, "-m", "pytest", "-p", "no:cacheprovider", *SHARED),
-            *("-m", MARKED, *places, *given),
+            *("-m", MARKED, *selected, *given),
         ],
         {
             "PYTHONDONTWRITEBYTECODE": "1",

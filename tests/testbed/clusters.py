@@ -16,7 +16,7 @@ from tests.real_parts.cluster import RealCluster
 
 Json = dict[str, Any]
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class ApiError(Exception):
@@ -53,8 +53,8 @@ class Cluster:
             if response.status >= 400:
                 # What never got as far as Kubernetes' own handlers is answered in plain text.
                 raise ApiError(response.status, await response.text())
-            answer: Json = await response.json()
-            return answer
+            shown: Json = await response.json()
+            return shown
 
     async def stop_binder(self) -> None:
         """Let nobody bind, release or lose anything."""
@@ -84,11 +84,11 @@ class Cluster:
 
 
 async def until(
-    wanted: Callable[[], Awaitable[bool]], what: str, *, patience: float = PATIENCE
+    wanted: Callable[[], Awaitable[bool]], what: str, *, within: float = TIMEOUT
 ) -> None:
     """Ask again and again until it is so."""
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(within):
             while not await wanted():  # noqa: ASYNC110, other processes set no asyncio.Event
                 await asyncio.sleep(0.02)
     except TimeoutError:

@@ -103,7 +103,7 @@ class Database:
         """Drop all rows and keep the kinds."""
         for plural in TABLES:
             if await self._cluster.find(f"{CRDS}/{plural}.{GROUP}") is not None:
-                await until(partial(self._cleared, plural), f"{plural} has no rows", patience=600)
+                await until(partial(self._cleared, plural), f"{plural} has no rows", within=600)
         self._rows.clear()
 
     async def _cleared(self, plural: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
-from tests.testbed.clusters import PATIENCE, ApiError, Cluster
+from tests.testbed.clusters import TIMEOUT, ApiError, Cluster
 from tests.testbed.manifests import terms_of
 
 Json = dict[str, Any]
@@ -27,7 +27,7 @@ class _Over(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observed:
     """One state of a volume."""
 
     at: float
@@ -43,7 +43,7 @@ class Observer:
     def __init__(self) -> None:
         self.volumes: dict[str, Json] = {}
         self.claims: dict[tuple[str, str], Json] = {}
-        self.history: dict[str, list[Seen]] = {}
+        self.history: dict[str, list[Observed]] = {}
         self.lost: list[tuple[str, str]] = []
         """Claims each time they were seen to turn Lost."""
         self._news = asyncio.Condition()
@@ -127,7 +127,7 @@ class Observer:
 
     def _volume(self, kind: str, manifest: Json) -> None:
         name = manifest["metadata"]["name"]
-        self.history.setdefault(name, []).append(Seen(time.monotonic(), kind, manifest))
+        self.history.setdefault(name, []).append(Observed(time.monotonic(), kind, manifest))
         if kind == "DELETED":
             self.volumes.pop(name, None)
         else:
@@ -146,22 +146,20 @@ class Observer:
             self.lost.append(key)
 
     async def until(
-        self, wanted: Callable[[], bool], what: str, *, patience: float = PATIENCE
+        self, wanted: Callable[[], bool], what: str, *, within: float = TIMEOUT
     ) -> None:
         """Wait until what was seen is as wanted."""
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(within):
                 async with self._news:
                     await self._news.wait_for(wanted)
         except TimeoutError:
             raise AssertionError(f"it was never seen that {what}") from None
 
-    async def until_terms(self, name: str, *terms: Json, patience: float = PATIENCE) -> float:
+    async def until_terms(self, name: str, *terms: Json, within: float = TIMEOUT) -> float:
         """Wait until a volume that stays has these terms; answers when it first had them."""
         wished = frozenset(frozenset(term.items()) for term in terms)
-        await self.until(
-            lambda: self.has_terms(name, wished), f"{name} has {terms}", patience=patience
-        )
+        await self.until(lambda: self.has_terms(name, wished), f"{name} has {terms}", within=within)
         return self.since(name, wished)
 
     def has_terms(self, name: str, wished: frozenset[frozenset[tuple[str, str]]]) -> bool:
@@ -175,10 +173,13 @@ class Observer:
     def since(self, name: str, wished: frozenset[frozenset[tuple[str, str]]]) -> float:
         """When a volume got the terms that it has had ever since."""
         at = 0.0
-        for seen in reversed(self.history[name]):
-            alive = seen.kind != "DELETED" and "deletionTimestamp" not in seen.manifest["metadata"]
-            if alive and terms_of(seen.manifest) == wished:
-                at = seen.at
+        for observed in reversed(self.history[name]):
+            alive = (
+                observed.kind != "DELETED"
+                and "deletionTimestamp" not in observed.manifest["metadata"]
+            )
+            if alive and terms_of(observed.manifest) == wished:
+                at = observed.at
             elif at:
                 break
         return at

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.testbed.proxy import (
-    Act,
+    Action,
     Proxy,
     Record,
     Rule,
@@ -68,10 +68,10 @@ class ProxiedTestbed:
         self.made.append(service)
         return service
 
-    def on(self, label: str, act: Act, *, nth: int = 1) -> Rule:
+    def on(self, label: str, action: Action, *, nth: int = 1) -> Rule:
         """A rule at the proxy that such requests come to."""
         proxy = self.linstor if label.startswith("linstor ") else self.kubernetes
-        return proxy.on(label, act, nth=nth)
+        return proxy.on(label, action, nth=nth)
 
     def forget(self) -> None:
         """Begin a new page: no rule, no request, no old log."""

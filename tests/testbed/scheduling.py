@@ -75,11 +75,11 @@ class Pods:
         found = await self.cluster.ask("GET", f"{PODS}/{pod}")
         return str(found["spec"].get("nodeName", ""))
 
-    async def until_scheduled(self, pod: str, *, patience: float = 60.0) -> str:
+    async def until_scheduled(self, pod: str, *, within: float = 60.0) -> str:
         async def scheduled() -> bool:
             return bool(await self.node_of(pod))
 
-        await until(scheduled, f"{pod} has a node", patience=patience)
+        await until(scheduled, f"{pod} has a node", within=within)
         return await self.node_of(pod)
 
     async def until_unschedulable(self, pod: str, why: str) -> None:

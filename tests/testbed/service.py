@@ -131,11 +131,11 @@ class Service:
         self.signal(signal.SIGTERM)
         return await self.ended()
 
-    async def ended(self, patience: float = 40.0) -> int:
+    async def ended(self, within: float = 40.0) -> int:
         if self.process is None:
             return 0
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(within):
                 code = await self.process.wait()
         except TimeoutError:
             self.process.kill()

@@ -12,9 +12,8 @@ from aiohttp import web
 from yarl import URL
 
 from tests.testbed.proxy import (
-    Act,
+    Action,
     After,
-    Answer,
     Asked,
     CutBody,
     Delay,
@@ -23,6 +22,7 @@ from tests.testbed.proxy import (
     Late,
     Proxy,
     Reset,
+    Respond,
     kubernetes_terms,
     linstor_terms,
 )
@@ -46,7 +46,7 @@ def heard() -> Heard:
 
 @pytest_asyncio.fixture
 async def proxy(heard: Heard) -> AsyncIterator[Proxy]:
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def respond(request: web.Request) -> web.StreamResponse:
         sign_in = request.headers.get("Authorization", "")
         heard.requests.append((request.method, request.raw_path, await request.read(), sign_in))
         if "watch" not in request.query:
@@ -59,7 +59,7 @@ async def proxy(heard: Heard) -> AsyncIterator[Proxy]:
         return out
 
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", respond)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -154,19 +154,19 @@ async def status_of(client: aiohttp.ClientSession, path: str = PV) -> int:
 async def test_a_rule_applies_from_its_nth_request_on_as_often_as_configured(
     proxy: Proxy, client: aiohttp.ClientSession
 ) -> None:
-    rule = proxy.on(re.compile("^update persistentvolumes: PUT"), Answer(429), nth=2, times=2)
+    rule = proxy.on(re.compile("^update persistentvolumes: PUT"), Respond(429), nth=2, times=2)
 
     statuses = [await status_of(client) for _ in range(4)]
 
     assert statuses == [202, 429, 429, 202]
-    assert (rule.seen, rule.hits, rule.struck.is_set()) == (4, 2, True)
+    assert (rule.observed, rule.hits, rule.struck.is_set()) == (4, 2, True)
 
 
 async def test_the_oldest_due_rule_takes_the_request(
     proxy: Proxy, client: aiohttp.ClientSession
 ) -> None:
-    proxy.on("update persistentvolumes", Answer(500))
-    proxy.on(lambda asked: asked.method == "PUT", Answer(503), nth=2)
+    proxy.on("update persistentvolumes", Respond(500))
+    proxy.on(lambda asked: asked.method == "PUT", Respond(503), nth=2)
 
     assert [await status_of(client) for _ in range(3)] == [500, 503, 202]
 
@@ -174,7 +174,7 @@ async def test_the_oldest_due_rule_takes_the_request(
 async def test_a_generated_response_has_headers_and_never_reaches_the_peer(
     proxy: Proxy, client: aiohttp.ClientSession, heard: Heard
 ) -> None:
-    proxy.on("get persistentvolumes", Answer(429, b'{"a":1}', {"Retry-After": "7"}))
+    proxy.on("get persistentvolumes", Respond(429, b'{"a":1}', {"Retry-After": "7"}))
 
     async with client.get(PV) as response:
         assert (response.status, response.headers["Retry-After"]) == (429, "7")
@@ -204,8 +204,8 @@ async def test_a_callback_runs_before_the_request_or_after_the_response(
     async def call(asked: Asked) -> None:
         then.append(len(heard.requests))
 
-    act: Act = After(call) if after else Instead(call)
-    proxy.on("create persistentvolumes", act)
+    action: Action = After(call) if after else Instead(call)
+    proxy.on("create persistentvolumes", action)
     with pytest.raises(aiohttp.ClientError):
         await client.post("/api/v1/persistentvolumes")
 
@@ -237,14 +237,14 @@ async def test_a_late_request_arrives_after_its_sender_timed_out(
 
 
 @pytest.mark.parametrize(
-    ("act", "reached"),
+    ("action", "reached"),
     [(Hang(forwarded=False), 0), (Hang(forwarded=True), 1), (Late(seconds=0.0, reset=False), 1)],
     ids=["hang", "hang, forwarded", "late"],
 )
 async def test_a_silent_peer_sends_nothing_until_the_sender_times_out(
-    proxy: Proxy, client: aiohttp.ClientSession, heard: Heard, act: Act, reached: int
+    proxy: Proxy, client: aiohttp.ClientSession, heard: Heard, action: Action, reached: int
 ) -> None:
-    proxy.on("create persistentvolumes", act)
+    proxy.on("create persistentvolumes", action)
 
     with pytest.raises(TimeoutError):
         await client.post("/api/v1/persistentvolumes", timeout=aiohttp.ClientTimeout(total=0.3))

@@ -114,15 +114,15 @@ class Testbed:
             for name in wanted:
                 group.create_task(one(name))
         for name in wanted:
-            await self.until_bound(name, patience=300.0)
+            await self.until_bound(name, within=300.0)
 
-    async def until_bound(self, name: str, *, patience: float = 60.0) -> None:
+    async def until_bound(self, name: str, *, within: float = 60.0) -> None:
         def bound() -> bool:
             claim = self.observer.claims.get(("default", f"claim-{name}"), {})
             phases = [self.observer.volumes.get(name, {}), claim]
             return all(each.get("status", {}).get("phase") == "Bound" for each in phases)
 
-        await self.observer.until(bound, f"{name} is bound", patience=patience)
+        await self.observer.until(bound, f"{name} is bound", within=within)
 
     async def until_claim_at_rest(self, name: str) -> None:
         """Wait until Kubernetes has written on a claim that no pod uses it, as it does from 1.37 on
@@ -141,10 +141,10 @@ class Testbed:
 
         await self.observer.until(reported, f"the claim of {name} is known to be unused")
 
-    async def until_on(self, name: str, *nodes: str, patience: float = 60.0) -> float:
+    async def until_on(self, name: str, *nodes: str, within: float = 60.0) -> float:
         """Wait until the affinity of a volume admits these nodes; answers since when."""
         terms = [{manifests.HOSTNAME: node} for node in nodes]
-        return await self.observer.until_terms(name, *terms, patience=patience)
+        return await self.observer.until_terms(name, *terms, within=within)
 
     async def entries(self, namespace: str = "default") -> list[str]:
         """The names of notes of unfinished replacements."""

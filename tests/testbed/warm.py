@@ -47,7 +47,7 @@ class WarmStarts:
         self._jobs = count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._begun: dict[int, asyncio.Future[Forked]] = {}
-        self._endings: dict[int, asyncio.Future[int]] = {}
+        self._exits: dict[int, asyncio.Future[int]] = {}
         self._half = b""
 
     def __enter__(self) -> Self:
@@ -77,7 +77,7 @@ class WarmStarts:
         if self._loop is not loop:
             # What an earlier loop waited for, it waits for no more.
             self._loop = loop
-            self._begun, self._endings = {}, {}
+            self._begun, self._exits = {}, {}
             loop.add_reader(self._news, self._read)
         number = next(self._jobs)
         job = {"number": number, "args": list(args), "env": dict(env), "log": str(log)}
@@ -92,16 +92,16 @@ class WarmStarts:
             what, number, pid = line.decode().split()
             if what == "began" and int(number) in self._begun:
                 # It may have ended before who started it hears that it began.
-                ended = self._endings[int(pid)] = asyncio.get_running_loop().create_future()
+                ended = self._exits[int(pid)] = asyncio.get_running_loop().create_future()
                 self._begun.pop(int(number)).set_result(Forked(int(pid), ended))
-            elif what == "ended" and int(pid) in self._endings:
-                self._endings.pop(int(pid)).set_result(int(number))
+            elif what == "ended" and int(pid) in self._exits:
+                self._exits.pop(int(pid)).set_result(int(number))
 
 
 _running: set[int] = set()
 
 
-def _tell_of_ended(*_: object) -> None:
+def _report_exits(*_: object) -> None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -127,7 +127,7 @@ def _become(job: dict[str, Any]) -> None:
 
 def serve() -> None:
     """Fork for each line of input; with its end everything ends."""
-    signal.signal(signal.SIGCHLD, _tell_of_ended)
+    signal.signal(signal.SIGCHLD, _report_exits)
     for line in sys.stdin:
         job = json.loads(line)
         # Nobody hears that it has ended before they heard that it began.

@@ -70,13 +70,13 @@ class Gate:
             await self._travel()
             await self._faults.before(self._instance, call)
             self._only_alive()
-            answer = await work()
+            response = await work()
             call.open, call.landed = False, True
             await self._faults.after(self._instance, call)
             await self._travel()
         finally:
             call.open, call.responded = False, True
-        return answer
+        return response
 
     async def _travel(self) -> None:
         self._only_alive()

@@ -295,7 +295,7 @@ class Scenario:
         while self._violations() and clock() < ends and not self.wrong:
             await asyncio.sleep(60.0)
             # A claim that is Lost stays so until then.
-            self.binder.look_at_everything()
+            self.binder.resync()
             await asyncio.sleep(5.0)
         if why := self._violations():
             self.wrong.append(f"steady state: {why}")
@@ -319,7 +319,7 @@ class Scenario:
         )
 
     def _check(self) -> None:
-        lost = [name for _, name in self.binder.lost_seen if name != HOSTILE]
+        lost = [name for _, name in self.binder.lost_claims if name != HOSTILE]
         if self.plan.is_plain and lost:
             self.wrong.append("the claim was Lost")
         if self.invariants.ours > 3 + 2 * len(self.plan.operations):

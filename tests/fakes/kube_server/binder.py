@@ -38,7 +38,7 @@ class Binder:
         self._subscriptions: list[Subscription] = []
 
     @property
-    def lost_seen(self) -> list[Key]:
+    def lost_claims(self) -> list[Key]:
         """Claims that ever turned Lost, once for each time, in order."""
         return self._bindings.lost
 
@@ -47,7 +47,7 @@ class Binder:
             subscription = self._cluster.subscribe(resource.plural)
             self._subscriptions.append(subscription)
             self._start(self._listen(resource.plural, subscription), f"binder-{resource.plural}")
-        self.look_at_everything()
+        self.resync()
         self._start(self._work(), "binder-worker")
         self._start(self._resync_often(), "binder-resync")
         return self
@@ -130,9 +130,9 @@ class Binder:
     async def _resync_often(self) -> None:
         while True:
             await asyncio.sleep(self._resync_every)
-            self.look_at_everything()
+            self.resync()
 
-    def look_at_everything(self) -> None:
+    def resync(self) -> None:
         """Do now what is done by itself every so often."""
         for resource in (VOLUMES, CLAIMS):
             for stored in self._cluster.collection(resource).sorted():

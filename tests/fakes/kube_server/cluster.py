@@ -19,7 +19,7 @@ from tests.fakes.kube_server.refusals import (
 )
 from tests.fakes.kube_server.resources import EVENTS, Resource, resource_named
 from tests.fakes.kube_server.rules import Object
-from tests.fakes.kube_server.store import Store, answer, shown
+from tests.fakes.kube_server.store import Store, shown, shown_object
 
 FIRST_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 
@@ -66,9 +66,9 @@ class FakeCluster(Store):
         if existing is not None:
             terminating = "deletionTimestamp" in existing.content["metadata"]
             raise already_exists(kind.plural, name, group=kind.group, terminating=terminating)
-        meta.note_writer(new, None, kind, writer)
+        meta.entry_writer(new, None, kind, writer)
         if writer.dry_run:
-            return answer(kind, new)
+            return shown_object(kind, new)
         return self.commit(kind, new)
 
     def update(
@@ -148,12 +148,12 @@ class FakeCluster(Store):
         if not metadata.get("finalizers"):
             if not writer.dry_run:
                 self.remove(kind, content)
-            return answer(kind, content), True
+            return shown_object(kind, content), True
         if "deletionTimestamp" not in metadata:
             meta.mark_deleted(metadata)
             if not writer.dry_run:
                 return self.commit(kind, content), False
-        return answer(kind, content), False
+        return shown_object(kind, content), False
 
     def _mutate(self, kind: Resource, operation: str, new: Object, writer: Writer) -> None:
         if kind.plural == "persistentvolumes" and not writer.subresource:
@@ -183,11 +183,11 @@ class FakeCluster(Store):
         if "deletionTimestamp" in new["metadata"] and not new["metadata"].get("finalizers"):
             if not writer.dry_run:
                 self.remove(kind, new)
-            return answer(kind, new)
+            return shown_object(kind, new)
         if new == old:
-            return answer(kind, old)
-        meta.note_writer(new, old, kind, writer)
-        return answer(kind, new) if writer.dry_run else self.commit(kind, new)
+            return shown_object(kind, old)
+        meta.entry_writer(new, old, kind, writer)
+        return shown_object(kind, new) if writer.dry_run else self.commit(kind, new)
 
 
 Mutation = Callable[[str, Object], None]

@@ -132,13 +132,13 @@ class Collection:
             insort(self._keys, stored.key)
         self._objects[stored.key] = stored
         kind: ChangeKind = "MODIFIED" if before else "ADDED"
-        self._tell(Change(kind, stored.version, stored, before))
+        self._publish(Change(kind, stored.version, stored, before))
 
     def remove(self, last: Stored) -> None:
         """`last` carries the version of the removal."""
         before = self._objects.pop(last.key)
         del self._keys[bisect_left(self._keys, last.key)]
-        self._tell(Change("DELETED", last.version, last, before))
+        self._publish(Change("DELETED", last.version, last, before))
 
     def sorted(self, namespace: str = "", after: Key | None = None) -> Iterator[Stored]:
         """Objects by namespace and name, those behind `after`."""
@@ -170,7 +170,7 @@ class Collection:
         self._history.clear()
         self.forgotten = version
 
-    def _tell(self, change: Change) -> None:
+    def _publish(self, change: Change) -> None:
         self._history.append(change)
         if len(self._history) > self._history_limit:
             self.forgotten = self._history.popleft().version

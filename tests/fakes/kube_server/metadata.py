@@ -106,7 +106,7 @@ def changes(new: dict[str, Any], old: dict[str, Any]) -> list[Mistake]:
     return found
 
 
-def note_writer(new: Object, old: Object | None, resource: Resource, writer: Writer) -> None:
+def entry_writer(new: Object, old: Object | None, resource: Resource, writer: Writer) -> None:
     """Enter the writer into managedFields. Of the fields it wrote, those are kept track of that
     somebody asks for: annotations, and the phase.
     """

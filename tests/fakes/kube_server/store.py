@@ -153,7 +153,7 @@ class Store:
         metadata["resourceVersion"] = str(self.version)
         content["metadata"] = {key: metadata[key] for key in meta.ORDER if key in metadata}
         self.collection(kind).put(self._stored(content))
-        return answer(kind, content)
+        return shown_object(kind, content)
 
     def remove(self, kind: Resource, content: Object) -> None:
         self.version += 1
@@ -175,10 +175,10 @@ class Store:
 
 def shown(kind: Resource, stored: Stored) -> Object:
     """A stored object as this resource shows it."""
-    return answer(kind, stored.content)
+    return shown_object(kind, stored.content)
 
 
-def answer(kind: Resource, content: Object) -> Object:
+def shown_object(kind: Resource, content: Object) -> Object:
     face = from_core(content) if kind is EVENTS else content
     return {"kind": kind.kind, "apiVersion": kind.api_version, **face}
 

@@ -160,9 +160,9 @@ class Watch:
             if not change.line:
                 change.line = self._line(change.kind, change.now)
             return change.line
-        fits = change.kind != "DELETED" and self._selector.matches(change.now)
+        matches = change.kind != "DELETED" and self._selector.matches(change.now)
         fitted = change.before is not None and self._selector.matches(change.before)
-        if fits:
+        if matches:
             return self._line("MODIFIED" if fitted else "ADDED", change.now)
         return self._line("DELETED", change.now) if fitted else b""
 

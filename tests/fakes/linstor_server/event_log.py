@@ -34,7 +34,7 @@ class EventLog:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def tell(self, stream: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    def emit(self, stream: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Spread events that belong together; none is fine."""
         at = time.monotonic()
         batch = [Event(at, stream, name, payload) for name, payload in events]

@@ -21,7 +21,7 @@ _UNREADABLE = 997
 
 
 @web.middleware
-async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def check_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let a request through to its handler, unless the world is broken in its way."""
     world = request.app[WORLD]
     world.requests[route_of(request)] += 1

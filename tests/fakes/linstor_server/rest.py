@@ -35,7 +35,7 @@ VERSION = {
     "build_time": "2026-11-23T04:31:36+00:00",
     "rest_api_version": "1.27.0",
 }
-BREATH_EVERY = 1000
+YIELD_EVERY = 1000
 """Objects encoded between two chances for the loop to write events."""
 
 routes = web.RouteTableDef()
@@ -138,7 +138,7 @@ async def list_definitions(request: web.Request) -> web.Response:
     encoded = []
     for number, definition in enumerate(window(found, request), start=1):
         encoded.append(encoded_definition(definition, with_volumes=_with_volumes(request)))
-        if number % BREATH_EVERY == 0:
+        if number % YIELD_EVERY == 0:
             await asyncio.sleep(0)
     return await respond(request, b"[" + b",".join(encoded) + b"]")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from tests.fakes.linstor_server import responses
-from tests.fakes.linstor_server.autoplacer import NotEnoughNodes, places, tie_breaker
+from tests.fakes.linstor_server.autoplacer import NotEnoughNodes, choose_nodes, tie_breaker
 from tests.fakes.linstor_server.objects import NotThere, Replica, folded
 from tests.fakes.linstor_server.resource_json import volume_json
 from tests.fakes.linstor_server.responses import CREATE, MODIFY, RESOURCE, WORLD, done, respond
@@ -30,7 +30,7 @@ async def autoplace(request: web.Request) -> web.Response:
     asked = (await body_of(request)).get("select_filter") or {}
     of_group = world.group(definition.group).select_filter
     try:
-        chosen = places(definition, world.nodes, of_group, asked)
+        chosen = choose_nodes(definition, world.nodes, of_group, asked)
     except NotEnoughNodes:
         result = responses.failure(
             CREATE + RESOURCE + _NOT_ENOUGH_NODES,

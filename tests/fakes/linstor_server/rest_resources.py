@@ -22,7 +22,7 @@ from tests.fakes.linstor_server.rest import filtered, window
 from tests.fakes.linstor_server.world import LinstorWorld
 from tests.fakes.linstor_server.writes import body_of, hung
 
-_VIEW_BREATH_EVERY = 200
+_VIEW_YIELD_EVERY = 200
 _IN_USE = 997
 _ALREADY_HAS_DISK, _ALREADY_DISKLESS = 1007, 1008
 
@@ -96,7 +96,7 @@ async def view_resources(request: web.Request) -> web.Response:
     encoded = []
     for number, replica in enumerate(window(found, request), start=1):
         encoded.append(orjson.dumps(view_json(replica)))
-        if number % _VIEW_BREATH_EVERY == 0:
+        if number % _VIEW_YIELD_EVERY == 0:
             await asyncio.sleep(0)
     return await respond(request, b"[" + b",".join(encoded) + b"]")
 

@@ -163,7 +163,7 @@ class Streams:
         self._tell_of_change()
         try:
             if stream == PROMOTION and request.headers.get("Last-Event-ID") == "current":
-                self._world.tell_present_state()
+                self._world.send_current_state()
             await asyncio.Event().wait()
         finally:
             self._subscribers.discard(subscriber)

@@ -134,9 +134,9 @@ class Transitions(State):
         with self._watching([replica.definition]):
             replica.in_use = False
 
-    def tell_present_state(self) -> None:
+    def send_current_state(self) -> None:
         """Tell every listener of all DRBD replicas, as for `Last-Event-ID: current`."""
-        self._tell_replicas(
+        self._emit_replicas(
             replica
             for definition in self.definitions.values()
             for replica in definition.replicas.values()
@@ -190,15 +190,15 @@ class Transitions(State):
         }
         forced = {replica.uuid for replica in anyway}
         yield
-        self._tell_replicas(
+        self._emit_replicas(
             replica
             for definition in definitions
             for replica in definition.replicas.values()
             if replica.uuid in forced or before.get(replica.uuid) is not replica.may_promote
         )
 
-    def _tell_replicas(self, replicas: Iterable[Replica]) -> None:
-        self.news.tell(PROMOTION, [_promotion(r) for r in replicas if r.definition.has_drbd])
+    def _emit_replicas(self, replicas: Iterable[Replica]) -> None:
+        self.news.emit(PROMOTION, [_promotion(r) for r in replicas if r.definition.has_drbd])
 
 
 def _promotion(replica: Replica) -> tuple[str, Mapping[str, object]]:

@@ -27,8 +27,8 @@ class Reclaimed:
 class _Row:
     """Names that want a look, each once; a look that did not get its way is had again later."""
 
-    def __init__(self, look: Callable[[str], Awaitable[bool]]) -> None:
-        self._look = look
+    def __init__(self, check: Callable[[str], Awaitable[bool]]) -> None:
+        self._check = check
         self._waiting: dict[str, None] = {}
         self._news = asyncio.Event()
 
@@ -43,7 +43,7 @@ class _Row:
                 await self._news.wait()
             name = next(iter(self._waiting))
             del self._waiting[name]
-            if not await self._look(name):
+            if not await self._check(name):
                 asyncio.get_running_loop().call_later(AGAIN, self.add, name)
 
 

@@ -31,9 +31,8 @@ through as they are, and answers come back unbuffered where they are streams.
 """
 
 from tests.testbed.proxy.actions import (
-    Act,
+    Action,
     After,
-    Answer,
     Before,
     CutBody,
     Delay,
@@ -41,6 +40,7 @@ from tests.testbed.proxy.actions import (
     Instead,
     Late,
     Reset,
+    Respond,
 )
 from tests.testbed.proxy.labels import Terms, kubernetes_terms, linstor_terms
 from tests.testbed.proxy.record import Asked, Record
@@ -48,9 +48,8 @@ from tests.testbed.proxy.rules import Rule, Wanted
 from tests.testbed.proxy.server import Proxy
 
 __all__ = [
-    "Act",
+    "Action",
     "After",
-    "Answer",
     "Asked",
     "Before",
     "CutBody",
@@ -61,6 +60,7 @@ __all__ = [
     "Proxy",
     "Record",
     "Reset",
+    "Respond",
     "Rule",
     "Terms",
     "Wanted",

@@ -32,7 +32,7 @@ class After:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Respond:
     """Answer without asking the peer."""
 
     status: int
@@ -45,7 +45,7 @@ class Delay:
     """Keep the request for some seconds, the answer for some, or both."""
 
     request: float = 0.0
-    answer: float = 0.0
+    response: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,4 +81,4 @@ class Late:
     reset: bool = True
 
 
-Act = Instead | Before | After | Answer | Delay | Hang | Reset | CutBody | Late
+Action = Instead | Before | After | Respond | Delay | Hang | Reset | CutBody | Late

@@ -11,9 +11,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from tests.testbed.proxy.actions import (
-    Act,
+    Action,
     After,
-    Answer,
     Before,
     CallBack,
     CutBody,
@@ -22,6 +21,7 @@ from tests.testbed.proxy.actions import (
     Instead,
     Late,
     Reset,
+    Respond,
 )
 from tests.testbed.proxy.failures import broken, cut, hang_up, silence
 from tests.testbed.proxy.record import Asked
@@ -52,7 +52,7 @@ class Exchange:
     peer: str
     request: web.Request
     asked: Asked
-    act: Act | None
+    action: Action | None
     outlive: Outlive
     is_gone: Callable[[], bool]
     """Whether the proxy has vanished for the sender."""
@@ -68,14 +68,14 @@ class Exchange:
             await silence()
         if had is None:
             return broken(self.request)
-        match self.act:
+        match self.action:
             case After() | Reset():
                 return broken(self.request)
             case Hang() | Late():
                 await silence()
             case CutBody(length):
                 return await self._beginning(had, length)
-            case Delay(answer=seconds):
+            case Delay(response=seconds):
                 await asyncio.sleep(seconds)
             case _:
                 pass
@@ -90,14 +90,14 @@ class Exchange:
         try:
             async with self._ask() as response:
                 self.asked.status = response.status
-                match self.act:
+                match self.action:
                     case After(call):
                         return await self._reported(call)
                     case Reset():
                         return broken(self.request)
                     case Hang() | Late():
                         await silence()
-                    case Delay(answer=seconds):
+                    case Delay(response=seconds):
                         await asyncio.sleep(seconds)
                     case _:
                         pass
@@ -110,10 +110,10 @@ class Exchange:
 
     async def _stopped(self) -> web.StreamResponse | None:
         """The end of what never gets to the peer; None for what goes on."""
-        match self.act:
+        match self.action:
             case Instead(call):
                 return await self._reported(call)
-            case Answer(status, body, headers):
+            case Respond(status, body, headers):
                 self.asked.status = status
                 return web.Response(status=status, body=body, headers=_typed(headers))
             case Hang(forwarded=False):
@@ -127,7 +127,7 @@ class Exchange:
         return None
 
     async def _wait(self) -> None:
-        match self.act:
+        match self.action:
             case Late(seconds=seconds) | Delay(request=seconds):
                 await asyncio.sleep(seconds)
             case Before(call):
@@ -144,9 +144,9 @@ class Exchange:
         except aiohttp.ClientError:
             return None
         self.asked.status = response.status
-        if isinstance(self.act, After):
-            await self.act.call(self.asked)
-        return _Had(status=response.status, headers=_passed_on(response.headers), body=body)
+        if isinstance(self.action, After):
+            await self.action.call(self.asked)
+        return _Had(status=response.status, headers=_forwarded(response.headers), body=body)
 
     async def _reported(self, call: CallBack) -> web.Response:
         async def tell() -> None:
@@ -160,7 +160,7 @@ class Exchange:
             self.request.method,
             # The very bytes that came: what is escaped stays escaped.
             URL(f"{self.peer}{self.request.raw_path}", encoded=True),
-            headers=_passed_on(self.request.headers),
+            headers=_forwarded(self.request.headers),
             data=self.asked.body or None,
             allow_redirects=False,
         )
@@ -176,9 +176,9 @@ class Exchange:
 
     async def _poured(self, response: aiohttp.ClientResponse) -> web.StreamResponse:
         """Pass on chunks as they come, to the end or for so many bytes."""
-        out = web.StreamResponse(status=response.status, headers=_passed_on(response.headers))
+        out = web.StreamResponse(status=response.status, headers=_forwarded(response.headers))
         await out.prepare(self.request)
-        left = self.act.length if isinstance(self.act, CutBody) else None
+        left = self.action.length if isinstance(self.action, CutBody) else None
         async for chunk in response.content.iter_any():
             if self.is_gone():
                 await silence()
@@ -194,7 +194,7 @@ class Exchange:
         return out
 
 
-def _passed_on(headers: Mapping[str, str]) -> CIMultiDict[str]:
+def _forwarded(headers: Mapping[str, str]) -> CIMultiDict[str]:
     found: CIMultiDict[str] = CIMultiDict(headers)
     for name in _OF_THE_CONNECTION:
         found.popall(name, None)

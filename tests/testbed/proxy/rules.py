@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.testbed.proxy.actions import Act
+from tests.testbed.proxy.actions import Action
 from tests.testbed.proxy.record import Asked
 
 Wanted = str | re.Pattern[str] | Callable[[Asked], bool]
@@ -17,10 +17,10 @@ class Rule:
     """Strikes the nth request that it wants, and those after it, `times` in all; None is no end."""
 
     wanted: Wanted
-    act: Act
+    action: Action
     nth: int = 1
     times: int | None = 1
-    seen: int = 0
+    observed: int = 0
     """Requests that it wanted so far, struck or not."""
     hits: int = 0
     struck: asyncio.Event = field(default_factory=asyncio.Event)
@@ -30,13 +30,13 @@ class Rule:
         """Count the request if it is wanted; answers whether its turn has come."""
         if not self._wants(asked):
             return False
-        self.seen += 1
-        return self.seen >= self.nth and (self.times is None or self.hits < self.times)
+        self.observed += 1
+        return self.observed >= self.nth and (self.times is None or self.hits < self.times)
 
-    def strike(self) -> Act:
+    def strike(self) -> Action:
         self.hits += 1
         self.struck.set()
-        return self.act
+        return self.action
 
     def _wants(self, asked: Asked) -> bool:
         if isinstance(self.wanted, str):
@@ -62,7 +62,7 @@ class Rules:
     def clear(self) -> None:
         self._rules.clear()
 
-    def act_for(self, asked: Asked) -> Act | None:
+    def act_for(self, asked: Asked) -> Action | None:
         # All of them count it: what a rule's nth request is must not depend on other rules.
         meeting = [rule for rule in self._rules if rule.meets(asked)]
         return meeting[0].strike() if meeting else None

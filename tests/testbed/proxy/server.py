@@ -12,7 +12,7 @@ from typing import Any, Self
 import aiohttp
 from aiohttp import web
 
-from tests.testbed.proxy.actions import Act
+from tests.testbed.proxy.actions import Action
 from tests.testbed.proxy.exchange import Exchange
 from tests.testbed.proxy.failures import cut_off
 from tests.testbed.proxy.labels import Terms
@@ -48,9 +48,9 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    def on(self, wanted: Wanted, act: Act, *, nth: int = 1, times: int | None = 1) -> Rule:
+    def on(self, wanted: Wanted, action: Action, *, nth: int = 1, times: int | None = 1) -> Rule:
         """Let an act befall the nth wanted request from now on, and more of them if told so."""
-        return self.rules.add(Rule(wanted=wanted, act=act, nth=nth, times=times))
+        return self.rules.add(Rule(wanted=wanted, action=action, nth=nth, times=times))
 
     def write_kubeconfig(self, path: Path, *, token: str = "") -> Path:
         """Write a file that sends the service here; the token goes on to the peer."""
@@ -132,14 +132,14 @@ class Proxy:
             body=body,
             terms=self._translate(request.method, request.path, request.query, body),
         )
-        act = self.rules.act_for(asked)
+        action = self.rules.act_for(asked)
         await self.record.add(asked)
         exchange = Exchange(
             session=self._session,
             peer=self._peer,
             request=request,
             asked=asked,
-            act=act,
+            action=action,
             outlive=self._outlive,
             is_gone=lambda: request.transport in self._gone,
         )
