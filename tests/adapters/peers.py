@@ -59,7 +59,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def unresponsive_peer() -> AsyncIterator[str]:
-    """Somebody who takes every connection and never says a word."""
+    """A peer that accepts every connection and never responds."""
     writers: list[asyncio.StreamWriter] = []
     hung_up: list[asyncio.Event] = []
 
@@ -86,7 +86,7 @@ async def unresponsive_peer() -> AsyncIterator[str]:
 async def serving(
     status: int = 200, body: bytes = b"{}", headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[str, list[web.Request]]]:
-    """Somebody who answers everything in the same way, and what was asked."""
+    """A peer that responds to everything in the same way, and its requests."""
     heard: list[web.Request] = []
 
     async def respond(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""The Kubernetes API server: what becomes of every answer, and of none."""
+"""The Kubernetes API server: what becomes of every response, and of none."""
 
 import asyncio
 import gzip

@@ -92,7 +92,7 @@ def clock() -> float:
 
 
 async def until(holds: Callable[[], bool], *, within: float = 150.0) -> float:
-    """Wait until it is so; answers how long that took."""
+    """Wait until it is so; returns how long that took."""
     begun = clock()
     async with asyncio.timeout(within):
         while not holds():  # noqa: ASYNC110 - there is no event to wait for
@@ -498,7 +498,7 @@ def test_a_renewal_with_a_late_response_does_not_extend_leadership() -> None:
             town.server.faults.clear()
             town.server.faults.add(status=500, times=1000)
 
-            # Counted from the start of the last renewal, not from its answer.
+            # Counted from the start of the last renewal, not from its response.
             took = await until(lambda: not one.leading)
 
         assert took <= DEADLINE

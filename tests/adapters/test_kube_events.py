@@ -1,4 +1,4 @@
-"""Kubernetes Events: told to volume and claim, never in anybody's way."""
+"""Kubernetes Events about volume and claim, which never block anything."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -29,7 +29,7 @@ LISTS = r"persistentvolumes\?.*(sendInitialEvents|limit)"
 
 
 class Watched:
-    """An index kept by an informer, and what it told."""
+    """An index kept by an informer, and the changes that it reported."""
 
     def __init__(self, api: KubeApi, *, watch_for: float = 300.0, pause: float = 0.01) -> None:
         self.news: list[str] = []
@@ -405,7 +405,7 @@ async def test_a_phase_change_is_a_sign_of_life_of_the_binder(
 
 
 Classes = tuple[ClassStore, list[int]]
-"""A store, and one entry for each time that it told of a change."""
+"""A store, and one item for each change that it reported."""
 
 
 def class_of(name: str, **parameters: str) -> Json:
@@ -471,7 +471,7 @@ async def test_a_class_changed_during_a_gap_is_reported(
 
 
 def test_a_key_that_changes_moves_the_volume() -> None:
-    # A volume's handle never changes in place; one that was made anew under its name may.
+    # A volume's handle never changes in place; one that was recreated under its name may.
     index = VolumeIndex(lambda _: None)
     first = volume("pv-1", metadata={"uid": "1"})
     second = volume(

@@ -1,4 +1,4 @@
-"""Notes in ConfigMaps, against an API server on loopback."""
+"""Entries in ConfigMaps, against an API server on loopback."""
 
 import logging
 from dataclasses import replace
@@ -47,7 +47,7 @@ def config_map(name: str, text: str | None, *, label: str = "true") -> Json:
 
 
 def labelled(entry: JournalEntry, text: str = "{}") -> Json:
-    """A ConfigMap that is labelled as the entry of a note, with any text in it."""
+    """A ConfigMap that is labelled as an entry, with any text in it."""
     made = config_map(configmap_name(entry.pv), text)
     made["metadata"]["annotations"] = {
         "linstor-affinity-events/persistent-volume": entry.pv,

@@ -471,7 +471,7 @@ async def test_a_redirect_is_not_followed(
 
 
 async def test_a_redirect_to_tls_names_the_setting(rest: LinstorRest, world: LinstorWorld) -> None:
-    # As LINSTOR itself answers once its API has TLS.
+    # As LINSTOR itself responds once its API has TLS.
     location = "https://linstor-controller.piraeus.svc:3371/v1/nodes"
     world.fail_next("/v1/", 302, headers={"Location": location}, times=2)
 
@@ -819,7 +819,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 @pytest.fixture
 async def secured(world: LinstorWorld, certificates: Certificates) -> AsyncIterator[LinstorServer]:
-    # Connections are not kept, so that every request shows its certificate anew.
+    # Connections are not kept, so that every request shows its certificate again.
     async with LinstorServer(world, ssl_context=certificates.server(), keepalive=0.0) as server:
         yield server
     world.close()

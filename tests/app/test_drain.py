@@ -25,7 +25,7 @@ class Failed(Exception):
 
 async def stopped(*, takes: float, fails_after: float | None) -> tuple[bool, float]:
     """Stop while one worker is busy, as the service does, with a background task that fails or not;
-    answers whether the worker came to its end, and when all was over.
+    returns whether the worker came to its end, and when all was over.
     """
     queue = KeyedQueue[ResourceName](changes=ConcurrencyLimit(1), reads=ReadLimit())
     ended = False

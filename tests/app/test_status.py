@@ -48,7 +48,7 @@ class ManyRows:
     yields: int = 0
 
     async def count_yields(self) -> None:
-        """Be somebody else on the same loop."""
+        """Run as another task on the same loop."""
         while True:
             self.yields += 1
             await asyncio.sleep(0)

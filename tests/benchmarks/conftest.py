@@ -1,4 +1,4 @@
-"""The stage on which the floor is watched."""
+"""The test bed on which the baseline is watched."""
 
 from tests.testbed.fixtures import fake_testbed
 

@@ -1,6 +1,6 @@
-"""The floor that figures are compared with asks for what the service asks for, in its order.
+"""The baseline that figures are compared with asks for what the service asks for, in its order.
 
-A floor that left out a write would make the service look slow, and one with a request too many
+A baseline that left out a write would make the service look slow, and one with a request too many
 would hide what the service wastes.
 """
 
@@ -44,7 +44,7 @@ async def test_the_baseline_sends_the_requests_of_the_service(
 
 @asynccontextmanager
 async def service_at_work(proxied: ProxiedTestbed) -> AsyncIterator[None]:
-    # It votes, as it does where it is timed beside the floor.
+    # It votes, as it does where it is timed beside the baseline.
     service = proxied.service("--leader-election=true", "--reconcile-rate=1h")
     async with running(service):
         await until_full_reconciles(service, 1)
@@ -68,7 +68,7 @@ async def baseline_running(proxied: ProxiedTestbed) -> AsyncIterator[None]:
 
 
 async def moves(proxied: ProxiedTestbed, name: str, driver: str) -> list[Asked]:
-    """Move a volume to and back; answers what the way back led to, up to both Events."""
+    """Move a volume to and back; returns what the way back led to, up to both Events."""
     testbed = proxied.testbed
     source = {"driver": driver, "volumeHandle": name, "fsType": "ext4"}
     await testbed.add(name, ["n1"], csi=source)
@@ -124,12 +124,12 @@ def is_of_the_lease(asked: Asked) -> bool:
 
 
 def is_a_stream(asked: Asked) -> bool:
-    """The API server ends each watch after a while, and then it is begun anew."""
+    """The API server ends each watch after a while, and then it is restarted."""
     return asked.terms.verb == "watch" or asked.path.startswith("/v1/events/")
 
 
 def is_of_a_full_reconcile(asked: Asked) -> bool:
-    """A full pass reads whole collections, as no move does; it comes with each stream that is
+    """A full reconcile reads whole collections, as no move does; it comes with each stream that is
     connected and with the lease, on a busy machine only when the volume moves already.
     """
     if asked.terms.of == "linstor":
@@ -138,8 +138,8 @@ def is_of_a_full_reconcile(asked: Asked) -> bool:
 
 
 def is_a_read(asked: Asked) -> bool:
-    """One move is two events of LINSTOR. Where the second one finds a look under way, another look
-    follows once the volume is right; it finds nothing to do, and nobody waits for it.
+    """One move is two events of LINSTOR. Where the second one finds a reconcile in flight, another
+    reconcile follows once the volume is right; it finds nothing to do, and nobody waits for it.
     """
     return asked.terms.of == "linstor"
 

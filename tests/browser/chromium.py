@@ -104,7 +104,7 @@ class Page:
         await self.ask("Emulation.setEmulatedMedia", features=[feature])
 
     async def heard(self) -> list[tuple[str, str]]:
-        """Role and name of all that a screen reader would tell."""
+        """Role and name of all that a screen reader would read."""
         tree = await self.ask("Accessibility.getFullAXTree")
         return [
             (node["role"]["value"], node.get("name", {}).get("value", ""))

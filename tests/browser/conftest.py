@@ -1,4 +1,4 @@
-"""A tab for each test, or a loud word where there is no browser."""
+"""A tab for each test, or a loud skip where there is no browser."""
 
 from collections.abc import AsyncIterator
 

@@ -14,7 +14,7 @@ DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 
 
 async def helm(there: Helm, *arguments: str, values: Json | None = None) -> str:
-    """Without holding up the loop, on which the observer of the stage lives."""
+    """Without holding up the loop, on which the observer of the test bed lives."""
     scope = ("--namespace", NAMESPACE)
     return await asyncio.to_thread(there.run, *arguments, *scope, values=values)
 

@@ -45,7 +45,7 @@ DELETES_VOLUMES = {**WRITES_VOLUMES, "verbs": ["delete"]}
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with a token, and what the API server answers."""
+    """Somebody with a token, and what the API server responds."""
 
     cluster: Cluster
     token: str

@@ -75,7 +75,7 @@ async def piraeus(there: Helm, cluster: Cluster) -> AsyncIterator[Piraeus]:
 
 
 class Found:
-    """What an instance is told of LINSTOR."""
+    """What an instance is configured with for LINSTOR."""
 
     def __init__(self, pod: Json) -> None:
         env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}

@@ -545,7 +545,7 @@ async def test_a_late_put_does_not_affect_the_next_incarnation(kube: KubeClient,
 async def test_the_delete_event_has_what_the_last_write_changed(
     kube: KubeClient, name: str, nth: int
 ) -> None:
-    """The real API server mostly takes both, though the PUT tells a version that is old by then."""
+    """The real API server mostly takes both, though the PUT has a version that is old by then."""
     was = await terminating_volume(kube, name)
     path = f"{VOLUMES}/{name}"
 

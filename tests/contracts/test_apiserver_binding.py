@@ -205,7 +205,7 @@ async def test_with_a_tombstone_a_claim_is_never_lost_during_a_replacement(
 async def let_go_behind_a_tombstone(kube: KubeClient, path: str, tombstone: str) -> None:
     """Empty the finalizers in the very version in which the binder accepted the tombstone.
 
-    Another version means to look again: the owner's resync may have bent the reference back.
+    Another version means to recheck: the owner's resync may have bent the reference back.
     """
     while (found := await kube.get(path)).status == 200:
         if found.body["spec"]["claimRef"]["name"] != tombstone:

@@ -1,4 +1,4 @@
-"""The stages that the service is killed on."""
+"""The test beds that the service is killed on."""
 
 from tests.testbed.fixtures import (
     fake_mutable_testbed,

@@ -12,12 +12,12 @@ class When(StrEnum):
     BEFORE = "before"
     """The request was sent and never arrives."""
     AFTER = "after"
-    """It was answered, and the answer never arrives."""
+    """It was processed, and the response never arrives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Before or after a request, told by its label and by how many of that label came first:
+    """Before or after a request, identified by its label and by how many of that label came first:
     requests that go side by side come in any order.
     """
 

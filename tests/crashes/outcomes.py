@@ -34,7 +34,7 @@ async def remember(testbed: Testbed, name: str) -> Before:
 
 
 async def is_finished(testbed: Testbed, name: str, node: str) -> bool:
-    """Whether the volume stands there anew, and nothing is left that a replacement needs."""
+    """Whether the volume was recreated, and nothing is left that a replacement needs."""
     path, claim_path = _paths(name)
     volume = await testbed.cluster.find(path)
     if volume is None or "deletionTimestamp" in volume["metadata"] or nodes_of(volume) != {node}:
@@ -77,7 +77,7 @@ async def faults_of(testbed: Testbed, before: Before, node: str) -> list[str]:
 
 
 def is_offered(observed: Observed) -> bool:
-    """Whether somebody who sees this may delete the data behind the volume.
+    """Whether a client that sees this may delete the data behind the volume.
 
     external-provisioner does so for phase Released and policy Delete; csi-reclaim-controller of
     Piraeus when a volume is deleted that is neither Retain nor marked to be left alone.

@@ -31,7 +31,7 @@ class Scenario(ABC):
 
     @abstractmethod
     async def prepare(self, volume: str) -> None:
-        """Bring the volume, which is bound and right, to where the scene begins."""
+        """Bring the volume, which is bound and right, to where the scenario begins."""
 
     @abstractmethod
     def begin(self, volume: str) -> None:
@@ -39,7 +39,7 @@ class Scenario(ABC):
 
 
 class Moved(Scenario):
-    """LINSTOR moves a replica, and tells so once."""
+    """LINSTOR moves a replica, and sends one event."""
 
     async def prepare(self, volume: str) -> None:
         return
@@ -104,7 +104,7 @@ class Resume(FromStart):
 
 
 class SavedPv(FromStart):
-    """The reference controller stopped in the middle, its note on LINSTOR."""
+    """The reference controller stopped in the middle, its saved PV on LINSTOR."""
 
     async def prepare(self, volume: str) -> None:
         ask, path = self.testbed.cluster.ask, f"{VOLUMES}/{volume}"
@@ -160,4 +160,4 @@ class SavedPvAbsent(SavedPv):
 
 
 ON_ANY = (Replacement, Resume, SavedPvTerminating, SavedPvAbsent)
-"""The scenes of a cluster that keeps an affinity as it was first set."""
+"""The scenarios of a cluster that keeps an affinity as it was first set."""

@@ -1,7 +1,7 @@
 """Killed at any request, the next start brings it to its end: nothing is lost, nothing is left.
 
-Each test plays its scene once undisturbed, takes the points from what the service asked for, and
-tells every point that went wrong, not only the first.
+Each test runs its scenario once without interruption, takes the points from what the service asked
+for, and reports every point that went wrong, not only the first.
 """
 
 from collections.abc import Iterable
@@ -24,14 +24,15 @@ OF_A_FULL_RECONCILE = (
     "linstor get resource-definitions",
     "linstor get view/resources",
 )
-"""What a full pass asks for. One goes with the start; how many follow in a second is chance."""
+"""What a full reconcile asks for. One goes with the start; how many follow in a second is chance.
+"""
 
 AT_MOST = {"create persistentvolumes": 2} | dict.fromkeys(OF_A_FULL_RECONCILE, 1)
 """A creation that comes too early is asked for again, and then again and again."""
 
 VARYING = frozenset(
     {
-        "create persistentvolumes",  # asked for until the removal is answered
+        "create persistentvolumes",  # requested until the removal has a response
         "get persistentvolumeclaims",  # until it is bound again
         "get persistentvolumes",  # after a conflict with the binder
         "update persistentvolumes",  # the same
@@ -48,7 +49,7 @@ and after a creation that never had to be asked for again.
 
 
 class Matrix:
-    """Plays trials and keeps what went wrong, for one test."""
+    """Runs trials and keeps what went wrong, for one test."""
 
     def __init__(self, proxied: ProxiedTestbed, scenario: type[Scenario], figures: Figures) -> None:
         self.trials = Trials(proxied, scenario)
@@ -58,7 +59,7 @@ class Matrix:
         self._trials = self._missed = 0
 
     async def uninterrupted(self) -> Outcome:
-        """The scene without a kill; it writes what it is known to write."""
+        """The scenario without a kill; it writes what it is known to write."""
         outcome = await self.trials.run()
         assert not outcome.faults, "\n".join(outcome.faults)
         scenario = self.trials.scenario
@@ -148,7 +149,7 @@ async def test_killed_after_any_write_of_a_replacement(
 async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
     proxied: ProxiedTestbed, figures: Figures
 ) -> None:
-    """All pairs on the pretended Kubernetes; on the real one each first point with one second."""
+    """All pairs on the fake Kubernetes; on the real one each first point with one second."""
     matrix = Matrix(proxied, Replacement, figures)
 
     for number, first in enumerate(await matrix.write_points()):

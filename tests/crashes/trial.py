@@ -1,4 +1,4 @@
-"""One trial: a fresh volume, a scene, the service killed at some points, and a look at the end."""
+"""One trial: a fresh volume, a scenario, the service killed at some points, and a final check."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ CONTEXT = {
     "linstor.csi.linbit.com/remote-access-policy": "false",
     "linstor.csi.linbit.com/uses-volume-context": "true",
 }
-"""As linstor-csi writes it. A volume without it that is only in a note on LINSTOR gets one."""
+"""As linstor-csi writes it. A volume without it that is only in a saved PV on LINSTOR gets one."""
 ATTEMPTS = 8
 TIMEOUT = 30.0
 
@@ -41,7 +41,7 @@ class Outcome:
 
 
 class Trials:
-    """All trials of one scene on one stage, each with a volume of its own."""
+    """All trials of one scenario on one test bed, each with a volume of its own."""
 
     def __init__(self, proxied: ProxiedTestbed, scenario: type[Scenario]) -> None:
         self.proxied, self.testbed = proxied, proxied.testbed
@@ -49,7 +49,7 @@ class Trials:
         self._numbers = count(1)
 
     async def run(self, *kills: Point, moved_on: bool = False) -> Outcome:
-        """Play the scene, kill one instance at each of these points, and let the last one live.
+        """Run the scenario, kill one instance at each of these points, and let the last one live.
 
         A point that was not reached is tried again, since how often something is asked for may
         vary. With `moved_on` the data goes on to n3 while the first instance is dead.
@@ -116,7 +116,7 @@ class Trials:
             await self.proxied.until_idle()
 
     def _kill_at(self, service: Service, point: Point | None) -> asyncio.Event:
-        """Answers what is set once the service is dead."""
+        """Returns what is set once the service is dead."""
         killed = asyncio.Event()
 
         async def kill(asked: Asked) -> None:

@@ -1,4 +1,4 @@
-"""The stage that these tests share, and the service on it."""
+"""The test bed that these tests share, and the service on it."""
 
 import sys
 from collections.abc import AsyncIterator

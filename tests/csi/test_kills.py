@@ -20,7 +20,7 @@ POINTS: dict[str, tuple[type[Instead | After], tuple[str, int]]] = {
     "after create": (After, STEPS["create"]),
 }
 PAUSE = 60.0
-"""The volume binder looks at every claim each 15 s, the others act on what they are told."""
+"""The volume binder checks every claim each 15 s, the others act on events."""
 
 CLUSTERS = 2
 """So many processes share these tests, each with a control plane: most of the time is the pause."""
@@ -55,7 +55,7 @@ async def test_a_kill_costs_no_data_and_no_attachment(
     kind, (label, nth) = POINTS[point]
     csi_proxied.on(label, kind(kill), nth=nth)
     async with running(killed):
-        # The pod goes on without a disk of its own, as after an evacuation.
+        # The pod continues without a disk of its own, as after an evacuation.
         world.create_replica(name, there)
         await world.until_idle()
         world.toggle_disk(name, at, True)

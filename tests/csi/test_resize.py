@@ -36,7 +36,7 @@ async def sizes_mib(csi: CsiTestbed, name: str) -> list[str]:
 
 
 async def until_grown(csi: CsiTestbed, name: str, mib: int, *, reported: bool = True) -> None:
-    """All sizes are the same; where it is `told`, the resizer has also said that it is done."""
+    """All sizes are the same; where it is `reported`, the resizer has also said that it is done."""
 
     async def right() -> bool:
         claim = await csi.testbed.cluster.ask("GET", f"{CLAIMS}/c1")
@@ -146,7 +146,7 @@ async def test_a_resize_requested_while_the_volume_is_absent_blocks_no_later_mov
     csi_testbed: CsiTestbed, csi_proxied: ProxiedTestbed, step: str
 ) -> None:
     """Whoever writes to a claim in this moment has the volume binder look at it, which then calls
-    it Lost until its next look at everything. On its return the binder takes the claim's size from
+    it Lost until its next resync. On its return the binder takes the claim's size from
     the volume, and if that is the new size already, the resizer never says that it is done.
     """
     testbed = csi_testbed.testbed

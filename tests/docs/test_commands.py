@@ -46,7 +46,7 @@ async def test_documented_output_is_what_the_command_prints(fake_testbed: Testbe
 
 
 async def test_documented_commands_run(fake_testbed: Testbed) -> None:
-    """Names of volumes and nodes in the documentation are those of the scene."""
+    """Names of volumes and nodes in the documentation are those of the scenario."""
     await set_up(fake_testbed)
 
     for line in OURS:

@@ -1,4 +1,4 @@
-"""Stages for end-to-end tests."""
+"""Test beds for end-to-end tests."""
 
 from tests.testbed.fixtures import (
     MakeService,

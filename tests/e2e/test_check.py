@@ -1,4 +1,4 @@
-"""`check` tells of each need whether it is met, and how to mend it."""
+"""`check` reports whether each check passes, and how to fix it."""
 
 from typing import Any
 

@@ -169,7 +169,7 @@ async def test_a_prebound_volume_is_corrected(testbed: Testbed, service_on: Make
 
 
 async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
-    """The controller looks at it just when its volume is away: here by holding up the creation."""
+    """The controller checks it just when its volume is away: here by holding up the creation."""
     testbed = proxied.testbed
     await testbed.add("pvc-1", ["n1"])
     bound_at = datetime.now(UTC).replace(microsecond=0)
@@ -177,7 +177,7 @@ async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
     async def later() -> bool:
         return datetime.now(UTC) > bound_at + timedelta(seconds=1)
 
-    # When the phase was written is told in whole seconds.
+    # When the phase was written is reported in whole seconds.
     await until(later, "the claim was not bound just now")
 
     async def lost() -> bool:

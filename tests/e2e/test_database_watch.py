@@ -1,4 +1,6 @@
-"""What LINSTOR's streams don't tell, its database in Kubernetes does: no full pass runs here."""
+"""What LINSTOR's streams don't report, its database in Kubernetes does: no full reconcile runs
+here.
+"""
 
 import asyncio
 import re
@@ -29,7 +31,7 @@ WATCH = re.compile(rf"^watch resources\.{re.escape(GROUP)}")
 
 @dataclass(frozen=True)
 class Scenario:
-    """A real cluster with LINSTOR's tables, proxies before it, and no regular full pass."""
+    """A real cluster with LINSTOR's tables, proxies before it, and no regular full reconcile."""
 
     proxied: ProxiedTestbed
     database: Database
@@ -53,7 +55,7 @@ class Scenario:
 
 
 async def until_idle(service: Service) -> None:
-    """Until the full passes that connections asked for have ended, so that none helps."""
+    """Until the full reconciles that connections asked for have ended, so that none helps."""
 
     async def full_reconciles() -> float:
         return await service.metric("linstor_affinity_full_reconcile_seconds_count")
@@ -156,7 +158,7 @@ async def test_a_row_written_ahead_of_the_controller_is_rechecked(scenario: Scen
         await scenario.on(service)
         scenario.testbed.world.move_silently("pvc-1", "n1", "n2")
         row = scenario.database
-        # What REST tells lags behind by less than the looks that follow.
+        # What REST shows lags behind by less than the reconciles that follow.
         scenario.testbed.world.move_silently("pvc-1", "n2", "n1")
         scenario.testbed.world.set_flags("pvc-1", "n1", ["CLEAN"])
         await row.mirror()

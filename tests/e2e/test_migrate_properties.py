@@ -1,4 +1,4 @@
-"""Old notes of the reference controller move to where its 1.5 keeps them."""
+"""Saved PVs of the reference controller move to where its 1.5 keeps them."""
 
 from tests.testbed.command import command
 from tests.testbed.testbed import Testbed

@@ -17,7 +17,7 @@ URGENT = "the current node affinity excludes all nodes with data, so no pod can 
 
 
 async def with_drift(testbed: Testbed) -> None:
-    """Settled, moved, moved away from every node that is admitted, and unset."""
+    """In sync, moved, moved away from every node that is admitted, and unset."""
     for name in ("pvc-good", "pvc-moved", "pvc-away"):
         await testbed.add(name, ["n1", "n2"])
     testbed.place("pvc-unset", ["n1"])

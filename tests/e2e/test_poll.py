@@ -1,4 +1,4 @@
-"""What LINSTOR sends no event for is seen by its poll; no full pass by the clock runs here."""
+"""What LINSTOR sends no event for is seen by its poll; no full reconcile by the clock runs here."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ async def beaten(testbed: Testbed, times: int = 1) -> None:
 
 
 async def at_rest(testbed: Testbed, service: Service) -> None:
-    """Until the full passes of the start have ended, and something is there to compare with."""
+    """Until the full reconciles of the start have ended, and something is there to compare with."""
 
     async def full_reconciles() -> float:
         return await service.metric("linstor_affinity_full_reconcile_seconds_count")

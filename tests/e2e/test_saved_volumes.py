@@ -103,7 +103,7 @@ async def test_a_replacement_interrupted_in_the_reference_is_finished(
 
     async with running(service_on(testbed, OFTEN)):
         await until(lambda: over(testbed), "the volume is right and nothing is left on LINSTOR")
-        # The claim of a volume that was gone is Lost until the controller looks at it once more,
+        # The claim of a volume that was gone is Lost until the controller checks it once more,
         # which it does each 15 s elsewhere, and here when the claim changes.
         await testbed.cluster.ask("PATCH", CLAIM, {"metadata": {"labels": {"look": "again"}}})
         await testbed.until_bound(PV)
@@ -116,7 +116,7 @@ async def test_a_replacement_interrupted_in_the_reference_is_finished(
 
 
 async def refused(testbed: Testbed, service: Service, why: str) -> None:
-    """See that it is told once, that nothing is created, and that the property stays."""
+    """See that it is reported once, that nothing is created, and that the property stays."""
     await service.until_said(NOT_TAKEN)
     full_reconciles = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 

@@ -1,6 +1,6 @@
 """Nothing that the service is given or learns in confidence is in its log.
 
-Every instance that a test starts is looked at when it ends; here it has all secrets at once, talks
+Every instance that a test starts is checked when it ends; here it has all secrets at once, talks
 as much as it can, and has reason to talk of them.
 """
 
@@ -34,7 +34,7 @@ async def test_the_most_verbose_log_with_failures_contains_no_secret(
 
     async with running(service):
         for status in (200, 500):
-            # What a peer answers is often repeated in a log; a definition has DRBD's secret in it.
+            # What a peer responds is often repeated in a log; a definition has DRBD's secret in it.
             secret = testbed.world.definition("pvc-1").secret
             body = f'[{{"ret_code": 1, "data": "{secret}"}}]'.encode()
             proxied.on("linstor get resource-definitions/*", Respond(status, body))

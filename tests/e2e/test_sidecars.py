@@ -37,7 +37,7 @@ PV = "/api/v1/persistentvolumes"
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 HOSTILE = "hostile"
 DOWN = 60.0
-"""How long nobody resumes what was cut off: four looks of the binder at everything."""
+"""How long nobody resumes what was cut off: four resyncs of the binder."""
 
 CLUSTERS_AT_ONCE = 2
 OBSERVED_WITHIN = 30.0

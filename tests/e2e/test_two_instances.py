@@ -68,7 +68,7 @@ async def test_two_instances_without_leader_election_lose_nothing_and_do_not_fig
             testbed.world.restore(here)
             here = target
         counted = {name: generations(testbed, name) for name in NAMES}
-        # Each looks again some seconds after a change: who would still fight, fights then.
+        # Each rechecks some seconds after a change: a fight that still goes on shows then.
         await asyncio.sleep(5.0)
 
     # One for each move, and as many for moves that the other had not heard of yet.

@@ -1,4 +1,4 @@
-"""Entries, properties and marks of those who may write them and have no right to the data."""
+"""Entries, properties and markers of those who may write them and have no right to the data."""
 
 import asyncio
 import json

@@ -113,7 +113,7 @@ def setup_on(
     readers: int = 4,
     allowed_finalizers: tuple[str, ...] = (),
 ) -> Setup:
-    """A new instance; notes outlive it if the journal is given."""
+    """A new instance; entries outlive it if the journal is given."""
     faults = faults or Faults()
     volumes = volumes or FakeVolumes(cluster, faults)
     journal = journal or FakeJournal(faults)
@@ -189,7 +189,7 @@ def bind(cluster: FakeCluster, name: str, *nodes: str, **volume: Any) -> None:
 
 
 async def replace(setup: Setup, *nodes: str, name: str = PV) -> Any:
-    """Have the replacer alone put a volume on other nodes; answers the outcome, or what is against
+    """Have the replacer alone put a volume on other nodes; returns the outcome, or what is against
     it.
     """
     ended = await replaced(setup, *nodes, name=name)
@@ -197,7 +197,7 @@ async def replace(setup: Setup, *nodes: str, name: str = PV) -> Any:
 
 
 async def replaced(setup: Setup, *nodes: str, name: str = PV) -> Ended | Deferred | Refusal:
-    """The same; answers all that is told of it."""
+    """The same; returns all that is reported of it."""
     pv = await setup.volumes.read(PvName(name))
     assert pv is not None
     named = claim_of(pv)
@@ -207,7 +207,7 @@ async def replaced(setup: Setup, *nodes: str, name: str = PV) -> Ended | Deferre
 
 
 def instead(port: object, **methods: Any) -> None:
-    """Let one fake answer otherwise from now on, for a bad day of this test's own."""
+    """Override methods of one fake, for a fault of this test's own."""
     for name, method in methods.items():
         if not hasattr(port, name):
             raise AttributeError(name)

@@ -1,4 +1,4 @@
-"""Very many looks at once."""
+"""Very many reconciles at once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -17,7 +17,7 @@ from tests.fakes.linstor import FakeLinstor
 MANY = 3 * SMALLEST
 NAMES = [f"pvc-{number:03}" for number in range(MANY)]
 FEW = 60
-"""Single looks that workers may have while a crowd gathers and is read."""
+"""Single reads that workers may do while a batch gathers and is read."""
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ async def test_many_triggers_without_changes_are_served_by_a_few_bulk_reads() ->
         assert setup.linstor.asked.count("placements") == 1
         await asyncio.sleep(3.0)
 
-        # The second looks came as well, and nothing waits for more.
+        # The rechecks came as well, and nothing waits for more.
         assert len(setup.queue) == 0
         assert setup.linstor.asked.count("placements") == 2
         assert setup.linstor.asked.count("definitions") == 2
@@ -105,7 +105,7 @@ async def test_a_batch_is_reconciled_one_by_one_if_the_bulk_read_fails() -> None
 
         assert setup.nodes(NAMES[-1]) == {"n2"}
         assert len(setup.queue) == 0
-        # Each was looked at twice, but for the one that had changed.
+        # Each was reconciled twice, but for the one that had changed.
         assert single_reads(setup) >= 2 * MANY - 1
         assert setup.linstor.asked.count("placements") == 1
 
@@ -234,7 +234,7 @@ async def test_a_failed_reconcile_that_succeeds_in_a_batch_is_no_longer_failing(
 
 
 async def test_no_volume_is_changed_because_of_a_bulk_read_alone() -> None:
-    """The replica moves on in the midst of the crowd, and nobody tells."""
+    """The replica moves on in the midst of the batch, and there is no event."""
     async with many_volumes() as setup:
         moving = ResourceName(NAMES[MANY // 2])
         setup.linstor.place(moving, "n2")

@@ -25,7 +25,7 @@ def simulate(
     jitter: float = 1.0,
 ) -> float:
     """Make so many changes, as many at a time as may be, beside somebody who gets through so many
-    a second, one after the other. Answers how long it took.
+    a second, one after the other. Returns how long it took.
     """
     chance = random.Random(7)
     under_way: list[tuple[float, float]] = []

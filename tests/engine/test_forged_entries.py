@@ -260,7 +260,7 @@ def volume_with_options(cluster: FakeCluster, *, in_class: bool) -> None:
 
 
 async def left_absent(setup: Setup) -> None:
-    """The volume is removed, and its like is not created."""
+    """The volume is removed, and its replacement is not created."""
     setup.faults.refuse("create", Unreachable)
     async with setup.volumes.watching():
         with pytest.raises(Unreachable):
@@ -307,7 +307,7 @@ async def test_a_volume_with_the_mount_options_of_its_class_is_recreated_after_a
 async def test_mount_options_of_no_class_are_not_recreated_for_a_claim_after_a_crash(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nothing tells then that it is not somebody else who wrote them into the entry."""
+    """Nothing shows then that no other client wrote them into the entry."""
 
     async with cluster_with() as cluster:
         before = await absent_with_options(cluster, in_class=False)

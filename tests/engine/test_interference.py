@@ -1,4 +1,4 @@
-"""What others do in the worst moment: lagging watches, users, lost notes, other instances."""
+"""What others do in the worst moment: lagging watches, users, lost entries, other instances."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ def warnings_of(setup: Setup) -> list[str]:
 
 
 async def cut_off_after_marking(setup: Setup) -> None:
-    """Leave a volume that wears our marks, its note `prepared`."""
+    """Leave a volume that has our markers, its entry `prepared`."""
     setup.faults.refuse("save", Unreachable)
     with pytest.raises(Unreachable):
         await replace(setup, "n2")
@@ -374,7 +374,7 @@ async def test_a_claim_ref_restored_by_the_binder_is_detached_again() -> None:
             response = await patch(name, wanted)
             if "claimRef" in wanted.get("spec", {}) and bent:
                 bent.pop()
-                # The watch tells it; nothing has to be asked.
+                # The watch shows it; nothing has to be asked.
                 instead(setup.volumes, read=unread)
                 back = {"spec": {"claimRef": {"name": f"claim-{PV}"}}}
                 cluster.patch("persistentvolumes", name, back)

@@ -1,4 +1,4 @@
-"""Replacements that another run goes on with, after people acted on what they saw meanwhile."""
+"""Replacements that another run continues, after people acted on what they saw meanwhile."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def successor(setup: Setup) -> Setup:
 
 
 async def left_marked(setup: Setup) -> None:
-    """Stop for an hour right after the marks."""
+    """Stop for an hour right after the markers."""
     setup.faults.refuse("save", Unreachable)
     with pytest.raises(Unreachable):
         await replace(setup, "n2")

@@ -117,7 +117,7 @@ async def test_a_requested_reconcile_does_not_delay_an_urgent_change() -> None:
         async with queue.get() as item:
             items.append((item.key, item.limit is queue.changes))
 
-    # What could wait may be urgent by now: only a look tells.
+    # What could wait may be urgent by now: only a reconcile shows it.
     assert items[0] == ("urgent", True)
     assert ("change", False) in items
 

@@ -137,7 +137,8 @@ async def test_a_claim_that_was_lost_for_a_moment_is_counted(
 
         async def created(manifest: Manifest) -> Manifest:
             made = await create(manifest)
-            # The API server's clock tells seconds, and the claim was not bound just now.
+            # The API server's clock has a resolution of seconds, and the claim was not bound just
+            # now.
             monkeypatch.setattr(metadata, "now", lambda: "2036-01-01T00:00:00Z")
             if lost:
                 await lost_and_found(setup)
@@ -153,7 +154,7 @@ async def test_a_claim_that_was_lost_for_a_moment_is_counted(
 async def test_a_claim_deleted_while_the_resync_is_avoided_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By whoever goes on with a replacement: then policy Retain is kept."""
+    """By whoever continues a replacement: then policy Retain is kept."""
     async with one_setup("n2") as first:
         first.faults.refuse("remove", Unreachable)
         async with first.volumes.watching():

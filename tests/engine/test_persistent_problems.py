@@ -1,4 +1,4 @@
-"""Whatever goes wrong for long is told, and none is done over and over."""
+"""Whatever goes wrong for long is reported, and none is done over and over."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ DAY = 24 * 3600.0
 
 
 async def a_day(setup: Setup) -> None:
-    """With a full reconcile each quarter of an hour, and a clock that tells the teller."""
+    """With a full reconcile each quarter of an hour, and a clock for the reporter."""
     setup.reporter._now = asyncio.get_running_loop().time
     setup.queue.add(RD, source="promotion")
     for _ in range(96):

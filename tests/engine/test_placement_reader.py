@@ -1,4 +1,4 @@
-"""Placements resource by resource, while a satellite hangs; cut off, it goes on where it was."""
+"""Placements resource by resource, while a satellite hangs; cut off, it continues where it was."""
 
 import asyncio
 from collections import Counter
@@ -193,7 +193,7 @@ async def test_events_missed_during_a_resumed_full_reconcile_cause_another_one()
             setup.full_reconciler.request("start")
             await until(lambda: linstor.read.total() > 50, within=30.0)
             moved = next(iter(linstor.read))
-            # Nobody was told: the stream was broken, and is open again.
+            # Nobody was notified: the stream was broken, and is open again.
             linstor.place(moved, "n2")
             setup.full_reconciler.request("promotion stream opened")
 

@@ -43,7 +43,7 @@ class PollFixture:
     paused: bool = False
 
     async def beats(self, number: int = 1) -> int:
-        """Let it read so often; answers how many full reconciles were asked for."""
+        """Let it read so often; returns how many full reconciles were asked for."""
         before = len(self.requests)
         await asyncio.sleep(number * EVERY)
         return len(self.requests) - before

@@ -1,4 +1,4 @@
-"""Looks: what is seen, what follows, and when it is looked at again."""
+"""Reconciles: what they read, what follows, and when they are repeated."""
 
 import asyncio
 import weakref
@@ -46,7 +46,7 @@ async def test_a_trigger_without_change_gets_one_recheck() -> None:
     async with one_volume("n1") as setup:
         setup.queue.add(RD, source="promotion")
         await asyncio.sleep(1.0)
-        # The truth comes after the event, and nothing tells of it.
+        # The truth comes after the event, and there is no event for it.
         setup.linstor.place(PV, "n2")
         await asyncio.sleep(3.0)
 
@@ -188,7 +188,7 @@ async def test_volumes_that_no_pod_can_use_go_first() -> None:
             await until(lambda: len(setup.notices.updates) == len(names))
 
         order = [name for name, _, _ in setup.notices.updates]
-        # Two places for changes were taken before it was looked at.
+        # Two changes were in flight before it was read.
         assert order.index("pvc-11") <= 4
 
 

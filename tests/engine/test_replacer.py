@@ -308,7 +308,7 @@ async def test_a_volume_deleted_by_a_user_first_stays_deleted() -> None:
 
 
 async def test_a_marked_volume_without_entry_loses_the_markers_and_keeps_retain() -> None:
-    """Whoever may write annotations can write what the marks say."""
+    """Whoever may write annotations can write what the markers say."""
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()

@@ -1,4 +1,4 @@
-"""Who is told of what, and when once more."""
+"""Who is reported of what, and when once more."""
 
 from typing import Any
 

@@ -134,7 +134,7 @@ async def test_an_entry_rewritten_meanwhile_gives_no_claim_another_linstor_volum
 async def test_a_rewritten_entry_of_an_unobserved_volume_gives_no_claim_another_linstor_volume(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whoever writes the entry changes it after it was looked at first."""
+    """Whoever writes the entry changes it after it was read first."""
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place("unused", "n1")

@@ -1,4 +1,4 @@
-"""Streams become hints; broken ones are opened again."""
+"""Streams become triggers; broken ones are opened again."""
 
 import asyncio
 import random

@@ -80,7 +80,7 @@ class FakeLinstor:
 
 
 class FakeStream:
-    """Implements engine.ports.EventStream; each connection ends as it is told."""
+    """Implements engine.ports.EventStream; each connection ends as configured."""
 
     name = "fake"
 

@@ -1,4 +1,4 @@
-"""The switches of the pretended kube-apiserver, which the real one does not have."""
+"""The switches of the fake kube-apiserver, which the real one does not have."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The ports to PersistentVolumes, claims and notes, in memory: a FakeCluster without the wire."""
+"""The ports to PersistentVolumes, claims and entries, in memory: a FakeCluster without the wire."""
 
 import asyncio
 import copy
@@ -29,7 +29,7 @@ VOLUMES, CLAIMS = "persistentvolumes", "persistentvolumeclaims"
 
 
 class Faults:
-    """Breaks the nth write from now on, before it took effect or after, its answer lost."""
+    """Breaks the nth write from now on, before it took effect or after, its response lost."""
 
     def __init__(self) -> None:
         self.writes: list[str] = []
@@ -167,14 +167,14 @@ class FakeVolumes:
 
 
 class FakeJournal:
-    """Implements engine.ports.Journal: notes as trees, read back as from outside."""
+    """Implements engine.ports.Journal: entries as trees, read back as from outside."""
 
     def __init__(self, faults: Faults | None = None) -> None:
         self._faults = faults or Faults()
         self._count = 0
         self.entries: dict[PvName, tuple[str, Any]] = {}
         self.at_a_time = 1000
-        """How many a list tells of before it leaves the others to the next one."""
+        """How many entries one list returns; the next one continues."""
         self._next = 0
 
     async def all(self) -> Listed:

@@ -1,4 +1,4 @@
-"""The stages that things go wrong on."""
+"""The test beds that things go wrong on."""
 
 import pytest
 

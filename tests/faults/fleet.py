@@ -29,7 +29,9 @@ service makes at once.
 CREATED = 201
 FULL_RECONCILES_APART = 1.5
 TIMEOUT = 90.0
-"""Longer than the full pass is away, and than any back-off grows while a test breaks something."""
+"""Longer than the full reconcile is unavailable, and than any back-off grows while a test breaks
+something.
+"""
 
 
 @dataclass(kw_only=True)
@@ -104,7 +106,7 @@ class Fleet:
         assert "unexpected error" not in self.service.said()
 
     async def _see_newcomer(self) -> None:
-        """Of a new volume nobody tells but the watch: it is open again, and up to date."""
+        """Of a new volume there is no event but the watch: it is open again, and up to date."""
         self.newcomers += 1
         name = f"pvc-late-{self.newcomers}"
         self.testbed.place(name, NODES[2:3])
@@ -112,7 +114,7 @@ class Fleet:
         await self.testbed.until_on(name, NODES[2], within=TIMEOUT)
 
     async def rest(self) -> None:
-        """Wait until full passes follow each other no more."""
+        """Wait until full reconciles follow each other no more."""
         observed, full_reconciles = -1.0, 0.0
         while full_reconciles != observed:
             observed = full_reconciles
@@ -178,7 +180,9 @@ class MakeFleet(Protocol):
     def __call__(
         self, testbed: Testbed, service: Service, *, rested: bool = False
     ) -> AbstractAsyncContextManager[Fleet]:
-        """Where it is `rested`, no full pass that goes with the start is left to find anything."""
+        """Where it is `rested`, no full reconcile that goes with the start is left to find
+        anything.
+        """
 
 
 def fleets(figures: Figures) -> MakeFleet:

@@ -1,5 +1,5 @@
 """Admission that refuses for a while: policies on the real API server, made-up answers before the
-pretended one.
+fake one.
 """
 
 import json

@@ -1,5 +1,5 @@
 """Replacements that can't succeed: what is refused before is left alone, what is refused after a
-deletion is told loudly, holds up all others, and is made good as soon as it is allowed.
+deletion is reported loudly, holds up all others, and is made good as soon as it is allowed.
 """
 
 from typing import Any

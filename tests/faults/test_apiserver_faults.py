@@ -88,7 +88,7 @@ async def watches_refused(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterato
 
 @asynccontextmanager
 async def history_said_to_be_gone(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
-    """A watch that is told 410 in its first line, as an API server does that has forgotten."""
+    """A watch that gets a 410 in its first line, as an API server does that has forgotten."""
     said = b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}\n'
     rule = proxied.kubernetes.on("watch persistentvolumes", Respond(200, said), times=2)
     proxied.kubernetes.drop_connections()
@@ -214,7 +214,7 @@ async def test_a_real_api_server_that_compacts(proxied: ProxiedTestbed, fleet: M
 async def test_retry_after_of_the_api_server_is_respected(
     proxied: ProxiedTestbed, fleet: MakeFleet, label: str
 ) -> None:
-    """Neither a hint nor a full pass nor the clock make it come sooner."""
+    """Neither a trigger nor a full reconcile nor the clock make it come sooner."""
     refused: list[Asked] = []
 
     def first_of_its_kind(asked: Asked) -> bool:

@@ -30,7 +30,7 @@ BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 NAME = "rotating"
 
 Rotate = Callable[[], Awaitable[str]]
-"""Answers a token; all that were given out before are good for nothing from then on."""
+"""Returns a token; all that were given out before are good for nothing from then on."""
 
 
 @asynccontextmanager
@@ -60,7 +60,7 @@ async def fake_tokens(cluster: Cluster) -> AsyncIterator[tuple[str, Rotate]]:
 
 @asynccontextmanager
 async def real_tokens(cluster: Cluster) -> AsyncIterator[tuple[str, Rotate]]:
-    """Tokens of an account that was made anew are those of somebody else."""
+    """Tokens of an account that was recreated are those of somebody else."""
     ask = cluster.ask
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
     subject = {"kind": "ServiceAccount", "name": NAME, "namespace": "default"}
@@ -193,7 +193,7 @@ async def certified(testbed: Testbed) -> AsyncIterator[tuple[str, trustme.CA, tr
 async def test_a_client_certificate_for_kubernetes_that_is_renewed_too_late(
     testbed: Testbed, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
-    """The real API server answers 401, others break the connection off."""
+    """The real API server responds 401, others break the connection off."""
     async with certified(testbed) as (url, clients, servers):
         root, pair = tmp_path / "ca.crt", KeyPair.within(tmp_path)
         servers.cert_pem.write_to_path(root)

@@ -47,14 +47,14 @@ async def slow(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
     world = proxied.testbed.world
     world.timing = replace(world.timing, rest_delay=1.5)
     yield
-    # The slowness is met: a look that began in it has to end in it.
+    # The slowness is met: a reconcile that began in it has to end in it.
     await asyncio.sleep(2.0)
     world.timing = replace(world.timing, rest_delay=0.0)
 
 
 @asynccontextmanager
 async def hung(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
-    """Streams go on, and no request is ever answered."""
+    """Streams continue, and no request is ever answered."""
     proxied.testbed.world.rest_hang = True
     yield
     await fleet.service.until_said("timed out")
@@ -159,7 +159,7 @@ async def test_another_controller_takes_over_from_a_stopped_one(
 async def test_another_controller_takes_over_from_a_hung_one(
     proxied: ProxiedTestbed, fleet: MakeFleet
 ) -> None:
-    """A hung process keeps its connections: only its silence tells, and only where it is asked."""
+    """A hung process keeps its connections: only its silence shows, and only where it is asked."""
     async with two_controllers(proxied.testbed) as (first, heir, second):
         service = proxied.service(
             ELECTED, "--reconcile-rate=2s", LS_CONTROLLERS=f"{first.url},{second.url}"

@@ -1,4 +1,4 @@
-"""Told to stop amid a burst: what was begun is finished, and nothing else begins."""
+"""Stopped during a burst: running replacements finish, and nothing else starts."""
 
 import asyncio
 import signal
@@ -97,7 +97,7 @@ async def test_repeated_signals_do_not_cut_shutdown_short(
 async def test_shutdown_ends_despite_api_server_errors(
     proxied: ProxiedTestbed, fleet: MakeFleet, action: Hang | Reset
 ) -> None:
-    """What could not be finished has its note, and the next start finishes it."""
+    """What could not be finished has its entry, and the next start finishes it."""
     grace = 2.0
     testbed = proxied.testbed
     await testbed.add("pvc-1", ["n1"])
@@ -128,7 +128,7 @@ async def test_shutdown_ends_despite_api_server_errors(
 async def test_sigterm_during_start_ends_the_service_at_once(
     testbed: Testbed, service_on: MakeService
 ) -> None:
-    """Neither Kubernetes nor LINSTOR answers yet."""
+    """Neither Kubernetes nor LINSTOR responds yet."""
     service = service_on(testbed, "--server=http://127.0.0.1:1", linstor="http://127.0.0.1:1")
     await service.start()
     await service.until_said("watch failed, reconnecting")

@@ -37,7 +37,7 @@ async def test_etcd_is_killed_and_restarted(proxied: ProxiedTestbed, fleet: Make
 async def test_the_wall_clock_jumps_by_hours(
     testbed: Testbed, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
-    """Leadership, pauses and full passes go by the steady clock."""
+    """Leadership, pauses and full reconciles go by the monotonic clock."""
     clock = WallClock.within(tmp_path)
     flags = (ELECTED, *SHORT_LEASE, "--reconcile-rate=1s", "--new-volume-grace=2s")
     service = service_on(testbed, *flags, cold=True, **clock.env)
@@ -66,7 +66,7 @@ async def renewed(testbed: Testbed, hours: float) -> None:
 
 
 async def full_reconciles(moving: Fleet) -> None:
-    """Wait for two more full passes."""
+    """Wait for two more full reconciles."""
     name = "linstor_affinity_full_reconcile_seconds_count"
     wanted = await moving.service.metric(name) + 2
 

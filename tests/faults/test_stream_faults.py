@@ -23,7 +23,7 @@ OPEN_STREAMS = {"linstor get events/drbd/promotion", "linstor get events/nodes"}
 BURST, BURSTS = 10_000, 10
 GROWTH = 16 * 2**20
 """What the memory may grow by: a burst is 1 MiB of text; without a bound 100,000 events that were
-kept as hints would take some 50 MiB.
+kept as triggers would take some 50 MiB.
 """
 
 pytestmark = pytest.mark.parametrize("testbed", ["fake"], indirect=True)
@@ -99,21 +99,21 @@ async def test_floods_of_events(proxied: ProxiedTestbed, fleet: MakeFleet) -> No
         before, asked = memory(moving), len(proxied.record.asked)
 
         for _ in range(BURSTS):
-            # The moves are told behind a burst and before the next one.
+            # The moves are reported behind a burst and before the next one.
             moving.move_during()
             await flood(proxied, moving, burst)
         for name in moving.names[2:4]:
             await proxied.testbed.until_on(name, *moving.place_of(name))
 
         assert memory(moving) - before < GROWTH
-        # A look takes two or three requests.
+        # A reconcile takes two or three requests.
         assert len(proxied.record.asked) - asked < BURST * BURSTS / 20
 
 
 async def test_a_move_during_a_flood_of_events_is_applied(
     proxied: ProxiedTestbed, fleet: MakeFleet
 ) -> None:
-    """The flood goes on until the move is seen: where it starved others, it would never be."""
+    """The flood continues until the move is seen: where it starved others, it would never be."""
     async with fleet(
         proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
     ) as moving:

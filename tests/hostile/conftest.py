@@ -1,4 +1,4 @@
-"""The stages that hostile things are put on."""
+"""The test beds that hostile things are put on."""
 
 from tests.testbed.fixtures import fake_testbed, proxied, real_testbed, service_on, testbed
 

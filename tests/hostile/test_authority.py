@@ -240,7 +240,7 @@ async def test_a_claim_with_a_forged_binding_gets_no_volume_from_an_entry(
     async with running(service_on(testbed, OFTEN)):
         await until(lambda: dropped(testbed), "the entry is dropped")
 
-    # The PersistentVolume controller looks at it now, and at the others after it.
+    # The PersistentVolume controller checks it now, and at the others after it.
     await testbed.cluster.ask(
         "PATCH", f"{CLAIMS}/evil", {"metadata": {"labels": {"look": "again"}}}
     )

@@ -1,8 +1,8 @@
 """What comes may be made to take time or memory: each parser has a budget of both.
 
 Time is that of the processor, and only compared with itself: eight times as much input takes some
-eight times as long. How long an answer holds up the others is bounded by what is done between two
-turns of theirs, which is counted.
+eight times as long. How long a response holds up the others is bounded by what is done between two
+iterations of theirs, which is counted.
 """
 
 import asyncio
@@ -216,12 +216,12 @@ def test_a_document_with_too_many_values_is_not_parsed(shape: bytes) -> None:
 
     with pytest.raises(Unreachable, match=f"more than {MOST_VALUES} values"):
         parse_json(body, "LINSTOR")
-    # Nor looked at any further.
+    # Nor scanned any further.
     assert Watched.observed < 16 * MOST_VALUES + 64 * 1024
 
 
 class Response:
-    """An answer that was buffered whole, so that to read it waits for nothing."""
+    """A response that was buffered whole, so that to read it waits for nothing."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -243,7 +243,7 @@ class Response:
 
 
 class Yields:
-    """Another task, and how much was done between two turns of it."""
+    """Another task, and how much was done between two iterations of it."""
 
     def __init__(self, done: Callable[[], int]) -> None:
         self._done, self._last = done, 0

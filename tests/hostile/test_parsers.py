@@ -62,7 +62,7 @@ def only_our_errors() -> Iterator[None]:
         yield
     except AffinityEventsError as error:
         reported = str(error)
-    # What is told to people must be text that can be written, and no book.
+    # What is told to people must be printable text, and short.
     assert len(reported.encode(errors="replace")) < 20_000
 
 

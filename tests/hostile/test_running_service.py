@@ -1,5 +1,5 @@
 """Hostile things in the places that a running service reads: it stays up, writes nothing that it
-should not, and goes on with its work.
+should not, and continues its work.
 """
 
 import json
@@ -65,7 +65,7 @@ HOSTILE: dict[str, Json | str] = {
 
 
 def writes(proxied: ProxiedTestbed) -> list[str]:
-    """What was written about volumes and claims, rehearsals included."""
+    """What was written about volumes and claims, dry runs included."""
     return [
         str(asked)
         for asked in proxied.record
@@ -102,7 +102,7 @@ async def test_a_hostile_saved_pv_on_linstor_causes_no_write(
 
 
 def as_entry(change: Callable[[Json], None]) -> Json:
-    """A note of ours, with something wrong in it."""
+    """An entry of ours, with something wrong in it."""
     wanted = saved()
     del wanted["metadata"]["uid"]
     tree: Json = {
@@ -167,7 +167,7 @@ async def test_a_hostile_entry_in_a_config_map_causes_no_write(
 
 
 async def test_the_entry_without_the_hostile_change_is_valid(proxied: ProxiedTestbed) -> None:
-    """Else the tests above would pass for a note that nobody would take anyway."""
+    """Else the tests above would pass for an entry that nobody would take anyway."""
     testbed = proxied.testbed
     testbed.place("pvc-gone", ["n1"])
     entry = {

@@ -40,7 +40,7 @@ class Buildah:
         )
 
     def __call__(self, *arguments: str | Path, cwd: Path | None = None) -> str:
-        """Run a command; answers what it printed, and raises AssertionError where it fails."""
+        """Run a command; returns what it printed, and raises AssertionError where it fails."""
         result = subprocess.run(
             ["buildah", *self._storage, *map(str, arguments)],
             cwd=cwd,

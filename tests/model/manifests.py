@@ -98,7 +98,7 @@ def marked(pv: Json) -> Json:
 
 
 def managed(pv: Json, *, manager: str = OURSELVES) -> Json:
-    """With an entry that says who wrote the annotation of our marks."""
+    """With an entry that says who wrote the annotation of our markers."""
     fields: Json = {"f:metadata": {"f:annotations": {f"f:{MARKER_ANNOTATION}": {}}}}
     entry = {"manager": manager, "operation": "Update", "fieldsV1": fields}
     others = [e for e in pv["metadata"].get("managedFields", ()) if e.get("fieldsV1") != fields]
@@ -130,5 +130,5 @@ def with_tombstone(pv: Json) -> Json:
 
 
 def begun(pv: Json, *, holder: str = "pod-1") -> JournalEntry:
-    """The note of a replacement that takes the volume to node-b."""
+    """The entry of a replacement that takes the volume to node-b."""
     return JournalEntry.begin(pv, KEY, on_node("node-b"), holder=holder)

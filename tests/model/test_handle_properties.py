@@ -1,4 +1,4 @@
-"""Volume handles come from outside: whatever they are, the answer is a key or a refusal."""
+"""Volume handles come from outside: whatever they are, the response is a key or a refusal."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Notes of unfinished replacements: written, read back, and never trusted."""
+"""Entries of unfinished replacements: written, read back, and never trusted."""
 
 import json
 from collections.abc import Callable

@@ -33,7 +33,7 @@ def went(**patch: Any) -> Json:
 
 
 def made(wanted: Json = WANTED) -> Json:
-    """Its like, as the API server shows it."""
+    """Its replacement, as the API server shows it."""
     new = with_metadata(wanted, uid="pv-uid-2", resourceVersion="2000")
     return {**new, "status": {"phase": "Bound"}}
 

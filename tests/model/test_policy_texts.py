@@ -1,4 +1,4 @@
-"""How policies are written for people, and which part of a policy's text is told to be wrong."""
+"""How policies are written for people, and which part of a policy's text is reported as wrong."""
 
 import pytest
 

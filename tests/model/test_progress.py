@@ -161,7 +161,7 @@ HOW = ("crash before", "crash after", "answer lost", "request lost", "changed by
 
 
 def replaced(cluster: Cluster, *interruptions: Interruption) -> tuple[list[Step], Finished]:
-    """Replace the volume. Each interruption strikes the run that goes on by then."""
+    """Replace the volume. Each interruption hits the run that continues by then."""
     steps = list[Step]()
     progress = started(cluster)
     left, number = list(interruptions), 0
@@ -182,7 +182,7 @@ def replaced(cluster: Cluster, *interruptions: Interruption) -> tuple[list[Step]
         if isinstance(after, Finished):
             return steps, after
         if isinstance(after, Failed):
-            # A later reconcile goes on, if there is anything left.
+            # A later reconcile continues, if there is anything left.
             if cluster.entry is None:
                 return steps, Finished(progress, Outcome.ROLLED_BACK)
             after = resumed(cluster, holder=US)

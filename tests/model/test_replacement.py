@@ -228,7 +228,7 @@ def test_a_volume_without_markers_is_unchanged() -> None:
     ],
 )
 def test_an_entry_alone_changes_nothing_on_a_live_volume(observed: Json, holder: str) -> None:
-    """Who can write notes could else have a policy Retain turned into Delete."""
+    """Who can write entries could else have a policy Retain turned into Delete."""
     assert next_step(replace(DELETING, holder=holder), Observation(pv=observed)) == Drop(
         Outcome.SUPERSEDED
     )
@@ -533,7 +533,7 @@ class Stopped(Exception):
 
 
 class Simulation:
-    """One replacement in a world of one volume; whoever plays sees what is there."""
+    """One replacement in a world of one volume; each run observes what is there."""
 
     def __init__(self, pv: Json, its_claim: Json | None) -> None:
         self.pv: Json | None = pv
@@ -662,7 +662,7 @@ DISTURBANCES = ["crash", "label", "resize", "policy", "unpoint", "claim", "final
 
 
 def disturb(simulation: Simulation, what: str) -> None:
-    """Let somebody else do something, which a conflict then tells of."""
+    """Let somebody else do something, which a conflict then shows."""
     pv = simulation.pv
     if what == "claim":
         simulation.claim = None

@@ -46,7 +46,7 @@ class Module:
     directory: Path
     packages: Mapping[str, str]
     group: str = ""
-    """Tells apart what is built from one go.mod at different times."""
+    """Distinguishes what is built from one go.mod at different times."""
 
 
 PROGRAMS = {
@@ -72,7 +72,7 @@ HELM = Module(
     },
     group=f"for {kubernetes_version()}",
 )
-"""Apart from Kubernetes, whose own libraries it needs in another version; made anew for another
+"""Apart from Kubernetes, whose own libraries it needs in another version; recreated for another
 version all the same, since it is told which one to take a cluster for.
 """
 

@@ -42,8 +42,8 @@ class RealCluster:
 
     `users` are further users and their groups; the admin is there always. `controller_qps` is
     the request limit of the controllers, None for their own default of 20, `resync` how often
-    the binder looks at everything, None for its default of 15s. With a `directory`,
-    logs and credentials stay there for a later look.
+    the binder resyncs, None for its default of 15s. With a `directory`,
+    logs and credentials stay there for later inspection.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class RealCluster:
         await _until(self._ready, self._apiserver)
 
     async def restart_apiserver(self) -> None:
-        """Kill the API server and start it again; its watch cache begins anew."""
+        """Kill the API server and start it again; its watch cache restarts."""
         await self._apiserver.kill()
         self._apiserver.start()
         await _until(self._ready, self._apiserver)
@@ -217,7 +217,7 @@ class RealCluster:
             return response.status == 200
 
     async def _binder_acts(self, probe: dict[str, Any]) -> bool:
-        """Whether a volume that nobody claims has been looked at; then it may go again."""
+        """Whether a volume that nobody claims has been checked; then it may go again."""
         path = "/api/v1/persistentvolumes"
         own = f"{path}/{probe['metadata']['name']}"
         async with self._session() as session:

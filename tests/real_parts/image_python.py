@@ -57,7 +57,7 @@ class Inside:
         self._tree, self._environment = tree, environment
 
     def run(self, command: Sequence[str], env: Mapping[str, str]) -> int:
-        """Run it with its output where ours goes; answers its exit code."""
+        """Run it with its output where ours goes; returns its exit code."""
         with tempfile.TemporaryDirectory() as scratch:
             configuration = Path(scratch) / "pip.conf"
             write_configuration(configuration)

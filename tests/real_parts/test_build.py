@@ -1,4 +1,4 @@
-"""Which real parts a run takes, and when they are made anew."""
+"""Which real parts a run takes, and when they are recreated."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The Debian that stands in for the image's base, and how pip is told where packages are."""
+"""The Debian that stands in for the image's base, and how pip learns where packages are."""
 
 import configparser
 import ssl

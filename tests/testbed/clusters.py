@@ -1,4 +1,4 @@
-"""A Kubernetes to play on, pretended or real, behind one face."""
+"""A Kubernetes to run on, fake or real, behind one face."""
 
 import asyncio
 import ssl
@@ -99,7 +99,7 @@ async def until(
 async def fake(
     directory: Path, *, mutable: bool = False, binder_delay: float = 0.002, resync: float = 15.0
 ) -> AsyncIterator[Cluster]:
-    """A pretended cluster with a binder at work."""
+    """A fake cluster with a binder at work."""
     world = FakeCluster(mutable_affinity=mutable)
     async with AsyncExitStack() as stack:
         binder = await stack.enter_async_context(

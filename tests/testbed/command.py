@@ -1,4 +1,4 @@
-"""Commands that look, tell and end, run as a person runs them."""
+"""Commands that read, print and exit, run as a person runs them."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ class Said:
 
 
 async def command(testbed: Testbed, *arguments: str, **env: str) -> Said:
-    """Run a command against a stage, on a thread of its own."""
+    """Run a command against a test bed, on a thread of its own."""
     ours: Iterable[str] = {option.variable for option in OPTIONS} | {"POD_NAMESPACE"}
     unset: dict[str, str | None] = {
         name: None for name in [*ours, *os.environ] if name in ours or name.startswith("LS_")

@@ -39,7 +39,7 @@ ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsiTestbed:
-    """A stage where volumes come from the real driver instead of from the test."""
+    """A test bed where volumes come from the real driver instead of from the test."""
 
     testbed: Testbed
     driver: Daemon

@@ -1,4 +1,4 @@
-"""LINSTOR's own database in Kubernetes, as Piraeus keeps it: a mirror of the pretended LINSTOR."""
+"""LINSTOR's own database in Kubernetes, as Piraeus keeps it: a mirror of the fake LINSTOR."""
 
 import asyncio
 import hashlib

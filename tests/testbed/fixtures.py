@@ -1,4 +1,4 @@
-"""Stages for tests: most are played on the pretended cluster and on the real one."""
+"""Test beds for tests: most are run on the fake cluster and on the real one."""
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +17,7 @@ from tests.testbed.warm import WarmStarts
 BOTH = ["fake", pytest.param("real", marks=pytest.mark.real)]
 
 NEVER = 24 * 3600.0
-"""How often the pretended binder looks at everything, as with `real_cluster_quiet`: a look that
+"""How often the fake binder resyncs, as with `real_cluster_quiet`: a resync that
 falls into the moment in which a volume is away costs a claim, by chance.
 """
 
@@ -29,7 +29,7 @@ MakeService = Callable[..., Service]
 
 @pytest.fixture(params=BOTH)
 def testbed(request: pytest.FixtureRequest) -> Testbed:
-    """A stage of each kind, empty but for nodes and classes."""
+    """A test bed of each kind, empty but for nodes and classes."""
     found: Testbed = request.getfixturevalue(f"{request.param}_testbed")
     return found
 
@@ -51,7 +51,7 @@ def warm_starts() -> Iterator[WarmStarts]:
 async def proxied(
     testbed: Testbed, tmp_path: Path, warm_starts: WarmStarts
 ) -> AsyncIterator[ProxiedTestbed]:
-    """A stage of each kind, with proxies between it and the service."""
+    """A test bed of each kind, with proxies between it and the service."""
     async with ProxiedTestbed.of(testbed, tmp_path, warm_starts) as found:
         yield found
 
@@ -101,7 +101,7 @@ async def real_mutable_testbed(real_cluster_mutable: RealCluster) -> AsyncIterat
 
 @pytest.fixture
 def service_on(tmp_path: Path, warm_starts: WarmStarts) -> Iterator[MakeService]:
-    """Makes instances of the service for a stage, each with a log of its own, whose end is shown
+    """Makes instances of the service for a test bed, each with a log of its own, whose end is shown
     where a test fails. One that needs its own interpreter from the first moment starts `cold`.
     """
     made: list[Service] = []

@@ -1,6 +1,6 @@
 """Watches volumes and claims from outside and remembers what it saw, and when.
 
-A watch that breaks is begun anew with a list; what came and went between the two is not seen.
+A watch that breaks is restarted with a list; what came and went between the two is not seen.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tests.testbed.manifests import terms_of
 Json = dict[str, Any]
 
 PAUSE = 0.1
-"""Before a watch is begun anew."""
+"""Before a watch is restarted."""
 
 
 class _Over(Exception):
@@ -157,7 +157,7 @@ class Observer:
             raise AssertionError(f"it was never seen that {what}") from None
 
     async def until_terms(self, name: str, *terms: Json, within: float = TIMEOUT) -> float:
-        """Wait until a volume that stays has these terms; answers when it first had them."""
+        """Wait until a volume that stays has these terms; returns when it first had them."""
         wished = frozenset(frozenset(term.items()) for term in terms)
         await self.until(lambda: self.has_terms(name, wished), f"{name} has {terms}", within=within)
         return self.since(name, wished)

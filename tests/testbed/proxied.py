@@ -1,4 +1,4 @@
-"""A stage with a proxy before each peer: what the service asks for is known, and can go wrong."""
+"""A test bed with a proxy before each peer, which records requests and injects faults."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -80,6 +80,6 @@ class ProxiedTestbed:
         self.record.forget()
 
     async def until_idle(self) -> None:
-        """Wait until both peers have answered everything that was sent on to them."""
+        """Wait until both peers have responded to everything that was forwarded."""
         await self.kubernetes.until_idle()
         await self.linstor.until_idle()

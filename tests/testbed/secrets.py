@@ -1,4 +1,4 @@
-"""What must never be read in a log, and a look whether it is."""
+"""What must never be read in a log, and a check whether it is."""
 
 import base64
 import re

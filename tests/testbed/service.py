@@ -21,7 +21,7 @@ class Service:
     """One instance; its log is a file, for tests and people to read.
 
     With `starts` it is forked from a process that has the imports done. None of `secrets` may be in
-    its log: that is looked at when it has ended.
+    its log: that is checked when it has ended.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Service:
             "--new-volume-grace=0",
             *flags,
         )
-        # What is set where a person plays must not decide what happens.
+        # What is set where a person runs must not decide what happens.
         ours = {option.variable for option in OPTIONS} | {"POD_NAMESPACE"}
         clean = {k: v for k, v in os.environ.items() if not k.startswith("LS_") and k not in ours}
         self._env = {
             **clean,
             "KUBECONFIG": str(kubeconfig),
             "LS_CONTROLLERS": linstor,
-            # As in a pod, whose name stays: who is started again goes on with its own Lease.
+            # As in a pod, whose name stays: who is started again continues its own Lease.
             "LEASE_HOLDER_IDENTITY": "the-pod",
             **(env or {}),
         }
@@ -127,7 +127,7 @@ class Service:
             self.process.send_signal(number)
 
     async def stop(self) -> int:
-        """End it as Kubernetes does; answers its exit code."""
+        """End it as Kubernetes does; returns its exit code."""
         self.signal(signal.SIGTERM)
         return await self.ended()
 

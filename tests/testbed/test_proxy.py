@@ -1,4 +1,4 @@
-"""The proxy passes everything on as it is, writes it down, and breaks what it is told to."""
+"""The proxy passes everything on as it is, writes it down, and injects configured faults."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ DRY = b'{"dryRun":["All"]}'
 
 @dataclass
 class Heard:
-    """What the peer was asked, and leave to go on with its stream."""
+    """What the peer was asked, and leave to continue its stream."""
 
     requests: list[tuple[str, str, bytes, str]] = field(default_factory=list)
     more: asyncio.Event = field(default_factory=asyncio.Event)

@@ -142,12 +142,12 @@ class Testbed:
         await self.observer.until(reported, f"the claim of {name} is known to be unused")
 
     async def until_on(self, name: str, *nodes: str, within: float = 60.0) -> float:
-        """Wait until the affinity of a volume admits these nodes; answers since when."""
+        """Wait until the affinity of a volume admits these nodes; returns since when."""
         terms = [{manifests.HOSTNAME: node} for node in nodes]
         return await self.observer.until_terms(name, *terms, within=within)
 
     async def entries(self, namespace: str = "default") -> list[str]:
-        """The names of notes of unfinished replacements."""
+        """The names of entries of unfinished replacements."""
         listed = await self.cluster.ask("GET", f"/api/v1/namespaces/{namespace}/configmaps")
         names = [item["metadata"]["name"] for item in listed["items"]]
         return [name for name in names if name.startswith("affinity-journal-")]

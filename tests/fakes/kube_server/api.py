@@ -1,4 +1,4 @@
-"""From a request's parts to an answer's: the protocol without the connection."""
+"""From a request's parts to a response's: the protocol without the connection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

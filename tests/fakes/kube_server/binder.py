@@ -62,7 +62,7 @@ class Binder:
         self._subscriptions.clear()
 
     def pause(self) -> None:
-        """Stop acting; what happens meanwhile is looked at later, as after a restart."""
+        """Stop acting; what happens meanwhile is checked later, as after a restart."""
         self._runs.clear()
 
     def resume(self) -> None:
@@ -123,7 +123,7 @@ class Binder:
                     else:
                         await asyncio.sleep(self.delay)
             except Refusal:
-                # Somebody wrote in between, so it looks again at what is there now.
+                # Somebody wrote in between, so it rechecks at what is there now.
                 self._add(work)
                 await asyncio.sleep(self.delay)
 

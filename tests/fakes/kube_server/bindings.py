@@ -27,7 +27,7 @@ Step = Work | Literal["wrote"]
 
 
 class Bindings:
-    """Raises Refusal when somebody else wrote first; then the look has to begin anew."""
+    """Raises Refusal when somebody else wrote first; then the look has to begin again."""
 
     def __init__(self, cluster: FakeCluster) -> None:
         self._cluster = cluster

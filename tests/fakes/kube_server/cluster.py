@@ -1,4 +1,4 @@
-"""A pretended cluster, with a kube-apiserver's manners but without HTTP."""
+"""A fake cluster, with a kube-apiserver's manners but without HTTP."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -80,7 +80,7 @@ class FakeCluster(Store):
         namespace: str = "",
         writer: Writer | None = None,
     ) -> tuple[Object, bool]:
-        """PUT: the object as it should be. Answers it, and whether it was created."""
+        """PUT: the object as it should be. Returns it, and whether it was created."""
         kind, writer = resource_named(resource), writer or Writer()
         new = self.read(kind, manifest, writer)
         new["metadata"].setdefault("name", name)
@@ -115,7 +115,7 @@ class FakeCluster(Store):
         content_type: str = patches.MERGE,
         writer: Writer | None = None,
     ) -> Object:
-        """Change the object by a patch of one of the three kinds; answers it as it is then."""
+        """Change the object by a patch of one of the three kinds; returns it as it is then."""
         kind, writer = resource_named(resource), writer or Writer()
         stored = self.collection(kind).get((namespace, name))
         if stored is None:
@@ -137,7 +137,7 @@ class FakeCluster(Store):
         version: str | None = None,
         writer: Writer | None = None,
     ) -> tuple[Object, bool]:
-        """Begin or finish a deletion. Answers the object, and whether it is gone for good."""
+        """Begin or finish a deletion. Returns the object, and whether it is gone for good."""
         kind, writer = resource_named(resource), writer or Writer()
         stored = self.collection(kind).get((namespace, name))
         if stored is None:

@@ -118,7 +118,7 @@ class Collection:
         self._history_limit = history_limit
         self._subscriptions: set[Subscription] = set()
         self.forgotten = 0
-        """Changes up to this version can't be told any more."""
+        """Changes up to this version can't be reported any more."""
 
     def __len__(self) -> int:
         return len(self._objects)

@@ -78,7 +78,7 @@ class EventRules(Rules):
 
 
 class NewEventRules(EventRules):
-    """Those of events.k8s.io/v1, which wants to be told more."""
+    """Those of events.k8s.io/v1, which wants to be reported more."""
 
     controller_field = "reportingController"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """What befalls the next matching requests; the parts may be combined."""
+    """What applies to the next matching requests; the parts may be combined."""
 
     method: str | None
     path: re.Pattern[str]
@@ -85,7 +85,7 @@ class Request:
     path: str
     query: str
     status: int
-    """0 if the connection was cut instead of an answer."""
+    """0 if the connection was cut instead of a response."""
 
 
 @dataclass(slots=True)

@@ -51,7 +51,7 @@ class Page:
 
 
 class Lists:
-    """Answers list requests from a store."""
+    """Returns list requests from a store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -92,7 +92,7 @@ class Lists:
         collection = self._store.collection(resource)
         if after is None:
             return list(collection.sorted())
-        # A token that has expired once comes back with version -1: go on with what is there now.
+        # A token that has expired once comes back with version -1: continue what is there now.
         if version < 0:
             return list(collection.sorted(after=after))
         snapshot = self._snapshots.get((resource.collection, version))
@@ -128,7 +128,7 @@ class Lists:
 
 
 def encoded_list(resource: Resource, page: Page) -> bytes:
-    """The body of the answer, glued together from objects that were encoded long ago."""
+    """The body of the response, glued together from objects that were encoded long ago."""
     head = orjson.dumps(
         {
             "kind": f"{resource.kind}List",

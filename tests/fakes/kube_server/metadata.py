@@ -1,4 +1,4 @@
-"""The part that all objects have: names, marks of the server, who wrote what, deletion."""
+"""The part that all objects have: names, server-set fields, who wrote what, deletion."""
 
 import re
 import secrets
@@ -31,7 +31,7 @@ _PLAIN_FINALIZERS = {"foregroundDeletion", "kubernetes", "orphan"}
 
 @dataclass(slots=True, kw_only=True)
 class Writer:
-    """Who writes, how, and what the server has to say to it along with the answer."""
+    """Who writes, how, and what the server has to say to it along with the response."""
 
     name: str = "unknown"
     """Goes into managedFields."""

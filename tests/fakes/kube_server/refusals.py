@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Refusal(Exception):
-    """An answer with a Status of kind Failure."""
+    """A response with a Status of kind Failure."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ def internal(message: str) -> Refusal:
 
 
 def rejected() -> Refusal:
-    """What a JSON patch gets that can't be applied; the real one tells no more either."""
+    """What a JSON patch gets that can't be applied; the real one says no more either."""
     message = "the server rejected our request due to an error in our request"
     return Refusal(422, "Invalid", message, details={})
 

@@ -1,4 +1,4 @@
-"""The pretended kube-apiserver: connections, faults, sign-in and the record of requests."""
+"""The fake kube-apiserver: connections, faults, sign-in and the record of requests."""
 
 import asyncio
 import json

@@ -34,7 +34,7 @@ class WatchOptions:
     since: int | None
     """Tell the changes after this version; None: the present state first."""
     end_mark: bool
-    """Say when the present state has been told."""
+    """Say when the present state has been reported."""
     bookmarks: bool
     timeout: float
 
@@ -102,7 +102,7 @@ class Watch:
         self._expired = False
 
     def expire(self) -> None:
-        """End it with the error that says "list anew"."""
+        """End it with the error that says "list again"."""
         self._expired = True
         if self._subscription is not None:
             self._subscription.close()

@@ -1,4 +1,4 @@
-"""What the controller tells to whoever listens, and a log of it."""
+"""The controller's events for listeners, and a log of them."""
 
 import time
 from collections import deque

@@ -9,7 +9,7 @@ import orjson
 
 @dataclass(slots=True, kw_only=True)
 class Injected:
-    """An answer given in place of the true one, a number of times."""
+    """A response given in place of the true one, a number of times."""
 
     path_prefix: str
     status: int
@@ -33,7 +33,7 @@ class Faults:
     """Connections are taken and cut off unanswered, as by a proxy with nothing behind it."""
 
     rest_hang: bool = False
-    """Requests are taken and never answered; streams go on."""
+    """Requests are taken and never answered; streams continue."""
 
     longest_property: int = 4096
     """Characters the database takes in one value."""

@@ -41,13 +41,13 @@ _reports = count()
 
 
 def raw_response(request: web.Request, status: int, body: bytes) -> web.Response:
-    """An answer that goes out as it is."""
+    """A response that goes out as it is."""
     request.app[WORLD].bytes_sent[route_of(request)] += len(body)
     return web.Response(status=status, body=body, headers={"Content-Type": "application/json"})
 
 
 async def respond(request: web.Request, shown: object, status: int = 200) -> web.Response:
-    """An answer in JSON, or JSON already; compressed if it is long and the client can take it."""
+    """A response in JSON, or JSON already; compressed if it is long and the client can take it."""
     body = shown if isinstance(shown, bytes) else orjson.dumps(shown)
     wanted = "gzip" in request.headers.get("Accept-Encoding", "")
     if len(body) < _GZIP_FROM or not wanted:

@@ -1,4 +1,4 @@
-"""Replicas that come, go and change, and what the promotion stream tells of it."""
+"""Replicas that come, go and change, and their events in the promotion stream."""
 
 import asyncio
 from collections import deque

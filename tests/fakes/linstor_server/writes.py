@@ -22,7 +22,7 @@ class Write(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is written to, as far as the answer tells."""
+    """What is written to, as far as the response shows."""
 
     mask: int
     what: str

@@ -6,7 +6,7 @@ external-attacher 4.13 and external-resizer 2.3. `decisions` says what they do o
 all patches go to whatever has the name, and what a watch told last is not read again.
 
 The real programs are tested in tests/csi. These stay for what those can't do: random plans on a
-virtual clock, the pretended cluster, and a sidecar that is late by a given time.
+virtual clock, the fake cluster, and a sidecar that is late by a given time.
 """
 
 from tests.fakes.sidecars.apis import HttpApi, MemoryApi

@@ -1,4 +1,4 @@
-"""How the sidecars reach a cluster: a pretended one in memory, or any over HTTP."""
+"""How the sidecars reach a cluster: a fake one in memory, or any over HTTP."""
 
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol

@@ -44,7 +44,7 @@ def provisioners_farewell(pv: Json) -> Json | None:
 def reclaims(pv: Json) -> bool:
     """Whether the provisioner deletes what is behind the volume: the data.
 
-    A volume that is terminating already is no obstacle as long as it wears the finalizer.
+    A volume that is terminating already is no obstacle as long as it has the finalizer.
     """
     if _going(pv) and PROVISIONER not in _finalizers(pv):
         return False

@@ -25,7 +25,7 @@ class Reclaimed:
 
 
 class _Row:
-    """Names that want a look, each once; a look that did not get its way is had again later."""
+    """Names to check, each once; a check that failed is repeated later."""
 
     def __init__(self, check: Callable[[str], Awaitable[bool]]) -> None:
         self._check = check

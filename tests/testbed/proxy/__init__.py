@@ -5,29 +5,29 @@ Put one before each peer, and let the service know the proxies only:
     record = Record()
     async with (
         Proxy(cluster.url, kubernetes_terms, record=record, tls=cluster.tls) as kubernetes,
-        Proxy(stage.linstor.url, linstor_terms, record=record) as linstor,
+        Proxy(test bed.linstor.url, linstor_terms, record=record) as linstor,
     ):
         kubeconfig = kubernetes.write_kubeconfig(path, token=cluster.token)
 
-Each request is told apart by its label: for Kubernetes the words of RBAC, as in "delete
+Each request is identified by its label: for Kubernetes the words of RBAC, as in "delete
 persistentvolumes", "create events.events.k8s.io" or "patch persistentvolumes (dry run)", for
 LINSTOR "linstor" and what is asked for, as in "linstor get resource-definitions/*/resources".
-`record` has all requests in the order in which they came, with the status of the answer.
+`record` has all requests in the order in which they came, with the status of the response.
 
-What goes wrong is a rule. It strikes the nth request that it matches, counted from when it was
+What goes wrong is a rule. It hits the nth request that it matches, counted from when it was
 added, or several from there on:
 
     rule = kubernetes.on("update persistentvolumes", Reset(forwarded=True))
     rule = kubernetes.on(re.compile("^(patch|delete) "), Answer(503), nth=2, times=3)
     await rule.struck.wait()
 
-The acts are in acts.py: Instead, Before and After call back in place of the request, before it is
-sent on or after its answer was had, Answer answers by itself, Delay waits, Hang never answers,
-Reset breaks the connection, CutBody sends a part of the answer, Late forwards a request long after
-its sender has lost sight of it.
-Of all connections at once, `drop_connections` breaks them and `vanish` lets them hang in the air.
-The oldest rule that wants a request has it; the others still count it. Without a rule requests go
-through as they are, and answers come back unbuffered where they are streams.
+The actions are in actions.py: Instead, Before and After call back in place of the request, before
+it is sent on or after its response was had, Respond responds by itself, Delay waits, Hang never
+responds, Reset breaks the connection, CutBody sends a part of the response, Late forwards a request
+long after its sender has given up. Of all connections at once, `drop_connections` breaks them and
+`vanish` lets them hang in the air. The oldest rule that wants a request has it; the others still
+count it. Without a rule requests go through as they are, and responses come back unbuffered where
+they are streams.
 """
 
 from tests.testbed.proxy.actions import (

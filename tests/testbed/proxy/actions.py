@@ -17,15 +17,15 @@ class Instead:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """Call back, and forward it once that has returned; the answer goes its usual way."""
+    """Call back, and forward it once that has returned; the response goes its usual way."""
 
     call: CallBack
 
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """Forward it, call back once the answer is had whole (of a stream, once it has begun), and
-    break the connection: not a byte of the answer reaches the service.
+    """Forward it, call back once the response is had whole (of a stream, once it has begun), and
+    break the connection: not a byte of the response reaches the service.
     """
 
     call: CallBack
@@ -33,7 +33,7 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """Answer without asking the peer."""
+    """Respond without asking the peer."""
 
     status: int
     body: bytes = b"{}"
@@ -42,7 +42,7 @@ class Respond:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """Keep the request for some seconds, the answer for some, or both."""
+    """Keep the request for some seconds, the response for some, or both."""
 
     request: float = 0.0
     response: float = 0.0
@@ -64,7 +64,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class CutBody:
-    """Forward it, and break the connection after so many bytes of the answer's body."""
+    """Forward it, and break the connection after so many bytes of the response's body."""
 
     length: int
 
@@ -74,7 +74,7 @@ class Late:
     """Forward the request after some seconds, whatever its sender does meanwhile.
 
     The sender's connection is broken at once if it is to be `reset`, else nothing is said on it
-    until the sender gives up. What the peer answers at last is heard by nobody.
+    until the sender gives up. What the peer responds at last is heard by nobody.
     """
 
     seconds: float

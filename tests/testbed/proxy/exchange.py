@@ -1,4 +1,4 @@
-"""One request on its way to the peer, its answer on the way back, and what befalls both."""
+"""One request on its way to the peer, its response on the way back, and what happens to both."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
@@ -27,7 +27,7 @@ from tests.testbed.proxy.failures import broken, cut, hang_up, silence
 from tests.testbed.proxy.record import Asked
 
 _OF_THE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "content-length", "host")
-"""Headers that are made anew for each of the two connections."""
+"""Headers that are recreated for each of the two connections."""
 
 Outlive = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 """Has something done to its end, whatever becomes of the sender."""
@@ -35,7 +35,7 @@ Outlive = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Had:
-    """What the peer answered."""
+    """What the peer responded."""
 
     status: int
     headers: CIMultiDict[str]
@@ -58,7 +58,7 @@ class Exchange:
     """Whether the proxy has vanished for the sender."""
 
     async def whole(self) -> web.StreamResponse:
-        """Have the whole answer, and pass it on."""
+        """Have the whole response, and pass it on."""
         ended = await self._stopped()
         if ended is not None:
             return ended
@@ -82,7 +82,9 @@ class Exchange:
         return web.Response(status=had.status, headers=had.headers, body=had.body)
 
     async def stream(self) -> web.StreamResponse:
-        """Pass on what comes, as it comes; what befalls an answer befalls the beginning of it."""
+        """Pass on what comes, as it comes; what is done to a response is done to the beginning of
+        it.
+        """
         ended = await self._stopped()
         if ended is not None:
             return ended
@@ -136,7 +138,7 @@ class Exchange:
                 pass
 
     async def _travel(self) -> _Had | None:
-        """Go to the peer and have its answer; None where the peer is down or hangs up."""
+        """Go to the peer and have its response; None where the peer is down or hangs up."""
         await self._wait()
         try:
             async with self._ask() as response:

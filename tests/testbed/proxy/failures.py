@@ -1,4 +1,4 @@
-"""How an exchange ends otherwise than with an answer."""
+"""How an exchange ends without a response."""
 
 import asyncio
 import ctypes

@@ -17,7 +17,7 @@ _DEFINITION = re.compile(r"(resource-definitions)/[^/?]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """One request in terms of RBAC; of a request to LINSTOR verb and resource tell all."""
+    """One request in terms of RBAC; of a request to LINSTOR verb and resource show all."""
 
     verb: str
     resource: str
@@ -73,7 +73,9 @@ def _dry_runs(body: bytes) -> bool:
 
 
 def linstor_terms(method: str, path: str, query: Mapping[str, str], body: bytes) -> Terms:
-    """A method and the path without names; the list of one definition is told from that of all."""
+    """A method and the path without names; the list of one definition is distinguished from that of
+    all.
+    """
     resource = _DEFINITION.sub(r"\1/*", path.removeprefix("/v1/"))
     if "resource_definitions" in query:
         resource += "/*"

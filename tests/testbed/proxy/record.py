@@ -20,7 +20,7 @@ class Asked:
     body: bytes
     terms: Terms
     status: int | None = None
-    """What the peer answered, or a rule in its place, heard or not; None while nobody has."""
+    """What the peer responded, or a rule in its place, received or not; None before that."""
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""Which requests an act befalls."""
+"""Which requests an action applies to."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ Wanted = str | re.Pattern[str] | Callable[[Asked], bool]
 
 @dataclass(slots=True, kw_only=True)
 class Rule:
-    """Strikes the nth request that it wants, and those after it, `times` in all; None is no end."""
+    """Applies from the nth matching request on, `times` in all; None has no end."""
 
     wanted: Wanted
     action: Action
@@ -24,10 +24,10 @@ class Rule:
     """Requests that it wanted so far, struck or not."""
     hits: int = 0
     struck: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it strikes for the first time, before the act."""
+    """Set when it applies for the first time, before the action."""
 
     def meets(self, asked: Asked) -> bool:
-        """Count the request if it is wanted; answers whether its turn has come."""
+        """Count the request if it is wanted; returns whether it is due."""
         if not self._wants(asked):
             return False
         self.observed += 1
@@ -47,7 +47,7 @@ class Rule:
 
 
 class Rules:
-    """The oldest rule whose turn it is has the request."""
+    """The oldest rule that is due has the request."""
 
     def __init__(self) -> None:
         self._rules: list[Rule] = []

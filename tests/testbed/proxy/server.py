@@ -25,7 +25,7 @@ _BODY_LIMIT = 64 << 20
 
 
 class Proxy:
-    """Use it as `async with Proxy(...) as proxy`; the package's docstring tells how."""
+    """Use it as `async with Proxy(...) as proxy`; the package's docstring shows how."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Proxy:
         return f"http://127.0.0.1:{self._port}"
 
     def on(self, wanted: Wanted, action: Action, *, nth: int = 1, times: int | None = 1) -> Rule:
-        """Let an act befall the nth wanted request from now on, and more of them if told so."""
+        """Apply an action from the nth matching request on, `times` in all."""
         return self.rules.add(Rule(wanted=wanted, action=action, nth=nth, times=times))
 
     def write_kubeconfig(self, path: Path, *, token: str = "") -> Path:
@@ -67,20 +67,20 @@ class Proxy:
         return path
 
     def drop_connections(self) -> None:
-        """Break all connections, streams and idle ones as well. Who connects anew is served."""
+        """Break all connections, streams and idle ones as well. Who reconnects is served."""
         for transport in self._connected():
             transport.abort()
 
     def vanish(self) -> None:
         """Be gone for all who are connected, as a machine that lost its power: no FIN, no RST, and
-        nothing that they send is ever acknowledged. Who connects anew is served.
+        nothing that they send is ever acknowledged. Who reconnects is served.
         """
         for transport in self._connected():
             cut_off(transport)
             self._gone.add(transport)
 
     async def until_idle(self) -> None:
-        """Wait until everything that was sent on has been answered; streams do not count."""
+        """Wait until everything that was sent on has a response; streams do not count."""
         while self._under_way:
             await asyncio.wait(self._under_way)
 
