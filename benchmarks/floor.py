@@ -129,12 +129,14 @@ class Floor:
             self._ask("DELETE", path, deletion(pv) | {"dryRun": ["All"]}),
             self._ask("POST", VOLUMES + MANAGER + "&dryRun=All", body, fine=(409,)),
         )
-        pv = await self._ask("PATCH", path + MANAGER, mark)
         metadata = {key: entry["metadata"][key] for key in ("uid", "resourceVersion")}
-        entry = await self._ask(
-            "PUT",
-            f"{entries}/affinity-journal-{name}{MANAGER}",
-            noted(name, body, "deleting", metadata),
+        pv, entry = await asyncio.gather(
+            self._ask("PATCH", path + MANAGER, mark),
+            self._ask(
+                "PUT",
+                f"{entries}/affinity-journal-{name}{MANAGER}",
+                noted(name, body, "deleting", metadata),
+            ),
         )
         pv = await self._ask("DELETE", path, deletion(pv))
         pv = await self._ask("PATCH", path + MANAGER, tombstone(pv))

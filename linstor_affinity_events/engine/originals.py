@@ -20,7 +20,7 @@ class Originals:
         """Those observed before another instance may have led, and replaced them again."""
 
     def __contains__(self, name: PvName) -> bool:
-        return name in self._known
+        return name in self._known and name not in self._outdated
 
     def observed(self, original: Manifest) -> None:
         """Remember which claim a volume belongs to, what it may demand when recreated, and that we
@@ -28,18 +28,16 @@ class Originals:
         """
         name, seen = name_of(original), original_of(original)
         before = self._known.get(name)
-        held = before is not None and before.uid == seen.uid and before.held
+        held = name in self and before is not None and before.uid == seen.uid and before.held
         self._known[name] = replace(seen, held=held or seen.held)
         self._outdated.discard(name)
 
     def of(self, entry: JournalEntry) -> Original | None:
-        """The original volume of an entry, as last observed; None if it was not observed. If it is
-        another incarnation than that of the entry, another client wrote the entry.
+        """The original volume of an entry, as last observed; None if it was not observed since this
+        instance leads, as after a restart: another one may have changed it, or whose it is. If it
+        is another incarnation than that of the entry, another client wrote the entry.
         """
-        seen = self._known.get(entry.pv)
-        if seen is not None and seen.uid != entry.uid and entry.pv in self._outdated:
-            return None
-        return seen
+        return None if entry.pv in self._outdated else self._known.get(entry.pv)
 
     def has_any(self, names: Iterable[PvName]) -> bool:
         """Whether this instance observed one of these volumes before it was removed."""
@@ -67,7 +65,9 @@ class Originals:
             there = volume_of(name)
             # The cache may show the volume that is removed by now, and an entry that others deleted
             # says nothing. A held volume is forgotten when it is read.
-            replaced = there is not None and (there.uid != seen.uid or not seen.held)
+            replaced = there is not None and (
+                there.uid != seen.uid or not seen.held or name in self._outdated
+            )
             if replaced and name not in pending:
                 self.forget(name)
 

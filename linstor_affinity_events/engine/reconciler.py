@@ -61,12 +61,14 @@ class Reconciler:
 
     def remembered(self) -> int:
         """Number of entries kept between reconciles, for volumes and resources together."""
-        return len(self._retries) + len(self._rechecks) + self._cluster_view.remembered()
+        own = len(self._retries) + len(self._rechecks) + len(self._saved_volumes)
+        return own + self._cluster_view.remembered()
 
     def forget_gone(self) -> None:
         """Drop the state kept for volumes and resources that no longer exist."""
         self._cluster_view.forget_gone()
         self._rechecks.keep(self._index.resources())
+        self._saved_volumes.keep(self._cluster_view.saved)
         self._retries.forget_gone()
         self._changer.forget_before(asyncio.get_running_loop().time() - WATCH_DELAY_MOST)
 

@@ -14,7 +14,8 @@ from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.verification import verified
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.progress import (
     BinderAwaited,
     ClaimRead,
@@ -23,6 +24,7 @@ from linstor_affinity_events.model.progress import (
     Failed,
     Failure,
     Finished,
+    MarkedAndSaved,
     Observed,
     Postponed,
     Progress,
@@ -43,6 +45,7 @@ from linstor_affinity_events.model.steps import (
     Drop,
     LeaveAlone,
     Mark,
+    MarkAndSave,
     Observe,
     Outcome,
     ReadClaim,
@@ -140,6 +143,8 @@ class ReplacementRun:
             return Outcome.SUPERSEDED
         if not isinstance(end.outcome, LeaveAlone):
             unfinished.ended(pv)
+        else:
+            unfinished.absent.blocking.discard(pv)
         return end.outcome
 
     def _failed(self, end: Failed) -> Again | Refused:
@@ -171,29 +176,21 @@ class ReplacementRun:
                 )
 
     async def _take(self, step: Step) -> Result:
-        entry, volumes = self.progress.entry, self._dependencies.volumes
         match step:
             case Observe():
-                return Observed(*await observe(self._dependencies, entry.pv))
-            case Mark(patch) | DetachClaimRef(patch) | Unmark(patch):
-                return Written(await volumes.patch(entry.pv, patch))
+                return Observed(*await observe(self._dependencies, self.progress.entry.pv))
+            case Mark() | DetachClaimRef() | Unmark() | Delete() | Create():
+                return await self._write(step)
             case Save(changed):
-                # With our name as holder, others see who continues.
-                ours = replace(changed, holder=self.progress.holder)
-                return Saved(await self._dependencies.journal.save(ours))
-            case Delete():
-                return Written(await volumes.delete(self._pv))
+                return Saved(await self._save(changed))
+            case MarkAndSave(patch, changed):
+                return await self._mark_and_save(patch, changed)
             case AwaitBinder():
                 return await self._await_binder()
             case ReadClaim():
                 return await self._read_claim_at_rest()
             case Remove():
                 return await self._remove()
-            case Create(body):
-                self._dependencies.unfinished.absent.gone(entry.pv)
-                made = await volumes.create(body)
-                self._dependencies.unfinished.absent.present(entry.pv)
-                return Recreated(pv=made, asked_for=body)
             case Drop():
                 return await self._drop(step)
             case UnmarkWithoutEntry():
@@ -204,6 +201,43 @@ class ReplacementRun:
                 return Done()
             case _:
                 assert_never(step)
+
+    async def _write(
+        self, step: Mark | DetachClaimRef | Unmark | Delete | Create
+    ) -> Written | Recreated:
+        name, volumes = self.progress.entry.pv, self._dependencies.volumes
+        match step:
+            case Delete():
+                return Written(await volumes.delete(self._pv))
+            case Create(body):
+                self._dependencies.unfinished.absent.gone(name)
+                made = await volumes.create(body)
+                self._dependencies.unfinished.absent.present(name)
+                return Recreated(pv=made, asked_for=body)
+            case Mark(patch) | DetachClaimRef(patch) | Unmark(patch):
+                return Written(await volumes.patch(name, patch))
+
+    async def _save(self, changed: JournalEntry) -> JournalEntry:
+        """Save the entry with our name as holder, so that others see who continues."""
+        ours = replace(changed, holder=self.progress.holder)
+        return await self._dependencies.journal.save(ours)
+
+    async def _mark_and_save(self, patch: Patch, changed: JournalEntry) -> MarkedAndSaved:
+        marked, saved = await asyncio.gather(
+            self._dependencies.volumes.patch(changed.pv, patch),
+            self._save(changed),
+            return_exceptions=True,
+        )
+        errors = [each for each in (marked, saved) if isinstance(each, BaseException)]
+        for each in errors:
+            if not isinstance(each, Again | Refused):
+                raise each
+        known = [each for each in errors if isinstance(each, Again | Refused)]
+        return MarkedAndSaved(
+            pv=None if isinstance(marked, BaseException) else marked,
+            entry=None if isinstance(saved, BaseException) else saved,
+            error=min(known, key=lambda each: isinstance(each, Refused), default=None),
+        )
 
     async def _drop(self, step: Drop) -> Dropped:
         in_time = await verified(self._dependencies, self.progress, step, self._volume_watch)

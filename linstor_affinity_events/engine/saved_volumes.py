@@ -6,6 +6,8 @@ exists in the state that the controller leaves, or its claim exists and refers t
 """
 
 import logging
+from collections.abc import Collection
+from hashlib import sha256
 
 from linstor_affinity_events.engine.cluster_view import ClusterView
 from linstor_affinity_events.engine.ports import Ports
@@ -23,10 +25,11 @@ from linstor_affinity_events.model.manifest import (
     uid_of,
 )
 from linstor_affinity_events.model.markers import adoption_patch, reference_unmarking
-from linstor_affinity_events.model.names import Uid
+from linstor_affinity_events.model.names import ResourceName, Uid
 from linstor_affinity_events.model.ownership import (
     claim_is_as_recorded,
     claim_is_leaving,
+    has_class_of,
     left_by_the_reference,
 )
 from linstor_affinity_events.model.placement import Definition
@@ -46,8 +49,19 @@ class SavedVolumes:
         self._linstor, self._volumes = ports.linstor, ports.volumes
         self._replacer, self._cluster_view = replacer, cluster_view
         self._parse_json, self._enabled = ports.parse_json, enabled
-        self._refused: dict[tuple[str, int], tuple[str, str]] = {}
-        self._done: dict[tuple[str, int], str] = {}
+        self._refused: dict[tuple[ResourceName, int], tuple[bytes, str]] = {}
+        self._done: dict[tuple[ResourceName, int], bytes] = {}
+        """By definition and volume number, with a hash of the text, which may be long."""
+
+    def __len__(self) -> int:
+        """Number of saved PVs that are remembered."""
+        return len(self._refused.keys() | self._done.keys())
+
+    def keep(self, saved: Collection[ResourceName]) -> None:
+        """Forget those of all other definitions: LINSTOR has them no longer."""
+        for remembered in (self._refused, self._done):
+            for where in [each for each in remembered if each[0] not in saved]:
+                del remembered[where]
 
     async def take_over(self, definition: Definition) -> None:
         """Take over each saved PV of a definition.
@@ -55,27 +69,27 @@ class SavedVolumes:
         One that can't be trusted, or belongs to another cluster, is reported once and stays.
         """
         for number, text in definition.saved.items():
-            where = (definition.resource, number)
+            where, known = (definition.resource, number), sha256(text.encode()).digest()
             # Never take over twice one that could not be dropped: by now another client may have
             # deleted the volume.
-            if self._done.get(where) != text:
+            if self._done.get(where) != known:
                 try:
                     if not await self._take_over(definition, number, text):
                         continue
                 except BadEntry as error:
-                    self._refuse(where, text, str(error))
+                    self._refuse(where, known, str(error))
                     continue
-                self._done[where] = text
+                self._done[where] = known
             try:
                 await self._linstor.forget_saved(definition.resource, number)
             except (Again, Refused) as error:
                 # The work is done; the volumes must not wait until LINSTOR accepts the write.
-                self._refuse(where, text, f"it was handled, but cannot be deleted: {error}")
+                self._refuse(where, known, f"it was handled, but cannot be deleted: {error}")
                 continue
             self._refused.pop(where, None)
             self._done.pop(where, None)
 
-    def _refuse(self, where: tuple[str, int], text: str, why: str) -> None:
+    def _refuse(self, where: tuple[ResourceName, int], text: bytes, why: str) -> None:
         if self._refused.get(where) == (text, why):
             return
         self._refused[where] = (text, why)
@@ -145,7 +159,8 @@ class SavedVolumes:
         entry = _entry(saved, key, Uid(""))
         if entry.user is None:
             raise BadEntry("it has no claim uid")
-        if not claim_is_as_recorded(entry, await self._volumes.read_claim(entry.user)):
+        claim = await self._volumes.read_claim(entry.user)
+        if claim is None or not claim_is_as_recorded(entry, claim):
             raise BadEntry(
                 f"its PersistentVolume does not exist, and no claim {entry.user} "
                 f"with uid {entry.user.uid} in this cluster refers to it; it may "
@@ -153,6 +168,8 @@ class SavedVolumes:
             )
         if provisioned_for(key.resource) not in {None, entry.user.uid}:
             raise BadEntry(f"resource {key.resource} was provisioned for another claim")
+        if not has_class_of(entry.wanted, claim):
+            raise BadEntry("it has another StorageClass than its claim")
         entry = entry.wanting(self._cluster_view.with_volume_context(entry.wanted))
         if parts := self._cluster_view.unconfirmed(entry.wanted):
             raise BadEntry(

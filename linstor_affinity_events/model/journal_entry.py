@@ -12,6 +12,8 @@ from linstor_affinity_events.errors import BadEntry, BadHandle
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.keys import (
     DRIVER,
+    FINALIZER,
+    MARKER_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
     VolumeKey,
     parse_handle,
@@ -216,6 +218,11 @@ def _check_metadata(metadata: Mapping[str, Any], *, fresh: bool) -> None:
         raise BadEntry("its finalizers are not a list of strings")
     if not isinstance(metadata.get("uid", ""), str):
         raise BadEntry("its uid is not a string")
+    annotations = metadata.get("annotations")
+    marker = isinstance(annotations, Mapping) and MARKER_ANNOTATION in annotations
+    if fresh and (marker or FINALIZER in finalizers):
+        # Whoever wrote it could have us remove markers later that restore what they say.
+        raise BadEntry("its PersistentVolume has replacement markers")
     if fresh and metadata.keys() & {"uid", "resourceVersion", "deletionTimestamp"}:
         raise BadEntry("its PersistentVolume has fields that only the API server sets")
 

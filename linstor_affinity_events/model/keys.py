@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from linstor_affinity_events.errors import BadHandle
-from linstor_affinity_events.model.names import ResourceName, resource_name
+from linstor_affinity_events.model.names import PvName, ResourceName, resource_name
 
 DRIVER = "linstor.csi.linbit.com"
 
@@ -76,11 +76,11 @@ class VolumeKey:
 _PROVISIONED = re.compile(r"pvc-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
-def provisioned_for(resource: ResourceName) -> str | None:
-    """The uid of the claim that a resource was provisioned for, if its name contains it:
+def provisioned_for(name: PvName | ResourceName) -> str | None:
+    """The uid of the claim that a volume or resource was provisioned for, if its name contains it:
     csi-provisioner names a volume after it, and linstor-csi names the resource like the volume.
     """
-    found = _PROVISIONED.fullmatch(resource)
+    found = _PROVISIONED.fullmatch(name)
     return None if found is None else found[1]
 
 

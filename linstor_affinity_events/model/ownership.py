@@ -5,6 +5,7 @@ from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, provisioned_for
 from linstor_affinity_events.model.manifest import Manifest, finalizers_of, is_terminating, uid_of
 from linstor_affinity_events.model.markers import has_any_marker, is_safe_to_release
+from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.policy import StorageClass
 
 
@@ -31,18 +32,33 @@ def is_entitled(
     storage_class: StorageClass | None,
 ) -> bool:
     """Whether the claim may have the volume: it is as recorded; the `original` was observed to be
-    its own or, if not observed, a resource that was provisioned for a claim was so for this one;
-    and the volume demands nothing that neither the original nor its StorageClass confirms.
+    its own or, if not observed, nothing says that it was provisioned for another one; and the
+    volume demands nothing that neither the original nor the StorageClass of both confirms.
     """
-    if not claim_is_as_recorded(entry, claim) or entry.user is None:
+    if not claim_is_as_recorded(entry, claim) or entry.user is None or claim is None:
         return False
-    born_for = provisioned_for(entry.key.resource)
-    own = original.claim == entry.user.uid if original else born_for in {None, entry.user.uid}
+    own = original.claim == entry.user.uid if original else _may_be_its_own(entry, entry.user.uid)
     return own and not unconfirmed(
         demands_of(entry.wanted),
         original=None if original is None else original.demands,
-        storage_class=storage_class,
+        storage_class=storage_class if has_class_of(entry.wanted, claim) else None,
     )
+
+
+def _may_be_its_own(entry: JournalEntry, claim: Uid) -> bool:
+    """csi-provisioner names a volume after its claim, and linstor-csi the resource after the
+    volume: a volume or a resource with such a name is for that claim, and they go together.
+    """
+    resource, volume = provisioned_for(entry.key.resource), provisioned_for(entry.pv)
+    return resource in {None, claim} and (volume is None or resource == claim)
+
+
+def has_class_of(wanted: Manifest, claim: Manifest) -> bool:
+    """Whether volume and claim have the same StorageClass, as all that are bound have. Otherwise a
+    volume could get what a class gives that its claim may not use.
+    """
+    ours, theirs = (each["spec"].get("storageClassName") or "" for each in (wanted, claim))
+    return ours == theirs
 
 
 def was_seen_as_its_own(entry: JournalEntry, original: Original | None) -> bool:

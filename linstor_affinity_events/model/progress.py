@@ -22,6 +22,7 @@ from linstor_affinity_events.model.steps import (
     Drop,
     LeaveAlone,
     Mark,
+    MarkAndSave,
     Observe,
     Outcome,
     ReadClaim,
@@ -52,6 +53,20 @@ class Saved:
     """The journal entry as stored."""
 
     entry: JournalEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkedAndSaved:
+    """What is known of two requests that were sent concurrently."""
+
+    pv: Manifest | None
+    """The marked volume; None if that request failed."""
+
+    entry: JournalEntry | None
+    """The journal entry as stored; None if that request failed."""
+
+    error: Again | Refused | None
+    """Why one of them failed; if one failed in a way in which it may have taken effect, that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +135,7 @@ class Failure:
 Result = (
     Written
     | Saved
+    | MarkedAndSaved
     | BinderAwaited
     | ClaimRead
     | Postponed
@@ -283,6 +299,8 @@ def _after_success(progress: Progress, step: Step, result: Result) -> Progress |
             return _written(progress, step, result)
         case Saved(entry):
             return _saved(progress, step, entry)
+        case MarkedAndSaved():
+            return _marked_and_saved(progress, step, result)
         case BinderAwaited() | ClaimRead() | Postponed():
             return _waited(progress, result)
         case Recreated():
@@ -302,6 +320,18 @@ def _written(progress: Progress, step: Step, result: Written) -> Progress:
     if isinstance(step, Unmark):
         return replace(seen, then=Drop(step.outcome, verified=True))
     return replace(seen, deletion_requested=True) if isinstance(step, Delete) else seen
+
+
+def _marked_and_saved(
+    progress: Progress, step: Step, result: MarkedAndSaved
+) -> Progress | Finished | Failed:
+    if result.entry is not None:
+        progress = _saved(progress, step, result.entry)
+    if result.pv is not None:
+        progress = replace(progress, observation=replace(progress.observation, pv=result.pv))
+    if result.error is not None:
+        return _after_failure(progress, step, result.error)
+    return progress
 
 
 def _waited(progress: Progress, result: BinderAwaited | ClaimRead | Postponed) -> Progress:
@@ -347,7 +377,7 @@ def _saved(progress: Progress, step: Step, entry: JournalEntry) -> Progress:
 
 def _having_tried(progress: Progress, step: Step) -> Progress:
     """The same, knowing which entry may be stored now."""
-    if not isinstance(step, Save):
+    if not isinstance(step, Save | MarkAndSave):
         return progress
     tried = replace(step.entry, holder=progress.holder, version="")
     return replace(progress, written=replace(progress.entry, version=""), tried=tried)
@@ -406,10 +436,9 @@ def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalE
     """Whether an observed deletion can't be ours: all our requests were conflicts, and nobody
     has written the entry since, as other instances do before they delete.
     """
+    deleted = pv is None or (uid_of(pv) == entry.uid and is_terminating(pv))
     return (
-        pv is not None
-        and uid_of(pv) == entry.uid
-        and is_terminating(pv)
+        deleted
         and entry.state is State.DELETING
         and not progress.deletion_requested
         and progress.deleting_version == entry.version
@@ -450,7 +479,7 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
     match step:
         case DetachClaimRef():
             return replace(progress, observation=replace(observation, claim_ref_immutable=True))
-        case Delete():
+        case Delete() | MarkAndSave():
             return replace(progress, rejected=error)
         case Mark() | Save() if progress.entry.state is State.PREPARED:
             return replace(progress, rejected=error)

@@ -23,7 +23,7 @@ from linstor_affinity_events.model.quantity import quantity
 KNOWN_FINALIZERS = (
     "kubernetes.io/pv-protection",
     PROVISIONER_FINALIZER,
-    "external-attacher/*",
+    "external-attacher/linstor-csi-linbit-com",
     FINALIZER,
 )
 """Their owners release a PersistentVolume that is deleted with policy Retain."""

@@ -57,6 +57,7 @@ from linstor_affinity_events.model.steps import (
     Drop,
     LeaveAlone,
     Mark,
+    MarkAndSave,
     Outcome,
     ReadClaim,
     Remove,
@@ -236,7 +237,7 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
             return Save(entry.prepared())
         return _unmark(entry, pv, observation, Outcome.ROLLED_BACK)
     if entry.state is State.PREPARED and observation.begun_here:
-        return Mark(mark_patch(pv))
+        return MarkAndSave(mark_patch(pv), entry.deleting())
     return Drop(Outcome.SUPERSEDED)
 
 

@@ -48,6 +48,16 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkAndSave:
+    """Both concurrently. Neither does harm alone: an entry for a live volume without our markers is
+    dropped, and markers are removed.
+    """
+
+    patch: Patch
+    entry: JournalEntry
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Delete exactly the observed incarnation and version."""
 
@@ -123,6 +133,7 @@ class LeaveAlone:
 Step = (
     Mark
     | Save
+    | MarkAndSave
     | Delete
     | DetachClaimRef
     | AwaitBinder

@@ -161,6 +161,8 @@ def kind_of(asked: Asked) -> str:
     if asked.terms.dry_run or asked.label == "create configmaps":
         # The journal entry is created during the dry run.
         return "rehearsal"
+    if asked.label in {"patch persistentvolumes", "update configmaps"}:
+        return "preparation"
     if asked.label in {REMOVAL, CREATION}:
         # They overlap, on connections of their own.
         return "swap"

@@ -20,9 +20,9 @@ FORGED = Writer(name=OURSELVES)
 """A field manager's name is what the client says it is."""
 
 
-def foreign_claim(cluster: FakeCluster) -> Json:
+def foreign_claim(cluster: FakeCluster, **claim: Any) -> Json:
     """A claim that asks for a volume which is not there."""
-    wish = manifests.claim("evil")
+    wish = manifests.claim("evil", **claim)
     wish["spec"]["volumeName"] = "evil"
     return cluster.create("persistentvolumeclaims", wish, namespace="default")
 

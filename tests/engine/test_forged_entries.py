@@ -229,7 +229,9 @@ async def test_a_volume_from_a_property_gets_no_mount_options_of_another_propert
         linstor = FakeLinstor("n1", "n2")
         linstor.place("unused", "n1")
         setup = setup_on(cluster, linstor)
-        saved = volume_for(foreign_claim(cluster), "unused", storageClassName="old")
+        saved = volume_for(
+            foreign_claim(cluster, storage_class="old"), "unused", storageClassName="old"
+        )
         name = ResourceName("unused")
         linstor.known[name] = changed(linstor.known[name], saved={0: json.dumps(saved)})
         async with setup.at_work():

@@ -77,6 +77,7 @@ def claim(*, metadata: Json | None = None, status: Json | None = None, **spec: A
         },
         "spec": {
             "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "linstor",
             "resources": {"requests": {"storage": "1Gi"}},
             "volumeName": PV,
             **spec,

@@ -21,6 +21,7 @@ from linstor_affinity_events.model.progress import (
     Failed,
     Failure,
     Finished,
+    MarkedAndSaved,
     Observed,
     Progress,
     Recreated,
@@ -41,6 +42,7 @@ from linstor_affinity_events.model.steps import (
     Drop,
     LeaveAlone,
     Mark,
+    MarkAndSave,
     Observe,
     Outcome,
     ReadClaim,
@@ -87,6 +89,8 @@ class Cluster:
                 return Written(self.pv)
             case Save(changed):
                 return Saved(self.stored(replace(changed, holder=progress.holder)))
+            case MarkAndSave():
+                return self._marked_and_saved(step, progress)
             case Delete():
                 self.pv = terminating(self._observed_by(progress))
                 return Written(self.pv)
@@ -109,6 +113,14 @@ class Cluster:
                 return Dropped()
             case UnmarkWithoutEntry() | LeaveAlone():
                 return Done()
+
+    def _marked_and_saved(self, step: MarkAndSave, progress: Progress) -> MarkedAndSaved:
+        entry = self.stored(replace(step.entry, holder=progress.holder))
+        try:
+            self.pv = self._guarded(step.patch)
+        except Conflict as error:
+            return MarkedAndSaved(pv=None, entry=entry, error=error)
+        return MarkedAndSaved(pv=self.pv, entry=entry, error=None)
 
     def _observed_by(self, progress: Progress) -> Json:
         observed = progress.observation.pv
@@ -233,13 +245,13 @@ def test_a_replacement_without_interruption_succeeds() -> None:
     steps, end = replaced(cluster)
 
     assert [type(step) for step in steps] == [
-        *(Mark, Save, Delete, DetachClaimRef, AwaitBinder, Remove, Drop),
+        *(MarkAndSave, Delete, DetachClaimRef, AwaitBinder, Remove, Drop),
     ]
     assert end.outcome is Outcome.DONE
     whole(cluster, moved=True)
 
 
-COUNT = 7
+COUNT = 6
 
 
 SINGLE = [Interruption(at, how) for at in range(COUNT) for how in HOW]
@@ -255,6 +267,58 @@ def test_one_interruption_loses_nothing(interruption: Interruption) -> None:
     if interruption.how == "changed by others" and not isinstance(steps[interruption.at], Drop):
         assert cluster.pv is not None
         assert cluster.pv["metadata"]["labels"]["seen"] == "yes"
+
+
+PARTS = ("marked", "saved")
+
+
+@pytest.mark.parametrize("crash", [True, False], ids=["crash", "no answers"])
+@pytest.mark.parametrize("part", PARTS)
+def test_half_of_the_first_step_loses_nothing(part: str, crash: bool) -> None:
+    """Only one of the two concurrent requests took effect."""
+    cluster = Cluster()
+    progress = started(cluster)
+    step = following(progress)
+    assert isinstance(step, MarkAndSave)
+    pv, entry = cluster.pv, cluster.entry
+    done = cluster.take(step, progress)
+    assert isinstance(done, MarkedAndSaved)
+    if part == "marked":
+        cluster.entry = entry
+    else:
+        cluster.pv = pv
+
+    lost = MarkedAndSaved(pv=None, entry=None, error=Unreachable("no answer"))
+    after = resumed(cluster) if crash else advance(progress, step, lost)
+    if isinstance(after, Failed):
+        after = resumed(cluster, holder=US)
+    to_the_end(cluster, after)
+
+    whole(cluster)
+
+
+def test_a_deletion_between_the_two_first_writes_is_not_undone() -> None:
+    """The entry says that this run deletes the volume, but somebody else did."""
+    for there in (None, terminating(applied(ORIGINAL, {}))):
+        cluster = Cluster()
+        progress = started(cluster)
+        step = following(progress)
+        assert isinstance(step, MarkAndSave)
+        cluster.pv = there
+        after = advance(progress, step, cluster.take(step, progress))
+        end = to_the_end(cluster, after)
+
+        assert end.outcome is Outcome.DELETED_BY_USER
+        assert cluster.pv == there
+        assert cluster.entry is None
+
+
+def to_the_end(cluster: Cluster, after: Progress | Finished | Failed) -> Finished:
+    while isinstance(after, Progress):
+        step = following(after)
+        after = advance(after, step, result_of(cluster, step, after, ""))
+    assert isinstance(after, Finished)
+    return after
 
 
 def test_two_interruptions_lose_nothing() -> None:
@@ -306,27 +370,39 @@ def started(cluster: Cluster) -> Progress:
     return begin(entry, observed, holder=US, own=True)
 
 
-@pytest.mark.parametrize("last", [Save, Mark], ids=["deletion", "entry"])
-def test_a_rejection_before_the_deletion_is_rolled_back(last: type[Step]) -> None:
+@pytest.mark.parametrize("rejected", ["mark", "entry", "deletion"])
+def test_a_rejection_before_the_deletion_is_rolled_back(rejected: str) -> None:
     cluster, error = Cluster(), Invalid("no")
-    progress = at(started(cluster), cluster, last)
-    refused = advance(progress, following(progress), Failure(error))
-    assert isinstance(refused, Progress)
-    while isinstance(refused, Progress):
-        step = following(refused)
-        end = advance(refused, step, result_of(cluster, step, refused, ""))
-        refused = end
+    progress = started(cluster)
+    pv, entry = cluster.pv, cluster.entry
+    step = following(progress)
+    done = cluster.take(step, progress)
+    assert isinstance(done, MarkedAndSaved)
+    if rejected == "deletion":
+        after = advance(progress, step, done)
+        assert isinstance(after, Progress)
+        assert isinstance(following(after), Delete)
+        after = advance(after, Delete(), Failure(error))
+    elif rejected == "mark":
+        cluster.pv = pv
+        after = advance(progress, step, replace(done, pv=None, error=error))
+    else:
+        cluster.entry = entry
+        after = advance(progress, step, replace(done, entry=None, error=error))
+    while isinstance(after, Progress):
+        step = following(after)
+        after = advance(after, step, result_of(cluster, step, after, ""))
 
-    assert isinstance(refused, Failed)
-    assert refused.error is error
-    assert refused.rolled_back
+    assert isinstance(after, Failed)
+    assert after.error is error
+    assert after.rolled_back
     whole(cluster, moved=False)
 
 
 def test_a_rollback_after_a_conflict_starts_from_the_current_state() -> None:
     """Another instance has continued the replacement meanwhile, and deleted the volume."""
     cluster = Cluster()
-    progress = at(started(cluster), cluster, Save)
+    progress = at(started(cluster), cluster, MarkAndSave)
     refused = advance(progress, following(progress), Failure(Invalid("no")))
     assert isinstance(refused, Progress)
     assert following(refused) == Save(progress.entry.prepared())
@@ -399,7 +475,7 @@ def test_a_rejected_creation_blocks_others_only_if_this_run_caused_it() -> None:
 def test_transient_errors_are_counted() -> None:
     cluster = Cluster()
     before = started(cluster)
-    later = at(before, cluster, Save)
+    later = at(before, cluster, MarkAndSave)
     step = following(later)
 
     assert isinstance(advance(before, following(before), Failure(Unreachable("x"))), Failed)
@@ -421,7 +497,7 @@ def test_writes_without_effect_end_the_run() -> None:
 
     assert isinstance(progress, Failed)
     assert isinstance(progress.error, Stalled)
-    assert "step Mark has no effect" in str(progress.error)
+    assert "step MarkAndSave has no effect" in str(progress.error)
 
 
 def test_an_entry_without_claim_creates_a_volume_for_no_claim() -> None:
@@ -451,7 +527,7 @@ def test_an_entry_without_claim_creates_a_volume_for_no_claim() -> None:
 
 def test_a_run_whose_entry_was_deleted_removes_its_markers() -> None:
     cluster = Cluster()
-    progress = at(started(cluster), cluster, Mark)
+    progress = at(started(cluster), cluster, MarkAndSave)
     lost = advance(progress, following(progress), Failure(Conflict("x")))
     assert isinstance(lost, Progress)
 
@@ -469,7 +545,7 @@ def test_a_run_whose_entry_was_deleted_removes_its_markers() -> None:
 
 def test_an_entry_overwritten_by_another_instance_is_no_longer_our_own() -> None:
     cluster = Cluster()
-    progress = at(started(cluster), cluster, Save)
+    progress = at(started(cluster), cluster, MarkAndSave)
     lost = replace(progress, outdated=True)
     assert cluster.entry is not None
 

@@ -45,7 +45,8 @@ def claim_requesting(size: str) -> Json:
         ),
         pytest.param(
             with_metadata(
-                volume(), finalizers=[PROTECTION, PROVISIONER, "external-attacher/linstor"]
+                volume(),
+                finalizers=[PROTECTION, PROVISIONER, "external-attacher/linstor-csi-linbit-com"],
             ),
             claim(),
             id="finalizers of Kubernetes and CSI",
