@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks import floor
+from benchmarks import baseline
 from benchmarks.waits import until_full_reconciles
 from tests.testbed.manifests import DRIVER
 from tests.testbed.proxied import ProxiedTestbed
@@ -36,7 +36,7 @@ async def test_the_baseline_sends_the_requests_of_the_service(
         async with service_at_work(proxied):
             by_service = await moves(proxied, "pvc-service", DRIVER)
         async with baseline_running(proxied):
-            by_baseline = await moves(proxied, "pvc-floor", floor.DRIVER)
+            by_baseline = await moves(proxied, "pvc-baseline", baseline.DRIVER)
 
     assert sequence(by_baseline) == sequence(by_service)
     assert sequence(by_service)[-3:] == ["delete configmaps", EVENT, EVENT]
@@ -53,7 +53,7 @@ async def service_at_work(proxied: ProxiedTestbed) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def baseline_running(proxied: ProxiedTestbed) -> AsyncIterator[None]:
-    command = (sys.executable, "-m", "benchmarks.floor", "--kubeconfig", str(proxied.kubeconfig))
+    command = (sys.executable, "-m", "benchmarks.baseline", "--kubeconfig", str(proxied.kubeconfig))
     process = await asyncio.create_subprocess_exec(
         *command, "--linstor", proxied.linstor.url, stdout=asyncio.subprocess.PIPE
     )

@@ -76,7 +76,7 @@ async def test_the_guard_reports_limits_that_failed_twice(tmp_path: Path) -> Non
 
 async def test_the_guard_measures_again_if_the_baseline_failed(tmp_path: Path) -> None:
     rest = Measured(report(MET))
-    falls = iter([ExceptionGroup("floor", [AssertionError("the floor fell over")])])
+    falls = iter([ExceptionGroup("baseline", [AssertionError("the baseline failed")])])
 
     async def measure(logs: Path) -> Report:
         for fall in falls:

@@ -129,10 +129,10 @@ async def test_the_version_is_the_recorded_one(client: aiohttp.ClientSession) ->
 async def test_a_missing_definition_is_an_error_as_recorded(client: aiohttp.ClientSession) -> None:
     response = await client.get("/v1/resource-definitions/nope/resources")
 
-    sample, response = recorded("error-404-missing-rd.json"), await response.json()
+    sample, shown = recorded("error-404-missing-rd.json"), await response.json()
     assert response.status == 404
-    assert differences(sample, response) == []
-    assert [without_date(entry) for entry in response] == [without_date(entry) for entry in sample]
+    assert differences(sample, shown) == []
+    assert [without_date(entry) for entry in shown] == [without_date(entry) for entry in sample]
 
 
 async def test_a_property_too_long_is_rejected_as_recorded(client: aiohttp.ClientSession) -> None:
@@ -140,11 +140,11 @@ async def test_a_property_too_long_is_rejected_as_recorded(client: aiohttp.Clien
     path = "/v1/resource-definitions/pvc-3/volume-definitions/0"
     response = await client.put(path, json=body)
 
-    sample, response = recorded("error-500-property-too-long.json"), await response.json()
+    sample, shown = recorded("error-500-property-too-long.json"), await response.json()
     assert response.status == 500
-    assert differences(sample, response) == []
+    assert differences(sample, shown) == []
     for key in ("ret_code", "message", "details", "obj_refs"):
-        assert response[0][key] == sample[0][key]
+        assert shown[0][key] == sample[0][key]
 
 
 async def test_the_current_promotions_are_sent_byte_for_byte_as_recorded(

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.soak.asking import listed
-from benchmarks.soak.ledger import CLAIMS, VOLUMES, Ledger, Owned, lasting
+from benchmarks.soak.oracle import CLAIMS, VOLUMES, Oracle, Owned, durable
+from benchmarks.soak.requests import listed
 from tests.fakes.linstor_server.objects import Definition, Replica, folded
 from tests.testbed import manifests
 
@@ -46,35 +46,35 @@ class Wrong:
         return f"{self.volume}: {self.what}"
 
 
-async def wrongs(ledger: Ledger) -> list[Wrong]:
+async def wrongs(oracle: Oracle) -> list[Wrong]:
     """Everything that is not as it has to be once nothing goes wrong and nothing is in motion."""
-    cluster = ledger.testbed.cluster
+    cluster = oracle.testbed.cluster
     volumes = {v["metadata"]["name"]: v for v in await listed(cluster, VOLUMES)}
     claims = {c["metadata"]["name"]: c for c in await listed(cluster, CLAIMS)}
-    found = [Wrong("note", name) for name in await ledger.testbed.entries()]
-    for owned in ledger.owned.values():
-        found += _of_one(ledger, owned, volumes.get(owned.name), claims.get(owned.claim))
-    found += [Wrong(name, "is not gone yet") for name in ledger.going]
-    found += [Wrong(name, "came back") for name in sorted(ledger.gone & volumes.keys())]
-    known = ledger.owned.keys() | ledger.going.keys() | ledger.gone
-    strangers = sorted(volumes.keys() - known)
-    found += [Wrong(name, "nobody made") for name in strangers if not name.startswith(OTHERS)]
+    found = [Wrong("entry", name) for name in await oracle.testbed.entries()]
+    for owned in oracle.owned.values():
+        found += _of_one(oracle, owned, volumes.get(owned.name), claims.get(owned.claim))
+    found += [Wrong(name, "is not gone yet") for name in oracle.going]
+    found += [Wrong(name, "came back") for name in sorted(oracle.gone & volumes.keys())]
+    known = oracle.owned.keys() | oracle.going.keys() | oracle.gone
+    others = sorted(volumes.keys() - known)
+    found += [Wrong(name, "nobody made") for name in others if not name.startswith(OTHERS)]
     return found
 
 
-def _of_one(ledger: Ledger, owned: Owned, volume: Json | None, claim: Json | None) -> list[Wrong]:
+def _of_one(oracle: Oracle, owned: Owned, volume: Json | None, claim: Json | None) -> list[Wrong]:
     if volume is None:
         return [Wrong(owned.name, "is missing", missing=True)]
     if "deletionTimestamp" in volume["metadata"]:
         return [Wrong(owned.name, "is terminating")]
     found = []
-    nodes = with_data(ledger.testbed.world.definitions[folded(owned.name)])
+    nodes = with_data(oracle.testbed.world.definitions[folded(owned.name)])
     wanted = frozenset(frozenset({(manifests.HOSTNAME, node)}) for node in nodes)
     if not nodes:
         found.append("has no data anywhere, which is the driver's fault")
     elif manifests.terms_of(volume) != wanted:
         found.append(f"is on {sorted(manifests.nodes_of(volume))}, its data on {nodes}")
-    found += differences(owned.made, lasting(volume))
+    found += differences(owned.made, durable(volume))
     phase = (volume.get("status") or {}).get("phase")
     if phase != "Bound":
         found.append(f"is {phase}")

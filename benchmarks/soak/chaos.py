@@ -1,9 +1,9 @@
-"""Acts in which a peer of the service fails it, and is well again when the act is over."""
+"""Actions in which a peer of the service fails, and recovers when the action is over."""
 
 import random
 import re
 
-from benchmarks.soak.acts import Scene
+from benchmarks.soak.actions import Context
 from tests.testbed.proxy import Action, CutBody, Delay, Hang, Late, Proxy, Reset, Respond
 
 JSON = {"Content-Type": "application/json"}
@@ -19,7 +19,7 @@ ANY, READS, WRITES = ".", "^(linstor )?(get|list) ", "^(create|update|patch|dele
 VOLUMES, ENTRIES = "persistentvolumes", "configmaps"
 
 
-def _acts(chance: random.Random, refusals: dict[str, Respond]) -> dict[str, Action]:
+def _actions(chance: random.Random, refusals: dict[str, Respond]) -> dict[str, Action]:
     """One of each kind that a request can meet, by the name that the log has."""
     return {
         **refusals,
@@ -35,54 +35,54 @@ def _acts(chance: random.Random, refusals: dict[str, Respond]) -> dict[str, Acti
 
 
 async def _meet(
-    scene: Scene, proxy: Proxy, wanted: str, name: str, act: Action, chance: random.Random
+    context: Context, proxy: Proxy, wanted: str, name: str, action: Action, chance: random.Random
 ) -> str:
-    """Let the act befall some requests for some seconds."""
+    """Apply the action to some requests for some seconds."""
     rule = proxy.on(
-        re.compile(wanted), act, nth=chance.randrange(1, 6), times=chance.randrange(1, 9)
+        re.compile(wanted), action, nth=chance.randrange(1, 6), times=chance.randrange(1, 9)
     )
-    await scene.a_while(chance.uniform(1, 8))
+    await context.a_while(chance.uniform(1, 8))
     proxy.rules.remove(rule)
     return f"{name} x {rule.hits} of {wanted}" if rule.hits else ""
 
 
-async def kubernetes_request(scene: Scene, chance: random.Random) -> str:
+async def kubernetes_request(context: Context, chance: random.Random) -> str:
     refusals = {
         str(code): Respond(code, NOT_NOW % code, SOON if code != 500 else JSON)
         for code in (429, 500, 503, 504)
     }
-    name, act = chance.choice(list(_acts(chance, refusals).items()))
+    name, action = chance.choice(list(_actions(chance, refusals).items()))
     wanted = chance.choice((ANY, READS, WRITES, WRITES, VOLUMES, ENTRIES))
-    return await _meet(scene, scene.kubernetes, wanted, name, act, chance)
+    return await _meet(context, context.kubernetes, wanted, name, action, chance)
 
 
-async def linstor_request(scene: Scene, chance: random.Random) -> str:
+async def linstor_request(context: Context, chance: random.Random) -> str:
     refusals = {str(code): Respond(code, BROKEN, JSON) for code in (500, 503)}
     refusals["no JSON"] = Respond(200, b"<html>", JSON)
-    name, act = chance.choice(list(_acts(chance, refusals).items()))
-    return await _meet(scene, scene.linstor, chance.choice((ANY, READS)), name, act, chance)
+    name, action = chance.choice(list(_actions(chance, refusals).items()))
+    return await _meet(context, context.linstor, chance.choice((ANY, READS)), name, action, chance)
 
 
-async def linstor_all(scene: Scene, chance: random.Random) -> str:
+async def linstor_all(context: Context, chance: random.Random) -> str:
     """The controller hangs, or answers everything with 500, for some seconds."""
-    act: Action = chance.choice((Hang(forwarded=False), Respond(500, BROKEN, JSON)))
-    rule = scene.linstor.on(re.compile(READS), act, times=None)
-    await scene.a_while(chance.uniform(2, 8))
-    scene.linstor.rules.remove(rule)
-    return f"{type(act).__name__} x {rule.hits}"
+    action: Action = chance.choice((Hang(forwarded=False), Respond(500, BROKEN, JSON)))
+    rule = context.linstor.on(re.compile(READS), action, times=None)
+    await context.a_while(chance.uniform(2, 8))
+    context.linstor.rules.remove(rule)
+    return f"{type(action).__name__} x {rule.hits}"
 
 
-async def linstor_gone(scene: Scene, chance: random.Random) -> str:
+async def linstor_gone(context: Context, chance: random.Random) -> str:
     """The controller's process is away for some seconds."""
-    server = scene.ledger.testbed.linstor
+    server = context.oracle.testbed.linstor
     await server.stop_listening()
-    await scene.a_while(chance.uniform(1, 8))
+    await context.a_while(chance.uniform(1, 8))
     await server.start_listening()
     return "back"
 
 
-async def streams(scene: Scene, chance: random.Random) -> str:
-    server = scene.ledger.testbed.linstor
+async def streams(context: Context, chance: random.Random) -> str:
+    server = context.oracle.testbed.linstor
     match how := chance.choice(("half a frame", "reset", "end", "silence")):
         case "half a frame":
             server.cut_streams()
@@ -92,72 +92,72 @@ async def streams(scene: Scene, chance: random.Random) -> str:
             server.end_streams()
         case _:
             server.pause_streams()
-            await scene.a_while(chance.uniform(1, 6))
+            await context.a_while(chance.uniform(1, 6))
             server.resume_streams()
     return how
 
 
-async def satellite(scene: Scene, chance: random.Random) -> str:
+async def satellite(context: Context, chance: random.Random) -> str:
     """A satellite hangs: what has to ask it fails after a long wait."""
-    world = scene.ledger.testbed.world
+    world = context.oracle.testbed.world
     node = chance.choice(list(world.nodes.values())).name
     world.hung_satellites.add(node)
-    await scene.a_while(chance.uniform(2, 12))
+    await context.a_while(chance.uniform(2, 12))
     world.hung_satellites.discard(node)
     return node
 
 
-async def connections(scene: Scene, chance: random.Random) -> str:
+async def connections(context: Context, chance: random.Random) -> str:
     peer = chance.choice(("kubernetes", "linstor"))
-    proxy = scene.kubernetes if peer == "kubernetes" else scene.linstor
+    proxy = context.kubernetes if peer == "kubernetes" else context.linstor
     proxy.drop_connections()
     return f"to {peer} dropped"
 
 
-async def vanished(scene: Scene, chance: random.Random) -> str:
+async def vanished(context: Context, chance: random.Random) -> str:
     peer = chance.choice(("kubernetes", "linstor"))
-    proxy = scene.kubernetes if peer == "kubernetes" else scene.linstor
+    proxy = context.kubernetes if peer == "kubernetes" else context.linstor
     proxy.vanish()
     return f"{peer} for all who are connected"
 
 
-async def watches(scene: Scene, chance: random.Random) -> str:
+async def watches(context: Context, chance: random.Random) -> str:
     """Watches end, and the next begins with the word that its version is too old."""
     old = Respond(200, TOO_OLD, JSON)
-    rule = scene.kubernetes.on(re.compile("^watch "), old, times=chance.randrange(1, 4))
-    scene.kubernetes.drop_connections()
-    await scene.a_while(chance.uniform(1, 4))
-    scene.kubernetes.rules.remove(rule)
+    rule = context.kubernetes.on(re.compile("^watch "), old, times=chance.randrange(1, 4))
+    context.kubernetes.drop_connections()
+    await context.a_while(chance.uniform(1, 4))
+    context.kubernetes.rules.remove(rule)
     return f"410 x {rule.hits}"
 
 
-async def binder(scene: Scene, chance: random.Random) -> str:
-    if scene.halted.locked():
+async def binder(context: Context, chance: random.Random) -> str:
+    if context.halted.locked():
         return ""
-    async with scene.halt():
-        await scene.ledger.testbed.cluster.stop_binder()
-        await scene.a_while(chance.uniform(2, 10))
-        await scene.ledger.testbed.cluster.start_binder()
+    async with context.halt():
+        await context.oracle.testbed.cluster.stop_binder()
+        await context.a_while(chance.uniform(2, 10))
+        await context.oracle.testbed.cluster.start_binder()
     return "stopped and started"
 
 
-async def apiserver(scene: Scene, _: random.Random) -> str:
-    return await _part(scene, "apiserver")
+async def apiserver(context: Context, _: random.Random) -> str:
+    return await _part(context, "apiserver")
 
 
-async def compaction(scene: Scene, _: random.Random) -> str:
-    return await _part(scene, "history")
+async def compaction(context: Context, _: random.Random) -> str:
+    return await _part(context, "history")
 
 
-async def store(scene: Scene, _: random.Random) -> str:
-    return await _part(scene, "etcd")
+async def store(context: Context, _: random.Random) -> str:
+    return await _part(context, "etcd")
 
 
-async def _part(scene: Scene, part: str) -> str:
-    real = scene.ledger.testbed.cluster.real
+async def _part(context: Context, part: str) -> str:
+    real = context.oracle.testbed.cluster.real
     if real is None:
         return ""
-    async with scene.halt():
+    async with context.halt():
         match part:
             case "apiserver":
                 await real.restart_apiserver()

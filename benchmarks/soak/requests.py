@@ -24,7 +24,7 @@ async def surely(
     *,
     fine: Collection[int] = (),
 ) -> Json | None:
-    """Ask until there is an answer; None for a refusal that is as good as one.
+    """Ask until there is a response; None for a refusal that is as good as one.
 
     What was asked may have been done more than once, so a POST should take 409 for fine.
     """

@@ -1,4 +1,4 @@
-"""Plays acts at random, and writes down what was played when."""
+"""Runs random actions, and records what was run when."""
 
 import asyncio
 import random
@@ -7,8 +7,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.soak import placements, trouble
-from benchmarks.soak.acts import Action, Scene
+from benchmarks.soak import chaos, placements
+from benchmarks.soak.actions import Action, Context
 
 A_SECOND = 8.0
 """Acts begun in a second, on average."""
@@ -26,43 +26,44 @@ WEIGHTS: dict[Action, float] = {
     placements.outage: 1.5,
     placements.evacuation: 1.5,
     placements.eviction: 1,
-    trouble.kubernetes_request: 8,
-    trouble.linstor_request: 5,
-    trouble.linstor_all: 0.8,
-    trouble.linstor_gone: 0.6,
-    trouble.streams: 2,
-    trouble.satellite: 1,
-    trouble.connections: 1,
-    trouble.vanished: 0.3,
-    trouble.watches: 0.6,
-    trouble.binder: 0.6,
+    chaos.kubernetes_request: 8,
+    chaos.linstor_request: 5,
+    chaos.linstor_all: 0.8,
+    chaos.linstor_gone: 0.6,
+    chaos.streams: 2,
+    chaos.satellite: 1,
+    chaos.connections: 1,
+    chaos.vanished: 0.3,
+    chaos.watches: 0.6,
+    chaos.binder: 0.6,
 }
 
 APPOINTED: tuple[tuple[float, Action], ...] = (
-    (0.15, trouble.apiserver),
-    (0.4, trouble.compaction),
-    (0.6, trouble.store),
-    (0.8, trouble.apiserver),
+    (0.15, chaos.apiserver),
+    (0.4, chaos.compaction),
+    (0.6, chaos.store),
+    (0.8, chaos.apiserver),
 )
 """What is too rare for chance, by the part of the whole run that is over."""
 
 
-class Player:
-    """One seed tells the kind and the moment of each act, and what it chooses among what it finds.
+class Runner:
+    """One seed determines the kind and the moment of each action, and what it chooses among what it
+    finds.
 
     Each act has a random source of its own, so that one that finds something else than last time
     does not change all those after it.
     """
 
-    def __init__(self, scene: Scene, seed: int, log: Path, whole: float) -> None:
-        self._scene, self._seed = scene, seed
+    def __init__(self, context: Context, seed: int, log: Path, whole: float) -> None:
+        self._context, self._seed = context, seed
         self._chance = random.Random(f"{seed}")  # noqa: S311, nothing secret
         self._log = log.open("a", buffering=1)
         self._whole = whole
         self._appointed = list(APPOINTED)
         self._number = 0
         self._began = time.monotonic()
-        self.played: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
 
     def close(self) -> None:
         self._log.close()
@@ -71,31 +72,31 @@ class Player:
         """Write a line into the log of acts, with the time as the service's own log has it."""
         print(datetime.now(UTC).isoformat(timespec="milliseconds"), *words, file=self._log)
 
-    async def play(self, seconds: float) -> None:
+    async def run(self, seconds: float) -> None:
         """Begin acts for so long, and return when the last of them is over and put right."""
-        self._scene.hurry.clear()
+        self._context.hurry.clear()
         over = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
             while time.monotonic() < over:
                 await asyncio.sleep(self._chance.expovariate(A_SECOND))
                 group.create_task(self._one(self._next()))
-            self._scene.hurry.set()
-        self._scene.kubernetes.rules.clear()
-        self._scene.linstor.rules.clear()
-        await self._scene.ledger.testbed.world.until_idle()
+            self._context.hurry.set()
+        self._context.kubernetes.rules.clear()
+        self._context.linstor.rules.clear()
+        await self._context.oracle.testbed.world.until_idle()
 
     def _next(self) -> Action:
         self._number += 1
-        passed = (time.monotonic() - self._began) / self._whole
-        if self._appointed and passed >= self._appointed[0][0]:
+        completed = (time.monotonic() - self._began) / self._whole
+        if self._appointed and completed >= self._appointed[0][0]:
             return self._appointed.pop(0)[1]
         return self._chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
 
-    async def _one(self, act: Action) -> None:
-        name = f"#{self._number} {act.__module__.rpartition('.')[2]}.{act.__name__}"
+    async def _one(self, action: Action) -> None:
+        name = f"#{self._number} {action.__module__.rpartition('.')[2]}.{action.__name__}"
         chance = random.Random(f"{self._seed}/{self._number}")  # noqa: S311, nothing secret
         self.say(name, "begins")
-        told = await act(self._scene, chance)
-        self.say(name, "ends:", told or "nothing to do it to")
-        if told:
-            self.played[act.__name__] += 1
+        reported = await action(self._context, chance)
+        self.say(name, "ends:", reported or "nothing to do it to")
+        if reported:
+            self.done[action.__name__] += 1

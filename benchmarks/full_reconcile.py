@@ -1,4 +1,4 @@
-"""What a full pass costs, and for how long it keeps the event loop from everything else."""
+"""What a full reconcile costs, and for how long it keeps the event loop from everything else."""
 
 import argparse
 import asyncio
@@ -12,52 +12,52 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import run
-from benchmarks.crowd import NODES, Crowd, at_each
-from benchmarks.probed import Block, Collection, Passed
-from benchmarks.programs import SERVICE, Program, probed
+from benchmarks.instrumented import Block, Collection, CompletedReconcile
+from benchmarks.large_cluster import NODES, LargeCluster, at_each
+from benchmarks.programs import SERVICE, Program, instrumented
 from benchmarks.report import Goal, Report, Row
 from benchmarks.waits import Ended, until_full_reconciles
 from tests.testbed.service import Service, running
 
 LONGEST_BLOCK = 0.05
-PHASES = ("start", "first pass", "pass", "rest")
+PHASES = ("start", "first full reconcile", "full reconcile", "rest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passes:
+class FullReconciles:
     """All that the probe saw at one size."""
 
     volumes: int
-    passes: Sequence[Passed]
+    full_reconciles: Sequence[CompletedReconcile]
     blocks: Sequence[Block]
     collections: Sequence[Collection]
 
     @classmethod
-    def read(cls, volumes: int, tree: Mapping[str, Any]) -> "Passes":
-        passes = [Passed(**each) for each in tree["passes"]]
-        if passes[-1].bulk is None:
+    def read(cls, volumes: int, tree: Mapping[str, Any]) -> "FullReconciles":
+        full_reconciles = [CompletedReconcile(**each) for each in tree["full reconciles"]]
+        if full_reconciles[-1].bulk is None:
             # The end of the measurement came in the midst of it.
-            del passes[-1]
+            del full_reconciles[-1]
         return cls(
             volumes=volumes,
-            passes=passes,
+            full_reconciles=full_reconciles,
             blocks=[Block(**each) for each in tree["blocks"]],
             collections=[Collection(**each) for each in tree["collections"]],
         )
 
     def costs(self) -> list[Row]:
-        """First passes warm up what later ones find done, so they are told apart."""
+        """First full reconciles warm up caches for later ones, so they are listed separately."""
         ways = (
-            ("the first, in one piece", self.passes[:1]),
-            ("in one piece", [each for each in self.passes[1:] if each.bulk]),
-            ("one by one", [each for each in self.passes[1:] if each.bulk is False]),
-            ("cut off or failed", [each for each in self.passes if each.bulk is None]),
+            ("the first, in one piece", self.full_reconciles[:1]),
+            ("in one piece", [each for each in self.full_reconciles[1:] if each.bulk]),
+            ("one by one", [each for each in self.full_reconciles[1:] if each.bulk is False]),
+            ("cut off or failed", [each for each in self.full_reconciles if each.bulk is None]),
         )
         return [
             {
                 "volumes": self.volumes,
-                "pass": way,
-                "passes": len(found),
+                "mode": way,
+                "full reconciles": len(found),
                 "wall s": statistics.median(each.wall for each in found),
                 "CPU s": statistics.median(each.cpu for each in found),
             }
@@ -98,42 +98,42 @@ def _shortened(stack: str) -> str:
     return stack.partition(" < ")[0].removeprefix("linstor_affinity_events.")
 
 
-async def passed(
-    testbed: Crowd,
-    passes: int,
+async def completed(
+    testbed: LargeCluster,
+    full_reconciles: int,
     logs: Path,
     *,
     every: float = 10.0,
     env: Mapping[str, str],
     program: Program = SERVICE,
-) -> Passes:
-    """Run passes at a quick pace, first with all satellites well, then with one that hangs."""
+) -> FullReconciles:
+    """Run full reconciles often, first with healthy satellites, then with a hung one."""
     size = len(testbed.names)
-    told = logs / f"probe-{size}.json"
+    reported = logs / f"measurements-{size}.json"
     service = Service(
         kubeconfig=testbed.cluster.kubeconfig,
         linstor=testbed.linstor.url,
-        log=logs / f"full-pass-{size}.log",
+        log=logs / f"full-reconcile-{size}.log",
         flags=(f"--reconcile-rate={every:g}s",),
-        env={"PROBE_FILE": str(told), **env},
-        program=probed(program),
+        env={"MEASUREMENTS_FILE": str(reported), **env},
+        program=instrumented(program),
     )
     async with running(service):
-        await until_full_reconciles(service, 1 + passes)
+        await until_full_reconciles(service, 1 + full_reconciles)
         testbed.world.hung_satellites.add(NODES[-1])
         try:
             # The pass that finds out, and those that know.
-            await until_full_reconciles(service, 2 + 2 * passes)
+            await until_full_reconciles(service, 2 + 2 * full_reconciles)
         except Ended:
-            print(f"{size} volumes: passes one by one do not come to an end", file=sys.stderr)
+            print(f"{size} volumes: full reconciles one by one do not complete", file=sys.stderr)
         finally:
             testbed.world.hung_satellites.clear()
         await asyncio.sleep(2.0)
         await service.stop()
-    return Passes.read(size, json.loads(told.read_text()))
+    return FullReconciles.read(size, json.loads(reported.read_text()))
 
 
-def reports(found: Sequence[Passes]) -> list[Report]:
+def reports(found: Sequence[FullReconciles]) -> list[Report]:
     goals = [
         Goal(
             what=f"longest block of the loop at {each.volumes:,} volumes",
@@ -145,8 +145,8 @@ def reports(found: Sequence[Passes]) -> list[Report]:
     ]
     return [
         Report(
-            name="full-pass",
-            title="What a full pass costs (medians)",
+            name="full-reconcile",
+            title="What a full reconcile costs (medians)",
             rows=[row for each in found for row in each.costs()],
         ),
         Report(
@@ -158,30 +158,34 @@ def reports(found: Sequence[Passes]) -> list[Report]:
     ]
 
 
-async def measure_full_pass(
+async def measure_full_reconcile(
     sizes: Sequence[int],
-    passes: int,
+    full_reconciles: int,
     directory: Path,
     *,
     env: Mapping[str, str] | None = None,
     program: Program = SERVICE,
 ) -> list[Report]:
     """Each size in turn, on one cluster that grows; `env` is the probe's."""
-    measure = partial(passed, passes=passes, logs=directory, env=env or {}, program=program)
+    measure = partial(
+        completed, full_reconciles=full_reconciles, logs=directory, env=env or {}, program=program
+    )
     return reports(await at_each(sizes, directory, measure))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_pass", description=__doc__)
-    parser.add_argument("--passes", type=int, default=3, help="of each kind")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.full_reconcile", description=__doc__
+    )
+    parser.add_argument("--full-reconciles", type=int, default=3, help="of each kind")
     parser.add_argument("--profile", type=Path, help="profile the service into this file")
     parser.add_argument("--memory", type=Path, help="tell here what owns its memory")
 
     async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
-        wishes = {"PROBE_PROFILE": given.profile, "PROBE_MEMORY": given.memory}
+        wishes = {"MEASUREMENTS_PROFILE": given.profile, "MEASUREMENTS_MEMORY": given.memory}
         env = {key: str(file) for key, file in wishes.items() if file is not None}
-        return await measure_full_pass(
-            given.sizes, given.passes, logs, env=env, program=given.program
+        return await measure_full_reconcile(
+            given.sizes, given.full_reconciles, logs, env=env, program=given.program
         )
 
     return run(parser, measure)

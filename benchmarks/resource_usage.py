@@ -1,4 +1,4 @@
-"""What a program weighs, as Linux tells it in /proc."""
+"""The resources that a program uses, as Linux shows them in /proc."""
 
 import os
 import re
@@ -11,7 +11,7 @@ _PEAK_TOO = "5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weight:
+class ResourceUsage:
     """At one moment; memory in MiB."""
 
     cpu: float
@@ -42,7 +42,7 @@ class Weight:
 
 
 def forget_peak(pid: int) -> None:
-    """Let the peak begin anew at what is used now. See proc_pid_clear_refs(5)."""
+    """Let the peak begin again at what is used now. See proc_pid_clear_refs(5)."""
     Path(f"/proc/{pid}/clear_refs").write_text(_PEAK_TOO)
 
 

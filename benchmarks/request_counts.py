@@ -1,4 +1,4 @@
-"""A gate before the API server that counts what passes, and keeps nothing of it.
+"""A proxy before the API server that counts requests and keeps nothing of them.
 
 The service speaks TLS with it, as it would with the API server itself: what that costs belongs to
 what is measured.
@@ -24,7 +24,7 @@ _BODY_LIMIT = 64 << 20
 _OF_THE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "content-length", "host")
 
 
-class Toll:
+class RequestCounts:
     """Use it as `async with Toll(cluster) as toll`.
 
     Requests are counted by what they ask for in the words of RBAC, such as "watch

@@ -1,4 +1,4 @@
-"""One cluster for two, the service and the floor, each with a LINSTOR and volumes of its own."""
+"""One cluster for two, the service and the baseline, each with a LINSTOR and volumes of its own."""
 
 import asyncio
 import sys
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks import floor
-from benchmarks.away import times_away
-from benchmarks.crowd import bind, side_by_side
+from benchmarks import baseline
+from benchmarks.absence import absences
+from benchmarks.large_cluster import bind, side_by_side
 from benchmarks.programs import SERVICE as SERVICE_PROGRAM
 from benchmarks.programs import Program
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
@@ -26,7 +26,7 @@ NODES = 6
 
 Json = dict[str, Any]
 
-SERVICE, FLOOR = "service", "floor"
+SERVICE, BASELINE = "service", "baseline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Side:
         self.testbed.place(name, nodes)
         wish = manifests.claim(f"claim-{name}")
         wish["spec"]["volumeName"] = name
-        driver = manifests.DRIVER if self.name == SERVICE else floor.DRIVER
+        driver = manifests.DRIVER if self.name == SERVICE else baseline.DRIVER
         source = {"driver": driver, "volumeHandle": name, "fsType": "ext4"}
 
         def volume(claim: Json) -> Json:
@@ -60,7 +60,7 @@ class Side:
         await bind(self.testbed.cluster, wish, volume)
 
     async def move(self, name: str, here: str, there: str, *, within: float = 60.0) -> float:
-        """Move a replica; answers the seconds from LINSTOR's last word of it to the volume."""
+        """Move a replica; returns the seconds from LINSTOR's last event of it to the volume."""
         self.testbed.world.move(name, here, there)
         took = await self.until_moved(name, there, within=within)
         await self.testbed.until_bound(name)
@@ -68,28 +68,28 @@ class Side:
 
     async def until_moved(self, name: str, there: str, *, within: float = 60.0) -> float:
         at = await self.testbed.until_on(name, there, within=within)
-        return at - self._last_word(name, at)
+        return at - self._last_write(name, at)
 
     def lost(self) -> int:
         """How often a claim of this side was seen to turn Lost."""
         mine = f"claim-{self.name}"
         return sum(name.startswith(mine) for _, name in self.testbed.observer.lost)
 
-    def times_away(self) -> list[float]:
+    def absences(self) -> list[float]:
         """Seconds for which there was no volume, in the middle of each replacement."""
         observer = self.testbed.observer
         names = [name for name in observer.history if name.startswith(self.name)]
-        return sorted(times_away(observer, names, 0.0))
+        return sorted(absences(observer, names, 0.0))
 
-    def _last_word(self, name: str, at: float) -> float:
+    def _last_write(self, name: str, at: float) -> float:
         for event in reversed(self.testbed.world.emitted):
             if event.at <= at and event.payload.get("resource_name") == name:
                 return float(event.at)
-        raise AssertionError(f"LINSTOR told nothing of {name}")
+        raise AssertionError(f"LINSTOR sent no event for {name}")
 
     @asynccontextmanager
     async def at_work(self, *, program: Program = SERVICE_PROGRAM) -> AsyncIterator[None]:
-        """Run the service, started in this way, or the floor for the length of the block."""
+        """Run the service, started in this way, or the baseline for the length of the block."""
         cluster, url = self.testbed.cluster, self.testbed.linstor.url
         if self.name == SERVICE:
             log = self.directory / f"service-{time.monotonic_ns()}.log"
@@ -98,15 +98,15 @@ class Side:
                 yield
                 await service.stop()
             return
-        command = (sys.executable, "-m", "benchmarks.floor", "--linstor", url)
+        command = (sys.executable, "-m", "benchmarks.baseline", "--linstor", url)
         process = await asyncio.create_subprocess_exec(
             *command, "--kubeconfig", str(cluster.kubeconfig), stdout=asyncio.subprocess.PIPE
         )
         try:
             if process.stdout is None or not await process.stdout.readline():
-                raise AssertionError("the floor did not begin")
+                raise AssertionError("the baseline did not start")
             async with asyncio.TaskGroup() as group:
-                guard = group.create_task(_fell(process), name="floor")
+                guard = group.create_task(_failed(process), name="baseline")
                 yield
                 guard.cancel()
         finally:
@@ -115,22 +115,22 @@ class Side:
             await process.wait()
 
 
-async def _fell(process: asyncio.subprocess.Process) -> None:
+async def _failed(process: asyncio.subprocess.Process) -> None:
     await process.wait()
-    raise AssertionError("the floor fell over; what it said stands above")
+    raise AssertionError("the baseline failed; see its output above")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arena:
+class Comparison:
     """The cluster and both sides."""
 
     cluster: Cluster
     service: Side
-    floor: Side
+    baseline: Side
 
     @property
     def sides(self) -> tuple[Side, Side]:
-        return self.service, self.floor
+        return self.service, self.baseline
 
     @classmethod
     @asynccontextmanager
@@ -142,9 +142,9 @@ class Arena:
         async with (
             RealCluster(binaries=binaries, directory=directory, controller_qps=binder_limit) as one,
             clusters.real(one) as cluster,
-            cls.of(cluster, directory, timing=timing) as arena,
+            cls.of(cluster, directory, timing=timing) as comparison,
         ):
-            yield arena
+            yield comparison
 
     @classmethod
     @asynccontextmanager
@@ -162,5 +162,5 @@ class Arena:
             yield cls(
                 cluster=cluster,
                 service=Side(name=SERVICE, testbed=first, directory=directory),
-                floor=Side(name=FLOOR, testbed=second, directory=directory),
+                baseline=Side(name=BASELINE, testbed=second, directory=directory),
             )

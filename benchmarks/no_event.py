@@ -1,4 +1,4 @@
-"""Changes for which LINSTOR sends no event: with its database as a source of hints, and without."""
+"""Changes for which LINSTOR sends no event: with its database as a trigger source, and without."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.away import times_away
+from benchmarks.absence import absences
 from benchmarks.figures import percentile
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
@@ -19,14 +19,14 @@ from tests.testbed.service import Service, running
 from tests.testbed.testbed import Testbed
 
 FEW = 20
-"""Volumes that the full pass is to find: each waits for up to a minute."""
+"""Volumes that the full reconcile is to find: each waits for up to a minute."""
 
 APART = 3.0
 """Seconds between their moves, so that these fall all over the pass's period."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Silent:
+class NoEvent:
     """One run. Times in milliseconds, in order."""
 
     triggers: str
@@ -37,7 +37,7 @@ class Silent:
     took: float
     lost: int
     """Claims that a watch saw turn Lost."""
-    notes_left: int
+    entries_left: int
 
     def row(self) -> Row:
         return {
@@ -51,18 +51,18 @@ class Silent:
             "away p50": percentile(self.away, 0.5),
             "away max": self.away[-1],
             "Lost": self.lost,
-            "notes left": self.notes_left,
+            "entries left": self.entries_left,
         }
 
     def goals(self) -> list[Goal]:
         what = f"database hints {self.triggers}"
         return [
             Goal(what=f"claims seen Lost, {what}", found=self.lost, most=0, must=True),
-            Goal(what=f"notes left, {what}", found=self.notes_left, most=0, must=True),
+            Goal(what=f"entries left, {what}", found=self.entries_left, most=0, must=True),
         ]
 
 
-async def measure_silent(
+async def measure_no_event(
     volumes: int,
     directory: Path,
     *,
@@ -70,7 +70,7 @@ async def measure_silent(
     timing: Timing | None = None,
     program: Program = SERVICE,
 ) -> list[Report]:
-    """Move storage-only replicas: one by one with hints on, and a few, spread in time, with off."""
+    """Move storage-only replicas: one by one with triggers on, and a few, spread out, with off."""
     binaries = await asyncio.to_thread(ensure_built)
     found = []
     async with (
@@ -91,7 +91,7 @@ async def measure_silent(
             service = Service(
                 kubeconfig=cluster.kubeconfig,
                 linstor=testbed.linstor.url,
-                log=directory / f"silent-{wish}.log",
+                log=directory / f"no-event-{wish}.log",
                 flags=(f"--watch-linstor-database={wish}",),
                 program=program,
             )
@@ -106,12 +106,12 @@ async def _run(
     wish: str,
     names: list[str],
     apart: float,
-) -> Silent:
+) -> NoEvent:
     here, there = ("n1", "n2") if wish == "on" else ("n2", "n3")
     changed: dict[str, float] = {}
     waits = []
     async with running(service):
-        # The passes at the start are not to find what is changed from here on.
+        # The full reconciles at the start are not to find what is changed from here on.
         await asyncio.sleep(5.0)
         began, lost = time.monotonic(), len(testbed.observer.lost)
         for name in names:
@@ -131,19 +131,19 @@ async def _run(
         await asyncio.sleep(2.0)
         entries = len(await testbed.entries())
         await service.stop()
-    return Silent(
+    return NoEvent(
         triggers=wish,
         waits=sorted(1000 * wait for wait in waits),
-        away=sorted(1000 * gap for gap in times_away(testbed.observer, names, began)),
+        away=sorted(1000 * gap for gap in absences(testbed.observer, names, began)),
         took=took,
         lost=len(testbed.observer.lost) - lost,
-        notes_left=entries,
+        entries_left=entries,
     )
 
 
-def _report(found: Sequence[Silent]) -> Report:
+def _report(found: Sequence[NoEvent]) -> Report:
     return Report(
-        name="silent",
+        name="no-event",
         title="Changes that LINSTOR tells nobody of: from the change to the volume, ms",
         rows=[each.row() for each in found],
         goals=[goal for each in found for goal in each.goals()],

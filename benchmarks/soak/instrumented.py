@@ -1,6 +1,6 @@
-"""The service's own command, which also tells on SIGUSR1 which tasks it has.
+"""The service's own command, which also reports on SIGUSR1 which tasks it has.
 
-`python -m benchmarks.soak.soaked run ...` with a file to write to in SOAK_TASKS. The service
+`python -m benchmarks.soak.instrumented run ...` with a file to write to in SOAK_TASKS. The service
 publishes no such figure, and nobody but a soak run needs it.
 """
 

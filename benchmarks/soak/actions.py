@@ -1,4 +1,4 @@
-"""What an act is: something that is played, and put right again by itself where it was wrong."""
+"""What an action is: an operation that also reverts what it broke."""
 
 import asyncio
 import random
@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from benchmarks.soak.ledger import Ledger
+from benchmarks.soak.oracle import Oracle
 from tests.testbed.proxy import Proxy
 
 
 @dataclass(slots=True, kw_only=True)
-class Scene:
-    """What acts are played on."""
+class Context:
+    """What actions operate on."""
 
-    ledger: Ledger
+    oracle: Oracle
     kubernetes: Proxy
     linstor: Proxy
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a calm is near: what goes wrong ends now."""
+    """Set when a steady phase is near: what goes wrong ends now."""
     down: set[str] = field(default_factory=set)
     """Nodes that something is wrong with."""
     halted: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -50,5 +50,5 @@ class Scene:
             pass
 
 
-Action = Callable[[Scene, random.Random], Awaitable[str]]
-"""Answers what was done, for the log; nothing if there was nothing to do it to."""
+Action = Callable[[Context, random.Random], Awaitable[str]]
+"""Returns what was done, for the log; nothing if there was nothing to do it to."""

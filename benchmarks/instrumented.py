@@ -1,8 +1,9 @@
-"""The service as ever, with a clock on its event loop: `python -m benchmarks.probed run ...`.
+"""The service as ever, with a clock on its event loop: `python -m benchmarks.instrumented run ...`.
 
-What was seen goes, as JSON, to the file that PROBE_FILE names, once the service has ended. With
-PROBE_PROFILE the loop's thread is profiled, which slows it down, and the profile goes there; with
-PROBE_MEMORY the greatest owners of memory after the second full pass are told there.
+What was seen goes, as JSON, to the file that MEASUREMENTS_FILE names, once the service has ended.
+With MEASUREMENTS_PROFILE the loop's thread is profiled, which slows it down, and the profile goes
+there; with MEASUREMENTS_MEMORY the greatest owners of memory after the second full reconcile are
+reported there.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from linstor_affinity_events.cli import run as command
 from linstor_affinity_events.engine.full_reconcile import FullReconciler
 
 EVERY = 0.005
-WORTH_TELLING = 0.01
+WORTH_REPORTING = 0.01
 """Seconds from which on a pause of the loop, or a garbage collection, is written down."""
 
 STACK_AFTER = 0.02
@@ -55,8 +56,8 @@ class Collection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
-    """One full pass; `cpu` is that of the whole process meanwhile."""
+class CompletedReconcile:
+    """One full reconcile; `cpu` is that of the whole process meanwhile."""
 
     cause: str
     bulk: bool | None
@@ -66,13 +67,13 @@ class Passed:
 
 
 @dataclass(slots=True)
-class Probe:
+class Instrumentation:
     """Written to by what follows, and to the file at the end."""
 
     phase: str = "start"
     blocks: list[Block] = field(default_factory=list)
     collections: list[Collection] = field(default_factory=list)
-    passes: list[Passed] = field(default_factory=list)
+    full_reconciles: list[CompletedReconcile] = field(default_factory=list)
     ticks: int = 0
     due: float = float("inf")
     """When the loop is to be back next."""
@@ -87,10 +88,10 @@ class Probe:
             now = time.monotonic()
             late = now - self.due
             self.ticks += 1
-            if late >= WORTH_TELLING:
+            if late >= WORTH_REPORTING:
                 used = min(late, time.thread_time() - cpu)
-                told = Block(phase=self.phase, at=now, wall=late, cpu=used, stack=self.stack)
-                self.blocks.append(told)
+                reported = Block(phase=self.phase, at=now, wall=late, cpu=used, stack=self.stack)
+                self.blocks.append(reported)
 
     def watch_stacks(self, thread: int) -> None:
         """See from beside what the loop is at when it is late."""
@@ -102,49 +103,49 @@ class Probe:
     def watch_collections(self) -> None:
         begun = 0.0
 
-        def entry(phase: str, told: dict[str, int]) -> None:
+        def entry(phase: str, reported: dict[str, int]) -> None:
             nonlocal begun
             if phase == "start":
                 begun = time.perf_counter()
-            elif (took := time.perf_counter() - begun) >= WORTH_TELLING:
-                self.stack = f"garbage collection, generation {told['generation']}"
+            elif (took := time.perf_counter() - begun) >= WORTH_REPORTING:
+                self.stack = f"garbage collection, generation {reported['generation']}"
                 self.collections.append(
                     Collection(
                         phase=self.phase,
-                        generation=told["generation"],
+                        generation=reported["generation"],
                         wall=took,
-                        collected=told["collected"],
+                        collected=reported["collected"],
                     )
                 )
 
         gc.callbacks.append(entry)
 
 
-PROBE = Probe()
+MEASURED = Instrumentation()
 
 
-class ProbedSweeper(FullReconciler):
+class MeasuredFullReconciler(FullReconciler):
     """Tells when a pass begins and ends."""
 
     async def reconcile_all(self, cause: str) -> None:
         before = self.last
         wall, cpu = time.perf_counter(), time.process_time()
-        PROBE.phase = "first pass" if before is None else "pass"
+        MEASURED.phase = "first full reconcile" if before is None else "full reconcile"
         try:
             await super().reconcile_all(cause)
         finally:
             done = self.last if self.last is not before else None
-            PROBE.passes.append(
-                Passed(
+            MEASURED.full_reconciles.append(
+                CompletedReconcile(
                     cause=cause,
                     bulk=None if done is None else done.bulk,
                     wall=time.perf_counter() - wall,
                     cpu=time.process_time() - cpu,
                 )
             )
-            PROBE.phase = "rest"
-            if len(PROBE.passes) == 2 and tracemalloc.is_tracing():
-                _tell_owners(Path(os.environ["PROBE_MEMORY"]))
+            MEASURED.phase = "rest"
+            if len(MEASURED.full_reconciles) == 2 and tracemalloc.is_tracing():
+                _write_owners(Path(os.environ["MEASUREMENTS_MEMORY"]))
 
 
 def _stack_of(thread: int) -> str:
@@ -159,7 +160,7 @@ def _stack_of(thread: int) -> str:
     return " < ".join(found)
 
 
-def _tell_owners(file: Path) -> None:
+def _write_owners(file: Path) -> None:
     """Write down which lines own the most memory that is not free."""
     gc.collect()
     taken = tracemalloc.take_snapshot()
@@ -169,28 +170,31 @@ def _tell_owners(file: Path) -> None:
 
 
 def _watched(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
-    watch: Coroutine[Any, Any, None] = PROBE.watch_loop()
+    watch: Coroutine[Any, Any, None] = MEASURED.watch_loop()
     # The loop holds its tasks weakly.
-    _kept.append(loop.create_task(watch, name="probe"))
+    _kept.append(loop.create_task(watch, name="instrumentation"))
     return loop
 
 
 _kept: list[asyncio.Task[None]] = []
 
 
-def run_probed() -> None:
+def run_instrumented() -> None:
     """Be the command, and write down what was seen when it ends."""
     new_event_loop = command.new_event_loop
     command.new_event_loop = lambda: _watched(new_event_loop())
     # The service looks its parts up by name, so this is the place to give it another.
-    vars(service)["Sweeper"] = ProbedSweeper
-    PROBE.watch_collections()
+    vars(service)["Sweeper"] = MeasuredFullReconciler
+    MEASURED.watch_collections()
     threading.Thread(
-        target=PROBE.watch_stacks, args=(threading.get_ident(),), daemon=True, name="probe"
+        target=MEASURED.watch_stacks,
+        args=(threading.get_ident(),),
+        daemon=True,
+        name="instrumentation",
     ).start()
-    if "PROBE_MEMORY" in os.environ:
+    if "MEASUREMENTS_MEMORY" in os.environ:
         tracemalloc.start()
-    profile = cProfile.Profile() if "PROBE_PROFILE" in os.environ else None
+    profile = cProfile.Profile() if "MEASUREMENTS_PROFILE" in os.environ else None
     if profile is not None:
         profile.enable()
     try:
@@ -198,15 +202,15 @@ def run_probed() -> None:
     finally:
         if profile is not None:
             profile.disable()
-            profile.dump_stats(os.environ["PROBE_PROFILE"])
-        told = {
-            "ticks": PROBE.ticks,
-            "blocks": [asdict(each) for each in PROBE.blocks],
-            "collections": [asdict(each) for each in PROBE.collections],
-            "passes": [asdict(each) for each in PROBE.passes],
+            profile.dump_stats(os.environ["MEASUREMENTS_PROFILE"])
+        reported = {
+            "ticks": MEASURED.ticks,
+            "blocks": [asdict(each) for each in MEASURED.blocks],
+            "collections": [asdict(each) for each in MEASURED.collections],
+            "full reconciles": [asdict(each) for each in MEASURED.full_reconciles],
         }
-        Path(os.environ["PROBE_FILE"]).write_text(json.dumps(told, indent=1))
+        Path(os.environ["MEASUREMENTS_FILE"]).write_text(json.dumps(reported, indent=1))
 
 
 if __name__ == "__main__":
-    run_probed()
+    run_instrumented()

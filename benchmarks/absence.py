@@ -6,11 +6,11 @@ from itertools import pairwise
 from tests.testbed.observer import Observer
 
 
-def times_away(observer: Observer, names: Iterable[str], since: float) -> list[float]:
+def absences(observer: Observer, names: Iterable[str], since: float) -> list[float]:
     """Of each replacement since then, the seconds between the events of removal and creation."""
     found = []
     for name in names:
-        history = [seen for seen in observer.history[name] if seen.at >= since]
+        history = [observed for observed in observer.history[name] if observed.at >= since]
         found += [
             later.at - sooner.at
             for sooner, later in pairwise(history)

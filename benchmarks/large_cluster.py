@@ -31,7 +31,7 @@ Found = TypeVar("Found")
 
 AT_ONCE = 32
 NODES = tuple(f"node-{number:02}.storage.example.com" for number in range(1, 13))
-PLACES = tuple(combinations(range(len(NODES)), 3))
+PLACEMENTS = tuple(combinations(range(len(NODES)), 3))
 """Two replicas and a tiebreaker, in all ways there are."""
 
 _CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
@@ -55,7 +55,7 @@ _ATTRIBUTES = {
 
 
 @dataclass(slots=True, kw_only=True)
-class Crowd:
+class LargeCluster:
     """Both sides, and who is there."""
 
     cluster: Cluster
@@ -65,7 +65,7 @@ class Crowd:
     names: list[str] = field(default_factory=list)
 
     async def grow(self, size: int) -> float:
-        """Add volumes until there are so many; answers the seconds it took."""
+        """Add volumes until there are so many; returns the seconds it took."""
         begun = time.monotonic()
         news = range(len(self.names), size)
         # A binder that looks on would write to each volume before its claim is complete.
@@ -80,7 +80,7 @@ class Crowd:
 
     async def _add(self, number: int) -> None:
         name = volume_name(number)
-        first, second, third = (NODES[place] for place in PLACES[number % len(PLACES)])
+        first, second, third = (NODES[place] for place in PLACEMENTS[number % len(PLACEMENTS)])
         self.world.add_definition(name, size_kib=1 << 20)
         self.world.place(name, first)
         self.world.place(name, second)
@@ -103,8 +103,10 @@ async def bind(cluster: Cluster, claim: Json, volume: Callable[[Json], Json]) ->
 
 
 @asynccontextmanager
-async def crowd(directory: Path, *, timing: Timing | None = None) -> AsyncIterator[Crowd]:
-    """An empty stage with twelve nodes and the classes."""
+async def large_cluster(
+    directory: Path, *, timing: Timing | None = None
+) -> AsyncIterator[LargeCluster]:
+    """An empty test bed with twelve nodes and the classes."""
     binaries = await asyncio.to_thread(ensure_built)
     world = LinstorWorld(timing=timing)
     try:
@@ -118,7 +120,7 @@ async def crowd(directory: Path, *, timing: Timing | None = None) -> AsyncIterat
             for name, parameters in manifests.CLASSES.items():
                 made = manifests.storage_class(name, parameters)
                 await cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", made)
-            yield Crowd(cluster=cluster, real=parts, world=world, linstor=linstor)
+            yield LargeCluster(cluster=cluster, real=parts, world=world, linstor=linstor)
     finally:
         world.close()
         gc.unfreeze()
@@ -160,15 +162,15 @@ async def side_by_side(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
 
     async with asyncio.TaskGroup() as group:
         for number in range(AT_ONCE):
-            group.create_task(work(), name=f"crowd-{number}")
+            group.create_task(work(), name=f"volume-{number}")
 
 
 async def at_each(
-    sizes: Sequence[int], directory: Path, measure: Callable[[Crowd], Awaitable[Found]]
+    sizes: Sequence[int], directory: Path, measure: Callable[[LargeCluster], Awaitable[Found]]
 ) -> list[Found]:
     """Measure at each size in turn, on one crowd that grows."""
     found = []
-    async with crowd(directory) as testbed:
+    async with large_cluster(directory) as testbed:
         for size in sizes:
             await testbed.grow(size)
             found.append(await measure(testbed))
@@ -178,7 +180,7 @@ async def at_each(
 async def measure_filling(sizes: Sequence[int], directory: Path) -> list[Report]:
     """How long filling takes, and how much both sides have to say then."""
     rows = []
-    async with crowd(directory) as testbed:
+    async with large_cluster(directory) as testbed:
         for size in sizes:
             took = await testbed.grow(size)
             one = await testbed.cluster.ask("GET", f"{_VOLUMES}/{testbed.names[-1]}")
@@ -187,7 +189,7 @@ async def measure_filling(sizes: Sequence[int], directory: Path) -> list[Report]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.crowd", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large_cluster", description=__doc__)
     return run(parser, lambda given, logs: measure_filling(given.sizes, logs))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.soak.asking import surely
+from benchmarks.soak.requests import surely
 from tests.testbed import manifests
 from tests.testbed.testbed import Testbed
 
@@ -18,7 +18,7 @@ ONE_IN_RETAINED, ONE_IN_SINGLE = 5, 5
 LABEL = "soak.invalid/seen"
 
 
-def lasting(manifest: Json) -> Json:
+def durable(manifest: Json) -> Json:
     """What nobody but its user may change about a volume."""
     metadata = {k: v for k, v in manifest["metadata"].items() if k not in manifests.SERVER_SET}
     metadata["finalizers"] = sorted(metadata.get("finalizers", ()))
@@ -49,7 +49,7 @@ class Owned:
 
 
 @dataclass(slots=True)
-class Ledger:
+class Oracle:
     testbed: Testbed
     owned: dict[str, Owned] = field(default_factory=dict)
     going: dict[str, Owned] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Ledger:
             volume["metadata"]["finalizers"] = ["kubernetes.io/pv-protection"]
         volume["spec"] = {key: value for key, value in volume["spec"].items() if value is not None}
         await surely(cluster, "POST", VOLUMES, volume, fine={409})
-        self.owned[name] = Owned(name=name, replicas=len(on), made=lasting(volume))
+        self.owned[name] = Owned(name=name, replicas=len(on), made=durable(volume))
         return self.owned[name]
 
     async def label(self, owned: Owned, value: str) -> None:

@@ -1,7 +1,7 @@
-"""The barest client that could do the job: the service's requests in their order, and nothing of
+"""The smallest client that could do the job: the service's requests in their order, and nothing of
 what makes them safe.
 
-It takes the first thing that it sees for the truth, notes what it does but could not resume, and
+It trusts the first state that it sees, records what it does but could not resume, and
 falls over at the first answer that it did not expect. What the service takes longer than this is
 the price of its care.
 """
@@ -23,19 +23,19 @@ import yaml
 
 Json = dict[str, Any]
 
-DRIVER = "floor.invalid"
-"""Of the volumes that are the floor's, so that it and the service leave each other's alone."""
+DRIVER = "baseline.invalid"
+"""Of the volumes that are the baseline's, so that it and the service leave each other's alone."""
 
 VOLUMES = "/api/v1/persistentvolumes"
-MANAGER = "?fieldManager=floor"
-OURS = "floor.invalid/hold"
+MANAGER = "?fieldManager=baseline"
+OURS = "baseline.invalid/hold"
 PROTECTION = "kubernetes.io/pv-protection"
 NO_DATA = {"DISKLESS", "DELETE"}
 MERGE = {"Content-Type": "application/merge-patch+json"}
 JSON = {"Content-Type": "application/json"}
 
 
-class Floor:
+class Baseline:
     """Moves volumes one after another, or several at a time."""
 
     def __init__(self, kube: aiohttp.ClientSession, linstor: aiohttp.ClientSession) -> None:
@@ -45,7 +45,7 @@ class Floor:
         self._wanted: dict[str, None] = {}
         self._held: set[str] = set()
         self._work = asyncio.Event()
-        self._told: asyncio.Queue[tuple[str, Json]] = asyncio.Queue()
+        self._reported: asyncio.Queue[tuple[str, Json]] = asyncio.Queue()
 
     async def run(self, workers: int) -> None:
         listed = await self._ask("GET", VOLUMES)
@@ -55,20 +55,20 @@ class Floor:
             group.create_task(self._watch(listed["metadata"]["resourceVersion"]))
             group.create_task(self._emit())
             for _ in range(workers):
-                group.create_task(self._take_turns())
+                group.create_task(self._alternate())
             async with self._linstor.get(
                 "/v1/events/drbd/promotion", headers={"Accept": "text/event-stream"}
             ) as stream:
                 print("ready", flush=True)
                 async for line in stream.content:
                     if line.startswith(b"data:"):
-                        self._hint(orjson.loads(line[5:])["resource_name"])
+                        self._trigger(orjson.loads(line[5:])["resource_name"])
 
-    def _hint(self, name: str) -> None:
+    def _trigger(self, name: str) -> None:
         self._wanted[name] = None
         self._work.set()
 
-    async def _take_turns(self) -> None:
+    async def _alternate(self) -> None:
         while True:
             name = next((name for name in self._wanted if name not in self._held), None)
             if name is None:
@@ -77,7 +77,7 @@ class Floor:
                 continue
             del self._wanted[name]
             self._held.add(name)
-            await self._look(name)
+            await self._read(name)
             self._held.discard(name)
             self._work.set()
 
@@ -99,10 +99,10 @@ class Floor:
 
     async def _emit(self) -> None:
         while True:
-            namespace, event = await self._told.get()
+            namespace, event = await self._reported.get()
             await self._ask("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
 
-    async def _look(self, name: str) -> None:
+    async def _read(self, name: str) -> None:
         known = self._latest.get(name)
         if known is None or known["spec"]["csi"]["driver"] != DRIVER:
             return
@@ -122,9 +122,9 @@ class Floor:
         claim = f"/api/v1/namespaces/{ref['namespace']}/persistentvolumeclaims/{ref['name']}"
         entries = "/api/v1/namespaces/default/configmaps"
         pv, _ = await asyncio.gather(self._ask("GET", path), self._ask("GET", claim))
-        body, mark = like(pv, nodes), marks(pv)
+        body, mark = copy_for_create(pv, nodes), markers(pv)
         entry, *_ = await asyncio.gather(
-            self._ask("POST", entries + MANAGER, noted(name, body, "prepared", {})),
+            self._ask("POST", entries + MANAGER, entry_for(name, body, "prepared", {})),
             self._ask("PATCH", path + MANAGER + "&dryRun=All", mark),
             self._ask("DELETE", path, deletion(pv) | {"dryRun": ["All"]}),
             self._ask("POST", VOLUMES + MANAGER + "&dryRun=All", body, fine=(409,)),
@@ -135,21 +135,21 @@ class Floor:
             self._ask(
                 "PUT",
                 f"{entries}/affinity-journal-{name}{MANAGER}",
-                noted(name, body, "deleting", metadata),
+                entry_for(name, body, "deleting", metadata),
             ),
         )
         pv = await self._ask("DELETE", path, deletion(pv))
         pv = await self._ask("PATCH", path + MANAGER, tombstone(pv))
         pv, _ = await asyncio.gather(self._until_let_go(pv), self._ask("GET", claim))
         _, made = await asyncio.gather(self._remove(path, pv), self._create(body))
-        # One that turned Lost is left to the binder: the floor guards against nothing.
+        # One that turned Lost is left to the binder: the baseline guards against nothing.
         await self._ask("GET", claim)
         await self._ask("DELETE", f"{entries}/affinity-journal-{name}", deletion(entry))
         for kind, namespace, uid in (
             ("PersistentVolume", "default", made["metadata"]["uid"]),
             ("PersistentVolumeClaim", ref["namespace"], ref["uid"]),
         ):
-            self._told.put_nowait((namespace, event_on(kind, name, namespace, uid)))
+            self._reported.put_nowait((namespace, event_on(kind, name, namespace, uid)))
 
     async def _remove(self, path: str, pv: Json) -> None:
         """Ask until nobody has written in between: the protection finalizer may go any time."""
@@ -167,29 +167,29 @@ class Floor:
             if made["kind"] == "PersistentVolume":
                 return made
 
-    async def _until_let_go(self, pointed: Json) -> Json:
+    async def _until_let_go(self, detached: Json) -> Json:
         """Wait for the binder's phase, and a moment longer for the protection finalizer to go.
 
-        A binder that looks at everything just then bends the claimRef back, and writes no phase.
+        A binder that resyncs just then bends the claimRef back, and writes no phase.
         """
-        version = int(pointed["metadata"]["resourceVersion"])
-        seen = await self._until(
-            pointed,
+        version = int(detached["metadata"]["resourceVersion"])
+        observed = await self._until(
+            detached,
             lambda pv: (
                 int(pv["metadata"]["resourceVersion"]) > version
-                and (not pointed_away(pv) or pv["status"]["phase"] != "Bound")
+                and (not is_detached(pv) or pv["status"]["phase"] != "Bound")
             ),
         )
         with suppress(TimeoutError):
             async with asyncio.timeout(0.05):
-                seen = await self._until(
-                    pointed, lambda pv: PROTECTION not in pv["metadata"].get("finalizers", ())
+                observed = await self._until(
+                    detached, lambda pv: PROTECTION not in pv["metadata"].get("finalizers", ())
                 )
-        self._news.pop(pointed["metadata"]["name"], None)
-        return seen
+        self._news.pop(detached["metadata"]["name"], None)
+        return observed
 
-    async def _until(self, pointed: Json, holds: Callable[[Json], bool]) -> Json:
-        name, uid = pointed["metadata"]["name"], pointed["metadata"]["uid"]
+    async def _until(self, detached: Json, holds: Callable[[Json], bool]) -> Json:
+        name, uid = detached["metadata"]["name"], detached["metadata"]["uid"]
         while True:
             latest = self._latest.get(name)
             if latest is not None and latest["metadata"]["uid"] == uid and holds(latest):
@@ -226,7 +226,7 @@ def affinity_on(nodes: list[str]) -> Json:
     return {"required": {"nodeSelectorTerms": terms}}
 
 
-def like(pv: Json, nodes: list[str]) -> Json:
+def copy_for_create(pv: Json, nodes: list[str]) -> Json:
     """The volume to create: what the server sets left out."""
     metadata = {
         key: pv["metadata"][key]
@@ -245,7 +245,7 @@ def guard(pv: Json) -> Json:
     return {key: pv["metadata"][key] for key in ("uid", "resourceVersion")}
 
 
-def marks(pv: Json) -> Json:
+def markers(pv: Json) -> Json:
     finalizers = [*pv["metadata"].get("finalizers", ()), OURS]
     annotations = {"linstor.csi.linbit.com/skip-reclaim": "true"}
     return {
@@ -262,7 +262,7 @@ def tombstone(pv: Json) -> Json:
     }
 
 
-def pointed_away(pv: Json) -> bool:
+def is_detached(pv: Json) -> bool:
     return bool(pv["spec"]["claimRef"]["name"].startswith("gone-"))
 
 
@@ -270,7 +270,7 @@ def deletion(thing: Json) -> Json:
     return {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": guard(thing)}
 
 
-def noted(name: str, wanted: Json, state: str, metadata: Json) -> Json:
+def entry_for(name: str, wanted: Json, state: str, metadata: Json) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -286,10 +286,10 @@ def event_on(kind: str, name: str, namespace: str, uid: str) -> Json:
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": f"floor-{uuid4().hex}", "namespace": namespace},
+        "metadata": {"name": f"baseline-{uuid4().hex}", "namespace": namespace},
         "eventTime": "2026-01-01T00:00:00.000000Z",
-        "reportingController": "floor",
-        "reportingInstance": "floor",
+        "reportingController": "baseline",
+        "reportingInstance": "baseline",
         "action": "UpdateNodeAffinity",
         "reason": "VolumeAffinityUpdated",
         "regarding": regarding,
@@ -328,7 +328,7 @@ async def main() -> None:
         kubernetes(given.kubeconfig) as kube,
         aiohttp.ClientSession(given.linstor, timeout=timeout) as linstor,
     ):
-        await Floor(kube, linstor).run(given.workers)
+        await Baseline(kube, linstor).run(given.workers)
 
 
 if __name__ == "__main__":
