@@ -41,7 +41,7 @@ class Baseline:
     def __init__(self, kube: aiohttp.ClientSession, linstor: aiohttp.ClientSession) -> None:
         self._kube, self._linstor = kube, linstor
         self._latest: dict[str, Json] = {}
-        self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._wanted: dict[str, None] = {}
         self._held: set[str] = set()
         self._work = asyncio.Event()
@@ -94,8 +94,8 @@ class Baseline:
                     self._latest.pop(name, None)
                 else:
                     self._latest[name] = pv
-                if name in self._news:
-                    self._news[name].set()
+                if name in self._events:
+                    self._events[name].set()
 
     async def _emit(self) -> None:
         while True:
@@ -185,7 +185,7 @@ class Baseline:
                 observed = await self._until(
                     detached, lambda pv: PROTECTION not in pv["metadata"].get("finalizers", ())
                 )
-        self._news.pop(detached["metadata"]["name"], None)
+        self._events.pop(detached["metadata"]["name"], None)
         return observed
 
     async def _until(self, detached: Json, holds: Callable[[Json], bool]) -> Json:
@@ -194,8 +194,8 @@ class Baseline:
             latest = self._latest.get(name)
             if latest is not None and latest["metadata"]["uid"] == uid and holds(latest):
                 return latest
-            self._news[name].clear()
-            await self._news[name].wait()
+            self._events[name].clear()
+            await self._events[name].wait()
 
     async def _linstor_get(self, path: str) -> list[Json]:
         async with self._linstor.get(path) as response:

@@ -159,7 +159,7 @@ async def _emit(testbed: LargeCluster, events: int, rate: float) -> float:
     while reported < events:
         due = min(events, int((time.monotonic() - begun) * rate) + 1)
         batch = payloads[reported:due]
-        testbed.world.news.emit(PROMOTION, [("may-promote-change", each) for each in batch])
+        testbed.world.event_log.emit(PROMOTION, [("may-promote-change", each) for each in batch])
         reported = due
         await asyncio.sleep(REPORT_EVERY)
     return time.monotonic()

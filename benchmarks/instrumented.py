@@ -172,11 +172,11 @@ def _write_owners(file: Path) -> None:
 def _watched(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
     watch: Coroutine[Any, Any, None] = MEASURED.watch_loop()
     # The loop holds its tasks weakly.
-    _kept.append(loop.create_task(watch, name="instrumentation"))
+    _tasks.append(loop.create_task(watch, name="instrumentation"))
     return loop
 
 
-_kept: list[asyncio.Task[None]] = []
+_tasks: list[asyncio.Task[None]] = []
 
 
 def run_instrumented() -> None:

@@ -67,11 +67,11 @@ class LargeCluster:
     async def grow(self, size: int) -> float:
         """Add volumes until there are so many; returns the seconds it took."""
         begun = time.monotonic()
-        news = range(len(self.names), size)
+        event_log = range(len(self.names), size)
         # A binder that looks on would write to each volume before its claim is complete.
         await self.cluster.stop_binder()
-        await side_by_side(self._add(number) for number in news)
-        self.names += [volume_name(number) for number in news]
+        await side_by_side(self._add(number) for number in event_log)
+        self.names += [volume_name(number) for number in event_log]
         await self.cluster.start_binder()
         # Millions of objects that stay would be walked through in the midst of a measurement.
         gc.collect()

@@ -14,7 +14,7 @@ from tests.fakes.linstor_server import Timing
 VOLUMES = 25
 """On each side; they go to and fro."""
 
-AWAY = ("away p50", "away max")
+ABSENT = ("away p50", "away max")
 """For how long there was no volume, in the watch."""
 
 MOST_P50, MOST_P99 = 1.25, 2.0
@@ -31,7 +31,7 @@ async def measure_latency(
     """Move volumes one at a time, each on the service's side and then on the baseline's."""
     volumes = [f"{number:03}" for number in range(VOLUMES)]
     waits: dict[str, list[float]] = {}
-    away: dict[str, list[float]] = {}
+    absent: dict[str, list[float]] = {}
     async with Comparison.real(directory, binder_limit=binder_limit, timing=timing) as comparison:
         for side in comparison.sides:
             await side.add({f"{side.name}-{name}": ["n1"] for name in volumes})
@@ -44,17 +44,17 @@ async def measure_latency(
                     took = await side.move(f"{side.name}-{name}", here, there)
                     waits.setdefault(side.name, []).append(1000 * took)
         for side in comparison.sides:
-            away[side.name] = [1000 * gap for gap in side.absences()]
+            absent[side.name] = [1000 * gap for gap in side.absences()]
         lost = comparison.service.lost()
     shown = "its default" if binder_limit is None else f"{binder_limit}/s"
     names = [side.name for side in comparison.sides]
-    rows: list[Row] = [_row(name, waits[name], away[name]) for name in names]
+    rows: list[Row] = [_row(name, waits[name], absent[name]) for name in names]
     service, baseline = rows
     ratios = {
         key: float(service[key] or 0) / float(baseline[key] or 1)
         for key in ("p50", "p90", "p99", "max")
     }
-    none = dict.fromkeys(AWAY)
+    none = dict.fromkeys(ABSENT)
     rows.append({"who": "service / baseline", "moves": None, **ratios, **none})
     goals = [
         Goal(what="p50 beside the baseline", found=ratios["p50"], most=MOST_P50, unit=" x"),
@@ -66,7 +66,7 @@ async def measure_latency(
     return [Report(name=name, title=title, rows=rows, goals=goals)]
 
 
-def _row(name: str, found: list[float], away: list[float]) -> Row:
+def _row(name: str, found: list[float], absent: list[float]) -> Row:
     ordered = sorted(found)
     return {
         "who": name,
@@ -75,8 +75,8 @@ def _row(name: str, found: list[float], away: list[float]) -> Row:
         "p90": percentile(ordered, 0.9),
         "p99": percentile(ordered, 0.99),
         "max": ordered[-1],
-        AWAY[0]: percentile(away, 0.5),
-        AWAY[1]: away[-1],
+        ABSENT[0]: percentile(absent, 0.5),
+        ABSENT[1]: absent[-1],
     }
 
 

@@ -32,7 +32,7 @@ class NoEvent:
     triggers: str
     waits: list[float]
     """From the change to the right volume."""
-    away: list[float]
+    absent: list[float]
     """Between the watch events of removal and creation, of each replacement."""
     took: float
     lost: int
@@ -48,8 +48,8 @@ class NoEvent:
             "p99": percentile(self.waits, 0.99),
             "max": self.waits[-1],
             "volumes/s": len(self.waits) / self.took,
-            "away p50": percentile(self.away, 0.5),
-            "away max": self.away[-1],
+            "away p50": percentile(self.absent, 0.5),
+            "away max": self.absent[-1],
             "Lost": self.lost,
             "entries left": self.entries_left,
         }
@@ -134,7 +134,7 @@ async def _run(
     return NoEvent(
         triggers=wish,
         waits=sorted(1000 * wait for wait in waits),
-        away=sorted(1000 * gap for gap in absences(testbed.observer, names, began)),
+        absent=sorted(1000 * gap for gap in absences(testbed.observer, names, began)),
         took=took,
         lost=len(testbed.observer.lost) - lost,
         entries_left=entries,

@@ -19,7 +19,7 @@ def record(message: str = "volume replaced", *args: object, **values: object) ->
 
 
 @pytest.fixture
-def kept_logging() -> Iterator[None]:
+def preserved_log_setup() -> Iterator[None]:
     with preserved_logging():
         yield
 

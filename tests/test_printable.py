@@ -15,8 +15,17 @@ from linstor_affinity_events.printable import printable, printable_lines
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 BIDIRECTIONAL = [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
-MARKS = ["\u061c", "\u200e", "\u200f", "\u2028", "\u2029", "\u200b", "\ufeff", "\U000e0041"]
-HOSTILE = "".join([*CONTROLS, *BIDIRECTIONAL, *MARKS, "\ud800"])
+INVISIBLE = [
+    "\u061c",
+    "\u200e",
+    "\u200f",
+    "\u2028",
+    "\u2029",
+    "\u200b",
+    "\ufeff",
+    "\U000e0041",
+]
+HOSTILE = "".join([*CONTROLS, *BIDIRECTIONAL, *INVISIBLE, "\ud800"])
 
 
 def observed(text: str) -> bool:

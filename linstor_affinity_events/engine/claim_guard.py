@@ -22,7 +22,7 @@ from linstor_affinity_events.model.manifest import (
 log = logging.getLogger(__name__)
 
 GUARD_AT_MOST = 60.0
-NEWS_AT_MOST = 0.5
+EVENT_WITHIN = 0.5
 PROTECTION = "kubernetes.io/pv-protection"
 PROTECTION_AT_MOST = 0.05
 BOUND_WITHIN = 5.0
@@ -87,8 +87,8 @@ class ClaimGuard:
                         self._saw_resync()
                     return seen, True
             try:
-                async with asyncio.timeout(min(NEWS_AT_MOST, deadline - clock())):
-                    await volume_watch.news()
+                async with asyncio.timeout(min(EVENT_WITHIN, deadline - clock())):
+                    await volume_watch.event()
             except TimeoutError:
                 pv = await self._volumes.read(entry.pv)
                 if (
@@ -135,7 +135,7 @@ class ClaimGuard:
         with suppress(TimeoutError):
             async with asyncio.timeout(PROTECTION_AT_MOST):
                 while volume_watch.latest is seen:
-                    await volume_watch.news()
+                    await volume_watch.event()
         latest = volume_watch.latest
         return latest if latest is not None and uid_of(latest) == entry.uid else seen
 
@@ -205,7 +205,7 @@ class ClaimGuard:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    await volume_watch.news()
+                    await volume_watch.event()
 
 
 def _was_lost(before: Manifest | None, claim: Manifest) -> bool:

@@ -105,7 +105,7 @@ class CoalescingReader:
         """Read one resource, as it is at that time of the loop's clock or later."""
         if not self._has_newer(newer_than) and self._pays_off():
             await self._read_all()
-        found = self._kept(resource) if self._has_newer(newer_than) else None
+        found = self._from_bulk_read(resource) if self._has_newer(newer_than) else None
         if found is None:
             return await self.read_alone(resource)
         self._telemetry.read_from_bulk()
@@ -140,7 +140,7 @@ class CoalescingReader:
         # Strictly newer: the loop's clock may not advance for a millisecond.
         return self._bulk is not None and self._bulk.began > moment
 
-    def _kept(self, resource: ResourceName) -> Reading | None:
+    def _from_bulk_read(self, resource: ResourceName) -> Reading | None:
         """What the last bulk read has of it. It may have been created or deleted between the two
         requests for a bulk read, so both must have it; a saved volume needs a definition of now.
         """

@@ -106,5 +106,5 @@ async def _last_version(entry: JournalEntry, volume_watch: VolumeWatch) -> Manif
                 gone = volume_watch.gone
                 if gone is not None and uid_of(gone) == entry.uid:
                     return gone
-                await volume_watch.news()
+                await volume_watch.event()
     return None

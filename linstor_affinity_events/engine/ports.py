@@ -78,7 +78,7 @@ class VolumeWatch(Protocol):
     gone: Manifest | None
     """The last version of the volume that was removed last; None if there was none."""
 
-    async def news(self) -> None:
+    async def event(self) -> None:
         """Return once there was an event since the last call."""
 
 

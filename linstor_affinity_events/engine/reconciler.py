@@ -133,7 +133,7 @@ class Reconciler:
             decision = decide(case)
             self._reporter.duplicates(volume, case.duplicates)
             try:
-                in_sync &= await self._act(item, volume, decision, reading)
+                in_sync &= await self._carry_out(item, volume, decision, reading)
             except (Again, Refused) as error:
                 # A failure of one volume must not block the others of the resource.
                 failed = error
@@ -149,7 +149,7 @@ class Reconciler:
             after = WATCH_DELAY_FIRST if age < WATCH_DELAY_SHORT else RECHECK_AFTER
             self._queue.add(item.key, after=after, since=item.since, source=item.source)
 
-    async def _act(
+    async def _carry_out(
         self, item: WorkItem[ResourceName], volume: Volume, decision: Decision, reading: Reading
     ) -> bool:
         """Act on a decision. Returns whether nothing had to be changed."""

@@ -95,7 +95,7 @@ class ReplacementRun:
                 case Failed():
                     raise self._failed(after)
             if isinstance(result, Failure):
-                self._tell(step, after, result.error)
+                self._log(step, after, result.error)
                 if isinstance(result.error, Again) and not isinstance(result.error, Conflict):
                     await asyncio.sleep(max(delays.next(), result.error.after or 0.0))
 
@@ -155,7 +155,7 @@ class ReplacementRun:
             unfinished.absent.mark_stuck(entry, end.error, blocking=end.blocking)
         return end.error
 
-    def _tell(self, step: Step, after: Progress, error: Again | Refused) -> None:
+    def _log(self, step: Step, after: Progress, error: Again | Refused) -> None:
         """Log an error after which the replacement goes on in another way."""
         about = facts(pv=after.entry.pv, error=error)
         match step:

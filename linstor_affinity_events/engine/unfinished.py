@@ -125,7 +125,7 @@ class Unfinished:
         """
         self.originals.outdate()
 
-    def can_tell_owner(self, name: PvName, key: VolumeKey) -> bool:
+    def knows_owner(self, name: PvName, key: VolumeKey) -> bool:
         """Whether enough is known to decide whose an absent volume is. The only absent volume for a
         LINSTOR volume goes to the claim in its entry, so all entries must have been listed, unless
         it was observed, or csi-provisioner named the resource after the claim.

@@ -22,7 +22,7 @@ from linstor_affinity_events.model.recreation import copy_for_create
 _NOT_TAKEN_OVER = frozenset({"claimRef", "nodeAffinity", "persistentVolumeReclaimPolicy"})
 
 
-_NOT_THEIRS = frozenset({SKIP_RECLAIM_ANNOTATION, BOUND_BY_CONTROLLER})
+_SET_BY_US = frozenset({SKIP_RECLAIM_ANNOTATION, BOUND_BY_CONTROLLER})
 """Annotations that change because of us: the binder sets bound-by-controller when it restores the
 claimRef that we detached.
 """
@@ -43,10 +43,10 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     # Items of a paged list have no kind and apiVersion; that is nobody's change.
     named = {key: wanted[key] for key in ("apiVersion", "kind") if key in wanted}
     result = {**fresh, **named, "spec": spec}
-    theirs = annotations_of(fresh)
-    kept = {k for k in theirs if k in _NOT_THEIRS or _gives_away(k, theirs[k])}
-    annotations = {k: v for k, v in theirs.items() if k not in kept}
-    annotations |= {k: v for k, v in annotations_of(wanted).items() if k in _NOT_THEIRS | kept}
+    given = annotations_of(fresh)
+    ours = {k for k in given if k in _SET_BY_US or _gives_away(k, given[k])}
+    annotations = {k: v for k, v in given.items() if k not in ours}
+    annotations |= {k: v for k, v in annotations_of(wanted).items() if k in _SET_BY_US | ours}
     had = finalizers_of(wanted)
     finalizers = had + [f for f in finalizers_of(fresh) if f not in had]
     metadata = {

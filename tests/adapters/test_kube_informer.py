@@ -32,13 +32,13 @@ class Watched:
     """An index kept by an informer, and the changes that it reported."""
 
     def __init__(self, api: KubeApi, *, watch_for: float = 300.0, pause: float = 0.01) -> None:
-        self.news: list[str] = []
+        self.changed: list[str] = []
         self.index = VolumeIndex(self._reported)
         delays = Backoff(first=pause, most=5 * pause, chance=random.Random(1))
         self.informer = Informer(api, VOLUMES_PATH, self.index, delays=delays, watch_for=watch_for)
 
     def _reported(self, reported: Volume) -> None:
-        self.news.append(reported.name)
+        self.changed.append(reported.name)
 
     @property
     def names(self) -> set[str]:
@@ -301,7 +301,7 @@ async def test_existing_volumes_are_not_reported_as_changes(
     async with watching(api) as watched:
         await watched.synced()
 
-    assert watched.news == []
+    assert watched.changed == []
 
 
 def annotated(key: str, value: str) -> Json:
@@ -321,11 +321,11 @@ async def test_a_change_of_a_decision_input_is_reported(
 ) -> None:
     await watched.synced()
     cluster.create(PV, volume("pv-1"))
-    await until(lambda: watched.news == ["pv-1"])
+    await until(lambda: watched.changed == ["pv-1"])
 
     cluster.patch(PV, "pv-1", patch)
 
-    await until(lambda: watched.news == ["pv-1", "pv-1"])
+    await until(lambda: watched.changed == ["pv-1", "pv-1"])
 
 
 @pytest.mark.parametrize(
@@ -350,13 +350,13 @@ async def test_a_change_of_anything_else_is_not_reported(
 ) -> None:
     await watched.synced()
     cluster.create(PV, volume("pv-1"))
-    await until(lambda: watched.news == ["pv-1"])
+    await until(lambda: watched.changed == ["pv-1"])
 
     change(cluster)
     cluster.create(PV, volume("the-last"))
     await until(lambda: "the-last" in watched.names)
 
-    assert watched.news == ["pv-1", "the-last"]
+    assert watched.changed == ["pv-1", "the-last"]
 
 
 async def test_a_volume_watch_receives_each_change(watched: Watched, cluster: FakeCluster) -> None:
@@ -365,11 +365,11 @@ async def test_a_volume_watch_receives_each_change(watched: Watched, cluster: Fa
     with watched.index.follow(PvName("pv-1")) as volume_watch:
         cluster.create(PV, volume("pv-1"))
         async with asyncio.timeout(TIMEOUT):
-            await volume_watch.news()
+            await volume_watch.event()
         created = volume_watch.latest
         cluster.delete(PV, "pv-1")
         async with asyncio.timeout(TIMEOUT):
-            await volume_watch.news()
+            await volume_watch.event()
         deleted = volume_watch.latest
 
     assert created is not None

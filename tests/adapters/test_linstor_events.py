@@ -271,8 +271,8 @@ async def test_a_stream_is_closed_once_another_controller_responds(
         stream = LinstorStream(connection, name="promotion", path=PROMOTION_PATH)
 
         def another_responds() -> None:
-            connection.answered(linstor.url)
-            connection.answered(heir.url)
+            connection.responded(linstor.url)
+            connection.responded(heir.url)
 
         with pytest.raises(Unreachable):
             await next_after(linstor, another_responds, stream)
@@ -287,7 +287,7 @@ async def test_a_stream_stays_open_while_its_own_controller_responds(
     stream = LinstorStream(connection, name="promotion", path=PROMOTION_PATH)
 
     def responses() -> None:
-        connection.answered(linstor.url)
+        connection.responded(linstor.url)
         linstor.send_raw(PROMOTION, frame(MAY))
 
     assert await next_after(linstor, responses, stream) == TOUCHED

@@ -472,9 +472,9 @@ def used(scope: Scope) -> set[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("mode", ["deployment", "sidecar"])
 def test_the_roles_grant_exactly_the_used_permissions(helm: Helm, mode: str) -> None:
-    bare = {"mode": mode, "watchLinstorDatabase": "off"}
-    rendered = helm.template(bare)
-    with_database = helm.template({**bare, "watchLinstorDatabase": "auto"})
+    minimal = {"mode": mode, "watchLinstorDatabase": "off"}
+    rendered = helm.template(minimal)
+    with_database = helm.template({**minimal, "watchLinstorDatabase": "auto"})
 
     cluster_wide = granted(rendered.one("ClusterRole")["rules"])
     assert cluster_wide == used(Scope.CLUSTER)

@@ -580,9 +580,9 @@ async def test_a_put_must_have_the_name_of_its_object(kube: KubeClient, name: st
 
 async def test_a_put_without_uid_and_version_is_unconditional(kube: KubeClient, name: str) -> None:
     was = await stable_volume(kube, name)
-    bare = volume(name, metadata={"finalizers": [OURS]}, mountOptions=["noatime"])
+    minimal = volume(name, metadata={"finalizers": [OURS]}, mountOptions=["noatime"])
 
-    put = await kube.put(f"{VOLUMES}/{name}", bare)
+    put = await kube.put(f"{VOLUMES}/{name}", minimal)
 
     assert put.status == 200
     assert put.metadata["uid"] == was["metadata"]["uid"]
@@ -590,12 +590,12 @@ async def test_a_put_without_uid_and_version_is_unconditional(kube: KubeClient, 
 
 
 async def test_a_claim_ref_is_stored_as_given(kube: KubeClient, name: str) -> None:
-    bare = {"namespace": "default", "name": name, "uid": "gone", "resourceVersion": "7"}
+    minimal = {"namespace": "default", "name": name, "uid": "gone", "resourceVersion": "7"}
 
-    made = await kube.post(VOLUMES, volume(name, claimRef=bare))
+    made = await kube.post(VOLUMES, volume(name, claimRef=minimal))
     full = await kube.post(VOLUMES, volume(f"{name}-b", claimRef=claim_ref(f"{name}-b")))
 
-    assert made.body["spec"]["claimRef"] == bare
+    assert made.body["spec"]["claimRef"] == minimal
     assert full.body["spec"]["claimRef"] == claim_ref(f"{name}-b")
 
 

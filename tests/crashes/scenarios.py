@@ -47,7 +47,7 @@ class Moved(Scenario):
     def begin(self, volume: str) -> None:
         self.testbed.world.move_silently(volume, "n1", "n2")
         event = {"resource_name": volume, "node_name": "n2", "may_promote": True}
-        self.testbed.world.news.emit(PROMOTION, [("may-promote-change", event)])
+        self.testbed.world.event_log.emit(PROMOTION, [("may-promote-change", event)])
 
 
 class Replacement(Moved):

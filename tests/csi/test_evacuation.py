@@ -26,7 +26,7 @@ async def test_a_pod_leaves_an_evacuated_node_and_its_data_follows(
     await csi_testbed.claim("c1")
     made = await csi_testbed.bound_volume("c1")
     name, (at,) = made["metadata"]["name"], nodes_of(made)
-    # No full reconcile helps: an annotation is news by itself.
+    # No full reconcile helps: an annotation is a trigger by itself.
     async with running(service_on(testbed, "--reconcile-rate=1h", "--poll-rate=0")):
         await pods.add("p1", "c1")
         assert await pods.until_scheduled("p1") == at

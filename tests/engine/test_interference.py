@@ -65,7 +65,7 @@ async def test_events_of_an_earlier_incarnation_do_not_end_a_replacement() -> No
             await asyncio.sleep(1.0)
             patch = setup.volumes.patch
 
-            async def late_news(name: PvName, wanted: Json) -> Any:
+            async def late_events(name: PvName, wanted: Json) -> Any:
                 response = await patch(name, wanted)
                 if "claimRef" in wanted.get("spec", {}):
                     loop = asyncio.get_running_loop()
@@ -73,7 +73,7 @@ async def test_events_of_an_earlier_incarnation_do_not_end_a_replacement() -> No
                     loop.call_later(0.3, binder.resume)
                 return response
 
-            instead(setup.volumes, patch=late_news)
+            instead(setup.volumes, patch=late_events)
             binder.pause()
             outcome = await replace(setup, "n3")
 
@@ -590,11 +590,11 @@ async def test_the_deletion_of_another_incarnation_is_not_a_late_write() -> None
     async with one_setup() as setup:
         gone = setup.volumes.index.gone
 
-        def old_news(manifest: Manifest) -> None:
+        def old_events(manifest: Manifest) -> None:
             other = {**manifest["metadata"], "uid": "another", "labels": {"late": "no"}}
             gone({**manifest, "metadata": other})
 
-        instead(setup.volumes.index, gone=old_news)
+        instead(setup.volumes.index, gone=old_events)
         async with setup.volumes.watching():
             outcome = await replace(setup, "n2")
 

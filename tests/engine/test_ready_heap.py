@@ -10,12 +10,12 @@ takes = st.tuples(st.just("take"), st.floats(0.0, 3.0), st.just(0.0))
 drops = st.tuples(st.just("drop"), st.floats(0.0, 3.0), st.just(0.0))
 
 
-@given(acts=st.lists(st.one_of(wishes, takes, drops), max_size=60))
+@given(operations=st.lists(st.one_of(wishes, takes, drops), max_size=60))
 def test_an_item_is_returned_once_and_never_early(
-    acts: list[tuple[str, float, float]],
+    operations: list[tuple[str, float, float]],
 ) -> None:
     row, now, there = ReadyHeap[int](), 0.0, list[Waiting[int]]()
-    for number, (action, much, since) in enumerate(acts):
+    for number, (action, much, since) in enumerate(operations):
         match action:
             case "put":
                 waiting = Waiting(number, now + much, number, since, "")

@@ -29,7 +29,7 @@ async def test_events_are_passed_on_after_the_stream_is_reported_connected() -> 
     stream = FakeStream()
     reported: list[Trigger] = [ResourceTouched(ResourceName("pvc-1")), EventsMissed("node")]
     for trigger in reported:
-        stream.tell(trigger)
+        stream.send(trigger)
     streams = a_registry()
 
     async with aclosing(triggers_of(stream, streams)) as triggers:

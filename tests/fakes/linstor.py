@@ -89,7 +89,7 @@ class FakeStream:
         self.connections = 0
         self.refuse: AffinityEventsError | None = None
 
-    def tell(self, event: Trigger) -> None:
+    def send(self, event: Trigger) -> None:
         self._events.put_nowait(event)
 
     def hang_up(self) -> None:

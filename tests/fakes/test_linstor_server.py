@@ -503,12 +503,12 @@ async def test_labels_and_host_name_become_properties(
 ) -> None:
     topology = world.add_node("n4", labels={"zone": "z1"})
     flat = world.add_node("n5", labels={"kubernetes.io/hostname": "other"}, namespace="Aux")
-    bare = world.add_node("n6", hostname_label=False)
+    minimal = world.add_node("n6", hostname_label=False)
 
     assert topology.props["Aux/topology/zone"] == "z1"
     assert topology.props["Aux/topology/kubernetes.io/hostname"] == "n4"
     assert flat.props["Aux/kubernetes.io/hostname"] == "other"
-    assert not any("hostname" in key for key in bare.props)
+    assert not any("hostname" in key for key in minimal.props)
 
 
 # Properties

@@ -134,5 +134,5 @@ async def _is_observed(cluster: Cluster, mutation: Mutation) -> bool:
         return mutation.shows(await cluster.ask("POST", VOLUMES, probe, dryRun="All"))
     [first, *_] = (await cluster.ask("GET", VOLUMES))["items"]
     path = f"{VOLUMES}/{first['metadata']['name']}"
-    probed = {"metadata": {"labels": {"policy": None}, "annotations": {"probed": "yes"}}}
-    return mutation.shows(await cluster.ask("PATCH", path, probed, dryRun="All"))
+    verified = {"metadata": {"labels": {"policy": None}, "annotations": {"probed": "yes"}}}
+    return mutation.shows(await cluster.ask("PATCH", path, verified, dryRun="All"))

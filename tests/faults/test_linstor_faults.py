@@ -72,7 +72,7 @@ async def restarted(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def answering_errors(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
+async def serving_errors(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
     proxied.testbed.world.fail_next("/v1/", 500, [{"ret_code": -1, "message": "broken"}], times=30)
     yield
     await fleet.service.until_said("broken")
@@ -96,7 +96,7 @@ async def with_hung_satellites(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIt
         slow,
         pytest.param(hung, marks=pytest.mark.long),
         restarted,
-        answering_errors,
+        serving_errors,
         with_hung_satellites,
     ],
 )

@@ -111,9 +111,9 @@ def test_a_file_system_known_to_linstor_csi_needs_no_confirmation(file_system: s
 
 
 def test_a_missing_volume_context_is_added() -> None:
-    bare = manifest(attributes={"storage.kubernetes.io/csiProvisionerIdentity": "x"})
+    minimal = manifest(attributes={"storage.kubernetes.io/csiProvisionerIdentity": "x"})
     known = of_class(mountOpts="noatime")
-    given = with_volume_context(bare, known)
+    given = with_volume_context(minimal, known)
 
     assert given["spec"]["csi"]["volumeAttributes"] == {
         "storage.kubernetes.io/csiProvisionerIdentity": "x",
@@ -124,7 +124,9 @@ def test_a_missing_volume_context_is_added() -> None:
     assert unconfirmed(demands_of(given), original=None, storage_class=known) == ()
     assert with_volume_context(given, of_class()) == given
     assert (
-        unconfirmed(demands_of(with_volume_context(bare, None)), original=None, storage_class=None)
+        unconfirmed(
+            demands_of(with_volume_context(minimal, None)), original=None, storage_class=None
+        )
         == ()
     )
 

@@ -122,9 +122,9 @@ def test_later_changes_of_the_replacement_are_preserved() -> None:
 
 
 def test_a_first_label_is_added() -> None:
-    bare = with_metadata(volume(), labels=None)
-    wanted = dict(begun(bare).wanted)
-    last = applied(terminating(marked(bare)), {"metadata": {"labels": {"team": "red"}}})
+    minimal = with_metadata(volume(), labels=None)
+    wanted = dict(begun(minimal).wanted)
+    last = applied(terminating(marked(minimal)), {"metadata": {"labels": {"team": "red"}}})
 
     patch = late_patch(wanted, last, made(wanted), rebound_from=CLAIM)
 

@@ -496,10 +496,10 @@ def test_a_list_item_without_kind_and_version_is_no_change() -> None:
     original = volume()
     wanted = recreated(original, NO_AFFINITY)
 
-    bare = {key: value for key, value in original.items() if key not in {"apiVersion", "kind"}}
+    minimal = {key: value for key, value in original.items() if key not in {"apiVersion", "kind"}}
 
-    assert taken_over(wanted, bare)["kind"] == "PersistentVolume"
-    assert taken_over(wanted, bare)["apiVersion"] == "v1"
+    assert taken_over(wanted, minimal)["kind"] == "PersistentVolume"
+    assert taken_over(wanted, minimal)["apiVersion"] == "v1"
 
 
 @pytest.mark.parametrize("before", [None, "yes"])
@@ -520,7 +520,7 @@ CLAIM = claim_of(OWNED)
 
 
 @pytest.mark.parametrize(
-    ("ref", "by_somebody"),
+    ("ref", "by_another_client"),
     [
         pytest.param(OWNED["spec"]["claimRef"], False, id="as it was"),
         pytest.param(
@@ -542,9 +542,9 @@ CLAIM = claim_of(OWNED)
     ],
 )
 def test_a_claim_ref_written_by_others_is_distinguished_from_our_own(
-    ref: Json | None, by_somebody: bool
+    ref: Json | None, by_another_client: bool
 ) -> None:
-    assert rebound(with_spec(OWNED, claimRef=ref), CLAIM) is by_somebody
+    assert rebound(with_spec(OWNED, claimRef=ref), CLAIM) is by_another_client
 
 
 def test_a_detached_volume_names_its_former_claim_and_matches_none() -> None:

@@ -45,12 +45,12 @@ def test_a_volume_is_not_selected_by_other_names(name: str) -> None:
 
 
 def test_a_volume_without_claim_or_key_is_selected_by_its_name() -> None:
-    bare = dataclasses.replace(VOLUME, claim=None, key=None)
+    minimal = dataclasses.replace(VOLUME, claim=None, key=None)
 
-    assert is_called("pv-name", bare)
-    assert not is_called("orders", bare)
-    assert Selection().takes(bare)
-    assert not Selection(namespaces=frozenset({"shop"})).takes(bare)
+    assert is_called("pv-name", minimal)
+    assert not is_called("orders", minimal)
+    assert Selection().takes(minimal)
+    assert not Selection(namespaces=frozenset({"shop"})).takes(minimal)
 
 
 @pytest.mark.parametrize(

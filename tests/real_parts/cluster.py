@@ -95,7 +95,7 @@ class RealCluster:
         # A new name each time: the last binder may have died before it let the old probe go.
         probe = _probe(next(self._probes))
         self._controllers.start()
-        await _until(lambda: self._binder_acts(probe), self._controllers)
+        await _until(lambda: self._binder_is_active(probe), self._controllers)
 
     async def stop_controller_manager(self) -> None:
         await self._controllers.kill()
@@ -216,7 +216,7 @@ class RealCluster:
         async with self._session() as session, session.get("/readyz") as response:
             return response.status == 200
 
-    async def _binder_acts(self, probe: dict[str, Any]) -> bool:
+    async def _binder_is_active(self, probe: dict[str, Any]) -> bool:
         """Whether a volume that nobody claims has been checked; then it may go again."""
         path = "/api/v1/persistentvolumes"
         own = f"{path}/{probe['metadata']['name']}"

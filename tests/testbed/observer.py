@@ -46,7 +46,7 @@ class Observer:
         self.history: dict[str, list[Observed]] = {}
         self.lost: list[tuple[str, str]] = []
         """Claims each time they were seen to turn Lost."""
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
 
     @classmethod
     @asynccontextmanager
@@ -89,7 +89,7 @@ class Observer:
                 for manifest in found.values():
                     take("ADDED", manifest)
                 ready.set()
-                await self._tell()
+                await self._notify()
                 version = listed["metadata"]["resourceVersion"]
                 await self._follow(cluster, path, version, take, known)
             await asyncio.sleep(PAUSE)
@@ -115,15 +115,15 @@ class Observer:
                     if kind == "DELETED":
                         del known[manifest["metadata"]["uid"]]
                     take(kind, manifest)
-                    await self._tell()
+                    await self._notify()
             finally:
                 # Over TLS a polite end would take longer than the loop of a test lives.
                 if response.connection is not None and response.connection.transport:
                     response.connection.transport.abort()
 
-    async def _tell(self) -> None:
-        async with self._news:
-            self._news.notify_all()
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     def _volume(self, kind: str, manifest: Json) -> None:
         name = manifest["metadata"]["name"]
@@ -151,8 +151,8 @@ class Observer:
         """Wait until what was seen is as wanted."""
         try:
             async with asyncio.timeout(within):
-                async with self._news:
-                    await self._news.wait_for(wanted)
+                async with self._changed:
+                    await self._changed.wait_for(wanted)
         except TimeoutError:
             raise AssertionError(f"it was never seen that {what}") from None
 

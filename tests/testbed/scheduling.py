@@ -39,7 +39,7 @@ class Pods:
         """One that is ready, with the labels that LINBIT's node plugin publishes."""
         labels = {KUBERNETES_HOSTNAME: name, HOSTNAME: name, ZONE: zone}
         attach = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
-        room = {"cpu": "8", "memory": "16Gi", "pods": "100"}
+        free = {"cpu": "8", "memory": "16Gi", "pods": "100"}
         await put(
             self.cluster,
             "/api/v1/nodes",
@@ -53,7 +53,7 @@ class Pods:
         usable = {"spec": {"taints": None, "unschedulable": None}}
         await self.cluster.ask("PATCH", f"/api/v1/nodes/{name}", usable)
         ready = [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]
-        status = {"status": {"allocatable": room, "capacity": room, "conditions": ready}}
+        status = {"status": {"allocatable": free, "capacity": free, "conditions": ready}}
         await self.cluster.ask("PATCH", f"/api/v1/nodes/{name}/status", status)
         driver = {"name": DRIVER, "nodeID": name, "topologyKeys": TOPOLOGY_KEYS}
         await put(

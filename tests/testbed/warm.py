@@ -57,8 +57,8 @@ class WarmStarts:
             stdout=subprocess.PIPE,
             bufsize=0,
         )
-        self._orders, self._news = self._pipes()
-        os.set_blocking(self._news, False)
+        self._orders, self._status = self._pipes()
+        os.set_blocking(self._status, False)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,7 +78,7 @@ class WarmStarts:
             # What an earlier loop waited for, it waits for no more.
             self._loop = loop
             self._begun, self._exits = {}, {}
-            loop.add_reader(self._news, self._read)
+            loop.add_reader(self._status, self._read)
         number = next(self._jobs)
         job = {"number": number, "args": list(args), "env": dict(env), "log": str(log)}
         begun: asyncio.Future[Forked] = loop.create_future()
@@ -87,7 +87,7 @@ class WarmStarts:
         return await begun
 
     def _read(self) -> None:
-        *lines, self._half = (self._half + os.read(self._news, 65536)).split(b"\n")
+        *lines, self._half = (self._half + os.read(self._status, 65536)).split(b"\n")
         for line in lines:
             what, number, pid = line.decode().split()
             if what == "began" and int(number) in self._begun:

@@ -18,19 +18,19 @@ class FollowedVolume:
     def __init__(self) -> None:
         self.latest: Manifest | None = None
         self.gone: Manifest | None = None
-        self._news = asyncio.Event()
+        self._event_arrived = asyncio.Event()
 
     def changed(self, manifest: Manifest) -> None:
         self.latest = manifest
-        self._news.set()
+        self._event_arrived.set()
 
     def deleted(self, manifest: Manifest) -> None:
         self.gone = manifest
         self.changed(manifest)
 
-    async def news(self) -> None:
-        await self._news.wait()
-        self._news.clear()
+    async def event(self) -> None:
+        await self._event_arrived.wait()
+        self._event_arrived.clear()
 
 
 class VolumeIndex:

@@ -50,7 +50,7 @@ class Call:
         return self.open or self.late
 
 
-class Gate:
+class CallProxy:
     """All calls of one instance pass here; once it is dead, none does."""
 
     def __init__(self, instance: "Instance", faults: FaultInjector) -> None:
@@ -91,11 +91,11 @@ class Gate:
 
 class GatedVolumes(FakeVolumes):
     def __init__(
-        self, cluster: FakeCluster, on_news: Callable[[Volume], None], *, lag: float
+        self, cluster: FakeCluster, on_change: Callable[[Volume], None], *, lag: float
     ) -> None:
         super().__init__(cluster)
-        self.index = VolumeIndex(on_news)
-        self.gate: Gate
+        self.index = VolumeIndex(on_change)
+        self.proxy: CallProxy
         self._lag = lag
 
     @asynccontextmanager
@@ -129,25 +129,25 @@ class GatedVolumes(FakeVolumes):
                         task.cancel()
 
     async def read(self, name: PvName) -> Manifest | None:
-        return await self.gate.read("read", lambda: super(GatedVolumes, self).read(name))
+        return await self.proxy.read("read", lambda: super(GatedVolumes, self).read(name))
 
     async def read_claim(self, claim: ClaimName) -> Manifest | None:
-        return await self.gate.read("claim", lambda: super(GatedVolumes, self).read_claim(claim))
+        return await self.proxy.read("claim", lambda: super(GatedVolumes, self).read_claim(claim))
 
     async def patch(self, name: PvName, patch: Patch) -> Manifest:
-        return await self.gate.write("patch", lambda: super(GatedVolumes, self).patch(name, patch))
+        return await self.proxy.write("patch", lambda: super(GatedVolumes, self).patch(name, patch))
 
     async def delete(self, manifest: Manifest) -> Manifest | None:
-        return await self.gate.write("delete", lambda: super(GatedVolumes, self).delete(manifest))
+        return await self.proxy.write("delete", lambda: super(GatedVolumes, self).delete(manifest))
 
     async def remove(self, manifest: Manifest) -> None:
-        return await self.gate.write("remove", lambda: super(GatedVolumes, self).remove(manifest))
+        return await self.proxy.write("remove", lambda: super(GatedVolumes, self).remove(manifest))
 
     async def create(self, manifest: Manifest) -> Manifest:
-        return await self.gate.write("create", lambda: super(GatedVolumes, self).create(manifest))
+        return await self.proxy.write("create", lambda: super(GatedVolumes, self).create(manifest))
 
     async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
-        return await self.gate.read(
+        return await self.proxy.read(
             "dry_run", lambda: super(GatedVolumes, self).dry_run(pv, mark, wanted)
         )
 
@@ -159,22 +159,22 @@ class GatedJournal(FakeJournal):
         super().__init__()
         self._shared = shared
         self.entries = shared.entries
-        self.gate: Gate
+        self.proxy: CallProxy
 
     async def all(self) -> Listed:
-        return await self.gate.read("list", self._shared.all)
+        return await self.proxy.read("list", self._shared.all)
 
     async def read(self, name: PvName) -> JournalEntry | None:
-        return await self.gate.read("read entry", lambda: self._shared.read(name))
+        return await self.proxy.read("read entry", lambda: self._shared.read(name))
 
     async def create(self, entry: JournalEntry) -> JournalEntry:
-        return await self.gate.write("create entry", lambda: self._shared.create(entry))
+        return await self.proxy.write("create entry", lambda: self._shared.create(entry))
 
     async def save(self, entry: JournalEntry) -> JournalEntry:
-        return await self.gate.write("save", lambda: self._shared.save(entry))
+        return await self.proxy.write("save", lambda: self._shared.save(entry))
 
     async def drop(self, entry: JournalEntry) -> None:
-        return await self.gate.write("drop", lambda: self._shared.drop(entry))
+        return await self.proxy.write("drop", lambda: self._shared.drop(entry))
 
 
 class GatedLinstor(FakeLinstor):
@@ -184,10 +184,10 @@ class GatedLinstor(FakeLinstor):
         super().__init__()
         self.node_labels, self.known = shared.node_labels, shared.known
         self.placed = shared.placed
-        self.gate: Gate
+        self.proxy: CallProxy
 
     async def placement(self, resource: ResourceName) -> Placement | None:
-        return await self.gate.read(
+        return await self.proxy.read(
             "placement", lambda: super(GatedLinstor, self).placement(resource)
         )
 
@@ -208,7 +208,7 @@ class Instance:
         self.number, self.alive = number, True
         volumes = GatedVolumes(cluster, self._heard, lag=lag)
         entries, asked = GatedJournal(journal), GatedLinstor(linstor)
-        volumes.gate = entries.gate = asked.gate = Gate(self, faults)
+        volumes.proxy = entries.proxy = asked.proxy = CallProxy(self, faults)
         self.setup: Setup = setup_on(
             cluster, asked, journal=entries, volumes=volumes, holder=f"instance-{number}"
         )

@@ -17,7 +17,7 @@ from tests.fakes.volumes import CLAIMS, VOLUMES, FakeJournal
 
 Json = dict[str, Any]
 
-SEEN = 1.5
+READ_WITHIN = 1.5
 """More than the time from reading the claim to the creation of the volume."""
 
 
@@ -131,7 +131,7 @@ class Invariants:
         """Whether the claim was deleted so long ago that every reader must have noticed."""
         gone, now = self._claim_gone_at, asyncio.get_running_loop().time()
         excused = self._circumstances.claim_reads_are_old or self._circumstances.made_in_one_run
-        return gone is not None and now - gone > SEEN and not excused
+        return gone is not None and now - gone > READ_WITHIN and not excused
 
     def _removed_by_others(self, uid: str) -> bool:
         """Whether a user or the provisioner removed it."""

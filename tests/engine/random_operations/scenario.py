@@ -7,7 +7,7 @@ from typing import Any
 from linstor_affinity_events.engine.replacement_run import RELIED_ON_AFTER
 from linstor_affinity_events.errors import Conflict, Unreachable
 from tests.engine.random_operations.instances import Call, Instance
-from tests.engine.random_operations.invariants import SEEN, Invariants
+from tests.engine.random_operations.invariants import READ_WITHIN, Invariants
 from tests.engine.random_operations.oracle import Oracle
 from tests.engine.random_operations.plan import (
     AT_CALLS,
@@ -131,7 +131,7 @@ class Scenario:
             0,
         )
         begun = self._begun.get(maker, -NEVER)
-        return asyncio.get_running_loop().time() - begun < RELIED_ON_AFTER + SEEN
+        return asyncio.get_running_loop().time() - begun < RELIED_ON_AFTER + READ_WITHIN
 
     def _stalled_creation_landed(self) -> bool:
         """Whether a creation took effect long after it was sent: nothing can guard it, so what

@@ -141,8 +141,8 @@ class Users:
     def _recreate_claim(self) -> None:
         claim = self._cluster.get(CLAIMS, CLAIM, NAMESPACE)
         if claim is not None:
-            bare = {"metadata": {"finalizers": None}}
-            self._cluster.patch(CLAIMS, CLAIM, bare, namespace=NAMESPACE)
+            without_finalizers = {"metadata": {"finalizers": None}}
+            self._cluster.patch(CLAIMS, CLAIM, without_finalizers, namespace=NAMESPACE)
             if self._cluster.get(CLAIMS, CLAIM, NAMESPACE) is not None:
                 self._cluster.delete(CLAIMS, CLAIM, namespace=NAMESPACE)
             self._oracle.claim_deleted = True

@@ -30,7 +30,7 @@ class Binder:
         self._resync_every = resync_every
         self._queue: deque[Work] = deque()
         self._queued: set[Work] = set()
-        self._news = asyncio.Event()
+        self._event_arrived = asyncio.Event()
         self._runs = asyncio.Event()
         self._runs.set()
         self._idle = asyncio.Event()
@@ -103,21 +103,21 @@ class Binder:
             self._queued.add(work)
             self._queue.append(work)
         self._idle.clear()
-        self._news.set()
+        self._event_arrived.set()
 
     async def _work(self) -> None:
         while True:
             if not self._queue:
                 self._idle.set()
-                self._news.clear()
-                await self._news.wait()
+                self._event_arrived.clear()
+                await self._event_arrived.wait()
             await self._runs.wait()
             work = self._queue.popleft()
             self._queued.discard(work)
             plural, key = work
-            look = self._bindings.claim if plural == CLAIMS.plural else self._bindings.volume
+            reconcile = self._bindings.claim if plural == CLAIMS.plural else self._bindings.volume
             try:
-                for step in look(key):
+                for step in reconcile(key):
                     if isinstance(step, tuple):
                         self._add(step)
                     else:

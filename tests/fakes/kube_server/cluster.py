@@ -93,9 +93,9 @@ class FakeCluster(Store):
                 raise not_found(kind.plural, name, group=kind.group)
             if new["metadata"].get("uid"):
                 raise _other_uid(kind, (namespace, name), new["metadata"]["uid"], "")
-            bare = {**manifest, "metadata": {**manifest.get("metadata", {})}}
-            bare["metadata"].pop("resourceVersion", None)
-            return self.create(resource, bare, namespace=namespace, writer=writer), True
+            minimal = {**manifest, "metadata": {**manifest.get("metadata", {})}}
+            minimal["metadata"].pop("resourceVersion", None)
+            return self.create(resource, minimal, namespace=namespace, writer=writer), True
         old = stored.content
         uid, had = new["metadata"].get("uid"), old["metadata"]["uid"]
         if uid and uid != had:

@@ -55,10 +55,10 @@ class Subscription:
 
     def __init__(self, collection: "Collection", backlog: deque[Change]) -> None:
         self._collection, self._waiting = collection, backlog
-        self._news = asyncio.Event()
+        self._event_arrived = asyncio.Event()
         self.closed = False
         if backlog:
-            self._news.set()
+            self._event_arrived.set()
 
     def __enter__(self) -> Self:
         return self
@@ -77,24 +77,24 @@ class Subscription:
 
     def push(self, change: Change) -> None:
         self._waiting.append(change)
-        self._news.set()
+        self._event_arrived.set()
 
     def close(self) -> None:
         """Wake the reader for the last time."""
         self.closed = True
-        self._news.set()
+        self._event_arrived.set()
 
     def take(self) -> list[Change]:
         """All changes that wait, none if there are none."""
         taken = list(self._waiting)
         self._waiting.clear()
-        self._news.clear()
+        self._event_arrived.clear()
         return taken
 
     async def wait(self) -> None:
         """Return once there is something to take, or it was closed."""
         if not self.closed:
-            await self._news.wait()
+            await self._event_arrived.wait()
 
     def __aiter__(self) -> Self:
         return self
@@ -103,8 +103,8 @@ class Subscription:
         while not self._waiting:
             if self.closed:
                 raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
+            self._event_arrived.clear()
+            await self._event_arrived.wait()
         return self._waiting.popleft()
 
 

@@ -103,7 +103,7 @@ class Store:
             meta.begin(content["metadata"], finalizer=None)
             if "uid" in given["metadata"]:
                 content["metadata"]["uid"] = given["metadata"]["uid"]
-            known = known_part(kind, _bare(content), lambda _: None)
+            known = known_part(kind, _stripped(content), lambda _: None)
             self.rule(kind).fill(known)
             if status is not None:
                 known["status"] = status
@@ -121,7 +121,7 @@ class Store:
                 f"the request is about {kind.kind} in version {kind.api_version}"
             )
         unknown: list[str] = []
-        known: Object = known_part(kind, _bare(manifest), unknown.append)
+        known: Object = known_part(kind, _stripped(manifest), unknown.append)
         reported = [f'unknown field "{field}"' for field in unknown]
         if reported and writer.strict:
             raise bad_request(
@@ -183,7 +183,7 @@ def shown_object(kind: Resource, content: Object) -> Object:
     return {"kind": kind.kind, "apiVersion": kind.api_version, **face}
 
 
-def _bare(manifest: Mapping[str, Any]) -> Object:
+def _stripped(manifest: Mapping[str, Any]) -> Object:
     return {key: value for key, value in manifest.items() if key not in {"kind", "apiVersion"}}
 
 

@@ -109,7 +109,7 @@ def unexpected(objects: int, doing: str, why: str, **facts: object) -> list[dict
     )
 
 
-def satellites_silent() -> list[dict[str, Any]]:
+def satellites_unresponsive() -> list[dict[str, Any]]:
     """What view/resources answers when one satellite hangs: nothing for a human to read."""
     return failure(_UNKNOWN_ERROR, error_report_ids=[new_report()])
 

@@ -89,7 +89,7 @@ async def view_resources(request: web.Request) -> web.Response:
     world = request.app[WORLD]
     if hung(world, world.nodes.values()):
         await asyncio.sleep(world.timing.satellite_timeout)
-        return await respond(request, responses.satellites_silent(), 500)
+        return await respond(request, responses.satellites_unresponsive(), 500)
     if world.timing.view_delay:
         await asyncio.sleep(world.timing.view_delay)
     found = list(_viewed(world, filtered(request, "resources"), filtered(request, "nodes")))

@@ -160,16 +160,16 @@ class Streams:
         if self._paused:
             subscriber.pause()
         self._subscribers.add(subscriber)
-        self._tell_of_change()
+        self._publish_change()
         try:
             if stream == PROMOTION and request.headers.get("Last-Event-ID") == "current":
                 self._world.send_current_state()
             await asyncio.Event().wait()
         finally:
             self._subscribers.discard(subscriber)
-            self._tell_of_change()
+            self._publish_change()
         return response
 
-    def _tell_of_change(self) -> None:
+    def _publish_change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

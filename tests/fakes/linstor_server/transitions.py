@@ -18,7 +18,7 @@ class Transitions(State):
     def __init__(self, timing: Timing) -> None:
         super().__init__()
         self.timing = timing
-        self.news = EventLog()
+        self.event_log = EventLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._at_rest = asyncio.Event()
         self._at_rest.set()
@@ -26,11 +26,11 @@ class Transitions(State):
     @property
     def emitted(self) -> deque[Event]:
         """The latest events of both streams, oldest first."""
-        return self.news.emitted
+        return self.event_log.emitted
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Hand every event to the listener from now on; call what it answers to end that."""
-        return self.news.listen(listener)
+        return self.event_log.listen(listener)
 
     async def until_idle(self) -> None:
         """Wait until nothing is in motion any more."""
@@ -198,7 +198,7 @@ class Transitions(State):
         )
 
     def _emit_replicas(self, replicas: Iterable[Replica]) -> None:
-        self.news.emit(PROMOTION, [_promotion(r) for r in replicas if r.definition.has_drbd])
+        self.event_log.emit(PROMOTION, [_promotion(r) for r in replicas if r.definition.has_drbd])
 
 
 def _promotion(replica: Replica) -> tuple[str, Mapping[str, object]]:

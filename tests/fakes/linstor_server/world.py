@@ -52,7 +52,7 @@ class LinstorWorld(Transitions, Faults):
         change_props(node.props, override, delete)
         # LINSTOR's old_node is the same object as its new one, so both show the new values.
         shown = node_json(node)
-        self.news.emit(NODES, [("node-modified", {"old_node": shown, "new_node": shown})])
+        self.event_log.emit(NODES, [("node-modified", {"old_node": shown, "new_node": shown})])
 
     def delete_node(self, name: str) -> None:
         """Take a node out of the cluster for good; what it still held goes with it."""
@@ -126,7 +126,7 @@ class LinstorWorld(Transitions, Faults):
         return min(free, key=lambda node: len(node.replicas), default=None)
 
     def _emit_node(self, name: str, node: Node) -> None:
-        self.news.emit(NODES, [(name, {"node": node_json(node)})])
+        self.event_log.emit(NODES, [(name, {"node": node_json(node)})])
 
 
 def _definitions_on(node: Node) -> list[Definition]:

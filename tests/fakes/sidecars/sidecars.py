@@ -30,17 +30,17 @@ class _Row:
     def __init__(self, check: Callable[[str], Awaitable[bool]]) -> None:
         self._check = check
         self._waiting: dict[str, None] = {}
-        self._news = asyncio.Event()
+        self._event_arrived = asyncio.Event()
 
     def add(self, name: str) -> None:
         self._waiting[name] = None
-        self._news.set()
+        self._event_arrived.set()
 
     async def run(self) -> None:
         while True:
             while not self._waiting:
-                self._news.clear()
-                await self._news.wait()
+                self._event_arrived.clear()
+                await self._event_arrived.wait()
             name = next(iter(self._waiting))
             del self._waiting[name]
             if not await self._check(name):
@@ -96,8 +96,8 @@ class Sidecars:
         self._attacher.add(name)
 
     async def _listen(self, plural: str, take: Callable[[str, Json], None]) -> None:
-        async with aclosing(self._api.changes(plural)) as news:
-            async for kind, changes in news:
+        async with aclosing(self._api.changes(plural)) as changes_seen:
+            async for kind, changes in changes_seen:
                 take(kind, changes)
 
     def _volume(self, kind: str, pv: Json) -> None:

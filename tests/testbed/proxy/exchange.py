@@ -151,10 +151,10 @@ class Exchange:
         return _Had(status=response.status, headers=_forwarded(response.headers), body=body)
 
     async def _reported(self, call: CallBack) -> web.Response:
-        async def tell() -> None:
+        async def notify() -> None:
             await call(self.asked)
 
-        await asyncio.shield(self.outlive(tell()))
+        await asyncio.shield(self.outlive(notify()))
         return broken(self.request)
 
     def _ask(self) -> Any:

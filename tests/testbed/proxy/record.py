@@ -37,7 +37,7 @@ class Record:
     """Several proxies may share one, so that the order of all requests is known."""
 
     asked: list[Asked] = field(default_factory=list)
-    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def __iter__(self) -> Iterator[Asked]:
         return iter(self.asked)
@@ -50,13 +50,13 @@ class Record:
 
     async def add(self, asked: Asked) -> None:
         self.asked.append(asked)
-        async with self._news:
-            self._news.notify_all()
+        async with self._changed:
+            self._changed.notify_all()
 
     async def until(self, wanted: Callable[[], bool]) -> None:
         """Wait for a request that makes it so."""
-        async with self._news:
-            await self._news.wait_for(wanted)
+        async with self._changed:
+            await self._changed.wait_for(wanted)
 
     async def until_quiet(self, pause: float) -> None:
         """Wait until nobody has asked for anything for so long."""

@@ -62,7 +62,7 @@ class Rules:
     def clear(self) -> None:
         self._rules.clear()
 
-    def act_for(self, asked: Asked) -> Action | None:
+    def action_for(self, asked: Asked) -> Action | None:
         # All of them count it: what a rule's nth request is must not depend on other rules.
         meeting = [rule for rule in self._rules if rule.meets(asked)]
         return meeting[0].strike() if meeting else None

@@ -132,7 +132,7 @@ class Proxy:
             body=body,
             terms=self._translate(request.method, request.path, request.query, body),
         )
-        action = self.rules.act_for(asked)
+        action = self.rules.action_for(asked)
         await self.record.add(asked)
         exchange = Exchange(
             session=self._session,
