@@ -18,13 +18,13 @@ OLD_WORDS = frozenset(
     re.findall(
         r"\w+",
         """
-        anew answer answered answering answers astonished astray bare breath calm crowd crowded crowds
-        disorder floor haste hint hints lane lanes ledger like likes look looked looking looks marks
-        mend mended mends news note noted notes overtime patience people play played player plays
-        pretend pretended probed rehearsal rehearse rehearsed rival room rooms scene scenes settled
-        shelf sight sighting slack somebody stage stages stale stranger strangers swap swapped sweep
-        sweeper tell teller telling tells theirs toll told trouble truth turn turns twin twins unfit
-        unwound verdict verdicts walk watchman wears weight
+        anew answer answered answering answers astonished astray bare breath calm crowd crowded
+        crowds disorder floor haste hint hints lane lanes ledger like likes look looked looking
+        looks marks mend mended mends news note noted notes overtime patience people play played
+        player plays pretend pretended probed rehearsal rehearse rehearsed rival room rooms scene
+        scenes settled shelf sight sighting slack somebody stage stages stale stranger strangers
+        swap swapped sweep sweeper tell teller telling tells theirs toll told trouble truth turn
+        turns twin twins unfit unwound verdict verdicts walk watchman wears weight
         """,
     )
 )
