@@ -35,6 +35,10 @@ LIMIT_READS_FOR = 5.0
 USELESS_RETRY_AFTER = 60.0
 """How long reads are single after a bulk read that lacked most of what waited."""
 
+DEFER_FOR = 0.2
+EXHAUSTED_AFTER = 20
+"""After so many in a row that are too new for the last bulk read, the next one is due."""
+
 KEEP_FOR = 10.0
 """How long a bulk read is kept at most: that of a large cluster takes tens of megabytes."""
 
@@ -69,14 +73,15 @@ class _Bulk:
     placements: Mapping[ResourceName, Placement]
     served: int = 0
     lacked: int = 0
+    too_old_in_row: int = 0
 
 
 class CoalescingReader:
     """Reads a resource, newer than a given moment: from the last bulk read if that began later, by
     a new one if very many wait, otherwise alone.
 
-    While a bulk read is in progress single reads continue, one at a time, so that the latest events
-    do not wait. If no bulk read is possible, all are read alone.
+    While a bulk read is in progress, or serves those that wait, single reads continue one at a
+    time, so that the latest events do not wait. If no bulk read is possible, all are read alone.
     """
 
     def __init__(
@@ -95,15 +100,20 @@ class CoalescingReader:
         self._waiting, self._limit = waiting, limit
         self._bulk: _Bulk | None = None
         self._expiry: asyncio.TimerHandle | None = None
-        self._reading = False
+        self._reading = self._reading_alone = False
         self._not_before = float("-inf")
 
     def _clock(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def read(self, resource: ResourceName, *, newer_than: float) -> Reading:
-        """Read one resource, as it is at that time of the loop's clock or later."""
+    async def read(self, resource: ResourceName, *, newer_than: float) -> Reading | None:
+        """Read one resource, as it is at that time of the loop's clock or later. Returns None if it
+        has to be requested again after DEFER_FOR: then a bulk read may have it.
+        """
         if not self._has_newer(newer_than) and self._pays_off():
+            if self._bulk is not None and self._bulk.too_old_in_row < EXHAUSTED_AFTER:
+                self._bulk.too_old_in_row += 1
+                return None if self._reading_alone else await self._read_between(resource)
             await self._read_all()
         found = self._from_bulk_read(resource) if self._has_newer(newer_than) else None
         if found is None:
@@ -114,6 +124,13 @@ class CoalescingReader:
         # Nothing was waited for, and there are thousands of these.
         await asyncio.sleep(0)
         return found
+
+    async def _read_between(self, resource: ResourceName) -> Reading:
+        self._reading_alone = True
+        try:
+            return await self.read_alone(resource)
+        finally:
+            self._reading_alone = False
 
     async def read_alone(self, resource: ResourceName) -> Reading:
         """Read one resource as it is now."""
@@ -154,6 +171,7 @@ class CoalescingReader:
                 self._not_before = self._clock() + USELESS_RETRY_AFTER
             return None
         bulk.served += 1
+        bulk.too_old_in_row = 0
         return Reading(definition, placement, bulk=True)
 
     def _pays_off(self) -> bool:

@@ -59,8 +59,7 @@ class KeyedQueue(Generic[K]):
     A key that is added while a worker processes it is returned again afterwards, so a reconcile
     always follows the latest event. `changes` limits how many work items change something at a
     time, and `reads` how many others there are: so a long backlog of changes never delays finding
-    an urgent one. Times are those of the running loop. `add` and `get` cost O(log n) and wake at
-    most one worker.
+    an urgent one. Times are the running loop's. `add` and `get` cost O(log n), and wake one worker.
     """
 
     def __init__(self, *, changes: Limit, reads: Limit) -> None:
@@ -100,14 +99,16 @@ class KeyedQueue(Generic[K]):
         priority: Priority = Priority.RECONCILE,
         source: str = "",
         since: float | None = None,
+        requested: float | None = None,
     ) -> None:
         """Add a key that is due in `after` seconds. The earliest request for a key wins.
 
-        `since` is when its trigger arrived; by default, when it is due. `source` is the source of
-        the trigger, empty if there was none.
+        `since` is when its trigger arrived, from `source` (empty if there was none), and what was
+        read before `requested` is outdated for it; both are, by default, when it is due.
         """
         now = self._now()
-        at, since = now + after, now + after if since is None else since
+        at = now + after
+        since, requested = at if since is None else since, at if requested is None else requested
         processing = key in self._processing
         where = self._dirty if processing else self._waiting
         if (found := where.get(key)) is not None:
@@ -117,12 +118,13 @@ class KeyedQueue(Generic[K]):
                 # reads everything again when it is processed.
                 priority = before
             at, since, source = min(old.at, at), min(old.since, since), old.source or source
+            requested = min(max(old.requested, requested), max(now, at))
             if (at, since, source, priority) == (old.at, old.since, old.source, before):
-                old.requested = now
+                old.requested = requested
                 return
             if not processing:
                 self._ready[before].drop(old, now)
-        new = Waiting(key, at, next(self._order), since, source, now)
+        new = Waiting(key, at, next(self._order), since, source, requested)
         where[key] = (priority, new)
         if not processing:
             self._put(priority, new, now)
@@ -156,7 +158,7 @@ class KeyedQueue(Generic[K]):
             self._put(*again, self._now())
 
     def due_reads(self) -> int:
-        """How many keys are due for a reconcile."""
+        """The number of keys that are due for a reconcile."""
         return self._ready[Priority.RECONCILE].due(self._now())
 
     def may_change(self, item: WorkItem[K], *, urgent: bool) -> bool:
@@ -213,8 +215,7 @@ class KeyedQueue(Generic[K]):
         self._processing.add(waiting.key)
         limit = self._limit(priority)
         limit.acquire()
-        requested = max(waiting.requested, waiting.at)
-        item = WorkItem(waiting.key, waiting.since, waiting.source, requested, limit)
+        item = WorkItem(waiting.key, waiting.since, waiting.source, waiting.requested, limit)
         if any(self._ready[other].due(now) for other in self._open_priorities()):
             self.wake()
         return item

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from linstor_affinity_events.engine.changing import Changer
-from linstor_affinity_events.engine.coalescing_reader import Reading
+from linstor_affinity_events.engine.coalescing_reader import DEFER_FOR, Reading
 from linstor_affinity_events.engine.keyed_queue import Priority, QueueClosed, WorkItem
 from linstor_affinity_events.engine.parts import Parts
 from linstor_affinity_events.engine.ports import NO_TRIGGER
@@ -96,12 +96,20 @@ class Reconciler:
             return
         if not self._index.of(item.key) and item.key not in self._cluster_view.saved:
             self._no_volume(item)
+        elif (reading := await self._read(item)) is not None:
+            await self._decide(item, reading)
         else:
-            await self._decide(item, await self._read(item))
+            self._queue.add(
+                item.key,
+                after=DEFER_FOR,
+                since=item.since,
+                source=item.source,
+                requested=item.requested,
+            )
         if failed is not None:
             raise failed
 
-    async def _read(self, item: WorkItem[ResourceName]) -> Reading:
+    async def _read(self, item: WorkItem[ResourceName]) -> Reading | None:
         """What a change starts from is read for it alone."""
         if item.limit is self._queue.changes:
             return await self._reader.read_alone(item.key)

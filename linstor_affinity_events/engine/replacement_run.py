@@ -7,15 +7,15 @@ from typing import assert_never
 
 from linstor_affinity_events.engine.dependencies import Dependencies
 from linstor_affinity_events.engine.observing import confirmed, observe
+from linstor_affinity_events.engine.overlapping_writes import marked_and_saved, removed_and_created
 from linstor_affinity_events.engine.ports import VolumeWatch
-from linstor_affinity_events.engine.removal import removed_and_created
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.verification import verified
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.manifest import Manifest, Patch
+from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.progress import (
     BinderAwaited,
     ClaimRead,
@@ -24,7 +24,6 @@ from linstor_affinity_events.model.progress import (
     Failed,
     Failure,
     Finished,
-    MarkedAndSaved,
     Observed,
     Postponed,
     Progress,
@@ -95,7 +94,7 @@ class ReplacementRun:
                 case Failed():
                     raise self._failed(after)
             if isinstance(result, Failure):
-                self._log(step, after, result.error)
+                _log(step, after, result.error)
                 if isinstance(result.error, Again) and not isinstance(result.error, Conflict):
                     await asyncio.sleep(max(delays.next(), result.error.after or 0.0))
 
@@ -155,26 +154,6 @@ class ReplacementRun:
             unfinished.absent.mark_stuck(entry, end.error, blocking=end.blocking)
         return end.error
 
-    def _log(self, step: Step, after: Progress, error: Again | Refused) -> None:
-        """Log an error after which the replacement goes on in another way."""
-        about = facts(pv=after.entry.pv, error=error)
-        match step:
-            case _ if not isinstance(error, Refused):
-                log.debug("replacement step failed; observing again", extra=about)
-            case DetachClaimRef():
-                log.warning(
-                    "the API server rejects changes of the claimRef; replacing the "
-                    "volume without detaching it, its claim may be Lost for a moment",
-                    extra=about,
-                )
-            case Create():
-                log.warning(
-                    "Kubernetes rejects the volume with the changes that "
-                    "others made during its replacement; recreating it "
-                    "without them and applying them afterwards",
-                    extra=about,
-                )
-
     async def _take(self, step: Step) -> Result:
         match step:
             case Observe():
@@ -182,9 +161,12 @@ class ReplacementRun:
             case Mark() | DetachClaimRef() | Unmark() | Delete() | Create():
                 return await self._write(step)
             case Save(changed):
-                return Saved(await self._save(changed))
+                return Saved(await self._dependencies.journal.save(self._ours(changed)))
             case MarkAndSave(patch, changed):
-                return await self._mark_and_save(patch, changed)
+                dependencies = self._dependencies
+                return await marked_and_saved(
+                    dependencies.volumes, dependencies.journal, patch, self._ours(changed)
+                )
             case AwaitBinder():
                 return await self._await_binder()
             case ReadClaim():
@@ -217,27 +199,9 @@ class ReplacementRun:
             case Mark(patch) | DetachClaimRef(patch) | Unmark(patch):
                 return Written(await volumes.patch(name, patch))
 
-    async def _save(self, changed: JournalEntry) -> JournalEntry:
-        """Save the entry with our name as holder, so that others see who continues."""
-        ours = replace(changed, holder=self.progress.holder)
-        return await self._dependencies.journal.save(ours)
-
-    async def _mark_and_save(self, patch: Patch, changed: JournalEntry) -> MarkedAndSaved:
-        marked, saved = await asyncio.gather(
-            self._dependencies.volumes.patch(changed.pv, patch),
-            self._save(changed),
-            return_exceptions=True,
-        )
-        errors = [each for each in (marked, saved) if isinstance(each, BaseException)]
-        for each in errors:
-            if not isinstance(each, Again | Refused):
-                raise each
-        known = [each for each in errors if isinstance(each, Again | Refused)]
-        return MarkedAndSaved(
-            pv=None if isinstance(marked, BaseException) else marked,
-            entry=None if isinstance(saved, BaseException) else saved,
-            error=min(known, key=lambda each: isinstance(each, Refused), default=None),
-        )
+    def _ours(self, entry: JournalEntry) -> JournalEntry:
+        """The entry with our name as holder, so that others see who continues."""
+        return replace(entry, holder=self.progress.holder)
 
     async def _drop(self, step: Drop) -> Dropped:
         in_time = await verified(self._dependencies, self.progress, step, self._volume_watch)
@@ -290,3 +254,24 @@ class ReplacementRun:
         else:
             self._dependencies.unfinished.absent.present(self.progress.entry.pv)
         return Recreated(pv=made, asked_for=then.body, waited=waited)
+
+
+def _log(step: Step, after: Progress, error: Again | Refused) -> None:
+    """Log an error after which the replacement goes on in another way."""
+    about = facts(pv=after.entry.pv, error=error)
+    match step:
+        case _ if not isinstance(error, Refused):
+            log.debug("replacement step failed; observing again", extra=about)
+        case DetachClaimRef():
+            log.warning(
+                "the API server rejects changes of the claimRef; replacing the "
+                "volume without detaching it, its claim may be Lost for a moment",
+                extra=about,
+            )
+        case Create():
+            log.warning(
+                "Kubernetes rejects the volume with the changes that "
+                "others made during its replacement; recreating it "
+                "without them and applying them afterwards",
+                extra=about,
+            )

@@ -1,7 +1,7 @@
 """Very many reconciles at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -21,12 +21,12 @@ FEW = 60
 
 
 @asynccontextmanager
-async def many_volumes(workers: int = 3) -> AsyncIterator[Setup]:
+async def many_volumes(names: Sequence[str] = NAMES, *, workers: int = 3) -> AsyncIterator[Setup]:
     """Very many volumes on n1, a LINSTOR that takes its time, and all parts at work."""
     linstor = FakeLinstor("n1", "n2")
-    for name in NAMES:
+    for name in names:
         linstor.place(name, "n1")
-    async with cluster_with(*NAMES) as cluster:
+    async with cluster_with(*names) as cluster:
         setup = setup_on(cluster, linstor)
         async with setup.at_work(workers):
             linstor.delay = 0.05
@@ -298,3 +298,26 @@ async def test_a_resource_with_a_saved_pv_is_read_separately() -> None:
         await asyncio.sleep(10.0)
 
         assert taken == []
+
+
+async def test_a_resource_triggered_after_a_bulk_read_began_waits_for_the_next_one() -> None:
+    """The queue returns the latest triggers in between, which must not be read one by one."""
+    names = [f"pvc-{number:04}" for number in range(10 * SMALLEST)]
+    async with many_volumes(names, workers=10) as setup:
+        read, again = setup.linstor.placements, names[::2]
+
+        async def placements() -> Mapping[ResourceName, Placement]:
+            found = await read()
+            # Half of them are triggered again while everything is read.
+            for name in again:
+                setup.queue.add(resource_name(name), source="promotion")
+            again.clear()
+            return found
+
+        instead(setup.linstor, placements=placements)
+        for name in names:
+            setup.queue.add(resource_name(name), source="promotion")
+        await asyncio.sleep(2.0)
+
+        assert setup.linstor.asked.count("placements") == 2
+        assert single_reads(setup) <= 2 * SMALLEST
