@@ -2,7 +2,7 @@
 what makes them safe.
 
 It trusts the first state that it sees, records what it does but could not resume, and
-falls over at the first answer that it did not expect. What the service takes longer than this is
+fails at the first response that it did not expect. What the service takes longer than this is
 the price of its care.
 """
 

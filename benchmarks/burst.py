@@ -26,7 +26,7 @@ WORKERS = 10
 SECOND = "n3"
 LONE_HERE, LONE_THERE = "n5", "n6"
 LONES = 100
-"""How many volumes take turns as the single one: none may be changed over and over."""
+"""How many volumes alternate as the single one: none may be changed over and over."""
 
 LONE_ALONE = 20
 """Moves of the single volume before anything else moves."""

@@ -71,7 +71,7 @@ class Side:
         return at - self._last_write(name, at)
 
     def lost(self) -> int:
-        """How often a claim of this side was seen to turn Lost."""
+        """How often a claim of this side became Lost."""
         mine = f"claim-{self.name}"
         return sum(name.startswith(mine) for _, name in self.testbed.observer.lost)
 

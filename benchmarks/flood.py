@@ -48,7 +48,7 @@ class Flood:
     volumes: int
     events: int
     reported: float
-    """Until LINSTOR had told all of it."""
+    """Until LINSTOR had sent all of it."""
     heard: float
     """Until the service had taken all of it in."""
     quiet: float
@@ -94,7 +94,7 @@ async def flooded(
     with_move: bool = False,
     program: Program = SERVICE,
 ) -> Flood:
-    """Tell so many events, spread over all volumes, and see it through to the end. `with_move` lets
+    """Send so many events, spread over all volumes, and see it through to the end. `with_move` lets
     one replica move in the midst of it.
     """
     size = len(testbed.names)
@@ -200,7 +200,7 @@ def _payloads(testbed: LargeCluster, events: int) -> list[dict[str, object]]:
 async def _until_quiet(
     testbed: LargeCluster, counts: RequestCounts, service: Service, events: int
 ) -> tuple[float, float, float]:
-    """When all events were heard and when the last request came, and the slowest answer."""
+    """When all events were received and when the last request came, and the slowest response."""
     heard, slowest, observed = float("inf"), 0.0, -1
     last = begun = time.monotonic()
     while time.monotonic() < begun + TIMEOUT:

@@ -25,7 +25,7 @@ PHASES = ("start", "first full reconcile", "full reconcile", "rest")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullReconciles:
-    """All that the probe saw at one size."""
+    """All measurements at one size."""
 
     volumes: int
     full_reconciles: Sequence[CompletedReconcile]
@@ -122,7 +122,7 @@ async def completed(
         await until_full_reconciles(service, 1 + full_reconciles)
         testbed.world.hung_satellites.add(NODES[-1])
         try:
-            # The pass that finds out, and those that know.
+            # The full reconcile that finds out, and those that know.
             await until_full_reconciles(service, 2 + 2 * full_reconciles)
         except Ended:
             print(f"{size} volumes: full reconciles one by one do not complete", file=sys.stderr)
@@ -166,7 +166,7 @@ async def measure_full_reconcile(
     env: Mapping[str, str] | None = None,
     program: Program = SERVICE,
 ) -> list[Report]:
-    """Each size in turn, on one cluster that grows; `env` is the probe's."""
+    """Each size in turn, on one cluster that grows; `env` is for the instrumentation."""
     measure = partial(
         completed, full_reconciles=full_reconciles, logs=directory, env=env or {}, program=program
     )

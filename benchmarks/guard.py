@@ -100,7 +100,7 @@ async def at_best(measure: Measure, logs: Path) -> list[Report]:
 
 async def _apart(measure: Measure, logs: Path) -> Report:
     """Measure; again if that could not be done: the baseline does not keep clear of the binder's
-    look at all claims, so it may fall over, or come to no end.
+    resync all claims, so it may fail, or not end.
     """
     for _ in range(TRIES - 1):
         found = None

@@ -26,7 +26,7 @@ SETTLING = 5.0
 GOALS_AT = 10_000
 
 MOST_LINSTOR, MOST_KUBERNETES = 16.0, 10.0
-"""Requests a minute. Of those to LINSTOR twelve are the poll's, answered from its memory."""
+"""Requests a minute. Of those to LINSTOR twelve are the poll's, served from its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Idle:
     """Requests by kind."""
     kubernetes: Counter[str]
     linstor_bytes: int
-    """Bodies of answers, as they went over the wire."""
+    """Bodies of responses, as they went over the wire."""
     kubernetes_bytes: int
     """Bodies both ways."""
     before: ResourceUsage
@@ -74,7 +74,7 @@ async def at_rest(
     program: Program = SERVICE,
 ) -> Idle:
     """Run the service with its usual flags and leave it in peace, after so many full reconciles:
-    what it weighs is settled after the second one, what it asks for after the first.
+    its memory is stable after the second one, its requests after the first.
     """
     size = len(testbed.names)
     async with RequestCounts(testbed.real) as counts:

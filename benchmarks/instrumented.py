@@ -125,7 +125,7 @@ MEASURED = Instrumentation()
 
 
 class MeasuredFullReconciler(FullReconciler):
-    """Tells when a pass begins and ends."""
+    """Measures when a full reconcile begins and ends."""
 
     async def reconcile_all(self, cause: str) -> None:
         before = self.last

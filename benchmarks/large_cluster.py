@@ -1,7 +1,7 @@
 """Thousands of bound volumes on a real control plane, each with its replicas in LINSTOR.
 
 Everything is right from the start: no affinity is to be changed, and the binder finds nothing to
-write. One crowd grows from size to size, since filling takes longer than most measurements.
+write. One cluster grows from size to size, since filling takes longer than most measurements.
 """
 
 import argparse
@@ -168,7 +168,7 @@ async def side_by_side(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
 async def at_each(
     sizes: Sequence[int], directory: Path, measure: Callable[[LargeCluster], Awaitable[Found]]
 ) -> list[Found]:
-    """Measure at each size in turn, on one crowd that grows."""
+    """Measure at each size in turn, on one cluster that grows."""
     found = []
     async with large_cluster(directory) as testbed:
         for size in sizes:

@@ -22,7 +22,7 @@ FEW = 20
 """Volumes that the full reconcile is to find: each waits for up to a minute."""
 
 APART = 3.0
-"""Seconds between their moves, so that these fall all over the pass's period."""
+"""Seconds between their moves, so that these are spread over the reconcile period."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class NoEvent:
     """Between the watch events of removal and creation, of each replacement."""
     took: float
     lost: int
-    """Claims that a watch saw turn Lost."""
+    """Claims that a watch saw become Lost."""
     entries_left: int
 
     def row(self) -> Row:
@@ -127,7 +127,7 @@ async def _run(
                 await testbed.until_on(name, there, within=200) - changed[name] for name in names
             ]
         took = time.monotonic() - began
-        # The last note goes a moment after its volume is right.
+        # The last entry is deleted a moment after its volume is right.
         await asyncio.sleep(2.0)
         entries = len(await testbed.entries())
         await service.stop()

@@ -30,5 +30,5 @@ INSTRUMENTED_WITHOUT_UVLOOP: Program = (sys.executable, "-c", _INSTRUMENTED_ON_A
 
 
 def instrumented(program: Program) -> Program:
-    """The same way of starting it, with the probe inside."""
+    """The same way of starting it, with the instrumentation inside."""
     return {SERVICE: INSTRUMENTED, WITHOUT_UVLOOP: INSTRUMENTED_WITHOUT_UVLOOP}[program]

@@ -25,7 +25,7 @@ _OF_THE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "content-
 
 
 class RequestCounts:
-    """Use it as `async with Toll(cluster) as toll`.
+    """Use it as `async with RequestCounts(cluster) as counts`.
 
     Requests are counted by what they ask for in the words of RBAC, such as "watch
     persistentvolumes"; bytes are those of bodies as they go over the wire.
@@ -34,7 +34,7 @@ class RequestCounts:
     def __init__(self, cluster: RealCluster) -> None:
         self.requests: Counter[str] = Counter()
         self.bytes_sent: Counter[str] = Counter()
-        """What the API server answered."""
+        """What the API server responded."""
         self.bytes_taken: Counter[str] = Counter()
         self._cluster = cluster
         self._stack = AsyncExitStack()
@@ -93,7 +93,7 @@ class RequestCounts:
             return out
 
     async def _counted(self, label: str, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """Chunks as they come: a watch has to pass unbuffered."""
+        """Chunks as they come: a watch must not be buffered."""
         async for chunk in response.content.iter_any():
             self.bytes_sent[label] += len(chunk)
             yield chunk

@@ -1,7 +1,7 @@
 """Half an hour of chaos and steady phases around the service, which must neither fail nor grow.
 
 `make soak` prints tables; ARGS="--minutes=5 --seed=7 --json=FILE" and so on. What was run is
-told by the seed, and written down in the directory. Exit code 1: a goal was not met.
+determined by the seed, and recorded in the directory. Exit code 1: a goal was not met.
 """
 
 import argparse

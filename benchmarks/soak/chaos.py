@@ -64,7 +64,7 @@ async def linstor_request(context: Context, chance: random.Random) -> str:
 
 
 async def linstor_all(context: Context, chance: random.Random) -> str:
-    """The controller hangs, or answers everything with 500, for some seconds."""
+    """The controller hangs, or responds to everything with 500, for some seconds."""
     action: Action = chance.choice((Hang(forwarded=False), Respond(500, BROKEN, JSON)))
     rule = context.linstor.on(re.compile(READS), action, times=None)
     await context.a_while(chance.uniform(2, 8))

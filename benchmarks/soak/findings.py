@@ -11,7 +11,7 @@ from benchmarks.soak.steady_state import TIMEOUT, SteadyState
 
 RSS_GROWTH, TASK_GROWTH, SOCKET_GROWTH, FILE_GROWTH, THREAD_GROWTH = 8.0, 2, 4, 6, 2
 WARMING_UP = 1
-"""Calms before which caches are still being filled."""
+"""Steady phases before which caches are still being filled."""
 
 CHANGES = "linstor_affinity_changes_total"
 
@@ -22,7 +22,7 @@ class Findings:
     steady_phases: Sequence[SteadyState]
     done: Mapping[str, int]
     metrics: Mapping[str, float]
-    """As the service told them at the end, by name and labels."""
+    """As the service reported them at the end, by name and labels."""
     lost: Mapping[Because, int]
     retained: int
     unforeseen: int

@@ -1,4 +1,4 @@
-"""What is wrong with the volumes, judged by what LINSTOR and Kubernetes tell alone."""
+"""What is wrong with the volumes, judged only by what LINSTOR and Kubernetes return."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Claims that turn Lost, and whether that is a limit which is known.
+"""Claims that become Lost, and whether that is a limit which is known.
 
 The binder loses a claim when it checks it while the volume is away and it has not learned why:
 when it resyncs, each 15 s from its start, and when it restarts with a list.
@@ -14,7 +14,7 @@ from benchmarks.soak.runner import Runner
 
 RESYNC = 15.0
 TAKES = 1.0
-"""For so long after the beginning of such a look claims turn Lost by it."""
+"""For so long after the beginning of such a resync claims become Lost by it."""
 
 CATCHES_UP = 10.0
 """After the API server was away, until the binder has listed again."""
@@ -43,7 +43,7 @@ class LostClaims:
             usual = self._reason(datetime.now())  # noqa: DTZ005, as in the binder's log
             going = {owned.claim for owned in self._context.oracle.going.values()}
             for _, name in lost:
-                # Any change of a claim makes the binder look at it.
+                # Any change of a claim makes the binder sync it.
                 why = Because.DELETED if name in going else usual
                 self._runner.say("LOST", name, why)
                 self.found[why] += 1

@@ -28,7 +28,7 @@ from tests.testbed.testbed import Testbed
 NODES, VOLUMES, AT_ONCE = 8, 150, 20
 BUSY = 120.0
 LEAST_CYCLES = 3
-"""However short the run: growth is told by the last of them against the first."""
+"""However short the run: growth is measured by the last of them against the first."""
 STEADY_STATE_TAKES = 60.0
 """About, of which most is waiting on purpose."""
 
@@ -43,7 +43,7 @@ async def measure_soak(
 ) -> list[Report]:
     """Run for this long on a real Kubernetes, and report whether the service survived it.
 
-    What was run and what was found wrong is in `acts.log` in the directory, the service's own
+    What was run and what was found wrong is in `actions.log` in the directory, the service's own
     words in `service.log`.
     """
     binaries = await asyncio.to_thread(ensure_built)
@@ -66,7 +66,7 @@ async def measure_soak(
             program=(sys.executable, "-m", instrumented.__name__),
             secrets=testbed.secrets,
         )
-        runner = Runner(context, seed, directory / "acts.log", minutes * 60)
+        runner = Runner(context, seed, directory / "actions.log", minutes * 60)
         reclaimer = Reclaimer(context.oracle)
         lost_claims = LostClaims(context, runner, parts.logs / "kube-controller-manager.log")
         async with running(service), _beside(reclaimer.run()), _beside(lost_claims.run()):

@@ -11,7 +11,7 @@ from benchmarks.soak import chaos, placements
 from benchmarks.soak.actions import Action, Context
 
 A_SECOND = 8.0
-"""Acts begun in a second, on average."""
+"""Actions started in a second, on average."""
 
 WEIGHTS: dict[Action, float] = {
     placements.move: 100,
@@ -69,11 +69,11 @@ class Runner:
         self._log.close()
 
     def say(self, *words: object) -> None:
-        """Write a line into the log of acts, with the time as the service's own log has it."""
+        """Write a line into the log of actions, with the time as the service's own log has it."""
         print(datetime.now(UTC).isoformat(timespec="milliseconds"), *words, file=self._log)
 
     async def run(self, seconds: float) -> None:
-        """Begin acts for so long, and return when the last of them is over and put right."""
+        """Start actions for so long, and return when the last of them is over and reverted."""
         self._context.hurry.clear()
         over = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:

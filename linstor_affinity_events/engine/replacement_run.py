@@ -257,7 +257,7 @@ class ReplacementRun:
 
 
 def _log(step: Step, after: Progress, error: Again | Refused) -> None:
-    """Log an error after which the replacement goes on in another way."""
+    """Log an error after which the replacement continues in another way."""
     about = facts(pv=after.entry.pv, error=error)
     match step:
         case _ if not isinstance(error, Refused):

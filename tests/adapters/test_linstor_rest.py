@@ -641,7 +641,7 @@ async def test_after_an_error_of_the_first_controller_the_next_one_is_used(
 
     assert placement == PLACED
     assert listed == {RD: PLACED}
-    # The one that answered is asked first from then on.
+    # The one that responded is used first from then on.
     assert url == two.url
     assert first.requests.total() == 1
 

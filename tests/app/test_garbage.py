@@ -1,4 +1,4 @@
-"""Cycles go after the next pass, and what is there to stay is walked once."""
+"""Cycles are collected after the next full reconcile, and long-lived objects are scanned once."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""The real helm, asked for what it renders or told to act on a cluster."""
+"""The real helm, for rendering, and for installing into a cluster."""
 
 import json
 import os

@@ -117,7 +117,7 @@ class KubeClient:
 
     @asynccontextmanager
     async def watch(self, path: str, **query: str) -> AsyncIterator[Lines]:
-        """A watch that was answered with 200."""
+        """A watch that was opened with a 200."""
         async with self._session.get(path, params={"watch": "1", **query}) as response:
             assert response.status == 200, await response.text()
             try:

@@ -1,4 +1,4 @@
-"""What a kube-apiserver answers to writes of volumes, be it the fake or the real one."""
+"""What a kube-apiserver responds to writes of volumes, be it the fake or the real one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

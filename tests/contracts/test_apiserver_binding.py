@@ -23,7 +23,7 @@ class Pair:
 async def bound_pair(kube: KubeClient, name: str, **spec: Any) -> Pair:
     """As a provisioner makes them: a claim waits, and a volume comes that names it.
 
-    A claim that names its volume itself is bound too, but by the real one only when its turn
+    A claim that names its volume itself is bound too, but by the real one only when its resync
     comes again, which takes up to 15 s.
     """
     volume_path, claim_path = f"{VOLUMES}/{name}", f"{CLAIMS}/{name}"

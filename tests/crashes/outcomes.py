@@ -20,7 +20,7 @@ class Before:
     volume: Json
     claim: Json
     lost: int = 0
-    """Claims that the observer has seen turn Lost by then."""
+    """Claims that the observer has seen become Lost by then."""
 
 
 def _paths(name: str) -> tuple[str, str]:

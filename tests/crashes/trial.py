@@ -15,7 +15,7 @@ from tests.testbed.proxy import After, Asked, Instead
 from tests.testbed.service import Service
 
 QUIET = 0.4
-"""Without a request for so long, all is done that is done at once. What a resumption looks at again
+"""Without a request for so long, all is done that is done at once. What a resumption rechecks
 comes after a second.
 """
 CONTEXT = {

@@ -145,7 +145,7 @@ async def test_a_resize_at_any_step_of_a_move_succeeds(
 async def test_a_resize_requested_while_the_volume_is_absent_blocks_no_later_move(
     csi_testbed: CsiTestbed, csi_proxied: ProxiedTestbed, step: str
 ) -> None:
-    """Whoever writes to a claim in this moment has the volume binder look at it, which then calls
+    """Whoever writes to a claim in this moment makes the volume binder check it, which then calls
     it Lost until its next resync. On its return the binder takes the claim's size from
     the volume, and if that is the new size already, the resizer never says that it is done.
     """

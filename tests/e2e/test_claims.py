@@ -204,5 +204,5 @@ async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
 
 
 async def read_claim(testbed: Testbed, why: str) -> None:
-    """Have the controller look at the claim, as it does whenever somebody changes it."""
+    """Have the controller check the claim, as it does whenever a client changes it."""
     await testbed.cluster.ask("PATCH", CLAIM, {"metadata": {"annotations": {"changed": why}}})

@@ -51,7 +51,7 @@ def is_on(cluster: FakeCluster, *nodes: str) -> bool:
 
 
 VICTIM = ResourceName("theirs")
-"""No name that csi-provisioner gives, which would tell whose it is."""
+"""No name that csi-provisioner gives, which would show whose it is."""
 
 
 async def left_absent(setup: Setup, cluster: FakeCluster) -> None:

@@ -17,7 +17,8 @@ HUNG = 0.3
 """How long a controller waits for a hung satellite before the bulk read fails."""
 
 LIMIT = 0.7
-"""How long a pass may take. Reading NAMES alone, 4 at a time and 20 ms each, takes 1 s."""
+"""How long a full reconcile may take. Reading NAMES alone, 4 at a time and 20 ms each, takes 1 s.
+"""
 
 NAMES = [f"pvc-{number:03}" for number in range(200)]
 
@@ -197,6 +198,6 @@ async def test_events_missed_during_a_resumed_full_reconcile_cause_another_one()
             linstor.place(moved, "n2")
             setup.full_reconciler.request("promotion stream opened")
 
-            # Sooner than the next pass by the clock.
+            # Sooner than the next periodic full reconcile.
             await until(lambda: setup.nodes(moved) == {"n2"}, within=30.0)
             passing.cancel()

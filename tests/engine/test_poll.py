@@ -1,4 +1,4 @@
-"""Changes without an event, seen by what LINSTOR answers from memory."""
+"""Changes without an event, detected by what LINSTOR returns from memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -153,7 +153,7 @@ async def test_a_change_during_an_outage_is_detected_afterwards(
     fixture.linstor.broken = None
 
     assert await fixture.beats() == 1
-    # Others tell of an outage.
+    # Others report an outage.
     assert [record.levelname for record in caplog.records if "failed" in record.message] == []
 
 

@@ -22,7 +22,7 @@ from tests.testbed import manifests
 
 @asynccontextmanager
 async def one_volume(*placed: str, on: str = "n1") -> AsyncIterator[Setup]:
-    """A house at work with one volume; LINSTOR has it on the nodes given."""
+    """A running engine with one volume; LINSTOR has it on the nodes given."""
     async with cluster_with(PV, on=on) as cluster:
         linstor = FakeLinstor("n1", "n2", "n3")
         linstor.place(PV, *placed)

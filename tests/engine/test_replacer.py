@@ -117,7 +117,7 @@ async def crashed(setup: Setup, nth: int, when: str) -> None:
 
 
 async def finished(setup: Setup) -> None:
-    """Resume what is noted, then replace what still wants it, as a look does."""
+    """Resume what has an entry, then replace what is out of sync, as a reconcile does."""
     async with setup.volumes.watching():
         await setup.replacer.load()
         await asyncio.sleep(1.0)

@@ -1,4 +1,4 @@
-"""What LINBIT's CSI driver asks a controller for, and how the fake one answers."""
+"""What LINBIT's CSI driver asks a controller for, and how the fake one responds."""
 
 from collections.abc import AsyncIterator
 from typing import Any

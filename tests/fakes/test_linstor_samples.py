@@ -1,4 +1,4 @@
-"""The fake controller's answers have the shape of those recorded from a real one."""
+"""The fake controller's responses have the shape of those recorded from a real one."""
 
 import re
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ MAPS = {"props", "connections", "replication_states", "unsupported_providers", "
 
 
 def kind(value: object) -> str:
-    """JSON's type, with integers told from other numbers."""
+    """JSON's type, with integers distinguished from other numbers."""
     names = {bool: "bool", int: "int", float: "float", str: "string", type(None): "null"}
     return names.get(type(value)) or ("object" if isinstance(value, dict) else "list")
 

@@ -1,4 +1,4 @@
-"""Admission that refuses for a while: policies on the real API server, made-up answers before the
+"""Admission that refuses for a while: policies on the real API server, made-up responses before the
 fake one.
 """
 

@@ -54,7 +54,7 @@ async def slow(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def hung(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
-    """Streams continue, and no request is ever answered."""
+    """Streams continue, and no request gets a response."""
     proxied.testbed.world.rest_hang = True
     yield
     await fleet.service.until_said("timed out")

@@ -1,4 +1,4 @@
-"""Each parser is fed with what it was not made for: it answers, or raises what it says."""
+"""Each parser gets input that it was not made for: it returns, or raises its documented errors."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ def only_our_errors() -> Iterator[None]:
         yield
     except AffinityEventsError as error:
         reported = str(error)
-    # What is told to people must be printable text, and short.
+    # Messages must be printable text, and short.
     assert len(reported.encode(errors="replace")) < 20_000
 
 

@@ -73,7 +73,7 @@ HELM = Module(
     group=f"for {kubernetes_version()}",
 )
 """Apart from Kubernetes, whose own libraries it needs in another version; recreated for another
-version all the same, since it is told which one to take a cluster for.
+version all the same, since it is configured with the one to take a cluster for.
 """
 
 ACTIONLINT = Module(
@@ -202,7 +202,7 @@ def _compile(module: Module, package: str, output: Path) -> None:
 
 
 def _ldflags(module: Module) -> str:
-    """Linker flags: no debug symbols, and the version that a release build would tell."""
+    """Linker flags: no debug symbols, and the version that a release build would show."""
     version = kubernetes_version(module.directory)
     major, minor, _ = version.removeprefix("v").split(".")
     known = {

@@ -92,7 +92,7 @@ class RealCluster:
 
     async def start_controller_manager(self) -> None:
         """Start the binder and wait until it has acted on a volume."""
-        # A new name each time: the last binder may have died before it let the old probe go.
+        # A new name each time: the last binder may have died before it release the old probe.
         probe = _probe(next(self._probes))
         self._controllers.start()
         await _until(lambda: self._binder_is_active(probe), self._controllers)

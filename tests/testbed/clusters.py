@@ -51,7 +51,7 @@ class Cluster:
             method, path, json=body, params=query, headers={"Content-Type": kind}
         ) as response:
             if response.status >= 400:
-                # What never got as far as Kubernetes' own handlers is answered in plain text.
+                # What never got as far as Kubernetes' own handlers has a plain text response.
                 raise ApiError(response.status, await response.text())
             shown: Json = await response.json()
             return shown
@@ -70,7 +70,7 @@ class Cluster:
             await self.real.start_controller_manager()
 
     async def at_rest(self) -> None:
-        """Wait until the binder has nothing left to look at, where that can be known."""
+        """Wait until the binder has nothing left to sync, where that can be known."""
         if self.binder is not None:
             await self.binder.until_idle()
 

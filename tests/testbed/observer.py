@@ -45,7 +45,7 @@ class Observer:
         self.claims: dict[tuple[str, str], Json] = {}
         self.history: dict[str, list[Observed]] = {}
         self.lost: list[tuple[str, str]] = []
-        """Claims each time they were seen to turn Lost."""
+        """Claims each time they became Lost."""
         self._changed = asyncio.Condition()
 
     @classmethod

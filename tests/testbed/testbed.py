@@ -126,7 +126,7 @@ class Testbed:
 
     async def until_claim_at_rest(self, name: str) -> None:
         """Wait until Kubernetes has written on a claim that no pod uses it, as it does from 1.37 on
-        some time after it is bound: one that is written to while its volume is away turns Lost.
+        some time after it is bound: one that is written to while its volume is absent becomes Lost.
         """
         if not self.cluster.is_real:
             return

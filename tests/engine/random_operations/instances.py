@@ -51,7 +51,7 @@ class Call:
 
 
 class CallProxy:
-    """All calls of one instance pass here; once it is dead, none does."""
+    """All calls of one instance go through this; once it is dead, none does."""
 
     def __init__(self, instance: "Instance", faults: FaultInjector) -> None:
         self._instance, self._faults = instance, faults

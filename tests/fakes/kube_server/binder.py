@@ -16,7 +16,7 @@ class Binder:
     """Use it as `async with Binder(cluster) as binder`.
 
     One worker takes objects in the order in which something happened to them, each once
-    however often it happened meanwhile, and looks at the cluster as it is by then. `delay` is
+    however often it happened meanwhile, and reads the cluster as it is by then. `delay` is
     how long each of its writes takes: like the request limit of the real one it makes a busy
     binder lag behind, while an idle one acts at once.
     """
@@ -72,7 +72,7 @@ class Binder:
         """Wait until nothing waits for a look."""
         while True:
             await self._idle.wait()
-            # Listeners hear of a change one turn of the loop later than its writer.
+            # Listeners hear of a change one iteration of the loop later than its writer.
             await asyncio.sleep(0)
             waiting = any(subscription.pending for subscription in self._subscriptions)
             if self._idle.is_set() and not waiting:

@@ -1,4 +1,4 @@
-"""What the real volume controllers do when they look at one volume or claim.
+"""What the real volume controllers do when they sync one volume or claim.
 
 Retold from how kube-controller-manager behaves: every look is an iterator that rests after
 each write, because much may happen between two writes of the real one.
@@ -23,7 +23,7 @@ Work = tuple[str, Key]
 """A plural and the key of an object that wants a look."""
 
 Step = Work | Literal["wrote"]
-"""Something else to look at, or that a write was made."""
+"""Something else to sync, or that a write was made."""
 
 
 class Bindings:

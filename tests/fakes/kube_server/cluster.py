@@ -47,7 +47,7 @@ class FakeCluster(Store):
         namespace: str = "",
         writer: Writer | None = None,
     ) -> Object:
-        """Store a new object and answer it as stored; `namespace` is the one in the address."""
+        """Store a new object and return it as stored; `namespace` is the one in the address."""
         kind, writer = resource_named(resource), writer or Writer()
         new = self.read(kind, manifest, writer)
         self.prepare_namespace(kind, new, namespace)
@@ -191,7 +191,7 @@ class FakeCluster(Store):
 
 
 Mutation = Callable[[str, Object], None]
-"""Told the operation, CREATE or UPDATE, and the object, which it may change."""
+"""Called with the operation, CREATE or UPDATE, and the object, which it may change."""
 
 
 def _invalid(kind: Resource, name: str, found: list[Any]) -> Refusal:

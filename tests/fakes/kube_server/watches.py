@@ -32,7 +32,7 @@ class WatchOptions:
     """A watch request, checked."""
 
     since: int | None
-    """Tell the changes after this version; None: the present state first."""
+    """Send the changes after this version; None: the current state first."""
     end_mark: bool
     """Say when the present state has been reported."""
     bookmarks: bool

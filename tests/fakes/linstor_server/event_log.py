@@ -30,7 +30,7 @@ class EventLog:
         self._listeners: list[Listener] = []
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Hand every event to the listener from now on; call what it answers to end that."""
+        """Hand every event to the listener from now on; call what it returns to end that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

@@ -1,4 +1,4 @@
-"""What every request passes first: counting, faults and the login."""
+"""What every request goes through first: counting, faults and the login."""
 
 import asyncio
 import hmac
@@ -51,7 +51,7 @@ async def _for_ever() -> None:
 
 
 def _refusal(world: LinstorWorld, request: web.Request) -> list[dict[str, object]]:
-    """Why this request may not pass, as LINSTOR words it; empty if it may."""
+    """Why this request is rejected, in LINSTOR's words; empty if it is not."""
     if request.path == _OPEN_TO_ALL or (world.login is None and world.bearer is None):
         return []
     given = request.headers.get("Authorization")

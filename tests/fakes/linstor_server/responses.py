@@ -110,7 +110,7 @@ def unexpected(objects: int, doing: str, why: str, **facts: object) -> list[dict
 
 
 def satellites_unresponsive() -> list[dict[str, Any]]:
-    """What view/resources answers when one satellite hangs: nothing for a human to read."""
+    """What view/resources returns when one satellite hangs: nothing for a human to read."""
     return failure(_UNKNOWN_ERROR, error_report_ids=[new_report()])
 
 

@@ -24,7 +24,7 @@ _REPLICA = _RD + "/resources/{node}"
 
 @routes.post(_RD + "/autoplace")
 async def autoplace(request: web.Request) -> web.Response:
-    """Answered once the replicas are up, as LINSTOR does."""
+    """Responds once the replicas are up, as LINSTOR does."""
     world = request.app[WORLD]
     definition = world.definition(request.match_info["rd"])
     asked = (await body_of(request)).get("select_filter") or {}

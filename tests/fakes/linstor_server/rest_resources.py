@@ -85,7 +85,7 @@ async def toggle_disk_by_body(request: web.Request) -> web.Response:
 
 @routes.get("/v1/view/resources")
 async def view_resources(request: web.Request) -> web.Response:
-    """Everything about everything, if all satellites answer."""
+    """Everything about everything, if all satellites respond."""
     world = request.app[WORLD]
     if hung(world, world.nodes.values()):
         await asyncio.sleep(world.timing.satellite_timeout)

@@ -29,7 +29,7 @@ class Transitions(State):
         return self.event_log.emitted
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Hand every event to the listener from now on; call what it answers to end that."""
+        """Hand every event to the listener from now on; call what it returns to end that."""
         return self.event_log.listen(listener)
 
     async def until_idle(self) -> None:
@@ -52,7 +52,7 @@ class Transitions(State):
         flags: Iterable[str] = (),
         once_up: Callable[[], None] | None = None,
     ) -> Replica:
-        """Add a replica: in REST at once, told of when DRBD is up."""
+        """Add a replica: in REST at once, with an event when DRBD is up."""
         replica = self._put(rd, node, diskless=diskless, flags=flags, up=False)
         self._later(
             self.timing.create_event_delay, partial(self._bring_up, replica, once_up=once_up)
@@ -97,7 +97,7 @@ class Transitions(State):
     def toggle_disk(self, rd: str, node: str, diskless: bool) -> None:
         """Take the disk from a replica or give it one.
 
-        As measured: without a disk DRBD's word comes after the flags have settled, with one it
+        As measured: without a disk DRBD's event comes after the flags are stable, with one it
         comes while they are still in motion and nothing follows.
         """
         replica = self.replica(rd, node)
@@ -135,7 +135,7 @@ class Transitions(State):
             replica.in_use = False
 
     def send_current_state(self) -> None:
-        """Tell every listener of all DRBD replicas, as for `Last-Event-ID: current`."""
+        """Send all DRBD replicas to every listener, as for `Last-Event-ID: current`."""
         self._emit_replicas(
             replica
             for definition in self.definitions.values()
@@ -182,7 +182,9 @@ class Transitions(State):
     def _watching(
         self, definitions: Collection[Definition], *, anyway: Iterable[Replica] = ()
     ) -> Iterator[None]:
-        """Tell of every replica whose `may_promote` the block changes, and of some anyway."""
+        """Send an event for every replica whose `may_promote` the block changes, and for some
+        anyway.
+        """
         before = {
             replica.uuid: replica.may_promote
             for definition in definitions

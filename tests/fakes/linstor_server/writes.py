@@ -39,7 +39,7 @@ async def body_of(request: web.Request) -> Any:
 
 
 async def write_props(request: web.Request, subject: Subject, write: Write) -> web.Response:
-    """Store the properties of the request and answer as LINSTOR would, some seconds later."""
+    """Store the properties of the request and respond as LINSTOR would, some seconds later."""
     world = request.app[WORLD]
     asked = await body_of(request)
     override: dict[str, str] = asked.get("override_props", {})

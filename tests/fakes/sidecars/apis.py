@@ -16,7 +16,7 @@ VOLUMES, CLAIMS = "persistentvolumes", "persistentvolumeclaims"
 
 
 class Api(Protocol):
-    """Writes answer whether they were accepted; what was not is tried again later."""
+    """Writes return whether they were accepted; what was not is tried again later."""
 
     def changes(self, plural: str) -> AsyncGenerator[tuple[str, Json], None]:
         """Every object of the kind as it is, and each change from then on."""

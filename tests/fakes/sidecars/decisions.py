@@ -77,7 +77,7 @@ def attachers_change(pv: Json, attached: Collection[str]) -> list[Json] | None:
 def expansion(claim: Json, pv: Json) -> str | None:
     """The size that the resizer would give the volume; None if it has nothing to do.
 
-    It does not look at the volume's deletionTimestamp.
+    It ignores the volume's deletionTimestamp.
     """
     ref = pv["spec"].get("claimRef") or {}
     if (claim.get("status") or {}).get("phase") != "Bound":

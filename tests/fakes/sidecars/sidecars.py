@@ -50,7 +50,7 @@ class _Row:
 class Sidecars:
     """Use it as `async with Sidecars(api) as sidecars`.
 
-    Each acts on what its watch told last, `lag` seconds after it decided to: like the real ones it
+    Each acts on what its watch sent last, `lag` seconds after it decided to: like the real ones it
     may find that the volume is another by then.
     """
 
@@ -127,7 +127,7 @@ class Sidecars:
         return not decisions.reclaims(pv) or await self._reclaim(name, pv)
 
     async def _reclaim(self, name: str, pv: Json) -> bool:
-        """Delete the data, and then the volume of that name, on what the watch told last."""
+        """Delete the data, and then the volume of that name, on what the watch sent last."""
         await asyncio.sleep(self._lag)
         if name in self.attached:
             return False

@@ -18,7 +18,7 @@ What goes wrong is a rule. It hits the nth request that it matches, counted from
 added, or several from there on:
 
     rule = kubernetes.on("update persistentvolumes", Reset(forwarded=True))
-    rule = kubernetes.on(re.compile("^(patch|delete) "), Answer(503), nth=2, times=3)
+    rule = kubernetes.on(re.compile("^(patch|delete) "), Respond(503), nth=2, times=3)
     await rule.struck.wait()
 
 The actions are in actions.py: Instead, Before and After call back in place of the request, before

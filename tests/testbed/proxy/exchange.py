@@ -105,7 +105,7 @@ class Exchange:
                         pass
                 return await self._poured(response)
         except (aiohttp.ClientError, ConnectionError):
-            # One of the two has gone: the other is told by the end of its connection.
+            # One of the two has gone: the other is notified by the end of its connection.
             if self.is_gone():
                 await silence()
             return broken(self.request)
