@@ -45,7 +45,7 @@ test-long: $(READY) ## The tests that take minutes, the whole crash matrix among
 test-oldest: export REAL_KUBERNETES := oldest
 test-oldest: $(READY) ## The contract suite and the main job on the oldest Kubernetes that is tested
 	$(BIN)/python -m tests.real_parts.build >/dev/null
-	REQUIRE_REAL_PARTS=1 $(PYTEST) -m "real and not long" tests/contracts tests/e2e/test_main_job.py
+	REQUIRE_REAL_PARTS=1 $(PYTEST) -m "real and not long" tests/contracts tests/e2e/test_main_scenario.py
 
 test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
 	$(BIN)/python -m tests.real_parts.build --csi >/dev/null
@@ -90,7 +90,7 @@ release-dry-run: dist ## Make and check all that a release publishes, and print 
 # The test that is left out sends signals until the process is gone, which leaves no time to save what was counted.
 coverage: $(READY) ## Branch coverage of the package by the fast tests; fails below 95 %
 	$(PYTEST) $(FAST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 \
-		--deselect=tests/faults/test_shutdown.py::test_signals_that_do_not_cease_change_nothing $(ARGS)
+		--deselect=tests/faults/test_shutdown.py::test_repeated_signals_do_not_cut_shutdown_short $(ARGS)
 
 mutation: $(READY) ## Mutate model/ and see which mutants its unit tests miss; half an hour
 	$(BIN)/python -m mutmut run --max-children $$(nproc) $(ARGS)

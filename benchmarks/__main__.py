@@ -1,5 +1,5 @@
-"""How fast the service is on a real kube-apiserver, beside the barest client that could do the job,
-and what it costs at rest, at its start and in a flood of events.
+"""How fast the service is on a real kube-apiserver, beside the smallest client that could do the
+job, and what it costs at rest, at its start and in a flood of events.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from benchmarks.report import Report, show, write
 from tests.real_parts.build import BuildError
 
 EPILOG = """
-LINSTOR's delays (--realistic) are those of latency, burst and silent; scale asks a LINSTOR that
-answers at once.
+LINSTOR's delays (--realistic) are those of latency, burst and no-event; scale uses a LINSTOR that
+responds at once.
 """
 
 

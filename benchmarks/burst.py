@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from benchmarks.arena import Arena, Side
 from benchmarks.command import run
+from benchmarks.comparison import Comparison, Side
 from benchmarks.figures import percentile
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
@@ -26,12 +26,12 @@ WORKERS = 10
 SECOND = "n3"
 LONE_HERE, LONE_THERE = "n5", "n6"
 LONES = 100
-"""How many volumes take turns as the single one: none may be changed over and over."""
+"""How many volumes alternate as the single one: none may be changed over and over."""
 
 LONE_ALONE = 20
 """Moves of the single volume before anything else moves."""
 LONE_EVERY = 0.5
-PATIENCE = 1200.0
+TIMEOUT = 1200.0
 
 LEAST_RATE = 0.8
 MOST_STARVED = 10.0
@@ -64,21 +64,21 @@ async def measure_burst(
     timing: Timing | None = None,
     program: Program = SERVICE,
 ) -> list[Report]:
-    """Evacuate on the service's side, then on the floor's, at each size."""
+    """Evacuate on the service's side, then on the baseline's, at each size."""
     found: list[tuple[Burst, Burst]] = []
-    async with Arena.real(directory, binder_limit=binder_limit, timing=timing) as arena:
+    async with Comparison.real(directory, binder_limit=binder_limit, timing=timing) as comparison:
         here, there, known = "n1", "n2", 0
-        for side in arena.sides:
+        for side in comparison.sides:
             await side.add({name: [LONE_HERE] for name in _lones(side)})
         for size in sizes:
-            for side in arena.sides:
+            for side in comparison.sides:
                 numbers = range(known, size)
                 await side.add({_name(side, n): _nodes(n, here) for n in numbers})
             known = size
             gc.collect()
             gc.freeze()
             bursts = []
-            for side in arena.sides:
+            for side in comparison.sides:
                 async with side.at_work(program=program):
                     bursts.append(await _evacuate(side, size, here, there))
             found.append((bursts[0], bursts[1]))
@@ -104,14 +104,14 @@ async def _evacuate(side: Side, size: int, here: str, there: str) -> Burst:
     alone, lone.took = lone.took, []
     lost = side.lost()
     begun = time.monotonic()
-    side.stage.world.evacuate(here, target=there)
+    side.testbed.world.evacuate(here, target=there)
     restless = asyncio.create_task(lone.keep_moving(), name="lone volume")
     at = {}
     for number in range(size):
         name, nodes = _name(side, number), _nodes(number, there)
-        at[number] = await side.stage.until_on(name, *nodes, patience=PATIENCE) - begun
+        at[number] = await side.testbed.until_on(name, *nodes, within=TIMEOUT) - begun
     await lone.rest(restless)
-    side.stage.world.restore(here)
+    side.testbed.world.restore(here)
     last_urgent = max(moment for number, moment in at.items() if not number % 2)
     return Burst(
         who=side.name,
@@ -138,11 +138,11 @@ class _Lone:
 
     async def move(self) -> None:
         name = next(self._names)
-        found = self._side.stage.observer.volumes[name]["spec"]["nodeAffinity"]
+        found = self._side.testbed.observer.volumes[name]["spec"]["nodeAffinity"]
         here, there = LONE_HERE, LONE_THERE
         if LONE_THERE in str(found):
             here, there = there, here
-        self.took.append(await self._side.move(name, here, there, patience=PATIENCE))
+        self.took.append(await self._side.move(name, here, there, within=TIMEOUT))
 
     async def keep_moving(self) -> None:
         while True:
@@ -163,13 +163,15 @@ class _Lone:
 def _report(found: Sequence[tuple[Burst, Burst]], binder_limit: int | None) -> Report:
     rows: list[Row] = []
     goals = []
-    for service, floor in found:
-        ratio = service.rate / floor.rate
-        rows += [_row(service, ratio), _row(floor, None)]
+    for service, baseline in found:
+        ratio = service.rate / baseline.rate
+        rows += [_row(service, ratio), _row(baseline, None)]
         at = f"at {service.volumes:,} volumes"
         if binder_limit is not None:
             goals.append(
-                Goal(what=f"rate beside the floor {at}", found=ratio, least=LEAST_RATE, unit=" x")
+                Goal(
+                    what=f"rate beside the baseline {at}", found=ratio, least=LEAST_RATE, unit=" x"
+                )
             )
         starved = percentile(service.lone_amidst, 0.99) / percentile(service.lone_alone, 0.5)
         what = f"p99 of a single move in the burst beside its p50 at rest {at}"
@@ -188,7 +190,7 @@ def _row(burst: Burst, ratio: float | None) -> Row:
         "volumes": burst.volumes,
         "who": burst.who,
         "volumes/s": burst.rate,
-        "x floor": ratio,
+        "x baseline": ratio,
         "last, s": burst.last,
         "last urgent, s": burst.last_urgent,
         "overtaken": burst.overtaken,

@@ -18,7 +18,7 @@ Measure = Callable[[argparse.Namespace, Path], Awaitable[list[Report]]]
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """Numbers of volumes, with commas between them; the crowd only grows."""
+    """Numbers of volumes, with commas between them; the cluster only grows."""
     return tuple(sorted(int(part) for part in text.split(",")))
 
 
@@ -35,7 +35,7 @@ def add_loop(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parser: argparse.ArgumentParser, measure: Measure) -> int:
-    """Measure, and print what was found; answers the exit code."""
+    """Measure, and print what was found; returns the exit code."""
     parser.add_argument("--sizes", type=sizes, default=(1000,), help="volumes, e.g. 1000,10000")
     parser.add_argument("--logs", type=Path, help="keep the logs in this directory")
     parser.add_argument("--json", type=Path, help="write the figures to this file")

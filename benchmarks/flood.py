@@ -1,4 +1,4 @@
-"""A storm of events that mean nothing: satellites came back, and no replica moved, or just one."""
+"""A flood of events that mean nothing: satellites came back, and no replica moved, or just one."""
 
 import argparse
 import asyncio
@@ -12,33 +12,33 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.command import run
-from benchmarks.crowd import NODES, Crowd, at_each
+from benchmarks.large_cluster import NODES, LargeCluster, at_each
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
-from benchmarks.toll import Toll
-from benchmarks.waits import Ended, until_passes
-from benchmarks.weight import Weight, forget_peak
-from tests.fakes.linstor_server.news import PROMOTION
-from tests.stage import manifests
-from tests.stage.service import Service, running
+from benchmarks.request_counts import RequestCounts
+from benchmarks.resource_usage import ResourceUsage, forget_peak
+from benchmarks.waits import Ended, until_full_reconciles
+from tests.fakes.linstor_server.event_log import PROMOTION
+from tests.testbed import manifests
+from tests.testbed.service import Service, running
 
 SETTLING = 5.0
 QUIET = 4.0
-"""Seconds without a request after which it is over: more than the pause before a second look."""
+"""Seconds without a request after which it is over: more than the pause before a recheck."""
 
-PATIENCE = 600.0
-LOOK_EVERY = 0.2
-TELL_EVERY = 0.01
+TIMEOUT = 600.0
+READ_EVERY = 0.2
+REPORT_EVERY = 0.01
 RARE = "--reconcile-rate=1h"
-"""Full passes would be taken for something that the flood led to."""
+"""Full reconciles would be taken for something that the flood led to."""
 
 GOALS_AT = 10_000
 
-LOOK = 2
+READ = 2
 """Requests to LINSTOR that one look costs."""
 
 OF_THE_LEASE = "leases.coordination.k8s.io"
-"""Leading goes on through a flood as ever, and is no answer to it."""
+"""Leader election continues through a flood, and is not caused by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +47,8 @@ class Flood:
 
     volumes: int
     events: int
-    told: float
-    """Until LINSTOR had told all of it."""
+    reported: float
+    """Until LINSTOR had sent all of it."""
     heard: float
     """Until the service had taken all of it in."""
     quiet: float
@@ -60,17 +60,17 @@ class Flood:
     """The longest that the service let a reader of its status wait."""
     linstor: Counter[str]
     kubernetes: Counter[str]
-    before: Weight
-    after: Weight
+    before: ResourceUsage
+    after: ResourceUsage
     fake_cpu: float
-    """What it cost the pretended LINSTOR and whoever measures: where that is nearly all the time,
+    """What it cost the fake LINSTOR and whoever measures: where that is nearly all the time,
     the service was not what made it long."""
 
     def row(self) -> Row:
         return {
             "volumes": self.volumes,
             "events": self.events,
-            "told in s": self.told,
+            "sent in s": self.reported,
             "heard after s": self.heard,
             "quiet after s": self.quiet,
             "move seen through in s": self.changed,
@@ -86,7 +86,7 @@ class Flood:
 
 
 async def flooded(
-    stage: Crowd,
+    testbed: LargeCluster,
     events: int,
     rate: float,
     logs: Path,
@@ -94,132 +94,140 @@ async def flooded(
     with_move: bool = False,
     program: Program = SERVICE,
 ) -> Flood:
-    """Tell so many events, spread over all volumes, and see it through to the end. `with_move` lets
+    """Send so many events, spread over all volumes, and see it through to the end. `with_move` lets
     one replica move in the midst of it.
     """
-    size = len(stage.names)
-    async with Toll(stage.real) as toll:
+    size = len(testbed.names)
+    async with RequestCounts(testbed.real) as counts:
         service = Service(
-            kubeconfig=toll.write_kubeconfig(logs / "toll.kubeconfig"),
-            linstor=stage.linstor.url,
+            kubeconfig=counts.write_kubeconfig(logs / "counted.kubeconfig"),
+            linstor=testbed.linstor.url,
             log=logs / f"flood-{size}.log",
             flags=(RARE,),
             program=program,
         )
         async with running(service):
-            await until_passes(service, 1)
+            await until_full_reconciles(service, 1)
             await asyncio.sleep(SETTLING)
-            found = await _flood(stage, toll, service, events, rate, with_move=with_move)
+            found = await _flood(testbed, counts, service, events, rate, with_move=with_move)
             await service.stop()
     return found
 
 
 async def _flood(
-    stage: Crowd, toll: Toll, service: Service, events: int, rate: float, *, with_move: bool
+    testbed: LargeCluster,
+    counts: RequestCounts,
+    service: Service,
+    events: int,
+    rate: float,
+    *,
+    with_move: bool,
 ) -> Flood:
     forget_peak(service.pid)
-    before, fake = Weight.of(service.pid), time.process_time()
-    asked = stage.world.requests.copy(), toll.requests.copy()
-    known = (await _look(service))[0]
+    before, fake = ResourceUsage.of(service.pid), time.process_time()
+    asked = testbed.world.requests.copy(), counts.requests.copy()
+    known = (await _read(service))[0]
     begun = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        reporter = group.create_task(_tell(stage, events, rate), name="flood")
+        reporter = group.create_task(_emit(testbed, events, rate), name="flood")
         mover = None
         if with_move:
-            mover = group.create_task(_move(stage, events / rate / 2), name="mover")
-        heard, quiet, slowest = await _until_quiet(stage, toll, service, known + events)
+            mover = group.create_task(_move(testbed, events / rate / 2), name="mover")
+        heard, quiet, slowest = await _until_quiet(testbed, counts, service, known + events)
     return Flood(
-        volumes=len(stage.names),
+        volumes=len(testbed.names),
         events=events,
-        told=reporter.result() - begun,
+        reported=reporter.result() - begun,
         heard=heard - begun,
         quiet=quiet - begun,
         changed=None if mover is None else mover.result(),
         slowest=slowest,
-        linstor=stage.world.requests - asked[0],
-        kubernetes=toll.requests - asked[1],
+        linstor=testbed.world.requests - asked[0],
+        kubernetes=counts.requests - asked[1],
         before=before,
-        after=Weight.of(service.pid),
+        after=ResourceUsage.of(service.pid),
         fake_cpu=time.process_time() - fake,
     )
 
 
-async def _tell(stage: Crowd, events: int, rate: float) -> float:
-    """Tell at this rate, each volume's replicas one after the other; answers when it was done."""
-    payloads = _payloads(stage, events)
-    begun, told = time.monotonic(), 0
-    while told < events:
+async def _emit(testbed: LargeCluster, events: int, rate: float) -> float:
+    """Send events at this rate, each volume's replicas one after the other; returns when it was
+    done.
+    """
+    payloads = _payloads(testbed, events)
+    begun, reported = time.monotonic(), 0
+    while reported < events:
         due = min(events, int((time.monotonic() - begun) * rate) + 1)
-        batch = payloads[told:due]
-        stage.world.news.tell(PROMOTION, [("may-promote-change", each) for each in batch])
-        told = due
-        await asyncio.sleep(TELL_EVERY)
+        batch = payloads[reported:due]
+        testbed.world.event_log.emit(PROMOTION, [("may-promote-change", each) for each in batch])
+        reported = due
+        await asyncio.sleep(REPORT_EVERY)
     return time.monotonic()
 
 
-async def _move(stage: Crowd, after: float) -> float:
-    """Move one replica in a while; answers the seconds until its volume says so."""
+async def _move(testbed: LargeCluster, after: float) -> float:
+    """Move one replica in a while; returns the seconds until its volume says so."""
     await asyncio.sleep(after)
-    name = stage.names[-1]
-    replicas = stage.world.definition(name).replicas.values()
+    name = testbed.names[-1]
+    replicas = testbed.world.definition(name).replicas.values()
     taken = {replica.node.name for replica in replicas}
     old, *others = (replica.node.name for replica in replicas if replica.diskful)
     new = next(node for node in NODES if node not in taken)
     begun = time.monotonic()
-    stage.world.move(name, old, new)
-    while time.monotonic() < begun + PATIENCE:
-        found = await stage.cluster.find(f"/api/v1/persistentvolumes/{name}")
+    testbed.world.move(name, old, new)
+    while time.monotonic() < begun + TIMEOUT:
+        found = await testbed.cluster.find(f"/api/v1/persistentvolumes/{name}")
         if found is not None and manifests.nodes_of(found) == {new, *others}:
             return time.monotonic() - begun
-        await asyncio.sleep(LOOK_EVERY / 10)
+        await asyncio.sleep(READ_EVERY / 10)
     raise Ended(f"{name} never got right")
 
 
-def _payloads(stage: Crowd, events: int) -> list[dict[str, object]]:
+def _payloads(testbed: LargeCluster, events: int) -> list[dict[str, object]]:
     of_all: list[dict[str, object]] = [
         {
             "resource_name": name,
             "node_name": replica.node.name,
             "may_promote": replica.may_promote,
         }
-        for name in stage.names
-        for replica in stage.world.definition(name).replicas.values()
+        for name in testbed.names
+        for replica in testbed.world.definition(name).replicas.values()
         if replica.diskful
     ]
     return [of_all[number % len(of_all)] for number in range(events)]
 
 
 async def _until_quiet(
-    stage: Crowd, toll: Toll, service: Service, events: int
+    testbed: LargeCluster, counts: RequestCounts, service: Service, events: int
 ) -> tuple[float, float, float]:
-    """When all events were heard and when the last request came, and the slowest answer."""
-    heard, slowest, seen = float("inf"), 0.0, -1
+    """When all events were received and when the last request came, and the slowest response."""
+    heard, slowest, observed = float("inf"), 0.0, -1
     last = begun = time.monotonic()
-    while time.monotonic() < begun + PATIENCE:
-        asking = time.monotonic()
-        known, busy = await _look(service)
+    while time.monotonic() < begun + TIMEOUT:
+        requests = time.monotonic()
+        known, busy = await _read(service)
         now = time.monotonic()
-        slowest = max(slowest, now - asking)
+        slowest = max(slowest, now - requests)
         if known >= events:
             heard = min(heard, now)
-        asked = stage.world.requests.total() + toll.requests.total() - _of_the_lease(toll)
-        if asked != seen:
-            seen, last = asked, now
+        asked = testbed.world.requests.total() + counts.requests.total() - _of_the_lease(counts)
+        if asked != observed:
+            observed, last = asked, now
         elif heard < now and not busy and now - last > QUIET:
             return heard, last, slowest
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(READ_EVERY)
     raise Ended(f"still not quiet: {service.said()[-2000:]}")
 
 
-async def _look(service: Service) -> tuple[int, int]:
-    """How many events were heard, and how many resources wait or are looked at."""
+async def _read(service: Service) -> tuple[int, int]:
+    """How many events were received, and how many resources wait or are reconciled."""
     tree = json.loads((await service.ask("/status"))[1])
     queue = tree["queue"]
     return sum(each["events"] for each in tree["streams"]), queue["waiting"] + queue["processing"]
 
 
-def _of_the_lease(toll: Toll) -> int:
-    return sum(number for kind, number in toll.requests.items() if kind.endswith(OF_THE_LEASE))
+def _of_the_lease(counts: RequestCounts) -> int:
+    return sum(number for kind, number in counts.requests.items() if kind.endswith(OF_THE_LEASE))
 
 
 def reports(found: Sequence[Flood]) -> list[Report]:
@@ -238,8 +246,8 @@ def reports(found: Sequence[Flood]) -> list[Report]:
     title = "A flood of events after which nothing is to be changed"
     goals = [
         Goal(
-            what=f"requests to LINSTOR beside a look for each of {each.volumes:,} volumes",
-            found=each.linstor.total() / (LOOK * each.volumes),
+            what=f"requests to LINSTOR beside a reconcile for each of {each.volumes:,} volumes",
+            found=each.linstor.total() / (READ * each.volumes),
             most=1,
             unit=" x",
         )
@@ -253,12 +261,17 @@ def reports(found: Sequence[Flood]) -> list[Report]:
 
 
 async def both_at(
-    stage: Crowd, per_volume: int, seconds: float, logs: Path, *, program: Program = SERVICE
+    testbed: LargeCluster,
+    per_volume: int,
+    seconds: float,
+    logs: Path,
+    *,
+    program: Program = SERVICE,
 ) -> list[Flood]:
     """A flood in which nothing moves, and one with a move."""
-    events = per_volume * len(stage.names)
+    events = per_volume * len(testbed.names)
     return [
-        await flooded(stage, events, events / seconds, logs, with_move=moves, program=program)
+        await flooded(testbed, events, events / seconds, logs, with_move=moves, program=program)
         for moves in (False, True)
     ]
 

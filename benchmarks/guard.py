@@ -1,7 +1,7 @@
 """What has to hold on any machine: few limits, and wide ones. Exit code 1 names those broken.
 
-Speed is judged beside the floor alone, and by the better of two tries: machines that run this are
-shared. Requests are counted, and judged at once.
+Speed is judged beside the baseline alone, and by the better of two tries: machines that run this
+are shared. Requests are counted, and judged at once.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks import flood, idle, imports
 from benchmarks.burst import measure_burst
-from benchmarks.crowd import Crowd, crowd
+from benchmarks.large_cluster import LargeCluster, large_cluster
 from benchmarks.latency import measure_latency
 from benchmarks.machine import machine
 from benchmarks.report import Goal, Report, Row, show
@@ -34,9 +34,9 @@ MOST_RSS = 100.0
 """MiB at rest; the imports alone are 50 of them."""
 
 FLOODED, EVENTS_EACH, AT_ONCE = 1_500, 4, 0.001
-MOST_OF_LOOKS = 0.75
+MOST_OF_RECONCILES = 0.75
 
-TRIES, PATIENCE = 3, 120.0
+TRIES, TIMEOUT = 3, 120.0
 """How often something is measured that could not be, and how long it may take, in seconds."""
 
 Measure = Callable[[Path], Awaitable[Report]]
@@ -47,10 +47,16 @@ async def latency(logs: Path) -> Report:
     ratios = report.rows[-1]
     goals = [
         Goal(
-            what="latency, p50 beside the floor", found=_of(ratios, "p50"), most=MOST_P50, unit=" x"
+            what="latency, p50 beside the baseline",
+            found=_of(ratios, "p50"),
+            most=MOST_P50,
+            unit=" x",
         ),
         Goal(
-            what="latency, p99 beside the floor", found=_of(ratios, "p99"), most=MOST_P99, unit=" x"
+            what="latency, p99 beside the baseline",
+            found=_of(ratios, "p99"),
+            most=MOST_P99,
+            unit=" x",
         ),
     ]
     return replace(report, goals=goals)
@@ -58,12 +64,12 @@ async def latency(logs: Path) -> Report:
 
 async def burst(logs: Path) -> Report:
     (report,) = await measure_burst((EVACUATED,), logs)
-    ratio = _of(report.rows[0], "x floor")
+    ratio = _of(report.rows[0], "x baseline")
     amidst, alone = (_of(report.rows[0], f"lone {key}, ms") for key in ("p99", "p50 at rest"))
     return replace(
         report,
         goals=[
-            Goal(what="burst, rate beside the floor", found=ratio, least=LEAST_RATE, unit=" x"),
+            Goal(what="burst, rate beside the baseline", found=ratio, least=LEAST_RATE, unit=" x"),
             Goal(
                 what="burst, a single move beside one at rest",
                 found=amidst / alone,
@@ -93,13 +99,13 @@ async def at_best(measure: Measure, logs: Path) -> list[Report]:
 
 
 async def _apart(measure: Measure, logs: Path) -> Report:
-    """Measure; again if that could not be done: the floor does not keep clear of the binder's
-    look at all claims, so it may fall over, or come to no end.
+    """Measure; again if that could not be done: the baseline does not keep clear of the binder's
+    resync all claims, so it may fail, or not end.
     """
     for _ in range(TRIES - 1):
         found = None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 found = await measure(Path(tempfile.mkdtemp(dir=logs)))
         except* (AssertionError, TimeoutError) as group:
             print(f"once more, since {_innermost(group)!r}", file=sys.stderr)
@@ -116,8 +122,8 @@ def _how_good(goal: Goal) -> float:
     return goal.found if goal.least is not None else -goal.found
 
 
-async def at_rest(stage: Crowd, logs: Path) -> list[Report]:
-    found = await idle.at_rest(stage, REST, logs, passes=1)
+async def at_rest(testbed: LargeCluster, logs: Path) -> list[Report]:
+    found = await idle.at_rest(testbed, REST, logs, full_reconciles=1)
     table, kinds = idle.reports([found])
     at = f"at rest with {RESTING} volumes"
     limits = (
@@ -137,20 +143,20 @@ async def at_rest(stage: Crowd, logs: Path) -> list[Report]:
     return [replace(table, goals=goals), kinds]
 
 
-async def flooded(stage: Crowd, logs: Path) -> list[Report]:
+async def flooded(testbed: LargeCluster, logs: Path) -> list[Report]:
     events = EVENTS_EACH * FLOODED
-    found = await flood.flooded(stage, events, events / AT_ONCE, logs)
+    found = await flood.flooded(testbed, events, events / AT_ONCE, logs)
     table, kinds = flood.reports([found])
-    share = found.linstor.total() / (flood.LOOK * FLOODED)
-    what = "flood, requests to LINSTOR beside one look for each resource"
+    share = found.linstor.total() / (flood.READ * FLOODED)
+    what = "flood, requests to LINSTOR beside one reconcile for each resource"
     return [
-        replace(table, goals=[Goal(what=what, found=share, most=MOST_OF_LOOKS, unit=" x")]),
+        replace(table, goals=[Goal(what=what, found=share, most=MOST_OF_RECONCILES, unit=" x")]),
         kinds,
     ]
 
 
 async def guarded(logs: Path, console: Console) -> list[Goal]:
-    """Show all tables; answers the limits that were broken."""
+    """Show all tables; returns the limits that were broken."""
     goals: list[Goal] = []
 
     def take(reports: Iterable[Report]) -> None:
@@ -159,16 +165,16 @@ async def guarded(logs: Path, console: Console) -> list[Goal]:
         goals.extend(goal for report in found for goal in report.goals)
 
     take([await imports.report()])
-    async with crowd(logs) as stage:
-        await stage.grow(RESTING)
+    async with large_cluster(logs) as testbed:
+        await testbed.grow(RESTING)
         async with asyncio.TaskGroup() as group:
             # A service at rest asks for something a few times a minute, and disturbs nobody.
-            rest = group.create_task(at_rest(stage, logs), name="rest")
+            rest = group.create_task(at_rest(testbed, logs), name="rest")
             take(await at_best(latency, logs))
             take(await at_best(burst, logs))
         take(rest.result())
-        await stage.grow(FLOODED)
-        take(await flooded(stage, logs))
+        await testbed.grow(FLOODED)
+        take(await flooded(testbed, logs))
     return [goal for goal in goals if not goal.met]
 
 

@@ -12,21 +12,21 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.command import run
-from benchmarks.crowd import Crowd, at_each
+from benchmarks.large_cluster import LargeCluster, at_each
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
-from benchmarks.toll import Toll
-from benchmarks.waits import until_passes
-from benchmarks.weight import Weight, forget_peak
-from tests.stage.service import Service, running
+from benchmarks.request_counts import RequestCounts
+from benchmarks.resource_usage import ResourceUsage, forget_peak
+from benchmarks.waits import until_full_reconciles
+from tests.testbed.service import Service, running
 
 SETTLING = 5.0
-"""Seconds after the first passes in which the start has its last effects."""
+"""Seconds after the first full reconciles in which the start has its last effects."""
 
 GOALS_AT = 10_000
 
 MOST_LINSTOR, MOST_KUBERNETES = 16.0, 10.0
-"""Requests a minute. Of those to LINSTOR twelve are the poll's, answered from its memory."""
+"""Requests a minute. Of those to LINSTOR twelve are the poll's, served from its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +39,11 @@ class Idle:
     """Requests by kind."""
     kubernetes: Counter[str]
     linstor_bytes: int
-    """Bodies of answers, as they went over the wire."""
+    """Bodies of responses, as they went over the wire."""
     kubernetes_bytes: int
     """Bodies both ways."""
-    before: Weight
-    after: Weight
+    before: ResourceUsage
+    after: ResourceUsage
 
     @property
     def cpu(self) -> float:
@@ -66,44 +66,49 @@ class Idle:
 
 
 async def at_rest(
-    stage: Crowd, seconds: float, logs: Path, *, passes: int = 2, program: Program = SERVICE
+    testbed: LargeCluster,
+    seconds: float,
+    logs: Path,
+    *,
+    full_reconciles: int = 2,
+    program: Program = SERVICE,
 ) -> Idle:
-    """Run the service with its usual flags and leave it in peace, after so many full passes: what
-    it weighs is settled after the second one, what it asks for after the first.
+    """Run the service with its usual flags and leave it in peace, after so many full reconciles:
+    its memory is stable after the second one, its requests after the first.
     """
-    size = len(stage.names)
-    async with Toll(stage.real) as toll:
+    size = len(testbed.names)
+    async with RequestCounts(testbed.real) as counts:
         service = Service(
-            kubeconfig=toll.write_kubeconfig(logs / "toll.kubeconfig"),
-            linstor=stage.linstor.url,
+            kubeconfig=counts.write_kubeconfig(logs / "counted.kubeconfig"),
+            linstor=testbed.linstor.url,
             log=logs / f"idle-{size}.log",
             program=program,
         )
         async with running(service):
-            await until_passes(service, passes)
+            await until_full_reconciles(service, full_reconciles)
             await asyncio.sleep(SETTLING)
             pid = service.pid
             forget_peak(pid)
-            before, begun = Weight.of(pid), time.monotonic()
-            asked = (stage.world.requests.copy(), toll.requests.copy())
-            sent = (stage.world.bytes_sent.total(), _bytes(toll))
+            before, begun = ResourceUsage.of(pid), time.monotonic()
+            asked = (testbed.world.requests.copy(), counts.requests.copy())
+            sent = (testbed.world.bytes_sent.total(), _bytes(counts))
             await asyncio.sleep(seconds)
             found = Idle(
                 volumes=size,
                 minutes=(time.monotonic() - begun) / 60,
-                linstor=stage.world.requests - asked[0],
-                kubernetes=toll.requests - asked[1],
-                linstor_bytes=stage.world.bytes_sent.total() - sent[0],
-                kubernetes_bytes=_bytes(toll) - sent[1],
+                linstor=testbed.world.requests - asked[0],
+                kubernetes=counts.requests - asked[1],
+                linstor_bytes=testbed.world.bytes_sent.total() - sent[0],
+                kubernetes_bytes=_bytes(counts) - sent[1],
                 before=before,
-                after=Weight.of(pid),
+                after=ResourceUsage.of(pid),
             )
             await service.stop()
     return found
 
 
-def _bytes(toll: Toll) -> int:
-    return toll.bytes_sent.total() + toll.bytes_taken.total()
+def _bytes(counts: RequestCounts) -> int:
+    return counts.bytes_sent.total() + counts.bytes_taken.total()
 
 
 def reports(found: Sequence[Idle]) -> list[Report]:

@@ -34,8 +34,8 @@ async def imported() -> Imports:
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[1],
     )
-    told, _ = await process.communicate()
-    found = json.loads(told)
+    reported, _ = await process.communicate()
+    found = json.loads(reported)
     return Imports(modules=found["modules"], cpu=found["cpu"])
 
 

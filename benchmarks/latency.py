@@ -1,11 +1,11 @@
-"""From event to PersistentVolume, one move after another, by turns with the floor."""
+"""From event to PersistentVolume, one move after another, alternating with the baseline."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.arena import Arena
 from benchmarks.command import run
+from benchmarks.comparison import Comparison
 from benchmarks.figures import percentile
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
@@ -14,7 +14,7 @@ from tests.fakes.linstor_server import Timing
 VOLUMES = 25
 """On each side; they go to and fro."""
 
-AWAY = ("away p50", "away max")
+ABSENT = ("away p50", "away max")
 """For how long there was no volume, in the watch."""
 
 MOST_P50, MOST_P99 = 1.25, 2.0
@@ -28,37 +28,37 @@ async def measure_latency(
     timing: Timing | None = None,
     program: Program = SERVICE,
 ) -> list[Report]:
-    """Move volumes one at a time, each on the service's side and then on the floor's."""
+    """Move volumes one at a time, each on the service's side and then on the baseline's."""
     volumes = [f"{number:03}" for number in range(VOLUMES)]
     waits: dict[str, list[float]] = {}
-    away: dict[str, list[float]] = {}
-    async with Arena.real(directory, binder_limit=binder_limit, timing=timing) as arena:
-        for side in arena.sides:
+    absent: dict[str, list[float]] = {}
+    async with Comparison.real(directory, binder_limit=binder_limit, timing=timing) as comparison:
+        for side in comparison.sides:
             await side.add({f"{side.name}-{name}": ["n1"] for name in volumes})
-        async with arena.service.at_work(program=program), arena.floor.at_work():
+        async with comparison.service.at_work(program=program), comparison.baseline.at_work():
             for number in range(moves):
                 name = volumes[number % VOLUMES]
                 there, here = ("n1", "n2") if number // VOLUMES % 2 else ("n2", "n1")
                 # Who comes second may find caches warm, or the binder busy.
-                for side in arena.sides if number % 2 else reversed(arena.sides):
+                for side in comparison.sides if number % 2 else reversed(comparison.sides):
                     took = await side.move(f"{side.name}-{name}", here, there)
                     waits.setdefault(side.name, []).append(1000 * took)
-        for side in arena.sides:
-            away[side.name] = [1000 * gap for gap in side.times_away()]
-        lost = arena.service.lost()
+        for side in comparison.sides:
+            absent[side.name] = [1000 * gap for gap in side.absences()]
+        lost = comparison.service.lost()
     shown = "its default" if binder_limit is None else f"{binder_limit}/s"
-    names = [side.name for side in arena.sides]
-    rows: list[Row] = [_row(name, waits[name], away[name]) for name in names]
-    service, floor = rows
+    names = [side.name for side in comparison.sides]
+    rows: list[Row] = [_row(name, waits[name], absent[name]) for name in names]
+    service, baseline = rows
     ratios = {
-        key: float(service[key] or 0) / float(floor[key] or 1)
+        key: float(service[key] or 0) / float(baseline[key] or 1)
         for key in ("p50", "p90", "p99", "max")
     }
-    none = dict.fromkeys(AWAY)
-    rows.append({"who": "service / floor", "moves": None, **ratios, **none})
+    none = dict.fromkeys(ABSENT)
+    rows.append({"who": "service / baseline", "moves": None, **ratios, **none})
     goals = [
-        Goal(what="p50 beside the floor", found=ratios["p50"], most=MOST_P50, unit=" x"),
-        Goal(what="p99 beside the floor", found=ratios["p99"], most=MOST_P99, unit=" x"),
+        Goal(what="p50 beside the baseline", found=ratios["p50"], most=MOST_P50, unit=" x"),
+        Goal(what="p99 beside the baseline", found=ratios["p99"], most=MOST_P99, unit=" x"),
         Goal(what="claims seen Lost", found=lost, most=0),
     ]
     title = f"Latency: from LINSTOR's event to the volume, ms; the binder's request limit {shown}"
@@ -66,7 +66,7 @@ async def measure_latency(
     return [Report(name=name, title=title, rows=rows, goals=goals)]
 
 
-def _row(name: str, found: list[float], away: list[float]) -> Row:
+def _row(name: str, found: list[float], absent: list[float]) -> Row:
     ordered = sorted(found)
     return {
         "who": name,
@@ -75,8 +75,8 @@ def _row(name: str, found: list[float], away: list[float]) -> Row:
         "p90": percentile(ordered, 0.9),
         "p99": percentile(ordered, 0.99),
         "max": ordered[-1],
-        AWAY[0]: percentile(away, 0.5),
-        AWAY[1]: away[-1],
+        ABSENT[0]: percentile(absent, 0.5),
+        ABSENT[1]: absent[-1],
     }
 
 

@@ -14,7 +14,7 @@ _PARTS = re.compile(r"(?:etcd/server/v3|k8s\.io/kubernetes) v[\d.]+")
 
 
 def circumstances() -> dict[str, str]:
-    """What has to be known beside figures, to be told with them."""
+    """What has to be known beside figures, to be reported with them."""
     return {
         "machine": machine(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from benchmarks.burst import measure_burst
 from benchmarks.latency import measure_latency
+from benchmarks.no_event import measure_no_event
 from benchmarks.programs import Program
 from benchmarks.report import Report
 from benchmarks.scale import measure_scale
-from benchmarks.silent import measure_silent
 from tests.fakes.linstor_server import Timing
 
-NAMES = ("latency", "burst", "silent", "scale")
+NAMES = ("latency", "burst", "no-event", "scale")
 
 REALISTIC = Timing(rest_delay=0.0005, property_write_delay=0.45)
 """How long LINSTOR itself takes, without what DRBD does: no event waits for that."""
@@ -44,13 +44,13 @@ def short(timing: Timing | None, program: Program) -> tuple[Measurement, ...]:
             ),
         ),
         Measurement(
-            name="silent",
-            measure=lambda logs: measure_silent(30, logs, few=5, timing=timing, program=program),
+            name="no-event",
+            measure=lambda logs: measure_no_event(30, logs, few=5, timing=timing, program=program),
         ),
         Measurement(
             name="scale",
             measure=lambda logs: measure_scale(
-                (1_000,), logs, starts=3, passes=2, flood_sizes=(1_000,), program=program
+                (1_000,), logs, starts=3, full_reconciles=2, flood_sizes=(1_000,), program=program
             ),
         ),
     )
@@ -82,8 +82,8 @@ def full(timing: Timing | None, program: Program) -> tuple[Measurement, ...]:
             ),
         ),
         Measurement(
-            name="silent",
-            measure=lambda logs: measure_silent(200, logs, timing=timing, program=program),
+            name="no-event",
+            measure=lambda logs: measure_no_event(200, logs, timing=timing, program=program),
         ),
         Measurement(
             name="scale",

@@ -17,18 +17,18 @@ main()
 WITHOUT_UVLOOP: Program = (sys.executable, "-c", _ASYNCIO_ONLY)
 """An import of what is None fails, as where there is no uvloop."""
 
-PROBED: Program = (sys.executable, "-m", "benchmarks.probed")
+INSTRUMENTED: Program = (sys.executable, "-m", "benchmarks.instrumented")
 
-_PROBED_ON_ASYNCIO = """
+_INSTRUMENTED_ON_ASYNCIO = """
 import runpy
 import sys
 
 sys.modules["uvloop"] = None
-runpy.run_module("benchmarks.probed", run_name="__main__")
+runpy.run_module("benchmarks.instrumented", run_name="__main__")
 """
-PROBED_WITHOUT_UVLOOP: Program = (sys.executable, "-c", _PROBED_ON_ASYNCIO)
+INSTRUMENTED_WITHOUT_UVLOOP: Program = (sys.executable, "-c", _INSTRUMENTED_ON_ASYNCIO)
 
 
-def probed(program: Program) -> Program:
-    """The same way of starting it, with the probe inside."""
-    return {SERVICE: PROBED, WITHOUT_UVLOOP: PROBED_WITHOUT_UVLOOP}[program]
+def instrumented(program: Program) -> Program:
+    """The same way of starting it, with the instrumentation inside."""
+    return {SERVICE: INSTRUMENTED, WITHOUT_UVLOOP: INSTRUMENTED_WITHOUT_UVLOOP}[program]

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import flood, full_pass, idle, start
+from benchmarks import flood, full_reconcile, idle, start
 from benchmarks.command import run
-from benchmarks.crowd import crowd
+from benchmarks.large_cluster import large_cluster
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Report, Row
 
@@ -18,7 +18,7 @@ async def measure_scale(
     *,
     seconds: float = 60.0,
     starts: int = 3,
-    passes: int = 3,
+    full_reconciles: int = 3,
     flood_sizes: Sequence[int] = (1_000, 10_000),
     program: Program = SERVICE,
 ) -> list[Report]:
@@ -26,21 +26,25 @@ async def measure_scale(
     flood of two events for each volume within a second comes at `flood_sizes` only.
     """
     filled: list[Row] = []
-    rests, begun, passed = [], [], []
+    rests, begun, completed = [], [], []
     floods: list[flood.Flood] = []
-    async with crowd(directory) as stage:
+    async with large_cluster(directory) as testbed:
         for size in sizes:
-            filled.append({"volumes": size, "seconds": await stage.grow(size)})
-            begun.append(await start.started(stage, starts, directory, program=program))
-            rests.append(await idle.at_rest(stage, seconds, directory, program=program))
-            passed.append(await full_pass.passed(stage, passes, directory, env={}, program=program))
+            filled.append({"volumes": size, "seconds": await testbed.grow(size)})
+            begun.append(await start.started(testbed, starts, directory, program=program))
+            rests.append(await idle.at_rest(testbed, seconds, directory, program=program))
+            completed.append(
+                await full_reconcile.completed(
+                    testbed, full_reconciles, directory, env={}, program=program
+                )
+            )
             if size in flood_sizes:
-                floods += await flood.both_at(stage, 2, 1.0, directory, program=program)
+                floods += await flood.both_at(testbed, 2, 1.0, directory, program=program)
     return [
         Report(name="filling", title="Filling the cluster", rows=filled),
         *idle.reports(rests),
         *start.reports(begun),
-        *full_pass.reports(passed),
+        *full_reconcile.reports(completed),
         *(flood.reports(floods) if floods else ()),
     ]
 
@@ -49,7 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="at rest")
     parser.add_argument("--starts", type=int, default=3)
-    parser.add_argument("--passes", type=int, default=3, help="of each kind")
+    parser.add_argument("--full-reconciles", type=int, default=3, help="of each kind")
 
     async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
         return await measure_scale(
@@ -57,7 +61,7 @@ def main() -> int:
             logs,
             seconds=60 * given.minutes,
             starts=given.starts,
-            passes=given.passes,
+            full_reconciles=given.full_reconciles,
             program=given.program,
         )
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.command import run
-from benchmarks.crowd import Crowd, at_each
+from benchmarks.large_cluster import LargeCluster, at_each
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
-from benchmarks.waits import Ended, until_passes
-from benchmarks.weight import Weight
-from tests.stage.service import Service
+from benchmarks.resource_usage import ResourceUsage
+from benchmarks.waits import Ended, until_full_reconciles
+from tests.testbed.service import Service
 
 GOALS_AT = 10_000
-PATIENCE = 180.0
-LOOK_EVERY = 0.02
+TIMEOUT = 180.0
+READ_EVERY = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,9 @@ class Start:
     """One start; seconds from the start of the program, imports included."""
 
     ready: float
-    passed: float
-    """Until the first full pass was over, and so every drift known."""
-    weight: Weight
+    completed: float
+    """Until the first full reconcile was over, and so every drift known."""
+    usage: ResourceUsage
     """When that was so."""
 
 
@@ -49,7 +49,7 @@ class Starts:
 
     @property
     def peak(self) -> float:
-        return max(each.weight.peak for each in self.starts)
+        return max(each.usage.peak for each in self.starts)
 
     def row(self) -> Row:
         return {
@@ -57,49 +57,53 @@ class Starts:
             "starts": len(self.starts),
             "ready s": self.ready,
             "slowest s": max(each.ready for each in self.starts),
-            "first pass over s": statistics.median(each.passed for each in self.starts),
-            "CPU s": statistics.median(each.weight.cpu for each in self.starts),
-            "RSS MiB": statistics.median(each.weight.rss for each in self.starts),
+            "first full reconcile done s": statistics.median(
+                each.completed for each in self.starts
+            ),
+            "CPU s": statistics.median(each.usage.cpu for each in self.starts),
+            "RSS MiB": statistics.median(each.usage.rss for each in self.starts),
             "peak RSS MiB": self.peak,
         }
 
 
-async def started(stage: Crowd, times: int, logs: Path, *, program: Program = SERVICE) -> Starts:
+async def started(
+    testbed: LargeCluster, times: int, logs: Path, *, program: Program = SERVICE
+) -> Starts:
     """Start it again and again; each leaves the lease to the next."""
-    size = len(stage.names)
-    starts = [await _start(stage, logs / f"start-{size}-{n}.log", program) for n in range(times)]
+    size = len(testbed.names)
+    starts = [await _start(testbed, logs / f"start-{size}-{n}.log", program) for n in range(times)]
     return Starts(volumes=size, starts=starts)
 
 
-async def _start(stage: Crowd, log: Path, program: Program) -> Start:
+async def _start(testbed: LargeCluster, log: Path, program: Program) -> Start:
     service = Service(
-        kubeconfig=stage.cluster.kubeconfig, linstor=stage.linstor.url, log=log, program=program
+        kubeconfig=testbed.cluster.kubeconfig, linstor=testbed.linstor.url, log=log, program=program
     )
     begun = time.monotonic()
     try:
         await service.start()
         ready = await _until_ready(service)
-        passed = await until_passes(service, 1, every=LOOK_EVERY)
-        weight = Weight.of(service.pid)
+        completed = await until_full_reconciles(service, 1, every=READ_EVERY)
+        usage = ResourceUsage.of(service.pid)
         await service.stop()
     finally:
         await service.kill()
-    return Start(ready=ready - begun, passed=passed - begun, weight=weight)
+    return Start(ready=ready - begun, completed=completed - begun, usage=usage)
 
 
 async def _until_ready(service: Service) -> float:
-    """Answers when it was, by the monotonic clock; asks on one connection, to disturb little."""
+    """Returns when it was, by the monotonic clock; asks on one connection, to disturb little."""
     url = f"http://127.0.0.1:{service.port}/readyz"
-    last = time.monotonic() + PATIENCE
+    last = time.monotonic() + TIMEOUT
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < last and service.runs:
             try:
-                async with session.get(url) as answer:
-                    if answer.status == 200:
+                async with session.get(url) as response:
+                    if response.status == 200:
                         return time.monotonic()
             except aiohttp.ClientError:
                 pass  # It is not listening yet.
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(READ_EVERY)
     raise Ended(f"the service did not get ready: {service.said()[-2000:]}")
 
 

@@ -3,10 +3,10 @@
 import asyncio
 import time
 
-from tests.stage.service import Service
+from tests.testbed.service import Service
 
-PASSES = "linstor_affinity_full_reconcile_seconds_count"
-LOOK_EVERY = 0.5
+FULL_RECONCILES = "linstor_affinity_full_reconcile_seconds_count"
+READ_EVERY = 0.5
 """Seldom: to write all metrics down takes the service some milliseconds."""
 
 
@@ -14,16 +14,16 @@ class Ended(Exception):
     """The service ended, or did not come to it in time."""
 
 
-async def until_passes(
-    service: Service, wanted: int, *, patience: float = 300.0, every: float = LOOK_EVERY
+async def until_full_reconciles(
+    service: Service, wanted: int, *, within: float = 300.0, every: float = READ_EVERY
 ) -> float:
-    """Wait until so many full passes are over; answers when that was, by the monotonic clock."""
+    """Wait for so many full reconciles; returns when they were done, by the monotonic clock."""
     try:
-        async with asyncio.timeout(patience):
-            while await service.metric(PASSES) < wanted:
+        async with asyncio.timeout(within):
+            while await service.metric(FULL_RECONCILES) < wanted:
                 if not service.runs:
                     raise Ended(f"the service ended: {service.said()[-2000:]}")
                 await asyncio.sleep(every)
     except TimeoutError:
-        raise Ended(f"no {wanted} full passes: {service.said()[-2000:]}") from None
+        raise Ended(f"no {wanted} full reconciles: {service.said()[-2000:]}") from None
     return time.monotonic()

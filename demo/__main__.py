@@ -12,10 +12,10 @@ from demo.sandbox import keep_open
 from demo.scenario import run
 from tests.real_parts.build import SCHEDULER, BuildError, ensure_built
 from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters
-from tests.stage.clusters import Cluster
-from tests.stage.scheduling import Pods, scheduler
-from tests.stage.stage import Stage
+from tests.testbed import clusters
+from tests.testbed.clusters import Cluster
+from tests.testbed.scheduling import Pods, scheduler
+from tests.testbed.testbed import Testbed
 
 
 def arguments() -> argparse.Namespace:
@@ -63,11 +63,11 @@ async def main() -> int:
     given = arguments()
     with tempfile.TemporaryDirectory(prefix="linstor-affinity-demo-") as scratch:
         directory = Path(scratch)
-        async with cluster_for(given, directory) as (cluster, pods), Stage.of(cluster) as stage:
-            await stage.prepare(nodes=6, zones=2)
+        async with cluster_for(given, directory) as (cluster, pods), Testbed.of(cluster) as testbed:
+            await testbed.prepare(nodes=6, zones=2)
             if given.sandbox:
-                return await keep_open(stage, directory)
-            return await run(stage, directory, pods, volumes=given.volumes)
+                return await keep_open(testbed, directory)
+            return await run(testbed, directory, pods, volumes=given.volumes)
 
 
 if __name__ == "__main__":

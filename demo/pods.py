@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from tests.stage.manifests import ZONE
-from tests.stage.scheduling import Pods
-from tests.stage.stage import Stage
+from tests.testbed.manifests import ZONE
+from tests.testbed.scheduling import Pods
+from tests.testbed.testbed import Testbed
 
 WAITING = {"web-0": "n1", "web-1": "n2", "web-2": "n3"}
 """Pods, and the node with the only replica of the volume of each."""
@@ -27,15 +27,15 @@ class Scheduled:
     to_node: float
 
 
-async def prepare(stage: Stage, pods: Pods) -> None:
+async def prepare(testbed: Testbed, pods: Pods) -> None:
     """Create the Kubernetes nodes, and a volume for each pod."""
-    for known in stage.world.nodes.values():
+    for known in testbed.world.nodes.values():
         await pods.add_node(known.name, known.props[f"Aux/topology/{ZONE}"])
     for pod, node in WAITING.items():
-        await stage.add(_volume(pod), [node])
+        await testbed.add(_volume(pod), [node])
 
 
-async def schedule(stage: Stage, pods: Pods) -> list[Scheduled]:
+async def schedule(testbed: Testbed, pods: Pods) -> list[Scheduled]:
     """Create each pod while its only node is cordoned, then create a replica elsewhere."""
     found = []
     for pod, node in WAITING.items():
@@ -43,10 +43,10 @@ async def schedule(stage: Stage, pods: Pods) -> list[Scheduled]:
         await pods.add(pod, f"claim-{_volume(pod)}")
         await pods.until_unschedulable(pod, WHY)
         began = time.monotonic()
-        stage.world.create_replica(_volume(pod), SPARE)
+        testbed.world.create_replica(_volume(pod), SPARE)
         went = await pods.until_scheduled(pod)
         scheduled = time.monotonic()
-        updated = await stage.until_on(_volume(pod), node, SPARE)
+        updated = await testbed.until_on(_volume(pod), node, SPARE)
         found.append(Scheduled(pod, node, went, updated - began, scheduled - began))
         await pods.delete(pod)
         await pods.uncordon(node)

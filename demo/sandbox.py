@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 TOP = Path(__file__).parent.parent
 VOLUMES = ("pvc-1", "pvc-2", "pvc-3")
@@ -75,12 +75,12 @@ Press Ctrl-C to stop everything.
 """
 
 
-async def keep_open(stage: Stage, directory: Path) -> int:
+async def keep_open(testbed: Testbed, directory: Path) -> int:
     """Run until SIGINT or SIGTERM."""
-    await _set_up(stage)
+    await _set_up(testbed)
     service = Service(
-        kubeconfig=stage.cluster.kubeconfig,
-        linstor=stage.linstor.url,
+        kubeconfig=testbed.cluster.kubeconfig,
+        linstor=testbed.linstor.url,
         log=directory / "service.log",
         flags=("-v", "1", "--reconcile-rate=15s"),
     )
@@ -89,18 +89,18 @@ async def keep_open(stage: Stage, directory: Path) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with running(service):
-        print(_help(stage, service, _programs(directory)), flush=True)
+        print(_help(testbed, service, _programs(directory)), flush=True)
         await stop.wait()
         return await service.stop()
 
 
-async def _set_up(stage: Stage) -> None:
+async def _set_up(testbed: Testbed) -> None:
     """Create the nodes as Kubernetes objects, and each volume with two replicas."""
-    for known in stage.world.nodes.values():
+    for known in testbed.world.nodes.values():
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": known.name}}
-        await stage.cluster.ask("POST", "/api/v1/nodes", node)
+        await testbed.cluster.ask("POST", "/api/v1/nodes", node)
     for number, name in enumerate(VOLUMES, start=1):
-        await stage.add(name, [f"n{number}", f"n{number + 1}"])
+        await testbed.add(name, [f"n{number}", f"n{number + 1}"])
 
 
 def _programs(directory: Path) -> Path:
@@ -121,16 +121,16 @@ def _programs(directory: Path) -> Path:
     return folder
 
 
-def _help(stage: Stage, service: Service, programs: Path) -> str:
+def _help(testbed: Testbed, service: Service, programs: Path) -> str:
     tour = "".join(
         f"\n  {number}. {command}\n     {expected}\n"
         for number, (command, expected) in enumerate(TOUR, start=1)
     )
     return HELP.format(
         programs=programs,
-        kubeconfig=stage.cluster.kubeconfig,
-        linstor=stage.linstor.url,
-        linstor_scheme=stage.linstor.url.replace("http://", "linstor://"),
+        kubeconfig=testbed.cluster.kubeconfig,
+        linstor=testbed.linstor.url,
+        linstor_scheme=testbed.linstor.url.replace("http://", "linstor://"),
         log=service.log,
         port=service.port,
         tour=tour,

@@ -11,11 +11,11 @@ from rich.console import Console
 from demo.pods import WAITING, Scheduled, prepare, schedule
 from demo.pods import table as pod_table
 from demo.report import Row, console, table
-from tests.stage import manifests
-from tests.stage.manifests import HOSTNAME, ZONE
-from tests.stage.scheduling import Pods
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.manifests import HOSTNAME, ZONE
+from tests.testbed.scheduling import Pods
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 Goal = tuple[str, tuple[Json, ...]]
@@ -28,7 +28,7 @@ FULL_RECONCILE_EVERY = "5s"
 class Scenario:
     """The test bed, the service on it, and the rows of the table so far."""
 
-    stage: Stage
+    testbed: Testbed
     service: Service
     shown: Console
     rows: list[Row] = field(default_factory=list)
@@ -37,22 +37,22 @@ class Scenario:
         self,
         name: str,
         happened: str,
-        act: Callable[[], object],
+        change: Callable[[], object],
         goals: Iterable[Goal],
         *,
         counted_from: str = "the event",
     ) -> None:
         """Let something happen, wait for every volume that it concerns, and record the result."""
         self.shown.print(f"  [bold]{name}[/bold]: {happened} ...", end="")
-        wanted, lost = dict(goals), len(self.stage.observer.lost)
+        wanted, lost = dict(goals), len(self.testbed.observer.lost)
         began = time.monotonic()
-        done = act()
+        done = change()
         if isinstance(done, Awaitable):
             await done
         moments = {pv: await self._reached(pv, terms) for pv, terms in wanted.items()}
         reached = {pv: at for pv, at in moments.items() if at is not None}
         for pv in reached:
-            await self.stage.until_bound(pv)
+            await self.testbed.until_bound(pv)
         self.rows.append(
             Row(
                 step=name,
@@ -60,7 +60,7 @@ class Scenario:
                 updated=len(reached),
                 expected=len(wanted),
                 waits=tuple(at - self._origin(pv, at, began) for pv, at in reached.items()),
-                lost=len(self.stage.observer.lost) - lost,
+                lost=len(self.testbed.observer.lost) - lost,
                 counted_from=counted_from,
             )
         )
@@ -69,16 +69,16 @@ class Scenario:
 
     async def _reached(self, name: str, terms: tuple[Json, ...]) -> float | None:
         try:
-            return await self.stage.observer.until_terms(name, *terms, patience=TIMEOUT)
+            return await self.testbed.observer.until_terms(name, *terms, within=TIMEOUT)
         except AssertionError:
             return None
 
     def _origin(self, name: str, at: float, began: float) -> float:
         """The last event about the volume's resource before it was updated, else the start."""
-        resource = self.stage.observer.volumes[name]["spec"]["csi"]["volumeHandle"].split("/")[0]
+        resource = self.testbed.observer.volumes[name]["spec"]["csi"]["volumeHandle"].split("/")[0]
         events = [
             event.at
-            for event in self.stage.world.emitted
+            for event in self.testbed.world.emitted
             if began <= event.at <= at and event.payload.get("resource_name") == resource
         ]
         return events[-1] if events else began
@@ -88,34 +88,34 @@ def on(*nodes: str) -> tuple[Json, ...]:
     return tuple({HOSTNAME: node} for node in nodes)
 
 
-async def run(stage: Stage, directory: Path, pods: Pods | None, *, volumes: int) -> int:
+async def run(testbed: Testbed, directory: Path, pods: Pods | None, *, volumes: int) -> int:
     """Run all steps and print the tables. Returns the exit code."""
     shown = console()
-    kind = "real kube-apiserver" if stage.cluster.is_real else "fake kube-apiserver"
-    shown.print(f"LINSTOR {stage.linstor.url}, {kind} {stage.cluster.url}")
+    kind = "real kube-apiserver" if testbed.cluster.is_real else "fake kube-apiserver"
+    shown.print(f"LINSTOR {testbed.linstor.url}, {kind} {testbed.cluster.url}")
     evacuated = [f"pvc-{number:03}" for number in range(volumes)]
     count = volumes + 6 + (len(WAITING) if pods else 0)
     shown.print(f"Creating {count} volumes and claims, and waiting until they are bound ...")
-    await _set_up(stage, evacuated)
+    await _set_up(testbed, evacuated)
     scheduled = list[Scheduled]()
     if pods is not None:
-        await prepare(stage, pods)
+        await prepare(testbed, pods)
     log = directory / "service.log"
     service = Service(
-        kubeconfig=stage.cluster.kubeconfig,
-        linstor=stage.linstor.url,
+        kubeconfig=testbed.cluster.kubeconfig,
+        linstor=testbed.linstor.url,
         log=log,
         flags=(f"--reconcile-rate={FULL_RECONCILE_EVERY}",),
     )
     async with running(service):
         shown.print("The service runs as a separate process and is ready.")
-        scenario = Scenario(stage, service, shown)
+        scenario = Scenario(testbed, service, shown)
         if pods is not None:
             shown.print(
                 "  [bold]pending pods[/bold]: the only node of their volume is cordoned ...",
                 end="",
             )
-            scheduled = await schedule(stage, pods)
+            scheduled = await schedule(testbed, pods)
             shown.print(f" {len(scheduled)} scheduled")
         await _all(scenario, evacuated)
         code = await service.stop()
@@ -124,26 +124,26 @@ async def run(stage: Stage, directory: Path, pods: Pods | None, *, volumes: int)
         shown.print(pod_table(scheduled))
     shown.print()
     shown.print(table(scenario.rows, f"From LINSTOR to the PersistentVolume, on a {kind}"))
-    return _result(shown, scenario, await stage.entries(), code, log)
+    return _result(shown, scenario, await testbed.entries(), code, log)
 
 
-async def _set_up(stage: Stage, evacuated: list[str]) -> None:
-    await stage.add("data", ["n1", "n2"])
-    stage.place("zoned", ["n1"])
+async def _set_up(testbed: Testbed, evacuated: list[str]) -> None:
+    await testbed.add("data", ["n1", "n2"])
+    testbed.place("zoned", ["n1"])
     zone = manifests.affinity({ZONE: "z1"})
-    await stage.bind("zoned", zone, storage_class=manifests.ZONE_CLASS)
-    stage.place("pair", ["n2"], volumes=2)
-    await stage.bind("pair-0", manifests.on_nodes(["n2"]), handle="pair")
-    await stage.bind("pair-1", manifests.on_nodes(["n2"]), handle="pair/1")
-    await stage.add("cut", ["n3"])
-    await stage.add("silent", ["n3"])
-    await stage.add_many(evacuated, "n5")
+    await testbed.bind("zoned", zone, storage_class=manifests.ZONE_CLASS)
+    testbed.place("pair", ["n2"], volumes=2)
+    await testbed.bind("pair-0", manifests.on_nodes(["n2"]), handle="pair")
+    await testbed.bind("pair-1", manifests.on_nodes(["n2"]), handle="pair/1")
+    await testbed.add("cut", ["n3"])
+    await testbed.add("silent", ["n3"])
+    await testbed.add_many(evacuated, "n5")
     for name in ("zoned", "pair-0", "pair-1"):
-        await stage.until_bound(name)
+        await testbed.until_bound(name)
 
 
 async def _all(scenario: Scenario, evacuated: list[str]) -> None:
-    stage, world = scenario.stage, scenario.stage.world
+    testbed, world = scenario.testbed, scenario.testbed.world
     await scenario.step(
         "replica moved",
         "data: n2 -> n3",
@@ -170,7 +170,7 @@ async def _all(scenario: Scenario, evacuated: list[str]) -> None:
     )
 
     def cut() -> None:
-        stage.linstor.cut_streams(mid_frame=True)
+        testbed.linstor.cut_streams(mid_frame=True)
         world.move_silently("cut", "n3", "n1")
 
     await scenario.step(
@@ -199,7 +199,7 @@ def _result(shown: Console, scenario: Scenario, entries: list[str], code: int, l
         wrong.append(f"journal entries of unfinished replacements are left: {', '.join(entries)}")
     if code != 0:
         wrong.append(f"the service exited with {code}")
-    phases = scenario.stage.observer.phases()
+    phases = scenario.testbed.observer.phases()
     if set(phases) != {"Bound"}:
         wrong.append(f"claims are in phases {phases}")
     if wrong:

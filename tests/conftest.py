@@ -18,7 +18,7 @@ from tests.real_parts.fixtures import (
     real_cluster_quiet,
 )
 from tests.sharing import pytest_xdist_auto_num_workers
-from tests.stage.fixtures import warm_starts
+from tests.testbed.fixtures import warm_starts
 
 # An example that takes long says that the machine is busy, and nothing of what is tested.
 settings.register_profile("any machine", deadline=None)

@@ -1,4 +1,4 @@
-"""Figures that tests count while they run, told at the end of the run.
+"""Figures that tests count while they run, printed at the end.
 
 `figures.count("crash points survived", 212)` adds to a sum; each sum is a line of the summary.
 Where several processes run the tests (pytest-xdist), each sends its sums to the first.

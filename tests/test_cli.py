@@ -12,7 +12,7 @@ from linstor_affinity_events import __version__
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.cli.run import run
 from linstor_affinity_events.settings import OPTIONS, Option
-from tests.undisturbed import logging_undisturbed
+from tests.preserved_logging import preserved_logging
 
 NO_LINSTOR = {"LS_CONTROLLERS": None, "LS_USERNAME": None, "LS_PASSWORD": None}
 
@@ -20,7 +20,7 @@ NO_LINSTOR = {"LS_CONTROLLERS": None, "LS_USERNAME": None, "LS_PASSWORD": None}
 @pytest.fixture
 def runner() -> Iterator[CliRunner]:
     unset: dict[str, str | None] = {option.variable: None for option in OPTIONS}
-    with logging_undisturbed():
+    with preserved_logging():
         yield CliRunner(env={**unset, **NO_LINSTOR})
 
 
@@ -30,7 +30,7 @@ def mistaken(result: Result) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
 
 
-def test_it_tells_its_version(runner: CliRunner) -> None:
+def test_the_version_is_shown(runner: CliRunner) -> None:
     result = runner.invoke(main, ["--version"])
 
     assert (result.exit_code, result.output) == (
@@ -60,42 +60,42 @@ def test_help_names_the_variables_of_linstor(runner: CliRunner, variable: str) -
     assert variable in runner.invoke(main, ["run", "--help"]).output
 
 
-def test_all_mistakes_are_told_with_exit_code_2(runner: CliRunner) -> None:
+def test_all_errors_are_listed_with_exit_code_2(runner: CliRunner) -> None:
     result = runner.invoke(
         main,
         ["run", "--workers", "0", "--reconcile-rate", "soon", "--log-format=xml"],
         env={"LS_CONTROLLERS": "ftp://x"},
     )
 
-    told = mistaken(result)
+    errors = mistaken(result)
 
-    assert len(told) == 4
+    assert len(errors) == 4
     for named in ("--workers", "--reconcile-rate", "--log-format", "LS_CONTROLLERS"):
-        assert any(named in line for line in told)
+        assert any(named in line for line in errors)
 
 
-def test_a_default_policy_that_makes_no_sense_is_told_with_exit_code_2(runner: CliRunner) -> None:
+def test_an_invalid_default_policy_is_reported_with_exit_code_2(runner: CliRunner) -> None:
     result = runner.invoke(main, ["run", "--default-remote-access-policy", "nonsense"])
 
-    [told] = mistaken(result)
+    [errors] = mistaken(result)
 
-    assert "--default-remote-access-policy" in told
+    assert "--default-remote-access-policy" in errors
 
 
-def test_a_kubeconfig_that_is_missing_is_told_with_exit_code_2(
+def test_a_missing_kubeconfig_is_reported_with_exit_code_2(
     runner: CliRunner, tmp_path: Path
 ) -> None:
     missing = str(tmp_path / "nothing")
 
     result = runner.invoke(main, ["run", "--kubeconfig", missing, "--bind-address", ""])
 
-    [told] = mistaken(result)
+    [errors] = mistaken(result)
 
-    assert "--kubeconfig" in told
+    assert "--kubeconfig" in errors
 
 
 @pytest.mark.parametrize("text", ["", "garbage: [", "[]"])
-def test_a_kubeconfig_that_is_garbage_is_told_with_exit_code_2(
+def test_an_invalid_kubeconfig_is_reported_with_exit_code_2(
     runner: CliRunner, tmp_path: Path, text: str
 ) -> None:
     config = tmp_path / "config"
@@ -107,7 +107,7 @@ def test_a_kubeconfig_that_is_garbage_is_told_with_exit_code_2(
 
 
 @pytest.mark.parametrize("flag", ["--no-such-flag", "--workers"])
-def test_flags_that_do_not_exist_or_lack_their_value_are_told(runner: CliRunner, flag: str) -> None:
+def test_unknown_flags_and_missing_values_are_reported(runner: CliRunner, flag: str) -> None:
     assert runner.invoke(main, ["run", flag]).exit_code == 2
 
 
@@ -135,7 +135,7 @@ def given(*arguments: str) -> dict[str, object]:
     ],
     ids=str,
 )
-def test_flags_are_written_as_for_the_reference(
+def test_flags_have_the_syntax_of_the_reference(
     arguments: list[str], expected: dict[str, object]
 ) -> None:
     assert given(*arguments) == expected

@@ -55,22 +55,22 @@ async def test_every_metric_that_is_served_is_described(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", REFERENCE)
-def test_the_reference_pages_are_as_the_code_has_it(page: str) -> None:
+def test_the_reference_pages_are_up_to_date(page: str) -> None:
     assert (TOP / "docs" / page).read_text() == REFERENCE[page]()
 
 
 @pytest.mark.parametrize("document", WITH_FLAGS)
-def test_every_flag_and_command_that_is_named_exists(document: str) -> None:
+def test_every_documented_flag_and_command_exists(document: str) -> None:
     text = (TOP / document).read_text()
     ours = {f"--{option.flag}" for option in OPTIONS}
     ours |= {name for command in main.commands.values() for p in command.params for name in p.opts}
-    theirs = {"--kube-api-qps", "--pvclaimbinder-sync-period", "--no-deps", "--require-hashes"}
-    theirs |= {"--help", "--version", "--logs", "--patch-file", "--reuse-values", "--set"}
-    theirs |= {"--values", "--watch"}
+    foreign = {"--kube-api-qps", "--pvclaimbinder-sync-period", "--no-deps", "--require-hashes"}
+    foreign |= {"--help", "--version", "--logs", "--patch-file", "--reuse-values", "--set"}
+    foreign |= {"--values", "--watch"}
 
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
-    assert named <= ours | theirs
+    assert named <= ours | foreign
     assert set(re.findall(r"linstor-affinity-events ([a-z][a-z-]+)", text)) <= {
         *main.commands,
         "is",
@@ -95,7 +95,7 @@ OLD_WORDS = (
 """Words that say nothing to a reader who knows Kubernetes and not this project."""
 
 
-def test_readers_meet_the_words_of_kubernetes() -> None:
+def test_documentation_uses_no_old_words() -> None:
     pages = [page for page in PAGES if page.name != "CHANGELOG.md"]
     pages += [*TOP.glob("chart/**/*.*"), *TOP.glob("demo/*.py"), TOP / "mkdocs.yml"]
     found = {
@@ -127,7 +127,7 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
     assert named <= set(re.findall(r"def (test_\w+)\(", code))
 
 
-def test_the_tables_of_modules_have_all_of_them_and_no_other() -> None:
+def test_the_tables_of_modules_are_complete() -> None:
     package = TOP / "linstor_affinity_events"
     modules = [
         file.relative_to(package).as_posix()
@@ -145,10 +145,10 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     named = set(re.findall(r"`([\w/]+\.(?:py|md))`", text)) | set(
         re.findall(r"`(tests/[\w/]+)`", text)
     )
-    places = [TOP, TOP / "linstor_affinity_events", TOP / "linstor_affinity_events" / "engine"]
+    roots = [TOP, TOP / "linstor_affinity_events", TOP / "linstor_affinity_events" / "engine"]
 
     assert len(named) > 100
-    assert {name for name in named if not any((p / name).exists() for p in places)} == set()
+    assert {name for name in named if not any((p / name).exists() for p in roots)} == set()
     assert all(
         (TOP / "docs" / link).exists() for link in re.findall(r"\]\((decisions/[^)]+)\)", text)
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from linstor_affinity_events.logs import JsonFormatter, KeyValueFormatter, facts, set_up
-from tests.undisturbed import logging_undisturbed
+from tests.preserved_logging import preserved_logging
 
 
 def record(message: str = "volume replaced", *args: object, **values: object) -> logging.LogRecord:
@@ -19,12 +19,12 @@ def record(message: str = "volume replaced", *args: object, **values: object) ->
 
 
 @pytest.fixture
-def kept_logging() -> Iterator[None]:
-    with logging_undisturbed():
+def preserved_log_setup() -> Iterator[None]:
+    with preserved_logging():
         yield
 
 
-def test_facts_follow_the_message() -> None:
+def test_fields_follow_the_message() -> None:
     line = KeyValueFormatter().format(record(pv="pvc-1", rd="pvc-1/0", took=1.5))
 
     assert line == (
@@ -48,20 +48,20 @@ def test_facts_follow_the_message() -> None:
         ("gpj.\u202eexe", '"gpj.\\u202eexe"'),
     ],
 )
-def test_a_value_never_breaks_out_of_its_place(value: object, shown: str) -> None:
+def test_a_value_cannot_forge_another_field(value: object, shown: str) -> None:
     line = KeyValueFormatter().format(record(why=value))
 
     assert line.endswith(f" why={shown}")
     assert "\n" not in line
 
 
-def test_a_line_without_facts_is_only_the_message() -> None:
+def test_a_line_without_fields_is_only_the_message() -> None:
     plain = logging.LogRecord("here", logging.INFO, "file.py", 1, "hello %s", ("you",), None)
 
     assert KeyValueFormatter().format(plain).endswith("INFO hello you")
 
 
-def test_json_has_facts_beside_the_message_but_for_those_that_are_none() -> None:
+def test_json_has_the_fields_that_are_not_none() -> None:
     line = json.loads(JsonFormatter().format(record(pv="pvc-1", took=1.5, again=True, why=None)))
 
     assert line == {
@@ -75,7 +75,7 @@ def test_json_has_facts_beside_the_message_but_for_those_that_are_none() -> None
     }
 
 
-def test_json_is_one_line_whatever_is_in_it() -> None:
+def test_json_is_always_one_line() -> None:
     text = JsonFormatter().format(record("two\nlines", why='"\n\x00'))
 
     assert "\n" not in text
@@ -83,7 +83,7 @@ def test_json_is_one_line_whatever_is_in_it() -> None:
 
 
 @pytest.mark.parametrize("formatter", [KeyValueFormatter(), JsonFormatter()])
-def test_a_traceback_is_shown(formatter: logging.Formatter) -> None:
+def test_a_traceback_is_logged(formatter: logging.Formatter) -> None:
     shown = record()
     try:
         int("oh")
@@ -93,7 +93,7 @@ def test_a_traceback_is_shown(formatter: logging.Formatter) -> None:
     assert "ValueError: invalid literal" in formatter.format(shown)
 
 
-def test_facts_may_be_called_like_parts_of_a_record(caplog: pytest.LogCaptureFixture) -> None:
+def test_fields_can_have_the_names_of_record_attributes(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         logging.getLogger("here").info("x", extra=facts(name="pvc-1", msg="y", args=()))
 
@@ -102,16 +102,16 @@ def test_facts_may_be_called_like_parts_of_a_record(caplog: pytest.LogCaptureFix
 
 @pytest.mark.usefixtures("kept_logging")
 @pytest.mark.parametrize(
-    ("verbosity", "ours", "theirs"),
+    ("verbosity", "ours", "libraries"),
     [(0, logging.INFO, False), (1, logging.DEBUG, False), (5, logging.DEBUG, True)],
 )
-def test_verbosity_opens_our_words_and_then_the_libraries(
-    verbosity: int, ours: int, theirs: bool
+def test_verbosity_enables_our_debug_messages_then_those_of_libraries(
+    verbosity: int, ours: int, libraries: bool
 ) -> None:
     set_up(verbosity=verbosity, as_json=False)
 
     assert logging.getLogger("linstor_affinity_events").getEffectiveLevel() == ours
-    assert logging.getLogger("aiohttp").isEnabledFor(logging.ERROR) is theirs
+    assert logging.getLogger("aiohttp").isEnabledFor(logging.ERROR) is libraries
 
 
 @pytest.mark.usefixtures("kept_logging")

@@ -15,22 +15,31 @@ from linstor_affinity_events.printable import printable, printable_lines
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 BIDIRECTIONAL = [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
-MARKS = ["\u061c", "\u200e", "\u200f", "\u2028", "\u2029", "\u200b", "\ufeff", "\U000e0041"]
-HOSTILE = "".join([*CONTROLS, *BIDIRECTIONAL, *MARKS, "\ud800"])
+INVISIBLE = [
+    "\u061c",
+    "\u200e",
+    "\u200f",
+    "\u2028",
+    "\u2029",
+    "\u200b",
+    "\ufeff",
+    "\U000e0041",
+]
+HOSTILE = "".join([*CONTROLS, *BIDIRECTIONAL, *INVISIBLE, "\ud800"])
 
 
-def seen(text: str) -> bool:
+def observed(text: str) -> bool:
     return not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text)
 
 
 @given(text=st.text())
-def test_what_is_printable_has_no_character_that_is_not_seen(text: str) -> None:
-    assert seen(printable(text))
+def test_printable_text_has_no_invisible_characters(text: str) -> None:
+    assert observed(printable(text))
     assert printable(printable(text)) == printable(text)
 
 
 @pytest.mark.parametrize("text", ["", "pvc-1", "two words", "ä", "名", "💥", "a\\u0041"])
-def test_what_is_seen_is_left_as_it_is(text: str) -> None:
+def test_visible_characters_are_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
@@ -44,11 +53,11 @@ def test_what_is_seen_is_left_as_it_is(text: str) -> None:
         ("\U000e0041", "\\U000e0041"),
     ],
 )
-def test_what_is_not_seen_is_written_out(text: str, shown: str) -> None:
+def test_invisible_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_later_lines_are_told_from_a_beginning() -> None:
+def test_continuation_lines_are_distinguished_from_new_ones() -> None:
     assert printable_lines("a\n2026-01-01 INFO all is well\x1b") == (
         "a\n  2026-01-01 INFO all is well\\u001b"
     )
@@ -62,23 +71,23 @@ def record(text: str) -> logging.LogRecord:
     return made
 
 
-def test_nothing_unseen_reaches_a_line_of_text() -> None:
+def test_control_characters_do_not_reach_a_line_of_text() -> None:
     first, *others = KeyValueFormatter().format(record(HOSTILE)).split("\n")
 
-    assert seen(first)
-    assert all(seen(line) and line.startswith(" ") for line in others)
+    assert observed(first)
+    assert all(observed(line) and line.startswith(" ") for line in others)
 
 
-def test_nothing_unseen_reaches_a_line_of_json_nor_who_reads_it() -> None:
+def test_control_characters_do_not_reach_a_line_of_json_or_its_reader() -> None:
     line = JsonFormatter().format(record(HOSTILE))
 
-    assert seen(line)
+    assert observed(line)
     read = json.loads(line)
-    assert all(seen(value) for key, value in read.items() if key != "traceback")
-    assert all(seen(shown) for shown in read["traceback"].split("\n"))
+    assert all(observed(value) for key, value in read.items() if key != "traceback")
+    assert all(observed(shown) for shown in read["traceback"].split("\n"))
 
 
-def test_nothing_unseen_reaches_the_page() -> None:
+def test_control_characters_do_not_reach_the_page() -> None:
     bad = HOSTILE
     row: dict[str, Any] = {
         "volume": bad,
@@ -115,4 +124,4 @@ def test_nothing_unseen_reaches_the_page() -> None:
     )
 
     assert page.count("\\u202e") > 10
-    assert all(seen(line) for line in page.split("\n"))
+    assert all(observed(line) for line in page.split("\n"))

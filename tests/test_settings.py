@@ -19,7 +19,7 @@ def mistakes(env: dict[str, str] | None = None, **flags: str) -> list[str]:
     return str(raised.value).splitlines()
 
 
-def test_defaults_are_those_that_the_documentation_names() -> None:
+def test_defaults_are_the_documented_ones() -> None:
     settings = read()
 
     assert settings.reconcile_rate == 60.0
@@ -34,15 +34,15 @@ def test_defaults_are_those_that_the_documentation_names() -> None:
     assert settings.linstor_urls == ("http://localhost:3370",)
 
 
-def test_the_environment_goes_over_defaults() -> None:
+def test_the_environment_overrides_defaults() -> None:
     assert read({"LINSTOR_AFFINITY_WORKERS": "3"}).workers == 3
 
 
-def test_flags_go_over_the_environment() -> None:
+def test_flags_override_the_environment() -> None:
     assert read({"LINSTOR_AFFINITY_WORKERS": "3"}, workers="4").workers == 4
 
 
-def test_an_empty_variable_is_none() -> None:
+def test_an_empty_variable_is_unset() -> None:
     assert read({"LINSTOR_AFFINITY_WORKERS": "", "LINSTOR_AFFINITY_BIND_ADDRESS": ""}) == read()
 
 
@@ -51,7 +51,7 @@ def test_an_empty_flag_is_a_value() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)
-def test_every_default_is_a_value_that_may_be_given(option: Option) -> None:
+def test_every_default_is_a_valid_value(option: Option) -> None:
     assert Settings.read({option.field: option.default}, {}) == read()
 
 
@@ -80,13 +80,13 @@ def test_the_variables_of_the_reference_are_read(variable: str, field: str) -> N
     assert getattr(read(env), field or "linstor_username") == "x"
 
 
-def test_a_namespace_that_is_named_wins_over_that_of_the_pod() -> None:
+def test_a_configured_namespace_overrides_that_of_the_pod() -> None:
     assert (
         read({"POD_NAMESPACE": "pod"}, lease_lock_namespace="named").lease_lock_namespace == "named"
     )
 
 
-def test_an_identity_is_taken_as_it_is_given_and_none_is_made_up() -> None:
+def test_an_identity_is_used_as_configured_and_never_generated() -> None:
     assert read(leader_election_id="pod-1").leader_election_id == "pod-1"
     assert read().leader_election_id == ""
 
@@ -112,7 +112,7 @@ def test_an_identity_is_taken_as_it_is_given_and_none_is_made_up() -> None:
         ("1s1m", 61.0),
     ],
 )
-def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
+def test_durations_have_the_syntax_of_go(text: str, seconds: float) -> None:
     assert duration(text) == pytest.approx(seconds)
 
 
@@ -137,23 +137,23 @@ def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
         "inf",
     ],
 )
-def test_anything_else_is_no_duration(text: str) -> None:
+def test_anything_else_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         duration(text)
 
 
 @pytest.mark.parametrize("text", ["1", "t", "T", "TRUE", "true", "True"])
-def test_what_go_takes_for_true_is_true(text: str) -> None:
+def test_true_values_of_go_are_true(text: str) -> None:
     assert boolean(text) is True
 
 
 @pytest.mark.parametrize("text", ["0", "f", "F", "FALSE", "false", "False"])
-def test_what_go_takes_for_false_is_false(text: str) -> None:
+def test_false_values_of_go_are_false(text: str) -> None:
     assert boolean(text) is False
 
 
 @pytest.mark.parametrize("text", ["", "yes", "on", "tRUE", "2"])
-def test_anything_else_is_no_boolean(text: str) -> None:
+def test_anything_else_is_not_a_boolean(text: str) -> None:
     with pytest.raises(ValueError, match="is not true or false"):
         boolean(text)
 
@@ -170,20 +170,20 @@ def test_anything_else_is_no_boolean(text: str) -> None:
         ("127.0.0.1:0", ("127.0.0.1", 0)),
     ],
 )
-def test_addresses_are_written_as_in_go(text: str, expected: tuple[str, int] | None) -> None:
+def test_addresses_have_the_syntax_of_go(text: str, expected: tuple[str, int] | None) -> None:
     assert address(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["8000", "localhost", "localhost:", ":65536", ":-1", ":x", "::1:8000", ":²", "[::]"]
 )
-def test_anything_else_is_no_address(text: str) -> None:
+def test_anything_else_is_not_an_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"address|brackets"):
         address(text)
 
 
-def test_every_mistake_is_named_at_once() -> None:
-    told = mistakes(
+def test_all_errors_are_listed_at_once() -> None:
+    errors = mistakes(
         {"LINSTOR_AFFINITY_WORKERS": "many", "LS_CONTROLLERS": "ftp://x", "LS_USERNAME": "admin"},
         reconcile_rate="60",
         timeout="-1s",
@@ -202,8 +202,8 @@ def test_every_mistake_is_named_at_once() -> None:
         "--leader-election='maybe'",
         "--log-format='xml'",
     ):
-        assert sum(named in line for line in told) == 1, named
-    assert len(told) == 8
+        assert sum(named in line for line in errors) == 1, named
+    assert len(errors) == 8
 
 
 @pytest.mark.parametrize(
@@ -217,26 +217,28 @@ def test_every_mistake_is_named_at_once() -> None:
         ("leader_election_retry_period", "0"),
     ],
 )
-def test_a_value_that_is_too_small_is_told(field: str, text: str) -> None:
+def test_a_value_that_is_too_small_is_reported(field: str, text: str) -> None:
     with pytest.raises(BadSettings) as raised:
         Settings.read({field: text}, {})
 
-    [told] = str(raised.value).splitlines()
-    assert "is below" in told
+    [errors] = str(raised.value).splitlines()
+    assert "is below" in errors
 
 
 @pytest.mark.parametrize(
     ("lease", "renew", "retry"),
     [("25s", "25s", "10s"), ("20s", "25s", "10s"), ("30s", "10s", "10s")],
 )
-def test_the_times_of_an_election_must_fit_each_other(lease: str, renew: str, retry: str) -> None:
-    [told] = mistakes(
+def test_the_durations_of_an_election_must_be_consistent(
+    lease: str, renew: str, retry: str
+) -> None:
+    [errors] = mistakes(
         leader_election_lease_duration=lease,
         leader_election_renew_deadline=renew,
         leader_election_retry_period=retry,
     )
 
-    assert "must be longer than" in told
+    assert "must be longer than" in errors
 
 
 @pytest.mark.parametrize(
@@ -256,17 +258,17 @@ def test_the_times_of_an_election_must_fit_each_other(lease: str, renew: str, re
         (" , ", ["http://localhost:3370"]),
     ],
 )
-def test_controllers_are_named_as_linbits_own_clients_do(given: str, urls: list[str]) -> None:
+def test_controllers_have_the_syntax_of_the_linbit_clients(given: str, urls: list[str]) -> None:
     assert list(read({"LS_CONTROLLERS": given}).linstor_urls) == urls
 
 
 @pytest.mark.parametrize("name", ["linstor-controller.piraeus.svc", "LINSTOR", "10.0.0.1"])
-def test_the_name_to_expect_in_linstors_certificate_is_a_host_name(name: str) -> None:
+def test_the_expected_certificate_name_is_a_host_name(name: str) -> None:
     assert read({"LS_TLS_SERVER_NAME": name}).linstor_tls_server_name == name
 
 
 @pytest.mark.parametrize("name", ["https://linstor", "a b", "linstor/x", "7"])
-def test_what_is_no_host_name_can_t_be_expected_in_a_certificate(name: str) -> None:
+def test_the_expected_certificate_name_must_be_a_host_name(name: str) -> None:
     assert mistakes({"LS_TLS_SERVER_NAME": name}) == [
         f"LS_TLS_SERVER_NAME={name!r} is not a host name"
     ]
@@ -276,17 +278,17 @@ def test_what_is_no_host_name_can_t_be_expected_in_a_certificate(name: str) -> N
     ("given", "access"),
     [("local", "local"), ("all", "all"), ("off", "off"), ("true", "local"), ("false", "off")],
 )
-def test_the_page_is_for_this_host_unless_it_is_said_to_be_for_all(given: str, access: str) -> None:
+def test_the_page_is_local_unless_configured_for_all(given: str, access: str) -> None:
     assert read().status_page == "local"
     assert read(status_page=given).status_page == access
 
 
-def test_nobody_else_can_be_shown_the_page() -> None:
+def test_the_page_has_no_other_audience() -> None:
     assert mistakes(status_page="some") == ["--status-page='some' is not local, all or off"]
 
 
 @pytest.mark.parametrize("variable", ["LS_ROOT_CA", "LS_ROOT_CA_FILE"])
-def test_with_certificates_a_controller_without_scheme_is_spoken_to_in_tls(variable: str) -> None:
+def test_with_certificates_a_controller_without_scheme_uses_tls(variable: str) -> None:
     settings = read({"LS_CONTROLLERS": "linstor", variable: "x"})
 
     assert settings.linstor_urls == ("https://linstor:3371",)
@@ -305,10 +307,10 @@ def test_with_certificates_a_controller_without_scheme_is_spoken_to_in_tls(varia
         "http://[::1",
     ],
 )
-def test_a_controller_that_makes_no_sense_is_told(given: str) -> None:
-    told = mistakes({"LS_CONTROLLERS": f"good,{given}"})
+def test_an_invalid_controller_is_reported(given: str) -> None:
+    errors = mistakes({"LS_CONTROLLERS": f"good,{given}"})
 
-    assert [line.startswith("LS_CONTROLLERS") for line in told] == [True]
+    assert [line.startswith("LS_CONTROLLERS") for line in errors] == [True]
 
 
 @pytest.mark.parametrize(
@@ -324,11 +326,11 @@ def test_a_controller_that_makes_no_sense_is_told(given: str) -> None:
         pytest.param({"LS_USER_KEY_FILE": "x"}, id="key without certificate"),
     ],
 )
-def test_credentials_that_do_not_fit_each_other_are_told(env: dict[str, str]) -> None:
+def test_inconsistent_credentials_are_reported(env: dict[str, str]) -> None:
     assert len(mistakes(env)) == 1
 
 
-def test_a_certificate_may_be_text_and_its_key_a_file() -> None:
+def test_a_certificate_can_be_text_and_its_key_a_file() -> None:
     settings = read({"LS_USER_CERTIFICATE": "pem", "LS_USER_KEY_FILE": "/key"})
 
     assert (settings.linstor_certificate, settings.linstor_key_file) == ("pem", "/key")
@@ -350,23 +352,23 @@ def test_no_secret_is_ever_shown() -> None:
     assert SECRET not in f"{settings!r} {settings}"
 
 
-def test_no_secret_is_shown_with_a_mistake() -> None:
-    told = mistakes({"LS_PASSWORD": SECRET, "LS_USER_KEY": SECRET})
+def test_no_secret_is_shown_with_an_error() -> None:
+    errors = mistakes({"LS_PASSWORD": SECRET, "LS_USER_KEY": SECRET})
 
-    assert SECRET not in "".join(told)
+    assert SECRET not in "".join(errors)
 
 
-def test_a_password_in_an_address_is_not_shown_with_the_mistake() -> None:
-    told = mistakes({"LS_CONTROLLERS": f"http://admin:{SECRET}@linstor"})
+def test_a_password_in_an_address_is_not_shown_with_the_error() -> None:
+    errors = mistakes({"LS_CONTROLLERS": f"http://admin:{SECRET}@linstor"})
 
-    assert SECRET not in "".join(told)
+    assert SECRET not in "".join(errors)
 
 
 def test_finalizers_are_a_list() -> None:
     assert read(allow_finalizer="a/b, c/*").allow_finalizer == ("a/b", "c/*")
 
 
-def test_a_kubeconfig_has_to_be_there(tmp_path: Path) -> None:
+def test_a_kubeconfig_must_exist(tmp_path: Path) -> None:
     there = tmp_path / "config"
     there.write_text("{}")
 
@@ -377,7 +379,7 @@ def test_a_kubeconfig_has_to_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["junk", "ftp://host", "https://", "host:6443"])
-def test_a_server_is_an_address(given: str) -> None:
+def test_a_server_must_be_an_address(given: str) -> None:
     with pytest.raises(BadSettings, match="is not a valid URL such as https://host:6443"):
         read({}, server=given)
 
@@ -385,12 +387,12 @@ def test_a_server_is_an_address(given: str) -> None:
 @pytest.mark.parametrize(
     "given", ["foo bar", "a;b", "3370", "http://a:0", "localhost:3370#x", "http://a/b", "a?b"]
 )
-def test_what_is_no_controller_is_told(given: str) -> None:
+def test_a_value_that_is_not_a_controller_is_reported(given: str) -> None:
     with pytest.raises(BadSettings, match="is not of the form scheme://host:port"):
         read({"LS_CONTROLLERS": given})
 
 
-def test_a_policy_that_can_not_be_read_is_told_with_all_other_mistakes() -> None:
+def test_an_unreadable_policy_is_reported_with_all_other_errors() -> None:
     def refuse(text: str) -> None:
         raise BadSettings(f"{text} is no policy")
 
@@ -409,7 +411,7 @@ MIXED = ["https://a,http://b", "http://a:3370,https://b:3371", "linstor+ssl://a,
 
 @pytest.mark.parametrize("login", LOGINS, ids=["password", "token"])
 @pytest.mark.parametrize("urls", MIXED)
-def test_a_login_is_not_sent_to_some_controllers_in_the_open(
+def test_a_login_is_not_sent_to_some_controllers_unencrypted(
     urls: str, login: dict[str, str]
 ) -> None:
     with pytest.raises(BadSettings) as refused:
@@ -423,10 +425,10 @@ def test_a_login_is_not_sent_to_some_controllers_in_the_open(
 
 @pytest.mark.parametrize("urls", ["https://a,https://b", "http://a,http://b"])
 @pytest.mark.parametrize("login", LOGINS, ids=["password", "token"])
-def test_controllers_that_are_alike_are_sent_the_login(urls: str, login: dict[str, str]) -> None:
+def test_controllers_with_one_scheme_are_sent_the_login(urls: str, login: dict[str, str]) -> None:
     assert len(Settings.read({}, {"LS_CONTROLLERS": urls, **login}).linstor_urls) == 2
 
 
 @pytest.mark.parametrize("urls", MIXED)
-def test_without_a_login_controllers_may_differ(urls: str) -> None:
+def test_without_a_login_controllers_can_have_different_schemes(urls: str) -> None:
     assert len(Settings.read({}, {"LS_CONTROLLERS": urls}).linstor_urls) == 2

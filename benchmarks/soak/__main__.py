@@ -1,7 +1,7 @@
-"""Play half an hour of storms and calms around the service, and see that it neither errs nor grows.
+"""Half an hour of chaos and steady phases around the service, which must neither fail nor grow.
 
-`make soak` prints tables; ARGS="--minutes=5 --seed=7 --json=FILE" and so on. What was played is
-told by the seed, and written down in the directory. Exit code 1: a goal was not met.
+`make soak` prints tables; ARGS="--minutes=5 --seed=7 --json=FILE" and so on. What was run is
+determined by the seed, and recorded in the directory. Exit code 1: a goal was not met.
 """
 
 import argparse

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.report import Goal, Report, Row
-from benchmarks.soak.calm import PATIENCE, Calm
-from benchmarks.soak.losses import Because
+from benchmarks.soak.lost_claims import Because
+from benchmarks.soak.steady_state import TIMEOUT, SteadyState
 
 RSS_GROWTH, TASK_GROWTH, SOCKET_GROWTH, FILE_GROWTH, THREAD_GROWTH = 8.0, 2, 4, 6, 2
 WARMING_UP = 1
-"""Calms before which caches are still being filled."""
+"""Steady phases before which caches are still being filled."""
 
 CHANGES = "linstor_affinity_changes_total"
 
@@ -19,17 +19,17 @@ CHANGES = "linstor_affinity_changes_total"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     title: str
-    calms: Sequence[Calm]
-    played: Mapping[str, int]
+    steady_phases: Sequence[SteadyState]
+    done: Mapping[str, int]
     metrics: Mapping[str, float]
-    """As the service told them at the end, by name and labels."""
+    """As the service reported them at the end, by name and labels."""
     lost: Mapping[Because, int]
     retained: int
     unforeseen: int
     exit_code: int
 
     def reports(self) -> list[Report]:
-        return [self._calms(), self._growth(), self._acts(), self._outcome()]
+        return [self._calms(), self._growth(), self._actions(), self._outcome()]
 
     def _calms(self) -> Report:
         rows: list[Row] = [
@@ -37,24 +37,37 @@ class Findings:
                 "minute": each.minute,
                 "right after (s)": each.right_after,
                 "wrong": len(each.wrong),
-                "late probes": each.late,
+                "late moves": each.late,
                 "RSS (MiB)": each.size.rss,
                 "tasks": each.tasks,
                 "threads": each.size.threads,
                 "sockets": each.size.sockets,
                 "files": each.size.files,
             }
-            for each in self.calms
+            for each in self.steady_phases
         ]
-        last = self.calms[-1].wrong
+        last = self.steady_phases[-1].wrong
         goals = [
-            Goal(what="slowest calm", found=max(c.right_after for c in self.calms), most=PATIENCE),
-            Goal(what="wrong in any calm", found=sum(len(c.wrong) for c in self.calms), most=0),
+            Goal(
+                what="slowest steady phase",
+                found=max(c.right_after for c in self.steady_phases),
+                most=TIMEOUT,
+            ),
+            Goal(
+                what="wrong in any steady phase",
+                found=sum(len(c.wrong) for c in self.steady_phases),
+                most=0,
+            ),
             Goal(what="wrong at the end", found=len(last), most=0),
             Goal(what="missing at the end", found=sum(w.missing for w in last), most=0),
-            Goal(what="late probes", found=sum(c.late for c in self.calms), most=0),
+            Goal(what="late moves", found=sum(c.late for c in self.steady_phases), most=0),
         ]
-        return Report(name="soak-calms", title=f"{self.title}: each calm", rows=rows, goals=goals)
+        return Report(
+            name="soak-steady-phases",
+            title=f"{self.title}: each steady phase",
+            rows=rows,
+            goals=goals,
+        )
 
     def _growth(self) -> Report:
         goals = [
@@ -68,17 +81,19 @@ class Findings:
         title = f"{self.title}: median of the last third against that of the first"
         return Report(name="soak-growth", title=title, rows=rows, goals=goals)
 
-    def _grown(self, what: str, of: Callable[[Calm], float], most: float, unit: str = "") -> Goal:
-        warm = self.calms[WARMING_UP:]
+    def _grown(
+        self, what: str, of: Callable[[SteadyState], float], most: float, unit: str = ""
+    ) -> Goal:
+        warm = self.steady_phases[WARMING_UP:]
         third = max(1, len(warm) // 3)
         first, last = median(map(of, warm[:third])), median(map(of, warm[-third:]))
         return Goal(what=f"growth of {what}", found=last - first, most=most, unit=unit)
 
-    def _acts(self) -> Report:
+    def _actions(self) -> Report:
         rows: list[Row] = [
-            {"act": act, "played": times} for act, times in sorted(self.played.items())
+            {"action": action, "times": times} for action, times in sorted(self.done.items())
         ]
-        return Report(name="soak-acts", title=f"{self.title}: acts played", rows=rows)
+        return Report(name="soak-actions", title=f"{self.title}: actions", rows=rows)
 
     def _outcome(self) -> Report:
         found = Counter(

@@ -3,25 +3,25 @@
 import asyncio
 from typing import Any
 
-from benchmarks.soak.asking import surely
-from benchmarks.soak.ledger import CLAIMS, VOLUMES, Ledger, Owned
+from benchmarks.soak.oracle import CLAIMS, VOLUMES, Oracle, Owned
+from benchmarks.soak.requests import surely
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from tests.fakes.linstor_server.objects import folded
 from tests.fakes.sidecars import decisions
 
 Json = dict[str, Any]
 
-ENTRIES = "/api/v1/namespaces/default/configmaps/affinity-note"
-"""With a note a volume that is away comes back, however long that takes in a storm."""
+ENTRIES = "/api/v1/namespaces/default/configmaps/affinity-journal"
+"""With an entry a volume that is away is recreated, however long that takes during chaos."""
 
 PACE = 0.5
 ABSENT_FOR = 3
-"""Looks in a row: a volume that is being replaced is away for a moment, and then comes back."""
+"""Reads in a row: a volume that is being replaced is absent only for a moment."""
 
 
 class Reclaimer:
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, oracle: Oracle) -> None:
+        self._oracle = oracle
         self._absent: dict[str, int] = {}
         self._removing: set[str] = set()
         """Incarnations that were deleted from here; letting go of one may meet a conflict."""
@@ -30,12 +30,12 @@ class Reclaimer:
 
     async def run(self) -> None:
         while True:
-            for owned in tuple(self._ledger.going.values()):
-                await self._look(owned)
+            for owned in tuple(self._oracle.going.values()):
+                await self._read(owned)
             await asyncio.sleep(PACE)
 
-    async def _look(self, owned: Owned) -> None:
-        cluster, world = self._ledger.stage.cluster, self._ledger.stage.world
+    async def _read(self, owned: Owned) -> None:
+        cluster, world = self._oracle.testbed.cluster, self._oracle.testbed.world
         volume = await surely(cluster, "GET", f"{VOLUMES}/{owned.name}", fine={404})
         claim = await surely(cluster, "GET", f"{CLAIMS}/{owned.claim}", fine={404})
         entry = await surely(cluster, "GET", f"{ENTRIES}-{owned.name}", fine={404})
@@ -44,8 +44,8 @@ class Reclaimer:
             if self._absent[owned.name] >= ABSENT_FOR:
                 if folded(owned.name) in world.definitions:
                     world.delete_definition(owned.name)
-                del self._absent[owned.name], self._ledger.going[owned.name]
-                self._ledger.gone.add(owned.name)
+                del self._absent[owned.name], self._oracle.going[owned.name]
+                self._oracle.gone.add(owned.name)
             return
         self._absent.pop(owned.name, None)
         if volume is None or claim is not None:
@@ -62,13 +62,13 @@ class Reclaimer:
 
     def _is_left_to_the_admin(self, owned: Owned, volume: Json) -> bool:
         annotations = volume["metadata"].get("annotations") or {}
-        kept = owned.policy == "Retain" or ORIGINAL_POLICY_ANNOTATION in annotations
+        preserved = owned.policy == "Retain" or ORIGINAL_POLICY_ANNOTATION in annotations
         idle = (volume.get("status") or {}).get("phase") in {"Released", "Available", "Failed"}
-        return kept and idle and "deletionTimestamp" not in volume["metadata"]
+        return preserved and idle and "deletionTimestamp" not in volume["metadata"]
 
     async def _remove(self, volume: Json) -> None:
         """Delete this very incarnation, and let go of it where the provisioner holds it."""
-        cluster, metadata = self._ledger.stage.cluster, volume["metadata"]
+        cluster, metadata = self._oracle.testbed.cluster, volume["metadata"]
         own = f"{VOLUMES}/{metadata['name']}"
         self._removing.add(metadata["uid"])
         exactly = {"preconditions": {"uid": metadata["uid"]}}

@@ -9,27 +9,27 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from benchmarks.report import Report
-from benchmarks.soak import soaked
-from benchmarks.soak.acts import Scene
-from benchmarks.soak.calm import Calm, Watcher
+from benchmarks.soak import instrumented
+from benchmarks.soak.actions import Context
 from benchmarks.soak.findings import Findings, read_metrics
-from benchmarks.soak.ledger import Ledger
-from benchmarks.soak.losses import Losses
-from benchmarks.soak.player import Player
+from benchmarks.soak.lost_claims import LostClaims
+from benchmarks.soak.oracle import Oracle
 from benchmarks.soak.reclaimer import Reclaimer
+from benchmarks.soak.runner import Runner
+from benchmarks.soak.steady_state import SteadyState, Watcher
 from tests.fakes.linstor_server import Timing
 from tests.real_parts.build import ensure_built
 from tests.real_parts.cluster import RealCluster
-from tests.stage import clusters
-from tests.stage.proxy import Proxy, Record, kubernetes_terms, linstor_terms
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import clusters
+from tests.testbed.proxy import Proxy, Record, kubernetes_terms, linstor_terms
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 NODES, VOLUMES, AT_ONCE = 8, 150, 20
 BUSY = 120.0
 LEAST_CYCLES = 3
-"""However short the run: growth is told by the last of them against the first."""
-CALM_TAKES = 60.0
+"""However short the run: growth is measured by the last of them against the first."""
+STEADY_STATE_TAKES = 60.0
 """About, of which most is waiting on purpose."""
 
 FLAGS = ("--reconcile-rate=30s", "--new-volume-grace=10s")
@@ -41,47 +41,47 @@ UNFORESEEN = ("Traceback", "unexpected error", "CRITICAL")
 async def measure_soak(
     minutes: float, seed: int, directory: Path, *, volumes: int = VOLUMES
 ) -> list[Report]:
-    """Play for so long on a real Kubernetes, and tell whether the service stood it.
+    """Run for this long on a real Kubernetes, and report whether the service survived it.
 
-    What was played and what was found wrong is in `acts.log` in the directory, the service's own
+    What was run and what was found wrong is in `actions.log` in the directory, the service's own
     words in `service.log`.
     """
     binaries = await asyncio.to_thread(ensure_built)
     async with (
         RealCluster(binaries=binaries, directory=directory) as parts,
         clusters.real(parts) as cluster,
-        Stage.of(cluster, timing=Timing.real()) as stage,
-        _scene(stage) as scene,
+        Testbed.of(cluster, timing=Timing.real()) as testbed,
+        _context(testbed) as context,
     ):
-        await _populate(scene, seed, volumes)
+        await _populate(context, seed, volumes)
         tasks = directory / "tasks.json"
         service = Service(
-            kubeconfig=scene.kubernetes.write_kubeconfig(
+            kubeconfig=context.kubernetes.write_kubeconfig(
                 directory / "proxy.kubeconfig", token=cluster.token
             ),
-            linstor=scene.linstor.url,
+            linstor=context.linstor.url,
             log=directory / "service.log",
             flags=FLAGS,
-            env={soaked.VARIABLE: str(tasks)},
-            program=(sys.executable, "-m", soaked.__name__),
-            secrets=stage.secrets,
+            env={instrumented.VARIABLE: str(tasks)},
+            program=(sys.executable, "-m", instrumented.__name__),
+            secrets=testbed.secrets,
         )
-        player = Player(scene, seed, directory / "acts.log", minutes * 60)
-        reclaimer = Reclaimer(scene.ledger)
-        losses = Losses(scene, player, parts.logs / "kube-controller-manager.log")
-        async with running(service), _beside(reclaimer.run()), _beside(losses.run()):
-            watcher = Watcher(scene, service, tasks, player)
-            calms = await _cycles(player, watcher, minutes * 60, seed)
-            _, told = await service.ask("/metrics")
+        runner = Runner(context, seed, directory / "actions.log", minutes * 60)
+        reclaimer = Reclaimer(context.oracle)
+        lost_claims = LostClaims(context, runner, parts.logs / "kube-controller-manager.log")
+        async with running(service), _beside(reclaimer.run()), _beside(lost_claims.run()):
+            watcher = Watcher(context, service, tasks, runner)
+            steady_phases = await _cycles(runner, watcher, minutes * 60, seed)
+            _, reported = await service.ask("/metrics")
             code = await service.stop()
-        player.close()
+        runner.close()
     said = service.said()
     return Findings(
         title=f"Soak of {minutes:g} min, seed {seed}, {volumes} volumes on {NODES} nodes",
-        calms=calms,
-        played=player.played,
-        metrics=read_metrics(told),
-        lost=losses.found,
+        steady_phases=steady_phases,
+        done=runner.done,
+        metrics=read_metrics(reported),
+        lost=lost_claims.found,
         retained=reclaimer.retained,
         unforeseen=sum(said.count(word) for word in UNFORESEEN),
         exit_code=code,
@@ -89,34 +89,34 @@ async def measure_soak(
 
 
 @asynccontextmanager
-async def _scene(stage: Stage) -> AsyncIterator[Scene]:
-    record, cluster = Record(), stage.cluster
+async def _context(testbed: Testbed) -> AsyncIterator[Context]:
+    record, cluster = Record(), testbed.cluster
     async with (
         Proxy(cluster.url, kubernetes_terms, record=record, tls=cluster.tls) as kubernetes,
-        Proxy(stage.linstor.url, linstor_terms, record=record) as linstor,
+        Proxy(testbed.linstor.url, linstor_terms, record=record) as linstor,
     ):
-        yield Scene(ledger=Ledger(stage), kubernetes=kubernetes, linstor=linstor)
+        yield Context(oracle=Oracle(testbed), kubernetes=kubernetes, linstor=linstor)
 
 
-async def _populate(scene: Scene, seed: int, volumes: int) -> None:
+async def _populate(context: Context, seed: int, volumes: int) -> None:
     """The volumes that are there before anything happens, most of them with two replicas."""
-    ledger, stage = scene.ledger, scene.ledger.stage
-    await stage.prepare(nodes=NODES)
+    oracle, testbed = context.oracle, context.oracle.testbed
+    await testbed.prepare(nodes=NODES)
     chance = random.Random(f"{seed}/volumes")  # noqa: S311, nothing secret
-    nodes = [node.name for node in stage.world.nodes.values()]
+    nodes = [node.name for node in testbed.world.nodes.values()]
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def one() -> None:
         async with limit:
-            name, on = ledger.new_name(), chance.sample(nodes, chance.choice((1, 2, 2, 2, 2)))
-            stage.place(name, on)
-            await ledger.make(name, on, chance)
+            name, on = oracle.new_name(), chance.sample(nodes, chance.choice((1, 2, 2, 2, 2)))
+            testbed.place(name, on)
+            await oracle.make(name, on, chance)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(volumes):
             group.create_task(one())
-    for name in ledger.owned:
-        await stage.until_bound(name, patience=300.0)
+    for name in oracle.owned:
+        await testbed.until_bound(name, within=300.0)
 
 
 @asynccontextmanager
@@ -130,24 +130,24 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
             task.cancel()
 
 
-async def _cycles(player: Player, watcher: Watcher, whole: float, seed: int) -> list[Calm]:
-    """Storm and calm in turns; the first calm is before the first storm, the last is the end."""
+async def _cycles(runner: Runner, watcher: Watcher, whole: float, seed: int) -> list[SteadyState]:
+    """Chaos and steady phases alternate; it starts and ends with a steady phase."""
     chance = random.Random(f"{seed}/probes")  # noqa: S311, nothing secret
-    busy = min(BUSY, max(20.0, whole / LEAST_CYCLES - CALM_TAKES))
-    calms = [await watcher.calm(chance)]
+    busy = min(BUSY, max(20.0, whole / LEAST_CYCLES - STEADY_STATE_TAKES))
+    steady_phases = [await watcher.steady_state(chance)]
     over = time.monotonic() + whole
-    while len(calms) <= LEAST_CYCLES or time.monotonic() < over:
-        await player.play(busy)
-        calms.append(await watcher.calm(chance))
-        _progress(calms[-1])
-    return calms
+    while len(steady_phases) <= LEAST_CYCLES or time.monotonic() < over:
+        await runner.run(busy)
+        steady_phases.append(await watcher.steady_state(chance))
+        _progress(steady_phases[-1])
+    return steady_phases
 
 
-def _progress(calm: Calm) -> None:
+def _progress(state: SteadyState) -> None:
     print(
-        f"minute {calm.minute:.1f}: right after {calm.right_after:.1f} s, "
-        f"{len(calm.wrong)} wrong, {calm.late} late, {calm.size.rss:.1f} MiB, "
-        f"{calm.tasks} tasks, {calm.size.sockets} sockets",
+        f"minute {state.minute:.1f}: right after {state.right_after:.1f} s, "
+        f"{len(state.wrong)} wrong, {state.late} late, {state.size.rss:.1f} MiB, "
+        f"{state.tasks} tasks, {state.size.sockets} sockets",
         file=sys.stderr,
         flush=True,
     )

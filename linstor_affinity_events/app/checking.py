@@ -83,9 +83,9 @@ class _Checks:
         self._nodes: Nodes | None = None
 
     async def kubernetes(self) -> AsyncIterator[CheckResult]:
-        answered = await kubernetes_reachable(self._api, self._survey)
-        yield answered
-        if answered.status is Status.FAIL:
+        responded = await kubernetes_reachable(self._api, self._survey)
+        yield responded
+        if responded.status is Status.FAIL:
             return
         yield await permissions(self._survey, self._namespace, self._lease, who=self._who)
         yield await self._list_volumes()
@@ -159,9 +159,9 @@ class _Checks:
         return ok("volumes", f"{len(index)} volumes of LINSTOR's CSI driver")
 
     async def leftovers_only(self) -> AsyncIterator[CheckResult]:
-        answered = await kubernetes_reachable(self._api, self._survey)
-        if answered.status is Status.FAIL:
-            yield answered
+        responded = await kubernetes_reachable(self._api, self._survey)
+        if responded.status is Status.FAIL:
+            yield responded
             return
         listed = await self._list_volumes()
         if listed.status is Status.FAIL:

@@ -63,7 +63,7 @@ class Service:
         self._settings = settings
         self._garbage = Garbage()
         identity = settings.leader_election_id or socket.gethostname()
-        # Unique per process: two on one host must not both regard a Lease as theirs.
+        # Unique per process: two on one host must not both regard a Lease as their own.
         instance = f"{identity}_{uuid4()}"
         streams = Streams(time.time)
         self.metrics = Metrics(streams)

@@ -78,7 +78,7 @@ class Changer:
         if ended.outcome in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN}:
             if not ended.held_up:
                 self._limit.observe((how, claim is not None), now - begun)
-            self._retries.settled(volume.name)
+            self._retries.volume_in_sync(volume.name)
             self._changed_at[item.key] = now
             self._changed(item, volume, ended, decision, how=how, took=now - item.since)
         else:

@@ -22,7 +22,7 @@ from linstor_affinity_events.model.manifest import (
 log = logging.getLogger(__name__)
 
 GUARD_AT_MOST = 60.0
-NEWS_AT_MOST = 0.5
+EVENT_WITHIN = 0.5
 PROTECTION = "kubernetes.io/pv-protection"
 PROTECTION_AT_MOST = 0.05
 BOUND_WITHIN = 5.0
@@ -56,7 +56,8 @@ class ClaimGuard:
     async def until_released(
         self, entry: JournalEntry, detached: Manifest, volume_watch: VolumeWatch
     ) -> tuple[Manifest | None, bool]:
-        """Wait until the binder has released the volume from its claim, or somebody changed it.
+        """Wait until the binder has released the volume from its claim, or another client changed
+        it.
 
         `detached` is the volume right after its claimRef was detached. Returns the volume at that
         time and True; False if the binder wrote no phase of any volume for the guard's timeout.
@@ -87,8 +88,8 @@ class ClaimGuard:
                         self._saw_resync()
                     return seen, True
             try:
-                async with asyncio.timeout(min(NEWS_AT_MOST, deadline - clock())):
-                    await volume_watch.news()
+                async with asyncio.timeout(min(EVENT_WITHIN, deadline - clock())):
+                    await volume_watch.event()
             except TimeoutError:
                 pv = await self._volumes.read(entry.pv)
                 if (
@@ -135,7 +136,7 @@ class ClaimGuard:
         with suppress(TimeoutError):
             async with asyncio.timeout(PROTECTION_AT_MOST):
                 while volume_watch.latest is seen:
-                    await volume_watch.news()
+                    await volume_watch.event()
         latest = volume_watch.latest
         return latest if latest is not None and uid_of(latest) == entry.uid else seen
 
@@ -210,7 +211,7 @@ class ClaimGuard:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    await volume_watch.news()
+                    await volume_watch.event()
 
 
 def _was_lost(before: Manifest | None, claim: Manifest) -> bool:
@@ -240,7 +241,7 @@ def _is_released(pv: Manifest) -> bool:
 
 def _is_newer(seen: Manifest, than: Manifest) -> bool:
     """Whether a resourceVersion is later. They are increasing numbers: Kubernetes guarantees it
-    from 1.35 on, and it was so before. If they are not numbers, only uncached reads tell.
+    from 1.35 on, and it was so before. If they are not numbers, only uncached reads show it.
     """
     new, old = version_of(seen), version_of(than)
     return new.isdigit() and old.isdigit() and int(new) > int(old)

@@ -1,4 +1,4 @@
-"""Answers many reads of single resources from one bulk read.
+"""Serves many reads of single resources from one bulk read.
 
 A satellite that connects or disconnects makes LINSTOR send an event for every replica on it:
 thousands at once, most without any effect. Two requests for each would load the controller when
@@ -115,7 +115,7 @@ class CoalescingReader:
                 self._bulk.too_old_in_row += 1
                 return None if self._reading_alone else await self._read_between(resource)
             await self._read_all()
-        found = self._kept(resource) if self._has_newer(newer_than) else None
+        found = self._from_bulk_read(resource) if self._has_newer(newer_than) else None
         if found is None:
             return await self.read_alone(resource)
         self._telemetry.read_from_bulk()
@@ -157,7 +157,7 @@ class CoalescingReader:
         # Strictly newer: the loop's clock may not advance for a millisecond.
         return self._bulk is not None and self._bulk.began > moment
 
-    def _kept(self, resource: ResourceName) -> Reading | None:
+    def _from_bulk_read(self, resource: ResourceName) -> Reading | None:
         """What the last bulk read has of it. It may have been created or deleted between the two
         requests for a bulk read, so both must have it; a saved volume needs a definition of now.
         """

@@ -78,7 +78,7 @@ async def carry_over_late_write(
 
 async def _patched(volumes: Volumes, pv: Manifest, patch: Patch) -> bool:
     """Apply all that Kubernetes accepts, so that a change that it rejects, such as a label that
-    somebody wrote to that end, takes no other one with it. Returns whether it accepted any.
+    another client wrote to that end, takes no other one with it. Returns whether it accepted any.
     """
     parts, any_accepted = apart(patch), False
     try:
@@ -115,5 +115,5 @@ async def _last_version(entry: JournalEntry, volume_watch: VolumeWatch) -> Manif
                 gone = volume_watch.gone
                 if gone is not None and uid_of(gone) == entry.uid:
                     return gone
-                await volume_watch.news()
+                await volume_watch.event()
     return None

@@ -42,7 +42,7 @@ def confirmed(
     demands, original = demands_of(entry.wanted), dependencies.unfinished.originals.of(entry)
     if observation.pv is None:
         # The label of an entry, or its name, may be anybody's: what it says itself counts.
-        if not dependencies.unfinished.can_tell_owner(entry.pv, entry.key):
+        if not dependencies.unfinished.knows_owner(entry.pv, entry.key):
             raise Stalled(f"not all journal entries are listed yet, so {entry.pv} has to wait")
         unused = not was_seen_as_its_own(entry, original)
         others = used_by_others(dependencies, entry.key, but=entry.pv, unused=unused)

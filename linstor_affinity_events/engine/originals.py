@@ -35,7 +35,7 @@ class Originals:
     def of(self, entry: JournalEntry) -> Original | None:
         """The original volume of an entry, as last observed; None if it was not observed since this
         instance leads, as after a restart: another one may have changed it, or whose it is. If it
-        is another incarnation than that of the entry, somebody else wrote the entry.
+        is another incarnation than that of the entry, another client wrote the entry.
         """
         return None if entry.pv in self._outdated else self._known.get(entry.pv)
 
@@ -72,6 +72,6 @@ class Originals:
                 self.forget(name)
 
     def forget(self, name: PvName) -> None:
-        """The volume is not being replaced. If it is deleted later, somebody else deletes it."""
+        """The volume is not being replaced. If it is deleted later, another client deletes it."""
         self._known.pop(name, None)
         self._outdated.discard(name)

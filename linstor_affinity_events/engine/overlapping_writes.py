@@ -20,21 +20,21 @@ async def removed_and_created(volumes: Volumes, pv: Manifest, body: Manifest) ->
     exists within a fraction of a round trip, and the binder, which resyncs all claims every
     15 s, hardly ever sees a claim without its volume.
     """
-    answered = False
+    responded = False
 
     async def remove() -> None:
-        nonlocal answered
+        nonlocal responded
         try:
             await volumes.remove(pv)
         finally:
-            answered = True
+            responded = True
 
     async def create() -> Manifest | None:
         for _ in range(CREATE_ATTEMPTS):
             try:
                 return await volumes.create(body)
             except Conflict:
-                if answered:
+                if responded:
                     return None
         return None
 

@@ -8,7 +8,7 @@ from linstor_affinity_events.model.names import PvName, ResourceName
 
 class Pending(Mapping[PvName, VolumeKey]):
     """The LINSTOR volume of each. Others may have written entries by the thousand, so nothing here
-    looks through all of them.
+    scans all of them.
     """
 
     def __init__(self) -> None:

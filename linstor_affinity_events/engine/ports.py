@@ -78,15 +78,15 @@ class VolumeWatch(Protocol):
     gone: Manifest | None
     """The last version of the volume that was removed last; None if there was none."""
 
-    async def news(self) -> None:
+    async def event(self) -> None:
         """Return once there was an event since the last call."""
 
 
 class Volumes(Protocol):
     """PersistentVolumes and their claims, one by one and uncached.
 
-    Writes may raise Conflict (somebody wrote first), Invalid (rejected by schema, validation or
-    admission) and Forbidden (not permitted).
+    Writes may raise Conflict (another client wrote first), Invalid (rejected by schema, validation
+    or admission) and Forbidden (not permitted).
     """
 
     async def read(self, name: PvName) -> Manifest | None:
@@ -226,8 +226,8 @@ class EventsMissed:
 
 
 Trigger = ResourceTouched | EventsMissed
-"""Cheap, lossy news that a resource may have changed. It starts a reconcile and decides nothing: an
-event is only a hint. Triggers that arrive twice, late or never do no harm.
+"""A cheap, lossy signal that a resource may have changed. It starts a reconcile and decides
+nothing: an event is only a hint. Triggers that arrive twice, late or never do no harm.
 """
 
 

@@ -143,7 +143,7 @@ class Reconciler:
             decision = decide(case)
             self._reporter.duplicates(volume, case.duplicates)
             try:
-                in_sync &= await self._act(item, volume, decision, reading)
+                in_sync &= await self._carry_out(item, volume, decision, reading)
             except (Again, Refused) as error:
                 # A failure of one volume must not block the others of the resource.
                 failed = error
@@ -159,14 +159,14 @@ class Reconciler:
             after = WATCH_DELAY_FIRST if age < WATCH_DELAY_SHORT else RECHECK_AFTER
             self._queue.add(item.key, after=after, since=item.since, source=item.source)
 
-    async def _act(
+    async def _carry_out(
         self, item: WorkItem[ResourceName], volume: Volume, decision: Decision, reading: Reading
     ) -> bool:
         """Act on a decision. Returns whether nothing had to be changed."""
         self._reporter.report(volume, decision)
         match decision:
             case InSync() | Skipped() | Refusal():
-                self._retries.settled(volume.name)
+                self._retries.volume_in_sync(volume.name)
                 return True
             case Deferred():
                 self._retries.defer(item, volume, decision)

@@ -58,7 +58,7 @@ from linstor_affinity_events.model.steps import (
 log = logging.getLogger(__name__)
 
 RELIED_ON_AFTER = 60.0
-"""After this time somebody may rely on policy Retain of a marked volume."""
+"""After this time a user may rely on policy Retain of a marked volume."""
 
 CLAIM_FRESH_FOR = 0.1
 
@@ -94,7 +94,7 @@ class ReplacementRun:
                 case Failed():
                     raise self._failed(after)
             if isinstance(result, Failure):
-                _tell(step, after, result.error)
+                _log(step, after, result.error)
                 if isinstance(result.error, Again) and not isinstance(result.error, Conflict):
                     await asyncio.sleep(max(delays.next(), result.error.after or 0.0))
 
@@ -227,7 +227,7 @@ class ReplacementRun:
 
     async def _read_claim_at_rest(self) -> ClaimRead:
         """Read the claim once csi-resizer is done with it, or has taken too long. The volume binder
-        calls a claim Lost if somebody writes to it in the milliseconds without its volume.
+        calls a claim Lost if another client writes to it in the milliseconds without its volume.
         """
         if self._resized_by is None:
             self._resized_by = self._clock() + RESIZE_AT_MOST
@@ -256,8 +256,8 @@ class ReplacementRun:
         return Recreated(pv=made, asked_for=then.body, waited=waited)
 
 
-def _tell(step: Step, after: Progress, error: Again | Refused) -> None:
-    """Log an error after which the replacement goes on in another way."""
+def _log(step: Step, after: Progress, error: Again | Refused) -> None:
+    """Log an error after which the replacement continues in another way."""
     about = facts(pv=after.entry.pv, error=error)
     match step:
         case _ if not isinstance(error, Refused):

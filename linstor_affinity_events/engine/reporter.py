@@ -35,7 +35,7 @@ CHANGED_AFTER = 300.0
 REMIND_AFTER = 45 * 60.0
 """The API server drops Events after an hour, unless --event-ttl says otherwise."""
 
-KEPT_CHANGES = 100
+MOST_CHANGES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Reporter:
         self._notices, self._telemetry, self._now = notices, telemetry, now
         self.out_of_sync: dict[PvName, OutOfSync] = {}
         self._advised: dict[tuple[PvName, str], str] = {}
-        self.latest: deque[Changed] = deque(maxlen=KEPT_CHANGES)
+        self.latest: deque[Changed] = deque(maxlen=MOST_CHANGES)
         """The last changes, the newest last."""
 
     def is_reported(self, volume: Volume, decision: Decision) -> bool:

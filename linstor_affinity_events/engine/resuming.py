@@ -55,7 +55,7 @@ class Resuming:
         for name in due[:RESUMED_AT_ONCE]:
             unfinished.trying(name)
             key, absent = unfinished.pending.get(name), self._index.get(name) is None
-            if key is not None and absent and not unfinished.can_tell_owner(name, key):
+            if key is not None and absent and not unfinished.knows_owner(name, key):
                 failed = Unreachable("not all journal entries have been listed yet")
                 continue
             try:

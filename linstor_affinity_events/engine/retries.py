@@ -62,7 +62,7 @@ class Retries:
         self._failing.pop(resource, None)
         self._failing_since.pop(resource, None)
 
-    def settled(self, name: PvName) -> None:
+    def volume_in_sync(self, name: PvName) -> None:
         """The volume needs nothing more."""
         self._waiting.pop(name, None)
 
@@ -83,7 +83,7 @@ class Retries:
             delay = min(delay, most) if urgent else most
         self._telemetry.reconcile_failed("Unexpected" if error is None else type(error).__name__)
         if error is not None:
-            # A conflict is expected when somebody else writes first; a lasting failure was logged
+            # A conflict is expected when another client writes first; a lasting failure was logged
             # when it began.
             expected = isinstance(error, Conflict) or not first
             log.log(

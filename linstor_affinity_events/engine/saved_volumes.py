@@ -79,8 +79,8 @@ class SavedVolumes:
         """
         for number, text in definition.saved.items():
             where, known = (definition.resource, number), sha256(text.encode()).digest()
-            # Never take over twice one that could not be dropped: by now somebody may have deleted
-            # the volume.
+            # Never take over twice one that could not be dropped: by now another client may have
+            # deleted the volume.
             if self._done.get(where) != known:
                 try:
                     if not await self._take_over(definition, number, text):
@@ -142,7 +142,8 @@ class SavedVolumes:
         entry = _entry(saved, key, uid_of(pv))
         policy = entry.policy
         if is_terminating(pv):
-            # The entry alone must not undo somebody's deletion, so the volume says it as well.
+            # The entry alone must not undo another client's deletion, so the volume says it as
+            # well.
             if patch := adoption_patch(pv, policy):
                 await self._volumes.patch(name_of(pv), patch)
             await self._adopt(entry)

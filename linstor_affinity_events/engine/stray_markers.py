@@ -49,7 +49,7 @@ async def unmark_without_entry(
             f"annotation {MARKER_ANNOTATION} says what to restore; see "
             "docs/reliability.md",
         )
-    # If its claim went while it said Retain, somebody may have relied on that.
+    # If its claim went while it said Retain, a user may have relied on that.
     unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
     await dependencies.volumes.patch(name_of(pv), unmarked.patch)
     if not unmarked.retained:

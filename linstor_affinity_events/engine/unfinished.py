@@ -125,8 +125,8 @@ class Unfinished:
         """
         self.originals.outdate()
 
-    def can_tell_owner(self, name: PvName, key: VolumeKey) -> bool:
-        """Whether enough is known to tell whose an absent volume is. The only absent volume for a
+    def knows_owner(self, name: PvName, key: VolumeKey) -> bool:
+        """Whether enough is known to decide whose an absent volume is. The only absent volume for a
         LINSTOR volume goes to the claim in its entry, so all entries must have been listed, unless
         it was observed, or csi-provisioner named the resource after the claim.
         """
@@ -181,8 +181,8 @@ class Unfinished:
         self.without_entry(name)
 
     def without_entry(self, name: PvName) -> None:
-        """There is no entry, or no valid one. It may be back, and another one, by somebody else: so
-        what was observed of the volume stays until the volume is there.
+        """There is no entry, or no valid one. It may be back, and another one, by another client:
+        so what was observed of the volume stays until the volume is there.
         """
         self.pending.discard(name)
         self._left_alone.pop(name, None)

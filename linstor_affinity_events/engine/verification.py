@@ -20,8 +20,8 @@ async def verified(
     if step.verified or made is None or not step.recreated:
         return True
     checks = list[Awaitable[bool | None]]()
-    # A volume that another run recreated was verified there; an entry that somebody else wrote must
-    # not make a worker wait.
+    # A volume that another run recreated was verified there; an entry that another client wrote
+    # must not make a worker wait.
     if step.outcome is Outcome.DONE and (progress.removed or progress.asked_for is not None):
         before = progress.claim_before
         checks.append(dependencies.guard.verify_bound(entry, before, made, volume_watch))

@@ -22,7 +22,7 @@ from linstor_affinity_events.model.recreation import copy_for_create
 _NOT_TAKEN_OVER = frozenset({"claimRef", "nodeAffinity", "persistentVolumeReclaimPolicy"})
 
 
-_NOT_THEIRS = frozenset({SKIP_RECLAIM_ANNOTATION, BOUND_BY_CONTROLLER})
+_SET_BY_US = frozenset({SKIP_RECLAIM_ANNOTATION, BOUND_BY_CONTROLLER})
 """Annotations that change because of us: the binder sets bound-by-controller when it restores the
 claimRef that we detached.
 """
@@ -31,8 +31,9 @@ claimRef that we detached.
 def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     """`wanted` with the changes that others made to the marked original since.
 
-    Every difference outside our replacement markers is somebody's change, because `wanted` began as
-    a copy. Missing finalizers are a consequence of the deletion and return; new ones count.
+    Every difference outside our replacement markers is another client's change, because `wanted`
+    began as a copy. Missing finalizers are a consequence of the deletion and return; new ones
+    count.
     """
     fresh = copy_for_create(seen)
     spec = {k: v for k, v in fresh["spec"].items() if k not in _NOT_TAKEN_OVER}
@@ -42,10 +43,10 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     # Items of a paged list have no kind and apiVersion; that is nobody's change.
     named = {key: wanted[key] for key in ("apiVersion", "kind") if key in wanted}
     result = {**fresh, **named, "spec": spec}
-    theirs = annotations_of(fresh)
-    kept = {k for k in theirs if k in _NOT_THEIRS or _gives_away(k, theirs[k])}
-    annotations = {k: v for k, v in theirs.items() if k not in kept}
-    annotations |= {k: v for k, v in annotations_of(wanted).items() if k in _NOT_THEIRS | kept}
+    given = annotations_of(fresh)
+    ours = {k for k in given if k in _SET_BY_US or _gives_away(k, given[k])}
+    annotations = {k: v for k, v in given.items() if k not in ours}
+    annotations |= {k: v for k, v in annotations_of(wanted).items() if k in _SET_BY_US | ours}
     had = finalizers_of(wanted)
     finalizers = had + [f for f in finalizers_of(fresh) if f not in had]
     metadata = {
@@ -65,11 +66,11 @@ def _gives_away(key: str, value: str) -> bool:
     return key in PROVISIONERS and value != DRIVER
 
 
-def as_rehearsed(wanted: Manifest, rehearsed: Manifest) -> dict[str, Any]:
+def as_shown_by_dry_run(wanted: Manifest, dry_run_result: Manifest) -> dict[str, Any]:
     """What a dry run has shown, with the claim, policy and affinity that are wanted by now."""
-    spec = {k: v for k, v in rehearsed["spec"].items() if k not in _NOT_TAKEN_OVER}
+    spec = {k: v for k, v in dry_run_result["spec"].items() if k not in _NOT_TAKEN_OVER}
     spec |= {k: v for k, v in wanted["spec"].items() if k in _NOT_TAKEN_OVER}
-    return {**rehearsed, "spec": spec}
+    return {**dry_run_result, "spec": spec}
 
 
 _ADDED = frozenset({"labels", "annotations", "ownerReferences"})

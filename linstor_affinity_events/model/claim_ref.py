@@ -64,8 +64,8 @@ def tombstone_patch(manifest: Manifest) -> Patch:
     """Detach the claimRef: it names a claim that does not exist, uid and namespace unchanged. Then
     the binder does not change the real claim when the volume is removed.
 
-    The volume becomes Released. If somebody set policy Delete then, the provisioner would delete
-    the data; so the same write removes its finalizer, as would happen a little later anyway.
+    The volume becomes Released. If another client set policy Delete then, the provisioner would
+    delete the data; so the same write removes its finalizer, as would happen a little later anyway.
     """
     patch: Patch = {"spec": {"claimRef": {"name": tombstone_name(manifest)}}}
     finalizers = finalizers_of(manifest)
@@ -77,7 +77,7 @@ def tombstone_patch(manifest: Manifest) -> Patch:
 
 
 def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
-    """Whether somebody wrote a claimRef that is neither that of `claim` nor our tombstone."""
+    """Whether another client wrote a claimRef that is neither that of `claim` nor our tombstone."""
     named = claim_of(manifest)
     if named == claim:
         return False
@@ -87,7 +87,7 @@ def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
 
 
 def with_claim_of(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
-    """`wanted` with the claimRef that somebody wrote on the original meanwhile."""
+    """`wanted` with the claimRef that another client wrote on the original meanwhile."""
     spec = {k: v for k, v in wanted["spec"].items() if k != "claimRef"}
     if seen["spec"].get("claimRef"):
         spec["claimRef"] = seen["spec"]["claimRef"]

@@ -269,7 +269,7 @@ def _policy_known(case: Case) -> Decision | None:
     return None
 
 
-def _data_in_sight(case: Case) -> Decision | None:
+def _has_no_data(case: Case) -> Decision | None:
     if case.definition is None or case.placement is None:
         return Refusal(
             Reason.UNKNOWN_RESOURCE,
@@ -360,7 +360,7 @@ class Rule:
 
 _WHERE_TO = (
     Rule("its remote access policy is valid", _policy_known),
-    Rule("a replica has data, and LINSTOR lists its node", _data_in_sight),
+    Rule("a replica has data, and LINSTOR lists its node", _has_no_data),
     Rule("all nodes with data have the labels that its policy needs", _labels_there),
 )
 

@@ -46,7 +46,7 @@ class State(StrEnum):
     """How far a replacement may have progressed."""
 
     PREPARED = "prepared"
-    """Nothing is deleted yet: an observed deletion is somebody else's."""
+    """Nothing is deleted yet: an observed deletion is another client's."""
 
     DELETING = "deleting"
     """We may have deleted it."""
@@ -88,7 +88,7 @@ class JournalEntry:
         return replace(self, state=State.DELETING)
 
     def prepared(self) -> "JournalEntry":
-        """Back to `prepared`: the deletion turned out to be somebody else's."""
+        """Back to `prepared`: the deletion turned out to be another client's."""
         return replace(self, state=State.PREPARED)
 
     def wanting(self, wanted: Manifest) -> "JournalEntry":

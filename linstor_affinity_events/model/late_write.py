@@ -15,9 +15,9 @@ def late_patch(
     wanted: Manifest, last: Manifest, now: Manifest, *, rebound_from: ClaimName | None
 ) -> Patch | None:
     """What `now`, created as `wanted`, lacks of the `last` version of the original, as a guarded
-    merge patch; None if nothing. Fields of `now` that differ from `wanted` stay: somebody changed
-    them meanwhile, or it was recreated with policy Retain. A claimRef that somebody wrote in place
-    of `rebound_from` is copied as a whole.
+    merge patch; None if nothing. Fields of `now` that differ from `wanted` stay: another client
+    changed them meanwhile, or it was recreated with policy Retain. A claimRef that another client
+    wrote in place of `rebound_from` is copied as a whole.
     """
     target = taken_over(wanted, last)
     if rebound(last, rebound_from):

@@ -56,7 +56,7 @@ def is_safe_to_release(manifest: Manifest) -> bool:
 def is_ours_to_delete(manifest: Manifest) -> bool:
     """Whether something on the volume says that this service is replacing it: our finalizer, or the
     annotation with the original values, written by our own field manager. Without either, a
-    volume that is being deleted is deleted by somebody else, whatever a journal entry says.
+    volume that is being deleted is deleted by another client, whatever a journal entry says.
     """
     return FINALIZER in finalizers_of(manifest) or _wrote_marker(manifest)
 
@@ -94,7 +94,7 @@ def mark_patch(manifest: Manifest) -> Patch:
     skip = annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
     finalizers = finalizers_of(manifest)
     terminating = is_terminating(manifest)
-    # Marked before, and somebody removed a part: the first original values count.
+    # Marked before, and another client removed a part: the first original values count.
     known = marker_of(manifest) if FINALIZER in finalizers or terminating else None
     if known is not None:
         policy, skip = known[0] if policy == RETAIN else policy, known[1]
@@ -154,7 +154,7 @@ def unmarking(
     decide the policy of a volume. `keep` leaves Retain, and so does a journal entry with that
     policy (`recorded`), whatever the markers say.
 
-    A policy that somebody else has set meanwhile stays.
+    A policy that another client has set meanwhile stays.
     """
     finalizers = [f for f in finalizers_of(manifest) if f != FINALIZER]
     if (

@@ -57,8 +57,8 @@ def has_class_of(wanted: Manifest, claim: Manifest) -> bool:
     """Whether volume and claim have the same StorageClass, as all that are bound have. Otherwise a
     volume could get what a class gives that its claim may not use.
     """
-    ours, theirs = (each["spec"].get("storageClassName") or "" for each in (wanted, claim))
-    return ours == theirs
+    ours, actual = (each["spec"].get("storageClassName") or "" for each in (wanted, claim))
+    return ours == actual
 
 
 def was_seen_as_its_own(entry: JournalEntry, original: Original | None) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
-from linstor_affinity_events.model.changes import as_rehearsed
+from linstor_affinity_events.model.changes import as_shown_by_dry_run
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, skip_reclaim_of, uid_of
 from linstor_affinity_events.model.markers import Before, is_marked
@@ -159,7 +159,7 @@ class Progress:
     own: bool = False
     """Whether everything so far was done in this run."""
 
-    rehearsed: Manifest | None = None
+    dry_run_result: Manifest | None = None
     """What a dry run has shown that Kubernetes would create, if this run began it."""
 
     written: JournalEntry | None = None
@@ -244,7 +244,7 @@ def begin(
         observation=observation,
         holder=holder,
         own=own,
-        rehearsed=entry.wanted,
+        dry_run_result=entry.wanted,
         written=replace(entry, version=""),
         tried=replace(entry, version=""),
     )
@@ -415,7 +415,7 @@ def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished:
             observation=replace(progress.observation, pv=pv),
             then=UnmarkWithoutEntry(),
         )
-    # An entry that differs from what we wrote is somebody else's.
+    # An entry that differs from what we wrote is another client's.
     own = progress.own and replace(entry, version="") in (progress.written, progress.tried)
     another = _deleted_by_another(progress, pv, entry)
     observation = Observation(
@@ -483,7 +483,7 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
             return replace(progress, rejected=error)
         case Mark() | Save() if progress.entry.state is State.PREPARED:
             return replace(progress, rejected=error)
-        case Create(body) if progress.own and body != progress.rehearsed:
+        case Create(body) if progress.own and body != progress.dry_run_result:
             # What others changed since the dry run may be why. The volume exists first; what is
             # left out is added to it as a late write, which Kubernetes may refuse on its own.
             retreat = without_changes_of_others(progress)
@@ -493,7 +493,7 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
         case Create() if progress.own:
             # Only a volume that this run removed, and that Kubernetes refuses as it would have
             # accepted it before, blocks other replacements. Anything else may be caused by
-            # somebody who writes journal entries or annotations.
+            # another client who writes journal entries or annotations.
             return Failed(progress=progress, error=error, stuck=True, blocking=True)
         case Create() | Remove() | Mark() | Save() | ReadClaim() | AwaitBinder():
             return Failed(progress=progress, error=error, stuck=True)
@@ -504,7 +504,7 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
 def without_changes_of_others(progress: Progress) -> JournalEntry:
     """The entry that asks for what a dry run has shown that Kubernetes would create."""
     entry = progress.entry
-    if progress.rehearsed is None:
+    if progress.dry_run_result is None:
         return entry
-    wanted = as_rehearsed(entry.wanted, progress.rehearsed)
+    wanted = as_shown_by_dry_run(entry.wanted, progress.dry_run_result)
     return entry if wanted == entry.wanted else entry.wanting(wanted)

@@ -105,7 +105,7 @@ class Observation:
     """Patterns of further finalizers that a volume in replacement may have."""
 
     created: bool = False
-    """Whether this run created the new volume: if it is absent, somebody deleted it."""
+    """Whether this run created the new volume: if it is absent, another client deleted it."""
 
     others: tuple[PvName, ...] = ()
     """The other volumes for the same LINSTOR volume, if this one is absent; if it was observed to
@@ -119,7 +119,7 @@ def next_step(entry: JournalEntry, observation: Observation) -> Step:
     """
     step = _next_step(entry, observation)
     if isinstance(step, Create) and not observation.uninterrupted:
-        # No volume with another finalizer is replaced, so somebody wrote it into the entry.
+        # No volume with another finalizer is replaced, so another client wrote it into the entry.
         unknown = unknown_finalizers(finalizers_of(step.body), observation.allowed_finalizers)
         return Create(without_finalizers(step.body, unknown))
     return step
@@ -229,11 +229,11 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
         wanted = entry.wanting(taken_over(entry.wanted, pv))
         if entry.state is State.PREPARED:
             return Save(wanted.deleting())
-        # Save the entry before deleting, so that others can tell our deletion from a user's.
+        # Save the entry before deleting, so that others can distinguish our deletion from a user's.
         return Delete() if observation.taken and wanted == entry else Save(wanted)
     if whole or has_any_marker(pv):
-        # Somebody changed it, or removed a part of what makes the deletion harmless: remove the
-        # rest. The entry first: a deletion from now on is not ours.
+        # Another client changed it, or removed a part of what makes the deletion harmless: remove
+        # the rest. The entry first: a deletion from now on is not ours.
         if entry.state is State.DELETING:
             return Save(entry.prepared())
         return _unmark(entry, pv, observation, Outcome.ROLLED_BACK)
@@ -260,7 +260,7 @@ def rolled_back(
     entry: JournalEntry, pv: Manifest, observation: Observation, outcome: Outcome
 ) -> Unmark:
     """Remove our markers. If the claim went while they set Retain, and another run was involved,
-    somebody may have relied on that: Retain stays. The claim is known unless it is all one run.
+    a user may have relied on that: Retain stays. The claim is known unless it is all one run.
     """
     gone = entry.user is not None and (
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)

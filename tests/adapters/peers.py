@@ -17,7 +17,7 @@ from tests.fakes.linstor_server import LinstorWorld
 
 T = TypeVar("T")
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 SPEED = 100
 CLOSED = "http://127.0.0.1:1"
 """Where nobody listens."""
@@ -52,14 +52,14 @@ def loads(url: str, *, token: str = "") -> LoadConfiguration:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for what has no event of its own."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not holds():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.001)
 
 
 @asynccontextmanager
-async def silent_peer() -> AsyncIterator[str]:
-    """Somebody who takes every connection and never says a word."""
+async def unresponsive_peer() -> AsyncIterator[str]:
+    """A peer that accepts every connection and never responds."""
     writers: list[asyncio.StreamWriter] = []
     hung_up: list[asyncio.Event] = []
 
@@ -83,18 +83,18 @@ async def silent_peer() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def answering(
+async def serving(
     status: int = 200, body: bytes = b"{}", headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[str, list[web.Request]]]:
-    """Somebody who answers everything in the same way, and what was asked."""
+    """A peer that responds to everything in the same way, and its requests."""
     heard: list[web.Request] = []
 
-    async def answer(request: web.Request) -> web.Response:
+    async def respond(request: web.Request) -> web.Response:
         heard.append(request)
         return web.Response(status=status, body=body, headers=headers)
 
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", respond)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -146,8 +146,8 @@ class _HastyLoop(asyncio.SelectorEventLoop):
 def hurried(story: Callable[[], Awaitable[T]], *, speed: float = SPEED) -> T:
     """Run a story in which a minute takes 0.6 s, for what is only seen after long waits."""
 
-    async def told() -> T:
+    async def reported() -> T:
         return await story()
 
     with asyncio.Runner(loop_factory=partial(_HastyLoop, speed)) as runner:
-        return runner.run(told())
+        return runner.run(reported())

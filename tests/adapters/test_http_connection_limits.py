@@ -22,9 +22,9 @@ from linstor_affinity_events.adapters.http.connection_limits import (
 )
 from tests.adapters.test_http_endpoints import BIND, LOOPBACK, asked, listening
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
-CROWD = """
+MANY_CLIENTS = """
 import resource, socket, sys
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -44,17 +44,17 @@ def descriptors() -> int:
 
 
 @asynccontextmanager
-async def crowd(port: int, number: int, sent: str = "") -> AsyncIterator[None]:
+async def many_clients(port: int, number: int, sent: str = "") -> AsyncIterator[None]:
     """Another process that opens so many connections, sends that much on each, and waits."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", CROWD, str(port), str(number), sent),
+        *(sys.executable, "-c", MANY_CLIENTS, str(port), str(number), sent),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             assert await process.stdout.readline() == b"there\n"
             # Connections are taken in their order: all of these before this one.
             assert (await asked(port, "/healthz"))[0] == 200
@@ -80,29 +80,31 @@ IDLE = ["", "GET /healthz HTTP/1.1|Host: x|", "GET /metrics HTTP/1.1|Host: x||"]
 
 
 @pytest.mark.parametrize("sent", IDLE, ids=["nothing", "half-a-head", "a-request"])
-async def test_idle_connections_keep_nobody_from_being_answered(sent: str) -> None:
+async def test_idle_connections_do_not_block_other_clients(sent: str) -> None:
     async with listening() as endpoints:
         port, before = endpoints.ports[BIND], descriptors()
 
-        async with crowd(port, 500, sent):
+        async with many_clients(port, 500, sent):
             for _ in range(10):
                 assert (await asked(port, "/healthz"))[0] == 200
 
             assert descriptors() <= before + MOST_CONNECTIONS + 2 * ACCEPT_AT_ONCE
 
 
-async def test_idle_connections_leave_us_descriptors_for_our_own(few_descriptors: int) -> None:
+async def test_idle_connections_leave_descriptors_for_the_service_itself(
+    few_descriptors: int,
+) -> None:
     async with (
         listening() as endpoints,
         listening() as elsewhere,
-        crowd(endpoints.ports[BIND], 500),
+        many_clients(endpoints.ports[BIND], 500),
         aiohttp.ClientSession() as session,
     ):
         assert descriptors() < few_descriptors - 20
         url = f"http://{LOOPBACK}:{elsewhere.ports[BIND]}/healthz"
-        answers = await asyncio.gather(*(fetched(session, url) for _ in range(8)))
+        responses = await asyncio.gather(*(fetched(session, url) for _ in range(8)))
 
-    assert answers == [200] * 8
+    assert responses == [200] * 8
 
 
 async def fetched(session: aiohttp.ClientSession, url: str) -> int:
@@ -110,12 +112,12 @@ async def fetched(session: aiohttp.ClientSession, url: str) -> int:
         return response.status
 
 
-async def test_a_peer_is_not_crowded_out_by_another() -> None:
+async def test_one_peer_cannot_use_up_the_connections_of_another() -> None:
     async with listening() as endpoints:
         port = endpoints.ports[BIND]
         reader, writer = await asyncio.open_connection(LOOPBACK, port, local_addr=("127.0.0.2", 0))
         try:
-            async with crowd(port, 500):
+            async with many_clients(port, 500):
                 writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         finally:
@@ -130,17 +132,17 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("path", ["/healthz", "/nothing"])
-async def test_one_connection_is_answered_once_however_much_it_asks(path: str) -> None:
+async def test_one_connection_is_served_one_request(path: str) -> None:
     """Thousands of requests in one go would keep everything else waiting."""
     async with listening() as endpoints:
         reader, writer = await asyncio.open_connection(LOOPBACK, endpoints.ports[BIND])
         try:
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 100)
-            answered = await reader.read()
+            responded = await reader.read()
         finally:
             writer.close()
 
-    assert answered.count(b"HTTP/1.1 ") == 1
+    assert responded.count(b"HTTP/1.1 ") == 1
 
 
 HEAD = b" /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -175,7 +177,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_others_have_their_turn_whatever_is_sent(flood: str, received: list[int]) -> None:
+async def test_other_tasks_run_whatever_is_sent(flood: str, received: list[int]) -> None:
     repeated, begin = FLOODS[flood]
     sent = begin + repeated * (500_000 // len(repeated))
 
@@ -189,7 +191,7 @@ async def test_others_have_their_turn_whatever_is_sent(flood: str, received: lis
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=repr)
-async def test_a_head_that_does_not_come_ends_the_connection(
+async def test_a_connection_without_request_headers_is_closed(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(connection_limits, "HEAD_TIMEOUT", 0.5)
@@ -204,7 +206,7 @@ async def test_a_head_that_does_not_come_ends_the_connection(
 
         dripping = asyncio.create_task(drip(), name="drip") if sent else None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 ended = await reader.read()
         except ConnectionError:
             ended = b""
@@ -220,7 +222,7 @@ async def test_a_head_that_does_not_come_ends_the_connection(
     ("allowed", "most"),
     [(16, 4), (64, 8), (256, 32), (1024, MOST_CONNECTIONS), (2**20, MOST_CONNECTIONS)],
 )
-def test_the_share_of_others_is_small(
+def test_the_share_of_other_tasks_is_small(
     monkeypatch: pytest.MonkeyPatch, allowed: int, most: int
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))

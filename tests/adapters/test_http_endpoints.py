@@ -32,10 +32,10 @@ async def listening(
     async def status(search: str) -> Mapping[str, Any]:
         return {"search": search}
 
-    answers = EndpointSources(
+    responses = EndpointSources(
         lambda: not_ready or {}, lambda: b"metric 1\n", status, status_for_all=status_for_all
     )
-    endpoints = HttpEndpoints(answers, bind=bind, metrics=metrics)
+    endpoints = HttpEndpoints(responses, bind=bind, metrics=metrics)
     try:
         await endpoints.start()
         yield endpoints
@@ -88,7 +88,7 @@ def elsewhere() -> str:
         (None, False),
     ],
 )
-def test_who_is_on_this_host(peer: object, local: bool) -> None:
+def test_which_peers_are_on_this_host(peer: object, local: bool) -> None:
     assert is_loopback(peer) is local
 
 
@@ -100,7 +100,7 @@ async def test_peers_on_this_host_are_shown_the_status(host: str, path: str) -> 
 
 
 @pytest.mark.parametrize("path", ["/", "/status"])
-async def test_peers_elsewhere_are_not_whatever_they_say_of_themselves(
+async def test_peers_elsewhere_are_not_shown_the_status_whatever_headers_they_send(
     path: str, elsewhere: str
 ) -> None:
     said = {"X-Forwarded-For": LOOPBACK, "X-Real-IP": LOOPBACK, "Forwarded": f"for={LOOPBACK}"}
@@ -115,7 +115,7 @@ async def test_peers_elsewhere_are_not_whatever_they_say_of_themselves(
     assert probe[0] == 200
 
 
-async def test_peers_elsewhere_are_shown_the_status_where_all_are(elsewhere: str) -> None:
+async def test_peers_elsewhere_are_shown_the_status_if_it_is_open_to_all(elsewhere: str) -> None:
     async with listening(bind=("::", 0), status_for_all=True) as endpoints:
         assert (await asked(endpoints.ports[BIND], "/status", host=elsewhere))[0] == 200
 
@@ -126,17 +126,17 @@ def taken_address() -> tuple[socket.socket, Address]:
     return taken, (LOOPBACK, taken.getsockname()[1])
 
 
-async def test_it_is_alive() -> None:
+async def test_healthz_responds_with_200() -> None:
     async with listening(not_ready={"linstor": "refused"}) as endpoints:
         assert await asked(endpoints.ports[BIND], "/healthz") == (200, "text/plain", "ok\n")
 
 
-async def test_it_is_ready_when_nothing_is_against_it() -> None:
+async def test_readyz_responds_with_200_if_there_is_no_reason_against_it() -> None:
     async with listening() as endpoints:
         assert await asked(endpoints.ports[BIND], "/readyz") == (200, "text/plain", "ok\n")
 
 
-async def test_it_says_all_that_keeps_it_from_being_ready() -> None:
+async def test_readyz_lists_every_reason_for_not_being_ready() -> None:
     against = {"linstor": "refused", "kubernetes persistentvolumes": "not listed yet"}
 
     async with listening(not_ready=against) as endpoints:
@@ -150,7 +150,7 @@ async def test_it_says_all_that_keeps_it_from_being_ready() -> None:
     ]
 
 
-async def test_metrics_are_off_unless_they_have_an_address() -> None:
+async def test_metrics_are_disabled_without_an_address() -> None:
     async with listening() as endpoints:
         status, _, _ = await asked(endpoints.ports[BIND], "/metrics")
 
@@ -179,13 +179,13 @@ async def test_metrics_may_share_the_address() -> None:
         assert (await asked(port, "/healthz"))[0] == 200
 
 
-async def test_metrics_may_be_all_there_is() -> None:
+async def test_metrics_can_be_served_alone() -> None:
     async with listening(bind=None, metrics=ANY) as endpoints:
         assert (await asked(endpoints.ports[METRICS], "/metrics"))[0] == 200
         assert BIND not in endpoints.ports
 
 
-async def test_all_may_be_off() -> None:
+async def test_all_endpoints_can_be_disabled() -> None:
     async with listening(bind=None) as endpoints:
         assert endpoints.ports == {}
 
@@ -196,7 +196,7 @@ async def test_all_addresses_include_those_of_ipv4() -> None:
 
 
 @pytest.mark.parametrize("flag", [BIND, METRICS])
-async def test_an_address_that_is_taken_is_told_with_its_flag(flag: str) -> None:
+async def test_an_address_in_use_is_reported_with_its_flag(flag: str) -> None:
     taken, address = taken_address()
     bind, metrics = (address, None) if flag == BIND else (None, address)
 
@@ -205,13 +205,13 @@ async def test_an_address_that_is_taken_is_told_with_its_flag(flag: str) -> None
             pass
 
 
-async def test_an_address_that_does_not_exist_is_told() -> None:
+async def test_an_address_that_does_not_exist_is_reported() -> None:
     with pytest.raises(BadSettings, match="no-such-host"):
         async with listening(bind=("no-such-host.invalid", 0)):
             pass
 
 
-async def test_after_it_stopped_the_address_is_free() -> None:
+async def test_the_address_is_free_after_the_server_stopped() -> None:
     async with listening() as endpoints:
         port = endpoints.ports[BIND]
 

@@ -34,7 +34,9 @@ def cut(body: bytes, size: int) -> list[bytes]:
 
 
 @given(given=objects, size=st.integers(1, 50), indent=st.sampled_from([None, 0, 3]))
-def test_cut_anywhere_it_is_the_same(given: list[Any], size: int, indent: int | None) -> None:
+def test_an_array_cut_into_chunks_anywhere_is_parsed_the_same(
+    given: list[Any], size: int, indent: int | None
+) -> None:
     body = json.dumps(given, ensure_ascii=False, indent=indent).encode("utf-8", "surrogatepass")
     try:
         body.decode()
@@ -45,7 +47,7 @@ def test_cut_anywhere_it_is_the_same(given: list[Any], size: int, indent: int | 
 
 
 @given(body=st.binary(max_size=200), size=st.integers(1, 20))
-def test_whatever_comes_it_is_an_array_of_objects_or_an_error(body: bytes, size: int) -> None:
+def test_any_input_is_an_array_of_objects_or_an_error(body: bytes, size: int) -> None:
     try:
         found = taken(cut(body, size))
     except Unreachable:
@@ -64,23 +66,23 @@ def test_whatever_comes_it_is_an_array_of_objects_or_an_error(body: bytes, size:
     ],
     ids=lambda body: repr(body[:20]),
 )
-def test_anything_else_is_refused(body: bytes) -> None:
+def test_anything_else_is_rejected(body: bytes) -> None:
     for size in (1000, 7):
         with pytest.raises(Unreachable):
             taken(cut(body, size))
 
 
-def test_the_answer_is_named_and_shown() -> None:
+def test_the_error_names_the_response_and_quotes_it() -> None:
     with pytest.raises(Unreachable, match=r"LINSTOR did not return a list of objects \('<html>"):
         taken([b"<html>"])
 
 
-def test_an_element_without_end_is_given_up() -> None:
+def test_an_element_without_end_is_rejected() -> None:
     with pytest.raises(Unreachable):
         taken([b'[{"a": "', *[b"x" * 1000] * 50], longest=10_000)
 
 
-def test_an_element_in_many_pieces_is_not_begun_anew_with_each() -> None:
+def test_an_element_in_many_chunks_is_not_parsed_again_with_each() -> None:
     class Counting(Objects):
         tries = 0
 

@@ -75,7 +75,7 @@ async def serving(authority: trustme.CA, token: str, *, port: int = 0) -> AsyncI
         yield server
 
 
-async def test_a_token_that_is_rotated_is_read_anew(
+async def test_a_rotated_token_is_read_again(
     monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, account: Account
 ) -> None:
     async with serving(authority, "old") as server, in_a_pod(monkeypatch, server, account) as api:
@@ -92,7 +92,7 @@ async def test_a_token_that_is_rotated_is_read_anew(
     assert [request.status for request in server.log.latest] == [401, 200]
 
 
-async def test_a_watch_that_is_turned_away_is_opened_with_the_new_token(
+async def test_a_rejected_watch_is_opened_with_the_new_token(
     monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, account: Account
 ) -> None:
     async with serving(authority, "old") as server, in_a_pod(monkeypatch, server, account) as api:
@@ -108,7 +108,7 @@ async def test_a_watch_that_is_turned_away_is_opened_with_the_new_token(
             assert server.open_watches == 1
 
 
-async def test_an_account_that_is_gone_for_a_moment_is_read_again(
+async def test_service_account_files_missing_for_a_moment_are_read_again(
     monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, account: Account
 ) -> None:
     async with serving(authority, "old") as server, in_a_pod(monkeypatch, server, account) as api:
@@ -122,7 +122,7 @@ async def test_an_account_that_is_gone_for_a_moment_is_read_again(
         assert (await api.get(VOLUMES))["kind"] == "PersistentVolumeList"
 
 
-async def test_an_authority_that_is_rotated_is_read_anew(
+async def test_a_rotated_ca_is_read_again(
     monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, account: Account
 ) -> None:
     """The API server's own certificate is of another authority after a restart."""

@@ -1,4 +1,4 @@
-"""The Kubernetes API server: what becomes of every answer, and of none."""
+"""The Kubernetes API server: what becomes of every response, and of none."""
 
 import asyncio
 import gzip
@@ -28,7 +28,7 @@ from linstor_affinity_events.errors import (
     Missing,
     Unreachable,
 )
-from tests.adapters.peers import CLOSED, answering, hurried, loads, running, silent_peer
+from tests.adapters.peers import CLOSED, hurried, loads, running, serving, unresponsive_peer
 from tests.contracts.manifests import affinity, volume
 from tests.fakes.kube_server import FakeCluster, KubeServer
 
@@ -77,7 +77,7 @@ def load_from(path: Path, *, server: str = "") -> LoadConfiguration:
         (307, Unreachable),
     ],
 )
-async def test_every_bad_answer_says_what_to_do_next(
+async def test_every_error_response_maps_to_the_next_step(
     api: KubeApi, kube: KubeServer, status: int, kind: type[AffinityEventsError]
 ) -> None:
     kube.faults.add(status=status, times=2)
@@ -90,7 +90,7 @@ async def test_every_bad_answer_says_what_to_do_next(
 
 
 @pytest.mark.parametrize(("status", "after"), [(429, 7), (503, 1), (503, None)])
-async def test_the_server_says_when_to_come_again(
+async def test_retry_after_is_respected(
     api: KubeApi, kube: KubeServer, status: int, after: int | None
 ) -> None:
     kube.faults.add(status=status, retry_after=after)
@@ -105,8 +105,8 @@ async def test_the_server_says_when_to_come_again(
     ("given", "after"),
     [("86400", 60.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("²", None)],
 )
-async def test_no_server_can_make_us_wait_for_long(given: str, after: float | None) -> None:
-    async with answering(429, headers={"Retry-After": given}) as (url, _), api_at(url) as api:
+async def test_retry_after_is_capped(given: str, after: float | None) -> None:
+    async with serving(429, headers={"Retry-After": given}) as (url, _), api_at(url) as api:
         with pytest.raises(Again) as raised:
             await api.get(PV)
 
@@ -114,7 +114,7 @@ async def test_no_server_can_make_us_wait_for_long(given: str, after: float | No
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_what_is_to_be_asked_for_later_is_not_asked_for_sooner(
+async def test_a_request_with_retry_after_is_not_repeated_sooner(
     api: KubeApi, kube: KubeServer, status: int
 ) -> None:
     """By whomever; everything else goes on."""
@@ -132,7 +132,7 @@ async def test_what_is_to_be_asked_for_later_is_not_asked_for_sooner(
     assert [request.status for request in kube.log.latest] == [status, 404]
 
 
-async def test_a_creation_to_be_asked_for_later_keeps_no_other_one_waiting(
+async def test_a_creation_with_retry_after_does_not_delay_others(
     api: KubeApi, kube: KubeServer
 ) -> None:
     kube.faults.add(status=429, retry_after=30)
@@ -145,7 +145,7 @@ async def test_a_creation_to_be_asked_for_later_keeps_no_other_one_waiting(
         await api.create(VOLUMES, volume("pv-1"), dry_run=True)
 
 
-async def test_a_watch_to_be_asked_for_later_is_not_asked_for_sooner(
+async def test_a_watch_with_retry_after_is_not_opened_sooner(
     api: KubeApi, kube: KubeServer
 ) -> None:
     kube.faults.add(status=429, retry_after=30)
@@ -157,7 +157,7 @@ async def test_a_watch_to_be_asked_for_later_is_not_asked_for_sooner(
     assert len(kube.log.latest) == 1
 
 
-def test_after_the_time_that_was_asked_for_it_is_asked_for_again() -> None:
+def test_a_request_is_repeated_after_retry_after() -> None:
     async def story() -> Any:
         async with KubeServer(FakeCluster()) as kube, api_at(kube.url) as api:
             kube.faults.add(status=429, retry_after=30)
@@ -169,7 +169,7 @@ def test_after_the_time_that_was_asked_for_it_is_asked_for_again() -> None:
     assert hurried(story)["kind"] == "PersistentVolumeList"
 
 
-async def test_a_refusal_names_the_fields(api: KubeApi, cluster: FakeCluster) -> None:
+async def test_a_rejection_names_the_fields(api: KubeApi, cluster: FakeCluster) -> None:
     cluster.create("persistentvolumes", volume("pv-1", nodeAffinity=affinity("n1")))
 
     with pytest.raises(Invalid, match="immutable") as raised:
@@ -178,7 +178,7 @@ async def test_a_refusal_names_the_fields(api: KubeApi, cluster: FakeCluster) ->
     assert raised.value.fields == ("nodeAffinity",)
 
 
-async def test_an_error_is_not_asked_for_twice(api: KubeApi, kube: KubeServer) -> None:
+async def test_a_failed_request_is_not_repeated(api: KubeApi, kube: KubeServer) -> None:
     kube.faults.add(status=500, times=5)
 
     with pytest.raises(Unreachable):
@@ -187,7 +187,7 @@ async def test_an_error_is_not_asked_for_twice(api: KubeApi, kube: KubeServer) -
     assert len(kube.log.matching("POST")) == 1
 
 
-async def test_a_connection_that_is_cut_is_told_and_nothing_sent_again(
+async def test_a_broken_connection_is_reported_and_the_request_not_repeated(
     api: KubeApi, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     kube.faults.add(method="POST", drop_after=True)
@@ -199,22 +199,24 @@ async def test_a_connection_that_is_cut_is_told_and_nothing_sent_again(
     assert cluster.get("persistentvolumes", "pv-1") is not None
 
 
-async def test_a_server_that_is_not_there_is_told() -> None:
+async def test_an_unreachable_server_is_reported() -> None:
     async with api_at(CLOSED) as api:
         with pytest.raises(Unreachable):
             await api.get(PV)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b"null", b"[" * 10_000])
-async def test_a_good_answer_of_a_wrong_shape_is_none(body: bytes) -> None:
-    async with answering(200, body) as (url, _), api_at(url) as api:
+async def test_a_successful_response_of_the_wrong_shape_is_an_error(body: bytes) -> None:
+    async with serving(200, body) as (url, _), api_at(url) as api:
         with pytest.raises(Unreachable):
             await api.get(PV)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>bad gateway", b"null"])
-async def test_a_bad_answer_that_kubernetes_did_not_write_counts_by_its_status(body: bytes) -> None:
-    async with answering(404, body) as (url, _), api_at(url) as api:
+async def test_an_error_response_not_written_by_kubernetes_counts_by_its_status(
+    body: bytes,
+) -> None:
+    async with serving(404, body) as (url, _), api_at(url) as api:
         with pytest.raises(AffinityEventsError) as raised:
             await api.get(PV)
 
@@ -233,25 +235,25 @@ async def test_a_bad_answer_that_kubernetes_did_not_write_counts_by_its_status(b
     ],
     ids=str,
 )
-async def test_a_refusal_of_a_wrong_shape_is_a_refusal_all_the_same(body: Any) -> None:
-    async with answering(422, json.dumps(body).encode()) as (url, _), api_at(url) as api:
+async def test_a_rejection_of_the_wrong_shape_is_still_a_rejection(body: Any) -> None:
+    async with serving(422, json.dumps(body).encode()) as (url, _), api_at(url) as api:
         with pytest.raises(Invalid):
             await api.patch(PV, {})
 
 
-async def test_a_body_that_unpacks_without_end_is_cut_off() -> None:
+async def test_a_decompression_bomb_is_cut_off() -> None:
     packed = gzip.compress(b" " * (65 * 1024 * 1024), compresslevel=1)
     headers = {"Content-Encoding": "gzip"}
 
-    async with answering(200, packed, headers) as (url, _), api_at(url) as api:
+    async with serving(200, packed, headers) as (url, _), api_at(url) as api:
         with pytest.raises(Unreachable, match="more than 64 MiB"):
             await api.get(PV)
 
 
-async def test_a_redirect_is_not_followed_and_no_token_goes_elsewhere() -> None:
-    async with answering() as (elsewhere, heard):
+async def test_a_redirect_is_not_followed_and_the_token_is_not_sent_elsewhere() -> None:
+    async with serving() as (elsewhere, heard):
         headers = {"Location": f"{elsewhere}{PV}"}
-        async with answering(307, b"", headers) as (url, _), api_at(url, token="t") as api:
+        async with serving(307, b"", headers) as (url, _), api_at(url, token="t") as api:
             with pytest.raises(Unreachable, match="redirected"):
                 await api.get(PV)
             with pytest.raises(Unreachable, match="redirected"):
@@ -261,7 +263,7 @@ async def test_a_redirect_is_not_followed_and_no_token_goes_elsewhere() -> None:
     assert heard == []
 
 
-async def test_a_token_that_was_rotated_is_loaded_once_and_the_request_repeated(
+async def test_a_rotated_token_is_loaded_once_and_the_request_repeated(
     kube: KubeServer, tmp_path: Path
 ) -> None:
     path = kubeconfig(kube, tmp_path / "config", "old")
@@ -278,7 +280,7 @@ async def test_a_token_that_was_rotated_is_loaded_once_and_the_request_repeated(
     assert [request.status for request in kube.log.latest] == [401, 200]
 
 
-async def test_a_token_may_rotate_any_number_of_times(kube: KubeServer, tmp_path: Path) -> None:
+async def test_a_token_can_be_rotated_any_number_of_times(kube: KubeServer, tmp_path: Path) -> None:
     path = kubeconfig(kube, tmp_path / "config", "token-0")
     async with api_with(load_from(path)) as api:
         for number in range(5):
@@ -288,9 +290,7 @@ async def test_a_token_may_rotate_any_number_of_times(kube: KubeServer, tmp_path
             assert (await api.get(VOLUMES))["kind"] == "PersistentVolumeList"
 
 
-async def test_a_token_that_nobody_knows_is_shown_twice_at_most(
-    kube: KubeServer, tmp_path: Path
-) -> None:
+async def test_an_unknown_token_is_sent_at_most_twice(kube: KubeServer, tmp_path: Path) -> None:
     kube.access.tokens = {}
     path = kubeconfig(kube, tmp_path / "config", "old")
 
@@ -301,7 +301,7 @@ async def test_a_token_that_nobody_knows_is_shown_twice_at_most(
     assert len(kube.log.latest) == 2
 
 
-async def test_many_requests_that_are_turned_away_load_credentials_once(kube: KubeServer) -> None:
+async def test_many_unauthorized_requests_reload_the_credentials_once(kube: KubeServer) -> None:
     loaded = 0
 
     async def load() -> Configuration:
@@ -311,15 +311,17 @@ async def test_many_requests_that_are_turned_away_load_credentials_once(kube: Ku
 
     kube.access.tokens = {"new": "me"}
     async with api_with(load) as api:
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(api.get(VOLUMES) for _ in range(8)), return_exceptions=True
         )
 
     assert loaded == 2
-    assert [answer for answer in answers if not isinstance(answer, dict | Unreachable)] == []
+    assert [
+        response for response in responses if not isinstance(response, dict | Unreachable)
+    ] == []
 
 
-async def test_credentials_that_cannot_be_loaded_anew_are_told(
+async def test_credentials_that_cannot_be_reloaded_are_reported(
     kube: KubeServer, tmp_path: Path
 ) -> None:
     path = kubeconfig(kube, tmp_path / "config", "old")
@@ -333,7 +335,7 @@ async def test_credentials_that_cannot_be_loaded_anew_are_told(
 
 
 @pytest.mark.parametrize("text", ["", "garbage: [", "[]", "kind: Config", "\0"])
-async def test_a_configuration_that_makes_no_sense_is_told(tmp_path: Path, text: str) -> None:
+async def test_a_kubeconfig_that_is_not_valid_is_reported(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config"
     path.write_text(text)
 
@@ -341,12 +343,12 @@ async def test_a_configuration_that_makes_no_sense_is_told(tmp_path: Path, text:
         await load_from(path)()
 
 
-async def test_a_configuration_that_is_missing_is_told(tmp_path: Path) -> None:
+async def test_a_missing_kubeconfig_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match="--kubeconfig"):
         await load_from(tmp_path / "nothing")()
 
 
-async def test_another_server_may_be_named(kube: KubeServer, tmp_path: Path) -> None:
+async def test_the_server_can_be_overridden(kube: KubeServer, tmp_path: Path) -> None:
     path = kubeconfig(kube, tmp_path / "config", "t")
 
     configuration = await load_from(path, server="https://example.com:6443/")()
@@ -354,7 +356,9 @@ async def test_another_server_may_be_named(kube: KubeServer, tmp_path: Path) -> 
     assert configuration.host == "https://example.com:6443"
 
 
-async def test_writes_name_who_wrote(api: KubeApi, kube: KubeServer, cluster: FakeCluster) -> None:
+async def test_writes_have_a_field_manager(
+    api: KubeApi, kube: KubeServer, cluster: FakeCluster
+) -> None:
     await api.create(VOLUMES, volume("pv-1"))
     await api.patch(PV, {"metadata": {"labels": {"a": "b"}}})
     stored = cluster.get("persistentvolumes", "pv-1")
@@ -366,7 +370,7 @@ async def test_writes_name_who_wrote(api: KubeApi, kube: KubeServer, cluster: Fa
     assert managers == {"fieldManager=linstor-affinity-events"}
 
 
-async def test_a_rehearsal_changes_nothing(api: KubeApi, cluster: FakeCluster) -> None:
+async def test_a_dry_run_changes_nothing(api: KubeApi, cluster: FakeCluster) -> None:
     made = cluster.create("persistentvolumes", volume("pv-1"))
     uid, version = made["metadata"]["uid"], made["metadata"]["resourceVersion"]
 
@@ -378,7 +382,7 @@ async def test_a_rehearsal_changes_nothing(api: KubeApi, cluster: FakeCluster) -
 
 
 @pytest.mark.parametrize("wrong", ["uid", "version"])
-async def test_only_what_was_seen_is_deleted(
+async def test_a_deletion_is_guarded_by_uid_and_version(
     api: KubeApi, cluster: FakeCluster, wrong: str
 ) -> None:
     made = cluster.create("persistentvolumes", volume("pv-1"))
@@ -390,7 +394,7 @@ async def test_only_what_was_seen_is_deleted(
     assert cluster.get("persistentvolumes", "pv-1") == made
 
 
-async def test_a_conflict_with_our_own_lost_request_is_no_conflict(
+async def test_a_conflict_with_our_own_lost_request_is_a_success(
     api: KubeApi, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     made = cluster.create("persistentvolumes", volume("pv-1"))
@@ -409,21 +413,21 @@ async def test_a_conflict_with_our_own_lost_request_is_no_conflict(
     assert "deletionTimestamp" in left["metadata"]
 
 
-async def test_an_odd_name_is_one_part_of_the_address() -> None:
-    async with answering() as (url, heard), api_at(url) as api:
+async def test_an_unusual_name_is_one_segment_of_the_path() -> None:
+    async with serving() as (url, heard), api_at(url) as api:
         await api.get(f"{VOLUMES}/{escaped('../pods?watch=1#x%2f ä')}")
 
     assert heard[0].raw_path == f"{VOLUMES}/..%2Fpods%3Fwatch%3D1%23x%252f%20%C3%A4"
 
 
 async def test_queries_are_escaped() -> None:
-    async with answering() as (url, heard), api_at(url) as api:
+    async with serving() as (url, heard), api_at(url) as api:
         await api.get(VOLUMES, {"labelSelector": "a=b&c", "continue": "x+/="})
 
     assert dict(heard[0].query) == {"labelSelector": "a=b&c", "continue": "x+/="}
 
 
-async def test_a_watch_tells_events_as_they_come(api: KubeApi, cluster: FakeCluster) -> None:
+async def test_a_watch_yields_events_as_they_arrive(api: KubeApi, cluster: FakeCluster) -> None:
     async with api.watch(VOLUMES, {"resourceVersion": str(cluster.version)}) as events:
         cluster.create("persistentvolumes", volume("pv-1"))
         event = await anext(events)
@@ -436,7 +440,7 @@ async def test_a_watch_tells_events_as_they_come(api: KubeApi, cluster: FakeClus
     ("status", "kind"),
     [(403, Forbidden), (404, Missing), (410, Expired), (422, Invalid), (500, Unreachable)],
 )
-async def test_a_watch_that_is_not_opened_says_what_to_do_next(
+async def test_a_watch_that_is_not_opened_maps_to_the_next_step(
     api: KubeApi, kube: KubeServer, status: int, kind: type[AffinityEventsError]
 ) -> None:
     kube.faults.add(status=status)
@@ -446,9 +450,7 @@ async def test_a_watch_that_is_not_opened_says_what_to_do_next(
             pass
 
 
-async def test_a_watch_with_an_old_token_loads_the_new_one(
-    kube: KubeServer, tmp_path: Path
-) -> None:
+async def test_a_watch_with_an_expired_token_reloads_it(kube: KubeServer, tmp_path: Path) -> None:
     path = kubeconfig(kube, tmp_path / "config", "old")
     async with api_with(load_from(path)) as api:
         await api.open()
@@ -464,7 +466,7 @@ async def test_a_watch_with_an_old_token_loads_the_new_one(
     assert opened == 1
 
 
-async def all_told(api: KubeApi) -> list[str]:
+async def all_events(api: KubeApi) -> list[str]:
     async with api.watch(VOLUMES, {}) as events:
         return [event["type"] async for event in events]
 
@@ -497,43 +499,43 @@ GOOD = b'{"type":"ADDED","object":{"metadata":{"name":"x","resourceVersion":"1"}
         pytest.param(b"x" * 6_000_000, Unreachable, id="a line without end"),
     ],
 )
-async def test_a_watch_that_goes_wrong_says_what_to_do_next(
+async def test_a_watch_that_fails_maps_to_the_next_step(
     line: bytes, kind: type[AffinityEventsError]
 ) -> None:
-    async with answering(200, GOOD + line) as (url, _), api_at(url) as api:
+    async with serving(200, GOOD + line) as (url, _), api_at(url) as api:
         with pytest.raises(kind):
-            await all_told(api)
+            await all_events(api)
 
 
-async def test_empty_lines_in_a_watch_mean_nothing() -> None:
-    async with answering(200, b"\n" + GOOD + b"\n\n") as (url, _), api_at(url) as api:
-        told = await all_told(api)
+async def test_empty_lines_in_a_watch_are_ignored() -> None:
+    async with serving(200, b"\n" + GOOD + b"\n\n") as (url, _), api_at(url) as api:
+        reported = await all_events(api)
 
-    assert told == ["ADDED"]
+    assert reported == ["ADDED"]
 
 
-async def test_other_tasks_get_their_turn_amid_events_that_came_at_once() -> None:
-    turns = 0
+async def test_other_tasks_run_amid_events_that_arrived_together() -> None:
+    iterations = 0
 
     async def count() -> None:
-        nonlocal turns
+        nonlocal iterations
         while True:
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
 
     async with (
-        answering(200, 10 * YIELD_EVERY * GOOD) as (url, _),
+        serving(200, 10 * YIELD_EVERY * GOOD) as (url, _),
         api_at(url) as api,
         api.watch(VOLUMES, {}) as events,
         running(count()),
     ):
         await anext(events)
         # By now all of it is in the buffer: a few kilobytes come in one piece.
-        before = turns
-        told = [event async for event in events]
+        before = iterations
+        reported = [event async for event in events]
 
-    assert len(told) == 10 * YIELD_EVERY - 1
-    assert turns - before >= 10
+    assert len(reported) == 10 * YIELD_EVERY - 1
+    assert iterations - before >= 10
 
 
 async def test_a_watch_takes_the_largest_object_that_kubernetes_can_hold(
@@ -549,9 +551,9 @@ async def test_a_watch_takes_the_largest_object_that_kubernetes_can_hold(
     assert event["object"]["metadata"]["name"] == "pv-1"
 
 
-def test_a_server_that_never_answers_is_given_up() -> None:
+def test_a_server_that_never_responds_times_out() -> None:
     async def story() -> None:
-        async with silent_peer() as url, api_at(url) as api:
+        async with unresponsive_peer() as url, api_at(url) as api:
             with pytest.raises(Unreachable):
                 async with asyncio.timeout(60):
                     await api.get(PV)
@@ -559,9 +561,9 @@ def test_a_server_that_never_answers_is_given_up() -> None:
     hurried(story)
 
 
-def test_a_watch_that_is_never_opened_is_given_up() -> None:
+def test_a_watch_that_is_never_opened_times_out() -> None:
     async def story() -> None:
-        async with silent_peer() as url, api_at(url) as api:
+        async with unresponsive_peer() as url, api_at(url) as api:
             with pytest.raises(Unreachable):
                 async with asyncio.timeout(60), api.watch(VOLUMES, {}):
                     pass
@@ -569,7 +571,7 @@ def test_a_watch_that_is_never_opened_is_given_up() -> None:
     hurried(story)
 
 
-def test_a_watch_that_is_silent_for_long_stays_open() -> None:
+def test_a_watch_without_events_stays_open() -> None:
     async def story() -> str:
         cluster = FakeCluster()
         async with KubeServer(cluster) as server, api_at(server.url) as api:

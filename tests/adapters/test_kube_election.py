@@ -34,7 +34,7 @@ class Town:
     def __init__(self) -> None:
         self.cluster = FakeCluster()
         self.server = KubeServer(self.cluster)
-        self.told: dict[str, list[bool]] = {}
+        self.reported: dict[str, list[bool]] = {}
         self._apis: list[KubeApi] = []
 
     def candidate(
@@ -47,13 +47,13 @@ class Town:
     ) -> LeaseElection:
         api = KubeApi(loads(self.server.url))
         self._apis.append(api)
-        self.told[name] = []
+        self.reported[name] = []
         return LeaseElection(
             api,
             LeaseName(namespace, LEASE),
             name,
             TIMES,
-            on_change=self.told[name].append,
+            on_change=self.reported[name].append,
             now=now,
             healthy=healthy,
         )
@@ -79,12 +79,12 @@ class Town:
         await self.server.stop()
 
 
-def play(story: Callable[[Town], Awaitable[None]]) -> None:
-    async def told() -> None:
+def run_story(story: Callable[[Town], Awaitable[None]]) -> None:
+    async def reported() -> None:
         async with Town() as town:
             await story(town)
 
-    hurried(told, speed=SPEED)
+    hurried(reported, speed=SPEED)
 
 
 def clock() -> float:
@@ -92,7 +92,7 @@ def clock() -> float:
 
 
 async def until(holds: Callable[[], bool], *, within: float = 150.0) -> float:
-    """Wait until it is so; answers how long that took."""
+    """Wait until it is so; returns how long that took."""
     begun = clock()
     async with asyncio.timeout(within):
         while not holds():  # noqa: ASYNC110 - there is no event to wait for
@@ -100,7 +100,7 @@ async def until(holds: Callable[[], bool], *, within: float = 150.0) -> float:
     return clock() - begun
 
 
-def test_who_comes_first_leads_at_once() -> None:
+def test_the_first_candidate_leads_at_once() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
 
@@ -109,12 +109,12 @@ def test_who_comes_first_leads_at_once() -> None:
 
         assert took < RETRY
         assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 0)
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
-def test_a_leader_that_is_unfit_makes_way_for_one_that_is_not() -> None:
+def test_an_unhealthy_leader_yields_to_a_healthy_one() -> None:
     async def story(town: Town) -> None:
         unhealthy, healthy = (
             town.candidate("unhealthy", healthy=lambda: False),
@@ -132,10 +132,10 @@ def test_a_leader_that_is_unfit_makes_way_for_one_that_is_not() -> None:
 
         assert took < YIELD_AFTER_FIRST + 3 * RETRY
 
-    play(story)
+    run_story(story)
 
 
-def test_one_that_stood_back_alone_leads_as_soon_as_it_is_fit() -> None:
+def test_an_only_instance_that_yielded_leads_once_it_is_healthy() -> None:
     async def story(town: Town) -> None:
         state = {"healthy": False}
         one = town.candidate("one", healthy=lambda: state["healthy"])
@@ -150,10 +150,10 @@ def test_one_that_stood_back_alone_leads_as_soon_as_it_is_fit() -> None:
 
         assert took < 3.0
 
-    play(story)
+    run_story(story)
 
 
-def test_where_nobody_is_fit_somebody_leads_all_the_same() -> None:
+def test_if_all_are_unhealthy_one_still_leads() -> None:
     async def story(town: Town) -> None:
         alone = town.candidate("alone", healthy=lambda: False)
         led = 0
@@ -166,10 +166,10 @@ def test_where_nobody_is_fit_somebody_leads_all_the_same() -> None:
 
         assert led > 80
 
-    play(story)
+    run_story(story)
 
 
-def test_one_that_is_fit_again_does_not_wait() -> None:
+def test_an_instance_that_recovered_does_not_wait() -> None:
     async def story(town: Town) -> None:
         state = {"healthy": False}
         alone = town.candidate("alone", healthy=lambda: state["healthy"])
@@ -180,7 +180,7 @@ def test_one_that_is_fit_again_does_not_wait() -> None:
             state["healthy"] = True
             assert await until(lambda: alone.leading) <= RETRY + 1.0
 
-    play(story)
+    run_story(story)
 
 
 def test_of_two_candidates_one_leads() -> None:
@@ -195,12 +195,12 @@ def test_of_two_candidates_one_leads() -> None:
                 both += one.leading and two.leading
 
         assert both == 0
-        assert sorted([len(town.told["one"]), len(town.told["two"])]) == [0, 1]
+        assert sorted([len(town.reported["one"]), len(town.reported["two"])]) == [0, 1]
 
-    play(story)
+    run_story(story)
 
 
-def test_of_two_that_were_given_one_name_the_later_leads_alone() -> None:
+def test_of_two_instances_with_one_identity_only_the_later_leads() -> None:
     async def story(town: Town) -> None:
         earlier, later = town.candidate("same"), town.candidate("same")
 
@@ -218,10 +218,10 @@ def test_of_two_that_were_given_one_name_the_later_leads_alone() -> None:
         assert took <= RETRY + 2.0
         assert changes == 0
 
-    play(story)
+    run_story(story)
 
 
-def test_one_whose_namesake_leads_follows_it_when_it_falls_silent(
+def test_an_instance_takes_over_from_a_silent_one_with_the_same_identity(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def story(town: Town) -> None:
@@ -235,11 +235,11 @@ def test_one_whose_namesake_leads_follows_it_when_it_falls_silent(
 
         assert took >= DURATION - RETRY
 
-    play(story)
+    run_story(story)
     assert caplog.text.count("another instance uses the same --leader-election-id") == 1
 
 
-def test_a_namesake_s_lease_is_not_released() -> None:
+def test_the_lease_of_another_instance_with_the_same_identity_is_not_released() -> None:
     async def story(town: Town) -> None:
         earlier, later = town.candidate("same"), town.candidate("same")
         async with running(earlier.run()):
@@ -251,10 +251,10 @@ def test_a_namesake_s_lease_is_not_released() -> None:
 
             assert town.spec["holderIdentity"] == "same"
 
-    play(story)
+    run_story(story)
 
 
-def test_a_predecessor_s_lease_is_taken_though_the_first_attempt_got_lost() -> None:
+def test_the_lease_of_an_earlier_process_is_acquired_although_the_first_attempt_was_lost() -> None:
     async def story(town: Town) -> None:
         town.held_by("one")
         town.server.faults.add(method="PUT", status=500)
@@ -265,10 +265,10 @@ def test_a_predecessor_s_lease_is_taken_though_the_first_attempt_got_lost() -> N
 
         assert took < 2 * RETRY
 
-    play(story)
+    run_story(story)
 
 
-def test_a_leader_whose_renewal_got_through_unanswered_knows_its_own_lease() -> None:
+def test_a_leader_recognises_its_lease_after_a_renewal_without_response() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -277,12 +277,12 @@ def test_a_leader_whose_renewal_got_through_unanswered_knows_its_own_lease() -> 
             await asyncio.sleep(3 * RETRY)
 
             assert one.leading
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
-def test_a_leader_goes_on_leading() -> None:
+def test_a_leader_keeps_leading() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
 
@@ -291,12 +291,12 @@ def test_a_leader_goes_on_leading() -> None:
             await asyncio.sleep(3 * DURATION)
 
             assert one.leading
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
-def test_a_leader_renews_by_one_request_and_reads_nothing() -> None:
+def test_a_renewal_is_one_request_and_no_read() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -309,12 +309,12 @@ def test_a_leader_renews_by_one_request_and_reads_nothing() -> None:
             assert town.spec["renewTime"] > before
             assert town.spec["leaseTransitions"] == 0
             assert read.hits == 0
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
-def test_a_leader_that_releases_hands_over_at_once() -> None:
+def test_a_released_lease_is_acquired_at_once() -> None:
     async def story(town: Town) -> None:
         one, two = town.candidate("one"), town.candidate("two")
         async with running(one.run()):
@@ -329,10 +329,10 @@ def test_a_leader_that_releases_hands_over_at_once() -> None:
         assert took < RETRY + 5.0
         assert town.spec["leaseTransitions"] == 1
 
-    play(story)
+    run_story(story)
 
 
-def test_whoever_does_not_lead_releases_nothing() -> None:
+def test_a_follower_releases_nothing() -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         one = town.candidate("one")
@@ -341,7 +341,7 @@ def test_whoever_does_not_lead_releases_nothing() -> None:
 
         assert town.spec["holderIdentity"] == "ghost"
 
-    play(story)
+    run_story(story)
 
 
 def test_a_leader_does_not_release_what_another_has_taken() -> None:
@@ -356,10 +356,10 @@ def test_a_leader_does_not_release_what_another_has_taken() -> None:
 
         assert town.spec["holderIdentity"] == "ghost"
 
-    play(story)
+    run_story(story)
 
 
-def test_a_lease_whose_holder_is_silent_is_taken_when_it_ran_out() -> None:
+def test_an_expired_lease_is_acquired() -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         one = town.candidate("one")
@@ -370,10 +370,10 @@ def test_a_lease_whose_holder_is_silent_is_taken_when_it_ran_out() -> None:
         assert DURATION <= took < DURATION + RETRY
         assert (town.spec["holderIdentity"], town.spec["leaseTransitions"]) == ("one", 1)
 
-    play(story)
+    run_story(story)
 
 
-def test_the_times_in_a_lease_mean_nothing() -> None:
+def test_the_timestamps_in_a_lease_are_ignored() -> None:
     async def story(town: Town) -> None:
         # Its holder's clock may be days behind, and it is alive all the same.
         town.held_by("ghost", renewTime="2001-01-01T00:00:00.000000Z")
@@ -384,7 +384,7 @@ def test_the_times_in_a_lease_mean_nothing() -> None:
 
             assert not one.leading
 
-    play(story)
+    run_story(story)
 
 
 def test_a_wall_clock_that_jumps_changes_nothing() -> None:
@@ -399,12 +399,12 @@ def test_a_wall_clock_that_jumps_changes_nothing() -> None:
                 await asyncio.sleep(DURATION * 3)
 
                 assert (one.leading, two.leading) == (True, False)
-        assert (town.told["one"], town.told["two"]) == ([True], [])
+        assert (town.reported["one"], town.reported["two"]) == ([True], [])
 
-    play(story)
+    run_story(story)
 
 
-def test_a_lease_that_is_renewed_is_never_taken() -> None:
+def test_a_renewed_lease_is_never_acquired_by_others() -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         one = town.candidate("one")
@@ -416,12 +416,12 @@ def test_a_lease_that_is_renewed_is_never_taken() -> None:
                 town.cluster.patch("leases", LEASE, renewed, namespace="default")
 
             assert not one.leading
-        assert town.told["one"] == []
+        assert town.reported["one"] == []
 
-    play(story)
+    run_story(story)
 
 
-def test_a_lease_that_asks_for_longer_gets_longer() -> None:
+def test_a_longer_lease_duration_is_respected() -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         town.cluster.patch(
@@ -434,7 +434,7 @@ def test_a_lease_that_asks_for_longer_gets_longer() -> None:
 
         assert took >= 90.0
 
-    play(story)
+    run_story(story)
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_a_lease_that_asks_for_longer_gets_longer() -> None:
         pytest.param({"holderIdentity": "one"}, id="our own from before a restart"),
     ],
 )
-def test_a_lease_that_nobody_else_holds_is_taken_at_once(spec: dict[str, Any]) -> None:
+def test_a_lease_without_holder_is_acquired_at_once(spec: dict[str, Any]) -> None:
     async def story(town: Town) -> None:
         town.held_by("ghost")
         town.cluster.patch("leases", LEASE, {"spec": spec}, namespace="default")
@@ -456,10 +456,10 @@ def test_a_lease_that_nobody_else_holds_is_taken_at_once(spec: dict[str, Any]) -
 
         assert took < RETRY
 
-    play(story)
+    run_story(story)
 
 
-def test_without_answers_leading_ends_before_anybody_else_may_begin() -> None:
+def test_without_responses_leadership_ends_before_others_may_acquire_it() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -467,15 +467,15 @@ def test_without_answers_leading_ends_before_anybody_else_may_begin() -> None:
             await town.server.stop()
 
             took = await until(lambda: not one.leading)
-            await until(lambda: town.told["one"] == [True, False])
+            await until(lambda: town.reported["one"] == [True, False])
 
         assert DEADLINE - RETRY - 1.0 <= took <= DEADLINE
         assert one.failure is not None
 
-    play(story)
+    run_story(story)
 
 
-def test_leading_ends_by_itself_even_if_nothing_runs() -> None:
+def test_leadership_expires_even_if_nothing_runs() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -485,10 +485,10 @@ def test_leading_ends_by_itself_even_if_nothing_runs() -> None:
 
         assert took <= DEADLINE
 
-    play(story)
+    run_story(story)
 
 
-def test_a_renewal_whose_answer_comes_too_late_does_not_lengthen_it() -> None:
+def test_a_renewal_with_a_late_response_does_not_extend_leadership() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -498,31 +498,31 @@ def test_a_renewal_whose_answer_comes_too_late_does_not_lengthen_it() -> None:
             town.server.faults.clear()
             town.server.faults.add(status=500, times=1000)
 
-            # Counted from the start of the last renewal, not from its answer.
+            # Counted from the start of the last renewal, not from its response.
             took = await until(lambda: not one.leading)
 
         assert took <= DEADLINE
 
-    play(story)
+    run_story(story)
 
 
-def test_after_an_outage_somebody_leads_again() -> None:
+def test_after_an_outage_one_instance_leads_again() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
             await until(lambda: one.leading)
             await town.server.stop()
-            await until(lambda: town.told["one"] == [True, False])
+            await until(lambda: town.reported["one"] == [True, False])
             await town.server.start()
 
-            await until(lambda: town.told["one"] == [True, False, True])
+            await until(lambda: town.reported["one"] == [True, False, True])
 
         assert one.failure is None
 
-    play(story)
+    run_story(story)
 
 
-def test_whoever_loses_the_race_for_a_lease_follows() -> None:
+def test_an_instance_that_loses_the_race_for_a_lease_follows() -> None:
     async def story(town: Town) -> None:
         town.held_by("")
         town.server.faults.add(method="PUT", status=409)
@@ -535,10 +535,10 @@ def test_whoever_loses_the_race_for_a_lease_follows() -> None:
 
         assert lost
 
-    play(story)
+    run_story(story)
 
 
-def test_a_leader_whose_renewal_meets_a_conflict_looks_again() -> None:
+def test_a_leader_reads_the_lease_again_after_a_conflict() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -547,9 +547,9 @@ def test_a_leader_whose_renewal_meets_a_conflict_looks_again() -> None:
             await asyncio.sleep(3 * RETRY)
 
             assert one.leading
-        assert town.told["one"] == [True]
+        assert town.reported["one"] == [True]
 
-    play(story)
+    run_story(story)
 
 
 def test_a_leader_whose_lease_was_taken_follows() -> None:
@@ -565,10 +565,10 @@ def test_a_leader_whose_lease_was_taken_follows() -> None:
         assert took <= RETRY + 2.0
         assert one.holder == "ghost"
 
-    play(story)
+    run_story(story)
 
 
-def test_a_lease_that_is_deleted_is_made_again() -> None:
+def test_a_deleted_lease_is_created_again() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one")
         async with running(one.run()):
@@ -579,11 +579,11 @@ def test_a_lease_that_is_deleted_is_made_again() -> None:
 
             assert one.leading
 
-    play(story)
+    run_story(story)
 
 
 @pytest.mark.parametrize("status", [403, 404, 409, 422, 429, 500])
-def test_no_refusal_ends_an_election(status: int) -> None:
+def test_no_error_response_ends_an_election(status: int) -> None:
     async def story(town: Town) -> None:
         town.server.faults.add(method="POST", status=status)
         one = town.candidate("one")
@@ -591,10 +591,10 @@ def test_no_refusal_ends_an_election(status: int) -> None:
         async with running(one.run()):
             await until(lambda: one.leading)
 
-    play(story)
+    run_story(story)
 
 
-def test_a_namespace_that_does_not_exist_is_told_until_it_does() -> None:
+def test_a_missing_namespace_is_reported_until_it_exists() -> None:
     async def story(town: Town) -> None:
         one = town.candidate("one", namespace="later")
 
@@ -603,10 +603,10 @@ def test_a_namespace_that_does_not_exist_is_told_until_it_does() -> None:
             town.cluster.create("namespaces", {"metadata": {"name": "later"}})
             await until(lambda: one.leading)
 
-    play(story)
+    run_story(story)
 
 
-def test_a_server_that_never_answers_does_not_hold_up_an_election() -> None:
+def test_a_server_that_never_responds_does_not_block_an_election() -> None:
     async def story(town: Town) -> None:
         town.server.faults.add(delay=10_000)
         one = town.candidate("one")
@@ -616,10 +616,10 @@ def test_a_server_that_never_answers_does_not_hold_up_an_election() -> None:
 
         assert took <= 2 * RETRY + 5.0
 
-    play(story)
+    run_story(story)
 
 
-def test_without_an_election_everybody_leads() -> None:
+def test_without_leader_election_every_instance_leads() -> None:
     assert AlwaysLeading().leading
 
 
@@ -645,7 +645,7 @@ FOR_YEARS = 2**31 - 1
         ),
     ],
 )
-def test_a_lease_that_says_absurd_things_holds_nobody_up_for_long(
+def test_an_absurd_lease_delays_leadership_only_briefly(
     monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(kube_lease, "MOST_HELD", 60.0)
@@ -666,4 +666,4 @@ def test_a_lease_that_says_absurd_things_holds_nobody_up_for_long(
         assert first["acquireTime"] != FAR
         assert "strategy" not in first
 
-    play(story)
+    run_story(story)

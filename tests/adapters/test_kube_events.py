@@ -1,4 +1,4 @@
-"""Kubernetes Events: told to volume and claim, never in anybody's way."""
+"""Kubernetes Events about volume and claim, which never block anything."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,75 +51,79 @@ async def stored(cluster: FakeCluster, number: int) -> list[Json]:
     return cluster.objects(EVENTS)
 
 
-async def test_a_change_is_told_on_volume_and_claim(
+async def test_a_change_is_reported_on_volume_and_claim(
     events: KubeEvents, cluster: FakeCluster
 ) -> None:
     events.updated(volume(), "everywhere", "linbit.com/hostname=a")
 
-    told = {event["metadata"]["namespace"]: event for event in await stored(cluster, 2)}
+    reported = {event["metadata"]["namespace"]: event for event in await stored(cluster, 2)}
 
-    assert told["default"]["regarding"] == {
+    assert reported["default"]["regarding"] == {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
         "name": "pvc-1",
         "uid": "pv-uid",
     }
-    assert told["shop"]["regarding"] == {
+    assert reported["shop"]["regarding"] == {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "namespace": "shop",
         "name": "data",
         "uid": "claim-uid",
     }
-    for event in told.values():
+    for event in reported.values():
         assert (event["type"], event["reason"]) == ("Normal", "VolumeAffinityUpdated")
         assert event["note"] == "Node affinity changed from everywhere to linbit.com/hostname=a"
         assert event["eventTime"] == "2026-11-23T05:08:09.250000Z"
         assert event["reportingController"] == "linstor-affinity-events"
 
 
-async def test_a_warning_is_a_warning(events: KubeEvents, cluster: FakeCluster) -> None:
+async def test_a_warning_has_type_warning(events: KubeEvents, cluster: FakeCluster) -> None:
     events.warn(volume(claim=None), "VolumeAffinityNotUpdated", "no replica")
 
-    [told] = await stored(cluster, 1)
+    [reported] = await stored(cluster, 1)
 
-    assert (told["type"], told["reason"], told["note"]) == (
+    assert (reported["type"], reported["reason"], reported["note"]) == (
         "Warning",
         "VolumeAffinityNotUpdated",
         "no replica",
     )
 
 
-async def test_a_claim_that_is_not_known_by_uid_is_not_told(
+async def test_no_event_is_sent_for_a_claim_without_uid(
     events: KubeEvents, cluster: FakeCluster
 ) -> None:
     events.warn(volume(ClaimName(namespace="shop", name="data")), "X", "x")
     events.warn(volume(claim=None), "Y", "y")
 
-    told = await stored(cluster, 2)
+    reported = await stored(cluster, 2)
 
-    assert {event["metadata"]["namespace"] for event in told} == {"default"}
+    assert {event["metadata"]["namespace"] for event in reported} == {"default"}
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "€", "😀"])
-async def test_a_long_note_is_cut(events: KubeEvents, cluster: FakeCluster, letter: str) -> None:
+async def test_a_long_message_is_cut(events: KubeEvents, cluster: FakeCluster, letter: str) -> None:
     events.warn(volume(claim=None), "X", letter * 2000)
 
-    [told] = await stored(cluster, 1)
+    [reported] = await stored(cluster, 1)
 
-    assert 1000 < len(told["note"].encode()) <= 1024
-    assert told["note"].endswith(letter + "…")
+    assert 1000 < len(reported["note"].encode()) <= 1024
+    assert reported["note"].endswith(letter + "…")
 
 
-async def test_a_note_that_just_fits_is_not_cut(events: KubeEvents, cluster: FakeCluster) -> None:
+async def test_a_message_of_the_maximum_length_is_not_cut(
+    events: KubeEvents, cluster: FakeCluster
+) -> None:
     events.warn(volume(claim=None), "X", "x" * 1024)
 
-    [told] = await stored(cluster, 1)
+    [reported] = await stored(cluster, 1)
 
-    assert told["note"] == "x" * 1024
+    assert reported["note"] == "x" * 1024
 
 
-async def test_half_a_character_harms_nobody(events: KubeEvents, cluster: FakeCluster) -> None:
+async def test_a_lone_surrogate_does_not_stop_the_events(
+    events: KubeEvents, cluster: FakeCluster
+) -> None:
     events.warn(volume(claim=None), "X", "half a character: \ud800")
     events.warn(volume(claim=None), "Y", "a whole one")
 
@@ -135,7 +139,7 @@ async def test_an_instance_with_a_long_name_is_cut(api: KubeApi, cluster: FakeCl
     assert [event["reportingInstance"] for event in cluster.objects(EVENTS)] == ["x" * 128]
 
 
-async def test_what_does_not_fit_the_queue_is_counted(api: KubeApi) -> None:
+async def test_events_dropped_from_a_full_queue_are_counted(api: KubeApi) -> None:
     events = KubeEvents(api, instance="pod-1", now=moment)
 
     for _ in range(MOST_WAITING + 3):
@@ -145,7 +149,7 @@ async def test_what_does_not_fit_the_queue_is_counted(api: KubeApi) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404, 422, 500])
-async def test_what_is_refused_is_counted_and_the_next_one_sent(
+async def test_a_rejected_event_is_counted_and_the_next_one_sent(
     events: KubeEvents, cluster: FakeCluster, kube: KubeServer, status: int
 ) -> None:
     kube.faults.add(method="POST", status=status)
@@ -153,13 +157,11 @@ async def test_what_is_refused_is_counted_and_the_next_one_sent(
     events.warn(volume(claim=None), "X", "x")
     events.warn(volume(claim=None), "Y", "y")
 
-    [told] = await stored(cluster, 1)
-    assert (told["reason"], events.lost) == ("Y", 1)
+    [reported] = await stored(cluster, 1)
+    assert (reported["reason"], events.lost) == ("Y", 1)
 
 
-async def test_a_warning_that_was_told_before_is_kept_once(
-    api: KubeApi, cluster: FakeCluster
-) -> None:
+async def test_a_repeated_warning_is_one_event_series(api: KubeApi, cluster: FakeCluster) -> None:
     before, after = (KubeEvents(api, instance=name, now=moment) for name in ("pod-1", "pod-2"))
     for events in (before, after):
         events.warn(volume(claim=None), "X", "no replica")
@@ -174,7 +176,7 @@ async def test_a_warning_that_was_told_before_is_kept_once(
     assert (before.lost, after.lost) == (0, 0)
 
 
-async def test_each_change_is_told(api: KubeApi, cluster: FakeCluster) -> None:
+async def test_each_change_has_its_own_event(api: KubeApi, cluster: FakeCluster) -> None:
     events = KubeEvents(api, instance="pod-1", now=moment)
     for _ in range(2):
         events.updated(volume(claim=None), "a", "b")
@@ -184,7 +186,7 @@ async def test_each_change_is_told(api: KubeApi, cluster: FakeCluster) -> None:
     assert len(cluster.objects(EVENTS)) == 2
 
 
-async def test_what_waits_is_sent_at_the_end(api: KubeApi, cluster: FakeCluster) -> None:
+async def test_queued_events_are_sent_on_shutdown(api: KubeApi, cluster: FakeCluster) -> None:
     events = KubeEvents(api, instance="pod-1", now=moment)
     for number in range(20):
         events.warn(volume(claim=None), "X", f"x{number}")
@@ -194,7 +196,7 @@ async def test_what_waits_is_sent_at_the_end(api: KubeApi, cluster: FakeCluster)
     assert len(cluster.objects(EVENTS)) == 20
 
 
-def test_the_end_does_not_wait_for_a_slow_server() -> None:
+def test_shutdown_does_not_wait_for_a_slow_server() -> None:
     async def story() -> float:
         async with KubeServer(FakeCluster()) as kube:
             kube.faults.add(method="POST", delay=1000)
@@ -210,7 +212,9 @@ def test_the_end_does_not_wait_for_a_slow_server() -> None:
     assert hurried(story, speed=10) < 3.0
 
 
-async def test_nothing_unseen_reaches_an_event(events: KubeEvents, cluster: FakeCluster) -> None:
+async def test_control_characters_do_not_reach_an_event(
+    events: KubeEvents, cluster: FakeCluster
+) -> None:
     events.warn(volume(), "bad-policy", "fromSame: [\u202e\x1b[2J\u2028\n]")
     events.updated(volume(), "was\u2066", "now\x85")
 

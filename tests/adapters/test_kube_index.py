@@ -13,7 +13,7 @@ Json = dict[str, Any]
 RD = ResourceName("rd-1")
 
 
-def told(name: str, handle: str = "rd-1", **rest: Any) -> Json:
+def volume_json(name: str, handle: str = "rd-1", **rest: Any) -> Json:
     """As it comes: each string in JSON is an object of its own."""
     csi = {"driver": "linstor.csi.linbit.com", "volumeHandle": handle}
     made = volume(name, csi=csi, **rest)
@@ -39,46 +39,46 @@ def names(index: VolumeIndex) -> list[str]:
 
 
 def test_volumes_of_a_resource_keep_their_order_when_one_changes() -> None:
-    index = index_of(told("pv-1", "rd-1/0"), told("pv-2", "rd-1/1"))
+    index = index_of(volume_json("pv-1", "rd-1/0"), volume_json("pv-2", "rd-1/1"))
 
-    index.changed(told("pv-1", "rd-1/0", metadata={"uid": "another"}))
+    index.changed(volume_json("pv-1", "rd-1/0", metadata={"uid": "another"}))
 
     assert names(index) == ["pv-1", "pv-2"]
     assert next(iter(index.of(RD))) is known(index, "pv-1")
 
 
 def test_a_resource_stays_known_until_its_last_volume_has_gone() -> None:
-    index = index_of(told("pv-1", "rd-1/0"), told("pv-2", "rd-1/1"))
+    index = index_of(volume_json("pv-1", "rd-1/0"), volume_json("pv-2", "rd-1/1"))
 
-    index.gone(told("pv-1", "rd-1/0"))
+    index.gone(volume_json("pv-1", "rd-1/0"))
     left = names(index), set(index.resources())
-    index.gone(told("pv-2", "rd-1/1"))
+    index.gone(volume_json("pv-2", "rd-1/1"))
 
     assert left == (["pv-2"], {RD})
     assert not names(index)
     assert not index.resources()
 
 
-def test_name_handle_and_resource_are_one_string_where_they_are_equal() -> None:
-    found = known(index_of(told("pvc-1", "pvc-1")), "pvc-1")
+def test_equal_name_handle_and_resource_share_one_string() -> None:
+    found = known(index_of(volume_json("pvc-1", "pvc-1")), "pvc-1")
 
     assert found.key is not None
     assert found.handle is found.name
     assert id(found.key.resource) == id(found.name)
 
 
-def test_a_handle_that_is_spelled_otherwise_stays_as_it_is() -> None:
-    found = known(index_of(told("pvc-1", "PVC-1")), "pvc-1")
+def test_a_handle_with_another_spelling_is_preserved() -> None:
+    found = known(index_of(volume_json("pvc-1", "PVC-1")), "pvc-1")
 
     assert found.key is not None
     assert (found.handle, found.key.resource) == ("PVC-1", "pvc-1")
 
 
-def test_what_volumes_have_in_common_is_kept_once() -> None:
+def test_values_common_to_volumes_are_stored_once() -> None:
     claim = {"namespace": "team-1", "name": "claim"}
     index = index_of(
         *(
-            told(name, name, storageClassName="quick-local", claimRef=claim)
+            volume_json(name, name, storageClassName="quick-local", claimRef=claim)
             for name in ("pv-1", "pv-2")
         )
     )
@@ -93,12 +93,12 @@ def test_what_volumes_have_in_common_is_kept_once() -> None:
     assert one.claim.namespace is other.claim.namespace
 
 
-def test_a_new_list_of_the_same_keeps_what_is_there() -> None:
-    index = index_of(told("pv-1"))
+def test_an_identical_list_keeps_the_stored_volumes() -> None:
+    index = index_of(volume_json("pv-1"))
     before = known(index, "pv-1")
 
     index.begin_list()
-    index.listed(told("pv-1"))
+    index.listed(volume_json("pv-1"))
     index.end_list()
 
     assert known(index, "pv-1") is before

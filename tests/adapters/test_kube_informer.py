@@ -17,7 +17,7 @@ from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.policy import EVERYWHERE, LOCAL_ONLY
 from linstor_affinity_events.model.volume import Volume
-from tests.adapters.peers import PATIENCE, hurried, loads, running, until
+from tests.adapters.peers import TIMEOUT, hurried, loads, running, until
 from tests.contracts.manifests import affinity, volume
 from tests.fakes.kube_server import FakeCluster, KubeServer
 from tests.fakes.kube_server.metadata import Writer
@@ -29,23 +29,23 @@ LISTS = r"persistentvolumes\?.*(sendInitialEvents|limit)"
 
 
 class Watched:
-    """An index kept by an informer, and what it told."""
+    """An index kept by an informer, and the changes that it reported."""
 
     def __init__(self, api: KubeApi, *, watch_for: float = 300.0, pause: float = 0.01) -> None:
-        self.news: list[str] = []
-        self.index = VolumeIndex(self._told)
+        self.changed: list[str] = []
+        self.index = VolumeIndex(self._reported)
         delays = Backoff(first=pause, most=5 * pause, chance=random.Random(1))
         self.informer = Informer(api, VOLUMES_PATH, self.index, delays=delays, watch_for=watch_for)
 
-    def _told(self, told: Volume) -> None:
-        self.news.append(told.name)
+    def _reported(self, reported: Volume) -> None:
+        self.changed.append(reported.name)
 
     @property
     def names(self) -> set[str]:
         return {v.name for resource in self.index.resources() for v in self.index.of(resource)}
 
     async def synced(self) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await self.informer.synced.wait()
 
 
@@ -81,7 +81,7 @@ async def test_the_first_list_is_streamed(
     assert [request.query.count("sendInitialEvents=true") for request in kube.log.latest] == [1]
 
 
-async def test_an_older_server_gives_its_list_in_pages(
+async def test_an_older_server_is_listed_in_pages(
     api: KubeApi, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     kube.initial_events_supported = False
@@ -95,7 +95,7 @@ async def test_an_older_server_gives_its_list_in_pages(
     assert len(kube.log.matching("GET", "limit=500")) == 3
 
 
-async def test_after_pages_changes_are_told(
+async def test_changes_after_a_paged_list_are_reported(
     api: KubeApi, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     kube.initial_events_supported = False
@@ -106,7 +106,7 @@ async def test_after_pages_changes_are_told(
         await until(lambda: watched.names == {"pv-1"})
 
 
-async def test_changes_are_told(watched: Watched, cluster: FakeCluster) -> None:
+async def test_changes_are_reported(watched: Watched, cluster: FakeCluster) -> None:
     await watched.synced()
 
     cluster.create(PV, volume("pv-1"))
@@ -118,7 +118,7 @@ async def test_changes_are_told(watched: Watched, cluster: FakeCluster) -> None:
     await until(lambda: not watched.names)
 
 
-async def test_after_a_cut_the_watch_goes_on_where_it_was(
+async def test_a_broken_watch_resumes_from_its_last_version(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     await watched.synced()
@@ -130,7 +130,7 @@ async def test_after_a_cut_the_watch_goes_on_where_it_was(
     assert lists(kube) == 1
 
 
-async def test_a_watch_that_ends_in_time_goes_on_where_it_was() -> None:
+async def test_a_watch_that_timed_out_resumes_from_its_last_version() -> None:
     cluster = FakeCluster()
 
     async def story() -> int:
@@ -148,7 +148,7 @@ async def test_a_watch_that_ends_in_time_goes_on_where_it_was() -> None:
     assert await asyncio.to_thread(hurried, story) == 1
 
 
-async def test_when_the_version_is_forgotten_what_is_gone_is_dropped(
+async def test_after_an_expired_version_deleted_objects_are_dropped(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     cluster.create(PV, volume("pv-1"))
@@ -164,7 +164,7 @@ async def test_when_the_version_is_forgotten_what_is_gone_is_dropped(
     assert lists(kube) == 2
 
 
-async def test_a_watch_that_expires_lists_anew(
+async def test_an_expired_watch_lists_again(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     await watched.synced()
@@ -175,7 +175,7 @@ async def test_a_watch_that_expires_lists_anew(
     await until(lambda: watched.names == {"pv-1"})
 
 
-async def test_a_volume_that_went_and_came_back_unseen_is_the_new_one(
+async def test_a_volume_recreated_during_a_gap_is_the_new_one(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     cluster.create(PV, volume("pv-1"))
@@ -195,7 +195,7 @@ async def test_a_volume_that_went_and_came_back_unseen_is_the_new_one(
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
-async def test_no_refusal_ends_an_informer(
+async def test_no_error_response_ends_an_informer(
     api: KubeApi, kube: KubeServer, cluster: FakeCluster, status: int
 ) -> None:
     kube.faults.add(status=status, times=2)
@@ -207,7 +207,7 @@ async def test_no_refusal_ends_an_informer(
     assert watched.names == {"pv-1"}
 
 
-async def test_a_server_that_went_away_is_told_and_come_back_to(
+async def test_a_lost_server_is_reported_and_retried(
     watched: Watched, kube: KubeServer, cluster: FakeCluster
 ) -> None:
     await watched.synced()
@@ -222,7 +222,7 @@ async def test_a_server_that_went_away_is_told_and_come_back_to(
     assert (good, watched.informer.failure) == (None, None)
 
 
-async def test_until_the_list_is_whole_it_is_not_synced(api: KubeApi, kube: KubeServer) -> None:
+async def test_it_is_not_synced_before_the_list_is_complete(api: KubeApi, kube: KubeServer) -> None:
     kube.faults.add(path_regex="sendInitialEvents", status=500, times=3)
 
     async with watching(api) as watched:
@@ -232,7 +232,7 @@ async def test_until_the_list_is_whole_it_is_not_synced(api: KubeApi, kube: Kube
     assert begun == "not listed yet"
 
 
-async def test_a_server_that_forgets_at_once_is_not_asked_without_pause() -> None:
+async def test_a_watch_that_expires_at_once_is_retried_with_backoff() -> None:
     async def story() -> int:
         async with KubeServer(FakeCluster()) as kube:
             kube.faults.add(status=410, times=10**9)
@@ -272,7 +272,9 @@ async def test_an_index_forgets_a_resource_with_its_last_volume(
     assert not watched.index.of(ResourceName("pv-1"))
 
 
-async def test_other_drivers_volumes_are_not_kept(watched: Watched, cluster: FakeCluster) -> None:
+async def test_volumes_of_other_drivers_are_not_stored(
+    watched: Watched, cluster: FakeCluster
+) -> None:
     cluster.create(PV, volume("other", csi={"driver": "x.example.com", "volumeHandle": "x"}))
     cluster.create(PV, volume("ours"))
     await until(lambda: watched.names == {"ours"})
@@ -280,7 +282,7 @@ async def test_other_drivers_volumes_are_not_kept(watched: Watched, cluster: Fak
     assert watched.index.get(PvName("other")) is None
 
 
-async def test_volumes_whose_handle_is_none_are_kept_apart(
+async def test_volumes_with_an_unmanaged_handle_are_stored_separately(
     watched: Watched, cluster: FakeCluster
 ) -> None:
     csi = {"driver": "linstor.csi.linbit.com", "volumeHandle": "a b/c"}
@@ -291,13 +293,15 @@ async def test_volumes_whose_handle_is_none_are_kept_apart(
     assert not watched.index.resources()
 
 
-async def test_what_was_there_before_is_no_news(api: KubeApi, cluster: FakeCluster) -> None:
+async def test_existing_volumes_are_not_reported_as_changes(
+    api: KubeApi, cluster: FakeCluster
+) -> None:
     cluster.create(PV, volume("pv-1"))
 
     async with watching(api) as watched:
         await watched.synced()
 
-    assert watched.news == []
+    assert watched.changed == []
 
 
 def annotated(key: str, value: str) -> Json:
@@ -312,16 +316,16 @@ def annotated(key: str, value: str) -> Json:
         pytest.param(annotated("override.piraeus.io/policy", "false"), id="override annotation"),
     ],
 )
-async def test_what_may_ask_for_another_decision_is_news(
+async def test_a_change_of_a_decision_input_is_reported(
     watched: Watched, cluster: FakeCluster, patch: Json
 ) -> None:
     await watched.synced()
     cluster.create(PV, volume("pv-1"))
-    await until(lambda: watched.news == ["pv-1"])
+    await until(lambda: watched.changed == ["pv-1"])
 
     cluster.patch(PV, "pv-1", patch)
 
-    await until(lambda: watched.news == ["pv-1", "pv-1"])
+    await until(lambda: watched.changed == ["pv-1", "pv-1"])
 
 
 @pytest.mark.parametrize(
@@ -341,33 +345,31 @@ async def test_what_may_ask_for_another_decision_is_news(
         ),
     ],
 )
-async def test_what_asks_for_no_other_decision_is_no_news(
+async def test_a_change_of_anything_else_is_not_reported(
     watched: Watched, cluster: FakeCluster, change: Callable[[FakeCluster], object]
 ) -> None:
     await watched.synced()
     cluster.create(PV, volume("pv-1"))
-    await until(lambda: watched.news == ["pv-1"])
+    await until(lambda: watched.changed == ["pv-1"])
 
     change(cluster)
     cluster.create(PV, volume("the-last"))
     await until(lambda: "the-last" in watched.names)
 
-    assert watched.news == ["pv-1", "the-last"]
+    assert watched.changed == ["pv-1", "the-last"]
 
 
-async def test_whoever_follows_a_volume_hears_of_each_change(
-    watched: Watched, cluster: FakeCluster
-) -> None:
+async def test_a_volume_watch_receives_each_change(watched: Watched, cluster: FakeCluster) -> None:
     await watched.synced()
 
     with watched.index.follow(PvName("pv-1")) as volume_watch:
         cluster.create(PV, volume("pv-1"))
-        async with asyncio.timeout(PATIENCE):
-            await volume_watch.news()
+        async with asyncio.timeout(TIMEOUT):
+            await volume_watch.event()
         created = volume_watch.latest
         cluster.delete(PV, "pv-1")
-        async with asyncio.timeout(PATIENCE):
-            await volume_watch.news()
+        async with asyncio.timeout(TIMEOUT):
+            await volume_watch.event()
         deleted = volume_watch.latest
 
     assert created is not None
@@ -375,7 +377,7 @@ async def test_whoever_follows_a_volume_hears_of_each_change(
     assert created["metadata"]["uid"] == deleted["metadata"]["uid"]
 
 
-async def test_whoever_follows_a_volume_hears_nothing_of_others(
+async def test_a_volume_watch_receives_nothing_of_other_volumes(
     watched: Watched, cluster: FakeCluster
 ) -> None:
     await watched.synced()
@@ -387,23 +389,23 @@ async def test_whoever_follows_a_volume_hears_nothing_of_others(
     assert volume_watch.latest is None
 
 
-async def test_a_phase_that_changes_is_a_sign_of_life_of_the_binder(
+async def test_a_phase_change_is_a_sign_of_life_of_the_binder(
     watched: Watched, cluster: FakeCluster
 ) -> None:
     await watched.synced()
     cluster.create(PV, volume("pv-1"))
     await until(lambda: watched.names == {"pv-1"})
-    silent = watched.index.phase_changed_at
+    before = watched.index.phase_changed_at
 
     status = Writer(name="kube-controller-manager", subresource="status")
     cluster.patch(PV, "pv-1", {"status": {"phase": "Released"}}, writer=status)
-    await until(lambda: watched.index.phase_changed_at > silent)
+    await until(lambda: watched.index.phase_changed_at > before)
 
-    assert silent == float("-inf")
+    assert before == float("-inf")
 
 
 Classes = tuple[ClassStore, list[int]]
-"""A store, and one entry for each time that it told of a change."""
+"""A store, and one item for each change that it reported."""
 
 
 def class_of(name: str, **parameters: str) -> Json:
@@ -419,34 +421,34 @@ async def classes(
     api: KubeApi, cluster: FakeCluster
 ) -> AsyncIterator[tuple[ClassStore, list[int]]]:
     cluster.create("storageclasses", class_of("local", allowRemoteVolumeAccess="false"))
-    store, told = ClassStore(), list[int]()
-    store.on_change = lambda: told.append(1)
+    store, reported = ClassStore(), list[int]()
+    store.on_change = lambda: reported.append(1)
     delays = Backoff(first=0.01, most=0.05, chance=random.Random(1))
     informer = Informer(api, CLASSES_PATH, store, delays=delays, watch_for=300.0)
     async with running(informer.run()):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await informer.synced.wait()
-        yield store, told
+        yield store, reported
 
 
-async def test_classes_are_kept_by_name(classes: Classes) -> None:
-    store, told = classes
+async def test_classes_are_stored_by_name(classes: Classes) -> None:
+    store, reported = classes
 
     assert store.found["local"].policy == LOCAL_ONLY
-    assert told == []
+    assert reported == []
 
 
-async def test_a_new_class_is_told(classes: Classes, cluster: FakeCluster) -> None:
-    store, told = classes
+async def test_a_new_class_is_reported(classes: Classes, cluster: FakeCluster) -> None:
+    store, reported = classes
 
     cluster.create("storageclasses", class_of("open", allowRemoteVolumeAccess="true"))
     await until(lambda: "open" in store.found)
 
     assert store.found["open"].policy == EVERYWHERE
-    assert told == [1]
+    assert reported == [1]
 
 
-async def test_a_class_that_goes_is_forgotten(classes: Classes, cluster: FakeCluster) -> None:
+async def test_a_deleted_class_is_dropped(classes: Classes, cluster: FakeCluster) -> None:
     store, _ = classes
 
     cluster.delete("storageclasses", "local")
@@ -454,10 +456,10 @@ async def test_a_class_that_goes_is_forgotten(classes: Classes, cluster: FakeClu
     await until(lambda: not store.found)
 
 
-async def test_a_class_that_changed_while_nobody_watched_is_told(
+async def test_a_class_changed_during_a_gap_is_reported(
     classes: Classes, cluster: FakeCluster, kube: KubeServer
 ) -> None:
-    store, told = classes
+    store, reported = classes
 
     kube.cut_watches()
     cluster.delete("storageclasses", "local")
@@ -465,11 +467,11 @@ async def test_a_class_that_changed_while_nobody_watched_is_told(
     kube.compact()
     await until(lambda: store.found["local"].policy == EVERYWHERE)
 
-    assert told == [1]
+    assert reported == [1]
 
 
 def test_a_key_that_changes_moves_the_volume() -> None:
-    # A volume's handle never changes in place; one that was made anew under its name may.
+    # A volume's handle never changes in place; one that was recreated under its name may.
     index = VolumeIndex(lambda _: None)
     first = volume("pv-1", metadata={"uid": "1"})
     second = volume(

@@ -1,4 +1,4 @@
-"""Notes in ConfigMaps, against an API server on loopback."""
+"""Entries in ConfigMaps, against an API server on loopback."""
 
 import logging
 from dataclasses import replace
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 CONFIG_MAPS = "configmaps"
 NAMESPACE = "default"
-NOTE = begun(volume())
+ENTRY = begun(volume())
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def journal(api: KubeApi) -> KubeJournal:
     return KubeJournal(api, NAMESPACE)
 
 
-def noted(name: str) -> JournalEntry:
+def entry_for(name: str) -> JournalEntry:
     return begun(with_metadata(volume(), name=name))
 
 
@@ -47,7 +47,7 @@ def config_map(name: str, text: str | None, *, label: str = "true") -> Json:
 
 
 def labelled(entry: JournalEntry, text: str = "{}") -> Json:
-    """A ConfigMap that is labelled as the entry of a note, with any text in it."""
+    """A ConfigMap that is labelled as an entry, with any text in it."""
     made = config_map(configmap_name(entry.pv), text)
     made["metadata"]["annotations"] = {
         "linstor-affinity-events/persistent-volume": entry.pv,
@@ -65,28 +65,28 @@ def listed(*entries: JournalEntry, last: bool = True) -> Listed:
     return Listed({entry.pv: entry.key for entry in entries}, whole=last, last=last)
 
 
-async def test_a_note_is_read_as_it_was_written(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+async def test_an_entry_round_trips(journal: KubeJournal) -> None:
+    created = await journal.create(ENTRY)
 
-    assert replace(created, version="") == NOTE
+    assert replace(created, version="") == ENTRY
     assert await journal.read(PV) == created
     assert await journal.all() == listed(created)
 
 
-async def test_without_a_note_there_is_none(journal: KubeJournal) -> None:
+async def test_a_missing_entry_is_none(journal: KubeJournal) -> None:
     assert await journal.read(PV) is None
     assert await journal.all() == listed()
 
 
-async def test_a_second_first_note_is_a_conflict(journal: KubeJournal) -> None:
-    await journal.create(NOTE)
+async def test_creating_an_entry_twice_is_a_conflict(journal: KubeJournal) -> None:
+    await journal.create(ENTRY)
 
     with pytest.raises(Conflict):
-        await journal.create(NOTE)
+        await journal.create(ENTRY)
 
 
-async def test_a_note_is_written_over(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+async def test_an_entry_is_overwritten(journal: KubeJournal) -> None:
+    created = await journal.create(ENTRY)
 
     saved = await journal.save(created.deleting())
 
@@ -94,8 +94,8 @@ async def test_a_note_is_written_over(journal: KubeJournal) -> None:
     assert saved.version != created.version
 
 
-async def test_only_the_version_that_was_read_is_written_over(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+async def test_only_the_version_that_was_read_is_overwritten(journal: KubeJournal) -> None:
+    created = await journal.create(ENTRY)
     saved = await journal.save(created.deleting())
 
     with pytest.raises(Conflict):
@@ -104,8 +104,8 @@ async def test_only_the_version_that_was_read_is_written_over(journal: KubeJourn
     assert await journal.read(PV) == saved
 
 
-async def test_a_note_that_is_gone_is_not_written_again(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+async def test_a_deleted_entry_is_not_written_again(journal: KubeJournal) -> None:
+    created = await journal.create(ENTRY)
     await journal.drop(created)
 
     with pytest.raises(Conflict):
@@ -114,10 +114,10 @@ async def test_a_note_that_is_gone_is_not_written_again(journal: KubeJournal) ->
     assert await journal.read(PV) is None
 
 
-async def test_a_note_of_a_later_replacement_is_not_written_over(journal: KubeJournal) -> None:
-    first = await journal.create(NOTE)
+async def test_an_entry_of_a_later_replacement_is_not_overwritten(journal: KubeJournal) -> None:
+    first = await journal.create(ENTRY)
     await journal.drop(first)
-    second = await journal.create(NOTE)
+    second = await journal.create(ENTRY)
 
     with pytest.raises(Conflict):
         await journal.save(first.deleting())
@@ -125,14 +125,14 @@ async def test_a_note_of_a_later_replacement_is_not_written_over(journal: KubeJo
     assert await journal.read(PV) == second
 
 
-async def test_a_note_is_dropped(journal: KubeJournal, cluster: FakeCluster) -> None:
-    await journal.drop(await journal.create(NOTE))
+async def test_an_entry_is_deleted(journal: KubeJournal, cluster: FakeCluster) -> None:
+    await journal.drop(await journal.create(ENTRY))
 
     assert cluster.objects(CONFIG_MAPS, NAMESPACE) == []
 
 
-async def test_only_the_version_that_was_read_is_dropped(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+async def test_only_the_version_that_was_read_is_deleted(journal: KubeJournal) -> None:
+    created = await journal.create(ENTRY)
     saved = await journal.save(created.deleting())
 
     with pytest.raises(Conflict):
@@ -141,10 +141,10 @@ async def test_only_the_version_that_was_read_is_dropped(journal: KubeJournal) -
     assert await journal.read(PV) == saved
 
 
-async def test_a_note_of_a_later_replacement_is_not_dropped(journal: KubeJournal) -> None:
-    first = await journal.create(NOTE)
+async def test_an_entry_of_a_later_replacement_is_not_deleted(journal: KubeJournal) -> None:
+    first = await journal.create(ENTRY)
     await journal.drop(first)
-    second = await journal.create(NOTE)
+    second = await journal.create(ENTRY)
 
     with pytest.raises(Conflict):
         await journal.drop(first)
@@ -152,23 +152,23 @@ async def test_a_note_of_a_later_replacement_is_not_dropped(journal: KubeJournal
     assert await journal.read(PV) == second
 
 
-async def test_a_note_that_is_gone_may_be_dropped(journal: KubeJournal) -> None:
-    created = await journal.create(NOTE)
+async def test_deleting_a_missing_entry_is_a_success(journal: KubeJournal) -> None:
+    created = await journal.create(ENTRY)
 
     await journal.drop(created)
     await journal.drop(created)
 
 
 @pytest.mark.parametrize("length", [1, 238, 239, 240, 253])
-async def test_any_name_of_a_volume_has_a_place(journal: KubeJournal, length: int) -> None:
+async def test_any_volume_name_makes_a_valid_entry_name(journal: KubeJournal, length: int) -> None:
     name = "x" * length
 
-    created = await journal.create(noted(name))
+    created = await journal.create(entry_for(name))
 
     assert await journal.read(PvName(name)) == created
 
 
-def test_every_name_has_a_place_of_its_own() -> None:
+def test_every_volume_name_makes_a_unique_entry_name() -> None:
     names = [PvName(letter * length) for letter in "ab" for length in (1, 238, 239, 240, 253)]
 
     assert len({configmap_name(name) for name in names}) == len(names)
@@ -187,20 +187,18 @@ async def test_a_volume_with_the_largest_annotations_fits(
     assert created.wanted["metadata"]["annotations"] == {"a": text}
 
 
-async def test_what_the_server_refuses_is_refused(journal: KubeJournal) -> None:
-    wanted = with_metadata(dict(NOTE.wanted), annotations={"a": "x" * 2_000_000})
+async def test_a_rejection_by_the_server_is_passed_on(journal: KubeJournal) -> None:
+    wanted = with_metadata(dict(ENTRY.wanted), annotations={"a": "x" * 2_000_000})
 
     with pytest.raises(Refused):
-        await journal.create(replace(NOTE, wanted=wanted))
+        await journal.create(replace(ENTRY, wanted=wanted))
 
 
-async def test_a_journal_that_may_not_be_written_is_told(
-    journal: KubeJournal, kube: KubeServer
-) -> None:
+async def test_a_forbidden_journal_is_reported(journal: KubeJournal, kube: KubeServer) -> None:
     kube.access.denied.add(("create", "configmaps"))
 
     with pytest.raises(Forbidden):
-        await journal.create(NOTE)
+        await journal.create(ENTRY)
 
 
 HOSTILE = [
@@ -213,8 +211,8 @@ HOSTILE = [
     pytest.param(
         orjson.dumps(
             {
-                **NOTE.written(),
-                "wanted": {**NOTE.wanted, "spec": {"hostPath": {"path": "/"}}},
+                **ENTRY.written(),
+                "wanted": {**ENTRY.wanted, "spec": {"hostPath": {"path": "/"}}},
             }
         ).decode(),
         id="a host path",
@@ -223,10 +221,10 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-async def test_a_foreign_config_map_is_told_and_not_trusted(
+async def test_a_foreign_config_map_is_reported_and_not_trusted(
     journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture, text: str | None
 ) -> None:
-    good = await journal.create(noted("pvc-2"))
+    good = await journal.create(entry_for("pvc-2"))
     cluster.create(CONFIG_MAPS, config_map(configmap_name(PV), text), namespace=NAMESPACE)
 
     with caplog.at_level(logging.ERROR):
@@ -243,7 +241,7 @@ async def test_a_foreign_config_map_is_told_and_not_trusted(
         await journal.read(PV)
 
 
-async def test_a_foreign_config_map_is_told_once(
+async def test_a_foreign_config_map_is_reported_once(
     journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.create(CONFIG_MAPS, config_map("x", "{}"), namespace=NAMESPACE)
@@ -255,17 +253,17 @@ async def test_a_foreign_config_map_is_told_once(
     assert len(caplog.records) == 1
 
 
-async def test_a_note_in_the_place_of_another_is_not_trusted(
+async def test_an_entry_under_the_name_of_another_is_not_trusted(
     journal: KubeJournal, cluster: FakeCluster
 ) -> None:
-    text = orjson.dumps(noted("pvc-2").written()).decode()
+    text = orjson.dumps(entry_for("pvc-2").written()).decode()
     cluster.create(CONFIG_MAPS, config_map(configmap_name(PV), text), namespace=NAMESPACE)
 
     with pytest.raises(BadEntry, match="holds the entry of pvc-2"):
         await journal.read(PV)
 
 
-async def test_other_config_maps_are_nobodys_business(
+async def test_other_config_maps_are_ignored(
     journal: KubeJournal, cluster: FakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.create(CONFIG_MAPS, config_map("x", "{}", label="false"), namespace=NAMESPACE)
@@ -275,7 +273,7 @@ async def test_other_config_maps_are_nobodys_business(
     assert caplog.records == []
 
 
-async def test_many_notes_come_in_pages(
+async def test_many_entries_are_listed_in_pages(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -283,7 +281,7 @@ async def test_many_notes_come_in_pages(
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 100)
     for number in range(250):
-        keep(cluster, noted(f"pv-{number}"))
+        keep(cluster, entry_for(f"pv-{number}"))
 
     found = await journal.all()
 
@@ -292,7 +290,7 @@ async def test_many_notes_come_in_pages(
     assert len(kube.log.matching("GET", "limit=100")) == 3
 
 
-async def test_a_list_that_is_forgotten_midway_goes_on_where_it_was(
+async def test_a_list_that_expires_midway_continues_where_it_was(
     journal: KubeJournal,
     api: KubeApi,
     cluster: FakeCluster,
@@ -300,7 +298,7 @@ async def test_a_list_that_is_forgotten_midway_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(35)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(35)]
     for entry in entries:
         keep(cluster, entry)
     read = api.get_page
@@ -318,7 +316,7 @@ async def test_a_list_that_is_forgotten_midway_goes_on_where_it_was(
     assert len(kube.log.matching("GET", "limit=10")) == 4 + 1
 
 
-async def test_a_list_that_can_t_go_on_begins_once_more(
+async def test_a_list_that_cannot_continue_starts_again(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -326,7 +324,7 @@ async def test_a_list_that_can_t_go_on_begins_once_more(
 ) -> None:
     """Where a proxy, say, swallows what the API server offers."""
     monkeypatch.setattr(kube_pages, "PAGE", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(15)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(15)]
     for entry in entries:
         keep(cluster, entry)
     kube.faults.add(path_regex="continue=", status=410)
@@ -334,7 +332,7 @@ async def test_a_list_that_can_t_go_on_begins_once_more(
     assert await journal.all() == listed(*entries)
 
 
-async def test_a_list_that_is_forgotten_again_and_again_is_given_up_for_now(
+async def test_a_list_that_expires_repeatedly_is_retried_later(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -342,7 +340,7 @@ async def test_a_list_that_is_forgotten_again_and_again_is_given_up_for_now(
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 10)
     for number in range(15):
-        keep(cluster, noted(f"pv-{number:02}"))
+        keep(cluster, entry_for(f"pv-{number:02}"))
     kube.faults.add(path_regex="continue=", times=1000, status=410)
 
     with pytest.raises(Again):
@@ -351,7 +349,7 @@ async def test_a_list_that_is_forgotten_again_and_again_is_given_up_for_now(
     assert len(kube.log.matching("GET", "limit=10")) < 20
 
 
-async def test_a_list_reaches_its_end_however_often_its_beginning_is_forgotten(
+async def test_a_list_completes_however_often_its_first_page_expires(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -359,7 +357,7 @@ async def test_a_list_reaches_its_end_however_often_its_beginning_is_forgotten(
 ) -> None:
     """The API server forgets after five minutes, and a full reconcile comes each minute."""
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(35)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(35)]
     for entry in entries:
         keep(cluster, entry)
 
@@ -371,7 +369,7 @@ async def test_a_list_reaches_its_end_however_often_its_beginning_is_forgotten(
     assert found == {entry.pv for entry in entries}
 
 
-async def test_a_place_to_go_on_from_that_is_refused_is_not_asked_for_again(
+async def test_a_rejected_continue_token_is_not_used_again(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -379,7 +377,7 @@ async def test_a_place_to_go_on_from_that_is_refused_is_not_asked_for_again(
 ) -> None:
     """As by an API server of another version, which can't read what the first one gave out."""
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(15)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(15)]
     for entry in entries:
         keep(cluster, entry)
     await journal.all()
@@ -391,14 +389,14 @@ async def test_a_place_to_go_on_from_that_is_refused_is_not_asked_for_again(
     assert await journal.all() == listed(*entries[:10], last=False)
 
 
-async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
+async def test_entries_of_a_failed_list_are_listed_by_the_next_one(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 10)
-    entries = [noted(f"pv-{number:02}") for number in range(15)]
+    entries = [entry_for(f"pv-{number:02}") for number in range(15)]
     for entry in entries:
         keep(cluster, entry)
     kube.faults.add(path_regex="continue=", times=1, status=500)
@@ -408,8 +406,10 @@ async def test_what_a_failed_list_had_found_is_found_by_the_next_one(
     assert await journal.all() == listed(*entries)
 
 
-async def test_a_note_says_who_manages_it(journal: KubeJournal, cluster: FakeCluster) -> None:
-    await journal.create(replace(NOTE, wanted={**NOTE.wanted}))
+async def test_an_entry_has_the_managed_by_label(
+    journal: KubeJournal, cluster: FakeCluster
+) -> None:
+    await journal.create(replace(ENTRY, wanted={**ENTRY.wanted}))
 
     stored = cluster.get(CONFIG_MAPS, configmap_name(PV), NAMESPACE)
 
@@ -420,7 +420,7 @@ async def test_a_note_says_who_manages_it(journal: KubeJournal, cluster: FakeClu
     }
     assert stored["metadata"]["annotations"] == {
         "linstor-affinity-events/persistent-volume": PV,
-        "linstor-affinity-events/linstor-volume": str(NOTE.key),
+        "linstor-affinity-events/linstor-volume": str(ENTRY.key),
     }
     wanted = orjson.loads(stored["data"]["entry.json"])["wanted"]
     assert wanted["spec"]["nodeAffinity"] == on_node("node-b").manifest()
@@ -431,7 +431,7 @@ def asked(kube: KubeServer) -> list[str]:
     return [request.path for request in kube.log.matching("GET", "/configmaps/.")]
 
 
-async def test_a_list_brings_no_bodies(
+async def test_a_list_reads_metadata_only(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -439,7 +439,7 @@ async def test_a_list_brings_no_bodies(
 ) -> None:
     monkeypatch.setattr(kube_pages, "PAGE", 100)
     for number in range(120):
-        entry = noted(f"pv-{number:03}")
+        entry = entry_for(f"pv-{number:03}")
         cluster.create(CONFIG_MAPS, labelled(entry, "x" * 1_000_000), namespace=NAMESPACE)
 
     found = await journal.all()
@@ -454,7 +454,7 @@ async def test_pages_of_large_entries_are_shorter(
     journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     for number in range(60):
-        made = labelled(noted(f"pv-{number:02}"))
+        made = labelled(entry_for(f"pv-{number:02}"))
         made["metadata"]["annotations"]["x"] = "x" * 250_000
         cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
 
@@ -466,11 +466,11 @@ async def test_pages_of_large_entries_are_shorter(
     assert len(kube.log.matching("GET", "limit=")) <= 5 + 60 * 250_000 * 2 / PAGE_LIMIT
 
 
-async def test_pages_are_long_again_behind_large_entries(
+async def test_pages_are_long_again_after_large_entries(
     journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
 ) -> None:
     for number in range(1020):
-        made = labelled(noted(f"pv-{number:04}"))
+        made = labelled(entry_for(f"pv-{number:04}"))
         if number < 20:
             made["metadata"]["annotations"]["x"] = "x" * 250_000
         cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
@@ -481,7 +481,7 @@ async def test_pages_are_long_again_behind_large_entries(
     assert len(kube.log.matching("GET", "limit=")) <= 12
 
 
-async def test_a_list_of_very_many_goes_on_where_it_ended(
+async def test_a_list_of_very_many_continues_where_it_ended(
     journal: KubeJournal,
     cluster: FakeCluster,
     caplog: pytest.LogCaptureFixture,
@@ -490,7 +490,7 @@ async def test_a_list_of_very_many_goes_on_where_it_ended(
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 30)
     names = [f"pv-{number:04}" for number in range(35)]
     for name in names:
-        cluster.create(CONFIG_MAPS, labelled(noted(name)), namespace=NAMESPACE)
+        cluster.create(CONFIG_MAPS, labelled(entry_for(name)), namespace=NAMESPACE)
 
     first, second, third = [await journal.all() for _ in range(3)]
 
@@ -505,19 +505,19 @@ async def test_a_list_of_very_many_goes_on_where_it_ended(
     ]
 
 
-async def test_thousands_of_large_entries_hide_none(
+async def test_thousands_of_large_entries_hide_no_entry(
     journal: KubeJournal, cluster: FakeCluster
 ) -> None:
     for number in range(3000):
         made = config_map(f"a-{number:04}", "x" * 100_000)
-        made["metadata"]["annotations"] = labelled(NOTE)["metadata"]["annotations"]
+        made["metadata"]["annotations"] = labelled(ENTRY)["metadata"]["annotations"]
         cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
-    keep(cluster, NOTE)
+    keep(cluster, ENTRY)
 
     assert PV in (await journal.all()).volumes
 
 
-async def test_a_list_reads_so_much_and_no_more(
+async def test_a_list_reads_a_limited_amount(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
@@ -526,7 +526,7 @@ async def test_a_list_reads_so_much_and_no_more(
     monkeypatch.setattr(kube_journal, "MOST_BYTES", 6 * MIB)
     names = {PvName(f"pv-{number:02}") for number in range(12)}
     for name in names:
-        made = labelled(noted(name))
+        made = labelled(entry_for(name))
         # Six characters each in JSON: 1.5 MB.
         made["metadata"]["annotations"]["x"] = "\x01" * 250_000
         cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
@@ -549,14 +549,14 @@ async def test_a_list_reads_so_much_and_no_more(
         pytest.param("linstor-volume", "x" * 1000, id="no name of LINSTOR's"),
     ],
 )
-async def test_an_entry_that_is_not_labelled_well_is_read(
+async def test_an_entry_with_wrong_labels_is_read(
     journal: KubeJournal,
     cluster: FakeCluster,
     kube: KubeServer,
     annotation: str,
     value: str | None,
 ) -> None:
-    made = labelled(NOTE, orjson.dumps(NOTE.written()).decode())
+    made = labelled(ENTRY, orjson.dumps(ENTRY.written()).decode())
     name = f"linstor-affinity-events/{annotation}"
     if value is None:
         del made["metadata"]["annotations"][name]
@@ -564,7 +564,7 @@ async def test_an_entry_that_is_not_labelled_well_is_read(
         made["metadata"]["annotations"][name] = value
     cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
 
-    assert await journal.all() == listed(NOTE)
+    assert await journal.all() == listed(ENTRY)
     assert len(asked(kube)) == 1
 
 
@@ -583,16 +583,16 @@ async def test_few_of_the_entries_without_labels_are_read_at_a_time(
     assert (first.first, first.last) == (True, True)
 
 
-async def test_what_was_read_and_is_no_note_is_not_read_again(
+async def test_a_config_map_that_is_not_an_entry_is_not_read_again(
     journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
 ) -> None:
-    cluster.create(CONFIG_MAPS, labelled(NOTE), namespace=NAMESPACE)
-    assert await journal.all() == listed(NOTE)
+    cluster.create(CONFIG_MAPS, labelled(ENTRY), namespace=NAMESPACE)
+    assert await journal.all() == listed(ENTRY)
     with pytest.raises(BadEntry):
         await journal.read(PV)
 
     assert await journal.all() == listed()
 
-    text = orjson.dumps(NOTE.written()).decode()
-    cluster.update(CONFIG_MAPS, configmap_name(PV), labelled(NOTE, text), namespace=NAMESPACE)
-    assert await journal.all() == listed(NOTE)
+    text = orjson.dumps(ENTRY.written()).decode()
+    cluster.update(CONFIG_MAPS, configmap_name(PV), labelled(ENTRY, text), namespace=NAMESPACE)
+    assert await journal.all() == listed(ENTRY)

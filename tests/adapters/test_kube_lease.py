@@ -56,21 +56,21 @@ def test_a_lease_of_the_same_identity_is_free_until_this_process_has_led() -> No
     assert not one.is_held_by_another(lease, 0.0)
 
 
-def test_a_lease_that_a_duplicate_took_is_held_by_another() -> None:
+def test_a_lease_acquired_by_a_duplicate_is_held_by_another() -> None:
     one = record()
     one.wrote(stored(one.taken(None, NOON)), 0.0)
-    theirs = stored(record().taken(lease_of("one"), LATER), "2")
-    one.seen(theirs, 1.0)
+    foreign = stored(record().taken(lease_of("one"), LATER), "2")
+    one.seen(foreign, 1.0)
 
-    assert one.is_held_by_duplicate(theirs)
-    assert not one.is_ours(theirs)
-    assert one.is_held_by_another(theirs, 1.0)
+    assert one.is_held_by_duplicate(foreign)
+    assert not one.is_ours(foreign)
+    assert one.is_held_by_another(foreign, 1.0)
 
 
 @pytest.mark.parametrize(
     ("holder", "acquired", "transitions"), [("one", NOON, 0), ("two", LATER, 1)]
 )
-def test_a_renewal_keeps_what_a_takeover_changes(
+def test_a_renewal_preserves_what_a_takeover_changes(
     holder: str, acquired: datetime, transitions: int
 ) -> None:
     one = record()
@@ -135,5 +135,5 @@ def test_a_healthy_instance_does_not_yield() -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_how_long_a_lease_of_others_counts(says: object, waited: float) -> None:
+def test_how_long_the_lease_of_another_holder_is_valid(says: object, waited: float) -> None:
     assert record().valid_for({"spec": {"leaseDurationSeconds": says}}) == waited

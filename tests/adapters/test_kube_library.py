@@ -23,14 +23,14 @@ def run(code: str, *paths: Path) -> str:
     return done.stdout.strip()
 
 
-def test_no_models_are_loaded() -> None:
+def test_no_model_classes_are_loaded() -> None:
     loaded = run(f"import {OURS}\nprint(*(m for m in sys.modules if 'kubernetes_asyncio' in m))")
 
     assert "kubernetes_asyncio.config" in loaded
     assert "kubernetes_asyncio.client.models" not in loaded
 
 
-def test_whoever_imports_the_library_later_has_all_of_it() -> None:
+def test_a_later_import_of_the_library_is_complete() -> None:
     code = f"""
 import {OURS} as ours
 import kubernetes_asyncio
@@ -41,7 +41,7 @@ print(kubernetes_asyncio.client.Configuration is Configuration)
     assert run(code).split() == ["True", "V1Pod", "True"]
 
 
-def test_one_that_is_loaded_already_is_used() -> None:
+def test_a_library_that_is_loaded_already_is_used() -> None:
     code = f"""
 import kubernetes_asyncio.config
 import {OURS} as ours
@@ -53,7 +53,9 @@ print(kubernetes_asyncio.config.load_kube_config is ours.load_kube_config)
 @pytest.mark.parametrize(
     "wants", ["from kubernetes_asyncio.client import V1Pod", "import kubernetes_asyncio.watch.more"]
 )
-def test_a_version_that_needs_more_of_itself_gets_it(tmp_path: Path, wants: str) -> None:
+def test_a_version_that_requires_more_modules_is_imported_normally(
+    tmp_path: Path, wants: str
+) -> None:
     client, config = tmp_path / "kubernetes_asyncio/client", tmp_path / "kubernetes_asyncio/config"
     watch = tmp_path / "kubernetes_asyncio/watch"
     for package in (client, config, watch):
@@ -77,7 +79,7 @@ def test_a_version_that_needs_more_of_itself_gets_it(tmp_path: Path, wants: str)
     assert str(client) in where
 
 
-def test_a_class_that_is_not_loaded_says_so() -> None:
+def test_using_a_class_that_is_not_loaded_is_an_error() -> None:
     code = f"""
 import {OURS}
 from kubernetes_asyncio.config import kube_config

@@ -91,7 +91,7 @@ async def test_the_present_version_takes_one_object(api: KubeApi, kube: KubeServ
     assert len(kube.log.matching("GET", r"limit=1$")) == 1
 
 
-class SilentApi(KubeApi):
+class UnresponsiveApi(KubeApi):
     """An API server whose watches neither send anything nor end."""
 
     @asynccontextmanager
@@ -105,9 +105,11 @@ class SilentApi(KubeApi):
 
 def test_a_watch_that_does_not_end_is_ended() -> None:
     async def ended_at() -> float:
-        silent = SilentApi(loads("http://nowhere.invalid"))
+        unresponsive = UnresponsiveApi(loads("http://nowhere.invalid"))
         with pytest.raises(Unreachable, match="did not end after its timeout"):
-            async with bounded_watch(silent, VOLUMES_PATH, version="1", seconds=60.0) as events:
+            async with bounded_watch(
+                unresponsive, VOLUMES_PATH, version="1", seconds=60.0
+            ) as events:
                 await anext(events)
         return asyncio.get_running_loop().time()
 

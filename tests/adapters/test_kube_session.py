@@ -35,7 +35,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://127.0.0.1:6443", None),
     ],
 )
-def test_the_environment_names_proxies_and_who_is_spared(
+def test_the_environment_names_proxies_and_exceptions(
     server: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://secure.example.com:3128")
@@ -47,7 +47,7 @@ def test_the_environment_names_proxies_and_who_is_spared(
     assert proxy_for(server) == proxy
 
 
-async def test_requests_go_through_the_proxy_that_the_environment_names(
+async def test_requests_use_the_proxy_of_the_environment(
     kube: KubeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", kube.url)
@@ -59,7 +59,7 @@ async def test_requests_go_through_the_proxy_that_the_environment_names(
         await api.close()
 
 
-async def test_a_netrc_file_does_not_sign_in_for_us(
+async def test_a_netrc_file_is_ignored(
     kube: KubeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -73,13 +73,15 @@ async def test_a_netrc_file_does_not_sign_in_for_us(
         await api.close()
 
 
-def test_a_proxy_without_a_scheme_is_one_of_http(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_without_a_scheme_uses_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "secure.example.com:3128")
 
     assert proxy_for("https://kube.example.com") == "http://secure.example.com:3128"
 
 
-async def test_a_proxy_without_a_host_is_a_bad_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_without_a_host_is_not_a_valid_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://:3128")
     api = KubeApi(loads("http://kube.invalid"))
 
@@ -87,7 +89,7 @@ async def test_a_proxy_without_a_host_is_a_bad_setting(monkeypatch: pytest.Monke
         await api.open()
 
 
-async def test_the_proxy_is_named_without_its_login(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_proxy_is_shown_without_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://me:se@cret@proxy.example.com:3128")
     api = KubeApi(loads("http://kube.invalid"))
     try:
@@ -99,7 +101,7 @@ async def test_the_proxy_is_named_without_its_login(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("scheme", ["https", "socks5"])
-def test_a_proxy_that_is_not_spoken_to_by_http_is_not_used(
+def test_a_proxy_of_another_protocol_is_not_used(
     scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:secret@secure.example.com:3128")

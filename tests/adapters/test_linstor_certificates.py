@@ -39,7 +39,7 @@ def texts() -> Tls:
     )
 
 
-def test_a_full_disk_is_told_and_lived_through() -> None:
+def test_a_full_disk_is_reported_and_survived() -> None:
     connection = linstor_at(URL, tls=texts())
 
     with full_disk(), pytest.raises(Unreachable, match=r"are not valid: .*File too large"):
@@ -48,7 +48,7 @@ def test_a_full_disk_is_told_and_lived_through() -> None:
     assert connection.tls_for(URL) is not True
 
 
-def test_a_disk_that_fills_up_later_harms_nobody() -> None:
+def test_a_disk_that_fills_up_later_has_no_effect() -> None:
     connection = linstor_at(URL, tls=texts())
     first = connection.tls_for(URL)
 

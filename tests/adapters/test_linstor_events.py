@@ -22,7 +22,7 @@ from linstor_affinity_events.adapters.linstor.events import (
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName
-from tests.adapters.peers import CLOSED, PATIENCE, hurried, linstor_at, silent_peer
+from tests.adapters.peers import CLOSED, TIMEOUT, hurried, linstor_at, unresponsive_peer
 from tests.fakes.linstor_server import NODES, PROMOTION, LinstorServer, LinstorWorld
 
 MIB = 1024 * 1024
@@ -45,7 +45,7 @@ async def opened(
     linstor: LinstorServer, stream: LinstorStream | None = None
 ) -> AsyncIterator[AsyncIterator[Trigger]]:
     """A connection that the controller knows of."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         async with (stream or promotions(linstor.url)).connect() as events:
             await linstor.subscribed(PROMOTION)
             yield events
@@ -71,17 +71,19 @@ async def test_frames_become_events(linstor: LinstorServer) -> None:
         assert await anext(events) == TOUCHED
 
 
-async def test_a_real_change_is_told(linstor: LinstorServer, world: LinstorWorld) -> None:
+async def test_a_recorded_change_is_an_event(linstor: LinstorServer, world: LinstorWorld) -> None:
     async with opened(linstor) as events:
         world.go_offline("n1")
 
         assert await anext(events) == TOUCHED
 
 
-async def test_the_nodes_stream_tells_of_nodes(linstor: LinstorServer, world: LinstorWorld) -> None:
+async def test_the_nodes_stream_yields_node_events(
+    linstor: LinstorServer, world: LinstorWorld
+) -> None:
     stream = LinstorStream(linstor_at(linstor.url), name="nodes", path=NODES_PATH)
 
-    async with asyncio.timeout(PATIENCE), stream.connect() as events:
+    async with asyncio.timeout(TIMEOUT), stream.connect() as events:
         await linstor.subscribed(NODES)
         world.set_node_prop("n1", "Aux/x", "1")
 
@@ -116,14 +118,14 @@ async def test_a_large_node_is_one_event(linstor: LinstorServer) -> None:
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
-async def test_lines_may_end_either_way(linstor: LinstorServer, ending: bytes) -> None:
+async def test_lines_can_end_with_lf_or_crlf(linstor: LinstorServer, ending: bytes) -> None:
     async with opened(linstor) as events:
         linstor.send_raw(PROMOTION, frame(MAY).replace(b"\n", ending))
 
         assert await anext(events) == TOUCHED
 
 
-async def test_comments_and_fields_that_mean_nothing_are_passed_over(
+async def test_comments_and_unknown_fields_are_ignored(
     linstor: LinstorServer,
 ) -> None:
     noise = b": keepalive\n\nretry: 5\nid: 7\nnonsense\nnonsense: x\n"
@@ -139,7 +141,7 @@ async def test_comments_and_fields_that_mean_nothing_are_passed_over(
     [b"{", b"no JSON", b"[]", b"7", b"null", b'"text"', b"[" * 5000, b'{"a":NaN}'],
     ids=["half", "text", "list", "number", "null", "string", "deep", "NaN"],
 )
-async def test_an_event_that_cannot_be_read_may_concern_any_resource(
+async def test_an_event_that_cannot_be_parsed_may_concern_any_resource(
     linstor: LinstorServer, payload: bytes
 ) -> None:
     async with opened(linstor) as events:
@@ -148,12 +150,12 @@ async def test_an_event_that_cannot_be_read_may_concern_any_resource(
         assert [await anext(events), await anext(events)] == [ANY, TOUCHED]
 
 
-async def test_a_cut_in_mid_frame_is_told(linstor: LinstorServer) -> None:
+async def test_a_connection_cut_within_a_frame_is_reported(linstor: LinstorServer) -> None:
     with pytest.raises(Unreachable):
         await next_after(linstor, linstor.cut_streams)
 
 
-async def test_after_a_cut_the_next_connection_starts_clean(linstor: LinstorServer) -> None:
+async def test_the_next_connection_starts_with_an_empty_buffer(linstor: LinstorServer) -> None:
     stream = promotions(linstor.url)
     with pytest.raises(Unreachable):
         await next_after(linstor, linstor.cut_streams, stream)
@@ -165,17 +167,19 @@ async def test_after_a_cut_the_next_connection_starts_clean(linstor: LinstorServ
         assert await anext(events) == TOUCHED
 
 
-async def test_a_stream_that_is_ended_properly_ends_the_events() -> None:
+async def test_a_stream_that_ends_properly_ends_the_events() -> None:
     async with serving(frame(MAY)) as url, promotions(url).connect() as events:
         assert [event async for event in events] == [TOUCHED]
 
 
-async def test_a_controller_that_hangs_up_in_mid_response_is_told(linstor: LinstorServer) -> None:
+async def test_a_controller_that_closes_within_a_response_is_reported(
+    linstor: LinstorServer,
+) -> None:
     with pytest.raises(Unreachable):
         await next_after(linstor, linstor.end_streams)
 
 
-async def test_bytes_that_are_no_utf_8_end_the_connection(linstor: LinstorServer) -> None:
+async def test_bytes_that_are_not_valid_utf_8_end_the_connection(linstor: LinstorServer) -> None:
     with pytest.raises(Unreachable, match="UTF-8"):
         await next_after(linstor, writes(linstor, b'data: "\xff"\n\n'))
 
@@ -192,7 +196,7 @@ async def test_a_frame_without_end_ends_the_connection(linstor: LinstorServer) -
         await next_after(linstor, writes(linstor, line * (FRAME_LIMIT // MIB + 1)))
 
 
-async def test_a_login_that_is_refused_is_told(linstor: LinstorServer, world: LinstorWorld) -> None:
+async def test_a_rejected_login_is_reported(linstor: LinstorServer, world: LinstorWorld) -> None:
     world.login = ("admin", "secret")
     login = Login(username="admin", password="hunter2")
 
@@ -214,7 +218,7 @@ async def test_a_login_opens_the_stream(linstor: LinstorServer, world: LinstorWo
 
 
 @pytest.mark.parametrize("status", [204, 301, 302, 401, 404, 500, 503])
-async def test_any_other_answer_is_no_stream(
+async def test_any_other_status_is_an_error(
     linstor: LinstorServer, world: LinstorWorld, status: int
 ) -> None:
     world.fail_next(PROMOTION_PATH, status, headers={"Location": f"{linstor.url}{NODES_PATH}"})
@@ -226,7 +230,7 @@ async def test_any_other_answer_is_no_stream(
     assert linstor.streams.count(NODES) == 0
 
 
-async def test_an_answer_of_another_kind_is_no_stream(
+async def test_a_response_of_another_content_type_is_an_error(
     linstor: LinstorServer, world: LinstorWorld
 ) -> None:
     world.fail_next(PROMOTION_PATH, 200, b"<html>", headers={"Content-Type": "text/html"})
@@ -236,7 +240,9 @@ async def test_an_answer_of_another_kind_is_no_stream(
             pass
 
 
-async def test_a_controller_on_standby_is_told(linstor: LinstorServer, world: LinstorWorld) -> None:
+async def test_a_controller_on_standby_is_reported(
+    linstor: LinstorServer, world: LinstorWorld
+) -> None:
     world.standby = True
 
     with pytest.raises(Unreachable):
@@ -256,7 +262,7 @@ async def test_after_a_failure_the_next_controller_is_tried(linstor: LinstorServ
         assert await anext(events) == TOUCHED
 
 
-async def test_a_stream_is_left_once_another_controller_answers(
+async def test_a_stream_is_closed_once_another_controller_responds(
     linstor: LinstorServer, world: LinstorWorld
 ) -> None:
     """The one that it came from may hang, and keep its connections for ever."""
@@ -264,40 +270,40 @@ async def test_a_stream_is_left_once_another_controller_answers(
         connection = linstor_at(linstor.url, heir.url)
         stream = LinstorStream(connection, name="promotion", path=PROMOTION_PATH)
 
-        def another_answers() -> None:
-            connection.answered(linstor.url)
-            connection.answered(heir.url)
+        def another_responds() -> None:
+            connection.responded(linstor.url)
+            connection.responded(heir.url)
 
         with pytest.raises(Unreachable):
-            await next_after(linstor, another_answers, stream)
+            await next_after(linstor, another_responds, stream)
         async with opened(heir, stream):
             pass
 
 
-async def test_a_stream_is_not_left_while_its_own_controller_answers(
+async def test_a_stream_stays_open_while_its_own_controller_responds(
     linstor: LinstorServer,
 ) -> None:
     connection = linstor_at(linstor.url, CLOSED)
     stream = LinstorStream(connection, name="promotion", path=PROMOTION_PATH)
 
-    def answers() -> None:
-        connection.answered(linstor.url)
+    def responses() -> None:
+        connection.responded(linstor.url)
         linstor.send_raw(PROMOTION, frame(MAY))
 
-    assert await next_after(linstor, answers, stream) == TOUCHED
+    assert await next_after(linstor, responses, stream) == TOUCHED
 
 
 async def test_the_connection_is_closed_with_the_block(linstor: LinstorServer) -> None:
     async with opened(linstor):
         pass
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await linstor.subscribed(PROMOTION, 0)
 
 
-def test_a_controller_that_takes_the_connection_and_says_nothing_is_given_up() -> None:
+def test_a_controller_that_accepts_and_never_responds_times_out() -> None:
     async def story() -> None:
-        async with silent_peer() as url:
+        async with unresponsive_peer() as url:
             with pytest.raises(Unreachable):
                 async with asyncio.timeout(120), promotions(url).connect():
                     pass
@@ -305,7 +311,7 @@ def test_a_controller_that_takes_the_connection_and_says_nothing_is_given_up() -
     hurried(story)
 
 
-def test_a_stream_that_is_silent_for_long_stays_open() -> None:
+def test_a_stream_without_events_stays_open() -> None:
     async def story() -> Trigger:
         world = LinstorWorld()
         async with (
@@ -353,11 +359,11 @@ payloads = st.lists(
 
 
 @settings(deadline=None, max_examples=40)
-@given(told=payloads, cuts=st.lists(st.integers(1, 400), max_size=8))
-def test_wherever_the_bytes_are_split_the_events_are_the_same(
-    told: list[dict[str, str]], cuts: list[int]
+@given(reported=payloads, cuts=st.lists(st.integers(1, 400), max_size=8))
+def test_events_do_not_depend_on_how_the_bytes_are_split(
+    reported: list[dict[str, str]], cuts: list[int]
 ) -> None:
-    raw = b"".join(frame(payload) for payload in told)
+    raw = b"".join(frame(payload) for payload in reported)
     ends = sorted({min(cut, len(raw)) for cut in cuts} | {len(raw)})
     chunks = [raw[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
@@ -365,4 +371,6 @@ def test_wherever_the_bytes_are_split_the_events_are_the_same(
         async with serving(*chunks) as url, promotions(url).connect() as events:
             return [event async for event in events]
 
-    assert asyncio.run(story()) == [trigger_of(orjson.dumps(payload).decode()) for payload in told]
+    assert asyncio.run(story()) == [
+        trigger_of(orjson.dumps(payload).decode()) for payload in reported
+    ]

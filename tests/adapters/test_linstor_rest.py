@@ -48,11 +48,11 @@ async def controllers(*worlds: LinstorWorld) -> AsyncIterator[list[LinstorServer
         yield [await stack.enter_async_context(LinstorServer(world)) for world in worlds]
 
 
-async def test_it_tells_its_version(rest: LinstorRest) -> None:
+async def test_the_version_is_shown(rest: LinstorRest) -> None:
     assert await rest.version() == "1.33.3"
 
 
-async def test_nodes_come_with_their_labels(rest: LinstorRest) -> None:
+async def test_nodes_have_their_labels(rest: LinstorRest) -> None:
     nodes = await rest.nodes()
 
     assert nodes.namespace == "Aux/topology or Aux"
@@ -63,7 +63,7 @@ async def test_nodes_come_with_their_labels(rest: LinstorRest) -> None:
     }
 
 
-async def test_a_namespace_that_is_named_is_not_guessed(
+async def test_a_configured_namespace_is_not_guessed(
     linstor: LinstorServer, world: LinstorWorld
 ) -> None:
     world.set_node_prop("n1", "Aux/mine/zone", "here")
@@ -94,7 +94,7 @@ async def test_a_poll_has_the_states_of_all_nodes_and_the_number_of_resources(
     assert poll.nodes[NodeName("n3")].flags == {"EVICTED"}
 
 
-async def test_a_poll_asks_for_what_is_in_memory_alone(
+async def test_a_poll_requests_only_what_is_in_memory(
     rest: LinstorRest, world: LinstorWorld
 ) -> None:
     world.hung_satellites.add("n1")
@@ -115,7 +115,7 @@ async def test_a_poll_asks_for_what_is_in_memory_alone(
         ),
     ],
 )
-async def test_a_poll_without_a_count_has_the_nodes_all_the_same(
+async def test_a_poll_without_a_count_still_has_the_nodes(
     rest: LinstorRest, world: LinstorWorld, status: int, body: object
 ) -> None:
     world.fail_next("/v1/stats", status, body)
@@ -129,7 +129,7 @@ async def test_a_poll_without_a_count_has_the_nodes_all_the_same(
 @pytest.mark.parametrize(
     "shape", [{}, [7], [{"name": "n1", "flags": "x"}], [{"name": "n1", "props": 7}]], ids=str
 )
-async def test_a_poll_of_a_wrong_shape_is_no_answer(
+async def test_a_poll_of_the_wrong_shape_is_an_error(
     rest: LinstorRest, world: LinstorWorld, shape: Any
 ) -> None:
     world.fail_next("/v1/nodes", 200, orjson.dumps(shape))
@@ -146,9 +146,7 @@ async def test_a_definition_that_does_not_exist_is_none(rest: LinstorRest) -> No
     assert await rest.definition(ResourceName("pvc-9")) is None
 
 
-async def test_a_definition_says_that_it_is_to_be_skipped(
-    rest: LinstorRest, world: LinstorWorld
-) -> None:
+async def test_a_definition_has_the_skip_property(rest: LinstorRest, world: LinstorWorld) -> None:
     world.set_definition_prop("pvc-1", SKIP_PROPERTY, "yes")
 
     definition = await rest.definition(RD)
@@ -157,7 +155,7 @@ async def test_a_definition_says_that_it_is_to_be_skipped(
     assert definition.skip
 
 
-async def test_a_definition_shows_what_is_saved_on_it_and_on_its_volumes(
+async def test_a_definition_has_the_saved_pvs_of_itself_and_its_volumes(
     rest: LinstorRest, world: LinstorWorld
 ) -> None:
     world.set_definition_prop("pvc-1", SAVED_PV_PROPERTY, "{old}")
@@ -189,7 +187,7 @@ async def test_all_placements_are_read_at_once(rest: LinstorRest) -> None:
     assert await rest.placements() == {RD: PLACED}
 
 
-async def test_names_come_in_lower_case_however_linstor_spells_them(
+async def test_names_are_lower_case_however_linstor_spells_them(
     rest: LinstorRest, world: LinstorWorld
 ) -> None:
     world.add_definition("PVC-Big")
@@ -202,7 +200,7 @@ async def test_names_come_in_lower_case_however_linstor_spells_them(
     assert definition == Definition(resource=ResourceName("pvc-big"))
 
 
-async def test_a_404_for_an_unknown_path_is_not_taken_for_a_missing_resource(
+async def test_a_404_for_an_unknown_path_is_not_a_missing_resource(
     rest: LinstorRest, world: LinstorWorld
 ) -> None:
     unknown_path = [{"ret_code": -4611686018427386906, "message": "HTTP 404 Not Found"}]
@@ -215,7 +213,7 @@ async def test_a_404_for_an_unknown_path_is_not_taken_for_a_missing_resource(
 @pytest.mark.parametrize(
     "body", [b"<html>not found</html>", b"", b"{}", b"[1]", b'[{"message":1}]']
 )
-async def test_a_404_that_linstor_did_not_write_is_not_taken_for_a_missing_resource(
+async def test_a_404_not_written_by_linstor_is_not_a_missing_resource(
     rest: LinstorRest, world: LinstorWorld, body: bytes
 ) -> None:
     world.fail_next("/v1/resource-definitions", 404, body)
@@ -224,7 +222,7 @@ async def test_a_404_that_linstor_did_not_write_is_not_taken_for_a_missing_resou
         await rest.placement(RD)
 
 
-async def test_a_login_that_is_missing_is_asked_for_by_name(
+async def test_a_missing_login_error_names_the_setting(
     rest: LinstorRest, world: LinstorWorld
 ) -> None:
     world.login = ("admin", "secret")
@@ -235,7 +233,7 @@ async def test_a_login_that_is_missing_is_asked_for_by_name(
     assert "Login required" in str(refused.value)
 
 
-async def test_a_wrong_login_is_told_without_telling_it(
+async def test_a_rejected_login_error_does_not_show_the_login(
     linstor: LinstorServer, world: LinstorWorld
 ) -> None:
     world.login = ("admin", "secret")
@@ -249,7 +247,7 @@ async def test_a_wrong_login_is_told_without_telling_it(
     assert "hunter2" not in str(refused.value)
 
 
-async def test_a_login_is_shown_with_every_request(
+async def test_a_login_is_sent_with_every_request(
     linstor: LinstorServer, world: LinstorWorld
 ) -> None:
     world.login = ("admin", "sécret:with:colons")
@@ -259,7 +257,7 @@ async def test_a_login_is_shown_with_every_request(
         assert await rest.placement(RD) == PLACED
 
 
-async def test_a_token_that_was_rotated_is_read_again(
+async def test_a_rotated_token_file_is_read_again(
     linstor: LinstorServer, world: LinstorWorld, tmp_path: Path
 ) -> None:
     token = tmp_path / "token"
@@ -274,9 +272,7 @@ async def test_a_token_that_was_rotated_is_read_again(
         assert NodeName("n1") in (await rest.nodes()).labels
 
 
-async def test_a_token_file_that_is_missing_is_named(
-    linstor: LinstorServer, tmp_path: Path
-) -> None:
+async def test_a_missing_token_file_is_named(linstor: LinstorServer, tmp_path: Path) -> None:
     login = Login(token_file=str(tmp_path / "nothing"))
 
     async with LinstorRest(linstor_at(linstor.url, login=login)) as rest:
@@ -284,25 +280,23 @@ async def test_a_token_file_that_is_missing_is_named(
             await rest.nodes()
 
 
-async def test_a_request_that_linstor_calls_bad_is_refused(
-    rest: LinstorRest, world: LinstorWorld
-) -> None:
+async def test_a_bad_request_is_a_refusal(rest: LinstorRest, world: LinstorWorld) -> None:
     world.fail_next("/v1/nodes", 400, [{"ret_code": -1, "message": "no such filter"}])
 
     with pytest.raises(Refused, match="no such filter"):
         await rest.nodes()
 
 
-async def test_an_error_says_what_linstor_said(rest: LinstorRest, world: LinstorWorld) -> None:
+async def test_an_error_contains_the_message_of_linstor(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
     world.fail_next("/v1/nodes", 500, [{"ret_code": -1, "message": "oh", "cause": "no database"}])
 
     with pytest.raises(Unreachable, match="HTTP 500: oh; no database"):
         await rest.nodes()
 
 
-async def test_an_error_without_a_word_is_told_as_such(
-    rest: LinstorRest, world: LinstorWorld
-) -> None:
+async def test_an_error_without_a_message_says_so(rest: LinstorRest, world: LinstorWorld) -> None:
     world.hung_satellites.add("n1")
 
     with pytest.raises(Unreachable, match="HTTP 500: no message"):
@@ -317,7 +311,7 @@ async def test_with_a_hung_satellite_single_placements_can_still_be_read(
     assert await rest.placement(RD) == PLACED
 
 
-async def test_a_saved_volume_is_forgotten(rest: LinstorRest, world: LinstorWorld) -> None:
+async def test_a_saved_pv_is_deleted(rest: LinstorRest, world: LinstorWorld) -> None:
     world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
 
     await rest.forget_saved(RD, 1)
@@ -325,7 +319,7 @@ async def test_a_saved_volume_is_forgotten(rest: LinstorRest, world: LinstorWorl
     assert SAVED_PV_PROPERTY not in world.volume("pvc-1", 1).props
 
 
-async def test_a_volume_saved_on_the_definition_is_forgotten(
+async def test_a_pv_saved_on_the_definition_is_deleted(
     rest: LinstorRest, world: LinstorWorld
 ) -> None:
     world.set_definition_prop("pvc-1", SAVED_PV_PROPERTY, "{}")
@@ -335,7 +329,7 @@ async def test_a_volume_saved_on_the_definition_is_forgotten(
     assert SAVED_PV_PROPERTY not in world.definition("pvc-1").props
 
 
-async def test_with_a_hung_satellite_it_is_forgotten_all_the_same(
+async def test_a_saved_pv_is_deleted_despite_a_hung_satellite(
     rest: LinstorRest, world: LinstorWorld
 ) -> None:
     world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
@@ -346,7 +340,9 @@ async def test_with_a_hung_satellite_it_is_forgotten_all_the_same(
     assert SAVED_PV_PROPERTY not in world.volume("pvc-1", 1).props
 
 
-async def test_what_could_not_be_forgotten_is_told(rest: LinstorRest, world: LinstorWorld) -> None:
+async def test_a_saved_pv_that_could_not_be_deleted_is_reported(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
     world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
     world.fail_next("/v1/resource-definitions/pvc-1/volume-definitions", 500, [])
 
@@ -357,7 +353,7 @@ async def test_what_could_not_be_forgotten_is_told(rest: LinstorRest, world: Lin
 @pytest.mark.parametrize(
     ("resource", "number"), [("pvc-9", -1), ("pvc-9", 0), ("pvc-1", 7)], ids=str
 )
-async def test_there_is_nothing_to_forget_where_nothing_is(
+async def test_deleting_a_missing_saved_pv_is_a_success(
     rest: LinstorRest, resource: str, number: int
 ) -> None:
     await rest.forget_saved(ResourceName(resource), number)
@@ -367,7 +363,7 @@ SHAPES: list[Any] = [{}, "text", 7, None, [1], [[]], [{}], [{"name": 7}], [{"nam
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-async def test_nodes_of_a_wrong_shape_are_no_answer(
+async def test_nodes_of_the_wrong_shape_are_an_error(
     rest: LinstorRest, world: LinstorWorld, shape: Any
 ) -> None:
     world.fail_next("/v1/nodes", 200, orjson.dumps(shape))
@@ -388,7 +384,7 @@ async def test_nodes_of_a_wrong_shape_are_no_answer(
     ],
     ids=str,
 )
-async def test_a_placement_of_a_wrong_shape_is_no_answer(
+async def test_a_placement_of_the_wrong_shape_is_an_error(
     rest: LinstorRest, world: LinstorWorld, shape: Any
 ) -> None:
     world.fail_next("/v1/resource-definitions", 200, orjson.dumps(shape))
@@ -408,7 +404,7 @@ async def test_a_placement_of_a_wrong_shape_is_no_answer(
     ],
     ids=str,
 )
-async def test_definitions_of_a_wrong_shape_are_no_answer(
+async def test_definitions_of_the_wrong_shape_are_an_error(
     rest: LinstorRest, world: LinstorWorld, shape: Any
 ) -> None:
     world.fail_next("/v1/resource-definitions", 200, orjson.dumps(shape), times=2)
@@ -425,7 +421,7 @@ async def test_definitions_of_a_wrong_shape_are_no_answer(
     [b"<html>", b"[", b"\xff\xfe", b"[" * 100_000, b"NaN"],
     ids=["html", "half", "binary", "deep", "NaN"],
 )
-async def test_what_is_no_json_is_no_answer(
+async def test_a_response_that_is_not_json_is_an_error(
     rest: LinstorRest, world: LinstorWorld, body: bytes
 ) -> None:
     world.fail_next("/v1/nodes", 200, body)
@@ -434,9 +430,7 @@ async def test_what_is_no_json_is_no_answer(
         await rest.nodes()
 
 
-async def test_an_empty_body_is_no_answer_to_a_question(
-    rest: LinstorRest, world: LinstorWorld
-) -> None:
+async def test_an_empty_body_is_an_error(rest: LinstorRest, world: LinstorWorld) -> None:
     world.fail_next("/v1/nodes", 200, b"")
 
     with pytest.raises(Unreachable):
@@ -456,9 +450,7 @@ async def test_a_body_without_end_is_cut_off(rest: LinstorRest, world: LinstorWo
         await rest.nodes()
 
 
-async def test_a_body_that_unpacks_without_end_is_cut_off(
-    rest: LinstorRest, world: LinstorWorld
-) -> None:
+async def test_a_decompression_bomb_is_cut_off(rest: LinstorRest, world: LinstorWorld) -> None:
     packed = gzip.compress(nodes_of(17 * MIB))
     world.fail_next("/v1/nodes", 200, packed, headers={"Content-Encoding": "gzip"})
 
@@ -478,15 +470,13 @@ async def test_a_redirect_is_not_followed(
     assert world.requests["GET /v1/controller/version"] == 0
 
 
-async def test_a_linstor_that_wants_tls_says_so_and_what_to_set(
-    rest: LinstorRest, world: LinstorWorld
-) -> None:
-    # As LINSTOR itself answers once its API has TLS.
+async def test_a_redirect_to_tls_names_the_setting(rest: LinstorRest, world: LinstorWorld) -> None:
+    # As LINSTOR itself responds once its API has TLS.
     location = "https://linstor-controller.piraeus.svc:3371/v1/nodes"
     world.fail_next("/v1/", 302, headers={"Location": location}, times=2)
 
     for ask in (rest.nodes, rest.placements):
-        with pytest.raises(Unreachable, match="LINSTOR's API requires TLS") as told:
+        with pytest.raises(Unreachable, match="LINSTOR's API requires TLS") as reported_error:
             await ask()
 
         for setting in (
@@ -495,11 +485,11 @@ async def test_a_linstor_that_wants_tls_says_so_and_what_to_set(
             "LS_USER_CERTIFICATE_FILE",
             "LS_TLS_SERVER_NAME",
         ):
-            assert setting in str(told.value)
+            assert setting in str(reported_error.value)
 
 
 @pytest.mark.parametrize("location", ["", "//[", "http://elsewhere/v1/nodes", "https://x:y/"])
-async def test_a_redirect_to_anywhere_else_is_told_as_one(
+async def test_a_redirect_to_anywhere_else_is_reported_as_one(
     rest: LinstorRest, world: LinstorWorld, location: str
 ) -> None:
     world.fail_next("/v1/nodes", 302, headers={"Location": location})
@@ -508,7 +498,7 @@ async def test_a_redirect_to_anywhere_else_is_told_as_one(
         await rest.nodes()
 
 
-async def test_credentials_go_nowhere_but_to_the_controller(
+async def test_credentials_are_sent_to_the_controller_only(
     linstor: LinstorServer, world: LinstorWorld
 ) -> None:
     world.login = ("admin", "secret")
@@ -539,7 +529,7 @@ async def test_credentials_go_nowhere_but_to_the_controller(
 
 
 @pytest.mark.parametrize("name", ["a/b", "a?b=c", "a#b", "a%2fb", "a b", "ä", "..", "a&limit=1"])
-async def test_an_odd_name_is_one_part_of_the_address(
+async def test_an_unusual_name_is_one_segment_of_the_path(
     rest: LinstorRest, world: LinstorWorld, name: str
 ) -> None:
     world.add_definition(name)
@@ -558,14 +548,14 @@ async def test_without_any_controller_all_are_named() -> None:
             await rest.nodes()
 
 
-async def test_when_the_first_controller_refuses_the_second_is_asked(
+async def test_if_the_first_controller_refuses_the_connection_the_second_is_used(
     linstor: LinstorServer,
 ) -> None:
     async with LinstorRest(linstor_at(CLOSED, linstor.url)) as rest:
         assert await rest.placement(RD) == PLACED
 
 
-async def test_the_one_that_answered_is_asked_first_from_then_on() -> None:
+async def test_the_controller_that_responded_is_used_first_from_then_on() -> None:
     first, second = linstor_world(), linstor_world()
 
     async with (
@@ -580,7 +570,7 @@ async def test_the_one_that_answered_is_asked_first_from_then_on() -> None:
     assert (first.requests["GET /v1/nodes"], second.requests["GET /v1/nodes"]) == (0, 2)
 
 
-async def test_when_the_second_goes_the_first_is_asked_again() -> None:
+async def test_if_the_second_controller_stops_the_first_is_used_again() -> None:
     first, second = linstor_world(), linstor_world()
 
     async with (
@@ -597,7 +587,7 @@ async def test_when_the_second_goes_the_first_is_asked_again() -> None:
     assert first.requests[DEFINITION_PATH] == 1
 
 
-async def test_a_controller_on_standby_is_passed_over() -> None:
+async def test_a_controller_on_standby_is_skipped() -> None:
     first, second = linstor_world(), linstor_world()
     first.standby = True
 
@@ -608,7 +598,7 @@ async def test_a_controller_on_standby_is_passed_over() -> None:
         assert await rest.placement(RD) == PLACED
 
 
-async def test_a_controller_that_went_on_standby_between_two_requests_is_passed_over() -> None:
+async def test_a_controller_that_became_standby_between_two_requests_is_skipped() -> None:
     first, second = linstor_world(), linstor_world()
 
     async with (
@@ -635,7 +625,7 @@ OWN_ERROR = [{"ret_code": -1, "message": "oh", "cause": "no database"}]
         pytest.param(500, OWN_ERROR, id="LINSTOR's own"),
     ],
 )
-async def test_an_error_of_the_first_controller_is_no_answer_as_long_as_another_has_one(
+async def test_after_an_error_of_the_first_controller_the_next_one_is_used(
     status: int, body: object
 ) -> None:
     first, second = linstor_world(), linstor_world()
@@ -651,12 +641,12 @@ async def test_an_error_of_the_first_controller_is_no_answer_as_long_as_another_
 
     assert placement == PLACED
     assert listed == {RD: PLACED}
-    # The one that answered is asked first from then on.
+    # The one that responded is used first from then on.
     assert url == two.url
     assert first.requests.total() == 1
 
 
-async def test_an_error_that_all_controllers_answer_with_is_told_in_linstors_words(
+async def test_an_error_of_all_controllers_contains_the_message_of_linstor(
     world: LinstorWorld,
 ) -> None:
     other = linstor_world()
@@ -671,7 +661,7 @@ async def test_an_error_that_all_controllers_answer_with_is_told_in_linstors_wor
             await rest.nodes()
 
 
-async def test_an_error_of_the_active_controller_is_told_where_the_others_are_on_standby(
+async def test_an_error_of_the_active_controller_is_reported_if_the_others_are_on_standby(
     world: LinstorWorld,
 ) -> None:
     world.hung_satellites.add("n1")
@@ -679,16 +669,16 @@ async def test_an_error_of_the_active_controller_is_told_where_the_others_are_on
         LinstorServer(world) as server,
         LinstorRest(linstor_at(server.url, CLOSED)) as rest,
     ):
-        with pytest.raises(Unreachable, match="HTTP 500") as told:
+        with pytest.raises(Unreachable, match="HTTP 500") as reported_error:
             await rest.placements()
 
         # It is the active one all the same.
         assert rest.url == server.url
         assert await rest.placement(RD) == PLACED
-    assert "127.0.0.1:1" in str(told.value)
+    assert "127.0.0.1:1" in str(reported_error.value)
 
 
-async def test_a_login_that_the_first_controller_refuses_is_its_word() -> None:
+async def test_a_login_rejected_by_the_first_controller_is_not_tried_elsewhere() -> None:
     first, second = linstor_world(), linstor_world()
     first.login = ("admin", "secret")
 
@@ -703,7 +693,7 @@ async def test_a_login_that_the_first_controller_refuses_is_its_word() -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-async def test_a_write_that_was_answered_with_an_error_is_not_sent_to_another_controller(
+async def test_a_write_that_failed_is_not_sent_to_another_controller(
     status: int,
 ) -> None:
     first, second = linstor_world(), linstor_world()
@@ -736,7 +726,7 @@ async def test_a_write_that_was_cut_off_is_not_sent_to_another_controller() -> N
     assert [route for route in second.requests if route.startswith("PUT")] == []
 
 
-def test_a_controller_that_never_answers_is_given_up() -> None:
+def test_a_controller_that_never_responds_times_out() -> None:
     async def story() -> None:
         world = linstor_world()
         world.rest_hang = True
@@ -750,7 +740,7 @@ def test_a_controller_that_never_answers_is_given_up() -> None:
     hurried(story)
 
 
-def test_the_one_after_a_controller_that_never_answers_is_asked_next() -> None:
+def test_after_a_controller_that_never_responds_the_next_one_is_used() -> None:
     async def story() -> Placement | None:
         first, second = linstor_world(), linstor_world()
         first.rest_hang = True
@@ -765,7 +755,7 @@ def test_the_one_after_a_controller_that_never_answers_is_asked_next() -> None:
     assert hurried(story) == PLACED
 
 
-def test_a_slow_satellite_is_waited_for_longer_than_a_single_read() -> None:
+def test_a_slow_satellite_has_a_longer_timeout_than_a_single_read() -> None:
     async def story() -> int:
         world = LinstorWorld(timing=Timing(view_delay=20.0))
         async with (
@@ -829,14 +819,14 @@ def certificates(tmp_path: Path) -> Certificates:
 
 @pytest.fixture
 async def secured(world: LinstorWorld, certificates: Certificates) -> AsyncIterator[LinstorServer]:
-    # Connections are not kept, so that every request shows its certificate anew.
+    # Connections are not kept, so that every request shows its certificate again.
     async with LinstorServer(world, ssl_context=certificates.server(), keepalive=0.0) as server:
         yield server
     world.close()
 
 
 @pytest.mark.parametrize("form", ["files", "texts"])
-async def test_certificates_may_be_files_or_texts(
+async def test_certificates_can_be_files_or_texts(
     secured: LinstorServer, certificates: Certificates, form: str
 ) -> None:
     tls = certificates.files() if form == "files" else certificates.texts()
@@ -845,7 +835,7 @@ async def test_certificates_may_be_files_or_texts(
         assert await rest.placement(RD) == PLACED
 
 
-async def test_a_controller_that_asks_for_a_certificate_gets_no_further_without(
+async def test_a_required_client_certificate_that_is_missing_is_reported(
     secured: LinstorServer, certificates: Certificates
 ) -> None:
     tls = Tls(root_ca_file=str(certificates.root))
@@ -855,7 +845,7 @@ async def test_a_controller_that_asks_for_a_certificate_gets_no_further_without(
             await rest.placement(RD)
 
 
-async def test_a_controller_that_nobody_vouches_for_is_not_told_the_login(
+async def test_an_untrusted_controller_is_not_sent_the_login(
     secured: LinstorServer, world: LinstorWorld
 ) -> None:
     login = Login(username="admin", password="secret")
@@ -867,7 +857,7 @@ async def test_a_controller_that_nobody_vouches_for_is_not_told_the_login(
     assert world.requests.total() == 0
 
 
-async def test_certificates_that_were_rotated_are_picked_up(
+async def test_rotated_certificates_are_loaded(
     secured: LinstorServer, certificates: Certificates
 ) -> None:
     certificates.issue(trustme.CA())
@@ -880,7 +870,7 @@ async def test_certificates_that_were_rotated_are_picked_up(
         assert await rest.placement(RD) == PLACED
 
 
-async def test_the_name_in_the_certificate_may_be_another_than_that_of_the_host(
+async def test_the_expected_certificate_name_can_differ_from_the_host(
     world: LinstorWorld, certificates: Certificates
 ) -> None:
     context = certificates.server(name="linstor-controller.piraeus.svc")
@@ -899,7 +889,7 @@ async def test_the_name_in_the_certificate_may_be_another_than_that_of_the_host(
     world.close()
 
 
-async def test_a_name_to_expect_is_not_taken_for_another_server_s(
+async def test_an_expected_certificate_name_is_checked(
     secured: LinstorServer, certificates: Certificates
 ) -> None:
     named = dataclasses.replace(certificates.files(), server_name="somebody-else")
@@ -909,7 +899,7 @@ async def test_a_name_to_expect_is_not_taken_for_another_server_s(
             await rest.placement(RD)
 
 
-async def test_an_authority_that_is_not_there_is_told_as_such_until_it_is(
+async def test_a_missing_ca_file_is_reported_until_it_exists(
     secured: LinstorServer, certificates: Certificates
 ) -> None:
     root = certificates.root.read_bytes()

@@ -60,7 +60,7 @@ def page(**changed: object) -> str:
         ),
     ],
 )
-def test_text_from_outside_stays_text(changed: Json) -> None:
+def test_text_from_outside_is_escaped(changed: Json) -> None:
     shown = page(**changed)
 
     assert "<script" not in shown
@@ -83,7 +83,7 @@ def test_refresh_keeps_the_search(search: str | None, link: str) -> None:
     assert f'<a href="{link}">Refresh</a>' in page(search=search)
 
 
-def test_a_field_that_is_missing_is_an_error_and_not_an_empty_cell() -> None:
+def test_a_missing_field_is_an_error_and_not_an_empty_cell() -> None:
     with pytest.raises(Exception, match="volume"):
         page(volumes=[{key: value for key, value in ROW.items() if key != "volume"}])
 

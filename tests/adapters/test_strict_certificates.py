@@ -14,7 +14,7 @@ from linstor_affinity_events.adapters.kubernetes.session import configuration_fr
 from linstor_affinity_events.adapters.linstor.connection import Tls
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.errors import Unreachable
-from tests.adapters.bare_authority import BareAuthority
+from tests.adapters.minimal_ca import MinimalCa
 from tests.adapters.peers import linstor_at
 from tests.fakes.kube_server import FakeCluster, KubeServer
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld
@@ -38,8 +38,8 @@ def _as_python_3_13(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def authority() -> BareAuthority:
-    return BareAuthority()
+def authority() -> MinimalCa:
+    return MinimalCa()
 
 
 def an_account(directory: Path, root: bytes) -> Path:
@@ -61,8 +61,8 @@ def a_kubeconfig(directory: Path, root: bytes, url: str) -> Path:
 
 
 @pytest.mark.parametrize("way", ["account", "kubeconfig"])
-async def test_an_api_server_whose_authority_has_no_key_identifiers_is_reached(
-    way: str, authority: BareAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_api_server_whose_ca_has_no_key_identifiers_is_trusted(
+    way: str, authority: MinimalCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls = authority.server(tmp_path)
     async with KubeServer(FakeCluster(), tls=tls, tokens={"ours": "us"}) as server:
@@ -83,14 +83,14 @@ async def test_an_api_server_whose_authority_has_no_key_identifiers_is_reached(
     assert watched == 1
 
 
-async def test_an_api_server_of_another_authority_is_still_turned_away(
-    authority: BareAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_api_server_of_another_ca_is_still_rejected(
+    authority: MinimalCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls = authority.server(tmp_path)
     async with KubeServer(FakeCluster(), tls=tls, tokens={"ours": "us"}) as server:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
-        account = an_account(tmp_path, BareAuthority().pem)
+        account = an_account(tmp_path, MinimalCa().pem)
         load = configuration_from(kubeconfig="", context="", server="", account=account)
         api = KubeApi(load)
         try:
@@ -100,8 +100,8 @@ async def test_an_api_server_of_another_authority_is_still_turned_away(
             await api.close()
 
 
-async def test_a_linstor_whose_authority_has_no_key_identifiers_is_reached(
-    authority: BareAuthority, world: LinstorWorld, tmp_path: Path
+async def test_a_linstor_whose_ca_has_no_key_identifiers_is_trusted(
+    authority: MinimalCa, world: LinstorWorld, tmp_path: Path
 ) -> None:
     tls = Tls(root_ca=authority.pem.decode())
     async with (

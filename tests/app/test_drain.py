@@ -15,8 +15,8 @@ from tests.fakes.clock import run_virtually
 GRACE = 25.0
 
 
-def played(play: Coroutine[Any, Any, None]) -> None:
-    run_virtually(play)
+def run_story(story: Coroutine[Any, Any, None]) -> None:
+    run_virtually(story)
 
 
 class Failed(Exception):
@@ -25,7 +25,7 @@ class Failed(Exception):
 
 async def stopped(*, takes: float, fails_after: float | None) -> tuple[bool, float]:
     """Stop while one worker is busy, as the service does, with a background task that fails or not;
-    answers whether the worker came to its end, and when all was over.
+    returns whether the worker came to its end, and when all was over.
     """
     queue = KeyedQueue[ResourceName](changes=ConcurrencyLimit(1), reads=ReadLimit())
     ended = False
@@ -59,18 +59,18 @@ async def stopped(*, takes: float, fails_after: float | None) -> tuple[bool, flo
 
 
 @pytest.mark.parametrize("fails_after", [None, 1.0])
-def test_what_was_begun_comes_to_its_end_though_a_background_task_fails(
+def test_running_work_is_finished_although_a_background_task_fails(
     fails_after: float | None,
 ) -> None:
-    async def play() -> None:
+    async def story() -> None:
         assert await stopped(takes=10.0, fails_after=fails_after) == (True, 10.0)
 
-    played(play())
+    run_story(story())
 
 
 @pytest.mark.parametrize("fails_after", [None, 20.0])
-def test_no_failure_makes_the_grace_any_longer(fails_after: float | None) -> None:
-    async def play() -> None:
+def test_no_failure_extends_the_grace_period(fails_after: float | None) -> None:
+    async def story() -> None:
         assert await stopped(takes=1000.0, fails_after=fails_after) == (False, GRACE)
 
-    played(play())
+    run_story(story())

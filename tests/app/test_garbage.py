@@ -1,4 +1,4 @@
-"""Cycles go after the next pass, and what is there to stay is walked once."""
+"""Cycles are collected after the next full reconcile, and long-lived objects are scanned once."""
 
 import asyncio
 import gc
@@ -49,7 +49,7 @@ def taking(*seconds: float) -> Garbage:
     return Garbage(cpu=iter(moments).__next__)
 
 
-def test_a_cycle_is_gone_after_the_next_pass_and_not_before() -> None:
+def test_a_cycle_is_collected_after_the_next_full_reconcile() -> None:
     garbage = Garbage()
     with garbage.held_back():
         garbage.collect()
@@ -61,7 +61,7 @@ def test_a_cycle_is_gone_after_the_next_pass_and_not_before() -> None:
         assert ring() is None
 
 
-def test_no_full_collection_comes_by_itself() -> None:
+def test_no_full_collection_runs_by_itself() -> None:
     young = gc.get_threshold()[:2]
 
     with Garbage().held_back():
@@ -69,12 +69,12 @@ def test_no_full_collection_comes_by_itself() -> None:
         assert gc.isenabled()
 
 
-def test_what_is_built_is_frozen() -> None:
+def test_objects_of_the_start_are_frozen() -> None:
     with Garbage().held_back():
         assert gc.get_freeze_count() > 1000
 
 
-def test_what_the_first_pass_left_is_frozen() -> None:
+def test_objects_of_the_first_full_reconcile_are_frozen() -> None:
     garbage = taking(QUICK)
     with garbage.held_back():
         before = gc.get_freeze_count()
@@ -85,7 +85,7 @@ def test_what_the_first_pass_left_is_frozen() -> None:
         assert gc.get_freeze_count() - before >= len(listed)
 
 
-def test_what_took_long_to_walk_is_frozen() -> None:
+def test_a_heap_that_took_long_to_collect_is_frozen() -> None:
     garbage = taking(QUICK, LONG)
     with garbage.held_back():
         garbage.collect()
@@ -97,7 +97,7 @@ def test_what_took_long_to_walk_is_frozen() -> None:
         assert gc.get_freeze_count() - before >= len(listed)
 
 
-def test_what_was_quick_to_walk_is_not_frozen() -> None:
+def test_a_heap_that_was_quick_to_collect_is_not_frozen() -> None:
     garbage = taking(QUICK, QUICK)
     with garbage.held_back():
         garbage.collect()
@@ -110,10 +110,10 @@ def test_what_was_quick_to_walk_is_not_frozen() -> None:
         assert gc.get_freeze_count() <= before
 
 
-def test_collections_do_not_wait_for_passes_for_ever() -> None:
+def test_collections_run_although_no_full_reconcile_completes() -> None:
     garbage = Garbage()
 
-    async def play() -> None:
+    async def story() -> None:
         waiting = asyncio.create_task(garbage.run())
         await asyncio.sleep(0)
         garbage.collect()
@@ -127,10 +127,10 @@ def test_collections_do_not_wait_for_passes_for_ever() -> None:
         waiting.cancel()
 
     with garbage.held_back():
-        run_virtually(play())
+        run_virtually(story())
 
 
-def test_where_nothing_is_held_back_nothing_is_collected() -> None:
+def test_without_deferred_collection_nothing_is_collected() -> None:
     garbage = Garbage()
     ring = old_ring()
 
@@ -141,6 +141,6 @@ def test_where_nothing_is_held_back_nothing_is_collected() -> None:
     assert ring() is None
 
 
-def test_all_is_as_before_when_the_block_fails() -> None:
+def test_the_collector_is_restored_when_the_block_fails() -> None:
     with pytest.raises(ValueError, match="unexpected error"), Garbage().held_back():
         raise ValueError("unexpected error")

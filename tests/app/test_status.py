@@ -39,18 +39,18 @@ AFFINITY = Written("anywhere")
 
 
 @dataclass(slots=True)
-class Crowded:
+class ManyRows:
     """A report on very many volumes, none of which is as it should be."""
 
     report: StatusReport
     setup: Setup
     index: VolumeIndex
-    turns: int = 0
+    yields: int = 0
 
-    async def count_turns(self) -> None:
-        """Be somebody else on the same loop."""
+    async def count_yields(self) -> None:
+        """Run as another task on the same loop."""
         while True:
-            self.turns += 1
+            self.yields += 1
             await asyncio.sleep(0)
 
 
@@ -66,7 +66,7 @@ def volume(name: PvName) -> Volume:
     )
 
 
-def reported(play: Callable[[Crowded], Awaitable[None]]) -> None:
+def reported(story: Callable[[ManyRows], Awaitable[None]]) -> None:
     async def work() -> None:
         async with cluster_with() as cluster:
             setup = setup_on(cluster, FakeLinstor("n1"))
@@ -82,58 +82,58 @@ def reported(play: Callable[[Crowded], Awaitable[None]]) -> None:
                 election=AlwaysLeading(),
                 not_ready=dict,
             )
-            crowded = Crowded(report, setup, index)
-            other = asyncio.create_task(crowded.count_turns())
+            many_rows = ManyRows(report, setup, index)
+            other = asyncio.create_task(many_rows.count_yields())
             await asyncio.sleep(0)
-            Written.rows = crowded.turns = 0
-            await play(crowded)
+            Written.rows = many_rows.yields = 0
+            await story(many_rows)
             other.cancel()
 
     run_virtually(work())
 
 
 @pytest.mark.parametrize("search", ["", "pvc", "PVC-", "default/data-"])
-def test_of_very_many_volumes_only_those_shown_are_written_out(search: str) -> None:
-    async def play(crowded: Crowded) -> None:
-        tree = await crowded.report.tree(search)
+def test_of_very_many_volumes_only_the_shown_rows_are_rendered(search: str) -> None:
+    async def story(many_rows: ManyRows) -> None:
+        tree = await many_rows.report.tree(search)
 
         assert [row["volume"] for row in tree["volumes"]] == FIRST
         assert tree["more"] == MANY - MOST_VOLUMES
         assert Written.rows == MOST_VOLUMES
 
-    reported(play)
+    reported(story)
 
 
 @pytest.mark.parametrize("search", ["", "pvc", "nothing is called so"])
-def test_others_get_their_turn_while_very_many_volumes_are_looked_through(search: str) -> None:
-    async def play(crowded: Crowded) -> None:
-        await crowded.report.tree(search)
+def test_other_tasks_run_while_very_many_volumes_are_searched(search: str) -> None:
+    async def story(many_rows: ManyRows) -> None:
+        await many_rows.report.tree(search)
 
-        assert crowded.turns >= MANY / YIELD_EVERY
+        assert many_rows.yields >= MANY / YIELD_EVERY
 
-    reported(play)
+    reported(story)
 
 
 def test_a_search_that_few_match_shows_all_of_them() -> None:
-    async def play(crowded: Crowded) -> None:
-        tree = await crowded.report.tree("pvc-0123")
+    async def story(many_rows: ManyRows) -> None:
+        tree = await many_rows.report.tree("pvc-0123")
 
         assert [row["volume"] for row in tree["volumes"]] == [f"pvc-0123{n}" for n in range(10)]
         assert tree["more"] == 0
         assert {row["state"] for row in tree["volumes"]} == {"refusal"}
 
-    reported(play)
+    reported(story)
 
 
-def test_volumes_that_go_while_they_are_looked_through_are_left_out() -> None:
-    async def play(crowded: Crowded) -> None:
-        looking = asyncio.create_task(crowded.report.tree(""))
+def test_volumes_deleted_during_the_search_are_omitted() -> None:
+    async def story(many_rows: ManyRows) -> None:
+        rendering = asyncio.create_task(many_rows.report.tree(""))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        crowded.index._volumes.clear()
+        many_rows.index._volumes.clear()
 
-        tree = await looking
+        tree = await rendering
 
         assert tree["volumes"] == []
 
-    reported(play)
+    reported(story)

@@ -9,7 +9,7 @@ from linstor_affinity_events.settings import Settings
 from tests.model.manifests import volume, with_metadata
 
 
-async def test_names_that_nobody_has_fill_the_queue_so_far_and_no_further(tmp_path: Path) -> None:
+async def test_unknown_names_fill_the_queue_up_to_a_limit(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "config"
     kubeconfig.write_text("")
     flags = {"kubeconfig": str(kubeconfig), "leader_election": "false"}

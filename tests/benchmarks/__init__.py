@@ -1,1 +1,1 @@
-"""What the benchmarks compare with is looked at here."""
+"""What the benchmarks compare with is tested here."""

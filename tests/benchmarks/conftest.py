@@ -1,5 +1,5 @@
-"""The stage on which the floor is watched."""
+"""The test bed on which the baseline is watched."""
 
-from tests.stage.fixtures import fake_stage
+from tests.testbed.fixtures import fake_testbed
 
-__all__ = ["fake_stage"]
+__all__ = ["fake_testbed"]

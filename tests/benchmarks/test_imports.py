@@ -15,7 +15,7 @@ async def test_the_service_is_imported_within_its_budget() -> None:
     assert [goal for goal in report.goals if not goal.met] == []
 
 
-async def test_more_modules_than_the_budget_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_modules_than_the_budget_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "MOST_MODULES", 10)
 
     broken = [goal.what for goal in (await imports.report()).goals if not goal.met]

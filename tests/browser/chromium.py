@@ -41,29 +41,29 @@ class Page:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[Json]] = {}
+        self._pending: dict[int, asyncio.Future[Json]] = {}
         self._loaded = asyncio.Event()
         self.complaints: list[str] = []
         """What the browser wrote to its console, such as a broken security policy."""
 
     async def listen(self) -> None:
         async for message in self._socket:
-            told = json.loads(message.data)
-            if "id" in told:
-                self._answers.pop(told["id"]).set_result(told)
-            elif told["method"] == "Page.loadEventFired":
+            reported = json.loads(message.data)
+            if "id" in reported:
+                self._pending.pop(reported["id"]).set_result(reported)
+            elif reported["method"] == "Page.loadEventFired":
                 self._loaded.set()
-            elif told["method"] == "Log.entryAdded":
-                self.complaints.append(told["params"]["entry"]["text"])
+            elif reported["method"] == "Log.entryAdded":
+                self.complaints.append(reported["params"]["entry"]["text"])
 
     async def ask(self, method: str, **parameters: Any) -> Json:
         number = next(self._numbers)
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        response = self._pending[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        told = await answer
-        if "error" in told:
-            raise AssertionError(f"{method}: {told['error']}")
-        result: Json = told["result"]
+        reported = await response
+        if "error" in reported:
+            raise AssertionError(f"{method}: {reported['error']}")
+        result: Json = reported["result"]
         return result
 
     async def open(self, url: str) -> None:
@@ -73,10 +73,10 @@ class Page:
 
     async def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""
-        answer = await self.ask("Runtime.evaluate", expression=script, returnByValue=True)
-        if "exceptionDetails" in answer:
-            raise AssertionError(f"{script}: {answer['exceptionDetails']}")
-        return answer["result"].get("value")
+        response = await self.ask("Runtime.evaluate", expression=script, returnByValue=True)
+        if "exceptionDetails" in response:
+            raise AssertionError(f"{script}: {response['exceptionDetails']}")
+        return response["result"].get("value")
 
     async def press(self, key: str, *, loads: bool = False) -> None:
         """Press a key such as Tab or Enter; `loads` waits for the page that follows."""
@@ -104,7 +104,7 @@ class Page:
         await self.ask("Emulation.setEmulatedMedia", features=[feature])
 
     async def heard(self) -> list[tuple[str, str]]:
-        """Role and name of all that a screen reader would tell."""
+        """Role and name of all that a screen reader would read."""
         tree = await self.ask("Accessibility.getFullAXTree")
         return [
             (node["role"]["value"], node.get("name", {}).get("value", ""))

@@ -1,14 +1,14 @@
-"""A tab for each test, or a loud word where there is no browser."""
+"""A tab for each test, or a loud skip where there is no browser."""
 
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
 from tests.browser import chromium
-from tests.e2e.conftest import fake_stage, service_on
+from tests.e2e.conftest import fake_testbed, service_on
 from tests.required import missing
 
-__all__ = ["fake_stage", "service_on"]
+__all__ = ["fake_testbed", "service_on"]
 
 
 @pytest_asyncio.fixture

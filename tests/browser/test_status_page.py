@@ -4,9 +4,9 @@ import pytest
 
 from tests.browser.chromium import Page
 from tests.e2e.conftest import MakeService
-from tests.stage.clusters import until
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed.clusters import until
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 HOSTILE = '- <script>document.title = "taken over"</script>'
 
@@ -37,12 +37,12 @@ CONTRASTS = """
 """
 
 
-async def with_one_change_and_one_refusal(stage: Stage, service: Service) -> None:
-    await stage.add("pvc-moved", ["n1"])
+async def with_one_change_and_one_refusal(testbed: Testbed, service: Service) -> None:
+    await testbed.add("pvc-moved", ["n1"])
     annotations = {"override.piraeus.io/policy": HOSTILE}
-    await stage.add("pvc-odd", ["n1"], annotations=annotations)
-    stage.world.move("pvc-moved", "n1", "n2")
-    await stage.until_on("pvc-moved", "n2")
+    await testbed.add("pvc-odd", ["n1"], annotations=annotations)
+    testbed.world.move("pvc-moved", "n1", "n2")
+    await testbed.until_on("pvc-moved", "n2")
     await service.until_said("volume affinity updated")
     await service.until_said("volume not updated")
 
@@ -51,11 +51,11 @@ async def in_sync(service: Service, volume: str) -> bool:
     return '"state": "in_sync"' in (await service.ask(f"/status?q={volume}"))[1]
 
 
-async def test_it_tells_what_was_changed_and_what_was_not(
-    fake_stage: Stage, service_on: MakeService, page: Page
+async def test_the_page_shows_changes_and_deferred_volumes(
+    fake_testbed: Testbed, service_on: MakeService, page: Page
 ) -> None:
-    async with running(service_on(fake_stage)) as service:
-        await with_one_change_and_one_refusal(fake_stage, service)
+    async with running(service_on(fake_testbed)) as service:
+        await with_one_change_and_one_refusal(fake_testbed, service)
         await page.open(f"http://127.0.0.1:{service.port}/")
 
         assert await page.run("document.title") == "linstor-affinity-events: ready"
@@ -68,11 +68,11 @@ async def test_it_tells_what_was_changed_and_what_was_not(
         assert page.complaints == []
 
 
-async def test_a_screen_reader_finds_its_way(
-    fake_stage: Stage, service_on: MakeService, page: Page
+async def test_the_page_is_accessible_to_screen_readers(
+    fake_testbed: Testbed, service_on: MakeService, page: Page
 ) -> None:
-    async with running(service_on(fake_stage)) as service:
-        await with_one_change_and_one_refusal(fake_stage, service)
+    async with running(service_on(fake_testbed)) as service:
+        await with_one_change_and_one_refusal(fake_testbed, service)
         await page.open(f"http://127.0.0.1:{service.port}/")
 
         heard = await page.heard()
@@ -91,12 +91,12 @@ async def test_a_screen_reader_finds_its_way(
     assert await page.run("document.documentElement.lang") == "en"
 
 
-async def test_the_keyboard_alone_finds_a_volume(
-    fake_stage: Stage, service_on: MakeService, page: Page
+async def test_a_volume_can_be_found_with_the_keyboard(
+    fake_testbed: Testbed, service_on: MakeService, page: Page
 ) -> None:
     focused = "(document.activeElement.innerText || document.activeElement.name || '').trim()"
-    async with running(service_on(fake_stage)) as service:
-        await with_one_change_and_one_refusal(fake_stage, service)
+    async with running(service_on(fake_testbed)) as service:
+        await with_one_change_and_one_refusal(fake_testbed, service)
         await page.open(f"http://127.0.0.1:{service.port}/")
         reached = []
         for _ in range(5):
@@ -118,11 +118,11 @@ async def test_the_keyboard_alone_finds_a_volume(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_all_text_stands_out_in_light_and_dark(
-    fake_stage: Stage, service_on: MakeService, page: Page, scheme: str
+async def test_text_has_enough_contrast_in_light_and_dark_mode(
+    fake_testbed: Testbed, service_on: MakeService, page: Page, scheme: str
 ) -> None:
-    async with running(service_on(fake_stage)) as service:
-        await with_one_change_and_one_refusal(fake_stage, service)
+    async with running(service_on(fake_testbed)) as service:
+        await with_one_change_and_one_refusal(fake_testbed, service)
         await page.prefer(scheme)
         await page.open(f"http://127.0.0.1:{service.port}/")
 
@@ -134,11 +134,11 @@ async def test_all_text_stands_out_in_light_and_dark(
     assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
 
 
-async def test_no_text_runs_out_of_a_narrow_window(
-    fake_stage: Stage, service_on: MakeService, page: Page
+async def test_text_fits_a_narrow_window(
+    fake_testbed: Testbed, service_on: MakeService, page: Page
 ) -> None:
-    async with running(service_on(fake_stage)) as service:
-        await with_one_change_and_one_refusal(fake_stage, service)
+    async with running(service_on(fake_testbed)) as service:
+        await with_one_change_and_one_refusal(fake_testbed, service)
         await page.ask(
             "Emulation.setDeviceMetricsOverride",
             width=360,

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tests.chart.release import NAMESPACE
-from tests.stage.clusters import ApiError, Cluster
+from tests.testbed.clusters import ApiError, Cluster
 
 Json = dict[str, Any]
 
@@ -22,8 +22,8 @@ async def token_of(cluster: Cluster, account: str, namespace: str = NAMESPACE) -
         made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}}
         await cluster.ask("POST", path, made)
     asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    answer = await cluster.ask("POST", f"{path}/{account}/token", asked)
-    return str(answer["status"]["token"])
+    response = await cluster.ask("POST", f"{path}/{account}/token", asked)
+    return str(response["status"]["token"])
 
 
 async def kubeconfig_of(cluster: Cluster, account: str, directory: Path) -> Path:

@@ -14,8 +14,8 @@ from tests.chart.release import helm as ask
 from tests.real_parts.build import HELM, NO_GO, BuildError, ensure_built, locate, toolchain
 from tests.real_parts.cluster import RealCluster
 from tests.required import missing
-from tests.stage import clusters
-from tests.stage.clusters import Cluster, until
+from tests.testbed import clusters
+from tests.testbed.clusters import Cluster, until
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The real helm, asked for what it renders or told to act on a cluster."""
+"""The real helm, for rendering, and for installing into a cluster."""
 
 import json
 import os
@@ -91,7 +91,7 @@ class Rendered:
         return sorted(each["kind"] for each in self.manifests if not is_hook(each))
 
     def one(self, kind: str) -> Json:
-        """The only manifest of a kind that is no hook."""
+        """The only manifest of a kind that is not a hook."""
         [found] = [each for each in self.manifests if each["kind"] == kind and not is_hook(each)]
         return found
 

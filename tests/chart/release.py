@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from tests.chart.helm import CHART, Helm
-from tests.stage.clusters import Cluster
+from tests.testbed.clusters import Cluster
 
 Json = dict[str, Any]
 
@@ -14,7 +14,7 @@ DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 
 
 async def helm(there: Helm, *arguments: str, values: Json | None = None) -> str:
-    """Without holding up the loop, on which the observer of the stage lives."""
+    """Without holding up the loop, on which the observer of the test bed lives."""
     scope = ("--namespace", NAMESPACE)
     return await asyncio.to_thread(there.run, *arguments, *scope, values=values)
 

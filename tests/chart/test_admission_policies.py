@@ -13,13 +13,13 @@ from tests.chart.helm import SOMEWHERE, Helm, merged
 from tests.chart.release import FULL_NAME, NAMESPACE, install
 from tests.e2e.conftest import MakeService, service_on
 from tests.e2e.steps import STEPS
-from tests.stage import manifests
-from tests.stage.clusters import ApiError, Cluster, until
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Asked, Before
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
-from tests.stage.warm import WarmStarts
+from tests.testbed import manifests
+from tests.testbed.clusters import ApiError, Cluster, until
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Asked, Before
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
+from tests.testbed.warm import WarmStarts
 
 __all__ = ["service_on"]
 
@@ -45,7 +45,7 @@ DELETES_VOLUMES = {**WRITES_VOLUMES, "verbs": ["delete"]}
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with a token, and what the API server answers."""
+    """Somebody with a token, and what the API server responds."""
 
     cluster: Cluster
     token: str
@@ -199,13 +199,13 @@ async def test_the_account_writes_volumes_of_linstors_driver_only(
     policed: Cluster, source: Json
 ) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
-    theirs = volume(**{key: value for key, value in source.items() if value is not None})
+    foreign = volume(**{key: value for key, value in source.items() if value is not None})
     if source["csi"] is None:
-        del theirs["spec"]["csi"]
-    theirs["metadata"] = {"name": "theirs", "finalizers": ["example.com/kept"]}
+        del foreign["spec"]["csi"]
+    foreign["metadata"] = {"name": "theirs", "finalizers": ["example.com/kept"]}
 
-    refusals = [await service.ask("POST", VOLUMES, theirs)]
-    await policed.ask("POST", VOLUMES, theirs)
+    refusals = [await service.ask("POST", VOLUMES, foreign)]
+    await policed.ask("POST", VOLUMES, foreign)
     path = f"{VOLUMES}/theirs"
     refusals.append(await service.ask("PATCH", path, {"metadata": {"finalizers": None}}))
     refusals.append(await service.ask("DELETE", path))
@@ -221,7 +221,7 @@ SECRET_FIELDS = [
 
 
 @pytest.mark.parametrize("field", SECRET_FIELDS)
-async def test_the_account_refers_to_no_secrets_of_strangers(policed: Cluster, field: str) -> None:
+async def test_the_account_refers_to_no_secrets_of_others(policed: Cluster, field: str) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
 
@@ -265,7 +265,7 @@ def deletion_secret(name: str, namespace: str) -> Json:
 
 
 @pytest.mark.parametrize("where", ["a field", "the annotations for its deletion"])
-async def test_the_account_takes_no_secret_along_to_another_namespace(
+async def test_the_account_moves_no_secret_reference_to_another_namespace(
     policed: Cluster, where: str
 ) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
@@ -277,17 +277,17 @@ async def test_the_account_takes_no_secret_along_to_another_namespace(
     assert await service.ask("POST", VOLUMES, made) == ""
     path = f"{VOLUMES}/theirs"
 
-    async def pointed(reference: Json | None) -> str:
+    async def detached(reference: Json | None) -> str:
         return await service.ask("PATCH", path, {"spec": {"claimRef": reference}})
 
-    assert "Secrets of these namespaces only" in await pointed({"namespace": ABROAD})
-    assert "Secrets of these namespaces only" in await pointed({"namespace": None})
-    assert "Secrets of these namespaces only" in await pointed(None)
-    assert await pointed({"name": "gone-u"}) == ""
-    assert await pointed({"uid": None}) == ""
+    assert "Secrets of these namespaces only" in await detached({"namespace": ABROAD})
+    assert "Secrets of these namespaces only" in await detached({"namespace": None})
+    assert "Secrets of these namespaces only" in await detached(None)
+    assert await detached({"name": "gone-u"}) == ""
+    assert await detached({"uid": None}) == ""
 
 
-async def test_a_claim_reference_may_go_where_no_secret_goes_along(policed: Cluster) -> None:
+async def test_a_claim_ref_without_secrets_may_change_namespace(policed: Cluster) -> None:
     """The service repeats what somebody wrote in the moment in which the volume was removed."""
     service = Caller(policed, await token_of(policed, FULL_NAME))
     claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
@@ -300,7 +300,7 @@ async def test_a_claim_reference_may_go_where_no_secret_goes_along(policed: Clus
         assert await service.ask("PATCH", f"{VOLUMES}/theirs", patch) == ""
 
 
-async def test_the_account_names_no_secret_of_strangers_for_the_deletion(policed: Cluster) -> None:
+async def test_the_account_names_no_secret_of_others_for_the_deletion(policed: Cluster) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
     path = f"{VOLUMES}/theirs"
@@ -330,7 +330,7 @@ async def test_the_account_names_no_secret_of_strangers_for_the_deletion(policed
 
 
 @pytest.mark.parametrize("key", ["provisioned-by", "migrated-to"])
-async def test_the_account_leaves_no_deletion_to_another_driver(policed: Cluster, key: str) -> None:
+async def test_the_account_hands_no_deletion_to_another_driver(policed: Cluster, key: str) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     path, annotation = f"{VOLUMES}/theirs", f"pv.kubernetes.io/{key}"
 
@@ -379,8 +379,8 @@ async def test_the_account_writes_its_own_entries_and_lease_only(policed: Cluste
 
 
 @pytest_asyncio.fixture
-async def stage(policed: Cluster) -> AsyncIterator[Stage]:
-    async with Stage.of(policed) as made:
+async def testbed(policed: Cluster) -> AsyncIterator[Testbed]:
+    async with Testbed.of(policed) as made:
         await made.clear()
         await made.prepare()
         yield made
@@ -388,11 +388,13 @@ async def stage(policed: Cluster) -> AsyncIterator[Stage]:
 
 
 @pytest_asyncio.fixture
-async def service(stage: Stage, tmp_path: Path, service_on: MakeService) -> AsyncIterator[Service]:
+async def service(
+    testbed: Testbed, tmp_path: Path, service_on: MakeService
+) -> AsyncIterator[Service]:
     """One that runs with the account of the chart, and what the chart grants."""
-    kubeconfig = await kubeconfig_of(stage.cluster, FULL_NAME, tmp_path)
+    kubeconfig = await kubeconfig_of(testbed.cluster, FULL_NAME, tmp_path)
     made = service_on(
-        stage,
+        testbed,
         f"--kubeconfig={kubeconfig}",
         f"--lease-lock-namespace={NAMESPACE}",
         f"--lease-lock-name={FULL_NAME}",
@@ -408,49 +410,49 @@ def encrypted(namespace: str) -> Json:
     return {"csi": {"driver": manifests.DRIVER, "volumeHandle": "pvc-1", **fields}}
 
 
-async def test_the_service_does_its_work_under_the_policies(stage: Stage, service: Service) -> None:
+async def test_the_service_works_under_the_policies(testbed: Testbed, service: Service) -> None:
     annotations = deletion_secret("passphrase", "default")
-    await stage.add("pvc-1", ["n1"], annotations=annotations, **encrypted("default"))
-    stage.world.move("pvc-1", "n1", "n2")
-    await stage.until_on("pvc-1", "n2")
-    await stage.until_bound("pvc-1")
+    await testbed.add("pvc-1", ["n1"], annotations=annotations, **encrypted("default"))
+    testbed.world.move("pvc-1", "n1", "n2")
+    await testbed.until_on("pvc-1", "n2")
+    await testbed.until_bound("pvc-1")
 
     # As csi-resizer does, and the kubelet after it.
     larger = {"capacity": {"storage": "2Gi"}}
     claim = "/api/v1/namespaces/default/persistentvolumeclaims/claim-pvc-1"
-    await stage.cluster.ask(
+    await testbed.cluster.ask(
         "PATCH", claim, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
     )
-    await stage.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", {"spec": larger})
-    await stage.cluster.ask("PATCH", f"{claim}/status", {"status": larger})
-    stage.world.move("pvc-1", "n2", "n3")
-    await stage.until_on("pvc-1", "n3")
-    await stage.until_bound("pvc-1")
+    await testbed.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", {"spec": larger})
+    await testbed.cluster.ask("PATCH", f"{claim}/status", {"status": larger})
+    testbed.world.move("pvc-1", "n2", "n3")
+    await testbed.until_on("pvc-1", "n3")
+    await testbed.until_bound("pvc-1")
     await service.until_said("volume affinity updated", times=2)
 
-    after = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
+    after = await testbed.cluster.ask("GET", f"{VOLUMES}/pvc-1")
     assert after["spec"]["csi"] == {**encrypted("default")["csi"]}
     assert after["spec"]["capacity"] == {"storage": "2Gi"}
     assert annotations.items() <= after["metadata"]["annotations"].items()
     assert await service.stop() == 0
     assert "not allowed" not in service.said()
-    assert await stage.entries(NAMESPACE) == []
+    assert await testbed.entries(NAMESPACE) == []
 
 
-async def test_a_volume_with_secrets_of_strangers_is_left_as_it_is_and_told(
-    stage: Stage, service: Service
+async def test_a_volume_with_secrets_of_others_is_unchanged_and_reported(
+    testbed: Testbed, service: Service
 ) -> None:
-    await stage.add("pvc-1", ["n1"], **encrypted(ABROAD))
-    before = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
+    await testbed.add("pvc-1", ["n1"], **encrypted(ABROAD))
+    before = await testbed.cluster.ask("GET", f"{VOLUMES}/pvc-1")
 
-    stage.world.move("pvc-1", "n1", "n2")
+    testbed.world.move("pvc-1", "n1", "n2")
     await service.until_said("rbac.admissionPolicy.secretNamespaces")
 
-    after = await stage.cluster.ask("GET", f"{VOLUMES}/pvc-1")
+    after = await testbed.cluster.ask("GET", f"{VOLUMES}/pvc-1")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert "deletionTimestamp" not in after["metadata"]
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-    assert await stage.entries(NAMESPACE) == []
+    assert await testbed.entries(NAMESPACE) == []
 
 
 @pytest.mark.parametrize(
@@ -458,13 +460,13 @@ async def test_a_volume_with_secrets_of_strangers_is_left_as_it_is_and_told(
     [{"pv.kubernetes.io/migrated-to": "ebs.csi.aws.com"}, deletion_secret("root", ABROAD)],
     ids=["provisioner", "secret"],
 )
-async def test_an_annotation_in_the_middle_of_a_replacement_keeps_no_volume_away(
-    stage: Stage, tmp_path: Path, warm_starts: WarmStarts, annotations: Json
+async def test_an_annotation_during_a_replacement_prevents_no_recreation(
+    testbed: Testbed, tmp_path: Path, warm_starts: WarmStarts, annotations: Json
 ) -> None:
     """One with which the policies let the service create no volume."""
-    await stage.add("pvc-1", ["n1"])
-    await stage.add("pvc-2", ["n1"])
-    token = await token_of(stage.cluster, FULL_NAME)
+    await testbed.add("pvc-1", ["n1"])
+    await testbed.add("pvc-2", ["n1"])
+    token = await token_of(testbed.cluster, FULL_NAME)
 
     met = False
 
@@ -472,22 +474,22 @@ async def test_an_annotation_in_the_middle_of_a_replacement_keeps_no_volume_away
         nonlocal met
         met = True
         change = {"metadata": {"annotations": annotations}}
-        await stage.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", change)
+        await testbed.cluster.ask("PATCH", f"{VOLUMES}/pvc-1", change)
 
     async def nothing_unfinished() -> bool:
-        return not await stage.entries(NAMESPACE)
+        return not await testbed.entries(NAMESPACE)
 
-    async with ProxiedStage.of(stage, tmp_path, warm_starts) as proxied:
+    async with ProxiedTestbed.of(testbed, tmp_path, warm_starts) as proxied:
         kubeconfig = proxied.kubernetes.write_kubeconfig(tmp_path / "account", token=token)
         label, nth = STEPS["detach"]
         proxied.on(label, Before(annotated), nth=nth)
         flags = f"--journal-namespace={NAMESPACE}"
         async with running(proxied.service(flags, kubeconfig=kubeconfig)):
             for name in ("pvc-1", "pvc-2"):
-                stage.world.move(name, "n1", "n2")
-                await stage.until_on(name, "n2")
-                await stage.until_bound(name)
+                testbed.world.move(name, "n1", "n2")
+                await testbed.until_on(name, "n2")
+                await testbed.until_bound(name)
             await until(nothing_unfinished, "no entry is left")
 
     assert met
-    assert stage.observer.lost == []
+    assert testbed.observer.lost == []

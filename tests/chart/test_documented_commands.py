@@ -23,12 +23,14 @@ def as_template(command: str) -> list[str]:
     return ["template", *(files.get(word, word) for word in words[1:])]
 
 
-def test_installations_are_found() -> None:
+def test_documented_installations_are_extracted() -> None:
     assert len(INSTALLS) >= 6
 
 
 @pytest.mark.parametrize("command", INSTALLS)
-def test_helm_renders_it(helm: Helm, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_helm_renders_the_documented_command(
+    helm: Helm, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     monkeypatch.chdir(CHART.parent)
 
     rendered = Rendered.read(helm.run(*as_template(command)))

@@ -13,7 +13,7 @@ import yaml
 
 from tests.chart.helm import CHART, SOMEWHERE, Helm, merged
 from tests.chart.test_install import SERVED, apply
-from tests.stage.clusters import Cluster
+from tests.testbed.clusters import Cluster
 
 Json = dict[str, Any]
 
@@ -92,7 +92,7 @@ def paths(tree: Json, prefix: str = "") -> Iterator[str]:
             yield from paths(value, f"{prefix}{key}.")
 
 
-def test_every_value_that_the_documentation_names_is_in_a_case() -> None:
+def test_every_documented_value_is_in_a_case() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     real = set(paths(yaml.safe_load((CHART / "values.yaml").read_text())))
     real |= {f"options.{name}" for name in schema["properties"]["options"]["properties"]}
@@ -116,7 +116,7 @@ def test_helm_lints_them_strictly(helm: Helm, values: Json) -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize("values", CASES.values(), ids=CASES)
-async def test_the_api_server_takes_what_they_render(
+async def test_the_api_server_accepts_the_rendered_objects(
     there: Helm, cluster: Cluster, values: Json
 ) -> None:
     rendered = there.template(values, api_versions=SERVED)
@@ -138,7 +138,7 @@ def _checked_as(manifest: Json) -> Json:
     }
 
 
-async def test_a_field_that_the_schema_does_not_know_is_refused(cluster: Cluster) -> None:
+async def test_a_field_unknown_to_the_schema_is_rejected(cluster: Cluster) -> None:
     odd = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "odd"}, "template": {}}
     odd["metadata"] = {"name": "odd", "namespace": "default"}
     odd["template"] = {"spec": {"containers": [{"name": "a", "image": "b", "imagePulPolicy": "c"}]}}

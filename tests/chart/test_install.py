@@ -20,10 +20,10 @@ from tests.chart.release import (
     install,
 )
 from tests.e2e.conftest import MakeService, service_on
-from tests.stage.clusters import ApiError, Cluster
-from tests.stage.command import command
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed.clusters import ApiError, Cluster
+from tests.testbed.command import command
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 __all__ = ["service_on"]
 
@@ -59,7 +59,7 @@ EVERYTHING: Json = {
         pytest.param({"replicaCount": 3, "podDisruptionBudget": {"minAvailable": 2}}, id="budget"),
     ],
 )
-async def test_the_api_server_takes_every_object_as_it_is_written(
+async def test_the_api_server_accepts_every_object_unchanged(
     there: Helm, cluster: Cluster, values: Json
 ) -> None:
     rendered = there.template(values, api_versions=SERVED)
@@ -82,8 +82,10 @@ async def apply(cluster: Cluster, manifest: Json) -> None:
     path = f"{await collection_of(cluster, manifest)}/{manifest['metadata']['name']}"
     query = {"dryRun": "All", "fieldManager": "test", "fieldValidation": "Strict"}
     headers = {"Content-Type": "application/apply-patch+yaml"}
-    async with cluster.session.patch(path, json=manifest, params=query, headers=headers) as answer:
-        assert answer.status < 300, await answer.text()
+    async with cluster.session.patch(
+        path, json=manifest, params=query, headers=headers
+    ) as response:
+        assert response.status < 300, await response.text()
 
 
 async def test_a_values_file_of_the_reference_installs_unchanged(
@@ -153,38 +155,38 @@ def _copy_as(target: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["deployment", "sidecar"])
-async def test_the_service_does_its_job_with_what_the_chart_grants(
+async def test_the_service_works_with_the_permissions_of_the_chart(
     there: Helm, cluster: Cluster, tmp_path: Path, service_on: MakeService, mode: str
 ) -> None:
     await install(there, merged(SOMEWHERE, {"mode": mode}))
     account = "linstor-controller" if mode == "sidecar" else FULL_NAME
     kubeconfig = await kubeconfig_of(cluster, account, tmp_path)
 
-    async with Stage.of(cluster) as stage:
-        await stage.clear()
-        await stage.prepare()
-        await stage.add("pvc-1", ["n1"])
+    async with Testbed.of(cluster) as testbed:
+        await testbed.clear()
+        await testbed.prepare()
+        await testbed.add("pvc-1", ["n1"])
         service = service_on(
-            stage,
+            testbed,
             f"--kubeconfig={kubeconfig}",
             f"--lease-lock-namespace={NAMESPACE}",
             f"--lease-lock-name={FULL_NAME}",
         )
         async with running(service):
-            stage.world.move("pvc-1", "n1", "n2")
-            await stage.until_on("pvc-1", "n2")
+            testbed.world.move("pvc-1", "n1", "n2")
+            await testbed.until_on("pvc-1", "n2")
             await service.until_said("volume affinity updated")
             assert await service.metric("linstor_affinity_leader") == 1
             assert await service.stop() == 0
-        assert await stage.entries(NAMESPACE) == []
+        assert await testbed.entries(NAMESPACE) == []
         assert "cannot" not in service.said()
         assert "forbidden" not in service.said()
         events = await cluster.ask("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
         assert any(e["reason"] == "VolumeAffinityUpdated" for e in events["items"])
-        await stage.clear()
+        await testbed.clear()
 
 
-async def test_the_account_may_write_its_own_lease_alone(there: Helm, cluster: Cluster) -> None:
+async def test_the_account_may_write_only_its_own_lease(there: Helm, cluster: Cluster) -> None:
     await install(there, merged(SOMEWHERE, {"fullnameOverride": "ours"}))
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
     made = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
@@ -199,8 +201,8 @@ async def test_the_account_may_write_its_own_lease_alone(there: Helm, cluster: C
         headers = {"Authorization": f"Bearer {token}"}
         async with cluster.session.request(
             method, f"{leases}/{name}", json=body, headers=headers
-        ) as answer:
-            return answer.status
+        ) as response:
+            return response.status
 
     try:
         assert [await status("ours", method) for method in ("GET", "PUT")] == [200, 200]
@@ -210,7 +212,7 @@ async def test_the_account_may_write_its_own_lease_alone(there: Helm, cluster: C
             await cluster.ask("DELETE", f"{leases}/{name}")
 
 
-async def test_check_finds_out_with_rights_to_read_what_the_service_may_do(
+async def test_check_with_read_permissions_reports_those_of_the_service(
     there: Helm, cluster: Cluster, tmp_path: Path
 ) -> None:
     await install(there, SOMEWHERE)
@@ -222,10 +224,10 @@ async def test_check_finds_out_with_rights_to_read_what_the_service_may_do(
         await cluster.ask("POST", await collection_of(cluster, hook), hook)
     try:
         kubeconfig = await kubeconfig_of(cluster, account, tmp_path)
-        async with Stage.of(cluster) as stage:
-            await stage.clear()
-            await stage.prepare()
-            await stage.add("pvc-1", ["n1"])
+        async with Testbed.of(cluster) as testbed:
+            await testbed.clear()
+            await testbed.prepare()
+            await testbed.add("pvc-1", ["n1"])
             given = (
                 "check",
                 f"--service-account={NAMESPACE}/{FULL_NAME}",
@@ -234,27 +236,27 @@ async def test_check_finds_out_with_rights_to_read_what_the_service_may_do(
                 f"--lease-lock-name={FULL_NAME}",
                 *("-o", "json"),
             )
-            good = await command(stage, *given)
+            good = await command(testbed, *given)
             binding = f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{FULL_NAME}"
-            kept = await cluster.ask("GET", binding)
+            preserved = await cluster.ask("GET", binding)
             await cluster.ask("DELETE", binding)
-            bad = await command(stage, *given)
-            del kept["metadata"]["resourceVersion"], kept["metadata"]["uid"]
-            await cluster.ask("POST", binding.rpartition("/")[0], kept)
-            await stage.clear()
+            bad = await command(testbed, *given)
+            del preserved["metadata"]["resourceVersion"], preserved["metadata"]["uid"]
+            await cluster.ask("POST", binding.rpartition("/")[0], preserved)
+            await testbed.clear()
     finally:
         for hook in hooks:
             path = f"{await collection_of(cluster, hook)}/{hook['metadata']['name']}"
             await cluster.ask("DELETE", path)
 
-    needs = {each["check"]: each for each in good.json}
+    checks = {each["check"]: each for each in good.json}
     assert good.code == 0, good.out
-    assert needs["permissions"]["detail"] == "all 19 permissions are granted"
+    assert checks["permissions"]["detail"] == "all 19 permissions are granted"
     # Nodes differ, since this cluster has none; that they could be listed is what counts here.
-    assert "only in LINSTOR" in needs["nodes"]["detail"]
-    assert needs["conflicting-controller"]["status"] == needs["leader"]["status"] == "ok"
-    assert needs["leftovers"]["status"] == needs["in-place"]["status"] == "ok"
-    assert "not tested" in needs["in-place"]["detail"]
+    assert "only in LINSTOR" in checks["nodes"]["detail"]
+    assert checks["conflicting-controller"]["status"] == checks["leader"]["status"] == "ok"
+    assert checks["leftovers"]["status"] == checks["in-place"]["status"] == "ok"
+    assert "not tested" in checks["in-place"]["detail"]
     lacking = {each["check"]: each for each in bad.json}["permissions"]
     assert lacking["status"] == "fail"
     assert f"{NAMESPACE}/{FULL_NAME} is not allowed to" in lacking["detail"]
@@ -272,7 +274,7 @@ async def collection_of(cluster: Cluster, manifest: Json) -> str:
     return f"{base}{where}/{kind['name']}"
 
 
-async def test_the_patches_of_the_notes_make_the_controller_a_pod_with_a_sidecar(
+async def test_the_patches_in_the_install_notes_add_a_sidecar_to_the_controller(
     there: Helm, cluster: Cluster
 ) -> None:
     said = await install(there, {"mode": "sidecar"})
@@ -286,7 +288,7 @@ async def test_the_patches_of_the_notes_make_the_controller_a_pod_with_a_sidecar
     assert "readinessProbe" not in sidecar
 
 
-async def test_the_patch_of_the_documentation_is_as_good(there: Helm, cluster: Cluster) -> None:
+async def test_the_documented_patch_has_the_same_effect(there: Helm, cluster: Cluster) -> None:
     text = SIDECAR_PAGE.read_text()
     linstor_cluster = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
 
@@ -319,9 +321,11 @@ async def sidecar_in_a_controller(cluster: Cluster, patch: Json) -> Json:
     try:
         headers = {"Content-Type": "application/strategic-merge-patch+json"}
         query = {"fieldValidation": "Strict"}
-        async with cluster.session.patch(path, json=patch, headers=headers, params=query) as answer:
-            assert answer.status == 200, await answer.text()
-            patched = (await answer.json())["spec"]["template"]["spec"]
+        async with cluster.session.patch(
+            path, json=patch, headers=headers, params=query
+        ) as response:
+            assert response.status == 200, await response.text()
+            patched = (await response.json())["spec"]["template"]["spec"]
     finally:
         await cluster.ask("DELETE", path)
 
@@ -342,7 +346,7 @@ def patches_in(said: str) -> tuple[Json, Json]:
     return yaml.safe_load(whole), yaml.safe_load(patch)
 
 
-async def test_the_notes_name_both_ways_to_remove_the_other_controller(
+async def test_the_install_notes_name_both_ways_to_remove_the_other_controller(
     there: Helm, cluster: Cluster
 ) -> None:
     said = await install(there, SOMEWHERE)
@@ -363,7 +367,7 @@ async def test_the_notes_name_both_ways_to_remove_the_other_controller(
     assert patch["target"] == {"kind": "Deployment", "name": "linstor-affinity-controller"}
 
 
-def test_rendered_manifests_name_their_namespace(helm: Helm) -> None:
+def test_rendered_manifests_have_a_namespace(helm: Helm) -> None:
     cluster_wide = {"ClusterRole", "ClusterRoleBinding"}
 
     for manifest in Rendered.read(

@@ -35,14 +35,14 @@ async def known(tmp_path: Path) -> set[str]:
     kubeconfig = tmp_path / "config"
     kubeconfig.write_text("")
     service = Service(Settings.read({"kubeconfig": str(kubeconfig)}, {}))
-    told = service.metrics.text().decode()
-    names = set(re.findall(r"^# TYPE (\S+) (?:gauge|counter)$", told, re.MULTILINE))
-    for name in re.findall(r"^# TYPE (\S+) histogram$", told, re.MULTILINE):
+    text = service.metrics.text().decode()
+    names = set(re.findall(r"^# TYPE (\S+) (?:gauge|counter)$", text, re.MULTILINE))
+    for name in re.findall(r"^# TYPE (\S+) histogram$", text, re.MULTILINE):
         names |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
     return names
 
 
-async def test_the_dashboard_asks_for_nothing_that_does_not_exist(known: set[str]) -> None:
+async def test_the_dashboard_queries_only_existing_metrics(known: set[str]) -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     asked = {
         name
@@ -55,21 +55,21 @@ async def test_the_dashboard_asks_for_nothing_that_does_not_exist(known: set[str
     assert asked <= known
 
 
-async def test_the_alerts_ask_for_nothing_that_does_not_exist(known: set[str]) -> None:
+async def test_the_alerts_query_only_existing_metrics(known: set[str]) -> None:
     asked = set(NAMES.findall(ALERTS.read_text()))
 
     assert asked <= known
 
 
-def test_what_alerts_count_is_there_before_it_happens() -> None:
-    told = Metrics(Streams(time.time)).text().decode()
+def test_counters_used_by_alerts_start_at_zero() -> None:
+    text = Metrics(Streams(time.time)).text().decode()
 
-    assert 'linstor_affinity_drift_without_event_total{cause="period"} 0.0' in told
-    assert 'linstor_affinity_full_reconcile_errors_total{error="LoginRefused"} 0.0' in told
-    assert "linstor_affinity_claims_lost_total 0.0" in told
+    assert 'linstor_affinity_drift_without_event_total{cause="period"} 0.0' in text
+    assert 'linstor_affinity_full_reconcile_errors_total{error="LoginRefused"} 0.0' in text
+    assert "linstor_affinity_claims_lost_total 0.0" in text
 
 
-def test_promtool_finds_nothing_wrong_with_the_metrics(promtool: str) -> None:
+def test_promtool_accepts_the_metrics(promtool: str) -> None:
     text = Metrics(Streams(time.time)).text()
     result = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, check=False
@@ -78,7 +78,7 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(promtool: str) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
-def test_panels_do_not_lie_on_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         at = panel["gridPos"]
@@ -109,7 +109,7 @@ def rules_of(helm: Helm, monitoring: Json, chart: Path = CHART) -> list[Json]:
     return [dict(rule) for rule in group["rules"]]
 
 
-def test_without_an_address_of_the_docs_alerts_are_as_in_the_file(helm: Helm) -> None:
+def test_without_a_docs_address_alerts_are_as_in_the_file(helm: Helm) -> None:
     [group] = yaml.safe_load(ALERTS.read_text())["groups"]
 
     assert rules_of(helm, {}) == group["rules"]
@@ -129,7 +129,7 @@ def test_runbook_links_of_alerts_can_be_followed(helm: Helm, base: str) -> None:
         assert rule == written
 
 
-def test_runbook_links_begin_at_the_home_of_the_project_if_it_has_one(
+def test_runbook_links_start_with_the_project_home_if_there_is_one(
     helm: Helm, tmp_path: Path
 ) -> None:
     chart = tmp_path / "chart"
@@ -145,7 +145,7 @@ def test_runbook_links_begin_at_the_home_of_the_project_if_it_has_one(
     assert other["annotations"]["runbook_url"] == f"{BASE}/{anchor}"
 
 
-def test_promtool_reads_the_rules_of_the_chart(helm: Helm, promtool: str, tmp_path: Path) -> None:
+def test_promtool_accepts_the_rules_of_the_chart(helm: Helm, promtool: str, tmp_path: Path) -> None:
     rules = rules_of(helm, {"runbookBaseUrl": BASE})
     written = tmp_path / "rules.yaml"
     written.write_text(yaml.safe_dump({"groups": [{"name": "ours", "rules": rules}]}))
@@ -153,11 +153,11 @@ def test_promtool_reads_the_rules_of_the_chart(helm: Helm, promtool: str, tmp_pa
     subprocess.run([promtool, "check", "rules", str(written)], check=True, capture_output=True)
 
 
-def test_promtool_reads_the_rules(promtool: str) -> None:
+def test_promtool_accepts_the_rules(promtool: str) -> None:
     subprocess.run([promtool, "check", "rules", str(ALERTS)], check=True, capture_output=True)
 
 
-def test_alerts_fire_and_stay_silent_as_written(promtool: str, tmp_path: Path) -> None:
+def test_alerts_fire_only_when_specified(promtool: str, tmp_path: Path) -> None:
     cases = Path(__file__).parent / "alert_cases.yaml"
     text = cases.read_text().replace("RULES", str(ALERTS))
     (tmp_path / "cases.yaml").write_text(text)
@@ -172,7 +172,7 @@ def test_alerts_fire_and_stay_silent_as_written(promtool: str, tmp_path: Path) -
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_every_alert_is_tried_both_ways() -> None:
+def test_every_alert_has_a_firing_and_a_silent_case() -> None:
     cases = yaml.safe_load((Path(__file__).parent / "alert_cases.yaml").read_text())
     tried: dict[str, set[bool]] = {}
     for group in cases["tests"]:

@@ -27,13 +27,13 @@ MONITOR = "monitoring.coreos.com/v1/ServiceMonitor"
 RULE = "monitoring.coreos.com/v1/PrometheusRule"
 
 
-def test_lint_finds_nothing(helm: Helm) -> None:
+def test_helm_lint_reports_nothing(helm: Helm) -> None:
     said = helm.run("lint", str(CHART), "--strict", "--set", f"linstor.endpoint={ENDPOINT}")
 
     assert "0 chart(s) failed" in said
 
 
-def test_defaults_are_one_careful_instance(helm: Helm) -> None:
+def test_defaults_are_one_hardened_instance(helm: Helm) -> None:
     rendered = helm.template()
 
     assert rendered.kinds() == ALONE
@@ -60,7 +60,7 @@ def test_defaults_are_one_careful_instance(helm: Helm) -> None:
     assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
-def test_memory_is_limited_unless_somebody_says_otherwise(helm: Helm) -> None:
+def test_memory_is_limited_by_default(helm: Helm) -> None:
     usual = helm.template().container["resources"]
     more = helm.template({"resources": {"limits": {"memory": "1Gi"}}}).container["resources"]
     without = helm.template({"resources": {"limits": None}}).container["resources"]
@@ -73,7 +73,7 @@ def test_memory_is_limited_unless_somebody_says_otherwise(helm: Helm) -> None:
     assert without == {"requests": {"cpu": "50m", "memory": "100Mi"}}
 
 
-def test_the_pod_has_more_time_to_end_than_the_service_takes(helm: Helm) -> None:
+def test_the_termination_grace_period_exceeds_that_of_the_service(helm: Helm) -> None:
     [grace] = [option for option in OPTIONS if option.flag == "shutdown-grace"]
 
     pod = helm.template().pod
@@ -83,7 +83,7 @@ def test_the_pod_has_more_time_to_end_than_the_service_takes(helm: Helm) -> None
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)
-def test_every_flag_can_be_given_as_an_option(helm: Helm, option: Any) -> None:
+def test_every_flag_can_be_set_as_an_option(helm: Helm, option: Any) -> None:
     camel = re.sub(r"-(.)", lambda found: found[1].upper(), option.flag)
     value = {"duration": "7s", "boolean": "false", "whole_number": "3"}.get(
         option.parse.__name__,
@@ -103,7 +103,7 @@ def test_every_flag_can_be_given_as_an_option(helm: Helm, option: Any) -> None:
     assert f"--{option.flag}={value}" in rendered.container["args"]
 
 
-def test_the_schema_knows_no_flag_that_the_service_does_not() -> None:
+def test_the_schema_has_only_flags_of_the_service() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     kebab = {
         re.sub(r"[A-Z]", lambda found: f"-{found[0].lower()}", key)
@@ -131,7 +131,7 @@ def test_every_value_is_in_the_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "reported"),
     [
         ({"replicaCount": "two"}, "/replicaCount"),
         ({"replicas": 2}, "additional properties 'replicas' not allowed"),
@@ -161,12 +161,12 @@ def test_every_value_is_in_the_schema() -> None:
     ],
     ids=str,
 )
-def test_mistyped_values_are_refused_by_name(helm: Helm, values: Json, told: str) -> None:
-    with pytest.raises(HelmError, match=re.escape(told)):
+def test_mistyped_values_are_rejected_by_name(helm: Helm, values: Json, reported: str) -> None:
+    with pytest.raises(HelmError, match=re.escape(reported)):
         helm.template(values)
 
 
-def test_without_a_linstor_the_way_out_is_named(helm: Helm) -> None:
+def test_without_a_linstor_the_error_names_the_remedy(helm: Helm) -> None:
     with pytest.raises(HelmError, match=r"no LINSTOR was found.*linstor\.endpoint"):
         helm.template({"linstor": {"endpoint": ""}})
 
@@ -174,7 +174,7 @@ def test_without_a_linstor_the_way_out_is_named(helm: Helm) -> None:
 UID_FIELDS = {"runAsUser", "runAsGroup", "fsGroup"}
 
 
-def test_no_user_id_is_fixed_where_the_cluster_may_assign_one(helm: Helm) -> None:
+def test_no_user_id_is_set_if_the_cluster_may_assign_one(helm: Helm) -> None:
     rendered = helm.template()
 
     for pod in (rendered.pod, rendered.hook("Pod")["spec"]):
@@ -183,13 +183,13 @@ def test_no_user_id_is_fixed_where_the_cluster_may_assign_one(helm: Helm) -> Non
         assert UID_FIELDS.isdisjoint(pod["containers"][0]["securityContext"])
 
 
-def test_the_image_has_a_user_that_the_kubelet_can_tell_from_root() -> None:
+def test_the_image_has_a_numeric_user() -> None:
     [user] = re.findall(r"^USER (\S+)$", (CHART.parent / "Dockerfile").read_text(), re.MULTILINE)
 
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
 
 
-def test_what_is_null_in_a_security_context_is_not_written(helm: Helm) -> None:
+def test_null_values_in_a_security_context_are_omitted(helm: Helm) -> None:
     rendered = helm.template(
         {
             "podSecurityContext": {"runAsUser": None, "seccompProfile": None},
@@ -205,7 +205,7 @@ def test_what_is_null_in_a_security_context_is_not_written(helm: Helm) -> None:
         }
 
 
-def test_the_values_for_openshift_fix_no_ids_and_name_its_dns_port(helm: Helm) -> None:
+def test_the_values_for_openshift_set_no_ids_and_its_dns_port(helm: Helm) -> None:
     openshift = yaml.safe_load((CHART / "values-openshift.yaml").read_text())
 
     rendered = helm.template(
@@ -234,7 +234,7 @@ PROMETHEUS: Json = {
     ],
     ids=["default", "given", "everybody"],
 )
-def test_the_http_port_is_open_to_those_who_are_named(
+def test_the_http_port_is_open_to_configured_peers_only(
     helm: Helm, given: list[Json] | None, expected: list[Json] | None
 ) -> None:
     policy = {"enabled": True, **({} if given is None else {"from": given})}
@@ -246,7 +246,7 @@ def test_the_http_port_is_open_to_those_who_are_named(
     assert rule["ports"] == [{"port": 8000, "protocol": "TCP"}]
 
 
-def test_ports_of_dns_are_values(helm: Helm) -> None:
+def test_dns_ports_are_configurable(helm: Helm) -> None:
     policy = {"enabled": True, "dnsPorts": [53, 5353]}
 
     rendered = helm.template({"networkPolicy": policy})
@@ -257,7 +257,7 @@ def test_ports_of_dns_are_values(helm: Helm) -> None:
     }
 
 
-def test_large_numbers_are_written_as_numbers(helm: Helm) -> None:
+def test_large_numbers_are_rendered_as_integers(helm: Helm) -> None:
     rendered = helm.template({"options": {"workers": 1_000_000}})
 
     assert "--workers=1000000" in rendered.container["args"]
@@ -284,7 +284,7 @@ ALWAYS: Json = {"unhealthyPodEvictionPolicy": "AlwaysAllow"}
     ],
     ids=str,
 )
-def test_a_budget_never_blocks_a_drain_of_the_only_instance(
+def test_a_disruption_budget_never_blocks_draining_the_only_instance(
     helm: Helm, replicas: int, budget: Json, expected: Json | None
 ) -> None:
     rendered = helm.template({"replicaCount": replicas, "podDisruptionBudget": budget})
@@ -297,7 +297,7 @@ def test_a_budget_never_blocks_a_drain_of_the_only_instance(
 
 
 @pytest.mark.parametrize(("version", "known"), [("v1.26.9", False), ("v1.27.0", True)])
-def test_an_eviction_policy_is_named_where_kubernetes_knows_it(
+def test_an_eviction_policy_is_set_if_kubernetes_supports_it(
     helm: Helm, version: str, known: bool
 ) -> None:
     rendered = helm.template({"replicaCount": 2}, kube_version=version)
@@ -317,7 +317,7 @@ def test_client_certificates_are_files(helm: Helm) -> None:
     assert (mount["mountPath"], mount["readOnly"]) == ("/etc/linstor-client", True)
 
 
-def test_a_ca_can_be_named_where_there_is_no_cluster_to_ask(helm: Helm) -> None:
+def test_a_ca_can_be_configured_without_a_cluster_to_query(helm: Helm) -> None:
     ca = {"kind": "ConfigMap", "name": "trust-root", "key": "root.crt"}
 
     alone = helm.template({"linstor": {"caReference": ca}})
@@ -341,7 +341,7 @@ def test_a_login_comes_from_its_secret(helm: Helm) -> None:
     assert found["LS_PASSWORD"] == {"name": "login", "key": "password"}
 
 
-def test_annotations_of_the_account_are_on_the_account_alone(helm: Helm) -> None:
+def test_annotations_of_the_account_are_on_the_account_only(helm: Helm) -> None:
     rendered = helm.template({"serviceAccount": {"annotations": {"a": "b"}}})
 
     assert rendered.one("ServiceAccount")["metadata"]["annotations"] == {"a": "b"}
@@ -370,7 +370,7 @@ def test_annotations_of_the_account_are_on_the_account_alone(helm: Helm) -> None
     ],
     ids=str,
 )
-def test_kinds_of_the_prometheus_operator_are_made_where_they_exist_or_when_told(
+def test_resources_of_the_prometheus_operator_are_rendered_if_supported_or_enabled(
     helm: Helm, monitoring: Json, served: list[str], extra: list[str]
 ) -> None:
     rendered = helm.template({"monitoring": monitoring}, api_versions=served)
@@ -429,12 +429,12 @@ def test_ports_probes_and_service_follow_the_addresses(
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000"])
-def test_an_address_that_the_kubelet_cannot_probe_is_refused(helm: Helm, address: str) -> None:
+def test_an_address_that_the_kubelet_cannot_probe_is_rejected(helm: Helm, address: str) -> None:
     with pytest.raises(HelmError, match=r"options\.bindAddress .* is a loopback address"):
         helm.template({"options": {"bindAddress": address}})
 
 
-def test_scrape_annotations_of_the_reference_reach_the_port_that_they_name(helm: Helm) -> None:
+def test_scrape_annotations_of_the_reference_name_an_open_port(helm: Helm) -> None:
     annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "8001"}
 
     rendered = helm.template(
@@ -447,7 +447,7 @@ def test_scrape_annotations_of_the_reference_reach_the_port_that_they_name(helm:
     assert ports(rendered)["metrics"] == 8001
 
 
-def test_an_address_that_is_switched_off_is_told_to_the_service(helm: Helm) -> None:
+def test_a_disabled_address_is_passed_to_the_service(helm: Helm) -> None:
     rendered = helm.template({"options": {"bindAddress": "", "metricsAddress": ""}})
 
     assert {"--bind-address=", "--metrics-address="} <= set(rendered.container["args"])
@@ -471,21 +471,21 @@ def used(scope: Scope) -> set[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("mode", ["deployment", "sidecar"])
-def test_the_roles_grant_what_is_used_and_nothing_else(helm: Helm, mode: str) -> None:
-    bare = {"mode": mode, "watchLinstorDatabase": "off"}
-    rendered = helm.template(bare)
-    with_hints = helm.template({**bare, "watchLinstorDatabase": "auto"})
+def test_the_roles_grant_exactly_the_used_permissions(helm: Helm, mode: str) -> None:
+    minimal = {"mode": mode, "watchLinstorDatabase": "off"}
+    rendered = helm.template(minimal)
+    with_database = helm.template({**minimal, "watchLinstorDatabase": "auto"})
 
     cluster_wide = granted(rendered.one("ClusterRole")["rules"])
     assert cluster_wide == used(Scope.CLUSTER)
     own = granted(rendered.one("Role")["rules"])
     assert own == used(Scope.JOURNAL) | used(Scope.LEASE)
-    assert granted(with_hints.one("ClusterRole")["rules"]) - cluster_wide == {
+    assert granted(with_database.one("ClusterRole")["rules"]) - cluster_wide == {
         (GROUP, TABLE, verb) for verb in VERBS
     }
 
 
-def test_the_test_pod_has_an_account_that_only_reads(helm: Helm) -> None:
+def test_the_test_pod_has_a_read_only_account(helm: Helm) -> None:
     rendered = helm.template()
 
     pod = rendered.hook("Pod")["spec"]
@@ -509,7 +509,7 @@ def test_the_test_pod_has_an_account_that_only_reads(helm: Helm) -> None:
         assert [each["name"] for each in rendered.hook(kind)["subjects"]] == [account]
 
 
-def test_what_the_test_pod_needs_is_there_before_it_and_gone_after_it(helm: Helm) -> None:
+def test_dependencies_of_the_test_pod_are_created_before_and_deleted_after_it(helm: Helm) -> None:
     hooks = [each for each in helm.template().manifests if is_hook(each)]
 
     weights = {
@@ -525,7 +525,7 @@ def test_what_the_test_pod_needs_is_there_before_it_and_gone_after_it(helm: Helm
 
 
 @pytest.mark.parametrize("rbac", [{"forCheck": False}, {"create": False}], ids=str)
-def test_the_test_pod_can_do_with_the_account_of_the_service(helm: Helm, rbac: Json) -> None:
+def test_the_test_pod_can_use_the_account_of_the_service(helm: Helm, rbac: Json) -> None:
     rendered = helm.template({"rbac": rbac})
 
     assert [each["kind"] for each in rendered.manifests if is_hook(each)] == ["Pod"]
@@ -534,7 +534,7 @@ def test_the_test_pod_can_do_with_the_account_of_the_service(helm: Helm, rbac: J
     assert not [arg for arg in pod["containers"][0]["args"] if "service-account" in arg]
 
 
-def test_a_journal_of_its_own_is_read_there_by_the_test_pod(helm: Helm) -> None:
+def test_the_test_pod_can_read_a_separate_journal_namespace(helm: Helm) -> None:
     rendered = helm.template({"options": {"journalNamespace": "journal"}})
 
     found = {
@@ -555,7 +555,7 @@ def roles(rendered: Rendered) -> dict[str, list[Json]]:
 
 
 @pytest.mark.parametrize("name", ["", "shared"])
-def test_one_lease_may_be_written_and_no_other(helm: Helm, name: str) -> None:
+def test_only_one_lease_may_be_written(helm: Helm, name: str) -> None:
     rendered = helm.template({"options": {"leaseLockName": name}})
 
     rules = [rule for rule in roles(rendered)["storage"] if rule["resources"] == ["leases"]]
@@ -566,14 +566,14 @@ def test_one_lease_may_be_written_and_no_other(helm: Helm, name: str) -> None:
 
 
 @pytest.mark.parametrize("off", [False, "false"])
-def test_without_an_election_no_lease_may_be_written(helm: Helm, off: Any) -> None:
+def test_without_leader_election_no_lease_may_be_written(helm: Helm, off: Any) -> None:
     rendered = helm.template({"options": {"leaderElection": off}})
 
     rules = roles(rendered)["storage"]
     assert granted(rules) == used(Scope.JOURNAL)
 
 
-def test_journal_and_lease_may_have_namespaces_of_their_own(helm: Helm) -> None:
+def test_journal_and_lease_can_have_separate_namespaces(helm: Helm) -> None:
     rendered = helm.template(
         {"options": {"journalNamespace": "journal", "leaseLockNamespace": "leases"}}
     )
@@ -611,7 +611,7 @@ def policies(rendered: Rendered) -> set[str]:
         ("false", [POLICY], set()),
     ],
 )
-def test_admission_policies_are_made_where_they_are_served_or_when_told(
+def test_admission_policies_are_rendered_if_supported_or_enabled(
     helm: Helm, enabled: Any, served: list[str], expected: set[str]
 ) -> None:
     values = {"rbac": {"admissionPolicy": {"enabled": enabled}}}
@@ -630,7 +630,7 @@ def test_admission_policies_are_made_where_they_are_served_or_when_told(
     ],
     ids=["sidecar", "shared"],
 )
-def test_an_account_that_others_use_too_is_held_to_volumes_alone(
+def test_a_shared_account_is_restricted_for_volumes_only(
     helm: Helm, values: Json, user: str
 ) -> None:
     rendered = helm.template(values, api_versions=[POLICY])
@@ -641,7 +641,7 @@ def test_an_account_that_others_use_too_is_held_to_volumes_alone(
             assert f'"{user}"' in json.dumps(each["spec"]).replace("\\", "")
 
 
-def test_policies_watch_the_namespaces_of_journal_and_lease(helm: Helm) -> None:
+def test_policies_apply_to_the_namespaces_of_journal_and_lease(helm: Helm) -> None:
     rendered = helm.template(
         {
             "options": {
@@ -666,7 +666,7 @@ def test_policies_watch_the_namespaces_of_journal_and_lease(helm: Helm) -> None:
     assert 'variables.name == "leader"' in leases
 
 
-def test_policies_know_entries_as_the_service_writes_them(helm: Helm) -> None:
+def test_policies_match_entries_as_the_service_writes_them(helm: Helm) -> None:
     rendered = helm.template(api_versions=[POLICY])
 
     spoken = [
@@ -679,7 +679,7 @@ def test_policies_know_entries_as_the_service_writes_them(helm: Helm) -> None:
         assert f'"{LABEL}"' in each
 
 
-def test_a_sidecar_gets_roles_and_nothing_that_runs(helm: Helm) -> None:
+def test_a_sidecar_gets_roles_and_no_workload(helm: Helm) -> None:
     rendered = helm.template({"mode": "sidecar"})
 
     assert rendered.kinds() == ["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]
@@ -689,7 +689,7 @@ def test_a_sidecar_gets_roles_and_nothing_that_runs(helm: Helm) -> None:
         ]
 
 
-def test_without_rbac_and_account_others_have_to_bring_them(helm: Helm) -> None:
+def test_rbac_and_account_can_be_left_to_the_user(helm: Helm) -> None:
     rendered = helm.template(
         {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "theirs"}}
     )
@@ -712,7 +712,7 @@ def test_without_rbac_and_account_others_have_to_bring_them(helm: Helm) -> None:
     ],
     ids=str,
 )
-def test_what_is_said_of_pods_is_in_the_pod(helm: Helm, values: Json, found: Json) -> None:
+def test_pod_values_are_in_the_pod_template(helm: Helm, values: Json, found: Json) -> None:
     pod = helm.template(values).pod
 
     assert {key: pod.get(key) for key in found} == found
@@ -743,7 +743,7 @@ def test_extras_are_added(helm: Helm) -> None:
     assert metadata["annotations"] == {"seen": "yes"}
 
 
-def test_an_autoscaler_takes_the_number_out_of_the_deployment(helm: Helm) -> None:
+def test_an_autoscaler_removes_replicas_from_the_deployment(helm: Helm) -> None:
     rendered = helm.template({"autoscaling": {"enabled": True, "minReplicas": 2}})
 
     assert "replicas" not in rendered.one("Deployment")["spec"]
@@ -751,7 +751,7 @@ def test_an_autoscaler_takes_the_number_out_of_the_deployment(helm: Helm) -> Non
     assert "PodDisruptionBudget" in rendered.kinds()
 
 
-def test_what_the_test_hook_runs_is_no_instance(helm: Helm) -> None:
+def test_the_test_hook_is_not_selected_as_an_instance(helm: Helm) -> None:
     rendered = helm.template()
     hook = rendered.hook("Pod")
     selector = rendered.one("Deployment")["spec"]["selector"]["matchLabels"]
@@ -777,14 +777,14 @@ def test_the_test_pod_has_its_own_labels_annotations_and_resources(helm: Helm) -
     assert pod["spec"]["containers"][0]["resources"] == {"limits": {"memory": "300Mi"}}
 
 
-def test_the_test_pod_asks_for_what_an_instance_asks_for(helm: Helm) -> None:
+def test_the_test_pod_requests_the_resources_of_an_instance(helm: Helm) -> None:
     rendered = helm.template()
 
     [container] = rendered.hook("Pod")["spec"]["containers"]
     assert container["resources"] == rendered.container["resources"]
 
 
-def test_the_log_of_the_test_pod_can_be_read_after_it_succeeded(helm: Helm) -> None:
+def test_the_log_of_the_test_pod_is_available_after_success(helm: Helm) -> None:
     annotations = helm.template().hook("Pod")["metadata"]["annotations"]
 
     # Helm deletes a pod with hook-succeeded before `helm test --logs` reads its log:
@@ -814,5 +814,5 @@ def test_names_can_be_overridden(helm: Helm) -> None:
     assert whole["metadata"]["name"] == "mine"
 
 
-def test_rendered_is_read_whole() -> None:
+def test_empty_documents_of_rendered_yaml_are_skipped() -> None:
     assert Rendered.read("---\n---\nkind: A\nmetadata: {}\n").kinds() == ["A"]

@@ -1,4 +1,4 @@
-"""The servers under contract: every test here meets the pretended and the real one."""
+"""The servers under contract: every test here meets the fake and the real one."""
 
 import ssl
 import uuid

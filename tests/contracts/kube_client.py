@@ -22,7 +22,7 @@ EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 STORAGE_CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """The slowest thing waited for is the real binder's resync, every 15 s."""
 
 Json = dict[str, Any]
@@ -61,7 +61,7 @@ class Lines:
         self._response = response
 
     async def next(self) -> Json:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             line = await self._response.content.readline()
         if not line:
             raise EOFError
@@ -70,11 +70,11 @@ class Lines:
 
     async def until(self, wanted: Callable[[Json], bool]) -> list[Json]:
         """All events up to the wanted one, which is the last."""
-        seen = []
+        observed = []
         while True:
-            seen.append(await self.next())
-            if wanted(seen[-1]):
-                return seen
+            observed.append(await self.next())
+            if wanted(observed[-1]):
+                return observed
 
 
 class KubeClient:
@@ -117,7 +117,7 @@ class KubeClient:
 
     @asynccontextmanager
     async def watch(self, path: str, **query: str) -> AsyncIterator[Lines]:
-        """A watch that was answered with 200."""
+        """A watch that was opened with a 200."""
         async with self._session.get(path, params={"watch": "1", **query}) as response:
             assert response.status == 200, await response.text()
             try:
@@ -131,7 +131,7 @@ class KubeClient:
         """The object once it is as wanted."""
         found: Json = {}
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while True:
                     found = (await self.get(path)).body
                     if wanted(found):
@@ -141,7 +141,9 @@ class KubeClient:
             raise AssertionError(f"{path} stayed {json.dumps(found)}") from None
 
     async def until_phase(self, path: str, *phases: str) -> Json:
-        return await self.until(path, lambda seen: seen.get("status", {}).get("phase") in phases)
+        return await self.until(
+            path, lambda observed: observed.get("status", {}).get("phase") in phases
+        )
 
     async def until_gone(self, path: str) -> None:
-        await self.until(path, lambda seen: seen.get("code") == 404)
+        await self.until(path, lambda observed: observed.get("code") == 404)

@@ -1,4 +1,4 @@
-"""What a kube-apiserver answers to writes of volumes, be it the fake or the real one."""
+"""What a kube-apiserver responds to writes of volumes, be it the fake or the real one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ MODIFIED = (
 SECOND_SOURCE = {"server": "host", "path": "/"}
 
 
-async def settled_volume(kube: KubeClient, name: str, **spec: object) -> Json:
+async def stable_volume(kube: KubeClient, name: str, **spec: object) -> Json:
     """A new volume that our finalizer holds and that the controllers are done with."""
     made = await kube.post(VOLUMES, volume(name, metadata={"finalizers": [OURS]}, **spec))
     assert made.status == 201
@@ -24,19 +24,23 @@ async def settled_volume(kube: KubeClient, name: str, **spec: object) -> Json:
 
 async def terminating_volume(kube: KubeClient, name: str) -> Json:
     """A volume that only our finalizer keeps."""
-    await settled_volume(kube, name)
+    await stable_volume(kube, name)
     assert (await kube.delete(f"{VOLUMES}/{name}")).status == 200
     return await kube.until(
-        f"{VOLUMES}/{name}", lambda seen: seen["metadata"].get("finalizers") == [OURS]
+        f"{VOLUMES}/{name}", lambda observed: observed["metadata"].get("finalizers") == [OURS]
     )
 
 
-async def test_a_new_volume_gets_what_only_the_server_may_say(kube: KubeClient, name: str) -> None:
-    told = {"uid": "mine", "creationTimestamp": "2001-01-01T00:00:00Z", "finalizers": [OURS]}
-    told["deletionTimestamp"] = "2001-01-01T00:00:00Z"
+async def test_a_new_volume_gets_the_fields_that_only_the_server_sets(
+    kube: KubeClient, name: str
+) -> None:
+    reported = {"uid": "mine", "creationTimestamp": "2001-01-01T00:00:00Z", "finalizers": [OURS]}
+    reported["deletionTimestamp"] = "2001-01-01T00:00:00Z"
 
     made = await kube.post(
-        VOLUMES, {**volume(name, metadata=told), "status": {"phase": "Bound"}}, fieldManager="me"
+        VOLUMES,
+        {**volume(name, metadata=reported), "status": {"phase": "Bound"}},
+        fieldManager="me",
     )
 
     assert made.status == 201
@@ -56,15 +60,15 @@ async def test_a_volume_that_exists_cannot_be_created(kube: KubeClient, name: st
     await kube.post(VOLUMES, volume(name))
 
     again = await kube.post(VOLUMES, volume(name))
-    rehearsed = await kube.post(VOLUMES, volume(name), dryRun="All")
+    dry_run = await kube.post(VOLUMES, volume(name), dryRun="All")
 
     assert (again.status, again.reason) == (409, "AlreadyExists")
     assert again.message == f'persistentvolumes "{name}" already exists'
     assert again.body["details"] == {"name": name, "kind": "persistentvolumes"}
-    assert rehearsed.body == again.body
+    assert dry_run.body == again.body
 
 
-async def test_a_rehearsed_volume_is_checked_and_not_made(kube: KubeClient, name: str) -> None:
+async def test_a_dry_run_creation_is_validated_and_not_stored(kube: KubeClient, name: str) -> None:
     fine = await kube.post(VOLUMES, volume(name), dryRun="All")
     broken = await kube.post(VOLUMES, volume(name, capacity=None), dryRun="All")
 
@@ -74,18 +78,20 @@ async def test_a_rehearsed_volume_is_checked_and_not_made(kube: KubeClient, name
     assert (await kube.get(f"{VOLUMES}/{name}")).status == 404
 
 
-async def test_a_name_is_taken_until_the_old_object_is_gone(kube: KubeClient, name: str) -> None:
+async def test_a_name_stays_in_use_until_the_old_object_is_removed(
+    kube: KubeClient, name: str
+) -> None:
     await terminating_volume(kube, name)
 
     made = await kube.post(VOLUMES, volume(name))
-    rehearsed = await kube.post(VOLUMES, volume(name), dryRun="All")
+    dry_run = await kube.post(VOLUMES, volume(name), dryRun="All")
 
     message = f'object is being deleted: persistentvolumes "{name}" already exists'
     assert (made.status, made.reason, made.message) == (409, "AlreadyExists", message)
-    assert rehearsed.body == made.body
+    assert dry_run.body == made.body
 
 
-async def test_a_new_object_must_not_bring_a_version(kube: KubeClient, name: str) -> None:
+async def test_a_new_object_must_not_have_a_resource_version(kube: KubeClient, name: str) -> None:
     made = await kube.post(VOLUMES, volume(name, metadata={"resourceVersion": "5"}))
 
     assert made.status == 500
@@ -170,7 +176,7 @@ async def test_a_missing_volume_is_not_found(kube: KubeClient, name: str) -> Non
         ),
     ],
 )
-async def test_an_invalid_volume_is_refused_with_every_mistake(
+async def test_an_invalid_volume_is_rejected_with_every_error(
     kube: KubeClient, name: str, changes: Json, causes: list[tuple[str, str]]
 ) -> None:
     made = await kube.post(VOLUMES, volume(name, **changes))
@@ -182,9 +188,7 @@ async def test_an_invalid_volume_is_refused_with_every_mistake(
     ] == causes
 
 
-async def test_a_field_from_the_future_is_dropped_with_a_warning(
-    kube: KubeClient, name: str
-) -> None:
+async def test_an_unknown_field_is_dropped_with_a_warning(kube: KubeClient, name: str) -> None:
     manifest = volume(name, fromTheFuture={"kept": False})
 
     strict = await kube.post(VOLUMES, manifest, fieldValidation="Strict")
@@ -228,7 +232,7 @@ async def test_a_field_from_the_future_is_dropped_with_a_warning(
         ),
     ],
 )
-async def test_a_senseless_request_gets_a_status(
+async def test_a_malformed_request_gets_a_status(
     kube: KubeClient,
     request_: tuple[str, str, object, dict[str, str]],
     status: int,
@@ -242,15 +246,15 @@ async def test_a_senseless_request_gets_a_status(
     assert reply.body["kind"] == "Status"
 
 
-async def test_nobody_gets_in_with_a_wrong_token(apiserver: Apiserver) -> None:
+async def test_a_wrong_token_is_unauthorized(apiserver: Apiserver) -> None:
     async with apiserver.sign_in("wrong") as session:
         reply = await KubeClient(session).get(VOLUMES)
 
     assert (reply.status, reply.message) == (401, "Unauthorized")
 
 
-async def test_an_affinity_may_be_set_once(kube: KubeClient, name: str) -> None:
-    await settled_volume(kube, name)
+async def test_an_affinity_can_be_set_once(kube: KubeClient, name: str) -> None:
+    await stable_volume(kube, name)
 
     unset = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("a")}})
     same = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("a")}})
@@ -269,11 +273,11 @@ async def test_an_affinity_may_be_set_once(kube: KubeClient, name: str) -> None:
     assert none.message == f"{start}null: {fixed}"
 
 
-async def test_with_the_gate_an_affinity_may_change_and_go(
+async def test_with_the_feature_gate_an_affinity_can_change_and_be_removed(
     mutable_apiserver: Apiserver, name: str
 ) -> None:
     kube = mutable_apiserver.kube
-    await settled_volume(kube, name, nodeAffinity=affinity("a"))
+    await stable_volume(kube, name, nodeAffinity=affinity("a"))
 
     other = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": affinity("b")}})
     none = await kube.patch(f"{VOLUMES}/{name}", {"spec": {"nodeAffinity": None}})
@@ -295,18 +299,18 @@ async def test_with_the_gate_an_affinity_may_change_and_go(
         pytest.param({"volumeMode": "Block"}, "FieldValueInvalid", "volumeMode", id="mode"),
     ],
 )
-async def test_some_fields_never_change(
+async def test_some_fields_are_immutable(
     kube: KubeClient, name: str, spec: Json, reason: str, field: str
 ) -> None:
-    await settled_volume(kube, name)
+    await stable_volume(kube, name)
 
     reply = await kube.patch(f"{VOLUMES}/{name}", {"spec": spec})
 
     assert (reply.status, reply.causes) == (422, [(reason, field)])
 
 
-async def test_a_patch_can_be_tied_to_one_incarnation(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+async def test_a_patch_can_be_guarded_by_uid(kube: KubeClient, name: str) -> None:
+    was = await stable_volume(kube, name)
     patch = {"metadata": {"uid": "other", "labels": {"a": "b"}}}
 
     other = await kube.patch(f"{VOLUMES}/{name}", patch)
@@ -321,16 +325,16 @@ async def test_a_patch_can_be_tied_to_one_incarnation(kube: KubeClient, name: st
     assert same.status == 200
 
 
-async def test_a_write_can_be_tied_to_one_version(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
-    stale = was["metadata"]["resourceVersion"]
+async def test_a_write_can_be_guarded_by_resource_version(kube: KubeClient, name: str) -> None:
+    was = await stable_volume(kube, name)
+    outdated = was["metadata"]["resourceVersion"]
     newer = await kube.patch(f"{VOLUMES}/{name}", {"metadata": {"labels": {"a": "b"}}})
 
-    patched = await kube.patch(f"{VOLUMES}/{name}", {"metadata": {"resourceVersion": stale}})
+    patched = await kube.patch(f"{VOLUMES}/{name}", {"metadata": {"resourceVersion": outdated}})
     put = await kube.put(f"{VOLUMES}/{name}", was)
     current = await kube.put(f"{VOLUMES}/{name}", newer.body)
 
-    assert int(newer.metadata["resourceVersion"]) > int(stale)
+    assert int(newer.metadata["resourceVersion"]) > int(outdated)
     assert (patched.status, patched.reason) == (409, "Conflict")
     assert patched.message == (
         f'Operation cannot be fulfilled on persistentvolumes "{name}": {MODIFIED}'
@@ -339,8 +343,10 @@ async def test_a_write_can_be_tied_to_one_version(kube: KubeClient, name: str) -
     assert current.status == 200
 
 
-async def test_a_patch_that_changes_nothing_leaves_the_version(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+async def test_a_patch_that_changes_nothing_preserves_the_version(
+    kube: KubeClient, name: str
+) -> None:
+    was = await stable_volume(kube, name)
 
     same = await kube.patch(
         f"{VOLUMES}/{name}",
@@ -352,8 +358,8 @@ async def test_a_patch_that_changes_nothing_leaves_the_version(kube: KubeClient,
     assert same.body == was
 
 
-async def test_a_rehearsed_patch_is_checked_and_not_done(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name, nodeAffinity=affinity("a"))
+async def test_a_dry_run_patch_is_validated_and_not_stored(kube: KubeClient, name: str) -> None:
+    was = await stable_volume(kube, name, nodeAffinity=affinity("a"))
     path = f"{VOLUMES}/{name}"
 
     fine = await kube.patch(path, {"metadata": {"labels": {"a": "b"}}}, dryRun="All")
@@ -369,8 +375,10 @@ async def test_a_rehearsed_patch_is_checked_and_not_done(kube: KubeClient, name:
     assert (await kube.get(path)).body == was
 
 
-async def test_finalizers_merge_in_one_kind_of_patch_only(kube: KubeClient, name: str) -> None:
-    await settled_volume(kube, name)
+async def test_finalizers_merge_only_in_a_strategic_merge_patch(
+    kube: KubeClient, name: str
+) -> None:
+    await stable_volume(kube, name)
     path, one, two = f"{VOLUMES}/{name}", "a.io/one", "a.io/two"
 
     joined = await kube.patch(path, {"metadata": {"finalizers": [one]}}, STRATEGIC)
@@ -389,7 +397,7 @@ async def test_finalizers_merge_in_one_kind_of_patch_only(kube: KubeClient, name
 
 
 async def test_a_json_patch_can_test_first(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
     path = f"{VOLUMES}/{name}"
     label = {"op": "add", "path": "/metadata/labels", "value": {"a": "b"}}
 
@@ -406,8 +414,8 @@ async def test_a_json_patch_can_test_first(kube: KubeClient, name: str) -> None:
     assert (same.status, same.metadata["labels"]) == (200, {"a": "b"})
 
 
-async def test_the_status_has_its_own_address(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+async def test_the_status_is_a_subresource(kube: KubeClient, name: str) -> None:
+    was = await stable_volume(kube, name)
     both = {"status": {"message": "hello"}, "spec": {"storageClassName": "other"}}
 
     main = await kube.patch(f"{VOLUMES}/{name}", {"status": {"message": "hello"}})
@@ -418,30 +426,30 @@ async def test_the_status_has_its_own_address(kube: KubeClient, name: str) -> No
     assert status.body["spec"] == was["spec"]
 
 
-async def test_a_deletion_can_be_tied_to_uid_and_version(kube: KubeClient, name: str) -> None:
-    was = (await settled_volume(kube, name))["metadata"]
+async def test_a_deletion_can_be_guarded_by_uid_and_version(kube: KubeClient, name: str) -> None:
+    was = (await stable_volume(kube, name))["metadata"]
     path = f"{VOLUMES}/{name}"
 
     other = await kube.delete(path, {"preconditions": {"uid": "other"}})
-    stale = await kube.delete(path, {"preconditions": {"resourceVersion": "5"}})
+    outdated = await kube.delete(path, {"preconditions": {"resourceVersion": "5"}})
     right = {"uid": was["uid"], "resourceVersion": was["resourceVersion"]}
     fine = await kube.delete(path, {"preconditions": right})
 
     start = f'Operation cannot be fulfilled on PersistentVolume "{name}": the '
-    assert (other.status, stale.status, fine.status) == (409, 409, 200)
+    assert (other.status, outdated.status, fine.status) == (409, 409, 200)
     assert other.message == (
         f"{start}UID in the precondition (other) does not match the UID in record ({was['uid']}). "
         "The object might have been deleted and then recreated"
     )
     assert other.body["details"] == {"name": name, "kind": "PersistentVolume"}
-    assert stale.message == (
+    assert outdated.message == (
         f"{start}ResourceVersion in the precondition (5) does not match the ResourceVersion in "
         f"record ({was['resourceVersion']}). The object might have been modified"
     )
 
 
-async def test_a_rehearsed_deletion_deletes_nothing(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+async def test_a_dry_run_deletion_deletes_nothing(kube: KubeClient, name: str) -> None:
+    was = await stable_volume(kube, name)
     path = f"{VOLUMES}/{name}"
 
     by_query = await kube.delete(path, dryRun="All")
@@ -453,12 +461,12 @@ async def test_a_rehearsed_deletion_deletes_nothing(kube: KubeClient, name: str)
     assert (await kube.get(path)).body == was
 
 
-async def test_finalizers_hold_what_was_deleted(kube: KubeClient, name: str) -> None:
-    await settled_volume(kube, name)
+async def test_finalizers_delay_a_deletion(kube: KubeClient, name: str) -> None:
+    await stable_volume(kube, name)
     path = f"{VOLUMES}/{name}"
 
     deleted = await kube.delete(path)
-    held = await kube.until(path, lambda seen: seen["metadata"]["finalizers"] == [OURS])
+    held = await kube.until(path, lambda observed: observed["metadata"]["finalizers"] == [OURS])
     again = await kube.delete(path)
     more = await kube.patch(path, {"metadata": {"finalizers": [OURS, "a.io/more"]}})
 
@@ -468,8 +476,8 @@ async def test_finalizers_hold_what_was_deleted(kube: KubeClient, name: str) -> 
     assert (more.status, more.causes) == (422, [("FieldValueForbidden", "metadata.finalizers")])
 
 
-async def test_without_finalizers_a_deletion_answers_a_status(kube: KubeClient, name: str) -> None:
-    was = await settled_volume(kube, name)
+async def test_without_finalizers_a_deletion_returns_a_status(kube: KubeClient, name: str) -> None:
+    was = await stable_volume(kube, name)
     path = f"{VOLUMES}/{name}"
     await kube.patch(path, {"metadata": {"finalizers": None}})
     # The protection controller may put its own back at once.
@@ -499,7 +507,7 @@ async def emptied_by_patch(kube: KubeClient, path: str, _was: Json) -> Reply:
 
 
 @pytest.mark.parametrize("empty", [emptied_by_put, emptied_by_patch])
-async def test_the_last_finalizer_lets_go(
+async def test_removing_the_last_finalizer_removes_the_object(
     kube: KubeClient,
     name: str,
     empty: Callable[[KubeClient, str, Json], Awaitable[Reply]],
@@ -507,21 +515,21 @@ async def test_the_last_finalizer_lets_go(
     was = await terminating_volume(kube, name)
     path = f"{VOLUMES}/{name}"
 
-    rehearsed = await kube.patch(path, {"metadata": {"finalizers": []}}, dryRun="All")
+    dry_run = await kube.patch(path, {"metadata": {"finalizers": []}}, dryRun="All")
     still = await kube.get(path)
     reply = await empty(kube, path, was)
 
-    assert (rehearsed.status, still.status) == (200, 200)
+    assert (dry_run.status, still.status) == (200, 200)
     assert (reply.status, reply.metadata["uid"]) == (200, was["metadata"]["uid"])
     assert "finalizers" not in reply.metadata
     assert (await kube.get(path)).status == 404
 
 
-async def test_a_late_put_spares_the_next_incarnation(kube: KubeClient, name: str) -> None:
+async def test_a_late_put_does_not_affect_the_next_incarnation(kube: KubeClient, name: str) -> None:
     was = await terminating_volume(kube, name)
     path = f"{VOLUMES}/{name}"
     await emptied_by_put(kube, path, was)
-    now = await settled_volume(kube, name)
+    now = await stable_volume(kube, name)
 
     late = await emptied_by_put(kube, path, was)
 
@@ -534,10 +542,10 @@ async def test_a_late_put_spares_the_next_incarnation(kube: KubeClient, name: st
 
 
 @pytest.mark.parametrize("nth", range(8))
-async def test_what_is_written_while_the_last_finalizer_goes_is_in_the_watch_s_last_event(
+async def test_the_delete_event_has_what_the_last_write_changed(
     kube: KubeClient, name: str, nth: int
 ) -> None:
-    """The real API server mostly takes both, though the PUT tells a version that is old by then."""
+    """The real API server mostly takes both, though the PUT has a version that is old by then."""
     was = await terminating_volume(kube, name)
     path = f"{VOLUMES}/{name}"
 
@@ -559,8 +567,8 @@ async def test_what_is_written_while_the_last_finalizer_goes_is_in_the_watch_s_l
     assert ("late" in last["object"]["metadata"].get("labels", {})) is (written.status == 200)
 
 
-async def test_a_put_names_its_object(kube: KubeClient, name: str) -> None:
-    await settled_volume(kube, name)
+async def test_a_put_must_have_the_name_of_its_object(kube: KubeClient, name: str) -> None:
+    await stable_volume(kube, name)
 
     reply = await kube.put(f"{VOLUMES}/{name}", volume(f"{name}-other"))
 
@@ -570,33 +578,31 @@ async def test_a_put_names_its_object(kube: KubeClient, name: str) -> None:
     )
 
 
-async def test_a_put_without_uid_and_version_takes_what_is_there(
-    kube: KubeClient, name: str
-) -> None:
-    was = await settled_volume(kube, name)
-    bare = volume(name, metadata={"finalizers": [OURS]}, mountOptions=["noatime"])
+async def test_a_put_without_uid_and_version_is_unconditional(kube: KubeClient, name: str) -> None:
+    was = await stable_volume(kube, name)
+    minimal = volume(name, metadata={"finalizers": [OURS]}, mountOptions=["noatime"])
 
-    put = await kube.put(f"{VOLUMES}/{name}", bare)
+    put = await kube.put(f"{VOLUMES}/{name}", minimal)
 
     assert put.status == 200
     assert put.metadata["uid"] == was["metadata"]["uid"]
     assert put.body["spec"]["mountOptions"] == ["noatime"]
 
 
-async def test_a_reference_to_a_claim_is_kept_as_given(kube: KubeClient, name: str) -> None:
-    bare = {"namespace": "default", "name": name, "uid": "gone", "resourceVersion": "7"}
+async def test_a_claim_ref_is_stored_as_given(kube: KubeClient, name: str) -> None:
+    minimal = {"namespace": "default", "name": name, "uid": "gone", "resourceVersion": "7"}
 
-    made = await kube.post(VOLUMES, volume(name, claimRef=bare))
+    made = await kube.post(VOLUMES, volume(name, claimRef=minimal))
     full = await kube.post(VOLUMES, volume(f"{name}-b", claimRef=claim_ref(f"{name}-b")))
 
-    assert made.body["spec"]["claimRef"] == bare
+    assert made.body["spec"]["claimRef"] == minimal
     assert full.body["spec"]["claimRef"] == claim_ref(f"{name}-b")
 
 
-async def test_of_many_writers_with_one_version_a_single_one_wins(
+async def test_of_many_writers_with_one_version_exactly_one_succeeds(
     kube: KubeClient, name: str
 ) -> None:
-    was = await settled_volume(kube, name)
+    was = await stable_volume(kube, name)
     version = was["metadata"]["resourceVersion"]
 
     replies = await asyncio.gather(

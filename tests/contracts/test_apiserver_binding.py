@@ -23,14 +23,14 @@ class Pair:
 async def bound_pair(kube: KubeClient, name: str, **spec: Any) -> Pair:
     """As a provisioner makes them: a claim waits, and a volume comes that names it.
 
-    A claim that names its volume itself is bound too, but by the real one only when its turn
+    A claim that names its volume itself is bound too, but by the real one only when its resync
     comes again, which takes up to 15 s.
     """
     volume_path, claim_path = f"{VOLUMES}/{name}", f"{CLAIMS}/{name}"
-    asking = await kube.post(CLAIMS, claim(name))
-    reference = claim_ref(name, asking.metadata["uid"])
+    pending = await kube.post(CLAIMS, claim(name))
+    reference = claim_ref(name, pending.metadata["uid"])
     made = await kube.post(VOLUMES, volume(name, claimRef=reference, **spec))
-    assert (asking.status, made.status) == (201, 201)
+    assert (pending.status, made.status) == (201, 201)
     claim_now = await kube.until_phase(claim_path, "Bound")
     volume_now = await kube.until_phase(volume_path, "Bound")
     return Pair(volume_now, claim_now, volume_path, claim_path)
@@ -45,17 +45,17 @@ async def removed(kube: KubeClient, path: str) -> None:
 
 def again(was: Json, **spec: Any) -> Json:
     """The manifest of the same volume in its next life."""
-    kept = {"name": was["metadata"]["name"]}
-    kept |= {"annotations": was["metadata"].get("annotations", {})}
-    return {**was, "metadata": kept, "spec": {**was["spec"], **spec}}
+    preserved = {"name": was["metadata"]["name"]}
+    preserved |= {"annotations": was["metadata"].get("annotations", {})}
+    return {**was, "metadata": preserved, "spec": {**was["spec"], **spec}}
 
 
-async def test_a_volume_that_nobody_claims_is_available(kube: KubeClient, name: str) -> None:
+async def test_an_unclaimed_volume_is_available(kube: KubeClient, name: str) -> None:
     await kube.post(VOLUMES, volume(name))
 
-    seen = await kube.until_phase(f"{VOLUMES}/{name}", "Available")
+    observed = await kube.until_phase(f"{VOLUMES}/{name}", "Available")
 
-    assert "lastPhaseTransitionTime" in seen["status"]
+    assert "lastPhaseTransitionTime" in observed["status"]
 
 
 def of_binding(status: dict[str, Any]) -> dict[str, Any]:
@@ -81,17 +81,19 @@ async def test_a_claim_and_the_volume_made_for_it_are_bound(kube: KubeClient, na
 async def test_a_reservation_without_uid_is_completed(kube: KubeClient, name: str) -> None:
     await kube.post(VOLUMES, volume(name, claimRef=claim_ref(name)))
     await kube.until_phase(f"{VOLUMES}/{name}", "Available")
-    asking = await kube.post(CLAIMS, claim(name, volume_name=name))
+    pending = await kube.post(CLAIMS, claim(name, volume_name=name))
 
     await kube.until_phase(f"{CLAIMS}/{name}", "Bound")
 
-    seen = (await kube.get(f"{VOLUMES}/{name}")).body
-    assert seen["spec"]["claimRef"]["uid"] == asking.metadata["uid"]
-    assert seen["spec"]["claimRef"]["resourceVersion"]
-    assert BOUND_BY_CONTROLLER not in seen["metadata"].get("annotations", {})
+    observed = (await kube.get(f"{VOLUMES}/{name}")).body
+    assert observed["spec"]["claimRef"]["uid"] == pending.metadata["uid"]
+    assert observed["spec"]["claimRef"]["resourceVersion"]
+    assert BOUND_BY_CONTROLLER not in observed["metadata"].get("annotations", {})
 
 
-async def test_a_claim_finds_a_free_volume_of_its_class(kube: KubeClient, name: str) -> None:
+async def test_a_claim_binds_to_an_available_volume_of_its_class(
+    kube: KubeClient, name: str
+) -> None:
     await kube.post(
         VOLUMES, volume(f"{name}-large", storageClassName=name, capacity={"storage": "5Gi"})
     )
@@ -103,26 +105,26 @@ async def test_a_claim_finds_a_free_volume_of_its_class(kube: KubeClient, name: 
 
     await kube.post(CLAIMS, claim(name, storage_class=name))
 
-    seen = await kube.until_phase(f"{CLAIMS}/{name}", "Bound")
+    observed = await kube.until_phase(f"{CLAIMS}/{name}", "Bound")
     taken = (await kube.get(f"{VOLUMES}/{name}-fits")).body
-    assert seen["spec"]["volumeName"] == f"{name}-fits"
-    assert seen["status"]["capacity"] == {"storage": "2Gi"}
-    assert seen["metadata"]["annotations"][BOUND_BY_CONTROLLER] == "yes"
+    assert observed["spec"]["volumeName"] == f"{name}-fits"
+    assert observed["status"]["capacity"] == {"storage": "2Gi"}
+    assert observed["metadata"]["annotations"][BOUND_BY_CONTROLLER] == "yes"
     assert taken["metadata"]["annotations"][BOUND_BY_CONTROLLER] == "yes"
 
 
-async def test_a_volume_is_released_when_its_claim_goes(kube: KubeClient, name: str) -> None:
+async def test_a_volume_is_released_when_its_claim_is_deleted(kube: KubeClient, name: str) -> None:
     pair = await bound_pair(kube, name)
 
     deleted = await kube.delete(pair.claim_path)
 
     assert deleted.status == 200
     await kube.until_gone(pair.claim_path)
-    seen = await kube.until_phase(pair.volume_path, "Released")
-    assert seen["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
+    observed = await kube.until_phase(pair.volume_path, "Released")
+    assert observed["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
 
 
-async def test_a_volume_whose_claim_was_made_anew_is_released(kube: KubeClient, name: str) -> None:
+async def test_a_volume_whose_claim_was_recreated_is_released(kube: KubeClient, name: str) -> None:
     await kube.post(CLAIMS, claim(name, volume_name=name))
 
     await kube.post(VOLUMES, volume(name, claimRef=claim_ref(name, "of-another-life")))
@@ -131,7 +133,7 @@ async def test_a_volume_whose_claim_was_made_anew_is_released(kube: KubeClient, 
     assert (await kube.get(f"{CLAIMS}/{name}")).body["status"]["phase"] == "Pending"
 
 
-async def test_a_claim_is_lost_without_its_volume_and_found_with_it(
+async def test_a_claim_is_lost_without_its_volume_and_bound_with_it(
     kube: KubeClient, name: str
 ) -> None:
     pair = await bound_pair(kube, name)
@@ -146,7 +148,9 @@ async def test_a_claim_is_lost_without_its_volume_and_found_with_it(
     await kube.until_phase(pair.volume_path, "Bound")
 
 
-async def test_a_claim_is_lost_when_its_volume_goes_to_another(kube: KubeClient, name: str) -> None:
+async def test_a_claim_is_lost_when_its_volume_is_bound_to_another(
+    kube: KubeClient, name: str
+) -> None:
     pair = await bound_pair(kube, name)
     other = claim_ref(f"{name}-other", "of-another")
 
@@ -168,7 +172,7 @@ async def test_a_volume_is_protected_while_it_is_bound(kube: KubeClient, name: s
     await kube.until_gone(pair.volume_path)
 
 
-async def test_a_reference_bent_to_nobody_releases_a_terminating_volume(
+async def test_a_detached_claim_ref_releases_a_terminating_volume(
     kube: KubeClient, name: str
 ) -> None:
     pair = await bound_pair(kube, name, nodeAffinity=affinity("a"))
@@ -177,12 +181,12 @@ async def test_a_reference_bent_to_nobody_releases_a_terminating_volume(
 
     await kube.patch(pair.volume_path, {"spec": {"claimRef": {"name": f"{name}-tombstone"}}})
 
-    seen = await kube.until_phase(pair.volume_path, "Released")
-    assert seen["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
+    observed = await kube.until_phase(pair.volume_path, "Released")
+    assert observed["spec"]["claimRef"]["uid"] == pair.claim["metadata"]["uid"]
     assert (await kube.get(pair.claim_path)).body["status"]["phase"] == "Bound"
 
 
-async def test_with_a_tombstone_a_replaced_volume_never_loses_its_claim(
+async def test_with_a_tombstone_a_claim_is_never_lost_during_a_replacement(
     kube: KubeClient, name: str
 ) -> None:
     pair = await bound_pair(kube, name, nodeAffinity=affinity("a"))
@@ -201,14 +205,14 @@ async def test_with_a_tombstone_a_replaced_volume_never_loses_its_claim(
 async def let_go_behind_a_tombstone(kube: KubeClient, path: str, tombstone: str) -> None:
     """Empty the finalizers in the very version in which the binder accepted the tombstone.
 
-    Another version means to look again: the owner's resync may have bent the reference back.
+    Another version means to recheck: the owner's resync may have bent the reference back.
     """
     while (found := await kube.get(path)).status == 200:
         if found.body["spec"]["claimRef"]["name"] != tombstone:
             await kube.patch(path, {"spec": {"claimRef": {"name": tombstone}}})
         elif found.body["status"]["phase"] == "Released":
-            bare = {**found.metadata, "finalizers": []}
-            reply = await kube.put(path, {**found.body, "metadata": bare})
+            without_finalizers = {**found.metadata, "finalizers": []}
+            reply = await kube.put(path, {**found.body, "metadata": without_finalizers})
             assert reply.status in {200, 409}
 
 
@@ -225,7 +229,7 @@ async def phases_since(kube: KubeClient, path: str, version: str) -> set[str]:
     return {event["object"]["status"]["phase"] for event in events}
 
 
-async def test_a_bound_claim_keeps_its_spec(kube: KubeClient, name: str) -> None:
+async def test_the_spec_of_a_bound_claim_is_immutable(kube: KubeClient, name: str) -> None:
     pair = await bound_pair(kube, name)
 
     other_class = await kube.patch(pair.claim_path, {"spec": {"storageClassName": "other"}})
@@ -239,7 +243,7 @@ async def test_a_bound_claim_keeps_its_spec(kube: KubeClient, name: str) -> None
     assert status.status == 200
 
 
-async def test_an_incomplete_claim_is_refused(kube: KubeClient, name: str) -> None:
+async def test_an_incomplete_claim_is_rejected(kube: KubeClient, name: str) -> None:
     reply = await kube.post(CLAIMS, {**claim(name), "spec": {}})
 
     assert reply.status == 422

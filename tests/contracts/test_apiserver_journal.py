@@ -24,7 +24,7 @@ NAMES = [PvName(f"pv-{number:02}") for number in range(24)]
 
 
 @dataclass(frozen=True)
-class Kept:
+class JournalNamespace:
     """Where a journal is kept."""
 
     api: KubeApi
@@ -33,63 +33,67 @@ class Kept:
 
 
 @pytest.fixture(params=BOTH)
-def kept(request: pytest.FixtureRequest) -> Kept:
-    found: Kept = request.getfixturevalue(f"{request.param}_kept")
+def journal_namespace(request: pytest.FixtureRequest) -> JournalNamespace:
+    found: JournalNamespace = request.getfixturevalue(f"{request.param}_journal_namespace")
     return found
 
 
 @pytest_asyncio.fixture
-async def fake_kept() -> AsyncIterator[Kept]:
+async def fake_journal_namespace() -> AsyncIterator[JournalNamespace]:
     async with KubeServer(FakeCluster()) as server:
         api = KubeApi(loads(server.url))
 
         async def forget_history() -> None:
             server.compact()
 
-        yield Kept(api, "default", forget_history)
+        yield JournalNamespace(api, "default", forget_history)
         await api.close()
 
 
 @pytest_asyncio.fixture
-async def real_kept(real_cluster: RealCluster, name: str) -> AsyncIterator[Kept]:
+async def real_journal_namespace(
+    real_cluster: RealCluster, name: str
+) -> AsyncIterator[JournalNamespace]:
     config = configuration_from(kubeconfig=str(real_cluster.kubeconfig), context="", server="")
     api = KubeApi(config)
     await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    yield Kept(api, name, real_cluster.forget_history)
+    yield JournalNamespace(api, name, real_cluster.forget_history)
     await api.close()
 
 
-async def filled(kept: Kept) -> KubeJournal:
+async def filled(journal_namespace: JournalNamespace) -> KubeJournal:
     """A journal of entries beside which somebody has written some large ones."""
-    journal = KubeJournal(kept.api, kept.namespace)
+    journal = KubeJournal(journal_namespace.api, journal_namespace.namespace)
     for number, name in enumerate(NAMES):
         made = {"name": f"a-{number}", "labels": {LABEL: "true"}}
         large = {**made, "annotations": {"x": "\n" * 250_000}}
-        await kept.api.create(
-            f"/api/v1/namespaces/{kept.namespace}/configmaps",
+        await journal_namespace.api.create(
+            f"/api/v1/namespaces/{journal_namespace.namespace}/configmaps",
             {"metadata": large, "data": {"x": "x" * 500_000}},
         )
         await journal.create(begun(with_metadata(volume(), name=name)))
     return journal
 
 
-async def test_every_entry_is_listed_behind_large_ones(kept: Kept) -> None:
-    journal = await filled(kept)
+async def test_every_entry_is_listed_after_large_ones(journal_namespace: JournalNamespace) -> None:
+    journal = await filled(journal_namespace)
 
     assert (await journal.all()).volumes.keys() == set(NAMES)
 
 
-async def test_a_list_goes_on_where_it_was_though_the_server_forgets(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+async def test_a_list_continues_although_its_version_expired(
+    journal_namespace: JournalNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kube_journal, "MOST_ENTRIES", 30)
-    journal = await filled(kept)
+    journal = await filled(journal_namespace)
 
     first = await journal.all()
     # What is the latest is never forgotten.
     other = {"metadata": {"name": "other"}}
-    await kept.api.create(f"/api/v1/namespaces/{kept.namespace}/configmaps", other)
-    await kept.forget_history()
+    await journal_namespace.api.create(
+        f"/api/v1/namespaces/{journal_namespace.namespace}/configmaps", other
+    )
+    await journal_namespace.forget_history()
     second = await journal.all()
 
     assert first.volumes.keys() == set(NAMES[:6])

@@ -29,7 +29,7 @@ def names_in(listed: Json) -> list[str]:
     return [item["metadata"]["name"] for item in listed["items"]]
 
 
-def told(event: Json) -> tuple[str, str]:
+def reported(event: Json) -> tuple[str, str]:
     return event["type"], event["object"]["metadata"].get("name", "")
 
 
@@ -49,7 +49,7 @@ async def test_a_list_is_sorted_and_its_items_have_no_kind(kube: KubeClient, nam
     assert "continue" not in listed.metadata
 
 
-async def test_pages_show_one_moment(kube: KubeClient, name: str) -> None:
+async def test_pages_are_one_consistent_snapshot(kube: KubeClient, name: str) -> None:
     names = await family(kube, name, 5)
     query = {"limit": "2", "labelSelector": f"family={name}"}
 
@@ -64,7 +64,7 @@ async def test_pages_show_one_moment(kube: KubeClient, name: str) -> None:
     assert "continue" not in third.metadata
 
 
-async def test_a_plain_page_tells_how_many_are_left(kube: KubeClient, name: str) -> None:
+async def test_a_page_without_selector_has_the_remaining_count(kube: KubeClient, name: str) -> None:
     await family(kube, name, 3)
     everything = await kube.get(VOLUMES)
 
@@ -86,7 +86,9 @@ async def test_a_plain_page_tells_how_many_are_left(kube: KubeClient, name: str)
         ("number in (0,1),number!=0", [1]),
     ],
 )
-async def test_labels_select(kube: KubeClient, name: str, selector: str, chosen: list[int]) -> None:
+async def test_label_selectors_work(
+    kube: KubeClient, name: str, selector: str, chosen: list[int]
+) -> None:
     for number in range(4):
         labels = {"family": name} | ({"number": str(number)} if number < 3 else {})
         await kube.post(VOLUMES, volume(f"{name}-{number}", metadata={"labels": labels}))
@@ -96,7 +98,7 @@ async def test_labels_select(kube: KubeClient, name: str, selector: str, chosen:
     assert names_in(listed.body) == [f"{name}-{number}" for number in chosen]
 
 
-async def test_names_select(kube: KubeClient, name: str) -> None:
+async def test_field_selectors_on_names_work(kube: KubeClient, name: str) -> None:
     await family(kube, name, 2)
 
     listed = await kube.get(VOLUMES, fieldSelector=f"metadata.name={name}-1")
@@ -109,7 +111,7 @@ async def test_names_select(kube: KubeClient, name: str) -> None:
     )
 
 
-async def test_a_list_of_metadata_alone_has_no_data(kube: KubeClient, name: str) -> None:
+async def test_a_metadata_only_list_has_no_data(kube: KubeClient, name: str) -> None:
     for number in range(3):
         metadata = {
             "name": f"{name}-{number}",
@@ -133,7 +135,9 @@ async def test_a_list_of_metadata_alone_has_no_data(kube: KubeClient, name: str)
     assert all({"uid", "resourceVersion", "name"} <= item["metadata"].keys() for item in items)
 
 
-async def test_claims_are_listed_by_namespace_or_all_together(kube: KubeClient, name: str) -> None:
+async def test_claims_are_listed_by_namespace_or_for_all_namespaces(
+    kube: KubeClient, name: str
+) -> None:
     await kube.post(CLAIMS, claim(name))
     selector = f"metadata.name={name}"
 
@@ -159,7 +163,7 @@ async def test_claims_are_listed_by_namespace_or_all_together(kube: KubeClient, 
         ({"watch": "1", "resourceVersion": "1", "resourceVersionMatch": "NotOlderThan"}, 422),
     ],
 )
-async def test_senseless_options_are_refused(
+async def test_invalid_options_are_rejected(
     kube: KubeClient, query: dict[str, str], status: int
 ) -> None:
     reply = await kube.get(VOLUMES, **query)
@@ -167,7 +171,7 @@ async def test_senseless_options_are_refused(
     assert (reply.status, reply.body["kind"]) == (status, "Status")
 
 
-async def test_a_large_list_comes_compressed(apiserver: Apiserver, name: str) -> None:
+async def test_a_large_list_is_compressed(apiserver: Apiserver, name: str) -> None:
     large = {"annotations": {"filler": "x" * 200_000}}
     await apiserver.kube.post(VOLUMES, volume(name, metadata=large))
 
@@ -182,7 +186,7 @@ async def test_a_large_list_comes_compressed(apiserver: Apiserver, name: str) ->
     assert compressed.body["items"][0]["spec"] == plain.body["spec"]
 
 
-async def test_a_watch_goes_on_where_a_list_ended(kube: KubeClient, name: str) -> None:
+async def test_a_watch_continues_from_the_version_of_a_list(kube: KubeClient, name: str) -> None:
     await family(kube, name, 1)
     path = f"{VOLUMES}/{name}-0"
     version = await current_version(kube)
@@ -197,7 +201,7 @@ async def test_a_watch_goes_on_where_a_list_ended(kube: KubeClient, name: str) -
         await kube.delete(path)
         rest = await lines.until(lambda event: event["type"] == "DELETED")
 
-    assert told(first) == told(second) == ("MODIFIED", f"{name}-0")
+    assert reported(first) == reported(second) == ("MODIFIED", f"{name}-0")
     assert first["object"]["metadata"]["labels"]["step"] == "before"
     assert second["object"]["metadata"]["labels"]["step"] == "after"
     assert first["object"]["kind"] == "PersistentVolume"
@@ -208,7 +212,7 @@ async def test_a_watch_goes_on_where_a_list_ended(kube: KubeClient, name: str) -
 
 
 @pytest.mark.parametrize("version", [{}, {"resourceVersion": "0"}])
-async def test_a_watch_from_nowhere_begins_with_what_is_there(
+async def test_a_watch_without_version_begins_with_existing_objects(
     kube: KubeClient, name: str, version: dict[str, str]
 ) -> None:
     names = await family(kube, name, 2)
@@ -218,8 +222,8 @@ async def test_a_watch_from_nowhere_begins_with_what_is_there(
         await kube.patch(f"{VOLUMES}/{names[0]}", {"metadata": {"labels": {"new": "1"}}})
         then = await lines.next()
 
-    assert [told(event) for event in first] == [("ADDED", each) for each in names]
-    assert told(then) == ("MODIFIED", names[0])
+    assert [reported(event) for event in first] == [("ADDED", each) for each in names]
+    assert reported(then) == ("MODIFIED", names[0])
 
 
 async def test_initial_events_end_with_a_bookmark(kube: KubeClient, name: str) -> None:
@@ -230,13 +234,13 @@ async def test_initial_events_end_with_a_bookmark(kube: KubeClient, name: str) -
         await kube.patch(f"{VOLUMES}/{names[0]}", {"metadata": {"labels": {"new": "1"}}})
         then = await lines.next()
 
-    assert [told(event) for event in state] == [("ADDED", each) for each in names]
+    assert [reported(event) for event in state] == [("ADDED", each) for each in names]
     assert mark["object"]["kind"] == "PersistentVolume"
     metadata = mark["object"]["metadata"]
     assert metadata["annotations"] == {"k8s.io/initial-events-end": "true"}
     newest = max(int(event["object"]["metadata"]["resourceVersion"]) for event in state)
     assert int(metadata["resourceVersion"]) >= newest
-    assert told(then) == ("MODIFIED", names[0])
+    assert reported(then) == ("MODIFIED", names[0])
 
 
 async def test_objects_enter_and_leave_a_selection(kube: KubeClient, name: str) -> None:
@@ -248,12 +252,12 @@ async def test_objects_enter_and_leave_a_selection(kube: KubeClient, name: str) 
         for value in (name, name, "elsewhere", name):
             await kube.patch(path, {"metadata": {"labels": {"in": value, "n": None}}})
             await kube.patch(path, {"metadata": {"labels": {"n": "1"}}})
-        seen = [(await lines.next())["type"] for _ in range(7)]
+        observed = [(await lines.next())["type"] for _ in range(7)]
 
-    assert seen == ["ADDED", "MODIFIED", "MODIFIED", "MODIFIED", "DELETED", "ADDED", "MODIFIED"]
+    assert observed == ["ADDED", "MODIFIED", "MODIFIED", "MODIFIED", "DELETED", "ADDED", "MODIFIED"]
 
 
-async def test_a_watch_ends_when_its_time_is_up(kube: KubeClient) -> None:
+async def test_a_watch_ends_after_its_timeout(kube: KubeClient) -> None:
     version = await current_version(kube)
 
     async with kube.watch(
@@ -263,7 +267,9 @@ async def test_a_watch_ends_when_its_time_is_up(kube: KubeClient) -> None:
             await lines.next()
 
 
-async def test_all_watchers_see_the_same_in_the_same_order(kube: KubeClient, name: str) -> None:
+async def test_all_watches_receive_the_same_events_in_the_same_order(
+    kube: KubeClient, name: str
+) -> None:
     await family(kube, name, 1)
     version = await current_version(kube)
     path = f"{VOLUMES}/{name}-0"
@@ -276,12 +282,12 @@ async def test_all_watchers_see_the_same_in_the_same_order(kube: KubeClient, nam
     async with kube.watch(VOLUMES, **query) as one, kube.watch(VOLUMES, **query) as two:
         for number in range(10):
             await kube.patch(path, {"metadata": {"labels": {"step": str(number)}}})
-        seen = list(await asyncio.gather(steps(one), steps(two)))
+        observed = list(await asyncio.gather(steps(one), steps(two)))
 
-    assert seen == [[str(number) for number in range(10)]] * 2
+    assert observed == [[str(number) for number in range(10)]] * 2
 
 
-async def test_what_is_forgotten_is_expired(apiserver: Apiserver, name: str) -> None:
+async def test_a_compacted_version_is_expired(apiserver: Apiserver, name: str) -> None:
     kube = apiserver.kube
     await family(kube, name, 3)
     page = await kube.get(VOLUMES, limit="1")

@@ -22,16 +22,16 @@ def config_map(name: str, **data: str) -> Json:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
 
 
-async def test_a_config_map_goes_at_once(kube: KubeClient, name: str) -> None:
+async def test_a_config_map_is_deleted_at_once(kube: KubeClient, name: str) -> None:
     made = await kube.post(CONFIG_MAPS, config_map(name, a="b"))
 
     other = await kube.delete(f"{CONFIG_MAPS}/{name}", {"preconditions": {"uid": "other"}})
-    rehearsed = await kube.delete(f"{CONFIG_MAPS}/{name}", dryRun="All")
+    dry_run = await kube.delete(f"{CONFIG_MAPS}/{name}", dryRun="All")
     gone = await kube.delete(f"{CONFIG_MAPS}/{name}")
 
     assert (made.status, made.metadata["namespace"]) == (201, "default")
     assert other.status == 409
-    assert rehearsed.body == gone.body
+    assert dry_run.body == gone.body
     assert gone.body == {
         "kind": "Status",
         "apiVersion": "v1",
@@ -42,7 +42,7 @@ async def test_a_config_map_goes_at_once(kube: KubeClient, name: str) -> None:
     assert (await kube.get(f"{CONFIG_MAPS}/{name}")).status == 404
 
 
-async def test_a_config_map_is_not_written_over_by_somebody_late(
+async def test_a_config_map_is_not_overwritten_with_an_old_version(
     kube: KubeClient, name: str
 ) -> None:
     first = (await kube.post(CONFIG_MAPS, config_map(name, a="1"))).body
@@ -73,7 +73,7 @@ async def test_a_config_map_has_limits(
     assert causes is None or reply.causes == causes
 
 
-async def test_a_volume_with_all_annotations_fits_into_a_config_map(
+async def test_a_volume_with_the_largest_annotations_fits_into_a_config_map(
     kube: KubeClient, name: str
 ) -> None:
     reply = await kube.post(CONFIG_MAPS, config_map(name, entry="x" * 300 * 1024))
@@ -81,7 +81,7 @@ async def test_a_volume_with_all_annotations_fits_into_a_config_map(
     assert reply.status == 201
 
 
-async def test_a_namespace_must_exist_and_match(kube: KubeClient, name: str) -> None:
+async def test_a_namespace_must_exist_and_match_the_path(kube: KubeClient, name: str) -> None:
     missing = await kube.post(f"/api/v1/namespaces/{name}/configmaps", config_map(name))
     other = {**config_map(name), "metadata": {"name": name, "namespace": "kube-system"}}
     mismatch = await kube.post(CONFIG_MAPS, other)
@@ -90,7 +90,7 @@ async def test_a_namespace_must_exist_and_match(kube: KubeClient, name: str) -> 
     assert (mismatch.status, mismatch.reason) == (400, "BadRequest")
 
 
-async def test_a_name_can_be_left_to_the_server(kube: KubeClient, name: str) -> None:
+async def test_the_server_can_generate_a_name(kube: KubeClient, name: str) -> None:
     manifest = {"metadata": {"generateName": f"{name}-"}, "data": {"a": "b"}}
 
     made = await kube.post(CONFIG_MAPS, manifest)
@@ -101,7 +101,7 @@ async def test_a_name_can_be_left_to_the_server(kube: KubeClient, name: str) -> 
     assert nameless.causes == [("FieldValueRequired", "metadata.name")]
 
 
-async def test_a_lease_is_written_by_whoever_read_it_last(kube: KubeClient, name: str) -> None:
+async def test_a_lease_is_written_with_its_latest_version_only(kube: KubeClient, name: str) -> None:
     path = f"{LEASES}/{name}"
     made = (await kube.post(LEASES, lease(name))).body
     taken = await kube.put(path, {**made, "spec": {**made["spec"], "holderIdentity": "b"}})
@@ -119,7 +119,7 @@ async def test_a_lease_is_written_by_whoever_read_it_last(kube: KubeClient, name
     assert (await kube.get(path)).body["spec"]["holderIdentity"] == "b"
 
 
-async def test_a_lease_may_be_made_by_a_put(kube: KubeClient, name: str) -> None:
+async def test_a_lease_can_be_created_by_a_put(kube: KubeClient, name: str) -> None:
     versioned = lease(name)
     versioned["metadata"]["resourceVersion"] = "7"
     with_uid = lease(f"{name}-b")
@@ -142,15 +142,13 @@ async def test_a_lease_may_be_made_by_a_put(kube: KubeClient, name: str) -> None
         ({"renewTime": "2026-01-01T00:00:00.123456+02:00"}, 201),
     ],
 )
-async def test_a_lease_must_make_sense(
-    kube: KubeClient, name: str, spec: Json, status: int
-) -> None:
+async def test_a_lease_is_validated(kube: KubeClient, name: str, spec: Json, status: int) -> None:
     reply = await kube.post(LEASES, lease(name, **spec))
 
     assert reply.status == status
 
 
-async def test_a_missing_lease_is_told_with_its_group(kube: KubeClient, name: str) -> None:
+async def test_a_missing_lease_is_reported_with_its_group(kube: KubeClient, name: str) -> None:
     reply = await kube.get(f"{LEASES}/{name}")
 
     assert reply.message == f'leases.coordination.k8s.io "{name}" not found'
@@ -158,7 +156,7 @@ async def test_a_missing_lease_is_told_with_its_group(kube: KubeClient, name: st
     assert reply.body["details"] == details
 
 
-async def test_an_event_has_two_faces(kube: KubeClient, name: str) -> None:
+async def test_an_event_has_a_core_and_an_events_form(kube: KubeClient, name: str) -> None:
     made = await kube.post(EVENTS, event(name))
 
     core = await kube.get(f"{CORE_EVENTS}/{name}")
@@ -170,7 +168,7 @@ async def test_an_event_has_two_faces(kube: KubeClient, name: str) -> None:
     assert (core.body["kind"], core.body["apiVersion"]) == ("Event", "v1")
 
 
-async def test_a_series_of_events_may_grow_and_nothing_else(kube: KubeClient, name: str) -> None:
+async def test_only_the_series_of_an_event_can_change(kube: KubeClient, name: str) -> None:
     await kube.post(EVENTS, event(name))
     series = {"count": 2, "lastObservedTime": "2026-01-01T00:01:00.000000Z"}
 
@@ -211,13 +209,15 @@ async def test_an_event_must_be_complete(
 
 
 @pytest.mark.parametrize("changes", [{"note": None}, {"regarding": None}])
-async def test_an_event_may_do_without(kube: KubeClient, name: str, changes: Json) -> None:
+async def test_an_event_needs_no_optional_fields(
+    kube: KubeClient, name: str, changes: Json
+) -> None:
     reply = await kube.post(EVENTS, event(name, **changes))
 
     assert reply.status == 201
 
 
-async def test_an_event_about_a_volume_lives_in_the_default_namespace(
+async def test_an_event_about_a_volume_is_in_the_default_namespace(
     kube: KubeClient, name: str
 ) -> None:
     replies = {
@@ -250,7 +250,7 @@ async def test_an_event_of_the_core_group_is_about_its_namespace(
     assert refused.causes == [("FieldValueInvalid", "involvedObject.namespace")]
 
 
-async def test_a_storage_class_has_defaults_and_stays(kube: KubeClient, name: str) -> None:
+async def test_a_storage_class_has_defaults_and_is_immutable(kube: KubeClient, name: str) -> None:
     manifest = {"metadata": {"name": name}, "provisioner": "linstor.csi.linbit.com"}
     made = await kube.post(STORAGE_CLASSES, {**manifest, "parameters": {"a": "b"}})
 
@@ -266,7 +266,7 @@ async def test_a_storage_class_has_defaults_and_stays(kube: KubeClient, name: st
     assert (await kube.delete(f"{STORAGE_CLASSES}/{name}")).status == 200
 
 
-async def test_permissions_can_be_asked_for(kube: KubeClient) -> None:
+async def test_permissions_can_be_queried(kube: KubeClient) -> None:
     wish = {"verb": "patch", "resource": "persistentvolumes"}
 
     reply = await kube.post(REVIEWS, {"spec": {"resourceAttributes": wish}})
@@ -297,13 +297,13 @@ async def test_other_kinds_can_be_listed(kube: KubeClient, path: str) -> None:
     assert listed.body["kind"].endswith("List")
 
 
-async def test_the_default_namespace_is_there(kube: KubeClient) -> None:
+async def test_the_default_namespace_exists(kube: KubeClient) -> None:
     found = await kube.get("/api/v1/namespaces/default")
 
     assert (found.status, found.body["status"]["phase"]) == (200, "Active")
 
 
-async def test_the_server_tells_what_it_is(apiserver: Apiserver) -> None:
+async def test_the_server_reports_its_version(apiserver: Apiserver) -> None:
     kube = apiserver.kube
     version = (await kube.get("/version")).body
     core = (await kube.get("/api")).body
@@ -325,7 +325,7 @@ async def test_the_server_tells_what_it_is(apiserver: Apiserver) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz"])
-async def test_the_server_is_well(kube: KubeClient, path: str) -> None:
+async def test_the_server_is_healthy(kube: KubeClient, path: str) -> None:
     reply = await kube.get(path)
 
     assert (reply.status, reply.body) == (200, b"ok")

@@ -1,23 +1,23 @@
-"""The stages that the service is killed on."""
+"""The test beds that the service is killed on."""
 
-from tests.stage.fixtures import (
-    fake_mutable_stage,
-    fake_stage,
-    mutable_stage,
+from tests.testbed.fixtures import (
+    fake_mutable_testbed,
+    fake_testbed,
+    mutable_testbed,
     proxied,
     proxied_mutable,
-    real_mutable_stage,
-    real_stage,
-    stage,
+    real_mutable_testbed,
+    real_testbed,
+    testbed,
 )
 
 __all__ = [
-    "fake_mutable_stage",
-    "fake_stage",
-    "mutable_stage",
+    "fake_mutable_testbed",
+    "fake_testbed",
+    "mutable_testbed",
     "proxied",
     "proxied_mutable",
-    "real_mutable_stage",
-    "real_stage",
-    "stage",
+    "real_mutable_testbed",
+    "real_testbed",
+    "testbed",
 ]

@@ -1,37 +1,38 @@
 """Killed at any request, the next start brings it to its end: nothing is lost, nothing is left.
 
-Each test plays its scene once undisturbed, takes the points from what the service asked for, and
-tells every point that went wrong, not only the first.
+Each test runs its scenario once without interruption, takes the points from what the service asked
+for, and reports every point that went wrong, not only the first.
 """
 
 from collections.abc import Iterable
 
 import pytest
 
-from tests.crashes.points import Point, When, points_of, write_points_of
-from tests.crashes.scenes import ON_ANY, InPlace, Replacement, Scene
+from tests.crashes.kill_points import Point, When, points_of, write_points_of
+from tests.crashes.scenarios import ON_ANY, InPlace, Replacement, Scenario
 from tests.crashes.trial import Outcome, Trials
 from tests.figures import Figures
-from tests.stage.proxied import ProxiedStage
+from tests.testbed.proxied import ProxiedTestbed
 
 REAL = pytest.param("real", marks=pytest.mark.real)
 LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
 
-OF_A_PASS = (
+OF_A_FULL_RECONCILE = (
     "list configmaps",
     "linstor get controller/version",
     "linstor get nodes",
     "linstor get resource-definitions",
     "linstor get view/resources",
 )
-"""What a full pass asks for. One goes with the start; how many follow in a second is chance."""
+"""What a full reconcile asks for. One goes with the start; how many follow in a second is chance.
+"""
 
-AT_MOST = {"create persistentvolumes": 2} | dict.fromkeys(OF_A_PASS, 1)
+AT_MOST = {"create persistentvolumes": 2} | dict.fromkeys(OF_A_FULL_RECONCILE, 1)
 """A creation that comes too early is asked for again, and then again and again."""
 
 VARYING = frozenset(
     {
-        "create persistentvolumes",  # asked for until the removal is answered
+        "create persistentvolumes",  # requested until the removal has a response
         "get persistentvolumeclaims",  # until it is bound again
         "get persistentvolumes",  # after a conflict with the binder
         "update persistentvolumes",  # the same
@@ -48,50 +49,50 @@ and after a creation that never had to be asked for again.
 
 
 class Matrix:
-    """Plays trials and keeps what went wrong, for one test."""
+    """Runs trials and keeps what went wrong, for one test."""
 
-    def __init__(self, proxied: ProxiedStage, scene: type[Scene], figures: Figures) -> None:
-        self.trials = Trials(proxied, scene)
+    def __init__(self, proxied: ProxiedTestbed, scenario: type[Scenario], figures: Figures) -> None:
+        self.trials = Trials(proxied, scenario)
         self._figures = figures
-        self._kind = "real" if proxied.stage.cluster.is_real else "pretended"
+        self._kind = "real" if proxied.testbed.cluster.is_real else "pretended"
         self._wrong: list[str] = []
-        self._played = self._missed = 0
+        self._trials = self._missed = 0
 
-    async def undisturbed(self) -> Outcome:
-        """The scene without a kill; it writes what it is known to write."""
-        outcome = await self.trials.play()
+    async def uninterrupted(self) -> Outcome:
+        """The scenario without a kill; it writes what it is known to write."""
+        outcome = await self.trials.run()
         assert not outcome.faults, "\n".join(outcome.faults)
-        scene = self.trials.scene
+        scenario = self.trials.scenario
         asked = [
             each.label
             for each in outcome.lives[0]
             if each.terms.writes and each.terms.resource != "events"
         ]
-        assert set(asked) == set(scene.writes)
+        assert set(asked) == set(scenario.writes)
         return outcome
 
     async def points(self) -> list[Point]:
-        life = (await self.undisturbed()).lives[0]
-        if self.trials.scene.from_start:
+        life = (await self.uninterrupted()).lives[0]
+        if self.trials.scenario.from_start:
             return points_of(life, at_most=AT_MOST)
-        return points_of((x for x in life if x.label not in OF_A_PASS), at_most=AT_MOST)
+        return points_of((x for x in life if x.label not in OF_A_FULL_RECONCILE), at_most=AT_MOST)
 
     async def write_points(self) -> list[Point]:
-        return write_points_of((await self.undisturbed()).lives[0], at_most=AT_MOST)
+        return write_points_of((await self.uninterrupted()).lives[0], at_most=AT_MOST)
 
     async def try_all(self, rows: Iterable[tuple[Point, ...]], *, moved_on: bool = False) -> None:
         for kills in rows:
-            await self.play(*kills, moved_on=moved_on)
+            await self.run(*kills, moved_on=moved_on)
 
-    async def play(self, *kills: Point, moved_on: bool = False) -> Outcome:
-        outcome = await self.trials.play(*kills, moved_on=moved_on)
-        told = ", then ".join(str(point) for point in kills)
-        self._wrong += [f"{told}: {fault}" for fault in outcome.faults]
-        self._played += 1
+    async def run(self, *kills: Point, moved_on: bool = False) -> Outcome:
+        outcome = await self.trials.run(*kills, moved_on=moved_on)
+        text = ", then ".join(str(point) for point in kills)
+        self._wrong += [f"{text}: {fault}" for fault in outcome.faults]
+        self._trials += 1
         self._missed += bool(outcome.unreached)
         for point in outcome.unreached:
             if point.label not in VARYING or (point.number == 1 and len(kills) == 1):
-                self._wrong.append(f"{told}: {point} was not reached")
+                self._wrong.append(f"{text}: {point} was not reached")
         survived = not outcome.faults and not outcome.unreached
         what = "survived" if survived else "failed" if outcome.faults else "missed"
         many = "crash points" if len(kills) == 1 else "pairs of crash points"
@@ -99,19 +100,19 @@ class Matrix:
         return outcome
 
     def decision(self) -> None:
-        if self._missed > max(2, MISSED_AT_MOST * self._played):
-            self._wrong.append(f"{self._missed} of {self._played} trials missed a point")
+        if self._missed > max(2, MISSED_AT_MOST * self._trials):
+            self._wrong.append(f"{self._missed} of {self._trials} trials missed a point")
         if self._wrong:
             pytest.fail("\n".join(self._wrong), pytrace=False)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("scene", ON_ANY, ids=lambda scene: scene.name)
-@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize("scenario", ON_ANY, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 async def test_killed_before_or_after_any_request(
-    proxied: ProxiedStage, scene: type[Scene], figures: Figures
+    proxied: ProxiedTestbed, scenario: type[Scenario], figures: Figures
 ) -> None:
-    matrix = Matrix(proxied, scene, figures)
+    matrix = Matrix(proxied, scenario, figures)
 
     await matrix.try_all((point,) for point in await matrix.points())
 
@@ -119,9 +120,9 @@ async def test_killed_before_or_after_any_request(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mutable_stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize("mutable_testbed", ["fake", LONG_REAL], indirect=True)
 async def test_killed_before_or_after_any_request_of_a_change_in_place(
-    proxied_mutable: ProxiedStage, figures: Figures
+    proxied_mutable: ProxiedTestbed, figures: Figures
 ) -> None:
     matrix = Matrix(proxied_mutable, InPlace, figures)
 
@@ -130,9 +131,9 @@ async def test_killed_before_or_after_any_request_of_a_change_in_place(
     matrix.decision()
 
 
-@pytest.mark.parametrize("stage", [REAL], indirect=True)
+@pytest.mark.parametrize("testbed", [REAL], indirect=True)
 async def test_killed_after_any_write_of_a_replacement(
-    proxied: ProxiedStage, figures: Figures
+    proxied: ProxiedTestbed, figures: Figures
 ) -> None:
     """The part of the matrix on a real Kubernetes that each run has time for."""
     matrix = Matrix(proxied, Replacement, figures)
@@ -144,17 +145,17 @@ async def test_killed_after_any_write_of_a_replacement(
 
 @pytest.mark.timeout(900)
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["fake", REAL], indirect=True)
+@pytest.mark.parametrize("testbed", ["fake", REAL], indirect=True)
 async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
-    proxied: ProxiedStage, figures: Figures
+    proxied: ProxiedTestbed, figures: Figures
 ) -> None:
-    """All pairs on the pretended Kubernetes; on the real one each first point with one second."""
+    """All pairs on the fake Kubernetes; on the real one each first point with one second."""
     matrix = Matrix(proxied, Replacement, figures)
 
     for number, first in enumerate(await matrix.write_points()):
-        resumed = (await matrix.play(first)).lives[-1]
+        resumed = (await matrix.run(first)).lives[-1]
         seconds = write_points_of(resumed, at_most=AT_MOST)
-        if proxied.stage.cluster.is_real and seconds:
+        if proxied.testbed.cluster.is_real and seconds:
             seconds = [seconds[number % len(seconds)]]
         await matrix.try_all((first, second) for second in seconds)
 
@@ -162,9 +163,9 @@ async def test_killed_at_a_write_and_again_at_a_write_of_the_resumption(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
-async def test_the_data_moves_on_while_the_killed_service_is_away(
-    proxied: ProxiedStage, figures: Figures
+@pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
+async def test_the_data_moves_again_while_the_killed_service_is_down(
+    proxied: ProxiedTestbed, figures: Figures
 ) -> None:
     matrix = Matrix(proxied, Replacement, figures)
 

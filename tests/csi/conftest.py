@@ -1,4 +1,4 @@
-"""The stage that these tests share, and the service on it."""
+"""The test bed that these tests share, and the service on it."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -8,12 +8,12 @@ import pytest
 import pytest_asyncio
 
 from tests.real_parts.cluster import RealCluster
-from tests.stage.csi import CsiStage
-from tests.stage.fixtures import service_on
-from tests.stage.proxied import ProxiedStage
-from tests.stage.warm import WarmStarts
+from tests.testbed.csi import CsiTestbed
+from tests.testbed.fixtures import service_on
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.warm import WarmStarts
 
-__all__ = ["csi_proxied", "csi_stage", "driver_flags", "service_on"]
+__all__ = ["csi_proxied", "csi_testbed", "driver_flags", "service_on"]
 
 SHOWN = 40
 """How many lines of each program's log."""
@@ -26,17 +26,17 @@ def driver_flags() -> tuple[str, ...]:
 
 
 @pytest_asyncio.fixture
-async def csi_stage(
+async def csi_testbed(
     real_cluster_pods: RealCluster,
     csi_programs: dict[str, Path],
     tmp_path: Path,
     driver_flags: tuple[str, ...],
-) -> AsyncIterator[CsiStage]:
+) -> AsyncIterator[CsiTestbed]:
     try:
-        async with CsiStage.of(
+        async with CsiTestbed.of(
             real_cluster_pods, csi_programs, tmp_path, driver_flags=driver_flags
-        ) as stage:
-            yield stage
+        ) as testbed:
+            yield testbed
     finally:
         for name in csi_programs:
             log = tmp_path / f"{name}.log"
@@ -46,8 +46,8 @@ async def csi_stage(
 
 @pytest_asyncio.fixture
 async def csi_proxied(
-    csi_stage: CsiStage, tmp_path: Path, warm_starts: WarmStarts
-) -> AsyncIterator[ProxiedStage]:
+    csi_testbed: CsiTestbed, tmp_path: Path, warm_starts: WarmStarts
+) -> AsyncIterator[ProxiedTestbed]:
     """With proxies between it and the service; all others know the peers themselves."""
-    async with ProxiedStage.of(csi_stage.stage, tmp_path, warm_starts) as found:
+    async with ProxiedTestbed.of(csi_testbed.testbed, tmp_path, warm_starts) as found:
         yield found

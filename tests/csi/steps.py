@@ -4,16 +4,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from tests.e2e.steps import STEPS
-from tests.stage.csi import NODES, CsiStage
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Asked, Before
-from tests.stage.service import running
+from tests.testbed.csi import NODES, CsiTestbed
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Asked, Before
+from tests.testbed.service import running
 
 
 @asynccontextmanager
 async def move_and(
-    csi: CsiStage,
-    proxied: ProxiedStage,
+    csi: CsiTestbed,
+    proxied: ProxiedTestbed,
     name: str,
     step: str,
     then: Callable[[], Awaitable[None]],
@@ -29,10 +29,10 @@ async def move_and(
         happened = True
         await then()
 
-    (at,) = (replica.node.name for replica in csi.stage.world.definition(name).replicas.values())
+    (at,) = (replica.node.name for replica in csi.testbed.world.definition(name).replicas.values())
     to = next(node for node in NODES if node != at)
     proxied.on(label, Before(now), nth=nth)
     async with running(proxied.service()):
-        csi.stage.world.move(name, at, to)
+        csi.testbed.world.move(name, at, to)
         yield to
     assert happened

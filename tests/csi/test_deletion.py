@@ -4,9 +4,9 @@ import pytest
 
 from tests.csi.steps import move_and
 from tests.e2e.steps import STEPS
-from tests.stage.clusters import until
-from tests.stage.csi import CLAIMS, CsiStage
-from tests.stage.proxied import ProxiedStage
+from tests.testbed.clusters import until
+from tests.testbed.csi import CLAIMS, CsiTestbed
+from tests.testbed.proxied import ProxiedTestbed
 
 pytestmark = [pytest.mark.csi, pytest.mark.real]
 
@@ -23,28 +23,28 @@ RD = "/v1/resource-definitions/{rd}"
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_claim_that_is_deleted_at_any_step_of_a_move_takes_its_data_along(
-    csi_stage: CsiStage, csi_proxied: ProxiedStage, step: str
+async def test_deleting_a_claim_at_any_step_of_a_move_deletes_its_data(
+    csi_testbed: CsiTestbed, csi_proxied: ProxiedTestbed, step: str
 ) -> None:
-    stage, world = csi_stage.stage, csi_stage.stage.world
-    await csi_stage.claim("c1")
-    name = (await csi_stage.bound_volume("c1"))["metadata"]["name"]
+    testbed, world = csi_testbed.testbed, csi_testbed.testbed.world
+    await csi_testbed.claim("c1")
+    name = (await csi_testbed.bound_volume("c1"))["metadata"]["name"]
     deletions = (f"DELETE {RD}/resources/{{node}}", f"DELETE {RD}")
 
     async def delete_claim() -> None:
         assert [world.requests[each] for each in deletions] == [0, 0]
-        await stage.cluster.ask("DELETE", f"{CLAIMS}/c1")
+        await testbed.cluster.ask("DELETE", f"{CLAIMS}/c1")
 
         async def gone() -> bool:
-            return await stage.cluster.find(f"{CLAIMS}/c1") is None
+            return await testbed.cluster.find(f"{CLAIMS}/c1") is None
 
         await until(gone, "the claim is gone")
 
-    async with move_and(csi_stage, csi_proxied, name, step, delete_claim):
+    async with move_and(csi_testbed, csi_proxied, name, step, delete_claim):
 
         async def all_gone() -> bool:
-            volume = await stage.cluster.find(f"/api/v1/persistentvolumes/{name}")
-            return volume is None and not await stage.entries() and not world.definitions
+            volume = await testbed.cluster.find(f"/api/v1/persistentvolumes/{name}")
+            return volume is None and not await testbed.entries() and not world.definitions
 
         await until(all_gone, "volume, note and data are gone")
 

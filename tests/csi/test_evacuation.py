@@ -6,31 +6,31 @@ from typing import Any
 
 import pytest
 
-from tests.stage.csi import NODES, CsiStage
-from tests.stage.fixtures import MakeService
-from tests.stage.manifests import nodes_of
-from tests.stage.service import running
+from tests.testbed.csi import NODES, CsiTestbed
+from tests.testbed.fixtures import MakeService
+from tests.testbed.manifests import nodes_of
+from tests.testbed.service import running
 
 pytestmark = [pytest.mark.csi, pytest.mark.real]
 
 
-async def annotate(csi: CsiStage, volume: str, **annotations: str | None) -> None:
+async def annotate(csi: CsiTestbed, volume: str, **annotations: str | None) -> None:
     patch: dict[str, Any] = {"metadata": {"annotations": annotations}}
-    await csi.stage.cluster.ask("PATCH", f"/api/v1/persistentvolumes/{volume}", patch)
+    await csi.testbed.cluster.ask("PATCH", f"/api/v1/persistentvolumes/{volume}", patch)
 
 
 async def test_a_pod_leaves_an_evacuated_node_and_its_data_follows(
-    csi_stage: CsiStage, service_on: MakeService
+    csi_testbed: CsiTestbed, service_on: MakeService
 ) -> None:
-    stage, world, pods = csi_stage.stage, csi_stage.stage.world, csi_stage.pods
-    await csi_stage.claim("c1")
-    made = await csi_stage.bound_volume("c1")
+    testbed, world, pods = csi_testbed.testbed, csi_testbed.testbed.world, csi_testbed.pods
+    await csi_testbed.claim("c1")
+    made = await csi_testbed.bound_volume("c1")
     name, (at,) = made["metadata"]["name"], nodes_of(made)
-    # No full pass helps: an annotation is news by itself.
-    async with running(service_on(stage, "--reconcile-rate=1h", "--poll-rate=0")):
+    # No full reconcile helps: an annotation is a trigger by itself.
+    async with running(service_on(testbed, "--reconcile-rate=1h", "--poll-rate=0")):
         await pods.add("p1", "c1")
         assert await pods.until_scheduled("p1") == at
-        await csi_stage.until_attached(name, at)
+        await csi_testbed.until_attached(name, at)
         world.promote(name, at)
 
         # 1. It may be used anywhere for now.
@@ -38,40 +38,40 @@ async def test_a_pod_leaves_an_evacuated_node_and_its_data_follows(
             f"override.piraeus.io/{at}",
             f"wait-for-reattach.evacuation.piraeus.io/{at}",
         )
-        await annotate(csi_stage, name, **{override: "true", waits: ""})
-        await stage.observer.until_terms(name)
-        opened = await csi_stage.bound_volume("c1")
+        await annotate(csi_testbed, name, **{override: "true", waits: ""})
+        await testbed.observer.until_terms(name)
+        opened = await csi_testbed.bound_volume("c1")
         assert opened["metadata"]["annotations"][waits] == ""
 
         # 3. and 4. The node is drained, and the pod that comes instead starts without a disk.
         await pods.cordon(at)
         world.demote(name, at)
         await pods.delete("p1")
-        await csi_stage.until_detached(name, at)
+        await csi_testbed.until_detached(name, at)
         await pods.add("p2", "c1")
         there = await pods.until_scheduled("p2")
         assert there != at
-        attached = await csi_stage.until_attached(name, there)
+        attached = await csi_testbed.until_attached(name, there)
         assert not world.replica(name, there).diskful
         world.promote(name, there)
 
         # 5. and 6. LINSTOR gives a disk to where the volume is in use, and clears the node.
         world.toggle_disk(name, there, False)
-        await world.settled()
+        await world.until_idle()
         world.delete_replica(name, at)
-        await world.settled()
+        await world.until_idle()
         assert not world.node(at).replicas
 
         # 7. The usual policy again.
-        await annotate(csi_stage, name, **{override: None, waits: None})
-        await stage.until_on(name, there)
-        after = await csi_stage.bound_volume("c1")
+        await annotate(csi_testbed, name, **{override: None, waits: None})
+        await testbed.until_on(name, there)
+        after = await csi_testbed.bound_volume("c1")
 
-        await stage.until_nothing_is_unfinished()
+        await testbed.until_nothing_is_unfinished()
 
-    assert stage.observer.lost == []
-    kept = (await csi_stage.attachments())[(name, there)]
-    assert (kept["metadata"]["uid"], kept["status"]) == (
+    assert testbed.observer.lost == []
+    preserved = (await csi_testbed.attachments())[(name, there)]
+    assert (preserved["metadata"]["uid"], preserved["status"]) == (
         attached["metadata"]["uid"],
         attached["status"],
     )

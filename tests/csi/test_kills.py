@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from tests.e2e.steps import STEPS
-from tests.stage.csi import NODES, CsiStage
-from tests.stage.manifests import nodes_of
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import After, Asked, Instead
-from tests.stage.service import running
+from tests.testbed.csi import NODES, CsiTestbed
+from tests.testbed.manifests import nodes_of
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import After, Asked, Instead
+from tests.testbed.service import running
 
 pytestmark = [pytest.mark.csi, pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -20,7 +20,7 @@ POINTS: dict[str, tuple[type[Instead | After], tuple[str, int]]] = {
     "after create": (After, STEPS["create"]),
 }
 PAUSE = 60.0
-"""The volume binder looks at every claim each 15 s, the others act on what they are told."""
+"""The volume binder checks every claim each 15 s, the others act on events."""
 
 CLUSTERS = 2
 """So many processes share these tests, each with a control plane: most of the time is the pause."""
@@ -34,16 +34,16 @@ CLUSTERS = 2
     ],
 )
 async def test_a_kill_costs_no_data_and_no_attachment(
-    csi_stage: CsiStage, csi_proxied: ProxiedStage, point: str
+    csi_testbed: CsiTestbed, csi_proxied: ProxiedTestbed, point: str
 ) -> None:
-    stage, world = csi_stage.stage, csi_stage.stage.world
-    await csi_stage.claim("c1")
-    made = await csi_stage.bound_volume("c1")
+    testbed, world = csi_testbed.testbed, csi_testbed.testbed.world
+    await csi_testbed.claim("c1")
+    made = await csi_testbed.bound_volume("c1")
     name, (at,) = made["metadata"]["name"], nodes_of(made)
     there = next(node for node in NODES if node != at)
-    await csi_stage.pods.add("p1", "c1")
-    assert await csi_stage.pods.until_scheduled("p1") == at
-    attachment = await csi_stage.until_attached(name, at)
+    await csi_testbed.pods.add("p1", "c1")
+    assert await csi_testbed.pods.until_scheduled("p1") == at
+    attachment = await csi_testbed.until_attached(name, at)
 
     killed = csi_proxied.service()
     dead = asyncio.Event()
@@ -55,28 +55,28 @@ async def test_a_kill_costs_no_data_and_no_attachment(
     kind, (label, nth) = POINTS[point]
     csi_proxied.on(label, kind(kill), nth=nth)
     async with running(killed):
-        # The pod goes on without a disk of its own, as after an evacuation.
+        # The pod continues without a disk of its own, as after an evacuation.
         world.create_replica(name, there)
-        await world.settled()
+        await world.until_idle()
         world.toggle_disk(name, at, True)
         await dead.wait()
     await asyncio.sleep(PAUSE)
 
     async with running(csi_proxied.service()):
-        await stage.until_on(name, there)
-        after = await csi_stage.bound_volume("c1")
+        await testbed.until_on(name, there)
+        after = await csi_testbed.bound_volume("c1")
 
-        await stage.until_nothing_is_unfinished()
+        await testbed.until_nothing_is_unfinished()
 
-        kept = (await csi_stage.attachments())[(name, at)]
-        assert kept["metadata"]["uid"] == attachment["metadata"]["uid"]
-        assert kept["status"]["attached"]
-        assert "deletionTimestamp" not in kept["metadata"]
-        await csi_stage.pods.delete("p1")
-        await csi_stage.until_detached(name, at)
-        await csi_stage.pods.add("p2", "c1")
-        assert await csi_stage.pods.until_scheduled("p2") == there
-        await csi_stage.until_attached(name, there)
+        preserved = (await csi_testbed.attachments())[(name, at)]
+        assert preserved["metadata"]["uid"] == attachment["metadata"]["uid"]
+        assert preserved["status"]["attached"]
+        assert "deletionTimestamp" not in preserved["metadata"]
+        await csi_testbed.pods.delete("p1")
+        await csi_testbed.until_detached(name, at)
+        await csi_testbed.pods.add("p2", "c1")
+        assert await csi_testbed.pods.until_scheduled("p2") == there
+        await csi_testbed.until_attached(name, there)
 
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
     assert after["spec"]["claimRef"]["uid"] == made["spec"]["claimRef"]["uid"]

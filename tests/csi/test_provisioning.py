@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.stage.csi import LATER_CLASS, NOW_CLASS, TWO_CLASS, CsiStage
-from tests.stage.fixtures import MakeService
-from tests.stage.manifests import nodes_of
-from tests.stage.service import running
+from tests.testbed.csi import LATER_CLASS, NOW_CLASS, TWO_CLASS, CsiTestbed
+from tests.testbed.fixtures import MakeService
+from tests.testbed.manifests import nodes_of
+from tests.testbed.service import running
 
 pytestmark = [pytest.mark.csi, pytest.mark.real]
 
@@ -20,58 +20,60 @@ OF_ONE_RUN = {"name", "uid", "resourceVersion", "creationTimestamp", "managedFie
 
 
 @pytest.mark.parametrize(("storage_class", "replicas"), [(NOW_CLASS, 1), (TWO_CLASS, 2)])
-async def test_a_volume_made_by_the_driver_is_in_sync(
-    csi_stage: CsiStage, service_on: MakeService, storage_class: str, replicas: int
+async def test_a_volume_provisioned_by_the_driver_is_in_sync(
+    csi_testbed: CsiTestbed, service_on: MakeService, storage_class: str, replicas: int
 ) -> None:
     """Two replicas have a tie breaker beside them, which is no place for a pod."""
-    stage = csi_stage.stage
-    await csi_stage.claim("c1", storage_class=storage_class)
-    made = await csi_stage.bound_volume("c1")
+    testbed = csi_testbed.testbed
+    await csi_testbed.claim("c1", storage_class=storage_class)
+    made = await csi_testbed.bound_volume("c1")
     name = made["metadata"]["name"]
-    placed = stage.world.definition(name).replicas.values()
+    placed = testbed.world.definition(name).replicas.values()
     assert nodes_of(made) == {replica.node.name for replica in placed if replica.diskful}
     assert len(nodes_of(made)) == replicas
     assert len(placed) == {1: 1, 2: 3}[replicas]
 
-    async with running(service_on(stage, "--reconcile-rate=1s")) as service:
-        stage.world.tell_present_state()
+    async with running(service_on(testbed, "--reconcile-rate=1s")) as service:
+        testbed.world.send_current_state()
         await service.until_said(f"resource={name}")
 
         said = [line for line in service.said().splitlines() if name in line]
         assert [line for line in said if "DEBUG" not in line] == []
 
-    after = await stage.cluster.ask("GET", f"/api/v1/persistentvolumes/{name}")
+    after = await testbed.cluster.ask("GET", f"/api/v1/persistentvolumes/{name}")
     assert after["metadata"]["uid"] == made["metadata"]["uid"]
     assert after["spec"] == made["spec"]
-    assert stage.world.requests["GET (unknown)"] == 0
+    assert testbed.world.requests["GET (unknown)"] == 0
 
 
-async def test_the_recorded_volume_is_as_the_driver_makes_them(csi_stage: CsiStage) -> None:
+async def test_the_recorded_volume_equals_one_provisioned_by_the_driver(
+    csi_testbed: CsiTestbed,
+) -> None:
     """Tests without these programs know it from a file, which must not grow old."""
-    await csi_stage.claim("c1")
+    await csi_testbed.claim("c1")
 
-    made = lasting(await csi_stage.bound_volume("c1"))
+    made = lasting(await csi_testbed.bound_volume("c1"))
 
     assert made == lasting(json.loads(RECORDED.read_text()))
 
 
-async def test_a_pod_gets_its_volume_made_and_attached_where_it_is_scheduled(
-    csi_stage: CsiStage, service_on: MakeService
+async def test_a_volume_is_provisioned_and_attached_where_its_pod_is_scheduled(
+    csi_testbed: CsiTestbed, service_on: MakeService
 ) -> None:
-    stage = csi_stage.stage
-    async with running(service_on(stage)) as service:
-        await csi_stage.claim("c1", storage_class=LATER_CLASS)
-        await csi_stage.pods.add("p1", "c1")
-        node = await csi_stage.pods.until_scheduled("p1")
-        made = await csi_stage.bound_volume("c1")
+    testbed = csi_testbed.testbed
+    async with running(service_on(testbed)) as service:
+        await csi_testbed.claim("c1", storage_class=LATER_CLASS)
+        await csi_testbed.pods.add("p1", "c1")
+        node = await csi_testbed.pods.until_scheduled("p1")
+        made = await csi_testbed.bound_volume("c1")
         name = made["metadata"]["name"]
-        attachment = await csi_stage.until_attached(name, node)
+        attachment = await csi_testbed.until_attached(name, node)
         assert nodes_of(made) == {node}
-        told = attachment["status"]["attachmentMetadata"]
-        assert told["linstor.csi.linbit.com/device-path"] == "/dev/drbd1000"
+        reported = attachment["status"]["attachmentMetadata"]
+        assert reported["linstor.csi.linbit.com/device-path"] == "/dev/drbd1000"
 
-        await csi_stage.pods.delete("p1")
-        await csi_stage.until_detached(name, node)
+        await csi_testbed.pods.delete("p1")
+        await csi_testbed.until_detached(name, node)
         assert "volume affinity updated" not in service.said()
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from linstor_affinity_events.cli import main
 from tests.docs.blocks import TOP, arguments, commands, shown
-from tests.docs.scene import set_up
-from tests.stage.command import command
-from tests.stage.fixtures import fake_stage
-from tests.stage.stage import Stage
+from tests.docs.example_cluster import set_up
+from tests.testbed.command import command
+from tests.testbed.fixtures import fake_testbed
+from tests.testbed.testbed import Testbed
 
-__all__ = ["fake_stage"]
+__all__ = ["fake_testbed"]
 
 OURS = sorted({line for _, line in commands() if arguments(line) is not None})
 EXAMPLES = [each for each in shown() if arguments(each.command) is not None]
@@ -31,34 +31,34 @@ def comparable(text: str) -> list[str]:
     ]
 
 
-def test_examples_are_found() -> None:
+def test_documented_examples_are_extracted() -> None:
     assert len(EXAMPLES) >= 4
     assert len(OURS) >= 10
 
 
-async def test_output_that_is_shown_is_what_the_command_prints(fake_stage: Stage) -> None:
-    await set_up(fake_stage)
+async def test_documented_output_is_what_the_command_prints(fake_testbed: Testbed) -> None:
+    await set_up(fake_testbed)
 
     for each in EXAMPLES:
-        said = await command(fake_stage, *(arguments(each.command) or ()))
+        said = await command(fake_testbed, *(arguments(each.command) or ()))
 
         assert comparable(said.out.strip("\n")) == comparable(each.output), each.page
 
 
-async def test_commands_to_copy_run(fake_stage: Stage) -> None:
-    """Names of volumes and nodes in the documentation are those of the scene."""
-    await set_up(fake_stage)
+async def test_documented_commands_run(fake_testbed: Testbed) -> None:
+    """Names of volumes and nodes in the documentation are those of the scenario."""
+    await set_up(fake_testbed)
 
     for line in OURS:
         given = arguments(line) or []
         if given and given[0] in PROMPTLY:
-            said = await command(fake_stage, *given)
+            said = await command(fake_testbed, *given)
             assert said.code == 0, (line, said.err)
             assert said.out
 
 
 @pytest.mark.parametrize("line", OURS)
-def test_commands_are_understood(line: str) -> None:
+def test_documented_commands_are_valid(line: str) -> None:
     given = arguments(line) or ["--help"]
     # --help ends with Exit; what is not understood is a UsageError.
     with (
@@ -71,7 +71,7 @@ def test_commands_are_understood(line: str) -> None:
 
 
 @pytest.mark.parametrize("target", MAKE)
-def test_make_knows_each_target(target: str) -> None:
+def test_documented_make_targets_exist(target: str) -> None:
     done = subprocess.run(
         ["make", "--dry-run", target], cwd=TOP, capture_output=True, text=True, check=False
     )

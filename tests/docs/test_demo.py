@@ -60,7 +60,7 @@ def sandbox() -> Iterator[str]:
         assert code == 0
 
 
-def test_the_tour_of_the_sandbox_is_true() -> None:
+def test_the_sandbox_tour_works_as_documented() -> None:
     if not shutil.which("curl"):
         missing("THE TOUR OF THE SANDBOX IS NOT TESTED", "there is no curl")
     with sandbox() as said:

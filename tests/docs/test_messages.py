@@ -32,7 +32,7 @@ def explained(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["alerts", "operations", "reliability", "troubleshooting"])
-def test_messages_are_as_in_the_code(name: str) -> None:
+def test_documented_messages_are_those_of_the_code(name: str) -> None:
     known = texts()
     said = explained(TOP / "docs" / f"{name}.md")
     parts = [part.strip() for text in said for part in text.split("...") if part.strip()]

@@ -31,7 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_every_page_is_built_and_loads_nothing_from_elsewhere(site: Path) -> None:
+def test_every_page_is_built_and_loads_nothing_external(site: Path) -> None:
     pages = {page.relative_to(site).parent.as_posix(): page for page in site.rglob("index.html")}
 
     assert {".", "quickstart", "alerts", "reliability", "chart", "CONTRIBUTING"} <= pages.keys()
@@ -41,7 +41,7 @@ def test_every_page_is_built_and_loads_nothing_from_elsewhere(site: Path) -> Non
         assert not SHEETS.search(text), page
 
 
-def test_runbooks_are_where_alerts_link_to(site: Path) -> None:
+def test_runbook_anchors_exist_for_all_alerts(site: Path) -> None:
     page = (site / "alerts" / "index.html").read_text()
     alerts = (TOP / "chart" / "files" / "alerts.yaml").read_text()
     anchors = re.findall(r"docs/alerts\.md#(\w+)", alerts)

@@ -1,1 +1,1 @@
-"""The service as a process, against LINSTOR's protocol and a pretended or real Kubernetes."""
+"""The service as a process, against LINSTOR's protocol and a fake or real Kubernetes."""

@@ -1,27 +1,27 @@
-"""Stages for end-to-end tests."""
+"""Test beds for end-to-end tests."""
 
-from tests.stage.fixtures import (
+from tests.testbed.fixtures import (
     MakeService,
-    fake_mutable_stage,
-    fake_stage,
-    mutable_stage,
+    fake_mutable_testbed,
+    fake_testbed,
+    mutable_testbed,
     proxied,
     proxied_mutable,
-    real_mutable_stage,
-    real_stage,
+    real_mutable_testbed,
+    real_testbed,
     service_on,
-    stage,
+    testbed,
 )
 
 __all__ = [
     "MakeService",
-    "fake_mutable_stage",
-    "fake_stage",
-    "mutable_stage",
+    "fake_mutable_testbed",
+    "fake_testbed",
+    "mutable_testbed",
     "proxied",
     "proxied_mutable",
-    "real_mutable_stage",
-    "real_stage",
+    "real_mutable_testbed",
+    "real_testbed",
     "service_on",
-    "stage",
+    "testbed",
 ]

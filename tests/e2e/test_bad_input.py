@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeService
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -32,16 +32,18 @@ WRONG = manifests.on_nodes(["elsewhere"])
         pytest.param({"handle": "unheard-of"}, "LINSTOR has no resource", id="resource"),
     ],
 )
-async def test_what_makes_no_sense_is_told_and_the_volume_stays(
-    stage: Stage, service_on: MakeService, volume: Json, said: str
+async def test_invalid_input_is_reported_and_the_volume_unchanged(
+    testbed: Testbed, service_on: MakeService, volume: Json, said: str
 ) -> None:
-    stage.place("pvc-1", ["n1"])
-    await stage.bind("pvc-1", WRONG, **volume)
-    await stage.until_bound("pvc-1")
-    before = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+    testbed.place("pvc-1", ["n1"])
+    await testbed.bind("pvc-1", WRONG, **volume)
+    await testbed.until_bound("pvc-1")
+    before = await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
 
-    async def told() -> bool:
-        events = await stage.cluster.ask("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
+    async def reported() -> bool:
+        events = await testbed.cluster.ask(
+            "GET", "/apis/events.k8s.io/v1/namespaces/default/events"
+        )
         return any(
             e["type"] == "Warning"
             and said in e["note"]
@@ -49,18 +51,18 @@ async def test_what_makes_no_sense_is_told_and_the_volume_stays(
             for e in events["items"]
         )
 
-    async with running(service_on(stage, "--reconcile-rate=1s")) as service:
+    async with running(service_on(testbed, "--reconcile-rate=1s")) as service:
         await service.until_said(said)
-        await until(told, "a Warning Event says so")
-        passes = await service.metric("linstor_affinity_full_reconcile_seconds_count")
+        await until(reported, "a Warning Event says so")
+        full_reconciles = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
-        async def passed_again() -> bool:
+        async def reconciled_again() -> bool:
             now = await service.metric("linstor_affinity_full_reconcile_seconds_count")
-            return now >= passes + 2
+            return now >= full_reconciles + 2
 
-        await until(passed_again, "two more full passes ended")
+        await until(reconciled_again, "two more full passes ended")
 
-    after = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+    after = await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["spec"] == before["spec"]
     assert service.said().count("volume not updated") == 1
@@ -76,29 +78,29 @@ async def test_what_makes_no_sense_is_told_and_the_volume_stays(
         pytest.param(b"data: " + b"x" * (9 * 1024 * 1024), id="line-without-end"),
     ],
 )
-async def test_broken_frames_do_no_harm(
-    fake_stage: Stage, service_on: MakeService, frame: bytes
+async def test_broken_frames_are_ignored(
+    fake_testbed: Testbed, service_on: MakeService, frame: bytes
 ) -> None:
-    stage = fake_stage
-    await stage.add("pvc-1", ["n1"])
+    testbed = fake_testbed
+    await testbed.add("pvc-1", ["n1"])
 
-    async with running(service_on(stage)) as service:
-        stage.linstor.send_raw("promotion", frame)
-        stage.world.move_silently("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
+    async with running(service_on(testbed)) as service:
+        testbed.linstor.send_raw("promotion", frame)
+        testbed.world.move_silently("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
         await service.until_ready()
         assert await service.stop() == 0
 
     assert "Traceback" not in service.said()
 
 
-async def test_without_linstor_it_stays_up_and_says_why(
-    fake_stage: Stage, service_on: MakeService
+async def test_without_linstor_the_service_stays_up_and_says_why(
+    fake_testbed: Testbed, service_on: MakeService
 ) -> None:
-    stage = fake_stage
-    await stage.add("pvc-1", ["n1"])
-    await stage.linstor.stop_listening()
-    service = service_on(stage)
+    testbed = fake_testbed
+    await testbed.add("pvc-1", ["n1"])
+    await testbed.linstor.stop_listening()
+    service = service_on(testbed)
     await service.start()
 
     async def says_why() -> bool:
@@ -108,22 +110,22 @@ async def test_without_linstor_it_stays_up_and_says_why(
     try:
         await until(says_why, "readyz says why")
         assert (await service.ask("/healthz"))[0] == 200
-        await stage.linstor.start_listening()
-        stage.world.move("pvc-1", "n1", "n2")
+        await testbed.linstor.start_listening()
+        testbed.world.move("pvc-1", "n1", "n2")
         await service.until_ready()
-        await stage.until_on("pvc-1", "n2")
+        await testbed.until_on("pvc-1", "n2")
     finally:
         await service.kill()
     assert "Traceback" not in service.said()
 
 
-async def test_a_login_that_linstor_refuses_is_told_with_the_way_out(
-    fake_stage: Stage, service_on: MakeService
+async def test_a_login_rejected_by_linstor_is_reported_with_the_remedy(
+    fake_testbed: Testbed, service_on: MakeService
 ) -> None:
-    stage = fake_stage
-    await stage.add("pvc-1", ["n1"])
-    stage.world.login = ("admin", "the-right-password")
-    service = service_on(stage, LS_USERNAME="admin", LS_PASSWORD="wrong-one")
+    testbed = fake_testbed
+    await testbed.add("pvc-1", ["n1"])
+    testbed.world.login = ("admin", "the-right-password")
+    service = service_on(testbed, LS_USERNAME="admin", LS_PASSWORD="wrong-one")
     await service.start()
 
     async def says_why() -> bool:
@@ -137,14 +139,16 @@ async def test_a_login_that_linstor_refuses_is_told_with_the_way_out(
     assert "wrong-one" not in service.said()
 
 
-async def test_with_the_right_login_it_works(fake_stage: Stage, service_on: MakeService) -> None:
-    stage = fake_stage
-    await stage.add("pvc-1", ["n1"])
-    stage.world.login = ("admin", "the-right-password")
+async def test_the_service_works_with_the_right_login(
+    fake_testbed: Testbed, service_on: MakeService
+) -> None:
+    testbed = fake_testbed
+    await testbed.add("pvc-1", ["n1"])
+    testbed.world.login = ("admin", "the-right-password")
 
-    async with running(service_on(stage, LS_USERNAME="admin", LS_PASSWORD="the-right-password")):
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
+    async with running(service_on(testbed, LS_USERNAME="admin", LS_PASSWORD="the-right-password")):
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
 
 
 @pytest.mark.parametrize(
@@ -156,17 +160,17 @@ async def test_with_the_right_login_it_works(fake_stage: Stage, service_on: Make
         pytest.param(b"[" * 100_000, id="deep"),
     ],
 )
-async def test_answers_of_another_shape_change_nothing(
-    fake_stage: Stage, service_on: MakeService, body: bytes
+async def test_responses_of_the_wrong_shape_change_nothing(
+    fake_testbed: Testbed, service_on: MakeService, body: bytes
 ) -> None:
-    stage = fake_stage
-    await stage.add("pvc-1", ["n1"])
+    testbed = fake_testbed
+    await testbed.add("pvc-1", ["n1"])
 
-    async with running(service_on(stage, "--reconcile-rate=1h")) as service:
+    async with running(service_on(testbed, "--reconcile-rate=1h")) as service:
         path = "/v1/resource-definitions/pvc-1/resources"
-        stage.world.fail_next(path, 200, body)
-        stage.world.move("pvc-1", "n1", "n2")
+        testbed.world.fail_next(path, 200, body)
+        testbed.world.move("pvc-1", "n1", "n2")
         await service.until_said("reconcile failed")
-        await stage.until_on("pvc-1", "n2")
+        await testbed.until_on("pvc-1", "n2")
 
     assert "Traceback" not in service.said()

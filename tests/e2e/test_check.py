@@ -1,4 +1,4 @@
-"""`check` tells of each need whether it is met, and how to mend it."""
+"""`check` reports whether each check passes, and how to fix it."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import pytest
 
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY as SAVED
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld
-from tests.stage import manifests
-from tests.stage.command import Said, command
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.command import Said, command
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
 
-def found(said: Said) -> dict[str, Json]:
+def checks_of(said: Said) -> dict[str, Json]:
     return {each["check"]: each for each in said.json}
 
 
@@ -21,44 +21,44 @@ def worst(said: Said) -> dict[str, str]:
     return {each["check"]: each["status"] for each in said.json if each["status"] != "ok"}
 
 
-async def know_nodes(stage: Stage) -> None:
+async def know_nodes(testbed: Testbed) -> None:
     """Have Kubernetes know the nodes that LINSTOR knows."""
     for name in ("n1", "n2", "n3", "n4"):
-        if await stage.cluster.find(f"/api/v1/nodes/{name}") is None:
+        if await testbed.cluster.find(f"/api/v1/nodes/{name}") is None:
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
-            await stage.cluster.ask("POST", "/api/v1/nodes", node)
+            await testbed.cluster.ask("POST", "/api/v1/nodes", node)
 
 
-async def test_where_all_is_well_nothing_is_told_but_what_was_found(stage: Stage) -> None:
-    await know_nodes(stage)
-    await stage.add("pvc-1", ["n1"])
+async def test_a_healthy_cluster_passes_every_check(testbed: Testbed) -> None:
+    await know_nodes(testbed)
+    await testbed.add("pvc-1", ["n1"])
 
-    said = await command(stage, "check", "--output=json")
+    said = await command(testbed, "check", "--output=json")
 
     assert worst(said) == {}
     assert said.code == 0
-    needs = found(said)
-    assert needs["kubernetes"]["detail"].startswith("version v1.37.2 at http")
-    assert needs["linstor"]["detail"].startswith("version 1.33.3 at http")
-    assert needs["permissions"]["detail"] == "all 19 permissions are granted"
-    assert "PersistentVolumes are deleted and recreated" in needs["in-place"]["detail"]
-    assert needs["nodes"]["detail"] == "LINSTOR and Kubernetes have the same 4 nodes"
-    assert needs[f"storage-class {manifests.LOCAL_CLASS}"]["detail"] == "local only"
-    assert {"linstor-login", "linstor-stream-promotion", "linstor-stream-nodes"} <= needs.keys()
+    checks = checks_of(said)
+    assert checks["kubernetes"]["detail"].startswith("version v1.37.2 at http")
+    assert checks["linstor"]["detail"].startswith("version 1.33.3 at http")
+    assert checks["permissions"]["detail"] == "all 19 permissions are granted"
+    assert "PersistentVolumes are deleted and recreated" in checks["in-place"]["detail"]
+    assert checks["nodes"]["detail"] == "LINSTOR and Kubernetes have the same 4 nodes"
+    assert checks[f"storage-class {manifests.LOCAL_CLASS}"]["detail"] == "local only"
+    assert {"linstor-login", "linstor-stream-promotion", "linstor-stream-nodes"} <= checks.keys()
 
 
-async def test_a_cluster_that_changes_affinities_in_place_is_seen(mutable_stage: Stage) -> None:
-    await mutable_stage.add("pvc-1", ["n1"])
-    before = await mutable_stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+async def test_a_cluster_with_mutable_affinity_is_detected(mutable_testbed: Testbed) -> None:
+    await mutable_testbed.add("pvc-1", ["n1"])
+    before = await mutable_testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
 
-    said = await command(mutable_stage, "check", "-o", "json")
+    said = await command(mutable_testbed, "check", "-o", "json")
 
-    assert "PersistentVolumes are patched" in found(said)["in-place"]["detail"]
-    assert await mutable_stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1") == before
+    assert "PersistentVolumes are patched" in checks_of(said)["in-place"]["detail"]
+    assert await mutable_testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1") == before
 
 
-async def test_text_is_one_line_a_need_and_one_for_the_mending(fake_stage: Stage) -> None:
-    said = await command(fake_stage, "check")
+async def test_text_is_one_line_per_check_and_one_for_its_remedy(fake_testbed: Testbed) -> None:
+    said = await command(fake_testbed, "check")
 
     lines = said.out.splitlines()
     at = lines.index("warn  nodes: only in LINSTOR: n1, n2, n3, n4")
@@ -67,7 +67,7 @@ async def test_text_is_one_line_a_need_and_one_for_the_mending(fake_stage: Stage
 
 
 @pytest.mark.parametrize(
-    ("verb", "resource", "told"),
+    ("verb", "resource", "reported"),
     [
         ("delete", "persistentvolumes", "the account is not allowed to delete persistentvolumes"),
         (
@@ -79,31 +79,35 @@ async def test_text_is_one_line_a_need_and_one_for_the_mending(fake_stage: Stage
     ],
 )
 async def test_a_missing_permission_is_named(
-    fake_stage: Stage, verb: str, resource: str, told: str
+    fake_testbed: Testbed, verb: str, resource: str, reported: str
 ) -> None:
-    assert fake_stage.cluster.server is not None
-    fake_stage.cluster.server.access.denied.add((verb, resource))
+    assert fake_testbed.cluster.server is not None
+    fake_testbed.cluster.server.access.denied.add((verb, resource))
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    assert found(said)["permissions"]["detail"] == told
-    assert "docs/permissions.md" in found(said)["permissions"]["remedy"]
+    assert checks_of(said)["permissions"]["detail"] == reported
+    assert "docs/permissions.md" in checks_of(said)["permissions"]["remedy"]
 
 
 @pytest.mark.parametrize("text", ["name", "/name", "namespace/", "a/b/c"])
-async def test_an_account_has_a_namespace_and_a_name(fake_stage: Stage, text: str) -> None:
-    said = await command(fake_stage, "check", f"--service-account={text}")
+async def test_service_account_must_have_namespace_and_name(
+    fake_testbed: Testbed, text: str
+) -> None:
+    said = await command(fake_testbed, "check", f"--service-account={text}")
 
     assert said.code == 2
     assert "is not of the form NAMESPACE/NAME" in said.out
 
 
-async def test_without_any_permission_it_tells_what_it_could_not_see(fake_stage: Stage) -> None:
-    assert fake_stage.cluster.server is not None
-    fake_stage.cluster.server.access.denied.add(("*", "*"))
+async def test_without_permissions_check_reports_what_it_could_not_read(
+    fake_testbed: Testbed,
+) -> None:
+    assert fake_testbed.cluster.server is not None
+    fake_testbed.cluster.server.access.denied.add(("*", "*"))
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
     assert "Traceback" not in said.err
@@ -112,145 +116,154 @@ async def test_without_any_permission_it_tells_what_it_could_not_see(fake_stage:
     ).keys()
 
 
-async def test_linstor_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
-    said = await command(fake_stage, "check", "-o", "json", LS_CONTROLLERS="http://127.0.0.1:1")
+async def test_unreachable_linstor_is_reported_and_the_rest_checked(fake_testbed: Testbed) -> None:
+    said = await command(fake_testbed, "check", "-o", "json", LS_CONTROLLERS="http://127.0.0.1:1")
 
     assert said.code == 1
     assert worst(said) == {"linstor": "fail"}
-    assert "et LS_CONTROLLERS to the address of" in found(said)["linstor"]["remedy"]
+    assert "et LS_CONTROLLERS to the address of" in checks_of(said)["linstor"]["remedy"]
 
 
 @pytest.mark.parametrize("arguments", [("plan",), ("check",), ("migrate-properties",)])
-async def test_a_load_balancer_without_a_backend_is_passed_over(
-    fake_stage: Stage, arguments: tuple[str, ...]
+async def test_a_load_balancer_without_a_backend_is_skipped(
+    fake_testbed: Testbed, arguments: tuple[str, ...]
 ) -> None:
-    stage = fake_stage
-    await know_nodes(stage)
-    await stage.add("pvc-1", ["n1"])
-    stage.world.definition("pvc-1").props[SAVED] = "old"
+    testbed = fake_testbed
+    await know_nodes(testbed)
+    await testbed.add("pvc-1", ["n1"])
+    testbed.world.definition("pvc-1").props[SAVED] = "old"
     world = LinstorWorld()
     world.fail_next("/", 503, b"<html>no backend</html>", times=100)
 
     async with LinstorServer(world) as balancer:
-        both = f"{balancer.url},{stage.linstor.url}"
-        said = await command(stage, *arguments, LS_CONTROLLERS=both)
+        both = f"{balancer.url},{testbed.linstor.url}"
+        said = await command(testbed, *arguments, LS_CONTROLLERS=both)
     world.close()
 
     assert (said.code, said.err) == (0, "")
     moved = arguments == ("migrate-properties",)
-    assert (SAVED in stage.world.definition("pvc-1").props) is not moved
+    assert (SAVED in testbed.world.definition("pvc-1").props) is not moved
 
 
-async def test_a_linstor_that_wants_tls_is_told_with_what_to_set(fake_stage: Stage) -> None:
+async def test_a_linstor_that_requires_tls_is_reported_with_the_setting(
+    fake_testbed: Testbed,
+) -> None:
     location = "https://linstor-controller:3371/v1/controller/version"
-    fake_stage.world.fail_next("/v1/", 302, headers={"Location": location}, times=100)
+    fake_testbed.world.fail_next("/v1/", 302, headers={"Location": location}, times=100)
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    need = found(said)["linstor"]
-    assert need["status"] == "fail"
+    check = checks_of(said)["linstor"]
+    assert check["status"] == "fail"
     assert (
-        "set LS_CONTROLLERS=https://linstor-controller:3371, set LS_ROOT_CA_FILE" in need["detail"]
+        "set LS_CONTROLLERS=https://linstor-controller:3371, set LS_ROOT_CA_FILE" in check["detail"]
     )
 
 
-async def test_the_proxy_that_leads_to_kubernetes_is_named(fake_stage: Stage) -> None:
-    to_it = {"LINSTOR_AFFINITY_SERVER": "http://kube.invalid", "HTTP_PROXY": fake_stage.cluster.url}
+async def test_the_proxy_to_kubernetes_is_named(fake_testbed: Testbed) -> None:
+    to_it = {
+        "LINSTOR_AFFINITY_SERVER": "http://kube.invalid",
+        "HTTP_PROXY": fake_testbed.cluster.url,
+    }
     spared = {**to_it, "NO_PROXY": "*.invalid"}
 
-    through = found(await command(fake_stage, "check", "-o", "json", **to_it))["kubernetes"]
-    past = found(await command(fake_stage, "check", "-o", "json", **spared))["kubernetes"]
+    through = checks_of(await command(fake_testbed, "check", "-o", "json", **to_it))["kubernetes"]
+    past = checks_of(await command(fake_testbed, "check", "-o", "json", **spared))["kubernetes"]
 
     assert through["status"] == "ok"
-    assert through["detail"].endswith(f"at http://kube.invalid through {fake_stage.cluster.url}")
+    assert through["detail"].endswith(f"at http://kube.invalid through {fake_testbed.cluster.url}")
     assert past["status"] == "fail"
     assert "NO_PROXY" in past["remedy"]
 
 
-async def test_kubernetes_that_is_not_there_is_told_and_the_rest_tried(fake_stage: Stage) -> None:
+async def test_unreachable_kubernetes_is_reported_and_the_rest_checked(
+    fake_testbed: Testbed,
+) -> None:
     said = await command(
-        fake_stage, "check", "-o", "json", LINSTOR_AFFINITY_SERVER="http://127.0.0.1:1"
+        fake_testbed, "check", "-o", "json", LINSTOR_AFFINITY_SERVER="http://127.0.0.1:1"
     )
 
     assert said.code == 1
-    assert found(said)["kubernetes"]["status"] == "fail"
-    assert found(said)["linstor-login"]["status"] == "ok"
+    assert checks_of(said)["kubernetes"]["status"] == "fail"
+    assert checks_of(said)["linstor-login"]["status"] == "ok"
 
 
-async def test_a_login_that_linstor_wants_is_told(fake_stage: Stage) -> None:
-    fake_stage.world.login = ("admin", "a password")
+async def test_a_login_required_by_linstor_is_reported(fake_testbed: Testbed) -> None:
+    fake_testbed.world.login = ("admin", "a password")
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
     good = await command(
-        fake_stage, "check", "-o", "json", LS_USERNAME="admin", LS_PASSWORD="a password"
+        fake_testbed, "check", "-o", "json", LS_USERNAME="admin", LS_PASSWORD="a password"
     )
 
-    assert found(said)["linstor"]["status"] == "ok"
-    assert found(said)["linstor-login"]["status"] == "fail"
-    assert "LS_USERNAME" in found(said)["linstor-login"]["remedy"]
-    assert found(good)["linstor-login"]["status"] == "ok"
-    assert found(good)["linstor-stream-nodes"]["status"] == "ok"
+    assert checks_of(said)["linstor"]["status"] == "ok"
+    assert checks_of(said)["linstor-login"]["status"] == "fail"
+    assert "LS_USERNAME" in checks_of(said)["linstor-login"]["remedy"]
+    assert checks_of(good)["linstor-login"]["status"] == "ok"
+    assert checks_of(good)["linstor-stream-nodes"]["status"] == "ok"
 
 
-async def test_a_conflicting_controller_that_runs_is_a_failure(fake_stage: Stage) -> None:
+async def test_a_running_conflicting_controller_is_a_failure(fake_testbed: Testbed) -> None:
     labels = {"app.kubernetes.io/name": "linstor-affinity-controller"}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "b"}]}}
-    rival = {
+    conflicting = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": "rival", "labels": labels},
+        "metadata": {"name": "conflicting", "labels": labels},
         "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": pod},
     }
-    await fake_stage.cluster.ask("POST", "/apis/apps/v1/namespaces/default/deployments", rival)
+    await fake_testbed.cluster.ask(
+        "POST", "/apis/apps/v1/namespaces/default/deployments", conflicting
+    )
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    assert found(said)["conflicting-controller"]["status"] == "fail"
-    assert "default/rival" in found(said)["conflicting-controller"]["detail"]
-    remedy = found(said)["conflicting-controller"]["remedy"]
+    assert checks_of(said)["conflicting-controller"]["status"] == "fail"
+    assert "default/conflicting" in checks_of(said)["conflicting-controller"]["detail"]
+    remedy = checks_of(said)["conflicting-controller"]["remedy"]
     assert 0 < remedy.index("spec.affinityController.enabled: false") < remedy.index("$patch")
 
 
-async def test_a_class_whose_policy_makes_no_sense_is_a_failure(fake_stage: Stage) -> None:
+async def test_a_class_with_an_unreadable_policy_is_a_failure(fake_testbed: Testbed) -> None:
     odd = manifests.storage_class("odd", {"allowRemoteVolumeAccess": "- fromsame: [zone]"})
-    await fake_stage.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", odd)
+    await fake_testbed.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", odd)
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    assert "rule 1 is not of the form fromSame" in found(said)["storage-class odd"]["detail"]
+    assert "rule 1 is not of the form fromSame" in checks_of(said)["storage-class odd"]["detail"]
 
 
-async def test_nodes_that_lack_a_label_are_named(fake_stage: Stage) -> None:
-    fake_stage.world.add_node("bare")
+async def test_nodes_that_lack_a_label_are_named(fake_testbed: Testbed) -> None:
+    fake_testbed.world.add_node("bare")
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 0
-    assert found(said)["node-labels"]["detail"] == "bare lacks topology.kubernetes.io/zone"
+    assert checks_of(said)["node-labels"]["detail"] == "bare lacks topology.kubernetes.io/zone"
 
 
-async def test_leftovers_fail_only_if_asked_for_alone(fake_stage: Stage) -> None:
-    stage = fake_stage
-    await stage.add("pvc-1", ["n1"])
-    clean = await command(stage, "check", "--leftovers")
+async def test_leftovers_fail_only_if_checked_alone(fake_testbed: Testbed) -> None:
+    testbed = fake_testbed
+    await testbed.add("pvc-1", ["n1"])
+    clean = await command(testbed, "check", "--leftovers")
     mark = {"metadata": {"finalizers": ["linstor-affinity-events/replacing"]}}
-    await stage.cluster.ask("PATCH", "/api/v1/persistentvolumes/pvc-1", mark)
+    await testbed.cluster.ask("PATCH", "/api/v1/persistentvolumes/pvc-1", mark)
 
-    whole = await command(stage, "check", "-o", "json")
-    alone = await command(stage, "check", "--leftovers")
+    whole = await command(testbed, "check", "-o", "json")
+    alone = await command(testbed, "check", "--leftovers")
 
     assert (clean.code, clean.out) == (0, "ok    leftovers: there are no unfinished replacements\n")
-    assert found(whole)["leftovers"]["status"] == "warn"
+    assert checks_of(whole)["leftovers"]["status"] == "warn"
     assert whole.code == 0
     assert alone.code == 1
     assert alone.out.startswith("fail  leftovers: unfinished replacements: pvc-1\n")
 
 
-async def test_bad_settings_are_told_one_by_one_and_end_with_2(fake_stage: Stage) -> None:
-    said = await command(fake_stage, "check", "-o", "json", "--workers=0", LS_USERNAME="alone")
+async def test_invalid_settings_are_listed_and_exit_with_2(fake_testbed: Testbed) -> None:
+    said = await command(fake_testbed, "check", "-o", "json", "--workers=0", LS_USERNAME="alone")
 
     assert said.code == 2
     assert [each["detail"] for each in said.json] == [
@@ -259,12 +272,12 @@ async def test_bad_settings_are_told_one_by_one_and_end_with_2(fake_stage: Stage
     ]
 
 
-async def test_a_label_that_no_node_has_is_a_failure(fake_stage: Stage) -> None:
+async def test_a_label_that_no_node_has_is_a_failure(fake_testbed: Testbed) -> None:
     racks = manifests.storage_class("racks", {"allowRemoteVolumeAccess": "- fromSame: [rack]"})
-    await fake_stage.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", racks)
+    await fake_testbed.cluster.ask("POST", "/apis/storage.k8s.io/v1/storageclasses", racks)
 
-    said = await command(fake_stage, "check", "-o", "json")
+    said = await command(fake_testbed, "check", "-o", "json")
 
     assert said.code == 1
-    assert found(said)["node-labels"]["status"] == "fail"
-    assert "no LINSTOR node has rack" in found(said)["node-labels"]["detail"]
+    assert checks_of(said)["node-labels"]["status"] == "fail"
+    assert "no LINSTOR node has rack" in checks_of(said)["node-labels"]["detail"]

@@ -10,13 +10,13 @@ import pytest
 from tests.e2e.conftest import MakeService
 from tests.e2e.steps import UP_TO_REMOVAL
 from tests.fakes.sidecars import HttpApi, Reclaimed, Sidecars
-from tests.stage import manifests
-from tests.stage.clusters import ApiError, until
-from tests.stage.manifests import nodes_of
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Asked, Before
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import ApiError, until
+from tests.testbed.manifests import nodes_of
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Asked, Before
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -30,21 +30,21 @@ RESIZED: Json = json.loads(
 )
 
 
-async def delete_claim(stage: Stage) -> None:
-    await stage.cluster.ask("DELETE", CLAIM)
+async def delete_claim(testbed: Testbed) -> None:
+    await testbed.cluster.ask("DELETE", CLAIM)
     try:
         # No pod uses it; where the protection controller is quicker it is gone already.
-        await stage.cluster.ask("PATCH", CLAIM, {"metadata": {"finalizers": None}})
+        await testbed.cluster.ask("PATCH", CLAIM, {"metadata": {"finalizers": None}})
     except ApiError as error:
         if error.status != 404:
             raise
 
 
 @pytest.mark.parametrize("step", UP_TO_REMOVAL)
-async def test_a_claim_that_is_deleted_at_any_step_takes_its_data_along_exactly_once(
-    proxied: ProxiedStage, step: str
+async def test_deleting_a_claim_at_any_step_deletes_its_data_exactly_once(
+    proxied: ProxiedTestbed, step: str
 ) -> None:
-    stage = proxied.stage
+    testbed = proxied.testbed
     label, nth = UP_TO_REMOVAL[step]
 
     wished, deleted = False, list[str]()
@@ -52,26 +52,28 @@ async def test_a_claim_that_is_deleted_at_any_step_takes_its_data_along_exactly_
     async def now(_: Asked) -> None:
         nonlocal wished
         wished = True
-        await delete_claim(stage)
+        await delete_claim(testbed)
 
     def delete_data(done: Reclaimed) -> None:
         """As CSI's DeleteVolume, which may be asked for more than once."""
         assert wished
         if done.handle not in deleted:
             deleted.append(done.handle)
-            stage.world.delete_definition(done.handle)
+            testbed.world.delete_definition(done.handle)
 
-    async with Sidecars(HttpApi(stage.cluster)) as sidecars:
+    async with Sidecars(HttpApi(testbed.cluster)) as sidecars:
         sidecars.on_reclaim = delete_data
-        await stage.add("pvc-1", ["n1"])
+        await testbed.add("pvc-1", ["n1"])
         proxied.on(label, Before(now), nth=nth)
         async with running(proxied.service()):
-            stage.world.move("pvc-1", "n1", "n2")
+            testbed.world.move("pvc-1", "n1", "n2")
 
             async def all_gone() -> bool:
-                gone = await stage.cluster.find(PV) is None
+                gone = await testbed.cluster.find(PV) is None
                 return (
-                    gone and await stage.cluster.find(CLAIM) is None and not await stage.entries()
+                    gone
+                    and await testbed.cluster.find(CLAIM) is None
+                    and not await testbed.entries()
                 )
 
             await until(all_gone, "claim, volume and note are gone")
@@ -79,111 +81,109 @@ async def test_a_claim_that_is_deleted_at_any_step_takes_its_data_along_exactly_
     assert deleted == ["pvc-1"]
 
 
-async def test_a_claim_reference_that_somebody_writes_meanwhile_is_on_the_new_volume(
-    proxied: ProxiedStage,
+async def test_a_claim_ref_written_meanwhile_is_on_the_new_volume(
+    proxied: ProxiedTestbed,
 ) -> None:
     """As an import populator does when it hands a volume from its own claim to the user's."""
-    stage = proxied.stage
-    await stage.add("pvc-1", ["n1"])
-    other = await stage.cluster.ask("POST", CLAIMS, manifests.claim("users"))
+    testbed = proxied.testbed
+    await testbed.add("pvc-1", ["n1"])
+    other = await testbed.cluster.ask("POST", CLAIMS, manifests.claim("users"))
     ref = {"name": "users", "uid": other["metadata"]["uid"], "resourceVersion": None}
 
     async def rebind(_: Asked) -> None:
-        await stage.cluster.ask("PATCH", PV, {"spec": {"claimRef": ref}})
+        await testbed.cluster.ask("PATCH", PV, {"spec": {"claimRef": ref}})
 
     proxied.on("patch persistentvolumes", Before(rebind), nth=3)
     async with running(proxied.service()):
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
 
         async def bound() -> bool:
-            found = await stage.cluster.ask("GET", f"{CLAIMS}/users")
-            return found.get("status", {}).get("phase") == "Bound" and not await stage.entries()
+            found = await testbed.cluster.ask("GET", f"{CLAIMS}/users")
+            return found.get("status", {}).get("phase") == "Bound" and not await testbed.entries()
 
         await until(bound, "the user's claim has it")
 
-    after = await stage.cluster.ask("GET", PV)
+    after = await testbed.cluster.ask("GET", PV)
     assert after["spec"]["claimRef"]["uid"] == other["metadata"]["uid"]
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
 
-async def test_a_resize_that_waits_for_a_node_does_not_keep_its_pod_from_the_data(
-    stage: Stage, service_on: MakeService
+async def test_a_pending_node_resize_does_not_block_an_urgent_change(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     """The node can't be chosen before the affinity is right: as the real csi-resizer leaves it."""
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
     size = RESIZED["spec"]["resources"]["requests"]["storage"]
-    await stage.cluster.ask("PATCH", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
-    await stage.cluster.ask(
+    await testbed.cluster.ask("PATCH", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
+    await testbed.cluster.ask(
         "PATCH", CLAIM, {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
     )
     status = json.loads(json.dumps(RESIZED["status"]).replace(size, "2Gi"))
-    await stage.cluster.ask("PATCH", f"{CLAIM}/status", {"status": status})
+    await testbed.cluster.ask("PATCH", f"{CLAIM}/status", {"status": status})
 
-    async with running(service_on(stage)):
-        stage.world.place("pvc-1", "n2")
-        await stage.until_on("pvc-1", "n1", "n2")
-        await stage.until_bound("pvc-1")
+    async with running(service_on(testbed)):
+        testbed.world.place("pvc-1", "n2")
+        await testbed.until_on("pvc-1", "n1", "n2")
+        await testbed.until_bound("pvc-1")
 
 
 async def test_an_urgent_volume_does_not_wait_for_a_resize_that_linstor_refuses(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
     wish = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
-    await stage.cluster.ask("PATCH", CLAIM, wish)
+    await testbed.cluster.ask("PATCH", CLAIM, wish)
 
-    async with running(service_on(stage)) as service:
-        stage.world.place("pvc-1", "n3")
+    async with running(service_on(testbed)) as service:
+        testbed.world.place("pvc-1", "n3")
         await service.until_said("resize-in-flight")
-        assert nodes_of(await stage.cluster.ask("GET", PV)) == {"n1"}
+        assert nodes_of(await testbed.cluster.ask("GET", PV)) == {"n1"}
 
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2", "n3")
-        await stage.until_bound("pvc-1")
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2", "n3")
+        await testbed.until_bound("pvc-1")
 
 
-async def test_a_volume_that_is_bound_in_advance_is_set_right(
-    stage: Stage, service_on: MakeService
-) -> None:
-    stage.place("pvc-1", ["n2"])
+async def test_a_prebound_volume_is_corrected(testbed: Testbed, service_on: MakeService) -> None:
+    testbed.place("pvc-1", ["n2"])
     made = manifests.volume("pvc-1", claim=None, node_affinity=manifests.on_nodes(["n1"]))
     made["spec"]["claimRef"] = {"namespace": "default", "name": "some-day"}
-    await stage.cluster.ask("POST", "/api/v1/persistentvolumes", made)
+    await testbed.cluster.ask("POST", "/api/v1/persistentvolumes", made)
 
-    async with running(service_on(stage)) as service:
-        await stage.until_on("pvc-1", "n2")
+    async with running(service_on(testbed)) as service:
+        await testbed.until_on("pvc-1", "n2")
         await service.until_said("volume affinity updated")
-        claim = await stage.cluster.ask("POST", CLAIMS, manifests.claim("some-day"))
+        claim = await testbed.cluster.ask("POST", CLAIMS, manifests.claim("some-day"))
 
         async def bound() -> bool:
-            found = await stage.cluster.ask("GET", PV)
+            found = await testbed.cluster.ask("GET", PV)
             return bool(found.get("status", {}).get("phase") == "Bound")
 
         await until(bound, "the claim that it waited for has it")
 
-    after = await stage.cluster.ask("GET", PV)
+    after = await testbed.cluster.ask("GET", PV)
     assert after["spec"]["claimRef"]["uid"] == claim["metadata"]["uid"]
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-    assert await stage.entries() == []
+    assert await testbed.entries() == []
 
 
-async def test_a_claim_that_turns_lost_is_always_counted(proxied: ProxiedStage) -> None:
-    """The controller looks at it just when its volume is away: here by holding up the creation."""
-    stage = proxied.stage
-    await stage.add("pvc-1", ["n1"])
+async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
+    """The controller checks it just when its volume is away: here by holding up the creation."""
+    testbed = proxied.testbed
+    await testbed.add("pvc-1", ["n1"])
     bound_at = datetime.now(UTC).replace(microsecond=0)
 
     async def later() -> bool:
         return datetime.now(UTC) > bound_at + timedelta(seconds=1)
 
-    # When the phase was written is told in whole seconds.
+    # When the phase was written is reported in whole seconds.
     await until(later, "the claim was not bound just now")
 
     async def lost() -> bool:
-        if await stage.cluster.find(PV) is None:
-            await look_at_claim(stage, "gone")
-        found = await stage.cluster.ask("GET", CLAIM)
+        if await testbed.cluster.find(PV) is None:
+            await read_claim(testbed, "gone")
+        found = await testbed.cluster.ask("GET", CLAIM)
         return bool(found["status"]["phase"] == "Lost")
 
     async def lose(_: Asked) -> None:
@@ -191,10 +191,10 @@ async def test_a_claim_that_turns_lost_is_always_counted(proxied: ProxiedStage) 
 
     proxied.on("create persistentvolumes", Before(lose), nth=1)
     async with running(proxied.service()) as service:
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
-        await look_at_claim(stage, "back")
-        await stage.until_bound("pvc-1")
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
+        await read_claim(testbed, "back")
+        await testbed.until_bound("pvc-1")
 
         async def counted() -> bool:
             return await service.metric("linstor_affinity_claims_lost_total") == 1
@@ -203,6 +203,6 @@ async def test_a_claim_that_turns_lost_is_always_counted(proxied: ProxiedStage) 
         assert "no data is affected" in service.said()
 
 
-async def look_at_claim(stage: Stage, why: str) -> None:
-    """Have the controller look at the claim, as it does whenever somebody changes it."""
-    await stage.cluster.ask("PATCH", CLAIM, {"metadata": {"annotations": {"changed": why}}})
+async def read_claim(testbed: Testbed, why: str) -> None:
+    """Have the controller check the claim, as it does whenever a client changes it."""
+    await testbed.cluster.ask("PATCH", CLAIM, {"metadata": {"annotations": {"changed": why}}})

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeService
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.manifests import ZONE
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.manifests import ZONE
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -35,83 +35,85 @@ async def full_reconciles(service: Service, number: int) -> None:
     await until(ended, f"{number} more full reconciles ended")
 
 
-async def test_a_node_that_loses_a_label_opens_no_volume(
-    stage: Stage, service_on: MakeService
+async def test_a_node_that_loses_a_label_widens_no_affinity(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    stage.place("pvc-1", ["n1"])
-    await stage.bind("pvc-1", manifests.affinity({ZONE: "z1"}), storage_class=manifests.ZONE_CLASS)
-    await stage.until_bound("pvc-1")
-    before = await stage.cluster.ask("GET", PV)
+    testbed.place("pvc-1", ["n1"])
+    await testbed.bind(
+        "pvc-1", manifests.affinity({ZONE: "z1"}), storage_class=manifests.ZONE_CLASS
+    )
+    await testbed.until_bound("pvc-1")
+    before = await testbed.cluster.ask("GET", PV)
 
-    async with running(service_on(stage, OFTEN)) as service:
-        stage.world.set_node_prop("n1", f"Aux/topology/{ZONE}", None)
+    async with running(service_on(testbed, OFTEN)) as service:
+        testbed.world.set_node_prop("n1", f"Aux/topology/{ZONE}", None)
         await service.until_said("node-without-label")
         await full_reconciles(service, 2)
-        assert (await stage.cluster.ask("GET", PV))["spec"] == before["spec"]
+        assert (await testbed.cluster.ask("GET", PV))["spec"] == before["spec"]
         assert f"n1 lacks {ZONE}" in service.said()
 
-        stage.world.set_node_prop("n1", f"Aux/topology/{ZONE}", "z2")
-        await stage.observer.until_terms("pvc-1", {ZONE: "z2"})
+        testbed.world.set_node_prop("n1", f"Aux/topology/{ZONE}", "z2")
+        await testbed.observer.until_terms("pvc-1", {ZONE: "z2"})
 
 
-async def test_everywhere_can_mean_every_node_with_the_driver(
-    stage: Stage, service_on: MakeService
+async def test_everywhere_can_be_restricted_to_nodes_with_the_driver(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"], storage_class=manifests.ANYWHERE_CLASS)
-    stage.place("pvc-2", ["n1"])
-    await stage.bind("pvc-2", None, storage_class=manifests.ANYWHERE_CLASS)
-    await stage.until_bound("pvc-2")
+    await testbed.add("pvc-1", ["n1"], storage_class=manifests.ANYWHERE_CLASS)
+    testbed.place("pvc-2", ["n1"])
+    await testbed.bind("pvc-2", None, storage_class=manifests.ANYWHERE_CLASS)
+    await testbed.until_bound("pvc-2")
 
     async def written() -> bool:
-        found = (await stage.cluster.ask("GET", "/api/v1/persistentvolumes"))["items"]
+        found = (await testbed.cluster.ask("GET", "/api/v1/persistentvolumes"))["items"]
         return [each["spec"].get("nodeAffinity") for each in found] == [DRIVER_NODES] * 2
 
-    async with running(service_on(stage, OFTEN, "--everywhere=driver")):
+    async with running(service_on(testbed, OFTEN, "--everywhere=driver")):
         await until(written, "both say so")
     # Switching it off again is no reason to replace anything.
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await full_reconciles(service, 3)
         assert await written()
         assert await service.metric("linstor_affinity_changes_total") == 0
 
 
-async def test_only_a_class_of_linstors_driver_decides(
-    stage: Stage, service_on: MakeService
+async def test_only_a_class_of_the_linstor_driver_counts(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     foreign = manifests.storage_class("foreign", {"allowRemoteVolumeAccess": "true"})
     foreign["provisioner"] = "ebs.csi.aws.com"
-    if await stage.cluster.find(f"{CLASSES}/foreign") is None:
-        await stage.cluster.ask("POST", CLASSES, foreign)
-    await stage.add("pvc-1", ["n1"], storage_class="foreign")
-    before = await stage.cluster.ask("GET", PV)
+    if await testbed.cluster.find(f"{CLASSES}/foreign") is None:
+        await testbed.cluster.ask("POST", CLASSES, foreign)
+    await testbed.add("pvc-1", ["n1"], storage_class="foreign")
+    before = await testbed.cluster.ask("GET", PV)
 
-    async with running(service_on(stage, OFTEN)) as service:
-        stage.world.move_silently("pvc-1", "n1", "n2")
+    async with running(service_on(testbed, OFTEN)) as service:
+        testbed.world.move_silently("pvc-1", "n1", "n2")
         await service.until_said("StorageClass 'foreign' is for another driver")
         await full_reconciles(service, 2)
 
-    assert await stage.cluster.ask("GET", PV) == before
+    assert await testbed.cluster.ask("GET", PV) == before
 
 
 @pytest.mark.parametrize("phase", ["never-bound", "released"])
-async def test_a_copy_that_nobody_uses_stands_in_nobodys_way(
-    stage: Stage, service_on: MakeService, phase: str
+async def test_an_unused_duplicate_does_not_block_the_volume(
+    testbed: Testbed, service_on: MakeService, phase: str
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
     copy = manifests.volume(
         "copy", claim=None, node_affinity=manifests.on_nodes(["n1"]), handle="pvc-1"
     )
     copy["spec"]["persistentVolumeReclaimPolicy"] = "Retain"
     if phase == "released":
         copy["spec"]["claimRef"] = {"namespace": "default", "name": "old", "uid": "gone-for-good"}
-    await stage.cluster.ask("POST", "/api/v1/persistentvolumes", copy)
+    await testbed.cluster.ask("POST", "/api/v1/persistentvolumes", copy)
 
-    async with running(service_on(stage, OFTEN)) as service:
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
-        await stage.until_bound("pvc-1")
+    async with running(service_on(testbed, OFTEN)) as service:
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
+        await testbed.until_bound("pvc-1")
         await full_reconciles(service, 1)
 
-    left = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/copy")
+    left = await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/copy")
     assert manifests.nodes_of(left) == {"n1"}
-    assert stage.observer.lost == []
+    assert testbed.observer.lost == []

@@ -2,27 +2,27 @@
 
 import pytest
 
-from tests.stage.clusters import ApiError
-from tests.stage.proxied import ProxiedStage
-from tests.stage.service import running
+from tests.testbed.clusters import ApiError
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.service import running
 
 LEASES, JOURNAL = "affinity-leases", "affinity-journal"
 
 
-async def namespaces_of(proxied: ProxiedStage, *flags: str) -> dict[str, set[str]]:
+async def namespaces_of(proxied: ProxiedTestbed, *flags: str) -> dict[str, set[str]]:
     """Run one replacement; the namespaces in which each kind was asked for."""
-    stage = proxied.stage
+    testbed = proxied.testbed
     for name in (LEASES, JOURNAL):
         try:
-            await stage.cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+            await testbed.cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
         except ApiError as error:
             if error.status != 409:
                 raise
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
     service = proxied.service("--leader-election=true", *flags)
     async with running(service):
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
         assert await service.stop() == 0
     asked: dict[str, set[str]] = {"configmaps": set(), "leases": set()}
     for each in proxied.record:
@@ -42,7 +42,7 @@ async def namespaces_of(proxied: ProxiedStage, *flags: str) -> dict[str, set[str
     ],
     ids=["together", "apart"],
 )
-async def test_the_journal_may_have_a_namespace_of_its_own(
-    proxied: ProxiedStage, flags: tuple[str, ...], expected: dict[str, set[str]]
+async def test_the_journal_can_have_a_separate_namespace(
+    proxied: ProxiedTestbed, flags: tuple[str, ...], expected: dict[str, set[str]]
 ) -> None:
     assert await namespaces_of(proxied, *flags) == expected

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest_asyncio
 
 from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
-from tests.stage.clusters import ApiError, until
-from tests.stage.permissions import OWN as OWN_NAMESPACE
-from tests.stage.permissions import asked_for, documented, rbac_objects
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import After, Answer, Asked
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed.clusters import ApiError, until
+from tests.testbed.permissions import OWN as OWN_NAMESPACE
+from tests.testbed.permissions import asked_for, documented, rbac_objects
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import After, Asked, Respond
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 OWN, ACCOUNT = "affinity-events", "affinity-events"
 FLAGS = ("--leader-election=true", f"--lease-lock-namespace={OWN}")
@@ -23,19 +23,19 @@ NO_STREAMED_LISTS = json.dumps({"kind": "Status", "code": 422, "reason": "Invali
 
 
 @pytest_asyncio.fixture
-async def kubeconfig(proxied: ProxiedStage) -> AsyncIterator[Path]:
+async def kubeconfig(proxied: ProxiedTestbed) -> AsyncIterator[Path]:
     """Signs in with what the page allows and no more, where there is somebody who checks that."""
-    cluster = proxied.stage.cluster
-    await _make(proxied.stage, "/api/v1/namespaces", {"metadata": {"name": OWN}})
+    cluster = proxied.testbed.cluster
+    await _make(proxied.testbed, "/api/v1/namespaces", {"metadata": {"name": OWN}})
     if cluster.real is None:
         yield proxied.kubeconfig
         return
     accounts = f"/api/v1/namespaces/{OWN}/serviceaccounts"
-    await _make(proxied.stage, accounts, {"metadata": {"name": ACCOUNT}})
+    await _make(proxied.testbed, accounts, {"metadata": {"name": ACCOUNT}})
     for path, body in rbac_objects(documented(), ACCOUNT, OWN).items():
-        await _make(proxied.stage, path, body)
-    answer = await cluster.ask("POST", f"{accounts}/{ACCOUNT}/token", {"spec": {}})
-    token: str = answer["status"]["token"]
+        await _make(proxied.testbed, path, body)
+    response = await cluster.ask("POST", f"{accounts}/{ACCOUNT}/token", {"spec": {}})
+    token: str = response["status"]["token"]
 
     async def known() -> bool:
         path = f"/apis/coordination.k8s.io/v1/namespaces/{OWN}/leases/none"
@@ -47,15 +47,15 @@ async def kubeconfig(proxied: ProxiedStage) -> AsyncIterator[Path]:
     yield proxied.kubernetes.write_kubeconfig(proxied.directory / "account", token=token)
 
 
-async def _make(stage: Stage, path: str, body: dict[str, object]) -> None:
+async def _make(testbed: Testbed, path: str, body: dict[str, object]) -> None:
     try:
-        await stage.cluster.ask("POST", path, body)
+        await testbed.cluster.ask("POST", path, body)
     except ApiError as error:
         if error.status != 409:
             raise
 
 
-def test_what_check_asks_about_and_the_chart_grants_is_what_is_documented() -> None:
+def test_documented_permissions_are_those_of_check_and_chart() -> None:
     documents = {
         (each.group, each.resource, each.where != OWN_NAMESPACE, each.verb) for each in documented()
     }
@@ -67,10 +67,10 @@ def test_what_check_asks_about_and_the_chart_grants_is_what_is_documented() -> N
     }
 
 
-async def test_every_permission_is_documented_and_every_documented_one_is_needed(
-    proxied: ProxiedStage, kubeconfig: Path
+async def test_the_documented_permissions_are_exactly_the_used_ones(
+    proxied: ProxiedTestbed, kubeconfig: Path
 ) -> None:
-    stage = proxied.stage
+    testbed = proxied.testbed
     requests: list[Asked] = []
 
     def service(name: str) -> Service:
@@ -78,7 +78,7 @@ async def test_every_permission_is_documented_and_every_documented_one_is_needed
         return proxied.service(*FLAGS, identity, kubeconfig=kubeconfig)
 
     # A replacement cut off, and with it a lease that is taken and never given back.
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
     first = service("first")
 
     async def kill(asked: Asked) -> None:
@@ -86,19 +86,19 @@ async def test_every_permission_is_documented_and_every_documented_one_is_needed
 
     cut = proxied.on("delete persistentvolumes", After(kill))
     async with running(first):
-        stage.world.move("pvc-1", "n1", "n2")
+        testbed.world.move("pvc-1", "n1", "n2")
         await cut.struck.wait()
         await first.ended()
-    await stage.cluster.ask("DELETE", _lease())
+    await testbed.cluster.ask("DELETE", _lease())
 
     # Brought to its end by another, who then replaces, is refused a deletion, and takes it back.
     async with running(service("second")) as second:
-        await stage.until_on("pvc-1", "n2")
-        stage.world.move("pvc-1", "n2", "n3")
-        await stage.until_on("pvc-1", "n3")
+        await testbed.until_on("pvc-1", "n2")
+        testbed.world.move("pvc-1", "n2", "n3")
+        await testbed.until_on("pvc-1", "n3")
         await second.until_said("volume affinity updated")
-        proxied.on("delete persistentvolumes", Answer(403, REFUSED))
-        stage.world.move("pvc-1", "n3", "n4")
+        proxied.on("delete persistentvolumes", Respond(403, REFUSED))
+        testbed.world.move("pvc-1", "n3", "n4")
         await second.until_said("Kubernetes rejected its replacement")
         assert await second.stop() == 0
 
@@ -106,7 +106,7 @@ async def test_every_permission_is_documented_and_every_documented_one_is_needed
     requests += proxied.record
     proxied.forget()
     for stream in ("watch persistentvolumes", "watch storageclasses.storage.k8s.io"):
-        proxied.on(stream, Answer(422, NO_STREAMED_LISTS))
+        proxied.on(stream, Respond(422, NO_STREAMED_LISTS))
     async with running(service("third")) as third:
         assert await third.stop() == 0
     requests += proxied.record

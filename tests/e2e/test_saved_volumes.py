@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeService
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.manifests import nodes_of
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.manifests import nodes_of
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -33,19 +33,19 @@ OFTEN = "--reconcile-rate=1s"
 UNTOUCHED, MARKED, TERMINATING, ABSENT = "untouched", "marked", "terminating", "absent"
 
 
-async def a_volume(stage: Stage, *, policy: str = "Delete") -> Json:
+async def a_volume(testbed: Testbed, *, policy: str = "Delete") -> Json:
     """One as the recorded volume was, on n1, and its claim, bound to each other; LINSTOR has its
     data on n2, where the recorded volume is to go.
     """
-    stage.place(PV, ["n2"])
-    await stage.bind(PV, manifests.on_nodes(["n1"]), policy=policy)
-    await stage.until_bound(PV)
-    return await stage.cluster.ask("PATCH", PATH, {"metadata": {"labels": {"keep": "me"}}})
+    testbed.place(PV, ["n2"])
+    await testbed.bind(PV, manifests.on_nodes(["n1"]), policy=policy)
+    await testbed.until_bound(PV)
+    return await testbed.cluster.ask("PATCH", PATH, {"metadata": {"labels": {"keep": "me"}}})
 
 
-async def saved_for(stage: Stage, **claim: Any) -> Json:
+async def saved_for(testbed: Testbed, **claim: Any) -> Json:
     """The recorded volume, for the claim of this cluster or for another."""
-    its_claim = await stage.cluster.ask("GET", CLAIM)
+    its_claim = await testbed.cluster.ask("GET", CLAIM)
     saved = deepcopy(RECORDED)
     saved["spec"]["claimRef"] |= {
         "namespace": "default",
@@ -57,77 +57,80 @@ async def saved_for(stage: Stage, **claim: Any) -> Json:
     return saved
 
 
-async def left_in(stage: Stage, state: str) -> None:
+async def left_in(testbed: Testbed, state: str) -> None:
     """Bring the volume to where the reference had it when it was killed."""
     if state == UNTOUCHED:
         return
     retained = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
     marked = {"metadata": {"annotations": {SKIP_RECLAIM: "true"}}, **retained}
-    await stage.cluster.ask("PATCH", PATH, marked)
+    await testbed.cluster.ask("PATCH", PATH, marked)
     if state in {TERMINATING, ABSENT}:
-        await stage.cluster.ask("DELETE", PATH)
+        await testbed.cluster.ask("DELETE", PATH)
     if state == ABSENT:
-        await stage.cluster.ask("PATCH", PATH, {"metadata": {"finalizers": None}})
+        await testbed.cluster.ask("PATCH", PATH, {"metadata": {"finalizers": None}})
 
 
-def keep_on_linstor(stage: Stage, saved: Json, level: str) -> None:
+def keep_on_linstor(testbed: Testbed, saved: Json, level: str) -> None:
     text = json.dumps(saved)
     if level == "volume":
-        stage.world.set_volume_prop(PV, 0, PROPERTY, text)
+        testbed.world.set_volume_prop(PV, 0, PROPERTY, text)
     else:
-        stage.world.set_definition_prop(PV, PROPERTY, text)
+        testbed.world.set_definition_prop(PV, PROPERTY, text)
 
 
-def is_kept(stage: Stage) -> bool:
-    definition = stage.world.definition(PV)
-    return PROPERTY in definition.props or PROPERTY in stage.world.volume(PV, 0).props
+def is_preserved(testbed: Testbed) -> bool:
+    definition = testbed.world.definition(PV)
+    return PROPERTY in definition.props or PROPERTY in testbed.world.volume(PV, 0).props
 
 
-async def over(stage: Stage) -> bool:
-    found = await stage.cluster.find(PATH)
+async def over(testbed: Testbed) -> bool:
+    found = await testbed.cluster.find(PATH)
     right = found is not None and nodes_of(found) == {"n2"}
-    return right and not is_kept(stage) and not await stage.entries()
+    return right and not is_preserved(testbed) and not await testbed.entries()
 
 
 @pytest.mark.parametrize("level", ["volume", "definition"])
 @pytest.mark.parametrize("policy", ["Delete", "Retain"])
 @pytest.mark.parametrize("state", [UNTOUCHED, MARKED, TERMINATING, ABSENT])
-async def test_a_replacement_that_the_reference_left_is_brought_to_its_end(
-    stage: Stage, service_on: MakeService, state: str, policy: str, level: str
+async def test_a_replacement_interrupted_in_the_reference_is_finished(
+    testbed: Testbed, service_on: MakeService, state: str, policy: str, level: str
 ) -> None:
-    before = await a_volume(stage, policy=policy)
-    saved = await saved_for(stage)
+    before = await a_volume(testbed, policy=policy)
+    saved = await saved_for(testbed)
     saved["spec"]["persistentVolumeReclaimPolicy"] = policy
-    keep_on_linstor(stage, saved, level)
-    await left_in(stage, state)
+    keep_on_linstor(testbed, saved, level)
+    await left_in(testbed, state)
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: over(stage), "the volume is right and nothing is left on LINSTOR")
-        # The claim of a volume that was gone is Lost until the controller looks at it once more,
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: over(testbed), "the volume is right and nothing is left on LINSTOR")
+        # The claim of a volume that was gone is Lost until the controller checks it once more,
         # which it does each 15 s elsewhere, and here when the claim changes.
-        await stage.cluster.ask("PATCH", CLAIM, {"metadata": {"labels": {"look": "again"}}})
-        await stage.until_bound(PV)
+        await testbed.cluster.ask("PATCH", CLAIM, {"metadata": {"labels": {"look": "again"}}})
+        await testbed.until_bound(PV)
 
-    after = await stage.cluster.ask("GET", PATH)
+    after = await testbed.cluster.ask("GET", PATH)
     assert after["spec"]["persistentVolumeReclaimPolicy"] == policy
     assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
     assert after["metadata"]["labels"] == {"keep": "me"}
     assert after["spec"]["claimRef"]["uid"] == before["spec"]["claimRef"]["uid"]
 
 
-async def refused(stage: Stage, service: Service, why: str) -> None:
-    """See that it is told once, that nothing is created, and that the property stays."""
+async def refused(testbed: Testbed, service: Service, why: str) -> None:
+    """See that it is reported once, that nothing is created, and that the property stays."""
     await service.until_said(NOT_TAKEN)
-    passes = await service.metric("linstor_affinity_full_reconcile_seconds_count")
+    full_reconciles = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
-    async def passed() -> bool:
-        return await service.metric("linstor_affinity_full_reconcile_seconds_count") >= passes + 2
+    async def reconciled() -> bool:
+        return (
+            await service.metric("linstor_affinity_full_reconcile_seconds_count")
+            >= full_reconciles + 2
+        )
 
-    await until(passed, "two more full reconciles ended")
+    await until(reconciled, "two more full reconciles ended")
     assert service.said().count(NOT_TAKEN) == 1
     assert why in service.said()
-    assert is_kept(stage)
-    assert await stage.entries() == []
+    assert is_preserved(testbed)
+    assert await testbed.entries() == []
 
 
 @pytest.mark.parametrize(
@@ -138,32 +141,32 @@ async def refused(stage: Stage, service: Service, why: str) -> None:
         pytest.param({"namespace": "kube-system"}, id="another-namespace"),
     ],
 )
-async def test_a_saved_volume_whose_claim_is_not_here_is_another_clusters(
-    stage: Stage, service_on: MakeService, claim: Json
+async def test_a_saved_pv_without_claim_here_belongs_to_another_cluster(
+    testbed: Testbed, service_on: MakeService, claim: Json
 ) -> None:
-    await a_volume(stage)
-    saved = await saved_for(stage, **claim)
-    await left_in(stage, ABSENT)
-    keep_on_linstor(stage, saved, "volume")
+    await a_volume(testbed)
+    saved = await saved_for(testbed, **claim)
+    await left_in(testbed, ABSENT)
+    keep_on_linstor(testbed, saved, "volume")
 
-    async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, "another Kubernetes cluster that uses this LINSTOR")
+    async with running(service_on(testbed, OFTEN)) as service:
+        await refused(testbed, service, "another Kubernetes cluster that uses this LINSTOR")
 
-    assert await stage.cluster.find(PATH) is None
+    assert await testbed.cluster.find(PATH) is None
 
 
-async def test_a_saved_volume_for_another_claim_leaves_the_one_of_that_name_alone(
-    stage: Stage, service_on: MakeService
+async def test_a_saved_pv_for_another_claim_does_not_affect_the_claim_of_that_name(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await a_volume(stage)
-    saved = await saved_for(stage, uid="00000000-0000-0000-0000-000000000000")
-    await left_in(stage, MARKED)
-    keep_on_linstor(stage, saved, "volume")
+    await a_volume(testbed)
+    saved = await saved_for(testbed, uid="00000000-0000-0000-0000-000000000000")
+    await left_in(testbed, MARKED)
+    keep_on_linstor(testbed, saved, "volume")
 
-    async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, "is for another claim or volume")
+    async with running(service_on(testbed, OFTEN)) as service:
+        await refused(testbed, service, "is for another claim or volume")
 
-    after = await stage.cluster.ask("GET", PATH)
+    after = await testbed.cluster.ask("GET", PATH)
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
@@ -179,18 +182,18 @@ SKIPPED: Json = {"metadata": {"annotations": {SKIP_RECLAIM: "true"}}}
         pytest.param("Recycle", SKIPPED, id="skip-reclaim alone"),
     ],
 )
-async def test_a_volume_with_a_part_of_the_marks_keeps_what_it_has(
-    stage: Stage, service_on: MakeService, policy: str, patch: Json
+async def test_a_partly_marked_volume_keeps_policy_and_annotations(
+    testbed: Testbed, service_on: MakeService, policy: str, patch: Json
 ) -> None:
     """Saved with policy Delete, for that very claim and volume."""
-    await a_volume(stage, policy=policy)
-    before = await stage.cluster.ask("PATCH", PATH, patch)
-    keep_on_linstor(stage, await saved_for(stage), "volume")
+    await a_volume(testbed, policy=policy)
+    before = await testbed.cluster.ask("PATCH", PATH, patch)
+    keep_on_linstor(testbed, await saved_for(testbed), "volume")
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: over(stage), "the volume is right and nothing is left on LINSTOR")
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: over(testbed), "the volume is right and nothing is left on LINSTOR")
 
-    after = await stage.cluster.ask("GET", PATH)
+    after = await testbed.cluster.ask("GET", PATH)
     assert (
         after["spec"]["persistentVolumeReclaimPolicy"]
         == (before["spec"]["persistentVolumeReclaimPolicy"])
@@ -198,109 +201,111 @@ async def test_a_volume_with_a_part_of_the_marks_keeps_what_it_has(
     assert after["metadata"]["annotations"] == before["metadata"]["annotations"]
 
 
-async def test_a_saved_volume_that_brings_secrets_of_others_is_refused(
-    stage: Stage, service_on: MakeService
+async def test_a_saved_pv_with_secrets_of_others_is_rejected(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await a_volume(stage)
-    saved = await saved_for(stage)
+    await a_volume(testbed)
+    saved = await saved_for(testbed)
     saved["spec"]["csi"]["nodeStageSecretRef"] = {"name": "s", "namespace": "kube-system"}
-    await left_in(stage, ABSENT)
-    keep_on_linstor(stage, saved, "volume")
+    await left_in(testbed, ABSENT)
+    keep_on_linstor(testbed, saved, "volume")
 
-    async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, "Secrets of another namespace")
+    async with running(service_on(testbed, OFTEN)) as service:
+        await refused(testbed, service, "Secrets of another namespace")
 
-    assert await stage.cluster.find(PATH) is None
+    assert await testbed.cluster.find(PATH) is None
 
 
-async def test_a_saved_volume_of_another_resource_is_refused(
-    stage: Stage, service_on: MakeService
+async def test_a_saved_pv_of_another_resource_is_rejected(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await a_volume(stage)
-    saved = await saved_for(stage)
+    await a_volume(testbed)
+    saved = await saved_for(testbed)
     saved["spec"]["csi"]["volumeHandle"] = "another"
-    await left_in(stage, ABSENT)
-    keep_on_linstor(stage, saved, "volume")
+    await left_in(testbed, ABSENT)
+    keep_on_linstor(testbed, saved, "volume")
 
-    async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, "it was found at volume")
+    async with running(service_on(testbed, OFTEN)) as service:
+        await refused(testbed, service, "it was found at volume")
 
-    assert await stage.cluster.find(PATH) is None
+    assert await testbed.cluster.find(PATH) is None
 
 
-async def test_nobody_gets_another_claims_volume_by_a_property_on_linstor(
-    stage: Stage, service_on: MakeService
+async def test_a_linstor_property_gives_no_claim_the_volume_of_another(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     """Whoever can write to LINSTOR, and owns a claim that asks for a volume that is not there."""
-    await a_volume(stage)
+    await a_volume(testbed)
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
     claims = "/api/v1/namespaces/default/persistentvolumeclaims"
-    evil = await stage.cluster.ask("POST", claims, wish)
-    saved = await saved_for(stage, name="evil", uid=evil["metadata"]["uid"])
+    evil = await testbed.cluster.ask("POST", claims, wish)
+    saved = await saved_for(testbed, name="evil", uid=evil["metadata"]["uid"])
     saved["metadata"]["name"] = "evil"
-    keep_on_linstor(stage, saved, "volume")
+    keep_on_linstor(testbed, saved, "volume")
 
-    async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, f"{PV} refers to this LINSTOR volume now")
+    async with running(service_on(testbed, OFTEN)) as service:
+        await refused(testbed, service, f"{PV} refers to this LINSTOR volume now")
 
-    assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
+    assert await testbed.cluster.find("/api/v1/persistentvolumes/evil") is None
 
 
-async def test_a_volume_that_was_provisioned_for_another_claim_is_not_given_away(
-    stage: Stage, service_on: MakeService
+async def test_a_volume_provisioned_for_another_claim_is_not_given_away(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    theirs = "pvc-11111111-2222-4333-8444-555555555555"
-    stage.place(theirs, ["n2"])
+    foreign = "pvc-11111111-2222-4333-8444-555555555555"
+    testbed.place(foreign, ["n2"])
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
     claims = "/api/v1/namespaces/default/persistentvolumeclaims"
-    claim = await stage.cluster.ask("POST", claims, wish)
-    evil = manifests.volume("evil", claim=claim, node_affinity=None, handle=theirs)
-    stage.world.set_volume_prop(theirs, 0, PROPERTY, json.dumps(evil))
+    claim = await testbed.cluster.ask("POST", claims, wish)
+    evil = manifests.volume("evil", claim=claim, node_affinity=None, handle=foreign)
+    testbed.world.set_volume_prop(foreign, 0, PROPERTY, json.dumps(evil))
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said(NOT_TAKEN)
 
     assert "was provisioned for another claim" in service.said()
-    assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
+    assert await testbed.cluster.find("/api/v1/persistentvolumes/evil") is None
 
 
-async def test_what_kubernetes_would_not_create_is_told_before_anything_is_written_down(
-    stage: Stage, service_on: MakeService
+async def test_a_saved_pv_that_kubernetes_rejects_is_reported_before_any_entry(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await a_volume(stage)
-    saved = await saved_for(stage)
+    await a_volume(testbed)
+    saved = await saved_for(testbed)
     saved["spec"]["accessModes"] = ["NoSuchMode"]
-    await left_in(stage, ABSENT)
-    keep_on_linstor(stage, saved, "volume")
+    await left_in(testbed, ABSENT)
+    keep_on_linstor(testbed, saved, "volume")
 
-    async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, "Kubernetes would reject it")
+    async with running(service_on(testbed, OFTEN)) as service:
+        await refused(testbed, service, "Kubernetes would reject it")
 
 
-async def test_a_saved_volume_of_another_kind_is_refused(
-    stage: Stage, service_on: MakeService
+async def test_a_saved_object_of_another_kind_is_rejected(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await a_volume(stage)
+    await a_volume(testbed)
     evil = manifests.volume("evil", claim=None, node_affinity=None)
     evil["spec"].pop("csi")
     evil["spec"]["hostPath"] = {"path": "/"}
-    keep_on_linstor(stage, evil, "volume")
+    keep_on_linstor(testbed, evil, "volume")
 
-    async with running(service_on(stage, OFTEN)) as service:
-        await refused(stage, service, "is not of driver linstor.csi.linbit.com")
+    async with running(service_on(testbed, OFTEN)) as service:
+        await refused(testbed, service, "is not of driver linstor.csi.linbit.com")
 
-    assert await stage.cluster.find("/api/v1/persistentvolumes/evil") is None
+    assert await testbed.cluster.find("/api/v1/persistentvolumes/evil") is None
 
 
-async def test_taking_over_can_be_switched_off(stage: Stage, service_on: MakeService) -> None:
-    await a_volume(stage)
-    saved = await saved_for(stage)
-    await left_in(stage, ABSENT)
-    keep_on_linstor(stage, saved, "volume")
+async def test_taking_over_saved_pvs_can_be_disabled(
+    testbed: Testbed, service_on: MakeService
+) -> None:
+    await a_volume(testbed)
+    saved = await saved_for(testbed)
+    await left_in(testbed, ABSENT)
+    keep_on_linstor(testbed, saved, "volume")
 
-    async with running(service_on(stage, OFTEN, "--take-over-saved-volumes=off")) as service:
-        await refused(stage, service, "--take-over-saved-volumes=off")
+    async with running(service_on(testbed, OFTEN, "--take-over-saved-volumes=off")) as service:
+        await refused(testbed, service, "--take-over-saved-volumes=off")
 
-    assert await stage.cluster.find(PATH) is None
+    assert await testbed.cluster.find(PATH) is None

@@ -1,6 +1,6 @@
 """Nothing that the service is given or learns in confidence is in its log.
 
-Every instance that a test starts is looked at when it ends; here it has all secrets at once, talks
+Every instance that a test starts is checked when it ends; here it has all secrets at once, talks
 as much as it can, and has reason to talk of them.
 """
 
@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import MakeService
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Answer
-from tests.stage.secrets import leaked
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Respond
+from tests.testbed.secrets import leaked
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 PASSWORD, BEARER = "pass-word-of-linstor", "bearer-token-of-linstor"
 KUBERNETES = "token-of-kubernetes"
 
 
-async def test_the_loudest_log_of_a_life_with_failures_holds_no_secret(
-    proxied: ProxiedStage,
+async def test_the_most_verbose_log_with_failures_contains_no_secret(
+    proxied: ProxiedTestbed,
 ) -> None:
-    stage = proxied.stage
-    await stage.add("pvc-1", ["n1"])
-    stage.world.login = ("admin", PASSWORD)
-    token = stage.cluster.token or KUBERNETES
+    testbed = proxied.testbed
+    await testbed.add("pvc-1", ["n1"])
+    testbed.world.login = ("admin", PASSWORD)
+    token = testbed.cluster.token or KUBERNETES
     kubeconfig = proxied.kubernetes.write_kubeconfig(proxied.directory / "signed-in", token=token)
     service = proxied.service(
         *("-v", "9"), kubeconfig=kubeconfig, LS_USERNAME="admin", LS_PASSWORD=PASSWORD
@@ -34,31 +34,31 @@ async def test_the_loudest_log_of_a_life_with_failures_holds_no_secret(
 
     async with running(service):
         for status in (200, 500):
-            # What a peer answers is often repeated in a log; a definition has DRBD's secret in it.
-            secret = stage.world.definition("pvc-1").secret
+            # What a peer responds is often repeated in a log; a definition has DRBD's secret in it.
+            secret = testbed.world.definition("pvc-1").secret
             body = f'[{{"ret_code": 1, "data": "{secret}"}}]'.encode()
-            proxied.on("linstor get resource-definitions/*", Answer(status, body))
-        proxied.on("get persistentvolumes", Answer(401))
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
+            proxied.on("linstor get resource-definitions/*", Respond(status, body))
+        proxied.on("get persistentvolumes", Respond(401))
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
         assert await service.stop() == 0
 
-    assert {PASSWORD, stage.world.definition("pvc-1").secret} <= set(stage.secrets())
+    assert {PASSWORD, testbed.world.definition("pvc-1").secret} <= set(testbed.secrets())
     assert leaked(service.said(), [KUBERNETES]) == []
 
 
-async def test_neither_is_a_bearer_token_nor_a_wrong_password(
-    fake_stage: Stage, service_on: MakeService, tmp_path: Path
+async def test_bearer_token_and_wrong_password_are_not_logged(
+    fake_testbed: Testbed, service_on: MakeService, tmp_path: Path
 ) -> None:
-    fake_stage.world.bearer = BEARER
+    fake_testbed.world.bearer = BEARER
     (tmp_path / "token").write_text(BEARER)
-    signed_in = service_on(fake_stage, "-v", "9", LS_BEARER_TOKEN_FILE=str(tmp_path / "token"))
-    wrong = service_on(fake_stage, "-v", "9", LS_USERNAME="admin", LS_PASSWORD=PASSWORD)
-    await fake_stage.add("pvc-1", ["n1"])
+    signed_in = service_on(fake_testbed, "-v", "9", LS_BEARER_TOKEN_FILE=str(tmp_path / "token"))
+    wrong = service_on(fake_testbed, "-v", "9", LS_USERNAME="admin", LS_PASSWORD=PASSWORD)
+    await fake_testbed.add("pvc-1", ["n1"])
 
     async with running(signed_in):
-        fake_stage.world.move("pvc-1", "n1", "n2")
-        await fake_stage.until_on("pvc-1", "n2")
+        fake_testbed.world.move("pvc-1", "n1", "n2")
+        await fake_testbed.until_on("pvc-1", "n2")
         assert await signed_in.stop() == 0
     try:
         await wrong.start()
@@ -70,10 +70,10 @@ async def test_neither_is_a_bearer_token_nor_a_wrong_password(
 
 
 async def test_a_secret_in_a_log_fails_the_test_whose_service_wrote_it(
-    fake_stage: Stage, service_on: MakeService
+    fake_testbed: Testbed, service_on: MakeService
 ) -> None:
-    fake_stage.world.login = ("admin", PASSWORD)
-    service = service_on(fake_stage, f"--lease-lock-name={PASSWORD}")
+    fake_testbed.world.login = ("admin", PASSWORD)
+    service = service_on(fake_testbed, f"--lease-lock-name={PASSWORD}")
     await service.start()
     await service.until_said("lease=")
 
@@ -89,9 +89,9 @@ async def test_a_secret_in_a_log_fails_the_test_whose_service_wrote_it(
     ],
     ids=["plain", "in a header"],
 )
-def test_a_secret_is_found_in_any_form(text: str) -> None:
+def test_a_secret_is_detected_in_any_encoding(text: str) -> None:
     assert leaked(text, [PASSWORD, f"admin:{PASSWORD}"]) != []
 
 
-def test_what_is_told_of_a_leak_does_not_leak_it() -> None:
+def test_a_leak_report_does_not_contain_the_secret() -> None:
     assert leaked(f"lease={PASSWORD} holder=x", [PASSWORD]) == ["lease=[HERE] holder=x"]

@@ -2,9 +2,9 @@
 
 from tests.e2e.conftest import MakeService
 from tests.real_parts.daemon import free_port
-from tests.stage.clusters import until
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed.clusters import until
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 QUICK_LEASE = (
     "--leader-election-lease-duration=4s",
@@ -17,21 +17,21 @@ async def leads(service: Service) -> bool:
     return await service.metric("linstor_affinity_leader") == 1
 
 
-async def test_beside_a_controller_on_standby_it_is_live_and_quiet_and_leaves_the_lead(
-    stage: Stage, service_on: MakeService
+async def test_beside_a_standby_controller_the_service_is_live_and_yields_leadership(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
     nobody = f"http://127.0.0.1:{free_port()}"
-    standby = service_on(stage, *QUICK_LEASE, "--leader-election-id=standby", linstor=nobody)
-    active = service_on(stage, *QUICK_LEASE, "--leader-election-id=active")
+    standby = service_on(testbed, *QUICK_LEASE, "--leader-election-id=standby", linstor=nobody)
+    active = service_on(testbed, *QUICK_LEASE, "--leader-election-id=active")
 
     try:
         await standby.start()
         await until(lambda: leads(standby), "the one beside the standby controller leads")
         async with running(active):
             await until(lambda: leads(active), "the one that sees LINSTOR leads")
-            stage.world.move("pvc-1", "n1", "n2")
-            await stage.until_on("pvc-1", "n2")
+            testbed.world.move("pvc-1", "n1", "n2")
+            await testbed.until_on("pvc-1", "n2")
         assert await standby.ask("/healthz") == (200, "ok\n")
         code, why = await standby.ask("/readyz")
         assert code == 503

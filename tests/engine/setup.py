@@ -27,7 +27,7 @@ from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.others import FakeLeadership, FakeNotices, FakeTelemetry
 from tests.fakes.volumes import FakeJournal, FakeVolumes, Faults
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 
@@ -113,7 +113,7 @@ def setup_on(
     readers: int = 4,
     allowed_finalizers: tuple[str, ...] = (),
 ) -> Setup:
-    """A new instance; notes outlive it if the journal is given."""
+    """A new instance; entries outlive it if the journal is given."""
     faults = faults or Faults()
     volumes = volumes or FakeVolumes(cluster, faults)
     journal = journal or FakeJournal(faults)
@@ -165,7 +165,7 @@ async def cluster_with(
     async with Binder(cluster, delay=binder_takes) as binder:
         for name in names:
             bind(cluster, name, on)
-        await binder.settled()
+        await binder.until_idle()
         yield cluster
 
 
@@ -189,7 +189,7 @@ def bind(cluster: FakeCluster, name: str, *nodes: str, **volume: Any) -> None:
 
 
 async def replace(setup: Setup, *nodes: str, name: str = PV) -> Any:
-    """Have the replacer alone put a volume on other nodes; answers the outcome, or what is against
+    """Have the replacer alone put a volume on other nodes; returns the outcome, or what is against
     it.
     """
     ended = await replaced(setup, *nodes, name=name)
@@ -197,7 +197,7 @@ async def replace(setup: Setup, *nodes: str, name: str = PV) -> Any:
 
 
 async def replaced(setup: Setup, *nodes: str, name: str = PV) -> Ended | Deferred | Refusal:
-    """The same; answers all that is told of it."""
+    """The same; returns all that is reported of it."""
     pv = await setup.volumes.read(PvName(name))
     assert pv is not None
     named = claim_of(pv)
@@ -207,15 +207,15 @@ async def replaced(setup: Setup, *nodes: str, name: str = PV) -> Ended | Deferre
 
 
 def instead(port: object, **methods: Any) -> None:
-    """Let one fake answer otherwise from now on, for a bad day of this test's own."""
+    """Override methods of one fake, for a fault of this test's own."""
     for name, method in methods.items():
         if not hasattr(port, name):
             raise AttributeError(name)
         setattr(port, name, method)
 
 
-async def until(wanted: Any, patience: float = 600.0) -> None:
+async def until(wanted: Any, within: float = 600.0) -> None:
     """Wait on the virtual clock."""
-    async with asyncio.timeout(patience):
+    async with asyncio.timeout(within):
         while not wanted():  # noqa: ASYNC110, what is waited for sets no Event
             await asyncio.sleep(0.01)

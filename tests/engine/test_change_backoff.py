@@ -17,7 +17,7 @@ from linstor_affinity_events.model.names import PvName
 PV, OTHER = PvName("pvc-1"), PvName("pvc-2")
 
 
-async def test_a_volume_may_be_changed_a_few_times_at_once_and_others_as_well() -> None:
+async def test_a_few_changes_of_each_volume_are_allowed_without_delay() -> None:
     backoff = ChangeBackoff()
 
     for _ in range(BURST):
@@ -34,7 +34,7 @@ async def test_a_volume_may_be_changed_a_few_times_at_once_and_others_as_well() 
     assert backoff.held_back() == 1
 
 
-async def test_who_changes_it_each_time_it_may_be_changed_is_given_fewer_and_fewer_turns() -> None:
+async def test_repeated_changes_of_one_volume_are_delayed_increasingly() -> None:
     backoff, changes = ChangeBackoff(), []
     for _ in range(24 * 3600):
         if backoff.against(PV) is None:
@@ -48,7 +48,7 @@ async def test_who_changes_it_each_time_it_may_be_changed_is_given_fewer_and_few
     assert last_hour <= 2
 
 
-async def test_one_that_comes_out_different_pauses_at_once_for_twice_as_long_each_time() -> None:
+async def test_a_change_with_an_unexpected_result_doubles_the_delay_each_time() -> None:
     backoff, pauses = ChangeBackoff(), []
     for _ in range(12):
         backoff.changed(PV, different="it came out otherwise")
@@ -64,7 +64,7 @@ async def test_one_that_comes_out_different_pauses_at_once_for_twice_as_long_eac
 
 
 @pytest.mark.parametrize("different", ["", "it came out otherwise"])
-async def test_what_is_long_ago_counts_no_more_and_is_forgotten(different: str) -> None:
+async def test_old_changes_expire_and_are_dropped(different: str) -> None:
     backoff = ChangeBackoff()
     for _ in range(BURST):
         backoff.changed(PV, different=different)
@@ -77,7 +77,7 @@ async def test_what_is_long_ago_counts_no_more_and_is_forgotten(different: str) 
     assert backoff.against(PV) is None
 
 
-async def test_what_still_counts_is_not_forgotten() -> None:
+async def test_recent_changes_are_not_dropped() -> None:
     backoff = ChangeBackoff()
     backoff.changed(PV, different="it came out otherwise")
 

@@ -16,7 +16,7 @@ ALONE = 0.1
 KIND = "replace"
 
 
-def play(
+def simulate(
     concurrency_limit: ConcurrencyLimit,
     changes: int,
     *,
@@ -25,7 +25,7 @@ def play(
     jitter: float = 1.0,
 ) -> float:
     """Make so many changes, as many at a time as may be, beside somebody who gets through so many
-    a second, one after the other. Answers how long it took.
+    a second, one after the other. Returns how long it took.
     """
     chance = random.Random(7)
     under_way: list[tuple[float, float]] = []
@@ -51,29 +51,27 @@ def one_alone(concurrency_limit: ConcurrencyLimit, took: float, kind: str = KIND
 
 
 @pytest.mark.parametrize("jitter", [1.0, 2.0])
-def test_where_nobody_waits_for_another_all_places_are_used_soon(jitter: float) -> None:
+def test_without_contention_the_limit_rises_to_its_maximum_soon(jitter: float) -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
 
-    play(concurrency_limit, 60, a_second=1e6, jitter=jitter)
+    simulate(concurrency_limit, 60, a_second=1e6, jitter=jitter)
 
     assert concurrency_limit.limit == MOST
 
 
 @pytest.mark.parametrize("changes", [200, 5_000])
 @pytest.mark.parametrize("a_second", [6.0, 20.0, 35.0])
-def test_beside_a_bottleneck_a_few_wait_for_it_and_it_never_waits(
-    a_second: float, changes: int
-) -> None:
+def test_with_a_bottleneck_only_a_few_changes_wait_for_it(a_second: float, changes: int) -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
 
-    took = play(concurrency_limit, changes, a_second=a_second)
+    took = simulate(concurrency_limit, changes, a_second=a_second)
 
     keeps_it_busy = ALONE * a_second
     assert keeps_it_busy + 1 <= concurrency_limit.limit <= 1.5 * keeps_it_busy + 4
     assert took <= 1.02 * changes / a_second + 5 * ALONE
 
 
-def test_those_that_come_one_by_one_raise_nothing() -> None:
+def test_sequential_changes_do_not_raise_the_limit() -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
 
     for number in range(100):
@@ -82,31 +80,31 @@ def test_those_that_come_one_by_one_raise_nothing() -> None:
     assert concurrency_limit.limit <= 2
 
 
-def test_one_kind_that_waits_for_nobody_does_not_make_the_others_look_slow() -> None:
+def test_a_fast_kind_of_change_does_not_make_others_appear_slow() -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
     one_alone(concurrency_limit, ALONE / 100, kind="patch")
 
-    play(concurrency_limit, 60, a_second=1e6)
+    simulate(concurrency_limit, 60, a_second=1e6)
 
     assert concurrency_limit.limit == MOST
 
 
-def test_a_cluster_that_became_slower_gets_its_places_back_after_calm_days() -> None:
+def test_after_a_slowdown_the_limit_recovers_in_steady_state() -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
-    play(concurrency_limit, 60, a_second=1e6)
-    play(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
+    simulate(concurrency_limit, 60, a_second=1e6)
+    simulate(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
     assert concurrency_limit.limit < MOST
 
     for _ in range(REMEMBERED):
         one_alone(concurrency_limit, 10 * ALONE)
-    play(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
+    simulate(concurrency_limit, 60, a_second=1e6, alone=10 * ALONE)
 
     assert concurrency_limit.limit == MOST
 
 
-def test_one_that_took_very_long_hardly_counts() -> None:
+def test_one_very_slow_change_hardly_counts() -> None:
     concurrency_limit = ConcurrencyLimit(MOST)
-    play(concurrency_limit, 60, a_second=1e6)
+    simulate(concurrency_limit, 60, a_second=1e6)
 
     while concurrency_limit.free:
         concurrency_limit.acquire()
@@ -118,16 +116,16 @@ def test_one_that_took_very_long_hardly_counts() -> None:
 @given(
     most=st.integers(1, 50),
     took=st.lists(st.floats(0.0, 1e4, allow_nan=False), max_size=200),
-    crowded=st.booleans(),
+    contended=st.booleans(),
 )
-def test_there_is_always_a_place_and_never_more_than_wished(
-    most: int, took: list[float], crowded: bool
+def test_the_limit_is_at_least_one_and_at_most_the_configured_one(
+    most: int, took: list[float], contended: bool
 ) -> None:
     concurrency_limit = ConcurrencyLimit(most)
 
     for seconds in took:
         concurrency_limit.acquire()
-        while crowded and concurrency_limit.free:
+        while contended and concurrency_limit.free:
             concurrency_limit.acquire()
         concurrency_limit.observe(KIND, seconds)
         while concurrency_limit.in_flight:

@@ -11,20 +11,20 @@ from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import FINALIZER, VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName
-from tests.engine.forged import (
+from tests.engine.forged_entries import (
     EVIL,
     VICTIM,
     entry,
+    foreign_claim,
     is_on,
     left_absent,
     reconciled,
-    theirs,
     volume_for,
 )
 from tests.engine.setup import PV, Setup, bind, cluster_with, instead, setup_on, until
-from tests.engine.test_borrowed_rights import left_by_a_crash
+from tests.engine.test_forged_entries import left_by_a_crash
 from tests.fakes.linstor import FakeLinstor
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 
@@ -41,7 +41,7 @@ def leads(setup: Setup, *, leading: bool) -> None:
 
 
 @pytest.mark.parametrize("pause", [1.0, 60.0])
-async def test_a_volume_that_another_leader_replaced_meanwhile_comes_back(pause: float) -> None:
+async def test_a_volume_replaced_meanwhile_by_another_leader_is_recreated(pause: float) -> None:
     """The first leader could read and not write, so its run went on after it had lost the Lease."""
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
@@ -74,14 +74,14 @@ async def test_a_volume_that_another_leader_replaced_meanwhile_comes_back(pause:
 
 
 @pytest.mark.parametrize("label", [OWN, VICTIM], ids=["another resource", "its resource"])
-async def test_whatever_an_entry_is_labelled_with_all_are_listed_first(label: ResourceName) -> None:
+async def test_all_entries_are_listed_first_whatever_their_labels(label: ResourceName) -> None:
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2")
         journal = await left_by_a_crash(cluster, linstor)
         linstor.place(OWN, "n1")
         bind(cluster, "own", "n1", handle=OWN)
         await asyncio.sleep(1.0)
-        journal.kept[EVIL] = entry(volume_for(theirs(cluster), VICTIM), f"{VICTIM}/0")
+        journal.entries[EVIL] = entry(volume_for(foreign_claim(cluster), VICTIM), f"{VICTIM}/0")
         journal.at_a_time = 1
         listed = journal.all
 
@@ -103,7 +103,7 @@ async def test_whatever_an_entry_is_labelled_with_all_are_listed_first(label: Re
         assert cluster.get("persistentvolumes", EVIL) is None
 
 
-async def test_no_claim_gets_more_than_data_under_another_name() -> None:
+async def test_no_claim_gets_additional_powers_under_another_name() -> None:
     """A claim that says that it is bound is bound by uid, and the entry names another claim."""
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
@@ -112,21 +112,21 @@ async def test_no_claim_gets_more_than_data_under_another_name() -> None:
         linstor.place(VICTIM, "n2")
         setup = setup_on(cluster, linstor)
         await left_absent(setup, cluster)
-        version, tree = deepcopy(setup.journal.kept[PV])
+        version, tree = deepcopy(setup.journal.entries[PV])
         spec: Json = tree["wanted"]["spec"]
         spec["csi"]["volumeAttributes"] = HOSTILE
         spec["csi"]["nodeStageSecretRef"] = {"name": "s", "namespace": "kube-system"}
         spec["mountOptions"] = ["dev", "suid"]
         spec["claimRef"] |= {"name": "not-here", "namespace": "kube-system"}
         tree["claim"] = {key: spec["claimRef"][key] for key in ("namespace", "name", "uid")}
-        setup.journal.kept[PV] = (version + "0", tree)
+        setup.journal.entries[PV] = (version + "0", tree)
         async with setup.at_work():
             await reconciled(setup, 3)
 
         assert setup.pv()["spec"]["claimRef"]["uid"] != setup.claim()["metadata"]["uid"]
 
 
-async def test_an_entry_undoes_no_deletion_of_a_volume_that_was_to_be_replaced_once() -> None:
+async def test_an_old_entry_reverts_no_deletion_by_a_user() -> None:
     """It was marked, and its entry was deleted: after that a deletion is its owner's."""
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
@@ -148,7 +148,7 @@ async def test_an_entry_undoes_no_deletion_of_a_volume_that_was_to_be_replaced_o
             setup.queue.add(VICTIM, source="promotion")
             await until(lambda: saves == 1)
             linstor.place(VICTIM, "n1")
-            del setup.journal.kept[PvName(PV)]
+            del setup.journal.entries[PvName(PV)]
             await until(lambda: FINALIZER not in setup.pv()["metadata"]["finalizers"])
             held = [*setup.pv()["metadata"]["finalizers"], "backup.example.com/hold"]
             cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
@@ -162,7 +162,7 @@ async def test_an_entry_undoes_no_deletion_of_a_volume_that_was_to_be_replaced_o
                 policy="Delete",
             )
             version, tree = entry(wanted, f"{VICTIM}/0")
-            setup.journal.kept[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+            setup.journal.entries[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
             await reconciled(setup, 3)
 
         assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]

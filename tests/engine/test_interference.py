@@ -1,4 +1,4 @@
-"""What others do in the worst moment: lagging watches, users, lost notes, other instances."""
+"""What others do in the worst moment: lagging watches, users, lost entries, other instances."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ def warnings_of(setup: Setup) -> list[str]:
 
 
 async def cut_off_after_marking(setup: Setup) -> None:
-    """Leave a volume that wears our marks, its note `prepared`."""
+    """Leave a volume that has our markers, its entry `prepared`."""
     setup.faults.refuse("save", Unreachable)
     with pytest.raises(Unreachable):
         await replace(setup, "n2")
@@ -53,11 +53,11 @@ async def cut_off_after_marking(setup: Setup) -> None:
     assert FINALIZER in setup.pv()["metadata"]["finalizers"]
 
 
-async def test_news_of_an_earlier_incarnation_do_not_end_a_replacement() -> None:
+async def test_events_of_an_earlier_incarnation_do_not_end_a_replacement() -> None:
     cluster = FakeCluster()
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
-        await binder.settled()
+        await binder.until_idle()
         setup = setup_on(cluster, FakeLinstor("n1", "n2", "n3"))
         old = setup.pv()
         async with setup.volumes.watching():
@@ -65,28 +65,28 @@ async def test_news_of_an_earlier_incarnation_do_not_end_a_replacement() -> None
             await asyncio.sleep(1.0)
             patch = setup.volumes.patch
 
-            async def late_news(name: PvName, wanted: Json) -> Any:
-                answer = await patch(name, wanted)
+            async def late_events(name: PvName, wanted: Json) -> Any:
+                response = await patch(name, wanted)
                 if "claimRef" in wanted.get("spec", {}):
                     loop = asyncio.get_running_loop()
                     loop.call_later(0.1, setup.volumes.index.changed, old)
                     loop.call_later(0.3, binder.resume)
-                return answer
+                return response
 
-            instead(setup.volumes, patch=late_news)
+            instead(setup.volumes, patch=late_events)
             binder.pause()
             outcome = await replace(setup, "n3")
 
         assert outcome is Outcome.DONE
         assert setup.nodes() == {"n3"}
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
-async def test_marks_without_a_note_on_a_released_volume_come_off_but_for_retain() -> None:
+async def test_markers_without_entry_on_a_released_volume_are_removed_except_retain() -> None:
     async with one_setup() as setup:
         async with setup.volumes.watching():
             await cut_off_after_marking(setup)
-            setup.journal.kept.clear()
+            setup.journal.entries.clear()
             setup.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
             await until(lambda: setup.pv()["status"]["phase"] == "Released")
             outcome = await setup.replacer.resume(PV)
@@ -99,13 +99,13 @@ async def test_marks_without_a_note_on_a_released_volume_come_off_but_for_retain
         assert warnings_of(setup) == ["VolumeRetained"]
 
 
-async def test_a_terminating_volume_whose_note_is_lost_is_left_and_told() -> None:
+async def test_a_terminating_volume_without_entry_is_unchanged_and_reported() -> None:
     async with one_setup() as setup:
         async with setup.volumes.watching():
             setup.faults.refuse("remove", Unreachable)
             with pytest.raises(Unreachable):
                 await replace(setup, "n2")
-            setup.journal.kept.clear()
+            setup.journal.entries.clear()
             setup.faults.allow("remove")
             before = setup.pv()
             outcome = await setup.replacer.resume(PV)
@@ -115,7 +115,7 @@ async def test_a_terminating_volume_whose_note_is_lost_is_left_and_told() -> Non
         assert setup.pv() == before
 
 
-async def test_an_old_sight_of_the_volume_does_not_drop_the_note_of_another_instance() -> None:
+async def test_an_outdated_observation_does_not_delete_the_entry_of_another_instance() -> None:
     async with one_setup() as setup:
         other = setup_on(setup.cluster, setup.linstor, journal=setup.journal, holder="other")
         unmarked = setup.pv()
@@ -135,7 +135,7 @@ async def test_an_old_sight_of_the_volume_does_not_drop_the_note_of_another_inst
         assert setup.nodes() == {"n2"}
 
 
-async def test_a_hint_between_the_old_volume_and_the_news_of_the_new_one_is_not_lost() -> None:
+async def test_a_trigger_between_deletion_and_recreation_is_not_lost() -> None:
     async with one_setup("n2") as setup, setup.at_work():
         setup.queue.add(RD, source="promotion")
         await until(lambda: setup.notices.updates)
@@ -146,10 +146,10 @@ async def test_a_hint_between_the_old_volume_and_the_news_of_the_new_one_is_not_
         assert setup.nodes() == {"n2"}
 
         setup.volumes.index.changed(setup.pv())
-        await until(lambda: setup.nodes() == {"n3"}, patience=0.2)
+        await until(lambda: setup.nodes() == {"n3"}, within=0.2)
 
 
-async def test_a_volume_replaced_a_moment_ago_raises_no_false_alarm() -> None:
+async def test_a_just_replaced_volume_raises_no_false_alarm() -> None:
     async with one_setup("n2") as setup, setup.at_work():
         setup.queue.add(RD, source="promotion")
         await until(lambda: setup.notices.updates)
@@ -166,7 +166,7 @@ async def test_a_volume_replaced_a_moment_ago_raises_no_false_alarm() -> None:
         assert warnings_of(setup) == []
 
 
-async def test_what_admission_undoes_each_time_is_tried_ever_less_often() -> None:
+async def test_a_change_reverted_by_admission_is_retried_with_backoff() -> None:
     async with one_setup("n2") as setup:
         patch = setup.volumes.patch
 
@@ -184,13 +184,13 @@ async def test_what_admission_undoes_each_time_is_tried_ever_less_often() -> Non
         assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
 
 
-async def test_one_volume_in_trouble_does_not_keep_its_sibling_from_its_turn() -> None:
+async def test_a_failing_volume_does_not_block_its_sibling() -> None:
     async with cluster_with(PV) as cluster:
         bind(cluster, "second", "n1", handle="pvc-1/1")
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
         setup = setup_on(cluster, linstor)
-        setup.journal.kept[PV] = ("1", {"format": "of the future"})
+        setup.journal.entries[PV] = ("1", {"format": "of the future"})
         async with setup.at_work():
             await asyncio.sleep(1.0)
             setup.queue.add(RD, source="promotion")
@@ -200,7 +200,7 @@ async def test_one_volume_in_trouble_does_not_keep_its_sibling_from_its_turn() -
         assert warnings_of(setup) == ["VolumeAffinityNotUpdated"]
 
 
-async def test_one_volume_that_can_not_be_read_does_not_keep_its_sibling_from_its_turn() -> None:
+async def test_an_unreadable_volume_does_not_block_its_sibling() -> None:
     async with cluster_with(PV) as cluster:
         bind(cluster, "second", "n1", handle="pvc-1/1")
         linstor = FakeLinstor("n1", "n2")
@@ -217,10 +217,10 @@ async def test_one_volume_that_can_not_be_read_does_not_keep_its_sibling_from_it
         async with setup.at_work():
             await asyncio.sleep(1.0)
             setup.queue.add(RD, source="promotion")
-            await until(lambda: setup.nodes("second") == {"n2"}, patience=60.0)
+            await until(lambda: setup.nodes("second") == {"n2"}, within=60.0)
 
 
-async def test_what_the_index_does_not_know_yet_is_seen_before_anything_is_written() -> None:
+async def test_changes_unknown_to_the_index_are_read_before_any_write() -> None:
     async with one_setup("n2") as setup, setup.at_work():
         before = setup.pv()["metadata"]["uid"]
         instead(setup.volumes.index, changed=lambda manifest: None)
@@ -233,7 +233,7 @@ async def test_what_the_index_does_not_know_yet_is_seen_before_anything_is_writt
         assert setup.faults.writes == []
 
 
-async def test_a_volume_that_a_user_deletes_just_before_we_do_stays_deleted() -> None:
+async def test_a_volume_deleted_by_a_user_just_before_us_stays_deleted() -> None:
     async with one_setup() as setup:
         delete = setup.volumes.delete
 
@@ -248,10 +248,10 @@ async def test_a_volume_that_a_user_deletes_just_before_we_do_stays_deleted() ->
         assert outcome is Outcome.DELETED_BY_USER
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
-async def test_nor_does_it_come_back_if_what_is_gone_on_with_was_begun_before() -> None:
+async def test_a_volume_deleted_by_a_user_before_a_resumed_deletion_stays_deleted() -> None:
     async with one_setup() as setup, setup.volumes.watching():
         await cut_off_after_marking(setup)
         delete = setup.volumes.delete
@@ -266,19 +266,19 @@ async def test_nor_does_it_come_back_if_what_is_gone_on_with_was_begun_before() 
         assert outcome is Outcome.DELETED_BY_USER
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
-async def test_a_deletion_whose_answer_was_lost_is_not_taken_for_a_users() -> None:
+async def test_a_deletion_with_a_lost_response_is_not_attributed_to_a_user() -> None:
     async with one_setup() as setup:
         delete, lost = setup.volumes.delete, [True]
 
         async def lossy(manifest: Json) -> Any:
-            answer = await delete(manifest)
+            response = await delete(manifest)
             if lost:
                 lost.pop()
                 raise Unreachable("the response was lost")
-            return answer
+            return response
 
         instead(setup.volumes, delete=lossy)
         async with setup.volumes.watching():
@@ -288,7 +288,7 @@ async def test_a_deletion_whose_answer_was_lost_is_not_taken_for_a_users() -> No
         assert setup.nodes() == {"n2"}
 
 
-async def test_a_deletion_by_another_instance_is_not_taken_for_a_users() -> None:
+async def test_a_deletion_by_another_instance_is_not_attributed_to_a_user() -> None:
     async with one_setup() as setup:
         other = setup_on(setup.cluster, setup.linstor, journal=setup.journal, holder="other")
         delete = setup.volumes.delete
@@ -312,7 +312,7 @@ def saved_by_the_reference(setup: Setup) -> None:
     setup.linstor.known[RD] = changed(setup.linstor.known[RD], saved={0: saved})
 
 
-async def test_a_saved_volume_that_linstor_will_not_forget_is_taken_over_once() -> None:
+async def test_a_saved_pv_that_linstor_does_not_delete_is_taken_over_once() -> None:
     async with one_setup("n1") as setup:
         saved_by_the_reference(setup)
         remove(setup.cluster)
@@ -337,7 +337,7 @@ def remove(cluster: FakeCluster) -> None:
     cluster.delete("persistentvolumes", PV)
 
 
-async def test_what_a_user_deletes_after_a_refused_deletion_of_ours_stays_deleted() -> None:
+async def test_a_user_deletion_after_our_rejected_deletion_stays() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         patch = setup.volumes.patch
@@ -362,7 +362,7 @@ async def test_what_a_user_deletes_after_a_refused_deletion_of_ours_stays_delete
         assert cluster.get("persistentvolumes", PV) is None
 
 
-async def test_a_claim_reference_that_the_binder_bends_back_is_pointed_away_again() -> None:
+async def test_a_claim_ref_restored_by_the_binder_is_detached_again() -> None:
     async with cluster_with(PV) as cluster, Binder(cluster, delay=0.001) as binder:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         patch, bent = setup.volumes.patch, [True]
@@ -371,14 +371,14 @@ async def test_a_claim_reference_that_the_binder_bends_back_is_pointed_away_agai
             raise AssertionError(name)
 
         async def bending(name: PvName, wanted: Json) -> Any:
-            answer = await patch(name, wanted)
+            response = await patch(name, wanted)
             if "claimRef" in wanted.get("spec", {}) and bent:
                 bent.pop()
-                # The watch tells it; nothing has to be asked.
+                # The watch shows it; nothing has to be asked.
                 instead(setup.volumes, read=unread)
                 back = {"spec": {"claimRef": {"name": f"claim-{PV}"}}}
                 cluster.patch("persistentvolumes", name, back)
-            return answer
+            return response
 
         instead(setup.volumes, patch=bending)
         async with setup.volumes.watching():
@@ -386,10 +386,10 @@ async def test_a_claim_reference_that_the_binder_bends_back_is_pointed_away_agai
 
         assert outcome is Outcome.DONE
         assert not bent
-        assert binder.lost_seen == []
+        assert binder.lost_claims == []
 
 
-async def test_when_the_binder_saw_resync_is_learnt_and_kept_clear_of() -> None:
+async def test_the_binder_resync_period_is_learned_and_avoided() -> None:
     async with one_setup() as setup:
         guard = ClaimGuard(
             setup.volumes,
@@ -414,7 +414,7 @@ async def test_when_the_binder_saw_resync_is_learnt_and_kept_clear_of() -> None:
         assert len(moments) > 800
 
 
-async def test_what_began_while_notes_were_listed_is_not_forgotten() -> None:
+async def test_a_replacement_started_during_a_journal_list_is_not_dropped() -> None:
     async with one_setup() as setup:
         everything = setup.journal.all
 
@@ -430,7 +430,7 @@ async def test_what_began_while_notes_were_listed_is_not_forgotten() -> None:
         assert setup.replacer.unfinished.of(RD) == [PV]
 
 
-async def test_who_stands_back_tells_of_nothing_absent_or_stuck() -> None:
+async def test_an_instance_that_yields_reports_no_absent_or_stuck_volumes() -> None:
     async with one_setup() as setup:
         setup.faults.refuse("create", Conflict)
         async with setup.volumes.watching():
@@ -444,17 +444,17 @@ async def test_who_stands_back_tells_of_nothing_absent_or_stuck() -> None:
 
 
 @pytest.mark.parametrize("ends", ["leading", "closed"])
-async def test_nothing_is_begun_once_another_leads_or_it_stops(ends: str) -> None:
+async def test_nothing_starts_once_another_instance_leads_or_it_stops(ends: str) -> None:
     async with one_setup() as setup:
         dry_run = setup.volumes.dry_run
 
         async def meanwhile(pv: Json, mark: Json, wanted: Json) -> Manifest:
-            answer = await dry_run(pv, mark, wanted)
+            response = await dry_run(pv, mark, wanted)
             if ends == "leading":
                 setup.leadership.leading = False
             else:
                 setup.queue.close()
-            return answer
+            return response
 
         instead(setup.volumes, dry_run=meanwhile)
         async with setup.volumes.watching():
@@ -462,11 +462,11 @@ async def test_nothing_is_begun_once_another_leads_or_it_stops(ends: str) -> Non
 
         assert setup.nodes() == {"n1"}
         assert setup.faults.writes == ["rehearse", "note", "drop"]
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
         assert setup.replacer.unfinished.pending == {}
 
 
-async def test_a_volume_that_came_back_retained_is_told_even_if_the_answer_was_lost() -> None:
+async def test_a_volume_recreated_with_retain_is_reported_despite_a_lost_response() -> None:
     async with one_setup() as setup, setup.volumes.watching():
         setup.faults.refuse("remove", Unreachable)
         with pytest.raises(Unreachable):
@@ -488,7 +488,7 @@ async def test_a_volume_that_came_back_retained_is_told_even_if_the_answer_was_l
         assert warnings_of(setup) == ["VolumeRetained"]
 
 
-async def test_nothing_is_remembered_of_volumes_that_are_gone() -> None:
+async def test_state_of_deleted_volumes_is_dropped() -> None:
     async with one_setup("n1") as setup, setup.at_work():
         setup.linstor.place(PV, "n1", flags={"n1": "DELETE"})
         setup.queue.add(RD, source="promotion")
@@ -521,7 +521,7 @@ def written_at_the_last_moment(setup: Setup, patch: Json) -> None:
 LATE = {"metadata": {"labels": {"late": "yes"}, "annotations": {"example.com/late": "yes"}}}
 
 
-async def test_what_is_written_while_the_volume_is_removed_is_not_lost() -> None:
+async def test_a_write_during_the_removal_of_the_volume_is_not_lost() -> None:
     async with one_setup() as setup:
         written_at_the_last_moment(setup, LATE)
         async with setup.volumes.watching():
@@ -536,7 +536,7 @@ async def test_what_is_written_while_the_volume_is_removed_is_not_lost() -> None
         assert setup.pv()["metadata"]["annotations"]["example.com/late"] == "yes"
         assert setup.nodes() == {"n2"}
         assert not has_any_marker(setup.pv())
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 def failing_to_take_it_over(setup: Setup, errors: list[Exception]) -> None:
@@ -552,7 +552,7 @@ def failing_to_take_it_over(setup: Setup, errors: list[Exception]) -> None:
 
 
 @pytest.mark.parametrize("error", [Unreachable, Conflict])
-async def test_what_came_late_is_tried_again(error: type[Exception]) -> None:
+async def test_a_late_write_is_retried(error: type[Exception]) -> None:
     async with one_setup() as setup:
         written_at_the_last_moment(setup, LATE)
         errors: list[Exception] = [error("a bad moment")]
@@ -563,10 +563,10 @@ async def test_what_came_late_is_tried_again(error: type[Exception]) -> None:
         assert outcome is Outcome.DONE
         assert not errors
         assert setup.pv()["metadata"]["labels"]["late"] == "yes"
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
-async def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
+async def test_a_rejected_late_write_is_reported_and_blocks_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with one_setup() as setup:
@@ -577,7 +577,7 @@ async def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
                 outcome = await replace(setup, "n2")
 
         assert outcome is Outcome.DONE
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
     assert [record.message for record in caplog.records] == [
         (
             "another client changed the volume while this service deleted it, and Kubernetes "
@@ -587,15 +587,15 @@ async def test_what_came_late_and_is_refused_is_told_and_holds_nothing_up(
     ]
 
 
-async def test_how_another_volume_of_that_name_went_is_no_change_of_this_one() -> None:
+async def test_the_deletion_of_another_incarnation_is_not_a_late_write() -> None:
     async with one_setup() as setup:
         gone = setup.volumes.index.gone
 
-        def old_news(manifest: Manifest) -> None:
+        def old_events(manifest: Manifest) -> None:
             other = {**manifest["metadata"], "uid": "another", "labels": {"late": "no"}}
             gone({**manifest, "metadata": other})
 
-        instead(setup.volumes.index, gone=old_news)
+        instead(setup.volumes.index, gone=old_events)
         async with setup.volumes.watching():
             outcome = await replace(setup, "n2")
 
@@ -603,7 +603,7 @@ async def test_how_another_volume_of_that_name_went_is_no_change_of_this_one() -
         assert "late" not in setup.pv()["metadata"].get("labels", {})
 
 
-async def test_where_the_watch_tells_nothing_of_the_removal_it_is_not_waited_for_long() -> None:
+async def test_a_missing_delete_event_is_waited_for_only_briefly() -> None:
     async with one_setup() as setup:
         instead(setup.volumes.index, gone=lambda _: None)
         async with setup.volumes.watching():
@@ -615,13 +615,13 @@ async def test_where_the_watch_tells_nothing_of_the_removal_it_is_not_waited_for
         assert took < 2.0
 
 
-async def test_a_volume_kept_with_retain_stays_so_whatever_came_late() -> None:
+async def test_a_volume_recreated_with_retain_keeps_it_despite_late_writes() -> None:
     async with one_setup() as setup:
         async with setup.volumes.watching():
             patch = setup.volumes.patch
 
             async def claim_goes(name: PvName, wanted: Patch) -> Manifest:
-                answer = await patch(name, wanted)
+                response = await patch(name, wanted)
                 if "claimRef" in wanted.get("spec", {}):
                     claim = setup.claim()["metadata"]
                     setup.cluster.patch(
@@ -634,7 +634,7 @@ async def test_a_volume_kept_with_retain_stays_so_whatever_came_late() -> None:
                         "persistentvolumeclaims", claim["name"], namespace="default"
                     )
                     await asyncio.sleep(61.0)
-                return answer
+                return response
 
             instead(setup.volumes, patch=claim_goes)
             change = {**LATE, "spec": {"persistentVolumeReclaimPolicy": "Recycle"}}
@@ -647,7 +647,7 @@ async def test_a_volume_kept_with_retain_stays_so_whatever_came_late() -> None:
 
 
 @pytest.mark.parametrize("done_after", [0.3, 60.0])
-async def test_a_volume_is_not_removed_while_its_claim_is_being_resized_but_for_a_moment(
+async def test_the_removal_is_delayed_briefly_while_the_claim_is_resized(
     done_after: float,
 ) -> None:
     """csi-resizer writes to the claim, and the binder calls it Lost if its volume is away then."""

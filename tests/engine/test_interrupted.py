@@ -1,4 +1,4 @@
-"""Replacements that another run goes on with, after people acted on what they saw meanwhile."""
+"""Replacements that another run continues, after people acted on what they saw meanwhile."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def successor(setup: Setup) -> Setup:
 
 
 async def left_marked(setup: Setup) -> None:
-    """Stop for an hour right after the marks."""
+    """Stop for an hour right after the markers."""
     setup.faults.refuse("save", Unreachable)
     with pytest.raises(Unreachable):
         await replace(setup, "n2")
@@ -80,16 +80,16 @@ def retained(setup: Setup) -> bool:
 
 
 @pytest.mark.parametrize("used", [True, False], ids=["a pod uses it", "gone"])
-@pytest.mark.parametrize("noted", [True, False], ids=["with its note", "without"])
-async def test_who_deletes_a_claim_while_the_marks_say_retain_keeps_the_data(
-    noted: bool, used: bool
+@pytest.mark.parametrize("with_entry", [True, False], ids=["with its note", "without"])
+async def test_deleting_a_claim_while_the_markers_say_retain_keeps_the_data(
+    with_entry: bool, used: bool
 ) -> None:
     async with one_setup() as setup:
         await left_marked(setup)
         delete_claim(setup, used=used)
         await asyncio.sleep(1.0)
-        if not noted:
-            setup.journal.kept.clear()
+        if not with_entry:
+            setup.journal.entries.clear()
         second = successor(setup)
         async with second.volumes.watching():
             await second.replacer.resume(PV)
@@ -103,7 +103,9 @@ async def test_who_deletes_a_claim_while_the_marks_say_retain_keeps_the_data(
 
 
 @pytest.mark.parametrize("used", [True, False], ids=["a pod uses it", "gone"])
-async def test_the_same_where_it_was_the_reference_that_said_so(used: bool) -> None:
+async def test_deleting_a_claim_while_markers_of_the_reference_say_retain_keeps_the_data(
+    used: bool,
+) -> None:
     async with one_setup() as setup:
         await left_by_the_reference(setup)
         delete_claim(setup, used=used)
@@ -121,7 +123,7 @@ async def test_the_same_where_it_was_the_reference_that_said_so(used: bool) -> N
 
 
 @pytest.mark.parametrize("verb", ["delete", "save"])
-async def test_what_is_refused_for_good_leaves_retain_where_the_claim_went(verb: str) -> None:
+async def test_a_final_rejection_leaves_retain_if_the_claim_was_deleted(verb: str) -> None:
     async with one_setup() as setup:
         await left_marked(setup)
         delete_claim(setup, used=False)
@@ -144,7 +146,7 @@ async def test_what_is_refused_for_good_leaves_retain_where_the_claim_went(verb:
         assert retained(second)
 
 
-async def test_marks_that_nothing_explains_any_more_are_taken_off_and_retain_is_told() -> None:
+async def test_markers_without_reason_are_removed_and_retain_is_reported() -> None:
     async with one_setup() as setup:
         await left_marked(setup)
         # A tool took our annotation off, and somebody resized the volume.

@@ -17,7 +17,7 @@ def new_queue(changes_at_once: int = 10) -> KeyedQueue[Any]:
     return queue
 
 
-async def test_a_key_added_many_times_is_handed_out_once() -> None:
+async def test_a_key_added_many_times_is_returned_once() -> None:
     queue = new_queue()
     for _ in range(100):
         queue.add("a")
@@ -27,7 +27,7 @@ async def test_a_key_added_many_times_is_handed_out_once() -> None:
     assert len(queue) == 0
 
 
-async def test_news_that_come_while_a_key_is_held_lead_to_exactly_one_more_turn() -> None:
+async def test_triggers_while_a_key_is_processed_requeue_it_exactly_once() -> None:
     queue = new_queue()
     queue.add("a")
     async with queue.get():
@@ -40,7 +40,7 @@ async def test_news_that_come_while_a_key_is_held_lead_to_exactly_one_more_turn(
     assert len(queue) == 0
 
 
-async def test_one_key_is_never_in_two_hands() -> None:
+async def test_one_key_is_never_processed_by_two_workers() -> None:
     queue = new_queue()
     hands = {"a": 0, "b": 0}
     worst = 0
@@ -69,7 +69,7 @@ async def test_one_key_is_never_in_two_hands() -> None:
     assert worst == 1
 
 
-async def test_the_earliest_wish_wins() -> None:
+async def test_the_earliest_due_time_wins() -> None:
     clock = asyncio.get_running_loop().time
     queue = new_queue()
     queue.add("a", after=30.0)
@@ -80,7 +80,7 @@ async def test_the_earliest_wish_wins() -> None:
         assert clock() == pytest.approx(2.0)
 
 
-async def test_a_turn_knows_since_when_the_news_waits() -> None:
+async def test_a_work_item_knows_the_time_of_its_oldest_trigger() -> None:
     queue = new_queue()
     queue.add("a", after=10.0)
     await asyncio.sleep(1.0)
@@ -90,7 +90,7 @@ async def test_a_turn_knows_since_when_the_news_waits() -> None:
         assert item.since == pytest.approx(1.0)
 
 
-async def test_urgent_changes_go_before_others_and_before_looks() -> None:
+async def test_urgent_changes_go_before_others_and_before_reconciles() -> None:
     queue = new_queue()
     queue.add("change", priority=Priority.CHANGE)
     queue.add("look")
@@ -104,7 +104,7 @@ async def test_urgent_changes_go_before_others_and_before_looks() -> None:
     assert order == ["urgent", "look", "change"]
 
 
-async def test_a_wish_for_a_look_does_not_put_off_an_urgent_change() -> None:
+async def test_a_requested_reconcile_does_not_delay_an_urgent_change() -> None:
     queue = new_queue()
     queue.add("urgent", priority=Priority.URGENT)
     queue.add("change", priority=Priority.CHANGE)
@@ -117,12 +117,12 @@ async def test_a_wish_for_a_look_does_not_put_off_an_urgent_change() -> None:
         async with queue.get() as item:
             items.append((item.key, item.limit is queue.changes))
 
-    # What could wait may be urgent by now: only a look tells.
+    # What could wait may be urgent by now: only a reconcile shows it.
     assert items[0] == ("urgent", True)
     assert ("change", False) in items
 
 
-async def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
+async def test_reconciles_continue_while_the_change_limit_is_reached() -> None:
     queue = new_queue(1)
     queue.add("slow")
     async with queue.get() as slow:
@@ -137,7 +137,7 @@ async def test_looks_go_on_while_all_places_for_changes_are_taken() -> None:
         assert item.key == "second"
 
 
-async def test_a_change_that_can_wait_leaves_the_last_place_to_an_urgent_one() -> None:
+async def test_a_change_that_is_not_urgent_leaves_capacity_for_an_urgent_one() -> None:
     queue = new_queue(1)
     queue.add("a")
     async with queue.get() as item:
@@ -147,7 +147,7 @@ async def test_a_change_that_can_wait_leaves_the_last_place_to_an_urgent_one() -
         assert queue.may_change(item, urgent=True)
 
 
-async def test_a_place_comes_back_when_its_turn_ends() -> None:
+async def test_capacity_is_returned_when_the_work_item_is_done() -> None:
     queue = new_queue(1)
     for key in ("a", "b"):
         queue.add(key)
@@ -155,7 +155,7 @@ async def test_a_place_comes_back_when_its_turn_ends() -> None:
             assert queue.may_change(item, urgent=False), key
 
 
-async def test_a_closed_queue_hands_out_nothing_and_lets_go_of_those_who_wait() -> None:
+async def test_a_closed_queue_returns_nothing_and_wakes_all_waiters() -> None:
     queue = new_queue()
 
     async def wait() -> WorkItem[str]:
@@ -176,18 +176,18 @@ async def test_a_hundred_thousand_keys_cost_no_more_each_than_a_thousand() -> No
     for number in range(100_000):
         queue.add(number)
         queue.add(number, after=1.0)
-    seen = set()
+    observed = set()
     for _ in range(100_000):
         async with queue.get() as item:
-            seen.add(item.key)
+            observed.add(item.key)
 
-    assert seen == set(range(100_000))
+    assert observed == set(range(100_000))
     assert len(queue) == 0
     assert queue.oldest() is None
 
 
 @pytest.mark.parametrize("priority", list(Priority))
-async def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(
+async def test_the_oldest_trigger_has_priority(
     priority: Priority,
 ) -> None:
     queue = new_queue()
@@ -204,7 +204,7 @@ async def test_the_latest_news_wait_no_longer_than_those_that_wait_longest(
     assert order == ["many-0", "one", "many-1"]
 
 
-async def test_what_was_told_first_goes_first_however_late_it_was_seen_to_be_urgent() -> None:
+async def test_the_oldest_trigger_goes_first_however_late_it_became_urgent() -> None:
     queue = new_queue()
     await asyncio.sleep(10.0)
     queue.add("later", priority=Priority.URGENT, since=5.0)
@@ -214,7 +214,7 @@ async def test_what_was_told_first_goes_first_however_late_it_was_seen_to_be_urg
         assert item.key == "sooner"
 
 
-async def test_whoever_gives_up_waiting_leaves_the_news_to_others() -> None:
+async def test_a_cancelled_waiter_leaves_the_key_to_others() -> None:
     queue = new_queue()
 
     async def wait() -> str:
@@ -229,7 +229,7 @@ async def test_whoever_gives_up_waiting_leaves_the_news_to_others() -> None:
     assert await second == "a"
 
 
-async def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> None:
+async def test_every_waiter_gets_a_key_if_there_are_enough() -> None:
     queue = new_queue()
     got: dict[int, float] = {}
 
@@ -248,32 +248,32 @@ async def test_everybody_who_waits_gets_a_key_when_there_is_one_for_each() -> No
     assert got == pytest.approx({0: 8.0, 1: 4.0, 2: 8.0, 3: 4.0, 4: 8.0})
 
 
-def test_on_the_loop_of_the_service_times_are_kept_however_short() -> None:
-    async def play() -> None:
+def test_short_delays_are_exact_on_the_event_loop_of_the_service() -> None:
+    async def story() -> None:
         queue = new_queue()
         for number in range(50):
             queue.add(number, after=number / 100_000)
         for number in range(50):
             queue.add(number, after=number / 200_000)
-        seen = set()
+        observed = set()
         for _ in range(50):
             async with asyncio.timeout(10), queue.get() as item:
-                seen.add(item.key)
+                observed.add(item.key)
 
-        assert seen == set(range(50))
+        assert observed == set(range(50))
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(play())
+        runner.run(story())
 
 
-async def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
+async def test_a_reconcile_that_becomes_a_change_frees_a_reconcile_slot() -> None:
     queue, reads = new_queue(2), ReadLimit()
     queue.reads, reads.on_lifted = reads, queue.wake
-    looked: dict[str, float] = {}
+    reconciled: dict[str, float] = {}
 
     async def work() -> None:
         async with queue.get() as item:
-            looked[item.key] = asyncio.get_running_loop().time()
+            reconciled[item.key] = asyncio.get_running_loop().time()
             if item.key == "a":
                 assert queue.may_change(item, urgent=True)
                 await asyncio.sleep(5.0)
@@ -287,16 +287,16 @@ async def test_a_look_that_becomes_a_change_lets_the_next_look_begin() -> None:
                 queue.add(key)
             await asyncio.sleep(10.0)
 
-    assert max(looked.values()) < 1.0
+    assert max(reconciled.values()) < 1.0
 
 
-async def test_a_key_knows_what_is_too_old_for_it() -> None:
+async def test_a_key_knows_which_reads_are_outdated() -> None:
     queue = new_queue()
     clock = asyncio.get_running_loop().time
     queue.add("told twice")
     queue.add("later", after=2.0)
     await asyncio.sleep(1.0)
-    told = clock()
+    reported = clock()
     queue.add("told twice")
     await asyncio.sleep(3.0)
 
@@ -304,10 +304,10 @@ async def test_a_key_knows_what_is_too_old_for_it() -> None:
     for _ in range(2):
         async with queue.get() as item:
             requested[item.key] = item.requested
-    assert requested == {"told twice": told, "later": told + 1.0}
+    assert requested == {"told twice": reported, "later": reported + 1.0}
 
 
-async def test_a_place_that_comes_free_is_offered_to_those_who_wait() -> None:
+async def test_freed_capacity_is_offered_to_waiters() -> None:
     queue = new_queue(1)
     queue.add("first", priority=Priority.CHANGE)
     took: list[float] = []

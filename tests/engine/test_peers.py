@@ -26,7 +26,7 @@ from tests.engine.setup import (
 from tests.fakes.kube_server import metadata
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.linstor import FakeLinstor
-from tests.stage import manifests
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 
@@ -47,7 +47,7 @@ def moved_elsewhere(operation: str, pv: Json) -> None:
         pv["spec"]["nodeAffinity"] = manifests.on_nodes(["elsewhere"])
 
 
-async def test_a_policy_that_moves_new_volumes_has_none_replaced_again_and_again() -> None:
+async def test_a_policy_that_changes_new_affinities_causes_no_repeated_replacement() -> None:
     async with one_setup("n2") as setup, setup.at_work():
         setup.cluster.mutations.append(moved_elsewhere)
         await reconciled_for(setup, 3600.0)
@@ -65,7 +65,7 @@ async def test_a_policy_that_moves_new_volumes_has_none_replaced_again_and_again
         assert setup.nodes() == {"n2"}
 
 
-async def test_a_policy_that_labels_every_update_is_no_reason_to_begin_again() -> None:
+async def test_a_policy_that_labels_every_update_restarts_no_replacement() -> None:
     count = 0
 
     def stamped(operation: str, pv: Json) -> None:
@@ -82,7 +82,7 @@ async def test_a_policy_that_labels_every_update_is_no_reason_to_begin_again() -
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
 
-async def test_what_else_a_policy_changes_is_told_once_and_left() -> None:
+async def test_other_changes_by_a_policy_are_reported_once_and_accepted() -> None:
     def remounted(operation: str, pv: Json) -> None:
         if operation == "CREATE":
             pv["spec"]["mountOptions"] = ["ro"]
@@ -108,7 +108,7 @@ async def test_what_else_a_policy_changes_is_told_once_and_left() -> None:
         assert [(n, r) for n, r, _ in setup.notices.warnings] == [(PV, "VolumeCreatedDifferent")]
 
 
-async def test_a_placement_that_never_rests_does_not_have_a_volume_replaced_without_end() -> None:
+async def test_an_unstable_placement_causes_no_endless_replacements() -> None:
     async with one_setup("n2") as setup, setup.at_work():
         for number in range(1800):
             setup.linstor.place(PV, f"n{number % 2 + 2}")
@@ -127,21 +127,22 @@ async def lost_and_found(setup: Setup) -> None:
         )
 
 
-@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("responded", [True, False])
 @pytest.mark.parametrize("lost", [True, False])
-async def test_a_claim_that_was_lost_and_is_bound_again_is_counted(
-    monkeypatch: pytest.MonkeyPatch, lost: bool, answered: bool
+async def test_a_claim_that_was_lost_for_a_moment_is_counted(
+    monkeypatch: pytest.MonkeyPatch, lost: bool, responded: bool
 ) -> None:
     async with one_setup("n2") as setup, setup.volumes.watching():
         create = setup.volumes.create
 
         async def created(manifest: Manifest) -> Manifest:
             made = await create(manifest)
-            # The API server's clock tells seconds, and the claim was not bound just now.
+            # The API server's clock has a resolution of seconds, and the claim was not bound just
+            # now.
             monkeypatch.setattr(metadata, "now", lambda: "2036-01-01T00:00:00Z")
             if lost:
                 await lost_and_found(setup)
-            if not answered:
+            if not responded:
                 raise Unreachable("the answer is lost")
             return made
 
@@ -150,10 +151,10 @@ async def test_a_claim_that_was_lost_and_is_bound_again_is_counted(
         assert setup.telemetry.counted["claim lost"] == lost
 
 
-async def test_a_claim_that_is_deleted_while_a_quiet_moment_is_waited_for_is_seen_to_be_gone(
+async def test_a_claim_deleted_while_the_resync_is_avoided_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By whoever goes on with a replacement: then policy Retain is kept."""
+    """By whoever continues a replacement: then policy Retain is kept."""
     async with one_setup("n2") as first:
         first.faults.refuse("remove", Unreachable)
         async with first.volumes.watching():
@@ -180,7 +181,7 @@ async def test_a_claim_that_is_deleted_while_a_quiet_moment_is_waited_for_is_see
         assert after["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
 
-async def test_what_waits_for_minutes_is_told_though_nothing_about_it_changes() -> None:
+async def test_a_volume_deferred_for_minutes_is_reported_although_nothing_changes() -> None:
     async with one_setup("n1", "n2") as setup, setup.at_work():
         wish = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
         setup.cluster.patch("persistentvolumeclaims", CLAIM, wish, namespace="default")
@@ -197,24 +198,24 @@ async def test_what_waits_for_minutes_is_told_though_nothing_about_it_changes() 
 
         capacity = {"spec": {"capacity": {"storage": "2Gi"}}}
         setup.cluster.patch("persistentvolumes", PV, capacity)
-        await until(lambda: setup.nodes() == {"n1", "n2"}, patience=120.0)
+        await until(lambda: setup.nodes() == {"n1", "n2"}, within=120.0)
 
 
-async def test_a_new_volume_that_is_deleted_before_its_note_is_dropped_stays_deleted() -> None:
+async def test_a_new_volume_deleted_before_its_entry_stays_deleted() -> None:
     async with one_setup("n2") as setup:
         create, read_claim = setup.volumes.create, setup.volumes.read_claim
         created = False
 
         async def made(manifest: Manifest) -> Manifest:
             nonlocal created
-            answer = await create(manifest)
+            response = await create(manifest)
             created = True
-            return answer
+            return response
 
         async def failing(claim: ClaimName) -> Manifest | None:
             if created and setup.cluster.get("persistentvolumes", PV) is not None:
-                bare: Json = {"metadata": {"finalizers": []}}
-                setup.cluster.patch("persistentvolumes", PV, bare)
+                without_finalizers: Json = {"metadata": {"finalizers": []}}
+                setup.cluster.patch("persistentvolumes", PV, without_finalizers)
                 setup.cluster.delete("persistentvolumes", PV)
                 raise Unreachable("the answer is lost")
             return await read_claim(claim)
@@ -224,4 +225,4 @@ async def test_a_new_volume_that_is_deleted_before_its_note_is_dropped_stays_del
             assert await replace(setup, "n2") is Outcome.DELETED_BY_USER
 
         assert setup.cluster.get("persistentvolumes", PV) is None
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}

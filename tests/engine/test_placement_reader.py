@@ -1,4 +1,4 @@
-"""Placements resource by resource, while a satellite hangs; cut off, it goes on where it was."""
+"""Placements resource by resource, while a satellite hangs; cut off, it continues where it was."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,8 @@ HUNG = 0.3
 """How long a controller waits for a hung satellite before the bulk read fails."""
 
 LIMIT = 0.7
-"""How long a pass may take. Reading NAMES alone, 4 at a time and 20 ms each, takes 1 s."""
+"""How long a full reconcile may take. Reading NAMES alone, 4 at a time and 20 ms each, takes 1 s.
+"""
 
 NAMES = [f"pvc-{number:03}" for number in range(200)]
 
@@ -55,9 +56,7 @@ async def cut_off(view: PlacementReader, linstor: Slow, *, after: float) -> None
             await view.one_by_one(tuple(linstor.placed))
 
 
-async def test_12000_resources_at_20_ms_each_are_read_within_minutes_however_often_cut_off() -> (
-    None
-):
+async def test_12000_slow_resources_are_read_within_minutes_however_often_interrupted() -> None:
     linstor = slow([f"pvc-{number}" for number in range(12_000)])
     view = PlacementReader(linstor, readers=4)
     attempts = 0
@@ -86,7 +85,7 @@ async def test_more_readers_read_faster() -> None:
     assert await took(20) == pytest.approx(await took(4) / 5)
 
 
-async def test_a_reading_that_failed_goes_on_where_it_was_as_well() -> None:
+async def test_a_failed_read_resumes_where_it_was() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     asyncio.get_running_loop().call_later(
@@ -101,7 +100,7 @@ async def test_a_reading_that_failed_goes_on_where_it_was_as_well() -> None:
     assert linstor.read.total() == len(NAMES)
 
 
-async def test_once_all_is_read_the_next_reading_begins_anew() -> None:
+async def test_after_a_complete_read_the_next_one_starts_from_scratch() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     await view.one_by_one(tuple(linstor.placed))
@@ -111,7 +110,7 @@ async def test_once_all_is_read_the_next_reading_begins_anew() -> None:
     assert set(linstor.read.values()) == {2}
 
 
-async def test_what_was_read_too_long_ago_is_read_again() -> None:
+async def test_outdated_placements_are_read_again() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     await cut_off(view, linstor, after=0.5)
@@ -126,7 +125,7 @@ async def test_what_was_read_too_long_ago_is_read_again() -> None:
     assert found.placements == linstor.placed
 
 
-async def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
+async def test_a_resource_triggered_after_it_was_read_is_read_again() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     await cut_off(view, linstor, after=0.5)
@@ -140,7 +139,7 @@ async def test_what_was_heard_of_since_it_was_read_is_read_again() -> None:
     assert linstor.read[moved] == 2
 
 
-async def test_what_is_heard_of_while_others_are_read_is_read_again() -> None:
+async def test_a_resource_triggered_while_others_are_read_is_read_again() -> None:
     linstor = slow(NAMES)
     view = PlacementReader(linstor, readers=4)
     moved = resource_name(NAMES[0])
@@ -155,7 +154,7 @@ async def test_what_is_heard_of_while_others_are_read_is_read_again() -> None:
     assert found.placements[moved] == linstor.placed[moved]
 
 
-async def test_a_resource_that_linstor_does_not_know_is_asked_for_once() -> None:
+async def test_a_resource_unknown_to_linstor_is_read_once() -> None:
     linstor = slow(NAMES)
     gone = resource_name("pvc-gone")
 
@@ -165,40 +164,40 @@ async def test_a_resource_that_linstor_does_not_know_is_asked_for_once() -> None
     assert linstor.read[gone] == 1
 
 
-def a_house(cluster: FakeCluster, linstor: Slow) -> Setup:
+def slow_setup(cluster: FakeCluster, linstor: Slow) -> Setup:
     return setup_on(cluster, linstor, limit=LIMIT, readers=4)
 
 
-async def test_a_full_pass_that_takes_longer_than_it_may_ends_all_the_same() -> None:
+async def test_a_full_reconcile_slower_than_its_timeout_completes() -> None:
     linstor = slow(NAMES)
     linstor.place(NAMES[-1], "n2")
     async with cluster_with(*NAMES) as cluster:
-        setup = a_house(cluster, linstor)
+        setup = slow_setup(cluster, linstor)
         async with setup.at_work():
             passing = asyncio.create_task(setup.full_reconciler.run())
             setup.full_reconciler.request("start")
 
-            await until(lambda: setup.full_reconciler.last is not None, patience=120.0)
-            await until(lambda: setup.nodes(NAMES[-1]) == {"n2"}, patience=30.0)
+            await until(lambda: setup.full_reconciler.last is not None, within=120.0)
+            await until(lambda: setup.nodes(NAMES[-1]) == {"n2"}, within=30.0)
             passing.cancel()
 
         assert setup.telemetry.counted["full reconcile one by one"] >= 1
         assert setup.telemetry.counted["failed full reconcile TimeoutError"] >= 1
 
 
-async def test_what_was_missed_while_a_pass_was_being_resumed_is_found_by_another_one() -> None:
+async def test_events_missed_during_a_resumed_full_reconcile_cause_another_one() -> None:
     linstor = slow(NAMES)
     async with cluster_with(*NAMES) as cluster:
-        setup = a_house(cluster, linstor)
+        setup = slow_setup(cluster, linstor)
         async with setup.at_work():
             passing = asyncio.create_task(setup.full_reconciler.run())
             setup.full_reconciler.request("start")
-            await until(lambda: linstor.read.total() > 50, patience=30.0)
+            await until(lambda: linstor.read.total() > 50, within=30.0)
             moved = next(iter(linstor.read))
-            # Nobody was told: the stream was broken, and is open again.
+            # Nobody was notified: the stream was broken, and is open again.
             linstor.place(moved, "n2")
             setup.full_reconciler.request("promotion stream opened")
 
-            # Sooner than the next pass by the clock.
-            await until(lambda: setup.nodes(moved) == {"n2"}, patience=30.0)
+            # Sooner than the next periodic full reconcile.
+            await until(lambda: setup.nodes(moved) == {"n2"}, within=30.0)
             passing.cancel()

@@ -1,4 +1,4 @@
-"""Changes without an event, seen by what LINSTOR answers from memory."""
+"""Changes without an event, detected by what LINSTOR returns from memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ class Memory:
 
 
 @dataclass(slots=True)
-class Room:
+class PollFixture:
     linstor: Memory
     leadership: FakeLeadership
     poll: Poll
@@ -43,14 +43,14 @@ class Room:
     paused: bool = False
 
     async def beats(self, number: int = 1) -> int:
-        """Let it read so often; answers how many full reconciles were asked for."""
+        """Let it read so often; returns how many full reconciles were asked for."""
         before = len(self.requests)
         await asyncio.sleep(number * EVERY)
         return len(self.requests) - before
 
 
 @pytest_asyncio.fixture(params=[True])
-async def room(request: pytest.FixtureRequest) -> AsyncIterator[Room]:
+async def fixture(request: pytest.FixtureRequest) -> AsyncIterator[PollFixture]:
     """Give `room` the parameter False for an instance that does not lead."""
     linstor, leadership, requests = Memory(), FakeLeadership(request.param), list[str]()
     poll = Poll(
@@ -60,19 +60,19 @@ async def room(request: pytest.FixtureRequest) -> AsyncIterator[Room]:
         paused=lambda: made.paused,
         every=EVERY,
     )
-    made = Room(linstor, leadership, poll, requests)
+    made = PollFixture(linstor, leadership, poll, requests)
     task = asyncio.create_task(poll.run())
     await asyncio.sleep(EVERY / 2)
     yield made
     task.cancel()
 
 
-NOT_LEADING = pytest.mark.parametrize("room", [False], indirect=True)
+NOT_LEADING = pytest.mark.parametrize("fixture", [False], indirect=True)
 
 
-async def test_where_nothing_changes_nothing_is_asked_for(room: Room) -> None:
-    assert await room.beats(100) == 0
-    assert room.linstor.asked == 101
+async def test_without_changes_no_full_reconcile_is_requested(fixture: PollFixture) -> None:
+    assert await fixture.beats(100) == 0
+    assert fixture.linstor.asked == 101
 
 
 @pytest.mark.parametrize(
@@ -84,121 +84,123 @@ async def test_where_nothing_changes_nothing_is_asked_for(room: Room) -> None:
         pytest.param(replace(ONLINE, labels=frozenset({("Aux/zone", "b")})), id="labels"),
     ],
 )
-async def test_a_node_that_went_or_changed_is_seen_once(
-    room: Room, state: NodeState | None
+async def test_a_lost_or_changed_node_is_detected_once(
+    fixture: PollFixture, state: NodeState | None
 ) -> None:
     if state is None:
-        del room.linstor.nodes[N2]
+        del fixture.linstor.nodes[N2]
     else:
-        room.linstor.nodes[N2] = state
+        fixture.linstor.nodes[N2] = state
 
-    assert await room.beats() == 1
-    assert await room.beats(20) == 0
-    assert room.requests == ["poll"]
+    assert await fixture.beats() == 1
+    assert await fixture.beats(20) == 0
+    assert fixture.requests == ["poll"]
 
 
-async def test_a_node_that_came_is_seen(room: Room) -> None:
-    room.linstor.nodes[NodeName("n3")] = ONLINE
+async def test_a_new_node_is_detected(fixture: PollFixture) -> None:
+    fixture.linstor.nodes[NodeName("n3")] = ONLINE
 
-    assert await room.beats() == 1
+    assert await fixture.beats() == 1
 
 
 @pytest.mark.parametrize("count", [6, 8, 0])
-async def test_more_or_fewer_resources_are_seen(room: Room, count: int) -> None:
-    room.linstor.resources = count
+async def test_a_changed_number_of_resources_is_detected(fixture: PollFixture, count: int) -> None:
+    fixture.linstor.resources = count
 
-    assert await room.beats() == 1
-    assert await room.beats(20) == 0
+    assert await fixture.beats() == 1
+    assert await fixture.beats(20) == 0
 
 
-async def test_a_number_that_goes_on_changing_is_mostly_left_to_the_events(room: Room) -> None:
-    assert room.linstor.resources is not None
+async def test_a_number_that_keeps_changing_is_mostly_left_to_the_events(
+    fixture: PollFixture,
+) -> None:
+    assert fixture.linstor.resources is not None
     for _ in range(60):
-        room.linstor.resources += 1
-        await room.beats()
-    during = len(room.requests)
-    await room.beats(int(COUNTED_MOST / EVERY))
+        fixture.linstor.resources += 1
+        await fixture.beats()
+    during = len(fixture.requests)
+    await fixture.beats(int(COUNTED_MOST / EVERY))
 
     assert 600 / COUNTED_MOST <= during <= 600 / COUNTED_MOST + 4
     # The last change is not forgotten.
-    assert len(room.requests) in {during, during + 1}
-    room.linstor.resources += 1
-    assert await room.beats() == 1
+    assert len(fixture.requests) in {during, during + 1}
+    fixture.linstor.resources += 1
+    assert await fixture.beats() == 1
 
 
-async def test_a_change_that_was_put_off_is_not_forgotten(room: Room) -> None:
-    room.linstor.resources = 8
-    assert await room.beats() == 1
-    room.linstor.resources = 9
-    assert await room.beats() == 0
+async def test_a_deferred_change_is_not_lost(fixture: PollFixture) -> None:
+    fixture.linstor.resources = 8
+    assert await fixture.beats() == 1
+    fixture.linstor.resources = 9
+    assert await fixture.beats() == 0
 
-    assert await room.beats(3) == 1
+    assert await fixture.beats(3) == 1
 
 
-async def test_a_node_is_never_put_off(room: Room) -> None:
+async def test_a_node_change_is_never_deferred(fixture: PollFixture) -> None:
     for number in range(10):
-        room.linstor.nodes[N2] = replace(ONLINE, connection=f"state {number}")
-        assert await room.beats() == 1
+        fixture.linstor.nodes[N2] = replace(ONLINE, connection=f"state {number}")
+        assert await fixture.beats() == 1
 
 
 @pytest.mark.parametrize("error", [Unreachable("away"), LoginRefused("no")])
-async def test_what_changed_while_linstor_was_away_is_seen_afterwards(
-    room: Room, error: AffinityEventsError, caplog: pytest.LogCaptureFixture
+async def test_a_change_during_an_outage_is_detected_afterwards(
+    fixture: PollFixture, error: AffinityEventsError, caplog: pytest.LogCaptureFixture
 ) -> None:
-    room.linstor.broken = error
-    assert await room.beats(10) == 0
-    del room.linstor.nodes[N1]
-    room.linstor.broken = None
+    fixture.linstor.broken = error
+    assert await fixture.beats(10) == 0
+    del fixture.linstor.nodes[N1]
+    fixture.linstor.broken = None
 
-    assert await room.beats() == 1
-    # Others tell of an outage.
+    assert await fixture.beats() == 1
+    # Others report an outage.
     assert [record.levelname for record in caplog.records if "failed" in record.message] == []
 
 
-async def test_a_linstor_that_counts_nothing_is_watched_by_its_nodes(room: Room) -> None:
-    room.linstor.resources = None
-    assert await room.beats(5) == 0
-    del room.linstor.nodes[N1]
-    assert await room.beats() == 1
-    room.linstor.resources = 9
-    assert await room.beats() == 1
+async def test_without_a_resource_count_only_nodes_are_compared(fixture: PollFixture) -> None:
+    fixture.linstor.resources = None
+    assert await fixture.beats(5) == 0
+    del fixture.linstor.nodes[N1]
+    assert await fixture.beats() == 1
+    fixture.linstor.resources = 9
+    assert await fixture.beats() == 1
 
 
 @NOT_LEADING
-async def test_who_does_not_lead_asks_for_nothing(room: Room) -> None:
-    assert await room.beats(10) == 0
-    assert room.linstor.asked == 0
+async def test_a_follower_does_not_poll(fixture: PollFixture) -> None:
+    assert await fixture.beats(10) == 0
+    assert fixture.linstor.asked == 0
 
 
 @NOT_LEADING
-async def test_a_new_leader_compares_with_what_it_finds_at_once(room: Room) -> None:
-    room.leadership.leading = True
-    room.poll.wake()
+async def test_a_new_leader_compares_with_its_first_poll(fixture: PollFixture) -> None:
+    fixture.leadership.leading = True
+    fixture.poll.wake()
     await asyncio.sleep(0.0)
     await asyncio.sleep(0.0)
-    assert room.linstor.asked == 1
-    del room.linstor.nodes[N1]
+    assert fixture.linstor.asked == 1
+    del fixture.linstor.nodes[N1]
 
-    assert await room.beats() == 1
-
-
-async def test_a_leader_anew_does_not_compare_with_what_it_saw_before(room: Room) -> None:
-    room.leadership.leading = False
-    await room.beats()
-    del room.linstor.nodes[N1]
-    room.leadership.leading = True
-
-    assert await room.beats(5) == 0
+    assert await fixture.beats() == 1
 
 
-async def test_where_something_better_tells_nothing_is_asked(room: Room) -> None:
-    room.paused = True
-    asked = room.linstor.asked
-    del room.linstor.nodes[N1]
-    assert await room.beats(10) == 0
-    assert room.linstor.asked == asked
+async def test_a_leader_again_does_not_compare_with_polls_of_before(fixture: PollFixture) -> None:
+    fixture.leadership.leading = False
+    await fixture.beats()
+    del fixture.linstor.nodes[N1]
+    fixture.leadership.leading = True
 
-    room.paused = False
-    await room.beats()
-    del room.linstor.nodes[N2]
-    assert await room.beats() == 1
+    assert await fixture.beats(5) == 0
+
+
+async def test_with_a_better_event_source_nothing_is_polled(fixture: PollFixture) -> None:
+    fixture.paused = True
+    asked = fixture.linstor.asked
+    del fixture.linstor.nodes[N1]
+    assert await fixture.beats(10) == 0
+    assert fixture.linstor.asked == asked
+
+    fixture.paused = False
+    await fixture.beats()
+    del fixture.linstor.nodes[N2]
+    assert await fixture.beats() == 1

@@ -10,13 +10,13 @@ takes = st.tuples(st.just("take"), st.floats(0.0, 3.0), st.just(0.0))
 drops = st.tuples(st.just("drop"), st.floats(0.0, 3.0), st.just(0.0))
 
 
-@given(acts=st.lists(st.one_of(wishes, takes, drops), max_size=60))
-def test_what_is_put_is_handed_out_once_and_never_early(
-    acts: list[tuple[str, float, float]],
+@given(operations=st.lists(st.one_of(wishes, takes, drops), max_size=60))
+def test_an_item_is_returned_once_and_never_early(
+    operations: list[tuple[str, float, float]],
 ) -> None:
     row, now, there = ReadyHeap[int](), 0.0, list[Waiting[int]]()
-    for number, (act, much, since) in enumerate(acts):
-        match act:
+    for number, (action, much, since) in enumerate(operations):
+        match action:
             case "put":
                 waiting = Waiting(number, now + much, number, since, "")
                 row.put(waiting, now)
@@ -38,7 +38,7 @@ def test_what_is_put_is_handed_out_once_and_never_early(
         assert row.next_at(now) == min(later, default=None)
 
 
-def test_a_row_that_is_never_empty_does_not_grow() -> None:
+def test_a_heap_that_is_never_empty_does_not_grow() -> None:
     row = ReadyHeap[int]()
     row.put(Waiting(0, 0.0, 0, 0.0, ""), 0.0)
     for number in range(1, 5000):

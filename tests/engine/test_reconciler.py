@@ -1,4 +1,4 @@
-"""Looks: what is seen, what follows, and when it is looked at again."""
+"""Reconciles: what they read, what follows, and when they are repeated."""
 
 import asyncio
 import weakref
@@ -17,12 +17,12 @@ from linstor_affinity_events.model.names import ClaimName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
 from tests.engine.setup import PV, RD, Setup, bind, cluster_with, instead, setup_on, until
 from tests.fakes.linstor import FakeLinstor
-from tests.stage import manifests
+from tests.testbed import manifests
 
 
 @asynccontextmanager
 async def one_volume(*placed: str, on: str = "n1") -> AsyncIterator[Setup]:
-    """A house at work with one volume; LINSTOR has it on the nodes given."""
+    """A running engine with one volume; LINSTOR has it on the nodes given."""
     async with cluster_with(PV, on=on) as cluster:
         linstor = FakeLinstor("n1", "n2", "n3")
         linstor.place(PV, *placed)
@@ -31,7 +31,7 @@ async def one_volume(*placed: str, on: str = "n1") -> AsyncIterator[Setup]:
             yield setup
 
 
-async def test_a_hint_is_acted_on_at_once() -> None:
+async def test_a_trigger_is_reconciled_at_once() -> None:
     async with one_volume("n2") as setup:
         began = asyncio.get_running_loop().time()
         setup.queue.add(RD, source="promotion")
@@ -42,18 +42,18 @@ async def test_a_hint_is_acted_on_at_once() -> None:
         assert setup.telemetry.counted["changed replace done"] == 1
 
 
-async def test_a_hint_that_changed_nothing_gets_one_second_look() -> None:
+async def test_a_trigger_without_change_gets_one_recheck() -> None:
     async with one_volume("n1") as setup:
         setup.queue.add(RD, source="promotion")
         await asyncio.sleep(1.0)
-        # The truth comes after the event, and nothing tells of it.
+        # The truth comes after the event, and there is no event for it.
         setup.linstor.place(PV, "n2")
         await asyncio.sleep(3.0)
 
         assert setup.nodes() == {"n2"}
 
 
-async def test_without_news_nothing_is_asked() -> None:
+async def test_without_triggers_nothing_is_read() -> None:
     async with one_volume("n1") as setup:
         setup.queue.add(RD, source="promotion")
         await asyncio.sleep(10.0)
@@ -63,16 +63,16 @@ async def test_without_news_nothing_is_asked() -> None:
         assert setup.linstor.asked == []
 
 
-async def test_a_placement_in_motion_is_looked_at_until_it_rests() -> None:
+async def test_a_moving_placement_is_requeued_until_it_is_stable() -> None:
     async with one_volume("n1") as setup:
         setup.linstor.place(PV, "n1", "n2", flags={"n2": "DISKLESS DISK_ADDING"})
         setup.queue.add(RD, source="promotion")
         await asyncio.sleep(6.0)
         setup.linstor.place(PV, "n1", "n2")
-        await until(lambda: setup.nodes() == {"n1", "n2"}, patience=10.0)
+        await until(lambda: setup.nodes() == {"n1", "n2"}, within=10.0)
 
 
-async def test_a_deletion_that_never_ends_is_not_looked_at_for_ever() -> None:
+async def test_a_deletion_that_never_ends_is_not_requeued_forever() -> None:
     async with one_volume("n1") as setup:
         setup.linstor.place(PV, "n1", "n2", flags={"n2": "DELETE DRBD_DELETE"})
         setup.queue.add(RD, source="promotion")
@@ -83,7 +83,7 @@ async def test_a_deletion_that_never_ends_is_not_looked_at_for_ever() -> None:
         assert setup.linstor.asked == []
 
 
-async def test_the_skip_annotation_set_at_the_last_moment_is_honoured() -> None:
+async def test_a_skip_annotation_set_just_before_the_write_is_respected() -> None:
     async with one_volume("n2") as setup:
         before = setup.pv()["metadata"]["uid"]
         annotation = {"metadata": {"annotations": {SKIP_ANNOTATION: "yes"}}}
@@ -95,7 +95,7 @@ async def test_the_skip_annotation_set_at_the_last_moment_is_honoured() -> None:
         assert setup.nodes() == {"n1"}
 
 
-async def test_a_refusal_is_told_once_until_its_reason_changes() -> None:
+async def test_a_refusal_is_reported_once_until_its_reason_changes() -> None:
     async with one_volume() as setup:
         for _ in range(5):
             setup.queue.add(RD, source="promotion")
@@ -116,17 +116,19 @@ async def test_a_refusal_is_told_once_until_its_reason_changes() -> None:
         assert setup.nodes() == {"n1"}
 
 
-async def test_linstor_away_is_asked_again_with_growing_pauses_and_then_it_is_mended() -> None:
+async def test_an_unreachable_linstor_is_retried_with_backoff_until_the_volume_is_corrected() -> (
+    None
+):
     async with one_volume("n2") as setup:
         setup.linstor.broken = Unreachable("down")
         setup.queue.add(RD, source="promotion")
         await asyncio.sleep(60.0)
         assert 4 <= setup.linstor.asked.count("placement") <= 12
         setup.linstor.broken = None
-        await until(lambda: setup.nodes() == {"n2"}, patience=300.0)
+        await until(lambda: setup.nodes() == {"n2"}, within=300.0)
 
 
-async def test_a_login_refused_is_no_reason_to_hammer() -> None:
+async def test_a_rejected_login_is_retried_with_backoff() -> None:
     async with one_volume("n2") as setup:
         setup.linstor.broken = LoginRefused("no")
         setup.queue.add(RD, source="promotion")
@@ -135,7 +137,7 @@ async def test_a_login_refused_is_no_reason_to_hammer() -> None:
         assert setup.linstor.asked.count("placement") <= 11
 
 
-async def test_a_resize_that_never_ends_is_waited_for_with_growing_pauses() -> None:
+async def test_a_resize_that_never_ends_is_rechecked_with_backoff() -> None:
     async with one_volume("n1", "n2") as setup:
         bigger = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
         claim = f"claim-{PV}"
@@ -146,11 +148,11 @@ async def test_a_resize_that_never_ends_is_waited_for_with_growing_pauses() -> N
         assert setup.linstor.asked.count("placement") < 100
 
         setup.cluster.patch("persistentvolumes", PV, {"spec": {"capacity": {"storage": "2Gi"}}})
-        await until(lambda: setup.nodes() == {"n1", "n2"}, patience=61.0)
+        await until(lambda: setup.nodes() == {"n1", "n2"}, within=61.0)
         assert setup.pv()["spec"]["capacity"] == {"storage": "2Gi"}
 
 
-async def test_who_does_not_lead_writes_nothing() -> None:
+async def test_a_follower_writes_nothing() -> None:
     async with one_volume("n2") as setup:
         setup.leadership.leading = False
         setup.queue.add(RD, source="promotion")
@@ -159,7 +161,7 @@ async def test_who_does_not_lead_writes_nothing() -> None:
         assert setup.faults.writes == []
 
 
-async def test_after_the_queue_closed_nothing_is_begun() -> None:
+async def test_nothing_starts_after_the_queue_is_closed() -> None:
     async with one_volume("n2") as setup:
         original = setup.linstor.placement
 
@@ -190,7 +192,7 @@ async def test_volumes_that_no_pod_can_use_go_first() -> None:
             await until(lambda: len(setup.notices.updates) == len(names))
 
         order = [name for name, _, _ in setup.notices.updates]
-        # Two places for changes were taken before it was looked at.
+        # Two changes were in flight before it was read.
         assert order.index("pvc-11") <= 4
 
 
@@ -201,7 +203,7 @@ async def test_volumes_that_no_pod_can_use_go_first() -> None:
         pytest.param(0.0001, 0.2, 9, 10, id="nobody is in another's way"),
     ],
 )
-async def test_no_more_are_replaced_at_a_time_than_get_done_sooner_for_it(
+async def test_concurrency_is_limited_to_what_increases_throughput(
     binder_takes: float, api_takes: float, least: int, most: int
 ) -> None:
     names = [f"pvc-{n}" for n in range(2, 102)]
@@ -213,11 +215,11 @@ async def test_no_more_are_replaced_at_a_time_than_get_done_sooner_for_it(
         setup = setup_on(cluster, linstor, at_once=10)
         read, amidst = setup.volumes.read_claim, 0
 
-        async def far_away(claim: ClaimName) -> Manifest | None:
+        async def slow_read(claim: ClaimName) -> Manifest | None:
             await asyncio.sleep(api_takes)
             return await read(claim)
 
-        instead(setup.volumes, read_claim=far_away)
+        instead(setup.volumes, read_claim=slow_read)
         async with setup.at_work(workers=14):
             # One by itself shows how long it takes while nobody else is in the way.
             setup.queue.add(RD, source="promotion")
@@ -233,7 +235,7 @@ async def test_no_more_are_replaced_at_a_time_than_get_done_sooner_for_it(
 
 
 @pytest.mark.parametrize("held_up", [True, False])
-async def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held_up: bool) -> None:
+async def test_delayed_replacements_do_not_affect_the_concurrency_limit(held_up: bool) -> None:
     names = [f"pvc-{n}" for n in range(2, 32)]
     async with cluster_with() as cluster:
         linstor = FakeLinstor("n1", "n2", "n3")
@@ -265,16 +267,16 @@ async def test_of_what_was_held_up_nothing_is_learnt_for_how_many_at_a_time(held
     assert (setup.engine.changes.limit == before) is held_up
 
 
-async def test_a_node_that_the_snapshot_lacks_is_learnt_on_the_way() -> None:
+async def test_a_node_missing_from_the_snapshot_is_read() -> None:
     async with one_volume("n1") as setup:
         setup.linstor.node_labels["n9"] = {"Aux/topology/kubernetes.io/hostname": "n9"}
         await asyncio.sleep(5.0)
         setup.linstor.place(PV, "n9")
         setup.queue.add(RD, source="promotion")
-        await until(lambda: setup.nodes() == {"n9"}, patience=10.0)
+        await until(lambda: setup.nodes() == {"n9"}, within=10.0)
 
 
-async def test_an_error_that_nobody_foresaw_ends_no_worker() -> None:
+async def test_an_unexpected_error_ends_no_worker() -> None:
     async with one_volume("n2") as setup:
         fine = setup.linstor.placement
 
@@ -285,10 +287,10 @@ async def test_an_error_that_nobody_foresaw_ends_no_worker() -> None:
         setup.queue.add(RD, source="promotion")
         await asyncio.sleep(5.0)
         instead(setup.linstor, placement=fine)
-        await until(lambda: setup.nodes() == {"n2"}, patience=600.0)
+        await until(lambda: setup.nodes() == {"n2"}, within=600.0)
 
 
-Sweep = Callable[[Setup], Awaitable[None]]
+FullReconcile = Callable[[Setup], Awaitable[None]]
 
 
 async def fully_reconciled(setup: Setup, cause: str = "period") -> None:
@@ -296,7 +298,7 @@ async def fully_reconciled(setup: Setup, cause: str = "period") -> None:
     await asyncio.sleep(5.0)
 
 
-async def test_a_full_pass_finds_what_no_event_told_and_counts_it() -> None:
+async def test_a_full_reconcile_finds_drift_without_event_and_counts_it() -> None:
     async with one_volume("n2") as setup:
         await fully_reconciled(setup)
 
@@ -305,7 +307,7 @@ async def test_a_full_pass_finds_what_no_event_told_and_counts_it() -> None:
         assert setup.telemetry.now["change"] == 1
 
 
-async def test_drift_that_is_waited_for_already_is_not_counted() -> None:
+async def test_drift_that_is_deferred_already_is_not_counted() -> None:
     async with one_volume("n2") as setup:
         setup.queue.add(RD, after=1.0)
         await fully_reconciled(setup)
@@ -314,9 +316,7 @@ async def test_drift_that_is_waited_for_already_is_not_counted() -> None:
         assert setup.telemetry.counted["drift period"] == 0
 
 
-async def test_a_full_pass_goes_on_one_by_one_when_the_big_read_fails_and_stays_so_a_while() -> (
-    None
-):
+async def test_a_full_reconcile_reads_one_by_one_for_a_while_after_a_failed_bulk_read() -> None:
     async with one_volume("n2") as setup:
         setup.linstor.bulk_broken = True
         await fully_reconciled(setup)
@@ -332,7 +332,7 @@ async def test_a_full_pass_goes_on_one_by_one_when_the_big_read_fails_and_stays_
         assert setup.telemetry.counted["full reconcile in bulk"] == 1
 
 
-async def test_at_rest_a_full_pass_asks_three_times_and_writes_nothing() -> None:
+async def test_in_steady_state_a_full_reconcile_sends_three_requests_and_no_write() -> None:
     async with one_volume("n1") as setup:
         await asyncio.sleep(1.0)
         setup.linstor.asked.clear()
@@ -342,7 +342,7 @@ async def test_at_rest_a_full_pass_asks_three_times_and_writes_nothing() -> None
         assert setup.faults.writes == []
 
 
-async def test_passes_come_one_pace_apart_and_sooner_when_something_was_missed() -> None:
+async def test_full_reconciles_run_at_the_configured_rate_and_sooner_after_missed_events() -> None:
     async with one_volume("n1") as setup:
         passing = asyncio.create_task(setup.full_reconciler.run())
         await asyncio.sleep(121.0)
@@ -354,7 +354,7 @@ async def test_passes_come_one_pace_apart_and_sooner_when_something_was_missed()
         passing.cancel()
 
 
-async def test_a_pass_that_fails_says_why_and_is_begun_again() -> None:
+async def test_a_failed_full_reconcile_is_reported_and_retried() -> None:
     async with one_volume("n2") as setup:
         setup.linstor.broken = Unreachable("LINSTOR is away")
         setup.full_reconciler.request("start")
@@ -389,7 +389,7 @@ class Remembered(FakeLinstor):
         return self.last() is not None
 
 
-async def test_after_each_pass_however_it_went_nothing_of_what_it_read_is_held() -> None:
+async def test_a_full_reconcile_retains_nothing_of_what_it_read() -> None:
     linstor = Remembered("n1")
     linstor.place(PV, "n1")
     held: list[bool] = []
@@ -415,7 +415,7 @@ def failure(setup: Setup) -> str | None:
     return setup.full_reconciler.failure
 
 
-async def test_two_volumes_in_use_with_one_handle_are_both_kept_right_and_told_once() -> None:
+async def test_two_volumes_in_use_with_one_handle_are_both_in_sync_and_reported_once() -> None:
     async with one_volume("n2") as setup:
         bind(setup.cluster, "copy", "n1", handle="pvc-1/00")
         await asyncio.sleep(1.0)
@@ -424,11 +424,11 @@ async def test_two_volumes_in_use_with_one_handle_are_both_kept_right_and_told_o
             await asyncio.sleep(10.0)
 
         assert setup.nodes() == setup.nodes("copy") == {"n2"}
-        told = sorted((name, reason) for name, reason, _ in setup.notices.warnings)
-        assert told == [("copy", "VolumeDuplicate"), (PV, "VolumeDuplicate")]
+        reported = sorted((name, reason) for name, reason, _ in setup.notices.warnings)
+        assert reported == [("copy", "VolumeDuplicate"), (PV, "VolumeDuplicate")]
 
 
-async def test_a_copy_that_nobody_uses_stands_in_nobodys_way() -> None:
+async def test_an_unused_duplicate_does_not_block_the_volume() -> None:
     async with one_volume("n2") as setup:
         copy = manifests.volume(
             "copy", claim=None, handle="pvc-1", node_affinity=manifests.on_nodes(["n1"])

@@ -43,7 +43,7 @@ from tests.model.manifests import begun
 Json = dict[str, Any]
 
 
-def kept(pv: Json) -> Json:
+def preserved(pv: Json) -> Json:
     """What no replacement may change."""
     metadata = {k: pv["metadata"].get(k) for k in ("name", "labels", "annotations")}
     metadata["finalizers"] = sorted(pv["metadata"]["finalizers"])
@@ -64,9 +64,9 @@ async def test_a_replaced_volume_differs_in_affinity_and_incarnation_only() -> N
         assert outcome is Outcome.DONE
         assert setup.nodes() == {"n2"}
         assert setup.pv()["metadata"]["uid"] != before["metadata"]["uid"]
-        assert kept(setup.pv()) == kept(before)
+        assert preserved(setup.pv()) == preserved(before)
         assert setup.claim()["status"]["phase"] == "Bound"
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def writes_of_one_replacement() -> int:
@@ -82,7 +82,7 @@ WRITES = run_virtually(writes_of_one_replacement())
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
-async def test_cut_off_at_any_write_another_instance_brings_it_to_its_end(
+async def test_a_replacement_interrupted_at_any_write_is_finished_by_another_instance(
     nth: int, when: str
 ) -> None:
     async with cluster_with(PV) as cluster, Binder(cluster, delay=0.001) as binder:
@@ -93,11 +93,11 @@ async def test_cut_off_at_any_write_another_instance_brings_it_to_its_end(
         second = setup_on(cluster, FakeLinstor("n1", "n2"), journal=first.journal, holder="another")
         await finished(second)
 
-        assert kept(second.pv()) == kept(before)
+        assert preserved(second.pv()) == preserved(before)
         assert second.nodes() == {"n2"}
         assert second.claim()["status"]["phase"] == "Bound"
-        assert binder.lost_seen == []
-        assert second.journal.kept == {}
+        assert binder.lost_claims == []
+        assert second.journal.entries == {}
 
 
 async def crashed(setup: Setup, nth: int, when: str) -> None:
@@ -117,7 +117,7 @@ async def crashed(setup: Setup, nth: int, when: str) -> None:
 
 
 async def finished(setup: Setup) -> None:
-    """Resume what is noted, then replace what still wants it, as a look does."""
+    """Resume what has an entry, then replace what is out of sync, as a reconcile does."""
     async with setup.volumes.watching():
         await setup.replacer.load()
         await asyncio.sleep(1.0)
@@ -130,7 +130,7 @@ async def finished(setup: Setup) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("nth", range(1, WRITES + 1))
-async def test_a_lost_answer_is_got_over(nth: int, when: str) -> None:
+async def test_a_lost_response_is_handled(nth: int, when: str) -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -147,11 +147,11 @@ async def test_a_lost_answer_is_got_over(nth: int, when: str) -> None:
             await asyncio.sleep(1.0)
 
         assert setup.nodes() == {"n2"}
-        assert kept(setup.pv()) == kept(before)
-        assert setup.journal.kept == {}
+        assert preserved(setup.pv()) == preserved(before)
+        assert setup.journal.entries == {}
 
 
-async def test_what_kubernetes_would_refuse_is_never_begun() -> None:
+async def test_a_replacement_that_kubernetes_would_reject_never_starts() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -162,7 +162,7 @@ async def test_what_kubernetes_would_refuse_is_never_begun() -> None:
         assert isinstance(outcome, Refusal)
         assert outcome.reason is Reason.NOT_ALLOWED
         assert setup.pv() == before
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
 async def test_a_rejected_replacement_writes_no_entry_until_it_is_accepted() -> None:
@@ -170,7 +170,7 @@ async def test_a_rejected_replacement_writes_no_entry_until_it_is_accepted() -> 
         setup.faults.refuse("rehearse", Invalid)
         for _ in range(2):
             assert isinstance(await replace(setup, "n2"), Refusal)
-            assert setup.journal.kept == {}
+            assert setup.journal.entries == {}
             assert setup.replacer.unfinished.pending == {}
         assert setup.faults.writes.count("note") == 1
         setup.faults.allow("rehearse")
@@ -186,7 +186,7 @@ async def test_a_dry_run_that_fails_leaves_no_entry(error: type[Again]) -> None:
         with pytest.raises(error):
             await replace(setup, "n2")
 
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
         assert setup.nodes() == {"n1"}
 
 
@@ -200,12 +200,12 @@ async def test_an_entry_that_could_not_be_withdrawn_is_dropped_later() -> None:
         setup.faults.allow("drop")
 
         assert await setup.replacer.resume(PV) is Outcome.SUPERSEDED
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
         assert setup.nodes() == {"n1"}
 
 
 @pytest.mark.parametrize("verb", ["patch", "save", "delete"])
-async def test_a_refusal_before_the_deletion_is_taken_back(verb: str) -> None:
+async def test_a_rejection_before_the_deletion_is_rolled_back(verb: str) -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -216,13 +216,11 @@ async def test_a_refusal_before_the_deletion_is_taken_back(verb: str) -> None:
         assert isinstance(against, Refusal)
         assert against.reason is Reason.NOT_ALLOWED
         assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
-        assert kept(setup.pv()) == kept(before)
-        assert setup.journal.kept == {}
+        assert preserved(setup.pv()) == preserved(before)
+        assert setup.journal.entries == {}
 
 
-async def test_a_creation_refused_after_the_deletion_is_loud_kept_trying_and_blocks_others() -> (
-    None
-):
+async def test_a_rejected_creation_after_the_deletion_is_logged_retried_and_blocks_others() -> None:
     async with cluster_with(PV, "pvc-2") as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -231,7 +229,7 @@ async def test_a_creation_refused_after_the_deletion_is_loud_kept_trying_and_blo
             with pytest.raises(Invalid):
                 await replace(setup, "n2")
             assert gone(cluster)
-            assert PV in setup.journal.kept
+            assert PV in setup.journal.entries
             assert setup.telemetry.now == {"absent": 1, "stuck": 1}
             assert [reason for _, reason, _ in setup.notices.warnings] == [
                 "VolumeRecreationFailing"
@@ -245,12 +243,12 @@ async def test_a_creation_refused_after_the_deletion_is_loud_kept_trying_and_blo
             assert await setup.replacer.resume(PV) is Outcome.DONE
             assert await replace(setup, "n2", name="pvc-2") is Outcome.DONE
 
-        assert kept(setup.pv()) == kept(before)
+        assert preserved(setup.pv()) == preserved(before)
         assert setup.telemetry.now == {"absent": 0, "stuck": 0}
         assert len(setup.notices.warnings) == 1
 
 
-async def test_a_claim_that_goes_meanwhile_leaves_a_volume_that_nobody_reclaims() -> None:
+async def test_a_claim_deleted_meanwhile_leaves_a_retained_volume() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         async with setup.volumes.watching():
@@ -270,7 +268,7 @@ async def test_a_claim_that_goes_meanwhile_leaves_a_volume_that_nobody_reclaims(
         assert [reason for _, reason, _ in setup.notices.warnings][-1] == "VolumeRetained"
 
 
-async def test_what_somebody_changes_on_the_way_is_in_the_new_volume() -> None:
+async def test_changes_of_others_during_a_replacement_are_in_the_new_volume() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         async with setup.volumes.watching():
@@ -289,7 +287,7 @@ async def test_what_somebody_changes_on_the_way_is_in_the_new_volume() -> None:
         assert setup.pv()["metadata"]["labels"] == {"resized": "yes"}
 
 
-async def test_a_volume_that_a_user_deletes_first_stays_deleted() -> None:
+async def test_a_volume_deleted_by_a_user_first_stays_deleted() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         async with setup.volumes.watching():
@@ -305,13 +303,11 @@ async def test_a_volume_that_a_user_deletes_first_stays_deleted() -> None:
         left = setup.pv()
         assert FINALIZER not in left["metadata"]["finalizers"]
         assert left["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
 
 
-async def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them_and_keeps_retain() -> (
-    None
-):
-    """Whoever may write annotations can write what the marks say."""
+async def test_a_marked_volume_without_entry_loses_the_markers_and_keeps_retain() -> None:
+    """Whoever may write annotations can write what the markers say."""
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -319,7 +315,7 @@ async def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them_and
             setup.faults.refuse("save", Unreachable)
             with pytest.raises(Unreachable):
                 await replace(setup, "n2")
-            setup.journal.kept.clear()
+            setup.journal.entries.clear()
             outcome = await setup.replacer.resume(PV)
 
         assert outcome is Outcome.RECREATED_WITH_RETAIN
@@ -328,15 +324,15 @@ async def test_a_volume_that_wears_our_marks_without_a_note_gets_rid_of_them_and
         assert annotations.pop(ORIGINAL_POLICY_ANNOTATION) == "Delete"
         assert after["spec"].pop("persistentVolumeReclaimPolicy") == "Retain"
         before["spec"].pop("persistentVolumeReclaimPolicy")
-        assert kept(after) == kept(before)
+        assert preserved(after) == preserved(before)
         assert [reason for _, reason, _ in setup.notices.warnings] == ["VolumeRetained"]
 
 
-async def test_a_binder_that_never_answers_is_waited_for_and_no_longer() -> None:
+async def test_an_unresponsive_binder_is_waited_for_until_the_timeout() -> None:
     cluster = FakeCluster()
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
-        await binder.settled()
+        await binder.until_idle()
         binder.pause()
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         async with setup.volumes.watching():
@@ -355,20 +351,20 @@ async def test_a_binder_that_never_answers_is_waited_for_and_no_longer() -> None
 
 
 @contextmanager
-def silent_binder(_: Setup, binder: Binder) -> Iterator[None]:
+def unresponsive_binder(_: Setup, binder: Binder) -> Iterator[None]:
     binder.pause()
     asyncio.get_running_loop().call_later(2.5, binder.resume)
     yield
 
 
 @contextmanager
-def binder_about_to_look(setup: Setup, _: Binder) -> Iterator[None]:
+def binder_about_to_resync(setup: Setup, _: Binder) -> Iterator[None]:
     setup.replacer._dependencies.guard._saw_resync()
     yield
 
 
 @contextmanager
-def lost_answer(setup: Setup, _: Binder) -> Iterator[None]:
+def lost_response(setup: Setup, _: Binder) -> Iterator[None]:
     setup.faults.break_write(5, when="after")
     yield
 
@@ -376,20 +372,20 @@ def lost_answer(setup: Setup, _: Binder) -> Iterator[None]:
 @contextmanager
 def lost_claim(setup: Setup, _: Binder) -> Iterator[None]:
     before, read = setup.pv()["metadata"]["uid"], setup.volumes.read_claim
-    told = 0
+    reported = 0
 
     async def lost_once(name: ClaimName) -> Manifest | None:
-        nonlocal told
+        nonlocal reported
         claim = await read(name)
         again = not gone(setup.cluster) and setup.pv()["metadata"]["uid"] != before
-        if claim is None or not again or told:
+        if claim is None or not again or reported:
             return claim
-        told += 1
+        reported += 1
         return {**claim, "status": {**claim["status"], "phase": "Lost"}}
 
     instead(setup.volumes, read_claim=lost_once)
     yield
-    assert told
+    assert reported
 
 
 @contextmanager
@@ -398,24 +394,24 @@ def nothing_special(_: Setup, __: Binder) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "held_up"),
+    ("fault", "held_up"),
     [
         (nothing_special, False),
-        (silent_binder, True),
-        (binder_about_to_look, True),
-        (lost_answer, True),
+        (unresponsive_binder, True),
+        (binder_about_to_resync, True),
+        (lost_response, True),
         (lost_claim, True),
     ],
 )
-async def test_a_replacement_that_waited_for_something_special_says_so(
-    trouble: Callable[[Setup, Binder], AbstractContextManager[None]], held_up: bool
+async def test_a_delayed_replacement_says_so(
+    fault: Callable[[Setup, Binder], AbstractContextManager[None]], held_up: bool
 ) -> None:
     cluster = FakeCluster()
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
-        await binder.settled()
+        await binder.until_idle()
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
-        with trouble(setup, binder):
+        with fault(setup, binder):
             async with setup.volumes.watching():
                 ended = await replaced(setup, "n2")
 
@@ -424,7 +420,7 @@ async def test_a_replacement_that_waited_for_something_special_says_so(
         assert ended.held_up is held_up
 
 
-async def test_where_our_finalizer_is_stripped_nothing_is_deleted_and_no_mark_is_left() -> None:
+async def test_if_our_finalizer_is_stripped_nothing_is_deleted_and_no_marker_left() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -432,8 +428,8 @@ async def test_where_our_finalizer_is_stripped_nothing_is_deleted_and_no_mark_is
 
         async def stripping(name: PvName, wanted: Json) -> Json:
             await patch(name, wanted)
-            bare = {"metadata": {"finalizers": before["metadata"]["finalizers"]}}
-            return cluster.patch("persistentvolumes", name, bare)
+            without_finalizers = {"metadata": {"finalizers": before["metadata"]["finalizers"]}}
+            return cluster.patch("persistentvolumes", name, without_finalizers)
 
         instead(setup.volumes, patch=stripping)
         async with setup.volumes.watching():
@@ -441,10 +437,10 @@ async def test_where_our_finalizer_is_stripped_nothing_is_deleted_and_no_mark_is
 
         assert outcome is Outcome.ROLLED_BACK
         assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
-        assert kept(setup.pv()) == kept(before)
+        assert preserved(setup.pv()) == preserved(before)
 
 
-async def test_what_has_no_effect_is_not_tried_for_ever() -> None:
+async def test_writes_without_effect_are_not_retried_forever() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         before = setup.pv()
@@ -460,11 +456,11 @@ async def test_what_has_no_effect_is_not_tried_for_ever() -> None:
             assert await replace(setup, "n2") is Outcome.SUPERSEDED
 
         assert setup.pv() == before
-        assert setup.journal.kept == {}
+        assert setup.journal.entries == {}
         assert tries < 10
 
 
-async def test_two_instances_at_once_end_with_one_good_volume() -> None:
+async def test_two_concurrent_instances_end_with_one_correct_volume() -> None:
     async with cluster_with(PV) as cluster, Binder(cluster, delay=0.001) as binder:
         first = setup_on(cluster, FakeLinstor("n1", "n2"), holder="first")
         second = setup_on(cluster, FakeLinstor("n1", "n2"), journal=first.journal, holder="second")
@@ -490,13 +486,13 @@ async def test_two_instances_at_once_end_with_one_good_volume() -> None:
         await asyncio.sleep(5.0)
 
         assert first.nodes() == {"n2"}
-        assert kept(first.pv()) == kept(before)
+        assert preserved(first.pv()) == preserved(before)
         assert first.claim()["status"]["phase"] == "Bound"
-        assert first.journal.kept == {}
-        assert binder.lost_seen == []
+        assert first.journal.entries == {}
+        assert binder.lost_claims == []
 
 
-async def test_a_journal_that_is_listed_by_parts_is_known_as_a_whole() -> None:
+async def test_a_journal_listed_in_parts_is_known_completely() -> None:
     names = [PvName(f"pvc-{number}") for number in range(5)]
     async with cluster_with(*names) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
@@ -511,11 +507,11 @@ async def test_a_journal_that_is_listed_by_parts_is_known_as_a_whole() -> None:
         assert set(setup.replacer.unfinished.pending) == set(names)
 
 
-async def test_an_entry_that_is_none_is_not_pending_once_it_was_read() -> None:
+async def test_an_invalid_entry_is_not_pending_once_it_was_read() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2"))
         await setup.journal.create(begun(setup.pv()))
-        setup.journal.kept[PV][1]["wanted"]["spec"]["hostPath"] = {"path": "/"}
+        setup.journal.entries[PV][1]["wanted"]["spec"]["hostPath"] = {"path": "/"}
         await setup.replacer.load()
         assert set(setup.replacer.unfinished.pending) == {PV}
 

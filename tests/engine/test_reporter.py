@@ -1,4 +1,4 @@
-"""Who is told of what, and when once more."""
+"""Who is reported of what, and when once more."""
 
 import logging
 from typing import Any
@@ -24,7 +24,7 @@ LARGER = Deferred(Reason.RESIZING, "a resize from 1Gi to 3Gi is in flight", 2.0)
 REFUSED = Refusal(Reason.NO_DATA, "no replica of pvc-1 has usable data now")
 
 
-class Scene:
+class Scenario:
     """A teller whose clock is turned by hand."""
 
     def __init__(self) -> None:
@@ -48,63 +48,63 @@ def _volume(**changes: Any) -> Volume:
     return found
 
 
-def test_what_waits_is_told_when_it_has_waited_for_minutes_and_not_before() -> None:
-    scene = Scene()
+def test_a_deferred_volume_is_reported_after_minutes_and_not_before() -> None:
+    scenario = Scenario()
 
-    scene.report(RESIZING)
-    scene.report(RESIZING, after=DEFERRED_FOR - 1)
-    assert scene.warned == 0
-    assert scene.reporter.deferred() == {}
-    scene.report(RESIZING, after=1)
-    scene.report(RESIZING, after=60)
+    scenario.report(RESIZING)
+    scenario.report(RESIZING, after=DEFERRED_FOR - 1)
+    assert scenario.warned == 0
+    assert scenario.reporter.deferred() == {}
+    scenario.report(RESIZING, after=1)
+    scenario.report(RESIZING, after=60)
 
-    [(name, _, why)] = scene.notices.warnings
-    assert name == scene.volume.name
+    [(name, _, why)] = scenario.notices.warnings
+    assert name == scenario.volume.name
     assert RESIZING.why in why
-    assert scene.reporter.deferred() == {Reason.RESIZING: 1}
+    assert scenario.reporter.deferred() == {Reason.RESIZING: 1}
 
 
-def test_what_waits_for_the_same_reason_waits_since_it_began_whatever_it_says() -> None:
-    scene = Scene()
+def test_a_deferral_lasts_since_its_reason_began_whatever_its_message() -> None:
+    scenario = Scenario()
 
-    scene.report(RESIZING)
-    scene.report(LARGER, after=DEFERRED_FOR)
+    scenario.report(RESIZING)
+    scenario.report(LARGER, after=DEFERRED_FOR)
 
-    assert scene.warned == 1
+    assert scenario.warned == 1
 
 
-def test_what_came_right_meanwhile_begins_anew() -> None:
-    scene = Scene()
+def test_a_deferral_starts_again_after_the_volume_was_in_sync() -> None:
+    scenario = Scenario()
 
-    scene.report(RESIZING)
-    scene.report(InSync(), after=DEFERRED_FOR - 1)
-    scene.report(RESIZING, after=2)
+    scenario.report(RESIZING)
+    scenario.report(InSync(), after=DEFERRED_FOR - 1)
+    scenario.report(RESIZING, after=2)
 
-    assert scene.warned == 0
+    assert scenario.warned == 0
 
 
 @pytest.mark.parametrize("decision", [RESIZING, REFUSED])
-def test_what_lasts_is_told_again_before_its_event_is_dropped(decision: Decision) -> None:
-    scene = Scene()
-    scene.report(decision)
-    scene.report(decision, after=DEFERRED_FOR)
-    assert scene.warned == 1
+def test_a_lasting_problem_is_reported_again_before_its_event_expires(decision: Decision) -> None:
+    scenario = Scenario()
+    scenario.report(decision)
+    scenario.report(decision, after=DEFERRED_FOR)
+    assert scenario.warned == 1
 
-    scene.report(decision, after=REMIND_AFTER - DEFERRED_FOR - 1)
-    assert scene.warned == 1
-    scene.report(decision, after=DEFERRED_FOR + 1)
-    assert scene.warned == 2
-    scene.report(decision, after=REMIND_AFTER)
-    assert scene.warned == 3
+    scenario.report(decision, after=REMIND_AFTER - DEFERRED_FOR - 1)
+    assert scenario.warned == 1
+    scenario.report(decision, after=DEFERRED_FOR + 1)
+    assert scenario.warned == 2
+    scenario.report(decision, after=REMIND_AFTER)
+    assert scenario.warned == 3
     assert REMIND_AFTER < 3600
 
 
 def test_a_reminder_is_an_event_of_its_own() -> None:
-    scene = Scene()
-    scene.report(REFUSED)
-    scene.report(REFUSED, after=REMIND_AFTER)
+    scenario = Scenario()
+    scenario.report(REFUSED)
+    scenario.report(REFUSED, after=REMIND_AFTER)
 
-    assert scene.notices.reminders == [0, 1]
+    assert scenario.notices.reminders == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -114,23 +114,23 @@ def test_a_reminder_is_an_event_of_its_own() -> None:
         Deferred(Reason.NOT_LEADING, "this instance is not the leader any more", 5.0),
     ],
 )
-def test_what_is_meant_so_is_never_told(decision: Decision) -> None:
-    scene = Scene()
+def test_an_intended_state_is_never_reported(decision: Decision) -> None:
+    scenario = Scenario()
 
     for _ in range(5):
-        scene.report(decision, after=REMIND_AFTER)
+        scenario.report(decision, after=REMIND_AFTER)
 
-    assert scene.warned == 0
+    assert scenario.warned == 0
 
 
-def test_a_volume_that_is_gone_is_told_of_no_more() -> None:
-    scene = Scene()
-    scene.report(RESIZING)
+def test_a_deleted_volume_is_not_reported_again() -> None:
+    scenario = Scenario()
+    scenario.report(RESIZING)
 
-    scene.reporter.forget(scene.volume.name)
-    scene.now += DEFERRED_FOR
+    scenario.reporter.forget(scenario.volume.name)
+    scenario.now += DEFERRED_FOR
 
-    assert scene.reporter.deferred() == {}
+    assert scenario.reporter.deferred() == {}
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ def test_a_volume_that_is_gone_is_told_of_no_more() -> None:
 def test_a_correct_volume_is_logged_as_loudly_as_what_is_over(
     decision: Decision, level: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scene = Scene()
-    scene.report(decision)
+    scenario = Scenario()
+    scenario.report(decision)
 
     with caplog.at_level(logging.DEBUG):
-        scene.report(InSync())
+        scenario.report(InSync())
 
     assert [each.levelname for each in caplog.records if "correct now" in each.message] == [level]

@@ -1,4 +1,4 @@
-"""Streams become hints; broken ones are opened again."""
+"""Streams become triggers; broken ones are opened again."""
 
 import asyncio
 import random
@@ -25,20 +25,20 @@ def triggers_of(stream: FakeStream, streams: Streams) -> AsyncGenerator[Trigger,
     return triggers_from(stream, Backoff(first=0.2, most=30.0, chance=random.Random(1)), streams)
 
 
-async def test_what_a_stream_tells_is_told_on_after_the_news_that_it_is_open() -> None:
+async def test_events_are_passed_on_after_the_stream_is_reported_connected() -> None:
     stream = FakeStream()
-    told: list[Trigger] = [ResourceTouched(ResourceName("pvc-1")), EventsMissed("node")]
-    for trigger in told:
-        stream.tell(trigger)
+    reported: list[Trigger] = [ResourceTouched(ResourceName("pvc-1")), EventsMissed("node")]
+    for trigger in reported:
+        stream.send(trigger)
     streams = a_registry()
 
     async with aclosing(triggers_of(stream, streams)) as triggers:
-        assert [await anext(triggers) for _ in range(3)] == [OPENED, *told]
+        assert [await anext(triggers) for _ in range(3)] == [OPENED, *reported]
 
     assert streams.state("fake").events == 2
 
 
-async def test_every_connection_begins_with_the_news_that_some_were_missed() -> None:
+async def test_every_connection_starts_with_events_missed() -> None:
     stream, streams = FakeStream(), a_registry()
     stream.hang_up()
     stream.break_off(Unreachable("cut"))
@@ -51,7 +51,7 @@ async def test_every_connection_begins_with_the_news_that_some_were_missed() -> 
     assert streams.state("fake").connects == 3
 
 
-async def test_a_peer_that_hangs_up_at_once_is_asked_less_and_less_often() -> None:
+async def test_a_peer_that_disconnects_at_once_is_retried_with_backoff() -> None:
     stream = FakeStream()
     moments = []
     async with aclosing(triggers_of(stream, a_registry())) as triggers:
@@ -65,15 +65,15 @@ async def test_a_peer_that_hangs_up_at_once_is_asked_less_and_less_often() -> No
     assert 20.0 <= pauses[-1] <= 30.0
 
 
-async def test_a_login_that_is_refused_is_tried_again_for_it_may_be_mended() -> None:
+async def test_a_rejected_login_is_retried() -> None:
     stream = FakeStream()
     stream.refuse = LoginRefused("no")
 
-    async def mend() -> None:
+    async def repair() -> None:
         await asyncio.sleep(100.0)
         stream.refuse = None
 
-    mending = asyncio.create_task(mend())
+    repairing = asyncio.create_task(repair())
     async with aclosing(triggers_of(stream, a_registry())) as triggers:
         assert await anext(triggers) == OPENED
-    await mending
+    await repairing

@@ -22,18 +22,18 @@ ENTRY = begun(volume())
     [(True, "pv-uid-1", True), (True, "pv-uid-2", False), (False, "pv-uid-1", False)],
     ids=["the held one", "the new one", "one that was not held"],
 )
-async def test_what_the_cache_shows_does_not_outweigh_what_was_observed(
+async def test_the_cache_does_not_override_what_was_observed(
     held: bool, shown: str, remembered: bool
 ) -> None:
     """The cache is late, and somebody else deleted the entry of a volume that is absent."""
     unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
-    seen = describe(volume())
-    assert seen is not None
+    observed = describe(volume())
+    assert observed is not None
     unfinished.originals.observed(marked(volume()) if held else volume())
     unfinished.record(ENTRY)
 
     def cached(_: PvName) -> Volume:
-        return replace(seen, uid=Uid(shown))
+        return replace(observed, uid=Uid(shown))
 
     unfinished.know(Listed({}), before=[PV], term=0, volume_of=cached)
 

@@ -20,7 +20,7 @@ def move(setup: Setup) -> None:
     setup.queue.add(RD, source="promotion")
 
 
-async def test_a_volume_born_in_the_future_is_young_for_the_grace_and_no_longer() -> None:
+async def test_a_volume_created_in_the_future_is_deferred_only_for_the_grace_period() -> None:
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2", "n3"))
         setup.cluster_view.now = lambda: LONG_AGO
@@ -32,7 +32,7 @@ async def test_a_volume_born_in_the_future_is_young_for_the_grace_and_no_longer(
             assert setup.cluster_view.grace <= clock() - begun < 2 * setup.cluster_view.grace
 
 
-async def test_a_clock_that_jumps_holds_up_neither_looks_nor_pauses() -> None:
+async def test_a_wall_clock_jump_affects_neither_reconciles_nor_backoff() -> None:
     """Each reading differs by hours from the last."""
     async with cluster_with(PV) as cluster:
         setup = setup_on(cluster, FakeLinstor("n1", "n2", "n3"))

@@ -80,7 +80,7 @@ class FakeLinstor:
 
 
 class FakeStream:
-    """Implements engine.ports.EventStream; each connection ends as it is told."""
+    """Implements engine.ports.EventStream; each connection ends as configured."""
 
     name = "fake"
 
@@ -89,7 +89,7 @@ class FakeStream:
         self.connections = 0
         self.refuse: AffinityEventsError | None = None
 
-    def tell(self, event: Trigger) -> None:
+    def send(self, event: Trigger) -> None:
         self._events.put_nowait(event)
 
     def hang_up(self) -> None:
@@ -103,10 +103,10 @@ class FakeStream:
         if self.refuse is not None:
             raise self.refuse
         self.connections += 1
-        async with aclosing(self._told()) as events:
+        async with aclosing(self._reported()) as events:
             yield events
 
-    async def _told(self) -> AsyncGenerator[Trigger, None]:
+    async def _reported(self) -> AsyncGenerator[Trigger, None]:
         while True:
             event = await self._events.get()
             if event is None:

@@ -1,4 +1,4 @@
-"""The small ports in memory: who leads, what people and metrics are told."""
+"""The small ports in memory: who leads, what is reported to users and metrics."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ GAUGES = frozenset({"absent", "stuck", "deferred", "unfinished"})
 
 @dataclass(slots=True)
 class FakeTelemetry:
-    """Implements engine.ports.Telemetry; counts what it is told under readable names."""
+    """Implements engine.ports.Telemetry; counts what is reported to it under readable names."""
 
     counted: Counter[str] = field(default_factory=Counter)
     now: dict[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The switches of the pretended kube-apiserver, which the real one does not have."""
+"""The switches of the fake kube-apiserver, which the real one does not have."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ async def kube(server: KubeServer) -> AsyncIterator[KubeClient]:
         yield KubeClient(session)
 
 
-async def test_a_fault_strikes_as_often_as_asked(server: KubeServer, kube: KubeClient) -> None:
+async def test_a_fault_applies_as_often_as_configured(server: KubeServer, kube: KubeClient) -> None:
     fault = server.faults.add(method="GET", path_regex="/pv-1$", status=503, times=2)
 
     statuses = [(await kube.get(f"{VOLUMES}/pv-1")).status for _ in range(3)]
@@ -43,9 +43,7 @@ async def test_a_fault_strikes_as_often_as_asked(server: KubeServer, kube: KubeC
     assert (other.status, fault.hits) == (404, 2)
 
 
-async def test_too_many_requests_tell_when_to_come_again(
-    server: KubeServer, kube: KubeClient
-) -> None:
+async def test_a_429_has_retry_after(server: KubeServer, kube: KubeClient) -> None:
     server.faults.add(status=429, retry_after=7)
 
     reply = await kube.get(VOLUMES)
@@ -58,7 +56,7 @@ async def test_too_many_requests_tell_when_to_come_again(
 
 
 @pytest.mark.parametrize(("when", "made"), [("before", False), ("after", True)])
-async def test_a_connection_may_be_cut_before_or_after_the_work(
+async def test_a_connection_can_be_cut_before_or_after_the_request_is_processed(
     server: KubeServer, kube: KubeClient, cluster: FakeCluster, when: str, made: bool
 ) -> None:
     server.faults.add(method="POST", drop_before=when == "before", drop_after=when == "after")
@@ -70,7 +68,7 @@ async def test_a_connection_may_be_cut_before_or_after_the_work(
     assert server.log.latest[-1].status == 0
 
 
-async def test_an_answer_may_come_too_late_for_work_that_was_done(
+async def test_a_response_can_be_late_for_a_processed_request(
     server: KubeServer, cluster: FakeCluster
 ) -> None:
     server.faults.add(method="POST", delay_after=30)
@@ -92,7 +90,7 @@ async def test_requests_are_recorded(server: KubeServer, kube: KubeClient) -> No
     assert (posted.status, server.log.by_method) == (201, {"GET": 1, "POST": 1})
 
 
-async def test_a_server_that_is_older_knows_no_initial_events(
+async def test_an_older_server_does_not_support_initial_events(
     server: KubeServer, kube: KubeClient
 ) -> None:
     server.initial_events_supported = False
@@ -103,7 +101,7 @@ async def test_a_server_that_is_older_knows_no_initial_events(
     assert (reply.status, reply.causes) == (422, [("FieldValueForbidden", "sendInitialEvents")])
 
 
-async def test_bookmarks_come_at_the_pace_that_was_set(
+async def test_bookmarks_are_sent_at_the_configured_interval(
     server: KubeServer, kube: KubeClient, cluster: FakeCluster
 ) -> None:
     server.bookmark_every = 0.01
@@ -119,7 +117,7 @@ async def test_bookmarks_come_at_the_pace_that_was_set(
         assert mark["object"]["metadata"] == {"resourceVersion": str(cluster.version)}
 
 
-async def test_open_watches_may_be_cut(server: KubeServer, kube: KubeClient) -> None:
+async def test_open_watches_can_be_cut(server: KubeServer, kube: KubeClient) -> None:
     async with kube.watch(VOLUMES) as lines:
         server.cut_watches()
 
@@ -127,7 +125,7 @@ async def test_open_watches_may_be_cut(server: KubeServer, kube: KubeClient) -> 
             await lines.next()
 
 
-async def test_open_watches_may_expire(server: KubeServer, kube: KubeClient) -> None:
+async def test_open_watches_can_expire(server: KubeServer, kube: KubeClient) -> None:
     async with kube.watch(VOLUMES) as lines:
         server.expire_watches()
 
@@ -136,7 +134,7 @@ async def test_open_watches_may_expire(server: KubeServer, kube: KubeClient) -> 
     assert (error["type"], error["object"]["code"]) == ("ERROR", 410)
 
 
-async def test_a_watch_ends_with_its_client(server: KubeServer) -> None:
+async def test_a_watch_ends_when_its_client_disconnects(server: KubeServer) -> None:
     async with aiohttp.ClientSession(server.url) as session, KubeClient(session).watch(VOLUMES):
         assert server.open_watches == 1
 
@@ -161,7 +159,7 @@ async def test_short_history_expires_by_itself(tmp_path: Path) -> None:
     assert server.url in (tmp_path / "config").read_text()
 
 
-async def test_a_server_comes_back_where_it_was(server: KubeServer, kube: KubeClient) -> None:
+async def test_a_restarted_server_keeps_its_state(server: KubeServer, kube: KubeClient) -> None:
     await kube.post(VOLUMES, volume("pv-1"))
     url = server.url
 
@@ -174,7 +172,9 @@ async def test_a_server_comes_back_where_it_was(server: KubeServer, kube: KubeCl
     assert (await kube.get(f"{VOLUMES}/pv-1")).status == 200
 
 
-async def test_what_is_denied_is_told_and_refused(server: KubeServer, kube: KubeClient) -> None:
+async def test_denied_requests_are_forbidden_and_reviewed_as_denied(
+    server: KubeServer, kube: KubeClient
+) -> None:
     server.access.denied.add(("patch", "persistentvolumes"))
     wish = {"resourceAttributes": {"verb": "patch", "resource": "persistentvolumes"}}
 
@@ -192,16 +192,16 @@ async def test_large_clusters_are_served_in_pages(kube: KubeClient, cluster: Fak
     names = [f"pv-{number:05}" for number in range(5000)]
     cluster.load("persistentvolumes", (volume(name) for name in names))
 
-    seen: list[str] = []
+    observed: list[str] = []
     query = {"limit": "500"}
     while True:
         page = await kube.get(VOLUMES, **query)
-        seen += [item["metadata"]["name"] for item in page.body["items"]]
+        observed += [item["metadata"]["name"] for item in page.body["items"]]
         if "continue" not in page.metadata:
             break
         query["continue"] = page.metadata["continue"]
 
-    assert seen == names
+    assert observed == names
 
 
 def test_state_can_be_read_and_written_without_http(cluster: FakeCluster) -> None:
@@ -209,8 +209,8 @@ def test_state_can_be_read_and_written_without_http(cluster: FakeCluster) -> Non
 
     made["spec"]["storageClassName"] = "changed outside"
 
-    [kept] = cluster.objects("persistentvolumes")
-    assert kept["spec"]["storageClassName"] == "pv-1"
+    [preserved] = cluster.objects("persistentvolumes")
+    assert preserved["spec"]["storageClassName"] == "pv-1"
     with pytest.raises(Refusal) as refused:
         cluster.create("persistentvolumes", volume("pv-1"))
     assert refused.value.code == 409
@@ -241,9 +241,9 @@ def bound_pair(cluster: FakeCluster, name: str) -> None:
 def phase(cluster: FakeCluster, name: str) -> tuple[str, str]:
     """That of the volume and that of the claim."""
     found = cluster.get("persistentvolumes", name)
-    asking = cluster.get("persistentvolumeclaims", name, "default")
-    assert asking is not None
-    return (found["status"]["phase"] if found else "gone"), asking["status"]["phase"]
+    pending = cluster.get("persistentvolumeclaims", name, "default")
+    assert pending is not None
+    return (found["status"]["phase"] if found else "gone"), pending["status"]["phase"]
 
 
 async def replaced(kube: KubeClient, name: str, *, guarded: Json | None) -> None:
@@ -260,37 +260,39 @@ async def replaced(kube: KubeClient, name: str, *, guarded: Json | None) -> None
     assert made.status == 201
 
 
-async def test_a_naive_replacement_loses_the_claim(kube: KubeClient, cluster: FakeCluster) -> None:
+async def test_a_replacement_without_claim_guard_loses_the_claim(
+    kube: KubeClient, cluster: FakeCluster
+) -> None:
     async with Binder(cluster) as binder:
         bound_pair(cluster, "pv-1")
-        await binder.settled()
+        await binder.until_idle()
 
         await replaced(kube, "pv-1", guarded=None)
-        await binder.settled()
+        await binder.until_idle()
 
-        assert binder.lost_seen == [("default", "pv-1")]
+        assert binder.lost_claims == [("default", "pv-1")]
 
 
-async def test_a_guarded_replacement_keeps_the_claim(
+async def test_a_replacement_with_claim_guard_keeps_the_claim(
     kube: KubeClient, cluster: FakeCluster
 ) -> None:
     async with Binder(cluster) as binder:
         names = [f"pv-{number}" for number in range(20)]
         for name in names:
             bound_pair(cluster, name)
-        await binder.settled()
+        await binder.until_idle()
 
         tombstone = {"name": "tombstone"}
         await asyncio.gather(*(replaced(kube, name, guarded=tombstone) for name in names))
-        await binder.settled()
+        await binder.until_idle()
 
-        assert binder.lost_seen == []
+        assert binder.lost_claims == []
         assert {phase(cluster, name) for name in names} == {("Bound", "Bound")}
 
 
-async def test_a_paused_binder_does_nothing_until_it_goes_on(cluster: FakeCluster) -> None:
+async def test_a_paused_binder_does_nothing_until_resumed(cluster: FakeCluster) -> None:
     async with Binder(cluster, delay=0) as binder:
-        await binder.settled()
+        await binder.until_idle()
         binder.pause()
         bound_pair(cluster, "pv-1")
         for _ in range(100):
@@ -298,7 +300,7 @@ async def test_a_paused_binder_does_nothing_until_it_goes_on(cluster: FakeCluste
         before = phase(cluster, "pv-1")
 
         binder.resume()
-        await binder.settled()
+        await binder.until_idle()
 
         assert before == ("Pending", "Pending")
         assert phase(cluster, "pv-1") == ("Bound", "Bound")
@@ -310,13 +312,13 @@ async def test_a_busy_binder_lags_behind(cluster: FakeCluster) -> None:
         for number in range(10):
             bound_pair(cluster, f"pv-{number}")
 
-        await binder.settled()
+        await binder.until_idle()
 
         # A pair takes three writes: the volume's phase, the claim, the claim's status.
         assert time.monotonic() - began >= 10 * 3 * 0.01
 
 
-async def test_claims_live_under_their_namespace(kube: KubeClient, cluster: FakeCluster) -> None:
+async def test_claims_are_namespaced(kube: KubeClient, cluster: FakeCluster) -> None:
     cluster.create("namespaces", {"metadata": {"name": "apps"}})
     cluster.create(
         "persistentvolumeclaims", claim("here") | {"metadata": {"name": "here"}}, namespace="apps"

@@ -1,4 +1,4 @@
-"""What LINBIT's CSI driver asks a controller for, and how the fake one answers."""
+"""What LINBIT's CSI driver asks a controller for, and how the fake one responds."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -53,7 +53,7 @@ def diskful(world: LinstorWorld) -> set[str]:
     return {r.node.name for r in world.definition("pvc-1").replicas.values() if r.diskful}
 
 
-async def test_a_definition_tells_its_group(client: aiohttp.ClientSession) -> None:
+async def test_a_definition_has_its_resource_group(client: aiohttp.ClientSession) -> None:
     await made_in_group(client, place_count=1)
 
     assert (await ask(client, "GET", RD))["resource_group_name"] == "sc-1"
@@ -64,7 +64,7 @@ async def test_a_definition_tells_its_group(client: aiohttp.ClientSession) -> No
     ]
 
 
-async def test_the_group_says_how_many_replicas_there_are(
+async def test_the_group_determines_the_number_of_replicas(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     await made_in_group(client, place_count=1)
@@ -77,7 +77,7 @@ async def test_the_group_says_how_many_replicas_there_are(
     assert [row["volumes"][0]["state"]["disk_state"] for row in shown] == ["UpToDate"]
 
 
-async def test_one_more_goes_where_the_request_says(
+async def test_an_additional_replica_is_placed_where_requested(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     await made_in_group(client, place_count=1)
@@ -120,7 +120,7 @@ async def test_too_few_nodes_are_an_error(
     assert diskful(world) == set()
 
 
-async def test_a_volume_is_made_available_without_a_disk(
+async def test_a_volume_can_be_made_available_diskless(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     await made_in_group(client, place_count=1)
@@ -141,7 +141,7 @@ async def test_a_volume_is_made_available_without_a_disk(
     assert view[0]["volumes"] == [shown]
 
 
-async def test_a_volume_grows(client: aiohttp.ClientSession) -> None:
+async def test_a_volume_can_be_resized(client: aiohttp.ClientSession) -> None:
     await made_in_group(client)
 
     await ask(client, "PUT", f"{RD}/volume-definitions/0", {"size_kib": 131072})
@@ -149,7 +149,7 @@ async def test_a_volume_grows(client: aiohttp.ClientSession) -> None:
     assert (await ask(client, "GET", f"{RD}/volume-definitions/0"))["size_kib"] == 131072
 
 
-async def test_a_group_stays_while_something_is_in_it(
+async def test_a_group_in_use_cannot_be_deleted(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     await made_in_group(client)

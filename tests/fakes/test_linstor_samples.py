@@ -1,4 +1,4 @@
-"""The fake controller's answers have the shape of those recorded from a real one."""
+"""The fake controller's responses have the shape of those recorded from a real one."""
 
 import re
 from collections.abc import AsyncIterator
@@ -21,51 +21,51 @@ MAPS = {"props", "connections", "replication_states", "unsupported_providers", "
 
 
 def kind(value: object) -> str:
-    """JSON's type, with integers told from other numbers."""
+    """JSON's type, with integers distinguished from other numbers."""
     names = {bool: "bool", int: "int", float: "float", str: "string", type(None): "null"}
     return names.get(type(value)) or ("object" if isinstance(value, dict) else "list")
 
 
-def differences(sample: Any, answer: Any, at: str = "$") -> list[str]:
+def differences(sample: Any, response: Any, at: str = "$") -> list[str]:
     """Every place where the keys or the types of two JSON values differ; values may."""
-    if kind(sample) != kind(answer):
-        return [f"{at}: {kind(sample)} became {kind(answer)}"]
+    if kind(sample) != kind(response):
+        return [f"{at}: {kind(sample)} became {kind(response)}"]
     if isinstance(sample, dict):
         if at.rpartition(".")[2] in MAPS:
-            return _map_differences(sample, answer, at)
-        found = [f"{at}.{key}: missing" for key in sample.keys() - answer.keys()]
-        found += [f"{at}.{key}: unknown" for key in answer.keys() - sample.keys()]
-        for key in sample.keys() & answer.keys():
-            found += differences(sample[key], answer[key], f"{at}.{key}")
+            return _map_differences(sample, response, at)
+        found = [f"{at}.{key}: missing" for key in sample.keys() - response.keys()]
+        found += [f"{at}.{key}: unknown" for key in response.keys() - sample.keys()]
+        for key in sample.keys() & response.keys():
+            found += differences(sample[key], response[key], f"{at}.{key}")
         return found
     if isinstance(sample, list):
-        return _list_differences(sample, answer, at)
+        return _list_differences(sample, response, at)
     return []
 
 
-def _map_differences(sample: dict[str, Any], answer: dict[str, Any], at: str) -> list[str]:
-    if bool(sample) != bool(answer):
+def _map_differences(sample: dict[str, Any], response: dict[str, Any], at: str) -> list[str]:
+    if bool(sample) != bool(response):
         return [f"{at}: empty on one side"]
     example = next(iter(sample.values()), None)
     return [
         difference
-        for key, value in answer.items()
+        for key, value in response.items()
         for difference in differences(example, value, f"{at}[{key}]")
     ]
 
 
-def _list_differences(sample: list[Any], answer: list[Any], at: str) -> list[str]:
+def _list_differences(sample: list[Any], response: list[Any], at: str) -> list[str]:
     if all(isinstance(item, str) for item in sample):
         # Flags, tools' complaints and the like: how many there are is content.
-        if bool(sample) != bool(answer):
+        if bool(sample) != bool(response):
             return [f"{at}: empty on one side"]
-        return [d for item in answer for d in differences("", item, f"{at}[]")]
-    if len(sample) != len(answer):
-        return [f"{at}: {len(sample)} items became {len(answer)}"]
+        return [d for item in response for d in differences("", item, f"{at}[]")]
+    if len(sample) != len(response):
+        return [f"{at}: {len(sample)} items became {len(response)}"]
     return [
         difference
-        for number, (theirs, ours) in enumerate(zip(sample, answer, strict=True))
-        for difference in differences(theirs, ours, f"{at}[{number}]")
+        for number, (foreign, ours) in enumerate(zip(sample, response, strict=True))
+        for difference in differences(foreign, ours, f"{at}[{number}]")
     ]
 
 
@@ -111,7 +111,7 @@ async def client(server: LinstorServer) -> AsyncIterator[aiohttp.ClientSession]:
         ("view-resources.json", "/v1/view/resources"),
     ],
 )
-async def test_an_answer_has_the_recorded_shape(
+async def test_a_response_has_the_recorded_shape(
     client: aiohttp.ClientSession, sample: str, path: str
 ) -> None:
     response = await client.get(path)
@@ -126,28 +126,28 @@ async def test_the_version_is_the_recorded_one(client: aiohttp.ClientSession) ->
     assert await response.json() == recorded("controller-version.json")
 
 
-async def test_a_missing_definition_is_refused_as_recorded(client: aiohttp.ClientSession) -> None:
+async def test_a_missing_definition_is_an_error_as_recorded(client: aiohttp.ClientSession) -> None:
     response = await client.get("/v1/resource-definitions/nope/resources")
 
-    sample, answer = recorded("error-404-missing-rd.json"), await response.json()
+    sample, shown = recorded("error-404-missing-rd.json"), await response.json()
     assert response.status == 404
-    assert differences(sample, answer) == []
-    assert [without_date(entry) for entry in answer] == [without_date(entry) for entry in sample]
+    assert differences(sample, shown) == []
+    assert [without_date(entry) for entry in shown] == [without_date(entry) for entry in sample]
 
 
-async def test_a_property_too_long_is_refused_as_recorded(client: aiohttp.ClientSession) -> None:
+async def test_a_property_too_long_is_rejected_as_recorded(client: aiohttp.ClientSession) -> None:
     body = {"override_props": {"Aux/long": "x" * 4097}}
     path = "/v1/resource-definitions/pvc-3/volume-definitions/0"
     response = await client.put(path, json=body)
 
-    sample, answer = recorded("error-500-property-too-long.json"), await response.json()
+    sample, shown = recorded("error-500-property-too-long.json"), await response.json()
     assert response.status == 500
-    assert differences(sample, answer) == []
+    assert differences(sample, shown) == []
     for key in ("ret_code", "message", "details", "obj_refs"):
-        assert answer[0][key] == sample[0][key]
+        assert shown[0][key] == sample[0][key]
 
 
-async def test_the_present_promotions_are_written_byte_for_byte_as_recorded(
+async def test_the_current_promotions_are_sent_byte_for_byte_as_recorded(
     client: aiohttp.ClientSession,
 ) -> None:
     sample = (SAMPLES / "sse-promotion-current.txt").read_bytes()
@@ -193,13 +193,13 @@ def without_date(entry: dict[str, Any]) -> dict[str, Any]:
 
 def test_equal_shapes_have_no_differences() -> None:
     sample = {"name": "a", "flags": ["X"], "props": {"k": "v"}, "rows": [{"n": 1}]}
-    answer = {"name": "b", "flags": ["Y", "Z"], "props": {"other": "w"}, "rows": [{"n": 2}]}
+    response = {"name": "b", "flags": ["Y", "Z"], "props": {"other": "w"}, "rows": [{"n": 2}]}
 
-    assert differences(sample, answer) == []
+    assert differences(sample, response) == []
 
 
 @pytest.mark.parametrize(
-    ("sample", "answer", "expected"),
+    ("sample", "response", "expected"),
     [
         pytest.param({"a": 1}, {}, "$.a: missing", id="key missing"),
         pytest.param({}, {"a": 1}, "$.a: unknown", id="key added"),
@@ -217,5 +217,7 @@ def test_equal_shapes_have_no_differences() -> None:
         pytest.param({"flags": ["X"]}, {"flags": []}, "$.flags: empty on one side", id="no flags"),
     ],
 )
-def test_the_comparison_sees_a_difference(sample: object, answer: object, expected: str) -> None:
-    assert expected in differences(sample, answer)
+def test_the_comparison_detects_a_difference(
+    sample: object, response: object, expected: str
+) -> None:
+    assert expected in differences(sample, response)

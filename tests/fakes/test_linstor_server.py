@@ -21,7 +21,7 @@ from tests.fakes.linstor_server import NODES, PROMOTION, Event, LinstorServer, L
 PROMOTIONS_PATH, NODES_PATH = "/v1/events/drbd/promotion", "/v1/events/nodes"
 EVENTS = {"Accept": "text/event-stream"}
 PVC = "/v1/resource-definitions/pvc-1"
-PATIENCE = 10
+TIMEOUT = 10
 LONG = 3600.0
 """Longer than any test: what is delayed by it has not happened yet, for certain."""
 
@@ -50,7 +50,7 @@ async def server(world: LinstorWorld) -> AsyncIterator[LinstorServer]:
 
 @pytest.fixture
 async def client(server: LinstorServer) -> AsyncIterator[aiohttp.ClientSession]:
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     async with aiohttp.ClientSession(server.url, timeout=timeout) as client:
         yield client
 
@@ -68,7 +68,7 @@ async def flags_shown(client: aiohttp.ClientSession, rd: str) -> dict[str, list[
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for what has no event of its own."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not holds():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
 
@@ -91,7 +91,7 @@ async def till_it_breaks(stream: aiohttp.ClientResponse) -> tuple[bytes, Excepti
     return whole, None
 
 
-def told(world: LinstorWorld, stream: str) -> list[tuple[str, dict[str, Any]]]:
+def events_of(world: LinstorWorld, stream: str) -> list[tuple[str, dict[str, Any]]]:
     return [(event.name, dict(event.payload)) for event in world.emitted if event.stream == stream]
 
 
@@ -105,7 +105,7 @@ def promotion(node: str, may_promote: bool | None, rd: str = "pvc-1") -> tuple[s
 # Looking
 
 
-async def test_names_match_in_any_spelling_and_show_the_first_one(
+async def test_names_ignore_case_and_keep_the_first_spelling(
     client: aiohttp.ClientSession,
 ) -> None:
     rows = await shown(client, "/v1/resource-definitions/PVC-1/resources")
@@ -121,7 +121,7 @@ async def test_a_definition_without_replicas_shows_an_empty_list(
     assert await shown(client, "/v1/resource-definitions/pvc-new/resources") == []
 
 
-async def test_an_unknown_path_is_another_404_than_an_unknown_definition(
+async def test_an_unknown_path_has_another_404_than_an_unknown_definition(
     client: aiohttp.ClientSession,
 ) -> None:
     nowhere = await client.get("/v1/nonsense")
@@ -141,7 +141,7 @@ async def test_an_unknown_path_is_another_404_than_an_unknown_definition(
         ("?limit=1&offset=1", ["sto-1"]),
     ],
 )
-async def test_definitions_can_be_filtered_and_cut_up(
+async def test_definitions_can_be_filtered_and_paged(
     client: aiohttp.ClientSession, query: str, names: list[str]
 ) -> None:
     rows = await shown(client, f"/v1/resource-definitions{query}")
@@ -165,7 +165,7 @@ async def test_definitions_show_the_shared_secret_of_drbd(client: aiohttp.Client
     assert rows[0]["layer_data"][0]["data"]["secret"] == "drbd-secret-pvc-1"
 
 
-async def test_only_long_answers_are_compressed_and_only_on_request(
+async def test_only_long_responses_are_compressed_and_only_on_request(
     server: LinstorServer,
 ) -> None:
     async with aiohttp.ClientSession(server.url, auto_decompress=False) as client:
@@ -181,7 +181,7 @@ async def test_only_long_answers_are_compressed_and_only_on_request(
 
 
 async def test_idle_connections_are_closed(world: LinstorWorld) -> None:
-    async with LinstorServer(world, keepalive=0.05) as server, asyncio.timeout(PATIENCE):
+    async with LinstorServer(world, keepalive=0.05) as server, asyncio.timeout(TIMEOUT):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"GET /v1/controller/version HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -211,7 +211,7 @@ async def test_requests_are_counted_by_route(
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/nodes", PROMOTIONS_PATH])
-async def test_without_the_right_credentials_the_answer_is_a_400(
+async def test_without_the_right_credentials_the_response_is_a_400(
     client: aiohttp.ClientSession,
     world: LinstorWorld,
     authorization: str | None,
@@ -227,7 +227,7 @@ async def test_without_the_right_credentials_the_answer_is_a_400(
     assert (await response.json())[0]["ret_code"] == ret_code
 
 
-async def test_the_right_credentials_open_the_door(
+async def test_the_right_credentials_are_accepted(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.login, world.bearer = ("admin", "secret"), "token"
@@ -242,12 +242,12 @@ async def test_the_right_credentials_open_the_door(
 # Replicas in motion
 
 
-async def test_a_new_replica_shows_at_once_and_is_told_of_when_drbd_is_up(
+async def test_a_new_replica_is_listed_at_once_and_has_an_event_when_drbd_is_up(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     async with client.get(PROMOTIONS_PATH, headers=EVENTS) as stream:
         world.create_replica("pvc-1", "n3")
-        before = told(world, PROMOTION)
+        before = events_of(world, PROMOTION)
         rows = await flags_shown(client, "pvc-1")
 
         assert before == []
@@ -255,7 +255,7 @@ async def test_a_new_replica_shows_at_once_and_is_told_of_when_drbd_is_up(
         assert await next_event(stream) == promotion("n3", True)
 
 
-async def test_at_the_event_of_a_deletion_the_flag_is_there_and_the_row_still_is(
+async def test_at_the_event_of_a_deletion_the_replica_is_still_listed_with_the_flag(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.timing = Timing(delete_delay=LONG)
@@ -267,17 +267,17 @@ async def test_at_the_event_of_a_deletion_the_flag_is_there_and_the_row_still_is
         assert (await flags_shown(client, "pvc-1"))["n2"] == ["DELETE", "DRBD_DELETE"]
 
 
-async def test_nothing_follows_when_a_deleted_replica_leaves(
+async def test_no_event_follows_when_a_deleted_replica_is_removed(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.delete_replica("pvc-1", "n2")
-    await world.settled()
+    await world.until_idle()
 
     assert await flags_shown(client, "pvc-1") == {"n1": []}
-    assert told(world, PROMOTION) == [promotion("n2", None)]
+    assert events_of(world, PROMOTION) == [promotion("n2", None)]
 
 
-async def test_a_deletion_can_be_flagged_before_it_is_told(
+async def test_a_deletion_can_be_flagged_before_its_event(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.timing = Timing(delete_event_delay=LONG)
@@ -291,9 +291,9 @@ async def test_a_deletion_can_be_flagged_before_it_is_told(
 async def test_a_replica_deleted_before_it_was_up_never_comes_up(world: LinstorWorld) -> None:
     world.create_replica("pvc-1", "n3")
     world.delete_replica("pvc-1", "n3")
-    await world.settled()
+    await world.until_idle()
 
-    assert told(world, PROMOTION) == [promotion("n3", None)]
+    assert events_of(world, PROMOTION) == [promotion("n3", None)]
 
 
 async def test_a_replica_deleted_on_an_offline_node_stays_until_the_node_is_back(
@@ -303,25 +303,25 @@ async def test_a_replica_deleted_on_an_offline_node_stays_until_the_node_is_back
     world.emitted.clear()
 
     world.delete_replica("pvc-1", "n2")
-    await world.settled()
+    await world.until_idle()
 
     assert (await flags_shown(client, "pvc-1"))["n2"] == ["DELETE", "DRBD_DELETE"]
     assert not world.emitted
     world.come_online("n2")
-    await world.settled()
+    await world.until_idle()
     assert await flags_shown(client, "pvc-1") == {"n1": []}
 
 
-async def test_without_drbd_nothing_is_ever_told(world: LinstorWorld) -> None:
+async def test_without_drbd_there_are_no_events(world: LinstorWorld) -> None:
     world.create_replica("sto-1", "n2")
-    await world.settled()
+    await world.until_idle()
     world.delete_replica("sto-1", "n1")
     world.go_offline("n2")
     world.come_online("n2")
-    await world.settled()
+    await world.until_idle()
 
     assert set(world.definition("sto-1").replicas) == {"N2"}
-    assert all(payload["resource_name"] != "sto-1" for _, payload in told(world, PROMOTION))
+    assert all(payload["resource_name"] != "sto-1" for _, payload in events_of(world, PROMOTION))
 
 
 def watched_flags(world: LinstorWorld, rd: str, node: str) -> list[frozenset[str]]:
@@ -335,56 +335,56 @@ def watched_flags(world: LinstorWorld, rd: str, node: str) -> list[frozenset[str
     return flags
 
 
-async def test_giving_a_disk_is_told_while_flags_move_and_not_afterwards(
+async def test_adding_a_disk_sends_an_event_while_flags_change_and_not_afterwards(
     world: LinstorWorld,
 ) -> None:
     world.place("pvc-1", "n3", diskless=True)
     flags_at_event = watched_flags(world, "pvc-1", "n3")
 
     world.toggle_disk("pvc-1", "n3", False)
-    await world.settled()
+    await world.until_idle()
 
     assert flags_at_event == [{"DISKLESS", "DRBD_DISKLESS", "DISK_ADDING"}]
-    assert told(world, PROMOTION) == [promotion("n3", True)]
+    assert events_of(world, PROMOTION) == [promotion("n3", True)]
     assert world.replica("pvc-1", "n3").flags == frozenset()
 
 
-async def test_taking_a_disk_is_told_after_flags_have_settled(world: LinstorWorld) -> None:
+async def test_removing_a_disk_sends_an_event_after_flags_are_stable(world: LinstorWorld) -> None:
     flags_at_event = watched_flags(world, "pvc-1", "n2")
 
     world.toggle_disk("pvc-1", "n2", True)
     asked = world.replica("pvc-1", "n2").flags
-    await world.settled()
+    await world.until_idle()
 
     assert asked == {"DISK_REMOVE_REQUESTED"}
     assert flags_at_event == [{"DISKLESS", "DRBD_DISKLESS"}]
-    assert told(world, PROMOTION) == [promotion("n2", False)]
+    assert events_of(world, PROMOTION) == [promotion("n2", False)]
 
 
 async def test_a_move_ends_on_the_new_node_and_overlaps_on_both(world: LinstorWorld) -> None:
     world.move("pvc-1", "n1", "n3")
     during = set(world.definition("pvc-1").replicas)
-    await world.settled()
+    await world.until_idle()
 
     assert during == {"N1", "N2", "N3"}
     assert set(world.definition("pvc-1").replicas) == {"N2", "N3"}
 
 
-async def test_a_silent_move_tells_nothing(world: LinstorWorld) -> None:
+async def test_a_silent_move_sends_no_event(world: LinstorWorld) -> None:
     world.move_silently("pvc-1", "n1", "n3")
 
     assert set(world.definition("pvc-1").replicas) == {"N2", "N3"}
     assert not world.emitted
 
 
-async def test_a_pod_changes_what_the_others_may(world: LinstorWorld) -> None:
+async def test_a_pod_changes_which_other_replicas_may_promote(world: LinstorWorld) -> None:
     world.promote("pvc-1", "n1")
     world.demote("pvc-1", "n1")
 
-    assert told(world, PROMOTION) == [promotion("n2", False), promotion("n2", True)]
+    assert events_of(world, PROMOTION) == [promotion("n2", False), promotion("n2", True)]
 
 
-async def test_a_definition_in_deletion_is_marked_like_its_replicas(
+async def test_a_definition_in_deletion_has_the_flag_of_its_replicas(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.timing = Timing(delete_delay=LONG)
@@ -395,16 +395,16 @@ async def test_a_definition_in_deletion_is_marked_like_its_replicas(
     assert (await flags_shown(client, "pvc-1"))["n1"] == ["DELETE", "DRBD_DELETE"]
 
 
-async def test_a_definition_leaves_with_its_last_replica(
+async def test_a_deleted_definition_is_removed_with_its_last_replica(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.delete_definition("pvc-1")
-    await world.settled()
+    await world.until_idle()
 
     assert (await client.get(f"{PVC}/resources")).status == 404
 
 
-async def test_flags_can_be_set_behind_everyones_back(
+async def test_flags_can_be_set_without_an_event(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.set_flags("pvc-1", "n2", ["INACTIVE"])
@@ -416,7 +416,7 @@ async def test_flags_can_be_set_behind_everyones_back(
 # Nodes
 
 
-async def test_losing_a_satellite_tells_one_event_per_replica_and_hides_its_state(
+async def test_losing_a_satellite_sends_one_event_per_replica_and_hides_its_state(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.go_offline("n2")
@@ -431,21 +431,21 @@ async def test_losing_a_satellite_tells_one_event_per_replica_and_hides_its_stat
         .isdisjoint({"may_promote", "promotion_score", "connections"})
     )
     assert {node["name"]: node["connection_status"] for node in nodes}["n2"] == "OFFLINE"
-    assert told(world, PROMOTION) == [promotion("n2", None)]
-    assert told(world, NODES) == []
+    assert events_of(world, PROMOTION) == [promotion("n2", None)]
+    assert events_of(world, NODES) == []
 
 
-async def test_having_a_satellite_back_tells_one_event_per_replica(world: LinstorWorld) -> None:
+async def test_a_reconnected_satellite_sends_one_event_per_replica(world: LinstorWorld) -> None:
     world.go_offline("n2")
     world.emitted.clear()
 
     world.come_online("n2")
 
-    assert told(world, PROMOTION) == [promotion("n2", True)]
-    assert told(world, NODES) == []
+    assert events_of(world, PROMOTION) == [promotion("n2", True)]
+    assert events_of(world, NODES) == []
 
 
-async def test_a_lost_node_leaves_without_a_word(
+async def test_a_lost_node_is_removed_without_an_event(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     await client.delete("/v1/nodes/n2/lost")
@@ -460,24 +460,26 @@ async def test_an_evacuation_moves_replicas_to_healthy_nodes(world: LinstorWorld
 
     world.evacuate("n1")
     marked = world.replica("pvc-1", "n1").flags
-    await world.settled()
+    await world.until_idle()
 
     assert marked == {"EVACUATE"}
     assert set(world.definition("pvc-1").replicas) == {"N2", "N4"}
     assert not world.node("n1").replicas
-    assert [name for name, _ in told(world, NODES) if name != "node-create"] == ["node-evacuate"]
+    assert [name for name, _ in events_of(world, NODES) if name != "node-create"] == [
+        "node-evacuate"
+    ]
 
 
-async def test_an_evacuation_goes_where_it_is_told_to(world: LinstorWorld) -> None:
+async def test_an_evacuation_moves_replicas_to_the_given_nodes(world: LinstorWorld) -> None:
     world.add_node("n4")
 
     world.evacuate("n1", target="n4")
-    await world.settled()
+    await world.until_idle()
 
     assert set(world.definition("pvc-1").replicas) == {"N2", "N4"}
 
 
-async def test_a_restored_node_is_whole_again(world: LinstorWorld) -> None:
+async def test_a_restored_node_is_complete_again(world: LinstorWorld) -> None:
     world.evict("n1")
     evicted = world.replica("pvc-1", "n1").flags
 
@@ -485,28 +487,28 @@ async def test_a_restored_node_is_whole_again(world: LinstorWorld) -> None:
 
     assert evicted == {"EVICTED"}
     assert world.replica("pvc-1", "n1").flags == frozenset()
-    assert [name for name, _ in told(world, NODES)] == ["node-evicted", "node-restored"]
-    assert "flags" not in told(world, NODES)[-1][1]["node"]
+    assert [name for name, _ in events_of(world, NODES)] == ["node-evicted", "node-restored"]
+    assert "flags" not in events_of(world, NODES)[-1][1]["node"]
 
 
-async def test_a_deleted_node_is_told_of(world: LinstorWorld) -> None:
+async def test_a_deleted_node_has_an_event(world: LinstorWorld) -> None:
     world.delete_node("n3")
 
-    [(name, payload)] = told(world, NODES)
+    [(name, payload)] = events_of(world, NODES)
     assert (name, payload["node"]["name"]) == ("node-delete", "n3")
 
 
-async def test_labels_become_properties_and_the_host_name_is_among_them(
+async def test_labels_and_host_name_become_properties(
     world: LinstorWorld,
 ) -> None:
     topology = world.add_node("n4", labels={"zone": "z1"})
     flat = world.add_node("n5", labels={"kubernetes.io/hostname": "other"}, namespace="Aux")
-    bare = world.add_node("n6", hostname_label=False)
+    minimal = world.add_node("n6", hostname_label=False)
 
     assert topology.props["Aux/topology/zone"] == "z1"
     assert topology.props["Aux/topology/kubernetes.io/hostname"] == "n4"
     assert flat.props["Aux/kubernetes.io/hostname"] == "other"
-    assert not any("hostname" in key for key in bare.props)
+    assert not any("hostname" in key for key in minimal.props)
 
 
 # Properties
@@ -530,7 +532,7 @@ async def test_a_property_can_be_written_and_removed(
     assert not world.emitted
 
 
-async def test_of_a_property_too_long_nothing_is_stored(
+async def test_a_property_too_long_is_not_stored(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     body = {"override_props": {"Aux/short": "1", "Aux/long": "x" * 4097}}
@@ -544,7 +546,7 @@ async def test_of_a_property_too_long_nothing_is_stored(
     assert len(world.volume("pvc-1", 0).props["Aux/long"]) == 4096
 
 
-async def test_a_hung_satellite_fails_a_write_that_was_stored_and_the_view(
+async def test_a_hung_satellite_fails_the_view_and_writes_that_are_stored(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.hung_satellites.add("N2")
@@ -559,7 +561,7 @@ async def test_a_hung_satellite_fails_a_write_that_was_stored_and_the_view(
     assert [response.status for response in others] == [200, 200, 200]
 
 
-async def test_a_write_is_stored_even_if_the_client_hangs_up(
+async def test_a_write_is_stored_even_if_the_client_disconnects(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.timing = Timing(property_write_delay=LONG)
@@ -582,23 +584,23 @@ async def put(client: aiohttp.ClientSession, path: str, body: object) -> int:
 # Changing things over REST
 
 
-async def test_replicas_are_created_toggled_and_deleted_over_rest(
+async def test_replicas_can_be_created_toggled_and_deleted_over_rest(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     created = await client.post(f"{PVC}/resources", json=[{"resource": {"node_name": "n3"}}])
-    await world.settled()
+    await world.until_idle()
     toggled = await client.put(f"{PVC}/resources/n3/toggle-disk/diskless")
-    await world.settled()
+    await world.until_idle()
     flags = await flags_shown(client, "pvc-1")
     deleted = await client.delete(f"{PVC}/resources/n3")
-    await world.settled()
+    await world.until_idle()
 
     assert (created.status, toggled.status, deleted.status) == (201, 200, 200)
     assert flags["n3"] == ["DISKLESS", "DRBD_DISKLESS"]
     assert set(await flags_shown(client, "pvc-1")) == {"n1", "n2"}
 
 
-async def test_creating_what_exists_is_an_error_500(client: aiohttp.ClientSession) -> None:
+async def test_creating_an_existing_object_is_an_error_500(client: aiohttp.ClientSession) -> None:
     replica = await client.post(f"{PVC}/resources/n1", json={})
     body = {"resource_definition": {"name": "PVC-1"}}
     definition = await client.post("/v1/resource-definitions", json=body)
@@ -606,7 +608,7 @@ async def test_creating_what_exists_is_an_error_500(client: aiohttp.ClientSessio
     assert (replica.status, definition.status) == (500, 500)
 
 
-async def test_deleting_what_is_not_there_is_a_warning(client: aiohttp.ClientSession) -> None:
+async def test_deleting_a_missing_object_is_a_warning(client: aiohttp.ClientSession) -> None:
     for path in (f"{PVC}/resources/n3", "/v1/resource-definitions/nope", "/v1/nodes/nope"):
         response = await client.delete(path)
 
@@ -631,7 +633,7 @@ async def test_a_replica_in_use_cannot_be_deleted_over_rest(
 
 @pytest.mark.parametrize("accept", ["application/json", "*/*"])
 @pytest.mark.parametrize("path", [PROMOTIONS_PATH, NODES_PATH])
-async def test_a_stream_needs_the_right_accept(
+async def test_a_stream_requires_the_right_accept_header(
     client: aiohttp.ClientSession, path: str, accept: str
 ) -> None:
     response = await client.get(path, headers={"Accept": accept})
@@ -639,7 +641,7 @@ async def test_a_stream_needs_the_right_accept(
     assert response.status == 500
 
 
-async def test_the_present_state_goes_to_every_subscriber(
+async def test_the_current_state_is_sent_to_every_subscriber(
     client: aiohttp.ClientSession, server: LinstorServer
 ) -> None:
     expected = [promotion("n1", True), promotion("n2", True)]
@@ -652,7 +654,7 @@ async def test_the_present_state_goes_to_every_subscriber(
                 assert [await next_event(stream), await next_event(stream)] == expected
 
 
-async def test_a_stream_holds_nothing_but_its_frames(
+async def test_a_stream_contains_nothing_but_its_frames(
     client: aiohttp.ClientSession, world: LinstorWorld, server: LinstorServer
 ) -> None:
     async with client.get(PROMOTIONS_PATH, headers=EVENTS) as stream:
@@ -689,7 +691,7 @@ async def test_events_are_logged_with_the_time_of_their_writing(
     assert before <= event.at <= after
 
 
-async def test_a_burst_shares_one_write_and_a_slow_reader_holds_up_nobody(
+async def test_a_burst_is_one_write_and_a_slow_reader_blocks_no_other(
     client: aiohttp.ClientSession, world: LinstorWorld, server: LinstorServer
 ) -> None:
     for number in range(5000):
@@ -712,7 +714,7 @@ async def test_a_burst_shares_one_write_and_a_slow_reader_holds_up_nobody(
     writer.close()
 
 
-async def test_a_cut_comes_in_mid_frame(
+async def test_a_stream_can_be_cut_within_a_frame(
     client: aiohttp.ClientSession, server: LinstorServer
 ) -> None:
     async with client.get(PROMOTIONS_PATH, headers=EVENTS) as stream:
@@ -733,7 +735,7 @@ async def test_a_cut_comes_in_mid_frame(
         pytest.param(LinstorServer.cut_streams, True, id="RST"),
     ],
 )
-async def test_the_body_never_ends_properly(
+async def test_a_stream_never_ends_properly(
     server: LinstorServer, hang_up: Callable[[LinstorServer], None], abrupt: bool
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -745,7 +747,7 @@ async def test_the_body_never_ends_properly(
     hang_up(server)
     rest, reset = b"", False
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while chunk := await reader.read(1024):
                 rest += chunk
     except ConnectionResetError:
@@ -756,7 +758,7 @@ async def test_the_body_never_ends_properly(
     writer.close()
 
 
-async def test_a_paused_stream_is_silent_and_open_until_it_goes_on(
+async def test_a_paused_stream_sends_nothing_and_stays_open_until_resumed(
     client: aiohttp.ClientSession, world: LinstorWorld, server: LinstorServer
 ) -> None:
     async with client.get(PROMOTIONS_PATH, headers=EVENTS) as stream:
@@ -764,14 +766,14 @@ async def test_a_paused_stream_is_silent_and_open_until_it_goes_on(
         server.pause_streams()
         world.promote("pvc-1", "n1")
         await shown(client, "/v1/nodes")
-        silent = stream.content.total_bytes == 0 and not stream.content.at_eof()
+        unresponsive = stream.content.total_bytes == 0 and not stream.content.at_eof()
         server.resume_streams()
 
-        assert silent
+        assert unresponsive
         assert await next_event(stream) == promotion("n2", False)
 
 
-async def test_hostile_bytes_go_out_as_they_are(
+async def test_hostile_bytes_are_sent_unchanged(
     client: aiohttp.ClientSession, server: LinstorServer
 ) -> None:
     async with client.get(NODES_PATH, headers=EVENTS) as stream:
@@ -781,20 +783,20 @@ async def test_hostile_bytes_go_out_as_they_are(
         assert await stream.content.readuntil(b"\n\n") == b"data: \xff{\n\n"
 
 
-async def test_a_client_that_leaves_is_forgotten(
+async def test_a_disconnected_client_is_dropped(
     client: aiohttp.ClientSession, server: LinstorServer
 ) -> None:
     async with client.get(NODES_PATH, headers=EVENTS):
         await server.subscribed(NODES, 1)
 
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         await server.subscribed(NODES, 0)
 
 
 # A broken controller
 
 
-async def test_a_stopped_listener_refuses_and_comes_back_on_its_port(
+async def test_a_stopped_listener_refuses_connections_and_restarts_on_its_port(
     client: aiohttp.ClientSession, server: LinstorServer
 ) -> None:
     url = server.url
@@ -807,7 +809,7 @@ async def test_a_stopped_listener_refuses_and_comes_back_on_its_port(
     assert await shown(client, "/v1/nodes")
 
 
-async def test_on_standby_connections_are_cut_unanswered(
+async def test_on_standby_connections_are_closed_without_response(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.standby = True
@@ -818,7 +820,7 @@ async def test_on_standby_connections_are_cut_unanswered(
     assert "Aux/a" not in world.definition("pvc-1").props
 
 
-async def test_injected_answers_come_so_many_times(
+async def test_injected_responses_are_sent_as_often_as_configured(
     client: aiohttp.ClientSession, world: LinstorWorld
 ) -> None:
     world.fail_next("/v1/nodes", 502, b"<html>", times=2)
@@ -836,7 +838,7 @@ async def test_injected_answers_come_so_many_times(
     assert redirect.headers["Location"] == "https://elsewhere/"
 
 
-async def test_hanging_rest_leaves_the_streams_alone(
+async def test_hanging_rest_does_not_affect_the_streams(
     client: aiohttp.ClientSession, world: LinstorWorld, server: LinstorServer
 ) -> None:
     world.rest_hang = True
@@ -849,7 +851,7 @@ async def test_hanging_rest_leaves_the_streams_alone(
         assert await next_event(stream) == promotion("n2", False)
 
 
-async def test_leaving_does_not_wait_for_streams_nor_hung_requests(world: LinstorWorld) -> None:
+async def test_shutdown_does_not_wait_for_streams_or_hung_requests(world: LinstorWorld) -> None:
     world.rest_hang = True
     async with aiohttp.ClientSession() as client:
         async with LinstorServer(world) as server:
@@ -875,12 +877,12 @@ async def test_tls_is_served_with_a_context(world: LinstorWorld) -> None:
     authority = trustme.CA()
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(ours)
-    theirs = ssl.create_default_context()
-    authority.configure_trust(theirs)
+    foreign = ssl.create_default_context()
+    authority.configure_trust(foreign)
 
     async with (
         LinstorServer(world, ssl_context=ours) as server,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=theirs)) as client,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=foreign)) as client,
     ):
         assert server.url.startswith("https://")
         async with client.get(server.url + PROMOTIONS_PATH, headers=EVENTS) as stream:
@@ -892,12 +894,12 @@ async def test_tls_is_served_with_a_context(world: LinstorWorld) -> None:
 # Other people's programs
 
 
-async def test_linbits_own_client_gets_along_with_it(
+async def test_the_client_of_linbit_works_with_it(
     server: LinstorServer, world: LinstorWorld
 ) -> None:
     def work() -> dict[str, Any]:
         with linstor.Linstor(server.url.replace("http://", "linstor://")) as client:
-            seen: dict[str, Any] = {
+            observed: dict[str, Any] = {
                 "nodes": [node.name for node in client.node_list_raise().nodes],
                 "definitions": [
                     definition.name
@@ -914,14 +916,14 @@ async def test_linbits_own_client_gets_along_with_it(
             replies += client.resource_delete("n1", "pvc-9")
             replies += client.resource_dfn_modify("pvc-1", {"Aux/x": "y"})
             replies += client.node_evacuate("n2")
-            seen["all well"] = client.all_api_responses_success(replies)
-            seen["refusal"] = client.resource_dfn_modify("nope", {"Aux/x": "y"})[0].message
-            return seen
+            observed["all well"] = client.all_api_responses_success(replies)
+            observed["refusal"] = client.resource_dfn_modify("nope", {"Aux/x": "y"})[0].message
+            return observed
 
-    seen = await asyncio.to_thread(work)
-    await world.settled()
+    observed = await asyncio.to_thread(work)
+    await world.until_idle()
 
-    assert seen == {
+    assert observed == {
         "nodes": ["n1", "n2", "n3"],
         "definitions": ["pvc-1", "sto-1"],
         "resources": [("pvc-1", "n1"), ("pvc-1", "n2"), ("sto-1", "n1")],
@@ -945,7 +947,7 @@ async def program() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         url = (await process.stdout.readline()).decode().strip()
     yield process, url
     if process.returncode is None:
@@ -954,7 +956,7 @@ async def program() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_as_a_program_it_serves_has_levers_and_stops_on_a_signal(
+async def test_as_a_program_it_serves_has_controls_and_stops_on_a_signal(
     program: tuple[asyncio.subprocess.Process, str], number: signal.Signals
 ) -> None:
     process, url = program
@@ -969,7 +971,7 @@ async def test_as_a_program_it_serves_has_levers_and_stops_on_a_signal(
         counted = await shown(client, "/fake/requests")
         stream = await client.get(NODES_PATH, headers=EVENTS)
         process.send_signal(number)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             code = await process.wait()
         stream.close()
 
@@ -979,5 +981,5 @@ async def test_as_a_program_it_serves_has_levers_and_stops_on_a_signal(
     assert code == 0
 
 
-async def test_levers_are_out_of_reach_in_tests(client: aiohttp.ClientSession) -> None:
+async def test_controls_are_not_served_in_tests(client: aiohttp.ClientSession) -> None:
     assert (await client.get("/fake/requests")).status == 404

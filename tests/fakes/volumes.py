@@ -1,4 +1,4 @@
-"""The ports to PersistentVolumes, claims and notes, in memory: a FakeCluster without the wire."""
+"""The ports to PersistentVolumes, claims and entries, in memory: a FakeCluster without the wire."""
 
 import asyncio
 import copy
@@ -29,7 +29,7 @@ VOLUMES, CLAIMS = "persistentvolumes", "persistentvolumeclaims"
 
 
 class Faults:
-    """Breaks the nth write from now on, before it took effect or after, its answer lost."""
+    """Breaks the nth write from now on, before it took effect or after, its response lost."""
 
     def __init__(self) -> None:
         self.writes: list[str] = []
@@ -167,33 +167,35 @@ class FakeVolumes:
 
 
 class FakeJournal:
-    """Implements engine.ports.Journal: notes as trees, read back as from outside."""
+    """Implements engine.ports.Journal: entries as trees, read back as from outside."""
 
     def __init__(self, faults: Faults | None = None) -> None:
         self._faults = faults or Faults()
         self._count = 0
-        self.kept: dict[PvName, tuple[str, Any]] = {}
+        self.entries: dict[PvName, tuple[str, Any]] = {}
         self.at_a_time = 1000
-        """How many a list tells of before it leaves the others to the next one."""
+        """How many entries one list returns; the next one continues."""
         self._next = 0
 
     async def all(self) -> Listed:
-        begun, rest = self._next, sorted(self.kept)[self._next :]
+        begun, rest = self._next, sorted(self.entries)[self._next :]
         self._next = 0 if len(rest) <= self.at_a_time else begun + self.at_a_time
         # The volume that an entry is labelled with is not in question, whatever else it says.
-        keys = {name: parse_handle(self.kept[name][1]["volume"]) for name in rest[: self.at_a_time]}
+        keys = {
+            name: parse_handle(self.entries[name][1]["volume"]) for name in rest[: self.at_a_time]
+        }
         first, last = not begun, not self._next
         return Listed(keys, whole=first and last, first=first, last=last)
 
     async def read(self, name: PvName) -> JournalEntry | None:
-        if name not in self.kept:
+        if name not in self.entries:
             return None
-        version, tree = self.kept[name]
+        version, tree = self.entries[name]
         return read_entry(tree, version=version)
 
     async def create(self, entry: JournalEntry) -> JournalEntry:
         with self._faults.around("note"):
-            if entry.pv in self.kept:
+            if entry.pv in self.entries:
                 raise Conflict(f"a note for {entry.pv} is there")
             return self._keep(entry)
 
@@ -204,15 +206,15 @@ class FakeJournal:
 
     async def drop(self, entry: JournalEntry) -> None:
         with self._faults.around("drop"):
-            if entry.pv in self.kept:
+            if entry.pv in self.entries:
                 self._guard(entry)
-                del self.kept[entry.pv]
+                del self.entries[entry.pv]
 
     def _keep(self, entry: JournalEntry) -> JournalEntry:
         self._count += 1
-        self.kept[entry.pv] = (str(self._count), copy.deepcopy(entry.written()))
-        return read_entry(self.kept[entry.pv][1], version=str(self._count))
+        self.entries[entry.pv] = (str(self._count), copy.deepcopy(entry.written()))
+        return read_entry(self.entries[entry.pv][1], version=str(self._count))
 
     def _guard(self, entry: JournalEntry) -> None:
-        if entry.pv not in self.kept or self.kept[entry.pv][0] != entry.version:
+        if entry.pv not in self.entries or self.entries[entry.pv][0] != entry.version:
             raise Conflict(f"the note for {entry.pv} changed")

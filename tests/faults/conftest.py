@@ -1,18 +1,18 @@
-"""The stages that things go wrong on."""
+"""The test beds that things go wrong on."""
 
 import pytest
 
 from tests.faults.fleet import MakeFleet, fleets
 from tests.figures import Figures
-from tests.stage.fixtures import (
-    fake_stage,
+from tests.testbed.fixtures import (
+    fake_testbed,
     proxied,
-    real_stage,
+    real_testbed,
     service_on,
-    stage,
+    testbed,
 )
 
-__all__ = ["fake_stage", "fleet", "proxied", "real_stage", "service_on", "stage"]
+__all__ = ["fake_testbed", "fleet", "proxied", "real_testbed", "service_on", "testbed"]
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import aiohttp
 import orjson
 
 from tests.figures import Figures
-from tests.stage.clusters import ApiError, until
-from tests.stage.manifests import HOSTNAME, kept, on_nodes, terms_of
-from tests.stage.proxy import Asked, Record
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed.clusters import ApiError, until
+from tests.testbed.manifests import HOSTNAME, on_nodes, preserved, terms_of
+from tests.testbed.proxy import Asked, Record
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -27,9 +27,11 @@ service makes at once.
 """
 
 CREATED = 201
-PASSES_APART = 1.5
-PATIENCE = 90.0
-"""Longer than the full pass is away, and than any back-off grows while a test breaks something."""
+FULL_RECONCILES_APART = 1.5
+TIMEOUT = 90.0
+"""Longer than the full reconcile is unavailable, and than any back-off grows while a test breaks
+something.
+"""
 
 
 @dataclass(kw_only=True)
@@ -38,7 +40,7 @@ class Fleet:
     all the time.
     """
 
-    stage: Stage
+    testbed: Testbed
     service: Service
     names: tuple[str, ...] = tuple(f"pvc-{n}" for n in range(1, 7 + RESTLESS))
     before: dict[str, Json] = field(default_factory=dict)
@@ -47,8 +49,8 @@ class Fleet:
     """Claims that may have been Lost, since their volume was absent when the API server went."""
 
     async def add(self) -> None:
-        await self.stage.add_many(self.names, NODES[0])
-        self.before = {name: _content(self.stage.observer.volumes[name]) for name in self.names}
+        await self.testbed.add_many(self.names, NODES[0])
+        self.before = {name: _content(self.testbed.observer.volumes[name]) for name in self.names}
 
     def move_before(self) -> None:
         self._move_on(*self.names[:2])
@@ -69,7 +71,7 @@ class Fleet:
         self.excused |= {f"claim-{name}" for name in absent_while(record, begin, time.monotonic())}
 
     def place_of(self, name: str) -> list[str]:
-        replicas = self.stage.world.definition(name).replicas.values()
+        replicas = self.testbed.world.definition(name).replicas.values()
         return [replica.node.name for replica in replicas if replica.diskful]
 
     def _move_on(self, *names: str) -> None:
@@ -78,7 +80,7 @@ class Fleet:
             # One that is under way already is left to arrive.
             if len(here) == 1:
                 target = NODES[(NODES.index(here[0]) + 1) % len(NODES)]
-                self.stage.world.move(name, here[0], target)
+                self.testbed.world.move(name, here[0], target)
 
     async def keep_moving(self) -> None:
         """One after the other, none of them so often that the service lets it be for a while."""
@@ -91,33 +93,35 @@ class Fleet:
 
     async def see_right(self) -> None:
         """Wait until every volume may run where its data is, and nothing is missing."""
-        await self.stage.world.settled()
+        await self.testbed.world.until_idle()
         try:
-            await until(self._all_is_right, "all is right", patience=PATIENCE)
+            await until(self._all_is_right, "all is right", within=TIMEOUT)
         except AssertionError:
             raise AssertionError(f"in the end there is {await self.wrong()}") from None
         await self.service.until_ready()
         await self._see_newcomer()
-        assert {name for _, name in self.stage.observer.lost} <= self.excused
+        assert {name for _, name in self.testbed.observer.lost} <= self.excused
         await until(self._none_absent, "the service knows that no volume is away")
         assert await self.service.metric("linstor_affinity_volumes_stuck") == 0
         assert "unexpected error" not in self.service.said()
 
     async def _see_newcomer(self) -> None:
-        """Of a new volume nobody tells but the watch: it is open again, and up to date."""
+        """Of a new volume there is no event but the watch: it is open again, and up to date."""
         self.newcomers += 1
         name = f"pvc-late-{self.newcomers}"
-        self.stage.place(name, NODES[2:3])
-        await self.stage.bind(name, on_nodes(NODES[:1]))
-        await self.stage.until_on(name, NODES[2], patience=PATIENCE)
+        self.testbed.place(name, NODES[2:3])
+        await self.testbed.bind(name, on_nodes(NODES[:1]))
+        await self.testbed.until_on(name, NODES[2], within=TIMEOUT)
 
     async def rest(self) -> None:
-        """Wait until full passes follow each other no more."""
-        seen, passes = -1.0, 0.0
-        while passes != seen:
-            seen = passes
-            await asyncio.sleep(PASSES_APART)
-            passes = await self.service.metric("linstor_affinity_full_reconcile_seconds_count")
+        """Wait until full reconciles follow each other no more."""
+        observed, full_reconciles = -1.0, 0.0
+        while full_reconciles != observed:
+            observed = full_reconciles
+            await asyncio.sleep(FULL_RECONCILES_APART)
+            full_reconciles = await self.service.metric(
+                "linstor_affinity_full_reconcile_seconds_count"
+            )
 
     async def _all_is_right(self) -> bool:
         try:
@@ -127,10 +131,10 @@ class Fleet:
 
     async def wrong(self) -> list[str]:
         """What is not, or not yet, as it should be."""
-        ask = self.stage.cluster.ask
+        ask = self.testbed.cluster.ask
         listed = await ask("GET", "/api/v1/persistentvolumes")
         volumes = {item["metadata"]["name"]: item for item in listed["items"]}
-        found = [f"note {name}" for name in await self.stage.entries()]
+        found = [f"note {name}" for name in await self.testbed.entries()]
         found += [f"no {name}" for name in self.names if name not in volumes]
         for name in volumes.keys() & set(self.names):
             terms = frozenset(frozenset({(HOSTNAME, node)}) for node in self.place_of(name))
@@ -166,26 +170,30 @@ def name_in(asked: Asked) -> str:
 def _content(volume: Json) -> Json:
     """What a replacement must not touch; a list has its items without their kind."""
     return {
-        key: value for key, value in kept(volume).items() if key in {"metadata", "spec", "status"}
+        key: value
+        for key, value in preserved(volume).items()
+        if key in {"metadata", "spec", "status"}
     }
 
 
 class MakeFleet(Protocol):
     def __call__(
-        self, stage: Stage, service: Service, *, rested: bool = False
+        self, testbed: Testbed, service: Service, *, rested: bool = False
     ) -> AbstractAsyncContextManager[Fleet]:
-        """Where it is `rested`, no full pass that goes with the start is left to find anything."""
+        """Where it is `rested`, no full reconcile that goes with the start is left to find
+        anything.
+        """
 
 
 def fleets(figures: Figures) -> MakeFleet:
     @asynccontextmanager
     async def fleet(
-        stage: Stage, service: Service, *, rested: bool = False
+        testbed: Testbed, service: Service, *, rested: bool = False
     ) -> AsyncIterator[Fleet]:
         """A service that runs and volumes that move; what the block broke has to be whole at its
         end, and come right without a restart.
         """
-        made = Fleet(stage=stage, service=service)
+        made = Fleet(testbed=testbed, service=service)
         await made.add()
         async with running(service):
             if rested:
@@ -202,6 +210,6 @@ def fleets(figures: Figures) -> MakeFleet:
             await made.see_right()
             assert service.process is process
             assert process.returncode is None
-            figures.count(f"faults survived, {'real' if stage.cluster.is_real else 'pretended'}")
+            figures.count(f"faults survived, {'real' if testbed.cluster.is_real else 'pretended'}")
 
     return fleet

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.stage import manifests
-from tests.stage.clusters import Cluster, until
+from tests.testbed import manifests
+from tests.testbed.clusters import Cluster, until
 
 Json = dict[str, Any]
 
@@ -96,14 +96,14 @@ async def mutating(cluster: Cluster, mutation: Mutation) -> AsyncIterator[None]:
     bound = {"metadata": {"name": name}, "spec": {"policyName": name}}
     await cluster.ask("POST", f"{ADMISSION}/mutatingadmissionpolicybindings", bound)
     try:
-        await until(lambda: _is_seen(cluster, mutation), f"{mutation.operation} is mutated")
+        await until(lambda: _is_observed(cluster, mutation), f"{mutation.operation} is mutated")
         yield
     finally:
         for kind in ("mutatingadmissionpolicybindings", "mutatingadmissionpolicies"):
             await cluster.ask("DELETE", f"{ADMISSION}/{kind}/{name}")
 
         async def over() -> bool:
-            return not await _is_seen(cluster, mutation)
+            return not await _is_observed(cluster, mutation)
 
         await until(over, "nothing is mutated any more")
 
@@ -127,12 +127,12 @@ def _policy(name: str, mutation: Mutation) -> Json:
     }
 
 
-async def _is_seen(cluster: Cluster, mutation: Mutation) -> bool:
+async def _is_observed(cluster: Cluster, mutation: Mutation) -> bool:
     """Try it in a dry run: a policy takes a moment until it has an effect."""
     if mutation.operation == "CREATE":
         probe = manifests.volume("probe", claim=None, node_affinity=manifests.on_nodes(["n2"]))
         return mutation.shows(await cluster.ask("POST", VOLUMES, probe, dryRun="All"))
     [first, *_] = (await cluster.ask("GET", VOLUMES))["items"]
     path = f"{VOLUMES}/{first['metadata']['name']}"
-    probed = {"metadata": {"labels": {"policy": None}, "annotations": {"probed": "yes"}}}
-    return mutation.shows(await cluster.ask("PATCH", path, probed, dryRun="All"))
+    verified = {"metadata": {"labels": {"policy": None}, "annotations": {"probed": "yes"}}}
+    return mutation.shows(await cluster.ask("PATCH", path, verified, dryRun="All"))

@@ -1,5 +1,5 @@
-"""Admission that refuses for a while: policies on the real API server, made-up answers before the
-pretended one.
+"""Admission that refuses for a while: policies on the real API server, made-up responses before the
+fake one.
 """
 
 import json
@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.stage import manifests
-from tests.stage.clusters import ApiError, Cluster, until
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Answer
+from tests.testbed import manifests
+from tests.testbed.clusters import ApiError, Cluster, until
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Respond
 
 Json = dict[str, Any]
 
@@ -52,7 +52,7 @@ DELETION = Refused("DELETE", "delete persistentvolumes", "true")
 
 
 @asynccontextmanager
-async def refusing(proxied: ProxiedStage, *refused: Refused) -> AsyncIterator[None]:
+async def refusing(proxied: ProxiedTestbed, *refused: Refused) -> AsyncIterator[None]:
     """Refuse them, dry runs included, for the length of the block."""
     try:
         for each in refused:
@@ -62,15 +62,15 @@ async def refusing(proxied: ProxiedStage, *refused: Refused) -> AsyncIterator[No
         await allow_all(proxied)
 
 
-async def refuse(proxied: ProxiedStage, refused: Refused) -> None:
+async def refuse(proxied: ProxiedTestbed, refused: Refused) -> None:
     """Begin to refuse something; returns once it is refused."""
-    if not proxied.stage.cluster.is_real:
+    if not proxied.testbed.cluster.is_real:
         said = {"kind": "Status", "code": 422, "message": refused.why}
         for label in (refused.label, f"{refused.label} (dry run)"):
-            answer = Answer(422, json.dumps(said).encode())
-            proxied.kubernetes.on(label, answer, times=None)
+            response = Respond(422, json.dumps(said).encode())
+            proxied.kubernetes.on(label, response, times=None)
         return
-    cluster = proxied.stage.cluster
+    cluster = proxied.testbed.cluster
     name = _name(refused)
     await cluster.ask("POST", f"{ADMISSION}/validatingadmissionpolicies", _policy(refused))
     bound = {"policyName": name, "validationActions": ["Deny"]}
@@ -86,10 +86,10 @@ async def refuse(proxied: ProxiedStage, refused: Refused) -> None:
     await until(effective, f"{refused.operation} is refused")
 
 
-async def allow_all(proxied: ProxiedStage) -> None:
+async def allow_all(proxied: ProxiedTestbed) -> None:
     """Take back every refusal; returns once everything is allowed."""
     proxied.kubernetes.rules.clear()
-    cluster = proxied.stage.cluster
+    cluster = proxied.testbed.cluster
     if not cluster.is_real:
         return
     for kind in ("validatingadmissionpolicybindings", "validatingadmissionpolicies"):

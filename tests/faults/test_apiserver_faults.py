@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from tests.faults.fleet import Fleet, MakeFleet, name_in
-from tests.stage.fixtures import BOTH
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Act, Answer, Asked, CutBody, Delay, Hang, Reset
+from tests.testbed.fixtures import BOTH
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Action, Asked, CutBody, Delay, Hang, Reset, Respond
 
-Trouble = Callable[[ProxiedStage, Fleet], AbstractAsyncContextManager[None]]
+Fault = Callable[[ProxiedTestbed, Fleet], AbstractAsyncContextManager[None]]
 
 ELECTED = "--leader-election=true"
 FEW_FULL_RECONCILES = "--reconcile-rate=10m"
@@ -26,39 +26,39 @@ NO_WATCH = re.compile("^(?!watch )")
 WRITES = re.compile("^(create|update|patch|delete) (persistentvolumes|configmaps)")
 
 
-def failing(act: Act, times: int) -> Trouble:
+def failing(action: Action, times: int) -> Fault:
     """Requests, whatever they are, meet this until it struck so often."""
 
     @asynccontextmanager
-    async def trouble(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
-        rule = proxied.kubernetes.on(NO_WATCH, act, times=times)
+    async def fault(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
+        rule = proxied.kubernetes.on(NO_WATCH, action, times=times)
         yield
         await proxied.record.until(lambda: rule.hits == times)
 
-    return trouble
+    return fault
 
 
-def writes_failing(act: Act, times: int) -> Trouble:
+def writes_failing(action: Action, times: int) -> Fault:
     """Every other write meets this until it struck so often."""
 
     @asynccontextmanager
-    async def trouble(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
-        seen = 0
+    async def fault(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
+        observed = 0
 
         def every_other(asked: Asked) -> bool:
-            nonlocal seen
-            seen += WRITES.search(asked.label) is not None
-            return bool(seen % 2) and WRITES.search(asked.label) is not None
+            nonlocal observed
+            observed += WRITES.search(asked.label) is not None
+            return bool(observed % 2) and WRITES.search(asked.label) is not None
 
-        rule = proxied.kubernetes.on(every_other, act, times=times)
+        rule = proxied.kubernetes.on(every_other, action, times=times)
         yield
         await proxied.record.until(lambda: rule.hits == times)
 
-    return trouble
+    return fault
 
 
 @asynccontextmanager
-async def dropping_connections(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+async def dropping_connections(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
     for _ in range(3):
         proxied.record.forget()
         proxied.kubernetes.drop_connections()
@@ -68,7 +68,7 @@ async def dropping_connections(proxied: ProxiedStage, fleet: Fleet) -> AsyncIter
 
 
 @asynccontextmanager
-async def watches_cut_in_mid_line(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
+async def watches_cut_in_mid_line(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
     begun = len(proxied.record.asked)
     rule = proxied.kubernetes.on("watch persistentvolumes", CutBody(700), times=3)
     proxied.kubernetes.drop_connections()
@@ -79,36 +79,36 @@ async def watches_cut_in_mid_line(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
 
 
 @asynccontextmanager
-async def watches_refused(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
-    rule = proxied.kubernetes.on("watch persistentvolumes", Answer(500), times=3)
+async def watches_refused(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
+    rule = proxied.kubernetes.on("watch persistentvolumes", Respond(500), times=3)
     proxied.kubernetes.drop_connections()
     yield
     await proxied.record.until(lambda: rule.hits == 3)
 
 
 @asynccontextmanager
-async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncIterator[None]:
-    """A watch that is told 410 in its first line, as an API server does that has forgotten."""
+async def history_said_to_be_gone(proxied: ProxiedTestbed, fleet: Fleet) -> AsyncIterator[None]:
+    """A watch that gets a 410 in its first line, as an API server does that has forgotten."""
     said = b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}\n'
-    rule = proxied.kubernetes.on("watch persistentvolumes", Answer(200, said), times=2)
+    rule = proxied.kubernetes.on("watch persistentvolumes", Respond(200, said), times=2)
     proxied.kubernetes.drop_connections()
     yield
     await proxied.record.until(lambda: rule.hits == 2)
     await fleet.service.until_said("no longer has the resourceVersion")
 
 
-@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
+@pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 @pytest.mark.parametrize(
-    "trouble",
+    "fault",
     [
-        pytest.param(failing(Answer(500), 40), id="500"),
-        pytest.param(failing(Answer(503), 40), id="503"),
-        pytest.param(failing(Answer(429, headers={"Retry-After": "1"}), 15), id="429"),
-        pytest.param(failing(Delay(request=0.3, answer=0.3), 30), id="slow"),
+        pytest.param(failing(Respond(500), 40), id="500"),
+        pytest.param(failing(Respond(503), 40), id="503"),
+        pytest.param(failing(Respond(429, headers={"Retry-After": "1"}), 15), id="429"),
+        pytest.param(failing(Delay(request=0.3, response=0.3), 30), id="slow"),
         pytest.param(failing(Reset(forwarded=False), 30), id="reset before"),
         pytest.param(failing(Reset(forwarded=True), 30), id="reset after"),
         pytest.param(failing(CutBody(20), 30), id="cut answers"),
-        pytest.param(writes_failing(Answer(500), 20), id="writes fail"),
+        pytest.param(writes_failing(Respond(500), 20), id="writes fail"),
         pytest.param(writes_failing(Reset(forwarded=True), 20), id="writes unanswered"),
         dropping_connections,
         watches_cut_in_mid_line,
@@ -116,35 +116,33 @@ async def history_said_to_be_gone(proxied: ProxiedStage, fleet: Fleet) -> AsyncI
         history_said_to_be_gone,
     ],
 )
-async def test_an_api_server_in_trouble(
-    proxied: ProxiedStage, fleet: MakeFleet, trouble: Trouble
-) -> None:
+async def test_api_server_errors(proxied: ProxiedTestbed, fleet: MakeFleet, fault: Fault) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
-        trouble(proxied, moving),
+        fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
+        fault(proxied, moving),
     ):
         moving.move_during()
 
 
-@pytest.mark.parametrize("stage", LONG_BOTH, indirect=True)
+@pytest.mark.parametrize("testbed", LONG_BOTH, indirect=True)
 @pytest.mark.parametrize(
     "forwarded", [pytest.param(False, id="unheard"), pytest.param(True, id="heard")]
 )
-async def test_an_api_server_that_never_answers(
-    proxied: ProxiedStage, fleet: MakeFleet, forwarded: bool
+async def test_an_api_server_that_never_responds(
+    proxied: ProxiedTestbed, fleet: MakeFleet, forwarded: bool
 ) -> None:
     async with (
-        fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
+        fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving,
         writes_failing(Hang(forwarded=forwarded), 4)(proxied, moving),
     ):
         moving.move_during()
 
 
-@pytest.mark.parametrize("stage", LONG_BOTH, indirect=True)
-async def test_an_api_server_that_vanishes_without_a_word(
-    proxied: ProxiedStage, fleet: MakeFleet
+@pytest.mark.parametrize("testbed", LONG_BOTH, indirect=True)
+async def test_an_api_server_that_disappears_without_closing_connections(
+    proxied: ProxiedTestbed, fleet: MakeFleet
 ) -> None:
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         proxied.record.forget()
         gone = time.monotonic()
         proxied.kubernetes.vanish()
@@ -155,49 +153,47 @@ async def test_an_api_server_that_vanishes_without_a_word(
         assert first.at - gone < NOTICED_WITHIN
 
 
-@pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_an_api_server_that_forgets_history_in_the_midst_of_changes(
-    proxied: ProxiedStage, fleet: MakeFleet
+@pytest.mark.parametrize("testbed", ["fake"], indirect=True)
+async def test_an_api_server_that_compacts_during_changes(
+    proxied: ProxiedTestbed, fleet: MakeFleet
 ) -> None:
-    server = proxied.stage.cluster.server
+    server = proxied.testbed.cluster.server
     assert server is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         for _ in range(3):
             server.compact()
             server.expire_watches()
             moving.move_during()
 
 
-@pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_an_api_server_that_is_started_again(proxied: ProxiedStage, fleet: MakeFleet) -> None:
-    server = proxied.stage.cluster.server
+@pytest.mark.parametrize("testbed", ["fake"], indirect=True)
+async def test_an_api_server_that_restarts(proxied: ProxiedTestbed, fleet: MakeFleet) -> None:
+    server = proxied.testbed.cluster.server
     assert server is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         await server.stop()
         moving.move_during()
         await moving.service.until_said("list or watch failed")
         await server.start()
 
 
-@pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
-async def test_a_real_api_server_that_is_killed_and_started_again(
-    proxied: ProxiedStage, fleet: MakeFleet
+@pytest.mark.parametrize("testbed", [BOTH[1]], indirect=True)
+async def test_a_real_api_server_that_is_killed_and_restarted(
+    proxied: ProxiedTestbed, fleet: MakeFleet
 ) -> None:
-    real = proxied.stage.cluster.real
+    real = proxied.testbed.cluster.real
     assert real is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
         with moving.without_api_server(proxied.record):
             await real.restart_apiserver()
 
 
-@pytest.mark.parametrize("stage", [BOTH[1]], indirect=True)
-async def test_a_real_api_server_that_forgets_history(
-    proxied: ProxiedStage, fleet: MakeFleet
-) -> None:
-    real = proxied.stage.cluster.real
+@pytest.mark.parametrize("testbed", [BOTH[1]], indirect=True)
+async def test_a_real_api_server_that_compacts(proxied: ProxiedTestbed, fleet: MakeFleet) -> None:
+    real = proxied.testbed.cluster.real
     assert real is not None
-    async with fleet(proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
         with moving.without_api_server(proxied.record):
             await real.forget_history()
@@ -214,11 +210,11 @@ async def test_a_real_api_server_that_forgets_history(
         pytest.param("update leases.coordination.k8s.io", marks=pytest.mark.long),
     ],
 )
-@pytest.mark.parametrize("stage", ["fake"], indirect=True)
-async def test_a_request_that_is_told_when_to_come_again_does_not_come_before(
-    proxied: ProxiedStage, fleet: MakeFleet, label: str
+@pytest.mark.parametrize("testbed", ["fake"], indirect=True)
+async def test_retry_after_of_the_api_server_is_respected(
+    proxied: ProxiedTestbed, fleet: MakeFleet, label: str
 ) -> None:
-    """Neither a hint nor a full pass nor the clock make it come sooner."""
+    """Neither a trigger nor a full reconcile nor the clock make it come sooner."""
     refused: list[Asked] = []
 
     def first_of_its_kind(asked: Asked) -> bool:
@@ -235,9 +231,9 @@ async def test_a_request_that_is_told_when_to_come_again_does_not_come_before(
     service = proxied.service(
         ELECTED, "--reconcile-rate=1s", "--leader-election-retry-period=500ms"
     )
-    async with fleet(proxied.stage, service) as moving:
-        answer = Answer(429, headers={"Retry-After": str(WAIT)})
-        rule = proxied.kubernetes.on(first_of_its_kind, answer)
+    async with fleet(proxied.testbed, service) as moving:
+        response = Respond(429, headers={"Retry-After": str(WAIT)})
+        rule = proxied.kubernetes.on(first_of_its_kind, response)
         if label.startswith("watch"):
             proxied.kubernetes.drop_connections()
         moving.move_during()

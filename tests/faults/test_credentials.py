@@ -15,10 +15,10 @@ from tests.fakes.kube_server import KubeServer
 from tests.fakes.linstor_server import PROMOTION, LinstorServer
 from tests.faults.certificates import KeyPair
 from tests.faults.fleet import MakeFleet
-from tests.stage.clusters import Cluster, until
-from tests.stage.fixtures import MakeService
-from tests.stage.proxy import Proxy, kubernetes_terms
-from tests.stage.stage import Stage
+from tests.testbed.clusters import Cluster, until
+from tests.testbed.fixtures import MakeService
+from tests.testbed.proxy import Proxy, kubernetes_terms
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -30,7 +30,7 @@ BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 NAME = "rotating"
 
 Rotate = Callable[[], Awaitable[str]]
-"""Answers a token; all that were given out before are good for nothing from then on."""
+"""Returns a token; all that were given out before are good for nothing from then on."""
 
 
 @asynccontextmanager
@@ -60,7 +60,7 @@ async def fake_tokens(cluster: Cluster) -> AsyncIterator[tuple[str, Rotate]]:
 
 @asynccontextmanager
 async def real_tokens(cluster: Cluster) -> AsyncIterator[tuple[str, Rotate]]:
-    """Tokens of an account that was made anew are those of somebody else."""
+    """Tokens of an account that was recreated are those of somebody else."""
     ask = cluster.ask
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
     subject = {"kind": "ServiceAccount", "name": NAME, "namespace": "default"}
@@ -70,8 +70,8 @@ async def real_tokens(cluster: Cluster) -> AsyncIterator[tuple[str, Rotate]]:
         await ask("DELETE", f"{ACCOUNTS}/{NAME}")
         await ask("POST", ACCOUNTS, {"metadata": {"name": NAME}})
         wish = {"spec": {"expirationSeconds": 3600}}
-        answer = await ask("POST", f"{ACCOUNTS}/{NAME}/token", wish)
-        return str(answer["status"]["token"])
+        response = await ask("POST", f"{ACCOUNTS}/{NAME}/token", wish)
+        return str(response["status"]["token"])
 
     await ask("POST", ACCOUNTS, {"metadata": {"name": NAME}})
     await ask("POST", BINDINGS, bound)
@@ -96,28 +96,28 @@ def kubeconfig(path: Path, url: str, user: Json, **cluster: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("stage", ["fake", LONG_REAL], indirect=True)
-async def test_a_token_that_is_rotated(
-    stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+@pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
+async def test_a_rotated_token(
+    testbed: Testbed, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
-    async with tokens_of(stage.cluster) as (proxy, rotate):
+    async with tokens_of(testbed.cluster) as (proxy, rotate):
         file.write_text(await rotate())
         config = kubeconfig(tmp_path / "config", proxy.url, {"tokenFile": str(file)})
-        service = service_on(stage, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
-        async with fleet(stage, service) as moving:
+        service = service_on(testbed, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
+        async with fleet(testbed, service) as moving:
             for _ in range(2):
                 proxy.record.forget()
                 token = await rotate()
                 proxy.drop_connections()
                 moving.move_during()
-                await until(lambda: turned_away(proxy), "the old token is turned away")
+                await until(lambda: rejected(proxy), "the old token is turned away")
                 file.write_text(token)
                 await until(lambda: watched(proxy), "the watch is open with the new token")
         assert token not in service.said()
 
 
-async def turned_away(proxy: Proxy) -> bool:
+async def rejected(proxy: Proxy) -> bool:
     return any(asked.status == 401 for asked in proxy.record)
 
 
@@ -136,10 +136,10 @@ def wants_certificates(authority: trustme.CA, server: trustme.CA) -> ssl.SSLCont
 
 
 async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
-    fake_stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+    fake_testbed: Testbed, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
     """First the one on disk is old, and then the authority is another one."""
-    stage, servers = fake_stage, trustme.CA()
+    testbed, servers = fake_testbed, trustme.CA()
     old, new = trustme.CA(), trustme.CA()
     root, pair = tmp_path / "ca.crt", KeyPair.within(tmp_path)
     servers.cert_pem.write_to_path(root)
@@ -149,9 +149,9 @@ async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
         "LS_USER_CERTIFICATE_FILE": str(pair.certificate),
         "LS_USER_KEY_FILE": str(pair.key),
     }
-    async with LinstorServer(stage.world, ssl_context=wants_certificates(old, servers)) as first:
-        service = service_on(stage, ELECTED, FEW_FULL_RECONCILES, linstor=first.url, **given)
-        async with fleet(stage, service) as moving:
+    async with LinstorServer(testbed.world, ssl_context=wants_certificates(old, servers)) as first:
+        service = service_on(testbed, ELECTED, FEW_FULL_RECONCILES, linstor=first.url, **given)
+        async with fleet(testbed, service) as moving:
             pair.renew(old, expired=True)
             first.drop_connections()
             moving.move_during()
@@ -160,13 +160,13 @@ async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
             await first.subscribed(PROMOTION)
 
             await service.until_ready()
-            told = service.said().count("rejected the client certificate")
+            reported = service.said().count("rejected the client certificate")
             port = first.port
             await first.stop()
             trusts_new = wants_certificates(new, servers)
-            async with LinstorServer(stage.world, port=port, ssl_context=trusts_new) as second:
+            async with LinstorServer(testbed.world, port=port, ssl_context=trusts_new) as second:
                 moving.move_during()
-                await service.until_said("rejected the client certificate", times=told + 1)
+                await service.until_said("rejected the client certificate", times=reported + 1)
                 pair.renew(new)
                 await second.subscribed(PROMOTION)
                 moving.move_after()
@@ -176,40 +176,40 @@ async def test_a_client_certificate_for_linstor_that_is_renewed_too_late(
 
 
 @asynccontextmanager
-async def certified(stage: Stage) -> AsyncIterator[tuple[str, trustme.CA, trustme.CA]]:
+async def certified(testbed: Testbed) -> AsyncIterator[tuple[str, trustme.CA, trustme.CA]]:
     """An API server that wants certificates; their authority, and its own."""
-    cluster = stage.cluster
+    cluster = testbed.cluster
     if cluster.real is not None:
         yield cluster.url, cluster.real.authority, cluster.real.authority
         return
     assert cluster.server is not None
-    people, servers = trustme.CA(), trustme.CA()
-    tls = wants_certificates(people, servers)
+    clients, servers = trustme.CA(), trustme.CA()
+    tls = wants_certificates(clients, servers)
     async with KubeServer(cluster.server.cluster, tls=tls) as server:
-        yield server.url, people, servers
+        yield server.url, clients, servers
 
 
 @pytest.mark.long
 async def test_a_client_certificate_for_kubernetes_that_is_renewed_too_late(
-    stage: Stage, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
+    testbed: Testbed, service_on: MakeService, fleet: MakeFleet, tmp_path: Path
 ) -> None:
-    """The real API server answers 401, others break the connection off."""
-    async with certified(stage) as (url, people, servers):
+    """The real API server responds 401, others break the connection off."""
+    async with certified(testbed) as (url, clients, servers):
         root, pair = tmp_path / "ca.crt", KeyPair.within(tmp_path)
         servers.cert_pem.write_to_path(root)
-        pair.renew(people, expired=True)
+        pair.renew(clients, expired=True)
         user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
         config = kubeconfig(tmp_path / "config", url, user, **{"certificate-authority": str(root)})
-        service = service_on(stage, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
-        await stage.add("pvc-0", ["n1"])
-        stage.world.move("pvc-0", "n1", "n2")
+        service = service_on(testbed, ELECTED, FEW_FULL_RECONCILES, KUBECONFIG=str(config))
+        await testbed.add("pvc-0", ["n1"])
+        testbed.world.move("pvc-0", "n1", "n2")
         await service.start()
         try:
-            why = "Unauthorized" if stage.cluster.is_real else "rejected the client certificate"
+            why = "Unauthorized" if testbed.cluster.is_real else "rejected the client certificate"
             await service.until_said(why)
-            pair.renew(people)
+            pair.renew(clients)
             await service.until_ready()
-            await stage.until_on("pvc-0", "n2")
+            await testbed.until_on("pvc-0", "n2")
             assert await service.stop() == 0
         finally:
             await service.kill()

@@ -8,11 +8,11 @@ import pytest
 
 from tests.faults.mutations import AFFINITY_ON_CREATE, LABELS_ON_UPDATE, mutating
 from tests.faults.test_admission import full_reconciles, warnings
-from tests.stage.clusters import until
-from tests.stage.fixtures import MakeService
-from tests.stage.manifests import kept, nodes_of
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed.clusters import until
+from tests.testbed.fixtures import MakeService
+from tests.testbed.manifests import nodes_of, preserved
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -21,59 +21,60 @@ OFTEN = "--reconcile-rate=1s"
 
 
 async def test_labels_that_a_policy_adds_on_update_are_part_of_the_volume(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
-    before = await stage.cluster.ask("GET", PV)
+    await testbed.add("pvc-1", ["n1"])
+    before = await testbed.cluster.ask("GET", PV)
 
     async with (
-        mutating(stage.cluster, LABELS_ON_UPDATE),
-        running(service_on(stage, OFTEN)) as service,
+        mutating(testbed.cluster, LABELS_ON_UPDATE),
+        running(service_on(testbed, OFTEN)) as service,
     ):
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
-        await stage.until_bound("pvc-1")
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
+        await testbed.until_bound("pvc-1")
         assert await service.stop() == 0
 
-    after = await stage.cluster.ask("GET", PV)
+    after = await testbed.cluster.ask("GET", PV)
     assert after["metadata"]["labels"] == {"policy": "seen"}
     assert after["metadata"]["annotations"].pop("policy.example.com/seen") == "yes"
     del after["metadata"]["labels"]
-    assert kept(after) == kept(before)
-    assert stage.observer.lost == []
-    assert await stage.entries() == []
+    assert preserved(after) == preserved(before)
+    assert testbed.observer.lost == []
+    assert await testbed.entries() == []
 
 
 @pytest.mark.timeout(400)
-async def test_an_affinity_that_a_policy_changes_on_creation_is_told_and_left(
-    stage: Stage, service_on: MakeService
+async def test_an_affinity_changed_by_a_policy_on_creation_is_reported_and_accepted(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
+    await testbed.add("pvc-1", ["n1"])
 
-    async with running(service_on(stage, OFTEN)) as service:
-        async with mutating(stage.cluster, AFFINITY_ON_CREATE):
-            stage.world.move("pvc-1", "n1", "n2")
+    async with running(service_on(testbed, OFTEN)) as service:
+        async with mutating(testbed.cluster, AFFINITY_ON_CREATE):
+            testbed.world.move("pvc-1", "n1", "n2")
             await service.until_said("volume not updated")
             await full_reconciles(service, 2)
-            left = await stage.cluster.ask("GET", PV)
+            left = await testbed.cluster.ask("GET", PV)
             await full_reconciles(service, 3)
 
-            assert await stage.cluster.ask("GET", PV) == left
+            assert await testbed.cluster.ask("GET", PV) == left
             assert nodes_of(left) == {"elsewhere"}
             incarnations = {
-                seen.manifest["metadata"]["uid"] for seen in stage.observer.history["pvc-1"]
+                observed.manifest["metadata"]["uid"]
+                for observed in testbed.observer.history["pvc-1"]
             }
             assert len(incarnations) == 2
             assert await service.metric("linstor_affinity_volumes_held_back") == 1
-            told = await warnings(stage, "VolumeAffinityNotUpdated")
-            assert any("but is linbit.com/hostname=elsewhere now" in why for _, _, why in told)
+            reported = await warnings(testbed, "VolumeAffinityNotUpdated")
+            assert any("but is linbit.com/hostname=elsewhere now" in why for _, _, why in reported)
             assert service.said().count("volume not updated") == 1
-            assert await stage.entries() == []
+            assert await testbed.entries() == []
 
-        await stage.until_on("pvc-1", "n2", patience=90.0)
-        await stage.until_bound("pvc-1")
+        await testbed.until_on("pvc-1", "n2", within=90.0)
+        await testbed.until_bound("pvc-1")
 
         async def released() -> bool:
             return await service.metric("linstor_affinity_volumes_held_back") == 0
 
-        await until(released, "nothing is held back any more", patience=250.0)
+        await until(released, "nothing is held back any more", within=250.0)

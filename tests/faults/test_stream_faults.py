@@ -10,9 +10,9 @@ import pytest
 from tests.fakes.linstor_server import NODES, PROMOTION
 from tests.fakes.linstor_server.streams import frame
 from tests.faults.fleet import Fleet, MakeFleet
-from tests.stage.clusters import until
-from tests.stage.manifests import nodes_of
-from tests.stage.proxied import ProxiedStage
+from tests.testbed.clusters import until
+from tests.testbed.manifests import nodes_of
+from tests.testbed.proxied import ProxiedTestbed
 
 ELECTED = "--leader-election=true"
 FEW_FULL_RECONCILES = "--reconcile-rate=10m"
@@ -23,16 +23,16 @@ OPEN_STREAMS = {"linstor get events/drbd/promotion", "linstor get events/nodes"}
 BURST, BURSTS = 10_000, 10
 GROWTH = 16 * 2**20
 """What the memory may grow by: a burst is 1 MiB of text; without a bound 100,000 events that were
-kept as hints would take some 50 MiB.
+kept as triggers would take some 50 MiB.
 """
 
-pytestmark = pytest.mark.parametrize("stage", ["fake"], indirect=True)
+pytestmark = pytest.mark.parametrize("testbed", ["fake"], indirect=True)
 
 
-async def test_streams_cut_in_mid_frame(proxied: ProxiedStage, fleet: MakeFleet) -> None:
-    linstor = proxied.stage.linstor
+async def test_streams_cut_within_a_frame(proxied: ProxiedTestbed, fleet: MakeFleet) -> None:
+    linstor = proxied.testbed.linstor
     async with fleet(
-        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+        proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
     ) as moving:
         for _ in range(3):
             await linstor.subscribed(PROMOTION)
@@ -42,11 +42,11 @@ async def test_streams_cut_in_mid_frame(proxied: ProxiedStage, fleet: MakeFleet)
         await linstor.subscribed(PROMOTION)
 
 
-async def test_streams_that_are_cut_at_any_byte(proxied: ProxiedStage, fleet: MakeFleet) -> None:
-    linstor = proxied.stage.linstor
+async def test_streams_cut_at_any_byte(proxied: ProxiedTestbed, fleet: MakeFleet) -> None:
+    linstor = proxied.testbed.linstor
     said = frame("may-promote-change", {"resource_name": "pvc-3", "node_name": "n1"})
     async with fleet(
-        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+        proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
     ) as moving:
         for length in (1, 8, len(said) // 2, len(said) - 1):
             await linstor.subscribed(PROMOTION)
@@ -56,25 +56,25 @@ async def test_streams_that_are_cut_at_any_byte(proxied: ProxiedStage, fleet: Ma
             await linstor.subscribed(PROMOTION, 0)
 
 
-async def test_streams_that_hold_back_what_they_have_to_tell(
-    proxied: ProxiedStage, fleet: MakeFleet
-) -> None:
-    linstor = proxied.stage.linstor
+async def test_delayed_streams(proxied: ProxiedTestbed, fleet: MakeFleet) -> None:
+    linstor = proxied.testbed.linstor
     async with fleet(
-        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+        proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
     ) as moving:
         linstor.pause_streams()
         moving.move_during()
-        await proxied.stage.world.settled()
+        await proxied.testbed.world.until_idle()
         linstor.resume_streams()
 
 
 @pytest.mark.long
-async def test_linstor_vanishes_without_a_word(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+async def test_linstor_disappears_without_closing_connections(
+    proxied: ProxiedTestbed, fleet: MakeFleet
+) -> None:
     async with fleet(
-        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+        proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
     ) as moving:
-        await proxied.stage.linstor.subscribed(NODES)
+        await proxied.testbed.linstor.subscribed(NODES)
         proxied.record.forget()
         gone = time.monotonic()
         proxied.linstor.vanish()
@@ -85,10 +85,10 @@ async def test_linstor_vanishes_without_a_word(proxied: ProxiedStage, fleet: Mak
         assert max(late[label] for label in OPEN_STREAMS) < NOTICED_WITHIN, late
 
 
-async def test_floods_of_events(proxied: ProxiedStage, fleet: MakeFleet) -> None:
+async def test_floods_of_events(proxied: ProxiedTestbed, fleet: MakeFleet) -> None:
     """Half of the events are of volumes that are there, half of resources without any."""
     async with fleet(
-        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+        proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
     ) as moving:
         names = [*moving.names[:6], *(f"nobody-{n}" for n in range(6))]
         burst = b"".join(
@@ -99,27 +99,29 @@ async def test_floods_of_events(proxied: ProxiedStage, fleet: MakeFleet) -> None
         before, asked = memory(moving), len(proxied.record.asked)
 
         for _ in range(BURSTS):
-            # The moves are told behind a burst and before the next one.
+            # The moves are reported behind a burst and before the next one.
             moving.move_during()
             await flood(proxied, moving, burst)
         for name in moving.names[2:4]:
-            await proxied.stage.until_on(name, *moving.place_of(name))
+            await proxied.testbed.until_on(name, *moving.place_of(name))
 
         assert memory(moving) - before < GROWTH
-        # A look takes two or three requests.
+        # A reconcile takes two or three requests.
         assert len(proxied.record.asked) - asked < BURST * BURSTS / 20
 
 
-async def test_a_move_amid_a_flood_has_its_turn(proxied: ProxiedStage, fleet: MakeFleet) -> None:
-    """The flood goes on until the move is seen: where it starved others, it would never be."""
+async def test_a_move_during_a_flood_of_events_is_applied(
+    proxied: ProxiedTestbed, fleet: MakeFleet
+) -> None:
+    """The flood continues until the move is seen: where it starved others, it would never be."""
     async with fleet(
-        proxied.stage, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
+        proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES), rested=True
     ) as moving:
         said = frame("may-promote-change", {"resource_name": "pvc-1", "node_name": "n1"})
         moving.move_during()
 
         def arrived() -> bool:
-            volumes = proxied.stage.observer.volumes
+            volumes = proxied.testbed.observer.volumes
             return all(
                 name in volumes and nodes_of(volumes[name]) == set(moving.place_of(name))
                 for name in moving.names[2:4]
@@ -132,14 +134,14 @@ async def test_a_move_amid_a_flood_has_its_turn(proxied: ProxiedStage, fleet: Ma
             assert sent < 100 * BURST
 
 
-async def flood(proxied: ProxiedStage, moving: Fleet, burst: bytes) -> None:
+async def flood(proxied: ProxiedTestbed, moving: Fleet, burst: bytes) -> None:
     """Send a burst, and wait until it was read."""
 
     async def read() -> float:
         return await moving.service.metric("linstor_affinity_stream_events_total")
 
     wanted = await read() + burst.count(b"\n\n")
-    proxied.stage.linstor.send_raw(PROMOTION, burst)
+    proxied.testbed.linstor.send_raw(PROMOTION, burst)
 
     async def whole() -> bool:
         return await read() >= wanted

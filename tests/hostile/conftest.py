@@ -1,5 +1,5 @@
-"""The stages that hostile things are put on."""
+"""The test beds that hostile things are put on."""
 
-from tests.stage.fixtures import fake_stage, proxied, real_stage, service_on, stage
+from tests.testbed.fixtures import fake_testbed, proxied, real_testbed, service_on, testbed
 
-__all__ = ["fake_stage", "proxied", "real_stage", "service_on", "stage"]
+__all__ = ["fake_testbed", "proxied", "real_testbed", "service_on", "testbed"]

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeService
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.manifests import kept, nodes_of
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.manifests import nodes_of, preserved
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -55,70 +55,72 @@ def entry_for(pv: Json, *, state: str = "deleting", uid: str = "uid-1", **spec: 
     }
 
 
-async def dropped(stage: Stage) -> bool:
-    return not await stage.entries()
+async def dropped(testbed: Testbed) -> bool:
+    return not await testbed.entries()
 
 
 @pytest.mark.parametrize("state", ["prepared", "deleting"])
-async def test_an_entry_does_not_turn_retain_into_delete(
-    stage: Stage, service_on: MakeService, state: str
+async def test_an_entry_does_not_change_retain_to_delete(
+    testbed: Testbed, service_on: MakeService, state: str
 ) -> None:
-    await stage.add("pvc-1", ["n1"], policy="Retain", annotations={SKIP_RECLAIM: "true"})
-    before = await stage.cluster.ask("GET", PV)
+    await testbed.add("pvc-1", ["n1"], policy="Retain", annotations={SKIP_RECLAIM: "true"})
+    before = await testbed.cluster.ask("GET", PV)
     uid = before["metadata"]["uid"]
     forged = entry_for(before, state=state, uid=uid, persistentVolumeReclaimPolicy="Delete")
-    await stage.cluster.ask("POST", ENTRIES, forged)
+    await testbed.cluster.ask("POST", ENTRIES, forged)
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: dropped(stage), "the entry is dropped")
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
-    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+    assert preserved(await testbed.cluster.ask("GET", PV)) == preserved(before)
 
 
-async def test_an_entry_for_a_volume_that_is_being_replaced_does_not_turn_retain_into_delete(
-    stage: Stage, service_on: MakeService
+async def test_an_entry_for_a_volume_being_replaced_does_not_change_retain_to_delete(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     """As an instance leaves it that was killed before it deleted the volume."""
-    await stage.add("pvc-1", ["n1"], policy="Retain")
-    before = await stage.cluster.ask("GET", PV)
-    told = json.dumps({"reclaimPolicy": "Retain", "skipReclaim": None})
+    await testbed.add("pvc-1", ["n1"], policy="Retain")
+    before = await testbed.cluster.ask("GET", PV)
+    reported = json.dumps({"reclaimPolicy": "Retain", "skipReclaim": None})
     marks = {
         "finalizers": [*before["metadata"]["finalizers"], MARK],
-        "annotations": {MARK: told, SKIP_RECLAIM: "true"},
+        "annotations": {MARK: reported, SKIP_RECLAIM: "true"},
     }
-    await stage.cluster.ask(
+    await testbed.cluster.ask(
         "PATCH", PV, {"metadata": marks}, fieldManager="linstor-affinity-events"
     )
     uid = before["metadata"]["uid"]
     forged = entry_for(before, uid=uid, persistentVolumeReclaimPolicy="Delete")
-    await stage.cluster.ask("POST", ENTRIES, forged)
+    await testbed.cluster.ask("POST", ENTRIES, forged)
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: dropped(stage), "the entry is dropped")
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
-    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+    assert preserved(await testbed.cluster.ask("GET", PV)) == preserved(before)
 
 
-async def test_an_annotation_alone_changes_no_policy(stage: Stage, service_on: MakeService) -> None:
-    await stage.add("pvc-1", ["n1"], policy="Retain")
-    before = await stage.cluster.ask("GET", PV)
-    told = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
-    await stage.cluster.ask("PATCH", PV, {"metadata": {"annotations": {MARK: told}}})
+async def test_an_annotation_alone_changes_no_reclaim_policy(
+    testbed: Testbed, service_on: MakeService
+) -> None:
+    await testbed.add("pvc-1", ["n1"], policy="Retain")
+    before = await testbed.cluster.ask("GET", PV)
+    reported = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
+    await testbed.cluster.ask("PATCH", PV, {"metadata": {"annotations": {MARK: reported}}})
 
     async def taken_off() -> bool:
-        return MARK not in (await stage.cluster.ask("GET", PV))["metadata"]["annotations"]
+        return MARK not in (await testbed.cluster.ask("GET", PV))["metadata"]["annotations"]
 
-    async with running(service_on(stage, OFTEN)):
+    async with running(service_on(testbed, OFTEN)):
         await until(taken_off, "the annotation is taken off")
 
-    assert kept(await stage.cluster.ask("GET", PV)) == kept(before)
+    assert preserved(await testbed.cluster.ask("GET", PV)) == preserved(before)
 
 
-async def a_claim_of_theirs(stage: Stage) -> Json:
+async def a_foreign_claim(testbed: Testbed) -> Json:
     """One that asks for a volume which is not there."""
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
-    return await stage.cluster.ask("POST", CLAIMS, wish)
+    return await testbed.cluster.ask("POST", CLAIMS, wish)
 
 
 def volume_for(claim: Json | None, handle: str) -> Json:
@@ -129,43 +131,46 @@ def volume_for(claim: Json | None, handle: str) -> Json:
 
 @pytest.mark.parametrize("labelled", ["pvc-1/0", "unused/0"])
 @pytest.mark.parametrize("uid", ["nobody", ""], ids=["of nobody", "of their own"])
-async def test_an_entry_does_not_give_away_a_volume_that_somebody_uses(
-    stage: Stage, service_on: MakeService, uid: str, labelled: str
+async def test_an_entry_does_not_give_away_a_volume_in_use(
+    testbed: Testbed, service_on: MakeService, uid: str, labelled: str
 ) -> None:
-    await stage.add("pvc-1", ["n1"])
-    theirs = await a_claim_of_theirs(stage)
-    claim = {**theirs, "metadata": {**theirs["metadata"], "uid": uid or theirs["metadata"]["uid"]}}
+    await testbed.add("pvc-1", ["n1"])
+    foreign = await a_foreign_claim(testbed)
+    claim = {
+        **foreign,
+        "metadata": {**foreign["metadata"], "uid": uid or foreign["metadata"]["uid"]},
+    }
     forged = entry_for(volume_for(claim, "pvc-1"))
     forged["metadata"]["annotations"] = {
         "linstor-affinity-events/persistent-volume": "evil",
         "linstor-affinity-events/linstor-volume": labelled,
     }
-    await stage.cluster.ask("POST", ENTRIES, forged)
+    await testbed.cluster.ask("POST", ENTRIES, forged)
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said("unfinished replacement left alone")
 
-    assert await stage.cluster.find(f"{VOLUMES}/evil") is None
+    assert await testbed.cluster.find(f"{VOLUMES}/evil") is None
 
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
-async def test_an_entry_undoes_no_deletion_of_others(
-    stage: Stage, service_on: MakeService, policy: str
+async def test_an_entry_reverts_no_deletion_by_others(
+    testbed: Testbed, service_on: MakeService, policy: str
 ) -> None:
-    await stage.add("pvc-1", ["n1"], policy=policy)
-    await stage.until_bound("pvc-1")
-    before = await stage.cluster.ask("DELETE", PV)
-    claim = await stage.cluster.ask("GET", f"{CLAIMS}/{before['spec']['claimRef']['name']}")
+    await testbed.add("pvc-1", ["n1"], policy=policy)
+    await testbed.until_bound("pvc-1")
+    before = await testbed.cluster.ask("DELETE", PV)
+    claim = await testbed.cluster.ask("GET", f"{CLAIMS}/{before['spec']['claimRef']['name']}")
     wanted = manifests.volume(
         "pvc-1", claim=claim, node_affinity=manifests.on_nodes(["n1"]), policy="Delete"
     )
     forged = entry_for(wanted, uid=before["metadata"]["uid"])
-    await stage.cluster.ask("POST", ENTRIES, forged)
+    await testbed.cluster.ask("POST", ENTRIES, forged)
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said("unfinished replacement left alone")
 
-    after = await stage.cluster.ask("GET", PV)
+    after = await testbed.cluster.ask("GET", PV)
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
     assert "deletionTimestamp" in after["metadata"]
 
@@ -178,35 +183,35 @@ async def test_an_entry_undoes_no_deletion_of_others(
         pytest.param({"name": "pending"}, id="a-claim-that-does-not-name-it"),
     ],
 )
-async def test_an_entry_gives_a_volume_that_is_gone_to_nobody(
-    stage: Stage, service_on: MakeService, change: Json | None
+async def test_an_entry_gives_a_deleted_volume_to_no_claim(
+    testbed: Testbed, service_on: MakeService, change: Json | None
 ) -> None:
-    stage.place("unused", ["n1"])
-    pending = await stage.cluster.ask("POST", CLAIMS, manifests.claim("pending"))
-    theirs = await a_claim_of_theirs(stage)
-    forged = volume_for(theirs, "unused")
+    testbed.place("unused", ["n1"])
+    pending = await testbed.cluster.ask("POST", CLAIMS, manifests.claim("pending"))
+    foreign = await a_foreign_claim(testbed)
+    forged = volume_for(foreign, "unused")
     if change is None:
         del forged["spec"]["claimRef"]
     else:
         forged["spec"]["claimRef"] |= change
         if "name" in change:
             forged["spec"]["claimRef"]["uid"] = pending["metadata"]["uid"]
-    await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(forged))
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said("volume has reclaim policy Retain now")
-        await until(lambda: dropped(stage), "the entry is dropped")
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
         async def released() -> bool:
-            found = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+            found = await testbed.cluster.ask("GET", f"{VOLUMES}/evil")
             return bool(found["status"].get("phase") == "Released")
 
         await until(released, "the volume is Released")
 
     for name in ("evil", "pending"):
-        claim = await stage.cluster.ask("GET", f"{CLAIMS}/{name}")
+        claim = await testbed.cluster.ask("GET", f"{CLAIMS}/{name}")
         assert claim["status"].get("phase") != "Bound"
-    left = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    left = await testbed.cluster.ask("GET", f"{VOLUMES}/evil")
     assert left["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
@@ -214,55 +219,57 @@ PROVISIONED = "pvc-11111111-2222-4333-8444-555555555555"
 
 
 @pytest.mark.parametrize("by", ["a resource of another claim", "another name", "no uid"])
-async def test_a_claim_that_says_that_it_is_bound_gets_no_volume_by_an_entry(
-    stage: Stage, service_on: MakeService, by: str
+async def test_a_claim_with_a_forged_binding_gets_no_volume_from_an_entry(
+    testbed: Testbed, service_on: MakeService, by: str
 ) -> None:
     """Such a claim is bound to whatever volume has its uid in its claimRef."""
     wish = manifests.claim("evil")
     wish["spec"]["volumeName"] = "evil"
     wish["metadata"]["annotations"] = {"pv.kubernetes.io/bind-completed": "yes"}
-    theirs = await stage.cluster.ask("POST", CLAIMS, wish)
+    foreign = await testbed.cluster.ask("POST", CLAIMS, wish)
     resource = PROVISIONED if by == "a resource of another claim" else "unused"
-    stage.place(resource, ["n1"])
-    wanted = volume_for(theirs, resource)
+    testbed.place(resource, ["n1"])
+    wanted = volume_for(foreign, resource)
     if by == "another name":
         wanted["spec"]["claimRef"]["name"] = "not-here"
     if by == "no uid":
         del wanted["spec"]["claimRef"]["uid"]
-    uid = theirs["metadata"]["uid"]
-    await stage.cluster.ask("POST", ENTRIES, entry_for(wanted, uid=uid))
+    uid = foreign["metadata"]["uid"]
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(wanted, uid=uid))
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: dropped(stage), "the entry is dropped")
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
-    # The PersistentVolume controller looks at it now, and at the others after it.
-    await stage.cluster.ask("PATCH", f"{CLAIMS}/evil", {"metadata": {"labels": {"look": "again"}}})
-    await stage.add("pvc-1", ["n1"])
-    claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")
+    # The PersistentVolume controller checks it now, and at the others after it.
+    await testbed.cluster.ask(
+        "PATCH", f"{CLAIMS}/evil", {"metadata": {"labels": {"look": "again"}}}
+    )
+    await testbed.add("pvc-1", ["n1"])
+    claim = await testbed.cluster.ask("GET", f"{CLAIMS}/evil")
     assert claim["status"].get("phase") != "Bound"
 
 
 async def test_an_entry_does_not_give_a_claim_what_was_provisioned_for_another(
-    stage: Stage, service_on: MakeService
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     resource = "pvc-11111111-2222-4333-8444-555555555555"
-    stage.place(resource, ["n1"])
-    theirs = await a_claim_of_theirs(stage)
-    await stage.cluster.ask("POST", ENTRIES, entry_for(volume_for(theirs, resource)))
+    testbed.place(resource, ["n1"])
+    foreign = await a_foreign_claim(testbed)
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(volume_for(foreign, resource)))
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said("volume has reclaim policy Retain now")
-        await until(lambda: dropped(stage), "the entry is dropped")
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
-    claim = await stage.cluster.ask("GET", f"{CLAIMS}/evil")
+    claim = await testbed.cluster.ask("GET", f"{CLAIMS}/evil")
     assert claim["status"].get("phase") != "Bound"
-    left = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    left = await testbed.cluster.ask("GET", f"{VOLUMES}/evil")
     assert left["spec"]["claimRef"]["name"].startswith("gone-")
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["by the class", "by the entry"])
 async def test_mount_options_come_from_the_class_or_not_at_all(
-    stage: Stage, service_on: MakeService, given: bool
+    testbed: Testbed, service_on: MakeService, given: bool
 ) -> None:
     """As after a crash: the volume is gone, and only the entry says what it was."""
     name, options = f"tuned-{given}".lower(), ["noatime", "discard"]
@@ -270,43 +277,43 @@ async def test_mount_options_come_from_the_class_or_not_at_all(
     if given:
         made["mountOptions"] = options
     classes = "/apis/storage.k8s.io/v1/storageclasses"
-    if await stage.cluster.find(f"{classes}/{name}") is None:
-        await stage.cluster.ask("POST", classes, made)
-    stage.place("unused", ["n1"])
+    if await testbed.cluster.find(f"{classes}/{name}") is None:
+        await testbed.cluster.ask("POST", classes, made)
+    testbed.place("unused", ["n1"])
     wish = manifests.claim("evil", storage_class=name)
     wish["spec"]["volumeName"] = "evil"
-    claim = await stage.cluster.ask("POST", CLAIMS, wish)
+    claim = await testbed.cluster.ask("POST", CLAIMS, wish)
     wanted = volume_for(claim, "unused")
     wanted["spec"] |= {"storageClassName": name, "mountOptions": options}
-    await stage.cluster.ask("POST", ENTRIES, entry_for(wanted))
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(wanted))
 
-    async with running(service_on(stage, OFTEN)):
-        await until(lambda: dropped(stage), "the entry is dropped")
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: dropped(testbed), "the entry is dropped")
 
-    after = await stage.cluster.ask("GET", f"{VOLUMES}/evil")
+    after = await testbed.cluster.ask("GET", f"{VOLUMES}/evil")
     assert after["spec"]["mountOptions"] == options
     named = after["spec"]["claimRef"]
     assert named["name"].startswith("evil" if given else "gone-")
     assert after["spec"]["persistentVolumeReclaimPolicy"] == ("Delete" if given else "Retain")
 
 
-async def test_an_entry_that_can_t_be_followed_holds_up_nobody(
-    stage: Stage, service_on: MakeService
+async def test_an_unusable_entry_blocks_no_other_volume(
+    testbed: Testbed, service_on: MakeService
 ) -> None:
     """Its volume was never ours, and Kubernetes refuses to create it."""
-    await stage.add("pvc-1", ["n1"])
-    theirs = await a_claim_of_theirs(stage)
-    stranger = {**theirs, "metadata": {**theirs["metadata"], "uid": "nobody"}}
-    forged = volume_for(stranger, "unused")
+    await testbed.add("pvc-1", ["n1"])
+    foreign = await a_foreign_claim(testbed)
+    other_claim = {**foreign, "metadata": {**foreign["metadata"], "uid": "nobody"}}
+    forged = volume_for(other_claim, "unused")
     forged["spec"]["accessModes"] = ["NoSuchMode"]
-    await stage.cluster.ask("POST", ENTRIES, entry_for(forged))
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(forged))
 
-    async with running(service_on(stage, OFTEN)) as service:
+    async with running(service_on(testbed, OFTEN)) as service:
         await service.until_said(
             "PersistentVolume is missing: it was deleted to change its node affinity"
         )
-        stage.world.move("pvc-1", "n1", "n2")
-        await stage.until_on("pvc-1", "n2")
-        await stage.until_bound("pvc-1")
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
+        await testbed.until_bound("pvc-1")
 
-    assert nodes_of(await stage.cluster.ask("GET", PV)) == {"n2"}
+    assert nodes_of(await testbed.cluster.ask("GET", PV)) == {"n2"}

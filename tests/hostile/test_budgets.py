@@ -1,8 +1,8 @@
 """What comes may be made to take time or memory: each parser has a budget of both.
 
 Time is that of the processor, and only compared with itself: eight times as much input takes some
-eight times as long. How long an answer holds up the others is bounded by what is done between two
-turns of theirs, which is counted.
+eight times as long. How long a response holds up the others is bounded by what is done between two
+iterations of theirs, which is counted.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from linstor_affinity_events.adapters.linstor.events import (
     trigger_of,
 )
 from linstor_affinity_events.adapters.linstor.events import (
-    YIELD_EVERY as LINES_BREATH,
+    YIELD_EVERY as LINES_PER_YIELD,
 )
 from linstor_affinity_events.adapters.linstor.json_stream import (
     LONGEST,
@@ -52,7 +52,7 @@ from tests.model.manifests import begun, volume
 
 MIB = 1024 * 1024
 TIMES = 8
-SLACK = 4
+TOLERANCE = 4
 BYTES_FOR_EACH = 40
 """An empty list takes three bytes, and 64 of memory."""
 
@@ -85,7 +85,7 @@ def entry(tree: Any) -> object:
     return read_entry({**begun(volume()).written(), "wanted": tree})
 
 
-def noted(**spec: Any) -> Any:
+def entry_with(**spec: Any) -> Any:
     pv = begun(volume()).written()["wanted"]
     return {**pv, "spec": {**pv["spec"], **spec}}
 
@@ -135,8 +135,8 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
     "handle": (parse_handle, lambda n: "a" * n + "/" + "1" * n, 50_000),
     "quantity": (quantity, lambda n: "1" * n, 50_000),
     "quantity-fraction": (quantity, lambda n: "1." + "1" * n + "e999", 50_000),
-    "note-terms": (entry, lambda n: noted(nodeAffinity=terms(n)), 2_000),
-    "note-fields": (entry, lambda n: noted(**{f"x{i}": [i] for i in range(n)}), 5_000),
+    "note-terms": (entry, lambda n: entry_with(nodeAffinity=terms(n)), 2_000),
+    "note-fields": (entry, lambda n: entry_with(**{f"x{i}": [i] for i in range(n)}), 5_000),
 }
 
 
@@ -152,16 +152,16 @@ def took(parser: Parser, given: Any) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_time_grows_with_the_input_and_no_faster(name: str) -> None:
+def test_time_is_linear_in_the_input(name: str) -> None:
     parser, make, size = CASES[name]
     small, large = make(size), make(size * TIMES)
 
     # A tenth of a millisecond is what any of them may take.
-    assert took(parser, large) < SLACK * TIMES * max(took(parser, small), 1e-4)
+    assert took(parser, large) < TOLERANCE * TIMES * max(took(parser, small), 1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_memory_is_bounded_by_the_input(name: str) -> None:
+def test_memory_is_linear_in_the_input(name: str) -> None:
     parser, make, size = CASES[name]
     given = make(size)
     length = len(given if isinstance(given, bytes | str) else json.dumps(given))
@@ -190,7 +190,7 @@ def test_memory_is_bounded_by_the_input(name: str) -> None:
         pytest.param("a: " * 1300, id="colons"),
     ],
 )
-def test_a_hostile_policy_takes_no_longer_than_some_honest_ones(text: str) -> None:
+def test_a_hostile_policy_takes_no_longer_than_a_few_valid_ones(text: str) -> None:
     honest = "\n".join(f"- fromSame: [topology.kubernetes.io/zone-{n}]" for n in range(16))
 
     def parse(given: str) -> None:
@@ -204,24 +204,24 @@ HOSTILE = [b"0,", b"[],", b"{},", b'"",', b'{"":', b"[["]
 
 
 @pytest.mark.parametrize("shape", HOSTILE, ids=repr)
-def test_a_document_of_too_many_values_is_not_parsed(shape: bytes) -> None:
+def test_a_document_with_too_many_values_is_not_parsed(shape: bytes) -> None:
     class Watched(bytes):
-        seen = 0
+        observed = 0
 
         def count(self, *args: Any) -> int:
-            Watched.seen = max(Watched.seen, args[2])
+            Watched.observed = max(Watched.observed, args[2])
             return super().count(*args)
 
     body = Watched(b"[" + shape * (16 * MIB // len(shape)) + b"0]")
 
     with pytest.raises(Unreachable, match=f"more than {MOST_VALUES} values"):
         parse_json(body, "LINSTOR")
-    # Nor looked at any further.
-    assert Watched.seen < 16 * MOST_VALUES + 64 * 1024
+    # Nor scanned any further.
+    assert Watched.observed < 16 * MOST_VALUES + 64 * 1024
 
 
-class Answer:
-    """An answer that was buffered whole, so that to read it waits for nothing."""
+class Response:
+    """A response that was buffered whole, so that to read it waits for nothing."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -242,28 +242,28 @@ class Answer:
         pass
 
 
-class Turns:
-    """Another task, and how much was done between two turns of it."""
+class Yields:
+    """Another task, and how much was done between two iterations of it."""
 
     def __init__(self, done: Callable[[], int]) -> None:
         self._done, self._last = done, 0
         self.most = 0
 
-    async def __aenter__(self) -> "Turns":
+    async def __aenter__(self) -> "Yields":
         self._task = asyncio.create_task(self._run(), name="another")
         await asyncio.sleep(0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._look()
+        self._observe()
         self._task.cancel()
 
     async def _run(self) -> None:
         while True:
-            self._look()
+            self._observe()
             await asyncio.sleep(0)
 
-    def _look(self) -> None:
+    def _observe(self) -> None:
         done = self._done()
         self.most, self._last = max(self.most, done - self._last), done
 
@@ -273,12 +273,12 @@ class Turns:
     [b"{}", b'{"name":"a"}', b'{"a":[' + b"[]," * 20_000 + b"0]}"],
     ids=["no", "1", "big"],
 )
-async def test_others_have_their_turn_while_a_list_is_read(element: bytes) -> None:
+async def test_other_tasks_run_while_a_list_is_read(element: bytes) -> None:
     body = b"[" + (element + b",") * (2 * MIB // (len(element) + 1)) + b"{}]"
-    answer, taken = Answer(body), 0
+    response, taken = Response(body), 0
 
-    async with Turns(lambda: taken) as elements, Turns(lambda: answer.fed) as pieces:
-        async for _ in objects_in(answer, "LINSTOR", limit=17 * MIB, most=10**9):  # type: ignore[arg-type]
+    async with Yields(lambda: taken) as elements, Yields(lambda: response.fed) as pieces:
+        async for _ in objects_in(response, "LINSTOR", limit=17 * MIB, most=10**9):  # type: ignore[arg-type]
             taken += 1
 
     assert taken == body.count(element + b",") + 1
@@ -286,33 +286,33 @@ async def test_others_have_their_turn_while_a_list_is_read(element: bytes) -> No
     assert pieces.most <= 1
 
 
-async def test_others_have_their_turn_while_a_stream_is_read() -> None:
+async def test_other_tasks_run_while_a_stream_is_read() -> None:
     read = 0
 
-    async with Turns(lambda: read) as lines:
-        async for _ in _YieldingResponse(Answer(b"\n" * MOST_IDLE_LINES)):  # type: ignore[arg-type]
+    async with Yields(lambda: read) as lines:
+        async for _ in _YieldingResponse(Response(b"\n" * MOST_IDLE_LINES)):  # type: ignore[arg-type]
             read += 1
 
     assert read == MOST_IDLE_LINES
-    assert lines.most <= LINES_BREATH
+    assert lines.most <= LINES_PER_YIELD
 
 
-async def test_others_have_their_turn_while_large_events_are_read() -> None:
+async def test_other_tasks_run_while_large_events_are_read() -> None:
     read = 0
 
-    async with Turns(lambda: read) as size:
-        async for line in _YieldingResponse(Answer((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
+    async with Yields(lambda: read) as size:
+        async for line in _YieldingResponse(Response((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
             read += len(line)
 
     assert size.most < YIELD_EVERY_BYTES + 10_000
 
 
 @pytest.mark.parametrize("line", [b"\n", b":\n", b"x: y\n", b"event: x\n"], ids=repr)
-async def test_a_stream_of_lines_that_are_no_events_is_left(line: bytes) -> None:
+async def test_a_stream_of_lines_that_are_not_events_is_closed(line: bytes) -> None:
     event = b'data: {"resource_name": "a"}\n\n'
     quiet = line * (MOST_IDLE_LINES - 100)
     source = _OneConnection("http://localhost", session=object())
-    source._response = _YieldingResponse(Answer((quiet + b"\n" + event) * 2 + quiet * 2))  # type: ignore[arg-type]
+    source._response = _YieldingResponse(Response((quiet + b"\n" + event) * 2 + quiet * 2))  # type: ignore[arg-type]
 
     for _ in range(2):
         assert json.loads((await anext(source)).data) == {"resource_name": "a"}
@@ -320,9 +320,9 @@ async def test_a_stream_of_lines_that_are_no_events_is_left(line: bytes) -> None
         await anext(source)
 
 
-async def test_a_list_of_more_objects_than_asked_for_is_cut_off() -> None:
-    answer = Answer(b"[" + b"{}," * 1000 + b"{}]")
-    found = objects_in(answer, "LINSTOR", limit=MIB, most=500)  # type: ignore[arg-type]
+async def test_a_list_of_more_objects_than_requested_is_cut_off() -> None:
+    response = Response(b"[" + b"{}," * 1000 + b"{}]")
+    found = objects_in(response, "LINSTOR", limit=MIB, most=500)  # type: ignore[arg-type]
     for _ in range(500):
         await anext(found)
 
@@ -330,31 +330,31 @@ async def test_a_list_of_more_objects_than_asked_for_is_cut_off() -> None:
         await anext(found)
 
 
-def test_an_element_is_looked_at_a_few_times_however_it_comes() -> None:
+def test_an_element_is_scanned_a_few_times_however_it_is_split() -> None:
     class Counted(Objects):
-        looked_at = 0
+        scanned = 0
 
         def _whole(self) -> Any:
-            Counted.looked_at += len(self._rest)
+            Counted.scanned += len(self._rest)
             return super()._whole()
 
     reader, body = Counted("LINSTOR"), b'[{"a":"' + b"x" * (LONGEST - 100)
     for start in range(0, len(body), 100):
         assert not list(reader.feed(body[start : start + 100]))
 
-    assert Counted.looked_at < 3 * len(body)
+    assert Counted.scanned < 3 * len(body)
     with pytest.raises(Unreachable):
         list(reader.feed(b"x" * 200))
 
 
-def test_an_event_of_very_many_lines_is_none() -> None:
+def test_an_event_of_very_many_lines_is_rejected() -> None:
     event(["x"] * MOST_LINES)
 
     with pytest.raises(Unreachable, match="lines"):
         event(["x"] * (MOST_LINES + 1))
 
 
-def test_a_resource_of_very_many_replicas_is_unknown_and_takes_no_other_with_it() -> None:
+def test_a_resource_with_very_many_replicas_is_unknown_and_affects_no_other() -> None:
     rows = [{"name": "many", "node_name": f"n{number}"} for number in range(MOST_REPLICAS + 1)]
     found = Replicas()
     for row in [*rows[:-1], {"name": "few", "node_name": "n1"}]:
@@ -378,20 +378,20 @@ def test_a_resource_of_very_many_replicas_is_unknown_and_takes_no_other_with_it(
     ],
     ids=["name", "node", "flags", "flag"],
 )
-def test_a_row_with_more_in_it_than_linstor_has_is_none(row: Any) -> None:
+def test_a_row_with_more_values_than_linstor_has_is_rejected(row: Any) -> None:
     with pytest.raises(Unreachable):
         Replicas().take(row)
 
 
 @pytest.mark.parametrize("number", [-1, -(10**30), 65536, 10**4000, True, 1.0, "0", None])
-def test_a_saved_volume_of_no_number_is_passed_over(number: object) -> None:
+def test_a_saved_pv_without_volume_number_is_skipped(number: object) -> None:
     props = {SAVED_PV_PROPERTY: "{}"}
     raw = {"name": "a", "volume_definitions": [{"volume_number": number, "props": props}]}
 
     assert dict(definition_of(raw).saved) == {}
 
 
-def test_of_a_saved_volume_no_more_is_kept_than_linstor_can_keep() -> None:
+def test_a_saved_pv_is_stored_up_to_the_limit_of_linstor() -> None:
     raw = {"name": "a", "props": {SAVED_PV_PROPERTY: "x" * MIB}}
 
     assert len(definition_of(raw).saved[-1]) == LONGEST_SAVED

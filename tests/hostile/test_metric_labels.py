@@ -5,12 +5,12 @@ import re
 
 from linstor_affinity_events.model.decision import Reason
 from tests.fakes.linstor_server import NODES, PROMOTION
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Answer
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Respond
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 MARK = "hostile"
 OVERRIDE = "override.piraeus.io"
@@ -26,31 +26,31 @@ async def scraped(service: Service) -> frozenset[str]:
 async def until_fully_reconciled(service: Service, times: int = 2) -> None:
     begun = await service.metric("linstor_affinity_full_reconcile_seconds_count")
 
-    async def passed() -> bool:
+    async def reconciled() -> bool:
         ended = await service.metric("linstor_affinity_full_reconcile_seconds_count")
         return ended >= begun + times
 
-    await until(passed, "full passes have ended")
+    await until(reconciled, "full passes have ended")
 
 
-async def attack(proxied: ProxiedStage, service: Service, tag: str) -> None:
+async def attack(proxied: ProxiedTestbed, service: Service, tag: str) -> None:
     """Names and texts that nobody used before, wherever the service reads some."""
-    stage: Stage = proxied.stage
+    testbed: Testbed = proxied.testbed
     on_n1 = manifests.on_nodes(["n1"])
     for each in ("a", "b"):
         name = f"{MARK}-{tag}-{each}"
-        stage.place(name, ["n1"])
-        await stage.bind(name, on_n1, storage_class=f"{name}-class")
-        await stage.bind(f"{name}-odd", on_n1, handle=f'{name} {{x="y"}} handle')
-        await stage.bind(f"{name}-note", on_n1, handle=f"{name}-note")
+        testbed.place(name, ["n1"])
+        await testbed.bind(name, on_n1, storage_class=f"{name}-class")
+        await testbed.bind(f"{name}-odd", on_n1, handle=f'{name} {{x="y"}} handle')
+        await testbed.bind(f"{name}-note", on_n1, handle=f"{name}-note")
         pv = f"/api/v1/persistentvolumes/{name}-note"
         annotations = {f"{OVERRIDE}/{name}": f"- {name}: [x]"}
-        await stage.cluster.ask("PATCH", pv, {"metadata": {"annotations": annotations}})
+        await testbed.cluster.ask("PATCH", pv, {"metadata": {"annotations": annotations}})
         for stream in (PROMOTION, NODES):
-            told = json.dumps({"resource_name": f"{name}-event", "node": name, name: name})
-            stage.linstor.send_raw(stream, f"event: {name}\ndata: {told}\n\n".encode())
+            reported = json.dumps({"resource_name": f"{name}-event", "node": name, name: name})
+            testbed.linstor.send_raw(stream, f"event: {name}\ndata: {reported}\n\n".encode())
     error = json.dumps([{"ret_code": -1, "message": f"{MARK}-{tag}"}]).encode()
-    rule = proxied.linstor.on("linstor get nodes", Answer(500, error))
+    rule = proxied.linstor.on("linstor get nodes", Respond(500, error))
     await rule.struck.wait()
     await until_fully_reconciled(service)
 
@@ -59,8 +59,8 @@ def _known_reason(found: re.Match[str]) -> str:
     return "KNOWN" if found[1] in set(Reason) else found[0]
 
 
-async def test_hostile_names_make_no_series(proxied: ProxiedStage) -> None:
-    await proxied.stage.add("pvc-well", ["n1"])
+async def test_hostile_names_create_no_time_series(proxied: ProxiedTestbed) -> None:
+    await proxied.testbed.add("pvc-well", ["n1"])
 
     async with running(proxied.service("--reconcile-rate=1s")) as service:
         await attack(proxied, service, "first")

@@ -1,4 +1,4 @@
-"""Each parser is fed with what it was not made for: it answers, or raises what it says."""
+"""Each parser gets input that it was not made for: it returns, or raises its documented errors."""
 
 import asyncio
 import json
@@ -57,13 +57,13 @@ raw = st.binary(max_size=120) | texts.map(lambda text: text.encode(errors="surro
 
 @contextmanager
 def only_our_errors() -> Iterator[None]:
-    told = ""
+    reported = ""
     try:
         yield
     except AffinityEventsError as error:
-        told = str(error)
-    # What is told to people must be text that can be written, and no book.
-    assert len(told.encode(errors="replace")) < 20_000
+        reported = str(error)
+    # Messages must be printable text, and short.
+    assert len(reported.encode(errors="replace")) < 20_000
 
 
 def objects(body: bytes) -> object:
@@ -114,7 +114,7 @@ def flags(text: str) -> object:
     return Settings.read(dict.fromkeys(names, text), {"LS_CONTROLLERS": text})
 
 
-def answer(body: bytes) -> None:
+def parse_body(body: bytes) -> None:
     for status in (200, 302, 400, 404, 500):
         with only_our_errors():
             checked_body(status, body, "LINSTOR")
@@ -134,17 +134,17 @@ PARSERS: list[tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = [
     (replicas, trees),
     (definitions, trees),
     (objects, raw),
-    (answer, raw),
+    (parse_body, raw),
     (lambda body: parse_json(body, "it"), raw),
 ]
 NAMES = [
     *("handle", "policy", "quantity", "flags", "note-in-configmap", "note", "saved-pv"),
-    *("hint", "database-row", "nodes", "replicas", "definitions", "list", "answer", "json"),
+    *("hint", "database-row", "nodes", "replicas", "definitions", "list", "response", "json"),
 ]
 
 
 @pytest.mark.parametrize(("parser", "inputs"), PARSERS, ids=NAMES)
-def test_whatever_comes_it_answers_or_raises_our_errors(
+def test_any_input_is_parsed_or_raises_our_errors(
     parser: Callable[[Any], object], inputs: st.SearchStrategy[Any], figures: Figures
 ) -> None:
     tried = 0
@@ -181,7 +181,7 @@ BOMBS = [
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-async def test_policies_that_are_bombs_are_read_quickly_and_harm_nobody(bomb: str) -> None:
+async def test_policy_bombs_are_rejected_quickly(bomb: str) -> None:
     async with asyncio.timeout(10):
         found = await asyncio.to_thread(parse_policy, bomb)
 

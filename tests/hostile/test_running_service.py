@@ -1,5 +1,5 @@
 """Hostile things in the places that a running service reads: it stays up, writes nothing that it
-should not, and goes on with its work.
+should not, and continues its work.
 """
 
 import json
@@ -11,12 +11,12 @@ from urllib.parse import quote
 import pytest
 
 from tests.figures import Figures
-from tests.stage import manifests
-from tests.stage.clusters import until
-from tests.stage.proxied import ProxiedStage
-from tests.stage.proxy import Answer
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.testbed import manifests
+from tests.testbed.clusters import until
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Respond
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
@@ -64,8 +64,8 @@ HOSTILE: dict[str, Json | str] = {
 }
 
 
-def writes(proxied: ProxiedStage) -> list[str]:
-    """What was written about volumes and claims, rehearsals included."""
+def writes(proxied: ProxiedTestbed) -> list[str]:
+    """What was written about volumes and claims, dry runs included."""
     return [
         str(asked)
         for asked in proxied.record
@@ -73,36 +73,36 @@ def writes(proxied: ProxiedStage) -> list[str]:
     ]
 
 
-async def still_works(stage: Stage, service: Service) -> None:
+async def still_works(testbed: Testbed, service: Service) -> None:
     """Another volume is moved as ever, by the same process."""
     process = service.process
-    stage.world.move("pvc-well", "n1", "n2")
-    await stage.until_on("pvc-well", "n2")
+    testbed.world.move("pvc-well", "n1", "n2")
+    await testbed.until_on("pvc-well", "n2")
     assert service.process is process
     assert "Traceback" not in service.said()
 
 
 @pytest.mark.parametrize("name", [n for n in HOSTILE if n != "another-name"])
-async def test_a_hostile_note_on_linstor_leads_to_no_write(
-    proxied: ProxiedStage, figures: Figures, name: str
+async def test_a_hostile_saved_pv_on_linstor_causes_no_write(
+    proxied: ProxiedTestbed, figures: Figures, name: str
 ) -> None:
-    stage, hostile = proxied.stage, HOSTILE[name]
+    testbed, hostile = proxied.testbed, HOSTILE[name]
     text = hostile if isinstance(hostile, str) else json.dumps(hostile)
-    await stage.add("pvc-well", ["n1"])
-    stage.place("pvc-gone", ["n1"])
-    stage.world.volume("pvc-gone", 0).props[SAVED] = text
+    await testbed.add("pvc-well", ["n1"])
+    testbed.place("pvc-gone", ["n1"])
+    testbed.world.volume("pvc-gone", 0).props[SAVED] = text
 
     async with running(proxied.service()) as service:
         await service.until_said("saved PersistentVolume in LINSTOR is ignored")
         assert writes(proxied) == []
         assert not [a for a in proxied.record if a.method == "PUT" and "linstor" in a.label]
-        await still_works(stage, service)
-    assert stage.world.volume("pvc-gone", 0).props[SAVED] == text
+        await still_works(testbed, service)
+    assert testbed.world.volume("pvc-gone", 0).props[SAVED] == text
     figures.count("hostile inputs survived by the service")
 
 
-def as_note(change: Callable[[Json], None]) -> Json:
-    """A note of ours, with something wrong in it."""
+def as_entry(change: Callable[[Json], None]) -> Json:
+    """An entry of ours, with something wrong in it."""
     wanted = saved()
     del wanted["metadata"]["uid"]
     tree: Json = {
@@ -128,7 +128,7 @@ def put(*path: str, to: Any) -> Callable[[Json], None]:
     return change
 
 
-NOTE_CHANGES = {
+ENTRY_CHANGES = {
     "another-driver": put("wanted", "spec", "csi", "driver", to="ebs.csi.aws.com"),
     "another-handle": put("volume", to="pvc-other/0"),
     "another-name": put("wanted", "metadata", "name", to="pvc-well"),
@@ -140,12 +140,12 @@ NOTE_CHANGES = {
 }
 
 
-@pytest.mark.parametrize("name", NOTE_CHANGES)
-async def test_a_hostile_note_in_a_config_map_leads_to_no_write(
-    proxied: ProxiedStage, figures: Figures, name: str
+@pytest.mark.parametrize("name", ENTRY_CHANGES)
+async def test_a_hostile_entry_in_a_config_map_causes_no_write(
+    proxied: ProxiedTestbed, figures: Figures, name: str
 ) -> None:
-    stage = proxied.stage
-    await stage.add("pvc-well", ["n1"])
+    testbed = proxied.testbed
+    await testbed.add("pvc-well", ["n1"])
     entry = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -153,23 +153,23 @@ async def test_a_hostile_note_in_a_config_map_leads_to_no_write(
             "name": "affinity-journal-pvc-gone",
             "labels": {"linstor-affinity-events/journal": "true"},
         },
-        "data": {"entry.json": json.dumps(as_note(NOTE_CHANGES[name]))},
+        "data": {"entry.json": json.dumps(as_entry(ENTRY_CHANGES[name]))},
     }
-    await stage.cluster.ask("POST", ENTRIES, entry)
+    await testbed.cluster.ask("POST", ENTRIES, entry)
 
     async with running(proxied.service()) as service:
         await service.until_said("journal entry is not valid and is ignored")
         assert writes(proxied) == []
-        await still_works(stage, service)
-    kept = await stage.cluster.ask("GET", f"{ENTRIES}/affinity-journal-pvc-gone")
-    assert kept["data"] == entry["data"]
+        await still_works(testbed, service)
+    preserved = await testbed.cluster.ask("GET", f"{ENTRIES}/affinity-journal-pvc-gone")
+    assert preserved["data"] == entry["data"]
     figures.count("hostile inputs survived by the service")
 
 
-async def test_the_note_that_was_broken_is_good_when_it_is_whole(proxied: ProxiedStage) -> None:
-    """Else the tests above would pass for a note that nobody would take anyway."""
-    stage = proxied.stage
-    stage.place("pvc-gone", ["n1"])
+async def test_the_entry_without_the_hostile_change_is_valid(proxied: ProxiedTestbed) -> None:
+    """Else the tests above would pass for an entry that nobody would take anyway."""
+    testbed = proxied.testbed
+    testbed.place("pvc-gone", ["n1"])
     entry = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -177,17 +177,17 @@ async def test_the_note_that_was_broken_is_good_when_it_is_whole(proxied: Proxie
             "name": "affinity-journal-pvc-gone",
             "labels": {"linstor-affinity-events/journal": "true"},
         },
-        "data": {"entry.json": json.dumps(as_note(lambda _: None))},
+        "data": {"entry.json": json.dumps(as_entry(lambda _: None))},
     }
-    await stage.cluster.ask("POST", ENTRIES, entry)
+    await testbed.cluster.ask("POST", ENTRIES, entry)
 
     async with running(proxied.service()):
 
         async def back() -> bool:
-            return await stage.cluster.find("/api/v1/persistentvolumes/pvc-gone") is not None
+            return await testbed.cluster.find("/api/v1/persistentvolumes/pvc-gone") is not None
 
         await until(back, "the volume of a good note is created")
-    made = await stage.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-gone")
+    made = await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-gone")
     # Its claim does not exist, so its data is not handed to the reclaimer.
     assert made["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
@@ -197,34 +197,36 @@ REDIRECT = {"Location": "http://127.0.0.1:1/elsewhere"}
 
 
 @pytest.mark.parametrize(
-    ("what", "answer"),
+    ("what", "response"),
     [
         pytest.param(
-            "linstor get view/resources", lambda: Answer(200, b"[" + b" " * BIG), id="200-MB"
+            "linstor get view/resources", lambda: Respond(200, b"[" + b" " * BIG), id="200-MB"
         ),
         pytest.param(
-            "linstor get nodes", lambda: Answer(200, b'[{"name":"' + b"x" * BIG), id="200-MB-one"
+            "linstor get nodes", lambda: Respond(200, b'[{"name":"' + b"x" * BIG), id="200-MB-one"
         ),
-        pytest.param("linstor get nodes", lambda: Answer(307, b"", REDIRECT), id="redirect"),
-        pytest.param("linstor get nodes", lambda: Answer(200, b'{"a": 1}'), id="shape"),
-        pytest.param("linstor get nodes", lambda: Answer(200, b'[{"ret_code":[]}]'), id="types"),
+        pytest.param("linstor get nodes", lambda: Respond(307, b"", REDIRECT), id="redirect"),
+        pytest.param("linstor get nodes", lambda: Respond(200, b'{"a": 1}'), id="shape"),
+        pytest.param("linstor get nodes", lambda: Respond(200, b'[{"ret_code":[]}]'), id="types"),
         pytest.param(
-            "linstor get resource-definitions", lambda: Answer(500, b'[{"ret_code":{}}]'), id="code"
+            "linstor get resource-definitions",
+            lambda: Respond(500, b'[{"ret_code":{}}]'),
+            id="code",
         ),
     ],
 )
-async def test_answers_that_are_too_much_or_none_do_no_harm(
-    proxied: ProxiedStage, figures: Figures, what: str, answer: Callable[[], Answer]
+async def test_oversized_and_empty_responses_do_no_harm(
+    proxied: ProxiedTestbed, figures: Figures, what: str, response: Callable[[], Respond]
 ) -> None:
-    stage = proxied.stage
-    await stage.add("pvc-well", ["n1"])
-    rule = proxied.linstor.on(what, answer(), times=2)
+    testbed = proxied.testbed
+    await testbed.add("pvc-well", ["n1"])
+    rule = proxied.linstor.on(what, response(), times=2)
     service = proxied.service("--timeout=20s")
     try:
         await service.start()
         await rule.struck.wait()
         await service.until_ready()
-        await still_works(stage, service)
+        await still_works(testbed, service)
         memory = await service.metric("process_resident_memory_bytes")
     finally:
         await service.kill()
@@ -236,17 +238,17 @@ ODD = ["PVC-üñí", "rd%2F..%2Fnodes", "a?b=c", "x#y", "semi;colon", "plus+and&
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_handles_that_linstor_has_no_names_for_are_never_asked_about(
-    proxied: ProxiedStage, figures: Figures, name: str
+async def test_handles_that_are_not_linstor_names_are_never_requested(
+    proxied: ProxiedTestbed, figures: Figures, name: str
 ) -> None:
-    stage = proxied.stage
-    await stage.bind("pvc-odd", manifests.on_nodes(["n1"]), handle=name)
-    await stage.add("pvc-well", ["n1"])
-    await stage.until_bound("pvc-odd")
+    testbed = proxied.testbed
+    await testbed.bind("pvc-odd", manifests.on_nodes(["n1"]), handle=name)
+    await testbed.add("pvc-well", ["n1"])
+    await testbed.until_bound("pvc-odd")
 
     async with running(proxied.service()) as service:
         await service.until_said("is not a valid LINSTOR volume")
-        await still_works(stage, service)
+        await still_works(testbed, service)
     odd = {name, name.lower(), quote(name, safe=""), quote(name.lower(), safe="")}
     assert not [each for each in proxied.record if any(part in each.path for part in odd)]
     figures.count("hostile inputs survived by the service")

@@ -12,9 +12,9 @@ if __name__ == "__main__":
     except CannotBeHad as reason:
         sys.exit(str(reason))
     with built(TOP, tree) as image:
-        told = {
+        reported = {
             "size": image.size,
             "user": image.config["User"],
             "labels": image.config["Labels"],
         }
-    sys.stdout.write(f"{json.dumps(told)}\n")
+    sys.stdout.write(f"{json.dumps(reported)}\n")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import fake_stage
+from tests.e2e.conftest import fake_testbed
 from tests.image.contained import SECCOMP
 from tests.image.engine import Image, built, lacking
 from tests.real_parts.build import BuildError
 from tests.real_parts.debian import TOP, CannotBeHad, ensure_tree
 from tests.required import missing
 
-__all__ = ["fake_stage"]
+__all__ = ["fake_testbed"]
 
 UNTESTED = "THE IMAGE IS NEITHER BUILT NOR TESTED"
 

@@ -1,7 +1,7 @@
 """Runs an image under crun with the security contexts that the chart gives its pods.
 
 Docker's and Kubernetes' runtimes write such a bundle too; here nothing stands in between. Only the
-network is the machine's own, since the pretended peers are on its loopback.
+network is the machine's own, since the fake peers are on its loopback.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import yaml
 
 from linstor_affinity_events.settings import OPTIONS
 from tests.image.engine import Image
-from tests.stage.service import Service
+from tests.testbed.service import Service
 
 Json = dict[str, Any]
 

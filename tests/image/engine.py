@@ -40,7 +40,7 @@ class Buildah:
         )
 
     def __call__(self, *arguments: str | Path, cwd: Path | None = None) -> str:
-        """Run a command; answers what it printed, and raises AssertionError where it fails."""
+        """Run a command; returns what it printed, and raises AssertionError where it fails."""
         result = subprocess.run(
             ["buildah", *self._storage, *map(str, arguments)],
             cwd=cwd,
@@ -76,10 +76,10 @@ def built(source: Path, tree: Path) -> Iterator[Image]:
                 cwd=source,
             )
             container = buildah("from", IMAGE)
-            told = json.loads(buildah("inspect", "--type=image", IMAGE))
+            reported = json.loads(buildah("inspect", "--type=image", IMAGE))
             yield Image(
                 root=Path(buildah("mount", container)),
-                config=told["OCIv1"]["config"],
+                config=reported["OCIv1"]["config"],
                 size=buildah.size(IMAGE),
                 base_size=buildah.size(BASE),
             )
@@ -95,9 +95,9 @@ def _base(buildah: Buildah, tree: Path) -> None:
     buildah("commit", "--quiet", "--rm", container, BASE)
 
 
-def _bytes(told: str) -> int:
+def _bytes(reported: str) -> int:
     """What buildah writes as "365 MB"."""
-    number, unit = told.split()
+    number, unit = reported.split()
     return int(float(number) * {"KB": 1e3, "MB": 1e6, "GB": 1e9}[unit])
 
 

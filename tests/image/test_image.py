@@ -9,8 +9,8 @@ from linstor_affinity_events import __version__
 from tests.figures import Figures
 from tests.image.contained import Contained
 from tests.image.engine import Image
-from tests.stage.service import running
-from tests.stage.stage import Stage
+from tests.testbed.service import running
+from tests.testbed.testbed import Testbed
 
 # The first one waits for the image, and where it is new for the base as well.
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
@@ -21,12 +21,12 @@ FILTERED = "2"
 """How the kernel writes that a process has a seccomp profile."""
 
 
-def contained(image: Image, stage: Stage, directory: Path) -> Contained:
+def contained(image: Image, testbed: Testbed, directory: Path) -> Contained:
     return Contained(
         image,
         directory,
-        kubeconfig=stage.cluster.kubeconfig,
-        linstor=stage.linstor.url,
+        kubeconfig=testbed.cluster.kubeconfig,
+        linstor=testbed.linstor.url,
     )
 
 
@@ -43,31 +43,31 @@ def options_of_root(pid: int) -> list[str]:
     return options.split(",")
 
 
-async def test_it_does_the_main_job_serves_probes_and_ends_in_peace(
-    image: Image, fake_stage: Stage, tmp_path: Path, figures: Figures
+async def test_the_image_runs_the_main_scenario_serves_probes_and_exits_cleanly(
+    image: Image, fake_testbed: Testbed, tmp_path: Path, figures: Figures
 ) -> None:
-    await fake_stage.add("pvc-1", ["n1"])
+    await fake_testbed.add("pvc-1", ["n1"])
     clock = asyncio.get_running_loop()
     began = clock.time()
 
-    async with running(contained(image, fake_stage, tmp_path)) as service:
+    async with running(contained(image, fake_testbed, tmp_path)) as service:
         figures.count("image: ms from its start until it was ready", _ms(clock.time() - began))
         probes = {path: await service.ask(path) for path in ("/healthz", "/readyz", "/metrics")}
-        fake_stage.world.move("pvc-1", "n1", "n2")
-        await fake_stage.until_on("pvc-1", "n2")
-        await fake_stage.until_bound("pvc-1")
+        fake_testbed.world.move("pvc-1", "n1", "n2")
+        await fake_testbed.until_on("pvc-1", "n2")
+        await fake_testbed.until_bound("pvc-1")
         code = await service.stop()
 
     assert {path: status for path, (status, _) in probes.items()} == dict.fromkeys(probes, 200)
     assert code == 0
-    assert fake_stage.observer.lost == []
-    assert await fake_stage.entries() == []
+    assert fake_testbed.observer.lost == []
+    assert await fake_testbed.entries() == []
 
 
-async def test_it_has_no_rights_and_nothing_to_write_to(
-    image: Image, fake_stage: Stage, tmp_path: Path
+async def test_the_image_has_no_privileges_and_a_read_only_root(
+    image: Image, fake_testbed: Testbed, tmp_path: Path
 ) -> None:
-    async with running(contained(image, fake_stage, tmp_path)) as service:
+    async with running(contained(image, fake_testbed, tmp_path)) as service:
         facts = facts_of(service.pid)
         root = options_of_root(service.pid)
 
@@ -78,9 +78,7 @@ async def test_it_has_no_rights_and_nothing_to_write_to(
     assert "ro" in root
 
 
-def test_it_tells_its_version_and_brings_nothing_that_installs(
-    image: Image, figures: Figures
-) -> None:
+def test_the_image_shows_its_version_and_has_no_installers(image: Image, figures: Figures) -> None:
     installed = image.root / "opt" / "linstor-affinity-events"
     figures.count("image: MB of it above its base", (image.size - image.base_size) // MEGA)
 
@@ -89,7 +87,7 @@ def test_it_tells_its_version_and_brings_nothing_that_installs(
     assert not (image.root / "source").exists()
 
 
-def test_what_pip_was_told_here_is_not_in_it(image: Image) -> None:
+def test_the_image_does_not_contain_the_pip_configuration(image: Image) -> None:
     assert not [each for each in image.config["Env"] if each.startswith(("PIP_", "SSL_"))]
     assert (image.root / "etc" / "pip.conf").read_bytes() == b""
 

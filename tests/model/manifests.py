@@ -99,7 +99,7 @@ def marked(pv: Json) -> Json:
 
 
 def managed(pv: Json, *, manager: str = OURSELVES) -> Json:
-    """With an entry that says who wrote the annotation of our marks."""
+    """With an entry that says who wrote the annotation of our markers."""
     fields: Json = {"f:metadata": {"f:annotations": {f"f:{MARKER_ANNOTATION}": {}}}}
     entry = {"manager": manager, "operation": "Update", "fieldsV1": fields}
     others = [e for e in pv["metadata"].get("managedFields", ()) if e.get("fieldsV1") != fields]
@@ -126,10 +126,10 @@ def terminating(pv: Json) -> Json:
     return with_metadata(pv, deletionTimestamp="2026-11-23T06:00:00Z", deletionGracePeriodSeconds=0)
 
 
-def pointed_away(pv: Json) -> Json:
+def with_tombstone(pv: Json) -> Json:
     return with_spec(pv, claimRef={**pv["spec"]["claimRef"], "name": tombstone_name(pv)})
 
 
 def begun(pv: Json, *, holder: str = "pod-1") -> JournalEntry:
-    """The note of a replacement that takes the volume to node-b."""
+    """The entry of a replacement that takes the volume to node-b."""
     return JournalEntry.begin(pv, KEY, on_node("node-b"), holder=holder)

@@ -61,7 +61,7 @@ def test_everywhere_admits_every_node(serving: frozenset[NodeName]) -> None:
 
 
 @given(serving=at_least_one_node, rules=rules)
-def test_no_rule_ever_locks_out_a_node_that_serves(
+def test_no_rule_excludes_a_node_with_data(
     serving: frozenset[NodeName], rules: list[frozenset[str]]
 ) -> None:
     affinity = desired_affinity(labels_of(serving), Policy(tuple(rules)))
@@ -70,7 +70,7 @@ def test_no_rule_ever_locks_out_a_node_that_serves(
 
 
 @given(serving=at_least_one_node, rules=rules, more=rules)
-def test_another_rule_never_takes_a_node_away(
+def test_an_additional_rule_never_excludes_a_node(
     serving: frozenset[NodeName], rules: list[frozenset[str]], more: list[frozenset[str]]
 ) -> None:
     few = desired_affinity(labels_of(serving), Policy((*rules, frozenset({HOST}))))
@@ -91,7 +91,7 @@ def test_the_order_of_nodes_and_rules_does_not_matter(
 
 
 @given(messy=st.lists(terms.filter(bool), max_size=6))
-def test_tidying_terms_never_changes_who_is_admitted(messy: list[Term]) -> None:
+def test_normalizing_terms_does_not_change_the_admitted_nodes(messy: list[Term]) -> None:
     tidy = NodeAffinity.of(messy)
 
     assert admitted(tidy) == {
@@ -102,14 +102,14 @@ def test_tidying_terms_never_changes_who_is_admitted(messy: list[Term]) -> None:
 
 
 @given(messy=st.lists(terms, max_size=6))
-def test_what_is_tidy_stays_as_it_is(messy: list[Term]) -> None:
+def test_normalizing_is_idempotent(messy: list[Term]) -> None:
     tidy = NodeAffinity.of(messy)
 
     assert NodeAffinity.of(tidy.terms) == tidy
 
 
 @given(found=st.lists(any_terms, max_size=5))
-def test_an_affinity_is_read_as_it_was_written(found: list[Term]) -> None:
+def test_an_affinity_round_trips(found: list[Term]) -> None:
     affinity = NodeAffinity.of(found)
 
     assert read_affinity({"nodeAffinity": affinity.manifest()}) == affinity

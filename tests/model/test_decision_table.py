@@ -162,7 +162,7 @@ class World:
         return {"metadata": metadata, "spec": spec, "status": {"phase": self.phase}}
 
 
-def noted_by_csi(policy: str) -> dict[str, str]:
+def policy_attribute(policy: str) -> dict[str, str]:
     return {MARKER: "true", CONTEXT: policy}
 
 
@@ -172,7 +172,7 @@ def noted_by_csi(policy: str) -> dict[str, str]:
         pytest.param(
             World(
                 annotations={"override.piraeus.io/policy": "false"},
-                attributes=noted_by_csi("true"),
+                attributes=policy_attribute("true"),
                 parameters=REMOTE,
             ),
             f"{HOST}=a",
@@ -204,7 +204,7 @@ def noted_by_csi(policy: str) -> dict[str, str]:
             id="override annotation needs no class",
         ),
         pytest.param(
-            World(attributes=noted_by_csi("false"), parameters=REMOTE),
+            World(attributes=policy_attribute("false"), parameters=REMOTE),
             f"{HOST}=a",
             id="volume attributes win over the class",
         ),
@@ -219,7 +219,7 @@ def noted_by_csi(policy: str) -> dict[str, str]:
             id="attributes without the marker don't count",
         ),
         pytest.param(
-            World(attributes=noted_by_csi(""), parameters=LOCAL),
+            World(attributes=policy_attribute(""), parameters=LOCAL),
             f"{HOST}=a",
             id="marker with an empty policy leaves it to the class",
         ),
@@ -229,7 +229,7 @@ def noted_by_csi(policy: str) -> dict[str, str]:
             id="marker without a policy leaves it to the class",
         ),
         pytest.param(
-            World(attributes=noted_by_csi("false"), parameters=None),
+            World(attributes=policy_attribute("false"), parameters=None),
             f"{HOST}=a",
             id="volume attributes need no class",
         ),
@@ -487,7 +487,7 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
             id="an unreadable override does not fall through to the class",
         ),
         pytest.param(
-            World(attributes=noted_by_csi("nope"), parameters=LOCAL),
+            World(attributes=policy_attribute("nope"), parameters=LOCAL),
             Reason.BAD_POLICY,
             id="unreadable attributes do not fall through to the class",
         ),
@@ -504,7 +504,7 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
         ),
     ],
 )
-def test_in_doubt_it_is_refused(world: World, reason: Reason) -> None:
+def test_doubtful_volumes_are_refused(world: World, reason: Reason) -> None:
     decision = world.decision()
 
     assert isinstance(decision, Refusal)
@@ -565,7 +565,7 @@ def test_in_doubt_it_is_refused(world: World, reason: Reason) -> None:
         ),
     ],
 )
-def test_some_are_left_alone(world: World, reason: Reason) -> None:
+def test_some_volumes_are_skipped(world: World, reason: Reason) -> None:
     decision = world.decision()
 
     assert isinstance(decision, Skipped)
@@ -637,7 +637,7 @@ NOT_LISTED = (
         ),
     ],
 )
-def test_some_are_looked_at_later(world: World, expected: Deferred) -> None:
+def test_some_volumes_are_deferred(world: World, expected: Deferred) -> None:
     decision = world.decision()
 
     assert decision == expected
@@ -681,7 +681,7 @@ BY_NONE = {PARAMETER: "- fromSame: [nobody-has]"}
         ),
     ],
 )
-def test_a_label_that_is_missing_never_widens(world: World, node: str, label: str) -> None:
+def test_a_missing_label_never_widens_an_affinity(world: World, node: str, label: str) -> None:
     decision = world.decision()
 
     assert isinstance(decision, Deferred)
@@ -689,7 +689,7 @@ def test_a_label_that_is_missing_never_widens(world: World, node: str, label: st
     assert f"{node} lacks {label}" in decision.why
 
 
-def test_an_affinity_of_several_values_asks_for_its_labels_as_well() -> None:
+def test_an_affinity_with_several_values_requires_its_labels_as_well() -> None:
     asked = terms(expressions(selects("zone", "In", "z1"), selects("gone", "In", "g1", "g2")))
     world = World(parameters={PARAMETER: "- fromSame: [zone, gone]"}, affinity=asked)
 
@@ -699,7 +699,7 @@ def test_an_affinity_of_several_values_asks_for_its_labels_as_well() -> None:
     assert "a lacks gone" in decision.why
 
 
-def test_a_label_that_the_cluster_does_not_have_leaves_a_volume_open_that_is_open() -> None:
+def test_a_label_unknown_to_the_cluster_keeps_an_open_volume_open() -> None:
     assert World(parameters=BY_NONE, affinity=None).decision() == InSync()
 
 
@@ -780,7 +780,7 @@ def test_a_node_of_another_namespace_changes_nothing_for_the_others() -> None:
         ),
     ],
 )
-def test_what_published_policies_mean(world: World, wanted: str) -> None:
+def test_published_policies_are_understood(world: World, wanted: str) -> None:
     decision = world.decision()
 
     assert isinstance(decision, Change)
@@ -798,20 +798,20 @@ def test_an_unreadable_override_beside_a_narrow_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize("everywhere", [NO_AFFINITY, DRIVER_NODES], ids=["any", "driver"])
-def test_every_node_of_the_driver_is_everywhere_in_either_way(everywhere: NodeAffinity) -> None:
+def test_both_forms_of_everywhere_admit_every_node_of_the_driver(everywhere: NodeAffinity) -> None:
     exists = terms(expressions({"key": HOST, "operator": "Exists"}))
 
     assert World(everywhere=everywhere, affinity=exists).decision() == InSync()
 
 
-def test_a_volume_in_use_that_is_being_deleted_and_is_wrong_is_waited_for() -> None:
+def test_a_terminating_volume_in_use_and_out_of_sync_is_deferred() -> None:
     decision = World(terminating=True, parameters=LOCAL).decision()
 
     assert isinstance(decision, Deferred)
     assert (decision.reason, decision.after) == (Reason.TERMINATING, None)
 
 
-def test_unfinished_business_comes_before_duplicates() -> None:
+def test_unfinished_replacements_precede_duplicates() -> None:
     assert (
         World(duplicates=("pvc-2",), phase="Released", has_journal_entry=True).decision()
         == Resume()
@@ -833,7 +833,7 @@ def test_unfinished_business_comes_before_duplicates() -> None:
         pytest.param(World(marked=True), id="wears our finalizer"),
     ],
 )
-def test_what_was_begun_is_finished_first(world: World) -> None:
+def test_an_unfinished_replacement_is_resumed_first(world: World) -> None:
     assert world.decision() == Resume()
 
 
@@ -867,7 +867,7 @@ def test_what_was_begun_is_finished_first(world: World) -> None:
         pytest.param(World(affinity=None, made_by_us=True, age=0.0), id="ours and right"),
     ],
 )
-def test_what_is_right_stays(world: World) -> None:
+def test_a_correct_affinity_is_in_sync(world: World) -> None:
     assert world.decision() == InSync()
 
 
@@ -884,7 +884,7 @@ def test_what_is_right_stays(world: World) -> None:
         pytest.param(terms(term(host="a"), {}), id="an empty term beside the very term"),
     ],
 )
-def test_an_affinity_unlike_ours_is_never_right(affinity: Json) -> None:
+def test_an_affinity_of_another_form_is_never_in_sync(affinity: Json) -> None:
     decision = World(parameters=LOCAL, affinity=affinity).decision()
 
     assert isinstance(decision, Change)
@@ -907,7 +907,7 @@ def test_an_affinity_unlike_ours_is_never_right(affinity: Json) -> None:
         pytest.param(World(handle="pvc-1/65535"), id="the highest volume number"),
     ],
 )
-def test_others_are_not_left_alone(world: World) -> None:
+def test_other_volumes_are_not_skipped(world: World) -> None:
     assert isinstance(world.decision(), Change)
 
 
@@ -921,7 +921,7 @@ def test_others_are_not_left_alone(world: World) -> None:
         pytest.param(terms(term(host="a")), "b", True, id="admits the node that had the data"),
     ],
 )
-def test_it_is_urgent_when_no_pod_can_start_at_the_data(
+def test_a_change_is_urgent_if_no_pod_can_start_at_the_data(
     affinity: Json | None, at: str, urgent: bool
 ) -> None:
     decision = World(parameters=LOCAL, affinity=affinity, at=at).decision()
@@ -940,7 +940,7 @@ def test_it_is_urgent_when_no_pod_can_start_at_the_data(
         pytest.param(terms({}), True, False, id="foreign and immutable"),
     ],
 )
-def test_a_patch_is_worth_a_try_unless_the_field_is_known_to_stay(
+def test_a_patch_is_tried_unless_the_field_is_known_to_be_immutable(
     affinity: Json | None, immutable: bool, in_place: bool
 ) -> None:
     decision = World(parameters=LOCAL, affinity=affinity, immutable=immutable).decision()
@@ -960,23 +960,23 @@ def test_a_patch_is_worth_a_try_unless_the_field_is_known_to_stay(
         pytest.param("pvc-1/65535", VolumeKey(RD, 65535), id="the last one"),
     ],
 )
-def test_one_volume_may_be_spelt_in_many_ways(handle: str, key: VolumeKey) -> None:
+def test_one_handle_can_have_several_spellings(handle: str, key: VolumeKey) -> None:
     assert parse_handle(handle) == key
 
 
 @pytest.mark.parametrize("number", ["0", "1"])
-def test_two_volumes_of_one_definition_follow_the_same_replicas(number: str) -> None:
+def test_two_volumes_of_one_definition_have_the_same_placement(number: str) -> None:
     decision = World(handle=f"pvc-1/{number}", parameters=LOCAL, at="a b:DISKLESS").decision()
 
     assert isinstance(decision, Change)
     assert str(decision.wanted) == f"{HOST}=a"
 
 
-def test_another_drivers_volume_is_none_of_ours() -> None:
+def test_a_volume_of_another_driver_is_not_managed() -> None:
     manifest = World(driver="ebs.csi.aws.com")._manifest()
 
     assert describe(manifest) is None
 
 
-def test_a_volume_without_a_csi_source_is_none_of_ours() -> None:
+def test_a_volume_without_a_csi_source_is_not_managed() -> None:
     assert describe({"metadata": {"name": "x"}, "spec": {"nfs": {"server": "n"}}}) is None

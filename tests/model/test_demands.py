@@ -41,14 +41,14 @@ RECORDED = [
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_volume_as_linstor_csi_makes_it_asks_for_nothing(name: str) -> None:
+def test_a_volume_of_linstor_csi_requires_no_confirmation(name: str) -> None:
     recorded = json.loads((Path(__file__).parents[1] / "data" / name).read_text())
 
     assert demands_of(recorded) == Demands()
     assert demands_of(with_volume_context(recorded, of_class())) == Demands()
 
 
-ASKING = [
+REQUIREMENTS = [
     pytest.param(manifest(mountOptions=["suid", "dev"]), "mount options", id="mount options"),
     pytest.param(manifest(attributes={OPTIONS: "suid"}), "mount options", id="in the context"),
     pytest.param(manifest(mountOptions="suid"), "mount options", id="no list"),
@@ -68,37 +68,37 @@ ASKING = [
 ]
 
 
-@pytest.mark.parametrize(("asking", "part"), ASKING)
+@pytest.mark.parametrize(("required", "part"), REQUIREMENTS)
 @pytest.mark.parametrize("known", [None, of_class(), of_class(options="noatime", mountOpts="ro")])
-def test_what_nobody_gave_is_not_confirmed(
-    asking: Json, part: str, known: StorageClass | None
+def test_unknown_values_are_not_confirmed(
+    required: Json, part: str, known: StorageClass | None
 ) -> None:
-    assert unconfirmed(demands_of(asking), original=None, storage_class=known) == (part,)
+    assert unconfirmed(demands_of(required), original=None, storage_class=known) == (part,)
 
 
-@pytest.mark.parametrize(("asking", "part"), ASKING)
-def test_what_the_original_had_is_confirmed(asking: Json, part: str) -> None:
-    demands = demands_of(asking)
+@pytest.mark.parametrize(("required", "part"), REQUIREMENTS)
+def test_values_of_the_original_are_confirmed(required: Json, part: str) -> None:
+    demands = demands_of(required)
 
     assert unconfirmed(demands, original=demands, storage_class=None) == ()
     assert part
 
 
-def test_what_the_class_gives_is_confirmed() -> None:
+def test_values_of_the_class_are_confirmed() -> None:
     known = of_class(
         options="noatime nodev",
         **{"linstor.csi.linbit.com/mountOpts": "ro,sync", "PostMountXfsOpts": "extsize 2m"},
     )
-    asking = manifest(
+    required = manifest(
         mountOptions=["noatime", "nodev"], attributes={OPTIONS: "ro,sync", COMMANDS: "extsize 2m"}
     )
 
-    assert unconfirmed(demands_of(asking), original=None, storage_class=known) == ()
+    assert unconfirmed(demands_of(required), original=None, storage_class=known) == ()
     assert unconfirmed(demands_of(manifest()), original=None, storage_class=known) == ()
 
 
 @pytest.mark.parametrize("parameter", ["csi.storage.k8s.io/fstype", "fstype", "fsType"])
-def test_a_file_system_that_the_class_gives_is_confirmed(parameter: str) -> None:
+def test_a_file_system_of_the_class_is_confirmed(parameter: str) -> None:
     demands = demands_of(manifest(csi={"fsType": "btrfs"}))
 
     assert unconfirmed(demands, original=None, storage_class=of_class(**{parameter: "btrfs"})) == ()
@@ -106,14 +106,14 @@ def test_a_file_system_that_the_class_gives_is_confirmed(parameter: str) -> None
 
 
 @pytest.mark.parametrize("file_system", ["", "ext4", "xfs"])
-def test_a_file_system_that_linstor_csi_knows_is_nothing_to_confirm(file_system: str) -> None:
+def test_a_file_system_known_to_linstor_csi_needs_no_confirmation(file_system: str) -> None:
     assert demands_of(manifest(csi={"fsType": file_system})) == Demands()
 
 
-def test_a_volume_context_is_added_where_there_is_none() -> None:
-    bare = manifest(attributes={"storage.kubernetes.io/csiProvisionerIdentity": "x"})
+def test_a_missing_volume_context_is_added() -> None:
+    minimal = manifest(attributes={"storage.kubernetes.io/csiProvisionerIdentity": "x"})
     known = of_class(mountOpts="noatime")
-    given = with_volume_context(bare, known)
+    given = with_volume_context(minimal, known)
 
     assert given["spec"]["csi"]["volumeAttributes"] == {
         "storage.kubernetes.io/csiProvisionerIdentity": "x",
@@ -124,22 +124,24 @@ def test_a_volume_context_is_added_where_there_is_none() -> None:
     assert unconfirmed(demands_of(given), original=None, storage_class=known) == ()
     assert with_volume_context(given, of_class()) == given
     assert (
-        unconfirmed(demands_of(with_volume_context(bare, None)), original=None, storage_class=None)
+        unconfirmed(
+            demands_of(with_volume_context(minimal, None)), original=None, storage_class=None
+        )
         == ()
     )
 
 
-def test_what_the_class_of_another_driver_gives_confirms_nothing() -> None:
-    theirs = StorageClass.read(
+def test_a_class_of_another_driver_confirms_nothing() -> None:
+    foreign = StorageClass.read(
         "a", {}, lambda _: LOCAL_ONLY, is_ours=False, mount_options=["noatime"]
     )
     demands = demands_of(manifest(mountOptions=["noatime"]))
 
-    assert unconfirmed(demands, original=None, storage_class=theirs) == ("mount options",)
+    assert unconfirmed(demands, original=None, storage_class=foreign) == ("mount options",)
 
 
 @pytest.mark.parametrize("key", ["pv.kubernetes.io/provisioned-by", "pv.kubernetes.io/migrated-to"])
-def test_a_provisioner_deletes_by_its_name_whosever_the_volume_is(key: str) -> None:
+def test_a_provisioner_annotation_of_another_driver_requires_confirmation(key: str) -> None:
     other = manifest()
     other["metadata"]["annotations"] = {key: "ebs.csi.aws.com"}
     ours = manifest()
@@ -151,7 +153,7 @@ def test_a_provisioner_deletes_by_its_name_whosever_the_volume_is(key: str) -> N
     )
 
 
-def test_an_owner_is_nothing_that_a_class_gives() -> None:
+def test_an_owner_reference_is_not_confirmed_by_a_class() -> None:
     owned = manifest()
     owned["metadata"]["ownerReferences"] = [{"kind": "ConfigMap", "name": "x", "uid": "y"}]
 

@@ -1,4 +1,4 @@
-"""Volume handles come from outside: whatever they are, the answer is a key or a refusal."""
+"""Volume handles come from outside: whatever they are, the response is a key or a refusal."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ def parsed(handle: str) -> VolumeKey | None:
 
 
 @given(name=NAMES, number=NUMBERS)
-def test_a_key_is_read_as_it_was_written(name: str, number: int) -> None:
+def test_a_key_round_trips(name: str, number: int) -> None:
     key = VolumeKey(ResourceName(name), number)
 
     assert parse_handle(str(key)) == key
@@ -33,17 +33,17 @@ def test_case_and_leading_zeros_do_not_matter(name: str, number: int, zeros: int
 
 
 @given(handle=st.text(alphabet=st.characters()) | st.from_regex(r".{0,5}/.{0,8}"))
-def test_any_text_is_a_key_or_a_refusal(handle: str) -> None:
+def test_any_text_is_a_key_or_rejected(handle: str) -> None:
     key = parsed(handle)
 
     assert key is None or parsed(str(key)) == key
 
 
 @given(name=NAMES, number=st.integers(65536))
-def test_no_number_is_too_large_to_be_refused(name: str, number: int) -> None:
+def test_any_large_number_is_rejected(name: str, number: int) -> None:
     assert parsed(f"{name}/{number}") is None
 
 
 @given(name=NAMES, digits=st.integers(4000, 20_000))
-def test_no_handle_is_too_long_to_be_refused(name: str, digits: int) -> None:
+def test_any_long_handle_is_rejected(name: str, digits: int) -> None:
     assert parsed(f"{name}/{'9' * digits}") is None

@@ -42,5 +42,5 @@ def test_other_annotations_do_not_matter() -> None:
         pytest.param({**GOOD, VOLUME_ANNOTATION: "PVC-1/2"}, id="not as it is written"),
     ],
 )
-def test_what_is_not_valid_names_nothing(annotations: object) -> None:
+def test_invalid_annotations_name_nothing(annotations: object) -> None:
     assert read_heading(annotations) is None

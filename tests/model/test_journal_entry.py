@@ -1,4 +1,4 @@
-"""Notes of unfinished replacements: written, read back, and never trusted."""
+"""Entries of unfinished replacements: written, read back, and never trusted."""
 
 import json
 from collections.abc import Callable
@@ -71,19 +71,19 @@ def without(*path: str) -> Change:
     return change
 
 
-def test_a_note_is_read_as_it_was_written() -> None:
+def test_an_entry_round_trips() -> None:
     entry = begun(volume())
 
     assert read_entry(fresh(entry.written())) == entry
 
 
-def test_a_note_for_a_volume_without_a_claim_is_read_as_it_was_written() -> None:
+def test_an_entry_for_a_volume_without_a_claim_round_trips() -> None:
     entry = begun(with_spec(volume(), claimRef=None)).deleting()
 
     assert read_entry(fresh(entry.written())) == entry
 
 
-def test_a_note_remembers_what_the_volume_had_before() -> None:
+def test_an_entry_has_the_original_values_of_the_volume() -> None:
     pv = with_metadata(volume(), annotations={SKIP_RECLAIM_ANNOTATION: "true"})
 
     entry = read_entry(fresh(begun(pv).written()))
@@ -93,7 +93,7 @@ def test_a_note_remembers_what_the_volume_had_before() -> None:
     assert (entry.state, entry.uid) == (State.PREPARED, PV_UID)
 
 
-def test_a_note_carries_the_version_under_which_it_is_kept() -> None:
+def test_an_entry_has_the_version_of_its_config_map() -> None:
     assert read_entry(begun(volume()).written(), version="uid/7").version == "uid/7"
 
 
@@ -101,7 +101,7 @@ JUNK: list[Any] = [None, True, 0, 1.5, "text", "", [], ["x"], {}, {"a": {"b": []
 
 
 @pytest.mark.parametrize("tree", [*JUNK, [begun(volume()).written()]])
-def test_what_is_no_note_is_refused(tree: object) -> None:
+def test_an_invalid_entry_is_rejected(tree: object) -> None:
     with pytest.raises(BadEntry):
         read_entry(tree)
 
@@ -191,7 +191,7 @@ HOSTILE_MANIFESTS = [
 
 
 @pytest.mark.parametrize("change", HOSTILE)
-def test_a_hostile_note_is_refused(change: Change) -> None:
+def test_a_hostile_entry_is_rejected(change: Change) -> None:
     tree = fresh(begun(volume()).written())
     change(tree)
 
@@ -200,7 +200,7 @@ def test_a_hostile_note_is_refused(change: Change) -> None:
 
 
 @pytest.mark.parametrize("change", HOSTILE_MANIFESTS)
-def test_a_note_with_a_hostile_manifest_is_refused(change: Change) -> None:
+def test_an_entry_with_a_hostile_manifest_is_rejected(change: Change) -> None:
     tree = fresh(begun(volume()).written())
     change(tree["wanted"])
 
@@ -209,7 +209,7 @@ def test_a_note_with_a_hostile_manifest_is_refused(change: Change) -> None:
 
 
 @pytest.mark.parametrize("field", ["uid", "resourceVersion", "deletionTimestamp"])
-def test_a_note_whose_manifest_says_what_the_server_sets_is_refused(field: str) -> None:
+def test_an_entry_with_server_set_fields_is_rejected(field: str) -> None:
     tree = fresh(begun(volume()).written())
     tree["wanted"]["metadata"][field] = "x"
 
@@ -217,7 +217,7 @@ def test_a_note_whose_manifest_says_what_the_server_sets_is_refused(field: str) 
         read_entry(tree)
 
 
-def test_why_a_note_is_refused_is_short_whatever_was_in_it() -> None:
+def test_the_error_of_a_rejected_entry_is_short() -> None:
     tree = fresh(begun(volume()).written())
     tree["pv"] = "x" * 100_000
 
@@ -232,7 +232,7 @@ SOME_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
-PLACES = [
+FIELDS = [
     ("format",),
     ("pv",),
     ("volume",),
@@ -260,12 +260,12 @@ PLACES = [
 ]
 
 
-@given(place=st.sampled_from(PLACES), value=SOME_JSON)
-def test_whatever_stands_anywhere_it_is_a_note_or_refused(
-    place: tuple[str, ...], value: object
+@given(field=st.sampled_from(FIELDS), value=SOME_JSON)
+def test_any_value_in_any_field_makes_an_entry_or_is_rejected(
+    field: tuple[str, ...], value: object
 ) -> None:
     tree = fresh(begun(volume()).written())
-    put(*place, to=value)(tree)
+    put(*field, to=value)(tree)
 
     try:
         entry = read_entry(tree)
@@ -286,16 +286,16 @@ def saved(**changes: Any) -> Json:
     return fresh(pv)
 
 
-def test_a_saved_volume_keeps_its_own_affinity() -> None:
+def test_a_saved_pv_has_its_own_affinity() -> None:
     """The reference writes it down as it is to be."""
     assert read_saved(saved(), KEY)["spec"]["nodeAffinity"] == on_node("node-a").manifest()
 
 
-def test_the_skip_reclaim_of_a_saved_volume_is_dropped() -> None:
+def test_the_skip_reclaim_of_a_saved_pv_is_dropped() -> None:
     assert SKIP_RECLAIM_ANNOTATION not in annotations_of(read_saved(saved(), KEY))
 
 
-def test_a_saved_volume_need_not_say_its_kind() -> None:
+def test_the_kind_of_a_saved_pv_is_optional() -> None:
     tree = saved()
     del tree["kind"], tree["apiVersion"]
 
@@ -305,7 +305,7 @@ def test_a_saved_volume_need_not_say_its_kind() -> None:
 
 
 @pytest.mark.parametrize("uid", ["pv-uid-1", ""])
-def test_a_saved_volume_can_be_kept_as_a_note_and_read_back(uid: str) -> None:
+def test_a_saved_pv_round_trips_as_an_entry(uid: str) -> None:
     wanted = read_saved(terminating(marked(saved())), KEY)
     entry = JournalEntry(
         pv=name_of(wanted),
@@ -319,14 +319,14 @@ def test_a_saved_volume_can_be_kept_as_a_note_and_read_back(uid: str) -> None:
     assert read_entry(fresh(entry.written())) == entry
 
 
-def test_a_note_without_an_incarnation_is_only_good_for_a_volume_that_is_gone() -> None:
+def test_an_entry_without_uid_is_only_valid_for_a_deleted_volume() -> None:
     tree = {**fresh(begun(volume()).written()), "uid": ""}
 
     with pytest.raises(BadEntry, match="has no uid"):
         read_entry(tree)
 
 
-def test_the_reference_controllers_real_saved_volume_is_read() -> None:
+def test_the_recorded_saved_pv_of_the_reference_is_parsed() -> None:
     """Recorded from its program, version 1.5."""
     tree = json.loads((DATA / "saved-pv-reference-1.5.json").read_text())
 
@@ -337,7 +337,7 @@ def test_the_reference_controllers_real_saved_volume_is_read() -> None:
 
 
 @pytest.mark.parametrize("handle", ["pvc-1", "PVC-1", "pvc-1/0", "pvc-1/00"])
-def test_a_saved_volume_may_spell_its_handle_in_any_way(handle: str) -> None:
+def test_a_saved_pv_can_have_any_spelling_of_its_handle(handle: str) -> None:
     csi = {"driver": "linstor.csi.linbit.com", "volumeHandle": handle}
 
     assert read_saved(saved(csi=csi), KEY)["spec"]["csi"] == csi
@@ -350,25 +350,25 @@ def test_a_saved_volume_may_spell_its_handle_in_any_way(handle: str) -> None:
         pytest.param(VolumeKey(ResourceName("pvc-1"), 1), id="another volume of the definition"),
     ],
 )
-def test_a_saved_volume_is_only_good_where_it_belongs(key: VolumeKey) -> None:
+def test_a_saved_pv_is_only_valid_for_its_own_volume(key: VolumeKey) -> None:
     with pytest.raises(BadEntry, match="it was found at"):
         read_saved(saved(), key)
 
 
 @pytest.mark.parametrize("ref", [None, {"namespace": "default", "name": "data"}])
-def test_a_saved_volume_that_names_no_claim_by_uid_is_refused(ref: Json | None) -> None:
+def test_a_saved_pv_without_claim_uid_is_rejected(ref: Json | None) -> None:
     with pytest.raises(BadEntry, match="has no claim uid"):
         read_saved(saved(claimRef=ref), KEY)
 
 
 @pytest.mark.parametrize("tree", JUNK)
-def test_what_is_no_saved_volume_is_refused(tree: object) -> None:
+def test_an_invalid_saved_pv_is_rejected(tree: object) -> None:
     with pytest.raises(BadEntry):
         read_saved(tree, KEY)
 
 
 @pytest.mark.parametrize("change", HOSTILE_MANIFESTS)
-def test_a_hostile_saved_volume_is_refused(change: Change) -> None:
+def test_a_hostile_saved_pv_is_rejected(change: Change) -> None:
     tree = saved()
     change(tree)
 
@@ -415,7 +415,7 @@ def test_a_hostile_saved_volume_is_refused(change: Change) -> None:
         pytest.param(put("spec", "storageClassName", to={"x": 1}), id="a class as an object"),
     ],
 )
-def test_a_saved_volume_that_passes_can_be_decided_on(change: Change) -> None:
+def test_an_accepted_saved_pv_can_be_decided_on(change: Change) -> None:
     tree = saved()
     change(tree)
 
@@ -429,7 +429,7 @@ def test_a_saved_volume_that_passes_can_be_decided_on(change: Change) -> None:
     assert isinstance(volume.storage_class, str)
 
 
-def test_a_note_that_moved_on_keeps_all_else() -> None:
+def test_a_changed_entry_keeps_all_other_fields() -> None:
     entry = begun(volume())
 
     assert entry.deleting() == JournalEntry(

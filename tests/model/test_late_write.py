@@ -14,26 +14,26 @@ from tests.model.manifests import (
     applied,
     begun,
     marked,
-    pointed_away,
     terminating,
     volume,
     with_metadata,
+    with_tombstone,
 )
 
 Json = dict[str, Any]
 
 WANTED = dict(begun(volume()).wanted)
-NOTED = "example.com/noted"
+ANNOTATION = "example.com/noted"
 CLAIM = claim_of(volume())
 
 
 def went(**patch: Any) -> Json:
     """The volume in the moment of its removal, after somebody's change that nobody saw."""
-    return applied(pointed_away(terminating(marked(volume()))), patch)
+    return applied(with_tombstone(terminating(marked(volume()))), patch)
 
 
 def made(wanted: Json = WANTED) -> Json:
-    """Its like, as the API server shows it."""
+    """Its replacement, as the API server shows it."""
     new = with_metadata(wanted, uid="pv-uid-2", resourceVersion="2000")
     return {**new, "status": {"phase": "Bound"}}
 
@@ -42,9 +42,9 @@ def late(last: Json, now: Json) -> Json | None:
     return late_patch(WANTED, last, now, rebound_from=CLAIM)
 
 
-def test_each_change_can_be_made_on_its_own() -> None:
+def test_each_late_change_can_be_applied_separately() -> None:
     changes = {
-        "metadata": {"labels": {"a": "1", "team": None}, "annotations": {NOTED: "yes"}},
+        "metadata": {"labels": {"a": "1", "team": None}, "annotations": {ANNOTATION: "yes"}},
         "spec": {"capacity": {"storage": "2Gi"}, "mountOptions": ["noatime"]},
     }
     patch = late(went(**changes), made())
@@ -66,7 +66,7 @@ def test_each_change_can_be_made_on_its_own() -> None:
         assert together["metadata"][field] == at_once["metadata"][field]
 
 
-def test_where_nobody_wrote_anything_nothing_is_lacking() -> None:
+def test_without_late_writes_nothing_is_missing() -> None:
     assert late(went(), made()) is None
 
 
@@ -76,7 +76,7 @@ def test_where_nobody_wrote_anything_nothing_is_lacking() -> None:
         pytest.param({"metadata": {"labels": {"team": "red"}}}, id="a label"),
         pytest.param({"metadata": {"labels": {"tier": "gold"}}}, id="another label"),
         pytest.param({"metadata": {"labels": {"team": None}}}, id="a label less"),
-        pytest.param({"metadata": {"annotations": {NOTED: "yes"}}}, id="an annotation"),
+        pytest.param({"metadata": {"annotations": {ANNOTATION: "yes"}}}, id="an annotation"),
         pytest.param({"spec": {"capacity": {"storage": "2Gi"}}}, id="the capacity"),
         pytest.param({"spec": {"mountOptions": ["noatime"]}}, id="mount options"),
         pytest.param(
@@ -85,25 +85,25 @@ def test_where_nobody_wrote_anything_nothing_is_lacking() -> None:
         pytest.param({"spec": {"claimRef": None}}, id="no claim any more"),
     ],
 )
-def test_what_was_written_at_the_last_moment_is_on_its_like_afterwards(change: Json) -> None:
+def test_a_late_write_is_on_the_replacement(change: Json) -> None:
     last = went(**change)
     patch = late(last, made())
 
     assert patch is not None
-    mended = applied(made(), patch)
-    assert copy_for_create(mended) == applied_to_wanted(change)
-    assert late(last, mended) is None
+    corrected = applied(made(), patch)
+    assert copy_for_create(corrected) == applied_to_wanted(change)
+    assert late(last, corrected) is None
 
 
 def applied_to_wanted(change: Json) -> Json:
     return copy_for_create(applied(made(), change))
 
 
-def test_the_binders_repair_of_the_claim_reference_is_nobodys_change() -> None:
+def test_a_claim_ref_restored_by_the_binder_is_not_a_late_write() -> None:
     assert late(went(spec={"claimRef": {"name": "data"}}), made()) is None
 
 
-def test_the_patch_is_good_for_one_version_of_one_incarnation() -> None:
+def test_the_patch_is_guarded_by_uid_and_version() -> None:
     patch = late(went(metadata={"labels": {"team": "red"}}), made())
 
     assert patch is not None
@@ -111,7 +111,7 @@ def test_the_patch_is_good_for_one_version_of_one_incarnation() -> None:
     assert patch["metadata"]["resourceVersion"] == "2000"
 
 
-def test_what_was_written_to_its_like_since_stays() -> None:
+def test_later_changes_of_the_replacement_are_preserved() -> None:
     last = went(metadata={"labels": {"team": "red", "tier": "gold"}})
     now = applied(made(), {"metadata": {"labels": {"team": "green"}}})
 
@@ -121,10 +121,10 @@ def test_what_was_written_to_its_like_since_stays() -> None:
     assert applied(now, patch)["metadata"]["labels"] == {"team": "green", "tier": "gold"}
 
 
-def test_where_there_were_no_labels_at_all_one_comes() -> None:
-    bare = with_metadata(volume(), labels=None)
-    wanted = dict(begun(bare).wanted)
-    last = applied(terminating(marked(bare)), {"metadata": {"labels": {"team": "red"}}})
+def test_a_first_label_is_added() -> None:
+    minimal = with_metadata(volume(), labels=None)
+    wanted = dict(begun(minimal).wanted)
+    last = applied(terminating(marked(minimal)), {"metadata": {"labels": {"team": "red"}}})
 
     patch = late_patch(wanted, last, made(wanted), rebound_from=CLAIM)
 
@@ -136,7 +136,7 @@ def test_where_there_were_no_labels_at_all_one_comes() -> None:
     assert applied(now, beside)["metadata"]["labels"] == {"team": "red", "tier": "gold"}
 
 
-def test_a_policy_set_at_the_last_moment_comes_along_unless_it_was_kept_with_retain() -> None:
+def test_a_late_reclaim_policy_is_applied_unless_recreated_with_retain() -> None:
     last = went(spec={"persistentVolumeReclaimPolicy": "Recycle"})
 
     patch = late(last, made())
@@ -146,17 +146,17 @@ def test_a_policy_set_at_the_last_moment_comes_along_unless_it_was_kept_with_ret
     assert late(last, made(with_retain(WANTED))) is None
 
 
-def test_a_volume_that_was_kept_keeps_what_says_so() -> None:
+def test_a_volume_recreated_with_retain_keeps_its_annotation() -> None:
     now = made(with_retain(WANTED))
-    last = went(metadata={"annotations": {NOTED: "yes"}})
+    last = went(metadata={"annotations": {ANNOTATION: "yes"}})
 
     patch = late(last, now)
 
     assert patch is not None
-    mended = applied(now, patch)
-    assert mended["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
-    assert mended["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
-    assert mended["metadata"]["annotations"][NOTED] == "yes"
+    corrected = applied(now, patch)
+    assert corrected["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert corrected["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
+    assert corrected["metadata"]["annotations"][ANNOTATION] == "yes"
 
 
 texts = st.sampled_from(["", "a", "b"])
@@ -164,7 +164,7 @@ trees = st.dictionaries(texts, texts, max_size=3)
 
 
 @given(labels=trees, annotations=trees, again=trees)
-def test_our_marks_never_travel_and_two_times_is_as_good_as_once(
+def test_our_markers_are_not_applied_and_applying_is_idempotent(
     labels: Json, annotations: Json, again: Json
 ) -> None:
     last = went(metadata={"labels": labels, "annotations": annotations})
@@ -172,9 +172,9 @@ def test_our_marks_never_travel_and_two_times_is_as_good_as_once(
 
     patch = late(last, now)
 
-    mended = now if patch is None else applied(now, patch)
-    assert FINALIZER not in mended["metadata"].get("finalizers", [])
-    assert mended["metadata"].get("annotations", {}).keys() <= (
+    corrected = now if patch is None else applied(now, patch)
+    assert FINALIZER not in corrected["metadata"].get("finalizers", [])
+    assert corrected["metadata"].get("annotations", {}).keys() <= (
         WANTED["metadata"]["annotations"].keys() | annotations.keys()
     )
-    assert late(last, mended) is None
+    assert late(last, corrected) is None

@@ -50,11 +50,11 @@ from tests.model.manifests import (
     managed,
     marked,
     on_node,
-    pointed_away,
     terminating,
     volume,
     with_metadata,
     with_spec,
+    with_tombstone,
 )
 
 Json = dict[str, Any]
@@ -74,14 +74,14 @@ OWNED = volume(
 )
 
 
-def test_what_is_created_again_differs_in_affinity_only() -> None:
+def test_the_recreated_volume_differs_in_affinity_only() -> None:
     body = recreated(OWNED, on_node("node-b"))
 
     expected = with_spec(OWNED, nodeAffinity=on_node("node-b").manifest())["spec"]
     assert body["spec"] == expected
 
 
-def test_what_is_created_again_keeps_all_metadata_but_what_the_server_sets() -> None:
+def test_the_recreated_volume_has_all_metadata_except_server_set_fields() -> None:
     body = recreated(OWNED, on_node("node-b"))
 
     server_set = {"uid", "resourceVersion", "creationTimestamp", "managedFields", "generation"}
@@ -90,32 +90,32 @@ def test_what_is_created_again_keeps_all_metadata_but_what_the_server_sets() -> 
     assert body["metadata"] == expected
 
 
-def test_what_is_created_again_has_no_status() -> None:
+def test_the_recreated_volume_has_no_status() -> None:
     body = recreated(OWNED, on_node("node-b"))
 
     assert body.keys() == {"kind", "apiVersion", "metadata", "spec"}
 
 
-def test_everywhere_is_an_absent_field() -> None:
+def test_an_empty_affinity_is_an_absent_field() -> None:
     body = recreated(OWNED, NO_AFFINITY)
 
     assert "nodeAffinity" not in body["spec"]
 
 
-def test_the_claim_reference_is_kept_word_for_word() -> None:
+def test_the_claim_ref_is_preserved_exactly() -> None:
     body = recreated(OWNED, on_node("node-b"))
 
     assert body["spec"]["claimRef"] == OWNED["spec"]["claimRef"]
 
 
-def test_our_marks_never_travel() -> None:
+def test_our_markers_are_not_recreated() -> None:
     body = recreated(marked(OWNED), on_node("node-b"))
 
     assert FINALIZER not in body["metadata"]["finalizers"]
     assert MARKER_ANNOTATION not in body["metadata"]["annotations"]
 
 
-def test_what_was_read_is_never_changed() -> None:
+def test_the_manifest_read_is_never_changed() -> None:
     before = deepcopy(OWNED)
 
     body = recreated(OWNED, on_node("node-b"))
@@ -134,7 +134,7 @@ def test_a_marked_volume_may_be_deleted() -> None:
     assert finalizers_of(pv) == [PROTECTION, FINALIZER]
 
 
-def test_the_finalizer_of_the_provisioner_comes_back_with_the_rest_if_it_was_there() -> None:
+def test_a_finalizer_of_the_provisioner_is_recreated_if_it_existed() -> None:
     def restored(pv: Json) -> list[str]:
         return finalizers_of(applied(pv, unmarking(pv).patch))
 
@@ -149,7 +149,7 @@ def test_the_finalizer_of_the_provisioner_comes_back_with_the_rest_if_it_was_the
 
 @pytest.mark.parametrize("policy", ["Delete", "Retain", "Recycle"])
 @pytest.mark.parametrize("skip_reclaim", [None, "true", "false", ""])
-def test_marks_can_be_taken_back(policy: str, skip_reclaim: str | None) -> None:
+def test_markers_can_be_removed(policy: str, skip_reclaim: str | None) -> None:
     pv = with_spec(OWNED, persistentVolumeReclaimPolicy=policy)
     annotations = {"theirs": "1"}
     if skip_reclaim is not None:
@@ -186,17 +186,17 @@ def unmanaged(pv: Json) -> Json:
         ),
     ],
 )
-def test_marks_that_are_not_ours_restore_no_policy(pv: Json) -> None:
-    taken_back = unmarking(pv)
+def test_markers_of_others_restore_no_reclaim_policy(pv: Json) -> None:
+    unmarked = unmarking(pv)
 
-    after = applied(pv, taken_back.patch)
+    after = applied(pv, unmarked.patch)
     assert not has_any_marker(after)
     assert after["spec"] == pv["spec"]
     # Where there was our finalizer, Retain may be ours as well.
-    assert taken_back.retained == (FINALIZER in finalizers_of(pv))
+    assert unmarked.retained == (FINALIZER in finalizers_of(pv))
 
 
-def test_where_a_part_of_our_marks_is_gone_the_volume_is_kept_and_says_so() -> None:
+def test_with_a_missing_marker_the_volume_keeps_retain_with_an_annotation() -> None:
     lacking = with_metadata(
         marked(OWNED),
         annotations={
@@ -204,21 +204,21 @@ def test_where_a_part_of_our_marks_is_gone_the_volume_is_kept_and_says_so() -> N
         },
     )
 
-    taken_back = unmarking(lacking)
+    unmarked = unmarking(lacking)
 
-    after = applied(lacking, taken_back.patch)
-    assert taken_back.retained
+    after = applied(lacking, unmarked.patch)
+    assert unmarked.retained
     assert after["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     assert annotations_of(after)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
 
-def test_marking_again_remembers_the_policy_that_somebody_set_meanwhile() -> None:
+def test_marking_again_records_a_reclaim_policy_set_meanwhile() -> None:
     pv = with_spec(marked(OWNED), persistentVolumeReclaimPolicy="Recycle")
 
     assert marker_of(marked(pv)) == ("Recycle", None)
 
 
-def test_marking_twice_remembers_what_was_there_first() -> None:
+def test_marking_twice_records_the_first_original_values() -> None:
     pv = marked(marked(OWNED))
 
     assert marker_of(pv) == ("Delete", None)
@@ -245,7 +245,7 @@ def test_no_finalizer_is_added_to_a_terminating_volume() -> None:
     assert FINALIZER not in patch["metadata"]["finalizers"]
 
 
-def test_taking_marks_back_respects_a_policy_that_somebody_set_meanwhile() -> None:
+def test_removing_markers_preserves_a_reclaim_policy_set_meanwhile() -> None:
     pv = with_spec(marked(OWNED), persistentVolumeReclaimPolicy="Recycle")
 
     after = applied(pv, unmarking(pv).patch)
@@ -270,7 +270,7 @@ def test_taking_marks_back_respects_a_policy_that_somebody_set_meanwhile() -> No
         ),
     ],
 )
-def test_a_volume_that_lacks_one_mark_is_not_marked(lacking: Json) -> None:
+def test_a_volume_without_one_of_the_markers_is_not_marked(lacking: Json) -> None:
     assert not is_marked(lacking)
 
 
@@ -299,26 +299,26 @@ def test_a_terminating_volume_is_safe_without_a_finalizer_of_ours() -> None:
         "[" * 100_000,
     ],
 )
-def test_a_mark_that_cannot_be_read_says_nothing(text: str) -> None:
+def test_an_unreadable_marker_is_ignored(text: str) -> None:
     pv = with_metadata(OWNED, annotations={MARKER_ANNOTATION: text})
 
     assert marker_of(pv) is None
 
 
-def test_a_volume_that_is_kept_says_what_its_policy_was() -> None:
+def test_a_volume_recreated_with_retain_records_its_original_policy() -> None:
     body = with_retain(recreated(OWNED, on_node("node-b")))
 
     assert body["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
     assert body["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
 
-def test_a_volume_that_was_retained_anyway_is_kept_as_it_is() -> None:
+def test_a_volume_with_policy_retain_is_recreated_unchanged() -> None:
     body = recreated(with_spec(OWNED, persistentVolumeReclaimPolicy="Retain"), NO_AFFINITY)
 
     assert with_retain(body) == body
 
 
-def test_keeping_a_volume_leaves_what_it_came_from() -> None:
+def test_setting_retain_does_not_change_the_input() -> None:
     body = recreated(OWNED, on_node("node-b"))
     before = deepcopy(body)
 
@@ -327,7 +327,7 @@ def test_keeping_a_volume_leaves_what_it_came_from() -> None:
     assert body == before
 
 
-def test_letting_go_says_of_which_volume_in_which_version() -> None:
+def test_releasing_finalizers_is_guarded_by_uid_and_version() -> None:
     pv = terminating(marked(OWNED))
 
     body = released(pv)
@@ -335,7 +335,7 @@ def test_letting_go_says_of_which_volume_in_which_version() -> None:
     assert body == with_metadata(pv, finalizers=[])
 
 
-def test_what_points_away_is_out_of_the_provisioners_reach() -> None:
+def test_a_volume_with_detached_claim_ref_is_ignored_by_the_provisioner() -> None:
     pv = applied(OWNED, tombstone_patch(OWNED))
 
     assert PROVISIONER in finalizers_of(OWNED)
@@ -357,10 +357,10 @@ MARKED = marked(OWNED)
 
 
 @pytest.mark.parametrize(
-    ("seen", "expected"),
+    ("observed", "expected"),
     [
         pytest.param(MARKED, WANTED, id="nothing changed"),
-        pytest.param(terminating(pointed_away(MARKED)), WANTED, id="only we changed it"),
+        pytest.param(terminating(with_tombstone(MARKED)), WANTED, id="only we changed it"),
         pytest.param(in_phase(MARKED, "Released"), WANTED, id="phase"),
         pytest.param(
             with_metadata(MARKED, labels={"team": "red", "new": "1"}),
@@ -425,11 +425,11 @@ MARKED = marked(OWNED)
         ),
     ],
 )
-def test_what_others_changed_meanwhile_is_taken_over(seen: Json, expected: Json) -> None:
-    assert taken_over(WANTED, seen) == expected
+def test_changes_of_others_are_taken_over(observed: Json, expected: Json) -> None:
+    assert taken_over(WANTED, observed) == expected
 
 
-def test_a_skip_reclaim_that_was_there_before_stays() -> None:
+def test_an_original_skip_reclaim_stays() -> None:
     pv = with_metadata(OWNED, annotations={SKIP_RECLAIM_ANNOTATION: "true"})
     wanted = recreated(pv, on_node("node-b"))
 
@@ -437,7 +437,7 @@ def test_a_skip_reclaim_that_was_there_before_stays() -> None:
     assert annotations_of(wanted) == {SKIP_RECLAIM_ANNOTATION: "true"}
 
 
-def test_a_volume_that_only_wore_our_finalizer_is_as_it_was_wanted() -> None:
+def test_a_volume_with_only_our_finalizer_is_recreated_as_wanted() -> None:
     pv = with_metadata(OWNED, finalizers=[FINALIZER])
     wanted = recreated(pv, on_node("node-b"))
 
@@ -459,7 +459,7 @@ FINALIZERS = st.lists(st.sampled_from([PROVISIONER, FINALIZER, "example.com/x"])
     finalizers=FINALIZERS,
     policy=st.sampled_from(["Delete", "Retain"]),
 )
-def test_our_own_marks_are_never_taken_for_somebodys_change(
+def test_our_own_markers_are_never_taken_over_as_changes(
     annotations: dict[str, str], labels: dict[str, str], finalizers: list[str], policy: str
 ) -> None:
     pv = with_metadata(
@@ -470,41 +470,41 @@ def test_our_own_marks_are_never_taken_for_somebodys_change(
     )
     wanted = recreated(pv, on_node("node-b"))
 
-    seen = in_phase(pointed_away(terminating(marked(pv))), "Released")
+    observed = in_phase(with_tombstone(terminating(marked(pv))), "Released")
 
-    assert taken_over(wanted, seen) == wanted
+    assert taken_over(wanted, observed) == wanted
 
 
 @given(annotations=TEXTS, finalizers=FINALIZERS)
 def test_taking_over_twice_changes_nothing_more(
     annotations: dict[str, str], finalizers: list[str]
 ) -> None:
-    seen = with_metadata(MARKED, annotations=annotations, finalizers=finalizers)
+    observed = with_metadata(MARKED, annotations=annotations, finalizers=finalizers)
 
-    once = taken_over(WANTED, seen)
+    once = taken_over(WANTED, observed)
 
-    assert taken_over(once, seen) == once
+    assert taken_over(once, observed) == once
 
 
-def test_the_like_of_a_volume_is_ready_to_be_created() -> None:
+def test_the_copy_of_a_volume_can_be_created() -> None:
     body = copy_for_create(terminating(MARKED))
 
     assert body["metadata"].keys().isdisjoint({"uid", "resourceVersion", "deletionTimestamp"})
 
 
-def test_an_item_of_a_list_in_pages_lacks_kind_and_version_and_that_is_no_change() -> None:
+def test_a_list_item_without_kind_and_version_is_no_change() -> None:
     original = volume()
     wanted = recreated(original, NO_AFFINITY)
 
-    bare = {key: value for key, value in original.items() if key not in {"apiVersion", "kind"}}
+    minimal = {key: value for key, value in original.items() if key not in {"apiVersion", "kind"}}
 
-    assert taken_over(wanted, bare)["kind"] == "PersistentVolume"
-    assert taken_over(wanted, bare)["apiVersion"] == "v1"
+    assert taken_over(wanted, minimal)["kind"] == "PersistentVolume"
+    assert taken_over(wanted, minimal)["apiVersion"] == "v1"
 
 
 @pytest.mark.parametrize("before", [None, "yes"])
 @pytest.mark.parametrize("after", [None, "yes"])
-def test_what_the_binder_says_of_its_own_work_is_neither_added_nor_dropped(
+def test_annotations_of_the_binder_are_neither_added_nor_removed(
     before: str | None, after: str | None
 ) -> None:
     def with_mark(value: str | None) -> dict[str, Any]:
@@ -520,7 +520,7 @@ CLAIM = claim_of(OWNED)
 
 
 @pytest.mark.parametrize(
-    ("ref", "by_somebody"),
+    ("ref", "by_another_client"),
     [
         pytest.param(OWNED["spec"]["claimRef"], False, id="as it was"),
         pytest.param(
@@ -541,13 +541,13 @@ CLAIM = claim_of(OWNED)
         pytest.param(None, True, id="none"),
     ],
 )
-def test_a_claim_reference_that_somebody_wrote_is_told_from_our_own(
-    ref: Json | None, by_somebody: bool
+def test_a_claim_ref_written_by_others_is_distinguished_from_our_own(
+    ref: Json | None, by_another_client: bool
 ) -> None:
-    assert rebound(with_spec(OWNED, claimRef=ref), CLAIM) is by_somebody
+    assert rebound(with_spec(OWNED, claimRef=ref), CLAIM) is by_another_client
 
 
-def test_a_detached_volume_says_whose_it_was_and_meets_no_claim() -> None:
+def test_a_detached_volume_names_its_former_claim_and_matches_none() -> None:
     body = detached(recreated(OWNED, on_node("node-b")), PV_UID)
 
     assert body["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
@@ -591,7 +591,7 @@ ASKED = recreated(OWNED, on_node("node-b"))
         ),
     ],
 )
-def test_what_came_out_otherwise_is_named(made: Json, parts: tuple[str, ...]) -> None:
+def test_differences_from_the_wanted_volume_are_named(made: Json, parts: tuple[str, ...]) -> None:
     assert created_different(ASKED, made) == parts
 
 
@@ -622,5 +622,5 @@ def test_what_came_out_otherwise_is_named(made: Json, parts: tuple[str, ...]) ->
         ),
     ],
 )
-def test_only_what_decides_has_a_volume_decided_again(after: Json, part: str | None) -> None:
+def test_only_decision_inputs_cause_another_decision(after: Json, part: str | None) -> None:
     assert changes_decision(ASKED, after) == part

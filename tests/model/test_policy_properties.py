@@ -40,12 +40,12 @@ labels = st.from_regex(r"[a-z]([a-z0-9./-]{0,20}[a-z0-9])?", fullmatch=True)
 @example(text="--- a\n--- b")
 @example(text="!!python/object/apply:os.system [true]")
 @example(text="\0")
-def test_any_text_is_a_policy_or_told_to_be_none(text: str) -> None:
+def test_any_text_is_a_policy_or_reported_as_invalid(text: str) -> None:
     assert isinstance(parse_policy(text), Policy | Unreadable)
 
 
 @given(rules=st.lists(st.frozensets(labels, max_size=4), max_size=4))
-def test_rules_are_read_as_they_were_written(rules: list[frozenset[str]]) -> None:
+def test_rules_round_trip(rules: list[frozenset[str]]) -> None:
     lines = [f"- fromSame: [{', '.join(map(repr, sorted(rule)))}]" for rule in rules]
 
     policy = parse_policy("\n".join(lines) or "[]")
@@ -56,7 +56,7 @@ def test_rules_are_read_as_they_were_written(rules: list[frozenset[str]]) -> Non
 @given(
     text=st.sampled_from(["yes", "no", "on", "off", "null", "~", "1.0", "0x1", "1e3", "=", ".inf"])
 )
-def test_what_yaml_would_take_for_something_else_stays_text(text: str) -> None:
+def test_yaml_scalars_of_other_types_stay_text(text: str) -> None:
     assert parse_policy(f"- fromSame: [{text}]") == Policy((frozenset({text}),))
 
 
@@ -82,7 +82,7 @@ def test_a_monstrous_policy_is_unreadable(text: str) -> None:
 
 
 @pytest.mark.parametrize("escape", [r"\ud800", r"\uDFFF", r"\U0000D800"])
-def test_a_label_that_is_half_a_character_makes_it_unreadable(escape: str) -> None:
+def test_a_label_with_a_lone_surrogate_is_unreadable(escape: str) -> None:
     # It could be neither logged nor sent in an Event.
     assert isinstance(parse_policy(f'- fromSame: ["{escape}"]'), Unreadable)
 
@@ -94,13 +94,13 @@ def test_a_policy_of_many_aliases_stays_small() -> None:
     assert policy.why == f"more than {MAX_RULES} rules"
 
 
-def test_rules_that_are_alike_are_one() -> None:
+def test_equal_rules_are_merged() -> None:
     policy = parse_policy("- &a {fromSame: [zone, zone]}\n" + "- *a\n" * (MAX_RULES - 1))
 
     assert policy == Policy((frozenset({"zone"}),))
 
 
-def test_rules_and_labels_are_so_many_and_no_more() -> None:
+def test_the_number_of_rules_and_labels_is_limited() -> None:
     rules = [f"- fromSame: [z{number}]" for number in range(MAX_RULES + 1)]
     labels = [f"z{number}" for number in range(MAX_LABELS + 1)]
 
@@ -110,7 +110,7 @@ def test_rules_and_labels_are_so_many_and_no_more() -> None:
     assert isinstance(parse_policy(f"- fromSame: [{', '.join(labels)}]"), Unreadable)
 
 
-def test_several_policies_together_have_no_more_rules_than_one() -> None:
+def test_the_limit_of_rules_holds_for_several_policies_together() -> None:
     rules = [Policy((frozenset({f"z{number}"}),)) for number in range(MAX_RULES + 1)]
 
     assert isinstance(widest(rules[:-1]), Policy)
@@ -118,7 +118,7 @@ def test_several_policies_together_have_no_more_rules_than_one() -> None:
     assert widest([*rules, EVERYWHERE]) == EVERYWHERE
 
 
-def test_texts_that_are_kept_are_few_and_short() -> None:
+def test_cached_texts_are_few_and_short() -> None:
     _cached.cache_clear()
 
     for number in range(1000):
@@ -131,10 +131,10 @@ def test_texts_that_are_kept_are_few_and_short() -> None:
 
 
 @given(text=st.sampled_from(["1", "t", "T", "TRUE", "true", "True"]))
-def test_what_go_takes_for_true_opens_every_node(text: str) -> None:
+def test_true_values_of_go_mean_every_node(text: str) -> None:
     assert parse_policy(text) == EVERYWHERE
 
 
 @given(text=st.sampled_from(["0", "f", "F", "FALSE", "false", "False"]))
-def test_what_go_takes_for_false_is_local_only(text: str) -> None:
+def test_false_values_of_go_mean_local_only(text: str) -> None:
     assert parse_policy(text) == LOCAL_ONLY

@@ -1,4 +1,4 @@
-"""How policies are written for people, and which part of a policy's text is told to be wrong."""
+"""How policies are written for people, and which part of a policy's text is reported as wrong."""
 
 import pytest
 
@@ -27,12 +27,12 @@ from linstor_affinity_events.model.policy import (
         (Policy((frozenset({"zone"}), frozenset())), "same zone or any"),
     ],
 )
-def test_policies_are_told_in_words(policy: Policy, text: str) -> None:
+def test_policies_are_described_in_words(policy: Policy, text: str) -> None:
     assert str(policy) == text
 
 
 @pytest.mark.parametrize(
-    ("tree", "told"),
+    ("tree", "reported"),
     [
         (1, "neither true nor false nor a list of {fromSame: [label, ...]}"),
         ([{}, {"fromsame": []}], "rule 2 is not of the form fromSame: [label, ...]"),
@@ -42,23 +42,25 @@ def test_policies_are_told_in_words(policy: Policy, text: str) -> None:
     ],
     ids=str,
 )
-def test_the_rule_that_is_wrong_is_named(tree: object, told: str) -> None:
-    assert read_policy("text", lambda _: tree) == Unreadable("text", told)
+def test_the_invalid_rule_is_named(tree: object, reported: str) -> None:
+    assert read_policy("text", lambda _: tree) == Unreadable("text", reported)
 
 
 def test_a_rule_without_labels_admits_every_node() -> None:
     assert read_policy("- {}", lambda _: [{}]) == EVERYWHERE
 
 
-def test_the_spelling_with_the_prefix_counts_whatever_the_order() -> None:
+def test_the_spelling_with_the_prefix_wins_whatever_the_order() -> None:
     prefixed, short = "linstor.csi.linbit.com/allowRemoteVolumeAccess", "allowRemoteVolumeAccess"
 
     def reading(text: str) -> PolicyReading:
-        return Unreadable(text, "told")
+        return Unreadable(text, "reported")
 
     for keys in ((prefixed, short), (short, prefixed)):
         parameters = {key: key for key in keys}
-        assert StorageClass.read("a", parameters, reading).policy == Unreadable(prefixed, "told")
+        assert StorageClass.read("a", parameters, reading).policy == Unreadable(
+            prefixed, "reported"
+        )
     others = StorageClass.read("a", {"csi.storage.k8s.io/allowRemoteVolumeAccess": "x"}, reading)
     assert (others.name, others.policy) == ("a", None)
     assert (others.context_options, others.commands) == ("", "")

@@ -38,7 +38,7 @@ def test_changed_nodes_are_named_in_order(
     ("before", "now", "recounted"),
     [(1, 1, False), (1, 2, True), (2, 1, True), (None, 1, False), (1, None, False)],
 )
-def test_a_number_that_is_not_known_has_not_changed(
+def test_an_unknown_number_has_not_changed(
     before: int | None, now: int | None, recounted: bool
 ) -> None:
     assert reading(now).recounted(reading(before)) is recounted

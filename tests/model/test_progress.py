@@ -92,15 +92,15 @@ class Cluster:
             case MarkAndSave():
                 return self._marked_and_saved(step, progress)
             case Delete():
-                self.pv = terminating(self._seen_by(progress))
+                self.pv = terminating(self._observed_by(progress))
                 return Written(self.pv)
             case AwaitBinder():
-                self.pv = in_phase(self._seen_by(progress), "Released")
+                self.pv = in_phase(self._observed_by(progress), "Released")
                 return BinderAwaited(pv=self.pv, in_time=True, claim=claim(), fresh=True)
             case ReadClaim():
                 return ClaimRead(claim())
             case Remove():
-                body = released(self._seen_by(progress))
+                body = released(self._observed_by(progress))
                 assert not body["metadata"]["finalizers"]
                 self.pv = None
                 then = next_step(progress.entry, replace(progress.observation, pv=None))
@@ -122,9 +122,9 @@ class Cluster:
             return MarkedAndSaved(pv=None, entry=entry, error=error)
         return MarkedAndSaved(pv=self.pv, entry=entry, error=None)
 
-    def _seen_by(self, progress: Progress) -> Json:
-        seen = progress.observation.pv
-        if self.pv is None or seen is None or version(seen) != version(self.pv):
+    def _observed_by(self, progress: Progress) -> Json:
+        observed = progress.observation.pv
+        if self.pv is None or observed is None or version(observed) != version(self.pv):
             raise Conflict("the volume was changed")
         return self.pv
 
@@ -173,7 +173,7 @@ HOW = ("crash before", "crash after", "answer lost", "request lost", "changed by
 
 
 def replaced(cluster: Cluster, *interruptions: Interruption) -> tuple[list[Step], Finished]:
-    """Replace the volume. Each interruption strikes the run that goes on by then."""
+    """Replace the volume. Each interruption hits the run that continues by then."""
     steps = list[Step]()
     progress = started(cluster)
     left, number = list(interruptions), 0
@@ -194,7 +194,7 @@ def replaced(cluster: Cluster, *interruptions: Interruption) -> tuple[list[Step]
         if isinstance(after, Finished):
             return steps, after
         if isinstance(after, Failed):
-            # A later reconcile goes on, if there is anything left.
+            # A later reconcile continues, if there is anything left.
             if cluster.entry is None:
                 return steps, Finished(progress, Outcome.ROLLED_BACK)
             after = resumed(cluster, holder=US)
@@ -239,7 +239,7 @@ def whole(cluster: Cluster, *, moved: bool | None = None) -> None:
     assert moved is None or (there == on_node("node-b")) is moved
 
 
-def test_nothing_goes_wrong() -> None:
+def test_a_replacement_without_interruption_succeeds() -> None:
     cluster = Cluster()
 
     steps, end = replaced(cluster)
@@ -329,7 +329,7 @@ def test_two_interruptions_lose_nothing() -> None:
             whole(cluster)
 
 
-def test_a_deletion_that_was_never_ours_is_not_undone() -> None:
+def test_a_deletion_by_others_is_not_reverted() -> None:
     """A user deletes the volume after it was marked, and all our requests were conflicts."""
     cluster = Cluster(pv=marked(ORIGINAL))
     entry = cluster.stored(begun(ORIGINAL, holder=US))
@@ -366,8 +366,8 @@ def at(progress: Progress, cluster: Cluster, last: type[Step]) -> Progress:
 
 def started(cluster: Cluster) -> Progress:
     entry = cluster.stored(begun(ORIGINAL, holder=US))
-    seen = Observation(pv=cluster.pv, begun_here=True)
-    return begin(entry, seen, holder=US, own=True)
+    observed = Observation(pv=cluster.pv, begun_here=True)
+    return begin(entry, observed, holder=US, own=True)
 
 
 @pytest.mark.parametrize("rejected", ["mark", "entry", "deletion"])
@@ -399,7 +399,7 @@ def test_a_rejection_before_the_deletion_is_rolled_back(rejected: str) -> None:
     whole(cluster, moved=False)
 
 
-def test_a_roll_back_that_meets_others_starts_from_what_is_there() -> None:
+def test_a_rollback_after_a_conflict_starts_from_the_current_state() -> None:
     """Another instance has continued the replacement meanwhile, and deleted the volume."""
     cluster = Cluster()
     progress = at(started(cluster), cluster, MarkAndSave)
@@ -411,13 +411,13 @@ def test_a_roll_back_that_meets_others_starts_from_what_is_there() -> None:
 
     conflict = advance(refused, following(refused), Failure(Conflict("x")))
     assert isinstance(conflict, Progress)
-    seen = advance(conflict, Observe(), Observed(None, stored))
+    observed = advance(conflict, Observe(), Observed(None, stored))
 
-    assert isinstance(seen, Progress)
-    assert isinstance(following(seen), ReadClaim)
+    assert isinstance(observed, Progress)
+    assert isinstance(following(observed), ReadClaim)
 
 
-def test_a_removal_whose_answer_is_lost_may_have_taken_effect() -> None:
+def test_a_removal_with_a_lost_response_may_have_succeeded() -> None:
     cluster = Cluster()
     progress = at(started(cluster), cluster, AwaitBinder)
     assert isinstance(following(progress), Remove)
@@ -430,15 +430,15 @@ def test_a_removal_whose_answer_is_lost_may_have_taken_effect() -> None:
 
 
 @pytest.mark.parametrize("label", ["blue", "red"])
-def test_what_is_created_is_compared_with_what_was_asked_for(label: str) -> None:
+def test_the_created_volume_is_compared_with_the_requested_one(label: str) -> None:
     cluster = Cluster()
     progress = at(started(cluster), cluster, Remove)
     assert cluster.pv is not None
     made = with_metadata(cluster.pv, labels={"team": label})
-    seen = replace(progress, observation=replace(progress.observation, pv=made))
-    by_another = replace(seen, asked_for=None)
+    observed = replace(progress, observation=replace(progress.observation, pv=made))
+    by_another = replace(observed, asked_for=None)
 
-    end = advance(seen, following(seen), Dropped())
+    end = advance(observed, following(observed), Dropped())
     found = advance(by_another, following(by_another), Dropped())
 
     assert isinstance(end, Finished)
@@ -447,19 +447,21 @@ def test_what_is_created_is_compared_with_what_was_asked_for(label: str) -> None
     assert found.progress.different == ()
 
 
-def test_a_rejected_creation_blocks_others_only_if_this_run_alone_is_why() -> None:
+def test_a_rejected_creation_blocks_others_only_if_this_run_caused_it() -> None:
     cluster, error = Cluster(), Forbidden("no")
     progress = at(started(cluster), cluster, AwaitBinder)
     gone = replace(progress, observation=replace(progress.observation, pv=None, uninterrupted=True))
     step = following(gone)
     assert isinstance(step, Create)
-    rehearsed = replace(gone, rehearsed=step.body)
+    after_dry_run = replace(gone, dry_run_result=step.body)
 
-    mine = advance(rehearsed, step, Failure(error))
-    found = advance(replace(rehearsed, own=False), step, Failure(error))
+    mine = advance(after_dry_run, step, Failure(error))
+    found = advance(replace(after_dry_run, own=False), step, Failure(error))
     changed = replace(step, body=with_metadata(dict(step.body), labels={"of": "others"}))
     retreat = advance(
-        replace(rehearsed, entry=rehearsed.entry.wanting(changed.body)), changed, Failure(error)
+        replace(after_dry_run, entry=after_dry_run.entry.wanting(changed.body)),
+        changed,
+        Failure(error),
     )
 
     assert isinstance(mine, Failed)
@@ -467,10 +469,10 @@ def test_a_rejected_creation_blocks_others_only_if_this_run_alone_is_why() -> No
     assert isinstance(found, Failed)
     assert (found.stuck, found.blocking) == (True, False)
     assert isinstance(retreat, Progress)
-    assert following(retreat) == Save(rehearsed.entry)
+    assert following(retreat) == Save(after_dry_run.entry)
 
 
-def test_errors_that_pass_are_counted() -> None:
+def test_transient_errors_are_counted() -> None:
     cluster = Cluster()
     before = started(cluster)
     later = at(before, cluster, MarkAndSave)
@@ -486,7 +488,7 @@ def test_errors_that_pass_are_counted() -> None:
     assert isinstance(advance(often, step, Failure(Conflict("x"))), Failed)
 
 
-def test_what_has_no_effect_ends() -> None:
+def test_writes_without_effect_end_the_run() -> None:
     """An admission webhook strips our finalizer each time."""
     cluster = Cluster()
     progress: Progress | Finished | Failed = started(cluster)
@@ -498,7 +500,7 @@ def test_what_has_no_effect_ends() -> None:
     assert "step MarkAndSave has no effect" in str(progress.error)
 
 
-def test_an_entry_that_lost_its_claim_leads_to_nobodys_volume() -> None:
+def test_an_entry_without_claim_creates_a_volume_for_no_claim() -> None:
     """Somebody rewrote it after the claimRef was detached."""
     cluster = Cluster()
     progress = at(started(cluster), cluster, AwaitBinder)
@@ -523,33 +525,33 @@ def test_an_entry_that_lost_its_claim_leads_to_nobodys_volume() -> None:
     assert cluster.pv["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
-def test_a_run_whose_entry_others_ended_takes_its_markers_off() -> None:
+def test_a_run_whose_entry_was_deleted_removes_its_markers() -> None:
     cluster = Cluster()
     progress = at(started(cluster), cluster, MarkAndSave)
     lost = advance(progress, following(progress), Failure(Conflict("x")))
     assert isinstance(lost, Progress)
 
-    kept = advance(lost, Observe(), Observed(cluster.pv, None))
+    preserved = advance(lost, Observe(), Observed(cluster.pv, None))
     other = advance(lost, Observe(), Observed(with_metadata(ORIGINAL, uid="another"), None))
 
-    assert isinstance(kept, Progress)
-    assert following(kept) == UnmarkWithoutEntry()
-    assert advance(kept, UnmarkWithoutEntry(), Done()) == Finished(
-        replace(kept, then=None), Outcome.ROLLED_BACK
+    assert isinstance(preserved, Progress)
+    assert following(preserved) == UnmarkWithoutEntry()
+    assert advance(preserved, UnmarkWithoutEntry(), Done()) == Finished(
+        replace(preserved, then=None), Outcome.ROLLED_BACK
     )
     assert isinstance(other, Finished)
     assert other.outcome is None
 
 
-def test_an_entry_of_another_instance_is_not_our_own_any_more() -> None:
+def test_an_entry_overwritten_by_another_instance_is_no_longer_our_own() -> None:
     cluster = Cluster()
     progress = at(started(cluster), cluster, MarkAndSave)
     lost = replace(progress, outdated=True)
     assert cluster.entry is not None
 
     same = advance(lost, Observe(), Observed(cluster.pv, cluster.entry))
-    theirs = replace(cluster.entry, holder=ANOTHER, version="99")
-    taken = advance(lost, Observe(), Observed(cluster.pv, theirs))
+    foreign = replace(cluster.entry, holder=ANOTHER, version="99")
+    taken = advance(lost, Observe(), Observed(cluster.pv, foreign))
 
     assert isinstance(same, Progress)
     assert isinstance(taken, Progress)

@@ -49,7 +49,7 @@ from linstor_affinity_events.model.proxies import is_spared, proxy_named
         pytest.param("svc", "kubernetes.default.svc", 443, True, id="a domain of one label"),
     ],
 )
-def test_who_is_spared(no_proxy: str, host: str, port: int, spared: bool) -> None:
+def test_which_hosts_bypass_the_proxy(no_proxy: str, host: str, port: int, spared: bool) -> None:
     assert is_spared(no_proxy, host, port) is spared
 
 
@@ -68,5 +68,5 @@ def test_who_is_spared(no_proxy: str, host: str, port: int, spared: bool) -> Non
         ({"HTTPS_PROXY": " http://p:1 "}, "https", "http://p:1"),
     ],
 )
-def test_which_proxy_the_environment_names(env: dict[str, str], scheme: str, proxy: str) -> None:
+def test_which_proxy_the_environment_selects(env: dict[str, str], scheme: str, proxy: str) -> None:
     assert proxy_named(env, scheme) == proxy

@@ -59,7 +59,7 @@ def test_a_quantity_is_a_number_with_a_unit(text: str, size: int | Decimal) -> N
         ".",
     ],
 )
-def test_anything_else_is_none(text: str) -> None:
+def test_anything_else_is_not_a_quantity(text: str) -> None:
     assert quantity(text) is None
 
 
@@ -71,5 +71,5 @@ def test_no_text_raises(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["1" * 41, "0." + "1" * 39, "1" * 10_000_000])
-def test_a_text_that_is_longer_than_any_quantity_is_none(text: str) -> None:
+def test_a_text_longer_than_any_quantity_is_not_a_quantity(text: str) -> None:
     assert quantity(text) is None

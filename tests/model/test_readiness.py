@@ -31,7 +31,7 @@ def condition(kind: str, status: str = "True") -> Json:
     return {"conditions": [{"type": kind, "status": status}]}
 
 
-def asking(size: str) -> Json:
+def claim_requesting(size: str) -> Json:
     return claim(resources={"requests": {"storage": size}})
 
 
@@ -55,8 +55,8 @@ def asking(size: str) -> Json:
             with_metadata(volume(), finalizers=[FINALIZER]), claim(), id="our own finalizer"
         ),
         pytest.param(with_metadata(volume(), finalizers=None), claim(), id="no finalizer"),
-        pytest.param(volume(), asking("1024Mi"), id="the same size in other words"),
-        pytest.param(volume(), asking("1G"), id="asks for less than it has"),
+        pytest.param(volume(), claim_requesting("1024Mi"), id="the same size in other words"),
+        pytest.param(volume(), claim_requesting("1G"), id="asks for less than it has"),
         pytest.param(
             volume(),
             claim(status={"conditions": [PENDING_RESIZE]}),
@@ -88,7 +88,7 @@ def asking(size: str) -> Json:
         pytest.param(volume(), claim(resources={}), id="a claim that asks for no size"),
     ],
 )
-def test_a_volume_at_rest_has_nothing_against_it(pv: Json, its_claim: Json | None) -> None:
+def test_a_stable_volume_is_ready(pv: Json, its_claim: Json | None) -> None:
     assert obstacle(pv, its_claim) is None
 
 
@@ -105,8 +105,12 @@ def test_a_volume_at_rest_has_nothing_against_it(pv: Json, its_claim: Json | Non
         pytest.param(
             volume(), claim(status={"phase": "Pending"}), "is not bound", id="claim pending"
         ),
-        pytest.param(volume(), asking("2Gi"), "resized from 1Gi to 2Gi", id="asks for more"),
-        pytest.param(volume(), asking("1073741825"), "resized", id="asks for one byte more"),
+        pytest.param(
+            volume(), claim_requesting("2Gi"), "resized from 1Gi to 2Gi", id="asks for more"
+        ),
+        pytest.param(
+            volume(), claim_requesting("1073741825"), "resized", id="asks for one byte more"
+        ),
         pytest.param(
             volume(),
             claim(volumeAttributesClassName="gold"),
@@ -135,7 +139,7 @@ def test_a_volume_at_rest_has_nothing_against_it(pv: Json, its_claim: Json | Non
         ),
     ],
 )
-def test_a_volume_on_the_move_is_waited_for(pv: Json, its_claim: Json | None, why: str) -> None:
+def test_a_volume_in_transition_is_deferred(pv: Json, its_claim: Json | None, why: str) -> None:
     against = obstacle(pv, its_claim)
 
     assert isinstance(against, Deferred)
@@ -147,15 +151,15 @@ def test_a_volume_on_the_move_is_waited_for(pv: Json, its_claim: Json | None, wh
 @pytest.mark.parametrize(
     "its_claim",
     [
-        pytest.param(asking("2Gi"), id="resize"),
+        pytest.param(claim_requesting("2Gi"), id="resize"),
         pytest.param(claim(volumeAttributesClassName="gold"), id="attributes"),
     ],
 )
-def test_an_urgent_volume_does_not_wait_for_a_sidecar(its_claim: Json) -> None:
+def test_an_urgent_volume_is_not_deferred_for_a_sidecar(its_claim: Json) -> None:
     assert obstacle(volume(), its_claim, urgent=True) is None
 
 
-def test_an_urgent_volume_does_wait_for_its_claim() -> None:
+def test_an_urgent_volume_is_deferred_for_its_claim() -> None:
     assert isinstance(obstacle(volume(), None, urgent=True), Deferred)
 
 
@@ -258,7 +262,7 @@ CE, NE = "ControllerResizeError", "NodeResizeError"
         pytest.param(resize(has=2, allocated=2, said=()), False, id="over"),
     ],
 )
-def test_a_resize_is_waited_for_as_long_as_its_controller_may_write_to_the_volume(
+def test_a_resize_defers_while_its_controller_may_write_to_the_volume(
     state: tuple[Json, Json], waits: bool
 ) -> None:
     against = obstacle(*state)
@@ -267,7 +271,7 @@ def test_a_resize_is_waited_for_as_long_as_its_controller_may_write_to_the_volum
     assert obstacle(*state, urgent=True) is None
 
 
-def test_the_claim_that_the_real_resizer_left_is_at_rest() -> None:
+def test_the_recorded_claim_after_a_resize_is_stable() -> None:
     recorded = json.loads((DATA / "claim-after-controller-resize.json").read_text())
     recorded["metadata"] |= claim()["metadata"]
     recorded["spec"]["volumeName"] = volume()["metadata"]["name"]
@@ -283,13 +287,13 @@ def test_the_claim_that_the_real_resizer_left_is_at_rest() -> None:
         pytest.param(in_phase(volume(), "Pending"), id="not yet seen by the binder"),
     ],
 )
-def test_a_volume_bound_in_advance_waits_for_no_claim(pv: Json) -> None:
+def test_a_prebound_volume_is_not_deferred_for_a_claim(pv: Json) -> None:
     ref = {**pv["spec"]["claimRef"], "uid": ""}
 
     assert obstacle(with_spec(pv, claimRef=ref), None) is None
 
 
-def test_a_finalizer_that_nobody_knows_is_refused_by_name() -> None:
+def test_an_unknown_finalizer_is_refused_by_name() -> None:
     pv = with_metadata(volume(), finalizers=[PROTECTION, "example.com/backup"])
 
     against = obstacle(pv, claim())
@@ -300,7 +304,7 @@ def test_a_finalizer_that_nobody_knows_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["example.com/backup", "example.com/*"])
-def test_a_finalizer_may_be_allowed_by_pattern(pattern: str) -> None:
+def test_a_finalizer_can_be_allowed_by_pattern(pattern: str) -> None:
     pv = with_metadata(volume(), finalizers=["example.com/backup"])
 
     assert obstacle(pv, claim(), allowed_finalizers=[pattern]) is None
@@ -322,7 +326,7 @@ def test_an_allowed_finalizer_allows_no_other() -> None:
         ("2Gi", "ControllerResizeInfeasible", False),
     ],
 )
-def test_whether_the_resizer_is_about_to_write(asked: str, at: str, *, expected: bool) -> None:
+def test_when_the_resizer_is_about_to_write(asked: str, at: str, *, expected: bool) -> None:
     status: Json = {"capacity": {"storage": "1Gi"}}
     if at:
         status["allocatedResourceStatuses"] = {"storage": at}

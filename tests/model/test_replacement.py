@@ -54,11 +54,11 @@ from tests.model.manifests import (
     in_phase,
     managed,
     marked,
-    pointed_away,
     terminating,
     volume,
     with_metadata,
     with_spec,
+    with_tombstone,
 )
 
 Json = dict[str, Any]
@@ -66,8 +66,8 @@ Json = dict[str, Any]
 PLAIN = volume()
 MARKED = marked(PLAIN)
 GOING = terminating(MARKED)
-POINTED = pointed_away(GOING)
-LET_GO = in_phase(POINTED, "Released")
+DETACHED = with_tombstone(GOING)
+RELEASED = in_phase(DETACHED, "Released")
 UNCLAIMED = with_spec(PLAIN, claimRef=None)
 
 IN_ADVANCE = in_phase(
@@ -85,30 +85,30 @@ def remade(pv: Json, *, by: str = OURSELVES) -> Json:
     return with_metadata(pv, uid="pv-uid-2", managedFields=[{"manager": by}])
 
 
-def test_the_one_who_wrote_the_note_marks_the_volume() -> None:
+def test_the_writer_of_the_entry_marks_the_volume() -> None:
     step = next_step(PREPARED, Observation(pv=PLAIN, begun_here=True))
 
     assert step == MarkAndSave(mark_patch(PLAIN), DELETING)
 
 
-def test_anybody_else_takes_an_untouched_note_for_stale() -> None:
+def test_an_unused_entry_is_superseded_for_other_instances() -> None:
     assert next_step(PREPARED, Observation(pv=PLAIN)) == Drop(Outcome.SUPERSEDED)
 
 
 @pytest.mark.parametrize("begun_here", [True, False])
-def test_before_the_deletion_the_note_says_that_it_may_have_come(begun_here: bool) -> None:
+def test_the_entry_is_set_to_deleting_before_the_deletion(begun_here: bool) -> None:
     step = next_step(PREPARED, Observation(pv=MARKED, begun_here=begun_here))
 
     assert step == Save(DELETING)
 
 
 @pytest.mark.parametrize("begun_here", [True, False])
-def test_a_marked_volume_with_such_a_note_is_deleted(begun_here: bool) -> None:
+def test_a_marked_volume_with_a_deleting_entry_is_deleted(begun_here: bool) -> None:
     assert next_step(DELETING, Observation(pv=MARKED, begun_here=begun_here)) == Delete()
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(with_spec(MARKED, capacity={"storage": "2Gi"}), id="capacity"),
         pytest.param(with_spec(MARKED, aFieldFromTheFuture=1), id="a field from the future"),
@@ -126,15 +126,17 @@ def test_a_marked_volume_with_such_a_note_is_deleted(begun_here: bool) -> None:
         ),
     ],
 )
-def test_a_volume_that_changed_before_its_deletion_gets_its_marks_taken_back(seen: Json) -> None:
-    observation = Observation(pv=seen, claim=claim(), claim_known=True)
+def test_a_volume_changed_before_its_deletion_loses_its_markers(observed: Json) -> None:
+    observation = Observation(pv=observed, claim=claim(), claim_known=True)
 
     assert next_step(DELETING, observation) == Save(PREPARED)
-    assert next_step(PREPARED, observation) == Unmark(unmarking(seen).patch, Outcome.ROLLED_BACK)
+    assert next_step(PREPARED, observation) == Unmark(
+        unmarking(observed).patch, Outcome.ROLLED_BACK
+    )
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(with_metadata(MARKED, labels={"team": "red"}), id="label"),
         pytest.param(
@@ -143,19 +145,19 @@ def test_a_volume_that_changed_before_its_deletion_gets_its_marks_taken_back(see
         ),
     ],
 )
-def test_labels_and_annotations_that_come_with_the_marks_are_part_of_what_is_wanted(
-    seen: Json,
+def test_labels_and_annotations_added_with_the_markers_are_wanted(
+    observed: Json,
 ) -> None:
     """An admission policy may add some to every update."""
-    wanted = DELETING.wanting(taken_over(DELETING.wanted, seen))
+    wanted = DELETING.wanting(taken_over(DELETING.wanted, observed))
 
-    assert next_step(PREPARED, Observation(pv=seen, begun_here=True)) == Save(wanted)
-    assert next_step(DELETING, Observation(pv=seen)) == Save(wanted)
-    assert next_step(wanted, Observation(pv=seen)) == Delete()
+    assert next_step(PREPARED, Observation(pv=observed, begun_here=True)) == Save(wanted)
+    assert next_step(DELETING, Observation(pv=observed)) == Save(wanted)
+    assert next_step(wanted, Observation(pv=observed)) == Delete()
 
 
 @pytest.mark.parametrize(
-    ("seen", "outcome"),
+    ("observed", "outcome"),
     [
         pytest.param(
             with_spec(MARKED, persistentVolumeReclaimPolicy="Delete"),
@@ -171,13 +173,13 @@ def test_labels_and_annotations_that_come_with_the_marks_are_part_of_what_is_wan
         ),
     ],
 )
-def test_when_somebody_takes_back_a_mark_the_rest_is_taken_back(
-    seen: Json, outcome: Outcome
+def test_if_a_marker_is_removed_the_others_are_removed_too(
+    observed: Json, outcome: Outcome
 ) -> None:
-    observation = Observation(pv=seen, claim=claim(), claim_known=True)
+    observation = Observation(pv=observed, claim=claim(), claim_known=True)
 
     assert next_step(DELETING, observation) == Save(PREPARED)
-    assert next_step(PREPARED, observation) == Unmark(unmarking(seen).patch, outcome)
+    assert next_step(PREPARED, observation) == Unmark(unmarking(observed).patch, outcome)
 
 
 @pytest.mark.parametrize(
@@ -190,28 +192,28 @@ def test_when_somebody_takes_back_a_mark_the_rest_is_taken_back(
         pytest.param("Bound", claim(metadata={"uid": "other"}), id="another of its name"),
     ],
 )
-def test_marks_that_stood_while_the_claim_went_leave_retain(
+def test_markers_present_while_the_claim_was_deleted_leave_retain(
     phase: str, its_claim: Json | None
 ) -> None:
-    seen = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), phase)
+    observed = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), phase)
 
-    assert next_step(PREPARED, Observation(pv=seen)) == ReadClaim()
-    known = Observation(pv=seen, claim=its_claim, claim_known=True)
+    assert next_step(PREPARED, Observation(pv=observed)) == ReadClaim()
+    known = Observation(pv=observed, claim=its_claim, claim_known=True)
     assert next_step(PREPARED, known) == Unmark(
-        unmarking(seen, keep=True).patch, Outcome.RECREATED_WITH_RETAIN
+        unmarking(observed, keep=True).patch, Outcome.RECREATED_WITH_RETAIN
     )
-    assert next_step(PREPARED, Observation(pv=seen, uninterrupted=True)) == Unmark(
-        unmarking(seen).patch, Outcome.ROLLED_BACK
+    assert next_step(PREPARED, Observation(pv=observed, uninterrupted=True)) == Unmark(
+        unmarking(observed).patch, Outcome.ROLLED_BACK
     )
 
 
-def test_a_volume_whose_marks_are_gone_is_left_alone() -> None:
+def test_a_volume_without_markers_is_unchanged() -> None:
     assert next_step(DELETING, Observation(pv=PLAIN)) == Drop(Outcome.SUPERSEDED)
 
 
 @pytest.mark.parametrize("holder", ["", "pod-1"])
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain"), id="Retain"),
         pytest.param(
@@ -226,57 +228,57 @@ def test_a_volume_whose_marks_are_gone_is_left_alone() -> None:
         ),
     ],
 )
-def test_a_note_alone_changes_nothing_about_a_live_volume(seen: Json, holder: str) -> None:
-    """Who can write notes could else have a policy Retain turned into Delete."""
-    assert next_step(replace(DELETING, holder=holder), Observation(pv=seen)) == Drop(
+def test_an_entry_alone_changes_nothing_on_a_live_volume(observed: Json, holder: str) -> None:
+    """Who can write entries could else have a policy Retain turned into Delete."""
+    assert next_step(replace(DELETING, holder=holder), Observation(pv=observed)) == Drop(
         Outcome.SUPERSEDED
     )
 
 
-def test_a_deletion_before_ours_is_theirs() -> None:
+def test_a_deletion_before_ours_is_by_a_user() -> None:
     assert next_step(PREPARED, Observation(pv=terminating(PLAIN))) == Drop(Outcome.DELETED_BY_USER)
 
 
-def test_a_deletion_between_our_marks_and_our_own_is_theirs() -> None:
+def test_a_deletion_between_our_markers_and_our_deletion_is_by_a_user() -> None:
     step = next_step(PREPARED, Observation(pv=GOING, begun_here=True))
 
     assert step == Unmark(unmarking(GOING).patch, Outcome.DELETED_BY_USER)
 
 
-def test_a_volume_that_went_before_we_deleted_it_is_theirs() -> None:
+def test_a_volume_removed_before_our_deletion_was_deleted_by_a_user() -> None:
     assert next_step(PREPARED, Observation(pv=None)) == Drop(Outcome.DELETED_BY_USER)
 
 
-def test_a_policy_that_was_put_back_while_it_goes_is_made_safe_again() -> None:
-    seen = with_spec(GOING, persistentVolumeReclaimPolicy="Delete")
+def test_a_reclaim_policy_restored_while_terminating_is_set_to_retain_again() -> None:
+    observed = with_spec(GOING, persistentVolumeReclaimPolicy="Delete")
 
-    assert next_step(DELETING, Observation(pv=seen)) == Mark(mark_patch(seen))
+    assert next_step(DELETING, Observation(pv=observed)) == Mark(mark_patch(observed))
 
 
-def test_a_skip_reclaim_that_was_removed_while_it_goes_is_put_back() -> None:
-    seen = with_metadata(GOING, annotations={})
+def test_a_skip_reclaim_removed_while_terminating_is_restored() -> None:
+    observed = with_metadata(GOING, annotations={})
 
     step = next_step(
-        replace(DELETING, wanted=taken_over(DELETING.wanted, seen)), Observation(pv=seen)
+        replace(DELETING, wanted=taken_over(DELETING.wanted, observed)), Observation(pv=observed)
     )
 
-    assert step == Mark(mark_patch(seen))
+    assert step == Mark(mark_patch(observed))
 
 
-def test_a_policy_that_a_user_set_while_it_goes_is_noted_before_it_is_made_safe() -> None:
-    seen = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
+def test_a_reclaim_policy_set_while_terminating_is_saved_before_retain_is_set() -> None:
+    observed = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
 
-    step = next_step(DELETING, Observation(pv=seen))
+    step = next_step(DELETING, Observation(pv=observed))
 
     assert isinstance(step, Save)
     assert step.entry.policy == "Recycle"
-    assert next_step(step.entry, Observation(pv=seen)) == Mark(mark_patch(seen))
+    assert next_step(step.entry, Observation(pv=observed)) == Mark(mark_patch(observed))
 
 
-def test_a_policy_that_a_user_set_while_it_goes_comes_back_with_the_volume() -> None:
+def test_a_reclaim_policy_set_while_terminating_is_on_the_new_volume() -> None:
     entry = replace(DELETING, wanted=taken_over(DELETING.wanted, GOING))
-    seen = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
-    step = next_step(entry, Observation(pv=seen))
+    observed = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
+    step = next_step(entry, Observation(pv=observed))
     assert isinstance(step, Save)
 
     last = next_step(step.entry, Observation(pv=None, claim=claim(), claim_known=True))
@@ -285,7 +287,7 @@ def test_a_policy_that_a_user_set_while_it_goes_comes_back_with_the_volume() -> 
     assert last.body["spec"]["persistentVolumeReclaimPolicy"] == "Recycle"
 
 
-def test_a_policy_that_was_put_into_the_note_is_put_right_by_the_volumes_own_marks() -> None:
+def test_a_reclaim_policy_forged_in_the_entry_is_corrected_by_the_markers() -> None:
     retained = marked(with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain"))
     forged = DELETING
 
@@ -296,45 +298,45 @@ def test_a_policy_that_was_put_into_the_note_is_put_right_by_the_volumes_own_mar
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
         pytest.param(with_spec(GOING, claimRef=ANOTHER_CLAIM), id="before the tombstone"),
-        pytest.param(with_spec(POINTED, claimRef=ANOTHER_CLAIM), id="over the tombstone"),
-        pytest.param(with_spec(LET_GO, claimRef=ANOTHER_CLAIM), id="after the binder let go"),
-        pytest.param(with_spec(LET_GO, claimRef=None), id="dropped"),
+        pytest.param(with_spec(DETACHED, claimRef=ANOTHER_CLAIM), id="over the tombstone"),
+        pytest.param(with_spec(RELEASED, claimRef=ANOTHER_CLAIM), id="after the binder let go"),
+        pytest.param(with_spec(RELEASED, claimRef=None), id="dropped"),
         pytest.param(
-            with_spec(LET_GO, claimRef={**ANOTHER_CLAIM, "uid": ""}), id="a claim without uid"
+            with_spec(RELEASED, claimRef={**ANOTHER_CLAIM, "uid": ""}), id="a claim without uid"
         ),
     ],
 )
-def test_a_claim_reference_that_somebody_writes_meanwhile_is_taken_over(seen: Json) -> None:
-    step = next_step(DELETING, Observation(pv=seen))
+def test_a_claim_ref_written_meanwhile_is_taken_over(observed: Json) -> None:
+    step = next_step(DELETING, Observation(pv=observed))
 
     assert isinstance(step, Save)
-    assert step.entry.wanted["spec"].get("claimRef") == seen["spec"].get("claimRef")
-    assert step.entry.claim == claim_of(seen)
-    following = next_step(step.entry, Observation(pv=seen))
+    assert step.entry.wanted["spec"].get("claimRef") == observed["spec"].get("claimRef")
+    assert step.entry.claim == claim_of(observed)
+    following = next_step(step.entry, Observation(pv=observed))
     assert isinstance(following, DetachClaimRef if step.entry.user else Remove)
 
 
-def test_the_claim_reference_of_a_going_volume_points_to_a_tombstone() -> None:
+def test_the_claim_ref_of_a_terminating_volume_is_detached() -> None:
     assert next_step(DELETING, Observation(pv=GOING)) == DetachClaimRef(tombstone_patch(GOING))
 
 
-def test_then_the_binder_is_waited_for() -> None:
-    assert next_step(DELETING, Observation(pv=POINTED)) == AwaitBinder()
+def test_after_detaching_the_binder_is_waited_for() -> None:
+    assert next_step(DELETING, Observation(pv=DETACHED)) == AwaitBinder()
 
 
-def test_a_tombstone_that_the_binder_repaired_is_set_again() -> None:
-    repaired = with_spec(POINTED, claimRef=PLAIN["spec"]["claimRef"])
+def test_a_claim_ref_repaired_by_the_binder_is_detached_again() -> None:
+    repaired = with_spec(DETACHED, claimRef=PLAIN["spec"]["claimRef"])
 
     assert next_step(DELETING, Observation(pv=repaired)) == DetachClaimRef(
         tombstone_patch(repaired)
     )
 
 
-def test_a_tombstone_that_the_binder_repaired_after_its_write_is_set_again() -> None:
-    repaired = with_spec(LET_GO, claimRef=PLAIN["spec"]["claimRef"])
+def test_a_claim_ref_repaired_by_the_binder_after_its_write_is_detached_again() -> None:
+    repaired = with_spec(RELEASED, claimRef=PLAIN["spec"]["claimRef"])
 
     assert next_step(DELETING, Observation(pv=repaired)) == DetachClaimRef(
         tombstone_patch(repaired)
@@ -344,67 +346,67 @@ def test_a_tombstone_that_the_binder_repaired_after_its_write_is_set_again() -> 
 @pytest.mark.parametrize(
     "observation",
     [
-        pytest.param(Observation(pv=LET_GO), id="the binder has written"),
-        pytest.param(Observation(pv=POINTED, guard_over=True), id="the binder had its time"),
+        pytest.param(Observation(pv=RELEASED), id="the binder has written"),
+        pytest.param(Observation(pv=DETACHED, guard_over=True), id="the binder had its time"),
         pytest.param(
             Observation(pv=GOING, claim_ref_immutable=True), id="the claimRef can't be changed"
         ),
     ],
 )
-def test_then_the_claim_is_looked_at(observation: Observation) -> None:
+def test_after_the_binder_the_claim_is_read(observation: Observation) -> None:
     assert next_step(DELETING, observation) == ReadClaim()
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observed",
     [
-        pytest.param(with_metadata(LET_GO, labels={"team": "red"}), id="label"),
-        pytest.param(with_spec(LET_GO, capacity={"storage": "2Gi"}), id="capacity"),
+        pytest.param(with_metadata(RELEASED, labels={"team": "red"}), id="label"),
+        pytest.param(with_spec(RELEASED, capacity={"storage": "2Gi"}), id="capacity"),
     ],
 )
-def test_what_others_changed_is_noted_before_the_volume_goes(seen: Json) -> None:
-    step = next_step(DELETING, Observation(pv=seen, claim=claim(), claim_known=True))
+def test_changes_of_others_are_saved_before_the_volume_is_removed(observed: Json) -> None:
+    step = next_step(DELETING, Observation(pv=observed, claim=claim(), claim_known=True))
 
-    assert step == Save(DELETING.wanting(taken_over(DELETING.wanted, seen)))
+    assert step == Save(DELETING.wanting(taken_over(DELETING.wanted, observed)))
 
 
 @pytest.mark.parametrize("its_claim", [claim(), None])
-def test_once_the_claim_is_known_the_volume_goes(its_claim: Json | None) -> None:
-    step = next_step(DELETING, Observation(pv=LET_GO, claim=its_claim, claim_known=True))
+def test_once_the_claim_is_known_the_volume_is_removed(its_claim: Json | None) -> None:
+    step = next_step(DELETING, Observation(pv=RELEASED, claim=its_claim, claim_known=True))
 
     assert step == Remove()
 
 
 @pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
-def test_without_a_claim_the_volume_goes_at_once(pv: Json) -> None:
+def test_without_a_claim_the_volume_is_removed_at_once(pv: Json) -> None:
     assert next_step(begun(pv).deleting(), Observation(pv=terminating(marked(pv)))) == Remove()
 
 
-def test_once_it_is_gone_the_claim_is_looked_at_by_whoever_comes_fresh() -> None:
+def test_a_resumed_run_reads_the_claim_of_a_removed_volume() -> None:
     assert next_step(DELETING, Observation(pv=None)) == ReadClaim()
 
 
-def test_a_claim_that_is_being_deleted_keeps_its_data_when_another_run_goes_on() -> None:
+def test_a_terminating_claim_keeps_its_data_in_a_resumed_run() -> None:
     observation = Observation(pv=None, claim=terminating(claim()), claim_known=True)
 
     assert next_step(DELETING, observation) == Create(with_retain(DELETING.wanted))
 
 
-def test_with_its_claim_as_it_was_the_volume_comes_back_as_wanted() -> None:
+def test_with_an_unchanged_claim_the_volume_is_recreated_as_wanted() -> None:
     step = next_step(DELETING, Observation(pv=None, claim=claim(), claim_known=True))
 
     assert step == Create(DELETING.wanted)
 
 
 @pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
-def test_a_volume_that_no_claim_uses_comes_back_as_wanted(pv: Json) -> None:
+def test_an_unused_volume_is_recreated_as_wanted(pv: Json) -> None:
     entry = begun(pv).deleting()
 
     assert next_step(entry, Observation(pv=None, uninterrupted=True)) == Create(entry.wanted)
 
 
 @pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
-def test_a_note_alone_gives_nobody_a_volume_that_no_claim_used(pv: Json) -> None:
+def test_an_entry_alone_recreates_no_unused_volume(pv: Json) -> None:
     entry = begun(pv).deleting()
 
     assert next_step(entry, Observation(pv=None)) == Create(detached(entry.wanted, entry.uid))
@@ -419,7 +421,7 @@ def test_a_note_alone_gives_nobody_a_volume_that_no_claim_used(pv: Json) -> None
         pytest.param(claim(volumeName=""), id="unbound"),
     ],
 )
-def test_what_becomes_of_the_claim_in_one_run_has_its_usual_consequences(
+def test_changes_of_the_claim_within_one_run_have_their_usual_effect(
     its_claim: Json | None,
 ) -> None:
     """With policy Delete the provisioner deletes the data of a claim that was deleted."""
@@ -453,13 +455,13 @@ def of_resource(handle: str, **csi: Any) -> JournalEntry:
         ),
     ],
 )
-def test_a_note_alone_gives_a_claim_only_what_is_its_own(entry: JournalEntry, given: bool) -> None:
+def test_an_entry_alone_gives_a_claim_only_its_own_volume(entry: JournalEntry, given: bool) -> None:
     step = next_step(entry, Observation(pv=None, claim=claim(), claim_known=True))
 
     assert step == Create(entry.wanted if given else detached(entry.wanted, entry.uid))
 
 
-def test_what_was_provisioned_for_the_claim_comes_back_to_it() -> None:
+def test_a_volume_provisioned_for_the_claim_is_recreated_for_it() -> None:
     own = claim(metadata={"uid": BORN[4:]})
     pv = with_spec(
         PLAIN,
@@ -480,7 +482,7 @@ def test_what_was_provisioned_for_the_claim_comes_back_to_it() -> None:
         pytest.param(claim(volumeName=""), id="unbound"),
     ],
 )
-def test_a_note_alone_gives_no_claim_a_volume_that_it_does_not_name(its_claim: Json) -> None:
+def test_an_entry_alone_gives_no_claim_a_volume_that_it_does_not_name(its_claim: Json) -> None:
     step = next_step(DELETING, Observation(pv=None, claim=its_claim, claim_known=True))
 
     assert step == Create(detached(DELETING.wanted, DELETING.uid))
@@ -493,35 +495,35 @@ def test_a_note_alone_gives_no_claim_a_volume_that_it_does_not_name(its_claim: J
         pytest.param(claim(metadata={"uid": "other"}), id="another one of that name"),
     ],
 )
-def test_without_its_claim_the_volume_comes_back_retained(its_claim: Json | None) -> None:
+def test_without_its_claim_the_volume_is_recreated_with_retain(its_claim: Json | None) -> None:
     step = next_step(DELETING, Observation(pv=None, claim=its_claim, claim_known=True))
 
     assert step == Create(disowned(DELETING.wanted, DELETING.uid))
-    seen = Observation(pv=None, claim=its_claim, claim_known=True, original=original_of(PLAIN))
-    assert next_step(DELETING, seen) == Create(with_retain(DELETING.wanted))
+    observed = Observation(pv=None, claim=its_claim, claim_known=True, original=original_of(PLAIN))
+    assert next_step(DELETING, observed) == Create(with_retain(DELETING.wanted))
     assert isinstance(step, Create)
     assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
 
 @pytest.mark.parametrize("back", [with_retain, lambda wanted: detached(wanted, DELETING.uid)])
-def test_a_volume_that_came_back_retained_says_so(back: Callable[[Json], Json]) -> None:
+def test_a_volume_recreated_with_retain_has_that_outcome(back: Callable[[Json], Json]) -> None:
     made = remade({**back(dict(DELETING.wanted)), "status": {"phase": "Released"}})
 
     assert next_step(DELETING, Observation(pv=made)) == Drop(Outcome.RECREATED_WITH_RETAIN)
 
 
-def test_a_volume_that_we_made_ends_it() -> None:
+def test_a_volume_created_by_us_ends_the_replacement() -> None:
     assert next_step(DELETING, Observation(pv=remade(PLAIN))) == Drop(Outcome.DONE)
 
 
 @pytest.mark.parametrize("entry", [PREPARED, DELETING])
-def test_a_volume_that_somebody_else_made_makes_the_note_stale(entry: JournalEntry) -> None:
+def test_a_volume_created_by_others_supersedes_the_entry(entry: JournalEntry) -> None:
     step = next_step(entry, Observation(pv=remade(PLAIN, by="kubectl")))
 
     assert step == Drop(Outcome.SUPERSEDED)
 
 
-def test_a_volume_that_we_made_and_somebody_deleted_is_not_made_again() -> None:
+def test_a_volume_created_by_us_and_deleted_by_others_is_not_created_again() -> None:
     step = next_step(DELETING, Observation(pv=terminating(remade(PLAIN))))
 
     assert step == Drop(Outcome.SUPERSEDED)
@@ -531,8 +533,8 @@ class Stopped(Exception):
     """The power went."""
 
 
-class Play:
-    """One replacement in a world of one volume; whoever plays sees what is there."""
+class Simulation:
+    """One replacement in a world of one volume; each run observes what is there."""
 
     def __init__(self, pv: Json, its_claim: Json | None) -> None:
         self.pv: Json | None = pv
@@ -601,12 +603,12 @@ class Play:
         self.observation = replace(self.observation, pv=pv)
 
 
-def test_undisturbed_the_steps_come_in_this_order() -> None:
-    play = Play(PLAIN, claim())
+def test_without_interference_the_steps_are_in_this_order() -> None:
+    simulation = Simulation(PLAIN, claim())
 
-    play.to_the_end()
+    simulation.to_the_end()
 
-    assert play.steps == [
+    assert simulation.steps == [
         MarkAndSave,
         Delete,
         DetachClaimRef,
@@ -619,89 +621,91 @@ def test_undisturbed_the_steps_come_in_this_order() -> None:
 
 
 @pytest.mark.parametrize("done_before", range(1, 8))
-def test_whoever_goes_on_after_a_crash_ends_it_the_same_way(done_before: int) -> None:
-    play = Play(PLAIN, claim())
+def test_a_run_resumed_after_a_crash_ends_the_same_way(done_before: int) -> None:
+    simulation = Simulation(PLAIN, claim())
     for _ in range(done_before):
-        play.step()
+        simulation.step()
 
-    play.restart()
-    play.to_the_end()
+    simulation.restart()
+    simulation.to_the_end()
 
-    assert play.outcome is Outcome.DONE
-    assert play.pv is not None
-    assert copy_for_create(play.pv) == PREPARED.wanted
+    assert simulation.outcome is Outcome.DONE
+    assert simulation.pv is not None
+    assert copy_for_create(simulation.pv) == PREPARED.wanted
 
 
-def test_a_crash_before_anything_was_done_leaves_the_volume_as_it_was() -> None:
-    play = Play(PLAIN, claim())
+def test_a_crash_before_the_first_step_leaves_the_volume_unchanged() -> None:
+    simulation = Simulation(PLAIN, claim())
 
-    play.restart()
-    play.to_the_end()
+    simulation.restart()
+    simulation.to_the_end()
 
-    assert (play.outcome, play.pv) == (Outcome.SUPERSEDED, PLAIN)
+    assert (simulation.outcome, simulation.pv) == (Outcome.SUPERSEDED, PLAIN)
 
 
 @pytest.mark.parametrize("done_before", range(9))
-def test_two_that_play_at_once_do_no_harm(done_before: int) -> None:
+def test_two_concurrent_runs_do_no_harm(done_before: int) -> None:
     """Each sees what the other did only after a conflict, which makes it look afresh."""
-    play = Play(PLAIN, claim())
+    simulation = Simulation(PLAIN, claim())
     for number in range(9):
         if number >= done_before:
-            play.restart()
-        if play.entry is not None:
-            play.step()
+            simulation.restart()
+        if simulation.entry is not None:
+            simulation.step()
 
-    play.to_the_end()
+    simulation.to_the_end()
 
-    assert play.pv is not None
-    assert play.outcome in {Outcome.DONE, Outcome.SUPERSEDED}
-    assert FINALIZER not in finalizers_of(play.pv)
-    assert play.pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert simulation.pv is not None
+    assert simulation.outcome in {Outcome.DONE, Outcome.SUPERSEDED}
+    assert FINALIZER not in finalizers_of(simulation.pv)
+    assert simulation.pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
 
 DISTURBANCES = ["crash", "label", "resize", "policy", "unpoint", "claim", "finalizers", "none"]
 
 
-def disturb(play: Play, what: str) -> None:
-    """Let somebody else do something, which a conflict then tells of."""
-    pv = play.pv
+def disturb(simulation: Simulation, what: str) -> None:
+    """Let somebody else do something, which a conflict then shows."""
+    pv = simulation.pv
     if what == "claim":
-        play.claim = None
+        simulation.claim = None
     elif pv is None or "deletionTimestamp" not in pv["metadata"]:
         pass
     elif what == "label":
-        play.pv = with_metadata(pv, labels={"team": "red"})
+        simulation.pv = with_metadata(pv, labels={"team": "red"})
     elif what == "resize":
-        play.pv = with_spec(pv, capacity={"storage": "2Gi"})
+        simulation.pv = with_spec(pv, capacity={"storage": "2Gi"})
     elif what == "policy":
-        play.pv = with_spec(pv, persistentVolumeReclaimPolicy="Delete")
+        simulation.pv = with_spec(pv, persistentVolumeReclaimPolicy="Delete")
     elif what == "unpoint":
-        play.pv = with_spec(pv, claimRef=PLAIN["spec"]["claimRef"])
+        simulation.pv = with_spec(pv, claimRef=PLAIN["spec"]["claimRef"])
     elif what == "finalizers":
         dropped = [f for f in finalizers_of(pv) if f not in {PROTECTION, PROVISIONER}]
-        play.pv = with_metadata(pv, finalizers=dropped)
+        simulation.pv = with_metadata(pv, finalizers=dropped)
     if what != "none":
-        play.restart()
+        simulation.restart()
 
 
 @given(script=st.lists(st.sampled_from(DISTURBANCES), max_size=14))
-def test_whatever_happens_on_the_way_nothing_is_lost(script: list[str]) -> None:
-    play = Play(PLAIN, claim())
-    play.step()
+def test_any_interference_loses_nothing(script: list[str]) -> None:
+    simulation = Simulation(PLAIN, claim())
+    simulation.step()
 
     for what in script:
-        disturb(play, what)
-        if play.entry is not None:
-            play.step()
-    play.to_the_end()
+        disturb(simulation, what)
+        if simulation.entry is not None:
+            simulation.step()
+    simulation.to_the_end()
 
-    assert play.pv is not None
-    assert "deletionTimestamp" not in play.pv["metadata"]
+    assert simulation.pv is not None
+    assert "deletionTimestamp" not in simulation.pv["metadata"]
     assert {FINALIZER, MARKER_ANNOTATION, SKIP_RECLAIM_ANNOTATION}.isdisjoint(
-        {*finalizers_of(play.pv), *annotations_of(play.pv)}
+        {*finalizers_of(simulation.pv), *annotations_of(simulation.pv)}
     )
-    assert finalizers_of(play.pv) == [PROTECTION, PROVISIONER]
-    kept_back = play.outcome is Outcome.RECREATED_WITH_RETAIN
-    ref, before = play.pv["spec"]["claimRef"], PLAIN["spec"]["claimRef"]
-    assert ref == before or (kept_back and ref == {**before, "uid": f"gone-{uid_of(PLAIN)}"})
-    assert play.pv["spec"]["persistentVolumeReclaimPolicy"] == ("Retain" if kept_back else "Delete")
+    assert finalizers_of(simulation.pv) == [PROTECTION, PROVISIONER]
+    delayed = simulation.outcome is Outcome.RECREATED_WITH_RETAIN
+    ref, before = simulation.pv["spec"]["claimRef"], PLAIN["spec"]["claimRef"]
+    assert ref == before or (delayed and ref == {**before, "uid": f"gone-{uid_of(PLAIN)}"})
+    assert simulation.pv["spec"]["persistentVolumeReclaimPolicy"] == (
+        "Retain" if delayed else "Delete"
+    )

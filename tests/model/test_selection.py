@@ -35,22 +35,22 @@ VOLUME = Volume(
         "Pvc-Handle/1",
     ],
 )
-def test_a_volume_goes_by_many_names(name: str) -> None:
+def test_a_volume_is_selected_by_any_of_its_names(name: str) -> None:
     assert is_called(name, VOLUME)
 
 
 @pytest.mark.parametrize("name", ["", "pv", "other/orders", "pvc-handle/0", "PV-NAME"])
-def test_and_not_by_others(name: str) -> None:
+def test_a_volume_is_not_selected_by_other_names(name: str) -> None:
     assert not is_called(name, VOLUME)
 
 
-def test_a_volume_without_claim_or_key_still_has_its_own_name() -> None:
-    bare = dataclasses.replace(VOLUME, claim=None, key=None)
+def test_a_volume_without_claim_or_key_is_selected_by_its_name() -> None:
+    minimal = dataclasses.replace(VOLUME, claim=None, key=None)
 
-    assert is_called("pv-name", bare)
-    assert not is_called("orders", bare)
-    assert Selection().takes(bare)
-    assert not Selection(namespaces=frozenset({"shop"})).takes(bare)
+    assert is_called("pv-name", minimal)
+    assert not is_called("orders", minimal)
+    assert Selection().takes(minimal)
+    assert not Selection(namespaces=frozenset({"shop"})).takes(minimal)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_volume_without_claim_or_key_still_has_its_own_name() -> None:
         (Selection(names=("orders",), storage_classes=frozenset({"slow"})), False),
     ],
 )
-def test_every_kind_of_wish_has_to_fit(selection: Selection, takes: bool) -> None:
+def test_every_kind_of_selector_must_match(selection: Selection, takes: bool) -> None:
     assert selection.takes(VOLUME) is takes
 
 
@@ -77,7 +77,7 @@ def test_every_kind_of_wish_has_to_fit(selection: Selection, takes: bool) -> Non
         pytest.param("node-c", False, id="neither"),
     ],
 )
-def test_a_node_is_meant_by_replica_or_affinity(node: str, takes: bool) -> None:
+def test_a_node_is_selected_by_replica_or_affinity(node: str, takes: bool) -> None:
     placement = Placement(ResourceName("pvc-handle"), (Replica(node_name("node-b")),))
     selection = Selection(nodes=frozenset({node_name(node)}))
 

@@ -21,14 +21,14 @@ OTHERS = (PvName("pvc-8"), PvName("pvc-9"))
 ORIGINAL = original_of(volume())
 
 
-def test_what_nothing_confirms_is_left_alone_and_the_others_are_named() -> None:
+def test_an_unconfirmed_volume_is_refused_and_the_others_are_named() -> None:
     step = next_step(ENTRY, Observation(pv=None, others=OTHERS))
 
     assert isinstance(step, LeaveAlone)
     assert "PersistentVolume pvc-8, pvc-9 refers to the same LINSTOR volume" in step.why
 
 
-def test_what_was_seen_with_this_claim_goes_on() -> None:
+def test_a_volume_observed_with_this_claim_is_resumed() -> None:
     assert was_its_own(ENTRY, ORIGINAL)
 
     step = next_step(ENTRY, Observation(pv=None, others=OTHERS, original=ORIGINAL))
@@ -36,7 +36,7 @@ def test_what_was_seen_with_this_claim_goes_on() -> None:
     assert step == ReadClaim()
 
 
-def test_a_claim_that_does_not_refer_to_it_gets_nothing_beside_others() -> None:
+def test_a_claim_that_does_not_name_the_volume_gets_nothing_beside_others() -> None:
     elsewhere = claim(volumeName="another")
     observation = Observation(
         pv=None, others=OTHERS, original=ORIGINAL, claim=elsewhere, claim_known=True
@@ -46,7 +46,7 @@ def test_a_claim_that_does_not_refer_to_it_gets_nothing_beside_others() -> None:
     assert isinstance(next_step(ENTRY, replace(observation, others=())), Create)
 
 
-def test_the_claim_that_it_was_seen_with_gets_it_back() -> None:
+def test_the_claim_observed_with_the_volume_gets_it_back() -> None:
     observation = Observation(
         pv=None, others=OTHERS, original=ORIGINAL, claim=claim(), claim_known=True
     )
@@ -59,7 +59,7 @@ def test_our_markers_are_not_those_of_the_reference() -> None:
     assert not left_by_the_reference(marked(volume()))
 
 
-def test_an_entry_without_claim_confirms_nothing_by_itself() -> None:
+def test_an_entry_without_claim_confirms_nothing() -> None:
     nobodys = begun(volume(claimRef=None))
 
     assert not was_its_own(nobodys, None)
@@ -73,7 +73,7 @@ def safe(**metadata: Any) -> dict[str, Any]:
     )
 
 
-def test_what_the_reference_marked_is_known_by_what_is_missing() -> None:
+def test_markers_of_the_reference_are_recognised_by_what_is_missing() -> None:
     ours = {MARKER_ANNOTATION: "{}", SKIP_RECLAIM_ANNOTATION: "true"}
 
     assert left_by_the_reference(safe())
@@ -85,7 +85,7 @@ def test_what_the_reference_marked_is_known_by_what_is_missing() -> None:
     assert left_by_the_reference(terminating(safe(annotations=ours)))
 
 
-def test_a_resource_that_was_named_after_the_claim_needs_no_witness() -> None:
+def test_a_resource_named_after_the_claim_needs_no_confirmation() -> None:
     uid = "0f5c6d8e-1a2b-4c3d-8e9f-001122334455"
     named = VolumeKey(ResourceName(f"pvc-{uid}"))
     of_this, of_another = (

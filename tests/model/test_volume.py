@@ -41,12 +41,12 @@ DOES_NOT_COUNT = {"name", "uid", "handle", "created_at", "marked", "made_by_us",
 """The incarnation, what a field above says as well, and what is decided by other news."""
 
 
-def test_each_field_of_a_volume_counts_or_is_said_not_to() -> None:
+def test_each_field_of_a_volume_is_a_decision_input_or_excluded() -> None:
     assert {field.name for field in fields(Volume)} == COUNTS.keys() | DOES_NOT_COUNT
 
 
 @pytest.mark.parametrize("changed", [{name: value} for name, value in COUNTS.items()], ids=COUNTS)
-def test_whatever_a_decision_depends_on_counts(observed: Volume, changed: Json) -> None:
+def test_every_decision_input_is_compared(observed: Volume, changed: Json) -> None:
     assert not replace(observed, **changed).same_inputs(observed)
 
 

@@ -11,7 +11,7 @@ RD = ResourceName("pvc-1")
 NOW = Placement(RD, (Replica(A), Replica(B, frozenset({"DISKLESS"}))))
 
 
-def test_no_question_changes_nothing() -> None:
+def test_without_assumptions_nothing_changes() -> None:
     question = WhatIf()
 
     assert not question
@@ -20,7 +20,7 @@ def test_no_question_changes_nothing() -> None:
     assert question.definition(RD, None) is None
 
 
-def test_a_node_that_is_gone_takes_its_replicas_and_labels_along() -> None:
+def test_a_removed_node_has_no_replicas_and_labels() -> None:
     question = WhatIf(gone=frozenset({A}))
     nodes = Nodes(labels={A: {HOSTNAME_LABEL: "a"}, B: {HOSTNAME_LABEL: "b"}})
 
@@ -31,33 +31,33 @@ def test_a_node_that_is_gone_takes_its_replicas_and_labels_along() -> None:
     assert question.nodes(nodes).labels.keys() == {B}
 
 
-def test_supposed_replicas_stand_in_the_place_of_all_others() -> None:
+def test_assumed_replicas_replace_all_others() -> None:
     altered = WhatIf(replicas={RD: (C,)}).placement(RD, NOW)
 
     assert altered is not None
     assert altered.serving_nodes == {C}
 
 
-def test_a_supposed_replica_on_a_node_that_is_gone_is_gone_too() -> None:
+def test_an_assumed_replica_on_a_removed_node_is_removed_too() -> None:
     altered = WhatIf(gone=frozenset({C}), replicas={RD: (B, C)}).placement(RD, NOW)
 
     assert altered is not None
     assert altered.serving_nodes == {B}
 
 
-def test_a_resource_that_linstor_lost_can_be_supposed_to_be_back() -> None:
+def test_a_resource_lost_by_linstor_can_be_assumed_to_exist() -> None:
     question = WhatIf(replicas={RD: (C,)})
 
     assert question.definition(RD, None) == Definition(resource=RD)
     assert question.placement(RD, None) == Placement(RD, (Replica(C),))
 
 
-def test_either_assumption_makes_it_a_question() -> None:
+def test_either_assumption_makes_it_a_what_if() -> None:
     assert WhatIf(gone=frozenset({A}))
     assert WhatIf(replicas={RD: (C,)})
 
 
-def test_what_is_left_is_a_placement_of_the_same_resource() -> None:
+def test_the_result_is_a_placement_of_the_same_resource() -> None:
     left = WhatIf(gone=frozenset({A})).placement(RD, NOW)
 
     assert left == Placement(RD, NOW.replicas[1:])

@@ -15,5 +15,5 @@ BOUND = re.compile(
 
 
 @pytest.mark.parametrize("path", ["Dockerfile", "packaging/install", ".dockerignore"])
-def test_no_step_is_bound_to_an_architecture(path: str) -> None:
+def test_no_step_depends_on_an_architecture(path: str) -> None:
     assert BOUND.findall((TOP / path).read_text()) == []

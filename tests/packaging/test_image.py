@@ -18,11 +18,11 @@ import pytest
 
 from linstor_affinity_events import __version__
 from linstor_affinity_events.cli import main
-from tests.e2e.conftest import fake_stage, service_on
-from tests.stage.service import Service, running
-from tests.stage.stage import Stage
+from tests.e2e.conftest import fake_testbed, service_on
+from tests.testbed.service import Service, running
+from tests.testbed.testbed import Testbed
 
-__all__ = ["fake_stage", "service_on"]
+__all__ = ["fake_testbed", "service_on"]
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -76,7 +76,7 @@ def test_every_command_runs_outside_of_the_checkout(installed: Path) -> None:
     assert "complete" in said("completion", "bash")
 
 
-def test_nothing_that_installs_or_builds_is_left_in_it(installed: Path) -> None:
+def test_no_installers_or_build_tools_are_left_in_it(installed: Path) -> None:
     names = {path.name for path in (installed / "bin").iterdir()}
     [packages] = (installed / "lib").glob("python3*/site-packages")
 
@@ -86,20 +86,20 @@ def test_nothing_that_installs_or_builds_is_left_in_it(installed: Path) -> None:
         assert (packages / "linstor_affinity_events" / "adapters" / "http" / name).is_file()
 
 
-async def test_the_main_job_runs_from_it(
-    fake_stage: Stage, installed: Path, tmp_path: Path
+async def test_the_main_scenario_runs_from_it(
+    fake_testbed: Testbed, installed: Path, tmp_path: Path
 ) -> None:
-    await fake_stage.add("pvc-1", ["n1"])
+    await fake_testbed.add("pvc-1", ["n1"])
     service = Service(
-        kubeconfig=fake_stage.cluster.kubeconfig,
-        linstor=fake_stage.linstor.url,
+        kubeconfig=fake_testbed.cluster.kubeconfig,
+        linstor=fake_testbed.linstor.url,
         log=tmp_path / "service.log",
         program=(*as_nobody(), str(installed / "bin" / "linstor-affinity-events")),
     )
 
     async with running(service):
-        fake_stage.world.move("pvc-1", "n1", "n2")
-        await fake_stage.until_on("pvc-1", "n2")
+        fake_testbed.world.move("pvc-1", "n1", "n2")
+        await fake_testbed.until_on("pvc-1", "n2")
         code, page = await service.ask("/")
         assert code == 200
         assert "<title>" in page

@@ -42,49 +42,51 @@ def archive(path: Path, files: dict[str, str]) -> Path:
 
 
 def test_the_notes_are_those_of_the_version_alone(release: ModuleType) -> None:
-    assert release.notes_of(CHANGELOG, VERSION, tagged=True) == "* New.\n"
+    assert release.entries_of(CHANGELOG, VERSION, tagged=True) == "* New.\n"
 
 
 @pytest.mark.parametrize(
-    ("changelog", "told"),
+    ("changelog", "reported"),
     [
         pytest.param("# Changelog\n", "has no heading", id="no heading"),
         pytest.param(f"## {VERSION} (2026-11-26)\n\n## 1 (x)\n* Old.\n", "nothing", id="no notes"),
         pytest.param(f"## {VERSION} (unreleased)\n\n* New.\n", "where the date", id="no date"),
     ],
 )
-def test_a_tag_needs_notes_with_a_date(release: ModuleType, changelog: str, told: str) -> None:
-    with pytest.raises(release.NotReady, match=told):
-        release.notes_of(changelog, VERSION, tagged=True)
+def test_a_tag_requires_notes_with_a_date(
+    release: ModuleType, changelog: str, reported: str
+) -> None:
+    with pytest.raises(release.NotReady, match=reported):
+        release.entries_of(changelog, VERSION, tagged=True)
 
 
-def test_a_dry_run_needs_no_date(release: ModuleType) -> None:
+def test_a_dry_run_requires_no_date(release: ModuleType) -> None:
     changelog = CHANGELOG.replace("2026-11-26", "unreleased")
 
-    assert release.notes_of(changelog, VERSION, tagged=False) == "* New.\n"
+    assert release.entries_of(changelog, VERSION, tagged=False) == "* New.\n"
 
 
-def test_the_changelog_has_notes_for_the_present_version(release: ModuleType) -> None:
+def test_the_changelog_has_notes_for_the_current_version(release: ModuleType) -> None:
     version = release.version_of(TOP)
 
-    assert release.notes_of((TOP / "CHANGELOG.md").read_text(), version, tagged=False)
+    assert release.entries_of((TOP / "CHANGELOG.md").read_text(), version, tagged=False)
 
 
-def test_a_tag_of_another_version_is_refused(release: ModuleType) -> None:
+def test_a_tag_of_another_version_is_rejected(release: ModuleType) -> None:
     release.check_tag("v1.2.3", VERSION)
 
     with pytest.raises(release.NotReady, match=r"the tag is v1\.2\.4"):
         release.check_tag("v1.2.4", VERSION)
 
 
-def test_a_file_too_many_is_not_published(release: ModuleType, tmp_path: Path) -> None:
+def test_an_unexpected_file_is_not_published(release: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").touch()
 
     with pytest.raises(release.NotReady, match=r"secret\.txt"):
         release.files_of(tmp_path, VERSION)
 
 
-def test_a_wheel_that_was_changed_is_refused(release: ModuleType, tmp_path: Path) -> None:
+def test_a_modified_wheel_is_rejected(release: ModuleType, tmp_path: Path) -> None:
     info = f"linstor_affinity_events-{VERSION}.dist-info"
     path = tmp_path / "a.whl"
     # The hash is the one of an empty file.
@@ -102,14 +104,14 @@ def test_a_wheel_that_was_changed_is_refused(release: ModuleType, tmp_path: Path
         release.check_wheel(path, VERSION)
 
 
-def test_an_archive_of_another_version_is_refused(release: ModuleType, tmp_path: Path) -> None:
+def test_an_archive_of_another_version_is_rejected(release: ModuleType, tmp_path: Path) -> None:
     path = archive(tmp_path / "a.tgz", {"a/Chart.yaml": "appVersion: 1.0.0\n"})
 
     with pytest.raises(release.NotReady, match=r"'appVersion: 1\.2\.3' is missing"):
         release.check_archive(path, "a/Chart.yaml", f"appVersion: {VERSION}")
 
 
-def test_an_archive_that_leaves_its_directory_is_refused(
+def test_an_archive_that_escapes_its_directory_is_rejected(
     release: ModuleType, tmp_path: Path
 ) -> None:
     path = archive(tmp_path / "a.tgz", {"a/../../b": ""})
@@ -118,7 +120,7 @@ def test_an_archive_that_leaves_its_directory_is_refused(
         release.check_archive(path, "a/b", "")
 
 
-def test_a_bill_of_materials_without_a_package_is_refused(
+def test_a_bill_of_materials_without_a_package_is_rejected(
     release: ModuleType, tmp_path: Path
 ) -> None:
     path = tmp_path / "sbom.json"
@@ -149,7 +151,7 @@ def test_the_chart_is_published_with_the_address_of_its_image(
     assert about["home"] == about["sources"][0] == "https://example.com/a"
 
 
-def test_checksums_are_those_that_sha256sum_reads(release: ModuleType, tmp_path: Path) -> None:
+def test_checksums_can_be_verified_with_sha256sum(release: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     (tmp_path / release.NOTES).write_text("not uploaded")
 

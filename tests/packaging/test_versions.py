@@ -26,7 +26,7 @@ def test_package_chart_image_and_changelog_agree() -> None:
     assert (result.returncode, result.stdout) == (0, f"{__version__}\n")
 
 
-def test_one_that_differs_is_named(tmp_path: Path) -> None:
+def test_a_different_version_is_named(tmp_path: Path) -> None:
     for name in (
         *("pyproject.toml", "Dockerfile", "CHANGELOG.md", "chart/Chart.yaml"),
         *("linstor_affinity_events/__init__.py", "packaging/versions.py"),

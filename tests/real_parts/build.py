@@ -46,7 +46,7 @@ class Module:
     directory: Path
     packages: Mapping[str, str]
     group: str = ""
-    """Tells apart what is built from one go.mod at different times."""
+    """Distinguishes what is built from one go.mod at different times."""
 
 
 PROGRAMS = {
@@ -72,8 +72,8 @@ HELM = Module(
     },
     group=f"for {kubernetes_version()}",
 )
-"""Apart from Kubernetes, whose own libraries it needs in another version; made anew for another
-version all the same, since it is told which one to take a cluster for.
+"""Apart from Kubernetes, whose own libraries it needs in another version; recreated for another
+version all the same, since it is configured with the one to take a cluster for.
 """
 
 ACTIONLINT = Module(
@@ -121,8 +121,10 @@ def toolchain() -> str | None:
     if go is None:
         return None
     # Asked inside the module, since go.mod may select another toolchain than the installed one.
-    answer = subprocess.run([go, "version"], cwd=HERE, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    response = subprocess.run(
+        [go, "version"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    return response.stdout.strip() if response.returncode == 0 else None
 
 
 def chosen() -> Module:
@@ -200,7 +202,7 @@ def _compile(module: Module, package: str, output: Path) -> None:
 
 
 def _ldflags(module: Module) -> str:
-    """Linker flags: no debug symbols, and the version that a release build would tell."""
+    """Linker flags: no debug symbols, and the version that a release build would show."""
     version = kubernetes_version(module.directory)
     major, minor, _ = version.removeprefix("v").split(".")
     known = {
@@ -209,11 +211,11 @@ def _ldflags(module: Module) -> str:
         "gitMinor": minor,
         "gitTreeState": "clean",
     }
-    told = [f"-X k8s.io/component-base/version.{name}={value}" for name, value in known.items()]
+    reported = [f"-X k8s.io/component-base/version.{name}={value}" for name, value in known.items()]
     # What helm takes a cluster for that it does not ask.
-    told.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor={major}")
-    told.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={minor}")
-    return " ".join(["-s", "-w", *told])
+    reported.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor={major}")
+    reported.append(f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={minor}")
+    return " ".join(["-s", "-w", *reported])
 
 
 def _complete(module: Module, directory: Path) -> bool:
@@ -221,10 +223,12 @@ def _complete(module: Module, directory: Path) -> bool:
 
 
 def _directory(module: Module) -> Path | None:
-    told = toolchain()
-    if told is None:
+    reported = toolchain()
+    if reported is None:
         return None
-    return cache_directory() / f"{_pins(module)}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return (
+        cache_directory() / f"{_pins(module)}-{hashlib.sha256(reported.encode()).hexdigest()[:8]}"
+    )
 
 
 def _pins(module: Module) -> str:

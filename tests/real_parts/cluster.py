@@ -42,8 +42,8 @@ class RealCluster:
 
     `users` are further users and their groups; the admin is there always. `controller_qps` is
     the request limit of the controllers, None for their own default of 20, `resync` how often
-    the binder looks at everything, None for its default of 15s. With a `directory`,
-    logs and credentials stay there for a later look.
+    the binder resyncs, None for its default of 15s. With a `directory`,
+    logs and credentials stay there for later inspection.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class RealCluster:
 
     async def start_controller_manager(self) -> None:
         """Start the binder and wait until it has acted on a volume."""
-        # A new name each time: the last binder may have died before it let the old probe go.
+        # A new name each time: the last binder may have died before it release the old probe.
         probe = _probe(next(self._probes))
         self._controllers.start()
-        await _until(lambda: self._binder_acts(probe), self._controllers)
+        await _until(lambda: self._binder_is_active(probe), self._controllers)
 
     async def stop_controller_manager(self) -> None:
         await self._controllers.kill()
@@ -107,7 +107,7 @@ class RealCluster:
         await _until(self._ready, self._apiserver)
 
     async def restart_apiserver(self) -> None:
-        """Kill the API server and start it again; its watch cache begins anew."""
+        """Kill the API server and start it again; its watch cache restarts."""
         await self._apiserver.kill()
         self._apiserver.start()
         await _until(self._ready, self._apiserver)
@@ -118,10 +118,10 @@ class RealCluster:
         Only both together do it: the store must forget, and so must the API server's cache.
         """
         async with aiohttp.ClientSession(self.etcd_url) as etcd:
-            async with etcd.post("/v3/kv/range", json={"key": "AA=="}) as answer:
-                revision = (await answer.json())["header"]["revision"]
-            async with etcd.post("/v3/kv/compaction", json={"revision": revision}) as answer:
-                answer.raise_for_status()
+            async with etcd.post("/v3/kv/range", json={"key": "AA=="}) as response:
+                revision = (await response.json())["header"]["revision"]
+            async with etcd.post("/v3/kv/compaction", json={"revision": revision}) as response:
+                response.raise_for_status()
         await self.restart_apiserver()
 
     async def _start(self) -> None:
@@ -135,15 +135,15 @@ class RealCluster:
         scratch = tempfile.TemporaryDirectory(prefix="real-cluster-")
         self._stack.callback(scratch.cleanup)
         self._data = Path(scratch.name)
-        kept = self._directory or self._data
-        self.logs = kept / "logs"
+        preserved = self._directory or self._data
+        self.logs = preserved / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._made = credentials.make(kept, self._users)
+        self._made = credentials.make(preserved, self._users)
         self.ca_file, self.authority = self._made.ca_file, self._made.authority
         self.tokens = self._made.tokens
         self.token = self.tokens[ADMIN]
         self.kubeconfigs = {
-            user: kept / f"{number}.kubeconfig" for number, user in enumerate(self._users)
+            user: preserved / f"{number}.kubeconfig" for number, user in enumerate(self._users)
         }
         for user, path in self.kubeconfigs.items():
             credentials.write_kubeconfig(
@@ -213,23 +213,23 @@ class RealCluster:
         return [f"--feature-gates={gates}"] if gates else []
 
     async def _ready(self) -> bool:
-        async with self._session() as session, session.get("/readyz") as answer:
-            return answer.status == 200
+        async with self._session() as session, session.get("/readyz") as response:
+            return response.status == 200
 
-    async def _binder_acts(self, probe: dict[str, Any]) -> bool:
-        """Whether a volume that nobody claims has been looked at; then it may go again."""
+    async def _binder_is_active(self, probe: dict[str, Any]) -> bool:
+        """Whether a volume that nobody claims has been checked; then it may go again."""
         path = "/api/v1/persistentvolumes"
         own = f"{path}/{probe['metadata']['name']}"
         async with self._session() as session:
-            async with session.post(path, json=probe) as answer:
-                await answer.read()
-            async with session.get(own) as answer:
-                found = await answer.json()
-            seen: bool = found.get("status", {}).get("phase") == "Available"
-            if seen:
-                async with session.delete(own) as answer:
-                    await answer.read()
-        return seen
+            async with session.post(path, json=probe) as response:
+                await response.read()
+            async with session.get(own) as response:
+                found = await response.json()
+            observed: bool = found.get("status", {}).get("phase") == "Available"
+            if observed:
+                async with session.delete(own) as response:
+                    await response.read()
+        return observed
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

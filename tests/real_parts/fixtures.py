@@ -61,9 +61,9 @@ async def real_cluster(
 async def real_cluster_quiet(
     real_binaries: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[RealCluster]:
-    """The same with a binder that acts on news only, and never looks at everything.
+    """The same with a binder that acts on events only, and never resyncs.
 
-    So a claim that turns Lost stays so, and is somebody's doing: the usual look at everything,
+    So a claim that becomes Lost stays so, and has a cause: the usual resync,
     each 15 s, may fall into the moment in which a volume is away.
     """
     directory = tmp_path_factory.mktemp("real-cluster-quiet")

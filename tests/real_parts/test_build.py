@@ -1,4 +1,4 @@
-"""Which real parts a run takes, and when they are made anew."""
+"""Which real parts a run takes, and when they are recreated."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ def made(module: Module, cache: Path) -> Path:
     return directory
 
 
-def test_the_newest_kubernetes_is_taken_unless_the_environment_asks_for_the_oldest(
+def test_the_newest_kubernetes_is_used_unless_the_environment_selects_the_oldest(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newest, oldest = made(build.KUBERNETES, cache), made(build.OLDEST, cache)
@@ -39,14 +39,14 @@ def test_the_newest_kubernetes_is_taken_unless_the_environment_asks_for_the_olde
     assert (usual, build.ensure_built()) == (newest, oldest)
 
 
-def test_a_version_that_is_not_there_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_version_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REAL_KUBERNETES", "1.12")
 
     with pytest.raises(BuildError, match=r"'1\.12' is none of newest, oldest"):
         build.locate()
 
 
-def test_the_oldest_is_older_and_has_pins_of_its_own() -> None:
+def test_the_oldest_kubernetes_is_older_and_has_its_own_pins() -> None:
     versions = [
         [int(part) for part in kubernetes_version(module.directory).removeprefix("v").split(".")]
         for module in (build.OLDEST, build.KUBERNETES)
@@ -68,11 +68,11 @@ def test_the_documentation_names_the_versions_that_are_pinned() -> None:
         assert f"| Kubernetes {kubernetes}, etcd {etcd} |" in page
 
 
-def test_what_pins_no_kubernetes_is_for_the_one_that_tests_run_with() -> None:
+def test_modules_without_a_kubernetes_pin_match_the_tested_one() -> None:
     assert kubernetes_version(build.HELM.directory) == kubernetes_version()
 
 
-def test_another_pin_and_another_group_are_built_anew(cache: Path, tmp_path: Path) -> None:
+def test_another_pin_and_another_group_are_built_again(cache: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "copy"
     elsewhere.mkdir()
     for name in ("go.mod", "go.sum"):

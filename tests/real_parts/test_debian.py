@@ -1,4 +1,4 @@
-"""The Debian that stands in for the image's base, and how pip is told where packages are."""
+"""The Debian that stands in for the image's base, and how pip learns where packages are."""
 
 import configparser
 import ssl
@@ -10,7 +10,7 @@ from tests.real_parts.debian import CannotBeHad, ensure_tree, python_of_image
 from tests.real_parts.pip_settings import AUTHORITIES, authorities, write_configuration
 
 
-def told(path: Path) -> dict[str, str]:
+def reported(path: Path) -> dict[str, str]:
     """What pip would read in a file."""
     parser = configparser.RawConfigParser()
     parser.read(path)
@@ -21,14 +21,14 @@ def test_the_python_of_the_image_is_known() -> None:
     assert python_of_image() == "3.13"
 
 
-def test_who_is_not_root_is_told_that_it_takes_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_the_error_says_that_root_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
     with pytest.raises(CannotBeHad, match="only root"):
         ensure_tree()
 
 
-def test_what_is_lacking_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setenv("REAL_PARTS_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -51,7 +51,7 @@ def test_files_and_environment_become_one_file_that_others_cannot_read(tmp_path:
         {"PIP_CONFIG_FILE": str(given), "PIP_DEFAULT_TIMEOUT": "9", "HOME": str(tmp_path)},
     )
 
-    found = told(written)
+    found = reported(written)
     assert found["index-url"] == "https://me:secret@index.invalid/simple"
     assert (found["timeout"], found["default-timeout"]) == ("7", "9")
     assert written.stat().st_mode & 0o777 == 0o600
@@ -64,15 +64,15 @@ def test_directories_of_this_machine_are_left_out(tmp_path: Path) -> None:
         written, {"PIP_FIND_LINKS": "/wheels https://wheels.invalid/", "HOME": str(tmp_path)}
     )
 
-    assert told(written)["find-links"] == "https://wheels.invalid/"
+    assert reported(written)["find-links"] == "https://wheels.invalid/"
 
 
-def test_authorities_are_those_of_pip_at_the_place_where_debian_looks(tmp_path: Path) -> None:
+def test_the_cas_of_pip_are_installed_where_debian_expects_them(tmp_path: Path) -> None:
     written = tmp_path / "pip.conf"
     env = {"PIP_CERT": "/of/this/machine.pem", "HOME": str(tmp_path)}
 
     write_configuration(written, env)
 
     assert authorities(env) == Path("/of/this/machine.pem")
-    assert told(written)["cert"] == str(AUTHORITIES)
+    assert reported(written)["cert"] == str(AUTHORITIES)
     assert authorities({}) == Path(ssl.get_default_verify_paths().cafile or AUTHORITIES)

@@ -57,13 +57,13 @@ def limited(server: web.Server, most: int) -> Callable[[], web.RequestHandler]:
     """Return a protocol factory for a server that may have at most `most` connections."""
 
     def new_handler() -> web.RequestHandler:
-        _make_room(server.connections, most)
+        _close_one(server.connections, most)
         return server()
 
     return new_handler
 
 
-def _make_room(connections: list[web.RequestHandler], most: int) -> None:
+def _close_one(connections: list[web.RequestHandler], most: int) -> None:
     """Close connections until there are fewer than `most`: each time the oldest of the peer with
     the most connections, so that no peer can displace the others.
     """

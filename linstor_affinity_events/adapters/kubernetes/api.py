@@ -85,7 +85,7 @@ class KubeApi:
 
     async def get(self, path: str, query: Query | None = None) -> dict[str, Any]:
         """Read one object or list. Raises Missing."""
-        return await self._answer(_Request("GET", path, query or {}))
+        return await self._body_of(_Request("GET", path, query or {}))
 
     async def get_page(
         self, path: str, query: Query, *, limit: int, metadata_only: bool
@@ -100,18 +100,18 @@ class KubeApi:
         self, path: str, body: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Create an object. Raises Conflict if the name is taken, Invalid, Forbidden."""
-        return await self._answer(_Request("POST", path, _write(dry_run=dry_run), body))
+        return await self._body_of(_Request("POST", path, _write(dry_run=dry_run), body))
 
     async def replace(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Replace an object (PUT). Raises Missing, Conflict, Invalid, Forbidden."""
-        return await self._answer(_Request("PUT", path, _write(dry_run=False), body))
+        return await self._body_of(_Request("PUT", path, _write(dry_run=False), body))
 
     async def patch(
         self, path: str, body: Mapping[str, Any], *, dry_run: bool = False
     ) -> dict[str, Any]:
         """Apply a merge patch. Raises Missing, Conflict, Invalid, Forbidden."""
         query = _write(dry_run=dry_run)
-        return await self._answer(_Request("PATCH", path, query, body, MERGE_PATCH))
+        return await self._body_of(_Request("PATCH", path, query, body, MERGE_PATCH))
 
     async def delete(
         self, path: str, *, uid: str, version: str, dry_run: bool = False
@@ -124,9 +124,9 @@ class KubeApi:
         }
         if dry_run:
             body["dryRun"] = ["All"]
-        return await self._answer(_Request("DELETE", path, body=body))
+        return await self._body_of(_Request("DELETE", path, body=body))
 
-    async def _answer(self, request: _Request) -> dict[str, Any]:
+    async def _body_of(self, request: _Request) -> dict[str, Any]:
         return (await self._send(request))[0]
 
     async def _send(self, request: _Request) -> tuple[dict[str, Any], int]:
@@ -147,7 +147,7 @@ class KubeApi:
                     trace_request_ctx=sent,
                     **session.route,
                 ) as response:
-                    answer = await read_bounded(response, request.limit)
+                    raw_body = await read_bounded(response, request.limit)
                     if response.status == 401 and not last:
                         await self._credentials.reload(session)
                         continue
@@ -156,7 +156,7 @@ class KubeApi:
                         # response was lost: the conflict may be with the first request.
                         raise Unreachable(f"Kubernetes: {request}: the response was lost")
                     self._retry_after_gate.record(request.identity, retry_after(response))
-                    return checked_body(response, answer, str(request)), len(answer)
+                    return checked_body(response, raw_body, str(request)), len(raw_body)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise await self._unreachable(str(request), error, session) from error
         raise AssertionError("the second round always returns")
@@ -183,9 +183,9 @@ class KubeApi:
                     if response.status == 401:
                         await self._credentials.reload(session)
                     async with asyncio.timeout(REQUEST_TIMEOUT):
-                        answer = await read_bounded(response, MIB)
+                        raw_body = await read_bounded(response, MIB)
                     self._retry_after_gate.record(what, retry_after(response))
-                    checked_body(response, answer, what)
+                    checked_body(response, raw_body, what)
                 keep_alive(response)
                 yield watch_events(response, path)
         except (aiohttp.ClientError, LineTooLong, TimeoutError, OSError) as error:
@@ -193,8 +193,8 @@ class KubeApi:
 
     async def _unreachable(self, what: str, error: Exception, session: KubeSession) -> Unreachable:
         """Return the error to raise; reload the credentials if they may be its cause."""
-        hint = await self._credentials.reload_after(error, session)
-        return Unreachable(f"Kubernetes: {what}: {str(error) or type(error).__name__}{hint}")
+        advice = await self._credentials.reload_after(error, session)
+        return Unreachable(f"Kubernetes: {what}: {str(error) or type(error).__name__}{advice}")
 
 
 def _url(session: KubeSession, path: str, query: Query) -> URL:

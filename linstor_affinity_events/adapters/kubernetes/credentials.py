@@ -71,7 +71,7 @@ class Credentials:
             self._session = session
 
     async def reload_after(self, error: Exception, session: KubeSession) -> str:
-        """Reload if the credentials may be the cause; returns a hint for the error message.
+        """Reload if the credentials may be the cause; returns advice for the error message.
 
         With TLS 1.3, a rejected client certificate looks like a connection that ends before the
         first response.

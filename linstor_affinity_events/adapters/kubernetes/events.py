@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 2000
 FLUSH_WITHIN = 1.0
-_MOST_NOTE_BYTES = 1024
+_MOST_MESSAGE_BYTES = 1024
 _CLUSTER_NAMESPACE = "default"
 """The namespace of Events about cluster-scoped objects."""
 
@@ -136,6 +136,6 @@ def _short(text: str) -> str:
     raw = printable(text).encode()
     return (
         raw.decode()
-        if len(raw) <= _MOST_NOTE_BYTES
-        else raw[: _MOST_NOTE_BYTES - 4].decode("utf-8", "ignore") + "…"
+        if len(raw) <= _MOST_MESSAGE_BYTES
+        else raw[: _MOST_MESSAGE_BYTES - 4].decode("utf-8", "ignore") + "…"
     )

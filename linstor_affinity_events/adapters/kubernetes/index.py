@@ -18,19 +18,19 @@ class FollowedVolume:
     def __init__(self) -> None:
         self.latest: Manifest | None = None
         self.gone: Manifest | None = None
-        self._news = asyncio.Event()
+        self._event_arrived = asyncio.Event()
 
     def changed(self, manifest: Manifest) -> None:
         self.latest = manifest
-        self._news.set()
+        self._event_arrived.set()
 
     def deleted(self, manifest: Manifest) -> None:
         self.gone = manifest
         self.changed(manifest)
 
-    async def news(self) -> None:
-        await self._news.wait()
-        self._news.clear()
+    async def event(self) -> None:
+        await self._event_arrived.wait()
+        self._event_arrived.clear()
 
 
 class VolumeIndex:
@@ -119,11 +119,11 @@ class VolumeIndex:
         else:
             siblings = {each.name: each for each in self.of(volume.key.resource)} | {name: volume}
             self._by_resource[volume.key.resource] = tuple(siblings.values())
-        if self._synced and self._is_news(volume, before):
+        if self._synced and self._is_relevant(volume, before):
             self._on_change(volume)
 
     @staticmethod
-    def _is_news(volume: Volume, before: Volume | None) -> bool:
+    def _is_relevant(volume: Volume, before: Volume | None) -> bool:
         """Return whether a change by another client may lead to another decision. The service's own
         writes during and at the end of a replacement are known already.
         """

@@ -88,9 +88,9 @@ class LeaseRecord:
         return at < self._seen_at + self.valid_for(lease)
 
     def valid_for(self, lease: Manifest) -> float:
-        """Return the longer duration, theirs or ours, to protect both; released Leases say 1 s."""
-        theirs = _spec(lease).get("leaseDurationSeconds")
-        within = min(theirs, MOST_HELD) if isinstance(theirs, int) else 0.0
+        """Return the longer duration, the holder's or ours, to protect both; 1 s if released."""
+        duration = _spec(lease).get("leaseDurationSeconds")
+        within = min(duration, MOST_HELD) if isinstance(duration, int) else 0.0
         return max(within, self._duration)
 
     def expires_in(self, at: float) -> float | None:
@@ -126,8 +126,8 @@ class LeaseRecord:
         together they may exceed what the API server accepts.
         """
         known = old.get("metadata") or {}
-        kept = ("name", "namespace", "uid", "resourceVersion")
-        return {"name": self._name} | {key: known[key] for key in kept if key in known}
+        preserved = ("name", "namespace", "uid", "resourceVersion")
+        return {"name": self._name} | {key: known[key] for key in preserved if key in known}
 
 
 def released(lease: Manifest) -> dict[str, Any]:

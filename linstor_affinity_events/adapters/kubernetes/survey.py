@@ -59,11 +59,11 @@ class KubeSurvey:
         if self._account is not None:
             kind = "SubjectAccessReview"
             spec |= {"user": self._account.user, "groups": list(self._account.groups)}
-        answer = await self._api.create(
+        body = await self._api.create(
             f"/apis/authorization.k8s.io/v1/{kind.lower()}s",
             {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec},
         )
-        return bool((answer.get("status") or {}).get("allowed"))
+        return bool((body.get("status") or {}).get("allowed"))
 
     async def nodes(self) -> frozenset[str]:
         """Return the names of all nodes. Raises Forbidden."""

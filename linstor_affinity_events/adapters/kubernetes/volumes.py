@@ -49,13 +49,13 @@ class KubeVolumes:
 
     async def delete(self, manifest: Manifest) -> Manifest | None:
         try:
-            answer = await self._api.delete(
+            response = await self._api.delete(
                 _at(name_of(manifest)), uid=uid_of(manifest), version=version_of(manifest)
             )
         except Missing:
             return None
         # Without finalizers the object is deleted at once and the response is a Status.
-        return answer if answer.get("kind") == "PersistentVolume" else None
+        return response if response.get("kind") == "PersistentVolume" else None
 
     async def remove(self, manifest: Manifest) -> None:
         try:
@@ -76,9 +76,9 @@ class KubeVolumes:
                 return_exceptions=True,
             )
             # Always raise the same one of several refusals: another reason is reported again.
-            for answer in (marked, *others):
-                if isinstance(answer, BaseException):
-                    raise answer
+            for response in (marked, *others):
+                if isinstance(response, BaseException):
+                    raise response
         except Missing as error:
             raise Conflict(str(error)) from error
         found: Manifest = marked

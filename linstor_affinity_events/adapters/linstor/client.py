@@ -130,18 +130,18 @@ class LinstorClient:
                 failures.append(f"{url}: {_message(error)}{likely_cause}")
             else:
                 if reads and status >= 500:
-                    answer = _ErrorResponse(url, status, raw)
-                    if failed is None or (answer.from_linstor and not failed.from_linstor):
-                        failed = answer
+                    error_response = _ErrorResponse(url, status, raw)
+                    if failed is None or (error_response.from_linstor and not failed.from_linstor):
+                        failed = error_response
                     continue
-                self._connection.answered(url)
+                self._connection.responded(url)
                 if status < 300 and (not reads or request.rows is not None):
                     return []
                 return checked_body(status, raw, request.at(url))
         if failed is None:
             raise Unreachable(f"cannot reach LINSTOR: {'; '.join(failures)}")
         if failed.from_linstor:
-            self._connection.answered(failed.url)
+            self._connection.responded(failed.url)
         return checked_body(failed.status, failed.raw, request.at(failed.url), failures)
 
     async def _exchange(self, url: str, request: _Request) -> tuple[int, bytes]:

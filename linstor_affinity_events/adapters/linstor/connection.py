@@ -55,14 +55,14 @@ class LinstorConnection:
 
     @property
     def url(self) -> str:
-        """The controller that answered last."""
+        """The controller that responded last."""
         return self._urls[self._active]
 
     def candidates(self) -> list[str]:
-        """Return all controllers, starting with the one that answered last."""
+        """Return all controllers, starting with the one that responded last."""
         return [*self._urls[self._active :], *self._urls[: self._active]]
 
-    def answered(self, url: str) -> None:
+    def responded(self, url: str) -> None:
         """Record the active controller, and close event streams from other controllers: one that
         hangs keeps its connections open but sends nothing.
         """
@@ -73,7 +73,7 @@ class LinstorConnection:
 
     @contextmanager
     def listening(self, url: str, hang_up: Callable[[], None]) -> Iterator[None]:
-        """Call `hang_up` if another controller answers while the block lasts."""
+        """Call `hang_up` if another controller responds while the block lasts."""
         key = object()
         self._listening[key] = (url, hang_up)
         try:

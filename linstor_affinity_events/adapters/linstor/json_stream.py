@@ -29,7 +29,7 @@ YIELD_EVERY = 200
 _CHUNK = 64 * 1024
 _OPEN = re.compile(r"[ \t\r\n]*\[")
 _FIRST = re.compile(r"[ \t\r\n]*(\]|(?=[^ \t\r\n]))")
-_LATER = re.compile(r"[ \t\r\n]*(\]|,[ \t\r\n]*(?=[^ \t\r\n]))")
+_NEXT_ELEMENT = re.compile(r"[ \t\r\n]*(\]|,[ \t\r\n]*(?=[^ \t\r\n]))")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -88,7 +88,7 @@ class Objects:
                 raise self._none() from None
             if not isinstance(element, dict):
                 raise self._none()
-            self._before, at = _LATER, end
+            self._before, at = _NEXT_ELEMENT, end
             yield element
         self._rest = text[at:]
         if len(self._rest) > self._longest:

@@ -59,7 +59,7 @@ class LinstorRest:
 
     @property
     def url(self) -> str:
-        """The controller that answered last."""
+        """The controller that responded last."""
         return self._connection.url
 
     async def version(self) -> str:

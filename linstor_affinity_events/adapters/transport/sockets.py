@@ -1,4 +1,4 @@
-"""TCP keepalive: the only way to tell an idle stream from a peer that is gone."""
+"""TCP keepalive: the only way to distinguish an idle stream from a peer that is gone."""
 
 import socket
 

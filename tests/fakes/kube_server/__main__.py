@@ -1,4 +1,4 @@
-"""Runs the pretended kube-apiserver for a person: `python -m tests.fakes.kube_server`."""
+"""Runs the fake kube-apiserver for a person: `python -m tests.fakes.kube_server`."""
 
 import argparse
 import asyncio

@@ -40,7 +40,7 @@ class Access:
         raise forbidden(target.resource.plural, target.name, why, group=group)
 
     def review(self, asked: Object) -> Object:
-        """The answer to a SelfSubjectAccessReview, which tells what `check` would do."""
+        """The response to a SelfSubjectAccessReview, which shows what `check` would do."""
         spec = asked.get("spec") or {}
         wish = spec.get("resourceAttributes")
         if wish is None and spec.get("nonResourceAttributes") is None:

@@ -1,4 +1,4 @@
-"""From a request's parts to an answer's: the protocol without the connection."""
+"""From a request's parts to a response's: the protocol without the connection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     status: int
     body: bytes
     warnings: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Api:
         self._cluster, self._access = cluster, access
         self.lists = Lists(cluster)
 
-    def answer(self, asked: Asked) -> Answer:
+    def respond(self, asked: Asked) -> Response:
         """Raises Refusal."""
         view = wanted_view(asked.headers.get("Accept", ""))
         if asked.verb == "list":
@@ -68,21 +68,21 @@ class Api:
             written = view_of(view, asked.target.resource, [written], None)
         return _encoded(status, written, writer.warnings)
 
-    def _list(self, asked: Asked, view: str) -> Answer:
+    def _list(self, asked: Asked, view: str) -> Response:
         target = asked.target
         page = self.lists.page(target.resource, target.namespace, selector_of(asked), asked.query)
         if not view:
-            return Answer(200, encoded_list(target.resource, page))
+            return Response(200, encoded_list(target.resource, page))
         objects = [shown(target.resource, stored) for stored in page.items]
         return _encoded(200, view_of(view, target.resource, objects, page.metadata))
 
-    def _get(self, asked: Asked, view: str) -> Answer:
+    def _get(self, asked: Asked, view: str) -> Response:
         target = asked.target
-        stored = self._cluster.shelf(target.resource).get((target.namespace, target.name))
+        stored = self._cluster.collection(target.resource).get((target.namespace, target.name))
         if stored is None:
             raise not_found(target.resource.plural, target.name, group=target.resource.group)
         if not view:
-            return Answer(200, encoded_object(target.resource, stored) + b"\n")
+            return Response(200, encoded_object(target.resource, stored) + b"\n")
         object_ = shown(target.resource, stored)
         return _encoded(200, view_of(view, target.resource, [object_], None))
 
@@ -114,7 +114,7 @@ class Api:
         )
         return (201 if created else 200), after
 
-    def _delete(self, asked: Asked, writer: Writer) -> Answer:
+    def _delete(self, asked: Asked, writer: Writer) -> Response:
         target, resource = asked.target, asked.target.resource
         options = _json(asked) if asked.body else {}
         writer.dry_run = writer.dry_run or options.get("dryRun") == ["All"]
@@ -191,5 +191,5 @@ def _patch(asked: Asked) -> Any:
         raise bad_request(f"error decoding patch: {error}") from error
 
 
-def _encoded(status: int, content: Object, warnings: list[str] | None = None) -> Answer:
-    return Answer(status, orjson.dumps(content) + b"\n", warnings or [])
+def _encoded(status: int, content: Object, warnings: list[str] | None = None) -> Response:
+    return Response(status, orjson.dumps(content) + b"\n", warnings or [])

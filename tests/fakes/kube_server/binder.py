@@ -7,16 +7,16 @@ from typing import Self
 
 from tests.fakes.kube_server.bindings import Bindings, Work
 from tests.fakes.kube_server.cluster import FakeCluster
+from tests.fakes.kube_server.collection import Change, Key, Subscription
 from tests.fakes.kube_server.refusals import Refusal
 from tests.fakes.kube_server.resources import CLAIMS, VOLUMES
-from tests.fakes.kube_server.shelf import Change, Key, Subscription
 
 
 class Binder:
     """Use it as `async with Binder(cluster) as binder`.
 
     One worker takes objects in the order in which something happened to them, each once
-    however often it happened meanwhile, and looks at the cluster as it is by then. `delay` is
+    however often it happened meanwhile, and reads the cluster as it is by then. `delay` is
     how long each of its writes takes: like the request limit of the real one it makes a busy
     binder lag behind, while an idle one acts at once.
     """
@@ -30,7 +30,7 @@ class Binder:
         self._resync_every = resync_every
         self._queue: deque[Work] = deque()
         self._queued: set[Work] = set()
-        self._news = asyncio.Event()
+        self._event_arrived = asyncio.Event()
         self._runs = asyncio.Event()
         self._runs.set()
         self._idle = asyncio.Event()
@@ -38,7 +38,7 @@ class Binder:
         self._subscriptions: list[Subscription] = []
 
     @property
-    def lost_seen(self) -> list[Key]:
+    def lost_claims(self) -> list[Key]:
         """Claims that ever turned Lost, once for each time, in order."""
         return self._bindings.lost
 
@@ -47,7 +47,7 @@ class Binder:
             subscription = self._cluster.subscribe(resource.plural)
             self._subscriptions.append(subscription)
             self._start(self._listen(resource.plural, subscription), f"binder-{resource.plural}")
-        self.look_at_everything()
+        self.resync()
         self._start(self._work(), "binder-worker")
         self._start(self._resync_often(), "binder-resync")
         return self
@@ -62,17 +62,17 @@ class Binder:
         self._subscriptions.clear()
 
     def pause(self) -> None:
-        """Stop acting; what happens meanwhile is looked at later, as after a restart."""
+        """Stop acting; what happens meanwhile is checked later, as after a restart."""
         self._runs.clear()
 
     def resume(self) -> None:
         self._runs.set()
 
-    async def settled(self) -> None:
+    async def until_idle(self) -> None:
         """Wait until nothing waits for a look."""
         while True:
             await self._idle.wait()
-            # Listeners hear of a change one turn of the loop later than its writer.
+            # Listeners hear of a change one iteration of the loop later than its writer.
             await asyncio.sleep(0)
             waiting = any(subscription.pending for subscription in self._subscriptions)
             if self._idle.is_set() and not waiting:
@@ -103,37 +103,37 @@ class Binder:
             self._queued.add(work)
             self._queue.append(work)
         self._idle.clear()
-        self._news.set()
+        self._event_arrived.set()
 
     async def _work(self) -> None:
         while True:
             if not self._queue:
                 self._idle.set()
-                self._news.clear()
-                await self._news.wait()
+                self._event_arrived.clear()
+                await self._event_arrived.wait()
             await self._runs.wait()
             work = self._queue.popleft()
             self._queued.discard(work)
             plural, key = work
-            look = self._bindings.claim if plural == CLAIMS.plural else self._bindings.volume
+            reconcile = self._bindings.claim if plural == CLAIMS.plural else self._bindings.volume
             try:
-                for step in look(key):
+                for step in reconcile(key):
                     if isinstance(step, tuple):
                         self._add(step)
                     else:
                         await asyncio.sleep(self.delay)
             except Refusal:
-                # Somebody wrote in between, so it looks again at what is there now.
+                # Somebody wrote in between, so it rechecks at what is there now.
                 self._add(work)
                 await asyncio.sleep(self.delay)
 
     async def _resync_often(self) -> None:
         while True:
             await asyncio.sleep(self._resync_every)
-            self.look_at_everything()
+            self.resync()
 
-    def look_at_everything(self) -> None:
+    def resync(self) -> None:
         """Do now what is done by itself every so often."""
         for resource in (VOLUMES, CLAIMS):
-            for stored in self._cluster.shelf(resource).sorted():
+            for stored in self._cluster.collection(resource).sorted():
                 self._add((resource.plural, stored.key))

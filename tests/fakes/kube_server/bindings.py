@@ -1,4 +1,4 @@
-"""What the real volume controllers do when they look at one volume or claim.
+"""What the real volume controllers do when they sync one volume or claim.
 
 Retold from how kube-controller-manager behaves: every look is an iterator that rests after
 each write, because much may happen between two writes of the real one.
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 from tests.fakes.kube_server.cluster import FakeCluster
+from tests.fakes.kube_server.collection import Key
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.kube_server.resources import CLAIMS, VOLUMES, Resource
 from tests.fakes.kube_server.rules import Object
-from tests.fakes.kube_server.shelf import Key
 from tests.fakes.kube_server.volume_rules import bytes_of
 
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
@@ -23,11 +23,11 @@ Work = tuple[str, Key]
 """A plural and the key of an object that wants a look."""
 
 Step = Work | Literal["wrote"]
-"""Something else to look at, or that a write was made."""
+"""Something else to sync, or that a write was made."""
 
 
 class Bindings:
-    """Raises Refusal when somebody else wrote first; then the look has to begin anew."""
+    """Raises Refusal when somebody else wrote first; then the look has to begin again."""
 
     def __init__(self, cluster: FakeCluster) -> None:
         self._cluster = cluster
@@ -97,7 +97,7 @@ class Bindings:
     def _match(self, claim: Object) -> Object | None:
         """The volume reserved for this claim, or the smallest free one that will do."""
         best: Object | None = None
-        for stored in self._cluster.shelf(VOLUMES).sorted():
+        for stored in self._cluster.collection(VOLUMES).sorted():
             if b'"phase":"Bound"' in stored.body:
                 continue
             volume = stored.content
@@ -150,8 +150,8 @@ class Bindings:
         if claim["status"].get("phase") == "Lost":
             return
         wiped = ("accessModes", "capacity", "currentVolumeAttributesClassName")
-        kept = {key: value for key, value in claim["status"].items() if key not in wiped}
-        claim["status"] = {**kept, "phase": "Lost"}
+        preserved = {key: value for key, value in claim["status"].items() if key not in wiped}
+        claim["status"] = {**preserved, "phase": "Lost"}
         self._save(CLAIMS, claim, "status")
         self.lost.append((claim["metadata"]["namespace"], claim["metadata"]["name"]))
         yield WROTE

@@ -1,10 +1,11 @@
-"""A pretended cluster, with a kube-apiserver's manners but without HTTP."""
+"""A fake cluster, with a kube-apiserver's manners but without HTTP."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.fakes.kube_server import metadata as meta
 from tests.fakes.kube_server import patches
+from tests.fakes.kube_server.collection import Key, Stored
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.kube_server.refusals import (
     Refusal,
@@ -18,8 +19,7 @@ from tests.fakes.kube_server.refusals import (
 )
 from tests.fakes.kube_server.resources import EVENTS, Resource, resource_named
 from tests.fakes.kube_server.rules import Object
-from tests.fakes.kube_server.shelf import Key, Stored
-from tests.fakes.kube_server.store import Store, answer, shown
+from tests.fakes.kube_server.store import Store, shown, shown_object
 
 FIRST_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 
@@ -47,10 +47,10 @@ class FakeCluster(Store):
         namespace: str = "",
         writer: Writer | None = None,
     ) -> Object:
-        """Store a new object and answer it as stored; `namespace` is the one in the address."""
+        """Store a new object and return it as stored; `namespace` is the one in the address."""
         kind, writer = resource_named(resource), writer or Writer()
         new = self.read(kind, manifest, writer)
-        self.settle_namespace(kind, new, namespace)
+        self.prepare_namespace(kind, new, namespace)
         rules = self.rule(kind)
         meta.begin(new["metadata"], finalizer=rules.finalizer)
         self._mutate(kind, "CREATE", new, Writer())
@@ -62,13 +62,13 @@ class FakeCluster(Store):
         if found:
             raise _invalid(kind, name, found)
         key = (new["metadata"].get("namespace", ""), name)
-        existing = self.shelf(kind).get(key)
+        existing = self.collection(kind).get(key)
         if existing is not None:
             terminating = "deletionTimestamp" in existing.content["metadata"]
             raise already_exists(kind.plural, name, group=kind.group, terminating=terminating)
-        meta.note_writer(new, None, kind, writer)
+        meta.entry_writer(new, None, kind, writer)
         if writer.dry_run:
-            return answer(kind, new)
+            return shown_object(kind, new)
         return self.commit(kind, new)
 
     def update(
@@ -80,22 +80,22 @@ class FakeCluster(Store):
         namespace: str = "",
         writer: Writer | None = None,
     ) -> tuple[Object, bool]:
-        """PUT: the object as it should be. Answers it, and whether it was created."""
+        """PUT: the object as it should be. Returns it, and whether it was created."""
         kind, writer = resource_named(resource), writer or Writer()
         new = self.read(kind, manifest, writer)
         new["metadata"].setdefault("name", name)
-        self.settle_namespace(kind, new, namespace)
+        self.prepare_namespace(kind, new, namespace)
         _check_name(new, name)
-        stored = self.shelf(kind).get((namespace, name))
+        stored = self.collection(kind).get((namespace, name))
         rules = self.rule(kind)
         if stored is None:
             if not rules.put_creates or writer.subresource:
                 raise not_found(kind.plural, name, group=kind.group)
             if new["metadata"].get("uid"):
                 raise _other_uid(kind, (namespace, name), new["metadata"]["uid"], "")
-            bare = {**manifest, "metadata": {**manifest.get("metadata", {})}}
-            bare["metadata"].pop("resourceVersion", None)
-            return self.create(resource, bare, namespace=namespace, writer=writer), True
+            minimal = {**manifest, "metadata": {**manifest.get("metadata", {})}}
+            minimal["metadata"].pop("resourceVersion", None)
+            return self.create(resource, minimal, namespace=namespace, writer=writer), True
         old = stored.content
         uid, had = new["metadata"].get("uid"), old["metadata"]["uid"]
         if uid and uid != had:
@@ -115,15 +115,15 @@ class FakeCluster(Store):
         content_type: str = patches.MERGE,
         writer: Writer | None = None,
     ) -> Object:
-        """Change the object by a patch of one of the three kinds; answers it as it is then."""
+        """Change the object by a patch of one of the three kinds; returns it as it is then."""
         kind, writer = resource_named(resource), writer or Writer()
-        stored = self.shelf(kind).get((namespace, name))
+        stored = self.collection(kind).get((namespace, name))
         if stored is None:
             raise not_found(kind.plural, name, group=kind.group)
         before = shown(kind, stored)
         after = patches.patched(content_type, before, patch)
         new = self.read(kind, after, writer)
-        self.settle_namespace(kind, new, namespace)
+        self.prepare_namespace(kind, new, namespace)
         _check_name(new, name)
         return self._write(kind, stored, stored.content, new, writer)
 
@@ -137,9 +137,9 @@ class FakeCluster(Store):
         version: str | None = None,
         writer: Writer | None = None,
     ) -> tuple[Object, bool]:
-        """Begin or finish a deletion. Answers the object, and whether it is gone for good."""
+        """Begin or finish a deletion. Returns the object, and whether it is gone for good."""
         kind, writer = resource_named(resource), writer or Writer()
-        stored = self.shelf(kind).get((namespace, name))
+        stored = self.collection(kind).get((namespace, name))
         if stored is None:
             raise not_found(kind.plural, name, group=kind.group)
         content = stored.content
@@ -148,12 +148,12 @@ class FakeCluster(Store):
         if not metadata.get("finalizers"):
             if not writer.dry_run:
                 self.remove(kind, content)
-            return answer(kind, content), True
+            return shown_object(kind, content), True
         if "deletionTimestamp" not in metadata:
             meta.mark_deleted(metadata)
             if not writer.dry_run:
                 return self.commit(kind, content), False
-        return answer(kind, content), False
+        return shown_object(kind, content), False
 
     def _mutate(self, kind: Resource, operation: str, new: Object, writer: Writer) -> None:
         if kind.plural == "persistentvolumes" and not writer.subresource:
@@ -183,15 +183,15 @@ class FakeCluster(Store):
         if "deletionTimestamp" in new["metadata"] and not new["metadata"].get("finalizers"):
             if not writer.dry_run:
                 self.remove(kind, new)
-            return answer(kind, new)
+            return shown_object(kind, new)
         if new == old:
-            return answer(kind, old)
-        meta.note_writer(new, old, kind, writer)
-        return answer(kind, new) if writer.dry_run else self.commit(kind, new)
+            return shown_object(kind, old)
+        meta.entry_writer(new, old, kind, writer)
+        return shown_object(kind, new) if writer.dry_run else self.commit(kind, new)
 
 
 Mutation = Callable[[str, Object], None]
-"""Told the operation, CREATE or UPDATE, and the object, which it may change."""
+"""Called with the operation, CREATE or UPDATE, and the object, which it may change."""
 
 
 def _invalid(kind: Resource, name: str, found: list[Any]) -> Refusal:
@@ -201,10 +201,10 @@ def _invalid(kind: Resource, name: str, found: list[Any]) -> Refusal:
 
 
 def _check_name(new: Object, name: str) -> None:
-    told = new["metadata"].get("name")
-    if told != name:
+    reported = new["metadata"].get("name")
+    if reported != name:
         raise bad_request(
-            f"the name of the object ({told}) does not match the name on the URL ({name})"
+            f"the name of the object ({reported}) does not match the name on the URL ({name})"
         )
 
 

@@ -18,7 +18,7 @@ VERSION = {
 
 
 def document(path: str, address: str) -> dict[str, Any] | None:
-    """What a GET of this path answers, None if it is no address of a document."""
+    """What a GET of this path returns, None if it is no address of a document."""
     match path.strip("/").split("/"):
         case ["version"]:
             return VERSION
@@ -92,7 +92,7 @@ def _address(resource: Resource) -> str:
 
 
 def _openapi(place: str) -> dict[str, Any] | None:
-    """Just enough to tell kubectl that the server checks fields, so that it need not."""
+    """Just enough to show kubectl that the server checks fields, so that it need not."""
     there = [each for each in RESOURCES if _address(each) == place]
     if not there:
         return None

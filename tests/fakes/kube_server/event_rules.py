@@ -50,11 +50,11 @@ class EventRules(Rules):
         about = (obj.get("involvedObject") or {}).get("namespace", "")
         if obj.get("eventTime"):
             found = self._modern(obj)
-            fits = bool(about) or namespace in {"default", "kube-system"}
+            matches = bool(about) or namespace in {"default", "kube-system"}
         else:
             found = []
-            fits = about == namespace if about else namespace in {"", "default"}
-        if not fits:
+            matches = about == namespace if about else namespace in {"", "default"}
+        if not matches:
             field = "involvedObject.namespace"
             found.insert(0, wrong(field, f'"{about}"', "does not match event.namespace"))
         return found
@@ -78,7 +78,7 @@ class EventRules(Rules):
 
 
 class NewEventRules(EventRules):
-    """Those of events.k8s.io/v1, which wants to be told more."""
+    """Those of events.k8s.io/v1, which wants to be reported more."""
 
     controller_field = "reportingController"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """What befalls the next matching requests; the parts may be combined."""
+    """What applies to the next matching requests; the parts may be combined."""
 
     method: str | None
     path: re.Pattern[str]
@@ -43,8 +43,8 @@ class Faults:
     ) -> Fault:
         """Break requests of this method whose path and query contain the expression.
 
-        `status` answers that instead of doing the work, `delay` waits first, `drop_before` cuts
-        the connection without doing the work, `drop_after` does it and then cuts without an
+        `status` responds with that instead of doing the work, `delay` waits first, `drop_before`
+        cuts the connection without doing the work, `drop_after` does it and then cuts without an
         answer, `delay_after` does it and then keeps the client waiting.
         """
         fault = Fault(
@@ -80,12 +80,12 @@ class Request:
     """One request as the server saw it."""
 
     at: float
-    """By the monotonic clock, when it was answered; a watch when it began."""
+    """By the monotonic clock, when it had a response; a watch when it began."""
     method: str
     path: str
     query: str
     status: int
-    """0 if the connection was cut instead of an answer."""
+    """0 if the connection was cut instead of a response."""
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from tests.fakes.kube_server.collection import Key, Stored
 from tests.fakes.kube_server.refusals import (
     Refusal,
     bad_request,
@@ -21,7 +22,6 @@ from tests.fakes.kube_server.refusals import (
 )
 from tests.fakes.kube_server.resources import EVENTS, Resource
 from tests.fakes.kube_server.selectors import Selector
-from tests.fakes.kube_server.shelf import Key, Stored
 from tests.fakes.kube_server.store import Store, shown
 
 SNAPSHOTS = 64
@@ -41,17 +41,17 @@ class Page:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"resourceVersion": str(self.version)}
+        reported: dict[str, Any] = {"resourceVersion": str(self.version)}
         if self.token:
-            told["continue"] = self.token
+            reported["continue"] = self.token
             # Behind a selector the real one does not know how many will match.
             if not self.narrowed:
-                told["remainingItemCount"] = self.left
-        return told
+                reported["remainingItemCount"] = self.left
+        return reported
 
 
 class Lists:
-    """Answers list requests from a store."""
+    """Returns list requests from a store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -89,21 +89,21 @@ class Lists:
         return Page(version, items, len(objects) - limit, more, selector.narrows)
 
     def _objects(self, resource: Resource, version: int, after: Key | None) -> list[Stored]:
-        shelf = self._store.shelf(resource)
+        collection = self._store.collection(resource)
         if after is None:
-            return list(shelf.sorted())
-        # A token that has expired once comes back with version -1: go on with what is there now.
+            return list(collection.sorted())
+        # A token that has expired once comes back with version -1: continue what is there now.
         if version < 0:
-            return list(shelf.sorted(after=after))
-        snapshot = self._snapshots.get((resource.shelf, version))
+            return list(collection.sorted(after=after))
+        snapshot = self._snapshots.get((resource.collection, version))
         if snapshot is None:
             raise expired(EXPIRED, metadata={"continue": _encoded(-1, after)})
         return snapshot[bisect_right(snapshot, after, key=attrgetter("key")) :]
 
     def _remember(self, resource: Resource, version: int) -> None:
-        key = (resource.shelf, version)
+        key = (resource.collection, version)
         if version >= 0 and key not in self._snapshots:
-            self._snapshots[key] = list(self._store.shelf(resource).sorted())
+            self._snapshots[key] = list(self._store.collection(resource).sorted())
             if len(self._snapshots) > SNAPSHOTS:
                 self._snapshots.popitem(last=False)
 
@@ -128,7 +128,7 @@ class Lists:
 
 
 def encoded_list(resource: Resource, page: Page) -> bytes:
-    """The body of the answer, glued together from objects that were encoded long ago."""
+    """The body of the response, glued together from objects that were encoded long ago."""
     head = orjson.dumps(
         {
             "kind": f"{resource.kind}List",

@@ -1,4 +1,4 @@
-"""The part that all objects have: names, marks of the server, who wrote what, deletion."""
+"""The part that all objects have: names, server-set fields, who wrote what, deletion."""
 
 import re
 import secrets
@@ -31,7 +31,7 @@ _PLAIN_FINALIZERS = {"foregroundDeletion", "kubernetes", "orphan"}
 
 @dataclass(slots=True, kw_only=True)
 class Writer:
-    """Who writes, how, and what the server has to say to it along with the answer."""
+    """Who writes, how, and what the server has to say to it along with the response."""
 
     name: str = "unknown"
     """Goes into managedFields."""
@@ -106,7 +106,7 @@ def changes(new: dict[str, Any], old: dict[str, Any]) -> list[Mistake]:
     return found
 
 
-def note_writer(new: Object, old: Object | None, resource: Resource, writer: Writer) -> None:
+def entry_writer(new: Object, old: Object | None, resource: Resource, writer: Writer) -> None:
     """Enter the writer into managedFields. Of the fields it wrote, those are kept track of that
     somebody asks for: annotations, and the phase.
     """

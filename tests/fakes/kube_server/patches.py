@@ -74,8 +74,8 @@ def _merged_list(old: list[Any], patch: list[Any], identity: str | None) -> list
         if each.get("$patch") != "delete"
     }
     added = [value for key, value in brought.items() if key not in known]
-    kept = [brought.get(key, each) for key, each in known.items() if key not in removed]
-    return [*added, *kept]
+    preserved = [brought.get(key, each) for key, each in known.items() if key not in removed]
+    return [*added, *preserved]
 
 
 def _json_patched(target: Any, patch: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _json_patched(target: Any, patch: Any) -> dict[str, Any]:
     return result
 
 
-def _walk(document: Any, pointer: str) -> tuple[Any, str]:
+def _resolve(document: Any, pointer: str) -> tuple[Any, str]:
     """The container that the pointer's last part is in, and that part."""
     parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")]
     for part in parts[:-1]:
@@ -104,12 +104,12 @@ def _walk(document: Any, pointer: str) -> tuple[Any, str]:
 
 
 def _value_at(document: Any, pointer: str) -> Any:
-    container, last = _walk(document, pointer)
+    container, last = _resolve(document, pointer)
     return container[int(last)] if isinstance(container, list) else container[last]
 
 
 def _put(document: Any, pointer: str, value: Any) -> None:
-    container, last = _walk(document, pointer)
+    container, last = _resolve(document, pointer)
     if isinstance(container, list):
         at = len(container) if last == "-" else int(last)
         if at > len(container):
@@ -122,7 +122,7 @@ def _put(document: Any, pointer: str, value: Any) -> None:
 
 
 def _drop(document: Any, pointer: str) -> Any:
-    container, last = _walk(document, pointer)
+    container, last = _resolve(document, pointer)
     return container.pop(int(last)) if isinstance(container, list) else container.pop(last)
 
 
@@ -135,7 +135,7 @@ def _remove(document: Any, step: Any) -> None:
 
 
 def _replace(document: Any, step: Any) -> None:
-    container, last = _walk(document, step["path"])
+    container, last = _resolve(document, step["path"])
     if isinstance(container, list):
         container[int(last)] = step["value"]
     else:
@@ -151,7 +151,7 @@ def _copy(document: Any, step: Any) -> None:
 
 
 def _test(document: Any, step: Any) -> None:
-    container, last = _walk(document, step["path"])
+    container, last = _resolve(document, step["path"])
     missing = isinstance(container, dict) and last not in container
     found = None if missing else _value_at(document, step["path"])
     if found != step.get("value"):

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Refusal(Exception):
-    """An answer with a Status of kind Failure."""
+    """A response with a Status of kind Failure."""
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ def too_long(field: str, limit: int) -> Mistake:
 def invalid(kind: str, name: str, mistakes: Sequence[Mistake], *, group: str = "") -> Refusal:
     """422 that lists all mistakes; `kind` is the Kind, or a plural where the real one says so."""
     # The same complaint twice is printed once, yet both stay among the causes.
-    told = list(dict.fromkeys(f"{each.field}: {each.message}" for each in mistakes))
-    text = told[0] if len(told) == 1 else f"[{', '.join(told)}]"
+    reported = list(dict.fromkeys(f"{each.field}: {each.message}" for each in mistakes))
+    text = reported[0] if len(reported) == 1 else f"[{', '.join(reported)}]"
     details: dict[str, Any] = {"name": name} if name else {}
     if group:
         details["group"] = group
@@ -128,7 +128,7 @@ def internal(message: str) -> Refusal:
 
 
 def rejected() -> Refusal:
-    """What a JSON patch gets that can't be applied; the real one tells no more either."""
+    """What a JSON patch gets that can't be applied; the real one says no more either."""
     message = "the server rejected our request due to an error in our request"
     return Refusal(422, "Invalid", message, details={})
 

@@ -17,14 +17,14 @@ class Resource:
     short: tuple[str, ...] = ()
     verbs: tuple[str, ...] = ALL_VERBS
     status: bool = False
-    shelf: str = ""
+    collection: str = ""
     """Where its objects lie; two resources that show the same objects share one."""
     prefix: bytes = field(init=False, default=b"")
 
     def __post_init__(self) -> None:
         head = f'{{"kind":"{self.kind}","apiVersion":"{self.api_version}",'
         object.__setattr__(self, "prefix", head.encode())
-        object.__setattr__(self, "shelf", self.shelf or self.plural)
+        object.__setattr__(self, "collection", self.collection or self.plural)
 
     @property
     def api_version(self) -> str:

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Mapping
 
+from tests.fakes.kube_server.collection import Stored
 from tests.fakes.kube_server.refusals import bad_request
-from tests.fakes.kube_server.shelf import Stored
 
 Labels = Mapping[str, str]
 
@@ -53,11 +53,11 @@ def _field_test(part: str) -> Callable[[Stored], bool]:
     found = _EQUAL.match(part)
     if found is None:
         raise bad_request(f"invalid selector: {part!r}; can't understand {part!r}")
-    places = {"metadata.namespace": 0, "metadata.name": 1}
-    if found["key"] not in places:
+    positions = {"metadata.namespace": 0, "metadata.name": 1}
+    if found["key"] not in positions:
         raise bad_request(
             f'"{found["key"]}" is not a known field selector: only "metadata.name", '
             '"metadata.namespace"'
         )
-    place, value, wanted = places[found["key"]], found["value"], found["verb"] != "!="
+    place, value, wanted = positions[found["key"]], found["value"], found["verb"] != "!="
     return lambda stored: (stored.key[place] == value) is wanted

@@ -1,4 +1,4 @@
-"""The pretended kube-apiserver: connections, faults, sign-in and the record of requests."""
+"""The fake kube-apiserver: connections, faults, sign-in and the record of requests."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from tests.fakes.kube_server.access import Access
-from tests.fakes.kube_server.api import Answer, Api, Asked, selector_of
+from tests.fakes.kube_server.api import Api, Asked, Response, selector_of
 from tests.fakes.kube_server.cluster import FakeCluster
 from tests.fakes.kube_server.discovery import document
 from tests.fakes.kube_server.faults import Fault, Faults, Request, RequestLog
@@ -139,24 +139,24 @@ class KubeServer:
             if fault.drop_before:
                 return self._dropped(request)
             if fault.status is not None:
-                return self._told(request, _broken(fault), _retry(fault))
+                return self._reported(request, _broken(fault), _retry(fault))
         try:
-            response = await self._answered(request)
+            response = await self._responded(request)
         except Refusal as refusal:
-            response = self._told(request, Answer(refusal.code, _body(refusal)))
+            response = self._reported(request, Response(refusal.code, _body(refusal)))
         if fault is not None and fault.delay_after:
             await asyncio.sleep(fault.delay_after)
         if fault is not None and fault.drop_after:
             return self._dropped(request)
         return response
 
-    async def _answered(self, request: web.Request) -> web.StreamResponse:
+    async def _responded(self, request: web.Request) -> web.StreamResponse:
         if request.path in ("/healthz", "/livez", "/readyz"):
             return web.Response(text="ok")
         user = self.access.user(request.headers.get("Authorization", ""))
         found = document(request.path, f"127.0.0.1:{self.port}")
         if found is not None:
-            return self._told(request, Answer(200, orjson.dumps(found)))
+            return self._reported(request, Response(200, orjson.dumps(found)))
         if not request.path.startswith(("/api/", "/apis/")):
             self._entry(request, 404)
             return web.Response(status=404, text="404 page not found\n")
@@ -173,7 +173,7 @@ class KubeServer:
         )
         if verb == "watch":
             return await self._watched(request, asked)
-        return self._told(request, self._api.answer(asked))
+        return self._reported(request, self._api.respond(asked))
 
     async def _watched(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         options = WatchOptions.of(
@@ -205,16 +205,16 @@ class KubeServer:
             self._watch_ended.set()
         return response
 
-    def _told(
-        self, request: web.Request, answer: Answer, headers: Mapping[str, str] | None = None
+    def _reported(
+        self, request: web.Request, shown: Response, headers: Mapping[str, str] | None = None
     ) -> web.Response:
-        self._entry(request, answer.status)
-        response = web.Response(status=answer.status, content_type="application/json")
+        self._entry(request, shown.status)
+        response = web.Response(status=shown.status, content_type="application/json")
         response.headers.update(headers or {})
-        for warning in answer.warnings:
+        for warning in shown.warnings:
             escaped = warning.replace('"', '\\"')
             response.headers.add("Warning", f'299 - "{escaped}"')
-        body = answer.body
+        body = shown.body
         if len(body) > GZIP_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
             response.headers["Content-Encoding"] = "gzip"
             response.headers["Vary"] = "Accept-Encoding"
@@ -243,14 +243,14 @@ def _body(refusal: Refusal) -> bytes:
     return orjson.dumps(refusal.status) + b"\n"
 
 
-def _broken(fault: Fault) -> Answer:
+def _broken(fault: Fault) -> Response:
     status = fault.status or 500
     details: dict[str, Any] | None = None
     if fault.retry_after is not None:
         details = {"retryAfterSeconds": fault.retry_after}
     reason = REASONS.get(status, "InternalError")
     refusal = Refusal(status, reason, f"broken on purpose: {reason}", details=details)
-    return Answer(status, _body(refusal))
+    return Response(status, _body(refusal))
 
 
 def _retry(fault: Fault) -> dict[str, str]:

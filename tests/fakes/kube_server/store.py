@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from tests.fakes.kube_server import metadata as meta
+from tests.fakes.kube_server.collection import Collection, Stored, Subscription
 from tests.fakes.kube_server.event_rules import EventRules, NewEventRules, as_core, from_core
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.kube_server.refusals import bad_request, not_found
@@ -33,7 +34,6 @@ from tests.fakes.kube_server.rules import (
     StorageClassRules,
 )
 from tests.fakes.kube_server.schema import known_part
-from tests.fakes.kube_server.shelf import Shelf, Stored, Subscription
 from tests.fakes.kube_server.volume_rules import ClaimRules, VolumeRules
 
 
@@ -43,7 +43,9 @@ class Store:
     def __init__(self, *, mutable_affinity: bool = False, history_limit: int = 20_000) -> None:
         self.version = 100
         """That of the last write; some are taken, so that a client's guess of 1 is too old."""
-        self._shelves = {name: Shelf(history_limit) for name in {r.shelf for r in RESOURCES}}
+        self._collections = {
+            name: Collection(history_limit) for name in {r.collection for r in RESOURCES}
+        }
         self._volume_rules = VolumeRules()
         self._volume_rules.mutable_affinity = mutable_affinity
         self._rules: dict[str, Rules] = {
@@ -70,25 +72,27 @@ class Store:
     def get(self, resource: str, name: str, namespace: str = "") -> Object | None:
         """The object as it is now, None if there is none."""
         kind = resource_named(resource)
-        stored = self._shelves[kind.shelf].get((namespace, name))
+        stored = self._collections[kind.collection].get((namespace, name))
         return None if stored is None else shown(kind, stored)
 
     def objects(self, resource: str, namespace: str = "") -> list[Object]:
         """All of them, by namespace and name."""
         kind = resource_named(resource)
-        return [shown(kind, stored) for stored in self._shelves[kind.shelf].sorted(namespace)]
+        return [
+            shown(kind, stored) for stored in self._collections[kind.collection].sorted(namespace)
+        ]
 
     def subscribe(self, resource: str, since: int | None = None) -> Subscription:
         """Changes from now on, or those after a version that is still remembered."""
-        return self.shelf(resource_named(resource)).subscribe(since)
+        return self.collection(resource_named(resource)).subscribe(since)
 
-    def shelf(self, resource: Resource) -> Shelf:
-        return self._shelves[resource.shelf]
+    def collection(self, resource: Resource) -> Collection:
+        return self._collections[resource.collection]
 
     def compact(self) -> None:
         """Forget all history, so that every version before this one is too old to watch."""
-        for shelf in self._shelves.values():
-            shelf.compact(self.version)
+        for collection in self._collections.values():
+            collection.compact(self.version)
 
     def load(self, resource: str, objects: Iterable[Mapping[str, Any]]) -> None:
         """Put objects in as they are, with status and without any check; for large clusters."""
@@ -99,7 +103,7 @@ class Store:
             meta.begin(content["metadata"], finalizer=None)
             if "uid" in given["metadata"]:
                 content["metadata"]["uid"] = given["metadata"]["uid"]
-            known = known_part(kind, _bare(content), lambda _: None)
+            known = known_part(kind, _stripped(content), lambda _: None)
             self.rule(kind).fill(known)
             if status is not None:
                 known["status"] = status
@@ -107,26 +111,29 @@ class Store:
 
     def read(self, kind: Resource, manifest: Mapping[str, Any], writer: Writer) -> Object:
         """What the server understands of a manifest, in the shape in which it is stored."""
-        told_kind, told_version = manifest.get("kind"), manifest.get("apiVersion")
-        if told_kind not in (None, kind.kind) or told_version not in (None, kind.api_version):
+        kind_given, version_given = manifest.get("kind"), manifest.get("apiVersion")
+        if kind_given not in (None, kind.kind) or version_given not in (
+            None,
+            kind.api_version,
+        ):
             raise bad_request(
-                f'{told_kind} in version "{told_version}" cannot be handled as a {kind.kind}: '
+                f'{kind_given} in version "{version_given}" cannot be handled as a {kind.kind}: '
                 f"the request is about {kind.kind} in version {kind.api_version}"
             )
         unknown: list[str] = []
-        known: Object = known_part(kind, _bare(manifest), unknown.append)
-        told = [f'unknown field "{field}"' for field in unknown]
-        if told and writer.strict:
+        known: Object = known_part(kind, _stripped(manifest), unknown.append)
+        reported = [f'unknown field "{field}"' for field in unknown]
+        if reported and writer.strict:
             raise bad_request(
                 f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
-                f"strict decoding error: {', '.join(told)}"
+                f"strict decoding error: {', '.join(reported)}"
             )
-        writer.warnings += told
+        writer.warnings += reported
         known["metadata"] = meta.tidied(known.get("metadata", {}))
         self.rule(kind).fill(known)
         return as_core(known) if kind is EVENTS else known
 
-    def settle_namespace(self, kind: Resource, new: Object, namespace: str) -> None:
+    def prepare_namespace(self, kind: Resource, new: Object, namespace: str) -> None:
         metadata = new["metadata"]
         if not kind.namespaced:
             metadata.pop("namespace", None)
@@ -137,7 +144,7 @@ class Store:
                 "the namespace of the provided object does not match the namespace sent on the "
                 "request"
             )
-        if self.shelf(NAMESPACES).get(("", namespace)) is None:
+        if self.collection(NAMESPACES).get(("", namespace)) is None:
             raise not_found("namespaces", namespace)
 
     def commit(self, kind: Resource, content: Object) -> Object:
@@ -145,13 +152,13 @@ class Store:
         metadata = meta.tidied(content["metadata"])
         metadata["resourceVersion"] = str(self.version)
         content["metadata"] = {key: metadata[key] for key in meta.ORDER if key in metadata}
-        self.shelf(kind).put(self._stored(content))
-        return answer(kind, content)
+        self.collection(kind).put(self._stored(content))
+        return shown_object(kind, content)
 
     def remove(self, kind: Resource, content: Object) -> None:
         self.version += 1
         metadata = {**content["metadata"], "resourceVersion": str(self.version)}
-        self.shelf(kind).remove(self._stored({**content, "metadata": metadata}))
+        self.collection(kind).remove(self._stored({**content, "metadata": metadata}))
 
     def _stored(self, content: Object) -> Stored:
         metadata = content["metadata"]
@@ -168,15 +175,15 @@ class Store:
 
 def shown(kind: Resource, stored: Stored) -> Object:
     """A stored object as this resource shows it."""
-    return answer(kind, stored.content)
+    return shown_object(kind, stored.content)
 
 
-def answer(kind: Resource, content: Object) -> Object:
+def shown_object(kind: Resource, content: Object) -> Object:
     face = from_core(content) if kind is EVENTS else content
     return {"kind": kind.kind, "apiVersion": kind.api_version, **face}
 
 
-def _bare(manifest: Mapping[str, Any]) -> Object:
+def _stripped(manifest: Mapping[str, Any]) -> Object:
     return {key: value for key, value in manifest.items() if key not in {"kind", "apiVersion"}}
 
 

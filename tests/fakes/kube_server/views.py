@@ -1,4 +1,4 @@
-"""Other shapes of an answer: tables, as kubectl asks for them, and metadata alone."""
+"""Other shapes of a response: tables, as kubectl asks for them, and metadata alone."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime

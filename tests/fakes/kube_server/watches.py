@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from tests.fakes.kube_server.collection import Change, Stored, Subscription
 from tests.fakes.kube_server.lists import encoded_object
 from tests.fakes.kube_server.refusals import (
     Mistake,
@@ -20,7 +21,6 @@ from tests.fakes.kube_server.refusals import (
 )
 from tests.fakes.kube_server.resources import Resource
 from tests.fakes.kube_server.selectors import Selector
-from tests.fakes.kube_server.shelf import Change, Stored, Subscription
 from tests.fakes.kube_server.store import Store
 
 DEFAULT_TIMEOUT = 2700.0
@@ -32,9 +32,9 @@ class WatchOptions:
     """A watch request, checked."""
 
     since: int | None
-    """Tell the changes after this version; None: the present state first."""
+    """Send the changes after this version; None: the current state first."""
     end_mark: bool
-    """Say when the present state has been told."""
+    """Say when the present state has been reported."""
     bookmarks: bool
     timeout: float
 
@@ -102,24 +102,24 @@ class Watch:
         self._expired = False
 
     def expire(self) -> None:
-        """End it with the error that says "list anew"."""
+        """End it with the error that says "list again"."""
         self._expired = True
         if self._subscription is not None:
             self._subscription.close()
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
         """Chunks of whole lines until the time is up. Close the iterator when done with it."""
-        shelf, options = self._store.shelf(self._resource), self._options
+        collection, options = self._store.collection(self._resource), self._options
         ends = asyncio.get_running_loop().time() + options.timeout
         version, since = self._store.version, options.since
-        if since is not None and since < shelf.forgotten:
+        if since is not None and since < collection.forgotten:
             yield self._too_old(since)
             return
-        with shelf.subscribe(since) as subscription:
+        with collection.subscribe(since) as subscription:
             self._subscription = subscription
             if since is None:
                 # Taken at once: changes that come while it is sent are in the subscription.
-                for chunk in self._state(list(shelf.sorted(self._namespace)), version):
+                for chunk in self._state(list(collection.sorted(self._namespace)), version):
                     yield chunk
             async for chunk in self._changes(subscription, ends):
                 yield chunk
@@ -146,13 +146,13 @@ class Watch:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await subscription.wait()
-            if chunk := b"".join(self._told(change) for change in subscription.take()):
+            if chunk := b"".join(self._reported(change) for change in subscription.take()):
                 yield chunk
             if self._options.bookmarks and clock() >= next_mark:
                 next_mark = clock() + self._bookmark_every
                 yield self._bookmark(self._store.version, {})
 
-    def _told(self, change: Change) -> bytes:
+    def _reported(self, change: Change) -> bytes:
         if self._namespace and change.now.key[0] != self._namespace:
             return b""
         # Events look different in their two groups; all other plain watches share their bytes.
@@ -160,9 +160,9 @@ class Watch:
             if not change.line:
                 change.line = self._line(change.kind, change.now)
             return change.line
-        fits = change.kind != "DELETED" and self._selector.matches(change.now)
+        matches = change.kind != "DELETED" and self._selector.matches(change.now)
         fitted = change.before is not None and self._selector.matches(change.before)
-        if fits:
+        if matches:
             return self._line("MODIFIED" if fitted else "ADDED", change.now)
         return self._line("DELETED", change.now) if fitted else b""
 
@@ -184,7 +184,7 @@ class Watch:
         return orjson.dumps(mark) + b"\n"
 
     def _too_old(self, since: int) -> bytes:
-        forgotten = self._store.shelf(self._resource).forgotten
+        forgotten = self._store.collection(self._resource).forgotten
         refusal = expired(f"too old resource version: {since} ({forgotten})")
         return orjson.dumps({"type": "ERROR", "object": refusal.status}) + b"\n"
 

@@ -1,11 +1,11 @@
 """A LINSTOR controller made of dictionaries, speaking the real protocol on loopback.
 
 `LinstorWorld` is the cluster, `LinstorServer` its API. Manners follow what was measured on a
-real controller 1.33.3; the recorded answers lie in tests/data/linstor.
+real controller 1.33.3; the recorded responses are in tests/data/linstor.
 """
 
+from tests.fakes.linstor_server.event_log import NODES, PROMOTION, Event
 from tests.fakes.linstor_server.faults import Faults
-from tests.fakes.linstor_server.news import NODES, PROMOTION, Event
 from tests.fakes.linstor_server.objects import (
     Definition,
     Node,

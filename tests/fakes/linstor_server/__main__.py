@@ -1,4 +1,4 @@
-"""A LINSTOR controller to play with: `python -m tests.fakes.linstor_server --help`."""
+"""A LINSTOR controller to try things with: `python -m tests.fakes.linstor_server --help`."""
 
 import argparse
 import asyncio

@@ -15,7 +15,7 @@ class NotEnoughNodes(Exception):
     """Fewer nodes than asked for can take a replica."""
 
 
-def places(
+def choose_nodes(
     definition: Definition,
     nodes: Mapping[str, Node],
     of_group: Mapping[str, Any],

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from tests.fakes.linstor_server.answers import answer
+from tests.fakes.linstor_server.responses import respond
 from tests.fakes.linstor_server.streams import Streams
 from tests.fakes.linstor_server.world import LinstorWorld
 from tests.fakes.linstor_server.writes import body_of
@@ -58,10 +58,10 @@ class _Levers:
         sent = self._world.bytes_sent
         counted = self._world.requests.items()
         shown = {route: {"count": n, "bytes": sent[route]} for route, n in counted}
-        return await answer(request, shown)
+        return await respond(request, shown)
 
     def _node(self, request: web.Request) -> str:
         return self._world.node(request.match_info["node"]).name
 
     async def _done(self, request: web.Request) -> web.Response:
-        return await answer(request, {"done": request.path})
+        return await respond(request, {"done": request.path})

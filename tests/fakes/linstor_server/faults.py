@@ -9,7 +9,7 @@ import orjson
 
 @dataclass(slots=True, kw_only=True)
 class Injected:
-    """An answer given in place of the true one, a number of times."""
+    """A response given in place of the true one, a number of times."""
 
     path_prefix: str
     status: int
@@ -21,7 +21,7 @@ class Injected:
 @dataclass(kw_only=True, eq=False)
 class Faults:
     hung_satellites: set[str] = field(default_factory=set)
-    """Nodes that are online yet never answer: view/resources and property writes suffer."""
+    """Nodes that are online yet never respond: view/resources and property writes suffer."""
 
     login: tuple[str, str] | None = None
     """User and password to be asked for, by Basic authentication."""
@@ -33,7 +33,7 @@ class Faults:
     """Connections are taken and cut off unanswered, as by a proxy with nothing behind it."""
 
     rest_hang: bool = False
-    """Requests are taken and never answered; streams go on."""
+    """Requests are accepted and get no response; streams continue."""
 
     longest_property: int = 4096
     """Characters the database takes in one value."""
@@ -49,7 +49,8 @@ class Faults:
         times: int = 1,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Answer the next requests below a path with this; bytes go out as they are, else as JSON.
+        """Respond to the next requests below a path with this; bytes go out as they are, else as
+        JSON.
 
         A redirect is a status with a `Location` among the headers.
         """

@@ -56,7 +56,7 @@ def folded(name: str) -> str:
 
 
 def new_uuid() -> str:
-    """Tell two incarnations apart. Counted, because 50,000 random ones would cost a second."""
+    """Distinguish two incarnations. Counted, because 50,000 random ones would cost a second."""
     return f"5afe0000-0000-4000-8000-{next(_serials):012x}"
 
 

@@ -7,17 +7,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from tests.fakes.linstor_server import answers
-from tests.fakes.linstor_server.answers import (
-    CREATE,
-    DEFINITION,
-    NODE,
-    REMOVE,
-    VOLUME_DEFINITION,
-    WORLD,
-    answer,
-    done,
-)
+from tests.fakes.linstor_server import responses
 from tests.fakes.linstor_server.definition_json import (
     encoded_definition,
     volume_json,
@@ -25,6 +15,16 @@ from tests.fakes.linstor_server.definition_json import (
 )
 from tests.fakes.linstor_server.node_json import node_json, storage_pools_json
 from tests.fakes.linstor_server.objects import DEFAULT_GROUP, Definition, Node, folded
+from tests.fakes.linstor_server.responses import (
+    CREATE,
+    DEFINITION,
+    NODE,
+    REMOVE,
+    VOLUME_DEFINITION,
+    WORLD,
+    done,
+    respond,
+)
 from tests.fakes.linstor_server.writes import Subject, body_of, write_props
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ VERSION = {
     "build_time": "2026-11-23T04:31:36+00:00",
     "rest_api_version": "1.27.0",
 }
-BREATH_EVERY = 1000
+YIELD_EVERY = 1000
 """Objects encoded between two chances for the loop to write events."""
 
 routes = web.RouteTableDef()
@@ -56,19 +56,19 @@ def filtered(request: web.Request, parameter: str) -> set[str]:
 
 @routes.get("/v1/controller/version")
 async def version(request: web.Request) -> web.Response:
-    return await answer(request, VERSION)
+    return await respond(request, VERSION)
 
 
 @routes.get("/v1/nodes")
 async def list_nodes(request: web.Request) -> web.Response:
     world, wanted = request.app[WORLD], filtered(request, "nodes")
     nodes = [node for key, node in world.nodes.items() if not wanted or key in wanted]
-    return await answer(request, [node_json(node) for node in window(nodes, request)])
+    return await respond(request, [node_json(node) for node in window(nodes, request)])
 
 
 @routes.get("/v1/nodes/{node}")
 async def one_node(request: web.Request) -> web.Response:
-    return await answer(request, node_json(_node(request)))
+    return await respond(request, node_json(_node(request)))
 
 
 @routes.put("/v1/nodes/{node}")
@@ -88,14 +88,14 @@ async def modify_node(request: web.Request) -> web.Response:
 async def delete_node(request: web.Request) -> web.Response:
     name = _node(request).name
     request.app[WORLD].delete_node(name)
-    return await answer(request, done(NODE + REMOVE + 2, f"Node '{name}' deleted.", Node=name))
+    return await respond(request, done(NODE + REMOVE + 2, f"Node '{name}' deleted.", Node=name))
 
 
 @routes.delete("/v1/nodes/{node}/lost")
 async def lose_node(request: web.Request) -> web.Response:
     name = _node(request).name
     request.app[WORLD].node_lost(name)
-    return await answer(request, done(NODE + REMOVE + 2, f"Node '{name}' lost.", Node=name))
+    return await respond(request, done(NODE + REMOVE + 2, f"Node '{name}' lost.", Node=name))
 
 
 @routes.put("/v1/nodes/{node}/evacuate")
@@ -105,29 +105,29 @@ async def evacuate(request: web.Request) -> web.Response:
     request.app[WORLD].evacuate(
         name, target=asked.get("target") or (), avoid=asked.get("do_not_target") or ()
     )
-    told = f"Node '{name}' is being evacuated."
-    return await answer(request, done(NODE + answers.MODIFY + 3, told, Node=name))
+    message = f"Node '{name}' is being evacuated."
+    return await respond(request, done(NODE + responses.MODIFY + 3, message, Node=name))
 
 
 @routes.put("/v1/nodes/{node}/restore")
 async def restore(request: web.Request) -> web.Response:
     name = _node(request).name
     request.app[WORLD].restore(name)
-    return await answer(
-        request, done(NODE + answers.MODIFY + 3, f"Node '{name}' restored.", Node=name)
+    return await respond(
+        request, done(NODE + responses.MODIFY + 3, f"Node '{name}' restored.", Node=name)
     )
 
 
 @routes.get("/v1/nodes/{node}/storage-pools")
 async def storage_pools_of_node(request: web.Request) -> web.Response:
-    return await answer(request, storage_pools_json(_node(request)))
+    return await respond(request, storage_pools_json(_node(request)))
 
 
 @routes.get("/v1/view/storage-pools")
 async def storage_pools(request: web.Request) -> web.Response:
     world, wanted = request.app[WORLD], filtered(request, "nodes")
     nodes = [node for key, node in world.nodes.items() if not wanted or key in wanted]
-    return await answer(request, [pool for node in nodes for pool in storage_pools_json(node)])
+    return await respond(request, [pool for node in nodes for pool in storage_pools_json(node)])
 
 
 @routes.get("/v1/resource-definitions")
@@ -138,9 +138,9 @@ async def list_definitions(request: web.Request) -> web.Response:
     encoded = []
     for number, definition in enumerate(window(found, request), start=1):
         encoded.append(encoded_definition(definition, with_volumes=_with_volumes(request)))
-        if number % BREATH_EVERY == 0:
+        if number % YIELD_EVERY == 0:
             await asyncio.sleep(0)
-    return await answer(request, b"[" + b",".join(encoded) + b"]")
+    return await respond(request, b"[" + b",".join(encoded) + b"]")
 
 
 @routes.post("/v1/resource-definitions")
@@ -155,14 +155,14 @@ async def create_definition(request: web.Request) -> web.Response:
         props=asked.get("props", {}),
         group=asked.get("resource_group_name") or DEFAULT_GROUP,
     )
-    told = f"New resource definition '{name}' created."
-    return await answer(request, done(CREATE + DEFINITION + 1, told, RscDfn=name), 201)
+    message = f"New resource definition '{name}' created."
+    return await respond(request, done(CREATE + DEFINITION + 1, message, RscDfn=name), 201)
 
 
 @routes.get(_RD)
 async def one_definition(request: web.Request) -> web.Response:
     with_volumes = _with_volumes(request)
-    return await answer(request, encoded_definition(_rd(request), with_volumes=with_volumes))
+    return await respond(request, encoded_definition(_rd(request), with_volumes=with_volumes))
 
 
 @routes.put(_RD)
@@ -183,13 +183,13 @@ async def modify_definition(request: web.Request) -> web.Response:
 async def delete_definition(request: web.Request) -> web.Response:
     name = _rd(request).name
     request.app[WORLD].delete_definition(name)
-    told = f"Resource definition '{name}' deleted."
-    return await answer(request, done(REMOVE + DEFINITION + 2, told, RscDfn=name))
+    message = f"Resource definition '{name}' deleted."
+    return await respond(request, done(REMOVE + DEFINITION + 2, message, RscDfn=name))
 
 
 @routes.get(_RD + "/volume-definitions")
 async def list_volumes(request: web.Request) -> web.Response:
-    return await answer(request, volumes_json(_rd(request)))
+    return await respond(request, volumes_json(_rd(request)))
 
 
 @routes.post(_RD + "/volume-definitions")
@@ -202,16 +202,16 @@ async def create_volume(request: web.Request) -> web.Response:
         size_kib=asked["size_kib"],
         props=asked.get("props"),
     )
-    told = f"New volume definition with number '{volume.number}' of '{name}' created."
+    message = f"New volume definition with number '{volume.number}' of '{name}' created."
     refs = {"RscDfn": name, "VlmNr": str(volume.number)}
-    return await answer(request, done(CREATE + VOLUME_DEFINITION + 1, told, **refs), 201)
+    return await respond(request, done(CREATE + VOLUME_DEFINITION + 1, message, **refs), 201)
 
 
 @routes.get(_RD + r"/volume-definitions/{nr:\d+}")
 async def one_volume(request: web.Request) -> web.Response:
     definition, number = _rd(request), int(request.match_info["nr"])
     volume = request.app[WORLD].volume(definition.name, number)
-    return await answer(request, volume_json(definition, volume))
+    return await respond(request, volume_json(definition, volume))
 
 
 @routes.put(_RD + r"/volume-definitions/{nr:\d+}")
@@ -237,9 +237,9 @@ async def modify_volume(request: web.Request) -> web.Response:
 async def delete_volume(request: web.Request) -> web.Response:
     name, number = _rd(request).name, int(request.match_info["nr"])
     request.app[WORLD].delete_volume(name, number)
-    told = f"Volume definition with number '{number}' of resource definition '{name}' deleted."
+    message = f"Volume definition with number '{number}' of resource definition '{name}' deleted."
     refs = {"RscDfn": name, "VlmNr": str(number)}
-    return await answer(request, done(REMOVE + VOLUME_DEFINITION + 2, told, **refs))
+    return await respond(request, done(REMOVE + VOLUME_DEFINITION + 2, message, **refs))
 
 
 def _node(request: web.Request) -> Node:

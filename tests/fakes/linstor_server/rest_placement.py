@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from tests.fakes.linstor_server import answers
-from tests.fakes.linstor_server.answers import CREATE, MODIFY, RESOURCE, WORLD, answer, done
-from tests.fakes.linstor_server.autoplacer import NotEnoughNodes, places, tie_breaker
+from tests.fakes.linstor_server import responses
+from tests.fakes.linstor_server.autoplacer import NotEnoughNodes, choose_nodes, tie_breaker
 from tests.fakes.linstor_server.objects import NotThere, Replica, folded
 from tests.fakes.linstor_server.resource_json import volume_json
+from tests.fakes.linstor_server.responses import CREATE, MODIFY, RESOURCE, WORLD, done, respond
 from tests.fakes.linstor_server.state import change_props
 from tests.fakes.linstor_server.world import LinstorWorld
 from tests.fakes.linstor_server.writes import body_of
@@ -24,20 +24,20 @@ _REPLICA = _RD + "/resources/{node}"
 
 @routes.post(_RD + "/autoplace")
 async def autoplace(request: web.Request) -> web.Response:
-    """Answered once the replicas are up, as LINSTOR does."""
+    """Responds once the replicas are up, as LINSTOR does."""
     world = request.app[WORLD]
     definition = world.definition(request.match_info["rd"])
     asked = (await body_of(request)).get("select_filter") or {}
     of_group = world.group(definition.group).select_filter
     try:
-        chosen = places(definition, world.nodes, of_group, asked)
+        chosen = choose_nodes(definition, world.nodes, of_group, asked)
     except NotEnoughNodes:
-        told = answers.failure(
+        result = responses.failure(
             CREATE + RESOURCE + _NOT_ENOUGH_NODES,
             message="Not enough available nodes",
             details=f"Auto-placing resource: {definition.name}",
         )
-        return await answer(request, told, 500)
+        return await respond(request, result, 500)
     names = [node.name for node in chosen]
     await _until_up(world, definition.name, names)
     third = tie_breaker(definition, world.nodes.values())
@@ -46,12 +46,12 @@ async def autoplace(request: web.Request) -> web.Response:
         world.change_definition(
             definition.name, override={"DrbdOptions/Resource/quorum": "majority"}
         )
-    told = done(
+    result = done(
         CREATE + RESOURCE + 1,
         f"Resource '{definition.name}' successfully autoplaced on {len(names)} nodes",
         RscDfn=definition.name,
     )
-    return await answer(request, told, 201)
+    return await respond(request, result, 201)
 
 
 @routes.post(_REPLICA + "/make-available")
@@ -64,21 +64,21 @@ async def make_available(request: web.Request) -> web.Response:
         flags = () if asked.get("diskful") else ("DISKLESS",)
         await _until_up(world, definition.name, [node.name], flags=flags)
     refs = {"Node": node.name, "RscDfn": definition.name}
-    told = f"Resource '{definition.name}' is available on node '{node.name}'."
-    return await answer(request, done(CREATE + RESOURCE + 1, told, **refs))
+    result = f"Resource '{definition.name}' is available on node '{node.name}'."
+    return await respond(request, done(CREATE + RESOURCE + 1, result, **refs))
 
 
 @routes.get(_REPLICA + "/volumes")
 async def volumes(request: web.Request) -> web.Response:
     replica = _replica(request)
     found = replica.definition.volumes.values()
-    return await answer(request, [volume_json(replica, volume) for volume in found])
+    return await respond(request, [volume_json(replica, volume) for volume in found])
 
 
 @routes.get(_REPLICA + r"/volumes/{nr:\d+}")
 async def one_volume(request: web.Request) -> web.Response:
     replica, number = _replica(request), _number(request)
-    return await answer(request, volume_json(replica, replica.definition.volumes[number]))
+    return await respond(request, volume_json(replica, replica.definition.volumes[number]))
 
 
 @routes.put(_REPLICA + r"/volumes/{nr:\d+}")
@@ -87,9 +87,9 @@ async def modify_volume(request: web.Request) -> web.Response:
     props = replica.volume_props.setdefault(number, {})
     change_props(props, asked.get("override_props") or {}, asked.get("delete_props") or ())
     rd, node = replica.definition.name, replica.node.name
-    told = f"Volume '{number}' of resource '{rd}' on node '{node}' modified."
+    result = f"Volume '{number}' of resource '{rd}' on node '{node}' modified."
     refs = {"Node": node, "RscDfn": rd, "VlmNr": str(number)}
-    return await answer(request, done(MODIFY + _VOLUME + 3, told, **refs))
+    return await respond(request, done(MODIFY + _VOLUME + 3, result, **refs))
 
 
 async def _until_up(

@@ -8,8 +8,8 @@ from typing import Self
 from aiohttp import web
 
 from tests.fakes.linstor_server import control, rest, rest_groups, rest_placement, rest_resources
-from tests.fakes.linstor_server.answers import WORLD
-from tests.fakes.linstor_server.gate import gate
+from tests.fakes.linstor_server.middleware import check_request
+from tests.fakes.linstor_server.responses import WORLD
 from tests.fakes.linstor_server.streams import Streams
 from tests.fakes.linstor_server.world import LinstorWorld
 
@@ -69,7 +69,7 @@ class LinstorServer:
         await self.stop()
 
     async def start(self) -> None:
-        app = web.Application(middlewares=[gate], client_max_size=_LONGEST_BODY)
+        app = web.Application(middlewares=[check_request], client_max_size=_LONGEST_BODY)
         app[WORLD] = self.world
         app.add_routes(rest.routes)
         app.add_routes(rest_resources.routes)

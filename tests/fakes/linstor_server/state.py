@@ -1,4 +1,4 @@
-"""The cluster at rest: objects by name, and changes to them that no stream tells of."""
+"""The cluster at rest: objects by name, and changes to them that no stream has an event for."""
 
 from collections.abc import Iterable, Mapping
 from itertools import count
@@ -173,11 +173,11 @@ class State:
         del self.groups[folded(name)]
 
     def set_definition_prop(self, rd: str, key: str, value: str | None) -> None:
-        """Set a property, or remove it with None. LINSTOR tells nobody."""
+        """Set a property, or remove it with None. LINSTOR sends no event."""
         self.change_definition(rd, override={} if value is None else {key: value}, delete=[key])
 
     def set_volume_prop(self, rd: str, number: int, key: str, value: str | None) -> None:
-        """Set a property, or remove it with None. LINSTOR tells nobody."""
+        """Set a property, or remove it with None. LINSTOR sends no event."""
         override = {} if value is None else {key: value}
         self.change_volume(rd, number, override=override, delete=[key])
 
@@ -198,7 +198,7 @@ class State:
         self._remove(self.replica(rd, from_node))
 
     def node_lost(self, name: str) -> None:
-        """Forget a node and all its replicas. LINSTOR tells nobody."""
+        """Forget a node and all its replicas. LINSTOR sends no event."""
         node = self.node(name)
         for replica in tuple(node.replicas.values()):
             self._remove(replica)

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from tests.fakes.linstor_server import answers
-from tests.fakes.linstor_server.answers import answer, route_of
-from tests.fakes.linstor_server.news import NODES, PROMOTION, Event
+from tests.fakes.linstor_server import responses
+from tests.fakes.linstor_server.event_log import NODES, PROMOTION, Event
+from tests.fakes.linstor_server.responses import respond, route_of
 from tests.fakes.linstor_server.world import LinstorWorld
 
 _HALF_A_FRAME = b'event: may-promote-change\ndata: {"resource_name":"pvc-'
@@ -61,8 +61,8 @@ class Subscriber:
         connection: socket.socket | None = self._transport.get_extra_info("socket")
         if connection is not None and connection.fileno() >= 0:
             # Not every loop lets its own socket be tuned, but a duplicate shares all options.
-            with socket.socket(fileno=os.dup(connection.fileno())) as twin:
-                twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+                duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
 
@@ -148,8 +148,8 @@ class Streams:
     async def _serve(self, request: web.Request, stream: str) -> web.StreamResponse:
         """Stay until the client or a fault ends the connection."""
         if "text/event-stream" not in request.headers.get("Accept", ""):
-            refusal = answers.failure(_WRONG_ACCEPT, message="HTTP 406 Not Acceptable")
-            return await answer(request, refusal, 500)
+            refusal = responses.failure(_WRONG_ACCEPT, message="HTTP 406 Not Acceptable")
+            return await respond(request, refusal, 500)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -160,16 +160,16 @@ class Streams:
         if self._paused:
             subscriber.pause()
         self._subscribers.add(subscriber)
-        self._tell_of_change()
+        self._publish_change()
         try:
             if stream == PROMOTION and request.headers.get("Last-Event-ID") == "current":
-                self._world.tell_present_state()
+                self._world.send_current_state()
             await asyncio.Event().wait()
         finally:
             self._subscribers.discard(subscriber)
-            self._tell_of_change()
+            self._publish_change()
         return response
 
-    def _tell_of_change(self) -> None:
+    def _publish_change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

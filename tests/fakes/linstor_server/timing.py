@@ -30,7 +30,7 @@ class Timing:
     """Asking the satellites for sizes; only view/resources does."""
 
     rest_delay: float = 0.0
-    """Added to every answer but those of the event streams."""
+    """Added to every response but those of the event streams."""
 
     @classmethod
     def real(cls) -> Self:

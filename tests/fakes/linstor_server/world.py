@@ -4,22 +4,22 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
+from tests.fakes.linstor_server.event_log import NODES
 from tests.fakes.linstor_server.faults import Faults
-from tests.fakes.linstor_server.motion import Motion
-from tests.fakes.linstor_server.news import NODES
 from tests.fakes.linstor_server.node_json import node_json
 from tests.fakes.linstor_server.objects import Definition, Node, Replica, folded
 from tests.fakes.linstor_server.state import change_props
 from tests.fakes.linstor_server.timing import Timing
+from tests.fakes.linstor_server.transitions import Transitions
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 
 
-class LinstorWorld(Motion, Faults):
+class LinstorWorld(Transitions, Faults):
     """One LINSTOR cluster. Whatever takes time needs a running loop; set-up does not."""
 
     def __init__(self, *, timing: Timing | None = None) -> None:
-        Motion.__init__(self, timing or Timing())
+        Transitions.__init__(self, timing or Timing())
         Faults.__init__(self)
         self.requests: Counter[str] = Counter()
         """By method and path template, such as `GET /v1/nodes/{node}`."""
@@ -38,7 +38,7 @@ class LinstorWorld(Motion, Faults):
         own = {HOSTNAME_LABEL: name} if hostname_label else {}
         shown = own | dict(labels or {})
         node = self._new_node(name, {f"{namespace}/{key}": value for key, value in shown.items()})
-        self._tell_node("node-create", node)
+        self._emit_node("node-create", node)
         return node
 
     def set_node_prop(self, name: str, key: str, value: str | None) -> None:
@@ -52,13 +52,13 @@ class LinstorWorld(Motion, Faults):
         change_props(node.props, override, delete)
         # LINSTOR's old_node is the same object as its new one, so both show the new values.
         shown = node_json(node)
-        self.news.tell(NODES, [("node-modified", {"old_node": shown, "new_node": shown})])
+        self.event_log.emit(NODES, [("node-modified", {"old_node": shown, "new_node": shown})])
 
     def delete_node(self, name: str) -> None:
         """Take a node out of the cluster for good; what it still held goes with it."""
         node = self.node(name)
         self.node_lost(name)
-        self._tell_node("node-delete", node)
+        self._emit_node("node-delete", node)
 
     def go_offline(self, name: str) -> None:
         """Lose a satellite: one event per replica on it, and nothing on the nodes stream."""
@@ -96,7 +96,7 @@ class LinstorWorld(Motion, Faults):
         avoided = {folded(name) for name in avoid}
         among = targets or [n for key, n in self.nodes.items() if key not in avoided]
         node.flags.add("EVACUATE")
-        self._tell_node("node-evacuate", node)
+        self._emit_node("node-evacuate", node)
         for replica in tuple(node.replicas.values()):
             if replica.diskful and "DELETE" not in replica.flags:
                 replica.flags |= {"EVACUATE"}
@@ -110,7 +110,7 @@ class LinstorWorld(Motion, Faults):
         node.flags.add("EVICTED")
         for replica in node.replicas.values():
             replica.flags |= {"EVICTED"}
-        self._tell_node("node-evicted", node)
+        self._emit_node("node-evicted", node)
 
     def restore(self, name: str) -> None:
         """Take a node back after an evacuation or an eviction."""
@@ -118,15 +118,15 @@ class LinstorWorld(Motion, Faults):
         node.flags -= {"EVACUATE", "EVICTED"}
         for replica in node.replicas.values():
             replica.flags -= {"EVACUATE", "EVICTED"}
-        self._tell_node("node-restored", node)
+        self._emit_node("node-restored", node)
 
     def _place_for(self, replica: Replica, among: Iterable[Node]) -> Node | None:
         taken = replica.definition.replicas
         free = [node for node in among if node.healthy and folded(node.name) not in taken]
         return min(free, key=lambda node: len(node.replicas), default=None)
 
-    def _tell_node(self, name: str, node: Node) -> None:
-        self.news.tell(NODES, [(name, {"node": node_json(node)})])
+    def _emit_node(self, name: str, node: Node) -> None:
+        self.event_log.emit(NODES, [(name, {"node": node_json(node)})])
 
 
 def _definitions_on(node: Node) -> list[Definition]:

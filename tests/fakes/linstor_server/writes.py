@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import orjson
 from aiohttp import web
 
-from tests.fakes.linstor_server import answers
-from tests.fakes.linstor_server.answers import WORLD, answer
+from tests.fakes.linstor_server import responses
 from tests.fakes.linstor_server.objects import Node, folded
+from tests.fakes.linstor_server.responses import WORLD, respond
 from tests.fakes.linstor_server.world import LinstorWorld
 
 _MODIFIED = 3
@@ -22,7 +22,7 @@ class Write(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is written to, as far as the answer tells."""
+    """What is written to, as far as the response shows."""
 
     mask: int
     what: str
@@ -39,7 +39,7 @@ async def body_of(request: web.Request) -> Any:
 
 
 async def write_props(request: web.Request, subject: Subject, write: Write) -> web.Response:
-    """Store the properties of the request and answer as LINSTOR would, some seconds later."""
+    """Store the properties of the request and respond as LINSTOR would, some seconds later."""
     world = request.app[WORLD]
     asked = await body_of(request)
     override: dict[str, str] = asked.get("override_props", {})
@@ -49,16 +49,16 @@ async def write_props(request: web.Request, subject: Subject, write: Write) -> w
             "ApiDatabaseException. com.linbit.linstor.dbdrivers.DatabaseException: "
             "DatabaseException"
         )
-        return await answer(request, _failed(subject, doing, why), 500)
+        return await respond(request, _failed(subject, doing, why), 500)
     write(override=override, delete=asked.get("delete_props", ()))
     if hung(world, subject.satellites()):
         await asyncio.sleep(world.timing.satellite_timeout)
-        return await answer(request, _failed(subject, doing, "TimeoutException."), 500)
+        return await respond(request, _failed(subject, doing, "TimeoutException."), 500)
     if world.timing.property_write_delay:
         await asyncio.sleep(world.timing.property_write_delay)
-    told = f"{subject.what[:1].upper()}{subject.what[1:]} modified."
-    code = answers.MODIFY + subject.mask + _MODIFIED
-    return await answer(request, answers.done(code, told, **subject.obj_refs))
+    message = f"{subject.what[:1].upper()}{subject.what[1:]} modified."
+    code = responses.MODIFY + subject.mask + _MODIFIED
+    return await respond(request, responses.done(code, message, **subject.obj_refs))
 
 
 def hung(world: LinstorWorld, nodes: Iterable[Node]) -> bool:
@@ -68,6 +68,6 @@ def hung(world: LinstorWorld, nodes: Iterable[Node]) -> bool:
 
 
 def _failed(subject: Subject, doing: str, why: str) -> list[dict[str, Any]]:
-    return answers.unexpected(
+    return responses.unexpected(
         subject.mask, doing, why, details=subject.details, obj_refs=dict(subject.obj_refs)
     )

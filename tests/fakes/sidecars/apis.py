@@ -1,4 +1,4 @@
-"""How the sidecars reach a cluster: a pretended one in memory, or any over HTTP."""
+"""How the sidecars reach a cluster: a fake one in memory, or any over HTTP."""
 
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ import orjson
 from tests.fakes.kube_server import FakeCluster, Refusal
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.kube_server.patches import MERGE
-from tests.stage.clusters import ApiError, Cluster
+from tests.testbed.clusters import ApiError, Cluster
 
 Json = dict[str, Any]
 
@@ -16,9 +16,9 @@ VOLUMES, CLAIMS = "persistentvolumes", "persistentvolumeclaims"
 
 
 class Api(Protocol):
-    """Writes answer whether they were accepted; what was not is tried again later."""
+    """Writes return whether they were accepted; what was not is tried again later."""
 
-    def told(self, plural: str) -> AsyncGenerator[tuple[str, Json], None]:
+    def changes(self, plural: str) -> AsyncGenerator[tuple[str, Json], None]:
         """Every object of the kind as it is, and each change from then on."""
 
     async def patch(self, name: str, patch: Json | list[Json], kind: str = MERGE) -> bool:
@@ -35,7 +35,7 @@ class MemoryApi:
     def __init__(self, cluster: FakeCluster) -> None:
         self._cluster = cluster
 
-    async def told(self, plural: str) -> AsyncGenerator[tuple[str, Json], None]:
+    async def changes(self, plural: str) -> AsyncGenerator[tuple[str, Json], None]:
         with self._cluster.subscribe(plural) as changes:
             for found in self._cluster.objects(plural):
                 yield "ADDED", found
@@ -76,7 +76,7 @@ class HttpApi:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    async def told(self, plural: str) -> AsyncGenerator[tuple[str, Json], None]:
+    async def changes(self, plural: str) -> AsyncGenerator[tuple[str, Json], None]:
         path = f"/api/v1/{plural}"
         while True:
             listed = await self._cluster.ask("GET", path)

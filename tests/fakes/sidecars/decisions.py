@@ -44,7 +44,7 @@ def provisioners_farewell(pv: Json) -> Json | None:
 def reclaims(pv: Json) -> bool:
     """Whether the provisioner deletes what is behind the volume: the data.
 
-    A volume that is terminating already is no obstacle as long as it wears the finalizer.
+    A volume that is terminating already is no obstacle as long as it has the finalizer.
     """
     if _going(pv) and PROVISIONER not in _finalizers(pv):
         return False
@@ -77,7 +77,7 @@ def attachers_change(pv: Json, attached: Collection[str]) -> list[Json] | None:
 def expansion(claim: Json, pv: Json) -> str | None:
     """The size that the resizer would give the volume; None if it has nothing to do.
 
-    It does not look at the volume's deletionTimestamp.
+    It ignores the volume's deletionTimestamp.
     """
     ref = pv["spec"].get("claimRef") or {}
     if (claim.get("status") or {}).get("phase") != "Bound":
@@ -85,8 +85,8 @@ def expansion(claim: Json, pv: Json) -> str | None:
     if ref.get("uid") != claim["metadata"]["uid"]:
         return None
     asked = str(claim["spec"]["resources"]["requests"]["storage"])
-    told = ((claim.get("status") or {}).get("capacity") or {}).get("storage", "0")
-    return asked if bytes_of(asked) > bytes_of(told) else None
+    reported = ((claim.get("status") or {}).get("capacity") or {}).get("storage", "0")
+    return asked if bytes_of(asked) > bytes_of(reported) else None
 
 
 def resizing(claim: Json) -> list[Json]:

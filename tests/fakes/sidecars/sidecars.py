@@ -25,32 +25,32 @@ class Reclaimed:
 
 
 class _Row:
-    """Names that want a look, each once; a look that did not get its way is had again later."""
+    """Names to check, each once; a check that failed is repeated later."""
 
-    def __init__(self, look: Callable[[str], Awaitable[bool]]) -> None:
-        self._look = look
+    def __init__(self, check: Callable[[str], Awaitable[bool]]) -> None:
+        self._check = check
         self._waiting: dict[str, None] = {}
-        self._news = asyncio.Event()
+        self._event_arrived = asyncio.Event()
 
     def add(self, name: str) -> None:
         self._waiting[name] = None
-        self._news.set()
+        self._event_arrived.set()
 
     async def run(self) -> None:
         while True:
             while not self._waiting:
-                self._news.clear()
-                await self._news.wait()
+                self._event_arrived.clear()
+                await self._event_arrived.wait()
             name = next(iter(self._waiting))
             del self._waiting[name]
-            if not await self._look(name):
+            if not await self._check(name):
                 asyncio.get_running_loop().call_later(AGAIN, self.add, name)
 
 
 class Sidecars:
     """Use it as `async with Sidecars(api) as sidecars`.
 
-    Each acts on what its watch told last, `lag` seconds after it decided to: like the real ones it
+    Each acts on what its watch sent last, `lag` seconds after it decided to: like the real ones it
     may find that the volume is another by then.
     """
 
@@ -96,9 +96,9 @@ class Sidecars:
         self._attacher.add(name)
 
     async def _listen(self, plural: str, take: Callable[[str, Json], None]) -> None:
-        async with aclosing(self._api.told(plural)) as news:
-            async for kind, told in news:
-                take(kind, told)
+        async with aclosing(self._api.changes(plural)) as changes_seen:
+            async for kind, changes in changes_seen:
+                take(kind, changes)
 
     def _volume(self, kind: str, pv: Json) -> None:
         name = pv["metadata"]["name"]
@@ -127,7 +127,7 @@ class Sidecars:
         return not decisions.reclaims(pv) or await self._reclaim(name, pv)
 
     async def _reclaim(self, name: str, pv: Json) -> bool:
-        """Delete the data, and then the volume of that name, on what the watch told last."""
+        """Delete the data, and then the volume of that name, on what the watch sent last."""
         await asyncio.sleep(self._lag)
         if name in self.attached:
             return False

@@ -1,0 +1,443 @@
+"""Others write to entries and volumes while these are replaced, or are being deleted."""
+
+import asyncio
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.errors import Refused, Unreachable
+from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.names import PvName, ResourceName
+from tests.engine.forged_entries import (
+    EVIL,
+    VICTIM,
+    entry,
+    foreign_claim,
+    is_on,
+    left_absent,
+    reconciled,
+    volume_for,
+)
+from tests.engine.setup import (
+    PV,
+    RD,
+    bind,
+    cluster_with,
+    instead,
+    setup_on,
+    until,
+)
+from tests.fakes.linstor import FakeLinstor
+from tests.testbed import manifests
+
+Json = dict[str, Any]
+
+
+@pytest.mark.parametrize("finalizer", [None, "backup.example.com/hold"])
+@pytest.mark.parametrize("policy", ["Retain", "Delete"])
+@pytest.mark.parametrize("skipped", [False, True])
+async def test_an_entry_reverts_no_deletion_by_others(
+    finalizer: str | None, policy: str, skipped: bool
+) -> None:
+    """It goes when its claim does, or as its owner wants, with the policy that it has."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        bind(cluster, PV, "n1", policy=policy)
+        setup = setup_on(cluster, linstor)
+        await until(lambda: setup.pv()["status"].get("phase") == "Bound")
+        held = [*setup.pv()["metadata"].get("finalizers", []), *filter(None, [finalizer])]
+        skip = {SKIP_RECLAIM_ANNOTATION: "true"} if skipped else {}
+        cluster.patch(
+            "persistentvolumes", PV, {"metadata": {"finalizers": held, "annotations": skip}}
+        )
+        cluster.delete("persistentvolumes", PV)
+        before = setup.pv()
+        forged = manifests.volume(
+            PV, claim=setup.claim(), node_affinity=manifests.on_nodes(["n1"]), policy="Delete"
+        )
+        version, tree = entry(forged, f"{PV}/0")
+        setup.journal.entries[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert "deletionTimestamp" in before["metadata"]
+        assert setup.pv() == before
+
+
+async def test_a_volume_deleted_by_us_is_recreated_whatever_is_removed_from_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        patch, stripped = setup.volumes.patch, False
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            nonlocal stripped
+            metadata = setup.pv()["metadata"]
+            if not stripped and "deletionTimestamp" in metadata:
+                stripped = True
+                others = [each for each in metadata["finalizers"] if each != FINALIZER]
+                assert others
+                without_markers = {"finalizers": others, "annotations": {MARKER_ANNOTATION: None}}
+                cluster.patch("persistentvolumes", PV, {"metadata": without_markers})
+            return await patch(name, change)
+
+        instead(setup.volumes, patch=patched)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"), within=60.0)
+
+        assert stripped
+        assert "unexpected error" not in caplog.text
+        assert "left alone" not in caplog.text
+
+
+@pytest.mark.parametrize("victim", ["pvc-11111111-2222-4333-8444-555555555555", "victim"])
+async def test_an_entry_rewritten_meanwhile_gives_no_claim_another_linstor_volume(
+    victim: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.place(victim, "n1")
+        bind(cluster, "victim", "n1", handle=victim)
+        setup = setup_on(cluster, linstor)
+        create, attempts = setup.volumes.create, 0
+
+        async def created(manifest: Manifest) -> Manifest:
+            nonlocal attempts
+            gone = cluster.get("persistentvolumes", PV) is None
+            attempts += gone
+            if attempts < 3:
+                if gone:
+                    version, tree = deepcopy(setup.journal.entries[PV])
+                    tree["wanted"]["spec"]["csi"]["volumeHandle"] = victim
+                    setup.journal.entries[PV] = (version + "0", {**tree, "volume": f"{victim}/0"})
+                raise Unreachable("not now")
+            return await create(manifest)
+
+        instead(setup.volumes, create=created)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 5)
+
+        assert attempts > 0
+        assert cluster.get("persistentvolumes", PV) is None
+        assert "left alone" in caplog.text
+
+
+async def test_a_rewritten_entry_of_an_unobserved_volume_gives_no_claim_another_linstor_volume(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever writes the entry changes it after it was read first."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place("unused", "n1")
+        linstor.place("victim", "n1")
+        bind(cluster, PV, "n1", handle="victim")
+        await asyncio.sleep(1.0)
+        setup = setup_on(cluster, linstor)
+        claim = foreign_claim(cluster)
+        setup.journal.entries[EVIL] = entry(volume_for(claim, "unused"), "unused/0")
+        create, attempts = setup.volumes.create, 0
+
+        async def created(manifest: Manifest) -> Manifest:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                _, tree = entry(volume_for(claim, "victim"), "victim/0")
+                setup.journal.entries[EVIL] = ("77", tree)
+                raise Unreachable("not now")
+            return await create(manifest)
+
+        instead(setup.volumes, create=created)
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert attempts == 1
+        assert cluster.get("persistentvolumes", EVIL) is None
+        assert "left alone" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["another uid", "no valid entry first", "deleted first"])
+@pytest.mark.parametrize("moment", ["while it is away", "while it is tried"])
+async def test_an_entry_rewritten_for_another_uid_gives_no_claim_the_volume(
+    how: str, moment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n2")
+        setup = setup_on(cluster, linstor)
+        wish = manifests.claim("evil")
+        wish["spec"]["volumeName"] = PV
+        other_claim = cluster.create("persistentvolumeclaims", wish, namespace="default")
+        create, attempts = setup.volumes.create, 0
+        forged = dict[PvName, tuple[str, Json]]()
+
+        def rewrite() -> None:
+            version, tree = deepcopy(setup.journal.entries[PV])
+            ref = tree["wanted"]["spec"]["claimRef"]
+            ref |= {"name": "evil", "uid": other_claim["metadata"]["uid"]}
+            claim = {key: ref[key] for key in ("namespace", "name", "uid")}
+            forged[PV] = (version + "00", {**tree, "uid": "nobody", "claim": claim})
+            if how == "another uid":
+                setup.journal.entries |= forged
+                return
+            bad = (version + "0", {"format": 0, "volume": f"{VICTIM}/0"})
+            setup.journal.entries[PV] = bad
+            if how == "deleted first":
+                del setup.journal.entries[PV]
+
+        async def created(manifest: Manifest) -> Manifest:
+            nonlocal attempts
+            attempts += cluster.get("persistentvolumes", PV) is None
+            if attempts in {1, 2}:
+                if not forged:
+                    rewrite()
+                raise Unreachable("not now")
+            return await create(manifest)
+
+        if moment == "while it is away":
+            await left_absent(setup, cluster)
+            rewrite()
+        else:
+            instead(setup.volumes, create=created)
+        async with setup.at_work():
+            setup.queue.add(VICTIM, source="promotion")
+            await asyncio.sleep(1.0)
+            await reconciled(setup, 3)
+            setup.journal.entries |= forged
+            await reconciled(setup, 3)
+
+        claim = cluster.get("persistentvolumeclaims", "evil", "default")
+        assert forged
+        assert claim is not None
+        assert claim["status"].get("phase") != "Bound"
+        assert cluster.get("persistentvolumes", PV) is None
+        assert "left alone" in caplog.text
+
+
+async def test_observations_of_a_volume_are_dropped_once_it_exists_again() -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n2")
+        setup = setup_on(cluster, linstor)
+        await left_absent(setup, cluster)
+        _, tree = setup.journal.entries.pop(PV)
+        async with setup.at_work():
+            await reconciled(setup, 2)
+            assert setup.replacer.unfinished.originals.has_any([PV])
+            cluster.create("persistentvolumes", tree["wanted"])
+            await reconciled(setup, 2)
+
+            assert not setup.replacer.unfinished.originals.has_any([PV])
+
+
+async def test_observations_before_another_leader_do_not_block_later_entries() -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2", "n3")
+        linstor.place(VICTIM, "n2")
+        setup = setup_on(cluster, linstor)
+        other = setup_on(cluster, linstor, journal=setup.journal, holder="other")
+        await left_absent(setup, cluster)
+        setup.leadership.leading = False
+        setup.engine.leadership_changed(leading=False)
+        async with other.at_work():
+            await reconciled(other, 2)
+        assert is_on(cluster, "n2")
+        linstor.place(VICTIM, "n3")
+        other.queue.closed = False
+        await left_absent(other, cluster)
+        setup.leadership.leading = True
+        async with setup.at_work():
+            await reconciled(setup, 2)
+
+        assert is_on(cluster, "n3")
+
+
+KEEPS = "example.com/keeps-it"
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_an_entry_gives_a_volume_no_unknown_finalizer(crash: bool) -> None:
+    """It could never be deleted."""
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n2")
+        setup = setup_on(cluster, linstor)
+        delete, lost = setup.volumes.delete, False
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal lost
+            response = await delete(manifest)
+            if lost:
+                return response
+            lost = True
+            version, tree = deepcopy(setup.journal.entries[PV])
+            tree["wanted"]["metadata"]["finalizers"].append(KEEPS)
+            setup.journal.entries[PV] = (version + "0", tree)
+            raise Unreachable("the answer is lost")
+
+        instead(setup.volumes, delete=deleted)
+        if crash:
+            await left_absent(setup, cluster)
+            setup = setup_on(cluster, linstor, journal=setup.journal)
+        async with setup.at_work():
+            setup.queue.add(VICTIM, source="promotion")
+            await reconciled(setup, 2)
+
+        assert lost
+        assert is_on(cluster, "n2")
+        assert KEEPS not in setup.pv()["metadata"]["finalizers"]
+
+
+async def test_an_allowed_finalizer_is_on_the_new_volume_after_a_crash() -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n2")
+        setup = setup_on(cluster, linstor, allowed_finalizers=("example.com/*",))
+        held = [*setup.pv()["metadata"]["finalizers"], KEEPS]
+        cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
+        await left_absent(setup, cluster)
+        after = setup_on(
+            cluster, linstor, journal=setup.journal, allowed_finalizers=("example.com/*",)
+        )
+        async with after.at_work():
+            await reconciled(after, 2)
+
+        assert is_on(cluster, "n2")
+        assert KEEPS in after.pv()["metadata"]["finalizers"]
+
+
+MEANWHILE = {
+    "provisioner": {"annotations": {"pv.kubernetes.io/migrated-to": "ebs.csi.aws.com"}},
+    "secret": {
+        "annotations": {
+            "volume.kubernetes.io/provisioner-deletion-secret-name": "root",
+            "volume.kubernetes.io/provisioner-deletion-secret-namespace": "kube-system",
+        }
+    },
+    "label": {"labels": {"tier": "not-allowed"}},
+}
+
+
+@pytest.mark.parametrize("change", MEANWHILE.values(), ids=MEANWHILE)
+async def test_writes_of_others_during_a_replacement_prevent_no_recreation(
+    change: Json,
+) -> None:
+    """Policies of the chart, or of the cluster, may refuse to create what is annotated so."""
+    async with cluster_with(PV, "pvc-2") as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.place("pvc-2", "n1")
+        setup = setup_on(cluster, linstor)
+        delete, create = setup.volumes.delete, setup.volumes.create
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            cluster.patch("persistentvolumes", manifest["metadata"]["name"], {"metadata": change})
+            return response
+
+        async def created(manifest: Manifest) -> Manifest:
+            for part, texts in change.items():
+                if not texts.items().isdisjoint((manifest["metadata"].get(part) or {}).items()):
+                    raise Refused("a policy does not allow that")
+            return await create(manifest)
+
+        instead(setup.volumes, delete=deleted, create=created)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"), within=60.0)
+            linstor.place("pvc-2", "n2")
+            setup.queue.add(ResourceName("pvc-2"), source="promotion")
+            await until(lambda: setup.nodes("pvc-2") == {"n2"}, within=60.0)
+
+        assert setup.replacer.unfinished.absent.blocking == set()
+
+
+@pytest.mark.parametrize("part", ["labels", "annotations"])
+async def test_a_rejected_change_of_others_discards_no_other_change(
+    part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        delete, create, patch = setup.volumes.delete, setup.volumes.create, setup.volumes.patch
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            cluster.patch("persistentvolumes", PV, {"metadata": {part: {"evil": "x"}}})
+            others = {"spec": {"capacity": {"storage": "5Gi"}}, "metadata": {part: {"team": "red"}}}
+            cluster.patch("persistentvolumes", PV, others)
+            return response
+
+        def check(manifest: Manifest) -> None:
+            if "evil" in ((manifest.get("metadata") or {}).get(part) or {}):
+                raise Refused("a policy does not allow that")
+
+        async def created(manifest: Manifest) -> Manifest:
+            check(manifest)
+            return await create(manifest)
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            check(change)
+            return await patch(name, change)
+
+        instead(setup.volumes, delete=deleted, create=created, patch=patched)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"), within=60.0)
+            await asyncio.sleep(5.0)
+
+        assert setup.pv()["spec"]["capacity"] == {"storage": "5Gi"}
+        assert setup.pv()["metadata"][part]["team"] == "red"
+        assert "evil" not in setup.pv()["metadata"][part]
+        reported = [
+            each for each in caplog.records if "Kubernetes rejected that change" in each.message
+        ]
+        assert [each.levelname for each in reported] == ["ERROR"]
+
+
+async def test_a_rejected_claim_ref_blocks_no_other_volume() -> None:
+    async with cluster_with(PV, "pvc-2") as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.place("pvc-2", "n1")
+        setup = setup_on(cluster, linstor)
+        delete, create = setup.volumes.delete, setup.volumes.create
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            claim = {"namespace": "elsewhere", "name": "other", "uid": "other"}
+            cluster.patch("persistentvolumes", PV, {"spec": {"claimRef": claim}})
+            return response
+
+        async def created(manifest: Manifest) -> Manifest:
+            if manifest["spec"]["claimRef"]["namespace"] == "elsewhere":
+                raise Refused("its Secrets are not of that namespace")
+            return await create(manifest)
+
+        instead(setup.volumes, delete=deleted, create=created)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: PV in setup.replacer.unfinished.absent.stuck, within=60.0)
+            instead(setup.volumes, delete=delete)
+            linstor.place("pvc-2", "n2")
+            setup.queue.add(ResourceName("pvc-2"), source="promotion")
+            await until(lambda: setup.nodes("pvc-2") == {"n2"}, within=60.0)

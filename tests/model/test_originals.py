@@ -1,0 +1,75 @@
+"""What was seen of a volume before it went confirms what its entry asks for, or its class does."""
+
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.model.demands import demands_of, original_of
+from linstor_affinity_events.model.keys import VolumeKey
+from linstor_affinity_events.model.manifest import uid_of
+from linstor_affinity_events.model.names import ResourceName, Uid
+from linstor_affinity_events.model.ownership import is_entitled
+from linstor_affinity_events.model.policy import EVERYWHERE, StorageClass
+from tests.model.manifests import CLAIM_UID, begun, claim, marked, terminating, volume
+
+Json = dict[str, Any]
+
+OPTIONS = ["discard"]
+
+
+def class_with(*options: str) -> StorageClass:
+    return StorageClass.read("linstor", {}, lambda _: EVERYWHERE, mount_options=options)
+
+
+def test_the_original_has_all_relevant_fields() -> None:
+    pv = volume(mountOptions=OPTIONS)
+
+    original = original_of(pv)
+
+    assert original.uid == uid_of(pv)
+    assert original.claim == CLAIM_UID
+    assert original.demands == demands_of(pv)
+    assert original.demands != demands_of(volume())
+    assert original.key == VolumeKey(ResourceName("pvc-1"))
+
+
+def test_a_volume_without_claim_or_of_another_driver_has_neither_claim_nor_key() -> None:
+    other = {"driver": "ebs.csi.aws.com", "volumeHandle": "pvc-1"}
+
+    original = original_of(volume(claimRef=None, csi=other))
+
+    assert (original.claim, original.key) == (Uid(""), None)
+
+
+def test_markers_set_before_the_deletion_are_part_of_the_original() -> None:
+    assert original_of(terminating(marked(volume()))).held is True
+    assert original_of(volume()).held is False
+
+
+def entitled(entry_of: Json, **observed: Any) -> bool:
+    given = {"original": None, "storage_class": None, **observed}
+    return is_entitled(begun(entry_of), claim(), **given)
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        pytest.param({}, False, id="nothing"),
+        pytest.param({"original": volume(mountOptions=OPTIONS)}, True, id="seen with them"),
+        pytest.param({"original": volume()}, False, id="seen without them"),
+        pytest.param({"storage_class": class_with(*OPTIONS)}, True, id="its class gives them"),
+        pytest.param({"storage_class": class_with()}, False, id="its class does not"),
+    ],
+)
+def test_mount_options_require_confirmation(observed: Json, expected: bool) -> None:
+    if "original" in observed:
+        observed = {**observed, "original": original_of(observed["original"])}
+
+    assert entitled(volume(mountOptions=OPTIONS), **observed) is expected
+
+
+def test_a_volume_observed_with_another_claim_is_not_given_to_this_one() -> None:
+    of_another = volume(claimRef={**volume()["spec"]["claimRef"], "uid": "another"})
+
+    assert entitled(volume(), original=original_of(volume()))
+    assert not entitled(volume(), original=original_of(of_another))
