@@ -370,8 +370,8 @@ OPTIONS = (
         parse=text,
         metavar="NAME",
         help="Name of this instance in the Lease; every instance needs its own. With a fixed "
-        "name, a restarted instance leads again at once; with a new name, it waits until "
-        "the old Lease expires. If empty: the host name and a random suffix, new at each "
+        "name, an instance that restarts after a crash leads again at once; with a new name, "
+        "it waits until the old Lease expires. If empty: the host name and a random suffix, new at each "
         "start.",
     ),
     Option(
@@ -421,7 +421,8 @@ OPTIONS = (
         metavar=_DURATION_METAVAR,
         least=0.5,
         help="How long after its last renewal of the Lease the leader stops leading by itself: "
-        "it starts no more changes. Must be longer than --leader-election-retry-period.",
+        "it starts no more changes. Must be longer than --leader-election-retry-period and "
+        "shorter than --leader-election-lease-duration.",
     ),
     Option(
         flag="leader-election-retry-period",

@@ -39,8 +39,9 @@ log = logging.getLogger(__name__)
 
 SAVED_REASON = "SavedVolumeNotTakenOver"
 _IGNORED = (
-    "saved PersistentVolume in LINSTOR is ignored, for the reason in the message. If no cluster "
-    "needs it, delete the property Aux/affinity-updater-saved-pv of linstor-affinity-controller"
+    "saved PersistentVolume in LINSTOR is ignored, for the reason in the message: it is neither "
+    "restored nor deleted. linstor-affinity-controller saves one while it recreates it. If no "
+    "cluster lacks it, delete the property Aux/affinity-updater-saved-pv of this volume definition"
 )
 _NOT_DELETED = (
     "saved PersistentVolume in LINSTOR (property Aux/affinity-updater-saved-pv) is not needed any "

@@ -234,7 +234,8 @@ async def test_a_foreign_config_map_is_reported_and_not_trusted(
     assert [record.message for record in caplog.records] == [
         (
             "journal entry is not valid and is ignored until it is corrected or deleted. Find out "
-            "who wrote it, and whether its PersistentVolume is missing; see docs/reliability.md"
+            "who wrote it, and whether the PersistentVolume in the name of the ConfigMap is "
+            "missing; see docs/reliability.md"
         )
     ]
     with pytest.raises(BadEntry):

@@ -142,8 +142,8 @@ class KubeJournal:
         if why is not None:
             log.error(
                 "journal entry is not valid and is ignored until it is corrected or "
-                "deleted. Find out who wrote it, and whether its PersistentVolume is "
-                "missing; see docs/reliability.md",
+                "deleted. Find out who wrote it, and whether the PersistentVolume in "
+                "the name of the ConfigMap is missing; see docs/reliability.md",
                 extra=facts(namespace=self._namespace, configmap=name, error=why),
             )
         return None if entry is None else (entry.pv, entry.key)
