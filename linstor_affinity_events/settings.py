@@ -371,8 +371,8 @@ OPTIONS = (
         metavar="NAME",
         help="Name of this instance in the Lease; every instance needs its own. With a fixed "
         "name, an instance that restarts after a crash leads again at once; with a new name, "
-        "it waits until the old Lease expires. If empty: the host name and a random suffix, new at each "
-        "start.",
+        "it waits until the old Lease expires. If empty: the host name and a random suffix, new "
+        "at each start.",
     ),
     Option(
         flag="lease-lock-name",
