@@ -39,7 +39,7 @@ def version_of(top: Path) -> str:
     return next(iter(versions.values()))
 
 
-def notes_of(changelog: str, version: str, *, tagged: bool) -> str:
+def changes_of(changelog: str, version: str, *, tagged: bool) -> str:
     """What the changelog says of a version. A tag needs a version with its date."""
     heading = rf"^## {re.escape(version)} \(([^)]*)\)\n"
     section = re.search(heading + r"(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
@@ -198,7 +198,7 @@ def main() -> None:
         if given.tag:
             check_tag(given.tag, version)
         changelog = (TOP / "CHANGELOG.md").read_text()
-        notes = notes_of(changelog, version, tagged=bool(given.tag))
+        notes = changes_of(changelog, version, tagged=bool(given.tag))
         files = files_of(dist, version)
         if given.image and given.home:
             publish_chart_as(files["chart"], given.image, given.home)

@@ -222,7 +222,7 @@ class CoalescingReader:
             "many resources were waiting, so LINSTOR was asked once for all of them, "
             "instead of once for each",
             extra=facts(
-                reconciles_answered=self._bulk.served,
+                reconciles_served=self._bulk.served,
                 s_since_read_began=round(self._clock() - self._bulk.began, 2),
             ),
         )

@@ -42,7 +42,7 @@ def archive(path: Path, files: dict[str, str]) -> Path:
 
 
 def test_the_notes_are_those_of_the_version_alone(release: ModuleType) -> None:
-    assert release.notes_of(CHANGELOG, VERSION, tagged=True) == "* New.\n"
+    assert release.changes_of(CHANGELOG, VERSION, tagged=True) == "* New.\n"
 
 
 @pytest.mark.parametrize(
@@ -57,19 +57,19 @@ def test_a_tag_requires_notes_with_a_date(
     release: ModuleType, changelog: str, reported: str
 ) -> None:
     with pytest.raises(release.NotReady, match=reported):
-        release.notes_of(changelog, VERSION, tagged=True)
+        release.changes_of(changelog, VERSION, tagged=True)
 
 
 def test_a_dry_run_requires_no_date(release: ModuleType) -> None:
     changelog = CHANGELOG.replace("2026-11-26", "unreleased")
 
-    assert release.notes_of(changelog, VERSION, tagged=False) == "* New.\n"
+    assert release.changes_of(changelog, VERSION, tagged=False) == "* New.\n"
 
 
 def test_the_changelog_has_notes_for_the_current_version(release: ModuleType) -> None:
     version = release.version_of(TOP)
 
-    assert release.notes_of((TOP / "CHANGELOG.md").read_text(), version, tagged=False)
+    assert release.changes_of((TOP / "CHANGELOG.md").read_text(), version, tagged=False)
 
 
 def test_a_tag_of_another_version_is_rejected(release: ModuleType) -> None:
