@@ -23,6 +23,7 @@ from tests.engine.forged_entries import (
 )
 from tests.engine.setup import PV, Setup, bind, cluster_with, instead, setup_on, until
 from tests.engine.test_forged_entries import left_by_a_crash
+from tests.fakes.kube_server import FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.testbed import manifests
 
@@ -167,3 +168,121 @@ async def test_an_old_entry_reverts_no_deletion_by_a_user() -> None:
 
         assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
         assert "deletionTimestamp" in setup.pv()["metadata"]
+
+
+async def rolled_back_by_another(cluster: FakeCluster, linstor: FakeLinstor) -> tuple[Setup, Setup]:
+    """An instance marked a volume on n1 and lost the Lease; the next leader removed the markers.
+    Returns both: the first leads again, and both can be put to work.
+    """
+    bind(cluster, PV, "n1", handle=VICTIM, policy="Retain")
+    await asyncio.sleep(1.0)
+    linstor.place(VICTIM, "n2")
+    first = setup_on(cluster, linstor)
+    second = setup_on(cluster, linstor, journal=first.journal, holder="other")
+    first.faults.refuse("save", Unreachable)
+    async with first.at_work():
+        first.queue.add(VICTIM, source="promotion")
+        await until(lambda: FINALIZER in first.pv()["metadata"]["finalizers"])
+        await asyncio.sleep(1.0)
+        leads(first, leading=False)
+        await asyncio.sleep(20.0)
+    linstor.place(VICTIM, "n1")
+    cluster.patch("persistentvolumes", PV, {"spec": {"capacity": {"storage": "7Gi"}}})
+    async with second.at_work():
+        await reconciled(second, 2)
+    assert FINALIZER not in first.pv()["metadata"]["finalizers"]
+    assert first.journal.entries == {}
+    first.faults.allow("save")
+    first.queue.closed = second.queue.closed = False
+    leads(first, leading=True)
+    return first, second
+
+
+async def test_an_entry_undoes_no_deletion_of_a_volume_that_another_leader_rolled_back() -> None:
+    async with cluster_with() as cluster:
+        setup, _ = await rolled_back_by_another(cluster, FakeLinstor("n1", "n2"))
+        async with setup.at_work():
+            await reconciled(setup, 3)
+            held = [*setup.pv()["metadata"]["finalizers"], "backup.example.com/hold"]
+            cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
+            cluster.delete("persistentvolumes", PV)
+            before = setup.pv()
+            wanted = manifests.volume(
+                PV,
+                claim=setup.claim(),
+                node_affinity=manifests.on_nodes(["n1"]),
+                handle=VICTIM,
+                policy="Delete",
+            )
+            version, tree = entry(wanted, f"{VICTIM}/0")
+            setup.journal.entries[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+            await reconciled(setup, 3)
+
+        assert setup.pv() == before
+        assert "deletionTimestamp" in before["metadata"]
+
+
+async def test_a_volume_that_another_claim_was_given_between_two_terms_comes_back_to_it() -> None:
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        setup, second = await rolled_back_by_another(cluster, linstor)
+        leads(setup, leading=False)
+        cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+        wish = manifests.claim("next")
+        wish["spec"]["volumeName"] = PV
+        claim = cluster.create("persistentvolumeclaims", wish, namespace="default")
+        ref = {"name": "next", "uid": claim["metadata"]["uid"], "resourceVersion": None}
+        cluster.patch("persistentvolumes", PV, {"spec": {"claimRef": ref}})
+        await until(lambda: setup.pv()["status"]["phase"] == "Bound")
+        linstor.place(VICTIM, "n3")
+        await left_absent(second, cluster)
+        leads(setup, leading=True)
+        async with setup.at_work():
+            await reconciled(setup, 5)
+
+        assert is_on(cluster, "n3")
+        assert setup.pv()["spec"]["claimRef"]["uid"] == claim["metadata"]["uid"]
+        assert setup.pv()["status"]["phase"] == "Bound"
+
+
+async def test_who_leads_again_lists_all_entries_before_it_makes_a_volume_it_once_observed() -> (
+    None
+):
+    """The volume of somebody who writes entries was in replacement when the Lease was lost. Another
+    leader crashed since, and left the volume of somebody else absent.
+    """
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        bind(cluster, EVIL, "n1", handle="own")
+        await asyncio.sleep(1.0)
+        linstor.place("own", "n2")
+        setup = setup_on(cluster, linstor)
+        setup.faults.refuse("create", Unreachable)
+        async with setup.at_work():
+            setup.queue.add(ResourceName("own"), source="promotion")
+            await until(lambda: cluster.get("persistentvolumes", EVIL) is None)
+            leads(setup, leading=False)
+            await asyncio.sleep(30.0)
+        setup.faults.allow("create")
+        setup.queue.closed = False
+        bind(cluster, "sibling", "n2", handle=f"{VICTIM}/1")
+        crashed = (await left_by_a_crash(cluster, linstor)).entries
+        forged = entry(volume_for(setup.claim(EVIL), VICTIM), f"{VICTIM}/0")
+        setup.journal.entries = {**crashed, EVIL: forged}
+        setup.journal.at_a_time = 1
+        listed = setup.journal.all
+
+        async def slowly() -> Listed:
+            await asyncio.sleep(0.5)
+            return await listed()
+
+        instead(setup.journal, all=slowly)
+        leads(setup, leading=True)
+        async with setup.at_work():
+            first = asyncio.create_task(setup.full_reconciler.reconcile_all("start"), name="first")
+            await asyncio.sleep(0.7)
+            setup.queue.add(ResourceName("own"), source="promotion")
+            await first
+            await reconciled(setup, 3)
+
+        assert cluster.get("persistentvolumes", EVIL) is None

@@ -1,7 +1,9 @@
 """Those who may write entries, properties or annotations, against the whole engine in memory."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace as changed
@@ -20,6 +22,7 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.placement import Definition
 from tests.engine.forged_entries import (
     EVIL,
     FORGED,
@@ -775,3 +778,105 @@ async def test_an_unusable_entry_and_saved_pv_do_not_delay_a_volume() -> None:
             await until(lambda: is_on(cluster, "n2"), within=60.0)
 
             assert len(linstor.asked) < 200
+
+
+async def test_saved_volumes_that_linstor_has_no_longer_are_not_remembered() -> None:
+    """Whoever writes to LINSTOR can have them come under ever new names."""
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        setup = setup_on(cluster, linstor)
+        kept = list[int]()
+        async with setup.at_work():
+            for turn in range(5):
+                names = [ResourceName(f"evil-{turn}-{number}") for number in range(20)]
+                for name in names:
+                    linstor.known[name] = Definition(resource=name, saved={0: "x" * 4096})
+                await reconciled(setup, 1)
+                kept.append(setup.reconciler.remembered())
+                for name in names:
+                    del linstor.known[name]
+                await reconciled(setup, 1)
+
+        assert min(kept) >= 20
+        assert max(kept) == kept[0]
+        assert setup.reconciler.remembered() == 0
+
+
+class Text(str):
+    """One that can be referred to weakly."""
+
+    __slots__ = ("__weakref__",)
+
+
+async def test_the_text_of_a_saved_volume_is_not_kept() -> None:
+    """It may be long, and there may be many."""
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        setup = setup_on(cluster, linstor)
+        name, text = ResourceName("evil"), Text("x" * 4096)
+        kept, same = weakref.ref(text), str(text)
+        async with setup.at_work():
+            linstor.known[name] = Definition(resource=name, saved={0: text})
+            await reconciled(setup, 1)
+            del text
+            linstor.known[name] = Definition(resource=name, saved={0: same})
+            await reconciled(setup, 1)
+            gc.collect()
+
+            assert setup.reconciler.remembered() > 0
+            assert kept() is None
+
+
+async def test_a_rewritten_entry_gives_no_other_resource_to_the_claim_of_a_provisioned_volume() -> (
+    None
+):
+    """After a crash nobody has observed the volume, but linstor-csi names a resource after it."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place("decoy", "n1")
+        wish = manifests.claim("data")
+        uid = cluster.create("persistentvolumeclaims", wish, namespace="default")["metadata"]["uid"]
+        name = PvName(f"pvc-{uid}")
+        named = {"spec": {"volumeName": name}}
+        claim = cluster.patch("persistentvolumeclaims", "data", named, namespace="default")
+        setup = setup_on(cluster, linstor)
+        forged = volume_for(claim, "decoy")
+        forged["metadata"]["name"] = name
+        setup.journal.entries[name] = entry(forged, "decoy/0")
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        after = cluster.get("persistentvolumeclaims", "data", "default")
+        assert after is not None
+        assert after["spec"]["volumeName"] == name
+        assert after["status"].get("phase") != "Bound"
+        assert setup.pv(name)["status"]["phase"] == "Released"
+        assert setup.pv(name)["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+
+@pytest.mark.parametrize("theirs_is", ["tuned", manifests.LOCAL_CLASS])
+@pytest.mark.parametrize("by", ["an entry", "a property"])
+async def test_a_class_gives_its_mount_options_to_its_own_claims_only(
+    theirs_is: str, by: str
+) -> None:
+    async with cluster_with() as cluster:
+        tuned = manifests.storage_class("tuned", {"allowRemoteVolumeAccess": "false"})
+        cluster.create("storageclasses", tuned | {"mountOptions": OPTIONS})
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place("unused", "n1")
+        setup = setup_on(cluster, linstor)
+        claim = foreign_claim(cluster, storage_class=theirs_is)
+        forged = volume_for(claim, "unused", storage_class="tuned", mountOptions=OPTIONS)
+        if by == "an entry":
+            setup.journal.entries[EVIL] = entry(forged, "unused/0")
+        else:
+            name = ResourceName("unused")
+            linstor.known[name] = changed(linstor.known[name], saved={0: json.dumps(forged)})
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        after = cluster.get("persistentvolumeclaims", "evil", "default")
+        assert after is not None
+        assert (after["status"].get("phase") == "Bound") == (theirs_is == "tuned")

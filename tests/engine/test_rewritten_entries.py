@@ -1,6 +1,7 @@
 """Others write to entries and volumes while these are replaced, or are being deleted."""
 
 import asyncio
+import json
 from copy import deepcopy
 from typing import Any
 
@@ -269,8 +270,9 @@ async def test_observations_before_another_leader_do_not_block_later_entries() -
 KEEPS = "example.com/keeps-it"
 
 
+@pytest.mark.parametrize("finalizer", [KEEPS, "external-attacher/nobody-at-all"])
 @pytest.mark.parametrize("crash", [False, True])
-async def test_an_entry_gives_a_volume_no_unknown_finalizer(crash: bool) -> None:
+async def test_an_entry_gives_a_volume_no_unknown_finalizer(crash: bool, finalizer: str) -> None:
     """It could never be deleted."""
     async with cluster_with() as cluster:
         bind(cluster, PV, "n1", handle=VICTIM)
@@ -287,7 +289,7 @@ async def test_an_entry_gives_a_volume_no_unknown_finalizer(crash: bool) -> None
                 return response
             lost = True
             version, tree = deepcopy(setup.journal.entries[PV])
-            tree["wanted"]["metadata"]["finalizers"].append(KEEPS)
+            tree["wanted"]["metadata"]["finalizers"].append(finalizer)
             setup.journal.entries[PV] = (version + "0", tree)
             raise Unreachable("the answer is lost")
 
@@ -301,7 +303,7 @@ async def test_an_entry_gives_a_volume_no_unknown_finalizer(crash: bool) -> None
 
         assert lost
         assert is_on(cluster, "n2")
-        assert KEEPS not in setup.pv()["metadata"]["finalizers"]
+        assert finalizer not in setup.pv()["metadata"]["finalizers"]
 
 
 async def test_an_allowed_finalizer_is_on_the_new_volume_after_a_crash() -> None:
@@ -441,3 +443,98 @@ async def test_a_rejected_claim_ref_blocks_no_other_volume() -> None:
             linstor.place("pvc-2", "n2")
             setup.queue.add(ResourceName("pvc-2"), source="promotion")
             await until(lambda: setup.nodes("pvc-2") == {"n2"}, within=60.0)
+
+
+RESTORED = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
+MARKERS = {
+    "both": {"finalizers": [FINALIZER], "annotations": {MARKER_ANNOTATION: RESTORED}},
+    "the finalizer": {"finalizers": [FINALIZER]},
+    "the annotation": {"annotations": {MARKER_ANNOTATION: RESTORED}},
+}
+
+
+@pytest.mark.parametrize("markers", MARKERS.values(), ids=MARKERS)
+async def test_an_entry_with_replacement_markers_has_no_volume_made(
+    markers: Json, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its policy would become Delete once the markers are removed by a second entry."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1")
+        linstor.place("unused", "n1")
+        setup = setup_on(cluster, linstor)
+        forged = volume_for(None, "unused")
+        forged["metadata"] |= {"finalizers": markers.get("finalizers", [])}
+        forged["metadata"]["annotations"] |= {
+            SKIP_RECLAIM_ANNOTATION: "true",
+            **markers.get("annotations", {}),
+        }
+        setup.journal.entries[EVIL] = entry(forged, "unused/0")
+        create = setup.volumes.create
+
+        async def created(manifest: Manifest) -> Manifest:
+            made = await create(manifest)
+            _, tree = entry(forged, "unused/0")
+            tree |= {"uid": made["metadata"]["uid"], "state": "prepared"}
+            setup.journal.entries[EVIL] = ("77", tree)
+            return made
+
+        instead(setup.volumes, create=created)
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert cluster.get("persistentvolumes", EVIL) is None
+        assert "journal entry is not valid" in caplog.text
+
+
+@pytest.mark.parametrize("nodes", [("n2",), ("n1", "n2")], ids=["urgent", "one choice more"])
+async def test_entries_for_volumes_that_exist_make_no_change_wait(nodes: tuple[str, ...]) -> None:
+    """This instance recreated them once, and their entries name a claim that is never bound."""
+    own = [f"own-{number}" for number in range(60)]
+    async with cluster_with(PV, *own) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        for name in own:
+            linstor.place(name, "n2")
+        setup = setup_on(cluster, linstor)
+        claim = foreign_claim(cluster)
+        async with setup.at_work():
+            await reconciled(setup, 3)
+            assert all(setup.nodes(name) == {"n2"} for name in own)
+            for name in own:
+                forged = manifests.volume(
+                    name, claim=claim, node_affinity=manifests.on_nodes(["n2"])
+                )
+                setup.journal.entries[PvName(name)] = entry(forged, f"{name}/0")
+            await setup.full_reconciler.reconcile_all("period")
+            linstor.place(PV, *nodes)
+            begun = asyncio.get_running_loop().time()
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, *nodes))
+            took = asyncio.get_running_loop().time() - begun
+            await reconciled(setup, 1)
+
+        assert took < 5.0
+        assert setup.journal.entries == {}
+
+
+async def test_an_entry_that_is_left_alone_blocks_no_other_replacement(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A webhook rejected the volume for a moment, and its entry is not to be trusted any more."""
+    async with cluster_with(PV, "pvc-2") as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.place("pvc-2", "n1")
+        setup = setup_on(cluster, linstor)
+        setup.faults.refuse("create")
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: setup.replacer.unfinished.absent.blocking)
+            version, tree = deepcopy(setup.journal.entries[PV])
+            setup.journal.entries[PV] = (version + "0", {**tree, "uid": "nobody"})
+            setup.faults.allow("create")
+            linstor.place("pvc-2", "n2")
+            await reconciled(setup, 5)
+
+        assert "left alone" in caplog.text
+        assert setup.nodes("pvc-2") == {"n2"}

@@ -15,6 +15,7 @@ from tests.fakes.others import FakeNotices, FakeTelemetry
 from tests.model.manifests import PV, begun, marked, volume
 
 ENTRY = begun(volume())
+OBSERVED = describe(volume())
 
 
 @pytest.mark.parametrize(
@@ -27,8 +28,8 @@ async def test_the_cache_does_not_override_what_was_observed(
 ) -> None:
     """The cache is late, and somebody else deleted the entry of a volume that is absent."""
     unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
-    observed = describe(volume())
-    assert observed is not None
+    assert OBSERVED is not None
+    observed = OBSERVED
     unfinished.originals.observed(marked(volume()) if held else volume())
     unfinished.record(ENTRY)
 
@@ -56,3 +57,31 @@ async def test_a_missing_volume_is_called_recreated_only_if_it_exists(
 
     assert ("missing PersistentVolume is recreated" in caplog.text) is exists
     assert not unfinished.absent.stuck
+
+
+async def test_what_was_observed_before_another_instance_led_does_not_count_any_more() -> None:
+    unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
+    originals = unfinished.originals
+    originals.observed(marked(volume()))
+    unfinished.leadership_lost()
+
+    assert originals.of(ENTRY) is None
+    assert not unfinished.knows_owner(PV, ENTRY.key)
+
+    originals.observed(volume())
+    seen = originals.of(ENTRY)
+    assert seen is not None
+    assert not seen.held
+    assert unfinished.knows_owner(PV, ENTRY.key)
+
+
+async def test_a_volume_that_was_held_before_another_instance_led_is_forgotten_once_it_exists() -> (
+    None
+):
+    unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
+    unfinished.originals.observed(marked(volume()))
+    unfinished.leadership_lost()
+
+    unfinished.know(Listed({}), before=[], term=unfinished.term, volume_of=lambda _: OBSERVED)
+
+    assert not unfinished.originals.has_any([PV])

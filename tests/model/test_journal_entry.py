@@ -14,11 +14,14 @@ from linstor_affinity_events.errors import BadEntry
 from linstor_affinity_events.model.journal_entry import JournalEntry, State, read_entry, read_saved
 from linstor_affinity_events.model.keys import (
     CONTEXT_POLICY,
+    FINALIZER,
+    MARKER_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
     USES_CONTEXT,
     VolumeKey,
 )
 from linstor_affinity_events.model.manifest import annotations_of, claim_of, name_of
+from linstor_affinity_events.model.markers import has_any_marker
 from linstor_affinity_events.model.names import ResourceName, Uid
 from tests.model.manifests import (
     KEY,
@@ -208,6 +211,22 @@ def test_an_entry_with_a_hostile_manifest_is_rejected(change: Change) -> None:
         read_entry(tree)
 
 
+MARKERS = [
+    pytest.param(put("metadata", "finalizers", to=[FINALIZER]), id="the finalizer"),
+    pytest.param(put("metadata", "annotations", to={MARKER_ANNOTATION: "x"}), id="the annotation"),
+]
+
+
+@pytest.mark.parametrize("change", MARKERS)
+def test_an_entry_with_a_replacement_marker_is_refused(change: Change) -> None:
+    """No volume may be made with one: whoever removes the markers would believe what they say."""
+    tree = fresh(begun(volume()).written())
+    change(tree["wanted"])
+
+    with pytest.raises(BadEntry, match="has replacement markers"):
+        read_entry(tree)
+
+
 @pytest.mark.parametrize("field", ["uid", "resourceVersion", "deletionTimestamp"])
 def test_an_entry_with_server_set_fields_is_rejected(field: str) -> None:
     tree = fresh(begun(volume()).written())
@@ -293,6 +312,14 @@ def test_a_saved_pv_has_its_own_affinity() -> None:
 
 def test_the_skip_reclaim_of_a_saved_pv_is_dropped() -> None:
     assert SKIP_RECLAIM_ANNOTATION not in annotations_of(read_saved(saved(), KEY))
+
+
+@pytest.mark.parametrize("change", MARKERS)
+def test_replacement_markers_of_a_saved_pv_are_dropped(change: Change) -> None:
+    tree = saved()
+    change(tree)
+
+    assert not has_any_marker(read_saved(tree, KEY))
 
 
 def test_the_kind_of_a_saved_pv_is_optional() -> None:

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.demands import demands_of, original_of
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import uid_of
-from linstor_affinity_events.model.names import ResourceName, Uid
+from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.ownership import is_entitled
 from linstor_affinity_events.model.policy import EVERYWHERE, StorageClass
 from tests.model.manifests import CLAIM_UID, begun, claim, marked, terminating, volume
@@ -73,3 +75,48 @@ def test_a_volume_observed_with_another_claim_is_not_given_to_this_one() -> None
 
     assert entitled(volume(), original=original_of(volume()))
     assert not entitled(volume(), original=original_of(of_another))
+
+
+def test_a_class_confirms_nothing_for_a_claim_of_another_class() -> None:
+    tuned = begun(volume(mountOptions=OPTIONS, storageClassName="tuned"))
+    options = class_with(*OPTIONS)
+
+    assert is_entitled(tuned, claim(storageClassName="tuned"), original=None, storage_class=options)
+    assert not is_entitled(
+        tuned, claim(storageClassName="linstor"), original=None, storage_class=options
+    )
+
+
+def test_a_volume_that_was_seen_with_its_options_may_have_another_class_than_its_claim() -> None:
+    """An administrator can bind them to each other."""
+    tuned = volume(mountOptions=OPTIONS, storageClassName="tuned")
+
+    assert entitled(tuned, original=original_of(tuned))
+
+
+NAMED = PvName("pvc-11111111-2222-4333-8444-555555555555")
+ITS_CLAIM = Uid("11111111-2222-4333-8444-555555555555")
+
+
+@pytest.mark.parametrize(
+    ("name", "handle", "uid", "expected"),
+    [
+        pytest.param(NAMED, NAMED, ITS_CLAIM, True, id="provisioned for it"),
+        pytest.param(NAMED, NAMED, CLAIM_UID, False, id="provisioned for another claim"),
+        pytest.param("any", NAMED, ITS_CLAIM, True, id="its resource, renamed volume"),
+        pytest.param("any", NAMED, CLAIM_UID, False, id="a resource of another claim"),
+        pytest.param(NAMED, "any", ITS_CLAIM, False, id="its volume, for another resource"),
+        pytest.param(NAMED, "any", CLAIM_UID, False, id="a volume of another claim"),
+        pytest.param("any", "any", CLAIM_UID, True, id="no names of csi-provisioner"),
+    ],
+)
+def test_names_of_csi_provisioner_say_whose_a_volume_is(
+    name: str, handle: ResourceName, uid: Uid, *, expected: bool
+) -> None:
+    ref = {**volume()["spec"]["claimRef"], "uid": uid}
+    csi = {**volume()["spec"]["csi"], "volumeHandle": handle}
+    pv = volume(metadata={"name": name}, claimRef=ref, csi=csi)
+    entry = JournalEntry.begin(pv, VolumeKey(handle), NO_AFFINITY, holder="pod-1")
+    its = claim(metadata={"uid": uid}, volumeName=name)
+
+    assert is_entitled(entry, its, original=None, storage_class=None) is expected
