@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeService
+from tests.fakes.sidecars import HttpApi, Sidecars
 from tests.testbed import manifests
 from tests.testbed.clusters import until
 from tests.testbed.manifests import nodes_of, preserved
+from tests.testbed.proxied import ProxiedTestbed
+from tests.testbed.proxy import Asked, Before, Instead
 from tests.testbed.service import running
 from tests.testbed.testbed import Testbed
 
@@ -317,3 +320,76 @@ async def test_an_unusable_entry_blocks_no_other_volume(
         await testbed.until_bound("pvc-1")
 
     assert nodes_of(await testbed.cluster.ask("GET", PV)) == {"n2"}
+
+
+async def test_an_entry_with_replacement_markers_has_no_data_deleted(
+    testbed: Testbed, service_on: MakeService
+) -> None:
+    """No claim ever used the data here; a volume with policy Delete would take it along."""
+    testbed.place(PROVISIONED, ["n1"])
+    forged = volume_for(None, PROVISIONED)
+    forged["metadata"]["finalizers"] = [MARK]
+    forged["metadata"]["annotations"] |= {
+        SKIP_RECLAIM: "true",
+        MARK: json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None}),
+    }
+    await testbed.cluster.ask("POST", ENTRIES, entry_for(forged))
+
+    async with Sidecars(HttpApi(testbed.cluster)) as sidecars:
+        async with running(service_on(testbed, OFTEN)) as service:
+            await service.until_said("journal entry is not valid and is ignored")
+
+        assert await testbed.cluster.find(f"{VOLUMES}/evil") is None
+        assert sidecars.reclaimed == []
+
+
+@pytest.mark.parametrize("to", ["another LINSTOR volume", "another claim"])
+@pytest.mark.parametrize("created", [True, False], ids=["created at once", "tried again"])
+async def test_an_entry_that_is_rewritten_meanwhile_gives_nobody_another_volume(
+    proxied: ProxiedTestbed, to: str, created: bool
+) -> None:
+    testbed = proxied.testbed
+    await testbed.add("pvc-1", ["n1"])
+    await testbed.add("pvc-2", ["n1"])
+    others = await testbed.cluster.ask("GET", f"{VOLUMES}/pvc-2")
+    wish = manifests.claim("evil")
+    wish["spec"]["volumeName"] = "pvc-1"
+    evil = await testbed.cluster.ask("POST", CLAIMS, wish)
+
+    async def absent() -> bool:
+        return await testbed.cluster.find(PV) is None
+
+    async def rewrite(_: Asked) -> None:
+        await until(absent, "the volume is absent")
+        found = await testbed.cluster.ask("GET", f"{ENTRIES}/affinity-journal-pvc-1")
+        entry = json.loads(found["data"]["entry.json"])
+        spec = entry["wanted"]["spec"]
+        if to == "another claim":
+            spec["claimRef"] |= {"name": "evil", "uid": evil["metadata"]["uid"]}
+            entry["claim"] |= {"name": "evil", "uid": evil["metadata"]["uid"]}
+        else:
+            entry["volume"] = "pvc-2/0"
+            spec["csi"]["volumeHandle"] = "pvc-2"
+        found["data"] = {"entry.json": json.dumps(entry)}
+        await testbed.cluster.ask("PUT", f"{ENTRIES}/affinity-journal-pvc-1", found)
+
+    # An entry is read again only once the creation has failed twice.
+    action, times = (Before(rewrite), 1) if created else (Instead(rewrite), 2)
+    proxied.kubernetes.on("create persistentvolumes", action, times=times)
+    async with running(proxied.service(OFTEN)) as service:
+        testbed.world.move("pvc-1", "n1", "n2")
+        if to == "another claim":
+            await testbed.until_on("pvc-1", "n2")
+            await until(lambda: dropped(testbed), "the entry is dropped")
+        else:
+            await service.until_said("unfinished replacement left alone")
+        if created:
+            await testbed.until_bound("pvc-1")
+
+    assert preserved(await testbed.cluster.ask("GET", f"{VOLUMES}/pvc-2")) == preserved(others)
+    there = (await testbed.cluster.ask("GET", VOLUMES))["items"]
+    left_absent = to == "another LINSTOR volume" and not created
+    assert len(there) == (1 if left_absent else 2)
+    ever = [each.manifest for states in testbed.observer.history.values() for each in states]
+    assert all(pv["metadata"]["name"] == pv["spec"]["csi"]["volumeHandle"] for pv in ever)
+    assert evil["metadata"]["uid"] not in {pv["spec"]["claimRef"].get("uid") for pv in ever}
