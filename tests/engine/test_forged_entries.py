@@ -880,3 +880,5 @@ async def test_a_class_gives_its_mount_options_to_its_own_claims_only(
         after = cluster.get("persistentvolumeclaims", "evil", "default")
         assert after is not None
         assert (after["status"].get("phase") == "Bound") == (theirs_is == "tuned")
+        if by == "a property" and theirs_is != "tuned":
+            assert cluster.get("persistentvolumes", EVIL) is None
