@@ -788,8 +788,8 @@ async def test_saved_volumes_that_linstor_has_no_longer_are_not_remembered() -> 
         setup = setup_on(cluster, linstor)
         kept = list[int]()
         async with setup.at_work():
-            for turn in range(5):
-                names = [ResourceName(f"evil-{turn}-{number}") for number in range(20)]
+            for attempt in range(5):
+                names = [ResourceName(f"evil-{attempt}-{number}") for number in range(20)]
                 for name in names:
                     linstor.known[name] = Definition(resource=name, saved={0: "x" * 4096})
                 await reconciled(setup, 1)
@@ -856,10 +856,10 @@ async def test_a_rewritten_entry_gives_no_other_resource_to_the_claim_of_a_provi
         assert setup.pv(name)["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
-@pytest.mark.parametrize("theirs_is", ["tuned", manifests.LOCAL_CLASS])
+@pytest.mark.parametrize("class_of_claim", ["tuned", manifests.LOCAL_CLASS])
 @pytest.mark.parametrize("by", ["an entry", "a property"])
 async def test_a_class_gives_its_mount_options_to_its_own_claims_only(
-    theirs_is: str, by: str
+    class_of_claim: str, by: str
 ) -> None:
     async with cluster_with() as cluster:
         tuned = manifests.storage_class("tuned", {"allowRemoteVolumeAccess": "false"})
@@ -867,7 +867,7 @@ async def test_a_class_gives_its_mount_options_to_its_own_claims_only(
         linstor = FakeLinstor("n1", "n2")
         linstor.place("unused", "n1")
         setup = setup_on(cluster, linstor)
-        claim = foreign_claim(cluster, storage_class=theirs_is)
+        claim = foreign_claim(cluster, storage_class=class_of_claim)
         forged = volume_for(claim, "unused", storage_class="tuned", mountOptions=OPTIONS)
         if by == "an entry":
             setup.journal.entries[EVIL] = entry(forged, "unused/0")
@@ -879,6 +879,6 @@ async def test_a_class_gives_its_mount_options_to_its_own_claims_only(
 
         after = cluster.get("persistentvolumeclaims", "evil", "default")
         assert after is not None
-        assert (after["status"].get("phase") == "Bound") == (theirs_is == "tuned")
-        if by == "a property" and theirs_is != "tuned":
+        assert (after["status"].get("phase") == "Bound") == (class_of_claim == "tuned")
+        if by == "a property" and class_of_claim != "tuned":
             assert cluster.get("persistentvolumes", EVIL) is None
