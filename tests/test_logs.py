@@ -100,7 +100,7 @@ def test_fields_can_have_the_names_of_record_attributes(caplog: pytest.LogCaptur
     assert caplog.records[0].__dict__["facts"] == {"name": "pvc-1", "msg": "y", "args": ()}
 
 
-@pytest.mark.usefixtures("kept_logging")
+@pytest.mark.usefixtures("preserved_log_setup")
 @pytest.mark.parametrize(
     ("verbosity", "ours", "libraries"),
     [(0, logging.INFO, False), (1, logging.DEBUG, False), (5, logging.DEBUG, True)],
@@ -114,7 +114,7 @@ def test_verbosity_enables_our_debug_messages_then_those_of_libraries(
     assert logging.getLogger("aiohttp").isEnabledFor(logging.ERROR) is libraries
 
 
-@pytest.mark.usefixtures("kept_logging")
+@pytest.mark.usefixtures("preserved_log_setup")
 def test_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     set_up(verbosity=0, as_json=True)
 
