@@ -464,9 +464,11 @@ def _after_failure(
         if conflicts > MAX_CONFLICTS:
             return Failed(progress=progress, error=error)
         return replace(observing, conflicts=conflicts)
-    # Keep trying once it may be deleted; before that, a later reconcile starts again.
+    # Keep trying once it may be deleted. Before that, a later reconcile starts again, and so soon
+    # that a mark which is still on its way finds another version of the volume.
     failures = progress.failures + 1
-    if progress.entry.state is State.PREPARED or failures > MAX_FAILURES:
+    not_deleted = isinstance(step, MarkAndSave) or progress.entry.state is State.PREPARED
+    if not_deleted or failures > MAX_FAILURES:
         return Failed(progress=progress, error=error)
     return replace(observing, failures=failures)
 

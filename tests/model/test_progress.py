@@ -297,6 +297,23 @@ def test_half_of_the_first_step_loses_nothing(part: str, crash: bool) -> None:
     whole(cluster)
 
 
+@pytest.mark.parametrize("entry_saved", [True, False])
+def test_a_run_ends_if_the_volume_may_be_marked_later(entry_saved: bool) -> None:
+    """The patch had no response. A later reconcile begins at once, so that it finds a newer version
+    of the volume if it is still on its way.
+    """
+    cluster = Cluster()
+    progress = started(cluster)
+    step = following(progress)
+    entry = cluster.stored(begun(ORIGINAL, holder=US).deleting()) if entry_saved else None
+
+    end = advance(
+        progress, step, MarkedAndSaved(pv=None, entry=entry, error=Unreachable("no response"))
+    )
+
+    assert isinstance(end, Failed)
+
+
 def test_a_deletion_between_the_two_first_writes_is_not_undone() -> None:
     """The entry says that this run deletes the volume, but somebody else did."""
     for there in (None, terminating(applied(ORIGINAL, {}))):
