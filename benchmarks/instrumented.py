@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from linstor_affinity_events.app import service
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.cli import run as command
+from linstor_affinity_events.engine import engine
 from linstor_affinity_events.engine.full_reconcile import FullReconciler
 
 EVERY = 0.005
@@ -183,8 +183,8 @@ def run_instrumented() -> None:
     """Be the command, and write down what was seen when it ends."""
     new_event_loop = command.new_event_loop
     command.new_event_loop = lambda: _watched(new_event_loop())
-    # The service looks its parts up by name, so this is the place to give it another.
-    vars(service)["Sweeper"] = MeasuredFullReconciler
+    # The engine looks this class up by name when it is built, so it can be replaced here.
+    vars(engine)["FullReconciler"] = MeasuredFullReconciler
     MEASURED.watch_collections()
     threading.Thread(
         target=MEASURED.watch_stacks,

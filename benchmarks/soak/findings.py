@@ -103,13 +103,16 @@ class Findings:
             {"what": name, "times": int(count)} for name, count in sorted(found.items())
         ]
         rows.append(
-            {"what": "volumes kept when their claim went meanwhile", "times": self.retained}
+            {
+                "what": "volumes recreated with Retain because their claim was deleted",
+                "times": self.retained,
+            }
         )
         rows += [{"what": f"claims Lost {why}", "times": n} for why, n in self.lost.items()]
         unknown = self.lost[Because.UNKNOWN]
         goals = [
             Goal(what=f"claims Lost {Because.UNKNOWN}", found=unknown, most=0),
-            Goal(what="unforeseen failures logged", found=self.unforeseen, most=0),
+            Goal(what="unexpected errors logged", found=self.unforeseen, most=0),
             Goal(what="exit code", found=self.exit_code, most=0),
         ]
         return Report(name="soak-outcome", title=f"{self.title}: outcome", rows=rows, goals=goals)

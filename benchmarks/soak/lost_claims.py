@@ -24,10 +24,10 @@ _SYNCED = re.compile(r"^I(?P<at>\d{4} \d\d:\d\d:\d\d\.\d+).*Caches are synced", 
 
 
 class Because(StrEnum):
-    RESYNC = "when the binder looked at everything"
-    RESTARTED = "when the binder had begun anew"
-    DELETED = "when their users deleted them just then"
-    UNKNOWN = "for no reason known"
+    RESYNC = "during a resync of the binder"
+    RESTARTED = "after a restart of the binder"
+    DELETED = "while their users deleted them"
+    UNKNOWN = "for an unknown reason"
 
 
 class LostClaims:
