@@ -208,7 +208,9 @@ class Replacer:
         try:
             entry = await self._journal.create(entry)
         except Conflict:
-            await self._journal.read(entry.pv)
+            # It may be our own, if the response to its creation was lost: the retry resumes it.
+            if (found := await self._journal.read(entry.pv)) is not None:
+                self.unfinished.record(found)
             raise
         self.unfinished.record(entry)
         return entry

@@ -11,11 +11,22 @@ import pytest
 
 from linstor_affinity_events.engine.replacer import Ended
 from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import SKIP_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement
-from tests.engine.setup import PV, RD, Setup, bind, cluster_with, instead, setup_on, until
+from tests.engine.setup import (
+    PV,
+    RD,
+    Setup,
+    bind,
+    cluster_with,
+    instead,
+    one_setup,
+    setup_on,
+    until,
+)
 from tests.fakes.linstor import FakeLinstor
 from tests.testbed import manifests
 
@@ -451,3 +462,22 @@ async def test_the_skip_property_of_the_definition_covers_all_its_volumes() -> N
 
         assert setup.nodes() == {"n1"}
         assert setup.notices.warnings == []
+
+
+async def test_an_entry_whose_creation_had_no_response_is_resumed_at_once() -> None:
+    async with one_setup("n2") as setup:
+        create, lost = setup.journal.create, [True]
+
+        async def created(entry: JournalEntry) -> JournalEntry:
+            stored = await create(entry)
+            if lost:
+                lost.clear()
+                raise Unreachable("no response")
+            return stored
+
+        instead(setup.journal, create=created)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: setup.nodes() == {"n2"}, within=10.0)
+
+        assert setup.journal.entries == {}
