@@ -84,7 +84,7 @@ class AbsentVolumes:
                     blocks_other_replacements=blocking,
                 ),
             )
-            self._warn(
+            self.warn(
                 entry.wanted,
                 "VolumeRecreationFailing",
                 f"PersistentVolume {entry.pv} is missing: it was deleted to change its node "
@@ -106,7 +106,7 @@ class AbsentVolumes:
             "Read docs/reliability.md before you delete or bind it",
             extra=facts(pv=name_of(pv), claim=claim),
         )
-        self._warn(
+        self.warn(
             pv,
             "VolumeRetained",
             f"The replacement of this volume was interrupted. Its claim {claim} is gone or "
@@ -118,11 +118,8 @@ class AbsentVolumes:
             "delete the volume or bind it again.",
         )
 
-    def warn(self, pv: Manifest, reason: str, why: str) -> None:
+    def warn(self, pv: Manifest, reason: str, why: str, *, reminder: int = 0) -> None:
         """Warn about a volume that may be absent, on its claim as well."""
-        self._warn(pv, reason, why)
-
-    def _warn(self, pv: Manifest, reason: str, why: str, *, reminder: int = 0) -> None:
         volume = self._describe(pv)
         if volume is not None:
             self._notices.warn(volume, reason, why, reminder=reminder)

@@ -70,6 +70,7 @@ class Reconciler:
         self._rechecks.keep(self._index.resources())
         self._saved_volumes.keep(self._cluster_view.saved)
         self._retries.forget_gone()
+        self._replacer.forget_gone()
         self._changer.forget_before(asyncio.get_running_loop().time() - WATCH_DELAY_MOST)
 
     async def _work_on(self, item: WorkItem[ResourceName]) -> None:

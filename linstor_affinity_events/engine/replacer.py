@@ -80,6 +80,11 @@ class Replacer:
             holder=holder,
         )
 
+    def forget_gone(self) -> None:
+        """Drop what is kept for volumes that no longer exist."""
+        known = self._dependencies.index.get
+        self._rejected = {name for name in self._rejected if known(name) is not None}
+
     async def load(self) -> None:
         """List the unfinished replacements again, to the last one unless there are very many."""
         clock = asyncio.get_running_loop().time

@@ -284,13 +284,15 @@ def advance(progress: Progress, step: Step, result: Result) -> Progress | Finish
     if isinstance(step, Observe) and isinstance(result, Observed):
         return _after_observing(progress, result)
     after = _after_success(progress, step, result)
-    if isinstance(after, Progress) and after.steps >= MAX_STEPS:
+    if not isinstance(after, Progress):
+        return after
+    if after.steps >= MAX_STEPS:
         name = type(step).__name__
         stalled = (
             f"the replacement of {after.entry.pv} makes no progress: step {name} has no effect"
         )
         return Failed(progress=after, error=Stalled(stalled))
-    return replace(after, steps=after.steps + 1) if isinstance(after, Progress) else after
+    return replace(after, steps=after.steps + 1)
 
 
 def _after_success(progress: Progress, step: Step, result: Result) -> Progress | Finished | Failed:

@@ -127,6 +127,26 @@ async def test_no_claim_gets_additional_powers_under_another_name() -> None:
         assert setup.pv()["spec"]["claimRef"]["uid"] != setup.claim()["metadata"]["uid"]
 
 
+def deleted_with_a_forged_entry(setup: Setup, cluster: FakeCluster) -> Json:
+    """Its owner deletes the volume, which a finalizer holds, and somebody writes an entry for it.
+    Returns the volume.
+    """
+    held = [*setup.pv()["metadata"]["finalizers"], "backup.example.com/hold"]
+    cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
+    cluster.delete("persistentvolumes", PV)
+    before = setup.pv()
+    wanted = manifests.volume(
+        PV,
+        claim=setup.claim(),
+        node_affinity=manifests.on_nodes(["n1"]),
+        handle=VICTIM,
+        policy="Delete",
+    )
+    version, tree = entry(wanted, f"{VICTIM}/0")
+    setup.journal.entries[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+    return before
+
+
 async def test_an_old_entry_reverts_no_deletion_by_a_user() -> None:
     """It was marked, and its entry was deleted: after that a deletion is its owner's."""
     async with cluster_with() as cluster:
@@ -151,19 +171,7 @@ async def test_an_old_entry_reverts_no_deletion_by_a_user() -> None:
             linstor.place(VICTIM, "n1")
             del setup.journal.entries[PvName(PV)]
             await until(lambda: FINALIZER not in setup.pv()["metadata"]["finalizers"])
-            held = [*setup.pv()["metadata"]["finalizers"], "backup.example.com/hold"]
-            cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
-            cluster.delete("persistentvolumes", PV)
-            before = setup.pv()
-            wanted = manifests.volume(
-                PV,
-                claim=setup.claim(),
-                node_affinity=manifests.on_nodes(["n1"]),
-                handle=VICTIM,
-                policy="Delete",
-            )
-            version, tree = entry(wanted, f"{VICTIM}/0")
-            setup.journal.entries[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+            before = deleted_with_a_forged_entry(setup, cluster)
             await reconciled(setup, 3)
 
         assert setup.pv()["metadata"]["uid"] == before["metadata"]["uid"]
@@ -203,19 +211,7 @@ async def test_an_entry_undoes_no_deletion_of_a_volume_that_another_leader_rolle
         setup, _ = await rolled_back_by_another(cluster, FakeLinstor("n1", "n2"))
         async with setup.at_work():
             await reconciled(setup, 3)
-            held = [*setup.pv()["metadata"]["finalizers"], "backup.example.com/hold"]
-            cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
-            cluster.delete("persistentvolumes", PV)
-            before = setup.pv()
-            wanted = manifests.volume(
-                PV,
-                claim=setup.claim(),
-                node_affinity=manifests.on_nodes(["n1"]),
-                handle=VICTIM,
-                policy="Delete",
-            )
-            version, tree = entry(wanted, f"{VICTIM}/0")
-            setup.journal.entries[PV] = (version, {**tree, "uid": before["metadata"]["uid"]})
+            before = deleted_with_a_forged_entry(setup, cluster)
             await reconciled(setup, 3)
 
         assert setup.pv() == before

@@ -179,6 +179,20 @@ async def test_a_rejected_replacement_writes_no_entry_until_it_is_accepted() -> 
         assert setup.nodes() == {"n2"}
 
 
+@pytest.mark.parametrize("exists", [True, False])
+async def test_a_rejected_volume_is_remembered_while_it_exists(exists: bool) -> None:
+    async with one_setup() as setup, setup.volumes.watching():
+        setup.faults.refuse("rehearse", Invalid)
+        await replace(setup, "n2")
+        if not exists:
+            instead(setup.volumes.index, get=lambda _: None)
+
+        setup.replacer.forget_gone()
+        await replace(setup, "n2")
+
+        assert setup.faults.writes.count("note") == (1 if exists else 2)
+
+
 @pytest.mark.parametrize("error", [Conflict, Unreachable])
 async def test_a_dry_run_that_fails_leaves_no_entry(error: type[Again]) -> None:
     async with one_setup() as setup, setup.volumes.watching():
