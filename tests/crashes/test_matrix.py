@@ -54,7 +54,7 @@ class Matrix:
     def __init__(self, proxied: ProxiedTestbed, scenario: type[Scenario], figures: Figures) -> None:
         self.trials = Trials(proxied, scenario)
         self._figures = figures
-        self._kind = "real" if proxied.testbed.cluster.is_real else "pretended"
+        self._kind = "real" if proxied.testbed.cluster.is_real else "fake"
         self._wrong: list[str] = []
         self._trials = self._missed = 0
 

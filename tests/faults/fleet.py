@@ -210,6 +210,6 @@ def fleets(figures: Figures) -> MakeFleet:
             await made.see_right()
             assert service.process is process
             assert process.returncode is None
-            figures.count(f"faults survived, {'real' if testbed.cluster.is_real else 'pretended'}")
+            figures.count(f"faults survived, {'real' if testbed.cluster.is_real else 'fake'}")
 
     return fleet

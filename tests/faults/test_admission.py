@@ -89,7 +89,7 @@ async def see_left_untouched(proxied: ProxiedTestbed, figures: Figures, *refused
         await service.until_said("volume affinity updated")
     assert preserved(await testbed.cluster.ask("GET", PV)) == preserved(before)
     assert testbed.observer.lost == []
-    figures.count(f"refusals lived with, {'real' if testbed.cluster.is_real else 'pretended'}")
+    figures.count(f"refusals lived with, {'real' if testbed.cluster.is_real else 'fake'}")
 
 
 async def test_a_rejected_creation_is_reported_and_blocks_other_replacements(
@@ -148,4 +148,4 @@ async def test_a_rejected_creation_is_reported_and_blocks_other_replacements(
         await until(clear, "nothing is stuck and no note is left")
     assert preserved(await testbed.cluster.ask("GET", PV)) == before
     assert testbed.observer.lost == []
-    figures.count(f"refusals lived with, {'real' if testbed.cluster.is_real else 'pretended'}")
+    figures.count(f"refusals lived with, {'real' if testbed.cluster.is_real else 'fake'}")
