@@ -1,4 +1,4 @@
-"""Escapes untrusted text for log lines, Events and the status page."""
+"""Escapes untrusted text for log lines, Events, the status page and the output of commands."""
 
 
 def printable(text: str) -> str:

@@ -2,14 +2,25 @@
 
 import json
 import logging
+import sys
 import unicodedata
 from typing import Any
 
 import pytest
+import yaml
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from linstor_affinity_events.adapters.http.status_page import render
+from linstor_affinity_events.cli import main
+from linstor_affinity_events.cli.terminal import (
+    Screen,
+    json_text,
+    print_line,
+    print_traceback,
+    yaml_text,
+)
 from linstor_affinity_events.logs import JsonFormatter, KeyValueFormatter, facts
 from linstor_affinity_events.printable import printable, printable_lines
 
@@ -125,3 +136,73 @@ def test_control_characters_do_not_reach_the_page() -> None:
 
     assert page.count("\\u202e") > 10
     assert all(observed(line) for line in page.split("\n"))
+
+
+ENCODABLE = st.text(st.characters(exclude_categories=["Cs"]))
+TREES = st.recursive(
+    st.none() | st.booleans() | ENCODABLE,
+    lambda inner: st.lists(inner) | st.dictionaries(ENCODABLE, inner),
+    max_leaves=8,
+)
+
+
+@given(tree=TREES)
+def test_json_for_programs_is_printable_and_has_every_character(tree: Any) -> None:
+    text = json_text(tree)
+
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert json.loads(text) == tree
+
+
+@given(tree=TREES)
+def test_yaml_for_programs_is_printable_and_has_every_character(tree: Any) -> None:
+    text = yaml_text(tree)
+
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert yaml.safe_load(text) == tree
+
+
+@pytest.mark.parametrize("text", ["ä", "名", HOSTILE], ids=["latin", "other", "hostile"])
+@pytest.mark.parametrize(
+    ("write", "read"), [(json_text, json.loads), (yaml_text, yaml.safe_load)], ids=["json", "yaml"]
+)
+def test_programs_get_visible_characters_as_they_are(write: Any, read: Any, text: str) -> None:
+    written = write([text])
+
+    assert read(written) == [text]
+    assert (text in written) == text.isprintable()
+
+
+def test_control_characters_do_not_reach_a_printed_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_line(HOSTILE)
+    print_line(HOSTILE, err=True)
+    Screen().line(HOSTILE, (HOSTILE, "bold"))
+    Screen().table([HOSTILE], [[HOSTILE], [[(HOSTILE, "red")]]], whole=())
+
+    out, err = capsys.readouterr()
+    assert (out.count("\\u202e"), err.count("\\u202e")) == (6, 1)
+    assert all(map(observed, [*out.split("\n"), *err.split("\n")]))
+
+
+def test_markup_is_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().line("[red]a[/red] :warning:")
+    Screen().table(["A"], [["[red]a[/red] :warning:"]], whole=())
+
+    assert capsys.readouterr().out.count("[red]a[/red] :warning:") == 2
+
+
+def test_control_characters_do_not_reach_the_traceback_of_a_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+
+    CliRunner().invoke(main, ["completion", "bash"])
+    error = ValueError(f"unexpected {HOSTILE}")
+    sys.excepthook(ValueError, error, None)
+
+    assert sys.excepthook is print_traceback
+    err = capsys.readouterr().err
+    assert "\\u202e" in err
+    assert all(map(observed, err.split("\n")))

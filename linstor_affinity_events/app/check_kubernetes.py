@@ -6,11 +6,12 @@ from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
 from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey
-from linstor_affinity_events.app.check_result import CheckResult, fail, few, ok, warn
+from linstor_affinity_events.app.check_result import CheckResult, fail, ok, warn
 from linstor_affinity_events.app.permissions import PERMISSIONS, Permission, Scope
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import AffinityEventsError, BadSettings, Forbidden
 from linstor_affinity_events.model.affinity import NO_AFFINITY
+from linstor_affinity_events.model.names import few
 from linstor_affinity_events.model.policy import Policy, StorageClass, Unreadable
 from linstor_affinity_events.model.volume import Volume
 
@@ -59,12 +60,21 @@ async def permissions(
         return fail(
             "permissions", f"permissions cannot be tested: {error}", "see docs/permissions.md"
         )
-    missing = [text for text in found if text]
+    missing = [
+        text for text, (each, _) in zip(found, needed, strict=True) if text and not each.optional
+    ]
     if missing:
         return fail(
             "permissions",
             f"{who} is not allowed to {few(missing, most=30)}",
             "grant it with a Role or ClusterRole; docs/permissions.md lists all permissions",
+        )
+    without = [text for text in found if text]
+    if without:
+        return ok(
+            "permissions",
+            f"all needed permissions are granted; without the optional one to {few(without)}, many "
+            "changes at once take longer",
         )
     return ok("permissions", f"all {len(needed)} permissions are granted")
 

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Collection
 
 from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
-from linstor_affinity_events.adapters.linstor.events import LinstorStream
+from linstor_affinity_events.adapters.linstor.event_streams import LinstorStream
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
-from linstor_affinity_events.app.check_result import CheckResult, fail, few, ok, warn
+from linstor_affinity_events.app.check_result import CheckResult, fail, ok, warn
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import (
     HOSTNAME_LABEL,
@@ -13,6 +13,7 @@ from linstor_affinity_events.model.keys import (
     PLAIN_NAMESPACE,
     TOPOLOGY_NAMESPACE,
 )
+from linstor_affinity_events.model.names import few
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.policy import Policy, PolicyReading
 
@@ -105,8 +106,15 @@ def node_labels(nodes: Nodes, policies: Collection[PolicyReading]) -> CheckResul
         for key in rule
         if key != HOSTNAME_LABEL
     }
+    if nodes.unreadable:
+        return warn(
+            "node-labels",
+            f"{few(sorted(nodes.unreadable))} has more properties than are read, so its labels are "
+            "not known: volumes with data there are left as they are",
+            "delete properties that nobody needs: linstor node list-properties NODE",
+        )
     remedy = f"set the property LABEL under {nodes.namespace} on the LINSTOR node"
-    if nowhere := sorted(label for label in needed if not nodes.having(label)):
+    if nowhere := sorted(needed - nodes.all_labels):
         return fail(
             "node-labels",
             f"no LINSTOR node has {few(nowhere)}, which a policy uses: "

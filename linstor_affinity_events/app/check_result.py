@@ -1,6 +1,5 @@
 """The result of one check of the `check` command."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -36,9 +35,3 @@ def warn(check: str, detail: str, remedy: str) -> CheckResult:
 
 def fail(check: str, detail: str, remedy: str) -> CheckResult:
     return CheckResult(check, Status.FAIL, detail, remedy)
-
-
-def few(names: Sequence[str], most: int = 5) -> str:
-    """Return the first names, and the number of the others."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

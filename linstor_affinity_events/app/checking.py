@@ -27,7 +27,7 @@ from linstor_affinity_events.app.check_linstor import (
     node_labels,
     property_namespace,
 )
-from linstor_affinity_events.app.check_result import CheckResult, Status, fail, few, ok, warn
+from linstor_affinity_events.app.check_result import CheckResult, Status, fail, ok, warn
 from linstor_affinity_events.app.peers import (
     default_policy,
     event_streams,
@@ -38,6 +38,7 @@ from linstor_affinity_events.app.peers import (
 )
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
+from linstor_affinity_events.model.names import few
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.policy import PolicyReading
 from linstor_affinity_events.settings import Settings

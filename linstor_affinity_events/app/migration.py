@@ -29,9 +29,11 @@ async def migrate(settings: Settings, *, dry_run: bool) -> AsyncIterator[Move]:
     """
     connection = linstor_connection(settings)
     async with LinstorRest(connection, namespace=settings.property_namespace) as linstor:
-        definitions = await linstor.definitions()
-        for resource, definition in sorted(definitions.items()):
-            if -1 not in definition.saved:
+        for resource, listed in sorted((await linstor.definitions()).items()):
+            definition = await linstor.definition(resource) if listed.may_have_saved else None
+            if definition is not None and definition.unreadable:
+                yield Move(resource, "not changed: it has too many properties", failed=True)
+            if definition is None or -1 not in definition.saved:
                 continue
             newer = 0 in definition.saved
             done = "deleted, because volume 0 has a newer one" if newer else "moved to volume 0"

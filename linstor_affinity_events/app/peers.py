@@ -14,7 +14,7 @@ from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
 from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
 from linstor_affinity_events.adapters.kubernetes.session import configuration_from, own_namespace
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection, Login, Tls
-from linstor_affinity_events.adapters.linstor.events import (
+from linstor_affinity_events.adapters.linstor.event_streams import (
     NODES_PATH,
     PROMOTION_PATH,
     LinstorStream,

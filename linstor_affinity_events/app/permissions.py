@@ -14,13 +14,17 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One row of the table in docs/permissions.md; `group` is empty for the core API."""
+    """One row of the table in docs/permissions.md; `group` is empty for the core API, and a
+    subresource follows its resource after a slash.
+    """
 
     group: str
     resource: str
     verbs: tuple[str, ...]
     scope: Scope
     purpose: str
+    optional: bool = False
+    """Whether everything works without it, if more slowly."""
 
 
 PERMISSIONS = (
@@ -30,6 +34,14 @@ PERMISSIONS = (
         ("get", "list", "watch", "create", "update", "patch", "delete"),
         Scope.CLUSTER,
         "watch, update, delete and recreate PersistentVolumes",
+    ),
+    Permission(
+        "",
+        "persistentvolumes/status",
+        ("patch",),
+        Scope.CLUSTER,
+        "write the phase of recreated volumes for a volume controller that is behind",
+        optional=True,
     ),
     Permission(
         "",

@@ -20,7 +20,7 @@ from linstor_affinity_events.app.peers import (
     linstor_connection,
     tuning_of,
 )
-from linstor_affinity_events.engine.parts import cluster_view_of
+from linstor_affinity_events.engine.components import cluster_view_of
 from linstor_affinity_events.engine.planner import Finding, Planner, Progress
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import BadEntry, Missing, Refused

@@ -166,12 +166,11 @@ def _row(volume: Volume, why: OutOfSync | None, *, state: str = "") -> dict[str,
 
 
 def _change(change: Changed) -> dict[str, Any]:
-    volume = change.volume
     return {
         "at": _moment(change.at),
-        "volume": volume.name,
-        "claim": None if volume.claim is None else str(volume.claim),
-        "resource": None if volume.key is None else str(volume.key),
+        "volume": change.pv,
+        "claim": change.claim,
+        "resource": change.resource,
         "before": change.was,
         "after": change.now,
         "method": change.how,

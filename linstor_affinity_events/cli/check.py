@@ -1,11 +1,9 @@
 """The `check` command: prints the result of each check."""
 
-import json
 import sys
 from typing import Any
 
 import click
-from rich.text import Text
 
 from linstor_affinity_events import logs
 from linstor_affinity_events.adapters.kubernetes.survey import ServiceAccount
@@ -13,7 +11,7 @@ from linstor_affinity_events.app.check_result import CheckResult, Status, fail
 from linstor_affinity_events.app.checking import check as run_checks
 from linstor_affinity_events.cli.once import run_once
 from linstor_affinity_events.cli.options import Exit, GroupedCommand, settings_from, takes_settings
-from linstor_affinity_events.cli.terminal import console
+from linstor_affinity_events.cli.terminal import Screen, print_json
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.settings import Settings
 
@@ -80,7 +78,7 @@ def check(*, output: str, leftovers: bool, service_account: str, **given: Any) -
         if any(result.status is Status.FAIL for result in found):
             code = Exit.FAILED
     if output == "json":
-        click.echo(json.dumps([_tree(result) for result in found], indent=2))
+        print_json([_tree(result) for result in found])
     sys.exit(code)
 
 
@@ -118,10 +116,9 @@ async def _run_all(
 def _print_results(found: list[CheckResult], output: str) -> None:
     if output != "text":
         return
-    screen = console()
+    screen = Screen()
     for result in found:
-        line = Text(f"{result.status:4}", style=STYLES[result.status])
-        line.append(f"  {result.check}: {result.detail}", style="default")
-        screen.print(line, soft_wrap=True)
+        status = (f"{result.status:4}", STYLES[result.status])
+        screen.line(status, f"  {result.check}: {result.detail}")
         if result.remedy:
-            screen.print(Text(f"      {result.remedy}"), soft_wrap=True)
+            screen.line(f"      {result.remedy}")

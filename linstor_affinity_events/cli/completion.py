@@ -3,6 +3,8 @@
 import click
 from click.shell_completion import get_completion_class
 
+from linstor_affinity_events.cli.terminal import print_own
+
 NAME = "linstor-affinity-events"
 VARIABLE = "_LINSTOR_AFFINITY_EVENTS_COMPLETE"
 HELP = """Print a script that completes commands and flags in a shell.
@@ -22,4 +24,4 @@ def completion(context: click.Context, shell: str) -> None:
     if found is None:
         raise click.UsageError(f"{shell} is not supported")
     root = context.find_root().command
-    click.echo(found(root, {}, NAME, VARIABLE).source())
+    print_own(found(root, {}, NAME, VARIABLE).source())

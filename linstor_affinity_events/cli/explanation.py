@@ -2,11 +2,8 @@
 
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.text import Text
-
 from linstor_affinity_events.cli.plan_table import URGENT, affinity_text, policy_text, why
-from linstor_affinity_events.cli.terminal import console
+from linstor_affinity_events.cli.terminal import Screen
 from linstor_affinity_events.engine.planner import Finding
 from linstor_affinity_events.model.decision import Change, InSync, passed, policy_of
 from linstor_affinity_events.model.difference import shown
@@ -30,9 +27,9 @@ ACTIONS = {
 
 def explain(finding: Finding) -> None:
     """Print everything that the decision on one volume depends on."""
-    screen = console()
+    screen = Screen()
     volume = finding.volume
-    screen.print(Text(f"PersistentVolume {volume.name}", style="bold"), soft_wrap=True)
+    screen.line((f"PersistentVolume {volume.name}", "bold"))
     _line(screen, "claim", str(volume.claim or "none"))
     _line(screen, "resource", f"{volume.key or 'none'} (handle {volume.handle!r})")
     _line(screen, "class", volume.storage_class or "none")
@@ -40,16 +37,16 @@ def explain(finding: Finding) -> None:
     _line(screen, "policy", policy_text(finding))
     _line(screen, "affinity", " or ".join(shown(volume.affinity)))
     _replicas(screen, finding)
-    screen.print("  rules", soft_wrap=True)
+    screen.line("  rules")
     for rule in passed(finding.case):
-        screen.print(Text(f"    passed  {rule}"), soft_wrap=True)
+        screen.line(f"    passed  {rule}")
     for mark, text, style in _decision(finding):
-        screen.print(Text(f"    {mark:7} {text}", style=style), soft_wrap=True)
+        screen.line((f"    {mark:7} {text}", style))
     if isinstance(finding.decision, Change):
         _line(screen, "wanted", " or ".join(shown(finding.decision.wanted)))
-        screen.print(Text("  change    ").append_text(affinity_text(finding)), soft_wrap=True)
+        screen.line("  change    ", *affinity_text(finding))
     _line(screen, "action", ACTIONS[finding.action], style="bold")
-    screen.print()
+    screen.line()
 
 
 def _decision(finding: Finding) -> Iterator[tuple[str, str, str]]:
@@ -70,20 +67,20 @@ def _decision(finding: Finding) -> Iterator[tuple[str, str, str]]:
             yield "decides", why(finding), "yellow"
 
 
-def _line(screen: Console, name: str, value: str, *, style: str = "") -> None:
-    screen.print(Text(f"  {name:9} ").append(value, style=style), soft_wrap=True)
+def _line(screen: Screen, name: str, value: str, *, style: str = "") -> None:
+    screen.line(f"  {name:9} ", (value, style))
 
 
-def _replicas(screen: Console, finding: Finding) -> None:
+def _replicas(screen: Screen, finding: Finding) -> None:
     placement = finding.case.placement
     if placement is None or not placement.replicas:
         _line(screen, "replicas", "none in LINSTOR")
         return
-    screen.print("  replicas", soft_wrap=True)
+    screen.line("  replicas")
     for replica in placement.replicas:
-        screen.print(Text(f"    {_replica(finding, replica)}"), soft_wrap=True)
+        screen.line(f"    {_replica(finding, replica)}")
     if placement.in_motion:
-        screen.print(Text("    LINSTOR is still changing them", style="cyan"), soft_wrap=True)
+        screen.line(("    LINSTOR is still changing them", "cyan"))
 
 
 def _replica(finding: Finding, replica: Replica) -> str:

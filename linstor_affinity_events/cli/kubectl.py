@@ -2,10 +2,10 @@
 
 import sys
 
-import click
 from click.shell_completion import ShellComplete
 
 from linstor_affinity_events.cli.commands import main
+from linstor_affinity_events.cli.terminal import print_own
 
 PROGRAM = "kubectl linstor-affinity"
 FILES, NO_FILES = ":0", ":4"
@@ -25,5 +25,5 @@ def complete() -> None:
     found = ShellComplete(main, {}, PROGRAM, "").get_completions(words, incomplete)
     for item in found:
         if item.type == "plain":
-            click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
-    click.echo(FILES if any(item.type == "file" for item in found) else NO_FILES)
+            print_own(f"{item.value}\t{item.help}" if item.help else item.value)
+    print_own(FILES if any(item.type == "file" for item in found) else NO_FILES)

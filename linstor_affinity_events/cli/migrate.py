@@ -15,6 +15,7 @@ from linstor_affinity_events.cli.options import (
     settings_from,
     takes_settings,
 )
+from linstor_affinity_events.cli.terminal import print_line
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.settings import Settings
 
@@ -49,9 +50,9 @@ def migrate_properties(*, dry_run: bool, **given: Any) -> None:
 async def _migrate(settings: Settings, *, dry_run: bool) -> bool:
     moved = failed = 0
     async for move in migrate(settings, dry_run=dry_run):
-        click.echo(f"{move.resource}: {move.done}")
+        print_line(f"{move.resource}: {move.done}")
         failed += move.failed
         moved += not move.failed
     if not moved and not failed:
-        click.echo("No resource definition has a saved PersistentVolume of its own.")
+        print_line("No resource definition has a saved PersistentVolume of its own.")
     return bool(failed)

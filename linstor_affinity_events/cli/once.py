@@ -5,9 +5,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-import click
-
 from linstor_affinity_events.cli.options import Exit
+from linstor_affinity_events.cli.terminal import print_line
 from linstor_affinity_events.errors import AffinityEventsError, BadSettings, Forbidden
 from linstor_affinity_events.settings import Settings
 
@@ -33,11 +32,11 @@ def run_once(work: Coroutine[Any, Any, T], settings: Settings) -> T:
     except BadSettings:
         raise
     except AffinityEventsError as error:
-        click.echo(f"error: {error}", err=True)
+        print_line(f"error: {error}", err=True)
         for tip in _tips(error, settings):
-            click.echo(tip, err=True)
+            print_line(tip, err=True)
     except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
+        print_line("interrupted", err=True)
     sys.exit(Exit.FAILED)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from linstor_affinity_events.app.peers import default_policy
+from linstor_affinity_events.cli.terminal import print_line
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.settings import OPTIONS, Group, Option, Settings
 
@@ -97,6 +98,6 @@ def exit_with_errors(
 ) -> NoReturn:
     """Print every mistake and exit."""
     for line in str(error).splitlines():
-        click.echo(f"error: {line}", err=True)
-    click.echo(f"See linstor-affinity-events {command} --help.", err=True)
+        print_line(f"error: {line}", err=True)
+    print_line(f"See linstor-affinity-events {command} --help.", err=True)
     sys.exit(code)

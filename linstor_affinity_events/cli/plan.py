@@ -19,7 +19,7 @@ from linstor_affinity_events.cli.options import (
 )
 from linstor_affinity_events.cli.plan_table import print_table
 from linstor_affinity_events.cli.plan_tree import print_tree
-from linstor_affinity_events.cli.terminal import progress_on_terminal
+from linstor_affinity_events.cli.terminal import print_line, progress_on_terminal
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.model.names import NodeName, ResourceName, node_name, resource_name
 from linstor_affinity_events.model.selection import Selection
@@ -156,7 +156,7 @@ def plan(
     except BadSettings as error:
         exit_with_errors(error, "plan", code=Exit.FAILED)
     for warning in made.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        print_line(f"warning: {warning}", err=True)
     _show(made, output, everything=everything or bool(volumes), one=len(volumes) == 1)
     if exit_code and any(finding.pending for finding in made.findings):
         sys.exit(PENDING)

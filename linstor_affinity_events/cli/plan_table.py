@@ -3,12 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
-from linstor_affinity_events.cli.terminal import console
+from linstor_affinity_events.cli.terminal import Cell, Screen, Styled
 from linstor_affinity_events.engine.planner import MOST_READ, Finding
 from linstor_affinity_events.engine.reporter import reason_of, why_of
 from linstor_affinity_events.model.affinity import Affinity
@@ -28,6 +23,8 @@ STYLES = {
 
 URGENT = "the current node affinity excludes all nodes with data, so no pod can start there"
 
+HEADINGS = ("PV", "CLAIM", "POLICY", "CURRENT -> WANTED", "ACTION", "REASON")
+
 MOST_TERMS = 6
 """The most terms shown in a cell; the others are counted."""
 
@@ -41,7 +38,7 @@ def policy_text(finding: Finding) -> str:
     return f"{text} ({source})"
 
 
-def difference_text(was: Affinity, wanted: Affinity) -> Text:
+def difference_text(was: Affinity, wanted: Affinity) -> list[Styled]:
     """Return the removed (-), added (+) and kept (=) terms, each once."""
     change = Difference.of(was, wanted)
     marked = (
@@ -52,13 +49,13 @@ def difference_text(was: Affinity, wanted: Affinity) -> Text:
     return _terms(marked)
 
 
-def _terms(marked: Sequence[tuple[str, str]]) -> Text:
-    text = Text()
-    for number, (term, style) in enumerate(marked[:MOST_TERMS]):
-        text.append(" " if number else "").append(term, style=style)
+def _terms(marked: Sequence[Styled]) -> list[Styled]:
+    parts: list[Styled] = []
+    for term in marked[:MOST_TERMS]:
+        parts += [(" ", ""), term] if parts else [term]
     if len(marked) > MOST_TERMS:
-        text.append(f" and {len(marked) - MOST_TERMS} more")
-    return text
+        parts.append((f" and {len(marked) - MOST_TERMS} more", ""))
+    return parts
 
 
 def why(finding: Finding) -> str:
@@ -74,7 +71,7 @@ def why(finding: Finding) -> str:
     return f"{reason}: {text}" if reason else text
 
 
-def affinity_text(finding: Finding) -> Text:
+def affinity_text(finding: Finding) -> list[Styled]:
     """Return the present affinity, or the difference from the wanted one."""
     was = finding.volume.affinity
     if isinstance(finding.decision, Change):
@@ -84,37 +81,27 @@ def affinity_text(finding: Finding) -> Text:
 
 def print_table(findings: Sequence[Finding], *, of: int) -> None:
     """Print one row per finding, and a summary line."""
-    screen = console()
+    screen = Screen()
     if findings:
-        screen.print(_table(findings, boxed=screen.is_terminal))
-    screen.print(_sum(findings, of=of), soft_wrap=True)
+        screen.table(HEADINGS, map(_row, findings), whole={"ACTION"})
+    screen.line(_sum(findings, of=of))
     if sum(f.action == "replace" and f.against is None for f in findings) > MOST_READ:
-        screen.print(
+        screen.line(
             f"Only the first {MOST_READ} volumes to be replaced were checked for "
-            "conditions that prevent it now.",
-            soft_wrap=True,
+            "conditions that prevent it now."
         )
 
 
-def _table(findings: Sequence[Finding], *, boxed: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD if boxed else None, pad_edge=False, show_edge=False)
-    table.add_column("PV", overflow="fold")
-    table.add_column("CLAIM", overflow="fold")
-    table.add_column("POLICY", overflow="fold")
-    table.add_column("CURRENT -> WANTED", overflow="fold")
-    table.add_column("ACTION", no_wrap=True)
-    table.add_column("REASON", overflow="fold")
-    for finding in findings:
-        volume = finding.volume
-        table.add_row(
-            escape(volume.name),
-            escape(str(volume.claim or "")),
-            escape(policy_text(finding)),
-            affinity_text(finding),
-            Text(finding.action, style=STYLES[finding.action]),
-            escape(why(finding)),
-        )
-    return table
+def _row(finding: Finding) -> list[Cell]:
+    volume = finding.volume
+    return [
+        volume.name,
+        str(volume.claim or ""),
+        policy_text(finding),
+        affinity_text(finding),
+        [(finding.action, STYLES[finding.action])],
+        why(finding),
+    ]
 
 
 def _sum(findings: Sequence[Finding], *, of: int) -> str:

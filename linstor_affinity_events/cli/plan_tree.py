@@ -1,13 +1,10 @@
 """The output of `plan` for programs: JSON or YAML with stable fields."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-import click
-import yaml
-
 from linstor_affinity_events.cli.plan_table import why
+from linstor_affinity_events.cli.terminal import print_json, print_yaml
 from linstor_affinity_events.engine.planner import Finding
 from linstor_affinity_events.engine.reporter import reason_of
 from linstor_affinity_events.model.affinity import Affinity, NodeAffinity
@@ -18,9 +15,9 @@ from linstor_affinity_events.model.policy import Policy, Unreadable
 def print_tree(findings: Sequence[Finding], output: str, *, explained: bool) -> None:
     trees = [tree(finding, explained=explained) for finding in findings]
     if output == "json":
-        click.echo(json.dumps(trees, indent=2, ensure_ascii=False))
+        print_json(trees)
     else:
-        click.echo(yaml.safe_dump(trees, sort_keys=False, allow_unicode=True), nl=False)
+        print_yaml(trees)
 
 
 def tree(finding: Finding, *, explained: bool) -> dict[str, Any]:

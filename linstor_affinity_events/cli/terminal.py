@@ -1,20 +1,119 @@
-"""Output for users: colours and progress on a terminal, plain lines elsewhere."""
+"""Everything that commands print: colours and progress on a terminal, plain lines elsewhere.
 
-from collections.abc import Callable, Iterator
+Much of it comes from outside: whoever may annotate a PersistentVolume or write to LINSTOR chooses
+texts that an administrator reads here. So non-printable characters, which a terminal may obey, are
+escaped in every output. Other modules print through this one only.
+"""
+
+import json
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
 
+import click
+import yaml
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from linstor_affinity_events.printable import printable, printable_lines
 
 WIDE = 1000
 """The width when the output is not a terminal: lines are not wrapped, so that grep works."""
 
+Styled = tuple[str, str]
+"""A text and its style."""
 
-def console(*, stderr: bool = False) -> Console:
-    found = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    if found.is_terminal:
-        return found
-    return Console(stderr=stderr, highlight=False, width=WIDE, no_color=True)
+Cell = str | Sequence[Styled]
+
+
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print one line, whatever the text contains."""
+    click.echo(printable(text), err=err)
+
+
+def print_own(text: str) -> None:
+    """Print a text of this program that contains nothing from outside, unchanged."""
+    click.echo(text)
+
+
+def print_json(tree: Any) -> None:
+    click.echo(json_text(tree))
+
+
+def print_yaml(tree: Any) -> None:
+    click.echo(yaml_text(tree), nl=False)
+
+
+def print_traceback(
+    kind: type[BaseException], error: BaseException, where: TracebackType | None
+) -> None:
+    """Print an unexpected error, as `sys.excepthook`: its message may contain texts of others."""
+    lines = "".join(traceback.format_exception(kind, error, where)).rstrip("\n")
+    click.echo(printable_lines(lines), err=True)
+
+
+def json_text(tree: Any) -> str:
+    """Return the tree as JSON whose parser gets every character back."""
+    text = json.dumps(tree, indent=2, ensure_ascii=False)
+    return "\n".join(map(_escaped_in_json, text.split("\n")))
+
+
+def _escaped_in_json(line: str) -> str:
+    """Escape non-printable characters of a line of JSON, which it has in its strings only."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else _utf16(c) for c in line)
+
+
+def _utf16(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def yaml_text(tree: Any) -> str:
+    """Return the tree as YAML whose parser gets every character back."""
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    if all(map(str.isprintable, text.split("\n"))):
+        return text
+    # PyYAML escapes either control characters only, or all that is not ASCII.
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+class Screen:
+    """Prints lines and tables to stdout, with styles on a terminal."""
+
+    def __init__(self) -> None:
+        console = Console(highlight=False, soft_wrap=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=WIDE, no_color=True)
+        self._console = console
+
+    def line(self, *parts: str | Styled) -> None:
+        """Print one line, whatever its parts contain."""
+        styled = [(part, "") if isinstance(part, str) else part for part in parts]
+        self._console.print(_text(styled), soft_wrap=True)
+
+    def table(
+        self, headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, whole: Collection[str]
+    ) -> None:
+        """Print a table. Columns in `whole` are not wrapped."""
+        shape = box.SIMPLE_HEAD if self._console.is_terminal else None
+        table = Table(box=shape, pad_edge=False, show_edge=False)
+        for heading in headings:
+            table.add_column(_text(heading), no_wrap=heading in whole, overflow="fold")
+        for row in rows:
+            table.add_row(*map(_text, row))
+        self._console.print(table)
+
+
+def _text(cell: Cell) -> Text:
+    parts = [(cell, "")] if isinstance(cell, str) else cell
+    return Text.assemble(*((printable(text), style) for text, style in parts))
 
 
 @contextmanager

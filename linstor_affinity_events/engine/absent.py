@@ -111,7 +111,7 @@ class AbsentVolumes:
             "VolumeRetained",
             f"The replacement of this volume was interrupted. Its claim {claim} is gone or "
             "does not refer to it any more, or its journal entry is gone, or the volume "
-            "has mount options, Secrets or an owner that nothing confirms. So it has "
+            "has mount options, Secrets, an owner or other fields that nothing confirms. So it has "
             "reclaim policy Retain now, which keeps its data. The service does not restore "
             "the original policy. It is in the annotations of the volume, as is the claim "
             "if the volume was detached from one; see docs/reliability.md before you "

@@ -4,8 +4,8 @@ import asyncio
 import logging
 
 from linstor_affinity_events.engine.coalescing_reader import Reading
+from linstor_affinity_events.engine.components import Components
 from linstor_affinity_events.engine.keyed_queue import WorkItem
-from linstor_affinity_events.engine.parts import Parts
 from linstor_affinity_events.engine.ports import NO_TRIGGER
 from linstor_affinity_events.engine.rechecks import RECHECK_AFTER
 from linstor_affinity_events.engine.replacer import Ended
@@ -26,19 +26,19 @@ log = logging.getLogger(__name__)
 class Changer:
     """Reads a volume uncached, decides again, and only then writes."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, components: Components) -> None:
         self._queue, self._limit, self._cluster_view = (
-            parts.queue,
-            parts.changes,
-            parts.cluster_view,
+            components.queue,
+            components.changes,
+            components.cluster_view,
         )
         self._replacer, self._retries, self._reporter = (
-            parts.replacer,
-            parts.retries,
-            parts.reporter,
+            components.replacer,
+            components.retries,
+            components.reporter,
         )
-        self._volumes, self._leadership = parts.ports.volumes, parts.ports.leadership
-        self._telemetry = parts.ports.telemetry
+        self._volumes, self._leadership = components.ports.volumes, components.ports.leadership
+        self._telemetry = components.ports.telemetry
         self._changed_at: dict[ResourceName, float] = {}
 
     def changed_at(self, resource: ResourceName) -> float:
@@ -76,8 +76,8 @@ class Changer:
         trigger = item.source or NO_TRIGGER
         self._telemetry.changed(how, str(ended.outcome), now - begun, now - item.since, trigger)
         if ended.outcome in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN}:
-            if not ended.held_up:
-                self._limit.observe((how, claim is not None), now - begun)
+            if how == "patch" or claim is None:
+                self._limit.observe(0.0)
             self._retries.volume_in_sync(volume.name)
             self._changed_at[item.key] = now
             self._changed(item, volume, ended, decision, how=how, took=now - item.since)

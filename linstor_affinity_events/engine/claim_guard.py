@@ -1,11 +1,11 @@
-"""Prevents that claims become Lost while their volume is replaced, and verifies it."""
+"""Prevents that claims become Lost while their volume is replaced."""
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.ports import Telemetry, Volumes, VolumeWatch
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.claim_ref import tombstone_name
@@ -25,9 +25,10 @@ GUARD_AT_MOST = 60.0
 EVENT_WITHIN = 0.5
 PROTECTION = "kubernetes.io/pv-protection"
 PROTECTION_AT_MOST = 0.05
-BOUND_WITHIN = 5.0
-BINDER_PHASES = frozenset({"Bound", "Released", "Failed"})
-"""Phases that only the binder writes on a volume that names a claim."""
+BEHIND_AFTER = 0.08
+"""A binder that takes so long for one volume has others to do first. Without a queue, its two
+requests for it take some milliseconds; with the default limit of 20 per second, 100 ms.
+"""
 
 RESYNC_PERIOD = 15.0
 """How often the binder resyncs all claims: --pvclaimbinder-sync-period of
@@ -45,13 +46,21 @@ class ClaimGuard:
         self,
         volumes: Volumes,
         telemetry: Telemetry,
-        delays: Callable[[], Backoff],
         *,
         timeout: float,
+        observe_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self._volumes, self._telemetry = volumes, telemetry
-        self._delays, self._timeout = delays, timeout
+        """`observe_wait` gets the seconds that the binder took to release a volume."""
+        self._volumes, self._telemetry, self._timeout = volumes, telemetry, timeout
+        self._observe_wait = observe_wait
         self._resync_at = float("-inf")
+        self._waits = deque[float](maxlen=3)
+        """How long the binder took for the last volumes."""
+
+    @property
+    def is_binder_behind(self) -> bool:
+        """Whether the binder has more to do than its request limit allows at once."""
+        return max(self._waits, default=0.0) >= BEHIND_AFTER
 
     async def until_released(
         self, entry: JournalEntry, detached: Manifest, volume_watch: VolumeWatch
@@ -82,10 +91,13 @@ class ClaimGuard:
             # prove that ours is gone.
             if seen is not None and uid_of(seen) == entry.uid:
                 if _is_released(seen):
+                    self._waits.append(clock() - begun)
+                    self._observe_wait(clock() - begun)
                     return await self._until_unprotected(entry, volume_watch, seen), True
                 if _names_other_claim(seen) and _is_newer(seen, detached):
+                    self._waits.append(clock() - begun)
                     if claim_of(seen) == entry.claim:
-                        self._saw_resync()
+                        self.saw_resync()
                     return seen, True
             try:
                 async with asyncio.timeout(min(EVENT_WITHIN, deadline - clock())):
@@ -98,9 +110,10 @@ class ClaimGuard:
                     or _is_released(pv)
                     or _names_other_claim(pv)
                 ):
+                    self._waits.append(clock() - begun)
                     return pv, True
 
-    def _saw_resync(self) -> None:
+    def saw_resync(self) -> None:
         """The binder restored a claimRef or set a claim to Lost. It does so during a resync;
         the next one follows after its period.
         """
@@ -139,95 +152,6 @@ class ClaimGuard:
                     await volume_watch.event()
         latest = volume_watch.latest
         return latest if latest is not None and uid_of(latest) == entry.uid else seen
-
-    async def verify_bound(
-        self,
-        entry: JournalEntry,
-        before: Manifest | None,
-        made: Manifest,
-        volume_watch: VolumeWatch,
-    ) -> bool:
-        """Verify that the claim is bound to its volume. Reports a Lost claim and returns False.
-
-        `before` is the claim as it was when the old volume was removed, `made` the new volume. Once
-        the binder has written that the new volume is Bound, it no longer sets the claim to Lost
-        because of the old one; what it wrote before that shows in the claim.
-        """
-        if entry.user is None:
-            return True
-        await self._until_phase_written(made, volume_watch)
-        delays, lost = self._delays(), False
-        deadline = asyncio.get_running_loop().time() + BOUND_WITHIN
-        while True:
-            claim = await self._volumes.read_claim(entry.user)
-            if claim is None or uid_of(claim) != entry.user.uid:
-                return not lost
-            bound = phase_of(claim) == "Bound"
-            if not lost and (phase_of(claim) == "Lost" or (bound and _was_lost(before, claim))):
-                lost = True
-                self._saw_resync()
-                self._telemetry.claim_lost()
-                log.warning(
-                    "claim was Lost for a moment while its volume was replaced, and is "
-                    "Bound again. Nothing is missing, and no data is affected; there is "
-                    "nothing to do"
-                    if bound
-                    else (
-                        "claim is Lost, although its volume is recreated: the PersistentVolume "
-                        "controller (kube-controller-manager) binds it again within 15 s. New "
-                        "pods wait until then; no data is affected"
-                    ),
-                    extra=facts(pv=entry.pv, claim=entry.user),
-                )
-            if bound:
-                return not lost
-            if asyncio.get_running_loop().time() > deadline:
-                log.error(
-                    "claim is not bound to the recreated volume yet, after 5 s. The volume "
-                    "exists, and no data is affected; this service does nothing more. "
-                    "Check the PersistentVolume controller (kube-controller-manager)",
-                    extra=facts(pv=entry.pv, claim=entry.user, claim_phase=phase_of(claim)),
-                )
-                return False
-            await asyncio.sleep(delays.next())
-
-    async def _until_phase_written(self, made: Manifest, volume_watch: VolumeWatch) -> None:
-        """Wait until the new volume's phase is written, unless the binder writes no phase of any
-        volume for the guard's timeout.
-        """
-        clock = asyncio.get_running_loop().time
-        begun = clock()
-        while True:
-            seen = volume_watch.latest
-            if (
-                seen is not None
-                and uid_of(seen) == uid_of(made)
-                and phase_of(seen) in BINDER_PHASES
-            ):
-                return
-            last_sign = max(begun, self._volumes.last_phase_change())
-            deadline = min(last_sign + self._timeout, begun + RESYNC_PERIOD)
-            if clock() >= deadline:
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await volume_watch.event()
-
-
-def _was_lost(before: Manifest | None, claim: Manifest) -> bool:
-    """Whether the binder has written the claim's phase since, which it does only to change it."""
-    if before is None or version_of(before) == version_of(claim):
-        return False
-    return _phase_written(before) != _phase_written(claim)
-
-
-def _phase_written(claim: Manifest) -> str | None:
-    """When the owner of the claim's phase field has last written its status."""
-    for entry in claim["metadata"].get("managedFields") or ():
-        status = (entry.get("fieldsV1") or {}).get("f:status") or {}
-        if "f:phase" in status:
-            return str(entry.get("time"))
-    return None
 
 
 def _names_other_claim(pv: Manifest) -> bool:

@@ -139,8 +139,8 @@ class ClusterView:
         self._nodes_read = asyncio.get_running_loop().time()
 
     def knows_nodes_of(self, placement: Placement) -> bool:
-        """Whether the last read has every node with its data."""
-        return placement.serving_nodes <= self.nodes.labels.keys()
+        """Whether the last read has every node with its data, be it one that can't be read."""
+        return placement.serving_nodes - self.nodes.labels.keys() <= self.nodes.unreadable
 
     async def ensure_nodes(self, placement: Placement | None) -> None:
         """Read the nodes again if the last read lacks a node with data."""

@@ -160,19 +160,24 @@ class CoalescingReader:
     def _from_bulk_read(self, resource: ResourceName) -> Reading | None:
         """What the last bulk read has of it. It may have been created or deleted between the two
         requests for a bulk read, so both must have it; a saved volume needs a definition of now.
+        What is too long in a bulk read may be readable alone, where it has fewer fields.
         """
         bulk = self._bulk
         if bulk is None:
             return None
         definition, placement = bulk.definitions.get(resource), bulk.placements.get(resource)
-        if definition is None or placement is None or definition.saved:
-            bulk.lacked += 1
-            if bulk.lacked >= SMALLEST // 2 > bulk.served:
-                self._not_before = self._clock() + USELESS_RETRY_AFTER
-            return None
-        bulk.served += 1
-        bulk.too_old_in_row = 0
-        return Reading(definition, placement, bulk=True)
+        if (
+            definition is not None
+            and placement is not None
+            and not (definition.may_have_saved or placement.unreadable)
+        ):
+            bulk.served += 1
+            bulk.too_old_in_row = 0
+            return Reading(definition, placement, bulk=True)
+        bulk.lacked += 1
+        if bulk.lacked >= SMALLEST // 2 > bulk.served:
+            self._not_before = self._clock() + USELESS_RETRY_AFTER
+        return None
 
     def _pays_off(self) -> bool:
         enough = max(SMALLEST, len(self._index.resources()) // SHARE)

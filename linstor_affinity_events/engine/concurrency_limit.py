@@ -1,23 +1,18 @@
-"""Limits how many volumes are changed concurrently, adapted to the current bottleneck."""
+"""Limits how many volumes are changed concurrently, by how long they wait for the binder."""
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Protocol
 
-QUEUED = 3.0
-"""How many changes may queue at the bottleneck, so that it never idles."""
+TARGET = 0.25
+"""How many seconds a change may wait for the binder before fewer run concurrently."""
 
-TOLERANCE = 1.5
-"""How much longer than the fastest one an uncontended change may take."""
+FEWEST = 3
+"""Changes that keep the binder busy: one waits for it while others do the rest."""
 
 STEP = 0.2
-"""How much the duration of one change moves the estimate."""
-
-REMEMBERED = 32
-"""Number of uncontended changes among which the fastest is the reference."""
+"""How much the wait of one change moves the limit."""
 
 
 class Limit(Protocol):
@@ -67,29 +62,23 @@ class ReadLimit:
 
 
 class ConcurrencyLimit:
-    """Counts the changes in flight and estimates how many may run concurrently, up to `most`.
+    """Counts the changes in flight and adapts how many may run concurrently, up to `most`.
 
-    The bottleneck, mostly the PersistentVolume controller, completes a fixed number of changes per
-    second, however many it gets at once. More only wait in its queue, and so does a single volume
-    that changes later. The length of that queue follows from the time that a change takes now,
-    compared with the time of an uncontended one: what TCP Vegas does for packets. The first change
-    runs alone, so that there is a reference.
+    The volume binder handles a fixed number of volumes per second, however many wait. More only
+    wait in its queue, and so does a single volume that changes later. How long changes wait for it
+    is observed: the limit grows while that is short, and shrinks in proportion when it is not.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._estimate = 1.0
+        self._most, self._fewest = most, min(FEWEST, most)
+        self._exact = float(self._fewest)
         self._in_flight = 0
-        self._uncontended = False
-        """Whether no other change was in flight when the last one was acquired."""
-        self._fastest: defaultdict[Hashable, deque[float]] = defaultdict(
-            partial(deque, maxlen=REMEMBERED)
-        )
+        self._queue_seen = False
 
     @property
     def limit(self) -> int:
-        """How many changes may be in flight, as estimated so far."""
-        return min(self._most, int(self._estimate))
+        """How many changes may be in flight now."""
+        return int(self._exact)
 
     @property
     def in_flight(self) -> int:
@@ -101,24 +90,18 @@ class ConcurrencyLimit:
         return self._in_flight < self.limit
 
     def acquire(self) -> None:
-        self._uncontended = self._in_flight == 0
         self._in_flight += 1
 
     def release(self) -> None:
         self._in_flight -= 1
 
-    def observe(self, kind: Hashable, took: float) -> None:
-        """Record how many seconds a change took, before it is released.
-
-        Only changes of one kind are compared: a kind that waits for no other component must not
-        make the others appear slow.
-        """
-        known = self._fastest[kind]
-        if self._uncontended or not known or took < min(known):
-            known.append(took)
-        if self.free:
-            # The limit was not reached, so this says nothing about a higher one.
-            return
-        share = min(1.0, TOLERANCE * min(known) / took) if took > 0 else 1.0
-        estimate = self._estimate * share + QUEUED
-        self._estimate = min(self._estimate + STEP * (estimate - self._estimate), float(self._most))
+    def observe(self, waited: float) -> None:
+        """Record how many seconds a change in flight waited for the binder; 0 if it did not."""
+        if waited > TARGET:
+            self._queue_seen = True
+            less = self._exact * (1 - STEP * (1 - TARGET / waited))
+            self._exact = max(less, float(self._fewest))
+        elif not self.free:
+            # If the limit was not reached, this says nothing about a higher one.
+            more = 1 / self._exact if self._queue_seen else 1.0
+            self._exact = min(self._exact + more, float(self._most))

@@ -1,11 +1,11 @@
-"""Builds the engine from its ports. Its parts are created only here."""
+"""Builds the engine from its ports. Its components are created only here."""
 
 import random
 from collections.abc import Callable, Iterable
 
 from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.components import components_of
 from linstor_affinity_events.engine.full_reconcile import FullReconciler
-from linstor_affinity_events.engine.parts import parts_of
 from linstor_affinity_events.engine.poll import Poll
 from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.reconciler import Reconciler
@@ -35,14 +35,17 @@ class Engine:
         after_full_reconcile: Callable[[], None] = lambda: None,
     ) -> None:
         """`holder` is the name that this instance writes into journal entries."""
-        parts = parts_of(ports, tuning, holder=holder, chance=chance)
+        components = components_of(ports, tuning, holder=holder, chance=chance)
         self._ports, self._chance, self.streams = ports, chance, streams
-        self.queue, self.changes = parts.queue, parts.changes
-        self.cluster_view, self.placement_reader = parts.cluster_view, parts.placement_reader
-        self.reporter, self.replacer = parts.reporter, parts.replacer
-        self.reconciler = Reconciler(parts, take_over=tuning.take_over_saved_volumes)
+        self.queue, self.changes = components.queue, components.changes
+        self.cluster_view, self.placement_reader = (
+            components.cluster_view,
+            components.placement_reader,
+        )
+        self.reporter, self.replacer = components.reporter, components.replacer
+        self.reconciler = Reconciler(components, take_over=tuning.take_over_saved_volumes)
         self.full_reconciler = FullReconciler(
-            parts,
+            components,
             delays=self.delays(first=1.0, most=30.0),
             forget_gone=self.reconciler.forget_gone,
             after_full_reconcile=after_full_reconcile,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.causes import PERIOD, Causes, still_open
+from linstor_affinity_events.engine.components import Components
 from linstor_affinity_events.engine.keyed_queue import Priority
-from linstor_affinity_events.engine.parts import Parts
 from linstor_affinity_events.engine.reporter import kind_of, reason_of
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Refused
@@ -53,7 +53,7 @@ class FullReconciler:
 
     def __init__(
         self,
-        parts: Parts,
+        components: Components,
         *,
         delays: Backoff,
         forget_gone: Callable[[], None],
@@ -62,13 +62,13 @@ class FullReconciler:
         limit: float,
     ) -> None:
         self._queue, self._cluster_view, self._index = (
-            parts.queue,
-            parts.cluster_view,
-            parts.ports.index,
+            components.queue,
+            components.cluster_view,
+            components.ports.index,
         )
-        self._reader, self._placement_reader = parts.reader, parts.placement_reader
-        self._replacer, self._leadership = parts.replacer, parts.ports.leadership
-        self._reporter, self._telemetry = parts.reporter, parts.ports.telemetry
+        self._reader, self._placement_reader = components.reader, components.placement_reader
+        self._replacer, self._leadership = components.replacer, components.ports.leadership
+        self._reporter, self._telemetry = components.reporter, components.ports.telemetry
         self._delays, self._pace, self._limit = delays, pace, limit
         self._forget_gone, self._after_full_reconcile = forget_gone, after_full_reconcile
         self._causes = Causes()
@@ -157,7 +157,9 @@ class FullReconciler:
             await self._queue_unfinished()
         everything = await self._reader.read_everything(self._index.resources())
         definitions = everything.definitions
-        self._cluster_view.saved = frozenset(d.resource for d in definitions.values() if d.saved)
+        self._cluster_view.saved = frozenset(
+            d.resource for d in definitions.values() if d.may_have_saved
+        )
         for resource in self._cluster_view.saved:
             self._queue.add(resource)
         found = await self._decide_all(cause, definitions, everything.placements)
@@ -187,9 +189,8 @@ class FullReconciler:
             # An entry that is retried already keeps its own pace.
             if resource in self._queue and all(unfinished.pending[n] in known for n in names):
                 continue
-            left_alone = unfinished.all_left_alone(names)
-            priority = Priority.CHANGE if left_alone else Priority.URGENT
-            self._queue.add(resource, priority=priority)
+            urgent = unfinished.is_urgent(names)
+            self._queue.add(resource, priority=Priority.URGENT if urgent else Priority.CHANGE)
         unfinished.review(self._index.get)
 
     async def _decide_all(

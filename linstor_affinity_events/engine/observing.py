@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from linstor_affinity_events.engine.dependencies import Dependencies
+from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import Stalled, Unreachable
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
@@ -14,7 +14,7 @@ from linstor_affinity_events.model.replacement import Observation
 
 
 async def observe(
-    dependencies: Dependencies, name: PvName
+    dependencies: RunDependencies, name: PvName
 ) -> tuple[Manifest | None, JournalEntry | None]:
     """Read the volume and its journal entry in an order that keeps them consistent.
 
@@ -30,7 +30,7 @@ async def observe(
 
 
 def confirmed(
-    dependencies: Dependencies, entry: JournalEntry, observation: Observation
+    dependencies: RunDependencies, entry: JournalEntry, observation: Observation
 ) -> Observation:
     """The same observation, with what this instance knows beside it: what confirms demands of the
     volume beyond holding data, and who else uses its data.
@@ -58,7 +58,7 @@ def confirmed(
 
 
 def used_by_others(
-    dependencies: Dependencies, key: VolumeKey, *, but: PvName, unused: bool
+    dependencies: RunDependencies, key: VolumeKey, *, but: PvName, unused: bool
 ) -> tuple[PvName, ...]:
     """All other volumes for this LINSTOR volume that claims use, or may use: those that are being
     deleted or replaced, and absent ones with a journal entry. `unused` ones too, whose data policy

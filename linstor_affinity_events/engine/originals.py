@@ -23,13 +23,15 @@ class Originals:
         return name in self._known and name not in self._outdated
 
     def observed(self, original: Manifest) -> None:
-        """Remember which claim a volume belongs to, what it may demand when recreated, and that we
-        hold it, whatever others take off it afterwards.
+        """Remember which claim a volume belongs to, what it may demand when recreated, what kept
+        its data, and that we hold it, whatever others take off it afterwards.
         """
         name, seen = name_of(original), original_of(original)
         before = self._known.get(name)
-        held = name in self and before is not None and before.uid == seen.uid and before.held
-        self._known[name] = replace(seen, held=held or seen.held)
+        if name in self and before is not None and before.uid == seen.uid:
+            held, values = seen.held or before.held, seen.before or before.before
+            seen = replace(seen, held=held, before=values)
+        self._known[name] = seen
         self._outdated.discard(name)
 
     def of(self, entry: JournalEntry) -> Original | None:
@@ -45,12 +47,13 @@ class Originals:
 
     def belonging_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
         """All other volumes being replaced that refer to this LINSTOR volume and were observed to
-        belong to a claim.
+        belong to a claim, or to have what this service sets before it deletes a volume: then it is
+        the service that keeps its data from its owner, be that a claim or nobody yet.
         """
         return tuple(
             name
             for name, seen in self._known.items()
-            if name != but and seen.claim and seen.key == key
+            if name != but and (seen.claim or seen.held) and seen.key == key
         )
 
     def outdate(self) -> None:

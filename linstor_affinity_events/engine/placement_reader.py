@@ -50,7 +50,10 @@ class PlacementReader:
         self._bulk_from = float("-inf")
         self._read_so_far: dict[ResourceName, tuple[float, Placement | None]] = {}
         self._invalidated: set[ResourceName] = set()
-        self._reading = False
+        self._wanted: Mapping[ResourceName, None] = {}
+        """What is being read one by one: only this is invalidated meanwhile. Events may be about
+        any name, so remembering them all would have no limit.
+        """
 
     @property
     def read_so_far(self) -> int:
@@ -89,20 +92,20 @@ class PlacementReader:
 
     def invalidate(self, resource: ResourceName) -> None:
         """Mark a reading as outdated: the resource may have changed."""
-        if self._reading or resource in self._read_so_far:
+        if resource in self._wanted or resource in self._read_so_far:
             self._invalidated.add(resource)
 
     async def one_by_one(self, resources: Iterable[ResourceName]) -> View:
         """Read each of these resources, a few at a time; a hung satellite does not prevent it."""
         wanted = dict.fromkeys(resources)
         self._drop_outdated(wanted)
-        self._reading = True
+        self._wanted = wanted
         try:
             await self._read([name for name in wanted if name not in self._read_so_far])
             # Read again what was invalidated meanwhile; later triggers are queued on their own.
             await self._read([name for name in wanted if name in self._invalidated])
         finally:
-            self._reading = False
+            self._wanted = {}
         read_so_far, self._read_so_far = self._read_so_far, {}
         self._invalidated.clear()
         found = {

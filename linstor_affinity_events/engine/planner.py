@@ -105,7 +105,7 @@ class Planner:
         """
         self._progress("reading from LINSTOR", 0, 0)
         nodes = await self._linstor.nodes()
-        self._know(nodes.labels.keys())
+        self._know(nodes.labels.keys() | nodes.unreadable)
         self._cluster_view.nodes = self._what_if.nodes(nodes)
         definitions, placements = await self._read({*_resources(volumes), *_resources(absent)})
         found = []

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from linstor_affinity_events.engine.ports import Leadership, LinstorPoll
 from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.poll import PollResult
+from linstor_affinity_events.model.names import few
+from linstor_affinity_events.model.poll_result import PollResult
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Poll:
             log.info(
                 "LINSTOR's nodes changed (added, removed, or with other flags, labels or "
                 "connection): starting a full reconcile",
-                extra=facts(changed_nodes=",".join(nodes)),
+                extra=facts(changed_nodes=few(nodes)),
             )
             self._uncounted = False
             self._request(CAUSE)

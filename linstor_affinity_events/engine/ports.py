@@ -15,7 +15,7 @@ from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement
 from linstor_affinity_events.model.policy import StorageClass
-from linstor_affinity_events.model.poll import PollResult
+from linstor_affinity_events.model.poll_result import PollResult
 from linstor_affinity_events.model.volume import Volume
 
 
@@ -30,13 +30,13 @@ class Linstor(LinstorPoll, Protocol):
     """The state in LINSTOR, never cached. All methods may raise LoginRefused."""
 
     async def nodes(self) -> Nodes:
-        """All nodes with their labels."""
+        """All nodes with their labels, and those that are unreadable."""
 
     async def definition(self, resource: ResourceName) -> Definition | None:
-        """One resource definition; None if LINSTOR has none of that name."""
+        """One resource definition, maybe unreadable; None if LINSTOR has none of that name."""
 
     async def definitions(self) -> Mapping[ResourceName, Definition]:
-        """All resource definitions."""
+        """All resource definitions, maybe without the texts of their saved PVs."""
 
     async def placement(self, resource: ResourceName) -> Placement | None:
         """The replicas of one resource; None if there is no such definition."""
@@ -107,6 +107,9 @@ class Volumes(Protocol):
     async def create(self, manifest: Manifest) -> Manifest:
         """Create it as given. Conflict if the name is taken."""
 
+    async def set_bound(self, manifest: Manifest) -> None:
+        """Write phase Bound into the status of exactly this version. Conflict if it changed."""
+
     async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         """Dry-run the patch, the deletion and the creation. Returns the volume as it would be after
         the patch and admission.
@@ -150,7 +153,7 @@ class Journal(Protocol):
 
     async def all(self) -> Listed:
         """The volumes that have an entry, and the LINSTOR volume of each, except entries known to
-        be not valid; limited per call.
+        be not valid or, since their last change, dropped; limited per call.
         """
 
     async def read(self, name: PvName) -> JournalEntry | None:
@@ -163,7 +166,10 @@ class Journal(Protocol):
         """Replace exactly the version that was read. Conflict if it changed or is gone."""
 
     async def drop(self, entry: JournalEntry) -> None:
-        """Delete exactly the version that was read; fine if it is gone. Conflict if changed."""
+        """Delete exactly the version that was read; fine if it is gone. Conflict if changed.
+
+        A finalizer may keep it, but it is not listed any more unless another client changes it.
+        """
 
 
 class Notices(Protocol):

@@ -5,8 +5,8 @@ import logging
 
 from linstor_affinity_events.engine.changing import Changer
 from linstor_affinity_events.engine.coalescing_reader import DEFER_FOR, Reading
+from linstor_affinity_events.engine.components import Components
 from linstor_affinity_events.engine.keyed_queue import Priority, QueueClosed, WorkItem
-from linstor_affinity_events.engine.parts import Parts
 from linstor_affinity_events.engine.ports import NO_TRIGGER
 from linstor_affinity_events.engine.rechecks import RECHECK_AFTER, Rechecks
 from linstor_affinity_events.engine.resuming import RECHECK_RESUMED_AFTER, Resuming
@@ -35,18 +35,18 @@ WATCH_DELAY_FIRST, WATCH_DELAY_SHORT, WATCH_DELAY_MOST = 0.02, 5.0, 120.0
 class Reconciler:
     """Runs at most one reconcile per resource at a time, and retries a failed one with backoff."""
 
-    def __init__(self, parts: Parts, *, take_over: bool) -> None:
+    def __init__(self, components: Components, *, take_over: bool) -> None:
         """`take_over` completes what linstor-affinity-controller left unfinished."""
-        self._queue, self._reader = parts.queue, parts.reader
-        self._index, self._leadership = parts.ports.index, parts.ports.leadership
-        self._cluster_view, self._replacer = parts.cluster_view, parts.replacer
-        self._retries, self._reporter = parts.retries, parts.reporter
-        self._resuming, self._changer = Resuming(parts), Changer(parts)
-        self._rechecks = Rechecks(parts.queue)
+        self._queue, self._reader = components.queue, components.reader
+        self._index, self._leadership = components.ports.index, components.ports.leadership
+        self._cluster_view, self._replacer = components.cluster_view, components.replacer
+        self._retries, self._reporter = components.retries, components.reporter
+        self._resuming, self._changer = Resuming(components), Changer(components)
+        self._rechecks = Rechecks(components.queue)
         self._saved_volumes = SavedVolumes(
-            parts.ports,
-            replacer=parts.replacer,
-            cluster_view=parts.cluster_view,
+            components.ports,
+            replacer=components.replacer,
+            cluster_view=components.cluster_view,
             enabled=take_over,
         )
 

@@ -5,17 +5,18 @@ import logging
 from dataclasses import replace
 from typing import assert_never
 
-from linstor_affinity_events.engine.dependencies import Dependencies
+from linstor_affinity_events.engine.claim_at_rest import ClaimAtRest, is_at_rest
 from linstor_affinity_events.engine.observing import confirmed, observe
 from linstor_affinity_events.engine.overlapping_writes import marked_and_saved, removed_and_created
 from linstor_affinity_events.engine.ports import VolumeWatch
+from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.verification import verified
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
 from linstor_affinity_events.model.progress import (
     BinderAwaited,
     ClaimRead,
@@ -34,7 +35,6 @@ from linstor_affinity_events.model.progress import (
     advance,
     following,
 )
-from linstor_affinity_events.model.readiness import is_being_resized
 from linstor_affinity_events.model.replacement import next_step
 from linstor_affinity_events.model.steps import (
     AwaitBinder,
@@ -62,24 +62,18 @@ RELIED_ON_AFTER = 60.0
 
 CLAIM_FRESH_FOR = 0.1
 
-RESIZE_AT_MOST, RESIZE_CHECKED_EVERY = 1.0, 0.05
-"""How long the removal of a volume waits for a resize of its claim. LINSTOR does not grow a volume
-while a replica is not UpToDate, which may need this very replacement, so it can't be long.
-"""
-
 
 class ReplacementRun:
     """Takes one replacement from the observed state to its end."""
 
     def __init__(
-        self, dependencies: Dependencies, progress: Progress, volume_watch: VolumeWatch
+        self, dependencies: RunDependencies, progress: Progress, volume_watch: VolumeWatch
     ) -> None:
         self._dependencies, self.progress = dependencies, progress
         self._volume_watch = volume_watch
         self._clock = asyncio.get_running_loop().time
         self._begun = self._clock()
-        self._resized_by: float | None = None
-        """Until when to wait for csi-resizer, once it was seen to be at work."""
+        self._at_rest = ClaimAtRest(dependencies.volumes)
 
     async def run(self) -> Outcome | LeaveAlone:
         """Take all steps. Raises an error from which a later reconcile starts again."""
@@ -126,8 +120,17 @@ class ReplacementRun:
 
     @property
     def _uninterrupted(self) -> bool:
-        age = self._clock() - self._begun
-        return self.progress.own and self.progress.observation.taken and age < RELIED_ON_AFTER
+        return self.progress.own and self.progress.observation.taken and self._is_recent
+
+    @property
+    def _is_recent(self) -> bool:
+        return self._clock() - self._begun < RELIED_ON_AFTER
+
+    @property
+    def _saw_later(self) -> bool:
+        """Whether the watch has shown another volume of that name since."""
+        seen = (self._volume_watch.latest, self._volume_watch.gone)
+        return any(pv is not None and uid_of(pv) != self.progress.entry.uid for pv in seen)
 
     @property
     def _pv(self) -> Manifest:
@@ -157,11 +160,12 @@ class ReplacementRun:
     async def _take(self, step: Step) -> Result:
         match step:
             case Observe():
-                return Observed(*await observe(self._dependencies, self.progress.entry.pv))
+                pv, entry = await observe(self._dependencies, self.progress.entry.pv)
+                return Observed(pv, entry, first_hand=self._is_recent and not self._saw_later)
             case Mark() | DetachClaimRef() | Unmark() | Delete() | Create():
                 return await self._write(step)
             case Save(changed):
-                return Saved(await self._dependencies.journal.save(self._ours(changed)))
+                return await self._save(changed)
             case MarkAndSave(patch, changed):
                 dependencies = self._dependencies
                 return await marked_and_saved(
@@ -176,7 +180,8 @@ class ReplacementRun:
             case Drop():
                 return await self._drop(step)
             case UnmarkWithoutEntry():
-                own = self.progress.original_values if self._uninterrupted else None
+                known = self.progress.begun and self._is_recent
+                own = self.progress.original_values if known else None
                 await unmark_without_entry(self._dependencies, self._pv, own=own)
                 return Done()
             case LeaveAlone():
@@ -199,16 +204,26 @@ class ReplacementRun:
             case Mark(patch) | DetachClaimRef(patch) | Unmark(patch):
                 return Written(await volumes.patch(name, patch))
 
+    async def _save(self, entry: JournalEntry) -> Saved:
+        """Save an entry, or create it if it was taken away. An entry never asks for what Kubernetes
+        refuses: who resumes it has nothing else.
+        """
+        journal, volumes = self._dependencies.journal, self._dependencies.volumes
+        pv, ours = self.progress.observation.pv, self._ours(entry)
+        if entry.wanted != self.progress.entry.wanted and pv is not None and is_terminating(pv):
+            await volumes.dry_run_creation(entry.wanted)
+        return Saved(await (journal.save(ours) if entry.version else journal.create(ours)))
+
     def _ours(self, entry: JournalEntry) -> JournalEntry:
         """The entry with our name as holder, so that others see who continues."""
         return replace(entry, holder=self.progress.holder)
 
     async def _drop(self, step: Drop) -> Dropped:
-        in_time = await verified(self._dependencies, self.progress, step, self._volume_watch)
+        await verified(self._dependencies, self.progress, step, self._volume_watch)
         if step.outcome is Outcome.RECREATED_WITH_RETAIN:
             self._dependencies.unfinished.absent.retained(self.progress.entry.wanted)
         await self._dependencies.journal.drop(self.progress.entry)
-        return Dropped(waited=not in_time)
+        return Dropped()
 
     async def _await_binder(self) -> BinderAwaited:
         """Wait for the binder and read the claim meanwhile, which is outdated after a long wait."""
@@ -217,27 +232,17 @@ class ReplacementRun:
         (pv, in_time), claim = await together(
             guard.until_released(entry, self._pv, self._volume_watch), self._read_claim()
         )
-        fresh = self._clock() - began < CLAIM_FRESH_FOR
-        at_rest = claim is None or not is_being_resized(claim)
-        return BinderAwaited(pv=pv, in_time=in_time, claim=claim, fresh=fresh and at_rest)
+        quick = self._clock() - began < CLAIM_FRESH_FOR
+        fresh = quick and is_at_rest(claim, self.progress.claim_before)
+        return BinderAwaited(pv=pv, in_time=in_time, claim=claim, fresh=fresh)
 
     async def _read_claim(self) -> Manifest | None:
         claim = self.progress.entry.claim
         return None if claim is None else await self._dependencies.volumes.read_claim(claim)
 
     async def _read_claim_at_rest(self) -> ClaimRead:
-        """Read the claim once csi-resizer is done with it, or has taken too long. The volume binder
-        calls a claim Lost if another client writes to it in the milliseconds without its volume.
-        """
-        if self._resized_by is None:
-            self._resized_by = self._clock() + RESIZE_AT_MOST
-        waited = False
-        while True:
-            claim = await self._read_claim()
-            if claim is None or not is_being_resized(claim) or self._clock() >= self._resized_by:
-                return ClaimRead(claim, waited)
-            waited = True
-            await asyncio.sleep(RESIZE_CHECKED_EVERY)
+        claim, before = self.progress.entry.claim, self.progress.claim_before
+        return ClaimRead(None if claim is None else await self._at_rest.read(claim, before))
 
     async def _remove(self) -> Postponed | Recreated:
         """Remove and create the volume, unless the binder was about to check all claims."""
@@ -253,7 +258,7 @@ class ReplacementRun:
             self._dependencies.unfinished.absent.gone(self.progress.entry.pv)
         else:
             self._dependencies.unfinished.absent.present(self.progress.entry.pv)
-        return Recreated(pv=made, asked_for=then.body, waited=waited)
+        return Recreated(pv=made, asked_for=then.body)
 
 
 def _log(step: Step, after: Progress, error: Again | Refused) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
-from linstor_affinity_events.engine.dependencies import Dependencies
+from linstor_affinity_events.engine.claim_verification import ClaimVerifier
 from linstor_affinity_events.engine.observing import observe, used_by_others
 from linstor_affinity_events.engine.ports import Ports, VolumeWatch
 from linstor_affinity_events.engine.replacement_run import ReplacementRun
+from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import BadEntry, Conflict, Refused
@@ -23,7 +24,7 @@ from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, is_terminating
 from linstor_affinity_events.model.markers import is_marked, mark_patch
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.names import PvName, few
 from linstor_affinity_events.model.progress import Progress, begin
 from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import Observation
@@ -46,9 +47,6 @@ class Ended:
     different: tuple[str, ...] = ()
     """The parts of it that differ from what was requested."""
 
-    held_up: bool = False
-    """Whether it was delayed for a reason other than load."""
-
 
 class Replacer:
     """Every step may be interrupted before or after it took effect; `resume` does the rest."""
@@ -61,6 +59,7 @@ class Replacer:
         holder: str,
         may_begin: Callable[[], bool],
         guard_timeout: float = 2.0,
+        observe_wait: Callable[[float], None] = lambda _: None,
         allowed_finalizers: Iterable[str] = (),
     ) -> None:
         volumes, telemetry = ports.volumes, ports.telemetry
@@ -69,11 +68,14 @@ class Replacer:
         self._rejected = set[PvName]()
         """The volumes whose replacement Kubernetes rejected when it was tried last."""
         self.unfinished = Unfinished(ports.notices, telemetry, volumes.describe)
-        self._dependencies = Dependencies(
+        guard = ClaimGuard(volumes, telemetry, timeout=guard_timeout, observe_wait=observe_wait)
+        self.verifier = ClaimVerifier(volumes, telemetry, guard, delays, timeout=guard_timeout)
+        self._dependencies = RunDependencies(
             volumes=volumes,
             index=ports.index,
             journal=ports.journal,
-            guard=ClaimGuard(volumes, telemetry, delays, timeout=guard_timeout),
+            guard=guard,
+            verifier=self.verifier,
             unfinished=self.unfinished,
             delays=delays,
             allowed_finalizers=self._allowed_finalizers,
@@ -113,7 +115,7 @@ class Replacer:
         journal entry to resume from if anything was begun.
         """
         if self.unfinished.absent.blocking:
-            others = ", ".join(sorted(self.unfinished.absent.blocking))
+            others = few(sorted(self.unfinished.absent.blocking))
             why = (
                 f"PersistentVolume {others} is missing because Kubernetes rejects its "
                 "recreation; no other replacement begins until that is fixed"
@@ -206,7 +208,7 @@ class Replacer:
         progress = run.progress
         made = progress.observation.pv
         now_there = None if made is None else self._volumes.describe(made)
-        return Ended(outcome, now_there, progress.different, held_up=progress.held_up)
+        return Ended(outcome, now_there, progress.different)
 
     async def _create_entry(self, entry: JournalEntry) -> JournalEntry:
         """Raises Conflict if there is an entry already, and BadEntry if that is not valid."""

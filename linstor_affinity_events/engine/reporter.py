@@ -17,7 +17,7 @@ from linstor_affinity_events.model.decision import (
     Resume,
     Skipped,
 )
-from linstor_affinity_events.model.names import PvName, Uid
+from linstor_affinity_events.model.names import PvName, Uid, few
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ REMIND_AFTER = 45 * 60.0
 """The API server drops Events after an hour, unless --event-ttl says otherwise."""
 
 MOST_CHANGES = 100
+
+LONGEST_TEXT = 2000
+"""Characters kept of each text of the last changes: others may set affinities of a megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +82,23 @@ class OutOfSync:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """One change that was made."""
+    """One change that was made, as shortened texts: the volume as it was before may be large."""
 
     at: float
     """Seconds since the epoch."""
 
-    volume: Volume
-    """As it was before."""
-
+    pv: PvName
+    claim: str | None
+    resource: str | None
     was: str
     now: str
     how: str
     took: float
     """Seconds since the trigger."""
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
 def kind_of(decision: Decision) -> str:
@@ -207,7 +214,7 @@ class Reporter:
         self._advise(
             volume,
             DUPLICATE_REASON,
-            f"PersistentVolume {', '.join(sorted(others))} refers to the same LINSTOR "
+            f"PersistentVolume {few(sorted(others))} refers to the same LINSTOR "
             f"volume {volume.key} as this one, and both are in use. This service keeps the "
             "node affinity of both correct, but deleting the claim of one may delete the "
             "data of both: keep one, or set reclaim policy Retain on both",
@@ -219,7 +226,7 @@ class Reporter:
             self._advise(
                 volume,
                 DIFFERENT_REASON,
-                f"{', '.join(parts)} of this PersistentVolume differs from what this "
+                f"{few(tuple(parts))} of this PersistentVolume differs from what this "
                 "service requested when it recreated it: an admission policy changed it. "
                 "The node affinity is correct. Nothing is retried; check whether the "
                 "change is intended",
@@ -256,7 +263,16 @@ class Reporter:
         self.out_of_sync.pop(volume.name, None)
         was, now = str(volume.affinity), str(change.wanted)
         self.latest.append(
-            Changed(at=self._now(), volume=volume, was=was, now=now, how=how, took=took)
+            Changed(
+                at=self._now(),
+                pv=volume.name,
+                claim=None if volume.claim is None else _shortened(str(volume.claim)),
+                resource=None if volume.key is None else _shortened(str(volume.key)),
+                was=_shortened(was),
+                now=_shortened(now),
+                how=how,
+                took=took,
+            )
         )
         log.info(
             _PATCHED if how == "patch" else _REPLACED,

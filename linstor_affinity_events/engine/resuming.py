@@ -3,8 +3,8 @@
 import asyncio
 import logging
 
+from linstor_affinity_events.engine.components import Components
 from linstor_affinity_events.engine.keyed_queue import Priority, WorkItem
-from linstor_affinity_events.engine.parts import Parts
 from linstor_affinity_events.engine.ports import NO_TRIGGER
 from linstor_affinity_events.errors import Again, Refused, Unreachable
 from linstor_affinity_events.logs import facts
@@ -24,12 +24,12 @@ for a resource, unless others write the entries.
 class Resuming:
     """Finishes what is begun before anything else is decided for a resource."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._queue, self._cluster_view = parts.queue, parts.cluster_view
-        self._replacer, self._unfinished = parts.replacer, parts.replacer.unfinished
-        self._retries, self._reporter = parts.retries, parts.reporter
-        self._index, self._leadership = parts.ports.index, parts.ports.leadership
-        self._telemetry = parts.ports.telemetry
+    def __init__(self, components: Components) -> None:
+        self._queue, self._cluster_view = components.queue, components.cluster_view
+        self._replacer, self._unfinished = components.replacer, components.replacer.unfinished
+        self._retries, self._reporter = components.retries, components.reporter
+        self._index, self._leadership = components.ports.index, components.ports.leadership
+        self._telemetry = components.ports.telemetry
 
     def begun(self, resource: ResourceName) -> list[PvName]:
         """The volumes of the resource with an unfinished replacement."""
@@ -46,7 +46,7 @@ class Resuming:
         due = unfinished.due(names, pause=self._retries.unfinished_most(item.key))
         if not due or not self._leadership.leading:
             return True, None
-        urgent = not unfinished.all_left_alone(due)
+        urgent = unfinished.is_urgent(due)
         if not self._queue.may_change(item, urgent=urgent):
             priority = Priority.URGENT if urgent else Priority.CHANGE
             self._queue.add(item.key, priority=priority, since=item.since, source=item.source)

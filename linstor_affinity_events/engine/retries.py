@@ -78,9 +78,13 @@ class Retries:
         if first:
             self._failing[item.key] = Backoff(first=FAILED_FIRST, most=most, chance=self._chance)
         delay = max(self._failing[item.key].next(), after or 0.0)
-        urgent = unfinished and most == UNFINISHED_MOST
+        # Only for a volume that is absent now: the owner of a claim can have any replacement of its
+        # volume fail before that. And others may have written the entry of one that was not
+        # observed. Neither must get in the way of changes.
+        absent = [n for n in self._unfinished.of(item.key) if self._index.get(n) is None]
+        urgent = self._unfinished.originals.has_any(absent)
         if unfinished:
-            delay = min(delay, most) if urgent else most
+            delay = min(delay, most) if most == UNFINISHED_MOST else most
         self._telemetry.reconcile_failed("Unexpected" if error is None else type(error).__name__)
         if error is not None:
             # A conflict is expected when another client writes first; a lasting failure was logged

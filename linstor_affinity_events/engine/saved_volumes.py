@@ -26,7 +26,7 @@ from linstor_affinity_events.model.manifest import (
     uid_of,
 )
 from linstor_affinity_events.model.markers import adoption_patch, reference_unmarking
-from linstor_affinity_events.model.names import ResourceName, Uid
+from linstor_affinity_events.model.names import ResourceName, Uid, few
 from linstor_affinity_events.model.ownership import (
     claim_is_as_recorded,
     claim_is_leaving,
@@ -109,7 +109,10 @@ class SavedVolumes:
         log.warning(message, extra=facts(resource=rd, volume_number=number, message=why))
 
     async def _take_over(self, definition: Definition, number: int, text: str) -> bool:
-        """Returns False if it has to wait. Raises BadEntry with the reason if it must stay."""
+        """Returns whether LINSTOR need not keep it any longer: the volume exists. Its journal entry
+        is no reason to, which others may delete or have written. Raises BadEntry with the reason if
+        it is not followed.
+        """
         if not self._enabled:
             raise BadEntry(OFF)
         try:
@@ -119,27 +122,30 @@ class SavedVolumes:
         # Before version 1.5 the reference kept it on the definition, for its only volume.
         key = VolumeKey(definition.resource, max(number, 0))
         saved = read_saved(tree, key)
+        if name_of(saved) in self._replacer.unfinished.pending:
+            return False
         pv = await self._volumes.read(name_of(saved))
         if pv is None:
             if not self._replacer.unfinished.complete:
                 # Another absent volume, whose entry is not listed yet, may be for the same key.
                 return False
             await self._bring_back(saved, key)
-        elif not self._is_the_same(saved, pv, key):
+            return False
+        if not self._is_the_same(saved, pv, key):
             raise BadEntry(
                 f"PersistentVolume {name_of(saved)} of this cluster is for another claim or "
                 "volume; it may belong to another Kubernetes cluster that uses this LINSTOR"
             )
-        elif left_by_the_reference(pv):
-            await self._continue(saved, pv, key)
-        return True
+        return not left_by_the_reference(pv) or await self._continue(saved, pv, key)
 
     def _is_the_same(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> bool:
         volume = self._volumes.describe(pv)
         return volume is not None and volume.key == key and claim_of(pv) == claim_of(saved)
 
-    async def _continue(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> None:
-        """Continue with a volume that has the reference controller's markers."""
+    async def _continue(self, saved: Manifest, pv: Manifest, key: VolumeKey) -> bool:
+        """Continue with a volume that has the reference controller's markers. Returns whether that
+        is all: it was not deleted.
+        """
         entry = _entry(saved, key, uid_of(pv))
         policy = entry.policy
         if is_terminating(pv):
@@ -148,7 +154,7 @@ class SavedVolumes:
             if patch := adoption_patch(pv, policy):
                 await self._volumes.patch(name_of(pv), patch)
             await self._adopt(entry)
-            return
+            return False
         claim = None if entry.user is None else await self._volumes.read_claim(entry.user)
         # Whoever deletes a claim while its volume has policy Retain may rely on that.
         unmarked = reference_unmarking(
@@ -163,6 +169,7 @@ class SavedVolumes:
             "exists, and was not deleted. Its node affinity is checked next",
             extra=facts(pv=name_of(pv), resource=key, reclaim_policy=kept),
         )
+        return True
 
     async def _bring_back(self, saved: Manifest, key: VolumeKey) -> None:
         """Recreate an absent volume if its claim exists and refers to it."""
@@ -178,6 +185,8 @@ class SavedVolumes:
             )
         if provisioned_for(key.resource) not in {None, entry.user.uid}:
             raise BadEntry(f"resource {key.resource} was provisioned for another claim")
+        if provisioned_for(entry.pv) not in {None, entry.user.uid}:
+            raise BadEntry(f"PersistentVolume {entry.pv} has the name for that of another claim")
         if not has_class_of(entry.wanted, claim):
             raise BadEntry("it has another StorageClass than its claim")
         entry = entry.wanting(self._cluster_view.with_volume_context(entry.wanted))
@@ -187,7 +196,7 @@ class SavedVolumes:
                 "define; create the volume yourself if it is yours"
             )
         if others := self._replacer.others_for(key, but=entry.pv):
-            raise BadEntry(f"{', '.join(others)} refers to this LINSTOR volume now")
+            raise BadEntry(f"{few(others)} refers to this LINSTOR volume now")
         try:
             await self._volumes.dry_run_creation(entry.wanted)
         except Refused as error:
@@ -200,7 +209,9 @@ class SavedVolumes:
         try:
             await self._replacer.adopt(entry)
         except Conflict:
+            # Whoever wrote the other one, it is resumed or dropped first.
             log.debug("a journal entry exists already", extra=facts(pv=entry.pv))
+            return
         log.info(
             "completing a replacement that linstor-affinity-controller had begun: the "
             "volume is recreated",

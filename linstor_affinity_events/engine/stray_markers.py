@@ -1,6 +1,6 @@
 """Removes replacement markers from a live volume that has no journal entry."""
 
-from linstor_affinity_events.engine.dependencies import Dependencies
+from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import (
@@ -23,7 +23,7 @@ from linstor_affinity_events.model.steps import Outcome
 
 
 async def unmark_without_entry(
-    dependencies: Dependencies, pv: Manifest | None, *, own: Before | None = None
+    dependencies: RunDependencies, pv: Manifest | None, *, own: Before | None = None
 ) -> Outcome | Refusal:
     """Remove our replacement markers from a live volume without a journal entry.
 
@@ -49,6 +49,9 @@ async def unmark_without_entry(
             f"annotation {MARKER_ANNOTATION} says what to restore; see "
             "docs/reliability.md",
         )
+    if marker_of(pv) not in {None, own}:
+        # Another instance has marked it since, and the policy may have changed before.
+        own = None
     # If its claim went while it said Retain, a user may have relied on that.
     unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
     await dependencies.volumes.patch(name_of(pv), unmarked.patch)
@@ -58,7 +61,7 @@ async def unmark_without_entry(
     return Outcome.RECREATED_WITH_RETAIN
 
 
-async def _in_use(dependencies: Dependencies, pv: Manifest) -> bool:
+async def _in_use(dependencies: RunDependencies, pv: Manifest) -> bool:
     """Whether the claim of a live volume exists and stays; True if it names none."""
     named = claim_of(pv)
     if named is None or not named.uid:

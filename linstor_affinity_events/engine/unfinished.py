@@ -47,9 +47,11 @@ class Unfinished:
         known which other volumes are absent.
         """
         self.term = 0
-        """Changes when this instance stops to lead."""
+        """Changes when this instance begins or stops to lead."""
         self._from_first = False
         """Whether lists since have all entries, from the first one on."""
+        self._later: set[PvName] = set()
+        """Those whose entry was listed first when all had been listed before: no crash left it."""
         self._left_alone: dict[PvName, str] = {}
         self._tried: dict[PvName, float] = {}
         """When each was last resumed, by the loop's clock."""
@@ -76,6 +78,8 @@ class Unfinished:
         old = frozenset(before if listed.whole else ())
         for name in old - listed.volumes.keys():
             self.pending.discard(name)
+        if self.complete:
+            self._later.update(listed.volumes.keys() - self.pending.keys())
         for name, key in listed.volumes.items():
             if name in old or name not in self.pending:
                 self.pending.add(name, key)
@@ -84,6 +88,7 @@ class Unfinished:
         for name in (self._left_alone.keys() | self._tried.keys()) - self.pending.keys():
             self._left_alone.pop(name, None)
             self._tried.pop(name, None)
+        self._later &= self.pending.keys()
         self.originals.keep(self.pending, volume_of)
         self.absent.clear(but=self.pending)
 
@@ -114,16 +119,21 @@ class Unfinished:
         """Another instance leads, and reports what is absent or stuck."""
         self.absent.clear()
         self._since, self._lasting = {}, set()
-        self.originals.outdate()
-        self.term += 1
-        self.complete = self._from_first = False
+        self._begin_term()
         self._telemetry.unfinished(0)
 
     def leadership_gained(self) -> None:
         """Another instance may have replaced any volume since this one observed it. A run that went
-        on for a while after the leadership was lost observed it too.
+        on for a while after the leadership was lost observed it too, and so may a list.
         """
+        self._begin_term()
+
+    def _begin_term(self) -> None:
+        """Whatever was observed or listed so far may be outdated."""
         self.originals.outdate()
+        self.term += 1
+        self.complete = self._from_first = False
+        self._later.clear()
 
     def knows_owner(self, name: PvName, key: VolumeKey) -> bool:
         """Whether enough is known to decide whose an absent volume is. The only absent volume for a
@@ -172,8 +182,13 @@ class Unfinished:
         """Whether it has never been resumed, or was left alone: nothing else brings it back."""
         return name not in self._tried or name in self._left_alone
 
-    def all_left_alone(self, names: Iterable[PvName]) -> bool:
-        return self._left_alone.keys() >= set(names)
+    def is_urgent(self, names: Iterable[PvName]) -> bool:
+        """Whether one of these may be absent because of this service: this instance observed it, or
+        its entry was there when this instance began to lead. Others write entries later, and those
+        must not get in the way of changes; nor must the ones that were left alone.
+        """
+        followed = [name for name in names if name not in self._left_alone]
+        return self.originals.has_any(followed) or not self._later.issuperset(followed)
 
     def ended(self, name: PvName) -> None:
         """This instance has dropped the entry."""
@@ -187,4 +202,5 @@ class Unfinished:
         self.pending.discard(name)
         self._left_alone.pop(name, None)
         self._tried.pop(name, None)
+        self._later.discard(name)
         self.absent.forget(name)

@@ -1,18 +1,22 @@
 """Which nodes may run a volume's pods, given where its data is."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
+from linstor_affinity_events.errors import BadPolicy
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 from linstor_affinity_events.model.nodes import Labels
-from linstor_affinity_events.model.policy import Policy
+from linstor_affinity_events.model.policy import MAX_LABELS, Policy
 
 Term = frozenset[tuple[str, str | None]]
 """Labels a node must carry, all of them; None as a value stands for any (operator Exists)."""
 
+MOST_TERMS = 200
+"""Terms are compared with each other. A resource has at most 32 replicas with DRBD."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class NodeAffinity:
     """The nodes that match any term; no terms at all means every node.
 
@@ -24,15 +28,14 @@ class NodeAffinity:
 
     @classmethod
     def of(cls, terms: Iterable[Term]) -> Self:
-        unique = frozenset(terms)
+        unique = frozenset(map(_without_implied, terms))
         # A term without labels matches no node in Kubernetes, but here it means all nodes.
         if frozenset() in unique:
             return cls()
-        return cls(
-            frozenset(
-                t for t in unique if not any(wider != t and _covers(wider, t) for wider in unique)
-            )
-        )
+        longest = max(map(len, unique), default=0)
+        # The others cover no term but themselves, and most affinities have no such term.
+        wider = [t for t in unique if len(t) < longest or any(value is None for _, value in t)]
+        return cls(frozenset(t for t in unique if not _is_covered(t, wider)))
 
     def admits(self, node: Labels) -> bool:
         """Whether the scheduler could put a pod on a node with these labels."""
@@ -65,10 +68,19 @@ class NodeAffinity:
         return {"required": {"nodeSelectorTerms": terms}}
 
 
-def _covers(wider: Term, narrower: Term) -> bool:
-    """Whether the wider term admits every node that the narrower one admits."""
-    keys = {key for key, _ in narrower}
-    return all(pair in narrower or (pair[1] is None and pair[0] in keys) for pair in wider)
+def _without_implied(term: Term) -> Term:
+    """The same term, without "exists" for a label whose value it requires."""
+    if not any(value is None for _, value in term):
+        return term
+    return term - {(key, None) for key, value in term if value is not None}
+
+
+def _is_covered(term: Term, others: Collection[Term]) -> bool:
+    """Whether another term admits every node that this one admits."""
+    if not others:
+        return False
+    implied = term.union((key, None) for key, _ in term)
+    return any(other <= implied and other != term for other in others)
 
 
 def _expression(key: str, value: str | None) -> dict[str, Any]:
@@ -83,12 +95,12 @@ def pair_text(pair: tuple[str, str | None]) -> str:
     return f"{key} exists" if value is None else f"{key}={value}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class ForeignAffinity:
     """An affinity of a form that this service never writes, so it equals none of ours."""
 
     text: str
-    labels: frozenset[str] = field(default=frozenset(), compare=False)
+    labels: frozenset[str] = frozenset()
     """The keys of all labels that it requires."""
 
     def __str__(self) -> str:
@@ -110,16 +122,19 @@ def read_affinity(spec: Mapping[str, Any]) -> Affinity:
     """Read `spec.nodeAffinity` of a PersistentVolume; absent means everywhere.
 
     A term that is not `In` with one value or `Exists` throughout, or has matchFields, makes it
-    foreign. The reference controller compares in the same way, except for `Exists`.
+    foreign. The reference controller compares in the same way, except for `Exists`. So do more
+    terms, or labels in a term, than this service ever writes.
     """
     raw = spec.get("nodeAffinity")
     required = (raw or {}).get("required")
     if not required:
         return NO_AFFINITY
+    if len(required.get("nodeSelectorTerms") or ()) > MOST_TERMS:
+        return ForeignAffinity(f"not managed: more than {MOST_TERMS} terms", _keys(required))
     terms = []
     for raw_term in required.get("nodeSelectorTerms") or ():
         term = _read_term(raw_term)
-        if not term:
+        if not term or len(term) > MAX_LABELS:
             return ForeignAffinity(f"not managed: {str(raw_term)[:200]}", _keys(required))
         terms.append(term)
     return NodeAffinity.of(terms) if terms else ForeignAffinity("not managed: no terms")
@@ -148,13 +163,17 @@ def _read_term(raw: Mapping[str, Any]) -> Term | None:
 
 
 def desired_affinity(serving: Collection[Labels], policy: Policy) -> NodeAffinity:
-    """Admit the nodes that share the labels of some rule with a node that has the data.
+    """Admit the nodes that share the labels of some rule with a node that has the data. Raises
+    BadPolicy if that takes too many terms.
 
     Labels that a serving node lacks are left out of its terms, and an empty term opens the volume
     to every node, as in linstor-csi.
     """
-    return NodeAffinity.of(
+    terms = frozenset(
         frozenset((key, labels[key]) for key in rule if key in labels)
         for labels in serving
         for rule in policy.rules
     )
+    if len(terms) > MOST_TERMS and frozenset() not in terms:
+        raise BadPolicy(f"it takes {len(terms)} terms for {len(serving)} nodes with data")
+    return NodeAffinity.of(terms)

@@ -48,7 +48,8 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     annotations = {k: v for k, v in given.items() if k not in ours}
     annotations |= {k: v for k, v in annotations_of(wanted).items() if k in _SET_BY_US | ours}
     had = finalizers_of(wanted)
-    finalizers = had + [f for f in finalizers_of(fresh) if f not in had]
+    known = frozenset(had)
+    finalizers = had + [f for f in finalizers_of(fresh) if f not in known]
     metadata = {
         k: v for k, v in fresh["metadata"].items() if k not in {"annotations", "finalizers"}
     }

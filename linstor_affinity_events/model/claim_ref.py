@@ -77,9 +77,11 @@ def tombstone_patch(manifest: Manifest) -> Patch:
 
 
 def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
-    """Whether another client wrote a claimRef that is neither that of `claim` nor our tombstone."""
+    """Whether another client wrote a claimRef that is neither that of `claim` nor our tombstone.
+    One with a name that no claim can have does not count.
+    """
     named = claim_of(manifest)
-    if named == claim:
+    if named == claim or (named is not None and not named.is_valid):
         return False
     if named is not None and named.name == tombstone_name(manifest):
         return claim is not None and named != replace(claim, name=named.name)
@@ -87,8 +89,13 @@ def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
 
 
 def with_claim_of(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
-    """`wanted` with the claimRef that another client wrote on the original meanwhile."""
+    """`wanted` with the claimRef that another client wrote on the original meanwhile. The name of
+    our tombstone stays out: a volume with it loses its data, if its policy is Delete.
+    """
     spec = {k: v for k, v in wanted["spec"].items() if k != "claimRef"}
-    if seen["spec"].get("claimRef"):
-        spec["claimRef"] = seen["spec"]["claimRef"]
+    if ref := seen["spec"].get("claimRef"):
+        name = ref.get("name")
+        if name == tombstone_name(seen):
+            name = (wanted["spec"].get("claimRef") or {}).get("name", name)
+        spec["claimRef"] = {**ref, "name": name}
     return {**wanted, "spec": spec}

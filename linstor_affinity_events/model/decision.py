@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from linstor_affinity_events.errors import BadPolicy
 from linstor_affinity_events.model.affinity import (
     EVERYWHERE,
+    MOST_TERMS,
     NO_AFFINITY,
     NodeAffinity,
     desired_affinity,
 )
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.names import MOST_NAMED, PvName, few
 from linstor_affinity_events.model.nodes import Labels, Nodes
 from linstor_affinity_events.model.placement import Definition, Placement
 from linstor_affinity_events.model.policy import (
@@ -22,6 +24,9 @@ from linstor_affinity_events.model.policy import (
 from linstor_affinity_events.model.volume import Volume
 
 UNKNOWN_NODE_RETRY = 2.0
+
+LONGEST_POLICY = 200
+"""Characters of a policy in a text."""
 
 
 class Reason(StrEnum):
@@ -39,6 +44,7 @@ class Reason(StrEnum):
     NO_CLASS = "no-storage-class"
     BAD_POLICY = "bad-policy"
     UNKNOWN_RESOURCE = "unknown-resource"
+    TOO_LARGE = "too-large-in-linstor"
     NO_DATA = "no-replica-with-data"
     UNKNOWN_NODE = "unknown-node"
     NO_LABELS = "node-without-label"
@@ -147,7 +153,7 @@ def policy_of(case: Case) -> tuple[PolicyReading | None, str]:
     volume = case.volume
     if volume.override is not None:
         several = "s" if len(volume.override_names) > 1 else ""
-        return volume.override, f"override annotation{several} {', '.join(volume.override_names)}"
+        return volume.override, f"override annotation{several} {few(volume.override_names)}"
     if volume.context is not None:
         return volume.context, "volume attributes"
     if not volume.storage_class:
@@ -217,13 +223,25 @@ def _left_alone(case: Case) -> Decision | None:
     return None
 
 
+def _definition_known(case: Case) -> Decision | None:
+    if case.definition is None or not case.definition.unreadable:
+        return None
+    name = case.definition.resource
+    return Refusal(
+        Reason.TOO_LARGE,
+        f"resource definition {name} has more properties in LINSTOR than this service reads, so "
+        "it is not known whether it excludes its volumes. The affinity is not changed until some "
+        f"are deleted; list them with: linstor resource-definition list-properties {name}",
+    )
+
+
 def _no_other_in_use(case: Case) -> Decision | None:
     """If a claim uses one volume, an unused one with the same handle is a copy. Two that are in use
     are both kept in sync: docs/decisions says why.
     """
     if not case.duplicates or case.volume.in_use:
         return None
-    others = ", ".join(sorted(case.duplicates))
+    others = few(sorted(case.duplicates))
     return Refusal(
         Reason.TWO_VOLUMES,
         f"no claim uses this PersistentVolume, and PersistentVolume {others}, which refers "
@@ -276,6 +294,14 @@ def _has_no_data(case: Case) -> Decision | None:
             f"LINSTOR has no resource {case.volume.handle.lower()!r}: check that "
             "LS_CONTROLLERS is the LINSTOR that has it, or whether it was deleted there",
         )
+    if case.placement.unreadable:
+        name = case.placement.resource
+        return Refusal(
+            Reason.TOO_LARGE,
+            f"LINSTOR has more about the replicas of {name}, or more of them, than this service "
+            "reads. The affinity is not changed until their properties are fewer; list the "
+            f"replicas with: linstor resource list -r {name}",
+        )
     serving = case.placement.serving_nodes
     if not serving:
         return Refusal(
@@ -283,11 +309,18 @@ def _has_no_data(case: Case) -> Decision | None:
             f"no replica of {case.placement.resource} has usable data now; check "
             f"it with: linstor resource list -r {case.placement.resource}",
         )
+    if unreadable := sorted(serving & case.nodes.unreadable):
+        return Refusal(
+            Reason.TOO_LARGE,
+            f"LINSTOR node {few(unreadable)} has data, and more properties than this service "
+            "reads, so its labels are not known. The affinity is not changed until some are "
+            f"deleted; list them with: linstor node list-properties {unreadable[0]}",
+        )
     unknown = sorted(serving - case.nodes.labels.keys())
     if unknown:
         return Deferred(
             Reason.UNKNOWN_NODE,
-            f"LINSTOR has a replica with data on {', '.join(unknown)}, but does not list "
+            f"LINSTOR has a replica with data on {few(unknown)}, but does not list "
             "that node yet; both are read again within seconds",
             UNKNOWN_NODE_RETRY,
         )
@@ -306,34 +339,54 @@ def _labels_there(case: Case) -> Decision | None:
     """A label that a node lacks is left out of its term, as in linstor-csi: it admits more nodes.
     This is only correct if the cluster does not have the label. If other nodes have it, or the
     volume's affinity requires it, or nothing would remain of an existing affinity, the label is
-    missing, and the volume waits for it.
+    missing, and the volume waits for it. A node whose labels are not known may have any.
     """
     policy, serving = _known(case)
-    has = case.volume.affinity
-    missing = sorted(
-        {
-            f"{node} lacks {label}"
-            for node, labels in serving.items()
-            for rule in policy.rules
-            for label in rule - labels.keys()
-            if case.nodes.having(label)
-            or label in has.labels
-            or (has not in EVERYWHERE and not rule & labels.keys())
-        }
-    )
+    has, bounded = case.volume.affinity.labels, case.volume.affinity not in EVERYWHERE
+    missing: list[str] = []
+    number = 0
+    for node, labels in serving.items():
+        found: set[str] = set()
+        for rule in policy.rules:
+            lacks = rule.difference(labels)
+            nothing_remains = bounded and len(lacks) == len(rule)
+            if nothing_remains or case.nodes.unreadable:
+                found |= lacks
+            else:
+                found |= lacks & case.nodes.all_labels | lacks & has
+        number += len(found)
+        if len(missing) < MOST_NAMED:
+            missing += [f"{node} lacks {label}" for label in sorted(found)]
     if not missing:
         return None
     return Deferred(
         Reason.NO_LABELS,
-        f"LINSTOR node {'; '.join(missing)} (a property under "
-        f"{case.nodes.namespace}), which policy '{policy}' needs. The affinity is "
-        "not changed until the node has it",
+        f"LINSTOR node {few(missing, between='; ', number=number)} (a property under "
+        f"{case.nodes.namespace}), which policy '{str(policy)[:LONGEST_POLICY]}' needs. The "
+        f"affinity is not changed until the node has it{_unless_readable(case.nodes)}",
+    )
+
+
+def _unless_readable(nodes: Nodes) -> str:
+    if not nodes.unreadable:
+        return ""
+    return (
+        f". Whether any other node has it is not known: {few(sorted(nodes.unreadable))} has more "
+        "properties than this service reads"
     )
 
 
 def _affinity(case: Case) -> Decision:
     policy, serving = _known(case)
-    wanted, has = desired_affinity(serving.values(), policy), case.volume.affinity
+    has = case.volume.affinity
+    try:
+        wanted = desired_affinity(serving.values(), policy)
+    except BadPolicy as error:
+        return Refusal(
+            Reason.BAD_POLICY,
+            f"policy '{str(policy)[:LONGEST_POLICY]}' has too many rules: {error}, and more than "
+            f"{MOST_TERMS} are not set",
+        )
     if wanted == NO_AFFINITY:
         wanted = case.everywhere
     if wanted == has or (wanted == NO_AFFINITY and has in EVERYWHERE):
@@ -372,6 +425,7 @@ RULES = (
         "it is not excluded by annotation, property, phase or Balanced placement",
         _left_alone,
     ),
+    Rule("its resource definition is not too large to be read", _definition_known),
     Rule("no other PersistentVolume in use refers to the same LINSTOR volume", _no_other_in_use),
     Rule("it is old enough that linstor-csi's caches are up to date", _old_enough),
     *_WHERE_TO,

@@ -5,17 +5,22 @@ root on a node with options of their choice.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from linstor_affinity_events.errors import BadHandle
 from linstor_affinity_events.model.keys import (
+    ANNOTATED_SECRETS,
+    BOUND_BY_CONTROLLER,
+    CLASS_ANNOTATION,
     CONTEXT_COMMANDS,
     CONTEXT_OPTIONS,
     CONTEXT_POLICY,
     DRIVER,
     PROVISIONER_IDENTITY,
     PROVISIONERS,
+    SKIP_RECLAIM_ANNOTATION,
     USES_CONTEXT,
     VolumeKey,
     parse_handle,
@@ -24,10 +29,17 @@ from linstor_affinity_events.model.manifest import (
     Manifest,
     annotations_of,
     claim_of,
+    reclaim_policy_of,
     secret_namespaces,
+    skip_reclaim_of,
     uid_of,
 )
-from linstor_affinity_events.model.markers import is_ours_to_delete
+from linstor_affinity_events.model.markers import (
+    Before,
+    has_any_marker,
+    is_ours_to_delete,
+    original_values_of,
+)
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.policy import StorageClass
 
@@ -38,6 +50,28 @@ linstor-csi mounts from the server that the attribute names.
 
 _FILE_SYSTEMS = frozenset({"", "ext4", "xfs"})
 """What linstor-csi formats. It mounts whatever file system the volume names: proc and sysfs too."""
+
+_RESERVED = re.compile(r"(?:.*\.)?(?:kubernetes\.io|k8s\.io|linbit\.com)/.*")
+"""Annotations that Kubernetes, its sidecars or the driver may act on, now or in later versions:
+with `pv.beta.kubernetes.io/gid`, kubelet adds a group to all pods that use the volume.
+"""
+
+_KNOWN_ANNOTATIONS = frozenset(
+    {
+        BOUND_BY_CONTROLLER,
+        # Compared with that of the claim.
+        CLASS_ANNOTATION,
+        # csi-resizer has it here, for the capacity in the status of the claim.
+        "volume.alpha.kubernetes.io/pre-resize-capacity",
+        # Keeps the data.
+        SKIP_RECLAIM_ANNOTATION,
+        # Their values are checked.
+        *PROVISIONERS,
+        *(f"{secret}-{part}" for secret in ANNOTATED_SECRETS for part in ("name", "namespace")),
+    }
+)
+
+_DESCRIPTIVE = ("app.kubernetes.io/", "kubectl.kubernetes.io/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +92,9 @@ class Demands:
 
     provisioners: tuple[str, ...] = ()
     """Other drivers' provisioners, which would delete their own volume with the same handle."""
+
+    annotations: tuple[str, ...] = ()
+    """Annotations of Kubernetes and LINSTOR that may give its pods more rights, or are unknown."""
 
     secrets: frozenset[str] = frozenset()
     """The namespaces of its Secrets, except the namespace of its claim."""
@@ -81,6 +118,11 @@ class Original:
     held: bool = False
     """Whether it had what this service sets before it deletes a volume."""
 
+    before: Before | None = None
+    """Its reclaim policy and skip-reclaim without our replacement markers; None if others removed
+    some of these.
+    """
+
 
 def original_of(manifest: Manifest) -> Original:
     named = claim_of(manifest)
@@ -91,6 +133,9 @@ def original_of(manifest: Manifest) -> Original:
         key=_key_of(manifest),
         namespace="" if named is None else named.namespace,
         held=is_ours_to_delete(manifest),
+        before=original_values_of(manifest)
+        if has_any_marker(manifest)
+        else (reclaim_policy_of(manifest), skip_reclaim_of(manifest)),
     )
 
 
@@ -119,6 +164,11 @@ def demands_of(manifest: Manifest) -> Demands:
         owners=_texts(manifest["metadata"].get("ownerReferences")),
         provisioners=tuple(
             annotations[key] for key in PROVISIONERS if annotations.get(key, DRIVER) != DRIVER
+        ),
+        annotations=tuple(
+            f"{key}={annotations[key]}"
+            for key in sorted(annotations.keys() - _KNOWN_ANNOTATIONS)
+            if _RESERVED.fullmatch(key) and not key.startswith(_DESCRIPTIVE)
         ),
         secrets=secret_namespaces(manifest) - {str(claim.get("namespace", ""))},
     )
@@ -150,6 +200,7 @@ def unconfirmed(
         "another file system": demands.file_system in {(), by_class.file_system},
         "an owner": not demands.owners,
         "the provisioner of another driver": not demands.provisioners,
+        "unknown annotations of Kubernetes or LINSTOR": not demands.annotations,
         "Secrets of another namespace": not demands.secrets,
     }
     return tuple(part for part, confirmed in parts.items() if not confirmed)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from linstor_affinity_events.errors import BadEntry, BadHandle
-from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.affinity import MOST_TERMS, NodeAffinity
 from linstor_affinity_events.model.keys import (
     DRIVER,
     FINALIZER,
@@ -26,7 +26,7 @@ from linstor_affinity_events.model.manifest import (
     uid_of,
 )
 from linstor_affinity_events.model.names import ClaimName, PvName, Uid, is_pv_name
-from linstor_affinity_events.model.recreation import copy_for_create, recreated
+from linstor_affinity_events.model.recreation import SERVER_SET, copy_for_create, recreated
 
 FORMAT = 1
 _MAX_DEPTH = 32
@@ -144,6 +144,8 @@ def read_entry(tree: object, *, version: str = "") -> JournalEntry:
     if not uid and state != State.DELETING:
         raise BadEntry("the journal entry has no uid, but its volume existed")
     claim = claim_of(wanted)
+    if claim is not None and not claim.is_valid:
+        raise BadEntry("its PersistentVolume has a claim whose name is not valid")
     recorded = tree.get("claim")
     if (recorded is None) != (claim is None) or (
         claim is not None
@@ -177,7 +179,7 @@ def read_saved(tree: object, key: VolumeKey) -> Manifest:
     claim = claim_of(saved)
     if claim is None or not claim.uid:
         raise BadEntry("its PersistentVolume has no claim uid, so its owner is unknown")
-    if not all(is_pv_name(name) for name in (claim.namespace, claim.name)):
+    if not claim.is_valid:
         raise BadEntry("its PersistentVolume has a claim whose name is not valid")
     wanted = copy_for_create(saved)
     annotations = annotations_of(wanted)
@@ -202,6 +204,8 @@ def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
         raise BadEntry("its PersistentVolume has no metadata or no spec")
     _check_depth(tree)
     _check_metadata(metadata, fresh=fresh)
+    if fresh and ("status" in tree or metadata.keys() & SERVER_SET):
+        raise BadEntry("its PersistentVolume has fields that only the API server sets")
     _check_spec(spec)
     return tree
 
@@ -223,8 +227,6 @@ def _check_metadata(metadata: Mapping[str, Any], *, fresh: bool) -> None:
     if fresh and (marker or FINALIZER in finalizers):
         # Whoever wrote it could have us remove markers later that restore what they say.
         raise BadEntry("its PersistentVolume has replacement markers")
-    if fresh and metadata.keys() & {"uid", "resourceVersion", "deletionTimestamp"}:
-        raise BadEntry("its PersistentVolume has fields that only the API server sets")
 
 
 def _check_spec(spec: Mapping[str, Any]) -> None:
@@ -257,6 +259,8 @@ def _check_affinity(raw: Mapping[str, Any]) -> None:
         for term in terms or ()
     ):
         raise BadEntry("its nodeAffinity is not valid")
+    if len(terms or ()) > MOST_TERMS:
+        raise BadEntry(f"its nodeAffinity has more than {MOST_TERMS} terms")
 
 
 def _are_objects(value: object) -> bool:

@@ -18,6 +18,19 @@ PROVISIONERS = ("pv.kubernetes.io/provisioned-by", "pv.kubernetes.io/migrated-to
 them and does not check the driver of the volume.
 """
 
+ANNOTATED_SECRETS = (
+    "volume.kubernetes.io/provisioner-deletion-secret",
+    "volume.kubernetes.io/controller-modify-secret",
+)
+"""Annotations NAME-name and NAME-namespace: the Secrets that csi-provisioner and csi-resizer give
+to the driver.
+"""
+
+CLASS_ANNOTATION = "volume.beta.kubernetes.io/storage-class"
+"""On volumes and claims, instead of the field of the spec. Where both are set, Kubernetes goes by
+the annotation.
+"""
+
 SKIP_RECLAIM_ANNOTATION = "linstor.csi.linbit.com/skip-reclaim"
 USES_CONTEXT = "linstor.csi.linbit.com/uses-volume-context"
 CONTEXT_POLICY = "linstor.csi.linbit.com/remote-access-policy"

@@ -1,6 +1,6 @@
 """Late writes: changes of a volume just when it was removed, as a patch for the new one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from linstor_affinity_events.model.changes import taken_over
@@ -8,6 +8,7 @@ from linstor_affinity_events.model.claim_ref import rebound, with_claim_of
 from linstor_affinity_events.model.manifest import Manifest, Patch, guarded
 from linstor_affinity_events.model.names import ClaimName
 
+_MAPS = frozenset({("metadata", "labels"), ("metadata", "annotations")})
 _GUARDS = frozenset({("metadata", "uid"), ("metadata", "resourceVersion")})
 
 
@@ -31,10 +32,24 @@ def apart(patch: Patch) -> list[Patch]:
     found: list[Patch] = []
     for section, fields in patch.items():
         for field, value in fields.items():
-            if section == "metadata" and field in {"labels", "annotations"} and value:
+            if value and (section, field) in _MAPS:
                 found += [{section: {field: {key: each}}} for key, each in value.items()]
             elif (section, field) not in _GUARDS:
                 found.append({section: {field: value}})
+    return found
+
+
+def joined(parts: Iterable[Patch]) -> Patch:
+    """One patch with these changes, of which `apart` made one for each."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        for section, fields in part.items():
+            there = found.setdefault(section, {})
+            for field, value in fields.items():
+                if value and (section, field) in _MAPS:
+                    there.setdefault(field, {}).update(value)
+                else:
+                    there[field] = value
     return found
 
 

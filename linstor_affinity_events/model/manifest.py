@@ -9,7 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from linstor_affinity_events.model.affinity import NodeAffinity
-from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.keys import (
+    ANNOTATED_SECRETS,
+    CLASS_ANNOTATION,
+    SKIP_RECLAIM_ANNOTATION,
+)
 from linstor_affinity_events.model.names import ClaimName, PvName, Uid
 
 Manifest = Mapping[str, Any]
@@ -51,6 +55,18 @@ def reclaim_policy_of(manifest: Manifest) -> str:
     return str(manifest["spec"].get("persistentVolumeReclaimPolicy", RETAIN))
 
 
+def class_of(manifest: Manifest) -> str | None:
+    """The StorageClass of a volume or claim, empty if it has none; None if its annotation and its
+    spec name different ones: the API server accepts that, and goes by the annotation in quotas.
+    """
+    named = (
+        annotations_of(manifest).get(CLASS_ANNOTATION),
+        manifest["spec"].get("storageClassName"),
+    )
+    classes = {name for name in named if name is not None}
+    return None if len(classes) > 1 else next(iter(classes), "")
+
+
 def phase_of(manifest: Manifest) -> str:
     return sys.intern(str((manifest.get("status") or {}).get("phase", "")))
 
@@ -67,11 +83,10 @@ def claim_of(manifest: Manifest) -> ClaimName | None:
     )
 
 
-_DELETION_ANNOTATION = "volume.kubernetes.io/provisioner-deletion-secret-"
-
-
 def secret_namespaces(manifest: Manifest) -> frozenset[str]:
-    """The namespaces of all Secrets that the driver gets for the volume or its deletion."""
+    """The namespaces of all Secrets that the driver gets for the volume, its deletion, or a change
+    of its VolumeAttributesClass.
+    """
     refs = (
         value
         for key, value in (manifest["spec"].get("csi") or {}).items()
@@ -79,8 +94,9 @@ def secret_namespaces(manifest: Manifest) -> frozenset[str]:
     )
     found = {str(ref.get("namespace", "")) if isinstance(ref, Mapping) else "" for ref in refs}
     annotations = annotations_of(manifest)
-    if annotations.get(f"{_DELETION_ANNOTATION}name"):
-        found.add(annotations.get(f"{_DELETION_ANNOTATION}namespace", ""))
+    for secret in ANNOTATED_SECRETS:
+        if annotations.get(f"{secret}-name"):
+            found.add(annotations.get(f"{secret}-namespace", ""))
     return frozenset(found)
 
 
@@ -92,6 +108,11 @@ def guarded(manifest: Manifest, patch: Patch) -> Patch:
 
 def affinity_patch(manifest: Manifest, affinity: NodeAffinity) -> Patch:
     return guarded(manifest, {"spec": {"nodeAffinity": affinity.manifest()}})
+
+
+def bound_patch(manifest: Manifest) -> Patch:
+    """Sets the phase, which is in the subresource `status`."""
+    return guarded(manifest, {"status": {"phase": "Bound"}})
 
 
 def skip_reclaim_of(manifest: Manifest) -> str | None:

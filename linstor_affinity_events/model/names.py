@@ -1,6 +1,7 @@
 """One type per kind of name, so that mypy finds a node used as a resource."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NewType
 
@@ -27,13 +28,22 @@ class ClaimName:
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether a claim can have this name. The API server does not check that of a claimRef."""
+        return _is_name(self.namespace) and _is_name(self.name)
 
-_PV_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 def is_pv_name(text: object) -> bool:
     """Whether it is a valid name of a PersistentVolume."""
-    return isinstance(text, str) and len(text) <= 253 and _PV_NAME.fullmatch(text) is not None
+    return isinstance(text, str) and _is_name(text)
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= 253 and _NAME.fullmatch(text) is not None
 
 
 def resource_name(text: str) -> ResourceName:
@@ -44,3 +54,15 @@ def resource_name(text: str) -> ResourceName:
 
 def node_name(text: str) -> NodeName:
     return NodeName(text.lower())
+
+
+MOST_NAMED = 5
+"""How many names a text has. Anybody may add more, and texts are stored for each volume."""
+
+
+def few(
+    names: Sequence[str], most: int = MOST_NAMED, *, between: str = ", ", number: int | None = None
+) -> str:
+    """The first names, and how many more there are: in all `number`, if these are not all."""
+    others = (len(names) if number is None else number) - most
+    return between.join(names[:most]) + (f" and {others} more" if others > 0 else "")

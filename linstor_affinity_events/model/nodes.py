@@ -38,6 +38,14 @@ class Nodes:
     """The namespace of the labels, for messages."""
 
     labels: Mapping[NodeName, Labels] = field(default_factory=dict)
+    unreadable: frozenset[NodeName] = frozenset()
+    """Nodes of which LINSTOR has more than is read, so that their labels are not known."""
+
+    all_labels: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The keys of the labels that any node has, as far as they are known."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "all_labels", frozenset().union(*self.labels.values()))
 
     @classmethod
     def read(cls, properties: Mapping[str, Mapping[str, str]], *, namespace: str = "") -> Self:
@@ -50,10 +58,6 @@ class Nodes:
                 for name, found in properties.items()
             },
         )
-
-    def having(self, label: str) -> bool:
-        """Whether any node has the label."""
-        return any(label in labels for labels in self.labels.values())
 
 
 def _labels(name: str, properties: Mapping[str, str], namespace: str) -> Labels:

@@ -3,7 +3,13 @@
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, provisioned_for
-from linstor_affinity_events.model.manifest import Manifest, finalizers_of, is_terminating, uid_of
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    class_of,
+    finalizers_of,
+    is_terminating,
+    uid_of,
+)
 from linstor_affinity_events.model.markers import has_any_marker, is_safe_to_release
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.policy import StorageClass
@@ -50,15 +56,30 @@ def _may_be_its_own(entry: JournalEntry, claim: Uid) -> bool:
     volume: a volume or a resource with such a name is for that claim, and they go together.
     """
     resource, volume = provisioned_for(entry.key.resource), provisioned_for(entry.pv)
-    return resource in {None, claim} and (volume is None or resource == claim)
+    return resource in {None, claim} and (volume is None or volume == resource == claim)
+
+
+def takes_name_of_another(
+    entry: JournalEntry, claim: Manifest | None, original: Original | None
+) -> bool:
+    """Whether a volume that was not observed would take the name that csi-provisioner gives to the
+    volume of a claim. It does not if that claim names it already; if the claim is not known, and
+    may be gone, if the resource has that name as well.
+    """
+    owner = provisioned_for(entry.pv)
+    if owner is None or original is not None:
+        return False
+    if claim is not None and uid_of(claim) == owner:
+        return not claim_is_as_recorded(entry, claim)
+    return provisioned_for(entry.key.resource) != owner
 
 
 def has_class_of(wanted: Manifest, claim: Manifest) -> bool:
     """Whether volume and claim have the same StorageClass, as all that are bound have. Otherwise a
     volume could get what a class gives that its claim may not use.
     """
-    ours, actual = (each["spec"].get("storageClassName") or "" for each in (wanted, claim))
-    return ours == actual
+    ours, actual = class_of(wanted), class_of(claim)
+    return ours is not None and ours == actual
 
 
 def was_seen_as_its_own(entry: JournalEntry, original: Original | None) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from linstor_affinity_events.model.names import NodeName, ResourceName
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 NOT_SERVING = frozenset(
     {
@@ -30,6 +30,24 @@ NOT_SERVING = frozenset(
 """Flags of a replica without data, or soon without. One with EVACUATE still has it."""
 
 _MOVING = frozenset({"DELETE", "DRBD_DELETE", "REACTIVATE", "RESTORE_FROM_SNAPSHOT"})
+_OTHERS = frozenset({"DISK_ADDING", "DISK_ADD_REQUESTED", "EVACUATE"})
+
+_KEPT = {flag: flag for flag in NOT_SERVING | _MOVING | _OTHERS}
+"""Flags that decide, or explain a decision. All replicas share the strings."""
+
+
+def kept_flags(flags: "Collection[str]") -> frozenset[str]:
+    """Return the flags of a replica that matter. Of others, which LINSTOR may have in the future,
+    one is enough to show that it is still changing the replica.
+    """
+    kept = {_KEPT[flag] for flag in flags if flag in _KEPT}
+    if moving := [flag for flag in flags if flag not in _KEPT and _is_moving(flag)]:
+        kept.add(min(moving))
+    return frozenset(kept)
+
+
+def _is_moving(flag: str) -> bool:
+    return flag in _MOVING or flag.startswith("DISK_") or flag.endswith("ING")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +70,7 @@ class Replica:
     @property
     def moves(self) -> bool:
         """Whether LINSTOR is still changing it, so that more changes follow without an event."""
-        return any(
-            flag in _MOVING or flag.startswith("DISK_") or flag.endswith("ING")
-            for flag in self.flags
-        )
+        return any(_is_moving(flag) for flag in self.flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,8 @@ class Placement:
 
     resource: ResourceName
     replicas: tuple[Replica, ...] = ()
+    unreadable: bool = False
+    """LINSTOR has more about its replicas than is read, so nothing is known of them."""
 
     @property
     def serving_nodes(self) -> frozenset[NodeName]:
@@ -85,3 +102,14 @@ class Definition:
     saved: "Mapping[int, str]" = field(default_factory=lambda: MappingProxyType({}))
     """Per volume number, the saved PV of the reference controller, while it was replacing it. -1
     is a property of the definition itself, as before its version 1.5."""
+
+    saved_unread: bool = False
+    """Whether it has saved PVs that were not read, because all definitions were."""
+
+    unreadable: bool = False
+    """LINSTOR has more about it than is read, so only its name is known."""
+
+    @property
+    def may_have_saved(self) -> bool:
+        """Whether it has a saved PV, as far as is known."""
+        return bool(self.saved) or self.saved_unread or self.unreadable

@@ -7,11 +7,12 @@ for example whether a deletion that is observed later can be this service's own.
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
-from linstor_affinity_events.model.changes import as_shown_by_dry_run
+from linstor_affinity_events.errors import Again, BadEntry, Conflict, Refused, Stalled
+from linstor_affinity_events.model.changes import as_shown_by_dry_run, taken_over
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, skip_reclaim_of, uid_of
 from linstor_affinity_events.model.markers import Before, is_marked
+from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
 from linstor_affinity_events.model.replacement import Observation, next_step, rolled_back
 from linstor_affinity_events.model.steps import (
@@ -87,8 +88,6 @@ class ClaimRead:
     """The claim as it is now; None if there is none."""
 
     claim: Manifest | None
-    waited: bool = False
-    """Whether a resize had to end first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +101,11 @@ class Recreated:
 
     pv: Manifest | None
     asked_for: Manifest
-    waited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
     """The journal entry is deleted."""
-
-    waited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +114,8 @@ class Observed:
 
     pv: Manifest | None
     entry: JournalEntry | None
+    first_hand: bool = False
+    """Whether this run began a moment ago, and no later volume of that name was seen since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,17 +154,17 @@ class Progress:
     holder: str
     """The name that this instance writes into journal entries."""
 
+    begun: bool = False
+    """Whether this run began it: then it knows what the journal entry says, whoever rewrites it."""
+
     own: bool = False
     """Whether everything so far was done in this run."""
 
     dry_run_result: Manifest | None = None
     """What a dry run has shown that Kubernetes would create, if this run began it."""
 
-    written: JournalEntry | None = None
-    """The entry that this run wrote last, without version."""
-
     tried: JournalEntry | None = None
-    """The entry that it tried to write last, which may be stored."""
+    """The entry that this run tried to write last, without version: it may be stored."""
 
     deletion_requested: bool = False
     """Whether a deletion that this run requested may have taken effect."""
@@ -195,15 +193,9 @@ class Progress:
     rejected: Refused | None = None
     """Why Kubernetes does not let this replacement begin, while it is rolled back."""
 
-    waited: bool = False
     steps: int = 0
     conflicts: int = 0
     failures: int = 0
-
-    @property
-    def held_up(self) -> bool:
-        """Whether it waited for something that does not depend on the number of changes."""
-        return self.waited or self.observation.guard_over or self.failures > 0
 
     @property
     def original_values(self) -> Before:
@@ -243,9 +235,9 @@ def begin(
         entry=entry,
         observation=observation,
         holder=holder,
+        begun=own,
         own=own,
         dry_run_result=entry.wanted,
-        written=replace(entry, version=""),
         tried=replace(entry, version=""),
     )
 
@@ -307,8 +299,8 @@ def _after_success(progress: Progress, step: Step, result: Result) -> Progress |
             return _waited(progress, result)
         case Recreated():
             return _recreated(progress, step, result)
-        case Dropped(waited):
-            return _dropped(replace(progress, waited=progress.waited or waited), step)
+        case Dropped():
+            return _dropped(progress, step)
         case Done():
             return Finished(progress, step if isinstance(step, LeaveAlone) else Outcome.ROLLED_BACK)
         case Observed() | Failure():
@@ -343,15 +335,14 @@ def _waited(progress: Progress, result: BinderAwaited | ClaimRead | Postponed) -
             pv, known = result.pv if in_time else seen.pv, result.fresh
             seen = replace(seen, pv=pv, guard_over=not in_time, claim=claim, claim_known=known)
             return replace(progress, observation=seen, claim_before=claim)
-        case ClaimRead(claim, waited):
+        case ClaimRead(claim):
             return replace(
                 progress,
                 claim_before=progress.claim_before if progress.removed else claim,
                 observation=replace(seen, claim=claim, claim_known=True),
-                waited=progress.waited or waited,
             )
         case Postponed():
-            return replace(progress, waited=True, observation=replace(seen, claim_known=False))
+            return replace(progress, observation=replace(seen, claim_known=False))
 
 
 def _recreated(progress: Progress, step: Step, result: Recreated) -> Progress:
@@ -359,7 +350,6 @@ def _recreated(progress: Progress, step: Step, result: Recreated) -> Progress:
     return replace(
         progress,
         removed=progress.removed or isinstance(step, Remove),
-        waited=progress.waited or result.waited,
         asked_for=progress.asked_for if result.pv is None else result.asked_for,
         observation=replace(progress.observation, pv=result.pv, created=created),
     )
@@ -382,7 +372,7 @@ def _having_tried(progress: Progress, step: Step) -> Progress:
     if not isinstance(step, Save | MarkAndSave):
         return progress
     tried = replace(step.entry, holder=progress.holder, version="")
-    return replace(progress, written=replace(progress.entry, version=""), tried=tried)
+    return replace(progress, tried=tried)
 
 
 def _dropped(progress: Progress, step: Step) -> Finished | Failed:
@@ -408,43 +398,119 @@ def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished:
     """Continue from what was observed: nothing from an older observation is kept."""
     pv, entry = seen.pv, seen.entry
     progress = replace(progress, outdated=False, rejected=None)
-    if entry is None:
-        # Another instance finished it, or dropped our new entry as superseded.
-        if pv is None or uid_of(pv) != progress.entry.uid:
+    if entry is None and _is_taken_away(progress, seen):
+        ours = replace(progress.entry, version="")
+        observation = Observation(pv=pv, taken=False)
+        return replace(
+            progress, entry=ours, own=False, removed=True, observation=observation, then=Save(ours)
+        )
+    if entry is None or _is_forged(progress, pv, entry):
+        # Another instance finished it, or dropped our new entry as superseded; or another client
+        # rewrote it, as no instance does while the volume is not deleted.
+        if not _exists(pv, progress.entry.uid):
             return Finished(progress, None)
         return replace(
             progress,
             observation=replace(progress.observation, pv=pv),
             then=UnmarkWithoutEntry(),
         )
-    # An entry that differs from what we wrote is another client's.
-    own = progress.own and replace(entry, version="") in (progress.written, progress.tried)
+    if _is_for_later_volume(progress, seen, entry):
+        observation = Observation(pv=pv, taken=entry.holder == progress.holder)
+        return replace(
+            begin(entry, observation, holder=progress.holder),
+            steps=progress.steps,
+            conflicts=progress.conflicts,
+            failures=progress.failures,
+        )
+    # An entry that is neither what was stored nor what we tried to store is another client's.
+    known = replace(entry, version="") in (replace(progress.entry, version=""), progress.tried)
     another = _deleted_by_another(progress, pv, entry)
     observation = Observation(
         pv=pv,
         taken=entry.holder == progress.holder,
         created=progress.asked_for is not None,
     )
+    gone = not _exists(pv, entry.uid)
+    entry = entry if known or not progress.begun else _as_begun(progress, entry)
     return replace(
         progress,
         entry=entry,
-        own=own and not another,
+        own=progress.own and known and not another,
+        # If another instance removed the volume, only its last version has the late writes.
+        removed=progress.removed or (progress.begun and gone),
         observation=observation,
         then=Save(entry.prepared()) if another else None,
     )
+
+
+def _as_begun(progress: Progress, stored: JournalEntry) -> JournalEntry:
+    """What this run has in its journal entry, with the version of what another client wrote there.
+
+    Other instances write into it what they see on the volume, and this run sees that as well. But
+    whether the deletion was a user's is known to who did not request it.
+    """
+    ours = progress.entry
+    state = ours.state if progress.deletion_requested else stored.state
+    return replace(ours, version=stored.version, state=state)
+
+
+def _is_taken_away(progress: Progress, seen: Observed) -> bool:
+    """Whether the entry of a volume that this run deletes is gone, although the volume is not there
+    again: another client deleted it, or another instance that saw it before the markers.
+    """
+    mine = progress.begun and progress.deletion_requested and progress.asked_for is None
+    return mine and seen.first_hand and _is_deleted(seen.pv, progress.entry.uid)
+
+
+def _is_for_later_volume(progress: Progress, seen: Observed, entry: JournalEntry) -> bool:
+    """Whether another instance has recreated the volume and replaces it again. For a volume that
+    is there, or was a moment ago, another client wrote such an entry.
+    """
+    if entry.uid == progress.entry.uid:
+        return False
+    there = _exists(seen.pv, progress.entry.uid) or (seen.pv is None and seen.first_hand)
+    return not (progress.begun and there)
+
+
+def _is_forged(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
+    """Whether the entry of a volume that this run is replacing, and has not deleted, is for another
+    incarnation or LINSTOR volume by now, or asks for something that no instance takes from the
+    volume: another claim, node affinity or policy, for example.
+    """
+    own = progress.entry
+    if pv is None or not _not_deleted(progress, pv):
+        return False
+    return (entry.uid, entry.key) != (own.uid, own.key) or (
+        taken_over(entry.wanted, pv) != taken_over(own.wanted, pv)
+    )
+
+
+def _not_deleted(progress: Progress, pv: Manifest | None) -> bool:
+    """Whether this run began the replacement, and the volume is not being deleted."""
+    uid = progress.entry.uid
+    return progress.begun and _exists(pv, uid) and not _is_deleted(pv, uid)
 
 
 def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
     """Whether an observed deletion can't be ours: all our requests were conflicts, and nobody
     has written the entry since, as other instances do before they delete.
     """
-    deleted = pv is None or (uid_of(pv) == entry.uid and is_terminating(pv))
     return (
-        deleted
+        _is_deleted(pv, entry.uid)
         and entry.state is State.DELETING
         and not progress.deletion_requested
         and progress.deleting_version == entry.version
     )
+
+
+def _exists(pv: Manifest | None, uid: Uid) -> bool:
+    """Whether this incarnation of the volume exists, terminating or not."""
+    return pv is not None and uid_of(pv) == uid
+
+
+def _is_deleted(pv: Manifest | None, uid: Uid) -> bool:
+    """Whether this incarnation of the volume is terminating, or there is no volume."""
+    return pv is None or (uid_of(pv) == uid and is_terminating(pv))
 
 
 def _after_failure(
@@ -456,6 +522,9 @@ def _after_failure(
     if isinstance(step, Delete) and not isinstance(error, Conflict):
         # Only a conflict proves that nothing happened.
         progress = replace(progress, deletion_requested=True)
+    if isinstance(error, BadEntry) and _not_deleted(progress, progress.observation.pv):
+        # Another client made it unreadable: as if it were gone.
+        return replace(progress, outdated=False, then=UnmarkWithoutEntry())
     if isinstance(error, Refused):
         return _after_rejection(replace(progress, then=None), step, error)
     if isinstance(error, Stalled):
@@ -487,6 +556,11 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
             return replace(progress, rejected=error)
         case Mark() | Save() if progress.entry.state is State.PREPARED:
             return replace(progress, rejected=error)
+        case Save() if observation.pv is not None and not is_terminating(observation.pv):
+            return replace(progress, rejected=error)
+        case Save() if not observation.cannot_merge:
+            # The volume is recreated without what others changed, which is added as a late write.
+            return replace(progress, observation=replace(observation, cannot_merge=True))
         case Create(body) if progress.own and body != progress.dry_run_result:
             # What others changed since the dry run may be why. The volume exists first; what is
             # left out is added to it as a late write, which Kubernetes may refuse on its own.

@@ -17,7 +17,7 @@ from linstor_affinity_events.model.manifest import (
     phase_of,
     uid_of,
 )
-from linstor_affinity_events.model.names import ClaimName
+from linstor_affinity_events.model.names import ClaimName, few
 from linstor_affinity_events.model.quantity import quantity
 
 KNOWN_FINALIZERS = (
@@ -55,11 +55,16 @@ def obstacle(
     if unknown := unknown_finalizers(finalizers_of(pv), allowed_finalizers):
         return Refusal(
             Reason.UNKNOWN_FINALIZER,
-            f"it has finalizer {', '.join(unknown)}, and the program that set it may act "
+            f"it has finalizer {few(unknown)}, and the program that set it may act "
             "when the volume is deleted for its replacement. If that is harmless, allow it "
             "with --allow-finalizer",
         )
     ref = claim_of(pv)
+    if ref is not None and not ref.is_valid:
+        return Refusal(
+            Reason.NOT_BOUND,
+            "its claimRef has a namespace or name that no claim can have. Correct it, or remove it",
+        )
     if ref is None or (not ref.uid and phase_of(pv) != "Bound"):
         # No claim uses it: it was never bound, or is reserved for a future claim.
         return None

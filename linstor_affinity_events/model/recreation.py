@@ -8,6 +8,7 @@ from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARKER_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
+    SKIP_RECLAIM_ANNOTATION,
 )
 from linstor_affinity_events.model.manifest import (
     RETAIN,
@@ -15,7 +16,9 @@ from linstor_affinity_events.model.manifest import (
     annotations_of,
     finalizers_of,
     reclaim_policy_of,
+    skip_reclaim_of,
 )
+from linstor_affinity_events.model.markers import Before
 
 AFFINITY_FIELD = "spec.nodeAffinity"
 SERVER_SET = frozenset(
@@ -87,20 +90,38 @@ def without_finalizers(body: Manifest, finalizers: Collection[str]) -> Manifest:
     """The same volume without these finalizers."""
     if not finalizers:
         return body
-    metadata = dict(body["metadata"])
-    _put(metadata, "finalizers", [f for f in finalizers_of(body) if f not in finalizers])
+    metadata, dropped = dict(body["metadata"]), frozenset(finalizers)
+    _put(metadata, "finalizers", [f for f in finalizers_of(body) if f not in dropped])
     return {**body, "metadata": metadata}
 
 
 def released(manifest: Manifest) -> dict[str, Any]:
     """The body of the PUT that releases a terminating volume. It has uid and version, so it can
     never remove a later volume of the same name.
+
+    The API server keeps `managedFields` that a request leaves out. Whoever may update a volume can
+    nest them so deeply that they could be read but not written.
     """
-    return {**manifest, "metadata": {**manifest["metadata"], "finalizers": []}}
+    metadata = {**manifest["metadata"], "finalizers": []}
+    metadata.pop("managedFields", None)
+    return {**manifest, "metadata": metadata}
 
 
 def with_policy(wanted: Manifest, policy: str) -> dict[str, Any]:
     return {**wanted, "spec": {**wanted["spec"], "persistentVolumeReclaimPolicy": policy}}
+
+
+def protected_as(wanted: Manifest, before: Before) -> Manifest:
+    """`wanted` with the policy Retain and the annotation skip-reclaim that the volume had `before`:
+    of both values, the one that keeps the data counts.
+    """
+    policy, skip = before
+    if policy == RETAIN:
+        wanted = with_policy(wanted, RETAIN)
+    if skip is None or (skip != "true" and skip_reclaim_of(wanted) is not None):
+        return wanted
+    annotations = {**annotations_of(wanted), SKIP_RECLAIM_ANNOTATION: skip}
+    return {**wanted, "metadata": {**wanted["metadata"], "annotations": annotations}}
 
 
 def created_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from linstor_affinity_events.model.demands import Original, demands_of, unconfir
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import (
-    RETAIN,
     Manifest,
     annotations_of,
     claim_of,
@@ -38,17 +37,19 @@ from linstor_affinity_events.model.markers import (
     original_values_of,
     unmarking,
 )
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.names import PvName, few
 from linstor_affinity_events.model.ownership import (
     claim_is_leaving,
     is_entitled,
+    left_by_the_reference,
     made_by_us,
+    takes_name_of_another,
     was_its_own,
     was_seen_as_its_own,
 )
 from linstor_affinity_events.model.policy import StorageClass
 from linstor_affinity_events.model.readiness import unknown_finalizers
-from linstor_affinity_events.model.recreation import with_policy, with_retain, without_finalizers
+from linstor_affinity_events.model.recreation import protected_as, with_retain, without_finalizers
 from linstor_affinity_events.model.steps import (
     AwaitBinder,
     Create,
@@ -86,6 +87,9 @@ class Observation:
 
     claim_ref_immutable: bool = False
     """Whether the API server rejected a change of the claimRef."""
+
+    cannot_merge: bool = False
+    """Whether an entry with what others changed meanwhile was rejected."""
 
     begun_here: bool = False
     """Whether this instance wrote the entry, and still runs the replacement since."""
@@ -139,7 +143,17 @@ def _next_step(entry: JournalEntry, observation: Observation) -> Step:
             f"{entry.pv} was for {original.key or 'none'}: somebody else wrote the entry"
         )
     if pv is None:
-        return _absent(entry, observation)
+        step = _absent(_as_observed(entry, observation), observation)
+        if (
+            isinstance(step, Create)
+            and not observation.uninterrupted
+            and takes_name_of_another(entry, observation.claim, original)
+        ):
+            return LeaveAlone(
+                f"csi-provisioner names the volume of a claim {entry.pv}, and nothing but the "
+                "journal entry says that this volume was for that claim"
+            )
+        return step
     if uid_of(pv) != entry.uid:
         return Drop(_how_it_came_back(entry, pv))
     if is_terminating(pv):
@@ -159,6 +173,14 @@ def _how_it_came_back(entry: JournalEntry, pv: Manifest) -> Outcome:
         if apart or ORIGINAL_POLICY_ANNOTATION in added
         else Outcome.DONE
     )
+
+
+def _as_observed(entry: JournalEntry, observation: Observation) -> JournalEntry:
+    """The entry with what kept the data of the original, if another client may have written it."""
+    seen = observation.original
+    if observation.uninterrupted or seen is None or seen.before is None:
+        return entry
+    return entry.wanting(protected_as(entry.wanted, seen.before))
 
 
 def _absent(entry: JournalEntry, observation: Observation) -> Step:
@@ -217,7 +239,7 @@ def _demands_as_observed(entry: JournalEntry, observation: Observation) -> bool:
 
 def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
     return LeaveAlone(
-        f"the volume is missing, but PersistentVolume {', '.join(others)} refers to the "
+        f"the volume is missing, but PersistentVolume {few(others)} refers to the "
         "same LINSTOR volume, and nothing but the journal entry says that its claim may "
         "have the data"
     )
@@ -274,23 +296,29 @@ def rolled_back(
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
 
 
+def _deleted_by_others(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
+    if left_by_the_reference(pv):
+        # That controller deleted it. Another client wrote the entry: the saved PV has the rest.
+        return Drop(Outcome.SUPERSEDED)
+    if has_any_marker(pv):
+        return _unmark(entry, pv, observation, Outcome.DELETED_BY_USER)
+    return Drop(Outcome.DELETED_BY_USER)
+
+
 def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
     if entry.state is State.PREPARED:
-        if has_any_marker(pv):
-            return _unmark(entry, pv, observation, Outcome.DELETED_BY_USER)
-        return Drop(Outcome.DELETED_BY_USER)
+        return _deleted_by_others(entry, pv, observation)
     original = observation.original
     if not is_ours_to_delete(pv) and not (original is not None and original.held):
         return LeaveAlone(
             "the volume is being deleted, and nothing on it confirms that this service deleted it"
         )
     before = original_values_of(pv)
-    if before is not None and before[0] == RETAIN != entry.policy:
-        # Both entry and volume must have another policy before it is restored instead of Retain.
-        return Save(entry.wanting(with_policy(entry.wanted, RETAIN)))
+    if before is not None and protected_as(entry.wanted, before) != entry.wanted:
+        # What keeps the data is left out only if neither the entry nor the volume has it.
+        return Save(entry.wanting(protected_as(entry.wanted, before)))
     if not is_safe_to_release(pv):
-        merged = entry.wanting(taken_over(entry.wanted, pv))
-        return Save(merged) if merged != entry else Mark(mark_patch(pv))
+        return _saving_changes(entry, pv, observation) or Mark(mark_patch(pv))
     if rebound(pv, entry.claim):
         return Save(entry.wanting(with_claim_of(entry.wanted, pv)))
     if entry.user is not None and not observation.claim_ref_immutable:
@@ -298,9 +326,14 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
             return DetachClaimRef(tombstone_patch(pv))
         if phase_of(pv) == "Bound" and not observation.guard_over:
             return AwaitBinder()
-    merged = entry.wanting(taken_over(entry.wanted, pv))
-    if merged != entry:
-        return Save(merged)
+    if (saving := _saving_changes(entry, pv, observation)) is not None:
+        return saving
     if entry.user is not None and not observation.claim_known:
         return ReadClaim()
     return Remove()
+
+
+def _saving_changes(entry: JournalEntry, pv: Manifest, observation: Observation) -> Save | None:
+    """Save what others changed on the volume; None if nothing, or if that was rejected before."""
+    merged = entry.wanting(taken_over(entry.wanted, pv))
+    return None if merged == entry or observation.cannot_merge else Save(merged)

@@ -59,8 +59,9 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class MarkAndSave:
-    """Both concurrently. Neither does harm alone: an entry for a live volume without our markers is
-    dropped, and markers are removed.
+    """Both concurrently. An entry for a live volume without our markers is dropped, and markers
+    without entry are removed. If another instance drops the entry before the markers arrive, this
+    run writes it again once it finds that it is gone.
     """
 
     patch: Patch

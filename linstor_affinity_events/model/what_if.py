@@ -42,9 +42,8 @@ class WhatIf:
             placement = Placement(resource, tuple(Replica(n) for n in self.replicas[resource]))
         if placement is None or not self.gone:
             return placement
-        return Placement(
-            placement.resource, tuple(r for r in placement.replicas if r.node not in self.gone)
-        )
+        left = tuple(r for r in placement.replicas if r.node not in self.gone)
+        return replace(placement, replicas=left)
 
     def nodes(self, nodes: Nodes) -> Nodes:
         """The nodes under the assumptions."""

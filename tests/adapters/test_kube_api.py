@@ -28,7 +28,16 @@ from linstor_affinity_events.errors import (
     Missing,
     Unreachable,
 )
-from tests.adapters.peers import CLOSED, hurried, loads, running, serving, unresponsive_peer
+from tests.adapters.peers import (
+    CLOSED,
+    TIMEOUT,
+    hurried,
+    loads,
+    running,
+    serving,
+    unresponsive_peer,
+    until,
+)
 from tests.contracts.manifests import affinity, volume
 from tests.fakes.kube_server import FakeCluster, KubeServer
 
@@ -51,6 +60,12 @@ def api_at(url: str, *, token: str = "") -> AbstractAsyncContextManager[KubeApi]
 
 def kubeconfig(server: KubeServer, path: Path, token: str) -> Path:
     return server.write_kubeconfig(path, token=token)
+
+
+def rotate(server: KubeServer, path: Path, token: str) -> None:
+    """Have the server accept this token only, and write it where it is loaded from."""
+    server.access.tokens = {token: "me"}
+    kubeconfig(server, path, token)
 
 
 def load_from(path: Path, *, server: str = "") -> LoadConfiguration:
@@ -284,8 +299,7 @@ async def test_a_token_can_be_rotated_any_number_of_times(kube: KubeServer, tmp_
     path = kubeconfig(kube, tmp_path / "config", "token-0")
     async with api_with(load_from(path)) as api:
         for number in range(5):
-            kube.access.tokens = {f"token-{number}": "me"}
-            kubeconfig(kube, path, f"token-{number}")
+            rotate(kube, path, f"token-{number}")
 
             assert (await api.get(VOLUMES))["kind"] == "PersistentVolumeList"
 
@@ -332,6 +346,83 @@ async def test_credentials_that_cannot_be_reloaded_are_reported(
 
         with pytest.raises(Unreachable):
             await api.get(VOLUMES)
+
+
+async def test_a_watch_goes_on_while_credentials_are_reloaded(
+    kube: KubeServer, tmp_path: Path
+) -> None:
+    """Its session is closed when it ends, not before: closed under it, it would never end."""
+    path = kubeconfig(kube, tmp_path / "config", "token-0")
+    kube.access.tokens = {"token-0": "me"}
+    async with api_with(load_from(path)) as api, api.watch(VOLUMES, {}) as events:
+        for number in range(1, 4):
+            rotate(kube, path, f"token-{number}")
+            await api.get(VOLUMES)
+        await api.create(VOLUMES, volume("pv-1"))
+
+        event = await asyncio.wait_for(anext(events), TIMEOUT)
+
+    assert event["object"]["metadata"]["name"] == "pv-1"
+
+
+async def test_sessions_from_before_a_reload_are_closed(kube: KubeServer, tmp_path: Path) -> None:
+    path = kubeconfig(kube, tmp_path / "config", "token-0")
+    async with api_with(load_from(path)) as api:
+        for number in range(8):
+            rotate(kube, path, f"token-{number}")
+            await api.get(VOLUMES)
+
+        await until(lambda: kube.open_connections == 1)
+
+
+@pytest.mark.parametrize("empty", ["", "\n"], ids=repr)
+async def test_an_empty_token_file_leaves_the_last_token_in_use(
+    kube: KubeServer, tmp_path: Path, empty: str
+) -> None:
+    """It is empty for a moment while it is written. Requests without a token are Forbidden, not
+    Unauthorized, so that no other token would be loaded.
+    """
+    file = tmp_path / "token"
+    file.write_text("old")
+    kube.access.tokens = {"old": "me"}
+    path = kube.write_kubeconfig(tmp_path / "config", token_file=str(file))
+    async with api_with(load_from(path)) as api:
+        await api.get(VOLUMES)
+        kube.access.tokens = {"new": "me"}
+        file.write_text(empty)
+        with pytest.raises(Unreachable, match="token file may be empty"):
+            await api.get(VOLUMES)
+        with pytest.raises(Unreachable, match="token file may be empty"):
+            async with api.watch(VOLUMES, {}):
+                pass
+        file.write_text("new")
+
+        assert (await api.get(VOLUMES))["kind"] == "PersistentVolumeList"
+
+
+async def test_a_token_file_that_is_empty_at_the_start_is_read_again(
+    kube: KubeServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("")
+    kube.access.tokens = {"new": "me"}
+    path = kube.write_kubeconfig(tmp_path / "config", token_file=str(file))
+    async with api_with(load_from(path)) as api:
+        with pytest.raises(Forbidden, match="anonymous"):
+            await api.get(VOLUMES)
+        file.write_text("new")
+
+        assert (await api.get(VOLUMES))["kind"] == "PersistentVolumeList"
+
+
+async def test_forbidden_requests_without_credentials_are_not_repeated(kube: KubeServer) -> None:
+    kube.access.tokens = {}
+    async with api_with(loads(kube.url)) as api:
+        for _ in range(3):
+            with pytest.raises(Forbidden):
+                await api.get(VOLUMES)
+
+    assert [request.status for request in kube.log.latest] == [403, 403, 403]
 
 
 @pytest.mark.parametrize("text", ["", "garbage: [", "[]", "kind: Config", "\0"])

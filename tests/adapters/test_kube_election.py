@@ -578,6 +578,34 @@ def test_a_deleted_lease_is_created_again() -> None:
             await until(lambda: town.cluster.get("leases", LEASE, "default") is not None)
 
             assert one.leading
+        assert town.reported["one"] == [True, False, True]
+
+    run_story(story)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_leader_notices_that_another_may_have_led_in_between(*, restored: bool) -> None:
+    async def story(town: Town) -> None:
+        one, two = town.candidate("one"), town.candidate("two")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            renewed = town.spec["renewTime"]
+            # The next renewal is as far away as can be.
+            await until(lambda: town.spec["renewTime"] != renewed)
+            before = town.spec
+            free = {"spec": {"holderIdentity": ""}}
+            town.cluster.patch("leases", LEASE, free, namespace="default")
+            async with running(two.run()):
+                await until(lambda: two.leading, within=RETRY)
+            after = {"spec": before} if restored else free
+            town.cluster.patch("leases", LEASE, after, namespace="default")
+            assert town.reported == {"one": [True], "two": [True]}
+
+            await until(lambda: len(town.reported["one"]) > 1)
+            await asyncio.sleep(3 * RETRY)
+
+            assert one.leading
+        assert town.reported["one"] == [True, False, True]
 
     run_story(story)
 

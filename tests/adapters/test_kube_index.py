@@ -1,9 +1,13 @@
 """The index finds what there is, and keeps of it no more than it must."""
 
 import json
+import weakref
 from typing import Any
 
+import pytest
+
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.model.keys import OURSELVES
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.volume import Volume
 from tests.contracts.manifests import volume
@@ -93,6 +97,41 @@ def test_values_common_to_volumes_are_stored_once() -> None:
     assert one.claim.namespace is other.claim.namespace
 
 
+def test_an_affinity_is_kept_while_a_volume_has_it() -> None:
+    def on(zone: str) -> Json:
+        expressions = [{"key": "zone", "operator": "In", "values": [zone]}]
+        return {"required": {"nodeSelectorTerms": [{"matchExpressions": expressions}]}}
+
+    index = index_of(volume_json("pvc-1", "rd-1", nodeAffinity=on("a")))
+    index.changed(volume_json("pvc-2", "rd-2", nodeAffinity=on("a")))
+    before = weakref.ref(known(index, "pvc-1").affinity)
+    shared = known(index, "pvc-2").affinity is before()
+
+    index.changed(volume_json("pvc-1", "rd-1", nodeAffinity=on("b")))
+    kept = before() is not None
+    index.changed(volume_json("pvc-2", "rd-2", nodeAffinity=on("b")))
+
+    assert (shared, kept) == (True, True)
+    assert before() is None
+
+
+def test_affinities_of_another_form_differ_if_their_labels_do() -> None:
+    def requiring(*labels: str) -> Json:
+        terms = [{"matchExpressions": [{"key": key, "operator": "NotIn"}]} for key in labels]
+        return {"required": {"nodeSelectorTerms": terms}}
+
+    index = index_of(
+        volume_json("pvc-1", "rd-1", nodeAffinity=requiring("zone", "rack")),
+        volume_json("pvc-2", "rd-2", nodeAffinity=requiring("zone", "row")),
+        volume_json("pvc-3", "rd-3", nodeAffinity=requiring("zone")),
+    )
+    index.changed(volume_json("pvc-3", "rd-3", nodeAffinity=requiring("zone", "hall")))
+
+    assert known(index, "pvc-1").affinity.labels == {"zone", "rack"}
+    assert known(index, "pvc-2").affinity.labels == {"zone", "row"}
+    assert known(index, "pvc-3").affinity.labels == {"zone", "hall"}
+
+
 def test_an_identical_list_keeps_the_stored_volumes() -> None:
     index = index_of(volume_json("pv-1"))
     before = known(index, "pv-1")
@@ -103,3 +142,26 @@ def test_an_identical_list_keeps_the_stored_volumes() -> None:
 
     assert known(index, "pv-1") is before
     assert names(index) == ["pv-1"]
+
+
+@pytest.mark.parametrize(
+    ("uid", "manager", "sign"),
+    [
+        pytest.param("1", "kube-controller-manager", True, id="by the binder"),
+        pytest.param("1", OURSELVES, False, id="by this service"),
+        pytest.param("2", "kube-controller-manager", False, id="of another incarnation"),
+    ],
+)
+async def test_only_a_phase_written_by_the_binder_is_a_sign_of_it(
+    uid: str, manager: str, sign: bool
+) -> None:
+    def with_phase(uid: str, phase: str) -> Json:
+        written = {"manager": manager, "fieldsV1": {"f:status": {"f:phase": {}}}}
+        manifest = volume_json("pv", metadata={"uid": uid, "managedFields": [written]})
+        return {**manifest, "status": {"phase": phase}}
+
+    index = VolumeIndex(lambda _: None)
+    index.changed(with_phase("1", "Pending"))
+    index.changed(with_phase(uid, "Bound"))
+
+    assert (index.phase_changed_at > float("-inf")) is sign

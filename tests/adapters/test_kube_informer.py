@@ -95,6 +95,50 @@ async def test_an_older_server_is_listed_in_pages(
     assert len(kube.log.matching("GET", "limit=500")) == 3
 
 
+async def test_volumes_are_listed_in_pages_whatever_their_annotations_are(
+    api: KubeApi, kube: KubeServer, cluster: FakeCluster
+) -> None:
+    kube.initial_events_supported = False
+    for number in range(20):
+        made = volume(f"pv-{number}")
+        made["metadata"]["annotations"] = {"x": "," * 262_000}
+        cluster.create(PV, made)
+
+    async with watching(api) as watched:
+        await watched.synced()
+
+    assert len(watched.index) == 20
+
+
+LARGEST = "\x01" * 1_400_000
+"""JSON writes each character as six bytes; the API server does so with "<" as well."""
+
+
+async def test_volumes_are_listed_whatever_one_of_them_contains(
+    api: KubeApi, cluster: FakeCluster
+) -> None:
+    made = volume("pv-1")
+    cluster.create(PV, {**made, "spec": {**made["spec"], "mountOptions": [LARGEST]}})
+    cluster.create(PV, volume("pv-2"))
+
+    async with watching(api) as watched:
+        await watched.synced()
+
+    assert watched.names == {"pv-1", "pv-2"}
+
+
+async def test_changes_are_reported_whatever_one_of_them_contains(
+    watched: Watched, cluster: FakeCluster
+) -> None:
+    await watched.synced()
+    made = volume("pv-1")
+    cluster.create(PV, {**made, "spec": {**made["spec"], "mountOptions": [LARGEST]}})
+    cluster.create(PV, volume("pv-2"))
+
+    await until(lambda: watched.names == {"pv-1", "pv-2"})
+    assert watched.informer.failure is None
+
+
 async def test_changes_after_a_paged_list_are_reported(
     api: KubeApi, kube: KubeServer, cluster: FakeCluster
 ) -> None:

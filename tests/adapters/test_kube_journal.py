@@ -23,7 +23,7 @@ from linstor_affinity_events.errors import Again, BadEntry, Conflict, Forbidden,
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.names import PvName
 from tests.fakes.kube_server import FakeCluster, KubeServer
-from tests.model.manifests import PV, begun, on_node, volume, with_metadata
+from tests.model.manifests import PV, applied, begun, on_node, volume, with_metadata
 
 Json = dict[str, Any]
 
@@ -159,6 +159,22 @@ async def test_deleting_a_missing_entry_is_a_success(journal: KubeJournal) -> No
     await journal.drop(created)
 
 
+async def test_few_of_the_deleted_entries_that_finalizers_keep_are_remembered(
+    journal: KubeJournal, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_journal, "MOST_HELD", 2)
+    entries = [entry_for(f"pv-{number}") for number in range(3)]
+    for entry in entries:
+        await journal.create(entry)
+        kept = {"metadata": {"finalizers": ["example.com/stay"]}}
+        cluster.patch(CONFIG_MAPS, configmap_name(entry.pv), kept, namespace=NAMESPACE)
+        found = await journal.read(entry.pv)
+        assert found is not None
+        await journal.drop(found)
+
+    assert await journal.all() == listed(entries[0])
+
+
 @pytest.mark.parametrize("length", [1, 238, 239, 240, 253])
 async def test_any_volume_name_makes_a_valid_entry_name(journal: KubeJournal, length: int) -> None:
     name = "x" * length
@@ -185,6 +201,28 @@ async def test_a_volume_with_the_largest_annotations_fits(
 
     assert await journal.all() == listed(created)
     assert created.wanted["metadata"]["annotations"] == {"a": text}
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        pytest.param({"metadata": {"annotations": {"x": "," * 250_000}}}, id="too many values"),
+        pytest.param({"spec": {"claimRef": {"name": "Not Valid"}}}, id="a claim's name"),
+    ],
+)
+async def test_an_entry_that_could_not_be_read_again_is_not_written(
+    journal: KubeJournal, cluster: FakeCluster, unreadable: Json
+) -> None:
+    entry = begun(applied(volume(), unreadable))
+
+    with pytest.raises(Refused, match="read again"):
+        await journal.create(entry)
+    assert cluster.get(CONFIG_MAPS, configmap_name(PV), NAMESPACE) is None
+
+    stored = await journal.create(ENTRY)
+    with pytest.raises(Refused, match="read again"):
+        await journal.save(replace(entry, version=stored.version))
+    assert await journal.read(PV) == stored
 
 
 async def test_a_rejection_by_the_server_is_passed_on(journal: KubeJournal) -> None:
@@ -465,6 +503,20 @@ async def test_pages_of_large_entries_are_shorter(
     assert found.whole
     # 15 MB, half a page at a time, after some pages that were too long.
     assert len(kube.log.matching("GET", "limit=")) <= 5 + 60 * 250_000 * 2 / PAGE_LIMIT
+
+
+async def test_annotations_full_of_commas_hide_no_entry(
+    journal: KubeJournal, cluster: FakeCluster, kube: KubeServer
+) -> None:
+    for number in range(8):
+        made = labelled(entry_for(f"pv-{number}"))
+        made["metadata"]["annotations"]["x"] = "," * 261_500
+        cluster.create(CONFIG_MAPS, made, namespace=NAMESPACE)
+
+    found = await journal.all()
+
+    # One page of all of them is short enough, and has too many values.
+    assert (len(found.volumes), found.whole) == (8, True)
 
 
 async def test_pages_are_long_again_after_large_entries(

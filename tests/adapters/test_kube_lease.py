@@ -1,6 +1,6 @@
 """What is written to a Lease, and whether it is free, by pure functions."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -65,6 +65,46 @@ def test_a_lease_acquired_by_a_duplicate_is_held_by_another() -> None:
     assert one.is_held_by_duplicate(foreign)
     assert not one.is_ours(foreign)
     assert one.is_held_by_another(foreign, 1.0)
+
+
+def test_an_attempt_without_response_is_recognised_among_later_ones() -> None:
+    one, free = record(), stored(released(lease_of("two")))
+    attempts = [one.taken(free, NOON + timedelta(seconds=n)) for n in range(3)]
+    one.wrote(stored(attempts[-1], "2"), 3.0)
+
+    assert all(one.is_ours(stored(attempt, "3")) for attempt in attempts)
+
+
+def test_attempts_of_long_ago_are_forgotten() -> None:
+    one, free = record(), stored(released(lease_of("two")))
+    attempts = [one.taken(free, NOON + timedelta(seconds=n)) for n in range(100)]
+    one.wrote(stored(attempts[-1], "2"), 100.0)
+
+    assert not one.is_ours(stored(attempts[0], "3"))
+
+
+def test_an_attempt_without_response_is_no_change_by_others() -> None:
+    one = record()
+    one.wrote(ours := stored(one.taken(None, NOON)), 0.0)
+    one.seen(ours, 1.0)
+    lost = stored(one.taken(ours, LATER), "2")
+
+    one.seen(lost, 2.0)
+
+    assert not one.changed_by_others
+
+
+def test_a_change_by_others_is_remembered_until_a_write_succeeds() -> None:
+    one = record()
+    one.wrote(stored(one.taken(None, NOON)), 0.0)
+    one.seen(free := stored(released(lease_of("two")), "2"), 1.0)
+    lost = stored(one.taken(free, LATER), "3")
+
+    one.seen(lost, 2.0)
+
+    assert one.changed_by_others
+    one.wrote(stored(one.taken(lost, LATER), "4"), 3.0)
+    assert not one.changed_by_others
 
 
 @pytest.mark.parametrize(

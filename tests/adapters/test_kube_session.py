@@ -1,13 +1,15 @@
 """The way to the API server, as the environment and the files beside it would have it."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+import yaml
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
-from linstor_affinity_events.adapters.kubernetes.session import proxy_for
+from linstor_affinity_events.adapters.kubernetes.session import configuration_from, proxy_for
 from linstor_affinity_events.errors import BadSettings, Missing
-from tests.adapters.peers import loads
+from tests.adapters.peers import loads, serving
 from tests.fakes.kube_server import KubeServer
 
 PV = "/api/v1/persistentvolumes/pv-1"
@@ -109,3 +111,53 @@ def test_a_proxy_of_another_protocol_is_not_used(
     assert proxy_for("https://kube.example.com") is None
     assert "connecting to the API server without the proxy" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_cookies_of_a_response_are_not_sent_back() -> None:
+    # By name: aiohttp never keeps cookies of an IP address.
+    async with serving(headers={"Set-Cookie": "a=b; Path=/"}) as (url, heard):
+        api = KubeApi(loads(url.replace("127.0.0.1", "localhost")))
+        try:
+            await api.get(PV)
+            await api.get(PV)
+        finally:
+            await api.close()
+
+    assert ["Cookie" in request.headers for request in heard] == [False, False]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:kubernetes_asyncio")
+@pytest.mark.parametrize("body", [b"", b"[" * 100_000], ids=["cut off", "nested too deeply"])
+async def test_an_identity_provider_that_fails_is_reported(tmp_path: Path, body: bytes) -> None:
+    """It is asked for a token by the kubeconfig file's provider for OpenID Connect."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if body:
+            writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        provider = {
+            "idp-issuer-url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+            "client-id": "me",
+            "client-secret": "secret",
+            "refresh-token": "token",
+        }
+        user = {"auth-provider": {"name": "oidc", "config": provider}}
+        path = tmp_path / "config"
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                    "users": [{"name": "u", "user": user}],
+                    "current-context": "x",
+                }
+            )
+        )
+        load = configuration_from(kubeconfig=str(path), context="", server="")
+
+        with pytest.raises(BadSettings, match="no Kubernetes configuration"):
+            await load()

@@ -14,14 +14,14 @@ import trustme
 from aiohttp import web
 
 from linstor_affinity_events.adapters.linstor.connection import Login, Tls
-from linstor_affinity_events.adapters.linstor.events import NODES_PATH, LinstorStream
+from linstor_affinity_events.adapters.linstor.event_streams import NODES_PATH, LinstorStream
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
 from linstor_affinity_events.model.names import NodeName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
-from linstor_affinity_events.model.poll import NodeState
-from tests.adapters.peers import CLOSED, hurried, linstor_at, linstor_world
+from linstor_affinity_events.model.poll_result import NodeState
+from tests.adapters.peers import CLOSED, hurried, linstor_at, linstor_world, serving
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 
 RD = ResourceName("pvc-1")
@@ -430,6 +430,18 @@ async def test_a_response_that_is_not_json_is_an_error(
         await rest.nodes()
 
 
+async def test_cookies_of_a_response_are_not_sent_back() -> None:
+    # By name: aiohttp never keeps cookies of an IP address.
+    async with (
+        serving(200, b'{"version": "1"}', {"Set-Cookie": "a=b; Path=/"}) as (url, heard),
+        LinstorRest(linstor_at(url.replace("127.0.0.1", "localhost"))) as rest,
+    ):
+        await rest.version()
+        await rest.version()
+
+    assert ["Cookie" in request.headers for request in heard] == [False, False]
+
+
 async def test_an_empty_body_is_an_error(rest: LinstorRest, world: LinstorWorld) -> None:
     world.fail_next("/v1/nodes", 200, b"")
 
@@ -444,18 +456,171 @@ def nodes_of(size: int) -> bytes:
 
 
 async def test_a_body_without_end_is_cut_off(rest: LinstorRest, world: LinstorWorld) -> None:
-    world.fail_next("/v1/nodes", 200, nodes_of(16 * MIB + 1))
+    world.fail_next("/v1/controller/version", 200, nodes_of(MIB + 1))
 
-    with pytest.raises(Unreachable, match="more than 16 MiB"):
-        await rest.nodes()
+    with pytest.raises(Unreachable, match="more than 1 MiB"):
+        await rest.version()
 
 
 async def test_a_decompression_bomb_is_cut_off(rest: LinstorRest, world: LinstorWorld) -> None:
     packed = gzip.compress(nodes_of(17 * MIB))
-    world.fail_next("/v1/nodes", 200, packed, headers={"Content-Encoding": "gzip"})
+    world.fail_next("/v1/controller/version", 200, packed, headers={"Content-Encoding": "gzip"})
 
-    with pytest.raises(Unreachable, match="more than 16 MiB"):
+    with pytest.raises(Unreachable, match="more than 1 MiB"):
+        await rest.version()
+
+
+MANY = {f"Aux/p{number}": "x" * 4096 for number in range(150)}
+"""More properties than are read of one object, though LINSTOR accepts them."""
+
+
+async def test_a_node_with_very_many_properties_hides_no_other(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    before = await rest.nodes()
+    for key, value in MANY.items():
+        world.set_node_prop("n2", key, value)
+
+    nodes = await rest.nodes()
+    poll = await rest.poll()
+
+    assert nodes.unreadable == {"n2"}
+    assert nodes.labels == {name: labels for name, labels in before.labels.items() if name != "n2"}
+    assert poll.nodes[NodeName("n2")] == NodeState(unreadable=True)
+    assert poll.nodes.keys() == before.labels.keys()
+
+
+async def test_a_node_of_more_than_16_mib_hides_no_other(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    body = b'[{"name":"N1","props":{"x":"' + b"x" * 17 * MIB + b'"}},{"name":"n2"}]'
+    world.fail_next("/v1/nodes", 200, body)
+
+    nodes = await rest.nodes()
+
+    assert nodes.labels.keys() == {"n2"}
+    assert nodes.unreadable == {"n1"}
+
+
+async def test_labels_of_some_nodes_that_exceed_the_memory_for_all_hide_no_other(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    many = {f"Aux/{number}": "" for number in range(5000)}
+    hostile = [{"name": f"evil-{number}", "props": many} for number in range(100)]
+    few = {f"Aux/{number}": "z" for number in range(10)}
+    usual = [{"name": f"n{number}", "props": few} for number in range(500)]
+    body = [*hostile, *usual, *hostile[:1]]
+    world.fail_next("/v1/nodes", 200, orjson.dumps(body), times=2)
+
+    nodes = await rest.nodes()
+    poll = await rest.poll()
+
+    assert nodes.labels.keys() >= {name["name"] for name in usual}
+    assert 20 < len(nodes.unreadable) < 100
+    assert all(name.startswith("evil-") for name in nodes.unreadable)
+    assert poll.nodes[NodeName("n1")].labels == frozenset(few.items())
+    assert poll.nodes.keys() == nodes.labels.keys() | nodes.unreadable
+
+
+async def test_a_definition_with_very_many_properties_hides_no_other(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.change_definition("pvc-2", override=MANY)
+    other = ResourceName("pvc-2")
+
+    assert await rest.definitions() == {
+        RD: Definition(resource=RD),
+        other: Definition(resource=other, unreadable=True),
+    }
+    assert await rest.definition(other) == Definition(resource=other, unreadable=True)
+
+
+async def test_replicas_with_very_many_properties_hide_no_others(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.add_definition("pvc-9")
+    world.place("pvc-9", "n1")
+    world.place("pvc-9", "n2").volume_props[0] = MANY
+    other = ResourceName("pvc-9")
+
+    assert await rest.placements() == {RD: PLACED, other: Placement(other, unreadable=True)}
+    # Alone it is read without its volumes, of which the properties are.
+    placed = await rest.placement(other)
+    assert placed is not None
+    assert placed.serving_nodes == {"n1", "n2"}
+
+
+async def test_a_replica_that_is_too_long_makes_its_resource_unreadable(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    long = b'[{"name":"pvc-1","node_name":"n1"},{"name":"PVC-1","x":"%s"}]' % (b"x" * MIB)
+    world.fail_next("/v1/resource-definitions/pvc-1/resources", 200, long)
+
+    assert await rest.placement(RD) == Placement(RD, unreadable=True)
+
+
+async def test_a_resource_of_more_than_16_mib_is_unreadable(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    """It fails no reading of all others, one after the other, while a satellite hangs."""
+    text = b"x" * (MIB // 4)
+    rows = b"[" + b'{"name":"pvc-1","node_name":"n1","props":{"x":"%s"}},' % text * 70
+    world.fail_next("/v1/resource-definitions/pvc-1/resources", 200, rows + b"{}]")
+    world.fail_next("/v1/resource-definitions", 200, rows + b"{}]")
+
+    assert await rest.placement(RD) == Placement(RD, unreadable=True)
+    assert await rest.definition(RD) == Definition(resource=RD, unreadable=True)
+
+
+async def test_what_is_too_long_and_has_no_name_makes_the_list_unusable(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    """It could be any of those that are missing."""
+    world.fail_next("/v1/nodes", 200, b'[{"x":"' + b"x" * MIB + b'","name":"n1"},{"name":"n2"}]')
+
+    with pytest.raises(Unreachable, match="does not begin with its name"):
         await rest.nodes()
+
+
+async def test_what_is_too_long_is_reported_once_each_time_it_becomes_so(
+    rest: LinstorRest, world: LinstorWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reported() -> int:
+        return sum("LINSTOR has more about these" in record.message for record in caplog.records)
+
+    world.change_definition("pvc-2", override=MANY)
+    await rest.definitions()
+    await rest.definitions()
+    assert reported() == 1
+
+    world.change_definition("pvc-2", override={}, delete=MANY)
+    assert not (await rest.definitions())[ResourceName("pvc-2")].unreadable
+    world.change_definition("pvc-2", override=MANY)
+    await rest.definitions()
+    assert reported() == 2
+
+
+async def test_a_saved_pv_is_not_taken_for_deleted_if_its_definition_is_unreadable(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
+    world.change_definition("pvc-1", override=MANY)
+    world.fail_next("/v1/resource-definitions/pvc-1/volume-definitions", 500, [])
+
+    with pytest.raises(Unreachable):
+        await rest.forget_saved(RD, 1)
+
+
+async def test_saved_pvs_of_all_definitions_are_not_kept(
+    rest: LinstorRest, world: LinstorWorld
+) -> None:
+    world.set_volume_prop("pvc-1", 1, SAVED_PV_PROPERTY, "{}")
+
+    definitions = await rest.definitions()
+
+    assert definitions[RD] == Definition(resource=RD, saved_unread=True)
+    assert definitions[RD].may_have_saved
+    assert not definitions[ResourceName("pvc-2")].may_have_saved
 
 
 async def test_a_redirect_is_not_followed(
@@ -488,7 +653,10 @@ async def test_a_redirect_to_tls_names_the_setting(rest: LinstorRest, world: Lin
             assert setting in str(reported_error.value)
 
 
-@pytest.mark.parametrize("location", ["", "//[", "http://elsewhere/v1/nodes", "https://x:y/"])
+@pytest.mark.parametrize(
+    "location",
+    ["", "//[", "//[]@", "http://[;].@", "http://elsewhere/v1/nodes", "https://x:y/"],
+)
 async def test_a_redirect_to_anywhere_else_is_reported_as_one(
     rest: LinstorRest, world: LinstorWorld, location: str
 ) -> None:
@@ -923,3 +1091,24 @@ async def test_certificates_that_cannot_be_used_are_named(
     async with LinstorRest(linstor_at(secured.url, tls=certificates.files())) as rest:
         with pytest.raises(Unreachable, match="LS_ROOT_CA"):
             await rest.placement(RD)
+
+
+@pytest.mark.parametrize("what", ["nodes", "definitions", "placements", "poll", "version"])
+async def test_that_linstor_denies_a_list_is_not_believed(what: str) -> None:
+    """Its own error for an unknown resource definition, in response to what is always there."""
+    world = linstor_world()
+    unknown = b'[{"ret_code": 301, "message": "unknown"}]'
+    async with LinstorServer(world) as server, LinstorRest(linstor_at(server.url)) as rest:
+        world.fail_next("/v1/", 404, unknown, times=9)
+
+        with pytest.raises(Unreachable, match="unknown"):
+            await getattr(rest, what)()
+
+
+async def test_a_definition_that_linstor_denies_is_unknown() -> None:
+    world = linstor_world()
+    unknown = b'[{"ret_code": 301, "message": "unknown"}]'
+    async with LinstorServer(world) as server, LinstorRest(linstor_at(server.url)) as rest:
+        world.fail_next("/v1/", 404, unknown, times=9)
+
+        assert await rest.definition(ResourceName("pvc-1")) is None

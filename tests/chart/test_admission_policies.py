@@ -258,10 +258,11 @@ async def test_the_account_adds_no_reference_to_a_secret(policed: Cluster, field
 
 
 DELETION = "volume.kubernetes.io/provisioner-deletion-secret"
+MODIFICATION = "volume.kubernetes.io/controller-modify-secret"
 
 
-def deletion_secret(name: str, namespace: str) -> Json:
-    return {f"{DELETION}-name": name, f"{DELETION}-namespace": namespace}
+def deletion_secret(name: str, namespace: str, *, key: str = DELETION) -> Json:
+    return {f"{key}-name": name, f"{key}-namespace": namespace}
 
 
 @pytest.mark.parametrize("where", ["a field", "the annotations for its deletion"])
@@ -300,10 +301,16 @@ async def test_a_claim_ref_without_secrets_may_change_namespace(policed: Cluster
         assert await service.ask("PATCH", f"{VOLUMES}/theirs", patch) == ""
 
 
-async def test_the_account_names_no_secret_of_others_for_the_deletion(policed: Cluster) -> None:
+@pytest.mark.parametrize("key", [DELETION, MODIFICATION])
+async def test_the_account_names_no_secret_of_others_in_annotations(
+    policed: Cluster, key: str
+) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     claim = {"namespace": "default", "name": "claim", "kind": "PersistentVolumeClaim"}
     path = f"{VOLUMES}/theirs"
+
+    def secret(name: str, namespace: str) -> Json:
+        return deletion_secret(name, namespace, key=key)
 
     async def created(annotations: Json) -> str:
         made = volume("theirs", csi=csi(), claimRef=claim)
@@ -313,20 +320,20 @@ async def test_the_account_names_no_secret_of_others_for_the_deletion(policed: C
     async def patched(annotations: Json) -> str:
         return await service.ask("PATCH", path, {"metadata": {"annotations": annotations}})
 
-    assert "Secrets of these namespaces only" in await created(deletion_secret("s", ABROAD))
+    assert "Secrets of these namespaces only" in await created(secret("s", ABROAD))
     # As linstor-csi's provisioner leaves them where a class names none.
-    for annotations in (deletion_secret("s", ALLOWED), deletion_secret("", "")):
+    for annotations in (secret("s", ALLOWED), secret("", "")):
         assert await created(annotations) == ""
 
     await policed.ask("POST", VOLUMES, volume("theirs", csi=csi(), claimRef=claim))
-    assert "Secrets of these namespaces only" in await patched(deletion_secret("s", ABROAD))
-    assert await patched(deletion_secret("s", "default")) == ""
-    assert "Secrets of these" in await patched({f"{DELETION}-namespace": ABROAD})
-    foreign = {"metadata": {"annotations": deletion_secret("s", ABROAD)}}
+    assert "Secrets of these namespaces only" in await patched(secret("s", ABROAD))
+    assert await patched(secret("s", "default")) == ""
+    assert "Secrets of these" in await patched({f"{key}-namespace": ABROAD})
+    foreign = {"metadata": {"annotations": secret("s", ABROAD)}}
     await policed.ask("PATCH", path, foreign)
     assert await patched({"other": "x"}) == ""
-    assert "Secrets of these" in await patched({f"{DELETION}-name": "another"})
-    assert await patched(deletion_secret("s", "default")) == ""
+    assert "Secrets of these" in await patched({f"{key}-name": "another"})
+    assert await patched(secret("s", "default")) == ""
 
 
 @pytest.mark.parametrize("key", ["provisioned-by", "migrated-to"])
@@ -346,6 +353,41 @@ async def test_the_account_hands_no_deletion_to_another_driver(policed: Cluster,
     assert "delete what is behind" in await service.ask("PATCH", path, other)
     await policed.ask("PATCH", path, other)
     assert await service.ask("PATCH", path, {"metadata": {"annotations": {"a": "b"}}}) == ""
+
+
+async def test_the_account_only_sets_new_volumes_to_bound(policed: Cluster) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+
+    async def refusal(name: str, phase: str) -> str:
+        path = f"{VOLUMES}/{name}/status?dryRun=All"
+        return await service.ask("PATCH", path, {"status": {"phase": phase}})
+
+    other = volume("of-another-driver")
+    other["spec"]["csi"]["driver"] = "ebs.csi.aws.com"
+    # Its claim is gone: the binder sets such a volume to Released, and leaves it there.
+    gone = {"namespace": "default", "name": "gone", "uid": "00000000-0000-0000-0000-000000000009"}
+    released = volume("released", claimRef=gone)
+    for made in (volume("new"), other, released):
+        await policed.ask("POST", VOLUMES, made)
+
+    async def in_force() -> bool:
+        return await refusal("new", "Released") != ""
+
+    await until(in_force, "the policy for the status is in force")
+    assert await refusal("new", "Bound") == ""
+    for phase in ("Released", "Failed", "Available"):
+        assert "is Bound" in await refusal("new", phase)
+    assert "is Bound" in await refusal("of-another-driver", "Bound")
+
+    async def set_to_released() -> bool:
+        found = await policed.ask("GET", f"{VOLUMES}/released")
+        return bool(found["status"].get("phase") == "Released")
+
+    await until(set_to_released, "the binder has set the volume to Released")
+    assert "is Bound" in await refusal("released", "Bound")
+
+    for name in ("new", "of-another-driver", "released"):
+        await policed.ask("DELETE", f"{VOLUMES}/{name}")
 
 
 async def test_the_account_writes_its_own_entries_and_lease_only(policed: Cluster) -> None:

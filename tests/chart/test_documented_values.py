@@ -61,6 +61,7 @@ CASES: dict[str, Json] = {
     "no-admission-policy": {"rbac": {"admissionPolicy": {"enabled": "false"}}},
     # docs/permissions.md
     "secrets-of-classes": {"rbac": {"admissionPolicy": {"secretNamespaces": ["class-secrets"]}}},
+    "no-volume-status": {"rbac": {"volumeStatus": False}},
     "no-account-for-check": {"rbac": {"forCheck": False}},
     "no-database": {"watchLinstorDatabase": "off"},
     # docs/operations.md and docs/alerts.md

@@ -485,6 +485,20 @@ def test_the_roles_grant_exactly_the_used_permissions(helm: Helm, mode: str) -> 
     }
 
 
+def test_the_optional_permission_may_be_left_out(helm: Helm) -> None:
+    rendered = helm.template({"rbac": {"volumeStatus": False}}, api_versions=[POLICY])
+
+    optional = {
+        (each.group, each.resource, verb)
+        for each in PERMISSIONS
+        if each.optional
+        for verb in each.verbs
+    }
+    assert granted(rendered.one("ClusterRole")["rules"]) & optional == set()
+    assert optional == {("", "persistentvolumes/status", "patch")}
+    assert policies(rendered) == {"journal", "volumes", "account"}
+
+
 def test_the_test_pod_has_a_read_only_account(helm: Helm) -> None:
     rendered = helm.template()
 
@@ -605,8 +619,8 @@ def policies(rendered: Rendered) -> set[str]:
     ("enabled", "served", "expected"),
     [
         ("auto", [], set()),
-        ("auto", [POLICY], {"journal", "volumes", "account"}),
-        (True, [], {"journal", "volumes", "account"}),
+        ("auto", [POLICY], {"journal", "volumes", "status", "account"}),
+        (True, [], {"journal", "volumes", "status", "account"}),
         (False, [POLICY], set()),
         ("false", [POLICY], set()),
     ],
@@ -635,7 +649,7 @@ def test_a_shared_account_is_restricted_for_volumes_only(
 ) -> None:
     rendered = helm.template(values, api_versions=[POLICY])
 
-    assert policies(rendered) == {"journal", "volumes"}
+    assert policies(rendered) == {"journal", "volumes", "status"}
     for each in rendered.manifests:
         if each["kind"] == "ValidatingAdmissionPolicy":
             assert f'"{user}"' in json.dumps(each["spec"]).replace("\\", "")
@@ -672,7 +686,8 @@ def test_policies_match_entries_as_the_service_writes_them(helm: Helm) -> None:
     spoken = [
         json.dumps(each["spec"]).replace("\\", "")
         for each in rendered.manifests
-        if each["kind"] == "ValidatingAdmissionPolicy" and "volumes" not in each["metadata"]["name"]
+        if each["kind"] == "ValidatingAdmissionPolicy"
+        and each["metadata"]["name"].endswith(("-journal", "-account"))
     ]
     for each in spoken:
         assert f'"{configmap_name(PvName(""))}"' in each

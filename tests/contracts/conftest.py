@@ -23,8 +23,8 @@ class Apiserver:
     kube: KubeClient
     forget_history: Callable[[], Awaitable[None]]
     """Make every version so far too old to watch."""
-    sign_in: Callable[[str], aiohttp.ClientSession]
-    """A session with another bearer token."""
+    sign_in: Callable[[str | None], aiohttp.ClientSession]
+    """A session with another Authorization header."""
     version: str
     """What it is, such as "v1.37.2"."""
 
@@ -91,11 +91,11 @@ async def _fake(cluster: FakeCluster) -> AsyncIterator[Apiserver]:
         async def forget_history() -> None:
             server.compact()
 
-        def sign_in(token: str) -> aiohttp.ClientSession:
-            headers = {"Authorization": f"Bearer {token}"}
+        def sign_in(authorization: str | None) -> aiohttp.ClientSession:
+            headers = {} if authorization is None else {"Authorization": authorization}
             return aiohttp.ClientSession(server.url, headers=headers)
 
-        async with sign_in("secret") as session:
+        async with sign_in("Bearer secret") as session:
             yield Apiserver(KubeClient(session), forget_history, sign_in, kubernetes_version())
 
 
@@ -103,13 +103,13 @@ async def _fake(cluster: FakeCluster) -> AsyncIterator[Apiserver]:
 async def _real(cluster: RealCluster) -> AsyncIterator[Apiserver]:
     tls = ssl.create_default_context(cafile=str(cluster.ca_file))
 
-    def sign_in(token: str) -> aiohttp.ClientSession:
+    def sign_in(authorization: str | None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             cluster.url,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={} if authorization is None else {"Authorization": authorization},
             connector=aiohttp.TCPConnector(ssl=tls),
         )
 
-    async with sign_in(cluster.token) as session:
+    async with sign_in(f"Bearer {cluster.token}") as session:
         version = kubernetes_version(chosen().directory)
         yield Apiserver(KubeClient(session), cluster.forget_history, sign_in, version)

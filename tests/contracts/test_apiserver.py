@@ -247,10 +247,24 @@ async def test_a_malformed_request_gets_a_status(
 
 
 async def test_a_wrong_token_is_unauthorized(apiserver: Apiserver) -> None:
-    async with apiserver.sign_in("wrong") as session:
+    async with apiserver.sign_in("Bearer wrong") as session:
         reply = await KubeClient(session).get(VOLUMES)
 
     assert (reply.status, reply.message) == (401, "Unauthorized")
+
+
+@pytest.mark.parametrize("sent", [None, "Bearer", "Bearer "], ids=repr)
+async def test_a_request_without_a_token_is_anonymous_and_forbidden(
+    apiserver: Apiserver, sent: str | None
+) -> None:
+    async with apiserver.sign_in(sent) as session:
+        reply = await KubeClient(session).get(f"{VOLUMES}/n")
+
+    assert (reply.status, reply.reason) == (403, "Forbidden")
+    assert reply.message == (
+        'persistentvolumes "n" is forbidden: User "system:anonymous" cannot get resource '
+        '"persistentvolumes" in API group "" at the cluster scope'
+    )
 
 
 async def test_an_affinity_can_be_set_once(kube: KubeClient, name: str) -> None:

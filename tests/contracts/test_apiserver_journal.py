@@ -9,8 +9,13 @@ import pytest_asyncio
 
 from linstor_affinity_events.adapters.kubernetes import journal as kube_journal
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
-from linstor_affinity_events.adapters.kubernetes.journal import LABEL, KubeJournal
+from linstor_affinity_events.adapters.kubernetes.journal import (
+    LABEL,
+    KubeJournal,
+    configmap_name,
+)
 from linstor_affinity_events.adapters.kubernetes.session import configuration_from
+from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.model.names import PvName
 from tests.adapters.peers import loads
 from tests.contracts.conftest import BOTH
@@ -79,6 +84,33 @@ async def test_every_entry_is_listed_after_large_ones(journal_namespace: Journal
     journal = await filled(journal_namespace)
 
     assert (await journal.all()).volumes.keys() == set(NAMES)
+
+
+async def test_a_deleted_entry_that_a_finalizer_keeps_is_not_listed_until_it_changes(
+    journal_namespace: JournalNamespace,
+) -> None:
+    api = journal_namespace.api
+    journal = KubeJournal(api, journal_namespace.namespace)
+    entry = begun(with_metadata(volume(), name=NAMES[0]))
+    created = await journal.create(entry)
+    path = (
+        f"/api/v1/namespaces/{journal_namespace.namespace}/configmaps/{configmap_name(created.pv)}"
+    )
+    await api.patch(path, {"metadata": {"finalizers": ["example.com/stay"]}})
+
+    for _ in range(2):
+        found = await journal.read(created.pv)
+        assert found is not None
+        await journal.drop(found)
+        assert await journal.all() == Listed({})
+    new_leader = KubeJournal(api, journal_namespace.namespace)
+    assert await new_leader.all() == Listed({created.pv: created.key})
+    await api.patch(path, {"metadata": {"labels": {"x": "y"}}})
+    assert await journal.all() == Listed({created.pv: created.key})
+
+    await api.patch(path, {"metadata": {"finalizers": None}})
+    await journal.create(entry)
+    assert await journal.all() == Listed({entry.pv: entry.key})
 
 
 async def test_a_list_continues_although_its_version_expired(

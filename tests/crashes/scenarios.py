@@ -129,12 +129,12 @@ class SavedPvTerminating(SavedPv):
     name = "old note, volume terminating"
     writes = (
         "create configmaps",
-        "linstor put resource-definitions/*/volume-definitions/0",
         "patch persistentvolumes",
         "patch persistentvolumes",
         "update persistentvolumes",
         "create persistentvolumes",
         "delete configmaps",
+        "linstor put resource-definitions/*/volume-definitions/0",
     )
 
 
@@ -142,9 +142,9 @@ class SavedPvAbsent(SavedPv):
     name = "old note, volume gone"
     writes = (
         "create configmaps",
-        "linstor put resource-definitions/*/volume-definitions/0",
         "create persistentvolumes",
         "delete configmaps",
+        "linstor put resource-definitions/*/volume-definitions/0",
     )
 
     async def prepare(self, volume: str) -> None:
@@ -160,4 +160,6 @@ class SavedPvAbsent(SavedPv):
 
 
 ON_ANY = (Replacement, Resume, SavedPvTerminating, SavedPvAbsent)
+IN_EACH_RUN = (Replacement,)
+"""The others take a minute each, and are left to `make test-long`."""
 """The scenarios of a cluster that keeps an affinity as it was first set."""

@@ -9,12 +9,16 @@ from collections.abc import Iterable
 import pytest
 
 from tests.crashes.kill_points import Point, When, points_of, write_points_of
-from tests.crashes.scenarios import ON_ANY, InPlace, Replacement, Scenario
+from tests.crashes.scenarios import IN_EACH_RUN, ON_ANY, InPlace, Replacement, Scenario
 from tests.crashes.trial import Outcome, Trials
 from tests.figures import Figures
 from tests.testbed.proxied import ProxiedTestbed
 
 REAL = pytest.param("real", marks=pytest.mark.real)
+SCENARIOS = [
+    pytest.param(each, id=each.name, marks=[] if each in IN_EACH_RUN else [pytest.mark.long])
+    for each in ON_ANY
+]
 LONG_REAL = pytest.param("real", marks=[pytest.mark.real, pytest.mark.long])
 
 OF_A_FULL_RECONCILE = (
@@ -107,7 +111,7 @@ class Matrix:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("scenario", ON_ANY, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("testbed", ["fake", LONG_REAL], indirect=True)
 async def test_killed_before_or_after_any_request(
     proxied: ProxiedTestbed, scenario: type[Scenario], figures: Figures

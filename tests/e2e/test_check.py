@@ -40,7 +40,7 @@ async def test_a_healthy_cluster_passes_every_check(testbed: Testbed) -> None:
     checks = checks_of(said)
     assert checks["kubernetes"]["detail"].startswith("version v1.37.2 at http")
     assert checks["linstor"]["detail"].startswith("version 1.33.3 at http")
-    assert checks["permissions"]["detail"] == "all 19 permissions are granted"
+    assert checks["permissions"]["detail"] == "all 20 permissions are granted"
     assert "PersistentVolumes are deleted and recreated" in checks["in-place"]["detail"]
     assert checks["nodes"]["detail"] == "LINSTOR and Kubernetes have the same 4 nodes"
     assert checks[f"storage-class {manifests.LOCAL_CLASS}"]["detail"] == "local only"
@@ -243,6 +243,18 @@ async def test_nodes_that_lack_a_label_are_named(fake_testbed: Testbed) -> None:
 
     assert said.code == 0
     assert checks_of(said)["node-labels"]["detail"] == "bare lacks topology.kubernetes.io/zone"
+
+
+async def test_a_node_that_is_too_large_is_named_and_its_labels_are_not_known(
+    fake_testbed: Testbed,
+) -> None:
+    for number in range(150):
+        fake_testbed.world.set_node_prop("n4", f"Aux/p{number}", "x" * 4096)
+
+    said = await command(fake_testbed, "check", "-o", "json")
+
+    found = checks_of(said)["node-labels"]
+    assert (found["status"], found["detail"].partition(" has ")[0]) == ("warn", "n4")
 
 
 async def test_leftovers_fail_only_if_checked_alone(fake_testbed: Testbed) -> None:

@@ -43,6 +43,23 @@ async def test_a_newer_saved_pv_on_the_volume_stays(fake_testbed: Testbed) -> No
     assert saved(testbed, "pvc-1") == (None, "new")
 
 
+async def test_a_definition_that_is_too_large_is_reported_and_blocks_no_other(
+    fake_testbed: Testbed,
+) -> None:
+    testbed = fake_testbed
+    testbed.place("pvc-1", ["n1"])
+    testbed.place("pvc-2", ["n1"])
+    many = {f"Aux/p{number}": "x" * 4096 for number in range(150)}
+    testbed.world.change_definition("pvc-1", override=many)
+    testbed.world.definition("pvc-2").props[SAVED] = "old"
+
+    said = await command(testbed, "migrate-properties")
+
+    assert said.code == 1
+    assert "pvc-1: not changed: it has too many properties\n" in said.out
+    assert saved(testbed, "pvc-2") == (None, "old")
+
+
 async def test_a_hung_satellite_does_not_block_the_migration(fake_testbed: Testbed) -> None:
     testbed = fake_testbed
     testbed.place("pvc-1", ["n1"])

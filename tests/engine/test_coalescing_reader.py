@@ -126,6 +126,22 @@ async def test_a_resource_missing_from_a_bulk_read_is_read_separately() -> None:
         assert setup.notices.warnings == []
 
 
+async def test_a_resource_that_is_too_large_in_a_bulk_read_is_read_separately() -> None:
+    async with many_volumes() as setup:
+        large = ResourceName(NAMES[MANY // 2])
+        read = setup.linstor.placements
+
+        async def placements() -> Mapping[ResourceName, Placement]:
+            return {**await read(), large: Placement(large, unreadable=True)}
+
+        instead(setup.linstor, placements=placements)
+        trigger_all(setup)
+        await asyncio.sleep(10.0)
+
+        assert setup.reporter.out_of_sync == {}
+        assert setup.notices.warnings == []
+
+
 async def test_a_few_reconciles_need_no_bulk_read() -> None:
     async with many_volumes() as setup:
         for name in NAMES[: SMALLEST - 1]:

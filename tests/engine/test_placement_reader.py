@@ -1,6 +1,7 @@
 """Placements resource by resource, while a satellite hangs; cut off, it continues where it was."""
 
 import asyncio
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -152,6 +153,22 @@ async def test_a_resource_triggered_while_others_are_read_is_read_again() -> Non
     _, found = await asyncio.gather(move(), view.one_by_one(tuple(linstor.placed)))
 
     assert found.placements[moved] == linstor.placed[moved]
+
+
+async def test_events_about_ever_new_names_take_no_memory_while_placements_are_read() -> None:
+    linstor = slow(NAMES)
+    view = PlacementReader(linstor, readers=4)
+    reading = asyncio.create_task(view.one_by_one(tuple(linstor.placed)))
+    await asyncio.sleep(0.1)
+
+    tracemalloc.start()
+    for number in range(10_000):
+        view.invalidate(resource_name(f"made-up-{number}".ljust(255, "x")))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert used < 100_000
+    assert (await reading).placements == linstor.placed
 
 
 async def test_a_resource_unknown_to_linstor_is_read_once() -> None:

@@ -1,6 +1,7 @@
 """Changes without an event, detected by what LINSTOR returns from memory."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +11,7 @@ import pytest_asyncio
 from linstor_affinity_events.engine.poll import COUNTED_MOST, Poll
 from linstor_affinity_events.errors import AffinityEventsError, LoginRefused, Unreachable
 from linstor_affinity_events.model.names import NodeName
-from linstor_affinity_events.model.poll import NodeState, PollResult
+from linstor_affinity_events.model.poll_result import NodeState, PollResult
 from tests.fakes.others import FakeLeadership
 
 EVERY = 10.0
@@ -95,6 +96,18 @@ async def test_a_lost_or_changed_node_is_detected_once(
     assert await fixture.beats() == 1
     assert await fixture.beats(20) == 0
     assert fixture.requests == ["poll"]
+
+
+async def test_the_log_names_a_few_of_many_changed_nodes(
+    fixture: PollFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fixture.linstor.nodes.update({NodeName(f"n{number}"): ONLINE for number in range(10, 1000)})
+
+    assert await fixture.beats() == 1
+    (record,) = caplog.records
+    assert "n10, n100, n101, n102, n103 and 985 more" in str(vars(record))
+    assert "n104" not in str(vars(record))
 
 
 async def test_a_new_node_is_detected(fixture: PollFixture) -> None:

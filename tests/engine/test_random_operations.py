@@ -15,7 +15,7 @@ from tests.engine.random_operations.scenario import Scenario
 from tests.fakes.clock import run_virtually
 from tests.figures import Figures
 
-EXAMPLES, MANY = 2_000, 15_000
+EXAMPLES, MANY = 400, 15_000
 PARTS = 4
 """So that several processes can share the work."""
 

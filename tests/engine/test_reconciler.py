@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.engine.replacer import Ended
 from linstor_affinity_events.errors import LoginRefused, Refused, Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import SKIP_ANNOTATION
@@ -243,39 +242,6 @@ async def test_concurrency_is_limited_to_what_increases_throughput(
                 await asyncio.sleep(0.01)
 
     assert least <= amidst <= most
-
-
-@pytest.mark.parametrize("held_up", [True, False])
-async def test_delayed_replacements_do_not_affect_the_concurrency_limit(held_up: bool) -> None:
-    names = [f"pvc-{n}" for n in range(2, 32)]
-    async with cluster_with() as cluster:
-        linstor = FakeLinstor("n1", "n2", "n3")
-        for name in names:
-            bind(cluster, name, "n1")
-            linstor.place(name, "n2")
-        setup = setup_on(cluster, linstor, at_once=10)
-        for _ in range(10):
-            setup.engine.changes.acquire()
-            setup.engine.changes.observe(("replace", True), 0.1)
-        while setup.engine.changes.in_flight:
-            setup.engine.changes.release()
-        before, replace = setup.engine.changes.limit, setup.replacer.replace
-
-        async def slow(*args: Any, **more: Any) -> Any:
-            ended = await replace(*args, **more)
-            if not isinstance(ended, Ended):
-                return ended
-            await asyncio.sleep(5.0)
-            return changed(ended, held_up=held_up)
-
-        instead(setup.replacer, replace=slow)
-        async with setup.at_work(workers=14):
-            for name in names:
-                setup.queue.add(ResourceName(name), source="promotion")
-            await until(lambda: len(setup.notices.updates) == len(names))
-
-    assert before > 5
-    assert (setup.engine.changes.limit == before) is held_up
 
 
 async def test_a_node_missing_from_the_snapshot_is_read() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.engine.replacer import Ended
+from linstor_affinity_events.engine.concurrency_limit import TARGET
 from linstor_affinity_events.errors import (
     AffinityEventsError,
     Again,
@@ -30,7 +30,6 @@ from tests.engine.setup import (
     instead,
     one_setup,
     replace,
-    replaced,
     setup_on,
     until,
 )
@@ -373,7 +372,7 @@ def unresponsive_binder(_: Setup, binder: Binder) -> Iterator[None]:
 
 @contextmanager
 def binder_about_to_resync(setup: Setup, _: Binder) -> Iterator[None]:
-    setup.replacer._dependencies.guard._saw_resync()
+    setup.replacer._dependencies.guard.saw_resync()
     yield
 
 
@@ -403,35 +402,37 @@ def lost_claim(setup: Setup, _: Binder) -> Iterator[None]:
 
 
 @contextmanager
-def nothing_special(_: Setup, __: Binder) -> Iterator[None]:
+def slow_binder(_: Setup, binder: Binder) -> Iterator[None]:
+    binder.delay = 0.5
     yield
 
 
 @pytest.mark.parametrize(
-    ("fault", "held_up"),
+    ("fault", "for_binder"),
     [
-        (nothing_special, False),
-        (unresponsive_binder, True),
-        (binder_about_to_resync, True),
-        (lost_response, True),
-        (lost_claim, True),
+        (slow_binder, True),
+        (unresponsive_binder, False),
+        (binder_about_to_resync, False),
+        (lost_response, False),
+        (lost_claim, False),
     ],
 )
-async def test_a_delayed_replacement_says_so(
-    fault: Callable[[Setup, Binder], AbstractContextManager[None]], held_up: bool
+async def test_only_a_wait_for_a_binder_at_work_is_observed(
+    fault: Callable[[Setup, Binder], AbstractContextManager[None]], for_binder: bool
 ) -> None:
+    """Nothing else says that fewer volumes should be changed concurrently."""
     cluster = FakeCluster()
     async with Binder(cluster, delay=0.001) as binder:
         bind(cluster, PV, "n1")
         await binder.until_idle()
-        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"), at_once=10)
+        waits = list[float]()
+        instead(setup.replacer._dependencies.guard, _observe_wait=waits.append)
         with fault(setup, binder):
             async with setup.volumes.watching():
-                ended = await replaced(setup, "n2")
+                assert await replace(setup, "n2") is Outcome.DONE
 
-        assert isinstance(ended, Ended)
-        assert ended.outcome is Outcome.DONE
-        assert ended.held_up is held_up
+        assert any(waited > TARGET for waited in waits) is for_binder
 
 
 async def test_if_our_finalizer_is_stripped_nothing_is_deleted_and_no_marker_left() -> None:

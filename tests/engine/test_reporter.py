@@ -1,13 +1,21 @@
 """Who is reported of what, and when once more."""
 
 import logging
+import weakref
 from typing import Any
 
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe
-from linstor_affinity_events.engine.reporter import DEFERRED_FOR, REMIND_AFTER, Reporter
+from linstor_affinity_events.engine.reporter import (
+    DEFERRED_FOR,
+    LONGEST_TEXT,
+    REMIND_AFTER,
+    Reporter,
+)
+from linstor_affinity_events.model.affinity import MOST_TERMS, NodeAffinity
 from linstor_affinity_events.model.decision import (
+    Change,
     Decision,
     Deferred,
     InSync,
@@ -15,9 +23,11 @@ from linstor_affinity_events.model.decision import (
     Refusal,
     Skipped,
 )
+from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.policy import LOCAL_ONLY
 from linstor_affinity_events.model.volume import Volume
 from tests.fakes.others import FakeNotices, FakeTelemetry
-from tests.model.manifests import volume
+from tests.model.manifests import on_node, volume
 
 RESIZING = Deferred(Reason.RESIZING, "a resize from 1Gi to 2Gi is in flight", 2.0)
 LARGER = Deferred(Reason.RESIZING, "a resize from 1Gi to 3Gi is in flight", 2.0)
@@ -152,3 +162,34 @@ def test_a_correct_volume_is_logged_as_loudly_as_what_is_over(
         scenario.report(InSync())
 
     assert [each.levelname for each in caplog.records if "correct now" in each.message] == [level]
+
+
+def test_a_warning_names_a_few_of_many_duplicates() -> None:
+    """It is kept for each of them."""
+    scenario = Scenario()
+
+    scenario.reporter.duplicates(scenario.volume, [PvName(f"pvc-{n:03}") for n in range(500)])
+
+    [(_, _, why)] = scenario.notices.warnings
+    assert "PersistentVolume pvc-000, pvc-001, pvc-002, pvc-003, pvc-004 and 495 more refers" in why
+
+
+def test_the_last_changes_keep_no_volume_and_no_large_text() -> None:
+    scenario = Scenario()
+    large = NodeAffinity.of(
+        frozenset({("zone", f"{term}-{'v' * LONGEST_TEXT}")}) for term in range(MOST_TERMS)
+    )
+    claim = {"namespace": "default", "name": "c" * 2 * LONGEST_TEXT, "uid": "1"}
+    before = _volume(nodeAffinity=large.manifest(), claimRef=claim)
+    was = weakref.ref(before.affinity)
+    wanted = Change(on_node("b"), LOCAL_ONLY, in_place=True, urgent=False)
+    del large
+
+    scenario.reporter.changed(before, scenario.volume, wanted, how="patch", took=1.0)
+    del before
+
+    [change] = scenario.reporter.latest
+    assert was() is None
+    assert change.was.startswith("zone=0-vvv")
+    assert len(change.was) == len(change.claim or "") == LONGEST_TEXT
+    assert change.now == str(on_node("b"))

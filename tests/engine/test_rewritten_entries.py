@@ -2,17 +2,27 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import pytest
 
 from linstor_affinity_events.errors import Refused, Unreachable
-from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.keys import (
+    BOUND_BY_CONTROLLER,
+    FINALIZER,
+    MARKER_ANNOTATION,
+    ORIGINAL_POLICY_ANNOTATION,
+    SKIP_RECLAIM_ANNOTATION,
+)
 from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.markers import mark_patch
 from linstor_affinity_events.model.names import PvName, ResourceName
 from tests.engine.forged_entries import (
     EVIL,
+    FORGED,
     VICTIM,
     entry,
     foreign_claim,
@@ -24,9 +34,11 @@ from tests.engine.forged_entries import (
 from tests.engine.setup import (
     PV,
     RD,
+    Setup,
     bind,
     cluster_with,
     instead,
+    one_setup,
     setup_on,
     until,
 )
@@ -100,7 +112,7 @@ async def test_a_volume_deleted_by_us_is_recreated_whatever_is_removed_from_it(
 
 @pytest.mark.parametrize("victim", ["pvc-11111111-2222-4333-8444-555555555555", "victim"])
 async def test_an_entry_rewritten_meanwhile_gives_no_claim_another_linstor_volume(
-    victim: str, caplog: pytest.LogCaptureFixture
+    victim: str,
 ) -> None:
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
@@ -128,8 +140,9 @@ async def test_an_entry_rewritten_meanwhile_gives_no_claim_another_linstor_volum
             await reconciled(setup, 5)
 
         assert attempts > 0
-        assert cluster.get("persistentvolumes", PV) is None
-        assert "left alone" in caplog.text
+        assert setup.pv()["spec"]["csi"]["volumeHandle"] == PV
+        assert is_on(cluster, "n2")
+        assert setup.journal.entries == {}
 
 
 async def test_a_rewritten_entry_of_an_unobserved_volume_gives_no_claim_another_linstor_volume(
@@ -221,8 +234,15 @@ async def test_an_entry_rewritten_for_another_uid_gives_no_claim_the_volume(
         assert forged
         assert claim is not None
         assert claim["status"].get("phase") != "Bound"
-        assert cluster.get("persistentvolumes", PV) is None
-        assert "left alone" in caplog.text
+        pv = cluster.get("persistentvolumes", PV)
+        if moment == "while it is tried" and how != "no valid entry first":
+            # The run that deleted it knows whose it is.
+            assert pv is not None
+            assert pv["spec"]["claimRef"]["name"] == f"claim-{PV}"
+            assert is_on(cluster, "n2")
+        else:
+            assert pv is None
+            assert "left alone" in caplog.text
 
 
 async def test_observations_of_a_volume_are_dropped_once_it_exists_again() -> None:
@@ -538,3 +558,188 @@ async def test_an_entry_that_is_left_alone_blocks_no_other_replacement(
 
         assert "left alone" in caplog.text
         assert setup.nodes("pvc-2") == {"n2"}
+
+
+def rewritten_once(setup: Setup, rewrite: Callable[[Json], None]) -> None:
+    """Another client rewrites the entry while the volume is being marked."""
+    save, done = setup.journal.save, False
+
+    async def saved(entry: JournalEntry) -> JournalEntry:
+        nonlocal done
+        if not done:
+            done = True
+            _, tree = deepcopy(setup.journal.entries[PV])
+            rewrite(tree)
+            setup.journal.entries[PV] = "rewritten", tree
+        return await save(entry)
+
+    instead(setup.journal, save=saved)
+
+
+def for_another_claim(tree: Json) -> None:
+    for ref in (tree["claim"], tree["wanted"]["spec"]["claimRef"]):
+        ref["name"] = "another"
+
+
+def for_another_resource(tree: Json) -> None:
+    tree["volume"], tree["wanted"]["spec"]["csi"]["volumeHandle"] = "another/0", "another"
+
+
+def for_another_incarnation(tree: Json) -> None:
+    tree["uid"] = "another"
+
+
+def unreadable(tree: Json) -> None:
+    tree["format"] = 0
+
+
+def with_retain(tree: Json) -> None:
+    tree["wanted"]["spec"]["persistentVolumeReclaimPolicy"] = "Retain"
+
+
+def with_skip_reclaim(tree: Json) -> None:
+    tree["wanted"]["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] = "true"
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        for_another_claim,
+        for_another_resource,
+        for_another_incarnation,
+        unreadable,
+        with_retain,
+        with_skip_reclaim,
+    ],
+)
+async def test_an_entry_rewritten_while_its_volume_is_marked_leaves_no_retain(
+    rewrite: Callable[[Json], None],
+) -> None:
+    async with one_setup("n2") as setup:
+        rewritten_once(setup, rewrite)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await asyncio.sleep(30.0)
+            await reconciled(setup, 5)
+
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert (
+            setup.pv()["metadata"]["annotations"]
+            .keys()
+            .isdisjoint({SKIP_RECLAIM_ANNOTATION, MARKER_ANNOTATION, ORIGINAL_POLICY_ANNOTATION})
+        )
+        assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
+        if rewrite not in {for_another_resource, unreadable}:
+            assert setup.nodes() == {"n2"}
+            assert setup.journal.entries == {}
+
+
+def for_other_nodes(tree: Json) -> None:
+    tree["wanted"]["spec"]["nodeAffinity"] = manifests.on_nodes(["n9"])
+
+
+def for_any_node(tree: Json) -> None:
+    del tree["wanted"]["spec"]["nodeAffinity"]
+
+
+def bound_by_the_binder(tree: Json) -> None:
+    """It would remove the claimRef."""
+    tree["wanted"]["metadata"]["annotations"][BOUND_BY_CONTROLLER] = "yes"
+
+
+def for_a_claim_of_another_kind(tree: Json) -> None:
+    tree["wanted"]["spec"]["claimRef"]["kind"] = "Pod"
+
+
+@pytest.mark.parametrize(
+    "rewrite", [for_other_nodes, for_any_node, bound_by_the_binder, for_a_claim_of_another_kind]
+)
+async def test_an_entry_rewritten_while_its_volume_is_marked_is_not_followed(
+    rewrite: Callable[[Json], None],
+) -> None:
+    async with one_setup("n2") as setup:
+        before, create = setup.pv(), setup.volumes.create
+        rewritten_once(setup, rewrite)
+        asked_for = list[Manifest]()
+
+        async def created(manifest: Manifest) -> Manifest:
+            asked_for.append(manifest)
+            return await create(manifest)
+
+        instead(setup.volumes, create=created)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 2)
+
+        assert all(manifests.nodes_of(dict(each)) == {"n2"} for each in asked_for)
+        assert setup.nodes() == {"n2"}
+        assert setup.pv()["metadata"]["annotations"] == before["metadata"]["annotations"]
+        assert setup.pv()["spec"]["claimRef"] == before["spec"]["claimRef"]
+        assert setup.journal.entries == {}
+
+
+async def test_a_volume_that_another_instance_marked_meanwhile_keeps_its_policy() -> None:
+    """It dropped the entry and began again, after an administrator had set Retain."""
+    async with one_setup("n2") as setup:
+
+        def marked_by_another(tree: Json) -> None:
+            retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+            setup.cluster.patch("persistentvolumes", PV, retain)
+            setup.cluster.patch("persistentvolumes", PV, mark_patch(setup.pv()), writer=FORGED)
+            for_other_nodes(tree)
+            with_retain(tree)
+
+        patch = setup.volumes.patch
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            # The entry, and the other instance's marks, come first.
+            await asyncio.sleep(0.1)
+            return await patch(name, change)
+
+        instead(setup.volumes, patch=patched)
+        rewritten_once(setup, marked_by_another)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 2)
+
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
+        assert setup.nodes() == {"n2"}
+
+
+def without_protection(tree: Json) -> None:
+    tree["wanted"]["metadata"]["annotations"].pop(SKIP_RECLAIM_ANNOTATION)
+    tree["wanted"]["spec"]["persistentVolumeReclaimPolicy"] = "Delete"
+
+
+@pytest.mark.parametrize("policy", ["Retain", "Delete"])
+@pytest.mark.parametrize("when", ["while it is marked", "while it is absent"])
+async def test_a_rewritten_entry_takes_no_protection_off_its_volume(when: str, policy: str) -> None:
+    """The instance that resumes the replacement has observed what it had."""
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", policy=policy)
+        await asyncio.sleep(1.0)
+        protected = {"metadata": {"annotations": {SKIP_RECLAIM_ANNOTATION: "true"}}}
+        cluster.patch("persistentvolumes", PV, protected)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        if when == "while it is marked":
+            rewritten_once(setup, without_protection)
+        else:
+            setup.faults.refuse("create", Unreachable)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            if when == "while it is absent":
+                await until(lambda: cluster.get("persistentvolumes", PV) is None)
+                _, tree = deepcopy(setup.journal.entries[PV])
+                without_protection(tree)
+                setup.journal.entries[PV] = "rewritten", tree
+                setup.faults.allow("create")
+            await until(lambda: is_on(cluster, "n2"), within=60.0)
+            await reconciled(setup, 2)
+
+        assert setup.pv()["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] == "true"
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == policy
+        assert setup.claim()["status"]["phase"] == "Bound"
+        assert setup.journal.entries == {}

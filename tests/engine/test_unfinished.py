@@ -85,3 +85,33 @@ async def test_a_volume_that_was_held_before_another_instance_led_is_forgotten_o
     unfinished.know(Listed({}), before=[], term=unfinished.term, volume_of=lambda _: OBSERVED)
 
     assert not unfinished.originals.has_any([PV])
+
+
+@pytest.mark.parametrize("gained", [False, True], ids=["listed since", "leads since"])
+async def test_an_entry_is_urgent_if_it_was_there_when_this_instance_began_to_lead(
+    gained: bool,
+) -> None:
+    """What is listed between the loss of the leadership and the next one does not count."""
+    unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
+
+    def know(*names: PvName) -> None:
+        found = Listed(dict.fromkeys(names, ENTRY.key))
+        unfinished.know(
+            found, before=tuple(unfinished.pending), term=unfinished.term, volume_of=lambda _: None
+        )
+
+    unfinished.leadership_lost()
+    know()
+    if gained:
+        unfinished.leadership_gained()
+    know(PV)
+    assert unfinished.is_urgent([PV]) is gained
+
+    know()
+    know(PV)
+    assert not unfinished.is_urgent([PV])
+
+    unfinished.originals.observed(marked(volume()))
+    assert unfinished.is_urgent([PV])
+    unfinished.left_alone(PV, "not valid")
+    assert not unfinished.is_urgent([PV])

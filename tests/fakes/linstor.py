@@ -10,7 +10,7 @@ from linstor_affinity_events.errors import AffinityEventsError, Unreachable
 from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
-from linstor_affinity_events.model.poll import NodeState, PollResult
+from linstor_affinity_events.model.poll_result import NodeState, PollResult
 
 
 class FakeLinstor:
@@ -22,6 +22,7 @@ class FakeLinstor:
         self.placed: dict[ResourceName, Placement] = {}
         self.broken: AffinityEventsError | None = None
         self.bulk_broken = False
+        self.unreadable_nodes: set[str] = set()
         self.delay = 0.0
         """Seconds that each request takes."""
         self.asked: list[str] = []
@@ -40,7 +41,9 @@ class FakeLinstor:
 
     async def nodes(self) -> Nodes:
         await self._ask("nodes")
-        return Nodes.read(self.node_labels)
+        unreadable = self.unreadable_nodes
+        readable = {k: v for k, v in self.node_labels.items() if k not in unreadable}
+        return replace(Nodes.read(readable), unreadable=frozenset(map(node_name, unreadable)))
 
     async def definition(self, resource: ResourceName) -> Definition | None:
         await self._ask("definition")
@@ -48,7 +51,10 @@ class FakeLinstor:
 
     async def definitions(self) -> Mapping[ResourceName, Definition]:
         await self._ask("definitions")
-        return dict(self.known)
+        return {
+            name: replace(each, saved={}, saved_unread=bool(each.saved))
+            for name, each in self.known.items()
+        }
 
     async def placement(self, resource: ResourceName) -> Placement | None:
         await self._ask("placement")

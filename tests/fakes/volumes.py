@@ -11,14 +11,23 @@ from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
     AffinityEventsError,
+    BadEntry,
     Conflict,
     Forbidden,
     Invalid,
+    Refused,
     Unreachable,
 )
 from linstor_affinity_events.model.journal_entry import JournalEntry, read_entry
 from linstor_affinity_events.model.keys import OURSELVES, parse_handle
-from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of, version_of
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    Patch,
+    bound_patch,
+    name_of,
+    uid_of,
+    version_of,
+)
 from linstor_affinity_events.model.names import ClaimName, PvName
 from linstor_affinity_events.model.recreation import released
 from linstor_affinity_events.model.volume import Volume
@@ -144,6 +153,11 @@ class FakeVolumes:
         with self.faults.around("create"), _sorted():
             return self.cluster.create(VOLUMES, manifest, writer=Writer(name=OURSELVES))
 
+    async def set_bound(self, manifest: Manifest) -> None:
+        with self.faults.around("set_bound"), _sorted():
+            writer = Writer(name=OURSELVES, subresource="status")
+            self.cluster.patch(VOLUMES, name_of(manifest), bound_patch(manifest), writer=writer)
+
     async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         with self.faults.around("rehearse"), _sorted():
             trial = Writer(name=OURSELVES, dry_run=True)
@@ -152,7 +166,8 @@ class FakeVolumes:
     async def dry_run_creation(self, wanted: Manifest) -> None:
         with self.faults.around("rehearse creation"), _sorted():
             trial = Writer(name=OURSELVES, dry_run=True)
-            self.cluster.create(VOLUMES, wanted, writer=trial)
+            if self.cluster.get(VOLUMES, name_of(wanted)) is None:
+                self.cluster.create(VOLUMES, wanted, writer=trial)
 
     def describe(self, manifest: Manifest) -> Volume | None:
         return describe(manifest)
@@ -173,12 +188,16 @@ class FakeJournal:
         self._faults = faults or Faults()
         self._count = 0
         self.entries: dict[PvName, tuple[str, Any]] = {}
+        self.finalizers: set[PvName] = set()
+        """The volumes whose entry has a finalizer, so that its deletion does not end."""
+        self._held: set[tuple[PvName, str]] = set()
         self.at_a_time = 1000
         """How many entries one list returns; the next one continues."""
         self._next = 0
 
     async def all(self) -> Listed:
-        begun, rest = self._next, sorted(self.entries)[self._next :]
+        there = (n for n, (version, _) in self.entries.items() if (n, version) not in self._held)
+        begun, rest = self._next, sorted(there)[self._next :]
         self._next = 0 if len(rest) <= self.at_a_time else begun + self.at_a_time
         # The volume that an entry is labelled with is not in question, whatever else it says.
         keys = {
@@ -208,9 +227,16 @@ class FakeJournal:
         with self._faults.around("drop"):
             if entry.pv in self.entries:
                 self._guard(entry)
-                del self.entries[entry.pv]
+                if entry.pv in self.finalizers:
+                    self._held.add((entry.pv, entry.version))
+                else:
+                    del self.entries[entry.pv]
 
     def _keep(self, entry: JournalEntry) -> JournalEntry:
+        try:
+            read_entry(entry.written())
+        except BadEntry as error:
+            raise Refused(str(error)) from error
         self._count += 1
         self.entries[entry.pv] = (str(self._count), copy.deepcopy(entry.written()))
         return read_entry(self.entries[entry.pv][1], version=str(self._count))

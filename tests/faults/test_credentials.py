@@ -18,6 +18,7 @@ from tests.faults.fleet import MakeFleet
 from tests.testbed.clusters import Cluster, until
 from tests.testbed.fixtures import MakeService
 from tests.testbed.proxy import Proxy, kubernetes_terms
+from tests.testbed.service import Service
 from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
@@ -28,6 +29,7 @@ FEW_FULL_RECONCILES = "--reconcile-rate=10m"
 ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 NAME = "rotating"
+EMPTY = "token file may be empty"
 
 Rotate = Callable[[], Awaitable[str]]
 """Returns a token; all that were given out before are good for nothing from then on."""
@@ -112,9 +114,22 @@ async def test_a_rotated_token(
                 proxy.drop_connections()
                 moving.move_during()
                 await until(lambda: rejected(proxy), "the old token is turned away")
+                empty = after_empty_file(service)
+                file.write_text("")
+                await until(empty, "no token was in the file")
                 file.write_text(token)
                 await until(lambda: watched(proxy), "the watch is open with the new token")
         assert token not in service.said()
+
+
+def after_empty_file(service: Service) -> Callable[[], Awaitable[bool]]:
+    """Whether the service has logged an empty token file once more since this call."""
+    count_before = service.said().count(EMPTY)
+
+    async def logged() -> bool:
+        return service.said().count(EMPTY) > count_before
+
+    return logged
 
 
 async def rejected(proxy: Proxy) -> bool:

@@ -11,12 +11,14 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from linstor_affinity_events.adapters.kubernetes.policy_yaml import _cached, parse_policy
-from linstor_affinity_events.adapters.linstor.events import (
+from linstor_affinity_events.adapters.linstor.event_streams import (
     MOST_IDLE_LINES,
     MOST_LINES,
     YIELD_EVERY_BYTES,
@@ -24,30 +26,61 @@ from linstor_affinity_events.adapters.linstor.events import (
     _YieldingResponse,
     trigger_of,
 )
-from linstor_affinity_events.adapters.linstor.events import (
+from linstor_affinity_events.adapters.linstor.event_streams import (
     YIELD_EVERY as LINES_PER_YIELD,
 )
 from linstor_affinity_events.adapters.linstor.json_stream import (
     LONGEST,
     YIELD_EVERY,
     Objects,
+    Overlong,
     objects_in,
 )
 from linstor_affinity_events.adapters.linstor.replies import checked_body
 from linstor_affinity_events.adapters.linstor.rows import (
+    LONGEST_CONNECTION,
+    LONGEST_FLAG,
     LONGEST_NAME,
     LONGEST_SAVED,
     MOST_FLAGS,
     MOST_REPLICAS,
     Replicas,
     definition_of,
+    node_state,
 )
-from linstor_affinity_events.adapters.transport.bodies import MOST_VALUES, parse_json, parse_text
+from linstor_affinity_events.adapters.transport.bodies import (
+    MOST_VALUES,
+    parse_json,
+    parse_text,
+    without_unreadable_managed_fields,
+)
+from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
+from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import AffinityEventsError, TooLong, Unreachable
+from linstor_affinity_events.model.affinity import NodeAffinity, read_affinity
+from linstor_affinity_events.model.changes import taken_over
+from linstor_affinity_events.model.decision import Case, Deferred, Reason, Refusal, decide
 from linstor_affinity_events.model.journal_entry import read_entry
-from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, parse_handle
-from linstor_affinity_events.model.policy import MAX_TEXT
+from linstor_affinity_events.model.keys import (
+    HOSTNAME_LABEL,
+    SAVED_PV_PROPERTY,
+    VolumeKey,
+    parse_handle,
+)
+from linstor_affinity_events.model.names import PvName, ResourceName, Uid, node_name
+from linstor_affinity_events.model.nodes import Nodes
+from linstor_affinity_events.model.placement import Definition, Placement, Replica
+from linstor_affinity_events.model.policy import (
+    LOCAL_ONLY,
+    MAX_LABELS,
+    MAX_RULES,
+    MAX_TEXT,
+    Policy,
+    StorageClass,
+)
 from linstor_affinity_events.model.quantity import quantity
+from linstor_affinity_events.model.recreation import without_finalizers
+from linstor_affinity_events.model.volume import Volume
 from tests.model.manifests import begun, volume
 
 MIB = 1024 * 1024
@@ -56,6 +89,7 @@ TOLERANCE = 4
 BYTES_FOR_EACH = 40
 """An empty list takes three bytes, and 64 of memory."""
 
+Json = dict[str, Any]
 Parser = Callable[[Any], object]
 
 
@@ -74,6 +108,13 @@ def replicas(rows: list[Any]) -> object:
     return list(found.placements())
 
 
+def media_type(header: str) -> str:
+    response = PlainResponse.__new__(PlainResponse)
+    response._cache = {}
+    response._headers = CIMultiDictProxy(CIMultiDict({"Content-Type": header}))
+    return response.content_type
+
+
 def event(lines: list[str]) -> object:
     source = _OneConnection("http://localhost", session=object())
     for line in lines:
@@ -90,13 +131,21 @@ def entry_with(**spec: Any) -> Any:
     return {**pv, "spec": {**pv["spec"], **spec}}
 
 
-def terms(number: int) -> Any:
-    term = {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}
-    return {"required": {"nodeSelectorTerms": [term] * number}}
+def term(*pairs: tuple[str, str]) -> Json:
+    return {"matchExpressions": [{"key": k, "operator": "In", "values": [v]} for k, v in pairs]}
+
+
+def terms(*given: Json) -> Json:
+    return {"required": {"nodeSelectorTerms": list(given)}}
+
+
+def different_terms(number: int) -> Json:
+    """None of them covers another, though half of them have fewer labels."""
+    return terms(*(term(("a", str(n)), *([("b", "x")] if n % 2 else [])) for n in range(number)))
 
 
 CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
-    "one-element": (in_pieces, lambda n: b'[{"a":"' + b"x" * n, 50_000),
+    "one-element": (in_pieces, lambda n: b'[{"a":"' + b"x" * n, 40_000),
     "long-element": (in_pieces, lambda n: b'[{"a":[' + b"0," * n, 20_000),
     "elements": (in_pieces, lambda n: b"[" + b"{}," * n, 20_000),
     "blanks": (in_pieces, lambda n: b"[" + b" " * n, 50_000),
@@ -132,23 +181,59 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
         lambda n: json.dumps({"resource_name": "x" * n}),
         100_000,
     ),
+    "content-type": (media_type, lambda n: "text/event-stream" + ";" * n, 1_000),
     "handle": (parse_handle, lambda n: "a" * n + "/" + "1" * n, 50_000),
     "quantity": (quantity, lambda n: "1" * n, 50_000),
     "quantity-fraction": (quantity, lambda n: "1." + "1" * n + "e999", 50_000),
-    "note-terms": (entry, lambda n: entry_with(nodeAffinity=terms(n)), 2_000),
+    "note-terms": (entry, lambda n: entry_with(nodeAffinity=terms(*[term(("a", "b"))] * n)), 2_000),
+    "affinity": (
+        read_affinity,
+        lambda n: {"nodeAffinity": different_terms(n)},
+        250,
+    ),
+    "finalizers-removed": (
+        lambda names: without_finalizers({"metadata": {"finalizers": names}}, names),
+        lambda n: [f"a/{i}" for i in range(n)],
+        1_000,
+    ),
+    "finalizers-added": (
+        lambda pv: taken_over(pv, pv),
+        lambda n: {"metadata": {"finalizers": [f"a/{i}" for i in range(n)]}, "spec": {}},
+        1_000,
+    ),
+    "managed-fields": (
+        without_unreadable_managed_fields,
+        lambda n: b'{"managedFields":[' + b'{"f:x":' * n + b"1" + b"}" * n + b"]}",
+        20_000,
+    ),
+    "managed-fields-many": (
+        without_unreadable_managed_fields,
+        lambda n: b'[{"managedFields":[{}]},' * n + b'{"managedFields":[\xff]}',
+        5_000,
+    ),
+    "managed-fields-within": (
+        without_unreadable_managed_fields,
+        lambda n: b'{"managedFields":[{"managedFields":[' * n + b"]}]}" * n,
+        5_000,
+    ),
+    "managed-fields-cut-off": (
+        without_unreadable_managed_fields,
+        lambda n: b'{"managedFields":[{"' + b"x" * n,
+        100_000,
+    ),
     "note-fields": (entry, lambda n: entry_with(**{f"x{i}": [i] for i in range(n)}), 5_000),
 }
 
 
-def took(parser: Parser, given: Any) -> float:
-    """The least of three, in seconds of this thread."""
-    tries = []
-    for _ in range(3):
+def took(parser: Parser, given: Any, *, tries: int = 3) -> float:
+    """The least of a few, in seconds of this thread."""
+    times = []
+    for _ in range(tries):
         begin = time.thread_time()
         with suppress(AffinityEventsError, ValueError):
             parser(given)
-        tries.append(time.thread_time() - begin)
-    return min(tries)
+        times.append(time.thread_time() - begin)
+    return min(times)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -343,8 +428,49 @@ def test_an_element_is_scanned_a_few_times_however_it_is_split() -> None:
         assert not list(reader.feed(body[start : start + 100]))
 
     assert Counted.scanned < 3 * len(body)
-    with pytest.raises(Unreachable):
-        list(reader.feed(b"x" * 200))
+
+    for _ in range(10):
+        assert not list(reader.feed(b"x" * 100_000))
+    assert Counted.scanned < 5 * len(body) + 1_000_000
+
+
+LONG_ELEMENTS = {
+    "text": (b'"', b"x", b'"'),
+    "escaped quotes": (b'"', b'\\"', b'"'),
+    "backslashes": (b'"', b"\\\\", b'"'),
+    "brackets in strings": (b"[", b'"]}",', b"0]"),
+    "lists": (b"[", b"[],", b"0]"),
+    "objects": (b"[", b'{"a":"}"},', b"0]"),
+}
+
+
+@pytest.mark.parametrize("shape", LONG_ELEMENTS)
+def test_an_element_of_any_length_is_skipped_in_linear_time_and_constant_memory(shape: str) -> None:
+    start, unit, end = LONG_ELEMENTS[shape]
+
+    def made(size: int) -> bytes:
+        middle = unit * (size // len(unit))
+        return b'[{"name":"a","b":' + start + middle + end + b'},{"name":"b"}]'
+
+    def parts(body: bytes) -> list[bytes]:
+        return [body[at : at + 64 * 1024] for at in range(0, len(body), 64 * 1024)]
+
+    def read(pieces: list[bytes]) -> list[Any]:
+        reader = Objects("LINSTOR")
+        found = [each for piece in pieces for each in reader.feed(piece)]
+        return [*found, *reader.feed(b"", last=True)]
+
+    def peak(pieces: list[bytes]) -> int:
+        tracemalloc.start()
+        try:
+            assert read(pieces) == [Overlong("a"), {"name": "b"}]
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    small, large = parts(made(MIB // 2)), parts(made(TIMES * MIB // 2))
+    assert took(read, large, tries=1) < TOLERANCE * TIMES * took(read, small)
+    assert peak(parts(made(3 * MIB // 2))) < 1.5 * peak(parts(made(MIB // 2)))
 
 
 def test_an_event_of_very_many_lines_is_rejected() -> None:
@@ -364,8 +490,9 @@ def test_a_resource_with_very_many_replicas_is_unknown_and_affects_no_other() ->
     found.take(rows[-1])
     found.take(rows[-1])
 
-    assert {placement.resource for placement in found.placements()} == {"few"}
-    assert found.too_many == {"many"}
+    few, many = found.placements()
+    assert (few.resource, few.unreadable) == ("few", False)
+    assert many == Placement(ResourceName("many"), unreadable=True)
 
 
 @pytest.mark.parametrize(
@@ -374,13 +501,32 @@ def test_a_resource_with_very_many_replicas_is_unknown_and_affects_no_other() ->
         {"name": "x" * (LONGEST_NAME + 1), "node_name": "n"},
         {"name": "x", "node_name": "n" * (LONGEST_NAME + 1)},
         {"name": "x", "node_name": "n", "flags": ["A"] * (MOST_FLAGS + 1)},
-        {"name": "x", "node_name": "n", "flags": ["A" * (LONGEST_NAME + 1)]},
+        {"name": "x", "node_name": "n", "flags": ["A" * (LONGEST_FLAG + 1)]},
     ],
     ids=["name", "node", "flags", "flag"],
 )
 def test_a_row_with_more_values_than_linstor_has_is_rejected(row: Any) -> None:
     with pytest.raises(Unreachable):
         Replicas().take(row)
+
+
+def test_flags_that_decide_nothing_are_not_kept() -> None:
+    found = Replicas()
+
+    tracemalloc.start()
+    try:
+        for row in range(1000):
+            flags = [f"{row}-{n}-ING".rjust(LONGEST_FLAG, "x") for n in range(MOST_FLAGS)]
+            found.take({"name": str(row), "node_name": "n", "flags": flags})
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert size < MIB
+
+
+def test_the_connection_status_of_a_node_is_kept_up_to_a_limit() -> None:
+    assert len(node_state({"connection_status": "x" * MIB}, "").connection) == LONGEST_CONNECTION
 
 
 @pytest.mark.parametrize("number", [-1, -(10**30), 65536, 10**4000, True, 1.0, "0", None])
@@ -395,3 +541,106 @@ def test_a_saved_pv_is_stored_up_to_the_limit_of_linstor() -> None:
     raw = {"name": "a", "props": {SAVED_PV_PROPERTY: "x" * MIB}}
 
     assert len(definition_of(raw).saved[-1]) == LONGEST_SAVED
+
+
+LABELS = tuple(
+    frozenset(f"label-{rule}-{n}" for n in range(MAX_LABELS)) for rule in range(MAX_RULES)
+)
+LONG = "\N{GRINNING FACE}".ljust(LONGEST_NAME, "n")
+
+
+def case(
+    policy: Policy, replicas: int, nodes: int, *, has: Callable[[str], Json], listed: bool = True
+) -> Case:
+    names = [f"{LONG[:-5]}{n:05}" for n in range(nodes)]
+    read = Nodes.read({name: has(name) for name in names if listed})
+    return Case(
+        volume=Volume(
+            name=PvName("pvc-1"),
+            uid=Uid("1"),
+            handle="pvc-1",
+            key=VolumeKey(ResourceName("pvc-1")),
+            affinity=NodeAffinity.of([frozenset({(HOSTNAME_LABEL, "x")})]),
+            created_at=0.0,
+            storage_class="c",
+        ),
+        definition=Definition(resource=ResourceName("pvc-1")),
+        placement=Placement(
+            ResourceName("pvc-1"), tuple(Replica(node_name(name)) for name in names[:replicas])
+        ),
+        nodes=read,
+        storage_class=StorageClass(name="c", policy=policy),
+        now=1e9,
+    )
+
+
+def no_labels(_: str) -> Json:
+    return {}
+
+
+def one_label(_: str) -> Json:
+    """Of each rule, so that the others count only if another node has them."""
+    return {f"Aux/label-{rule}-0": "x" for rule in range(MAX_RULES)}
+
+
+def all_labels(name: str) -> Json:
+    host = {"Aux/topology/kubernetes.io/hostname": name}
+    return host | {f"Aux/topology/{label}": name for rule in LABELS for label in rule}
+
+
+def unused_beside(others: int) -> Case:
+    given = case(LOCAL_ONLY, 1, 1, has=no_labels)
+    names = tuple(PvName(f"pvc-{n}-".ljust(250, "x")) for n in range(others))
+    return replace(given, volume=replace(given.volume, phase="Available"), duplicates=names)
+
+
+DECISIONS = {
+    "labels are missing": lambda: case(Policy(LABELS), MOST_REPLICAS, 100, has=no_labels),
+    "nodes are unknown": lambda: case(LOCAL_ONLY, MOST_REPLICAS, 100, has=no_labels, listed=False),
+    "too many terms": lambda: case(Policy(LABELS), MOST_REPLICAS, MOST_REPLICAS, has=all_labels),
+    "other volumes are in use": lambda: unused_beside(1_000),
+}
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_the_text_of_a_decision_is_short(name: str) -> None:
+    """It is kept for each volume."""
+    decided = decide(DECISIONS[name]())
+
+    assert isinstance(decided, Deferred | Refusal)
+    assert len(decided.why) < 3_000
+
+
+def test_a_policy_that_takes_too_many_terms_is_not_followed() -> None:
+    decided = decide(DECISIONS["too many terms"]())
+
+    assert isinstance(decided, Refusal)
+    assert decided.reason is Reason.BAD_POLICY
+    assert f"takes {MAX_RULES * MOST_REPLICAS} terms for {MOST_REPLICAS} nodes" in decided.why
+
+
+def test_a_decision_takes_no_longer_among_more_nodes() -> None:
+    few, many = (case(Policy(LABELS), 3, number, has=one_label) for number in (100, 5_000))
+
+    assert took(decide, many) < TOLERANCE * max(took(decide, few), 1e-4)
+
+
+def test_a_decision_takes_linear_time_in_labels_and_replicas() -> None:
+    few = case(Policy(LABELS[:4]), 8, MOST_REPLICAS, has=all_labels)
+    many = case(Policy(LABELS), MOST_REPLICAS, MOST_REPLICAS, has=all_labels)
+
+    assert took(decide, many) < TOLERANCE * 4 * 8 * max(took(decide, few), 1e-4)
+
+
+async def test_other_tasks_run_while_slow_decisions_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = 0
+    # Each takes 6 ms, by this clock.
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 0.006 * made)
+
+    async with Yields(lambda: made) as decisions:
+        async for _ in yielding(range(100), every=1_000):
+            made += 1
+
+    assert decisions.most == 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from linstor_affinity_events.adapters.kubernetes.database import replica_of
 from linstor_affinity_events.adapters.kubernetes.journal import _entry
 from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
-from linstor_affinity_events.adapters.linstor.events import trigger_of
+from linstor_affinity_events.adapters.linstor.event_streams import trigger_of
 from linstor_affinity_events.adapters.linstor.json_stream import Objects
 from linstor_affinity_events.adapters.linstor.replies import checked_body
 from linstor_affinity_events.adapters.linstor.rows import (
@@ -33,7 +33,7 @@ from linstor_affinity_events.model.quantity import quantity
 from linstor_affinity_events.settings import Settings
 from tests.figures import Figures
 
-EXAMPLES = 400
+EXAMPLES = 160
 KEY = VolumeKey(ResourceName("pvc-1"))
 
 # Words that mean something to some parser, so that fuzzing gets past its first check.

@@ -194,6 +194,7 @@ async def test_the_entry_without_the_hostile_change_is_valid(proxied: ProxiedTes
 
 BIG = 200 * 1024 * 1024
 REDIRECT = {"Location": "http://127.0.0.1:1/elsewhere"}
+ODD_KIND = {"Content-Type": "text/event-stream; a*" + "1" * 5000 + "=x"}
 
 
 @pytest.mark.parametrize(
@@ -204,6 +205,9 @@ REDIRECT = {"Location": "http://127.0.0.1:1/elsewhere"}
         ),
         pytest.param(
             "linstor get nodes", lambda: Respond(200, b'[{"name":"' + b"x" * BIG), id="200-MB-one"
+        ),
+        pytest.param(
+            "linstor get events/drbd/promotion", lambda: Respond(200, b"", ODD_KIND), id="headers"
         ),
         pytest.param("linstor get nodes", lambda: Respond(307, b"", REDIRECT), id="redirect"),
         pytest.param("linstor get nodes", lambda: Respond(200, b'{"a": 1}'), id="shape"),

@@ -28,10 +28,11 @@ NODES = Nodes.read(
 
 at_least_one_node = st.frozensets(st.sampled_from(sorted(NODES)), min_size=1)
 rules = st.lists(st.frozensets(st.sampled_from([HOST, ZONE, RACK])), max_size=4)
-pairs = [(key, value) for labels in NODES.values() for key, value in labels.items()]
-terms = st.frozensets(st.sampled_from(sorted(set(pairs))), max_size=4)
+pairs = {(key, value) for labels in NODES.values() for key, value in labels.items()}
+pairs_and_exists = sorted(pairs | {(key, None) for key, _ in pairs}, key=repr)
+terms = st.frozensets(st.sampled_from(pairs_and_exists), max_size=4)
 texts = st.text(max_size=20)
-any_terms = st.frozensets(st.tuples(texts, texts), min_size=1, max_size=4)
+any_terms = st.frozensets(st.tuples(texts, st.none() | texts), min_size=1, max_size=4)
 
 
 def labels_of(serving: frozenset[NodeName]) -> list[Labels]:
@@ -43,7 +44,7 @@ def admitted(affinity: NodeAffinity) -> set[NodeName]:
 
 
 def matches(term: Term, labels: Labels) -> bool:
-    return all(labels.get(key) == value for key, value in term)
+    return all(key in labels and value in {None, labels[key]} for key, value in term)
 
 
 @given(serving=at_least_one_node)
@@ -99,6 +100,15 @@ def test_normalizing_terms_does_not_change_the_admitted_nodes(messy: list[Term])
         for node, labels in NODES.items()
         if not messy or any(matches(term, labels) for term in messy)
     }
+
+
+@given(key=texts, value=texts)
+def test_a_label_with_a_value_exists(key: str, value: str) -> None:
+    exists, equals = {"key": key, "operator": "Exists"}, {"key": key, "operator": "In"}
+    term = {"matchExpressions": [exists, {**equals, "values": [value]}]}
+    spec = {"nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}}
+
+    assert read_affinity(spec) == NodeAffinity.of([frozenset({(key, value)})])
 
 
 @given(messy=st.lists(terms, max_size=6))

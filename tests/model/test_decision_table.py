@@ -1,12 +1,17 @@
 """What is decided about a volume: one row a case, expectations written out by hand."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe, storage_class
-from linstor_affinity_events.model.affinity import DRIVER_NODES, NO_AFFINITY, NodeAffinity
+from linstor_affinity_events.model.affinity import (
+    DRIVER_NODES,
+    MOST_TERMS,
+    NO_AFFINITY,
+    NodeAffinity,
+)
 from linstor_affinity_events.model.decision import (
     Case,
     Change,
@@ -73,6 +78,8 @@ class World:
     at: str | None = "a"
     knows_definition: bool = True
     skip_property: bool = False
+    unreadable: str = ""
+    """What LINSTOR has too much of: `definition`, `replicas`, or names of nodes."""
     namespace: str = "Aux/topology"
     handle: str = "pvc-1"
     driver: str = DRIVER
@@ -108,10 +115,8 @@ class World:
                 volume=volume,
                 duplicates=tuple(PvName(name) for name in self.duplicates),
                 has_journal_entry=self.has_journal_entry,
-                definition=Definition(resource=RD, skip=self.skip_property)
-                if self.knows_definition
-                else None,
-                placement=None if self.at is None else Placement(RD, tuple(self._replicas())),
+                definition=self._definition() if self.knows_definition else None,
+                placement=None if self.at is None else self._placement(),
                 nodes=self._nodes(),
                 storage_class=None if self.parameters is None else storage_class(raw_class),
                 default_policy=self.default,
@@ -122,11 +127,27 @@ class World:
             )
         )
 
+    def _definition(self) -> Definition:
+        if self.unreadable == "definition":
+            return Definition(resource=RD, unreadable=True)
+        return Definition(resource=RD, skip=self.skip_property)
+
+    def _placement(self) -> Placement:
+        if self.unreadable == "replicas":
+            return Placement(RD, unreadable=True)
+        return Placement(RD, tuple(self._replicas()))
+
     def _replicas(self) -> list[Replica]:
         parts = (word.partition(":") for word in (self.at or "").split())
         return [Replica(node_name(n), frozenset(flags.split("+")) - {""}) for n, _, flags in parts]
 
     def _nodes(self) -> Nodes:
+        unreadable = frozenset(map(node_name, self.unreadable.split()))
+        nodes = self._all_nodes()
+        labels = {name: has for name, has in nodes.labels.items() if name not in unreadable}
+        return replace(nodes, labels=labels, unreadable=unreadable)
+
+    def _all_nodes(self) -> Nodes:
         return Nodes.read(
             {
                 name: {
@@ -418,6 +439,15 @@ def test_a_replica_with_this_flag_has_no_data(flags: str) -> None:
     assert str(decision.wanted) == f"{HOST}=a"
 
 
+def test_an_affinity_of_more_terms_than_are_ever_set_is_corrected() -> None:
+    many = terms(*(term(host=f"node-{number}") for number in range(MOST_TERMS + 1)))
+
+    decision = World(parameters=LOCAL, at="a", affinity=many).decision()
+
+    assert isinstance(decision, Change)
+    assert str(decision.wanted) == f"{HOST}=a"
+
+
 @pytest.mark.parametrize("flags", ["EVACUATE", "CLEAN", "AUTO_DISKFUL", "RESTORE_FROM_SNAPSHOT"])
 def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
     decision = World(parameters=LOCAL, at=f"a b:{flags}").decision()
@@ -495,6 +525,20 @@ def test_a_replica_with_this_flag_still_has_data(flags: str) -> None:
             World(knows_definition=False, at=None), Reason.UNKNOWN_RESOURCE, id="unknown resource"
         ),
         pytest.param(World(at=None), Reason.UNKNOWN_RESOURCE, id="gone between two reads"),
+        pytest.param(
+            World(unreadable="definition"), Reason.TOO_LARGE, id="a definition that is too large"
+        ),
+        pytest.param(
+            World(unreadable="replicas"), Reason.TOO_LARGE, id="replicas that are too large"
+        ),
+        pytest.param(
+            World(at="a b", unreadable="b"), Reason.TOO_LARGE, id="data on a node that is too large"
+        ),
+        pytest.param(
+            World(at="a b", unreadable="b", parameters=REMOTE),
+            Reason.TOO_LARGE,
+            id="data on a node that is too large, even where everywhere is the policy",
+        ),
         pytest.param(World(at=""), Reason.NO_DATA, id="no replica at all"),
         pytest.param(World(at="a:DISKLESS b:EVICTED"), Reason.NO_DATA, id="no replica with data"),
         pytest.param(
@@ -661,6 +705,12 @@ BY_NONE = {PARAMETER: "- fromSame: [nobody-has]"}
             "c",
             "rack",
             id="missing in one of two rules",
+        ),
+        pytest.param(
+            replace(ruled("- fromSame: [zone, rack]", "d"), unreadable="a b"),
+            "d",
+            "rack",
+            id="only nodes have it whose labels are not known",
         ),
         pytest.param(
             World(parameters=BY_NONE),

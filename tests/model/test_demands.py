@@ -48,6 +48,34 @@ def test_a_volume_of_linstor_csi_requires_no_confirmation(name: str) -> None:
     assert demands_of(with_volume_context(recorded, of_class())) == Demands()
 
 
+def annotated(**annotations: str) -> Json:
+    made = manifest()
+    made["metadata"]["annotations"] = annotations
+    return made
+
+
+HARMLESS = {
+    "pv.kubernetes.io/bound-by-controller": "yes",
+    "volume.alpha.kubernetes.io/pre-resize-capacity": "1Gi",
+    "volume.beta.kubernetes.io/storage-class": "a",
+    "volume.kubernetes.io/provisioner-deletion-secret-name": "",
+    "volume.kubernetes.io/provisioner-deletion-secret-namespace": "",
+    "volume.kubernetes.io/controller-modify-secret-namespace": "kube-system",
+    "linstor.csi.linbit.com/skip-reclaim": "true",
+    "kubectl.kubernetes.io/last-applied-configuration": "{}",
+    "app.kubernetes.io/managed-by": "Helm",
+    "override.piraeus.io/allowRemoteVolumeAccess": "false",
+    "velero.io/backup": "x",
+    "notkubernetes.io/x": "y",
+    "note": "of a person",
+}
+
+
+@pytest.mark.parametrize("key", HARMLESS)
+def test_an_annotation_that_gives_no_rights_requires_no_confirmation(key: str) -> None:
+    assert demands_of(annotated(**{key: HARMLESS[key]})) == Demands()
+
+
 REQUIREMENTS = [
     pytest.param(manifest(mountOptions=["suid", "dev"]), "mount options", id="mount options"),
     pytest.param(manifest(attributes={OPTIONS: "suid"}), "mount options", id="in the context"),
@@ -64,6 +92,28 @@ REQUIREMENTS = [
         manifest(csi={"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}),
         "Secrets of another namespace",
         id="a Secret",
+    ),
+    pytest.param(
+        annotated(
+            **{
+                "volume.kubernetes.io/controller-modify-secret-name": "s",
+                "volume.kubernetes.io/controller-modify-secret-namespace": "kube-system",
+            }
+        ),
+        "Secrets of another namespace",
+        id="a Secret for modifications",
+    ),
+    *(
+        pytest.param(
+            annotated(**{key: "6"}), "unknown annotations of Kubernetes or LINSTOR", id=key
+        )
+        for key in (
+            "pv.beta.kubernetes.io/gid",
+            "volume.beta.kubernetes.io/mount-options",
+            "later.k8s.io/power",
+            "kubernetes.io/later",
+            "linstor.csi.linbit.com/later",
+        )
     ),
 ]
 

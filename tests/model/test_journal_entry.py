@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.errors import BadEntry
-from linstor_affinity_events.model.journal_entry import JournalEntry, State, read_entry, read_saved
+from linstor_affinity_events.model.affinity import MOST_TERMS
+from linstor_affinity_events.model.journal_entry import (
+    JournalEntry,
+    State,
+    read_entry,
+    read_saved,
+)
 from linstor_affinity_events.model.keys import (
     CONTEXT_POLICY,
     FINALIZER,
@@ -23,6 +29,7 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.manifest import annotations_of, claim_of, name_of
 from linstor_affinity_events.model.markers import has_any_marker
 from linstor_affinity_events.model.names import ResourceName, Uid
+from linstor_affinity_events.model.recreation import SERVER_SET
 from tests.model.manifests import (
     KEY,
     PV,
@@ -227,12 +234,40 @@ def test_an_entry_with_a_replacement_marker_is_refused(change: Change) -> None:
         read_entry(tree)
 
 
-@pytest.mark.parametrize("field", ["uid", "resourceVersion", "deletionTimestamp"])
+@pytest.mark.parametrize("field", sorted(SERVER_SET))
 def test_an_entry_with_server_set_fields_is_rejected(field: str) -> None:
     tree = fresh(begun(volume()).written())
     tree["wanted"]["metadata"][field] = "x"
 
-    with pytest.raises(BadEntry):
+    with pytest.raises(BadEntry, match="only the API server sets"):
+        read_entry(tree)
+
+
+def test_an_entry_with_a_status_is_rejected() -> None:
+    tree = fresh(begun(volume()).written())
+    tree["wanted"]["status"] = {"phase": "Bound"}
+
+    with pytest.raises(BadEntry, match="only the API server sets"):
+        read_entry(tree)
+
+
+def test_an_entry_with_more_terms_than_are_ever_set_is_rejected() -> None:
+    tree = fresh(begun(volume()).written())
+    term = {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}
+    terms = {"nodeSelectorTerms": [term] * (MOST_TERMS + 1)}
+    tree["wanted"]["spec"]["nodeAffinity"] = {"required": terms}
+
+    with pytest.raises(BadEntry, match=f"more than {MOST_TERMS} terms"):
+        read_entry(tree)
+
+
+@pytest.mark.parametrize("namespace", ["..", "", "a/b", "n" * 254])
+def test_an_entry_for_a_name_that_no_claim_has_is_rejected(namespace: str) -> None:
+    tree = fresh(begun(volume()).written())
+    tree["wanted"]["spec"]["claimRef"]["namespace"] = namespace
+    tree["claim"]["namespace"] = namespace
+
+    with pytest.raises(BadEntry, match="name is not valid"):
         read_entry(tree)
 
 

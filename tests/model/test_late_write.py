@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linstor_affinity_events.model.claim_ref import rebound, with_claim_of
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
-from linstor_affinity_events.model.late_write import apart, late_patch
+from linstor_affinity_events.model.late_write import apart, joined, late_patch
 from linstor_affinity_events.model.manifest import claim_of
 from linstor_affinity_events.model.recreation import copy_for_create, with_retain
 from tests.model.manifests import (
+    CLAIM_UID,
     applied,
     begun,
     marked,
@@ -66,6 +68,15 @@ def test_each_late_change_can_be_applied_separately() -> None:
         assert together["metadata"][field] == at_once["metadata"][field]
 
 
+def test_separate_changes_are_joined_to_the_same_patch() -> None:
+    patch = {
+        "metadata": {"labels": {"a": "1", "b": None}, "annotations": {"c": "2"}, "finalizers": []},
+        "spec": {"capacity": {"storage": "2Gi"}, "mountOptions": None},
+    }
+
+    assert joined(apart(patch)) == patch
+
+
 def test_without_late_writes_nothing_is_missing() -> None:
     assert late(went(), made()) is None
 
@@ -101,6 +112,22 @@ def applied_to_wanted(change: Json) -> Json:
 
 def test_a_claim_ref_restored_by_the_binder_is_not_a_late_write() -> None:
     assert late(went(spec={"claimRef": {"name": "data"}}), made()) is None
+
+
+def test_the_name_of_our_tombstone_is_never_a_late_write() -> None:
+    """With it, and with policy Delete, the data of the volume would be deleted."""
+    named = {**WANTED["spec"]["claimRef"], "uid": "another"}
+    rewritten = {**WANTED, "spec": {**WANTED["spec"], "claimRef": named}}
+    last = went()
+
+    assert rebound(last, claim_of(rewritten))
+    assert late_patch(rewritten, last, made(), rebound_from=claim_of(rewritten)) is None
+    assert with_claim_of(rewritten, last)["spec"]["claimRef"]["name"] == "data"
+    assert with_claim_of(rewritten, last)["spec"]["claimRef"]["uid"] == CLAIM_UID
+
+
+def test_a_claim_ref_that_no_claim_can_have_is_not_a_late_write() -> None:
+    assert late(went(spec={"claimRef": {"name": "Not Valid"}}), made()) is None
 
 
 def test_the_patch_is_guarded_by_uid_and_version() -> None:

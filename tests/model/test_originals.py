@@ -4,15 +4,27 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.engine.originals import Originals
 from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.demands import demands_of, original_of
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.manifest import uid_of
+from linstor_affinity_events.model.manifest import skip_reclaim_of, uid_of
 from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.ownership import is_entitled
 from linstor_affinity_events.model.policy import EVERYWHERE, StorageClass
-from tests.model.manifests import CLAIM_UID, begun, claim, marked, terminating, volume
+from linstor_affinity_events.model.recreation import protected_as
+from tests.model.manifests import (
+    CLAIM_UID,
+    begun,
+    claim,
+    managed,
+    marked,
+    terminating,
+    volume,
+    with_metadata,
+    with_spec,
+)
 
 Json = dict[str, Any]
 
@@ -46,6 +58,40 @@ def test_a_volume_without_claim_or_of_another_driver_has_neither_claim_nor_key()
 def test_markers_set_before_the_deletion_are_part_of_the_original() -> None:
     assert original_of(terminating(marked(volume()))).held is True
     assert original_of(volume()).held is False
+
+
+def test_what_kept_the_data_is_part_of_the_original() -> None:
+    protected = {"linstor.csi.linbit.com/skip-reclaim": "true"}
+    pv = volume(persistentVolumeReclaimPolicy="Retain", metadata={"annotations": protected})
+
+    assert original_of(pv).before == original_of(marked(pv)).before == ("Retain", "true")
+    assert original_of(volume()).before == original_of(marked(volume())).before == ("Delete", None)
+    assert original_of(managed(with_metadata(marked(volume()), finalizers=[]))).before is not None
+    unsafe = with_spec(marked(volume()), persistentVolumeReclaimPolicy="Delete")
+    assert original_of(unsafe).before is None
+
+
+def test_what_kept_the_data_is_known_although_others_remove_markers() -> None:
+    originals, pv = Originals(), volume(persistentVolumeReclaimPolicy="Retain")
+    originals.observed(marked(pv))
+    originals.observed(with_spec(marked(pv), persistentVolumeReclaimPolicy="Delete"))
+
+    found = originals.of(begun(pv))
+    assert found is not None
+    assert found.before == ("Retain", None)
+
+
+@pytest.mark.parametrize("before", [("Delete", None), ("Retain", "true"), ("Delete", "false")])
+@pytest.mark.parametrize("skip", [None, "true", "false"])
+def test_of_entry_and_original_the_one_that_keeps_the_data_counts(
+    before: tuple[str, str | None], skip: str | None
+) -> None:
+    annotations = {} if skip is None else {"linstor.csi.linbit.com/skip-reclaim": skip}
+    wanted = protected_as(volume(metadata={"annotations": annotations}), before)
+
+    assert wanted["spec"]["persistentVolumeReclaimPolicy"] == before[0]
+    kept = skip_reclaim_of(wanted)
+    assert kept == ("true" if "true" in {skip, before[1]} else skip or before[1])
 
 
 def entitled(entry_of: Json, **observed: Any) -> bool:

@@ -11,6 +11,7 @@ from linstor_affinity_events.model.policy import (
     StorageClass,
     Unreadable,
     read_policy,
+    widest,
 )
 
 
@@ -46,6 +47,68 @@ def test_the_invalid_rule_is_named(tree: object, reported: str) -> None:
     assert read_policy("text", lambda _: tree) == Unreadable("text", reported)
 
 
+TREE = [{"fromSame": ["zone"]}]
+TOO_MANY = "too many brackets, commas or lines"
+
+
+@pytest.mark.parametrize(
+    ("text", "reported"),
+    [
+        ("x" * 4096, None),
+        ("x" * 4097, "longer than 4096 characters"),
+        ("[" * 32 + "{" * 20 + "?" * 12, None),
+        ("[" * 65, TOO_MANY),
+        ("{" * 65, TOO_MANY),
+        ("?" * 65, TOO_MANY),
+        ("[" * 32 + "{" * 20 + "?" * 13, TOO_MANY),
+        ("," * 200 + "\n" * 200, None),
+        ("," * 401, TOO_MANY),
+        ("\n" * 401, TOO_MANY),
+        ("," * 200 + "\n" * 201, TOO_MANY),
+    ],
+    ids=lambda value: f"{len(value)} characters" if value and len(value) > 40 else str(value),
+)
+def test_a_text_is_parsed_up_to_its_limits(text: str, reported: str | None) -> None:
+    """The tree is the same for each text: only the limits tell them apart."""
+    expected = Policy((frozenset({"zone"}),)) if not reported else Unreadable(text[:80], reported)
+
+    assert read_policy(text, lambda _: TREE) == expected
+
+
+def test_what_is_quoted_of_an_unreadable_policy_is_short() -> None:
+    assert read_policy("x" * 300, lambda _: None) == Unreadable(
+        "x" * 200, "neither true nor false nor a list of {fromSame: [label, ...]}"
+    )
+
+
+@pytest.mark.parametrize(
+    "label", ["", "a\nb", 7, None], ids=["empty", "two lines", "number", "null"]
+)
+def test_a_label_is_a_text_that_can_be_printed(label: object) -> None:
+    reading = read_policy("text", lambda _: [{"fromSame": ["zone", label]}])
+
+    assert reading == Unreadable("text", "rule 1: fromSame is not a list of label names")
+
+
+def test_policies_together_have_the_rules_of_each_once() -> None:
+    zone, rack = frozenset({"zone"}), frozenset({"rack"})
+
+    assert widest([Policy((zone,)), Policy((rack, zone))]) == Policy((zone, rack))
+    assert widest([LOCAL_ONLY, Unreadable("text", "why")]) == Unreadable("text", "why")
+    assert widest([Unreadable("text", "why"), EVERYWHERE]) == EVERYWHERE
+
+
+def test_the_rules_of_several_policies_have_a_limit_together() -> None:
+    rules = [frozenset({f"zone-{number}"}) for number in range(17)]
+
+    assert widest([Policy(tuple(rules[:8])), Policy(tuple(rules[:16]))]) == Policy(
+        tuple(rules[:16])
+    )
+    assert widest([Policy(tuple(rules[:8])), Policy(tuple(rules[8:]))]) == Unreadable(
+        "", "more than 16 rules together"
+    )
+
+
 def test_a_rule_without_labels_admits_every_node() -> None:
     assert read_policy("- {}", lambda _: [{}]) == EVERYWHERE
 
@@ -63,4 +126,15 @@ def test_the_spelling_with_the_prefix_wins_whatever_the_order() -> None:
         )
     others = StorageClass.read("a", {"csi.storage.k8s.io/allowRemoteVolumeAccess": "x"}, reading)
     assert (others.name, others.policy) == ("a", None)
-    assert (others.context_options, others.commands) == ("", "")
+    assert (others.context_options, others.commands, others.file_system) == ("", "", "")
+
+
+@pytest.mark.parametrize("short", ["placementPolicy", "PLACEMENTPOLICY"])
+def test_the_prefix_wins_over_a_key_that_sorts_behind_it(short: str) -> None:
+    prefixed = "linstor.csi.linbit.com/placementPolicy"
+
+    def balanced(parameters: dict[str, str]) -> bool:
+        return StorageClass.read("a", parameters, lambda text: Unreadable(text, "")).balanced
+
+    assert balanced({prefixed: "Balanced", short: "AutoPlace"})
+    assert not balanced({short: "Balanced", prefixed: "AutoPlace"})

@@ -11,6 +11,7 @@ from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import OURSELVES
 from linstor_affinity_events.model.manifest import claim_of, is_terminating, phase_of, uid_of
 from linstor_affinity_events.model.markers import has_any_marker
+from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.progress import (
     MAX_CONFLICTS,
     MAX_FAILURES,
@@ -558,6 +559,31 @@ def test_a_run_whose_entry_was_deleted_removes_its_markers() -> None:
     )
     assert isinstance(other, Finished)
     assert other.outcome is None
+
+
+def test_the_entry_of_a_later_replacement_is_continued_from_what_it_says_alone() -> None:
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, Remove)
+    assert progress.asked_for is not None
+    later = replace(progress.entry, uid=Uid("pv-uid-2"), version="99")
+
+    seen = advance(replace(progress, outdated=True), Observe(), Observed(None, later))
+
+    assert isinstance(seen, Progress)
+    assert seen.entry == later
+    assert not any((seen.begun, seen.own, seen.removed, seen.observation.created))
+    assert seen.asked_for is None
+
+
+def test_an_entry_for_another_uid_is_not_followed_while_the_volume_was_there_a_moment_ago() -> None:
+    cluster = Cluster()
+    progress = replace(at(started(cluster), cluster, Delete), outdated=True)
+    forged = replace(progress.entry, uid=Uid("nobody"), version="99")
+
+    for seen in (Observed(cluster.pv, forged), Observed(None, forged, first_hand=True)):
+        known = advance(progress, Observe(), seen)
+        assert isinstance(known, Progress)
+        assert known.entry == replace(progress.entry, version="99")
 
 
 def test_an_entry_overwritten_by_another_instance_is_no_longer_our_own() -> None:

@@ -293,6 +293,18 @@ def test_a_prebound_volume_is_not_deferred_for_a_claim(pv: Json) -> None:
     assert obstacle(with_spec(pv, claimRef=ref), None) is None
 
 
+@pytest.mark.parametrize(("namespace", "name"), [("..", "x"), ("default", "A"), ("", "x")])
+def test_a_volume_for_a_name_that_no_claim_has_is_refused(namespace: str, name: str) -> None:
+    """Its journal entry could not be trusted, so it could not be recreated after a crash."""
+    pv = with_spec(volume(), claimRef={"namespace": namespace, "name": name})
+
+    refusal = obstacle(pv, None, urgent=True)
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Reason.NOT_BOUND
+    assert "no claim can have" in refusal.why
+
+
 @pytest.mark.parametrize("name", ["example.com/backup", "external-attacher/ebs-csi-aws-com"])
 def test_an_unknown_finalizer_is_refused_by_name(name: str) -> None:
     pv = with_metadata(volume(), finalizers=[PROTECTION, name])

@@ -297,6 +297,15 @@ def test_a_reclaim_policy_forged_in_the_entry_is_corrected_by_the_markers() -> N
     assert step.entry.policy == "Retain"
 
 
+def test_skip_reclaim_that_the_entry_lacks_is_restored_by_the_markers() -> None:
+    protected = with_metadata(PLAIN, annotations={SKIP_RECLAIM_ANNOTATION: "true"})
+
+    step = next_step(DELETING, Observation(pv=terminating(marked(protected))))
+
+    assert isinstance(step, Save)
+    assert annotations_of(step.entry.wanted)[SKIP_RECLAIM_ANNOTATION] == "true"
+
+
 @pytest.mark.parametrize(
     "observed",
     [

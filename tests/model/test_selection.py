@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from linstor_affinity_events.model.affinity import NodeAffinity
+from linstor_affinity_events.model.affinity import ForeignAffinity, NodeAffinity
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL, VolumeKey
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid, node_name
 from linstor_affinity_events.model.placement import Placement, Replica
@@ -83,3 +83,20 @@ def test_a_node_is_selected_by_replica_or_affinity(node: str, takes: bool) -> No
 
     assert selection.matches_node(VOLUME, placement) is takes
     assert selection.matches_node(VOLUME, None) is (node == "node-a")
+
+
+@pytest.mark.parametrize("affinity", [None, ForeignAffinity("matchFields")])
+def test_an_affinity_without_known_terms_names_no_node(
+    affinity: NodeAffinity | ForeignAffinity | None,
+) -> None:
+    volume = dataclasses.replace(VOLUME, affinity=affinity or NodeAffinity.of([]))
+    selection = Selection(nodes=frozenset({node_name("node-a")}))
+
+    assert not selection.matches_node(volume, None)
+    assert Selection().matches_node(volume, None)
+
+
+def test_only_the_host_name_of_a_term_names_a_node() -> None:
+    volume = dataclasses.replace(VOLUME, affinity=NodeAffinity.of([frozenset({("rack", "r1")})]))
+
+    assert not Selection(nodes=frozenset({node_name("r1")})).matches_node(volume, None)

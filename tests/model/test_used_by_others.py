@@ -3,7 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.demands import original_of
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARKER_ANNOTATION,
@@ -11,10 +15,23 @@ from linstor_affinity_events.model.keys import (
     VolumeKey,
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
-from linstor_affinity_events.model.ownership import left_by_the_reference, was_its_own
+from linstor_affinity_events.model.ownership import (
+    has_class_of,
+    is_entitled,
+    left_by_the_reference,
+    was_its_own,
+)
 from linstor_affinity_events.model.replacement import Observation, next_step
 from linstor_affinity_events.model.steps import Create, LeaveAlone, ReadClaim
-from tests.model.manifests import begun, claim, marked, terminating, volume
+from tests.model.manifests import (
+    begun,
+    claim,
+    marked,
+    terminating,
+    volume,
+    with_metadata,
+    with_spec,
+)
 
 ENTRY = begun(volume()).deleting()
 OTHERS = (PvName("pvc-8"), PvName("pvc-9"))
@@ -96,3 +113,54 @@ def test_a_resource_named_after_the_claim_needs_no_confirmation() -> None:
     assert was_its_own(replace(of_this, key=named), None)
     assert not was_its_own(replace(of_another, key=named), None)
     assert not was_its_own(of_this, None)
+
+
+ONE, OTHER = (f"{digit * 8}-2222-4333-8444-555555555555" for digit in "16")
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "entitled"),
+    [
+        pytest.param(f"pvc-{ONE}", f"pvc-{ONE}", True, id="provisioned for the claim"),
+        pytest.param("any", "any", True, id="named by a person"),
+        pytest.param("any", f"pvc-{ONE}", True, id="its resource, under another name"),
+        pytest.param(f"pvc-{OTHER}", f"pvc-{ONE}", False, id="the name for another claim"),
+        pytest.param(f"pvc-{ONE}", f"pvc-{OTHER}", False, id="the resource of another"),
+        pytest.param(f"pvc-{ONE}", "any", False, id="another resource under its name"),
+    ],
+)
+def test_an_unobserved_volume_goes_to_the_claim_that_its_names_are_for(
+    name: str, resource: str, entitled: bool
+) -> None:
+    pv = with_metadata(volume(), name=name)
+    pv["spec"]["claimRef"]["uid"] = ONE
+    pv["spec"]["csi"]["volumeHandle"] = resource
+    entry = JournalEntry.begin(pv, VolumeKey(ResourceName(resource)), NO_AFFINITY, holder="")
+    its = claim(metadata={"uid": ONE}, volumeName=name)
+
+    assert is_entitled(entry, its, original=None, storage_class=None) == entitled
+
+
+BETA = "volume.beta.kubernetes.io/storage-class"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "spec", "same"),
+    [
+        pytest.param(None, "linstor", True, id="by its spec"),
+        pytest.param("linstor", None, True, id="by its annotation"),
+        pytest.param("linstor", "linstor", True, id="by both"),
+        pytest.param("plain", "linstor", False, id="another by its annotation"),
+        pytest.param("linstor", "plain", False, id="another by its spec"),
+        pytest.param("", "linstor", False, id="none by its annotation"),
+        pytest.param(None, None, False, id="none"),
+    ],
+)
+def test_a_claim_has_the_class_that_its_annotation_does_not_contradict(
+    annotation: str | None, spec: str | None, same: bool
+) -> None:
+    annotations = {} if annotation is None else {BETA: annotation}
+    wish = with_spec(claim(metadata={"annotations": annotations}), storageClassName=spec)
+
+    assert has_class_of(volume(), wish) == same
+    assert has_class_of(volume(metadata={"annotations": {BETA: "plain"}}), wish) is False

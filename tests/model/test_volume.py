@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe
-from linstor_affinity_events.model.affinity import ForeignAffinity, NodeAffinity, read_affinity
+from linstor_affinity_events.model.affinity import (
+    MOST_TERMS,
+    ForeignAffinity,
+    NodeAffinity,
+    read_affinity,
+)
 from linstor_affinity_events.model.names import ClaimName, Uid
-from linstor_affinity_events.model.policy import LOCAL_ONLY
+from linstor_affinity_events.model.policy import LOCAL_ONLY, MAX_LABELS
 from linstor_affinity_events.model.volume import Volume
 from tests.model.manifests import volume
 
@@ -68,3 +73,34 @@ def test_an_affinity_without_terms_is_of_another_form() -> None:
     found = read_affinity({"nodeAffinity": {"required": required}})
 
     assert found == ForeignAffinity("not managed: no terms")
+
+
+@pytest.mark.parametrize(
+    ("terms", "labels", "form"),
+    [
+        pytest.param(MOST_TERMS, 1, NodeAffinity, id="most terms"),
+        pytest.param(MOST_TERMS + 1, 1, ForeignAffinity, id="more terms"),
+        pytest.param(1, MAX_LABELS, NodeAffinity, id="most labels"),
+        pytest.param(1, MAX_LABELS + 1, ForeignAffinity, id="more labels"),
+    ],
+)
+def test_an_affinity_of_more_parts_than_are_ever_set_is_of_another_form(
+    terms: int, labels: int, form: type
+) -> None:
+    """Its terms are not compared with each other, which takes time for each pair."""
+    required = {
+        "nodeSelectorTerms": [
+            {
+                "matchExpressions": [
+                    {"key": f"label-{label}", "operator": "In", "values": [f"value-{term}"]}
+                    for label in range(labels)
+                ]
+            }
+            for term in range(terms)
+        ]
+    }
+
+    found = read_affinity({"nodeAffinity": {"required": required}})
+
+    assert isinstance(found, form)
+    assert found.labels == {f"label-{label}" for label in range(labels)}

@@ -31,6 +31,12 @@ def test_a_removed_node_has_no_replicas_and_labels() -> None:
     assert question.nodes(nodes).labels.keys() == {B}
 
 
+def test_replicas_that_are_not_known_stay_unknown_without_a_node() -> None:
+    unknown = Placement(RD, unreadable=True)
+
+    assert WhatIf(gone=frozenset({A})).placement(RD, unknown) == unknown
+
+
 def test_assumed_replicas_replace_all_others() -> None:
     altered = WhatIf(replicas={RD: (C,)}).placement(RD, NOW)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import aiohttp
+
 from tests.fakes.linstor_server import LinstorWorld
 from tests.testbed.clusters import ApiError, Cluster, until
 
@@ -113,6 +115,9 @@ class Database:
             if error.status in {429, 504}:  # So many take longer than one request may.
                 return False
             raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError):
+            # Or longer than the API server takes for a response, which ends before or within it.
+            return False
         return True
 
     @staticmethod

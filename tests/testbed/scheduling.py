@@ -1,9 +1,13 @@
 """Nodes, pods and kube-scheduler, without a kubelet: what is scheduled stays Pending."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.real_parts.build import SCHEDULER, ensure_built
 from tests.real_parts.daemon import Daemon, free_port
 from tests.testbed.clusters import ApiError, Cluster, until
 from tests.testbed.manifests import DRIVER, HOSTNAME, ZONE
@@ -27,6 +31,18 @@ def scheduler(program: Path, kubeconfig: Path, directory: Path) -> Daemon:
         "--v=3",
     )
     return Daemon([str(program), *flags], directory / "kube-scheduler.log")
+
+
+@asynccontextmanager
+async def with_pods(cluster: Cluster, kubeconfig: Path, directory: Path) -> AsyncIterator["Pods"]:
+    """Pods of a real cluster, which a kube-scheduler with its log in a directory schedules."""
+    program = (await asyncio.to_thread(ensure_built, SCHEDULER)) / "kube-scheduler"
+    daemon = scheduler(program, kubeconfig, directory)
+    daemon.start()
+    try:
+        yield Pods(cluster)
+    finally:
+        await daemon.kill()
 
 
 @dataclass(frozen=True, slots=True)

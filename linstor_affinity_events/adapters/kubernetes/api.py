@@ -10,7 +10,6 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import orjson
-from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from linstor_affinity_events.adapters.kubernetes.credentials import Credentials
@@ -33,6 +32,9 @@ METADATA_ALONE = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 REQUEST_TIMEOUT = 15.0
 BODY_LIMIT = 64 * MIB
 
+MOST_PATH = 400
+"""Characters of a path in messages. A name has at most 253."""
+
 Query = Mapping[str, str]
 
 
@@ -47,7 +49,8 @@ class _Request:
     limit: int = BODY_LIMIT
 
     def __str__(self) -> str:
-        return f"{self.method} {self.path}"
+        # Names in a path may come from others, and messages are logged and stored.
+        return f"{self.method} {self.path[:MOST_PATH]}"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -91,7 +94,8 @@ class KubeApi:
         self, path: str, query: Query, *, limit: int, metadata_only: bool
     ) -> tuple[dict[str, Any], int]:
         """Read one page of a list, with only the metadata of its items if that is enough. Returns
-        the page and its size in bytes. Raises Expired, and TooLong beyond `limit` bytes.
+        the page and its size in bytes. Raises Expired, and TooLong beyond `limit` bytes or too many
+        values.
         """
         accept = METADATA_ALONE if metadata_only else JSON
         return await self._send(_Request("GET", path, query, accept=accept, limit=limit))
@@ -135,9 +139,9 @@ class KubeApi:
         self._retry_after_gate.check(request.identity, str(request))
         for last in (False, True):
             sent: list[str] = []
-            session, authorization = await self._credentials.signed_in()
-            try:
-                async with session.http.request(
+            async with (
+                self._signed_in(str(request)) as (session, authorization),
+                session.http.request(
                     request.method,
                     _url(session, request.path, request.query),
                     data=_request_body(raw),
@@ -146,19 +150,19 @@ class KubeApi:
                     allow_redirects=False,
                     trace_request_ctx=sent,
                     **session.route,
-                ) as response:
-                    raw_body = await read_bounded(response, request.limit)
-                    if response.status == 401 and not last:
-                        await self._credentials.reload(session)
-                        continue
-                    if response.status == 409 and len(sent) > 1:
-                        # The request was sent again on a new connection because the first
-                        # response was lost: the conflict may be with the first request.
-                        raise Unreachable(f"Kubernetes: {request}: the response was lost")
-                    self._retry_after_gate.record(request.identity, retry_after(response))
-                    return checked_body(response, raw_body, str(request)), len(raw_body)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise await self._unreachable(str(request), error, session) from error
+                ) as response,
+            ):
+                raw_body = await read_bounded(response, request.limit)
+                if not last and await self._credentials.reload_if_rejected(
+                    response.status, session
+                ):
+                    continue
+                if response.status == 409 and len(sent) > 1:
+                    # The request was sent again on a new connection because the first response was
+                    # lost: the conflict may be with the first request.
+                    raise Unreachable(f"Kubernetes: {request}: the response was lost")
+                self._retry_after_gate.record(request.identity, retry_after(response))
+                return checked_body(response, raw_body, str(request)), len(raw_body)
         raise AssertionError("the second round always returns")
 
     @asynccontextmanager
@@ -168,8 +172,7 @@ class KubeApi:
         """
         what = f"watch {path}"
         self._retry_after_gate.check(what, what)
-        session, authorization = await self._credentials.signed_in()
-        try:
+        async with self._signed_in(what) as (session, authorization):
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 opened = await session.http.get(
                     _url(session, path, {**query, "watch": "1"}),
@@ -180,21 +183,27 @@ class KubeApi:
                 )
             async with opened as response:
                 if response.status != 200:
-                    if response.status == 401:
-                        await self._credentials.reload(session)
+                    await self._credentials.reload_if_rejected(response.status, session)
                     async with asyncio.timeout(REQUEST_TIMEOUT):
                         raw_body = await read_bounded(response, MIB)
                     self._retry_after_gate.record(what, retry_after(response))
                     checked_body(response, raw_body, what)
                 keep_alive(response)
                 yield watch_events(response, path)
-        except (aiohttp.ClientError, LineTooLong, TimeoutError, OSError) as error:
-            raise await self._unreachable(what, error, session) from error
 
-    async def _unreachable(self, what: str, error: Exception, session: KubeSession) -> Unreachable:
-        """Return the error to raise; reload the credentials if they may be its cause."""
-        advice = await self._credentials.reload_after(error, session)
-        return Unreachable(f"Kubernetes: {what}: {str(error) or type(error).__name__}{advice}")
+    @asynccontextmanager
+    async def _signed_in(self, what: str) -> AsyncIterator[tuple[KubeSession, dict[str, str]]]:
+        """Yield session and authorization of one request or watch. Raises Unreachable for errors of
+        the connection, after which credentials are reloaded if they may be the cause.
+        """
+        async with self._credentials.signed_in() as (session, authorization):
+            try:
+                yield session, authorization
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                advice = await self._credentials.reload_after(error, session)
+                raise Unreachable(
+                    f"Kubernetes: {what}: {str(error) or type(error).__name__}{advice}"
+                ) from error
 
 
 def _url(session: KubeSession, path: str, query: Query) -> URL:

@@ -3,6 +3,9 @@
 import asyncio
 import logging
 import ssl
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import aiohttp
 
@@ -22,8 +25,10 @@ class Credentials:
         self._load = load
         self._session: KubeSession | None = None
         self._opening = asyncio.Lock()
-        self._retired: list[KubeSession] = []
-        """Sessions from before the last reload; requests may still use them."""
+        self._uses: Counter[KubeSession] = Counter()
+        """Requests and watches that each session has: a session from before the last reload is
+        closed after the last of them. A watch would not end if its session were closed before it.
+        """
 
     @property
     def where(self) -> str:
@@ -39,36 +44,63 @@ class Credentials:
                 return self._session
         return self._session
 
-    async def signed_in(self) -> tuple[KubeSession, dict[str, str]]:
-        """Return a session and its authorization headers. Getting these may take long enough for
-        two reloads of credentials, after which the session would be closed: then start over.
+    @asynccontextmanager
+    async def signed_in(self) -> AsyncIterator[tuple[KubeSession, dict[str, str]]]:
+        """Yield the present session and its authorization headers, for one request or watch."""
+        session = await self.session()
+        self._uses[session] += 1
+        try:
+            yield session, await session.authorization()
+        finally:
+            self._uses[session] -= 1
+            if not self._uses[session]:
+                del self._uses[session]
+                if session is not self._session:
+                    await session.close()
+
+    async def reload_if_rejected(self, status: int, session: KubeSession) -> bool:
+        """Reload if a response of this status says that the credentials were not accepted; returns
+        whether the request can be sent again. Raises Unreachable if none can be loaded.
+
+        Requests without credentials are not answered with 401: they are those of
+        system:anonymous, which is Forbidden nearly everything.
         """
-        while True:
-            session = await self.session()
-            headers = await session.authorization()
-            if session is self._session:
-                return session, headers
+        if status == 401 or (status == 403 and not session.has_credentials):
+            await self.reload(session)
+            return session is not self._session
+        return False
 
     async def reload(self, old: KubeSession) -> None:
-        """Load the credentials again, unless another request has done so since `old` was used."""
+        """Load the credentials again, unless another request has done so since `old` was used.
+        Raises Unreachable if that fails: the present ones stay.
+        """
         async with self._opening:
             if self._session is not old:
                 return
-            log.info(
-                "the API server may have rejected the Kubernetes credentials (a 401 or a "
-                "TLS error): loading them from their files again; requests are retried "
-                "with them",
-                extra=facts(server=self.where),
-            )
             try:
                 session = await KubeSession.begin(self._load)
             except BadSettings as error:
                 raise Unreachable(str(error)) from error
-            # Closing the session in use would fail requests that are about to be sent.
-            for retired in self._retired:
-                await retired.close()
-            self._retired = [self._session]
+            if not session.has_credentials:
+                # A token file is empty for a moment while it is written, and a plugin may fail.
+                # Without credentials no request would be answered with 401 again.
+                await session.close()
+                if old.has_credentials:
+                    raise Unreachable(
+                        "Kubernetes credentials: the configuration now yields neither a token nor "
+                        "a client certificate. Its token file may be empty, or its plugin may have "
+                        "failed; it is loaded again at the next request"
+                    )
+                return
+            log.info(
+                "the API server may have rejected the Kubernetes credentials (a 401 or a "
+                "TLS error): loaded them from their files again; requests are retried "
+                "with them",
+                extra=facts(server=self.where),
+            )
             self._session = session
+            if not self._uses[old]:
+                await old.close()
 
     async def reload_after(self, error: Exception, session: KubeSession) -> str:
         """Reload if the credentials may be the cause; returns advice for the error message.
@@ -85,11 +117,11 @@ class Credentials:
 
     async def close(self) -> None:
         async with self._opening:
-            for session in (*self._retired, self._session):
+            sessions = {*self._uses, self._session}
+            self._session = None
+            for session in sessions:
                 if session is not None:
                     await session.close()
-            self._session = None
-            self._retired.clear()
 
 
 def _is_about_tls(error: BaseException | None) -> bool:

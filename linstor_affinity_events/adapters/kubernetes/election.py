@@ -131,11 +131,14 @@ class LeaseElection:
         self.failure = why
 
     def _report_change(self) -> None:
-        if self._reported_leading != self.leading:
-            self._reported_leading = self.leading
+        self._report(leading=self.leading)
+
+    def _report(self, *, leading: bool) -> None:
+        if self._reported_leading != leading:
+            self._reported_leading = leading
             message = (
                 "became the leader: this instance changes volumes from now on"
-                if self._reported_leading
+                if leading
                 else (
                     "leadership lost: this instance starts no more changes, and completes a "
                     "replacement in progress. The next leader does the rest"
@@ -143,7 +146,7 @@ class LeaseElection:
             )
             another = self.holder if self.holder != self._identity else None
             log.info(message, extra=facts(lease=self._lease.name, new_leader=another))
-            self._on_change(self._reported_leading)
+            self._on_change(leading)
 
     async def _attempt(self) -> None:
         started = _clock()
@@ -156,6 +159,7 @@ class LeaseElection:
         try:
             lease = await self._api.get(self._lease.path)
         except Missing:
+            self._record.missing()
             await self._take(None, started)
             return
         self._record.seen(lease, _clock())
@@ -189,12 +193,24 @@ class LeaseElection:
             written = await self._api.create(self._lease.collection, body)
         else:
             written = await self._api.replace(self._lease.path, body)
+        self._report_interruption()
         self._record.wrote(written, _clock())
         self._ours = written
-        if not self.leading:
-            # Work missed since the Lease expired must be found, so report this as a change.
-            self._reported_leading = False
         self._renewed, self.holder = started, self._identity
+
+    def _report_interruption(self) -> None:
+        """Report leadership as lost, before it is reported as gained, if another instance may have
+        led since the last renewal: what it did must be found.
+        """
+        if self.leading and self._record.changed_by_others:
+            log.warning(
+                "the Lease was changed or deleted by others while this instance led, so that "
+                "another instance may have led for a moment: starting over as a new leader. "
+                "If this recurs, look for who else may write the Lease",
+                extra=facts(lease=self._lease.name),
+            )
+        if not self.leading or self._record.changed_by_others:
+            self._report(leading=False)
 
     def _lost(self, holder: str) -> None:
         self._renewed, self.holder = float("-inf"), holder

@@ -7,6 +7,7 @@ from typing import Any
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe, storage_class
 from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.markers import wrote_phase
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.policy import StorageClass
 from linstor_affinity_events.model.volume import Volume
@@ -109,7 +110,13 @@ class VolumeIndex:
         if volume == before:
             # A new list repeats everything: keep the existing objects, not a second copy.
             return
-        if before is not None and before.phase != volume.phase:
+        if (
+            before is not None
+            and before.uid == volume.uid
+            and before.phase != volume.phase
+            and not wrote_phase(manifest)
+        ):
+            # The binder's doing: neither a new incarnation nor a phase that this service wrote.
             self.phase_changed_at = asyncio.get_running_loop().time()
         if before is not None and before.key != volume.key:
             self._drop(name)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -18,6 +18,7 @@ from linstor_affinity_events.errors import (
     Expired,
     Invalid,
     Missing,
+    Refused,
     Unreachable,
 )
 from linstor_affinity_events.logs import facts
@@ -28,9 +29,13 @@ from linstor_affinity_events.model.names import PvName
 
 log = logging.getLogger(__name__)
 
+Value = TypeVar("Value")
+
 LABEL = f"{OURSELVES}/journal"
-PAGE_LIMIT = 4 * MIB
-"""The most bytes of one page; the metadata of one entry cannot exceed this size."""
+PAGE_LIMIT = 3 * MIB
+"""The most bytes of a page of several entries. Half of it, which pages aim at, never has too many
+values, not even if all of it is commas.
+"""
 
 MOST_ENTRIES, MOST_BYTES = 10_000, 64 * MIB
 """The most that one listing reads, plus at most one page. In steady state there are hardly more
@@ -44,6 +49,9 @@ MOST_READS = 20
 """How many entries without annotations one listing reads."""
 
 MOST_REFUSED = 10_000
+
+MOST_HELD = 50_000
+"""How many deleted entries are remembered that a finalizer keeps. It takes about 10 MB."""
 
 _KEY = "entry.json"
 _PREFIX = "affinity-journal-"
@@ -81,6 +89,8 @@ class KubeJournal:
         self._path = f"/api/v1/namespaces/{escaped(namespace)}/configmaps"
         self._refused: dict[str, str] = {}
         """The version of each ConfigMap that is not a valid entry; that one is not read again."""
+        self._held: dict[str, None] = {}
+        """The version of each entry that was deleted here and that a finalizer keeps."""
         self._next = ""
         """Where the next listing continues; empty to start with the first entry."""
         self._size = PAGE
@@ -121,7 +131,8 @@ class KubeJournal:
         """Add an entry by its annotations or, if these are not usable, by its content."""
         metadata = item["metadata"]
         name = str(metadata["name"])
-        if self._refused.get(name) == _version(metadata):
+        version = _version(metadata)
+        if self._refused.get(name) == version or version in self._held:
             return
         heading = read_heading(metadata.get("annotations"))
         if heading is None or configmap_name(heading[0]) != name:
@@ -175,10 +186,7 @@ class KubeJournal:
         try:
             return _verified_entry(manifest)
         except BadEntry:
-            self._refused.pop(name, None)
-            self._refused[name] = _version(manifest["metadata"])
-            if len(self._refused) > MOST_REFUSED:
-                del self._refused[next(iter(self._refused))]
+            _remember(self._refused, name, _version(manifest["metadata"]), most=MOST_REFUSED)
             raise
 
     async def create(self, entry: JournalEntry) -> JournalEntry:
@@ -195,12 +203,34 @@ class KubeJournal:
         uid, _, version = entry.version.partition("/")
         path = f"{self._path}/{escaped(configmap_name(entry.pv))}"
         try:
-            await self._api.delete(path, uid=uid, version=version)
+            response = await self._api.delete(path, uid=uid, version=version)
         except Missing:
             return
+        # Without finalizers it is deleted at once and the response is a Status.
+        if response.get("kind") == "ConfigMap":
+            _remember(self._held, _version(response["metadata"]), None, most=MOST_HELD)
+
+
+def _remember(where: dict[str, Value], key: str, value: Value, *, most: int) -> None:
+    """Keep the last `most` keys."""
+    where.pop(key, None)
+    where[key] = value
+    if len(where) > most:
+        del where[next(iter(where))]
 
 
 def _manifest(entry: JournalEntry) -> dict[str, Any]:
+    """Raises Refused for an entry that nobody could read again: with texts of others, and labels
+    of LINSTOR, it can have too many values. It must not be stored then.
+    """
+    text = orjson.dumps(entry.written()).decode()
+    try:
+        _read_text(text)
+    except BadEntry as error:
+        raise Refused(
+            f"the journal entry of PersistentVolume {entry.pv} is not written, since it could not "
+            f"be read again: {error}"
+        ) from error
     metadata: dict[str, Any] = {
         "name": configmap_name(entry.pv),
         "labels": {LABEL: "true", "app.kubernetes.io/managed-by": OURSELVES},
@@ -212,7 +242,7 @@ def _manifest(entry: JournalEntry) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata,
-        "data": {_KEY: orjson.dumps(entry.written()).decode()},
+        "data": {_KEY: text},
     }
 
 
@@ -220,11 +250,15 @@ def _entry(manifest: Mapping[str, Any]) -> JournalEntry:
     text = (manifest.get("data") or {}).get(_KEY)
     if not isinstance(text, str):
         raise BadEntry(f"it has no key {_KEY}")
+    return _read_text(text, _version(manifest["metadata"]))
+
+
+def _read_text(text: str, version: str = "") -> JournalEntry:
     try:
         tree = parse_json(text, "the journal entry")
     except Unreachable as error:
         raise BadEntry(str(error)) from error
-    return read_entry(tree, version=_version(manifest["metadata"]))
+    return read_entry(tree, version=version)
 
 
 def _verified_entry(manifest: Mapping[str, Any]) -> JournalEntry:

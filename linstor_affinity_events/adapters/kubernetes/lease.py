@@ -1,5 +1,6 @@
 """The Lease of the leader election: what is written to it, and whether it is free. No I/O."""
 
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -14,6 +15,11 @@ whatever it says: a wrong number could keep all instances waiting for years. A l
 
 _MOST_TRANSITIONS = 2**31 - 1
 """The largest number that Kubernetes can store; beyond it nobody could take the Lease."""
+
+_MOST_ATTEMPTS = 16
+"""How many attempts to write the Lease are remembered. Each one without response may have
+succeeded, but then the next attempts find that it did.
+"""
 
 Manifest = Mapping[str, Any]
 
@@ -47,23 +53,41 @@ class LeaseRecord:
 
     def __init__(self, name: str, *, identity: str, duration: float) -> None:
         self._name, self._identity, self._duration = name, identity, duration
-        self._acquired: set[str] = set()
-        """Each acquireTime that this process wrote. It distinguishes this process' Lease from one
-        that another process took under the same identity.
+        self._acquired: deque[str] = deque(maxlen=_MOST_ATTEMPTS)
+        """The last acquireTimes that this process wrote. They distinguish this process' Lease from
+        one that another process took under the same identity.
         """
         self._has_led = False
         self._version, self._seen_at = "", float("-inf")
         """The last seen version of the Lease, and when it was first seen."""
+        self._written = ""
+        """The version that this process wrote last."""
+        self._unanswered: deque[str] = deque(maxlen=_MOST_ATTEMPTS)
+        """The renewTimes of attempts since then."""
+        self.changed_by_others = True
+        """Whether others may have written the Lease since this process did: then one of them may
+        have led, however briefly.
+        """
 
     def seen(self, lease: Manifest, at: float) -> None:
         version = _version(lease)
         if version != self._version:
             self._version, self._seen_at = version, at
+        # A Lease is not believed when it says that it is as before: others may have written that.
+        unanswered = str(_spec(lease).get("renewTime")) in self._unanswered
+        if version != self._written and not (unanswered and self.is_ours(lease)):
+            self.changed_by_others = True
+
+    def missing(self) -> None:
+        """Record that the Lease does not exist, or not any more."""
+        self.changed_by_others = True
 
     def wrote(self, lease: Manifest, at: float) -> None:
         """Record that this process took or renewed the Lease."""
         self._version, self._seen_at = _version(lease), at
         self._has_led = True
+        self._written, self.changed_by_others = self._version, False
+        self._unanswered.clear()
 
     def is_held_by_duplicate(self, lease: Manifest) -> bool:
         """Return whether another process with the same identity took the Lease after this one.
@@ -106,7 +130,8 @@ class LeaseRecord:
         acquired = str(old.get("acquireTime"))
         if taken or acquired not in self._acquired:
             acquired = moment
-            self._acquired.add(moment)
+            self._acquired.append(moment)
+        self._unanswered.append(moment)
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",

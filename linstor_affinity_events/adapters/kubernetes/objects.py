@@ -1,13 +1,15 @@
 """Decodes PersistentVolumes and StorageClasses into model types.
 
 Decoded JSON has a separate string object at each place. Volumes in memory share them: repeated
-values are interned, and a handle that equals the volume's name is the same object.
+values are interned, equal affinities are one object, and so are a handle and the volume's name if
+they are equal.
 """
 
 import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
 from linstor_affinity_events.errors import BadHandle
@@ -34,15 +36,20 @@ from linstor_affinity_events.model.policy import (
 )
 from linstor_affinity_events.model.volume import Volume
 
-_POOL_SIZE = 10_000
-_affinities: dict[Affinity, Affinity] = {}
+_affinities: WeakKeyDictionary[Affinity, ref[Affinity]] = WeakKeyDictionary()
+"""Those that volumes have. Others are not kept: whoever may set affinities can set many large ones,
+one after the other.
+"""
 
 
 def _shared(affinity: Affinity) -> Affinity:
     """Return one shared object for equal affinities; there are few different ones."""
-    if len(_affinities) > _POOL_SIZE:
-        _affinities.clear()
-    return _affinities.setdefault(affinity, affinity)
+    there = _affinities.get(affinity)
+    known = None if there is None else there()
+    if known is None:
+        _affinities[affinity] = ref(affinity)
+        return affinity
+    return known
 
 
 def describe(manifest: Mapping[str, Any]) -> Volume | None:

@@ -17,7 +17,9 @@ class ListLimits:
     """The most that is read of a list, plus at most one page; by default everything is read."""
 
     page: int = BODY_LIMIT
-    """Bytes of one page. A longer one is read again with fewer objects, down to a single one."""
+    """Bytes of one page. A longer one, or one with too many values, is read again with fewer
+    objects, down to a single one.
+    """
 
     objects: int = sys.maxsize
     bytes: int = sys.maxsize
@@ -67,7 +69,9 @@ class Pages:
         self._objects -= len(items)
         self._bytes -= read
         if items:
-            self.size = max(1, self._page_limit // 2 * len(items) // read)
+            # In steps: a page may have too many values within its size limit.
+            fitting = self._page_limit // 2 * len(items) // read
+            self.size = max(1, min(fitting, 4 * self.size))
         self.token = str(metadata.get("continue") or "")
         self.version = str(metadata.get("resourceVersion", ""))
         self._ended = not self.token

@@ -2,25 +2,37 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
 
-from linstor_affinity_events.adapters.transport.bodies import parse_json
+from linstor_affinity_events.adapters.transport.bodies import (
+    MIB,
+    parse_json,
+    read_lines,
+    without_unreadable_managed_fields,
+)
 from linstor_affinity_events.errors import (
     Conflict,
     Expired,
     Forbidden,
     Invalid,
     Missing,
+    TooLong,
     Unreachable,
 )
 
 MOST_VALUES = 2_000_000
 """The most values in one response. A page of 500 volumes has 150,000; no object has a million."""
 
+LONGEST_LINE = 16 * MIB
+"""A watch sends each object in one line. The API server stores up to 1.5 MiB of an object, and
+writes some characters, such as "<", as six bytes.
+"""
+
 YIELD_EVERY = 32
-"""Watch events between cooperative yields."""
+"""Lines of a watch between cooperative yields."""
 
 WatchEvents = AsyncGenerator[dict[str, Any], None]
 
@@ -34,7 +46,7 @@ def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dic
             "redirects are not followed"
         )
     try:
-        body = parse_json(raw, what, most=MOST_VALUES)
+        body = _parsed(raw, what)
     except Unreachable:
         if status < 400:
             raise
@@ -45,6 +57,21 @@ def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dic
         return body
     _raise(status, body, what, retry_after(response))
     raise AssertionError("every error response raises")
+
+
+def _parsed(raw: bytes, what: str) -> Any:
+    """Parse a body or a line of a watch. Raises TooLong, and Unreachable if it is not valid even
+    without those parts that clients can make invalid: these must not hide all other objects.
+    """
+    try:
+        return parse_json(raw, what, most=MOST_VALUES)
+    except TooLong:
+        raise
+    except Unreachable:
+        readable = without_unreadable_managed_fields(raw)
+        if readable is raw:
+            raise
+        return parse_json(readable, what, most=MOST_VALUES)
 
 
 def _raise(status: int, body: Mapping[str, Any], what: str, after: float | None) -> None:
@@ -85,23 +112,27 @@ def retry_after(response: aiohttp.ClientResponse) -> float | None:
 
 async def watch_events(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
     """Yield the events of a watch unchanged. Raises Expired, Unreachable."""
-    count = 0
-    async for line in response.content:
-        if not line.strip():
-            continue
-        event = parse_json(line, f"watch {path}", most=MOST_VALUES)
-        if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
-            raise Unreachable(f"watch {path} did not return events")
-        if event.get("type") == "ERROR":
-            status = event["object"]
-            if status.get("code") == 410:
-                raise Expired(str(status.get("message", "expired")))
-            raise Unreachable(f"watch {path}: {status.get('message', 'error')}")
-        metadata = event["object"].get("metadata")
-        if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
-            raise Unreachable(f"watch {path} returned an object without a resourceVersion")
-        yield event
-        count += 1
-        if count % YIELD_EVERY == 0:
-            # Reading a buffered line never waits, and an initial list fills the buffer.
-            await asyncio.sleep(0)
+    what, count = f"watch {path}", 0
+    async with aclosing(read_lines(response, what, longest=LONGEST_LINE)) as lines:
+        async for line in lines:
+            if line.strip():
+                yield _watch_event(line, path)
+            count += 1
+            if count % YIELD_EVERY == 0:
+                # Reading a buffered line never waits, and an initial list fills the buffer.
+                await asyncio.sleep(0)
+
+
+def _watch_event(line: bytes, path: str) -> dict[str, Any]:
+    event = _parsed(line, f"watch {path}")
+    if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+        raise Unreachable(f"watch {path} did not return events")
+    if event.get("type") == "ERROR":
+        status = event["object"]
+        if status.get("code") == 410:
+            raise Expired(str(status.get("message", "expired")))
+        raise Unreachable(f"watch {path}: {status.get('message', 'error')}")
+    metadata = event["object"].get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
+        raise Unreachable(f"watch {path} returned an object without a resourceVersion")
+    return event

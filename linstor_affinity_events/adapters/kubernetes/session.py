@@ -18,6 +18,7 @@ from linstor_affinity_events.adapters.kubernetes.library import (
     load_incluster_config,
     load_kube_config,
 )
+from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
 from linstor_affinity_events.errors import BadSettings, Unreachable
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
@@ -26,7 +27,7 @@ from linstor_affinity_events.model.proxies import is_spared, proxy_named, variab
 log = logging.getLogger(__name__)
 
 READ_BUFFER = 2 * 1024 * 1024
-"""aiohttp accepts lines of twice this size; a watch sends an object, up to 1.5 MiB, in one line."""
+"""aiohttp buffers up to twice this size of each response."""
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts the token, the certificates and the namespace of the ServiceAccount."""
@@ -63,6 +64,8 @@ def configuration_from(
         except (
             *(ConfigException, OSError, yaml.YAMLError),
             *(TypeError, ValueError, LookupError, AttributeError),
+            # What an identity provider sends in place of a token, or does not send.
+            *(aiohttp.ClientError, RecursionError),
         ) as error:
             why = " ".join(str(error).split())
             raise BadSettings(
@@ -100,6 +103,9 @@ class KubeSession:
             connector=rest.pool_manager.connector,
             connector_owner=False,
             read_bufsize=READ_BUFFER,
+            # A cookie of one response would be in all later requests.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            response_class=PlainResponse,
             trace_configs=[_counting()],
         )
         self.route: Mapping[str, Any] = {
@@ -136,6 +142,14 @@ class KubeSession:
     def certified(self) -> bool:
         """Whether a client certificate is used."""
         return bool(self._configuration.cert_file)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether a token, a password or a client certificate was loaded. Without any, the API
+        server takes requests for those of system:anonymous, and forbids them.
+        """
+        scheme_and_value = str(self._configuration.api_key.get("BearerToken") or "").split()
+        return self.certified or len(scheme_and_value) > 1
 
     async def authorization(self) -> dict[str, str]:
         """Return the headers with the credentials. Raises Unreachable."""

@@ -46,11 +46,15 @@ class KubeSurvey:
     async def may(
         self, verb: str, group: str, resource: str, namespace: str, *, name: str = ""
     ) -> bool:
-        """Return whether the account has this permission; an empty namespace or name means all."""
+        """Return whether the account has this permission; an empty namespace or name means all.
+        `resource` may have a subresource after a slash.
+        """
+        resource, _, subresource = resource.partition("/")
         attributes = {
             "verb": verb,
             "group": group,
             "resource": resource,
+            "subresource": subresource,
             "namespace": namespace,
             "name": name,
         }

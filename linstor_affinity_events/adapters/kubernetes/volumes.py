@@ -7,7 +7,14 @@ from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.index import FollowedVolume, VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.errors import Conflict, Missing
-from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of, version_of
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    Patch,
+    bound_patch,
+    name_of,
+    uid_of,
+    version_of,
+)
 from linstor_affinity_events.model.names import ClaimName, PvName
 from linstor_affinity_events.model.recreation import released
 from linstor_affinity_events.model.volume import Volume
@@ -33,6 +40,9 @@ class KubeVolumes:
             return None
 
     async def read_claim(self, claim: ClaimName) -> Manifest | None:
+        if not claim.is_valid:
+            # No claim has this name, and the path of another request could come of it.
+            return None
         namespace, name = escaped(claim.namespace), escaped(claim.name)
         try:
             return await self._api.get(
@@ -42,10 +52,7 @@ class KubeVolumes:
             return None
 
     async def patch(self, name: PvName, patch: Patch) -> Manifest:
-        try:
-            return await self._api.patch(_at(name), patch)
-        except Missing as error:
-            raise Conflict(str(error)) from error
+        return await self._patch(_at(name), patch)
 
     async def delete(self, manifest: Manifest) -> Manifest | None:
         try:
@@ -65,6 +72,15 @@ class KubeVolumes:
 
     async def create(self, manifest: Manifest) -> Manifest:
         return await self._api.create(VOLUMES_PATH, manifest)
+
+    async def set_bound(self, manifest: Manifest) -> None:
+        await self._patch(f"{_at(name_of(manifest))}/status", bound_patch(manifest))
+
+    async def _patch(self, path: str, patch: Patch) -> Manifest:
+        try:
+            return await self._api.patch(path, patch)
+        except Missing as error:
+            raise Conflict(str(error)) from error
 
     async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         path = _at(name_of(pv))

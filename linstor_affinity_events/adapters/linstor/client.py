@@ -9,24 +9,25 @@ import aiohttp
 import orjson
 
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
-from linstor_affinity_events.adapters.linstor.json_stream import objects_in
+from linstor_affinity_events.adapters.linstor.json_stream import LONGEST, Overlong, objects_in
 from linstor_affinity_events.adapters.linstor.replies import (
     checked_body,
     is_from_linstor,
     redirected,
 )
-from linstor_affinity_events.adapters.transport.bodies import MIB, read_bounded
-from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.adapters.transport.bodies import MIB, read_bounded, size_text
+from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
+from linstor_affinity_events.errors import TooLong, Unreachable
 
 OBJECT_LIMIT = MIB
 """The size limit of a response that is not a list: a version, a number, an error."""
 
 ONE_LIMIT = 16 * MIB
-"""The size limit of a response about one resource or nodes: 3,000 nodes with all properties."""
+"""The size limit of a response about one resource."""
 
 BULK_LIMIT = 640 * MIB
-"""The size limit of a bulk read. It is parsed incrementally, so this limits time and not memory:
-about 200,000 resources.
+"""The size limit of a bulk read, also of all nodes. It is parsed incrementally, and objects that
+are too long are skipped, so this limits time and not memory: about 200,000 resources.
 """
 
 MOST_ROWS = 200_000
@@ -39,6 +40,8 @@ CONNECT_TIMEOUT = 5.0
 BULK_TIMEOUT = 30.0
 
 Take = Callable[[Mapping[str, Any]], None]
+Skip = Callable[[str], None]
+"""Is called with the name of an object that is too long to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class _Rows:
     """What to do with the objects of a list, and its limits in bytes and objects."""
 
     take: Take
+    skip: Skip
     limit: int
     most: int
 
@@ -85,7 +89,13 @@ class LinstorClient:
     async def __aenter__(self) -> Self:
         # LINSTOR closes connections that are idle for 30 s; a shorter time avoids that race.
         connector = aiohttp.TCPConnector(limit=32, keepalive_timeout=20)
-        self._open = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+        # A cookie of one response would be in all later requests, and could make them too long.
+        self._open = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=True,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            response_class=PlainResponse,
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -98,14 +108,24 @@ class LinstorClient:
     async def put(self, path: str, body: object) -> None:
         await self._ask(_Request(method="PUT", path=path, within=BULK_TIMEOUT, body=body))
 
-    async def read_list(self, path: str, take: Take, *, most: int = MOST_OF_ONE) -> None:
-        """Read a list and pass each of its objects to `take`."""
-        rows = _Rows(take, ONE_LIMIT, most)
+    async def read_list(
+        self,
+        path: str,
+        take: Take,
+        skip: Skip,
+        *,
+        most: int = MOST_OF_ONE,
+        limit: int = ONE_LIMIT,
+    ) -> None:
+        """Read a list and pass each of its objects to `take`, or its name to `skip` if it is too
+        long. Raises TooLong if the list is, in objects or bytes.
+        """
+        rows = _Rows(take, skip, limit, most)
         await self._ask(_Request(path=path, within=self._timeout, rows=rows))
 
-    async def read_long_list(self, path: str, take: Take) -> None:
+    async def read_long_list(self, path: str, take: Take, skip: Skip) -> None:
         """Do the same with a list of all resources or definitions."""
-        rows = _Rows(take, BULK_LIMIT, MOST_ROWS)
+        rows = _Rows(take, skip, BULK_LIMIT, MOST_ROWS)
         await self._ask(_Request(path=path, within=max(BULK_TIMEOUT, self._timeout), rows=rows))
 
     async def _ask(self, request: _Request) -> Any:
@@ -170,7 +190,15 @@ class LinstorClient:
             objects = objects_in(response, what, limit=rows.limit, most=rows.most)
             async with aclosing(objects) as found:
                 async for each in found:
-                    rows.take(each)
+                    if not isinstance(each, Overlong):
+                        rows.take(each)
+                    elif each.name:
+                        rows.skip(each.name)
+                    else:
+                        raise TooLong(
+                            f"{what} returned an object of more than {size_text(LONGEST)} that "
+                            "does not begin with its name"
+                        )
             return response.status, b""
 
 

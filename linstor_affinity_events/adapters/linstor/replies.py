@@ -72,7 +72,7 @@ def redirected(response: aiohttp.ClientResponse) -> str:
     try:
         target = response.url.join(URL(response.headers.get("Location", "")))
         origin = f"{target.scheme}://{target.host_subcomponent}:{target.port}"[:300]
-    except ValueError:
+    except (ValueError, IndexError):  # The latter for a bracket without a host after it.
         return "the server redirected the request elsewhere; redirects are not followed"
     if response.url.scheme == "https" or target.scheme != "https":
         return f"the server redirected the request to {origin}; redirects are not followed"

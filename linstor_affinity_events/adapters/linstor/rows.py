@@ -1,8 +1,9 @@
 """Decodes LINSTOR's nodes, definitions and replicas into model types, within limits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import heappop, heappush
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.keys import (
@@ -11,33 +12,63 @@ from linstor_affinity_events.model.keys import (
     SAVED_PV_PROPERTY,
     SKIP_PROPERTY,
 )
-from linstor_affinity_events.model.names import ResourceName, node_name, resource_name
-from linstor_affinity_events.model.placement import Definition, Placement, Replica
-from linstor_affinity_events.model.poll import NodeState
+from linstor_affinity_events.model.names import NodeName, ResourceName, node_name, resource_name
+from linstor_affinity_events.model.placement import Definition, Placement, Replica, kept_flags
+from linstor_affinity_events.model.poll_result import NodeState
 
 MOST_REPLICAS = 64
 """The most replicas of one resource: DRBD connects 32 nodes. Each is compared with each other."""
 
 LONGEST_NAME = 255
-MOST_FLAGS = 64
+MOST_FLAGS = 16
+"""LINSTOR has some 20, of which most exclude each other."""
+
+LONGEST_FLAG = 64
+LONGEST_CONNECTION = 32
+"""The most characters kept of a node's connection status, which is a word such as ONLINE."""
+
 LONGEST_SAVED = 8192
 """The most characters kept of a saved PV. LINSTOR stores 4096 characters of a property."""
 
+MOST_LABELS_SIZE = 32 * 1024 * 1024
+LABEL_SIZE = 100
+"""What a label takes beside its characters. Kubernetes has up to 5,000 nodes, with some 20 labels
+each: they take a third of the limit.
+"""
+
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 _NO_SAVED: Mapping[int, str] = MappingProxyType({})
 
 
-class Count:
-    """Counts what is kept of one response; raises Unreachable beyond the limit."""
+class NodeRows(Generic[T]):
+    """Keeps something of each node within a limit of memory. Beyond that, the nodes with the most
+    labels are unreadable, and so are those that are too long to be read.
+    """
 
-    def __init__(self, what: str, most: int) -> None:
-        self._what, self._most, self._found = what, most, 0
+    def __init__(self, most: int = MOST_LABELS_SIZE) -> None:
+        self._left = most
+        self._largest: list[tuple[int, NodeName]] = []
+        self.kept: dict[NodeName, T] = {}
+        self.unreadable: set[NodeName] = set()
 
-    def add(self, number: int) -> None:
-        self._found += number
-        if self._found > self._most:
-            raise Unreachable(f"LINSTOR returned more than {self._most} {self._what}")
+    def keep(self, name: NodeName, labels: Mapping[str, str], kept: T) -> None:
+        if name in self.unreadable:
+            return
+        size = sum(LABEL_SIZE + len(key) + len(value) for key, value in labels.items())
+        heappush(self._largest, (-size, name))
+        self.kept[name] = kept
+        self._left -= size
+        while self._left < 0:
+            size, largest = heappop(self._largest)
+            self._left -= size
+            self.skip(largest)
+
+    def skip(self, name: str) -> None:
+        node = node_name(name)
+        self.kept.pop(node, None)
+        self.unreadable.add(node)
 
 
 def definition_of(raw: Row) -> Definition:
@@ -67,7 +98,7 @@ def node_state(node: Row, namespace: str) -> NodeState:
     ours = (PLAIN_NAMESPACE, given) if given else (PLAIN_NAMESPACE,)
     return NodeState(
         flags=_flags(node),
-        connection=str(node.get("connection_status", "")),
+        connection=str(node.get("connection_status", ""))[:LONGEST_CONNECTION],
         labels=frozenset(
             (key, value)
             for key, value in properties_of(node).items()
@@ -84,24 +115,36 @@ class Replicas:
     def __init__(self) -> None:
         self._found: dict[ResourceName, list[Replica]] = {}
         self._shared: dict[Replica, Replica] = {}
-        self.too_many: set[ResourceName] = set()
-        """Resources with more replicas than possible; they get no placement."""
+        self._unreadable: set[ResourceName] = set()
 
     def take(self, row: Row) -> None:
         """Add one row of LINSTOR's list of resources. Raises Unreachable if it is not valid."""
-        replica = Replica(node_name(text_of(row, "node_name")), _flags(row))
+        replica = Replica(node_name(text_of(row, "node_name")), kept_flags(_flags(row)))
         replica = self._shared.setdefault(replica, replica)
         name = resource_name(text_of(row, "name"))
-        if name in self.too_many:
+        if name in self._unreadable:
             return
         replicas = self._found.setdefault(name, [])
         replicas.append(replica)
         if len(replicas) > MOST_REPLICAS:
-            self.too_many.add(name)
-            del self._found[name]
+            self.skip(name)
+
+    def skip(self, name: str) -> None:
+        """This resource has a replica that is too long to be read, or more than possible."""
+        resource = resource_name(name)
+        self._unreadable.add(resource)
+        self._found.pop(resource, None)
+
+    @property
+    def unreadable(self) -> Iterable[ResourceName]:
+        """The resources whose replicas are not known."""
+        return self._unreadable
 
     def placements(self) -> Iterator[Placement]:
-        return (Placement(name, tuple(replicas)) for name, replicas in self._found.items())
+        for name, replicas in self._found.items():
+            yield Placement(name, tuple(replicas))
+        for name in self._unreadable:
+            yield Placement(name, unreadable=True)
 
 
 def list_of(tree: object, what: str) -> list[Row]:
@@ -127,7 +170,7 @@ def _flags(row: Row) -> frozenset[str]:
     flags = row.get("flags") or ()
     if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
         raise Unreachable("LINSTOR returned flags that are not strings")
-    if len(flags) > MOST_FLAGS or any(len(flag) > LONGEST_NAME for flag in flags):
+    if len(flags) > MOST_FLAGS or any(len(flag) > LONGEST_FLAG for flag in flags):
         raise Unreachable("LINSTOR returned too many or too long flags")
     return frozenset(flags)
 

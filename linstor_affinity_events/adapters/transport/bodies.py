@@ -1,5 +1,7 @@
 """Response bodies: size-limited reads, and JSON parsing with errors that show the body."""
 
+import re
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import aiohttp
@@ -37,6 +39,29 @@ async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return b"".join(chunks)
 
 
+async def read_lines(
+    response: aiohttp.ClientResponse, what: str, *, longest: int
+) -> AsyncGenerator[bytes, None]:
+    """Yield the lines of a body as they arrive, without their ends; the last one may be incomplete.
+
+    Raises TooLong for a line of more than `longest` bytes. aiohttp can read lines too, but the
+    longest one is then twice its buffer, which every response may fill.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        end, *starts = chunk.split(b"\n")
+        pieces.append(end)
+        size += len(end)
+        if size > longest:
+            response.close()
+            raise TooLong(f"{what} returned a line of more than {size_text(longest)}")
+        for start in starts:
+            yield b"".join(pieces)
+            pieces, size = [start], len(start)
+    yield b"".join(pieces)
+
+
 def has_more_values(body: bytes, most: int) -> bool:
     """Return whether a document may have more than `most` values: every value but the first has a
     comma, bracket or brace of its own. Those within strings count too. Stops as soon as it knows.
@@ -50,18 +75,67 @@ def has_more_values(body: bytes, most: int) -> bool:
 
 
 def parse_json(body: bytes | str, what: str, *, most: int = MOST_VALUES) -> Any:
-    """Parse JSON of at most `most` values; raises Unreachable that shows the start of the body.
+    """Parse JSON of at most `most` values. Raises TooLong beyond that, and Unreachable that shows
+    the start of the body if it is not valid.
 
     orjson rejects more than 1024 levels, so a hostile body cannot exhaust the stack. It reads long
     integers as floats, so they take no more time than other text.
     """
     if has_more_values(body if isinstance(body, bytes) else body.encode(errors="replace"), most):
-        raise Unreachable(f"{what} returned more than {most} values")
+        raise TooLong(f"{what} returned more than {most} values")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         begins = body[:60] if isinstance(body, str) else body[:60].decode(errors="replace")
         raise Unreachable(f"{what} did not return valid JSON ({begins})") from error
+
+
+_MANAGED_FIELDS = re.compile(rb'"managedFields":\s*(?=\[)')
+_BRACKETS = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+(?:[\[{]|([\]}]++))', re.DOTALL)
+_MARGIN = 16
+"""Levels between a document and the `managedFields` of an object in it, and more."""
+
+
+def without_unreadable_managed_fields(body: bytes) -> bytes:
+    """Empty each `managedFields` of a Kubernetes response that can't be parsed, in linear time.
+
+    Whoever may update an object can write there what the API server stores and returns unread:
+    thousands of levels, or bytes that are not UTF-8. Everything else it reads and writes itself.
+    """
+    pieces, at = [], 0
+    for found in _MANAGED_FIELDS.finditer(body):
+        if found.start() < at:
+            continue
+        end = _end_of_value(body, found.end())
+        if end is None:
+            break
+        if not _is_readable(body[found.end() : end]):
+            pieces += [body[at : found.end()], b"[]"]
+            at = end
+    return b"".join((*pieces, body[at:])) if pieces else body
+
+
+def _end_of_value(body: bytes, at: int) -> int | None:
+    """Return where the array or object ends that begins here; None if it does not end."""
+    depth = 0
+    # Not searched for, which would take quadratic time in a line that is cut off within a string.
+    while (found := _BRACKETS.match(body, at)) is not None:
+        at, closed = found.end(), found[1]
+        if closed is None:
+            depth += 1
+        elif depth <= len(closed):
+            return found.start(1) + depth
+        else:
+            depth -= len(closed)
+    return None
+
+
+def _is_readable(value: bytes) -> bool:
+    try:
+        orjson.loads(b"[" * _MARGIN + value + b"]" * _MARGIN)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def parse_text(text: str) -> object:

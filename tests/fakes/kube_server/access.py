@@ -19,17 +19,18 @@ class Access:
         """Pairs of verb and resource; a star in either place means all."""
 
     def user(self, authorization: str) -> str:
-        """Raises Refusal for a token that nobody has."""
-        if self.tokens is None:
+        """Raises Refusal for a token that nobody has; whoever has none at all is anonymous."""
+        scheme, _, token = authorization.strip().partition(" ")
+        if self.tokens is None or scheme.lower() != "bearer" or not token:
             return ANONYMOUS
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or token not in self.tokens:
+        if token not in self.tokens:
             raise unauthorized()
         return self.tokens[token]
 
     def check(self, user: str, verb: str, target: Target) -> None:
         """Raises Refusal for what is denied."""
-        if not self._denies(verb, target.rbac_resource):
+        is_nobody = user == ANONYMOUS and self.tokens is not None
+        if not is_nobody and not self._denies(verb, target.rbac_resource):
             return
         group = target.resource.group
         scope = f'in the namespace "{target.namespace}"' if target.namespace else _WIDE

@@ -17,7 +17,7 @@ class Binder:
 
     One worker takes objects in the order in which something happened to them, each once
     however often it happened meanwhile, and reads the cluster as it is by then. `delay` is
-    how long each of its writes takes: like the request limit of the real one it makes a busy
+    how long each of its requests takes: like the request limit of the real one it makes a busy
     binder lag behind, while an idle one acts at once.
     """
 

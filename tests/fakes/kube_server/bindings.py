@@ -17,13 +17,13 @@ from tests.fakes.kube_server.volume_rules import bytes_of
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 
-WROTE: Final = "wrote"
+ASKED: Final = "asked"
 
 Work = tuple[str, Key]
 """A plural and the key of an object that wants a look."""
 
-Step = Work | Literal["wrote"]
-"""Something else to sync, or that a write was made."""
+Step = Work | Literal["asked"]
+"""Something else to sync, or that a request was sent."""
 
 
 class Bindings:
@@ -65,6 +65,8 @@ class Bindings:
         if claim is None or claim["metadata"]["uid"] != claim_ref["uid"]:
             # With policy Delete a provisioner would now delete the data; there is none here.
             if volume["status"].get("phase") not in {"Released", "Failed"}:
+                # The claim is not in the cache, so the API server is asked first.
+                yield ASKED
                 yield from self._phase(volume, "Released")
         elif not claim["spec"].get("volumeName"):
             yield CLAIMS.plural, key
@@ -123,7 +125,7 @@ class Bindings:
                 volume["metadata"].setdefault("annotations", {})[BOUND_BY_CONTROLLER] = "yes"
             volume["spec"]["claimRef"] = _reference_to(claim)
             volume = self._save(VOLUMES, volume)
-            yield WROTE
+            yield ASKED
         yield from self._phase(volume, "Bound")
         annotations = claim["metadata"].setdefault("annotations", {})
         if not claim["spec"].get("volumeName"):
@@ -132,7 +134,7 @@ class Bindings:
         if BIND_COMPLETED not in annotations:
             annotations[BIND_COMPLETED] = "yes"
             claim = self._save(CLAIMS, claim)
-            yield WROTE
+            yield ASKED
         status = claim["status"]
         if status.get("phase") != "Bound":
             capacity = {"storage": volume["spec"]["capacity"]["storage"]}
@@ -144,7 +146,7 @@ class Bindings:
             if attributes_class := volume["spec"].get("volumeAttributesClassName"):
                 claim["status"]["currentVolumeAttributesClassName"] = attributes_class
             self._save(CLAIMS, claim, "status")
-            yield WROTE
+            yield ASKED
 
     def _lose(self, claim: Object) -> Iterator[Step]:
         if claim["status"].get("phase") == "Lost":
@@ -154,7 +156,7 @@ class Bindings:
         claim["status"] = {**preserved, "phase": "Lost"}
         self._save(CLAIMS, claim, "status")
         self.lost.append((claim["metadata"]["namespace"], claim["metadata"]["name"]))
-        yield WROTE
+        yield ASKED
 
     def _unbind(self, volume: Object) -> Iterator[Step]:
         annotations = volume["metadata"].get("annotations", {})
@@ -163,14 +165,14 @@ class Bindings:
         else:
             volume["spec"]["claimRef"].pop("uid")
         volume = self._save(VOLUMES, volume)
-        yield WROTE
+        yield ASKED
         yield from self._phase(volume, "Available")
 
     def _phase(self, volume: Object, phase: str) -> Iterator[Step]:
         if volume["status"].get("phase") != phase:
             volume["status"]["phase"] = phase
             self._save(VOLUMES, volume, "status")
-            yield WROTE
+            yield ASKED
 
     def _release_deleted(self, resource: Resource, key: Key) -> Iterator[Step]:
         """The part of the protection controllers."""
@@ -183,7 +185,7 @@ class Bindings:
         if ours[resource] in finalizers and not in_use:
             found["metadata"]["finalizers"] = [x for x in finalizers if x != ours[resource]]
             self._save(resource, found)
-            yield WROTE
+            yield ASKED
 
     def _save(self, resource: Resource, object_: Object, subresource: str = "") -> Object:
         metadata = object_["metadata"]

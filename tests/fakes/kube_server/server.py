@@ -67,6 +67,11 @@ class KubeServer:
     def open_watches(self) -> int:
         return len(self._watches)
 
+    @property
+    def open_connections(self) -> int:
+        runner = self._runner
+        return len(runner.server.connections) if runner and runner.server else 0
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -117,14 +122,15 @@ class KubeServer:
             self._watch_ended.clear()
             await self._watch_ended.wait()
 
-    def write_kubeconfig(self, path: Path, *, token: str | None = None) -> Path:
+    def write_kubeconfig(self, path: Path, *, token: str = "", token_file: str = "") -> Path:
         """Write a file with which kubectl and client libraries find this server."""
+        user = {"token": token, "tokenFile": token_file}
         named = {"name": "fake"}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{**named, "cluster": {"server": self.url}}],
-            "users": [{**named, "user": {"token": token} if token else {}}],
+            "users": [{**named, "user": {key: value for key, value in user.items() if value}}],
             "contexts": [{**named, "context": {"cluster": "fake", "user": "fake"}}],
             "current-context": "fake",
         }

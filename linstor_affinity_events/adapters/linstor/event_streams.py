@@ -12,6 +12,7 @@ from aiohttp_sse_client.client import EventSource
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
 from linstor_affinity_events.adapters.linstor.rows import LONGEST_NAME
 from linstor_affinity_events.adapters.transport.bodies import MIB, parse_text
+from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
 from linstor_affinity_events.adapters.transport.sockets import watched_socket
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.errors import Unreachable
@@ -151,6 +152,8 @@ class LinstorStream:
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
                 read_bufsize=READ_BUFFER,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                response_class=PlainResponse,
             ) as session:
                 source = _OneConnection(
                     self._connection.at(url, self._path),

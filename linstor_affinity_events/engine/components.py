@@ -19,7 +19,7 @@ from linstor_affinity_events.model.names import ResourceName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Components:
     """One of each."""
 
     ports: Ports
@@ -47,7 +47,9 @@ def cluster_view_of(
     )
 
 
-def parts_of(ports: Ports, tuning: Tuning, *, holder: str, chance: random.Random) -> Parts:
+def components_of(
+    ports: Ports, tuning: Tuning, *, holder: str, chance: random.Random
+) -> Components:
     """Build all of them. `holder` is the name that this instance writes into journal entries."""
     changes, reads = ConcurrencyLimit(tuning.changes_at_once), ReadLimit()
     queue = KeyedQueue[ResourceName](changes=changes, reads=reads)
@@ -61,9 +63,10 @@ def parts_of(ports: Ports, tuning: Tuning, *, holder: str, chance: random.Random
         holder=holder,
         may_begin=lambda: ports.leadership.leading and not queue.closed,
         guard_timeout=tuning.guard_timeout,
+        observe_wait=changes.observe,
         allowed_finalizers=tuning.allowed_finalizers,
     )
-    return Parts(
+    return Components(
         ports=ports,
         queue=queue,
         changes=changes,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linstor_affinity_events.adapters.linstor.connection import Login
-from linstor_affinity_events.adapters.linstor.events import (
+from linstor_affinity_events.adapters.linstor.event_streams import (
     FRAME_LIMIT,
     NODES_PATH,
     PROMOTION_PATH,
@@ -240,6 +240,30 @@ async def test_a_response_of_another_content_type_is_an_error(
             pass
 
 
+ODD = [
+    pytest.param("; a*" + "1" * 5000 + "=x", id="long number"),
+    pytest.param("; a*", id="no section"),
+    pytest.param("; a=" + "(" * 5000, id="brackets"),
+    pytest.param(";" * 7000, id="semicolons"),
+]
+
+
+@pytest.mark.parametrize("parameters", ODD)
+async def test_odd_parameters_of_a_content_type_are_ignored(parameters: str) -> None:
+    kind = f"Text/Event-Stream{parameters}"
+
+    async with serving(frame(MAY), kind=kind) as url, promotions(url).connect() as events:
+        assert [event async for event in events] == [TOUCHED]
+
+
+@pytest.mark.parametrize("parameters", ODD)
+async def test_another_content_type_with_odd_parameters_is_an_error(parameters: str) -> None:
+    async with serving(kind=f"text/plain{parameters}") as url:
+        with pytest.raises(Unreachable, match="Content-Type"):
+            async with promotions(url).connect():
+                pass
+
+
 async def test_a_controller_on_standby_is_reported(
     linstor: LinstorServer, world: LinstorWorld
 ) -> None:
@@ -328,11 +352,11 @@ def test_a_stream_without_events_stays_open() -> None:
 
 
 @asynccontextmanager
-async def serving(*chunks: bytes) -> AsyncIterator[str]:
+async def serving(*chunks: bytes, kind: str = "text/event-stream") -> AsyncIterator[str]:
     """A peer that writes these, one after the other, and ends the stream properly."""
 
     async def stream(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
         for chunk in chunks:
             await response.write(chunk)

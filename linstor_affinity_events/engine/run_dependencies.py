@@ -5,18 +5,20 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
+from linstor_affinity_events.engine.claim_verification import ClaimVerifier
 from linstor_affinity_events.engine.ports import Index, Journal, Volumes
 from linstor_affinity_events.engine.unfinished import Unfinished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dependencies:
+class RunDependencies:
     """What all replacement runs of this instance share."""
 
     volumes: Volumes
     index: Index
     journal: Journal
     guard: ClaimGuard
+    verifier: ClaimVerifier
     unfinished: Unfinished
     delays: Callable[[], Backoff]
     allowed_finalizers: tuple[str, ...]

@@ -3,7 +3,7 @@
 import pytest
 
 from linstor_affinity_events.model.names import node_name
-from linstor_affinity_events.model.poll import NodeState, PollResult
+from linstor_affinity_events.model.poll_result import NodeState, PollResult
 
 ONLINE, OFFLINE = NodeState(connection="ONLINE"), NodeState(connection="OFFLINE")
 

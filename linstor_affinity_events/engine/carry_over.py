@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from contextlib import suppress
 
 from linstor_affinity_events.engine.ports import Volumes, VolumeWatch
@@ -9,7 +10,7 @@ from linstor_affinity_events.errors import Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.claim_ref import rebound
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.late_write import apart, late_patch
+from linstor_affinity_events.model.late_write import apart, joined, late_patch
 from linstor_affinity_events.model.manifest import (
     Manifest,
     Patch,
@@ -34,6 +35,9 @@ WATCH_WITHIN = 1.0
 """The watch reports it within milliseconds, while the claim is read."""
 
 MAX_CONFLICTS = 5
+
+MAX_PATCHES = 50
+"""Enough to find a few rejected changes among thousands."""
 
 
 async def carry_over_late_write(
@@ -79,23 +83,32 @@ async def carry_over_late_write(
 async def _patched(volumes: Volumes, pv: Manifest, patch: Patch) -> bool:
     """Apply all that Kubernetes accepts, so that a change that it rejects, such as a label that
     another client wrote to that end, takes no other one with it. Returns whether it accepted any.
+
+    What is rejected is tried in halves, in MAX_PATCHES requests at most: others may write very many
+    labels and annotations, and other volumes wait meanwhile.
     """
-    parts, any_accepted = apart(patch), False
-    try:
-        await volumes.patch(name_of(pv), patch)
-    except Refused as error:
-        if len(parts) == 1:
-            _rejected(pv, patch, error)
-            return False
-    else:
-        return True
-    for part in parts:
+    pending, requests, any_accepted = deque([apart(patch)]), 0, False
+    while pending and requests < MAX_PATCHES:
+        parts = pending.popleft()
+        requests += 1
         try:
-            pv = await volumes.patch(name_of(pv), guarded(pv, part))
+            pv = await volumes.patch(name_of(pv), guarded(pv, joined(parts)))
         except Refused as error:
-            _rejected(pv, part, error)
+            if len(parts) == 1:
+                _rejected(pv, parts[0], error)
+            else:
+                middle = len(parts) // 2
+                pending.extend((parts[:middle], parts[middle:]))
         else:
             any_accepted = True
+    if pending:
+        log.error(
+            "another client made very many changes to the volume while this service deleted it, "
+            "and Kubernetes rejected some on the recreated volume: the others were not applied. "
+            "The volume exists without them. Nothing is retried: apply them again if they are "
+            "needed",
+            extra=facts(pv=name_of(pv), changes=sum(map(len, pending))),
+        )
     return any_accepted
 
 

@@ -15,6 +15,9 @@ class NodeState:
     labels: frozenset[tuple[str, str]] = frozenset()
     """The properties that may hold Kubernetes labels."""
 
+    unreadable: bool = False
+    """LINSTOR has more about it than is read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollResult:

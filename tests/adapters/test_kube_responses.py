@@ -1,0 +1,96 @@
+"""Responses of the API server with what clients can write there and nobody can read."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.transport.bodies import without_unreadable_managed_fields
+from linstor_affinity_events.errors import Unreachable
+from tests.adapters.peers import loads, serving
+
+VOLUMES = "/api/v1/persistentvolumes"
+
+DEEP = b'{"f:x":' * 1500 + b"{}" + b"}" * 1500
+NOT_UTF8 = b'{"f:\xff":{}}'
+ODD = [pytest.param(DEEP, id="1,500 levels"), pytest.param(NOT_UTF8, id="not UTF-8")]
+
+
+def volume(name: bytes, fields: bytes) -> bytes:
+    managed = b'[{"manager":"x","fieldsType":"FieldsV1","fieldsV1":%s}]' % fields
+    text = b'{"metadata":{"name":"%s","resourceVersion":"1","managedFields":%s,"labels":{"a":"b"}}}'
+    return text % (name, managed)
+
+
+def names(manifests: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(each["metadata"]["name"], each["metadata"]["labels"]["a"]) for each in manifests]
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_unreadable_managed_fields_hide_no_object(odd: bytes) -> None:
+    items = b",".join([volume(b"one", b"{}"), volume(b"odd", odd), volume(b"two", b"{}")])
+    async with serving(200, b'{"items":[%s]}' % items) as (url, _):
+        api = KubeApi(loads(url))
+        try:
+            listed = (await api.get(VOLUMES))["items"]
+        finally:
+            await api.close()
+
+    assert names(listed) == [("one", "b"), ("odd", "b"), ("two", "b")]
+    kept = [bool(each["metadata"]["managedFields"]) for each in listed]
+    assert kept == [True, False, True]
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_unreadable_managed_fields_end_no_watch(odd: bytes) -> None:
+    lines = (
+        b'{"type":"ADDED","object":%s}\n' % volume(n, f)
+        for n, f in ((b"odd", odd), (b"two", b"{}"))
+    )
+    async with serving(200, b"".join(lines)) as (url, _):
+        api = KubeApi(loads(url))
+        try:
+            async with api.watch(VOLUMES, {}) as events:
+                found = [event["object"] async for event in events]
+        finally:
+            await api.close()
+
+    assert names(found) == [("odd", "b"), ("two", "b")]
+
+
+async def test_a_response_that_is_invalid_elsewhere_is_an_error() -> None:
+    async with serving(200, b'{"items":[%s' % volume(b"odd", DEEP)) as (url, _):
+        api = KubeApi(loads(url))
+        try:
+            with pytest.raises(Unreachable, match="valid JSON"):
+                await api.get(VOLUMES)
+        finally:
+            await api.close()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=14), inner, max_size=3)
+    ),
+)
+
+
+@given(before=json_values, fields=st.lists(json_values, max_size=3), after=json_values)
+def test_only_unreadable_managed_fields_are_emptied(
+    before: Any, fields: list[Any], after: Any
+) -> None:
+    """Whatever stands around them, brackets and quotes in strings among it."""
+    text = json.dumps({"before": before, "managedFields": fields, "after": after})
+    readable = text.replace(" ", "").encode()
+    odd = json.dumps({"before": before, "managedFields": ["HERE"], "after": after})
+    unreadable = odd.encode().replace(b'"HERE"', DEEP, 1)
+
+    assert without_unreadable_managed_fields(readable) is readable
+    if b"HERE" not in json.dumps(before).encode():
+        emptied = orjson.loads(without_unreadable_managed_fields(unreadable))
+        assert emptied == {"before": before, "managedFields": [], "after": after}

@@ -1,0 +1,30 @@
+"""Requests for single volumes and claims."""
+
+import pytest
+
+from linstor_affinity_events.adapters.kubernetes.api import MOST_PATH, KubeApi, escaped
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.volumes import KubeVolumes
+from linstor_affinity_events.errors import Missing
+from linstor_affinity_events.model.names import ClaimName
+from tests.fakes.kube_server import KubeServer
+
+
+@pytest.mark.parametrize(("namespace", "name"), [("..", "x"), ("default", "A"), ("", "x")])
+async def test_a_claim_is_not_read_under_a_name_that_no_claim_has(
+    kube: KubeServer, api: KubeApi, namespace: str, name: str
+) -> None:
+    volumes = KubeVolumes(api, VolumeIndex(lambda _: None))
+
+    assert await volumes.read_claim(ClaimName(namespace=namespace, name=name)) is None
+    assert not kube.log.latest
+
+
+async def test_the_error_about_an_object_is_short_whatever_its_name(api: KubeApi) -> None:
+    path = f"/api/v1/persistentvolumes/{escaped('%' * 1000)}"
+
+    with pytest.raises(Missing) as raised:
+        await api.get(path)
+
+    assert str(raised.value).startswith(f"GET {path[:MOST_PATH]}")
+    assert "%25" * 200 not in str(raised.value)

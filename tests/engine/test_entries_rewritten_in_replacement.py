@@ -1,0 +1,420 @@
+"""Others rewrite the entry of a replacement that one run began, and force that run to read it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.errors import Refused
+from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.keys import FINALIZER, SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.names import PvName, ResourceName
+from tests.engine.forged_entries import foreign_claim, is_on, reconciled
+from tests.engine.setup import PV, RD, Setup, bind, cluster_with, instead, setup_on, until
+from tests.fakes.linstor import FakeLinstor
+from tests.fakes.sidecars import MemoryApi, Sidecars
+from tests.testbed import manifests
+
+Json = dict[str, Any]
+Change = Callable[[Json], None]
+
+
+def claim_uid(tree: Json) -> None:
+    tree["claim"]["uid"] = tree["wanted"]["spec"]["claimRef"]["uid"] = "other"
+
+
+def no_claim_uid(tree: Json) -> None:
+    tree["claim"]["uid"] = tree["wanted"]["spec"]["claimRef"]["uid"] = ""
+
+
+def no_claim(tree: Json) -> None:
+    tree["claim"] = None
+    del tree["wanted"]["spec"]["claimRef"]
+
+
+def claim_name(tree: Json) -> None:
+    tree["claim"]["name"] = tree["wanted"]["spec"]["claimRef"]["name"] = "other"
+
+
+def tombstone(tree: Json) -> None:
+    name = f"gone-{tree['uid']}"
+    tree["claim"]["name"] = tree["wanted"]["spec"]["claimRef"]["name"] = name
+
+
+def state(tree: Json) -> None:
+    tree["state"] = "prepared"
+
+
+def holder(tree: Json) -> None:
+    claim_uid(tree)
+    tree["holder"] = "another"
+
+
+def affinity(tree: Json) -> None:
+    tree["wanted"]["spec"]["nodeAffinity"] = manifests.on_nodes(["n7"])
+
+
+def policy(tree: Json) -> None:
+    tree["wanted"]["spec"]["persistentVolumeReclaimPolicy"] = "Retain"
+
+
+CHANGES = (
+    *(claim_uid, no_claim_uid, no_claim, claim_name, tombstone),
+    *(state, holder, affinity, policy),
+)
+
+
+@asynccontextmanager
+async def bound() -> AsyncIterator[tuple[Setup, Sidecars]]:
+    """A bound volume with policy Delete, whose data is on n2 by now, beside the CSI sidecars."""
+    async with cluster_with() as cluster, Sidecars(MemoryApi(cluster)) as sidecars:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        bind(cluster, PV, "n1", policy="Delete")
+        setup = setup_on(cluster, linstor)
+        await until(lambda: setup.pv()["status"].get("phase") == "Bound")
+        yield setup, sidecars
+
+
+def rewrite(setup: Setup, change: Change) -> None:
+    version, tree = deepcopy(setup.journal.entries[PV])
+    change(tree)
+    setup.journal.entries[PV] = (f"{version}0", tree)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("when", ["deleted", "removing", "dropping"])
+async def test_an_entry_that_is_rewritten_changes_nothing(change: Change, when: str) -> None:
+    async with bound() as (setup, sidecars):
+        before = setup.pv()
+        done = False
+        delete, remove, drop = setup.volumes.delete, setup.volumes.remove, setup.journal.drop
+
+        def rewritten(moment: str, *, conflict: bool = True) -> None:
+            nonlocal done
+            if when != moment or done:
+                return
+            done = True
+            rewrite(setup, change)
+            if conflict:
+                # Another client's write to the volume is one way to have it observed again.
+                label = {"metadata": {"labels": {"late": "yes"}}}
+                setup.cluster.patch("persistentvolumes", PV, label)
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            rewritten("deleted")
+            return response
+
+        async def removed(manifest: Manifest) -> None:
+            rewritten("removing")
+            await remove(manifest)
+
+        async def dropped(entry: JournalEntry) -> None:
+            rewritten("dropping", conflict=False)
+            await drop(entry)
+
+        instead(setup.volumes, delete=deleted, remove=removed)
+        instead(setup.journal, drop=dropped)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: done)
+            await reconciled(setup, 3)
+
+        now = setup.pv()
+        assert sidecars.reclaimed == []
+        assert now["metadata"]["uid"] != before["metadata"]["uid"]
+        assert "deletionTimestamp" not in now["metadata"]
+        assert is_on(setup.cluster, "n2")
+        for field in ("name", "namespace", "uid"):
+            assert now["spec"]["claimRef"][field] == before["spec"]["claimRef"][field]
+        assert now["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert now["metadata"].get("labels", {}) == ({} if when == "dropping" else {"late": "yes"})
+        assert setup.claim()["status"]["phase"] == now["status"]["phase"] == "Bound"
+        assert setup.journal.entries == {}
+
+
+async def test_entries_that_are_rewritten_again_and_again_delay_other_changes_only_briefly() -> (
+    None
+):
+    """Each for a claim that is never bound, so that to wait for it would take seconds."""
+    names = [f"pvc-{number}" for number in range(30)]
+    async with cluster_with(*names) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        for name in names:
+            linstor.place(name, "n2")
+        setup = setup_on(cluster, linstor, at_once=10)
+        claim = foreign_claim(cluster)["metadata"]
+        drop = setup.journal.drop
+
+        async def dropped(entry: JournalEntry) -> None:
+            if entry.pv in setup.journal.entries:
+                version, tree = deepcopy(setup.journal.entries[entry.pv])
+                reference = {key: claim[key] for key in ("namespace", "name", "uid")}
+                tree["claim"] = reference
+                tree["wanted"]["spec"]["claimRef"] |= reference
+                setup.journal.entries[entry.pv] = (f"{version}0", tree)
+            await drop(entry)
+
+        instead(setup.journal, drop=dropped)
+        async with setup.at_work(20):
+            begun = asyncio.get_running_loop().time()
+            for name in names:
+                setup.queue.add(ResourceName(name), source="promotion")
+            await until(lambda: all(setup.nodes(name) == {"n2"} for name in names), within=600.0)
+            took = asyncio.get_running_loop().time() - begun
+
+        assert took < 10.0
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+async def test_a_claim_ref_that_no_claim_can_have_keeps_no_volume_terminating(
+    corrected: bool,
+) -> None:
+    """The API server accepts it from whoever may update the volume."""
+    async with bound() as (setup, _):
+        before = setup.pv()["spec"]["claimRef"]
+        delete, done = setup.volumes.delete, False
+
+        def named(name: str) -> None:
+            change = {"spec": {"claimRef": {"name": name}}}
+            setup.cluster.patch("persistentvolumes", PV, change)
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal done
+            response = await delete(manifest)
+            if not done:
+                done = True
+                named("Not Valid")
+                if corrected:
+                    asyncio.get_running_loop().call_later(0.01, named, before["name"])
+            return response
+
+        instead(setup.volumes, delete=deleted)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: done)
+            await reconciled(setup, 3)
+
+        assert is_on(setup.cluster, "n2")
+        assert setup.pv()["spec"]["claimRef"]["uid"] == before["uid"]
+        assert setup.claim()["status"]["phase"] == "Bound"
+
+
+async def test_a_late_write_that_another_instance_saw_is_on_the_new_volume() -> None:
+    """It went on with the replacement, and crashed before it created the volume."""
+    async with bound() as (setup, _):
+        delete, done = setup.volumes.delete, False
+        label = {"metadata": {"labels": {"late": "yes"}}}
+
+        def seen(tree: Json) -> None:
+            tree["holder"] = "another"
+            tree["wanted"]["metadata"]["labels"] = {"late": "yes"}
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal done
+            response = await delete(manifest)
+            if not done:
+                done = True
+                setup.cluster.patch("persistentvolumes", PV, label)
+                rewrite(setup, seen)
+                setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": []}})
+            return response
+
+        instead(setup.volumes, delete=deleted)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(setup.cluster, "n2"))
+            await reconciled(setup, 1)
+
+        assert setup.pv()["metadata"]["labels"] == {"late": "yes"}
+        assert setup.journal.entries == {}
+
+
+@pytest.mark.parametrize("then", ["deleted", "unreadable"])
+async def test_an_entry_rewritten_twice_leaves_no_retain(then: str) -> None:
+    """Once harmlessly, and once so that nothing can be read any more."""
+    async with bound() as (setup, _):
+        save, count = setup.journal.save, 0
+
+        def renamed(tree: Json) -> None:
+            tree["holder"] = "nobody"
+
+        async def saved(entry: JournalEntry) -> JournalEntry:
+            nonlocal count
+            count += 1
+            if count == 1:
+                rewrite(setup, renamed)
+            elif count == 2 and then == "deleted":
+                del setup.journal.entries[PV]
+            elif count == 2:
+                rewrite(setup, lambda tree: tree.update(format=0))
+            return await save(entry)
+
+        instead(setup.journal, save=saved)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 3)
+            # An administrator deletes what is not valid.
+            if then == "unreadable":
+                setup.journal.entries.pop(PV, None)
+            await reconciled(setup, 3)
+
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert "deletionTimestamp" not in setup.pv()["metadata"]
+
+
+LARGE = "," * 220_000
+"""The text of an entry has at most 200,000 of these."""
+
+
+@pytest.mark.parametrize("skip_reclaim", [True, False])
+@pytest.mark.parametrize("when", ["marked", "deleted", "detached"])
+async def test_an_annotation_that_no_entry_can_have_keeps_no_volume_in_replacement(
+    when: str, skip_reclaim: bool
+) -> None:
+    async with bound() as (setup, _):
+        save, delete, patch = setup.journal.save, setup.volumes.delete, setup.volumes.patch
+        done = False
+
+        def annotate(moment: str) -> None:
+            nonlocal done
+            if moment == when and not done:
+                done = True
+                annotations = {"large": LARGE}
+                if skip_reclaim:
+                    annotations[SKIP_RECLAIM_ANNOTATION] = "false"
+                change = {"metadata": {"annotations": annotations}}
+                setup.cluster.patch("persistentvolumes", PV, change)
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            annotate("deleted")
+            return response
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            response = await patch(name, change)
+            metadata = setup.pv()["metadata"]
+            annotate("detached" if "deletionTimestamp" in metadata else "marked")
+            return response
+
+        async def saved(entry: JournalEntry) -> JournalEntry:
+            if LARGE in entry.wanted["metadata"].get("annotations", {}).values():
+                raise Refused("it could not be read again")
+            return await save(entry)
+
+        instead(setup.volumes, delete=deleted, patch=patched)
+        instead(setup.journal, save=saved)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: done)
+            await reconciled(setup, 5)
+
+        metadata = setup.pv()["metadata"]
+        assert metadata["annotations"]["large"] == LARGE
+        assert "deletionTimestamp" not in metadata
+        assert FINALIZER not in metadata["finalizers"]
+
+
+def admit(tree: Manifest) -> None:
+    """What an admission policy does that allows no volume this label."""
+    if "forbidden" in (tree.get("metadata", {}).get("labels") or {}):
+        raise Refused("a policy does not allow that")
+
+
+@pytest.mark.parametrize("conflicts", [0, 6])
+async def test_a_label_that_kubernetes_rejects_keeps_no_volume_away(conflicts: int) -> None:
+    """Not even if so many other writes end the run that knows how the volume was."""
+    async with bound() as (setup, _):
+        delete, patch, remove = setup.volumes.delete, setup.volumes.patch, setup.volumes.remove
+        create, dry_run, written = setup.volumes.create, setup.volumes.dry_run_creation, 0
+
+        def labelled(label: str, value: str) -> None:
+            change = {"metadata": {"labels": {label: value}}}
+            setup.cluster.patch("persistentvolumes", PV, change)
+
+        def interfere() -> None:
+            nonlocal written
+            pv = setup.cluster.get("persistentvolumes", PV)
+            if pv is not None and "deletionTimestamp" in pv["metadata"] and written < conflicts:
+                written += 1
+                labelled("count", str(written))
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            labelled("forbidden", "yes")
+            return response
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            interfere()
+            return await patch(name, change)
+
+        async def removed(manifest: Manifest) -> None:
+            interfere()
+            await remove(manifest)
+
+        async def created(manifest: Manifest) -> Manifest:
+            admit(manifest)
+            return await create(manifest)
+
+        async def tried(manifest: Manifest) -> None:
+            admit(manifest)
+            await dry_run(manifest)
+
+        instead(
+            setup.volumes,
+            delete=deleted,
+            patch=patched,
+            remove=removed,
+            create=created,
+            dry_run_creation=tried,
+        )
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await asyncio.sleep(30.0)
+            await reconciled(setup, 10)
+
+        assert written == conflicts
+        assert is_on(setup.cluster, "n2")
+        assert setup.claim()["status"]["phase"] == "Bound"
+
+
+async def test_very_many_annotations_beside_a_rejected_label_delay_no_other_volume() -> None:
+    async with cluster_with(PV, "pvc-2") as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.place("pvc-2", "n1")
+        setup = setup_on(cluster, linstor, at_once=1)
+        delete, create, patch = setup.volumes.delete, setup.volumes.create, setup.volumes.patch
+        annotations, requests = {f"a{number}": "" for number in range(500)}, 0
+        change = {"metadata": {"labels": {"forbidden": "yes"}, "annotations": annotations}}
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            if manifest["metadata"]["name"] == PV:
+                cluster.patch("persistentvolumes", PV, change)
+            return response
+
+        async def created(manifest: Manifest) -> Manifest:
+            admit(manifest)
+            return await create(manifest)
+
+        async def patched(name: PvName, patched_with: Json) -> Manifest:
+            nonlocal requests
+            requests += 1
+            admit(patched_with)
+            return await patch(name, patched_with)
+
+        instead(setup.volumes, delete=deleted, create=created, patch=patched)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"), within=60.0)
+            await reconciled(setup, 1)
+
+        assert requests < 40
+        assert annotations.items() <= setup.pv()["metadata"]["annotations"].items()
+        assert "labels" not in setup.pv()["metadata"]

@@ -1,0 +1,174 @@
+"""Two instances have a run for the same volume: after a failover, or without leader election."""
+
+import asyncio
+
+import pytest
+
+from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.keys import FINALIZER
+from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
+from tests.engine.forged_entries import is_on, reconciled
+from tests.engine.setup import PV, RD, Json, Setup, cluster_with, instead, setup_on, until
+from tests.fakes.linstor import FakeLinstor
+
+
+def fail_over(before: Setup, after: Setup) -> None:
+    for setup, leads in ((before, False), (after, True)):
+        setup.leadership.leading = leads
+        setup.engine.leadership_changed(leading=leads)
+
+
+class Lossy:
+    """Loses the first responses to one kind of write."""
+
+    def __init__(self, setup: Setup, what: str) -> None:
+        self._what, self.left = what, {"nothing": 0, "create": 2}.get(what, 1)
+        delete, create = setup.volumes.delete, setup.volumes.create
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            self.lose("delete")
+            return response
+
+        async def created(manifest: Manifest) -> Manifest:
+            if setup.cluster.get("persistentvolumes", PV) is None:
+                self.lose("create")
+            return await create(manifest)
+
+        instead(setup.volumes, delete=deleted, create=created)
+
+    def lose(self, what: str) -> None:
+        if what == self._what and self.left:
+            self.left -= 1
+            raise Unreachable("the response is lost")
+
+
+@pytest.mark.parametrize("elects", [True, False])
+@pytest.mark.parametrize("lost", ["nothing", "delete", "detach", "create"])
+async def test_an_entry_dropped_before_its_mark_arrives_is_written_again(
+    lost: str, elects: bool
+) -> None:
+    """The other instance sees a live volume without markers, whose entry nobody needs."""
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        first = setup_on(cluster, linstor, holder="first")
+        second = setup_on(cluster, linstor, journal=first.journal, holder="second")
+        lossy, patch, drop = Lossy(first, lost), first.volumes.patch, first.journal.drop
+        saved, dropped = asyncio.Event(), asyncio.Event()
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            if not dropped.is_set() and FINALIZER in (change["metadata"].get("finalizers") or []):
+                await until(lambda: first.journal.entries[PV][1]["state"] == "deleting")
+                saved.set()
+                await dropped.wait()
+            response = await patch(name, change)
+            if "deletionTimestamp" in response["metadata"]:
+                lossy.lose("detach")
+            return response
+
+        async def dropping(entry: JournalEntry) -> None:
+            await drop(entry)
+            if saved.is_set() and not dropped.is_set():
+                dropped.set()
+                # The response to the drop is still on its way when the mark takes effect.
+                await asyncio.sleep(0.05)
+
+        instead(first.volumes, patch=patched)
+        instead(first.journal, drop=dropping)
+        if elects:
+            second.leadership.leading = False
+            second.engine.leadership_changed(leading=False)
+        async with first.at_work():
+            first.queue.add(RD, source="promotion")
+            await saved.wait()
+            if elects:
+                fail_over(first, second)
+            async with second.at_work():
+                await second.full_reconciler.reconcile_all("period")
+                await dropped.wait()
+                await asyncio.sleep(30.0)
+                await reconciled(second, 10)
+
+        assert not lossy.left
+        assert "deletionTimestamp" not in second.pv()["metadata"]
+        assert is_on(cluster, "n2")
+        assert first.claim()["status"]["phase"] == "Bound"
+        assert first.journal.entries == {}
+
+
+async def test_a_run_that_verifies_does_not_drop_the_entry_of_a_later_replacement() -> None:
+    volume = PvName("pvc-11111111-2222-4333-8444-555555555555")
+    resource = ResourceName(volume)
+    async with cluster_with(volume) as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        linstor.place(volume, "n2")
+        first = setup_on(cluster, linstor, holder="first")
+        second = setup_on(cluster, linstor, journal=first.journal, holder="second")
+        read_claim, create = first.volumes.read_claim, second.volumes.create
+        verifying, go_on, failed = asyncio.Event(), asyncio.Event(), 0
+
+        async def slowly(claim: ClaimName) -> Manifest | None:
+            if first.nodes(volume) == {"n2"}:
+                verifying.set()
+                await go_on.wait()
+            return await read_claim(claim)
+
+        async def created(manifest: Manifest) -> Manifest:
+            nonlocal failed
+            if failed < 3 and cluster.get("persistentvolumes", volume) is None:
+                failed += 1
+                go_on.set()
+                await asyncio.sleep(1.0)
+                raise Unreachable("the API server is restarting")
+            return await create(manifest)
+
+        instead(first.volumes, read_claim=slowly)
+        instead(second.volumes, create=created)
+        async with first.at_work():
+            first.queue.add(resource, source="promotion")
+            await verifying.wait()
+            first.leadership.leading = False
+            first.engine.leadership_changed(leading=False)
+            linstor.place(volume, "n3")
+            async with second.at_work():
+                await reconciled(second, 1)
+                second.queue.add(resource, source="promotion")
+                await asyncio.sleep(20.0)
+                await reconciled(second, 5)
+
+        assert failed == 3
+        assert second.nodes(volume) == {"n3"}
+        assert second.journal.entries == {}
+
+
+async def test_a_volume_that_a_user_deletes_after_another_instance_finished_stays_deleted() -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        delete, finished = setup.volumes.delete, False
+        release: Json = {"metadata": {"finalizers": []}}
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal finished
+            response = await delete(manifest)
+            del setup.journal.entries[PV]
+            cluster.patch("persistentvolumes", PV, release)
+            cluster.create("persistentvolumes", {**manifest, "metadata": {"name": PV}})
+            await asyncio.sleep(1.0)
+            cluster.patch("persistentvolumes", PV, release)
+            cluster.delete("persistentvolumes", PV)
+            finished = True
+            return response
+
+        instead(setup.volumes, delete=deleted)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: finished)
+            await reconciled(setup, 3)
+
+        assert cluster.get("persistentvolumes", PV) is None
+        assert setup.journal.entries == {}
