@@ -12,14 +12,15 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.command import add_loop
+from benchmarks.linstor_timing import REALISTIC
 from benchmarks.machine import circumstances
-from benchmarks.plan import NAMES, REALISTIC, Measurement, full, short
+from benchmarks.plan import NAMES, Measurement, full, short
 from benchmarks.report import Report, show, write
 from tests.real_parts.build import BuildError
 
 EPILOG = """
-LINSTOR's delays (--realistic) are those of latency, burst and no-event; scale uses a LINSTOR that
-responds at once.
+LINSTOR's delays (--realistic) are those of latency, burst and no-event; side-by-side always has
+them, and scale uses a LINSTOR that responds at once.
 """
 
 

@@ -4,6 +4,9 @@ what makes them safe.
 It trusts the first state that it sees, records what it does but could not resume, and
 fails at the first response that it did not expect. What the service takes longer than this is
 the price of its care.
+
+With --minimal it records nothing and tries nothing in a dry run either: the least that keeps claims
+bound, and loses a volume for good if it ends at the wrong moment.
 """
 
 import argparse
@@ -38,8 +41,10 @@ JSON = {"Content-Type": "application/json"}
 class Baseline:
     """Moves volumes one after another, or several at a time."""
 
-    def __init__(self, kube: aiohttp.ClientSession, linstor: aiohttp.ClientSession) -> None:
-        self._kube, self._linstor = kube, linstor
+    def __init__(
+        self, kube: aiohttp.ClientSession, linstor: aiohttp.ClientSession, *, minimal: bool = False
+    ) -> None:
+        self._kube, self._linstor, self._minimal = kube, linstor, minimal
         self._latest: dict[str, Json] = {}
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._wanted: dict[str, None] = {}
@@ -123,28 +128,32 @@ class Baseline:
         entries = "/api/v1/namespaces/default/configmaps"
         pv, _ = await asyncio.gather(self._ask("GET", path), self._ask("GET", claim))
         body, mark = copy_for_create(pv, nodes), markers(pv)
-        entry, *_ = await asyncio.gather(
-            self._ask("POST", entries + MANAGER, entry_for(name, body, "prepared", {})),
-            self._ask("PATCH", path + MANAGER + "&dryRun=All", mark),
-            self._ask("DELETE", path, deletion(pv) | {"dryRun": ["All"]}),
-            self._ask("POST", VOLUMES + MANAGER + "&dryRun=All", body, fine=(409,)),
-        )
-        metadata = {key: entry["metadata"][key] for key in ("uid", "resourceVersion")}
-        pv, entry = await asyncio.gather(
-            self._ask("PATCH", path + MANAGER, mark),
-            self._ask(
-                "PUT",
-                f"{entries}/affinity-journal-{name}{MANAGER}",
-                entry_for(name, body, "deleting", metadata),
-            ),
-        )
+        saved: Json | None = None
+        if self._minimal:
+            pv = await self._ask("PATCH", path + MANAGER, mark)
+        else:
+            prepared, *_ = await asyncio.gather(
+                self._ask("POST", entries + MANAGER, entry_for(name, body, "prepared", {})),
+                self._ask("PATCH", path + MANAGER + "&dryRun=All", mark),
+                self._ask("DELETE", path, deletion(pv) | {"dryRun": ["All"]}),
+                self._ask("POST", VOLUMES + MANAGER + "&dryRun=All", body, fine=(409,)),
+            )
+            pv, saved = await asyncio.gather(
+                self._ask("PATCH", path + MANAGER, mark),
+                self._ask(
+                    "PUT",
+                    f"{entries}/affinity-journal-{name}{MANAGER}",
+                    entry_for(name, body, "deleting", guard(prepared)),
+                ),
+            )
         pv = await self._ask("DELETE", path, deletion(pv))
         pv = await self._ask("PATCH", path + MANAGER, tombstone(pv))
         pv, _ = await asyncio.gather(self._until_let_go(pv), self._ask("GET", claim))
         _, made = await asyncio.gather(self._remove(path, pv), self._create(body))
         # One that turned Lost is left to the binder: the baseline guards against nothing.
         await self._ask("GET", claim)
-        await self._ask("DELETE", f"{entries}/affinity-journal-{name}", deletion(entry))
+        if saved is not None:
+            await self._ask("DELETE", f"{entries}/affinity-journal-{name}", deletion(saved))
         for kind, namespace, uid in (
             ("PersistentVolume", "default", made["metadata"]["uid"]),
             ("PersistentVolumeClaim", ref["namespace"], ref["uid"]),
@@ -322,13 +331,14 @@ async def main() -> None:
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--linstor", required=True, help="URL of the LINSTOR controller")
     parser.add_argument("--workers", type=int, default=10)
+    parser.add_argument("--minimal", action="store_true", help="without records and dry runs")
     given = parser.parse_args()
     timeout = aiohttp.ClientTimeout(total=None)
     async with (
         kubernetes(given.kubeconfig) as kube,
         aiohttp.ClientSession(given.linstor, timeout=timeout) as linstor,
     ):
-        await Baseline(kube, linstor).run(given.workers)
+        await Baseline(kube, linstor, minimal=given.minimal).run(given.workers)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from itertools import cycle
 from pathlib import Path
 
 from benchmarks.command import run
-from benchmarks.comparison import Comparison, Side
+from benchmarks.comparison import Comparison, Side, client_named, report_named
 from benchmarks.figures import percentile
 from benchmarks.programs import SERVICE, Program
 from benchmarks.report import Goal, Report, Row
@@ -63,28 +63,33 @@ async def measure_burst(
     binder_limit: int | None = 500,
     timing: Timing | None = None,
     program: Program = SERVICE,
+    minimal: bool = False,
+    alone: bool = False,
 ) -> list[Report]:
-    """Evacuate on the service's side, then on the baseline's, at each size."""
-    found: list[tuple[Burst, Burst]] = []
-    async with Comparison.real(directory, binder_limit=binder_limit, timing=timing) as comparison:
+    """Evacuate on the service's side, then on the baseline's unless `alone`, at each size."""
+    found: list[tuple[Burst, Burst | None]] = []
+    async with Comparison.real(
+        directory, binder_limit=binder_limit, timing=timing, minimal=minimal
+    ) as comparison:
         here, there, known = "n1", "n2", 0
-        for side in comparison.sides:
+        sides = (comparison.service,) if alone else comparison.sides
+        for side in sides:
             await side.add({name: [LONE_HERE] for name in _lones(side)})
         for size in sizes:
-            for side in comparison.sides:
+            for side in sides:
                 numbers = range(known, size)
                 await side.add({_name(side, n): _nodes(n, here) for n in numbers})
             known = size
             gc.collect()
             gc.freeze()
             bursts = []
-            for side in comparison.sides:
+            for side in sides:
                 async with side.at_work(program=program):
                     bursts.append(await _evacuate(side, size, here, there))
-            found.append((bursts[0], bursts[1]))
+            found.append((bursts[0], None if alone else bursts[1]))
             here, there = there, here
     gc.unfreeze()
-    return [_report(found, binder_limit)]
+    return [_report(found, binder_limit, minimal=minimal)]
 
 
 def _name(side: Side, number: int) -> str:
@@ -160,18 +165,21 @@ class _Lone:
             await moving
 
 
-def _report(found: Sequence[tuple[Burst, Burst]], binder_limit: int | None) -> Report:
+def _report(
+    found: Sequence[tuple[Burst, Burst | None]], binder_limit: int | None, *, minimal: bool
+) -> Report:
     rows: list[Row] = []
     goals = []
+    beside = client_named(minimal=minimal)
     for service, baseline in found:
-        ratio = service.rate / baseline.rate
-        rows += [_row(service, ratio), _row(baseline, None)]
+        ratio = None if baseline is None else service.rate / baseline.rate
+        rows.append(_row(service, ratio))
+        if baseline is not None:
+            rows.append(_row(baseline, None))
         at = f"at {service.volumes:,} volumes"
-        if binder_limit is not None:
+        if binder_limit is not None and ratio is not None:
             goals.append(
-                Goal(
-                    what=f"rate beside the baseline {at}", found=ratio, least=LEAST_RATE, unit=" x"
-                )
+                Goal(what=f"rate beside {beside} {at}", found=ratio, least=LEAST_RATE, unit=" x")
             )
         starved = percentile(service.lone_amidst, 0.99) / percentile(service.lone_alone, 0.5)
         what = f"p99 of a single move in the burst beside its p50 at rest {at}"
@@ -180,8 +188,8 @@ def _report(found: Sequence[tuple[Burst, Burst]], binder_limit: int | None) -> R
         goals.append(Goal(what=what, found=service.overtaken, most=2 * WORKERS))
         goals.append(Goal(what=f"claims seen Lost {at}", found=service.lost, most=0))
     shown = "its default" if binder_limit is None else f"{binder_limit}/s"
-    title = f"Burst: a node is evacuated; the binder's request limit {shown}"
-    name = f"burst, binder at {'default' if binder_limit is None else binder_limit}"
+    title = f"Burst: a node is evacuated; the binder's request limit {shown}; beside {beside}"
+    name = report_named("burst", binder_limit, minimal=minimal)
     return Report(name=name, title=title, rows=rows, goals=goals)
 
 
@@ -205,10 +213,17 @@ def _row(burst: Burst, ratio: float | None) -> Row:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.burst", description=__doc__)
     parser.add_argument("--binder-limit", type=int, help="requests/s; its default without")
+    parser.add_argument("--minimal", action="store_true", help="beside the minimal client")
+    parser.add_argument("--alone", action="store_true", help="the service only, beside no other")
 
     async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
         return await measure_burst(
-            given.sizes, logs, binder_limit=given.binder_limit, program=given.program
+            given.sizes,
+            logs,
+            binder_limit=given.binder_limit,
+            program=given.program,
+            minimal=given.minimal,
+            alone=given.alone,
         )
 
     return run(parser, measure)

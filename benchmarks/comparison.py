@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from benchmarks import baseline
 from benchmarks.absence import absences
-from benchmarks.large_cluster import bind, side_by_side
+from benchmarks.large_cluster import bind, concurrently
 from benchmarks.programs import SERVICE as SERVICE_PROGRAM
 from benchmarks.programs import Program
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
@@ -36,12 +36,14 @@ class Side:
     name: str
     testbed: Testbed
     directory: Path
+    minimal: bool = False
+    """Whether it is the minimal client; only for the baseline."""
 
     async def add(self, volumes: Mapping[str, Iterable[str]]) -> None:
         """Make bound volumes, each with replicas on these nodes."""
         cluster = self.testbed.cluster
         await cluster.stop_binder()
-        await side_by_side(self._add(name, tuple(nodes)) for name, nodes in volumes.items())
+        await concurrently(self._add(name, tuple(nodes)) for name, nodes in volumes.items())
         await cluster.start_binder()
         for name in volumes:
             await self.testbed.until_bound(name)
@@ -98,7 +100,8 @@ class Side:
                 yield
                 await service.stop()
             return
-        command = (sys.executable, "-m", "benchmarks.baseline", "--linstor", url)
+        command = [sys.executable, "-m", "benchmarks.baseline", "--linstor", url]
+        command += ["--minimal"] if self.minimal else []
         process = await asyncio.create_subprocess_exec(
             *command, "--kubeconfig", str(cluster.kubeconfig), stdout=asyncio.subprocess.PIPE
         )
@@ -120,6 +123,17 @@ async def _failed(process: asyncio.subprocess.Process) -> None:
     raise AssertionError("the baseline failed; see its output above")
 
 
+def client_named(*, minimal: bool) -> str:
+    """What the service is compared with, in titles and goals."""
+    return "the minimal client" if minimal else "the baseline"
+
+
+def report_named(what: str, binder_limit: int | None, *, minimal: bool) -> str:
+    """The name of a report, different for each kind of comparison."""
+    name = f"{what}, binder at {'default' if binder_limit is None else binder_limit}"
+    return f"{name}, minimal" if minimal else name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """The cluster and both sides."""
@@ -135,21 +149,31 @@ class Comparison:
     @classmethod
     @asynccontextmanager
     async def real(
-        cls, directory: Path, *, binder_limit: int | None, timing: Timing | None = None
+        cls,
+        directory: Path,
+        *,
+        binder_limit: int | None,
+        timing: Timing | None = None,
+        minimal: bool = False,
     ) -> AsyncIterator[Self]:
         """On real parts; `binder_limit` is what the binder may ask of the API server a second."""
         binaries = await asyncio.to_thread(ensure_built)
         async with (
             RealCluster(binaries=binaries, directory=directory, controller_qps=binder_limit) as one,
             clusters.real(one) as cluster,
-            cls.of(cluster, directory, timing=timing) as comparison,
+            cls.of(cluster, directory, timing=timing, minimal=minimal) as comparison,
         ):
             yield comparison
 
     @classmethod
     @asynccontextmanager
     async def of(
-        cls, cluster: Cluster, directory: Path, *, timing: Timing | None = None
+        cls,
+        cluster: Cluster,
+        directory: Path,
+        *,
+        timing: Timing | None = None,
+        minimal: bool = False,
     ) -> AsyncIterator[Self]:
         async with AsyncExitStack() as stack:
             first = await stack.enter_async_context(Testbed.of(cluster, timing=timing))
@@ -162,5 +186,5 @@ class Comparison:
             yield cls(
                 cluster=cluster,
                 service=Side(name=SERVICE, testbed=first, directory=directory),
-                baseline=Side(name=BASELINE, testbed=second, directory=directory),
+                baseline=Side(name=BASELINE, testbed=second, directory=directory, minimal=minimal),
             )

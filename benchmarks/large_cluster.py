@@ -70,7 +70,7 @@ class LargeCluster:
         event_log = range(len(self.names), size)
         # A binder that looks on would write to each volume before its claim is complete.
         await self.cluster.stop_binder()
-        await side_by_side(self._add(number) for number in event_log)
+        await concurrently(self._add(number) for number in event_log)
         self.names += [volume_name(number) for number in event_log]
         await self.cluster.start_binder()
         # Millions of objects that stay would be walked through in the midst of a measurement.
@@ -153,7 +153,7 @@ def _volume(name: str, claim: Json, nodes: Iterable[str]) -> Json:
     return made
 
 
-async def side_by_side(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def concurrently(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
     rest = iter(jobs)
 
     async def work() -> None:

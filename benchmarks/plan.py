@@ -6,16 +6,15 @@ from pathlib import Path
 
 from benchmarks.burst import measure_burst
 from benchmarks.latency import measure_latency
+from benchmarks.linstor_timing import REALISTIC
 from benchmarks.no_event import measure_no_event
 from benchmarks.programs import Program
 from benchmarks.report import Report
 from benchmarks.scale import measure_scale
+from benchmarks.side_by_side import measure_side_by_side
 from tests.fakes.linstor_server import Timing
 
-NAMES = ("latency", "burst", "no-event", "scale")
-
-REALISTIC = Timing(rest_delay=0.0005, property_write_delay=0.45)
-"""How long LINSTOR itself takes, without what DRBD does: no event waits for that."""
+NAMES = ("side-by-side", "latency", "burst", "no-event", "scale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +25,28 @@ class Measurement:
     measure: Callable[[Path], Awaitable[list[Report]]]
 
 
+def _side_by_side(timing: Timing | None, program: Program) -> Measurement:
+    return Measurement(
+        name="side-by-side",
+        measure=lambda logs: measure_side_by_side(
+            logs, timing=timing or REALISTIC, program=program
+        ),
+    )
+
+
 def short(timing: Timing | None, program: Program) -> tuple[Measurement, ...]:
     """Some minutes; enough to see what a change of the code does."""
     return (
+        _side_by_side(timing, program),
         Measurement(
             name="latency",
             measure=lambda logs: measure_latency(100, logs, timing=timing, program=program),
+        ),
+        Measurement(
+            name="latency",
+            measure=lambda logs: measure_latency(
+                100, logs, timing=timing, program=program, minimal=True
+            ),
         ),
         Measurement(
             name="burst",
@@ -59,9 +74,16 @@ def short(timing: Timing | None, program: Program) -> tuple[Measurement, ...]:
 def full(timing: Timing | None, program: Program) -> tuple[Measurement, ...]:
     """All that goals are set for; some hours."""
     return (
+        _side_by_side(timing, program),
         Measurement(
             name="latency",
             measure=lambda logs: measure_latency(500, logs, timing=timing, program=program),
+        ),
+        Measurement(
+            name="latency",
+            measure=lambda logs: measure_latency(
+                500, logs, timing=timing, program=program, minimal=True
+            ),
         ),
         Measurement(
             name="latency",
