@@ -4,10 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+COMPILED := $(VENV)/compiled
 PROCESSES ?= auto
 PYTEST := $(BIN)/pytest -n $(PROCESSES) --dist loadgroup
 # What needs neither a real Kubernetes nor other programs, and no minutes for a single test.
 FAST := -m "not real and not long and not csi and not image" $(addprefix --ignore=tests/,benchmarks browser chart real_parts)
+
+# Tests start very many processes: each would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: dev test-fast coverage mutation lint-python lint-image lint-workflows lint-chart pre-commit release-dry-run
 .PHONY: help test test-real test-long test-oldest test-csi test-image test-image-python demo sandbox bench bench-full bench-guard soak dist lint format lock reference docs clean
@@ -15,29 +19,36 @@ FAST := -m "not real and not long and not csi and not image" $(addprefix --ignor
 help: ## Show all targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
 
+# Python compiles what is imported; to compile all that is installed takes a third of the time. The
+# lock file has all dependencies.
 $(READY): pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/pip install --quiet --no-compile --no-deps --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	touch $@
+
+# Else each of the processes that share the tests would compile them, and what they import.
+$(COMPILED): $(READY)
+	-@$(BIN)/pytest --collect-only --quiet >/dev/null
 	touch $@
 
 dev: $(READY) ## Set up for work on it: the environment, and git hooks that lint each commit
 	$(BIN)/pre-commit install
 
-test-fast: $(READY) ## Run the tests that need nothing but Python
+test-fast: $(COMPILED) ## Run the tests that need nothing but Python
 	$(PYTEST) $(FAST) $(ARGS)
 
-test: $(READY) ## Run all tests; with a Go toolchain also those on a real Kubernetes
+test: $(COMPILED) ## Run all tests; with a Go toolchain also those on a real Kubernetes
 	@if command -v go >/dev/null; then $(BIN)/python -m tests.real_parts.build >/dev/null; else \
 		echo "NOT TESTED AGAINST A REAL KUBERNETES: there is no Go toolchain" >&2; fi
 	$(PYTEST) $(ARGS)
 
-test-real: $(READY) ## The same, but a real Kubernetes that is missing is a failure
+test-real: $(COMPILED) ## The same, but a real Kubernetes that is missing is a failure
 	$(BIN)/python -m tests.real_parts.build >/dev/null
 	REQUIRE_REAL_PARTS=1 $(PYTEST) $(ARGS)
 
-test-long: $(READY) ## The tests that take minutes, the whole crash matrix among them
+test-long: $(COMPILED) ## The tests that take minutes, the whole crash matrix among them
 	$(BIN)/python -m tests.real_parts.build >/dev/null
 	REQUIRE_REAL_PARTS=1 $(PYTEST) -m long $(ARGS)
 	$(MAKE) test-oldest
@@ -47,7 +58,7 @@ test-oldest: $(READY) ## The contract suite and the main job on the oldest Kuber
 	$(BIN)/python -m tests.real_parts.build >/dev/null
 	REQUIRE_REAL_PARTS=1 $(PYTEST) -m "real and not long" tests/contracts tests/e2e/test_main_scenario.py
 
-test-csi: $(READY) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
+test-csi: $(COMPILED) ## LINBIT's CSI driver, its sidecars and the scheduler beside the service
 	$(BIN)/python -m tests.real_parts.build --csi >/dev/null
 	REQUIRE_REAL_PARTS=1 $(PYTEST) -m csi tests/csi $(ARGS)
 
@@ -63,13 +74,13 @@ demo: $(READY) ## Run the main scenario and print the results; REAL=1 on a real 
 sandbox: $(READY) ## Leave LINSTOR, Kubernetes and the service running, to try things out; REAL=1 as above
 	$(BIN)/python -m demo --sandbox $(if $(REAL),--real) $(ARGS)
 
-bench: $(READY) ## Measure on a real Kubernetes, some minutes; ARGS=--help shows the options
+bench: $(COMPILED) ## Measure on a real Kubernetes, some minutes; ARGS=--help shows the options
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-full: $(READY) ## Measure everything that goals are set for, up to 50,000 volumes; hours
+bench-full: $(COMPILED) ## Measure everything that goals are set for, up to 50,000 volumes; hours
 	$(BIN)/python -m benchmarks --full $(ARGS)
 
-bench-guard: $(READY) ## Wide limits on speed and requests that hold on any machine; two minutes
+bench-guard: $(COMPILED) ## Wide limits on speed and requests that hold on any machine; two minutes
 	$(BIN)/python -m benchmarks.guard $(ARGS)
 
 soak: $(READY) ## Half an hour of random faults and changes around the service; ARGS=--help shows the options
@@ -124,15 +135,15 @@ format: $(READY) ## Let the formatter decide
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# With the extras, because pip would look for the newest version of "coverage[toml]" if only "coverage" had a pin.
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras \
+	--upgrade --no-emit-index-url --no-emit-find-links --quiet
+
 lock: $(READY) ## Pin the newest versions of all dependencies, with their hashes
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
-		--no-emit-index-url --no-emit-find-links --quiet pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
-		--no-emit-index-url --no-emit-find-links --quiet --group dev --group build pyproject.toml \
-		-o requirements-dev.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
-		--no-emit-index-url --no-emit-find-links --quiet --group pyproject.toml:build -o requirements-build.txt
+	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) --group dev --group build pyproject.toml -o requirements-dev.txt
+	$(COMPILE) --group pyproject.toml:build -o requirements-build.txt
 
 reference: $(READY) ## Write the reference pages of the documentation from the code
 	PYTHONPATH=. $(BIN)/python packaging/reference.py
@@ -142,3 +153,4 @@ docs: $(READY) ## Build the documentation as a site in site/; a link that leads 
 
 clean: ## Remove what was made here; what was built for all checkouts stays in the cache
 	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants .coverage*
+	find . -name __pycache__ -prune -exec rm -rf {} +
