@@ -10,11 +10,11 @@ from pathlib import Path
 
 from demo.sandbox import keep_open
 from demo.scenario import run
-from tests.real_parts.build import SCHEDULER, BuildError, ensure_built
+from tests.real_parts.build import BuildError, ensure_built
 from tests.real_parts.cluster import RealCluster
 from tests.testbed import clusters
 from tests.testbed.clusters import Cluster
-from tests.testbed.scheduling import Pods, scheduler
+from tests.testbed.scheduling import Pods, with_pods
 from tests.testbed.testbed import Testbed
 
 
@@ -46,17 +46,12 @@ async def cluster_for(
         "(the first run builds them, which takes minutes)"
     )
     binaries = await asyncio.to_thread(ensure_built)
-    program = (await asyncio.to_thread(ensure_built, SCHEDULER)) / "kube-scheduler"
     async with (
         RealCluster(binaries=binaries, directory=directory) as parts,
         clusters.real(parts) as cluster,
+        with_pods(cluster, parts.kubeconfig, directory) as pods,
     ):
-        schedules = scheduler(program, parts.kubeconfig, directory)
-        schedules.start()
-        try:
-            yield cluster, Pods(cluster)
-        finally:
-            await schedules.kill()
+        yield cluster, pods
 
 
 async def main() -> int:
