@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.soak.oracle import CLAIMS, VOLUMES, Oracle, Owned, durable
+from benchmarks.soak.oracle import VOLUMES, Oracle, Owned, durable
 from benchmarks.soak.requests import listed
 from tests.fakes.linstor_server.objects import Definition, Replica, folded
 from tests.testbed import manifests
@@ -50,7 +50,7 @@ async def wrongs(oracle: Oracle) -> list[Wrong]:
     """Everything that is not as it has to be once nothing goes wrong and nothing is in motion."""
     cluster = oracle.testbed.cluster
     volumes = {v["metadata"]["name"]: v for v in await listed(cluster, VOLUMES)}
-    claims = {c["metadata"]["name"]: c for c in await listed(cluster, CLAIMS)}
+    claims = {c["metadata"]["name"]: c for c in await listed(cluster, manifests.CLAIMS)}
     found = [Wrong("entry", name) for name in await oracle.testbed.entries()]
     for owned in oracle.owned.values():
         found += _of_one(oracle, owned, volumes.get(owned.name), claims.get(owned.claim))

@@ -12,7 +12,6 @@ from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
 
-CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 VOLUMES = "/api/v1/persistentvolumes"
 ONE_IN_RETAINED, ONE_IN_SINGLE = 5, 5
 LABEL = "soak.invalid/seen"
@@ -68,8 +67,8 @@ class Oracle:
         """A claim and a volume whose replicas are there already, with a bit of everything on it."""
         cluster, on = self.testbed.cluster, tuple(nodes)
         wish = manifests.claim(f"claim-{name}")
-        claim = await surely(cluster, "POST", CLAIMS, wish, fine={409})
-        claim = claim or await surely(cluster, "GET", f"{CLAIMS}/claim-{name}")
+        claim = await surely(cluster, "POST", manifests.CLAIMS, wish, fine={409})
+        claim = claim or await surely(cluster, "GET", f"{manifests.CLAIMS}/claim-{name}")
         policy = "Delete" if chance.randrange(ONE_IN_RETAINED) else "Retain"
         volume = manifests.volume(
             name,
@@ -103,5 +102,7 @@ class Oracle:
     async def delete(self, owned: Owned) -> None:
         """Delete its claim; what follows from that is the reclaimer's."""
         del self.owned[owned.name]
-        await surely(self.testbed.cluster, "DELETE", f"{CLAIMS}/{owned.claim}", fine={404})
+        await surely(
+            self.testbed.cluster, "DELETE", f"{manifests.CLAIMS}/{owned.claim}", fine={404}
+        )
         self.going[owned.name] = owned

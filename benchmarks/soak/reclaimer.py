@@ -3,11 +3,12 @@
 import asyncio
 from typing import Any
 
-from benchmarks.soak.oracle import CLAIMS, VOLUMES, Oracle, Owned
+from benchmarks.soak.oracle import VOLUMES, Oracle, Owned
 from benchmarks.soak.requests import surely
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from tests.fakes.linstor_server.objects import folded
 from tests.fakes.sidecars import decisions
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 
@@ -37,7 +38,7 @@ class Reclaimer:
     async def _read(self, owned: Owned) -> None:
         cluster, world = self._oracle.testbed.cluster, self._oracle.testbed.world
         volume = await surely(cluster, "GET", f"{VOLUMES}/{owned.name}", fine={404})
-        claim = await surely(cluster, "GET", f"{CLAIMS}/{owned.claim}", fine={404})
+        claim = await surely(cluster, "GET", f"{manifests.CLAIMS}/{owned.claim}", fine={404})
         entry = await surely(cluster, "GET", f"{ENTRIES}-{owned.name}", fine={404})
         if volume is None and claim is None and entry is None:
             self._absent[owned.name] = self._absent.get(owned.name, 0) + 1

@@ -5,7 +5,8 @@ import pytest
 from tests.csi.steps import move_and
 from tests.e2e.steps import STEPS
 from tests.testbed.clusters import until
-from tests.testbed.csi import CLAIMS, CsiTestbed
+from tests.testbed.csi import CsiTestbed
+from tests.testbed.manifests import CLAIMS
 from tests.testbed.proxied import ProxiedTestbed
 
 pytestmark = [pytest.mark.csi, pytest.mark.real]

@@ -7,9 +7,9 @@ import pytest
 from tests.csi.steps import move_and
 from tests.e2e.steps import STEPS
 from tests.testbed.clusters import until
-from tests.testbed.csi import CLAIMS, NODES, CsiTestbed
+from tests.testbed.csi import NODES, CsiTestbed
 from tests.testbed.fixtures import MakeService
-from tests.testbed.manifests import nodes_of
+from tests.testbed.manifests import CLAIMS, nodes_of
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.service import running
 

@@ -12,7 +12,7 @@ from tests.e2e.steps import UP_TO_REMOVAL
 from tests.fakes.sidecars import HttpApi, Reclaimed, Sidecars
 from tests.testbed import manifests
 from tests.testbed.clusters import ApiError, until
-from tests.testbed.manifests import nodes_of
+from tests.testbed.manifests import CLAIMS, nodes_of
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import Asked, Before
 from tests.testbed.service import running
@@ -21,7 +21,6 @@ from tests.testbed.testbed import Testbed
 Json = dict[str, Any]
 
 PV = "/api/v1/persistentvolumes/pvc-1"
-CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 CLAIM = f"{CLAIMS}/claim-pvc-1"
 RESIZED: Json = json.loads(
     (
@@ -185,7 +184,7 @@ async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
     async def lost() -> bool:
         there = await testbed.cluster.find(PV)
         if there is None:
-            await read_claim(testbed, "gone")
+            await testbed.have_checked("claim-pvc-1")
         found = await testbed.cluster.ask("GET", CLAIM)
         recreated = there is not None and there["metadata"]["uid"] != old["metadata"]["uid"]
         return recreated or bool(found["status"]["phase"] == "Lost")
@@ -198,7 +197,7 @@ async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
     async with running(proxied.service()) as service:
         testbed.world.move("pvc-1", "n1", "n2")
         await testbed.until_on("pvc-1", "n2")
-        await read_claim(testbed, "back")
+        await testbed.have_checked("claim-pvc-1")
         await testbed.until_bound("pvc-1")
 
         async def counted() -> bool:
@@ -206,8 +205,3 @@ async def test_a_lost_claim_is_always_counted(proxied: ProxiedTestbed) -> None:
 
         await until(counted, "it is counted")
         assert "no data is affected" in service.said()
-
-
-async def read_claim(testbed: Testbed, why: str) -> None:
-    """Have the controller check the claim, as it does whenever a client changes it."""
-    await testbed.cluster.ask("PATCH", CLAIM, {"metadata": {"annotations": {"changed": why}}})

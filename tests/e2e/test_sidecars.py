@@ -24,7 +24,7 @@ from tests.fakes.sidecars import HttpApi, Sidecars
 from tests.real_parts.cluster import RealCluster
 from tests.testbed import clusters, manifests
 from tests.testbed.clusters import Cluster, until
-from tests.testbed.manifests import preserved
+from tests.testbed.manifests import CLAIMS, preserved
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import After, Asked
 from tests.testbed.service import running
@@ -34,7 +34,6 @@ from tests.testbed.warm import WarmStarts
 Json = dict[str, Any]
 
 PV = "/api/v1/persistentvolumes"
-CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 HOSTILE = "hostile"
 DOWN = 60.0
 """How long nobody resumes what was cut off: four resyncs of the binder."""

@@ -10,7 +10,7 @@ from tests.e2e.conftest import MakeService
 from tests.fakes.sidecars import HttpApi, Sidecars
 from tests.testbed import manifests
 from tests.testbed.clusters import until
-from tests.testbed.manifests import nodes_of, preserved
+from tests.testbed.manifests import CLAIMS, nodes_of, preserved
 from tests.testbed.proxied import ProxiedTestbed
 from tests.testbed.proxy import Asked, Before, Instead
 from tests.testbed.service import running
@@ -20,7 +20,6 @@ Json = dict[str, Any]
 
 VOLUMES = "/api/v1/persistentvolumes"
 PV = f"{VOLUMES}/pvc-1"
-CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 ENTRIES = "/api/v1/namespaces/default/configmaps"
 MARK = "linstor-affinity-events/replacing"
 SKIP_RECLAIM = "linstor.csi.linbit.com/skip-reclaim"

@@ -33,7 +33,6 @@ CLASSES = {
 }
 """When their volumes are made, and how many replicas they have; pods go where one of them is."""
 
-CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 
 
@@ -115,7 +114,7 @@ class CsiTestbed:
         wish["spec"]["resources"]["requests"]["storage"] = size
         if block:
             wish["spec"]["volumeMode"] = "Block"
-        return await self.testbed.cluster.ask("POST", CLAIMS, wish)
+        return await self.testbed.cluster.ask("POST", manifests.CLAIMS, wish)
 
     async def bound_volume(self, claim: str) -> Json:
         """The volume of a claim, once both are Bound to each other."""

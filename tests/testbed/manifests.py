@@ -10,6 +10,7 @@ DRIVER = "linstor.csi.linbit.com"
 HOSTNAME = "linbit.com/hostname"
 LOCAL_CLASS, ZONE_CLASS, ANYWHERE_CLASS = "linstor-local", "linstor-zone", "linstor-anywhere"
 ZONE = "topology.kubernetes.io/zone"
+CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 SERVER_SET = {"uid", "resourceVersion", "creationTimestamp", "managedFields"}
 
 CLASSES: dict[str, Json] = {

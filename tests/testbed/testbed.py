@@ -78,9 +78,7 @@ class Testbed:
         wish = manifests.claim(f"claim-{name}", storage_class=storage_class)
         if "volumeAttributesClassName" in volume:
             wish["spec"]["volumeAttributesClassName"] = volume["volumeAttributesClassName"]
-        claim = await self.cluster.ask(
-            "POST", "/api/v1/namespaces/default/persistentvolumeclaims", wish
-        )
+        claim = await self.cluster.ask("POST", manifests.CLAIMS, wish)
         await self.cluster.ask(
             "POST",
             "/api/v1/persistentvolumes",
@@ -91,6 +89,16 @@ class Testbed:
                 storage_class=storage_class,
                 **volume,
             ),
+        )
+
+    async def have_checked(self, claim: str) -> None:
+        """Change a claim, so that the PersistentVolume controller checks it, as it also does at
+        each of its resyncs.
+        """
+        found = await self.cluster.ask("GET", f"{manifests.CLAIMS}/{claim}")
+        changed = {"changed-since": found["metadata"]["resourceVersion"]}
+        await self.cluster.ask(
+            "PATCH", f"{manifests.CLAIMS}/{claim}", {"metadata": {"annotations": changed}}
         )
 
     async def add(self, name: str, nodes: Iterable[str], **volume: Any) -> None:
@@ -169,7 +177,7 @@ class Testbed:
     async def clear(self) -> None:
         """Remove every claim and volume, for the next test on the same cluster."""
         for path in (
-            "/api/v1/namespaces/default/persistentvolumeclaims",
+            manifests.CLAIMS,
             "/api/v1/persistentvolumes",
             "/api/v1/namespaces/default/configmaps",
             "/apis/coordination.k8s.io/v1/namespaces/default/leases",
