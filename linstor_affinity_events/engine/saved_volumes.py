@@ -5,8 +5,10 @@ LINSTOR cluster. So it is followed only if objects of this cluster confirm it: t
 exists in the state that the controller leaves, or its claim exists and refers to it.
 """
 
+import asyncio
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 from hashlib import sha256
 
 from linstor_affinity_events.engine.cluster_view import ClusterView
@@ -48,6 +50,17 @@ _NOT_DELETED = (
     "more, but LINSTOR rejects its deletion; that is retried. No volume is missing because of it"
 )
 OFF = "it is ignored because of --take-over-saved-volumes=off"
+RETRY_APART = 0.1
+"""Seconds, on average, between two tries of refused ones, of whatever number there are: LINSTOR
+stores hundreds on one definition, and each try reads from Kubernetes.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rejection:
+    text: bytes
+    why: str
+    at: float
 
 
 class SavedVolumes:
@@ -59,7 +72,7 @@ class SavedVolumes:
         self._linstor, self._volumes = ports.linstor, ports.volumes
         self._replacer, self._cluster_view = replacer, cluster_view
         self._parse_json, self._enabled = ports.parse_json, enabled
-        self._refused: dict[tuple[ResourceName, int], tuple[bytes, str]] = {}
+        self._refused: dict[tuple[ResourceName, int], _Rejection] = {}
         self._done: dict[tuple[ResourceName, int], bytes] = {}
         """By definition and volume number, with a hash of the text, which may be long."""
 
@@ -76,13 +89,16 @@ class SavedVolumes:
     async def take_over(self, definition: Definition) -> None:
         """Take over each saved PV of a definition.
 
-        One that can't be trusted, or belongs to another cluster, is reported once and stays.
+        One that can't be trusted, or belongs to another cluster, is reported once and stays. It is
+        tried again, the less often the more such there are.
         """
         for number, text in definition.saved.items():
             where, known = (definition.resource, number), sha256(text.encode()).digest()
             # Never take over twice one that could not be dropped: by now another client may have
             # deleted the volume.
             if self._done.get(where) != known:
+                if self._is_too_early(where, known):
+                    continue
                 try:
                     if not await self._take_over(definition, number, text):
                         continue
@@ -99,12 +115,20 @@ class SavedVolumes:
             self._refused.pop(where, None)
             self._done.pop(where, None)
 
+    def _is_too_early(self, where: tuple[ResourceName, int], text: bytes) -> bool:
+        refused = self._refused.get(where)
+        if refused is None or refused.text != text:
+            return False
+        age = asyncio.get_running_loop().time() - refused.at
+        return age < len(self._refused) * RETRY_APART
+
     def _refuse(
         self, where: tuple[ResourceName, int], text: bytes, why: str, message: str = _IGNORED
     ) -> None:
-        if self._refused.get(where) == (text, why):
+        before = self._refused.get(where)
+        self._refused[where] = _Rejection(text, why, asyncio.get_running_loop().time())
+        if before is not None and (before.text, before.why) == (text, why):
             return
-        self._refused[where] = (text, why)
         rd, number = where
         log.warning(message, extra=facts(resource=rd, volume_number=number, message=why))
 

@@ -9,6 +9,8 @@ import pytest
 
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.placement import Definition
 from tests.engine.forged_entries import reconciled
 from tests.engine.setup import PV, RD, Setup, cluster_with, instead, setup_on, until
 from tests.fakes.kube_server import FakeCluster
@@ -132,3 +134,35 @@ async def test_a_saved_volume_is_not_restored_again_after_it_was_deleted() -> No
             await reconciled(setup, 3)
 
         assert cluster.get("persistentvolumes", PV) is None
+
+
+@pytest.mark.parametrize(("number", "tries"), [(20, 5), (3000, 1)])
+async def test_very_many_saved_volumes_of_nobody_are_tried_less_often(
+    number: int, tries: int
+) -> None:
+    """LINSTOR stores hundreds on one definition, and each try reads from Kubernetes."""
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        setup = setup_on(cluster, linstor)
+        evil = ResourceName("evil")
+        saved = {each: json.dumps(of_nobody(evil, each)) for each in range(number)}
+        linstor.known[evil] = Definition(resource=evil, saved=saved)
+        read, asked = setup.volumes.read, list[str]()
+
+        async def counted(name: PvName) -> Any:
+            asked.append(name)
+            return await read(name)
+
+        instead(setup.volumes, read=counted)
+        async with setup.at_work():
+            await reconciled(setup, 5)
+
+        assert len([name for name in asked if name != PV]) == number * tries
+
+
+def of_nobody(resource: ResourceName, number: int) -> Json:
+    metadata = {"namespace": "default", "name": "elsewhere", "uid": "of-another-cluster"}
+    claim = {"metadata": {**metadata, "resourceVersion": "1"}}
+    handle = f"{resource}/{number}"
+    return manifests.volume(f"elsewhere-{number}", claim=claim, node_affinity=None, handle=handle)
