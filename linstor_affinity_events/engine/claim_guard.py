@@ -36,6 +36,8 @@ kube-controller-manager, which hardly anybody changes.
 """
 
 MARGIN_BEFORE, MARGIN_AFTER = 0.2, 0.5
+LAG_AT_MOST = 2.0
+SAME_RESYNC = RESYNC_PERIOD / 2
 RESYNC_KNOWN_FOR = 600.0
 
 
@@ -115,15 +117,20 @@ class ClaimGuard:
 
     def saw_resync(self) -> None:
         """The binder restored a claimRef or set a claim to Lost. It does so during a resync;
-        the next one follows after its period.
+        the next one follows after its period. The first such sign is the closest to its begin: a
+        binder that is behind goes on with one for a while, and a Lost claim is noticed later.
         """
-        self._resync_at = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        if now - self._resync_at > SAME_RESYNC:
+            self._resync_at = now
 
     async def avoid_resync(self) -> bool:
         """Return when no resync of the binder is expected. Returns whether it had to wait.
 
         The claim of a volume that is absent during a resync becomes Lost. The time of the next one
-        is derived from the last one seen, and forgotten after a while, because clocks drift.
+        is derived from the last one seen, and forgotten after a while, because clocks drift. To a
+        binder that is behind a volume may be absent for longer: it notices the creation after all
+        that it has to do before.
         """
         clock = asyncio.get_running_loop().time
         if clock() - self._resync_at > RESYNC_KNOWN_FOR:
@@ -132,7 +139,8 @@ class ClaimGuard:
         if since_resync < MARGIN_AFTER:
             await asyncio.sleep(MARGIN_AFTER - since_resync)
             return True
-        if since_resync > RESYNC_PERIOD - MARGIN_BEFORE:
+        lag = min(max(self._waits, default=0.0), LAG_AT_MOST)
+        if since_resync > RESYNC_PERIOD - MARGIN_BEFORE - lag:
             await asyncio.sleep(RESYNC_PERIOD - since_resync + MARGIN_AFTER)
             return True
         return False

@@ -408,6 +408,42 @@ async def test_the_binder_resync_period_is_learned_and_avoided() -> None:
         assert len(moments) > 800
 
 
+async def test_the_first_sign_of_a_resync_is_taken_for_its_begin() -> None:
+    async with one_setup() as setup:
+        guard = ClaimGuard(setup.volumes, setup.telemetry, timeout=2.0)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        guard.saw_resync()
+        await asyncio.sleep(1.0)
+        guard.saw_resync()
+
+        await asyncio.sleep(13.9)
+        assert await guard.avoid_resync()
+        assert clock() == pytest.approx(began + 15.5)
+        guard.saw_resync()
+        await asyncio.sleep(14.9)
+        assert await guard.avoid_resync()
+        assert clock() == pytest.approx(began + 31.0)
+
+
+async def test_a_resync_is_avoided_for_as_long_as_the_binder_is_behind() -> None:
+    """Its worker may take a deletion just before the creation, and that after all others."""
+    async with cluster_with(PV, binder_takes=0.8) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        guard = setup.replacer._dependencies.guard
+        clock = asyncio.get_running_loop().time
+        async with setup.volumes.watching():
+            assert await replace(setup, "n2") is Outcome.DONE
+        began = clock()
+        guard.saw_resync()
+
+        await asyncio.sleep(14.2)
+        assert await guard.avoid_resync()
+        assert clock() == pytest.approx(began + 15.5)
+
+
 async def test_a_replacement_started_during_a_journal_list_is_not_dropped() -> None:
     async with one_setup() as setup:
         everything = setup.journal.all
