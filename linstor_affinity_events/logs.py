@@ -1,6 +1,7 @@
 """Log formats: a constant message, then fields as key=value or as JSON.
 
-Field values come from outside the service, so non-printable characters are escaped.
+Field values come from outside the service, so non-printable characters are escaped, and long texts
+cut.
 """
 
 import json
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from linstor_affinity_events.printable import printable, printable_lines
+from linstor_affinity_events.printable import is_printable, printable, printable_lines, shortened
 
 QUIET_LIBRARIES = ("aiohttp", "aiohttp_sse_client", "asyncio", "kubernetes_asyncio")
 """They log a failure before this service does, and with less detail."""
@@ -28,8 +29,8 @@ def _given(record: logging.LogRecord) -> Mapping[str, object]:
 
 
 def _quoted(value: object) -> str:
-    text = str(value)
-    plain = text and text.isprintable() and not any(mark in text for mark in ' "=')
+    text = shortened(str(value))
+    plain = text and is_printable(text) and not any(mark in text for mark in ' "=')
     return text if plain else printable(json.dumps(text, ensure_ascii=False))
 
 
@@ -41,7 +42,7 @@ class KeyValueFormatter(logging.Formatter):
     """Renders `TIME LEVEL message key=value ...`; a value that contains spaces is quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [_moment(record), record.levelname, printable(record.getMessage())]
+        words = [_moment(record), record.levelname, printable(shortened(record.getMessage()))]
         words += [f"{key}={_quoted(value)}" for key, value in _given(record).items()]
         if record.exc_info:
             words.append("\n  " + printable_lines(self.formatException(record.exc_info)))
@@ -56,9 +57,11 @@ class JsonFormatter(logging.Formatter):
             "time": _moment(record),
             "level": record.levelname,
             "logger": record.name,
-            "msg": printable(record.getMessage()),
+            "msg": printable(shortened(record.getMessage())),
             **{
-                key: value if isinstance(value, int | float | bool) else printable(str(value))
+                key: value
+                if isinstance(value, int | float | bool)
+                else printable(shortened(str(value)))
                 for key, value in _given(record).items()
             },
         }

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linstor_affinity_events.adapters.http.endpoints import _shown
 from linstor_affinity_events.adapters.http.status_page import render
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.cli.terminal import (
@@ -22,7 +23,7 @@ from linstor_affinity_events.cli.terminal import (
     yaml_text,
 )
 from linstor_affinity_events.logs import JsonFormatter, KeyValueFormatter, facts
-from linstor_affinity_events.printable import printable, printable_lines
+from linstor_affinity_events.printable import LONGEST_TEXT, printable, printable_lines
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 BIDIRECTIONAL = [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
@@ -36,11 +37,14 @@ INVISIBLE = [
     "\ufeff",
     "\U000e0041",
 ]
-HOSTILE = "".join([*CONTROLS, *BIDIRECTIONAL, *INVISIBLE, "\ud800"])
+BLANK = [*"\u034f\u115f\u17b4\u180b\u2800\u3164\ufe0f\uffa0\U000e0100"]
+"""Python counts them as printable."""
+HOSTILE = "".join([*CONTROLS, *BIDIRECTIONAL, *INVISIBLE, *BLANK, "\ud800"])
 
 
 def observed(text: str) -> bool:
-    return not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text)
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    return not any(c in BLANK or unicodedata.category(c) in hidden for c in text)
 
 
 @given(text=st.text())
@@ -206,3 +210,20 @@ def test_control_characters_do_not_reach_the_traceback_of_a_command(
     err = capsys.readouterr().err
     assert "\\u202e" in err
     assert all(map(observed, err.split("\n")))
+
+
+@pytest.mark.parametrize("formatter", [KeyValueFormatter(), JsonFormatter()])
+def test_a_text_of_others_takes_a_limited_part_of_a_log_line(formatter: logging.Formatter) -> None:
+    record = logging.LogRecord("x", logging.INFO, "x", 1, "\x7f" * 10**6, (), None)
+    record.facts = {"holder": "\x7f" * 10**6, "why": "x" * 10**6}
+
+    line = formatter.format(record)
+
+    assert len(line) < 20 * LONGEST_TEXT
+    assert "x" * (LONGEST_TEXT - 10) in line
+
+
+def test_a_text_of_others_takes_a_limited_part_of_the_status() -> None:
+    shown = _shown({"leader": "\x7f" * 10**6})
+
+    assert shown == {"leader": "\\u007f" * (LONGEST_TEXT - 1) + "…"}

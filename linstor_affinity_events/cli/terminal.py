@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from linstor_affinity_events.printable import printable, printable_lines
+from linstor_affinity_events.printable import is_printable, printable, printable_lines
 
 WIDE = 1000
 """The width when the output is not a terminal: lines are not wrapped, so that grep works."""
@@ -65,9 +65,9 @@ def json_text(tree: Any) -> str:
 
 def _escaped_in_json(line: str) -> str:
     """Escape non-printable characters of a line of JSON, which it has in its strings only."""
-    if line.isprintable():
+    if is_printable(line):
         return line
-    return "".join(c if c.isprintable() else _utf16(c) for c in line)
+    return "".join(c if is_printable(c) else _utf16(c) for c in line)
 
 
 def _utf16(character: str) -> str:

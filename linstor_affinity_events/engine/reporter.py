@@ -19,6 +19,7 @@ from linstor_affinity_events.model.decision import (
 )
 from linstor_affinity_events.model.names import PvName, Uid, few
 from linstor_affinity_events.model.volume import Volume
+from linstor_affinity_events.printable import shortened
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,6 @@ REMIND_AFTER = 45 * 60.0
 """The API server drops Events after an hour, unless --event-ttl says otherwise."""
 
 MOST_CHANGES = 100
-
-LONGEST_TEXT = 2000
-"""Characters kept of each text of the last changes: others may set affinities of a megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +93,6 @@ class Changed:
     how: str
     took: float
     """Seconds since the trigger."""
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
 def kind_of(decision: Decision) -> str:
@@ -266,10 +260,10 @@ class Reporter:
             Changed(
                 at=self._now(),
                 pv=volume.name,
-                claim=None if volume.claim is None else _shortened(str(volume.claim)),
-                resource=None if volume.key is None else _shortened(str(volume.key)),
-                was=_shortened(was),
-                now=_shortened(now),
+                claim=None if volume.claim is None else shortened(str(volume.claim)),
+                resource=None if volume.key is None else shortened(str(volume.key)),
+                was=shortened(was),
+                now=shortened(now),
                 how=how,
                 took=took,
             )

@@ -6,6 +6,7 @@ than this code. Typed client models would drop those.
 
 import sys
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from linstor_affinity_events.model.affinity import NodeAffinity
@@ -14,7 +15,7 @@ from linstor_affinity_events.model.keys import (
     CLASS_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
 )
-from linstor_affinity_events.model.names import ClaimName, PvName, Uid
+from linstor_affinity_events.model.names import LONGEST_NAME, ClaimName, PvName, Uid
 
 Manifest = Mapping[str, Any]
 """The JSON of a Kubernetes object, as read. Never changed in place."""
@@ -72,15 +73,24 @@ def phase_of(manifest: Manifest) -> str:
 
 
 def claim_of(manifest: Manifest) -> ClaimName | None:
-    """The claim that a PersistentVolume names in its claimRef."""
+    """The claim that a PersistentVolume names in its claimRef. Neither name nor uid is longer than
+    those of claims, and each of different ones stays different: the API server accepts any.
+    """
     ref = manifest["spec"].get("claimRef")
     if not ref:
         return None
     return ClaimName(
-        namespace=sys.intern(str(ref.get("namespace", ""))),
-        name=str(ref.get("name", "")),
-        uid=Uid(str(ref.get("uid", ""))),
+        namespace=sys.intern(_bounded(str(ref.get("namespace", "")))),
+        name=_bounded(str(ref.get("name", ""))),
+        uid=Uid(_bounded(str(ref.get("uid", "")))),
     )
+
+
+def _bounded(text: str) -> str:
+    """A text that is too long for a name, by its beginning and its hash. No claim can have that."""
+    if len(text) <= LONGEST_NAME:
+        return text
+    return f"{text[:40]}…{sha256(text.encode(errors='surrogatepass')).hexdigest()}"
 
 
 def secret_namespaces(manifest: Manifest) -> frozenset[str]:

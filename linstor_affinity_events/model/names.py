@@ -34,6 +34,7 @@ class ClaimName:
         return _is_name(self.namespace) and _is_name(self.name)
 
 
+LONGEST_NAME = 253
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
@@ -43,7 +44,7 @@ def is_pv_name(text: object) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    return len(text) <= 253 and _NAME.fullmatch(text) is not None
+    return len(text) <= LONGEST_NAME and _NAME.fullmatch(text) is not None
 
 
 def resource_name(text: str) -> ResourceName:

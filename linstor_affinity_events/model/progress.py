@@ -491,6 +491,12 @@ def _not_deleted(progress: Progress, pv: Manifest | None) -> bool:
     return progress.begun and _exists(pv, uid) and not _is_deleted(pv, uid)
 
 
+def _is_only_marked(progress: Progress) -> bool:
+    """Whether this run began the replacement, and has done no more than to mark the volume."""
+    pv = progress.observation.pv
+    return pv is not None and is_marked(pv) and _not_deleted(progress, pv)
+
+
 def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
     """Whether an observed deletion can't be ours: all our requests were conflicts, and nobody
     has written the entry since, as other instances do before they delete.
@@ -532,9 +538,13 @@ def _after_failure(
     observing = replace(progress, outdated=True, then=None)
     if isinstance(error, Conflict):
         conflicts = progress.conflicts + 1
-        if conflicts > MAX_CONFLICTS:
-            return Failed(progress=progress, error=error)
-        return replace(observing, conflicts=conflicts)
+        if conflicts <= MAX_CONFLICTS:
+            return replace(observing, conflicts=conflicts)
+        if isinstance(step, Save | MarkAndSave) and _is_only_marked(progress):
+            # Another client keeps rewriting the entry. A later run would not know any more what
+            # the volume was like, nor whether its owner deletes it.
+            return replace(progress, then=UnmarkWithoutEntry())
+        return Failed(progress=progress, error=error)
     # Keep trying once it may be deleted. Before that, a later reconcile starts again, and so soon
     # that a mark which is still on its way finds another version of the volume.
     failures = progress.failures + 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes import lease as kube_lease
-from linstor_affinity_events.adapters.kubernetes.api import KubeApi
+from linstor_affinity_events.adapters.kubernetes.api import KubeApi, Query
 from linstor_affinity_events.adapters.kubernetes.election import (
     AlwaysLeading,
     ElectionTimes,
@@ -17,8 +17,10 @@ from linstor_affinity_events.adapters.kubernetes.election import (
 )
 from linstor_affinity_events.adapters.kubernetes.leader_health import YIELD_AFTER_FIRST
 from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
+from linstor_affinity_events.printable import LONGEST_TEXT
 from tests.adapters.peers import hurried, loads, running
 from tests.contracts.manifests import lease
+from tests.engine.setup import instead
 from tests.fakes.kube_server import FakeCluster, KubeServer
 
 SPEED = 40
@@ -328,6 +330,43 @@ def test_a_released_lease_is_acquired_at_once() -> None:
         assert not one.leading
         assert took < RETRY + 5.0
         assert town.spec["leaseTransitions"] == 1
+
+    run_story(story)
+
+
+def test_a_lease_is_released_however_deep_its_managed_fields_are() -> None:
+    """Whoever may write the Lease can store levels that JSON parsers read, and writers refuse."""
+    deep: dict[str, object] = {}
+    for _ in range(300):
+        deep = {"f:x": deep}
+    fields = [{"manager": "x", "operation": "Update", "fieldsV1": deep}]
+
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+            get = one._api.get
+
+            async def read(path: str, query: Query | None = None) -> dict[str, Any]:
+                lease = await get(path, query)
+                return {**lease, "metadata": {**lease["metadata"], "managedFields": fields}}
+
+            instead(one._api, get=read)
+            await one.release()
+
+        assert town.spec["holderIdentity"] == ""
+
+    run_story(story)
+
+
+def test_of_a_holder_with_a_long_name_only_the_beginning_is_kept() -> None:
+    async def story(town: Town) -> None:
+        town.held_by("x" * 10**6)
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.holder.startswith("xxx"))
+
+        assert len(one.holder) == LONGEST_TEXT
 
     run_story(story)
 

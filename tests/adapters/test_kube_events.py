@@ -90,13 +90,14 @@ async def test_a_warning_has_type_warning(events: KubeEvents, cluster: FakeClust
     )
 
 
-async def test_no_event_is_sent_for_a_claim_without_uid(
+async def test_no_event_is_sent_for_a_claim_without_uid_or_valid_name(
     events: KubeEvents, cluster: FakeCluster
 ) -> None:
     events.warn(volume(ClaimName(namespace="shop", name="data")), "X", "x")
     events.warn(volume(claim=None), "Y", "y")
+    events.warn(volume(ClaimName(namespace="0/" + "x" * 99, name="x", uid=Uid("1"))), "Z", "z")
 
-    reported = await stored(cluster, 2)
+    reported = await stored(cluster, 3)
 
     assert {event["metadata"]["namespace"] for event in reported} == {"default"}
 

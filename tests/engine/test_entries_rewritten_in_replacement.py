@@ -418,3 +418,71 @@ async def test_very_many_annotations_beside_a_rejected_label_delay_no_other_volu
         assert requests < 40
         assert annotations.items() <= setup.pv()["metadata"]["annotations"].items()
         assert "labels" not in setup.pv()["metadata"]
+
+
+def rewritten_before_each_save(setup: Setup, *, times: int, then: Callable[[], None]) -> None:
+    save, left = setup.journal.save, times
+
+    async def saved(entry: JournalEntry) -> JournalEntry:
+        nonlocal left
+        if left > 0:
+            rewrite(setup, lambda tree: tree.update(holder=f"nobody-{left}", state="deleting"))
+        try:
+            return await save(entry)
+        finally:
+            left -= 1
+            if left == 0:
+                then()
+
+    instead(setup.journal, save=saved)
+
+
+@pytest.mark.parametrize("then", ["deleted", "unreadable", "left"])
+@pytest.mark.parametrize("times", [5, 6, 7, 8])
+async def test_an_entry_rewritten_until_the_run_gives_up_leaves_no_retain(
+    times: int, then: str
+) -> None:
+    async with bound() as (setup, _):
+
+        def afterwards() -> None:
+            if then == "deleted":
+                setup.journal.entries.pop(PV, None)
+            elif then == "unreadable":
+                rewrite(setup, lambda tree: tree.update(format=0))
+
+        rewritten_before_each_save(setup, times=times, then=afterwards)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 10)
+
+        now = setup.pv()
+        assert now["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert FINALIZER not in now["metadata"]["finalizers"]
+        assert SKIP_RECLAIM_ANNOTATION not in now["metadata"]["annotations"]
+
+
+async def test_an_entry_that_is_always_rewritten_undoes_no_deletion() -> None:
+    """The owner deletes the volume when the run has given up; then nobody rewrites it any more."""
+    async with bound() as (setup, _):
+        before, patch, given_up = setup.pv()["metadata"]["uid"], setup.volumes.patch, False
+
+        async def patched(name: PvName, change: Json) -> Manifest:
+            """The owner deletes the volume as soon as the markers are taken off."""
+            nonlocal given_up
+            made = await patch(name, change)
+            if not given_up and FINALIZER not in made["metadata"]["finalizers"]:
+                given_up = True
+                setup.cluster.delete("persistentvolumes", PV)
+            return made
+
+        instead(setup.volumes, patch=patched)
+        rewritten_before_each_save(setup, times=6, then=lambda: None)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 20)
+
+        assert given_up
+
+        now = setup.pv()
+        assert now["metadata"]["uid"] == before
+        assert "deletionTimestamp" in now["metadata"]

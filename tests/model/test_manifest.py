@@ -625,3 +625,18 @@ def test_differences_from_the_wanted_volume_are_named(made: Json, parts: tuple[s
 )
 def test_only_decision_inputs_cause_another_decision(after: Json, part: str | None) -> None:
     assert changes_decision(ASKED, after) == part
+
+
+@pytest.mark.parametrize("part", ["namespace", "name", "uid"])
+def test_no_long_text_of_a_claim_ref_is_kept(part: str) -> None:
+    """The API server accepts texts of a megabyte there. Different ones stay different."""
+    ref = {"namespace": "default", "name": "x", "uid": "1"}
+    long = [{**ref, part: "x" * 10**6}, {**ref, part: "x" * 10**6 + "y"}]
+
+    one, other = (claim_of({"spec": {"claimRef": each}}) for each in long)
+
+    assert one is not None
+    assert one != other
+    assert one == claim_of({"spec": {"claimRef": dict(long[0])}})
+    assert len(getattr(one, part)) < 200
+    assert part == "uid" or not one.is_valid

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from linstor_affinity_events.printable import printable
+from linstor_affinity_events.printable import printable, shortened
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -31,7 +31,7 @@ def page_template() -> "Template":
     def shown(value: object) -> object:
         """Make non-printable characters visible in all that is not HTML already."""
         is_text = isinstance(value, str) and not isinstance(value, Markup)
-        return printable(str(value)) if is_text else value
+        return printable(shortened(str(value))) if is_text else value
 
     environment = Environment(
         autoescape=True,

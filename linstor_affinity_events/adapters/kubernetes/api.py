@@ -135,7 +135,7 @@ class KubeApi:
 
     async def _send(self, request: _Request) -> tuple[dict[str, Any], int]:
         """Return the body of the response and its size; credentials are renewed once if needed."""
-        raw = None if request.body is None else orjson.dumps(request.body)
+        raw = None if request.body is None else _payload(request.body)
         self._retry_after_gate.check(request.identity, str(request))
         for last in (False, True):
             sent: list[str] = []
@@ -209,6 +209,17 @@ class KubeApi:
 def _url(session: KubeSession, path: str, query: Query) -> URL:
     text = f"{session.host}{path}" + (f"?{urlencode(query)}" if query else "")
     return URL(text, encoded=True)
+
+
+def _payload(body: Mapping[str, Any]) -> bytes:
+    """Return the JSON of a body without its `managedFields`, which the API server keeps if it gets
+    none. Others can write so many levels there that orjson reads, but does not write them.
+    """
+    metadata = body.get("metadata")
+    if isinstance(metadata, Mapping) and "managedFields" in metadata:
+        rest = {key: value for key, value in metadata.items() if key != "managedFields"}
+        body = {**body, "metadata": rest}
+    return orjson.dumps(body)
 
 
 def _request_body(raw: bytes | None) -> bytes | BytesIO | None:

@@ -18,6 +18,7 @@ from linstor_affinity_events.adapters.kubernetes.lease import (
 )
 from linstor_affinity_events.errors import Again, Conflict, Expired, Missing, Refused
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.printable import shortened
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ class LeaseElection:
             self._report(leading=False)
 
     def _lost(self, holder: str) -> None:
-        self._renewed, self.holder = float("-inf"), holder
+        self._renewed, self.holder = float("-inf"), shortened(holder)
 
     async def release(self) -> None:
         """Release the Lease so that another instance can lead at once. A failure is only logged."""

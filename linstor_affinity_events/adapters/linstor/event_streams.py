@@ -6,16 +6,15 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import aiohttp
-from aiohttp.http_exceptions import LineTooLong
 from aiohttp_sse_client.client import EventSource
 
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
 from linstor_affinity_events.adapters.linstor.rows import LONGEST_NAME
-from linstor_affinity_events.adapters.transport.bodies import MIB, parse_text
+from linstor_affinity_events.adapters.transport.bodies import MIB, parse_text, read_lines
 from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
 from linstor_affinity_events.adapters.transport.sockets import watched_socket
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
-from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.errors import TooLong, Unreachable
 from linstor_affinity_events.model.names import resource_name
 
 PROMOTION_PATH = "/v1/events/drbd/promotion"
@@ -23,9 +22,9 @@ NODES_PATH = "/v1/events/nodes"
 
 CONNECT_TIMEOUT = 10.0
 READ_BUFFER = MIB
-"""aiohttp accepts lines of twice this size. An event has a node with all properties twice."""
 
 FRAME_LIMIT = 2 * MIB
+"""Bytes of a line, and characters of an event, which has a node with all properties twice."""
 
 MOST_LINES = 100
 """The most data lines of one event. LINSTOR sends one; the library copies the data for each."""
@@ -50,6 +49,7 @@ class _YieldingResponse:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
+        self._read = read_lines(response, "LINSTOR", longest=FRAME_LIMIT)
         self._lines, self._size = 0, 0
         self.idle_lines = 0
         """Lines since the last event."""
@@ -69,9 +69,7 @@ class _YieldingResponse:
         return self
 
     async def __anext__(self) -> bytes:
-        line = await self._response.content.readline()
-        if not line:
-            raise StopAsyncIteration
+        line = await anext(self._read)
         self._lines, self._size = self._lines + 1, self._size + len(line)
         self.idle_lines += 1
         if self.idle_lines > MOST_IDLE_LINES:
@@ -169,10 +167,13 @@ class LinstorStream:
                         yield _events(source)
                 finally:
                     await source.close()
-        except (aiohttp.ClientError, ConnectionError, LineTooLong, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, OSError) as error:
             self._connection.failed(url)
             likely_cause = self._connection.likely_cause(error, url)
             raise Unreachable(f"{where}: {_message(error)}{likely_cause}") from error
+        except TooLong as error:
+            self._connection.failed(url)
+            raise Unreachable(f"{where}: {error}") from error
         except UnicodeDecodeError as error:
             raise Unreachable(f"{where}: the stream is not valid UTF-8") from error
 

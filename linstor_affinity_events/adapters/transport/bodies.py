@@ -42,10 +42,12 @@ async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
 async def read_lines(
     response: aiohttp.ClientResponse, what: str, *, longest: int
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the lines of a body as they arrive, without their ends; the last one may be incomplete.
+    """Yield the lines of a body as they arrive, each with its newline, which an incomplete last one
+    lacks.
 
     Raises TooLong for a line of more than `longest` bytes. aiohttp can read lines too, but the
-    longest one is then twice its buffer, which every response may fill.
+    longest one is then twice its buffer, which every response may fill, and a line that arrives in
+    tiny pieces takes quadratic time.
     """
     pieces: list[bytes] = []
     size = 0
@@ -57,9 +59,10 @@ async def read_lines(
             response.close()
             raise TooLong(f"{what} returned a line of more than {size_text(longest)}")
         for start in starts:
-            yield b"".join(pieces)
+            yield b"".join((*pieces, b"\n"))
             pieces, size = [start], len(start)
-    yield b"".join(pieces)
+    if size:
+        yield b"".join(pieces)
 
 
 def has_more_values(body: bytes, most: int) -> bool:
