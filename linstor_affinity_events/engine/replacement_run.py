@@ -15,8 +15,10 @@ from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.verification import verified
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.decision import Refusal
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
+from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.progress import (
     BinderAwaited,
     ClaimRead,
@@ -67,12 +69,18 @@ class ReplacementRun:
     """Takes one replacement from the observed state to its end."""
 
     def __init__(
-        self, dependencies: RunDependencies, progress: Progress, volume_watch: VolumeWatch
+        self,
+        dependencies: RunDependencies,
+        progress: Progress,
+        volume_watch: VolumeWatch,
+        *,
+        began: float | None = None,
     ) -> None:
+        """`began` is when the run that this one continues began, by the loop's clock."""
         self._dependencies, self.progress = dependencies, progress
         self._volume_watch = volume_watch
         self._clock = asyncio.get_running_loop().time
-        self._begun = self._clock()
+        self.began = self._clock() if began is None else began
         self._at_rest = ClaimAtRest(dependencies.volumes)
 
     async def run(self) -> Outcome | LeaveAlone:
@@ -124,13 +132,7 @@ class ReplacementRun:
 
     @property
     def _is_recent(self) -> bool:
-        return self._clock() - self._begun < RELIED_ON_AFTER
-
-    @property
-    def _saw_later(self) -> bool:
-        """Whether the watch has shown another volume of that name since."""
-        seen = (self._volume_watch.latest, self._volume_watch.gone)
-        return any(pv is not None and uid_of(pv) != self.progress.entry.uid for pv in seen)
+        return self._clock() - self.began < RELIED_ON_AFTER
 
     @property
     def _pv(self) -> Manifest:
@@ -161,7 +163,8 @@ class ReplacementRun:
         match step:
             case Observe():
                 pv, entry = await observe(self._dependencies, self.progress.entry.pv)
-                return Observed(pv, entry, first_hand=self._is_recent and not self._saw_later)
+                later = _saw_later(self._volume_watch, self.progress.entry.uid)
+                return Observed(pv, entry, first_hand=self._is_recent and not later)
             case Mark() | DetachClaimRef() | Unmark() | Delete() | Create():
                 return await self._write(step)
             case Save(changed):
@@ -182,10 +185,10 @@ class ReplacementRun:
             case UnmarkWithoutEntry():
                 known = self.progress.begun and self._is_recent
                 own = self.progress.original_values if known else None
-                await unmark_without_entry(self._dependencies, self._pv, own=own)
-                return Done()
+                ended = await unmark_without_entry(self._dependencies, self._pv, own=own)
+                return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
             case LeaveAlone():
-                return Done()
+                return Done(step)
             case _:
                 assert_never(step)
 
@@ -259,6 +262,12 @@ class ReplacementRun:
         else:
             self._dependencies.unfinished.absent.present(self.progress.entry.pv)
         return Recreated(pv=made, asked_for=then.body)
+
+
+def _saw_later(volume_watch: VolumeWatch, uid: Uid) -> bool:
+    """Whether the watch has shown another volume of that name since."""
+    seen = (volume_watch.latest, volume_watch.gone)
+    return any(pv is not None and uid_of(pv) != uid for pv in seen)
 
 
 def _log(step: Step, after: Progress, error: Again | Refused) -> None:

@@ -10,29 +10,27 @@ from dataclasses import dataclass
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.claim_verification import ClaimVerifier
+from linstor_affinity_events.engine.dry_runs import rejection
+from linstor_affinity_events.engine.interrupted_runs import InterruptedRun, InterruptedRuns
+from linstor_affinity_events.engine.journal_lists import list_entries
 from linstor_affinity_events.engine.observing import observe, used_by_others
 from linstor_affinity_events.engine.ports import Ports, VolumeWatch
 from linstor_affinity_events.engine.replacement_run import ReplacementRun
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.engine.unfinished import Unfinished
-from linstor_affinity_events.errors import BadEntry, Conflict, Refused
+from linstor_affinity_events.errors import Again, BadEntry, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
-from linstor_affinity_events.model.changes import changes_decision, taken_over
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, is_terminating
-from linstor_affinity_events.model.markers import is_marked, mark_patch
 from linstor_affinity_events.model.names import PvName, few
-from linstor_affinity_events.model.progress import Progress, begin
+from linstor_affinity_events.model.progress import Progress, begin, continued
 from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import Observation
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
 from linstor_affinity_events.model.volume import Volume
-
-LIST_FOR, MOST_LISTS = 10.0, 30
-"""How long, and how often, one full reconcile goes on with a list of journal entries."""
 
 BLOCKED_RETRY = 5.0
 NOT_LEADING_RETRY = 5.0
@@ -67,6 +65,7 @@ class Replacer:
         self._may_begin, self._allowed_finalizers = may_begin, tuple(allowed_finalizers)
         self._rejected = set[PvName]()
         """The volumes whose replacement Kubernetes rejected when it was tried last."""
+        self._interrupted = InterruptedRuns()
         self.unfinished = Unfinished(ports.notices, telemetry, volumes.describe)
         guard = ClaimGuard(volumes, telemetry, timeout=guard_timeout, observe_wait=observe_wait)
         self.verifier = ClaimVerifier(volumes, telemetry, guard, delays, timeout=guard_timeout)
@@ -83,22 +82,15 @@ class Replacer:
         )
 
     def forget_gone(self) -> None:
-        """Drop what is kept for volumes that no longer exist."""
+        """Drop what is kept for volumes that no longer exist, or are not being replaced."""
         known = self._dependencies.index.get
         self._rejected = {name for name in self._rejected if known(name) is not None}
+        self._interrupted.forget(but=self.unfinished.pending)
 
     async def load(self) -> None:
         """List the unfinished replacements again, to the last one unless there are very many."""
-        clock = asyncio.get_running_loop().time
-        until = clock() + LIST_FOR
-        for _ in range(MOST_LISTS):
-            term, before = self.unfinished.term, tuple(self.unfinished.pending)
-            listed = await self._journal.all()
-            self.unfinished.know(
-                listed, before=before, term=term, volume_of=self._dependencies.index.get
-            )
-            if (listed.last and self.unfinished.complete) or clock() >= until:
-                break
+        volume_of = self._dependencies.index.get
+        await list_entries(self._journal, self.unfinished, self._interrupted, volume_of)
 
     async def replace(
         self,
@@ -115,12 +107,7 @@ class Replacer:
         journal entry to resume from if anything was begun.
         """
         if self.unfinished.absent.blocking:
-            others = few(sorted(self.unfinished.absent.blocking))
-            why = (
-                f"PersistentVolume {others} is missing because Kubernetes rejects its "
-                "recreation; no other replacement begins until that is fixed"
-            )
-            return Deferred(Reason.BLOCKED, why, BLOCKED_RETRY)
+            return _blocked_by(self.unfinished.absent.blocking)
         against = obstacle(pv, claim, allowed_finalizers=self._allowed_finalizers, urgent=urgent)
         if against is not None:
             return against
@@ -147,10 +134,12 @@ class Replacer:
         stored: JournalEntry | BaseException | None = None
         against: Refusal | BaseException | None
         if entry.pv in self._rejected:
-            against = await self._tried(pv, entry)
+            against = await rejection(self._volumes, pv, entry)
         else:
             against, stored = await asyncio.gather(
-                self._tried(pv, entry), self._create_entry(entry), return_exceptions=True
+                rejection(self._volumes, pv, entry),
+                self._create_entry(entry),
+                return_exceptions=True,
             )
             if against is not None and isinstance(stored, JournalEntry):
                 await self._withdraw(stored)
@@ -175,24 +164,11 @@ class Replacer:
         await self._journal.drop(entry)
         self.unfinished.ended(entry.pv)
 
-    async def _tried(self, pv: Manifest, entry: JournalEntry) -> Refusal | None:
-        """Why Kubernetes would not let the volume be replaced, according to a dry run."""
-        try:
-            marked = await self._volumes.dry_run(pv, mark_patch(pv), entry.wanted)
-        except Refused as error:
-            return Refusal(
-                Reason.NOT_ALLOWED,
-                "Kubernetes would reject its replacement (tried by a dry run, so nothing was "
-                f"changed): {error}",
-            )
-        changed = admission_conflict(entry, marked)
-        return Refusal(Reason.NOT_ALLOWED, changed) if changed else None
-
     async def _carried_out(self, prepared: Progress, volume_watch: VolumeWatch) -> Ended | Refusal:
         pv = prepared.entry.pv
         run = ReplacementRun(self._dependencies, prepared, volume_watch)
         try:
-            outcome = await run.run()
+            outcome = await self._taken_to_its_end(run)
         except Refused as error:
             if pv in self.unfinished.pending:
                 raise
@@ -210,6 +186,16 @@ class Replacer:
         now_there = None if made is None else self._volumes.describe(made)
         return Ended(outcome, now_there, progress.different)
 
+    async def _taken_to_its_end(self, run: ReplacementRun) -> Outcome | LeaveAlone:
+        name, term = run.progress.entry.pv, self.unfinished.term
+        try:
+            outcome = await run.run()
+        except (Again, Refused):
+            self._interrupted.keep(InterruptedRun(run.progress, run.began, term))
+            raise
+        self._interrupted.ended(name)
+        return outcome
+
     async def _create_entry(self, entry: JournalEntry) -> JournalEntry:
         """Raises Conflict if there is an entry already, and BadEntry if that is not valid."""
         try:
@@ -225,10 +211,21 @@ class Replacer:
     async def resume(self, name: PvName) -> Outcome | Refusal | LeaveAlone:
         """Finish the replacement of this volume, whoever began it; fine if there is no entry."""
         with self._volumes.follow(name) as volume_watch:
+            earlier = self._interrupted.of(name, term=self.unfinished.term)
             try:
+                if earlier is not None:
+                    return await self._taken_to_its_end(
+                        ReplacementRun(
+                            self._dependencies,
+                            continued(earlier.progress),
+                            volume_watch,
+                            began=earlier.began,
+                        )
+                    )
                 pv, entry = await observe(self._dependencies, name)
             except BadEntry as error:
-                self.unfinished.without_entry(name)
+                if earlier is None:
+                    self.unfinished.without_entry(name)
                 return Refusal(Reason.BAD_JOURNAL_ENTRY, str(error))
             if entry is None:
                 self.unfinished.without_entry(name)
@@ -239,7 +236,8 @@ class Replacer:
             holder = self._dependencies.holder
             observation = Observation(pv=pv, taken=entry.holder == holder)
             progress = begin(entry, observation, holder=holder)
-            return await ReplacementRun(self._dependencies, progress, volume_watch).run()
+            run = ReplacementRun(self._dependencies, progress, volume_watch)
+            return await self._taken_to_its_end(run)
 
     async def adopt(self, entry: JournalEntry) -> JournalEntry:
         """Create a journal entry from a saved PV of the reference controller."""
@@ -250,15 +248,9 @@ class Replacer:
         return used_by_others(self._dependencies, key, but=but, unused=True)
 
 
-def admission_conflict(entry: JournalEntry, marked: Manifest) -> str | None:
-    """Why the dry run of our replacement markers shows an admission policy that prevents the
-    replacement. Labels and annotations that a policy adds become part of the volume.
-    """
-    if not is_marked(marked):
-        return (
-            "an admission policy removes the finalizer, the reclaim policy or the "
-            "annotation that protects its data during the replacement. Nothing was "
-            "changed. Exempt the field manager linstor-affinity-events from that policy"
-        )
-    changed = changes_decision(entry.wanted, taken_over(entry.wanted, marked))
-    return changed and f"an admission policy changes its {changed} on every update"
+def _blocked_by(absent: Iterable[PvName]) -> Deferred:
+    why = (
+        f"PersistentVolume {few(sorted(absent))} is missing because Kubernetes rejects its "
+        "recreation; no other replacement begins until that is fixed"
+    )
+    return Deferred(Reason.BLOCKED, why, BLOCKED_RETRY)

@@ -25,6 +25,10 @@ UNFINISHED = (
 )
 
 
+REPORTED_AT_ONCE = 100
+"""By one full reconcile; others may have written thousands of entries."""
+
+
 class Unfinished:
     """What this instance knows about unfinished replacements; reports them."""
 
@@ -94,7 +98,8 @@ class Unfinished:
 
     def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:
         """Take stock, as a full reconcile does: which volumes are absent, whatever the reason, and
-        which replacements have been unfinished for minutes. Those are reported, once each.
+        which replacements have been unfinished for minutes. Those are reported, once each, so many
+        at a time.
         """
         now = asyncio.get_running_loop().time()
         self._since = {name: self._since.get(name, now) for name in self.pending}
@@ -102,7 +107,8 @@ class Unfinished:
             if volume_of(name) is None and name not in self.absent:
                 self.absent.gone(name)
         lasting = {name for name, since in self._since.items() if now - since >= DEFERRED_FOR}
-        for name in sorted(lasting - self._lasting):
+        reported = sorted(lasting - self._lasting)[:REPORTED_AT_ONCE]
+        for name in reported:
             volume = volume_of(name)
             log.error(
                 "replacement has been unfinished for minutes (more than 3), and is retried "
@@ -112,7 +118,7 @@ class Unfinished:
             )
             if volume is not None:
                 self._notices.warn(volume, "VolumeReplacementUnfinished", UNFINISHED)
-        self._lasting = lasting
+        self._lasting = (self._lasting & lasting).union(reported)
         self._telemetry.unfinished(len(lasting))
 
     def leadership_lost(self) -> None:

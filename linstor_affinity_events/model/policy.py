@@ -16,6 +16,9 @@ UNSET = frozenset({"", "null", "Null", "NULL", "~"})
 MAX_TEXT = 4 * 1024
 """Parsing time grows with the square of the size of hostile text."""
 
+LONGEST_OPTIONS = 16 * 1024
+"""Characters of one option of a StorageClass."""
+
 MAX_RULES = 16
 MAX_LABELS = 16
 """Per rule. Each rule is compared with each other one for every replica of every volume."""
@@ -153,12 +156,18 @@ class StorageClass:
     ) -> "StorageClass":
         """Read its parameters, in any case, with or without linstor-csi's prefix.
 
-        If both spellings are set, the prefixed one counts.
+        If both spellings are set, the prefixed one counts. Options that are very long, or of
+        another driver's class, are left out: then they confirm nothing for a volume.
         """
         known: dict[str, str] = {}
         for key in sorted(parameters, key=lambda key: key.startswith(_PREFIX)):
             if "/" not in key or key.startswith(_PREFIX):
                 known[key.removeprefix(_PREFIX).lower()] = parameters[key]
+        given = tuple(mount_options)
+
+        def short(text: str | None) -> str:
+            return text if text and is_ours and len(text) <= LONGEST_OPTIONS else ""
+
         text = known.get("allowremotevolumeaccess")
         layers = known.get("layerlist", "drbd storage").lower().split()
         return cls(
@@ -167,10 +176,12 @@ class StorageClass:
             policy=None if text is None or text.strip() in UNSET else parse_policy(text),
             remote_layers=not _REMOTE_LAYERS.isdisjoint(layers),
             balanced=known.get("placementpolicy", "").lower() == "balanced",
-            mount_options=tuple(mount_options),
-            context_options=known.get("mountopts", ""),
-            commands=known.get("postmountxfsopts", ""),
-            file_system=parameters.get(_FILE_SYSTEM) or known.get("fstype", ""),
+            mount_options=given
+            if is_ours and sum(len(option) + 1 for option in given) <= LONGEST_OPTIONS
+            else (),
+            context_options=short(known.get("mountopts")),
+            commands=short(known.get("postmountxfsopts")),
+            file_system=short(parameters.get(_FILE_SYSTEM) or known.get("fstype")),
         )
 
     def policy_or(self, default: Policy | None) -> PolicyReading:

@@ -120,7 +120,9 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step without a result of its own."""
+    """There is nothing more to do."""
+
+    outcome: Outcome | LeaveAlone
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +244,13 @@ def begin(
     )
 
 
+def continued(progress: Progress) -> Progress:
+    """The progress of a later run that continues one which this instance began. Others may have
+    relied on the replacement markers in between.
+    """
+    return replace(progress, own=False, outdated=True, then=None, steps=0, conflicts=0, failures=0)
+
+
 def following(progress: Progress) -> Step:
     """The step to take now."""
     if progress.outdated:
@@ -301,8 +310,8 @@ def _after_success(progress: Progress, step: Step, result: Result) -> Progress |
             return _recreated(progress, step, result)
         case Dropped():
             return _dropped(progress, step)
-        case Done():
-            return Finished(progress, step if isinstance(step, LeaveAlone) else Outcome.ROLLED_BACK)
+        case Done(outcome):
+            return Finished(progress, outcome)
         case Observed() | Failure():
             raise AssertionError("these are told apart before")
         case _:

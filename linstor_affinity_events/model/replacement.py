@@ -194,7 +194,8 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
     if beside and not was_its_own(entry, observation.original):
         return _left_beside(beside)
     if entry.user is None:
-        return Create(detached(entry.wanted, entry.uid))
+        unclaimed = _was_seen_unclaimed(entry, observation.original)
+        return Create(entry.wanted if unclaimed else detached(entry.wanted, entry.uid))
     if not observation.claim_known:
         return ReadClaim()
     entitled = is_entitled(
@@ -223,6 +224,13 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
             else detached(entry.wanted, entry.uid)
         )
     return Create(disowned(entry.wanted, entry.uid))
+
+
+def _was_seen_unclaimed(entry: JournalEntry, seen: Original | None) -> bool:
+    """Whether any claim could have the volume, as it is wanted, before it was deleted."""
+    if seen is None or seen.claim or seen.namespace or claim_of(entry.wanted) is not None:
+        return False
+    return not unconfirmed(demands_of(entry.wanted), original=seen.demands, storage_class=None)
 
 
 def _demands_as_observed(entry: JournalEntry, observation: Observation) -> bool:

@@ -55,11 +55,14 @@ VICTIM = ResourceName("theirs")
 
 
 async def left_absent(setup: Setup, cluster: FakeCluster) -> None:
-    """The volume for VICTIM is removed, and nobody tries to create it any more."""
+    """The volume for VICTIM is removed, and nobody tries to create it any more. This instance has
+    observed the replacement, and another one had begun it.
+    """
     setup.faults.refuse("create", Unreachable)
     async with setup.at_work():
         setup.queue.add(VICTIM, source="promotion")
         await until(lambda: cluster.get("persistentvolumes", PV) is None)
         await asyncio.sleep(30.0)
     setup.faults.allow("create")
+    setup.replacer._interrupted.ended(PV)
     setup.queue.closed = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.errors import Refused
+from linstor_affinity_events.errors import Refused, Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import FINALIZER, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
@@ -486,3 +486,113 @@ async def test_an_entry_that_is_always_rewritten_undoes_no_deletion() -> None:
         now = setup.pv()
         assert now["metadata"]["uid"] == before
         assert "deletionTimestamp" in now["metadata"]
+
+
+@pytest.mark.parametrize("when", ["deleted", "removing"])
+@pytest.mark.parametrize("conflicts", [5, 6])
+async def test_a_run_that_gave_up_goes_on_with_what_it_wrote(conflicts: int, when: str) -> None:
+    """After so many conflicts it is taken up again. An entry that says that nothing was deleted
+    yet, for a volume that is being deleted, would mean that its owner deletes it.
+    """
+    async with bound() as (setup, sidecars):
+        before = setup.pv()
+        delete, remove, done = setup.volumes.delete, setup.volumes.remove, False
+
+        def interfere(moment: str) -> None:
+            nonlocal done
+            if when == moment and not done:
+                done = True
+                rewrite(setup, state)
+                label = {"metadata": {"labels": {"late": "yes"}}}
+                setup.cluster.patch("persistentvolumes", PV, label)
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            interfere("deleted")
+            return response
+
+        async def removed(manifest: Manifest) -> None:
+            interfere("removing")
+            await remove(manifest)
+
+        rewritten_before_each_save(setup, times=conflicts, then=lambda: None)
+        instead(setup.volumes, delete=deleted, remove=removed)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 10)
+
+        now = setup.pv()
+        assert done
+        assert sidecars.reclaimed == []
+        assert now["metadata"]["uid"] != before["metadata"]["uid"]
+        assert "deletionTimestamp" not in now["metadata"]
+        assert now["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert setup.claim()["status"]["phase"] == "Bound"
+        assert setup.journal.entries == {}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, None], ids=lambda c: c.__name__ if c else "deleted")
+async def test_an_entry_rewritten_between_two_attempts_changes_nothing(
+    change: Change | None,
+) -> None:
+    """The API server does not answer while the volume is away, so that the run is interrupted."""
+    async with bound() as (setup, sidecars):
+        before = setup.pv()
+        setup.faults.refuse("create", Unreachable)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: PV in setup.replacer._interrupted)
+            if change is None:
+                del setup.journal.entries[PV]
+            else:
+                rewrite(setup, change)
+            setup.faults.allow("create")
+            await reconciled(setup, 3)
+
+        now = setup.pv()
+        assert sidecars.reclaimed == []
+        assert is_on(setup.cluster, "n2")
+        for field in ("name", "namespace", "uid"):
+            assert now["spec"]["claimRef"][field] == before["spec"]["claimRef"][field]
+        assert now["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert setup.journal.entries == {}
+
+
+@pytest.mark.parametrize("attack", ["rewritten", "deleted"])
+async def test_a_volume_that_no_claim_uses_comes_back_as_it_was(attack: str) -> None:
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        affinity = manifests.on_nodes(["n1"])
+        cluster.create(
+            "persistentvolumes",
+            manifests.volume(PV, claim=None, node_affinity=affinity, policy="Delete"),
+        )
+        setup = setup_on(cluster, linstor)
+        await until(lambda: setup.pv()["status"].get("phase") == "Available")
+        before, delete, done = setup.pv(), setup.volumes.delete, False
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal done
+            response = await delete(manifest)
+            if not done:
+                done = True
+                if attack == "deleted":
+                    del setup.journal.entries[PV]
+                else:
+                    rewrite(setup, lambda tree: tree.update(holder="another"))
+                # The protection controller takes its finalizer off: a conflict for the removal.
+                held = [f for f in setup.pv()["metadata"]["finalizers"] if f == FINALIZER]
+                cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
+            return response
+
+        instead(setup.volumes, delete=deleted)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 3)
+
+        now = setup.pv()
+        assert now["metadata"]["uid"] != before["metadata"]["uid"]
+        assert now["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert "claimRef" not in now["spec"]
+        assert setup.journal.entries == {}

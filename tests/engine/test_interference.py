@@ -86,6 +86,7 @@ async def test_markers_without_entry_on_a_released_volume_are_removed_except_ret
         async with setup.volumes.watching():
             await cut_off_after_marking(setup)
             setup.journal.entries.clear()
+            setup.replacer.unfinished.leadership_gained()
             setup.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
             await until(lambda: setup.pv()["status"]["phase"] == "Released")
             outcome = await setup.replacer.resume(PV)
@@ -105,6 +106,7 @@ async def test_a_terminating_volume_without_entry_is_unchanged_and_reported() ->
             with pytest.raises(Unreachable):
                 await replace(setup, "n2")
             setup.journal.entries.clear()
+            setup.replacer.unfinished.leadership_gained()
             setup.faults.allow("remove")
             before = setup.pv()
             outcome = await setup.replacer.resume(PV)

@@ -329,6 +329,7 @@ async def test_a_marked_volume_without_entry_loses_the_markers_and_keeps_retain(
             with pytest.raises(Unreachable):
                 await replace(setup, "n2")
             setup.journal.entries.clear()
+            setup.replacer.unfinished.leadership_gained()
             outcome = await setup.replacer.resume(PV)
 
         assert outcome is Outcome.RECREATED_WITH_RETAIN

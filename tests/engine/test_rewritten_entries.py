@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.engine.replacement_run import RELIED_ON_AFTER
 from linstor_affinity_events.errors import Refused, Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import (
@@ -550,6 +551,8 @@ async def test_an_entry_that_is_left_alone_blocks_no_other_replacement(
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
             await until(lambda: setup.replacer.unfinished.absent.blocking)
+            # For longer than the run goes on with what it wrote itself, whoever rewrites it.
+            await asyncio.sleep(RELIED_ON_AFTER)
             version, tree = deepcopy(setup.journal.entries[PV])
             setup.journal.entries[PV] = (version + "0", {**tree, "uid": "nobody"})
             setup.faults.allow("create")

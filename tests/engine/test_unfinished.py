@@ -1,5 +1,6 @@
 """What an instance remembers of the volumes that it replaces."""
 
+import asyncio
 import logging
 from dataclasses import replace
 
@@ -7,7 +8,8 @@ import pytest
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.engine.ports import Listed
-from linstor_affinity_events.engine.unfinished import Unfinished
+from linstor_affinity_events.engine.reporter import DEFERRED_FOR
+from linstor_affinity_events.engine.unfinished import REPORTED_AT_ONCE, Unfinished
 from linstor_affinity_events.errors import Forbidden
 from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.volume import Volume
@@ -115,3 +117,23 @@ async def test_an_entry_is_urgent_if_it_was_there_when_this_instance_began_to_le
     assert unfinished.is_urgent([PV])
     unfinished.left_alone(PV, "not valid")
     assert not unfinished.is_urgent([PV])
+
+
+async def test_very_many_unfinished_replacements_are_reported_a_few_at_a_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Others may have written their entries, and to report thousands at once blocks all else."""
+    unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
+    number = 2 * REPORTED_AT_ONCE + 1
+    for each in range(number):
+        unfinished.pending.add(PvName(f"pvc-{each:04}"), ENTRY.key)
+    unfinished.review(lambda _: None)
+    await asyncio.sleep(DEFERRED_FOR)
+
+    reported = list[int]()
+    for _ in range(4):
+        caplog.clear()
+        unfinished.review(lambda _: None)
+        reported.append(caplog.text.count("replacement has been unfinished for minutes"))
+
+    assert reported == [REPORTED_AT_ONCE, REPORTED_AT_ONCE, 1, 0]

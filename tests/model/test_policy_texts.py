@@ -138,3 +138,26 @@ def test_the_prefix_wins_over_a_key_that_sorts_behind_it(short: str) -> None:
 
     assert balanced({prefixed: "Balanced", short: "AutoPlace"})
     assert not balanced({short: "Balanced", prefixed: "AutoPlace"})
+
+
+def test_long_options_of_a_class_and_those_of_other_drivers_are_not_kept() -> None:
+    """Whoever may write StorageClasses can write a megabyte into each."""
+
+    def options(text: str, *, is_ours: bool = True) -> set[object]:
+        known = StorageClass.read(
+            "a",
+            {"mountOpts": text, "postMountXfsOpts": text, "csi.storage.k8s.io/fstype": text},
+            lambda _: LOCAL_ONLY,
+            is_ours=is_ours,
+            mount_options=[text],
+        )
+        kept = known.context_options, known.commands, known.file_system, *known.mount_options
+        return {*kept}
+
+    assert options("noatime") == {"noatime"}
+    assert options("noatime", is_ours=False) == {""}
+    assert options("x" * 10**6) == {""}
+    assert (
+        StorageClass.read("a", {}, lambda _: LOCAL_ONLY, mount_options=[""] * 10**5).mount_options
+        == ()
+    )

@@ -113,7 +113,7 @@ class Cluster:
                 self.stored(None)
                 return Dropped()
             case UnmarkWithoutEntry() | LeaveAlone():
-                return Done()
+                return Done(step if isinstance(step, LeaveAlone) else Outcome.ROLLED_BACK)
 
     def _marked_and_saved(self, step: MarkAndSave, progress: Progress) -> MarkedAndSaved:
         entry = self.stored(replace(step.entry, holder=progress.holder))
@@ -554,7 +554,7 @@ def test_a_run_whose_entry_was_deleted_removes_its_markers() -> None:
 
     assert isinstance(preserved, Progress)
     assert following(preserved) == UnmarkWithoutEntry()
-    assert advance(preserved, UnmarkWithoutEntry(), Done()) == Finished(
+    assert advance(preserved, UnmarkWithoutEntry(), Done(Outcome.ROLLED_BACK)) == Finished(
         replace(preserved, then=None), Outcome.ROLLED_BACK
     )
     assert isinstance(other, Finished)
