@@ -746,3 +746,35 @@ async def test_a_rewritten_entry_takes_no_protection_off_its_volume(when: str, p
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == policy
         assert setup.claim()["status"]["phase"] == "Bound"
         assert setup.journal.entries == {}
+
+
+async def test_a_volume_of_a_claim_is_free_for_no_other_though_its_entry_names_none() -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", handle=VICTIM)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(VICTIM, "n2")
+        setup = setup_on(cluster, linstor)
+        await left_absent(setup, cluster)
+        version, tree = deepcopy(setup.journal.entries[PV])
+        del tree["wanted"]["spec"]["claimRef"]
+        setup.journal.entries[PV] = (version + "0", {**tree, "claim": None})
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        ref = setup.pv()["spec"]["claimRef"]
+        assert ref["uid"].startswith("gone-")
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+
+async def test_an_entry_of_another_instance_that_is_gone_is_not_followed_any_more() -> None:
+    async with cluster_with(PV) as cluster:
+        setup = setup_on(cluster, FakeLinstor("n1"))
+        setup.journal.entries[PV] = "1", {"format": 0, "volume": f"{PV}/0"}
+        await setup.replacer.load()
+        assert PV in setup.replacer.unfinished.pending
+
+        del setup.journal.entries[PV]
+        await setup.replacer.load()
+
+        assert PV not in setup.replacer.unfinished.pending
