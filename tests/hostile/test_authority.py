@@ -24,6 +24,8 @@ ENTRIES = "/api/v1/namespaces/default/configmaps"
 MARK = "linstor-affinity-events/replacing"
 SKIP_RECLAIM = "linstor.csi.linbit.com/skip-reclaim"
 OFTEN = "--reconcile-rate=1s"
+GIVES_UP_AFTER = 6
+"""So many conflicts end a run."""
 
 
 def entry_for(pv: Json, *, state: str = "deleting", uid: str = "uid-1", **spec: Any) -> Json:
@@ -387,3 +389,41 @@ async def test_an_entry_that_is_rewritten_meanwhile_gives_nobody_another_volume(
     ever = [each.manifest for states in testbed.observer.history.values() for each in states]
     assert all(pv["metadata"]["name"] == pv["spec"]["csi"]["volumeHandle"] for pv in ever)
     assert evil["metadata"]["uid"] not in {pv["spec"]["claimRef"].get("uid") for pv in ever}
+
+
+@pytest.mark.parametrize("end", ["deleted", "left"])
+@pytest.mark.parametrize("state", ["prepared", "deleting"])
+async def test_an_entry_that_is_rewritten_until_the_run_gives_up_does_no_harm(
+    proxied: ProxiedTestbed, state: str, end: str
+) -> None:
+    testbed, path, writes = proxied.testbed, f"{ENTRIES}/affinity-journal-pvc-1", 0
+    await testbed.add("pvc-1", ["n1"], policy="Delete")
+    before = await testbed.cluster.ask("GET", PV)
+
+    async def rewrite(_: Asked) -> None:
+        nonlocal writes
+        writes += 1
+        if end == "deleted" and writes == GIVES_UP_AFTER + 1:
+            await testbed.cluster.ask("DELETE", path)
+            return
+        found = await testbed.cluster.ask("GET", path)
+        entry = json.loads(found["data"]["entry.json"]) | {"holder": f"{writes}", "state": state}
+        found["data"] = {"entry.json": json.dumps(entry)}
+        await testbed.cluster.ask("PUT", path, found)
+
+    proxied.kubernetes.on("update configmaps", Before(rewrite), times=GIVES_UP_AFTER + 1)
+    async with (
+        Sidecars(HttpApi(testbed.cluster)) as sidecars,
+        running(proxied.service(OFTEN)),
+    ):
+        testbed.world.move("pvc-1", "n1", "n2")
+        await testbed.until_on("pvc-1", "n2")
+        await until(lambda: dropped(testbed), "the entry is dropped")
+        await testbed.until_bound("pvc-1")
+
+    now = await testbed.cluster.ask("GET", PV)
+    before["spec"]["nodeAffinity"] = now["spec"]["nodeAffinity"]
+    assert preserved(now) == preserved(before)
+    assert writes >= GIVES_UP_AFTER
+    assert sidecars.reclaimed == []
+    assert testbed.observer.lost == []
