@@ -23,7 +23,12 @@ from linstor_affinity_events.cli.terminal import (
     yaml_text,
 )
 from linstor_affinity_events.logs import JsonFormatter, KeyValueFormatter, facts
-from linstor_affinity_events.printable import LONGEST_TEXT, printable, printable_lines
+from linstor_affinity_events.printable import (
+    LONGEST_TEXT,
+    is_printable,
+    printable,
+    printable_lines,
+)
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 BIDIRECTIONAL = [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
@@ -162,11 +167,13 @@ def test_json_for_programs_is_printable_and_has_every_character(tree: Any) -> No
 def test_yaml_for_programs_is_printable_and_has_every_character(tree: Any) -> None:
     text = yaml_text(tree)
 
-    assert all(line.isprintable() for line in text.split("\n"))
+    assert all(map(is_printable, text.split("\n")))
     assert yaml.safe_load(text) == tree
 
 
-@pytest.mark.parametrize("text", ["ä", "名", HOSTILE], ids=["latin", "other", "hostile"])
+@pytest.mark.parametrize(
+    "text", ["ä", "名", HOSTILE, *BLANK], ids=["latin", "other", "hostile", *map(ascii, BLANK)]
+)
 @pytest.mark.parametrize(
     ("write", "read"), [(json_text, json.loads), (yaml_text, yaml.safe_load)], ids=["json", "yaml"]
 )
@@ -174,7 +181,7 @@ def test_programs_get_visible_characters_as_they_are(write: Any, read: Any, text
     written = write([text])
 
     assert read(written) == [text]
-    assert (text in written) == text.isprintable()
+    assert (text in written) == is_printable(text)
 
 
 def test_control_characters_do_not_reach_a_printed_line(

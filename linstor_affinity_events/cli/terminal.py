@@ -78,7 +78,7 @@ def _utf16(character: str) -> str:
 def yaml_text(tree: Any) -> str:
     """Return the tree as YAML whose parser gets every character back."""
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    if all(map(str.isprintable, text.split("\n"))):
+    if all(map(is_printable, text.split("\n"))):
         return text
     # PyYAML escapes either control characters only, or all that is not ASCII.
     return yaml.safe_dump(tree, sort_keys=False)

@@ -7,37 +7,55 @@ it wrote, and whether it was itself that had the volume deleted, for as long as 
 from collections.abc import Container
 from dataclasses import dataclass
 
+from linstor_affinity_events.engine.ports import VolumeWatch
+from linstor_affinity_events.engine.replacement_run import ReplacementRun
+from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.model.names import PvName
-from linstor_affinity_events.model.progress import Progress
+from linstor_affinity_events.model.progress import Progress, continued
+from linstor_affinity_events.model.steps import LeaveAlone, Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class InterruptedRun:
-    """How far it came, when it began (by the loop's clock), and in which term of leadership."""
-
+class _Interrupted:
     progress: Progress
     began: float
+    """By the loop's clock."""
     term: int
 
 
 class InterruptedRuns:
     """By volume."""
 
-    def __init__(self) -> None:
-        self._runs: dict[PvName, InterruptedRun] = {}
+    def __init__(self, dependencies: RunDependencies) -> None:
+        self._dependencies = dependencies
+        self._runs: dict[PvName, _Interrupted] = {}
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._runs
-
-    def keep(self, run: InterruptedRun) -> None:
-        """Remember a run that this instance began; others have only the entry to go by."""
-        if run.progress.begun:
-            self._runs[run.progress.entry.pv] = run
-
-    def of(self, name: PvName, *, term: int) -> InterruptedRun | None:
-        """The run to continue, unless another instance may have led since."""
+    def __contains__(self, name: PvName) -> bool:
+        """Whether there is a run to continue; not if another instance may have led since."""
         run = self._runs.get(name)
-        return run if run is not None and run.term == term else None
+        return run is not None and run.term == self._dependencies.unfinished.term
+
+    async def take(self, run: ReplacementRun) -> Outcome | LeaveAlone:
+        """Take a run to its end, or remember it if this instance began it."""
+        outcome: Outcome | LeaveAlone | None = None
+        try:
+            outcome = await run.run()
+            return outcome
+        finally:
+            name = run.progress.entry.pv
+            # An entry that is left alone may be rewritten or deleted later.
+            if outcome is not None and not isinstance(outcome, LeaveAlone):
+                self.ended(name)
+            elif run.progress.begun:
+                self._runs[name] = _Interrupted(run.progress, run.began, run.term)
+
+    def continuing(self, name: PvName, volume_watch: VolumeWatch) -> ReplacementRun | None:
+        """A run that continues the one for this volume, if there is one."""
+        if name not in self:
+            return None
+        run = self._runs[name]
+        progress = continued(run.progress)
+        return ReplacementRun(self._dependencies, progress, volume_watch, began=run.began)
 
     def ended(self, name: PvName) -> None:
         self._runs.pop(name, None)

@@ -26,7 +26,7 @@ async def list_entries(
     until = clock() + LIST_FOR
     for _ in range(MOST_LISTS):
         term = unfinished.term
-        before = [name for name in unfinished.pending if interrupted.of(name, term=term) is None]
+        before = [name for name in unfinished.pending if name not in interrupted]
         listed = await journal.all()
         unfinished.know(listed, before=before, term=term, volume_of=volume_of)
         if (listed.last and unfinished.complete) or clock() >= until:

@@ -76,7 +76,8 @@ class ReplacementRun:
         *,
         began: float | None = None,
     ) -> None:
-        """`began` is when the run that this one continues began, by the loop's clock."""
+        """`began` is when the run began that this one continues, in the same term of leadership."""
+        self.term = dependencies.unfinished.term
         self._dependencies, self.progress = dependencies, progress
         self._volume_watch = volume_watch
         self._clock = asyncio.get_running_loop().time
@@ -117,9 +118,10 @@ class ReplacementRun:
 
     def _confirm(self) -> None:
         """Add to the observation what this instance knows besides."""
+        progress = self.progress
         observation = replace(
-            self.progress.observation,
-            uninterrupted=self._uninterrupted,
+            progress.observation,
+            uninterrupted=progress.own and progress.observation.taken and self._is_recent,
             allowed_finalizers=self._dependencies.allowed_finalizers,
         )
         if self.progress.rejected is None:
@@ -127,12 +129,13 @@ class ReplacementRun:
         self.progress = replace(self.progress, observation=observation)
 
     @property
-    def _uninterrupted(self) -> bool:
-        return self.progress.own and self.progress.observation.taken and self._is_recent
-
-    @property
     def _is_recent(self) -> bool:
         return self._clock() - self.began < RELIED_ON_AFTER
+
+    @property
+    def _is_first_hand(self) -> bool:
+        alone = self.term == self._dependencies.unfinished.term or self._is_recent
+        return alone and not _saw_later(self._volume_watch, self.progress.entry.uid)
 
     @property
     def _pv(self) -> Manifest:
@@ -163,8 +166,7 @@ class ReplacementRun:
         match step:
             case Observe():
                 pv, entry = await observe(self._dependencies, self.progress.entry.pv)
-                later = _saw_later(self._volume_watch, self.progress.entry.uid)
-                return Observed(pv, entry, first_hand=self._is_recent and not later)
+                return Observed(pv, entry, first_hand=self._is_first_hand)
             case Mark() | DetachClaimRef() | Unmark() | Delete() | Create():
                 return await self._write(step)
             case Save(changed):

@@ -11,7 +11,7 @@ from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.claim_verification import ClaimVerifier
 from linstor_affinity_events.engine.dry_runs import rejection
-from linstor_affinity_events.engine.interrupted_runs import InterruptedRun, InterruptedRuns
+from linstor_affinity_events.engine.interrupted_runs import InterruptedRuns
 from linstor_affinity_events.engine.journal_lists import list_entries
 from linstor_affinity_events.engine.observing import observe, used_by_others
 from linstor_affinity_events.engine.ports import Ports, VolumeWatch
@@ -19,14 +19,14 @@ from linstor_affinity_events.engine.replacement_run import ReplacementRun
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.engine.unfinished import Unfinished
-from linstor_affinity_events.errors import Again, BadEntry, Conflict, Refused
+from linstor_affinity_events.errors import BadEntry, Conflict, Refused
 from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, is_terminating
 from linstor_affinity_events.model.names import PvName, few
-from linstor_affinity_events.model.progress import Progress, begin, continued
+from linstor_affinity_events.model.progress import Progress, begin
 from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.replacement import Observation
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
@@ -65,7 +65,6 @@ class Replacer:
         self._may_begin, self._allowed_finalizers = may_begin, tuple(allowed_finalizers)
         self._rejected = set[PvName]()
         """The volumes whose replacement Kubernetes rejected when it was tried last."""
-        self._interrupted = InterruptedRuns()
         self.unfinished = Unfinished(ports.notices, telemetry, volumes.describe)
         guard = ClaimGuard(volumes, telemetry, timeout=guard_timeout, observe_wait=observe_wait)
         self.verifier = ClaimVerifier(volumes, telemetry, guard, delays, timeout=guard_timeout)
@@ -80,6 +79,7 @@ class Replacer:
             allowed_finalizers=self._allowed_finalizers,
             holder=holder,
         )
+        self._interrupted = InterruptedRuns(self._dependencies)
 
     def forget_gone(self) -> None:
         """Drop what is kept for volumes that no longer exist, or are not being replaced."""
@@ -168,7 +168,7 @@ class Replacer:
         pv = prepared.entry.pv
         run = ReplacementRun(self._dependencies, prepared, volume_watch)
         try:
-            outcome = await self._taken_to_its_end(run)
+            outcome = await self._interrupted.take(run)
         except Refused as error:
             if pv in self.unfinished.pending:
                 raise
@@ -186,16 +186,6 @@ class Replacer:
         now_there = None if made is None else self._volumes.describe(made)
         return Ended(outcome, now_there, progress.different)
 
-    async def _taken_to_its_end(self, run: ReplacementRun) -> Outcome | LeaveAlone:
-        name, term = run.progress.entry.pv, self.unfinished.term
-        try:
-            outcome = await run.run()
-        except (Again, Refused):
-            self._interrupted.keep(InterruptedRun(run.progress, run.began, term))
-            raise
-        self._interrupted.ended(name)
-        return outcome
-
     async def _create_entry(self, entry: JournalEntry) -> JournalEntry:
         """Raises Conflict if there is an entry already, and BadEntry if that is not valid."""
         try:
@@ -211,19 +201,13 @@ class Replacer:
     async def resume(self, name: PvName) -> Outcome | Refusal | LeaveAlone:
         """Finish the replacement of this volume, whoever began it; fine if there is no entry."""
         with self._volumes.follow(name) as volume_watch:
-            earlier = self._interrupted.of(name, term=self.unfinished.term)
+            earlier = self._interrupted.continuing(name, volume_watch)
             try:
                 if earlier is not None:
-                    return await self._taken_to_its_end(
-                        ReplacementRun(
-                            self._dependencies,
-                            continued(earlier.progress),
-                            volume_watch,
-                            began=earlier.began,
-                        )
-                    )
+                    return await self._interrupted.take(earlier)
                 pv, entry = await observe(self._dependencies, name)
             except BadEntry as error:
+                self.unfinished.absent.blocking.discard(name)
                 if earlier is None:
                     self.unfinished.without_entry(name)
                 return Refusal(Reason.BAD_JOURNAL_ENTRY, str(error))
@@ -237,7 +221,7 @@ class Replacer:
             observation = Observation(pv=pv, taken=entry.holder == holder)
             progress = begin(entry, observation, holder=holder)
             run = ReplacementRun(self._dependencies, progress, volume_watch)
-            return await self._taken_to_its_end(run)
+            return await self._interrupted.take(run)
 
     async def adopt(self, entry: JournalEntry) -> JournalEntry:
         """Create a journal entry from a saved PV of the reference controller."""

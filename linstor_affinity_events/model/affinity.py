@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Self
 
 from linstor_affinity_events.errors import BadPolicy
@@ -141,11 +142,15 @@ def read_affinity(spec: Mapping[str, Any]) -> Affinity:
 
 
 def _keys(required: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(
+    """The keys of all labels, up to a number that this service itself may set: others may set
+    an affinity of a megabyte.
+    """
+    keys = (
         str(expression.get("key"))
         for term in required.get("nodeSelectorTerms") or ()
         for expression in term.get("matchExpressions") or ()
     )
+    return frozenset(islice(keys, MOST_TERMS * MAX_LABELS))
 
 
 def _read_term(raw: Mapping[str, Any]) -> Term | None:

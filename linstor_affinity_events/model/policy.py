@@ -24,7 +24,9 @@ MAX_LABELS = 16
 """Per rule. Each rule is compared with each other one for every replica of every volume."""
 
 _MAX_BRACKETS = 64
-"""The parser takes longer for each, the more others are open: 4,000 took a second."""
+"""The parser takes longer for each, the more others are open: 4,000 took a second. Dashes in one
+line open lists as well.
+"""
 
 _MAX_PARTS = 400
 """Commas and lines."""
@@ -94,7 +96,8 @@ def read_policy(text: str, parse_yaml: Callable[[str], object]) -> PolicyReading
         return LOCAL_ONLY
     if len(text) > MAX_TEXT:
         return Unreadable(text[:80], f"longer than {MAX_TEXT} characters")
-    if sum(map(text.count, "[{?")) > _MAX_BRACKETS or sum(map(text.count, ",\n")) > _MAX_PARTS:
+    opening = sum(map(text.count, ("[", "{", "?", "- -")))
+    if opening > _MAX_BRACKETS or sum(map(text.count, ",\n")) > _MAX_PARTS:
         return Unreadable(text[:80], "too many brackets, commas or lines")
     try:
         return Policy(tuple(dict.fromkeys(_rules(parse_yaml(text)))))

@@ -115,7 +115,9 @@ class Observed:
     pv: Manifest | None
     entry: JournalEntry | None
     first_hand: bool = False
-    """Whether this run began a moment ago, and no later volume of that name was seen since."""
+    """Whether no other instance may have led since this run began, or only for a moment, and no
+    later volume of that name was seen.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,19 +504,25 @@ def _not_deleted(progress: Progress, pv: Manifest | None) -> bool:
 
 def _is_only_marked(progress: Progress) -> bool:
     """Whether this run began the replacement, and has done no more than to mark the volume."""
+    return progress.begun and _is_marked_and_alive(progress)
+
+
+def _is_marked_and_alive(progress: Progress) -> bool:
     pv = progress.observation.pv
-    return pv is not None and is_marked(pv) and _not_deleted(progress, pv)
+    alive = pv is not None and uid_of(pv) == progress.entry.uid and not is_terminating(pv)
+    return alive and pv is not None and is_marked(pv)
 
 
 def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
-    """Whether an observed deletion can't be ours: all our requests were conflicts, and nobody
-    has written the entry since, as other instances do before they delete.
+    """Whether an observed deletion can't be ours: all our requests were conflicts, and no other
+    instance has written its name into the entry since, as each does before it deletes.
     """
     return (
         _is_deleted(pv, entry.uid)
         and entry.state is State.DELETING
         and not progress.deletion_requested
-        and progress.deleting_version == entry.version
+        and progress.deleting_version != ""
+        and (progress.deleting_version == entry.version or entry.holder == progress.holder)
     )
 
 
@@ -567,6 +575,10 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
     """Roll back before the deletion, continue after it."""
     observation = progress.observation
     if progress.rejected is not None:
+        if isinstance(step, Save) and _is_marked_and_alive(progress):
+            # Another client may have made the entry immutable. Without our markers it is not
+            # followed, whatever it says.
+            return replace(progress, rejected=None, then=UnmarkWithoutEntry())
         return Failed(progress=progress, error=error)
     match step:
         case DetachClaimRef():

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.index import ClassStore, VolumeIndex
-from linstor_affinity_events.adapters.kubernetes.informer import Informer
+from linstor_affinity_events.adapters.kubernetes.informer import YIELD_EVERY, Informer, read_list
 from linstor_affinity_events.adapters.kubernetes.volumes import CLASSES_PATH, VOLUMES_PATH
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, VolumeKey
@@ -530,3 +530,37 @@ def test_a_key_that_changes_moves_the_volume() -> None:
     assert set(index.resources()) == {"rd-2"}
     [found] = index.of(ResourceName("rd-2"))
     assert found.key == VolumeKey(ResourceName("rd-2"), 7)
+
+
+async def test_other_tasks_run_while_a_page_is_stored(api: KubeApi, cluster: FakeCluster) -> None:
+    """What others wrote into one object may take milliseconds to read."""
+    for number in range(4 * YIELD_EVERY):
+        cluster.create(PV, volume(f"pvc-{number}"))
+    stored, most = 0, 0
+
+    class Counting:
+        def begin_list(self) -> None: ...
+
+        def listed(self, _: Mapping[str, Any]) -> None:
+            nonlocal stored
+            stored += 1
+
+        def end_list(self) -> None: ...
+
+        def changed(self, _: Mapping[str, Any]) -> None: ...
+
+        def gone(self, _: Mapping[str, Any]) -> None: ...
+
+    async def others() -> None:
+        nonlocal most
+        last = 0
+        while True:
+            most, last = max(most, stored - last), stored
+            await asyncio.sleep(0)
+
+    async with running(others()):
+        await read_list(api, VOLUMES_PATH, Counting())
+        await until(lambda: most > 0)
+
+    assert stored == 4 * YIELD_EVERY
+    assert most <= YIELD_EVERY

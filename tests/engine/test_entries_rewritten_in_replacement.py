@@ -8,13 +8,22 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.errors import Refused, Unreachable
+from linstor_affinity_events.engine.claim_guard import GUARD_AT_MOST
+from linstor_affinity_events.errors import Conflict, Invalid, Refused, Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import FINALIZER, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
-from tests.engine.forged_entries import foreign_claim, is_on, reconciled
+from tests.engine.forged_entries import (
+    EVIL,
+    entry,
+    foreign_claim,
+    is_on,
+    reconciled,
+    volume_for,
+)
 from tests.engine.setup import PV, RD, Setup, bind, cluster_with, instead, setup_on, until
+from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.sidecars import MemoryApi, Sidecars
 from tests.testbed import manifests
@@ -531,9 +540,10 @@ async def test_a_run_that_gave_up_goes_on_with_what_it_wrote(conflicts: int, whe
         assert setup.journal.entries == {}
 
 
+@pytest.mark.parametrize("after", [0.0, 70.0], ids=["soon", "later"])
 @pytest.mark.parametrize("change", [*CHANGES, None], ids=lambda c: c.__name__ if c else "deleted")
 async def test_an_entry_rewritten_between_two_attempts_changes_nothing(
-    change: Change | None,
+    change: Change | None, after: float
 ) -> None:
     """The API server does not answer while the volume is away, so that the run is interrupted."""
     async with bound() as (setup, sidecars):
@@ -542,6 +552,7 @@ async def test_an_entry_rewritten_between_two_attempts_changes_nothing(
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
             await until(lambda: PV in setup.replacer._interrupted)
+            await asyncio.sleep(after)
             if change is None:
                 del setup.journal.entries[PV]
             else:
@@ -596,3 +607,139 @@ async def test_a_volume_that_no_claim_uses_comes_back_as_it_was(attack: str) -> 
         assert now["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert "claimRef" not in now["spec"]
         assert setup.journal.entries == {}
+
+
+@pytest.mark.parametrize("state", ["prepared", "deleting"])
+async def test_an_entry_that_is_made_immutable_leaves_no_retain(state: str) -> None:
+    """The API server rejects each update of such a ConfigMap, but not its deletion."""
+    async with bound() as (setup, _):
+        save, immutable = setup.journal.save, set[str]()
+
+        async def saved(entry: JournalEntry) -> JournalEntry:
+            if not immutable:
+                rewrite(setup, lambda tree: tree.update(holder="another", state=state))
+                immutable.add(setup.journal.entries[PV][0])
+            if setup.journal.entries[PV][0] in immutable and entry.version in immutable:
+                raise Invalid("data: Forbidden: field is immutable when `immutable` is set")
+            return await save(entry)
+
+        instead(setup.journal, save=saved)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: immutable)
+            await asyncio.sleep(30.0)
+            assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
+            assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+            await reconciled(setup, 10)
+
+        assert is_on(setup.cluster, "n2")
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert setup.journal.entries == {}
+
+
+async def test_an_entry_that_is_touched_undoes_no_deletion() -> None:
+    """The owner deletes the volume right before this service does; another client rewrites the
+    entry with the same content.
+    """
+    async with bound() as (setup, _):
+        before, delete, done = setup.pv()["metadata"]["uid"], setup.volumes.delete, False
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal done
+            if not done:
+                done = True
+                setup.cluster.delete("persistentvolumes", PV)
+                rewrite(setup, lambda tree: None)
+            return await delete(manifest)
+
+        instead(setup.volumes, delete=deleted)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 10)
+
+        assert setup.pv()["metadata"]["uid"] == before
+        assert "deletionTimestamp" in setup.pv()["metadata"]
+
+
+async def test_the_entry_of_a_run_that_waits_for_long_can_be_deleted() -> None:
+    """The binder has other volumes to do first, as in a large evacuation."""
+    cluster = FakeCluster()
+    for name, parameters in manifests.CLASSES.items():
+        cluster.create("storageclasses", manifests.storage_class(name, parameters))
+    async with Binder(cluster, delay=0.001) as binder:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        bind(cluster, PV, "n1", policy="Delete")
+        setup = setup_on(cluster, linstor)
+        await until(lambda: setup.pv()["status"].get("phase") == "Bound")
+        delete, remove, done = setup.volumes.delete, setup.volumes.remove, False
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            binder.pause()
+            asyncio.get_running_loop().call_later(GUARD_AT_MOST + 0.5, binder.resume)
+            return await delete(manifest)
+
+        async def removed(manifest: Manifest) -> None:
+            nonlocal done
+            if not done:
+                done = True
+                label = {"metadata": {"labels": {"late": "yes"}}}
+                cluster.patch("persistentvolumes", PV, label)
+            await remove(manifest)
+
+        clock = asyncio.get_running_loop().time
+        instead(setup.volumes, delete=deleted, remove=removed, last_phase_change=clock)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await asyncio.sleep(20.0)
+            del setup.journal.entries[PV]
+            await reconciled(setup, 5)
+
+        assert done
+        assert is_on(cluster, "n2")
+        assert "deletionTimestamp" not in setup.pv()["metadata"]
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+
+
+async def test_a_volume_left_alone_comes_back_once_no_entry_claims_its_data() -> None:
+    """No claim uses it, its own entry was rewritten, and another one is for the same data."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        affinity = manifests.on_nodes(["n1"])
+        cluster.create(
+            "persistentvolumes", manifests.volume(PV, claim=None, node_affinity=affinity)
+        )
+        setup = setup_on(cluster, linstor)
+        await until(lambda: setup.pv()["status"].get("phase") == "Available")
+        setup.journal.entries[EVIL] = entry(volume_for(foreign_claim(cluster), PV), f"{RD}/0")
+        delete, create, done, missed = setup.volumes.delete, setup.volumes.create, False, False
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal done
+            response = await delete(manifest)
+            if not done:
+                done = True
+                rewrite(setup, lambda tree: tree.update(holder="another"))
+                held = [f for f in setup.pv()["metadata"]["finalizers"] if f == FINALIZER]
+                cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": held}})
+            return response
+
+        async def created(manifest: Manifest) -> Manifest:
+            nonlocal missed
+            if not missed and cluster.get("persistentvolumes", PV) is None:
+                missed = True
+                raise Conflict("the old volume was still there")
+            return await create(manifest)
+
+        instead(setup.volumes, delete=deleted, create=created)
+        async with setup.at_work():
+            await reconciled(setup, 2)
+            linstor.place(PV, "n2")
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 5)
+            assert cluster.get("persistentvolumes", PV) is None
+            setup.journal.entries.clear()
+            await reconciled(setup, 60)
+
+        assert is_on(cluster, "n2")

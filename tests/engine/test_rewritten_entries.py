@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.engine.replacement_run import RELIED_ON_AFTER
 from linstor_affinity_events.errors import Refused, Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import (
@@ -236,7 +235,7 @@ async def test_an_entry_rewritten_for_another_uid_gives_no_claim_the_volume(
         assert claim is not None
         assert claim["status"].get("phase") != "Bound"
         pv = cluster.get("persistentvolumes", PV)
-        if moment == "while it is tried" and how != "no valid entry first":
+        if moment == "while it is tried":
             # The run that deleted it knows whose it is.
             assert pv is not None
             assert pv["spec"]["claimRef"]["name"] == f"claim-{PV}"
@@ -551,8 +550,8 @@ async def test_an_entry_that_is_left_alone_blocks_no_other_replacement(
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
             await until(lambda: setup.replacer.unfinished.absent.blocking)
-            # For longer than the run goes on with what it wrote itself, whoever rewrites it.
-            await asyncio.sleep(RELIED_ON_AFTER)
+            # Else the run goes on with what it wrote itself, whoever rewrites it.
+            setup.replacer._interrupted.ended(PV)
             version, tree = deepcopy(setup.journal.entries[PV])
             setup.journal.entries[PV] = (version + "0", {**tree, "uid": "nobody"})
             setup.faults.allow("create")
@@ -778,3 +777,23 @@ async def test_an_entry_of_another_instance_that_is_gone_is_not_followed_any_mor
         await setup.replacer.load()
 
         assert PV not in setup.replacer.unfinished.pending
+
+
+async def test_an_entry_that_is_made_unreadable_blocks_no_other_replacement() -> None:
+    """Kubernetes rejected the volume for a moment."""
+    async with cluster_with(PV, "pvc-2") as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        linstor.place("pvc-2", "n1")
+        setup = setup_on(cluster, linstor)
+        setup.faults.refuse("create")
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: setup.replacer.unfinished.absent.blocking)
+            version, tree = deepcopy(setup.journal.entries[PV])
+            setup.journal.entries[PV] = (version + "0", {**tree, "format": 0})
+            setup.faults.allow("create")
+            linstor.place("pvc-2", "n2")
+            await reconciled(setup, 5)
+
+        assert setup.nodes("pvc-2") == {"n2"}

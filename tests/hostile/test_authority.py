@@ -427,3 +427,38 @@ async def test_an_entry_that_is_rewritten_until_the_run_gives_up_does_no_harm(
     assert writes >= GIVES_UP_AFTER
     assert sidecars.reclaimed == []
     assert testbed.observer.lost == []
+
+
+async def test_an_entry_that_is_made_immutable_leaves_the_volume_as_it_was(
+    proxied: ProxiedTestbed,
+) -> None:
+    """The API server rejects every update of it. The owner of the volume deletes it later."""
+    testbed, path = proxied.testbed, f"{ENTRIES}/affinity-journal-pvc-1"
+    await testbed.add("pvc-1", ["n1"], policy="Delete")
+    before = await testbed.cluster.ask("GET", PV)
+    rewritten = False
+
+    async def rewrite(_: Asked) -> None:
+        nonlocal rewritten
+        found = await testbed.cluster.ask("GET", path)
+        entry = json.loads(found["data"]["entry.json"]) | {"holder": "x", "state": "deleting"}
+        found["data"] = {"entry.json": json.dumps(entry)}
+        await testbed.cluster.ask("PUT", path, found | {"immutable": True})
+        rewritten = True
+
+    async def unmarked() -> bool:
+        found = await testbed.cluster.ask("GET", PV)
+        return rewritten and MARK not in found["metadata"]["finalizers"]
+
+    proxied.kubernetes.on("update configmaps", Before(rewrite))
+    async with running(proxied.service(OFTEN)):
+        testbed.world.move("pvc-1", "n1", "n2")
+        await until(unmarked, "the markers are taken off")
+        await testbed.until_on("pvc-1", "n2")
+        await until(lambda: dropped(testbed), "the entry is dropped")
+        await testbed.until_bound("pvc-1")
+
+    now = await testbed.cluster.ask("GET", PV)
+    before["spec"]["nodeAffinity"] = now["spec"]["nodeAffinity"]
+    assert preserved(now) == preserved(before)
+    assert testbed.observer.lost == []

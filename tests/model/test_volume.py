@@ -13,7 +13,13 @@ from linstor_affinity_events.model.affinity import (
     read_affinity,
 )
 from linstor_affinity_events.model.names import ClaimName, Uid
-from linstor_affinity_events.model.policy import LOCAL_ONLY, MAX_LABELS
+from linstor_affinity_events.model.policy import (
+    LOCAL_ONLY,
+    MAX_LABELS,
+    MAX_TEXT,
+    Policy,
+    Unreadable,
+)
 from linstor_affinity_events.model.volume import Volume
 from tests.model.manifests import volume
 
@@ -104,3 +110,31 @@ def test_an_affinity_of_more_parts_than_are_ever_set_is_of_another_form(
 
     assert isinstance(found, form)
     assert found.labels == {f"label-{label}" for label in range(labels)}
+
+
+def test_of_an_affinity_with_very_many_labels_only_some_are_kept() -> None:
+    """Whoever may update a volume without affinity can set one of a megabyte."""
+    expressions = [{"key": f"label-{n}", "operator": "Exists"} for n in range(10**5)]
+
+    found = read_affinity(
+        {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": expressions}]}}}
+    )
+
+    assert isinstance(found, ForeignAffinity)
+    assert len(found.labels) == MOST_TERMS * MAX_LABELS
+    assert len(found.text) < 300
+
+
+def test_the_overrides_of_a_volume_are_parsed_up_to_a_total_length() -> None:
+    def volume_with(*texts: str) -> Volume:
+        annotations = {f"override.piraeus.io/{n}": text for n, text in enumerate(texts)}
+        found = describe(volume(metadata={"annotations": annotations}))
+        assert found is not None
+        return found
+
+    half = "- fromSame: [" + "a" * (MAX_TEXT // 2 - 20) + "]"
+    assert isinstance(volume_with(half, half).override, Policy)
+    assert isinstance(volume_with(half, half, half).override, Unreadable)
+    nested = volume_with("- " * 1000 + "a").override
+    assert isinstance(nested, Unreadable)
+    assert "too many brackets" in nested.why

@@ -134,6 +134,10 @@ class Informer:
         self.synced.set()
 
 
+YIELD_EVERY = 8
+"""Objects of a page between cooperative yields: each may have policies that take milliseconds."""
+
+
 async def read_list(api: KubeApi, path: str, store: Store) -> str:
     """Fill a store with the present objects, page by page; returns the version to watch from.
 
@@ -142,7 +146,9 @@ async def read_list(api: KubeApi, path: str, store: Store) -> str:
     store.begin_list()
     pages = Pages(api, path)
     async for manifests in pages:
-        for manifest in manifests:
+        for number, manifest in enumerate(manifests):
             store.listed(manifest)
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
     store.end_list()
     return pages.version

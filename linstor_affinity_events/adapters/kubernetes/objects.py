@@ -29,6 +29,7 @@ from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.ownership import made_by_us
 from linstor_affinity_events.model.policy import (
     MAX_RULES,
+    MAX_TEXT,
     PolicyReading,
     StorageClass,
     Unreadable,
@@ -105,6 +106,8 @@ def _override(annotations: Mapping[str, str]) -> PolicyReading | None:
     names = _override_names(annotations)
     if len(names) > MAX_RULES:
         return Unreadable("", f"more than {MAX_RULES} override annotations")
+    if sum(len(annotations[name]) for name in names) > MAX_TEXT:
+        return Unreadable("", f"override annotations of more than {MAX_TEXT} characters")
     return widest(parse_policy(annotations[name]) for name in names) if names else None
 
 

@@ -31,8 +31,10 @@ LONGEST_LINE = 16 * MIB
 writes some characters, such as "<", as six bytes.
 """
 
-YIELD_EVERY = 32
-"""Lines of a watch between cooperative yields."""
+YIELD_EVERY, YIELD_EVERY_BYTES = 32, 32 * 1024
+"""Lines of a watch, and bytes of these, between cooperative yields: the policies of a volume may
+take milliseconds for each 4 KiB.
+"""
 
 WatchEvents = AsyncGenerator[dict[str, Any], None]
 
@@ -112,13 +114,14 @@ def retry_after(response: aiohttp.ClientResponse) -> float | None:
 
 async def watch_events(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
     """Yield the events of a watch unchanged. Raises Expired, Unreachable."""
-    what, count = f"watch {path}", 0
+    what, count, size = f"watch {path}", 0, 0
     async with aclosing(read_lines(response, what, longest=LONGEST_LINE)) as lines:
         async for line in lines:
             if line.strip():
                 yield _watch_event(line, path)
-            count += 1
-            if count % YIELD_EVERY == 0:
+            count, size = count + 1, size + len(line)
+            if count >= YIELD_EVERY or size >= YIELD_EVERY_BYTES:
+                count, size = 0, 0
                 # Reading a buffered line never waits, and an initial list fills the buffer.
                 await asyncio.sleep(0)
 
