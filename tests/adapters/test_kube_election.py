@@ -614,9 +614,11 @@ def test_a_deleted_lease_is_created_again() -> None:
             await until(lambda: one.leading)
             town.cluster.delete("leases", LEASE, namespace="default")
 
-            await until(lambda: town.cluster.get("leases", LEASE, "default") is not None)
+            # The Lease is there before its creation has been answered.
+            await until(lambda: len(town.reported["one"]) == 3)
 
             assert one.leading
+            assert town.cluster.get("leases", LEASE, "default") is not None
         assert town.reported["one"] == [True, False, True]
 
     run_story(story)
