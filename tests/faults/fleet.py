@@ -27,6 +27,9 @@ service makes at once.
 """
 
 CREATED = 201
+LISTED_WITHIN = 35.0
+"""The longest delay of client-go's informers before they list again, and some more."""
+
 FULL_RECONCILES_APART = 1.5
 TIMEOUT = 90.0
 """Longer than the full reconcile is unavailable, and than any back-off grows while a test breaks
@@ -45,8 +48,8 @@ class Fleet:
     names: tuple[str, ...] = tuple(f"pvc-{n}" for n in range(1, 7 + RESTLESS))
     before: dict[str, Json] = field(default_factory=dict)
     newcomers: int = 0
-    excused: set[str] = field(default_factory=set)
-    """Claims that may have been Lost, since their volume was absent when the API server went."""
+    outages: list[tuple[Record, float, float]] = field(default_factory=list)
+    """What was asked for, and when the API server went and came back."""
 
     async def add(self) -> None:
         await self.testbed.add_many(self.names, NODES[0])
@@ -68,7 +71,19 @@ class Fleet:
         """
         begin = time.monotonic()
         yield
-        self.excused |= {f"claim-{name}" for name in absent_while(record, begin, time.monotonic())}
+        self.outages.append((record, begin, time.monotonic()))
+
+    @property
+    def excused(self) -> set[str]:
+        """Claims that may have been Lost, since their volume was absent when the API server went,
+        or when the PersistentVolume controller listed all claims again after that: it checks each
+        one then, as at a resync.
+        """
+        return {
+            f"claim-{name}"
+            for record, begin, end in self.outages
+            for name in absent_while(record, begin, end + LISTED_WITHIN)
+        }
 
     def place_of(self, name: str) -> list[str]:
         replicas = self.testbed.world.definition(name).replicas.values()
