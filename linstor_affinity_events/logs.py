@@ -10,7 +10,13 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from linstor_affinity_events.printable import is_printable, printable, printable_lines, shortened
+from linstor_affinity_events.printable import (
+    is_printable,
+    printable,
+    printable_lines,
+    shortened,
+    shown,
+)
 
 QUIET_LIBRARIES = ("aiohttp", "aiohttp_sse_client", "asyncio", "kubernetes_asyncio")
 """They log a failure before this service does, and with less detail."""
@@ -42,7 +48,7 @@ class KeyValueFormatter(logging.Formatter):
     """Renders `TIME LEVEL message key=value ...`; a value that contains spaces is quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [_moment(record), record.levelname, printable(shortened(record.getMessage()))]
+        words = [_moment(record), record.levelname, shown(record.getMessage())]
         words += [f"{key}={_quoted(value)}" for key, value in _given(record).items()]
         if record.exc_info:
             words.append("\n  " + printable_lines(self.formatException(record.exc_info)))
@@ -57,11 +63,9 @@ class JsonFormatter(logging.Formatter):
             "time": _moment(record),
             "level": record.levelname,
             "logger": record.name,
-            "msg": printable(shortened(record.getMessage())),
+            "msg": shown(record.getMessage()),
             **{
-                key: value
-                if isinstance(value, int | float | bool)
-                else printable(shortened(str(value)))
+                key: value if isinstance(value, int | float | bool) else shown(str(value))
                 for key, value in _given(record).items()
             },
         }

@@ -34,6 +34,11 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
+def shown(text: str) -> str:
+    """Return the text cut and escaped, as it is shown to users."""
+    return printable(shortened(text))
+
+
 def printable_lines(text: str) -> str:
     """Escape non-printable characters of a text of several lines. Lines after the first are
     indented, so that none of them looks like a separate log line.

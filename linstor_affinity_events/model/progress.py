@@ -498,8 +498,7 @@ def _is_forged(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> 
 
 def _not_deleted(progress: Progress, pv: Manifest | None) -> bool:
     """Whether this run began the replacement, and the volume is not being deleted."""
-    uid = progress.entry.uid
-    return progress.begun and _exists(pv, uid) and not _is_deleted(pv, uid)
+    return progress.begun and _is_alive(pv, progress.entry.uid)
 
 
 def _is_only_marked(progress: Progress) -> bool:
@@ -509,8 +508,7 @@ def _is_only_marked(progress: Progress) -> bool:
 
 def _is_marked_and_alive(progress: Progress) -> bool:
     pv = progress.observation.pv
-    alive = pv is not None and uid_of(pv) == progress.entry.uid and not is_terminating(pv)
-    return alive and pv is not None and is_marked(pv)
+    return pv is not None and is_marked(pv) and _is_alive(pv, progress.entry.uid)
 
 
 def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
@@ -529,6 +527,11 @@ def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalE
 def _exists(pv: Manifest | None, uid: Uid) -> bool:
     """Whether this incarnation of the volume exists, terminating or not."""
     return pv is not None and uid_of(pv) == uid
+
+
+def _is_alive(pv: Manifest | None, uid: Uid) -> bool:
+    """Whether this incarnation of the volume exists and is not terminating."""
+    return _exists(pv, uid) and not _is_deleted(pv, uid)
 
 
 def _is_deleted(pv: Manifest | None, uid: Uid) -> bool:

@@ -537,10 +537,10 @@ async def test_entries_for_volumes_that_exist_make_no_change_wait(nodes: tuple[s
         assert setup.journal.entries == {}
 
 
-async def test_an_entry_that_is_left_alone_blocks_no_other_replacement(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A webhook rejected the volume for a moment, and its entry is not to be trusted any more."""
+async def see_other_volume_replaced(*, forgotten: bool, **rewritten: Any) -> None:
+    """Kubernetes rejects the creation of a volume for a moment, while its entry is rewritten and
+    another volume moves. `forgotten` is for a run that does not go on with what it wrote itself.
+    """
     async with cluster_with(PV, "pvc-2") as cluster:
         linstor = FakeLinstor("n1", "n2")
         linstor.place(PV, "n2")
@@ -550,16 +550,28 @@ async def test_an_entry_that_is_left_alone_blocks_no_other_replacement(
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
             await until(lambda: setup.replacer.unfinished.absent.blocking)
-            # Else the run goes on with what it wrote itself, whoever rewrites it.
-            setup.replacer._interrupted.ended(PV)
+            if forgotten:
+                setup.replacer._interrupted.ended(PV)
             version, tree = deepcopy(setup.journal.entries[PV])
-            setup.journal.entries[PV] = (version + "0", {**tree, "uid": "nobody"})
+            setup.journal.entries[PV] = (version + "0", {**tree, **rewritten})
             setup.faults.allow("create")
             linstor.place("pvc-2", "n2")
             await reconciled(setup, 5)
 
-        assert "left alone" in caplog.text
         assert setup.nodes("pvc-2") == {"n2"}
+
+
+async def test_an_entry_that_is_left_alone_blocks_no_other_replacement(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A webhook rejected the volume for a moment, and its entry is not to be trusted any more."""
+    await see_other_volume_replaced(forgotten=True, uid="nobody")
+
+    assert "left alone" in caplog.text
+
+
+async def test_an_entry_that_is_made_unreadable_blocks_no_other_replacement() -> None:
+    await see_other_volume_replaced(forgotten=False, format=0)
 
 
 def rewritten_once(setup: Setup, rewrite: Callable[[Json], None]) -> None:
@@ -777,23 +789,3 @@ async def test_an_entry_of_another_instance_that_is_gone_is_not_followed_any_mor
         await setup.replacer.load()
 
         assert PV not in setup.replacer.unfinished.pending
-
-
-async def test_an_entry_that_is_made_unreadable_blocks_no_other_replacement() -> None:
-    """Kubernetes rejected the volume for a moment."""
-    async with cluster_with(PV, "pvc-2") as cluster:
-        linstor = FakeLinstor("n1", "n2")
-        linstor.place(PV, "n2")
-        linstor.place("pvc-2", "n1")
-        setup = setup_on(cluster, linstor)
-        setup.faults.refuse("create")
-        async with setup.at_work():
-            setup.queue.add(RD, source="promotion")
-            await until(lambda: setup.replacer.unfinished.absent.blocking)
-            version, tree = deepcopy(setup.journal.entries[PV])
-            setup.journal.entries[PV] = (version + "0", {**tree, "format": 0})
-            setup.faults.allow("create")
-            linstor.place("pvc-2", "n2")
-            await reconciled(setup, 5)
-
-        assert setup.nodes("pvc-2") == {"n2"}

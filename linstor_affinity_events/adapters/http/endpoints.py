@@ -18,7 +18,7 @@ from linstor_affinity_events.adapters.http import connection_limits
 from linstor_affinity_events.adapters.http.status_page import STYLE_HASH, page_template, render
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.printable import printable, shortened
+from linstor_affinity_events.printable import shown
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _shown(tree: Any) -> Any:
     """
     match tree:
         case str():
-            return printable(shortened(tree))
+            return shown(tree)
         case dict():
             return {_shown(key): _shown(value) for key, value in tree.items()}
         case list():
@@ -198,7 +198,7 @@ class HttpEndpoints:
         against = self._sources.not_ready()
         if not against:
             return web.Response(text="ok\n")
-        lines = [f"{part}: {printable(shortened(why))}\n" for part, why in against.items()]
+        lines = [f"{part}: {shown(why)}\n" for part, why in against.items()]
         return web.Response(status=503, text="not ready\n" + "".join(lines))
 
     async def _status(self, request: web.Request) -> web.Response:

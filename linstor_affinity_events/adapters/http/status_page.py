@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from linstor_affinity_events.printable import printable, shortened
+from linstor_affinity_events.printable import shown
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -28,14 +28,14 @@ def page_template() -> "Template":
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
     from markupsafe import Markup  # noqa: PLC0415
 
-    def shown(value: object) -> object:
+    def displayed(value: object) -> object:
         """Make non-printable characters visible in all that is not HTML already."""
         is_text = isinstance(value, str) and not isinstance(value, Markup)
-        return printable(shortened(str(value))) if is_text else value
+        return shown(str(value)) if is_text else value
 
     environment = Environment(
         autoescape=True,
-        finalize=shown,
+        finalize=displayed,
         lstrip_blocks=True,
         trim_blocks=True,
         undefined=StrictUndefined,

@@ -13,7 +13,7 @@ from linstor_affinity_events.errors import AffinityEventsError, Conflict
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
 from linstor_affinity_events.model.volume import Volume
-from linstor_affinity_events.printable import printable, shortened
+from linstor_affinity_events.printable import shown
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _name(regarding: Mapping[str, str], kind: str, reason: str, text: str, remin
 
 def _short(text: str) -> str:
     """Return the text escaped, and shortened to the limit of an Event, which counts bytes."""
-    raw = printable(shortened(text)).encode()
+    raw = shown(text).encode()
     return (
         raw.decode()
         if len(raw) <= _MOST_MESSAGE_BYTES

@@ -25,7 +25,7 @@ from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.heading import Heading, heading_of, read_heading
 from linstor_affinity_events.model.journal_entry import JournalEntry, read_entry
 from linstor_affinity_events.model.keys import OURSELVES, VolumeKey
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.names import LONGEST_NAME, PvName
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +55,12 @@ MOST_HELD = 50_000
 
 _KEY = "entry.json"
 _PREFIX = "affinity-journal-"
-_LONGEST_NAME = 253
 
 
 def configmap_name(pv: PvName) -> str:
     """Return the name of the ConfigMap for a volume, with a hash if the name is too long."""
     name = f"{_PREFIX}{pv}"
-    if len(name) <= _LONGEST_NAME:
+    if len(name) <= LONGEST_NAME:
         return name
     return f"{_PREFIX}{hashlib.sha256(pv.encode()).hexdigest()}"
 
