@@ -95,40 +95,47 @@ def rewrite(setup: Setup, change: Change) -> None:
     setup.journal.entries[PV] = (f"{version}0", tree)
 
 
+def rewritten_when(when: str, setup: Setup, change: Change) -> list[str]:
+    """Rewrite the entry once, when the volume was deleted, is being removed, or the entry dropped.
+    Returns that moment, once it is over.
+    """
+    done = list[str]()
+    delete, remove, drop = setup.volumes.delete, setup.volumes.remove, setup.journal.drop
+
+    def reached(moment: str, *, conflict: bool = True) -> None:
+        if when != moment or done:
+            return
+        done.append(moment)
+        rewrite(setup, change)
+        if conflict:
+            # Another client's write to the volume is one way to have it observed again.
+            label = {"metadata": {"labels": {"late": "yes"}}}
+            setup.cluster.patch("persistentvolumes", PV, label)
+
+    async def deleted(manifest: Manifest) -> Manifest | None:
+        response = await delete(manifest)
+        reached("deleted")
+        return response
+
+    async def removed(manifest: Manifest) -> None:
+        reached("removing")
+        await remove(manifest)
+
+    async def dropped(entry: JournalEntry) -> None:
+        reached("dropping", conflict=False)
+        await drop(entry)
+
+    instead(setup.volumes, delete=deleted, remove=removed)
+    instead(setup.journal, drop=dropped)
+    return done
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("when", ["deleted", "removing", "dropping"])
 async def test_an_entry_that_is_rewritten_changes_nothing(change: Change, when: str) -> None:
     async with bound() as (setup, sidecars):
         before = setup.pv()
-        done = False
-        delete, remove, drop = setup.volumes.delete, setup.volumes.remove, setup.journal.drop
-
-        def rewritten(moment: str, *, conflict: bool = True) -> None:
-            nonlocal done
-            if when != moment or done:
-                return
-            done = True
-            rewrite(setup, change)
-            if conflict:
-                # Another client's write to the volume is one way to have it observed again.
-                label = {"metadata": {"labels": {"late": "yes"}}}
-                setup.cluster.patch("persistentvolumes", PV, label)
-
-        async def deleted(manifest: Manifest) -> Manifest | None:
-            response = await delete(manifest)
-            rewritten("deleted")
-            return response
-
-        async def removed(manifest: Manifest) -> None:
-            rewritten("removing")
-            await remove(manifest)
-
-        async def dropped(entry: JournalEntry) -> None:
-            rewritten("dropping", conflict=False)
-            await drop(entry)
-
-        instead(setup.volumes, delete=deleted, remove=removed)
-        instead(setup.journal, drop=dropped)
+        done = rewritten_when(when, setup, change)
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
             await until(lambda: done)
@@ -505,27 +512,8 @@ async def test_a_run_that_gave_up_goes_on_with_what_it_wrote(conflicts: int, whe
     """
     async with bound() as (setup, sidecars):
         before = setup.pv()
-        delete, remove, done = setup.volumes.delete, setup.volumes.remove, False
-
-        def interfere(moment: str) -> None:
-            nonlocal done
-            if when == moment and not done:
-                done = True
-                rewrite(setup, state)
-                label = {"metadata": {"labels": {"late": "yes"}}}
-                setup.cluster.patch("persistentvolumes", PV, label)
-
-        async def deleted(manifest: Manifest) -> Manifest | None:
-            response = await delete(manifest)
-            interfere("deleted")
-            return response
-
-        async def removed(manifest: Manifest) -> None:
-            interfere("removing")
-            await remove(manifest)
-
+        done = rewritten_when(when, setup, state)
         rewritten_before_each_save(setup, times=conflicts, then=lambda: None)
-        instead(setup.volumes, delete=deleted, remove=removed)
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
             await reconciled(setup, 10)
