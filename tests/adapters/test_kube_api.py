@@ -12,7 +12,7 @@ import pytest
 from kubernetes_asyncio.client.configuration import Configuration
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
-from linstor_affinity_events.adapters.kubernetes.responses import YIELD_EVERY
+from linstor_affinity_events.adapters.kubernetes.responses import PER_YIELD
 from linstor_affinity_events.adapters.kubernetes.session import (
     LoadConfiguration,
     configuration_from,
@@ -615,7 +615,7 @@ async def test_other_tasks_run_amid_events_that_arrived_together() -> None:
             await asyncio.sleep(0)
 
     async with (
-        serving(200, 10 * YIELD_EVERY * GOOD) as (url, _),
+        serving(200, 10 * PER_YIELD.lines * GOOD) as (url, _),
         api_at(url) as api,
         api.watch(VOLUMES, {}) as events,
         running(count()),
@@ -625,7 +625,7 @@ async def test_other_tasks_run_amid_events_that_arrived_together() -> None:
         before = iterations
         reported = [event async for event in events]
 
-    assert len(reported) == 10 * YIELD_EVERY - 1
+    assert len(reported) == 10 * PER_YIELD.lines - 1
     assert iterations - before >= 10
 
 

@@ -24,14 +24,11 @@ from linstor_affinity_events.adapters.kubernetes.policy_yaml import _cached, par
 from linstor_affinity_events.adapters.linstor.event_streams import (
     MOST_IDLE_LINES,
     MOST_LINES,
+    PER_YIELD,
     READ_BUFFER,
-    YIELD_EVERY_BYTES,
+    _BoundedResponse,
     _OneConnection,
-    _YieldingResponse,
     trigger_of,
-)
-from linstor_affinity_events.adapters.linstor.event_streams import (
-    YIELD_EVERY as LINES_PER_YIELD,
 )
 from linstor_affinity_events.adapters.linstor.json_stream import (
     LONGEST,
@@ -129,7 +126,7 @@ def stream_lines(pieces: list[bytes]) -> object:
             content.feed_data(piece)
         content.feed_eof()
         response = SimpleNamespace(content=content, close=lambda: None)
-        return [line async for line in _YieldingResponse(response)]  # type: ignore[arg-type]
+        return [line async for line in _BoundedResponse(response)]  # type: ignore[arg-type]
 
     return asyncio.run(read())
 
@@ -391,21 +388,21 @@ async def test_other_tasks_run_while_a_stream_is_read() -> None:
     read = 0
 
     async with Yields(lambda: read) as lines:
-        async for _ in _YieldingResponse(Response(b"\n" * MOST_IDLE_LINES)):  # type: ignore[arg-type]
+        async for _ in _BoundedResponse(Response(b"\n" * MOST_IDLE_LINES)):  # type: ignore[arg-type]
             read += 1
 
     assert read == MOST_IDLE_LINES
-    assert lines.most <= LINES_PER_YIELD
+    assert lines.most <= PER_YIELD.lines
 
 
 async def test_other_tasks_run_while_large_events_are_read() -> None:
     read = 0
 
     async with Yields(lambda: read) as size:
-        async for line in _YieldingResponse(Response((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
+        async for line in _BoundedResponse(Response((b"x" * 9999 + b"\n") * 1000)):  # type: ignore[arg-type]
             read += len(line)
 
-    assert size.most < YIELD_EVERY_BYTES + 10_000
+    assert size.most < PER_YIELD.size + 10_000
 
 
 @pytest.mark.parametrize("line", [b"\n", b":\n", b"x: y\n", b"event: x\n"], ids=repr)
@@ -413,7 +410,7 @@ async def test_a_stream_of_lines_that_are_not_events_is_closed(line: bytes) -> N
     event = b'data: {"resource_name": "a"}\n\n'
     quiet = line * (MOST_IDLE_LINES - 100)
     source = _OneConnection("http://localhost", session=object())
-    source._response = _YieldingResponse(Response((quiet + b"\n" + event) * 2 + quiet * 2))  # type: ignore[arg-type]
+    source._response = _BoundedResponse(Response((quiet + b"\n" + event) * 2 + quiet * 2))  # type: ignore[arg-type]
 
     for _ in range(2):
         assert json.loads((await anext(source)).data) == {"resource_name": "a"}

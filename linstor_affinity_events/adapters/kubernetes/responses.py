@@ -1,6 +1,5 @@
 """Decodes responses of the API server: bodies, watch events, and errors by what to do next."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -9,6 +8,7 @@ import aiohttp
 
 from linstor_affinity_events.adapters.transport.bodies import (
     MIB,
+    ReadPerYield,
     parse_json,
     read_lines,
     without_unreadable_managed_fields,
@@ -31,10 +31,8 @@ LONGEST_LINE = 16 * MIB
 writes some characters, such as "<", as six bytes.
 """
 
-YIELD_EVERY, YIELD_EVERY_BYTES = 32, 32 * 1024
-"""Lines of a watch, and bytes of these, between cooperative yields: the policies of a volume may
-take milliseconds for each 4 KiB.
-"""
+PER_YIELD = ReadPerYield(32, 32 * 1024)
+"""The policies of a volume may take milliseconds for each 4 KiB."""
 
 WatchEvents = AsyncGenerator[dict[str, Any], None]
 
@@ -114,16 +112,12 @@ def retry_after(response: aiohttp.ClientResponse) -> float | None:
 
 async def watch_events(response: aiohttp.ClientResponse, path: str) -> WatchEvents:
     """Yield the events of a watch unchanged. Raises Expired, Unreachable."""
-    what, count, size = f"watch {path}", 0, 0
-    async with aclosing(read_lines(response, what, longest=LONGEST_LINE)) as lines:
+    what = f"watch {path}"
+    lines = read_lines(response, what, longest=LONGEST_LINE, per_yield=PER_YIELD)
+    async with aclosing(lines):
         async for line in lines:
             if line.strip():
                 yield _watch_event(line, path)
-            count, size = count + 1, size + len(line)
-            if count >= YIELD_EVERY or size >= YIELD_EVERY_BYTES:
-                count, size = 0, 0
-                # Reading a buffered line never waits, and an initial list fills the buffer.
-                await asyncio.sleep(0)
 
 
 def _watch_event(line: bytes, path: str) -> dict[str, Any]:

@@ -10,7 +10,12 @@ from aiohttp_sse_client.client import EventSource
 
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
 from linstor_affinity_events.adapters.linstor.rows import LONGEST_NAME
-from linstor_affinity_events.adapters.transport.bodies import MIB, parse_text, read_lines
+from linstor_affinity_events.adapters.transport.bodies import (
+    MIB,
+    ReadPerYield,
+    parse_text,
+    read_lines,
+)
 from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
 from linstor_affinity_events.adapters.transport.sockets import watched_socket
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
@@ -32,9 +37,9 @@ MOST_LINES = 100
 MOST_IDLE_LINES = 10_000
 """The most lines without an event. LINSTOR sends none; a proxy may send comments."""
 
-YIELD_EVERY, YIELD_EVERY_BYTES = 2000, MIB
-"""Lines and bytes between cooperative yields: reading buffered lines never waits. With much smaller
-values, a flood of events for a few resources would reconcile these over and over.
+PER_YIELD = ReadPerYield(2000, MIB)
+"""With much smaller values, a flood of events for a few resources would reconcile these over and
+over.
 """
 
 ANY = EventsMissed("node")
@@ -44,13 +49,12 @@ class _ConnectionEnded(Exception):
     """The connection ended after it was open."""
 
 
-class _YieldingResponse:
-    """The response that the library reads, with cooperative yields between lines."""
+class _BoundedResponse:
+    """The response that the library reads, with limits, and cooperative yields between lines."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self._read = read_lines(response, "LINSTOR", longest=FRAME_LIMIT)
-        self._lines, self._size = 0, 0
+        self._read = read_lines(response, "LINSTOR", longest=FRAME_LIMIT, per_yield=PER_YIELD)
         self.idle_lines = 0
         """Lines since the last event."""
 
@@ -70,13 +74,9 @@ class _YieldingResponse:
 
     async def __anext__(self) -> bytes:
         line = await anext(self._read)
-        self._lines, self._size = self._lines + 1, self._size + len(line)
         self.idle_lines += 1
         if self.idle_lines > MOST_IDLE_LINES:
             raise Unreachable(f"LINSTOR sent more than {MOST_IDLE_LINES} lines without an event")
-        if self._lines >= YIELD_EVERY or self._size >= YIELD_EVERY_BYTES:
-            self._lines, self._size = 0, 0
-            await asyncio.sleep(0)
         return line
 
 
@@ -93,7 +93,7 @@ class _OneConnection(EventSource):  # type: ignore[misc]
 
     async def connect(self, retry: int = 0) -> None:
         await super().connect(retry)
-        self._response = _YieldingResponse(self._response)
+        self._response = _BoundedResponse(self._response)
 
     def _opened(self) -> None:
         self._was_open = True

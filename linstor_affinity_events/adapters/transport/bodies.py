@@ -1,8 +1,9 @@
 """Response bodies: size-limited reads, and JSON parsing with errors that show the body."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import orjson
@@ -26,6 +27,14 @@ def size_text(size: int) -> str:
     return f"{size // MIB} MiB" if size >= MIB else f"{size // 1024} KiB"
 
 
+class ReadPerYield(NamedTuple):
+    """How much of buffered data is read before other tasks run; reading it never waits."""
+
+    lines: int
+    size: int
+    """Bytes of these lines."""
+
+
 async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """Read a whole body, decompressed; raises TooLong once it exceeds `limit` bytes."""
     chunks: list[bytes] = []
@@ -40,17 +49,17 @@ async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 async def read_lines(
-    response: aiohttp.ClientResponse, what: str, *, longest: int
+    response: aiohttp.ClientResponse, what: str, *, longest: int, per_yield: ReadPerYield
 ) -> AsyncGenerator[bytes, None]:
     """Yield the lines of a body as they arrive, each with its newline, which an incomplete last one
-    lacks.
+    lacks. Other tasks run after each `per_yield`.
 
     Raises TooLong for a line of more than `longest` bytes. aiohttp can read lines too, but the
     longest one is then twice its buffer, which every response may fill, and a line that arrives in
     tiny pieces takes quadratic time.
     """
     pieces: list[bytes] = []
-    size = 0
+    size = lines = line_bytes = 0
     async for chunk in response.content.iter_chunked(_CHUNK):
         end, *starts = chunk.split(b"\n")
         pieces.append(end)
@@ -60,7 +69,11 @@ async def read_lines(
             raise TooLong(f"{what} returned a line of more than {size_text(longest)}")
         for start in starts:
             yield b"".join((*pieces, b"\n"))
+            lines, line_bytes = lines + 1, line_bytes + size
             pieces, size = [start], len(start)
+            if lines >= per_yield.lines or line_bytes >= per_yield.size:
+                await asyncio.sleep(0)
+                lines = line_bytes = 0
     if size:
         yield b"".join(pieces)
 
