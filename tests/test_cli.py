@@ -1,6 +1,8 @@
 """The command line, as far as it goes without a cluster."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,3 +150,13 @@ def test_help_shows_examples_line_by_line(command: str, runner: CliRunner) -> No
     assert "\\b" not in shown
     if command in {"run", "plan", "check"}:
         assert re.search(rf"^    {command} ", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("library", ["jinja2", "rich"])
+def test_the_service_starts_without_libraries_that_it_may_never_need(library: str) -> None:
+    code = (
+        "import sys, linstor_affinity_events.cli, linstor_affinity_events.app.service; "
+        f"sys.exit({library!r} in sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,17 +10,15 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
-from rich.text import Text
 
 from linstor_affinity_events.printable import is_printable, printable, printable_lines
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 WIDE = 1000
 """The width when the output is not a terminal: lines are not wrapped, so that grep works."""
@@ -88,6 +86,10 @@ class Screen:
     """Prints lines and tables to stdout, with styles on a terminal."""
 
     def __init__(self) -> None:
+        # Imported where it is needed: two MiB, of which the service, which runs for months, has no
+        # use.
+        from rich.console import Console  # noqa: PLC0415
+
         console = Console(highlight=False, soft_wrap=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=WIDE, no_color=True)
@@ -102,6 +104,9 @@ class Screen:
         self, headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, whole: Collection[str]
     ) -> None:
         """Print a table. Columns in `whole` are not wrapped."""
+        from rich import box  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+
         shape = box.SIMPLE_HEAD if self._console.is_terminal else None
         table = Table(box=shape, pad_edge=False, show_edge=False)
         for heading in headings:
@@ -111,7 +116,9 @@ class Screen:
         self._console.print(table)
 
 
-def _text(cell: Cell) -> Text:
+def _text(cell: Cell) -> "Text":
+    from rich.text import Text  # noqa: PLC0415
+
     parts = [(cell, "")] if isinstance(cell, str) else cell
     return Text.assemble(*((printable(text), style) for text, style in parts))
 
@@ -119,12 +126,20 @@ def _text(cell: Cell) -> Text:
 @contextmanager
 def progress_on_terminal() -> Iterator[Callable[[str, int, int], None]]:
     """Show progress if stderr is a terminal; otherwise print nothing."""
+    from rich import progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
     screen = Console(stderr=True)
     if not screen.is_terminal:
         yield lambda _what, _done, _of: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=screen, transient=True) as bar:
+    columns = (
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+    )
+    with progress.Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def show(what: str, done: int, of: int) -> None:

@@ -1,7 +1,5 @@
-"""The status page: its text, escaped, and the library that it needs only when it is shown."""
+"""The status page: its text, escaped."""
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -86,12 +84,3 @@ def test_refresh_keeps_the_search(search: str | None, link: str) -> None:
 def test_a_missing_field_is_an_error_and_not_an_empty_cell() -> None:
     with pytest.raises(Exception, match="volume"):
         page(volumes=[{key: value for key, value in ROW.items() if key != "volume"}])
-
-
-def test_the_template_library_is_not_loaded_before_a_page_is_shown() -> None:
-    code = (
-        "import sys, linstor_affinity_events.cli, linstor_affinity_events.app.service; "
-        "sys.exit('jinja2' in sys.modules)"
-    )
-
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
