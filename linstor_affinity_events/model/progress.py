@@ -182,6 +182,9 @@ class Progress:
     asked_for: Manifest | None = None
     """What this run created the volume from."""
 
+    created: Uid | None = None
+    """The uid that it got."""
+
     claim_before: Manifest | None = None
     """The claim as last read before the volume was removed."""
 
@@ -357,11 +360,12 @@ def _waited(progress: Progress, result: BinderAwaited | ClaimRead | Postponed) -
 
 
 def _recreated(progress: Progress, step: Step, result: Recreated) -> Progress:
-    created = progress.observation.created or result.pv is not None
+    created = progress.created if result.pv is None else uid_of(result.pv)
     return replace(
         progress,
         removed=progress.removed or isinstance(step, Remove),
         asked_for=progress.asked_for if result.pv is None else result.asked_for,
+        created=created,
         observation=replace(progress.observation, pv=result.pv, created=created),
     )
 
@@ -439,7 +443,7 @@ def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished:
     observation = Observation(
         pv=pv,
         taken=entry.holder == progress.holder,
-        created=progress.asked_for is not None,
+        created=progress.created,
     )
     gone = not _exists(pv, entry.uid)
     entry = entry if known or not progress.begun else _as_begun(progress, entry)

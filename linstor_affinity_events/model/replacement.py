@@ -37,7 +37,7 @@ from linstor_affinity_events.model.markers import (
     original_values_of,
     unmarking,
 )
-from linstor_affinity_events.model.names import PvName, few
+from linstor_affinity_events.model.names import PvName, Uid, few
 from linstor_affinity_events.model.ownership import (
     claim_is_leaving,
     is_entitled,
@@ -108,8 +108,9 @@ class Observation:
     allowed_finalizers: tuple[str, ...] = ()
     """Patterns of further finalizers that a volume in replacement may have."""
 
-    created: bool = False
-    """Whether this run created the new volume: if it is absent, another client deleted it."""
+    created: Uid | None = None
+    """The uid of the new volume that this run created: if it is absent, another client deleted it.
+    """
 
     others: tuple[PvName, ...] = ()
     """The other volumes for the same LINSTOR volume, if this one is absent; if it was observed to
@@ -155,15 +156,15 @@ def _next_step(entry: JournalEntry, observation: Observation) -> Step:
             )
         return step
     if uid_of(pv) != entry.uid:
-        return Drop(_how_it_came_back(entry, pv))
+        return Drop(_how_it_came_back(entry, pv, observation.created))
     if is_terminating(pv):
         return _terminating(entry, pv, observation)
     return _alive(entry, pv, observation)
 
 
-def _how_it_came_back(entry: JournalEntry, pv: Manifest) -> Outcome:
+def _how_it_came_back(entry: JournalEntry, pv: Manifest, created: Uid | None) -> Outcome:
     """The outcome if another incarnation of the volume exists."""
-    if is_terminating(pv) or not made_by_us(pv):
+    if is_terminating(pv) or not (uid_of(pv) == created or made_by_us(pv)):
         return Outcome.SUPERSEDED
     added = annotations_of(pv).keys() - annotations_of(entry.wanted).keys()
     named = claim_of(pv)
@@ -184,7 +185,7 @@ def _as_observed(entry: JournalEntry, observation: Observation) -> JournalEntry:
 
 
 def _absent(entry: JournalEntry, observation: Observation) -> Step:
-    if entry.state is State.PREPARED or observation.created:
+    if entry.state is State.PREPARED or observation.created is not None:
         return Drop(Outcome.DELETED_BY_USER)
     if observation.uninterrupted:
         # The volume existed a moment ago and is recreated as it was. If its claim was deleted

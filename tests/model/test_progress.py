@@ -561,6 +561,21 @@ def test_a_run_whose_entry_was_deleted_removes_its_markers() -> None:
     assert other.outcome is None
 
 
+def test_what_this_run_created_is_known_after_another_observation() -> None:
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, Remove)
+    made = progress.observation.pv
+    assert made is not None
+    unrecorded = {**made, "metadata": {**made["metadata"], "managedFields": []}}
+
+    seen = advance(
+        replace(progress, outdated=True), Observe(), Observed(unrecorded, progress.entry)
+    )
+
+    assert isinstance(seen, Progress)
+    assert following(seen) == Drop(Outcome.DONE)
+
+
 def test_the_entry_of_a_later_replacement_is_continued_from_what_it_says_alone() -> None:
     cluster = Cluster()
     progress = at(started(cluster), cluster, Remove)
@@ -571,8 +586,8 @@ def test_the_entry_of_a_later_replacement_is_continued_from_what_it_says_alone()
 
     assert isinstance(seen, Progress)
     assert seen.entry == later
-    assert not any((seen.begun, seen.own, seen.removed, seen.observation.created))
-    assert seen.asked_for is None
+    assert not any((seen.begun, seen.own, seen.removed))
+    assert (seen.observation.created, seen.created, seen.asked_for) == (None, None, None)
 
 
 def test_an_entry_for_another_uid_is_not_followed_while_the_volume_was_there_a_moment_ago() -> None:

@@ -532,6 +532,15 @@ def test_a_volume_created_by_others_supersedes_the_entry(entry: JournalEntry) ->
     assert step == Drop(Outcome.SUPERSEDED)
 
 
+def test_a_volume_that_this_run_created_needs_no_record_of_its_manager() -> None:
+    """The API server keeps none of an object with thousands of labels."""
+    unrecorded = remade(PLAIN, by="kubectl")
+
+    step = next_step(DELETING, Observation(pv=unrecorded, created=uid_of(unrecorded)))
+
+    assert step == Drop(Outcome.DONE)
+
+
 def test_a_volume_created_by_us_and_deleted_by_others_is_not_created_again() -> None:
     step = next_step(DELETING, Observation(pv=terminating(remade(PLAIN))))
 
