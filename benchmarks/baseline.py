@@ -108,7 +108,9 @@ class Baseline:
             await self._ask("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
 
     async def _read(self, name: str) -> None:
-        known = self._latest.get(name)
+        # The watch may lag behind the end of the replacement before.
+        while (known := self._latest.get(name)) is not None and is_detached(known):
+            await asyncio.sleep(0.001)
         if known is None or known["spec"]["csi"]["driver"] != DRIVER:
             return
         _, replicas = await asyncio.gather(
