@@ -191,6 +191,8 @@ class CoalescingReader:
     async def _read_all(self) -> None:
         """Read all resources, unless that is not possible now."""
         self._reading = True
+        # Those that wait are too new for the last one: two would take twice the memory.
+        self._forget()
         try:
             with self._limit.lowered(for_at_most=LIMIT_READS_FOR):
                 await asyncio.sleep(COLLECT_FOR)

@@ -167,7 +167,9 @@ def text_of(row: Row, key: str) -> str:
 
 
 def _flags(row: Row) -> frozenset[str]:
-    flags = row.get("flags") or ()
+    flags = row.get("flags")
+    if not flags:
+        return frozenset()
     if not isinstance(flags, list | tuple) or not all(isinstance(f, str) for f in flags):
         raise Unreachable("LINSTOR returned flags that are not strings")
     if len(flags) > MOST_FLAGS or any(len(flag) > LONGEST_FLAG for flag in flags):
