@@ -110,7 +110,9 @@ class Baseline:
     async def _read(self, name: str) -> None:
         # The watch may lag behind the end of the replacement before.
         while (known := self._latest.get(name)) is not None and is_detached(known):
-            await asyncio.sleep(0.001)
+            self._events[name].clear()
+            await self._events[name].wait()
+        self._events.pop(name, None)
         if known is None or known["spec"]["csi"]["driver"] != DRIVER:
             return
         _, replicas = await asyncio.gather(

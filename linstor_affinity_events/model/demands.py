@@ -178,9 +178,10 @@ def _texts(value: object) -> tuple[str, ...]:
     if not value:
         return ()
     items = value if isinstance(value, list) else [value]
-    return tuple(
-        each if isinstance(each, str) else json.dumps(each, sort_keys=True) for each in items
-    )
+    if all(isinstance(each, str) for each in items):
+        return tuple(items)
+    # At once: thousands of small texts take longer than a large one.
+    return (json.dumps(items, sort_keys=True),)
 
 
 def unconfirmed(

@@ -30,6 +30,12 @@ from linstor_affinity_events.model.recreation import SERVER_SET, copy_for_create
 
 FORMAT = 1
 _MAX_DEPTH = 32
+MOST_VALUES = 20_000
+"""The most values in a PersistentVolume that is read here. The largest node affinity that is ever
+set takes half of them.
+"""
+
+MOST_FINALIZERS = 1000
 _POLICIES = frozenset({"Delete", "Recycle", "Retain"})
 _OTHER_SOURCES = frozenset(
     (
@@ -202,7 +208,7 @@ def checked_manifest(tree: object, *, fresh: bool = True) -> Manifest:
     metadata, spec = tree.get("metadata"), tree.get("spec")
     if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
         raise BadEntry("its PersistentVolume has no metadata or no spec")
-    _check_depth(tree)
+    _check_size(tree)
     _check_metadata(metadata, fresh=fresh)
     if fresh and ("status" in tree or metadata.keys() & SERVER_SET):
         raise BadEntry("its PersistentVolume has fields that only the API server sets")
@@ -220,6 +226,10 @@ def _check_metadata(metadata: Mapping[str, Any], *, fresh: bool) -> None:
     finalizers = metadata.get("finalizers") or []
     if not isinstance(finalizers, list) or not all(isinstance(f, str) for f in finalizers):
         raise BadEntry("its finalizers are not a list of strings")
+    if len(finalizers) > MOST_FINALIZERS:
+        raise BadEntry(f"it has more than {MOST_FINALIZERS} finalizers")
+    if not _are_objects(metadata.get("ownerReferences") or []):
+        raise BadEntry("its owner references are not a list of objects")
     if not isinstance(metadata.get("uid", ""), str):
         raise BadEntry("its uid is not a string")
     annotations = metadata.get("annotations")
@@ -244,6 +254,9 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
         raise BadEntry("its storageClassName is not a string")
     if not _is_texts(csi.get("volumeAttributes") or {}):
         raise BadEntry("its volume attributes are not strings")
+    options = spec.get("mountOptions") or []
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise BadEntry("its mount options are not a list of strings")
     _check_affinity(spec.get("nodeAffinity") or {})
     ref = spec.get("claimRef") or {}
     if not all(isinstance(ref.get(part, ""), str) for part in ("namespace", "name", "uid")):
@@ -267,18 +280,23 @@ def _are_objects(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
-def _check_depth(tree: object) -> None:
-    """Limit the depth for copying and writing: a PersistentVolume has fewer than ten levels."""
-    level = [tree]
+def _check_size(tree: object) -> None:
+    """Limit the depth for copying and writing, of which a PersistentVolume has fewer than ten
+    levels, and the number of values, which are examined at each step.
+    """
+    level, number = [tree], 0
     for _ in range(_MAX_DEPTH):
+        containers = [each for each in level if isinstance(each, Mapping | list)]
+        if not containers:
+            return
+        number += sum(map(len, containers))
+        if number > MOST_VALUES:
+            raise BadEntry(f"its PersistentVolume has more than {MOST_VALUES} values")
         level = [
             inner
-            for outer in level
-            if isinstance(outer, Mapping | list)
+            for outer in containers
             for inner in (outer.values() if isinstance(outer, Mapping) else outer)
         ]
-        if not level:
-            return
     raise BadEntry("it is nested too deeply")
 
 

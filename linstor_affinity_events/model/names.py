@@ -47,10 +47,21 @@ def _is_name(text: str) -> bool:
     return len(text) <= LONGEST_NAME and _NAME.fullmatch(text) is not None
 
 
+LONGEST_IN_LINSTOR = 255
+"""The most characters of a name in LINSTOR."""
+
+
 def resource_name(text: str) -> ResourceName:
     lower = text.lower()
     # Reuse the string to save memory: there is a name for each volume of the cluster.
     return ResourceName(text if text == lower else lower)
+
+
+def resource_named(value: object) -> ResourceName | None:
+    """The resource that an event names; None if it names none, whatever it contains."""
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_IN_LINSTOR:
+        return None
+    return resource_name(value)
 
 
 def node_name(text: str) -> NodeName:

@@ -18,6 +18,11 @@ Labels = Mapping[str, str]
 _MARKER = f"{TOPOLOGY_NAMESPACE}/{KUBERNETES_HOSTNAME}"
 """linstor-csi's node plugin sets it together with the other labels of a node."""
 
+LONGEST_KEY, LONGEST_VALUE = 253 + 1 + 63, 63
+"""The longest label that Kubernetes accepts. Whoever may write to LINSTOR may put more there, for
+each node of a cluster.
+"""
+
 EITHER_NAMESPACE = f"{TOPOLOGY_NAMESPACE} or {PLAIN_NAMESPACE}"
 
 
@@ -62,5 +67,14 @@ class Nodes:
 
 def _labels(name: str, properties: Mapping[str, str], namespace: str) -> Labels:
     prefix = namespace + "/"
-    found = {k[len(prefix) :]: v for k, v in properties.items() if k.startswith(prefix)}
+    found = {
+        key[len(prefix) :]: as_label_value(value)
+        for key, value in properties.items()
+        if key.startswith(prefix) and len(key) - len(prefix) <= LONGEST_KEY
+    }
     return {**found, HOSTNAME_LABEL: name}
+
+
+def as_label_value(text: str) -> str:
+    """What is kept of a label's value: of one that is too long so much that it stays invalid."""
+    return text[: LONGEST_VALUE + 1]

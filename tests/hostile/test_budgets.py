@@ -41,10 +41,10 @@ from linstor_affinity_events.adapters.linstor.replies import checked_body
 from linstor_affinity_events.adapters.linstor.rows import (
     LONGEST_CONNECTION,
     LONGEST_FLAG,
-    LONGEST_NAME,
     LONGEST_SAVED,
     MOST_FLAGS,
     MOST_REPLICAS,
+    NodeRows,
     Replicas,
     definition_of,
     node_state,
@@ -61,6 +61,7 @@ from linstor_affinity_events.errors import AffinityEventsError, TooLong, Unreach
 from linstor_affinity_events.model.affinity import NodeAffinity, read_affinity
 from linstor_affinity_events.model.changes import taken_over
 from linstor_affinity_events.model.decision import Case, Deferred, Reason, Refusal, decide
+from linstor_affinity_events.model.demands import demands_of
 from linstor_affinity_events.model.journal_entry import read_entry
 from linstor_affinity_events.model.keys import (
     HOSTNAME_LABEL,
@@ -68,7 +69,13 @@ from linstor_affinity_events.model.keys import (
     VolumeKey,
     parse_handle,
 )
-from linstor_affinity_events.model.names import PvName, ResourceName, Uid, node_name
+from linstor_affinity_events.model.names import (
+    LONGEST_IN_LINSTOR,
+    PvName,
+    ResourceName,
+    Uid,
+    node_name,
+)
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
 from linstor_affinity_events.model.policy import (
@@ -237,6 +244,11 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
         without_unreadable_managed_fields,
         lambda n: b'{"managedFields":[{"' + b"x" * n,
         100_000,
+    ),
+    "entry-owners": (
+        demands_of,
+        lambda n: {"metadata": {"ownerReferences": [{}] * n}, "spec": {}},
+        5_000,
     ),
     "note-fields": (entry, lambda n: entry_with(**{f"x{i}": [i] for i in range(n)}), 5_000),
 }
@@ -511,12 +523,13 @@ def test_a_resource_with_very_many_replicas_is_unknown_and_affects_no_other() ->
 @pytest.mark.parametrize(
     "row",
     [
-        {"name": "x" * (LONGEST_NAME + 1), "node_name": "n"},
-        {"name": "x", "node_name": "n" * (LONGEST_NAME + 1)},
+        {"name": "x" * (LONGEST_IN_LINSTOR + 1), "node_name": "n"},
+        {"name": "x", "node_name": "n" * (LONGEST_IN_LINSTOR + 1)},
+        {"name": "\N{GRINNING FACE}".ljust(LONGEST_IN_LINSTOR // 4 + 1, "x"), "node_name": "n"},
         {"name": "x", "node_name": "n", "flags": ["A"] * (MOST_FLAGS + 1)},
         {"name": "x", "node_name": "n", "flags": ["A" * (LONGEST_FLAG + 1)]},
     ],
-    ids=["name", "node", "flags", "flag"],
+    ids=["name", "node", "characters", "flags", "flag"],
 )
 def test_a_row_with_more_values_than_linstor_has_is_rejected(row: Any) -> None:
     with pytest.raises(Unreachable):
@@ -536,6 +549,25 @@ def test_flags_that_decide_nothing_are_not_kept() -> None:
         tracemalloc.stop()
 
     assert size < MIB
+
+
+@pytest.mark.parametrize("character", ["x", "\N{GRINNING FACE}"])
+def test_the_labels_of_all_nodes_take_limited_memory(character: str) -> None:
+    """A text takes four bytes for each character if one of them is an emoji."""
+    props = {f"Aux/{number:04}{character * 300}": character * MIB for number in range(500)}
+    rows, namespace = NodeRows[Any](MIB), ""
+
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            state = node_state({"props": dict(props)}, namespace)
+            rows.keep(node_name(f"n{number}"), dict(state.labels), state)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert size < 2 * MIB
+    assert len(rows.unreadable) > 90
 
 
 def test_the_connection_status_of_a_node_is_kept_up_to_a_limit() -> None:
@@ -559,7 +591,7 @@ def test_a_saved_pv_is_stored_up_to_the_limit_of_linstor() -> None:
 LABELS = tuple(
     frozenset(f"label-{rule}-{n}" for n in range(MAX_LABELS)) for rule in range(MAX_RULES)
 )
-LONG = "\N{GRINNING FACE}".ljust(LONGEST_NAME, "n")
+LONG = "\N{GRINNING FACE}".ljust(LONGEST_IN_LINSTOR, "n")
 
 
 def case(
@@ -598,7 +630,7 @@ def one_label(_: str) -> Json:
 
 def all_labels(name: str) -> Json:
     host = {"Aux/topology/kubernetes.io/hostname": name}
-    return host | {f"Aux/topology/{label}": name for rule in LABELS for label in rule}
+    return host | {f"Aux/topology/{label}": name[-60:] for rule in LABELS for label in rule}
 
 
 def unused_beside(others: int) -> Case:

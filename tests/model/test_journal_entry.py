@@ -13,6 +13,8 @@ from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.errors import BadEntry
 from linstor_affinity_events.model.affinity import MOST_TERMS
 from linstor_affinity_events.model.journal_entry import (
+    MOST_FINALIZERS,
+    MOST_VALUES,
     JournalEntry,
     State,
     read_entry,
@@ -258,6 +260,45 @@ def test_an_entry_with_more_terms_than_are_ever_set_is_rejected() -> None:
     tree["wanted"]["spec"]["nodeAffinity"] = {"required": terms}
 
     with pytest.raises(BadEntry, match=f"more than {MOST_TERMS} terms"):
+        read_entry(tree)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("metadata", "labels", {f"a{number}": "" for number in range(MOST_VALUES)}),
+        ("metadata", "ownerReferences", [{}] * MOST_VALUES),
+        ("spec", "mountOptions", ["ro"] * MOST_VALUES),
+        ("spec", "unknown", [[0] * (MOST_VALUES // 2)] * 2),
+    ],
+)
+def test_an_entry_with_more_values_than_any_volume_has_is_rejected(
+    part: str, field: str, value: object
+) -> None:
+    """All of them are examined at each step of a replacement."""
+    tree = fresh(begun(volume()).written())
+    tree["wanted"][part][field] = value
+
+    with pytest.raises(BadEntry, match=f"more than {MOST_VALUES} values"):
+        read_entry(tree)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "why"),
+    [
+        ("metadata", "finalizers", ["a/b"] * (MOST_FINALIZERS + 1), "finalizers"),
+        ("metadata", "ownerReferences", [1], "owner references"),
+        ("spec", "mountOptions", [1], "mount options"),
+        ("spec", "mountOptions", "ro", "mount options"),
+    ],
+)
+def test_an_entry_with_lists_that_no_volume_has_is_rejected(
+    part: str, field: str, value: object, why: str
+) -> None:
+    tree = fresh(begun(volume()).written())
+    tree["wanted"][part][field] = value
+
+    with pytest.raises(BadEntry, match=why):
         read_entry(tree)
 
 

@@ -3,7 +3,13 @@
 import pytest
 
 from linstor_affinity_events.model.names import node_name
-from linstor_affinity_events.model.nodes import EITHER_NAMESPACE, Nodes, namespace_of
+from linstor_affinity_events.model.nodes import (
+    EITHER_NAMESPACE,
+    LONGEST_KEY,
+    LONGEST_VALUE,
+    Nodes,
+    namespace_of,
+)
 
 HOST = "Aux/topology/kubernetes.io/hostname"
 ZONE, PLAIN_ZONE = "Aux/topology/zone", "Aux/zone"
@@ -51,3 +57,13 @@ def test_the_labels_that_any_node_has_are_known() -> None:
     nodes = Nodes.read({"n1": {PLAIN_ZONE: "a"}, "n2": {}})
 
     assert nodes.all_labels == {"zone", "linbit.com/hostname"}
+
+
+def test_no_longer_labels_are_kept_than_kubernetes_accepts() -> None:
+    """A value that is too long stays too long, so that it is never taken for another one."""
+    value, key = "v" * LONGEST_VALUE, "k" * LONGEST_KEY
+    properties = {f"Aux/{key}": value, "Aux/a": f"{value}{value}", f"Aux/{key}k": value}
+
+    labels = Nodes.read({"n1": properties}).labels[node_name("n1")]
+
+    assert labels == {key: value, "a": f"{value}v", "linbit.com/hostname": "n1"}

@@ -28,7 +28,7 @@ from linstor_affinity_events.errors import (
     Unreachable,
 )
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.names import resource_name
+from linstor_affinity_events.model.names import resource_named
 
 log = logging.getLogger(__name__)
 
@@ -178,5 +178,5 @@ def replica_of(spec: object) -> ResourceTouched | None:
     """Return the trigger for a row of the table `resources`; None for a replica of a snapshot."""
     if not isinstance(spec, Mapping) or spec.get("snapshot_name"):
         return None
-    name = spec.get("resource_name")
-    return ResourceTouched(resource_name(name)) if isinstance(name, str) and name else None
+    name = resource_named(spec.get("resource_name"))
+    return None if name is None else ResourceTouched(name)

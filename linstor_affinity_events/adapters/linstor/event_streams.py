@@ -9,7 +9,6 @@ import aiohttp
 from aiohttp_sse_client.client import EventSource
 
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
-from linstor_affinity_events.adapters.linstor.rows import LONGEST_NAME
 from linstor_affinity_events.adapters.transport.bodies import (
     MIB,
     ReadPerYield,
@@ -20,7 +19,7 @@ from linstor_affinity_events.adapters.transport.plain_response import PlainRespo
 from linstor_affinity_events.adapters.transport.sockets import watched_socket
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.errors import TooLong, Unreachable
-from linstor_affinity_events.model.names import resource_name
+from linstor_affinity_events.model.names import resource_named
 
 PROMOTION_PATH = "/v1/events/drbd/promotion"
 NODES_PATH = "/v1/events/nodes"
@@ -193,10 +192,8 @@ def trigger_of(text: str) -> Trigger:
         tree = parse_text(text)
     except ValueError:
         return ANY
-    name = tree.get("resource_name") if isinstance(tree, dict) else None
-    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
-        return ANY
-    return ResourceTouched(resource_name(name))
+    name = resource_named(tree.get("resource_name")) if isinstance(tree, dict) else None
+    return ANY if name is None else ResourceTouched(name)
 
 
 def _message(error: Exception) -> str:

@@ -12,20 +12,29 @@ from linstor_affinity_events.model.keys import (
     SAVED_PV_PROPERTY,
     SKIP_PROPERTY,
 )
-from linstor_affinity_events.model.names import NodeName, ResourceName, node_name, resource_name
+from linstor_affinity_events.model.names import (
+    LONGEST_IN_LINSTOR,
+    NodeName,
+    ResourceName,
+    node_name,
+    resource_name,
+)
+from linstor_affinity_events.model.nodes import as_label_value
 from linstor_affinity_events.model.placement import Definition, Placement, Replica, kept_flags
 from linstor_affinity_events.model.poll_result import NodeState
 
 MOST_REPLICAS = 64
 """The most replicas of one resource: DRBD connects 32 nodes. Each is compared with each other."""
 
-LONGEST_NAME = 255
 MOST_FLAGS = 16
 """LINSTOR has some 20, of which most exclude each other."""
 
 LONGEST_FLAG = 64
 LONGEST_CONNECTION = 32
 """The most characters kept of a node's connection status, which is a word such as ONLINE."""
+
+LONGEST_PROPERTY = 1024
+"""The most characters of a property's name that may be a label, with its namespace."""
 
 LONGEST_SAVED = 8192
 """The most characters kept of a saved PV. LINSTOR stores 4096 characters of a property."""
@@ -56,7 +65,7 @@ class NodeRows(Generic[T]):
     def keep(self, name: NodeName, labels: Mapping[str, str], kept: T) -> None:
         if name in self.unreadable:
             return
-        size = sum(LABEL_SIZE + len(key) + len(value) for key, value in labels.items())
+        size = sum(LABEL_SIZE + _size(key) + _size(value) for key, value in labels.items())
         heappush(self._largest, (-size, name))
         self.kept[name] = kept
         self._left -= size
@@ -69,6 +78,11 @@ class NodeRows(Generic[T]):
         node = node_name(name)
         self.kept.pop(node, None)
         self.unreadable.add(node)
+
+
+def _size(text: str) -> int:
+    """The most bytes that its characters take in memory."""
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 def definition_of(raw: Row) -> Definition:
@@ -95,14 +109,15 @@ def properties_of(node: Row) -> Mapping[str, str]:
 def node_state(node: Row, namespace: str) -> NodeState:
     """Return what a poll compares of a node; labels may also be in this property namespace."""
     given = namespace.strip("/")
-    ours = (PLAIN_NAMESPACE, given) if given else (PLAIN_NAMESPACE,)
+    namespaces = (PLAIN_NAMESPACE, given) if given else (PLAIN_NAMESPACE,)
+    ours = tuple(f"{each}/" for each in namespaces)
     return NodeState(
         flags=_flags(node),
         connection=str(node.get("connection_status", ""))[:LONGEST_CONNECTION],
         labels=frozenset(
-            (key, value)
+            (key, as_label_value(value))
             for key, value in properties_of(node).items()
-            if key.startswith(tuple(f"{prefix}/" for prefix in ours))
+            if len(key) <= LONGEST_PROPERTY and key.startswith(ours)
         ),
     )
 
@@ -161,7 +176,7 @@ def single_object(tree: object, what: str) -> Row:
 
 def text_of(row: Row, key: str) -> str:
     value = row.get(key)
-    if not isinstance(value, str) or not value or len(value) > LONGEST_NAME:
+    if not isinstance(value, str) or not 0 < _size(value) <= LONGEST_IN_LINSTOR:
         raise Unreachable(f"LINSTOR returned no {key}, or one that is too long")
     return value
 
