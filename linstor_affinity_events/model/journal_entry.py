@@ -35,7 +35,8 @@ MOST_VALUES = 20_000
 set takes half of them.
 """
 
-MOST_FINALIZERS = 1000
+MOST_ITEMS = 1000
+"""The most finalizers, owner references or mount options."""
 _POLICIES = frozenset({"Delete", "Recycle", "Retain"})
 _OTHER_SOURCES = frozenset(
     (
@@ -226,10 +227,11 @@ def _check_metadata(metadata: Mapping[str, Any], *, fresh: bool) -> None:
     finalizers = metadata.get("finalizers") or []
     if not isinstance(finalizers, list) or not all(isinstance(f, str) for f in finalizers):
         raise BadEntry("its finalizers are not a list of strings")
-    if len(finalizers) > MOST_FINALIZERS:
-        raise BadEntry(f"it has more than {MOST_FINALIZERS} finalizers")
-    if not _are_objects(metadata.get("ownerReferences") or []):
+    owners = metadata.get("ownerReferences") or []
+    if not _are_objects(owners):
         raise BadEntry("its owner references are not a list of objects")
+    if max(len(finalizers), len(owners)) > MOST_ITEMS:
+        raise BadEntry(f"it has more than {MOST_ITEMS} finalizers or owner references")
     if not isinstance(metadata.get("uid", ""), str):
         raise BadEntry("its uid is not a string")
     annotations = metadata.get("annotations")
@@ -257,6 +259,8 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
     options = spec.get("mountOptions") or []
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise BadEntry("its mount options are not a list of strings")
+    if len(options) > MOST_ITEMS:
+        raise BadEntry(f"it has more than {MOST_ITEMS} mount options")
     _check_affinity(spec.get("nodeAffinity") or {})
     ref = spec.get("claimRef") or {}
     if not all(isinstance(ref.get(part, ""), str) for part in ("namespace", "name", "uid")):

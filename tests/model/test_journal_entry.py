@@ -13,7 +13,7 @@ from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.errors import BadEntry
 from linstor_affinity_events.model.affinity import MOST_TERMS
 from linstor_affinity_events.model.journal_entry import (
-    MOST_FINALIZERS,
+    MOST_ITEMS,
     MOST_VALUES,
     JournalEntry,
     State,
@@ -286,7 +286,9 @@ def test_an_entry_with_more_values_than_any_volume_has_is_rejected(
 @pytest.mark.parametrize(
     ("part", "field", "value", "why"),
     [
-        ("metadata", "finalizers", ["a/b"] * (MOST_FINALIZERS + 1), "finalizers"),
+        ("metadata", "finalizers", ["a/b"] * (MOST_ITEMS + 1), "more than"),
+        ("metadata", "ownerReferences", [{}] * (MOST_ITEMS + 1), "more than"),
+        ("spec", "mountOptions", ["ro"] * (MOST_ITEMS + 1), "more than"),
         ("metadata", "ownerReferences", [1], "owner references"),
         ("spec", "mountOptions", [1], "mount options"),
         ("spec", "mountOptions", "ro", "mount options"),
