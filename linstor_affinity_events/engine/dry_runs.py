@@ -12,7 +12,7 @@ from linstor_affinity_events.model.markers import is_marked, mark_patch
 async def rejection(volumes: Volumes, pv: Manifest, entry: JournalEntry) -> Refusal | None:
     """Why Kubernetes would not let the volume be replaced, according to a dry run."""
     try:
-        marked = await volumes.dry_run(pv, mark_patch(pv), entry.wanted)
+        marked = await volumes.dry_run(pv, mark_patch(pv, entry.holder), entry.wanted)
     except Refused as error:
         return Refusal(
             Reason.NOT_ALLOWED,

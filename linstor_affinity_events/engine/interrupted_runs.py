@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from linstor_affinity_events.engine.ports import VolumeWatch
 from linstor_affinity_events.engine.replacement_run import ReplacementRun
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
+from linstor_affinity_events.errors import Conflict
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.progress import Progress, continued
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
@@ -29,6 +30,7 @@ class InterruptedRuns:
     def __init__(self, dependencies: RunDependencies) -> None:
         self._dependencies = dependencies
         self._runs: dict[PvName, _Interrupted] = {}
+        self._at_work: set[PvName] = set()
 
     def __contains__(self, name: PvName) -> bool:
         """Whether there is a run to continue; not if another instance may have led since."""
@@ -36,12 +38,22 @@ class InterruptedRuns:
         return run is not None and run.term == self._dependencies.unfinished.term
 
     async def take(self, run: ReplacementRun) -> Outcome | LeaveAlone:
-        """Take a run to its end, or remember it if this instance began it."""
+        """Take a run to its end, or remember it if this instance began it.
+
+        Raises Conflict while another run for this volume is at work: what that one requests has the
+        name of this instance, too. Work is queued by resource, and others may write journal entries
+        that say that a volume is of another one.
+        """
         outcome: Outcome | LeaveAlone | None = None
+        volume = run.progress.entry.pv
+        if volume in self._at_work:
+            raise Conflict(f"PersistentVolume {volume} is being replaced already")
+        self._at_work.add(volume)
         try:
             outcome = await run.run()
             return outcome
         finally:
+            self._at_work.discard(volume)
             name = run.progress.entry.pv
             # An entry that is left alone may be rewritten or deleted later.
             if outcome is not None and not isinstance(outcome, LeaveAlone):

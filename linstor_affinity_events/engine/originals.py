@@ -6,7 +6,7 @@ from dataclasses import replace
 from linstor_affinity_events.model.demands import Original, original_of
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.manifest import Manifest, name_of
+from linstor_affinity_events.model.manifest import Manifest, is_terminating, name_of
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.volume import Volume
 
@@ -29,8 +29,9 @@ class Originals:
         name, seen = name_of(original), original_of(original)
         before = self._known.get(name)
         if name in self and before is not None and before.uid == seen.uid:
-            held, values = seen.held or before.held, seen.before or before.before
-            seen = replace(seen, held=held, before=values)
+            # Without our markers, while it is not being deleted, we hold it no more.
+            held = seen.held or (before.held and is_terminating(original))
+            seen = replace(seen, held=held, before=seen.before or before.before)
         self._known[name] = seen
         self._outdated.discard(name)
 

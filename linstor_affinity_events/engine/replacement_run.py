@@ -123,6 +123,7 @@ class ReplacementRun:
             progress.observation,
             uninterrupted=progress.own and progress.observation.taken and self._is_recent,
             allowed_finalizers=self._dependencies.allowed_finalizers,
+            holder=progress.holder,
         )
         if self.progress.rejected is None:
             observation = confirmed(self._dependencies, self.progress.entry, observation)

@@ -54,7 +54,9 @@ async def unmark_without_entry(
         own = None
     # If its claim went while it said Retain, a user may have relied on that.
     unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
-    await dependencies.volumes.patch(name_of(pv), unmarked.patch)
+    live = await dependencies.volumes.patch(name_of(pv), unmarked.patch)
+    if name_of(pv) in dependencies.unfinished.originals:
+        dependencies.unfinished.originals.observed(live)
     if not unmarked.retained:
         return Outcome.ROLLED_BACK
     dependencies.unfinished.absent.retained(pv)

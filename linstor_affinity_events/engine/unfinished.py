@@ -85,7 +85,8 @@ class Unfinished:
         if self.complete:
             self._later.update(listed.volumes.keys() - self.pending.keys())
         for name, key in listed.volumes.items():
-            if name in old or name not in self.pending:
+            # What is known was read from an entry; a list has what others may have written beside.
+            if name not in self.pending:
                 self.pending.add(name, key)
         self._from_first = term == self.term and (listed.first or self._from_first)
         self.complete |= self._from_first and listed.last

@@ -97,8 +97,9 @@ def _owned(entry: Mapping[str, Any], *path: str) -> Collection[str]:
     return fields if isinstance(fields, Mapping) else ()
 
 
-def mark_patch(manifest: Manifest) -> Patch:
-    """Retain, skip-reclaim, our finalizer, and the original values in an annotation.
+def mark_patch(manifest: Manifest, holder: str = "") -> Patch:
+    """Retain, skip-reclaim, our finalizer, and in an annotation the original values and the name of
+    the instance that is about to delete it.
 
     csi-provisioner takes its finalizer off as soon as it sees Retain. It is taken off here, because
     otherwise nearly every deletion that follows ends in a conflict first.
@@ -115,7 +116,7 @@ def mark_patch(manifest: Manifest) -> Patch:
     if not terminating:
         finalizers = [f for f in finalizers if f not in {FINALIZER, PROVISIONER_FINALIZER}]
         finalizers.append(FINALIZER)
-    before = _marker(policy, skip, held=held)
+    before = _marker(policy, skip, held=held, holder=holder)
     return guarded(
         manifest,
         {
@@ -139,10 +140,12 @@ def adoption_patch(manifest: Manifest, policy: str) -> Patch | None:
     )
 
 
-def _marker(policy: str, skip: str | None, *, held: bool = False) -> str:
+def _marker(policy: str, skip: str | None, *, held: bool = False, holder: str = "") -> str:
     values: dict[str, Any] = {"reclaimPolicy": policy, "skipReclaim": skip}
     if held:
         values["provisionerFinalizer"] = True
+    if holder:
+        values["holder"] = holder
     return json.dumps(values, separators=(",", ":"))
 
 
@@ -222,6 +225,13 @@ def marker_of(manifest: Manifest) -> Before | None:
     if not isinstance(skip, str | None):
         return None
     return policy, skip
+
+
+def holder_of(manifest: Manifest) -> str:
+    """The instance that set the markers last, as each does before it deletes the volume; empty if
+    that is not known.
+    """
+    return str(_marker_values(manifest).get("holder") or "")
 
 
 def _had_provisioner_finalizer(manifest: Manifest) -> bool:

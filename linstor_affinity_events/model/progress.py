@@ -11,7 +11,7 @@ from linstor_affinity_events.errors import Again, BadEntry, Conflict, Refused, S
 from linstor_affinity_events.model.changes import as_shown_by_dry_run, taken_over
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, skip_reclaim_of, uid_of
-from linstor_affinity_events.model.markers import Before, is_marked
+from linstor_affinity_events.model.markers import Before, holder_of, is_marked
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
 from linstor_affinity_events.model.replacement import Observation, next_step, rolled_back
@@ -517,15 +517,18 @@ def _is_marked_and_alive(progress: Progress) -> bool:
 
 def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
     """Whether an observed deletion can't be ours: all our requests were conflicts, and no other
-    instance has written its name into the entry since, as each does before it deletes.
+    instance has written its name on the volume since, as each does before it deletes it. If the
+    volume is gone, its name would be in the entry.
     """
-    return (
-        _is_deleted(pv, entry.uid)
-        and entry.state is State.DELETING
-        and not progress.deletion_requested
-        and progress.deleting_version != ""
-        and (progress.deleting_version == entry.version or entry.holder == progress.holder)
-    )
+    if not _is_deleted(pv, entry.uid) or entry.state is not State.DELETING:
+        return False
+    if progress.deletion_requested:
+        return False
+    before_any_other = progress.deleting_version != ""
+    if pv is not None:
+        return holder_of(pv) in {"", progress.holder} and (progress.begun or before_any_other)
+    unchanged = progress.deleting_version == entry.version or entry.holder == progress.holder
+    return before_any_other and unchanged
 
 
 def _exists(pv: Manifest | None, uid: Uid) -> bool:

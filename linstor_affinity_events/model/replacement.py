@@ -30,6 +30,7 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.markers import (
     has_any_marker,
+    holder_of,
     is_marked,
     is_ours_to_delete,
     is_safe_to_release,
@@ -84,6 +85,9 @@ class Observation:
 
     taken: bool = True
     """Whether the journal entry names this instance as its holder."""
+
+    holder: str = ""
+    """The name of this instance."""
 
     claim_ref_immutable: bool = False
     """Whether the API server rejected a change of the claimRef."""
@@ -260,8 +264,11 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
         wanted = entry.wanting(taken_over(entry.wanted, pv))
         if entry.state is State.PREPARED:
             return Save(wanted.deleting())
-        # Save the entry before deleting, so that others can distinguish our deletion from a user's.
-        return Delete() if observation.taken and wanted == entry else Save(wanted)
+        # Write our name before deleting, so that others can distinguish our deletion from a user's.
+        if not observation.taken or wanted != entry:
+            return Save(wanted)
+        ours = holder_of(pv) == observation.holder
+        return Delete() if ours else Mark(mark_patch(pv, observation.holder))
     if whole or has_any_marker(pv):
         # Another client changed it, or removed a part of what makes the deletion harmless: remove
         # the rest. The entry first: a deletion from now on is not ours.
@@ -269,7 +276,7 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
             return Save(entry.prepared())
         return _unmark(entry, pv, observation, Outcome.ROLLED_BACK)
     if entry.state is State.PREPARED and observation.begun_here:
-        return MarkAndSave(mark_patch(pv), entry.deleting())
+        return MarkAndSave(mark_patch(pv, observation.holder), entry.deleting())
     return Drop(Outcome.SUPERSEDED)
 
 
@@ -327,7 +334,7 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
         # What keeps the data is left out only if neither the entry nor the volume has it.
         return Save(entry.wanting(protected_as(entry.wanted, before)))
     if not is_safe_to_release(pv):
-        return _saving_changes(entry, pv, observation) or Mark(mark_patch(pv))
+        return _saving_changes(entry, pv, observation) or Mark(mark_patch(pv, observation.holder))
     if rebound(pv, entry.claim):
         return Save(entry.wanting(with_claim_of(entry.wanted, pv)))
     if entry.user is not None and not observation.claim_ref_immutable:

@@ -1,12 +1,14 @@
 """Two instances have a run for the same volume: after a failover, or without leader election."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.engine.ports import Listed
+from linstor_affinity_events.errors import Conflict, Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.keys import FINALIZER
+from linstor_affinity_events.model.keys import FINALIZER, VolumeKey
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
 from tests.engine.forged_entries import is_on, reconciled
@@ -172,3 +174,89 @@ async def test_a_volume_that_a_user_deletes_after_another_instance_finished_stay
 
         assert cluster.get("persistentvolumes", PV) is None
         assert setup.journal.entries == {}
+
+
+async def test_an_entry_with_another_holder_loses_no_volume_after_a_failover() -> None:
+    """The first instance is about to delete the volume when the second one leads, and deletes it.
+    Others write the name of the first one into the entry.
+    """
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        first = setup_on(cluster, linstor, holder="first")
+        second = setup_on(cluster, linstor, journal=first.journal, holder="second")
+        second.leadership.leading = False
+        second.engine.leadership_changed(leading=False)
+        reached, taken = asyncio.Event(), asyncio.Event()
+        delete_by_first, delete_by_second = first.volumes.delete, second.volumes.delete
+        patch = second.volumes.patch
+
+        async def wait_and_delete(manifest: Manifest) -> Manifest | None:
+            if not reached.is_set():
+                reached.set()
+                await taken.wait()
+            return await delete_by_first(manifest)
+
+        async def delete_and_rewrite(manifest: Manifest) -> Manifest | None:
+            response = await delete_by_second(manifest)
+            version, tree = first.journal.entries[PV]
+            first.journal.entries[PV] = (f"{version}0", {**tree, "holder": "first"})
+            taken.set()
+            return response
+
+        async def patch_slowly(name: PvName, change: Json) -> Manifest:
+            if taken.is_set():
+                await asyncio.sleep(1.0)
+            return await patch(name, change)
+
+        instead(first.volumes, delete=wait_and_delete)
+        instead(second.volumes, delete=delete_and_rewrite, patch=patch_slowly)
+        async with first.at_work():
+            first.queue.add(RD, source="promotion")
+            await reached.wait()
+            fail_over(first, second)
+            async with second.at_work():
+                await second.full_reconciler.reconcile_all("leading")
+                await until(taken.is_set)
+                await reconciled(second, 10)
+
+        assert is_on(cluster, "n2")
+        assert first.claim()["status"]["phase"] == "Bound"
+
+
+async def test_one_process_has_one_run_for_a_volume_whatever_its_entry_is_labelled_with() -> None:
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor, at_once=3)
+        listed, delete = setup.journal.all, setup.volumes.delete
+        reached, go_on = asyncio.Event(), asyncio.Event()
+        deletions = 0
+
+        async def list_for_another_resource() -> Listed:
+            found = await listed()
+            keys = dict.fromkeys(found.volumes, VolumeKey(ResourceName("other")))
+            return replace(found, volumes=keys)
+
+        async def delete_slowly(manifest: Manifest) -> Manifest | None:
+            nonlocal deletions
+            deletions += 1
+            reached.set()
+            await go_on.wait()
+            return await delete(manifest)
+
+        instead(setup.journal, all=list_for_another_resource)
+        instead(setup.volumes, delete=delete_slowly)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reached.wait()
+            assert setup.replacer.unfinished.of(ResourceName("other")) == []
+            await setup.full_reconciler.reconcile_all("period")
+            assert setup.replacer.unfinished.of(ResourceName("other")) == []
+            with pytest.raises(Conflict, match="already"):
+                await setup.replacer.resume(PV)
+            go_on.set()
+            await reconciled(setup, 5)
+
+        assert is_on(cluster, "n2")
+        assert deletions == 1

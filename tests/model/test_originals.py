@@ -166,3 +166,20 @@ def test_names_of_csi_provisioner_say_whose_a_volume_is(
     its = claim(metadata={"uid": uid}, volumeName=name)
 
     assert is_entitled(entry, its, original=None, storage_class=None) is expected
+
+
+@pytest.mark.parametrize("unmarked", [True, False])
+def test_a_volume_is_no_longer_held_once_it_was_there_without_markers(*, unmarked: bool) -> None:
+    """Then whoever deletes it later is another client. Of a terminating volume, others may have
+    taken them off.
+    """
+    originals = Originals()
+    originals.observed(marked(volume()))
+    if unmarked:
+        originals.observed(volume())
+    originals.observed(terminating(volume()))
+
+    original = originals.of(begun(volume()))
+
+    assert original is not None
+    assert original.held is not unmarked
