@@ -173,6 +173,7 @@ class SavedVolumes:
         entry = _entry(saved, key, uid_of(pv))
         policy = entry.policy
         if is_terminating(pv):
+            await self._try(entry)
             # The entry alone must not undo another client's deletion, so the volume says it as
             # well.
             if patch := adoption_patch(pv, policy):
@@ -211,6 +212,12 @@ class SavedVolumes:
             raise BadEntry(f"resource {key.resource} was provisioned for another claim")
         if provisioned_for(entry.pv) not in {None, entry.user.uid}:
             raise BadEntry(f"PersistentVolume {entry.pv} has the name for that of another claim")
+        if provisioned_for(entry.pv) not in {None, provisioned_for(key.resource)}:
+            raise BadEntry(
+                f"csi-provisioner names the volume of a claim {entry.pv}, and linstor-csi its "
+                f"resource as well, but this is resource {key.resource}; create the volume "
+                "yourself if it is yours"
+            )
         if not has_class_of(entry.wanted, claim):
             raise BadEntry("it has another StorageClass than its claim")
         entry = entry.wanting(self._cluster_view.with_volume_context(entry.wanted))
@@ -221,13 +228,17 @@ class SavedVolumes:
             )
         if others := self._replacer.others_for(key, but=entry.pv):
             raise BadEntry(f"{few(others)} refers to this LINSTOR volume now")
+        await self._try(entry)
+        await self._adopt(entry)
+
+    async def _try(self, entry: JournalEntry) -> None:
+        """Raises BadEntry if Kubernetes would reject the volume."""
         try:
             await self._volumes.dry_run_creation(entry.wanted)
         except Refused as error:
             why = f"Kubernetes would reject it: {error}"
             self._replacer.unfinished.absent.warn(entry.wanted, SAVED_REASON, why)
             raise BadEntry(why) from error
-        await self._adopt(entry)
 
     async def _adopt(self, entry: JournalEntry) -> None:
         try:

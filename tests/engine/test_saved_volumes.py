@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.engine.ports import Listed
+from linstor_affinity_events.errors import Invalid
 from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
+from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition
 from tests.engine.forged_entries import reconciled
@@ -67,6 +69,12 @@ def without_label(setup: Setup, *names: str) -> None:
     instead(setup.journal, all=labelled)
 
 
+def phase_of_claim(cluster: FakeCluster, name: str) -> str:
+    found = cluster.get("persistentvolumeclaims", name, "default")
+    assert found is not None
+    return str((found.get("status") or {}).get("phase"))
+
+
 async def finalizers_gone(cluster: FakeCluster) -> None:
     found = cluster.get("persistentvolumes", PV)
     if found is not None and "deletionTimestamp" in found["metadata"]:
@@ -119,6 +127,76 @@ async def test_a_saved_volume_is_dropped_only_once_the_volume_exists(attack: str
         assert setup.nodes() == {"n1", "n2"}
         assert setup.linstor.known[RD].saved == {}
         assert setup.journal.entries == {}
+
+
+async def test_no_volume_is_released_for_one_that_kubernetes_rejects() -> None:
+    """Whoever may write to LINSTOR chooses what the saved PV asks for."""
+    async with cluster_with(PV) as cluster:
+        setup, saved = left_by_the_reference(cluster, absent=False)
+        [term] = saved["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][:1]
+        term["matchExpressions"][0]["operator"] = "Unknown"
+        text = {0: json.dumps(saved)}
+        setup.linstor.known[RD] = changed(setup.linstor.known[RD], saved=text)
+        create, dry_run = setup.volumes.create, setup.volumes.dry_run_creation
+
+        def validate(manifest: Manifest) -> None:
+            if "Unknown" in json.dumps(manifest["spec"]["nodeAffinity"]):
+                raise Invalid("spec.nodeAffinity: Invalid value: not a valid selector operator")
+
+        async def create_valid(manifest: Manifest) -> Manifest:
+            validate(manifest)
+            return await create(manifest)
+
+        async def try_to_create(manifest: Manifest) -> None:
+            validate(manifest)
+            await dry_run(manifest)
+
+        instead(setup.volumes, create=create_valid, dry_run_creation=try_to_create)
+        async with setup.at_work():
+            await reconciled(setup, 20)
+
+        assert "deletionTimestamp" in setup.pv()["metadata"]
+        assert setup.claim()["status"]["phase"] == "Bound"
+        assert setup.linstor.known[RD].saved == text
+        assert setup.journal.entries == {}
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_property_of_another_resource_takes_no_name_of_a_provisioned_volume(
+    *, there: bool
+) -> None:
+    """Its saved PV is refused, be the right one there or not."""
+    async with cluster_with() as cluster:
+        claim = cluster.create(
+            "persistentvolumeclaims", manifests.claim("theirs"), namespace="default"
+        )
+        name = f"pvc-{claim['metadata']['uid']}"
+        affinity = manifests.on_nodes(["n1"])
+        made = manifests.volume(name, claim=claim, node_affinity=affinity, handle=name)
+        forged = manifests.volume(name, claim=claim, node_affinity=affinity, handle="evil")
+        cluster.create("persistentvolumes", made)
+        await until(lambda: phase_of_claim(cluster, "theirs") == "Bound")
+        cluster.patch("persistentvolumes", name, RETAINED)
+        cluster.delete("persistentvolumes", name)
+        cluster.patch("persistentvolumes", name, NO_FINALIZERS)
+        linstor = FakeLinstor("n1", "n2")
+        resource, evil = ResourceName(name), ResourceName("evil")
+        saved = {evil: forged, resource: made} if there else {evil: forged}
+        for each, volume in saved.items():
+            linstor.place(each, "n1")
+            linstor.known[each] = changed(linstor.known[each], saved={0: json.dumps(volume)})
+        setup = setup_on(cluster, linstor)
+        async with setup.at_work():
+            setup.cluster_view.saved = frozenset({evil})
+            await setup.replacer.load()
+            setup.queue.add(evil)
+            await until(lambda: not len(setup.queue))
+            await reconciled(setup, 10)
+
+        found = cluster.get("persistentvolumes", name)
+        assert (found is not None) is there
+        assert found is None or found["spec"]["csi"]["volumeHandle"] == name
+        assert linstor.known[evil].saved
 
 
 async def test_a_saved_volume_is_not_restored_again_after_it_was_deleted() -> None:
