@@ -1,5 +1,6 @@
 """What is shown holds nothing that is not seen."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linstor_affinity_events.adapters.http.endpoints import _shown
+from linstor_affinity_events.adapters.http.endpoints import ROWS_PER_YIELD, _shown
 from linstor_affinity_events.adapters.http.status_page import render
 from linstor_affinity_events.cli import main
 from linstor_affinity_events.cli.terminal import (
@@ -29,6 +30,7 @@ from linstor_affinity_events.printable import (
     printable,
     printable_lines,
 )
+from tests.adapters.peers import running
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 BIDIRECTIONAL = [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
@@ -230,7 +232,23 @@ def test_a_text_of_others_takes_a_limited_part_of_a_log_line(formatter: logging.
     assert "x" * (LONGEST_TEXT - 10) in line
 
 
-def test_a_text_of_others_takes_a_limited_part_of_the_status() -> None:
-    shown = _shown({"leader": "\x7f" * 10**6})
+async def test_a_text_of_others_takes_a_limited_part_of_the_status() -> None:
+    shown = await _shown({"leader": "\x7f" * 10**6})
 
     assert shown == {"leader": "\\u007f" * (LONGEST_TEXT - 1) + "…"}
+
+
+async def test_other_tasks_run_while_the_status_is_escaped() -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with running(take_turns()):
+        rows = await _shown([{"message": "\x7f"} for _ in range(10 * ROWS_PER_YIELD)])
+
+    assert rows == [{"message": "\\u007f"}] * (10 * ROWS_PER_YIELD)
+    assert turns >= 9

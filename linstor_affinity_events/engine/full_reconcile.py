@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.causes import PERIOD, Causes, still_open
 from linstor_affinity_events.engine.components import Components
-from linstor_affinity_events.engine.keyed_queue import Priority
+from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority
+from linstor_affinity_events.engine.ports import Index
+from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.reporter import kind_of, reason_of
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Refused
@@ -154,14 +156,10 @@ class FullReconciler:
         clock = asyncio.get_running_loop().time
         begun = clock()
         if self._leadership.leading:
-            await self._queue_unfinished()
+            await queue_unfinished(self._replacer, self._queue, self._index)
         everything = await self._reader.read_everything(self._index.resources())
         definitions = everything.definitions
-        self._cluster_view.saved = frozenset(
-            d.resource for d in definitions.values() if d.may_have_saved
-        )
-        for resource in self._cluster_view.saved:
-            self._queue.add(resource)
+        await self._queue_saved(definitions)
         found = await self._decide_all(cause, definitions, everything.placements)
         changes = sum(number for (kind, _), number in found.items() if kind == "change")
         if changes and cause != PERIOD:
@@ -179,19 +177,13 @@ class FullReconciler:
         self._telemetry.fully_reconciled(cause, self.last.took, self.last.volumes, bulk=bulk)
         self._read_since = min(begun, everything.since)
 
-    async def _queue_unfinished(self) -> None:
-        """List the unfinished replacements again, and queue their resources."""
-        unfinished = self._replacer.unfinished
-        known = set(unfinished.pending.values())
-        await self._replacer.load()
-        for resource in tuple(unfinished.pending.resources()):
-            names = unfinished.of(resource)
-            # An entry that is retried already keeps its own pace.
-            if resource in self._queue and all(unfinished.pending[n] in known for n in names):
-                continue
-            urgent = unfinished.is_urgent(names)
-            self._queue.add(resource, priority=Priority.URGENT if urgent else Priority.CHANGE)
-        unfinished.review(self._index.get)
+    async def _queue_saved(self, definitions: Mapping[ResourceName, Definition]) -> None:
+        """Queue the resources with a saved PV of the reference controller."""
+        found = yielding(definitions.values(), every=YIELD_EVERY)
+        saved = frozenset({each.resource async for each in found if each.may_have_saved})
+        self._cluster_view.saved = saved
+        async for resource in yielding(saved, every=YIELD_EVERY):
+            self._queue.add(resource)
 
     async def _decide_all(
         self,
@@ -244,3 +236,21 @@ class FullReconciler:
             decision = decide(self._cluster_view.case(volume, None, None))
             found[kind_of(decision), reason_of(decision)] += 1
             self._reporter.report(volume, decision)
+
+
+async def queue_unfinished(
+    replacer: Replacer, queue: KeyedQueue[ResourceName], index: Index
+) -> None:
+    """List the unfinished replacements again, and queue their resources."""
+    unfinished = replacer.unfinished
+    known = set(unfinished.pending.values())
+    await replacer.load()
+    async for resource in yielding(tuple(unfinished.pending.resources()), every=YIELD_EVERY):
+        names = unfinished.of(resource)
+        at_its_own_pace = resource in queue and all(
+            unfinished.pending[name] in known for name in names
+        )
+        if names and not at_its_own_pace:
+            urgent = unfinished.is_urgent(names)
+            queue.add(resource, priority=Priority.URGENT if urgent else Priority.CHANGE)
+    unfinished.review(index.get)

@@ -1,14 +1,17 @@
 """Entries that never end: their volumes can't be created, or a finalizer keeps them."""
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
 
+from linstor_affinity_events.engine.change_backoff import BURST
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
+from linstor_affinity_events.model.recreation import SERVER_SET
 from tests.engine.forged_entries import EVIL, VICTIM, entry, foreign_claim, is_on, volume_for
 from tests.engine.forged_entries import reconciled as reconciled_for
 from tests.engine.setup import PV, RD, Setup, bind, cluster_with, instead, setup_on, until
@@ -327,3 +330,33 @@ async def test_a_volume_that_a_crash_left_absent_comes_before_changes_that_are_n
             await until(lambda: is_on(cluster, "n2"))
 
             assert before <= changed() < before + 20
+
+
+async def test_entries_for_former_volumes_count_as_no_changes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each is for another incarnation of a volume that this service has recreated once."""
+    caplog.set_level(logging.INFO)
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2", "n3")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n2"))
+            caplog.clear()
+            for _ in range(2 * BURST):
+                wanted = setup.pv()
+                for key in SERVER_SET:
+                    wanted["metadata"].pop(key, None)
+                wanted.pop("status")
+                setup.journal.entries[PV] = entry(wanted, f"{PV}/0")
+                await setup.full_reconciler.reconcile_all("period")
+                await asyncio.sleep(5.0)
+                assert setup.journal.entries == {}
+            linstor.place(PV, "n3")
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: is_on(cluster, "n3"), within=10.0)
+
+    assert "resumed a replacement" not in caplog.text
+    assert caplog.text.count("that had ended already") == 2 * BURST

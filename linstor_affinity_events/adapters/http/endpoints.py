@@ -16,6 +16,7 @@ from aiohttp import web
 
 from linstor_affinity_events.adapters.http import connection_limits
 from linstor_affinity_events.adapters.http.status_page import STYLE_HASH, page_template, render
+from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.printable import shown
@@ -26,6 +27,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Address = tuple[str, int]
 
 LONGEST_SEARCH = 253
+ROWS_PER_YIELD = 50
 
 SAFE_HEADERS = {
     "Cache-Control": "no-store",
@@ -89,17 +91,17 @@ def _all_addresses(port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port))  # noqa: S104
 
 
-def _shown(tree: Any) -> Any:
+async def _shown(tree: Any) -> Any:
     """Return the JSON tree with non-printable characters escaped, since users read it on terminals,
-    and long texts cut.
+    and long texts cut. Other tasks run meanwhile: there may be hundreds of these.
     """
     match tree:
         case str():
             return shown(tree)
         case dict():
-            return {_shown(key): _shown(value) for key, value in tree.items()}
+            return {await _shown(key): await _shown(value) for key, value in tree.items()}
         case list():
-            return [_shown(value) for value in tree]
+            return [await _shown(value) async for value in yielding(tree, every=ROWS_PER_YIELD)]
         case _:
             return tree
 
@@ -203,9 +205,7 @@ class HttpEndpoints:
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=orjson.dumps(
-                _shown(await self._permitted_status(request)), option=orjson.OPT_INDENT_2
-            ),
+            body=orjson.dumps(await self._permitted_status(request), option=orjson.OPT_INDENT_2),
             content_type="application/json",
             headers=SAFE_HEADERS,
         )
@@ -224,7 +224,9 @@ class HttpEndpoints:
         peer = None if request.transport is None else request.transport.get_extra_info("peername")
         if not self._sources.status_for_all and not is_loopback(peer):
             raise web.HTTPForbidden(text=LOCAL_ONLY, headers=SAFE_HEADERS)
-        return await self._sources.status(request.query.get("q", "")[:LONGEST_SEARCH])
+        search = request.query.get("q", "")[:LONGEST_SEARCH]
+        status: Mapping[str, Any] = await _shown(await self._sources.status(search))
+        return status
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._sources.metrics(), headers={"Content-Type": METRICS_TYPE})
