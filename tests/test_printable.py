@@ -239,16 +239,16 @@ async def test_a_text_of_others_takes_a_limited_part_of_the_status() -> None:
 
 
 async def test_other_tasks_run_while_the_status_is_escaped() -> None:
-    turns = 0
+    yields = 0
 
-    async def take_turns() -> None:
-        nonlocal turns
+    async def count_yields() -> None:
+        nonlocal yields
         while True:
-            turns += 1
+            yields += 1
             await asyncio.sleep(0)
 
-    async with running(take_turns()):
+    async with running(count_yields()):
         rows = await _shown([{"message": "\x7f"} for _ in range(10 * ROWS_PER_YIELD)])
 
     assert rows == [{"message": "\\u007f"}] * (10 * ROWS_PER_YIELD)
-    assert turns >= 9
+    assert yields >= 9
