@@ -6,7 +6,7 @@ from linstor_affinity_events.model.changes import changes_decision, taken_over
 from linstor_affinity_events.model.decision import Reason, Refusal
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest
-from linstor_affinity_events.model.markers import is_marked, mark_patch
+from linstor_affinity_events.model.markers import holder_of, is_marked, mark_patch
 
 
 async def rejection(volumes: Volumes, pv: Manifest, entry: JournalEntry) -> Refusal | None:
@@ -27,10 +27,10 @@ def admission_conflict(entry: JournalEntry, marked: Manifest) -> str | None:
     """Why the dry run of our replacement markers shows an admission policy that prevents the
     replacement. Labels and annotations that a policy adds become part of the volume.
     """
-    if not is_marked(marked):
+    if not is_marked(marked) or holder_of(marked) != entry.holder:
         return (
-            "an admission policy removes the finalizer, the reclaim policy or the "
-            "annotation that protects its data during the replacement. Nothing was "
+            "an admission policy removes the finalizer, the reclaim policy or one of the "
+            "annotations that protect its data during the replacement. Nothing was "
             "changed. Exempt the field manager linstor-affinity-events from that policy"
         )
     changed = changes_decision(entry.wanted, taken_over(entry.wanted, marked))

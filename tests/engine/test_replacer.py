@@ -18,8 +18,14 @@ from linstor_affinity_events.errors import (
     Unreachable,
 )
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
-from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION, parse_handle
-from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    MARKER_ANNOTATION,
+    ORIGINAL_POLICY_ANNOTATION,
+    SKIP_RECLAIM_ANNOTATION,
+    parse_handle,
+)
+from linstor_affinity_events.model.manifest import Manifest, Patch
 from linstor_affinity_events.model.names import ClaimName, PvName
 from linstor_affinity_events.model.steps import Outcome
 from tests.engine.setup import (
@@ -199,6 +205,29 @@ async def test_a_dry_run_that_fails_leaves_no_entry(error: type[Again]) -> None:
         with pytest.raises(error):
             await replace(setup, "n2")
 
+        assert setup.journal.entries == {}
+        assert setup.nodes() == {"n1"}
+
+
+@pytest.mark.parametrize("annotation", [MARKER_ANNOTATION, SKIP_RECLAIM_ANNOTATION])
+async def test_a_volume_is_not_replaced_where_a_policy_removes_an_annotation_of_the_markers(
+    annotation: str,
+) -> None:
+    """It would be written again and again."""
+    async with one_setup() as setup, setup.volumes.watching():
+        dry_run = setup.volumes.dry_run
+
+        async def dry_run_with_policy(pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
+            shown = dict(await dry_run(pv, mark, wanted))
+            annotations = dict(shown["metadata"]["annotations"])
+            del annotations[annotation]
+            return {**shown, "metadata": {**shown["metadata"], "annotations": annotations}}
+
+        instead(setup.volumes, dry_run=dry_run_with_policy)
+        ended = await replace(setup, "n2")
+
+        assert isinstance(ended, Refusal)
+        assert "admission policy" in ended.why
         assert setup.journal.entries == {}
         assert setup.nodes() == {"n1"}
 
