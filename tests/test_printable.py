@@ -1,6 +1,5 @@
 """What is shown holds nothing that is not seen."""
 
-import asyncio
 import json
 import logging
 import sys
@@ -30,7 +29,7 @@ from linstor_affinity_events.printable import (
     printable,
     printable_lines,
 )
-from tests.adapters.peers import running
+from tests.adapters.peers import counted_yields
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 BIDIRECTIONAL = [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
@@ -239,16 +238,8 @@ async def test_a_text_of_others_takes_a_limited_part_of_the_status() -> None:
 
 
 async def test_other_tasks_run_while_the_status_is_escaped() -> None:
-    yields = 0
-
-    async def count_yields() -> None:
-        nonlocal yields
-        while True:
-            yields += 1
-            await asyncio.sleep(0)
-
-    async with running(count_yields()):
+    async with counted_yields() as yields:
         rows = await _shown([{"message": "\x7f"} for _ in range(10 * ROWS_PER_YIELD)])
 
     assert rows == [{"message": "\\u007f"}] * (10 * ROWS_PER_YIELD)
-    assert yields >= 9
+    assert yields() >= 9

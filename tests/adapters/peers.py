@@ -116,6 +116,21 @@ async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task
             await task
 
 
+@asynccontextmanager
+async def counted_yields() -> AsyncIterator[Callable[[], int]]:
+    """Count how often another task has run since the block began."""
+    found = 0
+
+    async def count() -> None:
+        nonlocal found
+        while True:
+            found += 1
+            await asyncio.sleep(0)
+
+    async with running(count()):
+        yield lambda: found
+
+
 class _HastySelector(selectors.DefaultSelector):
     def __init__(self, speed: float) -> None:
         super().__init__()

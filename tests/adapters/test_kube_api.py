@@ -31,9 +31,9 @@ from linstor_affinity_events.errors import (
 from tests.adapters.peers import (
     CLOSED,
     TIMEOUT,
+    counted_yields,
     hurried,
     loads,
-    running,
     serving,
     unresponsive_peer,
     until,
@@ -606,27 +606,19 @@ async def test_empty_lines_in_a_watch_are_ignored() -> None:
 
 
 async def test_other_tasks_run_amid_events_that_arrived_together() -> None:
-    iterations = 0
-
-    async def count() -> None:
-        nonlocal iterations
-        while True:
-            iterations += 1
-            await asyncio.sleep(0)
-
     async with (
         serving(200, 10 * PER_YIELD.lines * GOOD) as (url, _),
         api_at(url) as api,
         api.watch(VOLUMES, {}) as events,
-        running(count()),
+        counted_yields() as yields,
     ):
         await anext(events)
         # By now all of it is in the buffer: a few kilobytes come in one piece.
-        before = iterations
+        before = yields()
         reported = [event async for event in events]
 
     assert len(reported) == 10 * PER_YIELD.lines - 1
-    assert iterations - before >= 10
+    assert yields() - before >= 10
 
 
 async def test_a_watch_takes_the_largest_object_that_kubernetes_can_hold(
