@@ -517,18 +517,20 @@ def _is_marked_and_alive(progress: Progress) -> bool:
 
 def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
     """Whether an observed deletion can't be ours: all our requests were conflicts, and no other
-    instance has written its name on the volume since, as each does before it deletes it. If the
-    volume is gone, its name would be in the entry.
+    instance has written its name into the entry and on the volume since, as each does before it
+    deletes it.
     """
     if not _is_deleted(pv, entry.uid) or entry.state is not State.DELETING:
         return False
     if progress.deletion_requested:
         return False
     before_any_other = progress.deleting_version != ""
-    if pv is not None:
-        return holder_of(pv) in {"", progress.holder} and (progress.begun or before_any_other)
-    unchanged = progress.deleting_version == entry.version or entry.holder == progress.holder
-    return before_any_other and unchanged
+    if before_any_other and progress.deleting_version == entry.version:
+        return True
+    if pv is None:
+        return before_any_other and entry.holder == progress.holder
+    # Others may have rewritten the entry.
+    return holder_of(pv) in {"", progress.holder} and (progress.begun or before_any_other)
 
 
 def _exists(pv: Manifest | None, uid: Uid) -> bool:

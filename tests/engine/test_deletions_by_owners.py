@@ -14,7 +14,7 @@ from linstor_affinity_events.model.names import PvName
 from tests.engine.forged_entries import reconciled
 from tests.engine.setup import PV, RD, Json, Setup, instead, until
 from tests.engine.test_entries_rewritten_in_replacement import bound, rewrite
-from tests.model.manifests import begun, terminating
+from tests.model.manifests import KEY, begun, on_node, terminating
 
 
 def is_deleted(setup: Setup, uid: str) -> bool:
@@ -114,3 +114,25 @@ async def test_a_volume_that_was_unmarked_without_its_entry_is_no_longer_held() 
         original = originals.of(begun(setup.pv()))
         assert original is not None
         assert not original.held
+
+
+async def test_a_deletion_before_another_instance_has_written_its_name_stands() -> None:
+    """The first one was killed after the mark, before its entry said `deleting`."""
+    async with bound() as (setup, _):
+        uid = uid_of(setup.pv())
+        mark = mark_patch(setup.pv(), "first")
+        entry = JournalEntry.begin(setup.pv(), KEY, on_node("n2"), holder="first")
+        await setup.journal.create(entry)
+        await setup.volumes.patch(PV, mark)
+        patch = setup.volumes.patch
+
+        async def patch_after_the_owner(name: PvName, change: Json) -> Manifest:
+            if "deletionTimestamp" not in setup.pv()["metadata"]:
+                setup.cluster.delete("persistentvolumes", PV)
+            return await patch(name, change)
+
+        instead(setup.volumes, patch=patch_after_the_owner)
+        async with setup.at_work():
+            await reconciled(setup, 5)
+
+        assert is_deleted(setup, uid)
