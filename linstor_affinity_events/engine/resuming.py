@@ -86,20 +86,14 @@ class Resuming:
                     extra=facts(pv=name, resource=item.key, message=ended.why),
                 )
             return
-        if ended is Outcome.DONE and volume is not None and not volume.marked:
-            # Whoever recreated it, it was not this run; so it does not count as a change.
-            log.info(
-                "dropped the journal entry of a replacement that had ended already",
-                extra=facts(pv=name, resource=item.key),
-            )
-            self._queue.add(item.key, after=RECHECK_RESUMED_AFTER, since=item.since)
-            return
         took = asyncio.get_running_loop().time() - begun
         self._telemetry.changed("resume", str(ended), took, took, item.source or NO_TRIGGER)
         if ended in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN, Outcome.ROLLED_BACK}:
             self._cluster_view.backoff.changed(name)
         log.info(
-            "resumed a replacement that was interrupted, and it has ended",
+            "dropped an outdated journal entry; nothing else was to be done"
+            if ended is Outcome.SUPERSEDED
+            else "resumed a replacement that was interrupted, and it has ended",
             extra=facts(pv=name, resource=item.key, outcome=ended, message=OUTCOMES[ended]),
         )
         # The entry may be outdated by now, and so is the index for a moment.

@@ -97,9 +97,10 @@ def _owned(entry: Mapping[str, Any], *path: str) -> Collection[str]:
     return fields if isinstance(fields, Mapping) else ()
 
 
-def mark_patch(manifest: Manifest, holder: str = "") -> Patch:
+def mark_patch(manifest: Manifest, holder: str = "", *, before: Before | None = None) -> Patch:
     """Retain, skip-reclaim, our finalizer, and in an annotation the original values and the name of
-    the instance that is about to delete it.
+    the instance that is about to delete it. Of a volume that is marked already, but whose original
+    values others have removed, these are given as `before`.
 
     csi-provisioner takes its finalizer off as soon as it sees Retain. It is taken off here, because
     otherwise nearly every deletion that follows ends in a conflict first.
@@ -110,19 +111,20 @@ def mark_patch(manifest: Manifest, holder: str = "") -> Patch:
     terminating = is_terminating(manifest)
     # Marked before, and another client removed a part: the first original values count.
     known = marker_of(manifest) if FINALIZER in finalizers or terminating else None
+    known = known or before
     if known is not None:
         policy, skip = known[0] if policy == RETAIN else policy, known[1]
     held = PROVISIONER_FINALIZER in finalizers or _had_provisioner_finalizer(manifest)
     if not terminating:
         finalizers = [f for f in finalizers if f not in {FINALIZER, PROVISIONER_FINALIZER}]
         finalizers.append(FINALIZER)
-    before = _marker(policy, skip, held=held, holder=holder)
+    marker = _marker(policy, skip, held=held, holder=holder)
     return guarded(
         manifest,
         {
             "metadata": {
                 "finalizers": finalizers,
-                "annotations": {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: before},
+                "annotations": {SKIP_RECLAIM_ANNOTATION: "true", MARKER_ANNOTATION: marker},
             },
             "spec": {"persistentVolumeReclaimPolicy": RETAIN},
         },

@@ -10,6 +10,7 @@ from typing import assert_never
 from linstor_affinity_events.errors import Again, BadEntry, Conflict, Refused, Stalled
 from linstor_affinity_events.model.changes import as_shown_by_dry_run, taken_over
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
+from linstor_affinity_events.model.keys import MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, skip_reclaim_of, uid_of
 from linstor_affinity_events.model.markers import Before, holder_of, is_marked
 from linstor_affinity_events.model.names import Uid
@@ -32,6 +33,11 @@ from linstor_affinity_events.model.steps import (
     Step,
     Unmark,
     UnmarkWithoutEntry,
+)
+
+_NAME_REMOVED = (
+    f"an admission policy changes annotation {MARKER_ANNOTATION}, which says who deletes the "
+    "volume. Exempt the field manager linstor-affinity-events from that policy"
 )
 
 MAX_STEPS = 60
@@ -327,7 +333,15 @@ def _written(progress: Progress, step: Step, result: Written) -> Progress:
     seen = replace(progress, observation=replace(progress.observation, pv=result.pv))
     if isinstance(step, Unmark):
         return replace(seen, then=Drop(step.outcome, verified=True))
+    if isinstance(step, Mark) and _lacks_name(progress, result.pv):
+        return replace(seen, rejected=Refused(_NAME_REMOVED))
     return replace(seen, deletion_requested=True) if isinstance(step, Delete) else seen
+
+
+def _lacks_name(progress: Progress, pv: Manifest | None) -> bool:
+    """Whether an admission policy has removed the name of this instance from the markers."""
+    named = pv is None or holder_of(pv) == progress.observation.holder
+    return not named and _is_alive(pv, progress.entry.uid)
 
 
 def _marked_and_saved(
@@ -395,7 +409,15 @@ def _dropped(progress: Progress, step: Step) -> Finished | Failed:
         return Failed(progress=progress, error=progress.rejected, rolled_back=True)
     if not isinstance(step, Drop):
         raise TypeError("only one step deletes the journal entry")
-    return Finished(replace(progress, different=differences(progress, step)), step.outcome)
+    ended = replace(progress, different=differences(progress, step))
+    by_others = step.outcome is Outcome.DONE and not _took_part(progress)
+    return Finished(ended, Outcome.SUPERSEDED if by_others else step.outcome)
+
+
+def _took_part(progress: Progress) -> bool:
+    """Whether this run, or the one that it continues, has deleted or created the volume."""
+    requested = progress.deletion_requested or progress.removed
+    return requested or progress.asked_for is not None
 
 
 def differences(progress: Progress, step: Drop) -> tuple[str, ...]:
@@ -599,7 +621,7 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
             return replace(progress, rejected=error)
         case Mark() | Save() if progress.entry.state is State.PREPARED:
             return replace(progress, rejected=error)
-        case Save() if observation.pv is not None and not is_terminating(observation.pv):
+        case Mark() | Save() if observation.pv and not is_terminating(observation.pv):
             return replace(progress, rejected=error)
         case Save() if not observation.cannot_merge:
             # The volume is recreated without what others changed, which is added as a late write.

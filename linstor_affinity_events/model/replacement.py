@@ -267,8 +267,10 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
         # Write our name before deleting, so that others can distinguish our deletion from a user's.
         if not observation.taken or wanted != entry:
             return Save(wanted)
-        ours = holder_of(pv) == observation.holder
-        return Delete() if ours else Mark(mark_patch(pv, observation.holder))
+        if holder_of(pv) == observation.holder:
+            return Delete()
+        before = entry.policy, skip_reclaim_of(entry.wanted)
+        return Mark(mark_patch(pv, observation.holder, before=before))
     if whole or has_any_marker(pv):
         # Another client changed it, or removed a part of what makes the deletion harmless: remove
         # the rest. The entry first: a deletion from now on is not ours.

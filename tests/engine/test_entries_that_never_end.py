@@ -8,9 +8,11 @@ import pytest
 
 from linstor_affinity_events.engine.change_backoff import BURST
 from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
+from linstor_affinity_events.model.progress import MAX_CONFLICTS
 from linstor_affinity_events.model.recreation import SERVER_SET
 from tests.engine.forged_entries import EVIL, VICTIM, entry, foreign_claim, is_on, volume_for
 from tests.engine.forged_entries import reconciled as reconciled_for
@@ -359,4 +361,33 @@ async def test_entries_for_former_volumes_count_as_no_changes(
             await until(lambda: is_on(cluster, "n3"), within=10.0)
 
     assert "resumed a replacement" not in caplog.text
-    assert caplog.text.count("that had ended already") == 2 * BURST
+    assert caplog.text.count("outdated journal entry") == 2 * BURST
+
+
+async def test_changes_whose_entry_is_touched_at_the_end_are_counted() -> None:
+    """So often that the run is interrupted, with the volume recreated: a later run drops it."""
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        drop, touched = setup.journal.drop, 0
+
+        async def drop_after_a_write(entry: JournalEntry) -> None:
+            nonlocal touched
+            if touched <= MAX_CONFLICTS:
+                touched += 1
+                version, tree = setup.journal.entries[entry.pv]
+                setup.journal.entries[entry.pv] = f"{version}0", tree
+            await drop(entry)
+
+        instead(setup.journal, drop=drop_after_a_write)
+        async with setup.at_work():
+            for number in range(2 * BURST):
+                linstor.place(PV, ("n2", "n1")[number % 2])
+                touched = 0
+                setup.queue.add(RD, source="promotion")
+                await asyncio.sleep(20.0)
+
+        against = setup.cluster_view.backoff.against(PV)
+        assert against is not None
+        assert against.reason is Reason.HELD_BACK

@@ -6,6 +6,7 @@ iterations of theirs, which is counted.
 """
 
 import asyncio
+import gc
 import json
 import time
 import tracemalloc
@@ -255,13 +256,17 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
 
 
 def took(parser: Parser, given: Any, *, tries: int = 3) -> float:
-    """The least of a few, in seconds of this thread."""
+    """The least of a few, in seconds of this thread, without those for the garbage of all tests."""
     times = []
-    for _ in range(tries):
-        begin = time.thread_time()
-        with suppress(AffinityEventsError, ValueError):
-            parser(given)
-        times.append(time.thread_time() - begin)
+    gc.disable()
+    try:
+        for _ in range(tries):
+            begin = time.thread_time()
+            with suppress(AffinityEventsError, ValueError):
+                parser(given)
+            times.append(time.thread_time() - begin)
+    finally:
+        gc.enable()
     return min(times)
 
 
