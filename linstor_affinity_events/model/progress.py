@@ -465,6 +465,7 @@ def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished:
     observation = Observation(
         pv=pv,
         taken=entry.holder == progress.holder,
+        holder=progress.observation.holder,
         created=progress.created,
     )
     gone = not _exists(pv, entry.uid)
@@ -551,8 +552,9 @@ def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalE
         return True
     if pv is None:
         return before_any_other and entry.holder == progress.holder
-    # Others may have rewritten the entry.
-    return holder_of(pv) in {"", progress.holder} and (progress.begun or before_any_other)
+    # Others may have rewritten the entry. Where they have removed the name, it may be anybody's.
+    ours = holder_of(pv) == progress.observation.holder
+    return ours and (progress.begun or before_any_other)
 
 
 def _exists(pv: Manifest | None, uid: Uid) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import Conflict, Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.keys import FINALIZER, VolumeKey
+from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, VolumeKey
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
 from tests.engine.forged_entries import is_on, reconciled
@@ -176,9 +176,12 @@ async def test_a_volume_that_a_user_deletes_after_another_instance_finished_stay
         assert setup.journal.entries == {}
 
 
-async def test_an_entry_with_another_holder_loses_no_volume_after_a_failover() -> None:
+@pytest.mark.parametrize("others_write", ["the entry", "the entry and the volume"])
+async def test_an_entry_with_another_holder_loses_no_volume_after_a_failover(
+    others_write: str,
+) -> None:
     """The first instance is about to delete the volume when the second one leads, and deletes it.
-    Others write the name of the first one into the entry.
+    Others write the name of the first one into the entry, and remove that of the second one.
     """
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
@@ -201,6 +204,9 @@ async def test_an_entry_with_another_holder_loses_no_volume_after_a_failover() -
             response = await delete_by_second(manifest)
             version, tree = first.journal.entries[PV]
             first.journal.entries[PV] = (f"{version}0", {**tree, "holder": "first"})
+            if others_write != "the entry":
+                change = {"metadata": {"annotations": {MARKER_ANNOTATION: None}}}
+                cluster.patch("persistentvolumes", PV, change)
             taken.set()
             return response
 
