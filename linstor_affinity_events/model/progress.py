@@ -12,7 +12,7 @@ from linstor_affinity_events.model.changes import as_shown_by_dry_run, taken_ove
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, skip_reclaim_of, uid_of
-from linstor_affinity_events.model.markers import Before, holder_of, is_marked
+from linstor_affinity_events.model.markers import Before, has_any_marker, holder_of, is_marked
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
 from linstor_affinity_events.model.replacement import Observation, next_step, rolled_back
@@ -552,9 +552,10 @@ def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalE
         return True
     if pv is None:
         return before_any_other and entry.holder == progress.holder
-    # Others may have rewritten the entry. Where they have removed the name, it may be anybody's.
-    ours = holder_of(pv) == progress.observation.holder
-    return ours and (progress.begun or before_any_other)
+    # Others may have rewritten the entry. Where they have removed the name, it may be anybody's;
+    # without any marker, no instance has come to delete it.
+    named = holder_of(pv) == progress.observation.holder or not has_any_marker(pv)
+    return named and (progress.begun or before_any_other)
 
 
 def _exists(pv: Manifest | None, uid: Uid) -> bool:

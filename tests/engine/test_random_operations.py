@@ -72,6 +72,26 @@ KNOWN_FAILURES = {
         ),
         "Retain",
     ),
+    "deleted by a user before the mark, and the response to the entry is lost": Plan(
+        (Operation(6, What.DELETE_VOLUME), Operation(0, What.LOST, after=True)), fresh_end=False
+    ),
+    "the same, a moment before": Plan(
+        (
+            Operation(4, What.DELETE_VOLUME, after=True),
+            Operation(2, What.LOST, after=True),
+        ),
+        fresh_end=False,
+    ),
+    "deleted by a user before a second instance has written its name on the volume": Plan(
+        (
+            Operation(8, What.EDIT),
+            Operation(10, What.MOVE, much=1),
+            Operation(8, What.CRASH, after=True),
+            Operation(2, What.DELETE_VOLUME, after=True),
+        ),
+        watch_lag=2,
+        fresh_end=False,
+    ),
 }
 
 
