@@ -45,16 +45,15 @@ class InterruptedRuns:
         that say that a volume is of another one.
         """
         outcome: Outcome | LeaveAlone | None = None
-        volume = run.progress.entry.pv
-        if volume in self._at_work:
-            raise Conflict(f"PersistentVolume {volume} is being replaced already")
-        self._at_work.add(volume)
+        name = run.progress.entry.pv
+        if name in self._at_work:
+            raise Conflict(f"PersistentVolume {name} is being replaced already")
+        self._at_work.add(name)
         try:
             outcome = await run.run()
             return outcome
         finally:
-            self._at_work.discard(volume)
-            name = run.progress.entry.pv
+            self._at_work.discard(name)
             # An entry that is left alone may be rewritten or deleted later.
             if outcome is not None and not isinstance(outcome, LeaveAlone):
                 self.ended(name)

@@ -125,9 +125,9 @@ class ReplacementRun:
             allowed_finalizers=self._dependencies.allowed_finalizers,
             holder=progress.holder,
         )
-        if self.progress.rejected is None:
-            observation = confirmed(self._dependencies, self.progress.entry, observation)
-        self.progress = replace(self.progress, observation=observation)
+        if progress.rejected is None:
+            observation = confirmed(self._dependencies, progress.entry, observation)
+        self.progress = replace(progress, observation=observation)
 
     @property
     def _is_recent(self) -> bool:

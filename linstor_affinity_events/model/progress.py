@@ -416,8 +416,7 @@ def _dropped(progress: Progress, step: Step) -> Finished | Failed:
 
 def _took_part(progress: Progress) -> bool:
     """Whether this run, or the one that it continues, has deleted or created the volume."""
-    requested = progress.deletion_requested or progress.removed
-    return requested or progress.asked_for is not None
+    return progress.deletion_requested or progress.removed or progress.created is not None
 
 
 def differences(progress: Progress, step: Drop) -> tuple[str, ...]:

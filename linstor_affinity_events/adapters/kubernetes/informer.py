@@ -10,6 +10,7 @@ from linstor_affinity_events.adapters.kubernetes.pages import Pages
 from linstor_affinity_events.adapters.kubernetes.responses import WatchEvents
 from linstor_affinity_events.adapters.kubernetes.watch import bounded_watch
 from linstor_affinity_events.engine.backoff import Backoff
+from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Expired, Invalid, Missing, Refused, Unreachable
 from linstor_affinity_events.logs import facts
 
@@ -146,9 +147,7 @@ async def read_list(api: KubeApi, path: str, store: Store) -> str:
     store.begin_list()
     pages = Pages(api, path)
     async for manifests in pages:
-        for number, manifest in enumerate(manifests):
+        async for manifest in yielding(manifests, every=YIELD_EVERY):
             store.listed(manifest)
-            if number % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
     store.end_list()
     return pages.version
