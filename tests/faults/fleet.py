@@ -66,8 +66,8 @@ class Fleet:
 
     @contextmanager
     def without_api_server(self, record: Record) -> Iterator[None]:
-        """Where the API server goes and comes back in this block: nobody can bring a volume back
-        before the PersistentVolume controller looks for it.
+        """Where the API server or its store goes and comes back in this block: nobody can bring a
+        volume back before the PersistentVolume controller looks for it.
         """
         begin = time.monotonic()
         yield

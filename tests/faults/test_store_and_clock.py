@@ -30,7 +30,8 @@ async def test_etcd_is_killed_and_restarted(proxied: ProxiedTestbed, fleet: Make
     assert real is not None
     async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         moving.move_during()
-        await real.restart_etcd()
+        with moving.without_api_server(proxied.record):
+            await real.restart_etcd()
 
 
 @pytest.mark.parametrize("testbed", ["fake"], indirect=True)
