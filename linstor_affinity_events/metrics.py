@@ -200,10 +200,10 @@ READ_GAUGES = (
     ),
     Description(
         "change_concurrency_limit",
-        "Maximum of linstor_affinity_changes_in_flight at present. It starts at 1, grows "
-        "up to --workers while more changes at a time complete sooner, and shrinks while "
-        "the PersistentVolume controller (kube-controller-manager) or the API server is "
-        "the bottleneck.",
+        "Maximum of linstor_affinity_changes_in_flight at present; a single urgent change "
+        "that comes on top of many exceeds it by one. It starts at 3, grows up to --workers, "
+        "and shrinks while changes wait long for the PersistentVolume controller "
+        "(kube-controller-manager).",
     ),
     Description(
         "leader",

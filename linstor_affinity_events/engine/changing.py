@@ -39,6 +39,7 @@ class Changer:
         )
         self._volumes, self._leadership = components.ports.volumes, components.ports.leadership
         self._telemetry = components.ports.telemetry
+        self._preemption = components.preemption
         self._changed_at: dict[ResourceName, float] = {}
 
     def changed_at(self, resource: ResourceName) -> float:
@@ -55,8 +56,25 @@ class Changer:
         item: WorkItem[ResourceName],
         cached: Volume,
         reading: Reading,
+        *,
+        alone: bool,
     ) -> None:
-        """Read the volume uncached, decide again, and only then write."""
+        """Read the volume uncached, decide again, and only then write. Where it is `alone`, others
+        give way to it.
+        """
+        if alone:
+            with self._preemption.ahead(cached.name):
+                await self._change(item, cached, reading)
+        else:
+            await self._preemption.give_way(cached.name)
+            await self._change(item, cached, reading)
+
+    async def _change(
+        self,
+        item: WorkItem[ResourceName],
+        cached: Volume,
+        reading: Reading,
+    ) -> None:
         begun = asyncio.get_running_loop().time()
         pv, claim = await self._read(cached)
         if not self._leadership.leading or self._queue.closed:

@@ -11,6 +11,7 @@ from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit, R
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.engine.placement_reader import PlacementReader
 from linstor_affinity_events.engine.ports import Index, Linstor, Ports
+from linstor_affinity_events.engine.preemption import Preemption
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.reporter import Reporter
 from linstor_affinity_events.engine.retries import Retries
@@ -29,6 +30,7 @@ class Components:
     placement_reader: PlacementReader
     reader: CoalescingReader
     replacer: Replacer
+    preemption: Preemption
     retries: Retries
     reporter: Reporter
 
@@ -57,6 +59,7 @@ def components_of(
     cluster_view = cluster_view_of(ports.index, ports.linstor, ports.now, tuning)
     placement_reader = PlacementReader(ports.linstor, readers=tuning.readers)
     reporter = Reporter(ports.notices, ports.telemetry, ports.now)
+    preemption = Preemption()
     replacer = Replacer(
         ports,
         delays=lambda: Backoff(first=0.05, most=2.0, chance=chance),
@@ -64,6 +67,7 @@ def components_of(
         may_begin=lambda: ports.leadership.leading and not queue.closed,
         guard_timeout=tuning.guard_timeout,
         observe_wait=changes.observe,
+        preemption=preemption,
         allowed_finalizers=tuning.allowed_finalizers,
     )
     return Components(
@@ -80,6 +84,7 @@ def components_of(
             limit=reads,
         ),
         replacer=replacer,
+        preemption=preemption,
         retries=Retries(
             ports,
             queue=queue,

@@ -38,6 +38,7 @@ class Engine:
         components = components_of(ports, tuning, holder=holder, chance=chance)
         self._ports, self._chance, self.streams = ports, chance, streams
         self.queue, self.changes = components.queue, components.changes
+        self.preemption = components.preemption
         self.cluster_view, self.placement_reader = (
             components.cluster_view,
             components.placement_reader,

@@ -1,7 +1,6 @@
 """The work queue: each key at most once, the most urgent changes first."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,9 +9,15 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from linstor_affinity_events.engine.concurrency_limit import Limit
+from linstor_affinity_events.engine.idle_workers import IdleWorkers
 from linstor_affinity_events.engine.ready_heap import ReadyHeap, Waiting
 
 K = TypeVar("K", bound=Hashable)
+
+ALONE_AFTER = 1.0
+"""How many seconds newer than the others' the trigger of a change is that has nothing to do with
+them. Those of one evacuated node arrive closer together.
+"""
 
 
 class QueueClosed(Exception):
@@ -69,7 +74,7 @@ class KeyedQueue(Generic[K]):
         self._processing: set[K] = set()
         self._dirty: dict[K, tuple[Priority, Waiting[K]]] = {}
         self._order = count()
-        self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle = IdleWorkers()
         self._wakeup: tuple[float, asyncio.TimerHandle] | None = None
         self._reached = float("-inf")
         """The time that the last timer was set for: event loops fire timers a little early."""
@@ -132,8 +137,7 @@ class KeyedQueue(Generic[K]):
     def close(self) -> None:
         """Return no more work items. Those in progress run to their end."""
         self.closed = True
-        while self._idle:
-            self.wake()
+        self._idle.wake_all()
 
     @asynccontextmanager
     async def get(self) -> AsyncIterator[WorkItem[K]]:
@@ -161,14 +165,15 @@ class KeyedQueue(Generic[K]):
         """The number of keys that are due for a reconcile."""
         return self._ready[Priority.RECONCILE].due(self._now())
 
-    def may_change(self, item: WorkItem[K], *, urgent: bool) -> bool:
+    def may_change(self, item: WorkItem[K], *, urgent: bool, alone: bool = False) -> bool:
         """Let the item count as a change, unless that limit is reached or a more urgent one waits.
 
-        If False, add the key again with the priority of its change.
+        If False, add the key again with the priority of its change. One that is `alone` exceeds the
+        limit: the others give way to it.
         """
         if item.limit is self.changes:
             return True
-        if not self.changes.free or (not urgent and self._ready[Priority.URGENT].due(self._now())):
+        if not alone and not self._may_start(urgent=urgent):
             return False
         was_full = not self.reads.free
         self.changes.acquire()
@@ -178,13 +183,20 @@ class KeyedQueue(Generic[K]):
             self.wake()
         return True
 
+    def is_alone(self, item: WorkItem[K]) -> bool:
+        """Whether an urgent change comes on top of many: others wait, and the urgent ones among
+        them were triggered longer ago.
+        """
+        now, urgent = self._now(), self._ready[Priority.URGENT]
+        waiting = urgent.due(now) or self._ready[Priority.CHANGE].due(now)
+        return waiting > 0 and urgent.newest() + ALONE_AFTER < item.since
+
     def wake(self) -> None:
         """Let a waiting worker look for work: there is some, or a limit was raised."""
-        while self._idle:
-            woken = self._idle.popleft()
-            if not woken.done():
-                woken.set_result(None)
-                return
+        self._idle.wake()
+
+    def _may_start(self, *, urgent: bool) -> bool:
+        return self.changes.free and (urgent or not self._ready[Priority.URGENT].due(self._now()))
 
     def _put(self, priority: Priority, waiting: Waiting[K], now: float) -> None:
         self._ready[priority].put(waiting, now)
@@ -207,7 +219,7 @@ class KeyedQueue(Generic[K]):
                 if (waiting := self._ready[priority].take(now)) is not None:
                     return self._start(priority, waiting, now)
             self._schedule_next(now)
-            await self._until_woken()
+            await self._idle.wait()
         raise QueueClosed
 
     def _start(self, priority: Priority, waiting: Waiting[K], now: float) -> WorkItem[K]:
@@ -219,17 +231,6 @@ class KeyedQueue(Generic[K]):
         if any(self._ready[other].due(now) for other in self._open_priorities()):
             self.wake()
         return item
-
-    async def _until_woken(self) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        self._idle.append(woken)
-        try:
-            await woken
-        except asyncio.CancelledError:
-            if woken.done() and not woken.cancelled():
-                # Pass the wakeup on to a worker that is not cancelled.
-                self.wake()
-            raise
 
     def _schedule_next(self, now: float) -> None:
         """Schedule a wakeup for when the next key is due."""

@@ -55,6 +55,12 @@ class ReadyHeap(Generic[K]):
         self.due(now)
         return self._delayed[0][0] if self._delayed else None
 
+    def newest(self) -> float:
+        """When the latest trigger of the due keys arrived; minus infinity if none is due."""
+        while self._newest and self._newest[0][2].removed:
+            heapq.heappop(self._newest)
+        return -self._newest[0][0] if self._newest else float("-inf")
+
     def put(self, waiting: Waiting[K], now: float) -> None:
         if waiting.at <= now:
             self._make_ready(waiting)

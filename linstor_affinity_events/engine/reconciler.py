@@ -42,6 +42,7 @@ class Reconciler:
         self._cluster_view, self._replacer = components.cluster_view, components.replacer
         self._retries, self._reporter = components.retries, components.reporter
         self._resuming, self._changer = Resuming(components), Changer(components)
+        self._preemption = components.preemption
         self._rechecks = Rechecks(components.queue)
         self._saved_volumes = SavedVolumes(
             components.ports,
@@ -181,9 +182,10 @@ class Reconciler:
                 pass
         if not self._leadership.leading or self._queue.closed:
             return False
-        if reading.bulk or not self._queue.may_change(item, urgent=decision.urgent):
+        alone = decision.urgent and self._preemption.is_free and self._queue.is_alone(item)
+        if reading.bulk or not self._queue.may_change(item, urgent=decision.urgent, alone=alone):
             priority = Priority.URGENT if decision.urgent else Priority.CHANGE
             self._queue.add(item.key, priority=priority, since=item.since, source=item.source)
             return False
-        await self._changer.change(item, volume, reading)
+        await self._changer.change(item, volume, reading, alone=alone)
         return False

@@ -107,11 +107,11 @@ class ReplacementRun:
         try:
             if not self.progress.outdated:
                 self._confirm()
-            step = following(self.progress)
-            log.debug(
-                "replacement step",
-                extra=facts(pv=self.progress.entry.pv, step=type(step).__name__),
-            )
+            step, pv = following(self.progress), self.progress.entry.pv
+            # While a volume is absent nothing may delay it, and the claim was just read for Remove.
+            if self.progress.observation.pv is not None and not isinstance(step, Remove):
+                await self._dependencies.preemption.give_way(pv)
+            log.debug("replacement step", extra=facts(pv=pv, step=type(step).__name__))
             return step, await self._take(step)
         except (Again, Refused) as error:
             return step, Failure(error)

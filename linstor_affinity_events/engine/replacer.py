@@ -15,6 +15,7 @@ from linstor_affinity_events.engine.interrupted_runs import InterruptedRuns
 from linstor_affinity_events.engine.journal_lists import list_entries
 from linstor_affinity_events.engine.observing import observe, used_by_others
 from linstor_affinity_events.engine.ports import Ports, VolumeWatch
+from linstor_affinity_events.engine.preemption import Preemption
 from linstor_affinity_events.engine.replacement_run import ReplacementRun
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
@@ -58,6 +59,7 @@ class Replacer:
         may_begin: Callable[[], bool],
         guard_timeout: float = 2.0,
         observe_wait: Callable[[float], None] = lambda _: None,
+        preemption: Preemption | None = None,
         allowed_finalizers: Iterable[str] = (),
     ) -> None:
         volumes, telemetry = ports.volumes, ports.telemetry
@@ -75,6 +77,7 @@ class Replacer:
             guard=guard,
             verifier=self.verifier,
             unfinished=self.unfinished,
+            preemption=preemption or Preemption(),
             delays=delays,
             allowed_finalizers=self._allowed_finalizers,
             holder=holder,

@@ -7,6 +7,7 @@ from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.claim_verification import ClaimVerifier
 from linstor_affinity_events.engine.ports import Index, Journal, Volumes
+from linstor_affinity_events.engine.preemption import Preemption
 from linstor_affinity_events.engine.unfinished import Unfinished
 
 
@@ -20,6 +21,7 @@ class RunDependencies:
     guard: ClaimGuard
     verifier: ClaimVerifier
     unfinished: Unfinished
+    preemption: Preemption
     delays: Callable[[], Backoff]
     allowed_finalizers: tuple[str, ...]
     holder: str

@@ -7,7 +7,13 @@ import pytest
 
 from linstor_affinity_events.cli.run import new_event_loop
 from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit, ReadLimit
-from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority, QueueClosed, WorkItem
+from linstor_affinity_events.engine.keyed_queue import (
+    ALONE_AFTER,
+    KeyedQueue,
+    Priority,
+    QueueClosed,
+    WorkItem,
+)
 
 
 def new_queue(changes_at_once: int = 10) -> KeyedQueue[Any]:
@@ -145,6 +151,38 @@ async def test_a_change_that_is_not_urgent_leaves_capacity_for_an_urgent_one() -
 
         assert not queue.may_change(item, urgent=False)
         assert queue.may_change(item, urgent=True)
+
+
+@pytest.mark.parametrize("priority", [Priority.URGENT, Priority.CHANGE])
+async def test_a_single_change_on_top_of_many_exceeds_the_limit(priority: Priority) -> None:
+    queue = new_queue(1)
+    queue.add("first", priority=Priority.CHANGE)
+    async with queue.get() as first:
+        assert not queue.is_alone(first)
+        queue.add("second", priority=priority)
+        await asyncio.sleep(ALONE_AFTER + 0.1)
+        queue.add("single")
+        async with queue.get() as single:
+            assert queue.is_alone(single)
+            assert queue.may_change(single, urgent=True, alone=True)
+            assert not queue.changes.free
+
+    async with queue.get() as item:
+        assert item.key == "second"
+        assert not queue.is_alone(item)
+
+
+async def test_of_urgent_changes_that_come_together_none_is_alone() -> None:
+    queue = new_queue(1)
+    queue.add("first", priority=Priority.CHANGE)
+    async with queue.get():
+        await asyncio.sleep(ALONE_AFTER + 0.1)
+        queue.add("second", priority=Priority.URGENT)
+        await asyncio.sleep(ALONE_AFTER - 0.1)
+        queue.add("third")
+        async with queue.get() as third:
+            assert third.key == "third"
+            assert not queue.is_alone(third)
 
 
 async def test_capacity_is_returned_when_the_work_item_is_done() -> None:
