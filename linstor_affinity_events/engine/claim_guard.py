@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from linstor_affinity_events.engine.ports import Telemetry, Volumes, VolumeWatch
+from linstor_affinity_events.engine.resync_prediction import RESYNC_PERIOD, ResyncPrediction
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.claim_ref import tombstone_name
 from linstor_affinity_events.model.journal_entry import JournalEntry
@@ -18,6 +19,8 @@ from linstor_affinity_events.model.manifest import (
     uid_of,
     version_of,
 )
+from linstor_affinity_events.model.names import Uid
+from linstor_affinity_events.model.progress import Postponed
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +33,7 @@ BEHIND_AFTER = 0.08
 requests for it take some milliseconds; with the default limit of 20 per second, 100 ms.
 """
 
-RESYNC_PERIOD = 15.0
-"""How often the binder resyncs all claims: --pvclaimbinder-sync-period of
-kube-controller-manager, which hardly anybody changes.
-"""
-
-MARGIN_BEFORE, MARGIN_AFTER = 0.2, 0.5
-LAG_AT_MOST = 2.0
 SAME_RESYNC = RESYNC_PERIOD / 2
-RESYNC_KNOWN_FOR = 600.0
 
 
 class ClaimGuard:
@@ -55,7 +50,9 @@ class ClaimGuard:
         """`observe_wait` gets the seconds that the binder took to release a volume."""
         self._volumes, self._telemetry, self._timeout = volumes, telemetry, timeout
         self._observe_wait = observe_wait
-        self._resync_at = float("-inf")
+        self._resyncs = ResyncPrediction()
+        self._checked = dict[Uid, float]()
+        """When a resync bound a volume to its claim again that was to be removed."""
         self._waits = deque[float](maxlen=3)
         """How long the binder took for the last volumes."""
 
@@ -99,7 +96,7 @@ class ClaimGuard:
                 if _names_other_claim(seen) and _is_newer(seen, detached):
                     self._waits.append(clock() - begun)
                     if claim_of(seen) == entry.claim:
-                        self.saw_resync()
+                        self._saw_resync()
                     return seen, True
             try:
                 async with asyncio.timeout(min(EVENT_WITHIN, deadline - clock())):
@@ -115,35 +112,36 @@ class ClaimGuard:
                     self._waits.append(clock() - begun)
                     return pv, True
 
-    def saw_resync(self) -> None:
-        """The binder restored a claimRef or set a claim to Lost. It does so during a resync;
-        the next one follows after its period. The first such sign is the closest to its begin: a
-        binder that is behind goes on with one for a while, and a Lost claim is noticed later.
-        """
-        now = asyncio.get_running_loop().time()
-        if now - self._resync_at > SAME_RESYNC:
-            self._resync_at = now
+    def found_lost(self) -> None:
+        """A claim was found to be Lost: there was a resync a while ago."""
+        self._resyncs.saw(asyncio.get_running_loop().time(), late=True)
 
-    async def avoid_resync(self) -> bool:
-        """Return when no resync of the binder is expected. Returns whether it had to wait.
+    async def avoid_resync(
+        self, pv: Manifest, entry: JournalEntry, watch: VolumeWatch
+    ) -> Postponed | None:
+        """Return when no resync of the binder is expected: None if that was so from the beginning.
 
-        The claim of a volume that is absent during a resync becomes Lost. The time of the next one
-        is derived from the last one seen, and forgotten after a while, because clocks drift. To a
-        binder that is behind a volume may be absent for longer: it notices the creation after all
-        that it has to do before.
+        The claim of a volume that is absent during a resync becomes Lost. If the resync comes
+        meanwhile, it binds `pv`, the volume to be removed, to its claim again. That claim has been
+        checked then: the volume need not wait once more.
         """
         clock = asyncio.get_running_loop().time
-        if clock() - self._resync_at > RESYNC_KNOWN_FOR:
-            return False
-        since_resync = (clock() - self._resync_at) % RESYNC_PERIOD
-        if since_resync < MARGIN_AFTER:
-            await asyncio.sleep(MARGIN_AFTER - since_resync)
-            return True
-        lag = min(max(self._waits, default=0.0), LAG_AT_MOST)
-        if since_resync > RESYNC_PERIOD - MARGIN_BEFORE - lag:
-            await asyncio.sleep(RESYNC_PERIOD - since_resync + MARGIN_AFTER)
-            return True
-        return False
+        at_most = self._resyncs.wait(clock(), lag=max(self._waits, default=0.0))
+        if not at_most or clock() - self._checked.pop(entry.uid, float("-inf")) < SAME_RESYNC:
+            return None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most):
+                while not _is_restored(watch.latest, pv, entry):
+                    await watch.event()
+                self._saw_resync()
+                self._checked[entry.uid] = clock()
+                return Postponed(restored=True)
+        return Postponed()
+
+    def _saw_resync(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._resyncs.saw(now)
+        self._checked = {uid: at for uid, at in self._checked.items() if now - at < SAME_RESYNC}
 
     @staticmethod
     async def _until_unprotected(
@@ -165,6 +163,19 @@ class ClaimGuard:
 def _names_other_claim(pv: Manifest) -> bool:
     named = claim_of(pv)
     return named is not None and named.name != tombstone_name(pv)
+
+
+def _is_restored(seen: Manifest | None, pv: Manifest, entry: JournalEntry) -> bool:
+    """Whether the binder has bound the volume to its claim again. Until it has written the phase
+    too, a conflict would have it restore the claimRef once more.
+    """
+    return (
+        seen is not None
+        and uid_of(seen) == entry.uid
+        and claim_of(seen) == entry.claim
+        and phase_of(seen) == "Bound"
+        and _is_newer(seen, pv)
+    )
 
 
 def _is_released(pv: Manifest) -> bool:

@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
-from linstor_affinity_events.engine.claim_guard import RESYNC_PERIOD, ClaimGuard
+from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.phase_writer import PhaseWriter
 from linstor_affinity_events.engine.ports import Telemetry, Volumes, VolumeWatch
+from linstor_affinity_events.engine.resync_prediction import RESYNC_PERIOD
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.journal_entry import JournalEntry
@@ -123,7 +124,7 @@ class ClaimVerifier:
             await asyncio.sleep(delays.next())
 
     def _report_lost(self, pv: PvName, name: ClaimName, claim: Manifest) -> None:
-        self._guard.saw_resync()
+        self._guard.found_lost()
         self._telemetry.claim_lost()
         log.warning(
             "claim was Lost for a moment while its volume was replaced, and is "

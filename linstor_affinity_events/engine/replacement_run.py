@@ -252,18 +252,16 @@ class ReplacementRun:
 
     async def _remove(self) -> Postponed | Recreated:
         """Remove and create the volume, unless the binder was about to check all claims."""
-        waited = await self._dependencies.guard.avoid_resync()
-        if waited and self.progress.entry.user is not None:
-            return Postponed()
-        absent = replace(self.progress.observation, pv=None)
-        then = next_step(self.progress.entry, absent)
+        entry, guard = self.progress.entry, self._dependencies.guard
+        postponed = await guard.avoid_resync(self._pv, entry, self._volume_watch)
+        if postponed is not None and entry.user is not None:
+            return postponed
+        then = next_step(entry, replace(self.progress.observation, pv=None))
         if not isinstance(then, Create):
             raise TypeError("the claim is read before the volume is removed")
         made = await removed_and_created(self._dependencies.volumes, self._pv, then.body)
-        if made is None:
-            self._dependencies.unfinished.absent.gone(self.progress.entry.pv)
-        else:
-            self._dependencies.unfinished.absent.present(self.progress.entry.pv)
+        absent_volumes = self._dependencies.unfinished.absent
+        (absent_volumes.gone if made is None else absent_volumes.present)(entry.pv)
         return Recreated(pv=made, asked_for=then.body)
 
 

@@ -100,6 +100,9 @@ class ClaimRead:
 class Postponed:
     """The removal was held back for a while, so the claim as last read is outdated."""
 
+    restored: bool = False
+    """Whether the volume is outdated too, since the binder restored its claimRef meanwhile."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recreated:
@@ -369,8 +372,12 @@ def _waited(progress: Progress, result: BinderAwaited | ClaimRead | Postponed) -
                 claim_before=progress.claim_before if progress.removed else claim,
                 observation=replace(seen, claim=claim, claim_known=True),
             )
-        case Postponed():
-            return replace(progress, observation=replace(seen, claim_known=False))
+        case Postponed(restored):
+            return replace(
+                progress,
+                outdated=restored,
+                observation=replace(seen, claim_known=False),
+            )
 
 
 def _recreated(progress: Progress, step: Step, result: Recreated) -> Progress:

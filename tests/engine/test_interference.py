@@ -8,17 +8,21 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.engine.claim_at_rest import RESIZE_CHECKED_EVERY
-from linstor_affinity_events.engine.claim_guard import ClaimGuard
+from linstor_affinity_events.engine.resync_prediction import MARGIN_AFTER, RESYNC_PERIOD
 from linstor_affinity_events.errors import Conflict, Forbidden, Unreachable
+from linstor_affinity_events.model.affinity import NodeAffinity
 from linstor_affinity_events.model.decision import Reason, Refusal
+from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import (
     FINALIZER,
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_ANNOTATION,
+    VolumeKey,
 )
 from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of
 from linstor_affinity_events.model.markers import has_any_marker
 from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.progress import Postponed
 from linstor_affinity_events.model.steps import Outcome
 from tests.engine.setup import (
     PV,
@@ -390,44 +394,6 @@ async def test_a_claim_ref_restored_by_the_binder_is_detached_again() -> None:
         assert binder.lost_claims == []
 
 
-async def test_the_binder_resync_period_is_learned_and_avoided() -> None:
-    async with one_setup() as setup:
-        guard = ClaimGuard(setup.volumes, setup.telemetry, timeout=2.0)
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        await guard.avoid_resync()
-        assert clock() == began
-
-        guard.saw_resync()
-        moments = []
-        while clock() < 100.0:
-            await guard.avoid_resync()
-            moments.append(clock())
-            await asyncio.sleep(0.1)
-
-        into = [(moment - began) % 15.0 for moment in moments]
-        assert all(0.499 < each < 14.801 for each in into)
-        assert len(moments) > 800
-
-
-async def test_the_first_sign_of_a_resync_is_taken_for_its_begin() -> None:
-    async with one_setup() as setup:
-        guard = ClaimGuard(setup.volumes, setup.telemetry, timeout=2.0)
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        guard.saw_resync()
-        await asyncio.sleep(1.0)
-        guard.saw_resync()
-
-        await asyncio.sleep(13.9)
-        assert await guard.avoid_resync()
-        assert clock() == pytest.approx(began + 15.5)
-        guard.saw_resync()
-        await asyncio.sleep(14.9)
-        assert await guard.avoid_resync()
-        assert clock() == pytest.approx(began + 31.0)
-
-
 async def test_a_resync_is_avoided_for_as_long_as_the_binder_is_behind() -> None:
     """Its worker may take a deletion just before the creation, and that after all others."""
     async with cluster_with(PV, binder_takes=0.8) as cluster:
@@ -438,12 +404,52 @@ async def test_a_resync_is_avoided_for_as_long_as_the_binder_is_behind() -> None
         clock = asyncio.get_running_loop().time
         async with setup.volumes.watching():
             assert await replace(setup, "n2") is Outcome.DONE
-        began = clock()
-        guard.saw_resync()
+            began = clock()
+            guard.found_lost()
 
-        await asyncio.sleep(14.2)
-        assert await guard.avoid_resync()
-        assert clock() == pytest.approx(began + 15.5)
+            await asyncio.sleep(14.2)
+            entry = JournalEntry.begin(setup.pv(), VolumeKey(RD), NodeAffinity.of(()), holder="me")
+            with setup.volumes.follow(PV) as volume_watch:
+                waited = await guard.avoid_resync(setup.pv(), entry, volume_watch)
+            assert waited == Postponed()
+            assert clock() == pytest.approx(began + 15.5)
+
+
+async def test_a_watch_that_is_behind_is_no_sign_of_a_resync() -> None:
+    """It still shows the volume as it was before its claimRef was detached."""
+    async with one_setup() as setup:
+        guard = setup.replacer._dependencies.guard
+        guard.found_lost()
+        pv = setup.pv()
+        entry = JournalEntry.begin(pv, VolumeKey(RD), NodeAffinity.of(()), holder="me")
+        async with setup.volumes.watching():
+            with setup.volumes.follow(PV) as volume_watch:
+                await setup.volumes.patch(PV, {"metadata": {"labels": {"a": "b"}}})
+                await until(lambda: volume_watch.latest is not None)
+                detached = setup.pv()
+                detached["metadata"]["resourceVersion"] += "0"
+
+                assert await guard.avoid_resync(detached, entry, volume_watch) == Postponed()
+
+
+async def test_a_removal_waits_only_until_the_resync_has_checked_its_claim() -> None:
+    """The resync restores the claimRef, which has to be detached once more."""
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        clock = asyncio.get_running_loop().time
+        first = clock() + RESYNC_PERIOD
+        async with setup.volumes.watching():
+            await asyncio.sleep(RESYNC_PERIOD)
+            setup.replacer._dependencies.guard.found_lost()
+            await asyncio.sleep(first + RESYNC_PERIOD - 0.1 - clock())
+
+            assert await replace(setup, "n2") is Outcome.DONE
+
+        assert RESYNC_PERIOD <= clock() - first < RESYNC_PERIOD + MARGIN_AFTER / 2
+        assert setup.claim()["status"]["phase"] == "Bound"
+        assert setup.telemetry.counted["claim lost"] == 0
 
 
 async def test_a_replacement_started_during_a_journal_list_is_not_dropped() -> None:

@@ -11,6 +11,7 @@ from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName
+from linstor_affinity_events.model.progress import Postponed
 from linstor_affinity_events.model.steps import Outcome
 from tests.engine.setup import (
     PV,
@@ -163,14 +164,14 @@ async def test_a_claim_deleted_while_the_resync_is_avoided_is_noticed(
         second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
         waits = [True]
 
-        async def waited(_: ClaimGuard) -> bool:
+        async def waited(*_: object) -> Postponed | None:
             if not waits:
-                return False
+                return None
             waits.clear()
             claim: Json = {"metadata": {"finalizers": []}}
             second.cluster.patch("persistentvolumeclaims", CLAIM, claim, namespace="default")
             second.cluster.delete("persistentvolumeclaims", CLAIM, namespace="default")
-            return True
+            return Postponed()
 
         monkeypatch.setattr(ClaimGuard, "avoid_resync", waited)
         async with second.volumes.watching():

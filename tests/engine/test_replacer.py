@@ -402,7 +402,7 @@ def unresponsive_binder(_: Setup, binder: Binder) -> Iterator[None]:
 
 @contextmanager
 def binder_about_to_resync(setup: Setup, _: Binder) -> Iterator[None]:
-    setup.replacer._dependencies.guard.saw_resync()
+    setup.replacer._dependencies.guard.found_lost()
     yield
 
 

@@ -1,0 +1,75 @@
+"""When the binder will resync all claims, from the signs of its earlier resyncs."""
+
+from collections import deque
+
+RESYNC_PERIOD = 15.0
+"""How often the binder resyncs all claims: --pvclaimbinder-sync-period of
+kube-controller-manager, which hardly anybody changes.
+"""
+
+MARGIN_BEFORE, MARGIN_AFTER = 0.2, 0.5
+LAG_AT_MOST = 2.0
+ENDED_AFTER = 0.2
+"""A resync has ended if no further sign of it was seen for so many seconds."""
+
+AS_PREDICTED = 1.0
+"""Up to how many seconds from its expected time a sign belongs to the expected resync."""
+
+SIGNS = 4
+"""Of how many resyncs the first sign is kept. Each resync comes some milliseconds later than the
+period says, since that begins when the one before has queued all claims.
+"""
+
+KNOWN_FOR = 600.0
+
+
+class ResyncPrediction:
+    """Times are those of one clock, in seconds.
+
+    A sign comes when the binder gets to one of the claims, after up to half a second for thousands
+    of claims, and never before the resync. So of all signs the earliest in the period is the
+    closest to its begin.
+    """
+
+    def __init__(self) -> None:
+        self._signs = deque[float](maxlen=SIGNS)
+        self._begin = self._last_sign = float("-inf")
+
+    def saw(self, now: float, *, late: bool = False) -> None:
+        """Record a sign of a resync: the binder restored a claimRef. Where the sign is a claim that
+        was found Lost, which is noticed `late`, it only counts if no better one is known.
+        """
+        if not self._is_known(now):
+            self._signs.clear()
+        elif late:
+            return
+        self._last_sign = now
+        if self._signs and now - self._begin < RESYNC_PERIOD / 2:
+            return
+        if any(abs(_offset(sign, now)) > AS_PREDICTED for sign in self._signs):
+            # The period is another, or what was seen before was no resync.
+            self._signs.clear()
+        self._signs.append(now)
+        self._begin = now + min(_offset(sign, now) for sign in self._signs)
+
+    def wait(self, now: float, *, lag: float) -> float:
+        """For how many seconds no volume may be removed: 0 if no resync is expected.
+
+        To a binder that is behind by a `lag`, a volume is absent for longer: it notices the
+        creation after all that it has to do before.
+        """
+        if not self._is_known(now):
+            return 0.0
+        since = (now - self._begin) % RESYNC_PERIOD
+        if since > RESYNC_PERIOD - MARGIN_BEFORE - min(lag, LAG_AT_MOST):
+            return RESYNC_PERIOD - since + MARGIN_AFTER
+        return max(0.0, MARGIN_AFTER - since, self._last_sign + ENDED_AFTER - now)
+
+    def _is_known(self, now: float) -> bool:
+        """It is forgotten after a while, because clocks drift."""
+        return now - self._last_sign <= KNOWN_FOR
+
+
+def _offset(sign: float, now: float) -> float:
+    """By how much the sign came earlier (if negative) or later in its period than one now."""
+    return (sign - now + RESYNC_PERIOD / 2) % RESYNC_PERIOD - RESYNC_PERIOD / 2
