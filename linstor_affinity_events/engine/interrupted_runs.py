@@ -4,7 +4,8 @@ Their journal entry says how to continue, but others may rewrite it. This instan
 it wrote, and whether it was itself that had the volume deleted, for as long as nobody else led.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.ports import VolumeWatch
@@ -37,23 +38,28 @@ class InterruptedRuns:
         run = self._runs.get(name)
         return run is not None and run.term == self._dependencies.unfinished.term
 
-    async def take(self, run: ReplacementRun) -> Outcome | LeaveAlone:
-        """Take a run to its end, or remember it if this instance began it.
-
-        Raises Conflict while another run for this volume is at work: what that one requests has the
-        name of this instance, too. Work is queued by resource, and others may write journal entries
-        that say that a volume is of another one.
+    @contextmanager
+    def alone(self, name: PvName) -> Iterator[None]:
+        """Raises Conflict while another worker is in this block for the volume: what that one
+        requests has the name of this instance, too. Work is queued by resource, and others may
+        write journal entries that say that a volume is of another one.
         """
-        outcome: Outcome | LeaveAlone | None = None
-        name = run.progress.entry.pv
         if name in self._at_work:
             raise Conflict(f"PersistentVolume {name} is being replaced already")
         self._at_work.add(name)
         try:
+            yield
+        finally:
+            self._at_work.discard(name)
+
+    async def take(self, run: ReplacementRun) -> Outcome | LeaveAlone:
+        """Take a run to its end, or remember it if this instance began it."""
+        outcome: Outcome | LeaveAlone | None = None
+        name = run.progress.entry.pv
+        try:
             outcome = await run.run()
             return outcome
         finally:
-            self._at_work.discard(name)
             # An entry that is left alone may be rewritten or deleted later.
             if outcome is not None and not isinstance(outcome, LeaveAlone):
                 self.ended(name)

@@ -106,8 +106,8 @@ class Replacer:
     ) -> Ended | Deferred | Refusal:
         """Replace a volume that was just read, or return why not.
 
-        Raises Conflict if another instance replaces it; Unreachable if it was interrupted, with a
-        journal entry to resume from if anything was begun.
+        Raises Conflict if another worker or instance replaces it; Unreachable if it was
+        interrupted, with a journal entry to resume from if anything was begun.
         """
         if self.unfinished.absent.blocking:
             return _blocked_by(self.unfinished.absent.blocking)
@@ -115,7 +115,7 @@ class Replacer:
         if against is not None:
             return against
         entry = JournalEntry.begin(pv, key, affinity, holder=self._dependencies.holder)
-        with self._volumes.follow(entry.pv) as volume_watch:
+        with self._interrupted.alone(entry.pv), self._volumes.follow(entry.pv) as volume_watch:
             prepared = await self._prepared(pv, entry)
             if not isinstance(prepared, Progress):
                 return prepared
@@ -202,8 +202,11 @@ class Replacer:
         return entry
 
     async def resume(self, name: PvName) -> Outcome | Refusal | LeaveAlone:
-        """Finish the replacement of this volume, whoever began it; fine if there is no entry."""
-        with self._volumes.follow(name) as volume_watch:
+        """Finish the replacement of this volume, whoever began it; fine if there is no entry.
+
+        Raises Conflict if another worker replaces it.
+        """
+        with self._interrupted.alone(name), self._volumes.follow(name) as volume_watch:
             earlier = self._interrupted.continuing(name, volume_watch)
             try:
                 if earlier is not None:

@@ -13,6 +13,7 @@ from linstor_affinity_events.model.manifest import (
     guarded,
     uid_of,
 )
+from linstor_affinity_events.model.markers import with_deletion
 from linstor_affinity_events.model.names import ClaimName, Uid
 from linstor_affinity_events.model.recreation import with_retain
 
@@ -66,13 +67,19 @@ def tombstone_patch(manifest: Manifest) -> Patch:
 
     The volume becomes Released. If another client set policy Delete then, the provisioner would
     delete the data; so the same write removes its finalizer, as would happen a little later anyway.
+    And it adds to the markers that the deletion is ours: others may rewrite the journal entry.
     """
     patch: Patch = {"spec": {"claimRef": {"name": tombstone_name(manifest)}}}
     finalizers = finalizers_of(manifest)
     others = [f for f in finalizers if f != PROVISIONER_FINALIZER]
     # Never the last one: that would remove the volume, with weaker guards than a PUT.
+    metadata: Patch = {}
     if others and others != finalizers:
-        patch["metadata"] = {"finalizers": others}
+        metadata["finalizers"] = others
+    if (annotations := with_deletion(manifest)) != {}:
+        metadata["annotations"] = annotations
+    if metadata:
+        patch["metadata"] = metadata
     return guarded(manifest, patch)
 
 

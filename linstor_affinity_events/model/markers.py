@@ -118,7 +118,9 @@ def mark_patch(manifest: Manifest, holder: str = "", *, before: Before | None = 
     if not terminating:
         finalizers = [f for f in finalizers if f not in {FINALIZER, PROVISIONER_FINALIZER}]
         finalizers.append(FINALIZER)
-    marker = _marker(policy, skip, held=held, holder=holder)
+    marker = _marker(
+        policy, skip, held=held, holder=holder, deleted=terminating and says_deletion(manifest)
+    )
     return guarded(
         manifest,
         {
@@ -129,6 +131,23 @@ def mark_patch(manifest: Manifest, holder: str = "", *, before: Before | None = 
             "spec": {"persistentVolumeReclaimPolicy": RETAIN},
         },
     )
+
+
+def with_deletion(manifest: Manifest) -> dict[str, str]:
+    """The annotation of our markers, saying besides that a deletion by this service was accepted;
+    empty if there is none of ours.
+    """
+    values = _marker_values(manifest)
+    if not values or not _wrote_marker(manifest):
+        return {}
+    return {MARKER_ANNOTATION: _dumped({**values, "deleted": True})}
+
+
+def says_deletion(manifest: Manifest) -> bool:
+    """Whether our markers say that a deletion by this service was accepted, whatever the journal
+    entry says.
+    """
+    return _wrote_marker(manifest) and _marker_values(manifest).get("deleted") is True
 
 
 def adoption_patch(manifest: Manifest, policy: str) -> Patch | None:
@@ -142,12 +161,25 @@ def adoption_patch(manifest: Manifest, policy: str) -> Patch | None:
     )
 
 
-def _marker(policy: str, skip: str | None, *, held: bool = False, holder: str = "") -> str:
+def _marker(
+    policy: str,
+    skip: str | None,
+    *,
+    held: bool = False,
+    holder: str = "",
+    deleted: bool = False,
+) -> str:
     values: dict[str, Any] = {"reclaimPolicy": policy, "skipReclaim": skip}
     if held:
         values["provisionerFinalizer"] = True
     if holder:
         values["holder"] = holder
+    if deleted:
+        values["deleted"] = True
+    return _dumped(values)
+
+
+def _dumped(values: Mapping[str, Any]) -> str:
     return json.dumps(values, separators=(",", ":"))
 
 

@@ -36,6 +36,7 @@ from linstor_affinity_events.model.markers import (
     is_safe_to_release,
     mark_patch,
     original_values_of,
+    says_deletion,
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName, Uid, few
@@ -325,6 +326,11 @@ def _deleted_by_others(entry: JournalEntry, pv: Manifest, observation: Observati
 
 def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
     if entry.state is State.PREPARED:
+        if says_deletion(pv):
+            return LeaveAlone(
+                "this service had the volume deleted, but the entry says that it had not yet "
+                "requested that: another client rewrote the entry"
+            )
         return _deleted_by_others(entry, pv, observation)
     original = observation.original
     if not is_ours_to_delete(pv) and not (original is not None and original.held):

@@ -39,6 +39,7 @@ from tests.engine.setup import (
     cluster_with,
     instead,
     one_setup,
+    replace,
     setup_on,
     until,
 )
@@ -789,3 +790,26 @@ async def test_an_entry_of_another_instance_that_is_gone_is_not_followed_any_mor
         await setup.replacer.load()
 
         assert PV not in setup.replacer.unfinished.pending
+
+
+async def test_a_replacement_set_back_to_before_its_deletion_is_left_alone() -> None:
+    """Otherwise the next instance took the deletion for the owner's, and let the volume go."""
+    async with one_setup("n2") as first:
+
+        async def crash(_: Manifest) -> Manifest | None:
+            raise asyncio.CancelledError
+
+        instead(first.volumes, remove=crash, create=crash)
+        async with first.volumes.watching():
+            await asyncio.wait([asyncio.create_task(replace(first, "n2"))])
+        assert "deletionTimestamp" in first.pv()["metadata"]
+        version, tree = first.journal.entries[PvName(PV)]
+        first.journal.entries[PvName(PV)] = (f"{version}-rewritten", {**tree, "state": "prepared"})
+        second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+
+        async with second.at_work():
+            await reconciled(second, 3)
+
+        assert "deletionTimestamp" in second.pv()["metadata"]
+        assert FINALIZER in second.pv()["metadata"]["finalizers"]
+        assert PV in second.journal.entries

@@ -1,7 +1,7 @@
 """Two instances have a run for the same volume: after a failover, or without leader election."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import replace as changed
 
 import pytest
 
@@ -9,10 +9,23 @@ from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import Conflict, Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, VolumeKey
-from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.manifest import Manifest, Patch
+from linstor_affinity_events.model.markers import is_marked
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
+from linstor_affinity_events.model.steps import Outcome
 from tests.engine.forged_entries import is_on, reconciled
-from tests.engine.setup import PV, RD, Json, Setup, cluster_with, instead, setup_on, until
+from tests.engine.setup import (
+    PV,
+    RD,
+    Json,
+    Setup,
+    cluster_with,
+    instead,
+    one_setup,
+    replace,
+    setup_on,
+    until,
+)
 from tests.fakes.linstor import FakeLinstor
 
 
@@ -242,7 +255,7 @@ async def test_one_process_has_one_run_for_a_volume_whatever_its_entry_is_labell
         async def list_for_another_resource() -> Listed:
             found = await listed()
             keys = dict.fromkeys(found.volumes, VolumeKey(ResourceName("other")))
-            return replace(found, volumes=keys)
+            return changed(found, volumes=keys)
 
         async def delete_slowly(manifest: Manifest) -> Manifest | None:
             nonlocal deletions
@@ -266,3 +279,29 @@ async def test_one_process_has_one_run_for_a_volume_whatever_its_entry_is_labell
 
         assert is_on(cluster, "n2")
         assert deletions == 1
+
+
+@pytest.mark.parametrize("begins", ["replacement", "resume"])
+async def test_two_workers_never_change_one_volume(begins: str) -> None:
+    """Another entry for the volume names another resource, whose worker finds no entry and would
+    remove the markers just before the volume is deleted.
+    """
+    async with one_setup("n2") as setup, setup.volumes.watching():
+        patch, second = setup.volumes.patch, list[BaseException | None]()
+
+        async def patched(name: PvName, change: Patch) -> Manifest:
+            made = await patch(name, change)
+            if is_marked(made) and not second:
+                second.append(None)
+                del setup.journal.entries[PV]
+                resumed = setup.replacer.resume(PV) if begins == "resume" else replace(setup, "n3")
+                second[0] = (await asyncio.gather(resumed, return_exceptions=True))[0]
+                assert is_marked(setup.pv())
+            return made
+
+        instead(setup.volumes, patch=patched)
+        # Its own entry is gone, so the volume is left as it was.
+        assert await replace(setup, "n2") is Outcome.ROLLED_BACK
+
+        assert isinstance(second[0], Conflict)
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
