@@ -6,7 +6,7 @@ LONGEST_TEXT = 2000
 """Characters shown of one text: others may write megabytes, such as into the holder of a Lease."""
 
 _BLANK = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U00013441\U00013442\U00016fe4\U0001d159\U000e0100-\U000e01ef]"
 )
 """Characters that Python counts as printable, but that nobody sees: variation selectors, and others
 that Unicode has as Default_Ignorable_Code_Point or as blank. Two names could differ by them alone.

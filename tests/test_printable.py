@@ -43,7 +43,7 @@ INVISIBLE = [
     "\ufeff",
     "\U000e0041",
 ]
-BLANK = [*"\u034f\u115f\u17b4\u180b\u2800\u3164\ufe0f\uffa0\U000e0100"]
+BLANK = [*"\u034f\u115f\u17b4\u180b\u2800\u3164\ufe0f\uffa0\U00016fe4\U0001d159\U000e0100"]
 """Python counts them as printable."""
 HOSTILE = "".join([*CONTROLS, *BIDIRECTIONAL, *INVISIBLE, *BLANK, "\ud800"])
 

@@ -111,8 +111,8 @@ class ClusterView:
             return ()
         return tuple(
             other.name
-            for other in self.index.of(key.resource)
-            if other.key == key and other.name != but and not other.terminating and other.in_use
+            for other in self.index.of_key(key)
+            if other.name != but and not other.terminating and other.in_use
         )
 
     def unconfirmed(self, manifest: Manifest) -> tuple[str, ...]:

@@ -192,15 +192,19 @@ class FullReconciler:
         placements: Mapping[ResourceName, Placement],
     ) -> Counter[tuple[str, str]]:
         found: Counter[tuple[str, str]] = Counter()
-        async for resource in yielding(tuple(self._index.resources()), every=YIELD_EVERY):
+        volumes = (
+            (resource, volume)
+            for resource in tuple(self._index.resources())
+            for volume in tuple(self._index.of(resource))
+        )
+        async for resource, volume in yielding(volumes, every=YIELD_EVERY):
             definition = definitions.get(resource)
             placement = None if definition is None else placements.get(resource)
             if definition is not None and placement is None:
                 placement = Placement(resource)
-            for volume in tuple(self._index.of(resource)):
-                decision = decide(self._cluster_view.case(volume, definition, placement))
-                found[kind_of(decision), reason_of(decision)] += 1
-                self._follow_up(cause, resource, volume, decision)
+            decision = decide(self._cluster_view.case(volume, definition, placement))
+            found[kind_of(decision), reason_of(decision)] += 1
+            self._follow_up(cause, resource, volume, decision)
         for name in [name for name in self._reporter.out_of_sync if self._index.get(name) is None]:
             self._reporter.forget(name)
         self._forget_gone()

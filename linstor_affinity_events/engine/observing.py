@@ -1,6 +1,7 @@
 """Observes a volume in replacement, and adds what this instance knows about its owner."""
 
 from dataclasses import replace
+from itertools import islice
 
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import Stalled, Unreachable
@@ -11,6 +12,11 @@ from linstor_affinity_events.model.manifest import Manifest, uid_of
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.ownership import was_seen_as_its_own
 from linstor_affinity_events.model.replacement import Observation
+
+MOST_ABSENT = 100
+"""How many absent volumes for one LINSTOR volume are looked for. Others may have written thousands
+of entries for it.
+"""
 
 
 async def observe(
@@ -66,13 +72,10 @@ def used_by_others(
     """
     there = {
         other.name
-        for other in dependencies.index.of(key.resource)
-        if other.key == key and other.name != but and (unused or other.in_use)
+        for other in dependencies.index.of_key(key)
+        if other.name != but and (unused or other.in_use)
     }
-    absent = {
-        name
-        for name in dependencies.unfinished.pending_with(key, but=but)
-        if dependencies.index.get(name) is None
-    }
+    pending = dependencies.unfinished.pending_with(key, but=but)
+    absent = islice((name for name in pending if dependencies.index.get(name) is None), MOST_ABSENT)
     replaced = dependencies.unfinished.originals.belonging_with(key, but=but)
     return tuple(sorted(there.union(absent, replaced)))

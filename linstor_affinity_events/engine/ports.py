@@ -54,6 +54,9 @@ class Index(Protocol):
     def of(self, resource: ResourceName) -> Collection[Volume]:
         """All volumes of one resource definition."""
 
+    def of_key(self, key: VolumeKey) -> Collection[Volume]:
+        """All volumes that refer to one LINSTOR volume."""
+
     def get(self, name: PvName) -> Volume | None:
         """One volume by its name."""
 

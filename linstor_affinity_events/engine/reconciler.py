@@ -12,6 +12,7 @@ from linstor_affinity_events.engine.rechecks import RECHECK_AFTER, Rechecks
 from linstor_affinity_events.engine.resuming import RECHECK_RESUMED_AFTER, Resuming
 from linstor_affinity_events.engine.retries import FAILED_MOST
 from linstor_affinity_events.engine.saved_volumes import SavedVolumes
+from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import (
@@ -28,6 +29,11 @@ from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.model.volume import Volume
 
 log = logging.getLogger(__name__)
+
+YIELD_EVERY = 100
+"""Number of volumes of one resource before a cooperative yield. Others may have created
+thousands.
+"""
 
 WATCH_DELAY_FIRST, WATCH_DELAY_SHORT, WATCH_DELAY_MOST = 0.02, 5.0, 120.0
 
@@ -140,7 +146,7 @@ class Reconciler:
             ),
         )
         in_sync, failed = True, None
-        for volume in tuple(self._index.of(item.key)):
+        async for volume in yielding(tuple(self._index.of(item.key)), every=YIELD_EVERY):
             case = self._cluster_view.case(volume, definition, placement)
             decision = decide(case)
             self._reporter.duplicates(volume, case.duplicates)

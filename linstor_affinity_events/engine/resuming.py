@@ -43,7 +43,8 @@ class Resuming:
         be followed must not block the other volumes of the resource.
         """
         names, unfinished = self.begun(item.key), self._unfinished
-        due = unfinished.due(names, pause=self._retries.unfinished_most(item.key))
+        pause = self._retries.unfinished_most(item.key)
+        due = unfinished.due(names, pause=pause, most=RESUMED_AT_ONCE + 1)
         if not due or not self._leadership.leading:
             return True, None
         urgent = unfinished.is_urgent(due)
@@ -64,7 +65,8 @@ class Resuming:
                 failed = error
         if any(unfinished.waits(name) for name in due[RESUMED_AT_ONCE:]):
             self._queue.add(item.key, priority=Priority.CHANGE, since=item.since)
-        if failed is not None and not any(v.name not in names for v in self._index.of(item.key)):
+        known = frozenset(names)
+        if failed is not None and known.issuperset(v.name for v in self._index.of(item.key)):
             raise failed
         return True, failed
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from heapq import nsmallest
 
 from linstor_affinity_events.engine.absent import AbsentVolumes
 from linstor_affinity_events.engine.originals import Originals
@@ -150,11 +151,9 @@ class Unfinished:
         known = self.complete or name in self.originals
         return known or provisioned_for(key.resource) is not None
 
-    def pending_with(self, key: VolumeKey, *, but: PvName) -> tuple[PvName, ...]:
+    def pending_with(self, key: VolumeKey, *, but: PvName) -> Iterator[PvName]:
         """All other volumes whose journal entry is for this LINSTOR volume."""
-        return tuple(
-            name for name in self.of(key.resource) if name != but and self.pending[name] == key
-        )
+        return (name for name in self.pending.of_key(key) if name != but)
 
     def left_alone(self, name: PvName, why: str) -> None:
         """Report, once for the same reason, that a journal entry is not followed."""
@@ -168,12 +167,13 @@ class Unfinished:
             extra=facts(pv=name, resource=self.pending.get(name), message=why),
         )
 
-    def due(self, names: Iterable[PvName], *, pause: float) -> list[PvName]:
-        """Those to resume: the ones that were observed first, then those for which it is longest
-        ago. The ones that were left alone only after a `pause`.
+    def due(self, names: Iterable[PvName], *, pause: float, most: int) -> list[PvName]:
+        """At most so many to resume: the ones that were observed first, then those for which it is
+        longest ago. The ones that were left alone only after a `pause`.
         """
         now, never = asyncio.get_running_loop().time(), float("-inf")
-        return sorted(
+        return nsmallest(
+            most,
             (
                 name
                 for name in names

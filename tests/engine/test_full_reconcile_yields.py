@@ -9,8 +9,9 @@ from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.placement import Definition
+from linstor_affinity_events.model.policy import StorageClass
 from tests.adapters.peers import running
-from tests.engine.setup import Setup, cluster_with, instead, setup_on
+from tests.engine.setup import RD, Setup, bind, cluster_with, instead, setup_on, until
 from tests.fakes.linstor import FakeLinstor
 
 NUMBER = 10 * YIELD_EVERY
@@ -28,6 +29,52 @@ class MostAtOnce:
             await asyncio.sleep(0)
             now = len(self._queue)
             self.found, before = max(self.found, now - before), now
+
+
+@pytest.mark.parametrize("full", [True, False])
+async def test_other_tasks_run_while_very_many_volumes_of_one_resource_are_decided(
+    *, full: bool
+) -> None:
+    """In a full reconcile, or when the resource is reconciled."""
+    names = [f"pvc-{number}" for number in range(2 * YIELD_EVERY)]
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1")
+        linstor.place(RD, "n1")
+        setup = setup_on(cluster, linstor)
+        read, decided, most = setup.volumes.index.storage_class, 0, 0
+
+        def counted(name: str) -> StorageClass | None:
+            """Each decision reads it once."""
+            nonlocal decided
+            decided += 1
+            return read(name)
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                before = decided
+                await asyncio.sleep(0)
+                most = max(most, decided - before)
+
+        instead(setup.volumes.index, storage_class=counted)
+        async with setup.at_work():
+            for number, name in enumerate(names):
+                bind(cluster, name, "n1", handle=f"{RD}/{number}")
+            await until(lambda: len(setup.volumes.index) == len(names))
+            begun = decided
+            async with running(watch()):
+                await asyncio.sleep(0)
+                if full:
+                    await setup.full_reconciler.reconcile_all("start")
+                else:
+                    setup.queue.add(RD)
+                    # Its clock stands still while a task always has something to do.
+                    while decided < begun + len(names):  # noqa: ASYNC110, no Event is set
+                        await asyncio.sleep(0)
+                await asyncio.sleep(0)
+
+    assert decided >= begun + len(names)
+    assert most <= YIELD_EVERY
 
 
 async def test_other_tasks_run_while_very_many_entries_are_queued() -> None:

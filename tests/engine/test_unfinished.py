@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe
+from linstor_affinity_events.engine.observing import MOST_ABSENT
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR
 from linstor_affinity_events.engine.unfinished import REPORTED_AT_ONCE, Unfinished
 from linstor_affinity_events.errors import Forbidden
+from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.volume import Volume
+from tests.engine.setup import RD, instead, one_setup
 from tests.fakes.others import FakeNotices, FakeTelemetry
 from tests.model.manifests import PV, begun, marked, volume
 
@@ -137,3 +140,34 @@ async def test_very_many_unfinished_replacements_are_reported_a_few_at_a_time(
         reported.append(caplog.text.count("replacement has been unfinished for minutes"))
 
     assert reported == [REPORTED_AT_ONCE, REPORTED_AT_ONCE, 1, 0]
+
+
+async def test_of_very_many_entries_for_one_volume_a_few_are_looked_at() -> None:
+    """Others may have written them. One that is absent is enough to leave the volume alone."""
+    async with one_setup() as setup:
+        key, number = VolumeKey(RD), 100 * MOST_ABSENT
+        for each in range(number):
+            setup.replacer.unfinished.pending.add(PvName(f"pvc-{each}"), key)
+        looked_for = list[PvName]()
+
+        def absent(name: PvName) -> Volume | None:
+            looked_for.append(name)
+            return None
+
+        instead(setup.volumes.index, get=absent)
+        others = setup.replacer.others_for(key, but=PvName("pvc-0"))
+
+        assert len(others) == len(looked_for) == MOST_ABSENT
+        assert PvName("pvc-0") not in others
+        assert len(setup.replacer.unfinished.pending.of(RD)) == number
+
+
+async def test_those_to_resume_are_the_observed_then_the_ones_not_tried_for_longest() -> None:
+    unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
+    names = [PvName(f"pvc-{each}") for each in range(100)]
+    for name in names[:50]:
+        unfinished.trying(name)
+        await asyncio.sleep(1.0)
+
+    assert unfinished.due(names, pause=60.0, most=60) == names[50:] + names[:10]
+    assert unfinished.due(names[:50], pause=60.0, most=3) == names[:3]

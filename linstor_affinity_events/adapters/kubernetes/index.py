@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe, storage_class
+from linstor_affinity_events.adapters.kubernetes.siblings import Siblings
+from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.markers import wrote_phase
 from linstor_affinity_events.model.names import PvName, ResourceName
@@ -40,8 +42,7 @@ class VolumeIndex:
     def __init__(self, on_change: Callable[[Volume], None]) -> None:
         self._on_change = on_change
         self._volumes: dict[PvName, Volume] = {}
-        self._by_resource: dict[ResourceName, tuple[Volume, ...]] = {}
-        """Nearly always one volume each; a tuple takes a quarter of the memory of a dict."""
+        self._siblings = Siblings()
         self._unmanaged: dict[PvName, Volume] = {}
         self._followed: dict[PvName, list[FollowedVolume]] = {}
         self._listed: set[PvName] = set()
@@ -50,13 +51,16 @@ class VolumeIndex:
         self.phase_changed_at = float("-inf")
 
     def of(self, resource: ResourceName) -> Collection[Volume]:
-        return self._by_resource.get(resource, ())
+        return self._siblings.of(resource)
+
+    def of_key(self, key: VolumeKey) -> Collection[Volume]:
+        return self._siblings.of_key(key)
 
     def get(self, name: PvName) -> Volume | None:
         return self._volumes.get(name)
 
     def resources(self) -> Collection[ResourceName]:
-        return self._by_resource.keys()
+        return self._siblings.resources()
 
     def all(self) -> Collection[Volume]:
         """Return every volume of the driver, including those whose handle is not valid."""
@@ -124,8 +128,7 @@ class VolumeIndex:
         if volume.key is None:
             self._unmanaged[name] = volume
         else:
-            siblings = {each.name: each for each in self.of(volume.key.resource)} | {name: volume}
-            self._by_resource[volume.key.resource] = tuple(siblings.values())
+            self._siblings.put(volume.key, volume)
         if self._synced and self._is_relevant(volume, before):
             self._on_change(volume)
 
@@ -152,11 +155,7 @@ class VolumeIndex:
             return
         self._unmanaged.pop(name, None)
         if volume.key is not None:
-            siblings = tuple(each for each in self.of(volume.key.resource) if each.name != name)
-            if siblings:
-                self._by_resource[volume.key.resource] = siblings
-            else:
-                self._by_resource.pop(volume.key.resource, None)
+            self._siblings.drop(volume.key, volume)
 
 
 class ClassStore:
