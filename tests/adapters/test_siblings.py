@@ -53,7 +53,7 @@ def test_volumes_are_found_by_resource_and_by_linstor_volume(
 
 
 @pytest.mark.parametrize("number", [1, FEW, 2000])
-def test_none_is_looked_for_among_very_many(number: int) -> None:
+def test_none_is_searched_among_very_many(number: int) -> None:
     siblings = Siblings()
     for each in range(number):
         key = VolumeKey(RESOURCES[0], each)

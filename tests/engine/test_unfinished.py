@@ -142,22 +142,22 @@ async def test_very_many_unfinished_replacements_are_reported_a_few_at_a_time(
     assert reported == [REPORTED_AT_ONCE, REPORTED_AT_ONCE, 1, 0]
 
 
-async def test_of_very_many_entries_for_one_volume_a_few_are_looked_at() -> None:
+async def test_of_very_many_entries_for_one_volume_a_few_are_read() -> None:
     """Others may have written them. One that is absent is enough to leave the volume alone."""
     async with one_setup() as setup:
         key, number = VolumeKey(RD), 100 * MOST_ABSENT
         for each in range(number):
             setup.replacer.unfinished.pending.add(PvName(f"pvc-{each}"), key)
-        looked_for = list[PvName]()
+        searched = list[PvName]()
 
         def absent(name: PvName) -> Volume | None:
-            looked_for.append(name)
+            searched.append(name)
             return None
 
         instead(setup.volumes.index, get=absent)
         others = setup.replacer.others_for(key, but=PvName("pvc-0"))
 
-        assert len(others) == len(looked_for) == MOST_ABSENT
+        assert len(others) == len(searched) == MOST_ABSENT
         assert PvName("pvc-0") not in others
         assert len(setup.replacer.unfinished.pending.of(RD)) == number
 
