@@ -61,13 +61,14 @@ def tombstone_for(uid: Uid) -> str:
     return f"gone-{uid}"
 
 
-def tombstone_patch(manifest: Manifest) -> Patch:
+def tombstone_patch(manifest: Manifest, *, deleted: bool = False) -> Patch:
     """Detach the claimRef: it names a claim that does not exist, uid and namespace unchanged. Then
     the binder does not change the real claim when the volume is removed.
 
     The volume becomes Released. If another client set policy Delete then, the provisioner would
     delete the data; so the same write removes its finalizer, as would happen a little later anyway.
-    And it adds to the markers that the deletion is ours: others may rewrite the journal entry.
+    Where this run had the volume `deleted`, it adds that to the markers: others may rewrite the
+    journal entry.
     """
     patch: Patch = {"spec": {"claimRef": {"name": tombstone_name(manifest)}}}
     finalizers = finalizers_of(manifest)
@@ -76,7 +77,7 @@ def tombstone_patch(manifest: Manifest) -> Patch:
     metadata: Patch = {}
     if others and others != finalizers:
         metadata["finalizers"] = others
-    if (annotations := with_deletion(manifest)) != {}:
+    if deleted and (annotations := with_deletion(manifest)):
         metadata["annotations"] = annotations
     if metadata:
         patch["metadata"] = metadata

@@ -347,7 +347,9 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
         return Save(entry.wanting(with_claim_of(entry.wanted, pv)))
     if entry.user is not None and not observation.claim_ref_immutable:
         if claim_of(pv) == entry.claim:
-            return DetachClaimRef(tombstone_patch(pv))
+            # Another instance may be about to find that its owner deleted it.
+            ours = observation.uninterrupted and holder_of(pv) == observation.holder
+            return DetachClaimRef(tombstone_patch(pv, deleted=ours))
         if phase_of(pv) == "Bound" and not observation.guard_over:
             return AwaitBinder()
     if (saving := _saving_changes(entry, pv, observation)) is not None:

@@ -56,6 +56,14 @@ KNOWN_FAILURES = {
     "deleted by a user while a replacement was resumed": Plan(
         (Operation(6, What.LATE), Operation(2, What.DELETE_VOLUME))
     ),
+    "deleted by a user while another instance detaches the claimRef": Plan(
+        (
+            Operation(1, What.SECOND),
+            Operation(8, What.MOVE),
+            Operation(0, What.EDIT),
+            Operation(0, What.DELETE_VOLUME),
+        )
+    ),
     "deleted by a user while our own deletion was in flight, and the service was killed": Plan(
         (
             Operation(6, What.MOVE),
