@@ -169,7 +169,7 @@ class KeyedQueue(Generic[K]):
         """Let the item count as a change, unless that limit is reached or a more urgent one waits.
 
         If False, add the key again with the priority of its change. One that is `alone` exceeds the
-        limit: the others give way to it.
+        limit, by one: the others give way to it.
         """
         if item.limit is self.changes:
             return True

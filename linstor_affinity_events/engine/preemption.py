@@ -14,19 +14,21 @@ class Preemption:
     """Concurrent changes share the API server, so each takes longer by what the others do. A change
     that gives way waits between two of its steps until the one ahead has ended.
 
-    One goes ahead at a time, and after it none for as long as it did: what the others lose is at
+    One goes ahead at a time, and after it none for as long as it took: what the others lose is at
     most half of the time. Times are the running loop's.
     """
 
     def __init__(self) -> None:
         self._ahead: PvName | None = None
+        self._is_taken = False
+        """Whether a change has gone ahead that has not ended, even if others continue."""
         self._not_before = float("-inf")
         self._ended = asyncio.Event()
 
     @property
     def is_free(self) -> bool:
         """Whether a change may go ahead now."""
-        return self._ahead is None and asyncio.get_running_loop().time() >= self._not_before
+        return not self._is_taken and asyncio.get_running_loop().time() >= self._not_before
 
     @contextmanager
     def ahead(self, pv: PvName) -> Iterator[None]:
@@ -38,22 +40,21 @@ class Preemption:
             return
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self._ahead = pv
+        self._ahead, self._is_taken = pv, True
         self._ended.clear()
-        timer = loop.call_at(began + AT_MOST, self._end, pv, began)
+        timer = loop.call_at(began + AT_MOST, self._continue)
         try:
             yield
         finally:
             timer.cancel()
-            self._end(pv, began)
+            self._continue()
+            self._is_taken, self._not_before = False, 2 * loop.time() - began
 
     async def give_way(self, pv: PvName) -> None:
         """Wait while the change of another volume goes ahead."""
         while self._ahead not in {None, pv}:
             await self._ended.wait()
 
-    def _end(self, pv: PvName, began: float) -> None:
-        if self._ahead == pv:
-            now = asyncio.get_running_loop().time()
-            self._ahead, self._not_before = None, now + (now - began)
-            self._ended.set()
+    def _continue(self) -> None:
+        self._ahead = None
+        self._ended.set()

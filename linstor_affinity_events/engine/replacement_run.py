@@ -108,8 +108,9 @@ class ReplacementRun:
             if not self.progress.outdated:
                 self._confirm()
             step, pv = following(self.progress), self.progress.entry.pv
-            # While a volume is absent nothing may delay it, and the claim was just read for Remove.
-            if self.progress.observation.pv is not None and not isinstance(step, Remove):
+            # Nothing may delay an absent volume, and the claim was just read for Remove.
+            present = self.progress.observation.pv is not None and not self.progress.outdated
+            if present and not isinstance(step, Remove):
                 await self._dependencies.preemption.give_way(pv)
             log.debug("replacement step", extra=facts(pv=pv, step=type(step).__name__))
             return step, await self._take(step)

@@ -20,6 +20,9 @@ SIGNS = 4
 period says, since that begins when the one before has queued all claims.
 """
 
+SIGN_COUNTS_FOR = 5 * RESYNC_PERIOD
+"""For how many seconds a sign is compared with later ones: those milliseconds add up."""
+
 KNOWN_FOR = 600.0
 
 
@@ -46,6 +49,8 @@ class ResyncPrediction:
         self._last_sign = now
         if self._signs and now - self._begin < RESYNC_PERIOD / 2:
             return
+        while self._signs and now - self._signs[0] > SIGN_COUNTS_FOR:
+            self._signs.popleft()
         if any(abs(_offset(sign, now)) > AS_PREDICTED for sign in self._signs):
             # The period is another, or what was seen before was no resync.
             self._signs.clear()

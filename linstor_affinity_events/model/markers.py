@@ -169,13 +169,12 @@ def _marker(
     holder: str = "",
     deleted: bool = False,
 ) -> str:
-    values: dict[str, Any] = {"reclaimPolicy": policy, "skipReclaim": skip}
+    # Always there, so that a full annotation is refused when the volume is marked, not later.
+    values: dict[str, Any] = {"reclaimPolicy": policy, "skipReclaim": skip, "deleted": deleted}
     if held:
         values["provisionerFinalizer"] = True
     if holder:
         values["holder"] = holder
-    if deleted:
-        values["deleted"] = True
     return _dumped(values)
 
 

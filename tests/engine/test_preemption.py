@@ -10,6 +10,7 @@ import pytest
 from linstor_affinity_events.engine.keyed_queue import ALONE_AFTER
 from linstor_affinity_events.engine.preemption import AT_MOST, Preemption
 from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.steps import Outcome
 from tests.engine.setup import (
@@ -51,13 +52,17 @@ async def test_others_wait_until_the_change_ahead_has_ended() -> None:
 
 
 async def test_others_wait_for_a_limited_time() -> None:
+    """But no other change goes ahead until the one that did has ended."""
     preemption, began = Preemption(), now()
     with preemption.ahead(FIRST):
         await preemption.give_way(SECOND)
 
         assert now() - began == pytest.approx(AT_MOST)
-        await asyncio.sleep(AT_MOST)
-        assert preemption.is_free
+        await asyncio.sleep(10 * AT_MOST)
+        assert not preemption.is_free
+        with preemption.ahead(SECOND):
+            await preemption.give_way(FIRST)
+    assert now() - began == pytest.approx(11 * AT_MOST)
 
 
 async def test_others_continue_as_long_as_they_waited() -> None:
@@ -189,6 +194,35 @@ async def recreated_after(setup: Setup, method: str, *, lost: bool = False) -> f
 async def test_an_absent_volume_is_recreated_whatever_goes_ahead() -> None:
     async with one_setup() as setup, setup.volumes.watching():
         assert await recreated_after(setup, "create", lost=True) < AT_MOST
+
+
+async def test_a_volume_whose_removal_has_no_response_is_recreated_whatever_goes_ahead() -> None:
+    """It was there when it was observed last."""
+    async with one_setup() as setup, setup.volumes.watching():
+        remove, create = setup.volumes.remove, setup.volumes.create
+        gone, back = list[float](), list[float]()
+        with ExitStack() as ahead:
+
+            async def removed(pv: Manifest) -> None:
+                # The creation is sent meanwhile.
+                await asyncio.sleep(REQUEST_TAKES)
+                await remove(pv)
+                gone.append(now())
+                ahead.enter_context(setup.engine.preemption.ahead(SECOND))
+                raise Unreachable("the response was lost")
+
+            async def created(body: Manifest) -> Manifest:
+                if not gone:
+                    await until(lambda: gone)
+                    raise Unreachable("the request was lost with the connection")
+                made = await create(body)
+                back.append(now())
+                return made
+
+            instead(setup.volumes, remove=removed, create=created)
+            assert await replace(setup, "n2") is Outcome.DONE
+
+        assert [at - gone[0] < AT_MOST for at in back] == [True]
 
 
 async def test_nothing_comes_between_the_read_claim_and_the_removal() -> None:

@@ -62,6 +62,17 @@ def test_signs_of_long_ago_do_not_count() -> None:
     assert first == pytest.approx(begin - MARGIN_BEFORE, abs=0.002)
 
 
+@pytest.mark.parametrize("apart", [1, 4, 12, 20, 39])
+def test_resyncs_that_come_later_each_time_are_avoided(apart: int) -> None:
+    """However many of them leave no sign between two that do."""
+    prediction, begin, late = ResyncPrediction(), 1000.0, 0.01
+    for n in range(8 * apart):
+        assert not n or prediction.wait(begin, lag=0.0) > 0
+        if n % apart == 0:
+            prediction.saw(begin)
+        begin += RESYNC_PERIOD + late
+
+
 def test_further_signs_of_a_resync_move_nothing() -> None:
     prediction = ResyncPrediction()
     prediction.saw(100.0)

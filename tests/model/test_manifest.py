@@ -16,6 +16,7 @@ from linstor_affinity_events.model.keys import (
     MARKER_ANNOTATION,
     ORIGINAL_CLAIM_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
+    OURSELVES,
     SKIP_RECLAIM_ANNOTATION,
 )
 from linstor_affinity_events.model.manifest import (
@@ -31,6 +32,7 @@ from linstor_affinity_events.model.markers import (
     mark_patch,
     marker_of,
     reference_unmarking,
+    says_deletion,
     unmarking,
 )
 from linstor_affinity_events.model.recreation import (
@@ -640,3 +642,23 @@ def test_no_long_text_of_a_claim_ref_is_kept(part: str) -> None:
     assert one == claim_of({"spec": {"claimRef": dict(long[0])}})
     assert len(getattr(one, part)) < 200
     assert part == "uid" or not one.is_valid
+
+
+def test_a_deletion_needs_no_more_of_the_annotation_than_the_mark() -> None:
+    """Annotations have a total limit: what it refuses has to be refused before the deletion."""
+    held = applied(OWNED, mark_patch(OWNED, "instance-1"))
+    assert not says_deletion(held)
+    held["metadata"]["managedFields"] = [
+        {
+            "manager": OURSELVES,
+            "fieldsV1": {"f:metadata": {"f:annotations": {f"f:{MARKER_ANNOTATION}": {}}}},
+        }
+    ]
+
+    detached_now = applied(held, tombstone_patch(held, deleted=True))
+    detached_only = applied(held, tombstone_patch(held))
+
+    assert says_deletion(detached_now)
+    assert not says_deletion(detached_only)
+    before, after = annotations_of(held), annotations_of(detached_now)
+    assert len(after[MARKER_ANNOTATION]) <= len(before[MARKER_ANNOTATION])
