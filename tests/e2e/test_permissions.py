@@ -128,7 +128,11 @@ async def test_the_documented_permissions_are_exactly_the_used_ones(
 
 
 async def _move_beside_busy_binder(testbed: Testbed, name: str, here: str, there: str) -> None:
-    """Keep the binder from its work for as long as one with a backlog takes."""
+    """Keep the binder from its work for as long as one with a backlog takes. A volume that is not
+    Bound yet would not be replaced without it.
+    """
+    await testbed.until_bound(name)
+    await testbed.until_nothing_is_unfinished()
     await testbed.cluster.stop_binder()
     testbed.world.move(name, here, there)
     uid = testbed.observer.volumes[name]["metadata"]["uid"]
