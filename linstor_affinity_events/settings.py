@@ -193,10 +193,11 @@ OPTIONS = (
         parse=whole_number,
         metavar="INT",
         least=1,
-        help="Maximum number of volumes that are changed at the same time. Fewer are while the "
-        "PersistentVolume controller (kube-controller-manager) or the API server is the "
-        "bottleneck. Also the number of concurrent requests to LINSTOR (at least 4) while "
-        "it cannot return all resources at once and each is read by a request of its own.",
+        help="Maximum number of volumes that are changed at the same time, and one more while a "
+        "single urgent volume comes on top of many. Fewer are while the PersistentVolume "
+        "controller (kube-controller-manager) is the bottleneck. Also the number of "
+        "concurrent requests to LINSTOR (at least 4) while it cannot return all resources at "
+        "once and each is read by a request of its own.",
     ),
     Option(
         flag="new-volume-grace",
