@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from linstor_affinity_events.engine.ports import Telemetry, Volumes, VolumeWatch
-from linstor_affinity_events.engine.resync_prediction import RESYNC_PERIOD, ResyncPrediction
+from linstor_affinity_events.engine.resync_prediction import SAME_RESYNC, ResyncPrediction
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.claim_ref import tombstone_name
 from linstor_affinity_events.model.journal_entry import JournalEntry
@@ -32,8 +32,6 @@ BEHIND_AFTER = 0.08
 """A binder that takes so long for one volume has others to do first. Without a queue, its two
 requests for it take some milliseconds; with the default limit of 20 per second, 100 ms.
 """
-
-SAME_RESYNC = RESYNC_PERIOD / 2
 
 
 class ClaimGuard:

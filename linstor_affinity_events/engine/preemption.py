@@ -20,15 +20,14 @@ class Preemption:
 
     def __init__(self) -> None:
         self._ahead: PvName | None = None
-        self._is_taken = False
-        """Whether a change has gone ahead that has not ended, even if others continue."""
         self._not_before = float("-inf")
+        """When the next one may go ahead; never until the last one has ended."""
         self._ended = asyncio.Event()
 
     @property
     def is_free(self) -> bool:
         """Whether a change may go ahead now."""
-        return not self._is_taken and asyncio.get_running_loop().time() >= self._not_before
+        return asyncio.get_running_loop().time() >= self._not_before
 
     @contextmanager
     def ahead(self, pv: PvName) -> Iterator[None]:
@@ -40,7 +39,7 @@ class Preemption:
             return
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self._ahead, self._is_taken = pv, True
+        self._ahead, self._not_before = pv, float("inf")
         self._ended.clear()
         timer = loop.call_at(began + AT_MOST, self._continue)
         try:
@@ -48,7 +47,7 @@ class Preemption:
         finally:
             timer.cancel()
             self._continue()
-            self._is_taken, self._not_before = False, 2 * loop.time() - began
+            self._not_before = 2 * loop.time() - began
 
     async def give_way(self, pv: PvName) -> None:
         """Wait while the change of another volume goes ahead."""

@@ -7,6 +7,9 @@ RESYNC_PERIOD = 15.0
 kube-controller-manager, which hardly anybody changes.
 """
 
+SAME_RESYNC = RESYNC_PERIOD / 2
+"""For how many seconds after its begin a sign is one of the same resync."""
+
 MARGIN_BEFORE, MARGIN_AFTER = 0.2, 0.5
 LAG_AT_MOST = 2.0
 ENDED_AFTER = 0.2
@@ -47,7 +50,7 @@ class ResyncPrediction:
         elif late:
             return
         self._last_sign = now
-        if self._signs and now - self._begin < RESYNC_PERIOD / 2:
+        if self._signs and now - self._begin < SAME_RESYNC:
             return
         while self._signs and now - self._signs[0] > SIGN_COUNTS_FOR:
             self._signs.popleft()

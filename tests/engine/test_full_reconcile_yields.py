@@ -1,6 +1,7 @@
 """A full reconcile lets other tasks run, however much there is to be queued."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -18,17 +19,21 @@ NUMBER = 10 * YIELD_EVERY
 
 
 class MostAtOnce:
-    """The most keys that are queued between two turns of another task."""
+    """By how much a number grows between two turns of another task, at most."""
 
-    def __init__(self, setup: Setup) -> None:
-        self._queue, self.found = setup.queue, 0
+    def __init__(self, number: Callable[[], int]) -> None:
+        self._number, self.found = number, 0
 
     async def watch(self) -> None:
-        before = len(self._queue)
+        before = self._number()
         while True:
             await asyncio.sleep(0)
-            now = len(self._queue)
+            now = self._number()
             self.found, before = max(self.found, now - before), now
+
+
+def most_queued(setup: Setup) -> MostAtOnce:
+    return MostAtOnce(lambda: len(setup.queue))
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -41,7 +46,7 @@ async def test_other_tasks_run_while_very_many_volumes_of_one_resource_are_decid
         linstor = FakeLinstor("n1")
         linstor.place(RD, "n1")
         setup = setup_on(cluster, linstor)
-        read, decided, most = setup.volumes.index.storage_class, 0, 0
+        read, decided = setup.volumes.index.storage_class, 0
 
         def counted(name: str) -> StorageClass | None:
             """Each decision reads it once."""
@@ -49,20 +54,13 @@ async def test_other_tasks_run_while_very_many_volumes_of_one_resource_are_decid
             decided += 1
             return read(name)
 
-        async def watch() -> None:
-            nonlocal most
-            while True:
-                before = decided
-                await asyncio.sleep(0)
-                most = max(most, decided - before)
-
         instead(setup.volumes.index, storage_class=counted)
         async with setup.at_work():
             for number, name in enumerate(names):
                 bind(cluster, name, "n1", handle=f"{RD}/{number}")
             await until(lambda: len(setup.volumes.index) == len(names))
-            begun = decided
-            async with running(watch()):
+            begun, most = decided, MostAtOnce(lambda: decided)
+            async with running(most.watch()):
                 await asyncio.sleep(0)
                 if full:
                     await setup.full_reconciler.reconcile_all("start")
@@ -74,7 +72,7 @@ async def test_other_tasks_run_while_very_many_volumes_of_one_resource_are_decid
                 await asyncio.sleep(0)
 
     assert decided >= begun + len(names)
-    assert most <= YIELD_EVERY
+    assert most.found <= YIELD_EVERY
 
 
 async def test_other_tasks_run_while_very_many_entries_are_queued() -> None:
@@ -86,7 +84,7 @@ async def test_other_tasks_run_while_very_many_entries_are_queued() -> None:
             return Listed(keys, whole=True, first=True, last=True)
 
         instead(setup.journal, all=list_all)
-        most = MostAtOnce(setup)
+        most = most_queued(setup)
         async with running(most.watch()):
             await asyncio.sleep(0)
             await queue_unfinished(setup.replacer, setup.queue, setup.volumes.index)
@@ -104,7 +102,7 @@ async def test_other_tasks_run_while_very_many_saved_volumes_are_queued(*, saved
             name = ResourceName(f"r{number}")
             linstor.known[name] = Definition(resource=name, saved={-1: "x"} if saved else {})
         setup = setup_on(cluster, linstor)
-        most = MostAtOnce(setup)
+        most = most_queued(setup)
         async with setup.volumes.watching(), running(most.watch()):
             await asyncio.sleep(0)
             await setup.full_reconciler.reconcile_all("start")
