@@ -1,6 +1,7 @@
 """When the binder will resync all claims, from the signs of its earlier resyncs."""
 
 from collections import deque
+from dataclasses import dataclass
 
 RESYNC_PERIOD = 15.0
 """How often the binder resyncs all claims: --pvclaimbinder-sync-period of
@@ -11,6 +12,19 @@ SAME_RESYNC = RESYNC_PERIOD / 2
 """For how many seconds after its begin a sign is one of the same resync."""
 
 MARGIN_BEFORE, MARGIN_AFTER = 0.2, 0.5
+"""For how many seconds before and after the expected begin nothing is removed, as long as it is not
+known how long a resync takes.
+"""
+
+LEAST_BEFORE, LEAST_AFTER = 0.05, 0.1
+MEASURED_BY = 3
+"""How many signs of one resync tell how long it takes."""
+
+SPREAD = 7
+"""Of n signs at any time of a resync, the earliest comes later than 7/n of its length once in a
+thousand times (exp(-7)).
+"""
+
 LAG_AT_MOST = 2.0
 ENDED_AFTER = 0.2
 """A resync has ended if no further sign of it was seen for so many seconds."""
@@ -29,6 +43,15 @@ SIGN_COUNTS_FOR = 5 * RESYNC_PERIOD
 KNOWN_FOR = 600.0
 
 
+@dataclass(slots=True)
+class _Resync:
+    first: float
+    took: float = 0.0
+    """From its begin, as was known by then, to its last sign."""
+
+    signs: int = 1
+
+
 class ResyncPrediction:
     """Times are those of one clock, in seconds.
 
@@ -38,7 +61,7 @@ class ResyncPrediction:
     """
 
     def __init__(self) -> None:
-        self._signs = deque[float](maxlen=SIGNS)
+        self._seen = deque[_Resync](maxlen=SIGNS)
         self._begin = self._last_sign = float("-inf")
 
     def saw(self, now: float, *, late: bool = False) -> None:
@@ -46,19 +69,21 @@ class ResyncPrediction:
         was found Lost, which is noticed `late`, it only counts if no better one is known.
         """
         if not self._is_known(now):
-            self._signs.clear()
+            self._seen.clear()
         elif late:
             return
         self._last_sign = now
-        if self._signs and now - self._begin < SAME_RESYNC:
+        if self._seen and now - self._begin < SAME_RESYNC:
+            self._seen[-1].took = min(now - self._begin, AS_PREDICTED)
+            self._seen[-1].signs += 1
             return
-        while self._signs and now - self._signs[0] > SIGN_COUNTS_FOR:
-            self._signs.popleft()
-        if any(abs(_offset(sign, now)) > AS_PREDICTED for sign in self._signs):
+        while self._seen and now - self._seen[0].first > SIGN_COUNTS_FOR:
+            self._seen.popleft()
+        if any(abs(_offset(each.first, now)) > AS_PREDICTED for each in self._seen):
             # The period is another, or what was seen before was no resync.
-            self._signs.clear()
-        self._signs.append(now)
-        self._begin = now + min(_offset(sign, now) for sign in self._signs)
+            self._seen.clear()
+        self._seen.append(_Resync(now))
+        self._begin = now + min(_offset(each.first, now) for each in self._seen)
 
     def wait(self, now: float, *, lag: float) -> float:
         """For how many seconds no volume may be removed: 0 if no resync is expected.
@@ -68,10 +93,25 @@ class ResyncPrediction:
         """
         if not self._is_known(now):
             return 0.0
+        before, after = self._margins(now)
         since = (now - self._begin) % RESYNC_PERIOD
-        if since > RESYNC_PERIOD - MARGIN_BEFORE - min(lag, LAG_AT_MOST):
-            return RESYNC_PERIOD - since + MARGIN_AFTER
-        return max(0.0, MARGIN_AFTER - since, self._last_sign + ENDED_AFTER - now)
+        if since > RESYNC_PERIOD - before - min(lag, LAG_AT_MOST):
+            return RESYNC_PERIOD - since + after
+        return max(0.0, after - since, self._last_sign + ENDED_AFTER - now)
+
+    def _margins(self, now: float) -> tuple[float, float]:
+        """The margins before and after the expected begin. If the last resync was seen by several
+        signs, the time between them is how long one takes.
+        """
+        if not self._seen or now - self._seen[-1].first > 2 * RESYNC_PERIOD:
+            return MARGIN_BEFORE, MARGIN_AFTER
+        measured = [each.took for each in self._seen if each.signs >= MEASURED_BY]
+        if not measured:
+            return MARGIN_BEFORE, MARGIN_AFTER
+        # The length is measured from the earliest sign, which makes it shorter by the same share.
+        longest, signs = max(measured), sum(each.signs for each in self._seen)
+        late = longest * SPREAD / max(signs - SPREAD, SPREAD)
+        return LEAST_BEFORE + late, LEAST_AFTER + longest
 
     def _is_known(self, now: float) -> bool:
         """It is forgotten after a while, because clocks drift."""

@@ -5,12 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linstor_affinity_events.engine.resync_prediction import (
+    AS_PREDICTED,
     ENDED_AFTER,
     KNOWN_FOR,
+    LEAST_AFTER,
+    LEAST_BEFORE,
     MARGIN_AFTER,
     MARGIN_BEFORE,
+    MEASURED_BY,
     RESYNC_PERIOD,
     SIGNS,
+    SPREAD,
     ResyncPrediction,
 )
 
@@ -77,7 +82,6 @@ def test_further_signs_of_a_resync_move_nothing() -> None:
     prediction = ResyncPrediction()
     prediction.saw(100.0)
     prediction.saw(100.3)
-    prediction.saw(101.0)
 
     first, _ = held_back(prediction, 110.0, 120.0)
     assert first == pytest.approx(115.0 - MARGIN_BEFORE, abs=0.002)
@@ -90,6 +94,90 @@ def test_a_resync_that_goes_on_is_waited_for() -> None:
 
     assert prediction.wait(101.0, lag=0.0) == pytest.approx(ENDED_AFTER - 0.1)
     assert prediction.wait(100.9 + ENDED_AFTER, lag=0.0) == pytest.approx(0.0)
+
+
+def seen(*resyncs: list[float]) -> ResyncPrediction:
+    """A prediction after resyncs from 100.0 on, with signs so many seconds after their begin."""
+    prediction = ResyncPrediction()
+    for n, signs in enumerate(resyncs):
+        for each in signs:
+            prediction.saw(100.0 + n * RESYNC_PERIOD + each)
+    return prediction
+
+
+def held_back_around(prediction: ResyncPrediction, begin: float) -> tuple[float, float]:
+    """For how many seconds before and after that begin volumes are held back."""
+    first, last = held_back(prediction, begin - 3.0, begin + 3.0)
+    return begin - first, last - begin
+
+
+@pytest.mark.parametrize("took", [0.04, 0.2, 0.6])
+def test_the_margins_follow_the_measured_length_of_a_resync(took: float) -> None:
+    before, after = held_back_around(seen([0.0, took / 2, took]), 115.0)
+
+    assert before == pytest.approx(LEAST_BEFORE + took, abs=0.002)
+    assert after == pytest.approx(LEAST_AFTER + took, abs=0.002)
+
+
+def test_with_more_signs_the_begin_is_known_better() -> None:
+    many = [0.01 * n for n in range(21)]
+    before, after = held_back_around(seen(many, many), 130.0)
+
+    assert before == pytest.approx(LEAST_BEFORE + 0.2 * SPREAD / (42 - SPREAD), abs=0.002)
+    assert after == pytest.approx(LEAST_AFTER + 0.2, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    "resyncs",
+    [
+        pytest.param([[0.0, 0.04]], id="few signs"),
+        pytest.param([[0.0, 0.01, 0.04], [], []], id="long ago"),
+    ],
+)
+def test_the_margins_stay_wide_as_long_as_no_length_is_known(resyncs: list[list[float]]) -> None:
+    prediction = seen(*resyncs)
+    before, after = held_back_around(prediction, 100.0 + len(resyncs) * RESYNC_PERIOD)
+
+    assert before == pytest.approx(MARGIN_BEFORE, abs=0.002)
+    assert after == pytest.approx(MARGIN_AFTER, abs=0.002)
+
+
+def test_the_longest_of_the_measured_resyncs_counts() -> None:
+    _, after = held_back_around(seen([0.0, 0.1, 0.6], [0.0, 0.01, 0.02], [0.0]), 145.0)
+    assert after == pytest.approx(LEAST_AFTER + 0.6, abs=0.002)
+
+
+def test_a_stray_sign_makes_no_resync_long() -> None:
+    _, after = held_back_around(seen([0.0, 0.1, 0.2, 5.0]), 115.0)
+    assert after == pytest.approx(LEAST_AFTER + AS_PREDICTED, abs=0.002)
+
+
+@given(
+    resyncs=st.lists(
+        st.lists(st.floats(0.0, 1.0), min_size=MEASURED_BY - 1, max_size=12),
+        min_size=SIGNS,
+        max_size=20,
+    ),
+    took=st.floats(0.0, 0.6),
+    longer=st.floats(0.0, 0.02),
+)
+def test_no_volume_is_removed_during_a_measured_resync(
+    resyncs: list[list[float]], took: float, longer: float
+) -> None:
+    """If the last sign of each comes at its end, and one of the last few as early as it does in all
+    but one of a thousand cases.
+    """
+    prediction, begin = ResyncPrediction(), 1000.0
+    for n, shares in enumerate(resyncs):
+        last = [sorted([*each, 1.0]) for each in resyncs[max(0, n - SIGNS) : n]]
+        signs = sum(map(len, last))
+        early = min((each[0] for each in last), default=1.0)
+        if signs and early <= min(0.5, SPREAD / signs):
+            times = (begin - LEAST_BEFORE / 2, begin, begin + took / 2, begin + took)
+            assert all(prediction.wait(now, lag=0.0) > 0 for now in times)
+        for share in sorted([*shares, 1.0]):
+            prediction.saw(begin + share * took)
+        begin += RESYNC_PERIOD + longer
 
 
 def test_another_period_is_noticed() -> None:
