@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from benchmarks.command import run
+from benchmarks.command import add_sidecars, run
 from benchmarks.comparison import Comparison, Side, client_named, report_named
 from benchmarks.figures import percentile
 from benchmarks.programs import SERVICE, Program
@@ -65,11 +65,16 @@ async def measure_burst(
     program: Program = SERVICE,
     minimal: bool = False,
     alone: bool = False,
+    sidecars: bool = False,
 ) -> list[Report]:
     """Evacuate on the service's side, then on the baseline's unless `alone`, at each size."""
     found: list[tuple[Burst, Burst | None]] = []
     async with Comparison.real(
-        directory, binder_limit=binder_limit, timing=timing, minimal=minimal
+        directory,
+        binder_limit=binder_limit,
+        timing=timing,
+        minimal=minimal,
+        sidecars=sidecars,
     ) as comparison:
         here, there, known = "n1", "n2", 0
         sides = (comparison.service,) if alone else comparison.sides
@@ -89,7 +94,7 @@ async def measure_burst(
             found.append((bursts[0], None if alone else bursts[1]))
             here, there = there, here
     gc.unfreeze()
-    return [_report(found, binder_limit, minimal=minimal)]
+    return [_report(found, binder_limit, minimal=minimal, sidecars=sidecars)]
 
 
 def _name(side: Side, number: int) -> str:
@@ -166,7 +171,11 @@ class _Lone:
 
 
 def _report(
-    found: Sequence[tuple[Burst, Burst | None]], binder_limit: int | None, *, minimal: bool
+    found: Sequence[tuple[Burst, Burst | None]],
+    binder_limit: int | None,
+    *,
+    minimal: bool,
+    sidecars: bool,
 ) -> Report:
     rows: list[Row] = []
     goals = []
@@ -189,7 +198,8 @@ def _report(
         goals.append(Goal(what=f"claims seen Lost {at}", found=service.lost, most=0))
     shown = "its default" if binder_limit is None else f"{binder_limit}/s"
     title = f"Burst: a node is evacuated; the binder's request limit {shown}; beside {beside}"
-    name = report_named("burst", binder_limit, minimal=minimal)
+    title += ", with the CSI sidecars" * sidecars
+    name = report_named("burst", binder_limit, minimal=minimal, sidecars=sidecars)
     return Report(name=name, title=title, rows=rows, goals=goals)
 
 
@@ -214,6 +224,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.burst", description=__doc__)
     parser.add_argument("--binder-limit", type=int, help="requests/s; its default without")
     parser.add_argument("--minimal", action="store_true", help="beside the minimal client")
+    add_sidecars(parser)
     parser.add_argument("--alone", action="store_true", help="the service only, beside no other")
 
     async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
@@ -223,6 +234,7 @@ def main() -> int:
             binder_limit=given.binder_limit,
             program=given.program,
             minimal=given.minimal,
+            sidecars=given.sidecars,
             alone=given.alone,
         )
 

@@ -15,10 +15,11 @@ from benchmarks.large_cluster import bind, concurrently
 from benchmarks.programs import SERVICE as SERVICE_PROGRAM
 from benchmarks.programs import Program
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
-from tests.real_parts.build import ensure_built
+from tests.real_parts.build import csi_programs, ensure_built
 from tests.real_parts.cluster import RealCluster
 from tests.testbed import clusters, manifests
 from tests.testbed.clusters import Cluster
+from tests.testbed.csi import csi_parts
 from tests.testbed.service import Service, running
 from tests.testbed.testbed import Testbed
 
@@ -128,10 +129,12 @@ def client_named(*, minimal: bool) -> str:
     return "the minimal client" if minimal else "the baseline"
 
 
-def report_named(what: str, binder_limit: int | None, *, minimal: bool) -> str:
+def report_named(
+    what: str, binder_limit: int | None, *, minimal: bool, sidecars: bool = False
+) -> str:
     """The name of a report, different for each kind of comparison."""
     name = f"{what}, binder at {'default' if binder_limit is None else binder_limit}"
-    return f"{name}, minimal" if minimal else name
+    return name + ", minimal" * minimal + ", sidecars" * sidecars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,14 +158,29 @@ class Comparison:
         binder_limit: int | None,
         timing: Timing | None = None,
         minimal: bool = False,
+        sidecars: bool = False,
     ) -> AsyncIterator[Self]:
-        """On real parts; `binder_limit` is what the binder may ask of the API server a second."""
+        """On real parts; `binder_limit` is what the binder may ask of the API server a second. With
+        `sidecars`, the CSI driver of the service's volumes and its sidecars are at work, too.
+        """
         binaries = await asyncio.to_thread(ensure_built)
-        async with (
-            RealCluster(binaries=binaries, directory=directory, controller_qps=binder_limit) as one,
-            clusters.real(one) as cluster,
-            cls.of(cluster, directory, timing=timing, minimal=minimal) as comparison,
-        ):
+        async with AsyncExitStack() as stack:
+            one = RealCluster(binaries=binaries, directory=directory, controller_qps=binder_limit)
+            await stack.enter_async_context(one)
+            cluster = await stack.enter_async_context(clusters.real(one))
+            comparison = await stack.enter_async_context(
+                cls.of(cluster, directory, timing=timing, minimal=minimal)
+            )
+            if sidecars:
+                linstor = comparison.service.testbed.linstor.url
+                await stack.enter_async_context(
+                    csi_parts(
+                        await asyncio.to_thread(csi_programs),
+                        one.kubeconfig,
+                        linstor=linstor,
+                        logs=directory,
+                    )
+                )
             yield comparison
 
     @classmethod

@@ -169,6 +169,11 @@ def ensure_built(module: Module | None = None) -> Path:
     return wanted
 
 
+def csi_programs() -> dict[str, Path]:
+    """The programs of CSI by their names, built first if need be. Raises BuildError."""
+    return {name: ensure_built(module) / name for module in CSI for name in module.packages}
+
+
 def _build(module: Module, wanted: Path) -> None:
     began = time.monotonic()
     say(f"building {', '.join(module.packages)} with {toolchain()} into {wanted}")

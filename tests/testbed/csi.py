@@ -36,16 +36,57 @@ CLASSES = {
 ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 
 
+@asynccontextmanager
+async def csi_parts(
+    programs: Mapping[str, Path],
+    kubeconfig: Path,
+    *,
+    linstor: str,
+    logs: Path,
+    driver_flags: Sequence[str] = (),
+) -> AsyncIterator[None]:
+    """Run the driver and its sidecars for the length of the block."""
+    async with AsyncExitStack() as stack:
+        # The name of a socket may not be longer than some hundred characters.
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="csi-")))
+        socket = scratch / "csi.sock"
+
+        def start(name: str, *flags: str) -> None:
+            made = Daemon([str(programs[name]), *flags], logs / f"{name}.log")
+            stack.push_async_callback(made.kill)
+            made.start()
+
+        def start_sidecar(name: str, *flags: str) -> None:
+            where = (f"--csi-address={socket}", f"--kubeconfig={kubeconfig}")
+            start(name, *where, "--timeout=1m", "--leader-election=false", *flags)
+
+        start(
+            "linstor-csi",
+            f"--csi-endpoint=unix://{socket}",
+            f"--linstor-endpoint={linstor}",
+            "--property-namespace=Aux/topology",
+            "--label-by-storage-pool=false",
+            "--log-level=debug",
+            *driver_flags,
+        )
+        start_sidecar(
+            "csi-provisioner",
+            "--default-fstype=ext4",
+            "--feature-gates=Topology=true",
+            "--extra-create-metadata",
+            "--worker-threads=10",
+            "--v=5",
+        )
+        start_sidecar("csi-attacher", "--worker-threads=10", "--v=5")
+        start_sidecar("csi-resizer", "--handle-volume-inuse-error=false", "--workers=10", "--v=5")
+        yield
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsiTestbed:
     """A test bed where volumes come from the real driver instead of from the test."""
 
     testbed: Testbed
-    driver: Daemon
-    provisioner: Daemon
-    attacher: Daemon
-    resizer: Daemon
-    scheduler: Daemon
     pods: Pods
 
     @classmethod
@@ -63,48 +104,19 @@ class CsiTestbed:
             cluster = await stack.enter_async_context(clusters.real(real))
             testbed = await stack.enter_async_context(Testbed.of(cluster, timing=timing))
             await _prepare(testbed)
-            # The name of a socket may not be longer than some hundred characters.
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="csi-")))
-            socket = scratch / "csi.sock"
-
-            def started(made: Daemon) -> Daemon:
-                stack.push_async_callback(made.kill)
-                made.start()
-                return made
-
-            def daemon(name: str, *flags: str) -> Daemon:
-                return started(Daemon([str(programs[name]), *flags], logs / f"{name}.log"))
-
-            def sidecar(name: str, *flags: str) -> Daemon:
-                where = (f"--csi-address={socket}", f"--kubeconfig={real.kubeconfig}")
-                return daemon(name, *where, "--timeout=1m", "--leader-election=false", *flags)
-
-            yield cls(
-                testbed=testbed,
-                driver=daemon(
-                    "linstor-csi",
-                    f"--csi-endpoint=unix://{socket}",
-                    f"--linstor-endpoint={testbed.linstor.url}",
-                    "--property-namespace=Aux/topology",
-                    "--label-by-storage-pool=false",
-                    "--log-level=debug",
-                    *driver_flags,
-                ),
-                provisioner=sidecar(
-                    "csi-provisioner",
-                    "--default-fstype=ext4",
-                    "--feature-gates=Topology=true",
-                    "--extra-create-metadata",
-                    "--worker-threads=10",
-                    "--v=5",
-                ),
-                attacher=sidecar("csi-attacher", "--worker-threads=10", "--v=5"),
-                resizer=sidecar(
-                    "csi-resizer", "--handle-volume-inuse-error=false", "--workers=10", "--v=5"
-                ),
-                scheduler=started(scheduler(programs["kube-scheduler"], real.kubeconfig, logs)),
-                pods=Pods(cluster),
+            await stack.enter_async_context(
+                csi_parts(
+                    programs,
+                    real.kubeconfig,
+                    linstor=testbed.linstor.url,
+                    logs=logs,
+                    driver_flags=driver_flags,
+                )
             )
+            scheduling = scheduler(programs["kube-scheduler"], real.kubeconfig, logs)
+            stack.push_async_callback(scheduling.kill)
+            scheduling.start()
+            yield cls(testbed=testbed, pods=Pods(cluster))
             await _clear(testbed)
 
     async def claim(
