@@ -6,13 +6,11 @@ from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.volume import Volume
 
-FEW = 8
-
 
 class _Many:
-    """Where others created very many volumes for one resource, none is looked for among all."""
+    """Others may create thousands of volumes for one resource: none is looked for among all."""
 
-    def __init__(self, volumes: Collection[Volume]) -> None:
+    def __init__(self, *volumes: Volume) -> None:
         self.by_name: dict[PvName, Volume] = {}
         self.by_key: dict[VolumeKey | None, dict[PvName, Volume]] = {}
         for volume in volumes:
@@ -31,44 +29,44 @@ class _Many:
 
 
 class Siblings:
-    """Volumes by resource, of which there is nearly always one each: a tuple takes a quarter of the
-    memory of a dict.
+    """Volumes by resource, of which there is nearly always one each: to save memory that one is
+    stored as it is.
     """
 
     def __init__(self) -> None:
-        self._found: dict[ResourceName, tuple[Volume, ...] | _Many] = {}
+        self._found: dict[ResourceName, Volume | _Many] = {}
 
     def of(self, resource: ResourceName) -> Collection[Volume]:
-        found = self._found.get(resource, ())
-        return found.by_name.values() if isinstance(found, _Many) else found
+        found = self._found.get(resource)
+        if isinstance(found, _Many):
+            return found.by_name.values()
+        return () if found is None else (found,)
 
     def of_key(self, key: VolumeKey) -> Collection[Volume]:
         """Those that refer to one LINSTOR volume."""
-        found = self._found.get(key.resource, ())
+        found = self._found.get(key.resource)
         if isinstance(found, _Many):
             return found.by_key.get(key, {}).values()
-        return [volume for volume in found if volume.key == key]
+        return () if found is None or found.key != key else (found,)
 
     def resources(self) -> Collection[ResourceName]:
         return self._found.keys()
 
     def put(self, key: VolumeKey, volume: Volume) -> None:
         """Add a volume, or replace the one of that name and key."""
-        found = self._found.get(key.resource, ())
+        found = self._found.get(key.resource)
         if isinstance(found, _Many):
             found.put(volume)
-            return
-        volumes = tuple({**{each.name: each for each in found}, volume.name: volume}.values())
-        self._found[key.resource] = volumes if len(volumes) <= FEW else _Many(volumes)
+        elif found is None or found.name == volume.name:
+            self._found[key.resource] = volume
+        else:
+            self._found[key.resource] = _Many(found, volume)
 
     def drop(self, key: VolumeKey, volume: Volume) -> None:
         """Remove a volume that is there."""
         found = self._found[key.resource]
         if isinstance(found, _Many):
             found.drop(volume)
-            left = len(found.by_name)
-        else:
-            others = tuple(each for each in found if each.name != volume.name)
-            self._found[key.resource], left = others, len(others)
-        if not left:
-            del self._found[key.resource]
+            if found.by_name:
+                return
+        del self._found[key.resource]
