@@ -126,7 +126,7 @@ async def one_hour(
                 for each in (
                     setup.full_reconciler.run(),
                     setup.engine.poll.run(),
-                    setup.replacer.verifier.run(),
+                    setup.replacer.lost_claims.run(),
                 )
             ]
             setup.full_reconciler.request("start")

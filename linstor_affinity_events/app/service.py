@@ -212,7 +212,7 @@ class Service:
         background.append(group.create_task(self.events.run(), name="events"))
         background.append(group.create_task(self._log_linstor_version(), name="linstor-version"))
         background.append(group.create_task(self._garbage.run(), name="garbage"))
-        background.append(group.create_task(self.engine.replacer.verifier.run(), name="claims"))
+        background.append(group.create_task(self.engine.replacer.lost_claims.run(), name="claims"))
         if isinstance(self.election, LeaseElection):
             background.append(group.create_task(self.election.run(), name="election"))
         listeners = [

@@ -43,11 +43,11 @@ class ClaimGuard:
         telemetry: Telemetry,
         *,
         timeout: float,
-        observe_wait: Callable[[float], None] = lambda _: None,
+        on_binder_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """`observe_wait` gets the seconds that the binder took to release a volume."""
+        """`on_binder_wait` gets the seconds that the binder took to release a volume."""
         self._volumes, self._telemetry, self._timeout = volumes, telemetry, timeout
-        self._observe_wait = observe_wait
+        self._on_binder_wait = on_binder_wait
         self._resyncs = ResyncPrediction()
         self._checked = dict[Uid, float]()
         """When a resync bound a volume to its claim again that was to be removed."""
@@ -89,7 +89,7 @@ class ClaimGuard:
             if seen is not None and uid_of(seen) == entry.uid:
                 if _is_released(seen):
                     self._waits.append(clock() - begun)
-                    self._observe_wait(clock() - begun)
+                    self._on_binder_wait(clock() - begun)
                     return await self._until_unprotected(entry, volume_watch, seen), True
                 if _names_other_claim(seen) and _is_newer(seen, detached):
                     self._waits.append(clock() - begun)

@@ -66,7 +66,7 @@ def components_of(
         holder=holder,
         may_begin=lambda: ports.leadership.leading and not queue.closed,
         guard_timeout=tuning.guard_timeout,
-        observe_wait=changes.observe,
+        on_binder_wait=changes.observe,
         preemption=preemption,
         allowed_finalizers=tuning.allowed_finalizers,
     )

@@ -178,8 +178,8 @@ class Journal(Protocol):
 class Notices(Protocol):
     """Kubernetes Events, for users. Never waits, never fails; some may be lost under load."""
 
-    def updated(self, volume: Volume, was: str, now: str) -> None:
-        """The volume's affinity was changed; the Event goes to volume and claim."""
+    def inform(self, volume: Volume, reason: str, text: str) -> None:
+        """Send a Normal Event to volume and claim."""
 
     def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
         """Send a Warning Event to volume and claim. The first has number 0; the same Event with the

@@ -188,10 +188,14 @@ class Reconciler:
                 pass
         if not self._leadership.leading or self._queue.closed:
             return False
-        alone = decision.urgent and self._preemption.is_free and self._queue.is_alone(item)
+        alone = self._may_go_ahead(item, decision)
         if reading.bulk or not self._queue.may_change(item, urgent=decision.urgent, alone=alone):
             priority = Priority.URGENT if decision.urgent else Priority.CHANGE
             self._queue.add(item.key, priority=priority, since=item.since, source=item.source)
             return False
         await self._changer.change(item, volume, reading, alone=alone)
         return False
+
+    def _may_go_ahead(self, item: WorkItem[ResourceName], change: Change) -> bool:
+        """Whether all other changes give way to this one."""
+        return change.urgent and self._preemption.is_free and self._queue.is_alone(item)

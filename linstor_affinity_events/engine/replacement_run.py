@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from typing import assert_never
 
+from linstor_affinity_events.engine.after_recreation import verified
 from linstor_affinity_events.engine.claim_at_rest import ClaimAtRest, is_at_rest
 from linstor_affinity_events.engine.observing import confirmed, observe
 from linstor_affinity_events.engine.overlapping_writes import marked_and_saved, removed_and_created
@@ -12,7 +13,6 @@ from linstor_affinity_events.engine.ports import VolumeWatch
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.engine.together import together
-from linstor_affinity_events.engine.verification import verified
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import Refusal
@@ -254,9 +254,10 @@ class ReplacementRun:
     async def _remove(self) -> Postponed | Recreated:
         """Remove and create the volume, unless the binder was about to check all claims."""
         entry, guard = self.progress.entry, self._dependencies.guard
-        postponed = await guard.avoid_resync(self._pv, entry, self._volume_watch)
-        if postponed is not None and entry.user is not None:
-            return postponed
+        if entry.user is not None:
+            postponed = await guard.avoid_resync(self._pv, entry, self._volume_watch)
+            if postponed is not None:
+                return postponed
         then = next_step(entry, replace(self.progress.observation, pv=None))
         if not isinstance(then, Create):
             raise TypeError("the claim is read before the volume is removed")

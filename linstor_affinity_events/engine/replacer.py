@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
-from linstor_affinity_events.engine.claim_verification import ClaimVerifier
 from linstor_affinity_events.engine.dry_runs import rejection
 from linstor_affinity_events.engine.interrupted_runs import InterruptedRuns
 from linstor_affinity_events.engine.journal_lists import list_entries
+from linstor_affinity_events.engine.lost_claims import LostClaims
 from linstor_affinity_events.engine.observing import observe, used_by_others
 from linstor_affinity_events.engine.ports import Ports, VolumeWatch
 from linstor_affinity_events.engine.preemption import Preemption
@@ -58,7 +58,7 @@ class Replacer:
         holder: str,
         may_begin: Callable[[], bool],
         guard_timeout: float = 2.0,
-        observe_wait: Callable[[float], None] = lambda _: None,
+        on_binder_wait: Callable[[float], None] = lambda _: None,
         preemption: Preemption | None = None,
         allowed_finalizers: Iterable[str] = (),
     ) -> None:
@@ -68,14 +68,14 @@ class Replacer:
         self._rejected = set[PvName]()
         """The volumes whose replacement Kubernetes rejected when it was tried last."""
         self.unfinished = Unfinished(ports.notices, telemetry, volumes.describe)
-        guard = ClaimGuard(volumes, telemetry, timeout=guard_timeout, observe_wait=observe_wait)
-        self.verifier = ClaimVerifier(volumes, telemetry, guard, delays, timeout=guard_timeout)
+        guard = ClaimGuard(volumes, telemetry, timeout=guard_timeout, on_binder_wait=on_binder_wait)
+        self.lost_claims = LostClaims(volumes, telemetry, guard, delays, timeout=guard_timeout)
         self._dependencies = RunDependencies(
             volumes=volumes,
             index=ports.index,
             journal=ports.journal,
             guard=guard,
-            verifier=self.verifier,
+            lost_claims=self.lost_claims,
             unfinished=self.unfinished,
             preemption=preemption or Preemption(),
             delays=delays,

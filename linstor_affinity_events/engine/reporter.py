@@ -23,6 +23,7 @@ from linstor_affinity_events.printable import shortened
 
 log = logging.getLogger(__name__)
 
+UPDATED_REASON = "VolumeAffinityUpdated"
 EVENT_REASON = "VolumeAffinityNotUpdated"
 DUPLICATE_REASON = "VolumeDuplicate"
 DIFFERENT_REASON = "VolumeCreatedDifferent"
@@ -282,7 +283,9 @@ class Reporter:
                 ms_since_trigger=round(took * 1000, 1),
             ),
         )
-        self._notices.updated(now_there, was, now)
+        self._notices.inform(
+            now_there, UPDATED_REASON, f"Node affinity changed from {was} to {now}"
+        )
 
     def _warn(self, volume: Volume, found: OutOfSync) -> None:
         if found.kind == "refused":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
-from linstor_affinity_events.engine.claim_verification import ClaimVerifier
+from linstor_affinity_events.engine.lost_claims import LostClaims
 from linstor_affinity_events.engine.ports import Index, Journal, Volumes
 from linstor_affinity_events.engine.preemption import Preemption
 from linstor_affinity_events.engine.unfinished import Unfinished
@@ -19,7 +19,7 @@ class RunDependencies:
     index: Index
     journal: Journal
     guard: ClaimGuard
-    verifier: ClaimVerifier
+    lost_claims: LostClaims
     unfinished: Unfinished
     preemption: Preemption
     delays: Callable[[], Backoff]

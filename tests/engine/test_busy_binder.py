@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.engine.claim_verification import CHECKED_LATER_AFTER
+from linstor_affinity_events.engine.lost_claims import CHECKED_LATER_AFTER
 from linstor_affinity_events.errors import Conflict, Forbidden, Unreachable
 from linstor_affinity_events.model.keys import OURSELVES
 from linstor_affinity_events.model.manifest import Manifest
@@ -118,7 +118,7 @@ async def test_a_claim_that_becomes_lost_later_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with beside_binder(BUSY) as setup:
-        checks = asyncio.create_task(setup.replacer.verifier.run())
+        checks = asyncio.create_task(setup.replacer.lost_claims.run())
         assert await replace(setup, "n2") is Outcome.DONE
         assert setup.telemetry.counted["claim lost"] == 0
 
@@ -136,7 +136,7 @@ async def test_a_claim_that_becomes_lost_later_is_reported(
 
 async def test_another_claim_of_that_name_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     async with beside_binder(BUSY) as setup:
-        checks = asyncio.create_task(setup.replacer.verifier.run())
+        checks = asyncio.create_task(setup.replacer.lost_claims.run())
         assert await replace(setup, "n2") is Outcome.DONE
         monkeypatch.setattr(metadata, "now", lambda: "2036-01-01T00:00:00Z")
         read_claim = setup.volumes.read_claim
@@ -157,7 +157,7 @@ async def test_another_claim_of_that_name_is_not_reported(monkeypatch: pytest.Mo
 async def test_claims_that_stay_bound_are_not_reported_and_failed_reads_end_nothing() -> None:
     names = ("pvc-1", "pvc-2", "pvc-3")
     async with beside_binder(BUSY, *names) as setup:
-        checks = asyncio.create_task(setup.replacer.verifier.run())
+        checks = asyncio.create_task(setup.replacer.lost_claims.run())
         for name in names:
             assert await replace(setup, "n2", name=name) is Outcome.DONE
         read_claim, asked = setup.volumes.read_claim, list[str]()

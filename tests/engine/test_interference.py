@@ -39,6 +39,7 @@ from tests.engine.setup import (
 from tests.fakes.kube_server import Binder, FakeCluster
 from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.linstor import FakeLinstor
+from tests.testbed import manifests
 
 Json = dict[str, Any]
 
@@ -143,7 +144,7 @@ async def test_an_outdated_observation_does_not_delete_the_entry_of_another_inst
 async def test_a_trigger_between_deletion_and_recreation_is_not_lost() -> None:
     async with one_setup("n2") as setup, setup.at_work():
         setup.queue.add(RD, source="promotion")
-        await until(lambda: setup.notices.updates)
+        await until(lambda: setup.notices.informed)
         setup.linstor.place(PV, "n3")
         setup.volumes.index.gone(setup.pv())
         setup.queue.add(RD, source="promotion")
@@ -157,7 +158,7 @@ async def test_a_trigger_between_deletion_and_recreation_is_not_lost() -> None:
 async def test_a_just_replaced_volume_raises_no_false_alarm() -> None:
     async with one_setup("n2") as setup, setup.at_work():
         setup.queue.add(RD, source="promotion")
-        await until(lambda: setup.notices.updates)
+        await until(lambda: setup.notices.informed)
         marked = setup.pv()
         marked["metadata"] |= {
             "uid": "old",
@@ -450,6 +451,20 @@ async def test_a_removal_waits_only_until_the_resync_has_checked_its_claim() -> 
         assert RESYNC_PERIOD <= clock() - first < RESYNC_PERIOD + MARGIN_AFTER / 2
         assert setup.claim()["status"]["phase"] == "Bound"
         assert setup.telemetry.counted["claim lost"] == 0
+
+
+async def test_a_volume_without_a_claim_does_not_wait_for_a_resync() -> None:
+    async with cluster_with() as cluster:
+        unclaimed = manifests.volume(PV, claim=None, node_affinity=manifests.on_nodes(("n1",)))
+        cluster.create("persistentvolumes", unclaimed)
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        await until(lambda: setup.pv()["status"]["phase"] == "Available")
+        began = asyncio.get_running_loop().time()
+        setup.replacer._dependencies.guard.found_lost()
+        async with setup.volumes.watching():
+            assert await replace(setup, "n2") is Outcome.DONE
+
+        assert asyncio.get_running_loop().time() - began < 0.1
 
 
 async def test_a_replacement_started_during_a_journal_list_is_not_dropped() -> None:

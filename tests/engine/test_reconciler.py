@@ -45,7 +45,7 @@ async def test_a_trigger_is_reconciled_at_once() -> None:
     async with one_volume("n2") as setup:
         began = asyncio.get_running_loop().time()
         setup.queue.add(RD, source="promotion")
-        await until(lambda: setup.notices.updates)
+        await until(lambda: setup.notices.informed)
 
         assert setup.nodes() == {"n2"}
         assert asyncio.get_running_loop().time() - began < 0.5
@@ -199,9 +199,9 @@ async def test_volumes_that_no_pod_can_use_go_first() -> None:
             await asyncio.sleep(1.0)
             for name in names:
                 setup.queue.add(ResourceName(name), source="promotion")
-            await until(lambda: len(setup.notices.updates) == len(names))
+            await until(lambda: len(setup.notices.informed) == len(names))
 
-        order = [name for name, _, _ in setup.notices.updates]
+        order = [name for name, _, _ in setup.notices.informed]
         # Two changes were in flight before it was read.
         assert order.index("pvc-11") <= 4
 
@@ -233,11 +233,11 @@ async def test_concurrency_is_limited_to_what_increases_throughput(
         async with setup.at_work(workers=14):
             # One by itself shows how long it takes while nobody else is in the way.
             setup.queue.add(RD, source="promotion")
-            await until(lambda: len(setup.notices.updates) == 1)
+            await until(lambda: len(setup.notices.informed) == 1)
             for name in names:
                 setup.queue.add(ResourceName(name), source="promotion")
-            await until(lambda: len(setup.notices.updates) > len(names) // 2)
-            while len(setup.notices.updates) <= len(names) * 3 // 4:
+            await until(lambda: len(setup.notices.informed) > len(names) // 2)
+            while len(setup.notices.informed) <= len(names) * 3 // 4:
                 amidst = max(amidst, len(setup.replacer.unfinished.pending))
                 await asyncio.sleep(0.01)
 

@@ -457,7 +457,7 @@ async def test_only_a_wait_for_a_binder_at_work_is_observed(
         await binder.until_idle()
         setup = setup_on(cluster, FakeLinstor("n1", "n2"), at_once=10)
         waits = list[float]()
-        instead(setup.replacer._dependencies.guard, _observe_wait=waits.append)
+        instead(setup.replacer._dependencies.guard, _on_binder_wait=waits.append)
         with fault(setup, binder):
             async with setup.volumes.watching():
                 assert await replace(setup, "n2") is Outcome.DONE

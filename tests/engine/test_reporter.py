@@ -10,6 +10,7 @@ from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.engine.reporter import (
     DEFERRED_FOR,
     REMIND_AFTER,
+    UPDATED_REASON,
     Reporter,
 )
 from linstor_affinity_events.model.affinity import MOST_TERMS, NodeAffinity
@@ -188,6 +189,10 @@ def test_the_last_changes_keep_no_volume_and_no_large_text() -> None:
     scenario.reporter.changed(before, scenario.volume, wanted, how="patch", took=1.0)
     del before
 
+    [(_, reason, text)] = scenario.notices.informed
+    assert reason == UPDATED_REASON
+    assert text.startswith("Node affinity changed from zone=0-vvv")
+    assert text.endswith(f" to {on_node('b')}")
     [change] = scenario.reporter.latest
     assert was() is None
     assert change.was.startswith("zone=0-vvv")

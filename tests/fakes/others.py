@@ -18,13 +18,13 @@ class FakeLeadership:
 class FakeNotices:
     """Implements engine.ports.Notices."""
 
-    updates: list[tuple[str, str, str]] = field(default_factory=list)
+    informed: list[tuple[str, str, str]] = field(default_factory=list)
     warnings: list[tuple[str, str, str]] = field(default_factory=list)
     reminders: list[int] = field(default_factory=list)
     """The number of each warning."""
 
-    def updated(self, volume: Volume, was: str, now: str) -> None:
-        self.updates.append((volume.name, was, now))
+    def inform(self, volume: Volume, reason: str, text: str) -> None:
+        self.informed.append((volume.name, reason, text))
 
     def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
         self.warnings.append((volume.name, reason, why))

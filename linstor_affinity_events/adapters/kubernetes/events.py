@@ -32,10 +32,8 @@ class KubeEvents:
         self._waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MOST_WAITING)
         self.lost = 0
 
-    def updated(self, volume: Volume, was: str, now: str) -> None:
-        self._on_both(
-            volume, "Normal", "VolumeAffinityUpdated", f"Node affinity changed from {was} to {now}"
-        )
+    def inform(self, volume: Volume, reason: str, text: str) -> None:
+        self._on_both(volume, "Normal", reason, text)
 
     def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
         self._on_both(volume, "Warning", reason, why, reminder)

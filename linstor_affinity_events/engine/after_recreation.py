@@ -1,4 +1,4 @@
-"""Verifies that a replacement has lost nothing: neither the claim nor what others wrote."""
+"""After the recreation, and before its journal entry is deleted: claim and late writes."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -24,7 +24,7 @@ async def verified(
     # must not make a worker wait.
     if step.outcome is Outcome.DONE and (progress.removed or progress.asked_for is not None):
         before = progress.claim_before
-        checks.append(dependencies.verifier.verify_bound(entry, before, made, volume_watch))
+        checks.append(dependencies.lost_claims.verify_bound(entry, before, made, volume_watch))
     if progress.removed:
         checks.append(carry_over_late_write(dependencies.volumes, entry, made, volume_watch))
     # Run both to their end: the last event of the old volume arrives only once.

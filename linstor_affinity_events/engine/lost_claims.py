@@ -1,4 +1,4 @@
-"""Verifies that no claim became Lost while its volume was replaced."""
+"""Finds claims that became Lost while their volume was replaced."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ class _Check:
     before: Manifest
 
 
-class ClaimVerifier:
+class LostClaims:
     """Waits for the binder's last write for a recreated volume, or does it for a binder that is
     behind, and reports a claim that was Lost in between.
     """
