@@ -1,4 +1,5 @@
-"""The service's own command, which also reports on SIGUSR1 which tasks it has.
+"""The service's own command, which also reports on SIGUSR1 which tasks it has, and never pauses the
+changes of one volume: here replicas move all the time.
 
 `python -m benchmarks.soak.instrumented run ...` with a file to write to in SOAK_TASKS. The service
 publishes no such figure, and nobody but a soak run needs it.
@@ -8,10 +9,12 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
 from linstor_affinity_events.cli import main
+from linstor_affinity_events.engine import change_backoff
 
 VARIABLE = "SOAK_TASKS"
 
@@ -31,5 +34,6 @@ def _kind(task: "asyncio.Task[object]") -> str:
 
 
 if __name__ == "__main__":
+    change_backoff.BURST = sys.maxsize
     signal.signal(signal.SIGUSR1, _emit)
     main(prog_name="linstor-affinity-events")
