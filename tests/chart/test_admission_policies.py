@@ -390,6 +390,38 @@ async def test_the_account_only_sets_new_volumes_to_bound(policed: Cluster) -> N
         await policed.ask("DELETE", f"{VOLUMES}/{name}")
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param({"annotations": {"pv.kubernetes.io/provisioned-by": "ebs"}}, id="driver"),
+        pytest.param({"labels": {"a": "b"}}, id="labels"),
+        pytest.param({"finalizers": ["example.com/kept"]}, id="finalizers"),
+        pytest.param(
+            {
+                "ownerReferences": [
+                    {"apiVersion": "v1", "kind": "Namespace", "name": "x", "uid": "y"}
+                ]
+            },
+            id="owners",
+        ),
+    ],
+)
+async def test_the_account_changes_no_metadata_by_the_status(
+    policed: Cluster, metadata: Json
+) -> None:
+    service = Caller(policed, await token_of(policed, FULL_NAME))
+    await policed.ask("POST", VOLUMES, volume("theirs"))
+    path, bound = f"{VOLUMES}/theirs/status?dryRun=All", {"status": {"phase": "Bound"}}
+
+    async def in_force() -> bool:
+        return await service.ask("PATCH", path, {"status": {"phase": "Released"}}) != ""
+
+    await until(in_force, "the policy for the status is in force")
+    assert await service.ask("PATCH", path, bound) == ""
+    assert "metadata" in await service.ask("PATCH", path, bound | {"metadata": metadata})
+    await policed.ask("DELETE", f"{VOLUMES}/theirs")
+
+
 async def test_the_account_writes_its_own_entries_and_lease_only(policed: Cluster) -> None:
     service = Caller(policed, await token_of(policed, FULL_NAME))
     await policed.ask("POST", MAPS, entry("of-others"))
