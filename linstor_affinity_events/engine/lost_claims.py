@@ -15,6 +15,7 @@ from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, phase_of, uid_of, version_of
+from linstor_affinity_events.model.markers import owned_fields
 from linstor_affinity_events.model.names import ClaimName, PvName
 from linstor_affinity_events.model.ownership import claim_is_leaving
 
@@ -177,7 +178,6 @@ def _was_lost(before: Manifest | None, claim: Manifest) -> bool:
 def _phase_written(claim: Manifest) -> str | None:
     """When the owner of the claim's phase field has last written its status."""
     for entry in claim["metadata"].get("managedFields") or ():
-        status = (entry.get("fieldsV1") or {}).get("f:status") or {}
-        if "f:phase" in status:
+        if "f:phase" in owned_fields(entry, "f:status"):
             return str(entry.get("time"))
     return None

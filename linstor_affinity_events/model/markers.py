@@ -80,17 +80,18 @@ def _wrote_marker(manifest: Manifest) -> bool:
 def wrote_phase(manifest: Manifest) -> bool:
     """Whether the phase was written by our own field manager, not by the binder."""
     return any(
-        entry.get("manager") == OURSELVES and "f:phase" in _owned(entry, "f:status")
+        entry.get("manager") == OURSELVES and "f:phase" in owned_fields(entry, "f:status")
         for entry in manifest["metadata"].get("managedFields") or ()
         if isinstance(entry, Mapping)
     )
 
 
 def _owned_annotations(entry: Mapping[str, Any]) -> Collection[str]:
-    return _owned(entry, "f:metadata", "f:annotations")
+    return owned_fields(entry, "f:metadata", "f:annotations")
 
 
-def _owned(entry: Mapping[str, Any], *path: str) -> Collection[str]:
+def owned_fields(entry: Mapping[str, Any], *path: str) -> Collection[str]:
+    """The fields below a path in an entry of `managedFields`, where others can write anything."""
     fields: Any = entry.get("fieldsV1")
     for key in path:
         fields = fields.get(key) if isinstance(fields, Mapping) else None

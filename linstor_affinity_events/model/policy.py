@@ -1,5 +1,6 @@
 """Remote access policies: from which nodes a volume may be used, given where its data is."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -28,8 +29,10 @@ _MAX_BRACKETS = 64
 line open lists as well.
 """
 
+_NESTED_DASH = re.compile(r"-\s+(?=-)")
+
 _MAX_PARTS = 400
-"""Commas and lines."""
+"""Commas and lines. YAML ends a line at other characters than line feeds, too."""
 
 _REMOTE_LAYERS = frozenset({"drbd", "nvme"})
 _PREFIX = "linstor.csi.linbit.com/"
@@ -96,8 +99,8 @@ def read_policy(text: str, parse_yaml: Callable[[str], object]) -> PolicyReading
         return LOCAL_ONLY
     if len(text) > MAX_TEXT:
         return Unreadable(text[:80], f"longer than {MAX_TEXT} characters")
-    opening = sum(map(text.count, ("[", "{", "?", "- -")))
-    if opening > _MAX_BRACKETS or sum(map(text.count, ",\n")) > _MAX_PARTS:
+    opening = sum(map(text.count, "[{?")) + len(_NESTED_DASH.findall(text))
+    if opening > _MAX_BRACKETS or text.count(",") + len(text.splitlines()) > _MAX_PARTS:
         return Unreadable(text[:80], "too many brackets, commas or lines")
     try:
         return Policy(tuple(dict.fromkeys(_rules(parse_yaml(text)))))

@@ -1,5 +1,6 @@
 """Responses of the API server with what clients can write there and nobody can read."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
-from linstor_affinity_events.adapters.transport.bodies import without_unreadable_managed_fields
+from linstor_affinity_events.adapters.transport.bodies import (
+    LONGEST_FIELDS,
+    without_costly_managed_fields,
+)
 from linstor_affinity_events.errors import Unreachable
 from tests.adapters.peers import loads, serving
 
@@ -17,7 +21,12 @@ VOLUMES = "/api/v1/persistentvolumes"
 
 DEEP = b'{"f:x":' * 1500 + b"{}" + b"}" * 1500
 NOT_UTF8 = b'{"f:\xff":{}}'
-ODD = [pytest.param(DEEP, id="1,500 levels"), pytest.param(NOT_UTF8, id="not UTF-8")]
+LONG = b'{"f:x":' * 900 + b"{}" + b"}" * 900 + b" " * 64 * 1024
+ODD = [
+    pytest.param(DEEP, id="1,500 levels"),
+    pytest.param(NOT_UTF8, id="not UTF-8"),
+    pytest.param(LONG, id="long"),
+]
 
 
 def volume(name: bytes, fields: bytes) -> bytes:
@@ -31,7 +40,7 @@ def names(manifests: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("odd", ODD)
-async def test_unreadable_managed_fields_hide_no_object(odd: bytes) -> None:
+async def test_costly_managed_fields_hide_no_object(odd: bytes) -> None:
     items = b",".join([volume(b"one", b"{}"), volume(b"odd", odd), volume(b"two", b"{}")])
     async with serving(200, b'{"items":[%s]}' % items) as (url, _):
         api = KubeApi(loads(url))
@@ -46,7 +55,7 @@ async def test_unreadable_managed_fields_hide_no_object(odd: bytes) -> None:
 
 
 @pytest.mark.parametrize("odd", ODD)
-async def test_unreadable_managed_fields_end_no_watch(odd: bytes) -> None:
+async def test_costly_managed_fields_end_no_watch(odd: bytes) -> None:
     lines = (
         b'{"type":"ADDED","object":%s}\n' % volume(n, f)
         for n, f in ((b"odd", odd), (b"two", b"{}"))
@@ -81,16 +90,36 @@ json_values = st.recursive(
 
 
 @given(before=json_values, fields=st.lists(json_values, max_size=3), after=json_values)
-def test_only_unreadable_managed_fields_are_emptied(
-    before: Any, fields: list[Any], after: Any
-) -> None:
+def test_only_costly_managed_fields_are_emptied(before: Any, fields: list[Any], after: Any) -> None:
     """Whatever stands around them, brackets and quotes in strings among it."""
     text = json.dumps({"before": before, "managedFields": fields, "after": after})
     readable = text.replace(" ", "").encode()
     odd = json.dumps({"before": before, "managedFields": ["HERE"], "after": after})
     unreadable = odd.encode().replace(b'"HERE"', DEEP, 1)
 
-    assert without_unreadable_managed_fields(readable) is readable
+    assert asyncio.run(without_costly_managed_fields(readable)) is readable
     if b"HERE" not in json.dumps(before).encode():
-        emptied = orjson.loads(without_unreadable_managed_fields(unreadable))
+        emptied = orjson.loads(asyncio.run(without_costly_managed_fields(unreadable)))
         assert emptied == {"before": before, "managedFields": [], "after": after}
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_managed_fields_are_emptied_from_a_length_on(more: int) -> None:
+    fields = b'["' + b"x" * (LONGEST_FIELDS - 4 + more) + b'"]'
+    body = b'{"managedFields":%s}' % fields
+
+    left = await without_costly_managed_fields(body)
+
+    assert left == (b'{"managedFields":[]}' if more else body)
+
+
+async def test_other_tasks_run_while_long_managed_fields_are_skipped() -> None:
+    passes, brackets = 0, 100_000
+    body = b'{"managedFields":[' + b'{"f:a":' * brackets + b"1" + b"}" * brackets + b"]}"
+    skipping = asyncio.create_task(without_costly_managed_fields(body))
+    while not skipping.done():
+        passes += 1
+        await asyncio.sleep(0)
+
+    assert await skipping == b'{"managedFields":[]}'
+    assert passes >= brackets / 5_000

@@ -1,13 +1,18 @@
 """Requests for single volumes and claims."""
 
+import json
+
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes.api import MOST_PATH, KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.volumes import KubeVolumes
 from linstor_affinity_events.errors import Missing
+from linstor_affinity_events.model.keys import CLASS_ANNOTATION
+from linstor_affinity_events.model.manifest import class_of
 from linstor_affinity_events.model.names import ClaimName
 from tests.fakes.kube_server import KubeServer
+from tests.testbed import manifests
 
 
 @pytest.mark.parametrize(("namespace", "name"), [("..", "x"), ("default", "A"), ("", "x")])
@@ -18,6 +23,27 @@ async def test_a_claim_is_not_read_under_a_name_that_no_claim_has(
 
     assert await volumes.read_claim(ClaimName(namespace=namespace, name=name)) is None
     assert not kube.log.latest
+
+
+async def test_of_a_claim_only_what_replacements_need_is_kept(
+    kube: KubeServer, api: KubeApi
+) -> None:
+    """Its owner can fill it, and it is kept until the replacement of its volume has ended."""
+    wish = manifests.claim("large")
+    texts = {f"a/{number}": "x" for number in range(2_000)}
+    wish["metadata"] |= {"labels": texts, "annotations": {**texts, CLASS_ANNOTATION: "other"}}
+    wish["spec"]["selector"] = {"matchLabels": texts}
+    wish["spec"]["resources"]["requests"] |= texts
+    made = kube.cluster.create("persistentvolumeclaims", wish, namespace="default")
+    volumes = KubeVolumes(api, VolumeIndex(lambda _: None))
+
+    found = await volumes.read_claim(ClaimName(namespace="default", name="large"))
+
+    assert found is not None
+    assert len(json.dumps(found)) < 1_000
+    assert found["metadata"]["uid"] == made["metadata"]["uid"]
+    assert class_of(found) is None
+    assert found["spec"]["resources"]["requests"] == {"storage": "1Gi"}
 
 
 async def test_the_error_about_an_object_is_short_whatever_its_name(api: KubeApi) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from linstor_affinity_events.adapters.kubernetes.index import FollowedVolume, VolumeIndex
-from linstor_affinity_events.adapters.kubernetes.objects import describe
+from linstor_affinity_events.adapters.kubernetes.objects import describe, reduced_claim
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
     AffinityEventsError,
@@ -124,7 +124,8 @@ class FakeVolumes:
         return self._get(VOLUMES, name)
 
     async def read_claim(self, claim: ClaimName) -> Manifest | None:
-        return self._get(CLAIMS, claim.name, claim.namespace)
+        found = self._get(CLAIMS, claim.name, claim.namespace)
+        return None if found is None else reduced_claim(found)
 
     def _get(self, resource: str, name: str, namespace: str = "") -> Manifest | None:
         try:

@@ -54,7 +54,7 @@ from linstor_affinity_events.adapters.transport.bodies import (
     MOST_VALUES,
     parse_json,
     parse_text,
-    without_unreadable_managed_fields,
+    without_costly_managed_fields,
 )
 from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
 from linstor_affinity_events.engine.yielding import yielding
@@ -108,6 +108,10 @@ def in_pieces(body: bytes, size: int = 1000) -> object:
         for _ in reader.feed(body[start : start + size]):
             found += 1
     return found
+
+
+def emptied(body: bytes) -> object:
+    return asyncio.run(without_costly_managed_fields(body))
 
 
 def replicas(rows: list[Any]) -> object:
@@ -227,22 +231,22 @@ CASES: dict[str, tuple[Parser, Callable[[int], Any], int]] = {
         1_000,
     ),
     "managed-fields": (
-        without_unreadable_managed_fields,
+        emptied,
         lambda n: b'{"managedFields":[' + b'{"f:x":' * n + b"1" + b"}" * n + b"]}",
         20_000,
     ),
     "managed-fields-many": (
-        without_unreadable_managed_fields,
+        emptied,
         lambda n: b'[{"managedFields":[{}]},' * n + b'{"managedFields":[\xff]}',
         5_000,
     ),
     "managed-fields-within": (
-        without_unreadable_managed_fields,
+        emptied,
         lambda n: b'{"managedFields":[{"managedFields":[' * n + b"]}]}" * n,
         5_000,
     ),
     "managed-fields-cut-off": (
-        without_unreadable_managed_fields,
+        emptied,
         lambda n: b'{"managedFields":[{"' + b"x" * n,
         100_000,
     ),
@@ -304,6 +308,10 @@ def test_memory_is_linear_in_the_input(name: str) -> None:
         pytest.param("? ? ? ?\n" * 512, id="keys"),
         pytest.param("- &r {fromSame: [a]}\n" + "- *r\n" * 800, id="aliases"),
         pytest.param("- " * (MAX_TEXT // 2), id="dashes"),
+        pytest.param("-  " * (MAX_TEXT // 3), id="dashes apart"),
+        pytest.param("\r- a:" * (MAX_TEXT // 5), id="carriage returns"),
+        pytest.param("\x85- a:" * (MAX_TEXT // 5), id="next lines"),
+        pytest.param("\u2028- a:" * (MAX_TEXT // 5), id="line separators"),
         pytest.param("- fromSame: [" + "a," * 2000 + "a]", id="labels"),
         pytest.param("&a [" * 60, id="anchors"),
         pytest.param("a: " * 1300, id="colons"),

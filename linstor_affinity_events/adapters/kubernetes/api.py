@@ -162,7 +162,8 @@ class KubeApi:
                     # lost: the conflict may be with the first request.
                     raise Unreachable(f"Kubernetes: {request}: the response was lost")
                 self._retry_after_gate.record(request.identity, retry_after(response))
-                return checked_body(response, raw_body, str(request)), len(raw_body)
+                body = await checked_body(response, raw_body, str(request))
+                return body, len(raw_body)
         raise AssertionError("the second round always returns")
 
     @asynccontextmanager
@@ -187,7 +188,7 @@ class KubeApi:
                     async with asyncio.timeout(REQUEST_TIMEOUT):
                         raw_body = await read_bounded(response, MIB)
                     self._retry_after_gate.record(what, retry_after(response))
-                    checked_body(response, raw_body, what)
+                    await checked_body(response, raw_body, what)
                 keep_alive(response)
                 yield watch_events(response, path)
 

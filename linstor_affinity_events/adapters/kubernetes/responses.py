@@ -11,7 +11,7 @@ from linstor_affinity_events.adapters.transport.bodies import (
     ReadPerYield,
     parse_json,
     read_lines,
-    without_unreadable_managed_fields,
+    without_costly_managed_fields,
 )
 from linstor_affinity_events.errors import (
     Conflict,
@@ -26,6 +26,9 @@ from linstor_affinity_events.errors import (
 MOST_VALUES = 2_000_000
 """The most values in one response. A page of 500 volumes has 150,000; no object has a million."""
 
+SHORT = 64 * 1024
+"""Up to so many bytes, a response takes a few milliseconds to parse, whatever it contains."""
+
 LONGEST_LINE = 16 * MIB
 """A watch sends each object in one line. The API server stores up to 1.5 MiB of an object, and
 writes some characters, such as "<", as six bytes.
@@ -37,7 +40,7 @@ PER_YIELD = ReadPerYield(32, 32 * 1024)
 WatchEvents = AsyncGenerator[dict[str, Any], None]
 
 
-def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dict[str, Any]:
+async def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dict[str, Any]:
     """Return the body of a successful response; otherwise raise the error for the next action."""
     status = response.status
     if 300 <= status < 400:
@@ -46,7 +49,7 @@ def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dic
             "redirects are not followed"
         )
     try:
-        body = _parsed(raw, what)
+        body = await _parsed(raw, what)
     except Unreachable:
         if status < 400:
             raise
@@ -59,16 +62,18 @@ def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dic
     raise AssertionError("every error response raises")
 
 
-def _parsed(raw: bytes, what: str) -> Any:
+async def _parsed(raw: bytes, what: str) -> Any:
     """Parse a body or a line of a watch. Raises TooLong, and Unreachable if it is not valid even
     without those parts that clients can make invalid: these must not hide all other objects.
     """
+    if len(raw) > SHORT:
+        raw = await without_costly_managed_fields(raw)
     try:
         return parse_json(raw, what, most=MOST_VALUES)
     except TooLong:
         raise
     except Unreachable:
-        readable = without_unreadable_managed_fields(raw)
+        readable = await without_costly_managed_fields(raw)
         if readable is raw:
             raise
         return parse_json(readable, what, most=MOST_VALUES)
@@ -117,11 +122,11 @@ async def watch_events(response: aiohttp.ClientResponse, path: str) -> WatchEven
     async with aclosing(lines):
         async for line in lines:
             if line.strip():
-                yield _watch_event(line, path)
+                yield await _watch_event(line, path)
 
 
-def _watch_event(line: bytes, path: str) -> dict[str, Any]:
-    event = _parsed(line, f"watch {path}")
+async def _watch_event(line: bytes, path: str) -> dict[str, Any]:
+    event = await _parsed(line, f"watch {path}")
     if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
         raise Unreachable(f"watch {path} did not return events")
     if event.get("type") == "ERROR":

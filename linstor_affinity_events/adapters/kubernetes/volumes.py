@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.index import FollowedVolume, VolumeIndex
-from linstor_affinity_events.adapters.kubernetes.objects import describe
+from linstor_affinity_events.adapters.kubernetes.objects import describe, reduced_claim
 from linstor_affinity_events.errors import Conflict, Missing
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -45,11 +45,12 @@ class KubeVolumes:
             return None
         namespace, name = escaped(claim.namespace), escaped(claim.name)
         try:
-            return await self._api.get(
+            found = await self._api.get(
                 f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}"
             )
         except Missing:
             return None
+        return reduced_claim(found)
 
     async def patch(self, name: PvName, patch: Patch) -> Manifest:
         return await self._patch(_at(name), patch)

@@ -3,11 +3,13 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator
+from itertools import count
 from typing import Any, NamedTuple
 
 import aiohttp
 import orjson
 
+from linstor_affinity_events.engine.yielding import LONGEST
 from linstor_affinity_events.errors import TooLong, Unreachable
 
 MIB = 1024 * 1024
@@ -52,7 +54,7 @@ async def read_lines(
     response: aiohttp.ClientResponse, what: str, *, longest: int, per_yield: ReadPerYield
 ) -> AsyncGenerator[bytes, None]:
     """Yield the lines of a body as they arrive, each with its newline, which an incomplete last one
-    lacks. Other tasks run after each `per_yield`.
+    lacks. Other tasks run after each `per_yield`, or sooner if what is done with it takes long.
 
     Raises TooLong for a line of more than `longest` bytes. aiohttp can read lines too, but the
     longest one is then twice its buffer, which every response may fill, and a line that arrives in
@@ -60,6 +62,8 @@ async def read_lines(
     """
     pieces: list[bytes] = []
     size = lines = line_bytes = 0
+    clock = asyncio.get_running_loop().time
+    since = clock()
     async for chunk in response.content.iter_chunked(_CHUNK):
         end, *starts = chunk.split(b"\n")
         pieces.append(end)
@@ -71,9 +75,13 @@ async def read_lines(
             yield b"".join((*pieces, b"\n"))
             lines, line_bytes = lines + 1, line_bytes + size
             pieces, size = [start], len(start)
-            if lines >= per_yield.lines or line_bytes >= per_yield.size:
+            if (
+                lines >= per_yield.lines
+                or line_bytes >= per_yield.size
+                or clock() - since >= LONGEST
+            ):
                 await asyncio.sleep(0)
-                lines = line_bytes = 0
+                lines, line_bytes, since = 0, 0, clock()
     if size:
         yield b"".join(pieces)
 
@@ -112,30 +120,45 @@ _MARGIN = 16
 """Levels between a document and the `managedFields` of an object in it, and more."""
 
 
-def without_unreadable_managed_fields(body: bytes) -> bytes:
-    """Empty each `managedFields` of a Kubernetes response that can't be parsed, in linear time.
+LONGEST_FIELDS = 16 * 1024
+"""The most bytes of one `managedFields`: an entry for one manager takes 1 KiB, and there are few
+managers of an object.
+"""
+
+_YIELD_EVERY = 5_000
+"""Brackets between cooperative yields."""
+
+
+async def without_costly_managed_fields(body: bytes) -> bytes:
+    """Empty each `managedFields` of a Kubernetes response that can't be parsed or is too long, in
+    linear time.
 
     Whoever may update an object can write there what the API server stores and returns unread:
-    thousands of levels, or bytes that are not UTF-8. Everything else it reads and writes itself.
+    thousands of levels, bytes that are not UTF-8, or a megabyte of tiny objects that takes twenty
+    times as much memory. Everything else it reads and writes itself.
     """
     pieces, at = [], 0
     for found in _MANAGED_FIELDS.finditer(body):
         if found.start() < at:
             continue
-        end = _end_of_value(body, found.end())
+        end = await _end_of_value(body, found.end())
         if end is None:
             break
-        if not _is_readable(body[found.end() : end]):
+        length = end - found.end()
+        if length > LONGEST_FIELDS or not _is_readable(body[found.end() : end]):
             pieces += [body[at : found.end()], b"[]"]
             at = end
     return b"".join((*pieces, body[at:])) if pieces else body
 
 
-def _end_of_value(body: bytes, at: int) -> int | None:
+async def _end_of_value(body: bytes, at: int) -> int | None:
     """Return where the array or object ends that begins here; None if it does not end."""
     depth = 0
-    # Not searched for, which would take quadratic time in a line that is cut off within a string.
-    while (found := _BRACKETS.match(body, at)) is not None:
+    for number in count(1):
+        # Not searched for, which would take quadratic time in a line that is cut off in a string.
+        found = _BRACKETS.match(body, at)
+        if found is None:
+            return None
         at, closed = found.end(), found[1]
         if closed is None:
             depth += 1
@@ -143,6 +166,8 @@ def _end_of_value(body: bytes, at: int) -> int | None:
             return found.start(1) + depth
         else:
             depth -= len(closed)
+        if number % _YIELD_EVERY == 0:
+            await asyncio.sleep(0)
     return None
 
 
