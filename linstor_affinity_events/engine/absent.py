@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.engine.reporter import REMIND_AFTER
@@ -36,14 +36,13 @@ class AbsentVolumes:
     def __contains__(self, name: PvName) -> bool:
         return name in self._absent
 
-    def clear(self, but: Iterable[PvName] = ()) -> None:
+    def clear(self, but: Collection[PvName] = ()) -> None:
         """None of these is our responsibility any more, except the ones given."""
-        for name in (self.stuck.keys() | self._absent) - frozenset(but):
-            self.forget(name)
+        self.forget(*(name for name in self.stuck.keys() | self._absent if name not in but))
 
-    def gone(self, name: PvName) -> None:
-        """The volume is released and must be recreated."""
-        self._absent.add(name)
+    def gone(self, *names: PvName) -> None:
+        """The volumes are released and must be recreated."""
+        self._absent.update(names)
         self._telemetry.absent(len(self._absent))
 
     def present(self, name: PvName) -> None:
@@ -55,14 +54,15 @@ class AbsentVolumes:
             )
         self.forget(name)
 
-    def forget(self, name: PvName) -> None:
-        """The volume exists again, or is no longer our responsibility."""
-        self._absent.discard(name)
-        self.blocking.discard(name)
+    def forget(self, *names: PvName) -> None:
+        """The volumes exist again, or are no longer our responsibility."""
+        self._absent.difference_update(names)
+        self.blocking.difference_update(names)
+        for name in names:
+            self._warned.pop(name, None)
+            self.stuck.pop(name, None)
         self._telemetry.absent(len(self._absent))
-        self._warned.pop(name, None)
-        if self.stuck.pop(name, None) is not None:
-            self._telemetry.stuck(len(self.stuck))
+        self._telemetry.stuck(len(self.stuck))
 
     def mark_stuck(self, entry: JournalEntry, error: Refused, *, blocking: bool) -> None:
         """Kubernetes rejects its creation. Reported once per error, and again while it lasts."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 
 from linstor_affinity_events.engine.ports import Leadership, LinstorPoll
+from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.names import few
@@ -16,6 +17,10 @@ from linstor_affinity_events.model.poll_result import PollResult
 log = logging.getLogger(__name__)
 
 CAUSE = "poll"
+
+YIELD_EVERY = 100
+"""Nodes between cooperative yields; one may have thousands of labels."""
+
 COUNTED_MOST = 60.0
 """Maximum time that a changing number of resources is left to the events."""
 
@@ -77,11 +82,12 @@ class Poll:
             return
         if reading.resources is None:
             self._last = PollResult(nodes=reading.nodes, resources=before.resources)
-        self._compare(before, reading)
+        await self._compare(before, reading)
 
-    def _compare(self, before: PollResult, reading: PollResult) -> None:
+    async def _compare(self, before: PollResult, reading: PollResult) -> None:
         now = asyncio.get_running_loop().time()
-        if nodes := reading.changed_nodes(before):
+        names = yielding(reading.nodes.keys() | before.nodes.keys(), every=YIELD_EVERY)
+        if nodes := sorted([name async for name in names if reading.is_changed(name, before)]):
             log.info(
                 "LINSTOR's nodes changed (added, removed, or with other flags, labels or "
                 "connection): starting a full reconcile",

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from heapq import nsmallest
+from itertools import islice
 
 from linstor_affinity_events.engine.absent import AbsentVolumes
 from linstor_affinity_events.engine.originals import Originals
@@ -27,6 +28,9 @@ UNFINISHED = (
 
 
 REPORTED_AT_ONCE = 100
+
+FORGOTTEN_AT_ONCE = 5_000
+"""Whose entries are gone. Of more, those that are left are forgotten after the next list."""
 """By one full reconcile; others may have written thousands of entries."""
 
 
@@ -80,8 +84,8 @@ class Unfinished:
         requested, in this `term`, so that replacements begun meanwhile stay.
         """
         # A partial list does not show which known entries are gone.
-        old = frozenset(before if listed.whole else ())
-        for name in old - listed.volumes.keys():
+        gone = (name for name in (before if listed.whole else ()) if name not in listed.volumes)
+        for name in islice(gone, FORGOTTEN_AT_ONCE):
             self.pending.discard(name)
         if self.complete:
             self._later.update(listed.volumes.keys() - self.pending.keys())
@@ -105,9 +109,7 @@ class Unfinished:
         """
         now = asyncio.get_running_loop().time()
         self._since = {name: self._since.get(name, now) for name in self.pending}
-        for name in self.pending:
-            if volume_of(name) is None and name not in self.absent:
-                self.absent.gone(name)
+        self.absent.gone(*(name for name in self.pending if volume_of(name) is None))
         lasting = {name for name, since in self._since.items() if now - since >= DEFERRED_FOR}
         reported = sorted(lasting - self._lasting)[:REPORTED_AT_ONCE]
         for name in reported:

@@ -26,10 +26,9 @@ class PollResult:
     nodes: Mapping[NodeName, NodeState]
     resources: int | None
 
-    def changed_nodes(self, before: "PollResult") -> list[NodeName]:
-        """The nodes that were added, removed or changed."""
-        either = self.nodes.keys() | before.nodes.keys()
-        return sorted(name for name in either if self.nodes.get(name) != before.nodes.get(name))
+    def is_changed(self, name: NodeName, before: "PollResult") -> bool:
+        """Whether this node was added, removed or changed."""
+        return self.nodes.get(name) != before.nodes.get(name)
 
     def recounted(self, before: "PollResult") -> bool:
         """Whether the number of resources changed."""

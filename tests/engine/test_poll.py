@@ -4,14 +4,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from linstor_affinity_events.engine.poll import COUNTED_MOST, Poll
+from linstor_affinity_events.engine.poll import COUNTED_MOST, YIELD_EVERY, Poll
 from linstor_affinity_events.errors import AffinityEventsError, LoginRefused, Unreachable
 from linstor_affinity_events.model.names import NodeName
 from linstor_affinity_events.model.poll_result import NodeState, PollResult
+from tests.adapters.peers import running
+from tests.engine.test_full_reconcile_yields import MostAtOnce
 from tests.fakes.others import FakeLeadership
 
 EVERY = 10.0
@@ -52,7 +55,7 @@ class PollFixture:
 
 @pytest_asyncio.fixture(params=[True])
 async def fixture(request: pytest.FixtureRequest) -> AsyncIterator[PollFixture]:
-    """Give `room` the parameter False for an instance that does not lead."""
+    """Give `fixture` the parameter False for an instance that does not lead."""
     linstor, leadership, requests = Memory(), FakeLeadership(request.param), list[str]()
     poll = Poll(
         linstor=linstor,
@@ -217,3 +220,27 @@ async def test_with_a_better_event_source_nothing_is_polled(fixture: PollFixture
     await fixture.beats()
     del fixture.linstor.nodes[N2]
     assert await fixture.beats() == 1
+
+
+class Counting(dict[NodeName, NodeState]):
+    """Counts how many nodes were compared."""
+
+    compared = 0
+
+    def get(self, name: NodeName, default: Any = None) -> Any:
+        self.compared += 1
+        return super().get(name, default)
+
+
+async def test_other_tasks_run_while_very_many_nodes_are_compared(fixture: PollFixture) -> None:
+    nodes = Counting({NodeName(f"n{number}"): ONLINE for number in range(5 * YIELD_EVERY)})
+    compared = MostAtOnce(lambda: nodes.compared)
+
+    reading = PollResult(nodes=nodes, resources=7)
+    async with running(compared.watch()):
+        await asyncio.sleep(0)
+        await fixture.poll._compare(reading, reading)
+        await asyncio.sleep(0)
+
+    assert nodes.compared == 2 * len(nodes)
+    assert compared.found <= 2 * YIELD_EVERY

@@ -10,7 +10,11 @@ from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.engine.observing import MOST_ABSENT
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR
-from linstor_affinity_events.engine.unfinished import REPORTED_AT_ONCE, Unfinished
+from linstor_affinity_events.engine.unfinished import (
+    FORGOTTEN_AT_ONCE,
+    REPORTED_AT_ONCE,
+    Unfinished,
+)
 from linstor_affinity_events.errors import Forbidden
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import PvName, Uid
@@ -171,3 +175,19 @@ async def test_those_to_resume_are_the_observed_then_the_ones_not_tried_for_long
 
     assert unfinished.due(names, pause=60.0, most=60) == names[50:] + names[:10]
     assert unfinished.due(names[:50], pause=60.0, most=3) == names[:3]
+
+
+async def test_very_many_entries_that_are_gone_are_forgotten_some_at_a_time() -> None:
+    """Others may delete thousands that they wrote, by one request."""
+    unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
+    number = 2 * FORGOTTEN_AT_ONCE + 1
+    for each in range(number):
+        unfinished.pending.add(PvName(f"pvc-{each}"), ENTRY.key)
+    none = Listed({}, whole=True, first=True, last=True)
+
+    left = list[int]()
+    for _ in range(3):
+        unfinished.know(none, before=list(unfinished.pending), term=0, volume_of=lambda _: None)
+        left.append(len(unfinished.pending))
+
+    assert left == [number - FORGOTTEN_AT_ONCE, 1, 0]
