@@ -4,15 +4,18 @@ Their journal entry says how to continue, but others may rewrite it. This instan
 it wrote, and whether it was itself that had the volume deleted, for as long as nobody else led.
 """
 
+import asyncio
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.ports import VolumeWatch
-from linstor_affinity_events.engine.replacement_run import ReplacementRun
+from linstor_affinity_events.engine.replacement_run import RELIED_ON_AFTER, ReplacementRun
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import Conflict
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.manifest import Manifest, name_of, uid_of
+from linstor_affinity_events.model.markers import Before, holder_of
+from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.progress import Progress, continued
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
 
@@ -25,6 +28,17 @@ class _Interrupted:
     term: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Unanswered:
+    """Markers that may be set after the run that requested them has ended."""
+
+    uid: Uid
+    before: Before
+    began: float
+    """As of the run, by the loop's clock."""
+    term: int
+
+
 class InterruptedRuns:
     """By volume."""
 
@@ -32,6 +46,7 @@ class InterruptedRuns:
         self._dependencies = dependencies
         self._runs: dict[PvName, _Interrupted] = {}
         self._at_work: set[PvName] = set()
+        self._unanswered: dict[PvName, _Unanswered] = {}
 
     def __contains__(self, name: PvName) -> bool:
         """Whether there is a run to continue; not if another instance may have led since."""
@@ -63,6 +78,7 @@ class InterruptedRuns:
             # An entry that is left alone may be rewritten or deleted later.
             if outcome is not None and not isinstance(outcome, LeaveAlone):
                 self.ended(name)
+                self._keep_unanswered(run)
             elif run.progress.begun:
                 self._runs[name] = _Interrupted(run.progress, run.began, run.term)
 
@@ -77,6 +93,33 @@ class InterruptedRuns:
     def ended(self, name: PvName) -> None:
         self._runs.pop(name, None)
 
+    def values_before_late_markers(self, pv: Manifest) -> Before | None:
+        """Policy and skip-reclaim before this instance marked the volume, if that request arrived
+        when its run had ended, and so recently that nobody can have relied on the markers.
+        """
+        found = self._unanswered.get(name_of(pv))
+        ours = (
+            found is not None
+            and found.uid == uid_of(pv)
+            and holder_of(pv) == self._dependencies.holder
+            and self._may_arrive(found)
+        )
+        return found.before if found is not None and ours else None
+
+    def _keep_unanswered(self, run: ReplacementRun) -> None:
+        progress = run.progress
+        if progress.begun and progress.mark_unanswered and not progress.deletion_requested:
+            self._unanswered[progress.entry.pv] = _Unanswered(
+                progress.entry.uid, progress.original_values, run.began, run.term
+            )
+
+    def _may_arrive(self, markers: _Unanswered) -> bool:
+        age = asyncio.get_running_loop().time() - markers.began
+        return age < RELIED_ON_AFTER and markers.term == self._dependencies.unfinished.term
+
     def forget(self, *, but: Container[PvName]) -> None:
         """Forget all others."""
         self._runs = {name: run for name, run in self._runs.items() if name in but}
+        self._unanswered = {
+            name: markers for name, markers in self._unanswered.items() if self._may_arrive(markers)
+        }

@@ -221,7 +221,8 @@ class Replacer:
                 self.unfinished.without_entry(name)
                 if pv is not None and not is_terminating(pv):
                     self.unfinished.originals.forget(name)
-                return await unmark_without_entry(self._dependencies, pv)
+                own = None if pv is None else self._interrupted.values_before_late_markers(pv)
+                return await unmark_without_entry(self._dependencies, pv, own=own)
             self.unfinished.record(entry)
             holder = self._dependencies.holder
             observation = Observation(pv=pv, taken=entry.holder == holder)

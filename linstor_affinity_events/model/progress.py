@@ -179,6 +179,9 @@ class Progress:
     tried: JournalEntry | None = None
     """The entry that this run tried to write last, without version: it may be stored."""
 
+    mark_unanswered: bool = False
+    """Whether markers that this run requested may still be set, whenever that request arrives."""
+
     deletion_requested: bool = False
     """Whether a deletion that this run requested may have taken effect."""
 
@@ -273,7 +276,10 @@ def following(progress: Progress) -> Step:
         return progress.then
     if progress.rejected is not None:
         return _roll_back(progress)
-    return next_step(progress.entry, progress.observation)
+    # A run that another one may have preceded does not know whether that one requested a deletion.
+    requested = progress.deletion_requested or not progress.begun
+    observation = replace(progress.observation, deletion_requested=requested)
+    return next_step(progress.entry, observation)
 
 
 def _roll_back(progress: Progress) -> Step:
@@ -585,6 +591,8 @@ def _after_failure(
     progress = _having_tried(progress, step)
     if isinstance(step, Remove):
         progress = replace(progress, removed=True)
+    if isinstance(step, Mark | MarkAndSave) and not isinstance(error, Conflict | Refused):
+        progress = replace(progress, mark_unanswered=True)
     if isinstance(step, Delete) and not isinstance(error, Conflict):
         # Only a conflict proves that nothing happened.
         progress = replace(progress, deletion_requested=True)

@@ -99,6 +99,9 @@ class Observation:
     begun_here: bool = False
     """Whether this instance wrote the entry, and still runs the replacement since."""
 
+    deletion_requested: bool = True
+    """Whether a deletion that this service requested may have taken effect, as far as is known."""
+
     original: Original | None = None
     """The volume being replaced, as this instance observed it."""
 
@@ -326,7 +329,8 @@ def _deleted_by_others(entry: JournalEntry, pv: Manifest, observation: Observati
 
 def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
     if entry.state is State.PREPARED:
-        if says_deletion(pv):
+        known = not observation.deletion_requested and holder_of(pv) == observation.holder
+        if says_deletion(pv) and not known:
             return LeaveAlone(
                 "this service had the volume deleted, but the entry says that it had not yet "
                 "requested that: another client rewrote the entry"
@@ -337,7 +341,7 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
         return LeaveAlone(
             "the volume is being deleted, and nothing on it confirms that this service deleted it"
         )
-    before = original_values_of(pv)
+    before = None if observation.uninterrupted else original_values_of(pv)
     if before is not None and protected_as(entry.wanted, before) != entry.wanted:
         # What keeps the data is left out only if neither the entry nor the volume has it.
         return Save(entry.wanting(protected_as(entry.wanted, before)))

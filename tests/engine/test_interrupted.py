@@ -16,8 +16,12 @@ from linstor_affinity_events.model.keys import (
     ORIGINAL_POLICY_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
 )
+from linstor_affinity_events.model.manifest import Manifest, Patch
+from linstor_affinity_events.model.markers import has_any_marker, mark_patch
+from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.recreation import copy_for_create
 from linstor_affinity_events.model.steps import Outcome
-from tests.engine.setup import PV, RD, Setup, cluster_with, replace, setup_on
+from tests.engine.setup import PV, RD, Setup, cluster_with, instead, replace, setup_on, until
 from tests.fakes.linstor import FakeLinstor
 
 Json = dict[str, Any]
@@ -161,3 +165,54 @@ async def test_markers_without_reason_are_removed_and_retain_is_reported() -> No
 
         assert FINALIZER not in second.pv()["metadata"]["finalizers"]
         assert [reason for _, reason, _ in second.notices.warnings] == ["VolumeRetained"]
+
+
+@pytest.mark.parametrize(
+    ("then", "policy"),
+    [
+        ("at once", "Delete"),
+        ("a minute later", "Retain"),
+        ("another led", "Retain"),
+        ("those of another instance", "Retain"),
+        ("on another incarnation", "Retain"),
+    ],
+)
+async def test_markers_that_arrive_when_their_run_has_ended_are_removed(
+    then: str, policy: str
+) -> None:
+    """With policy Retain unless it was certainly this instance that set it, a moment ago."""
+    async with one_setup() as setup:
+        patch, late = setup.volumes.patch, list[Patch]()
+
+        async def lost(_: PvName, wanted: Patch) -> Manifest:
+            late.append(wanted)
+            raise Unreachable("connection reset")
+
+        instead(setup.volumes, patch=lost)
+        with pytest.raises(Unreachable):
+            await replace(setup, "n2")
+        assert await setup.replacer.resume(PV) is Outcome.SUPERSEDED
+        assert not setup.journal.entries
+
+        instead(setup.volumes, patch=patch)
+        [arriving] = late
+        if then == "those of another instance":
+            arriving = mark_patch(setup.pv(), "another")
+        elif then == "on another incarnation":
+            again = copy_for_create(setup.pv())
+            setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+            setup.cluster.delete("persistentvolumes", PV)
+            setup.cluster.create("persistentvolumes", again)
+            await until(lambda: setup.pv()["status"].get("phase") == "Bound")
+            arriving = mark_patch(setup.pv(), setup.replacer._dependencies.holder)
+        await setup.volumes.patch(PV, arriving)
+        if then == "a minute later":
+            await asyncio.sleep(61)
+        elif then == "another led":
+            setup.replacer.unfinished.leadership_lost()
+        setup.replacer.forget_gone()
+        await setup.replacer.resume(PV)
+
+        pv = setup.pv()
+        assert not has_any_marker(pv)
+        assert pv["spec"]["persistentVolumeReclaimPolicy"] == policy

@@ -5,12 +5,21 @@ from typing import Any
 
 import pytest
 
-from linstor_affinity_events.errors import Conflict, Forbidden, Invalid, Stalled, Unreachable
+from linstor_affinity_events.errors import (
+    Again,
+    Conflict,
+    Forbidden,
+    Invalid,
+    Refused,
+    Stalled,
+    Unreachable,
+)
 from linstor_affinity_events.model.affinity import read_affinity
+from linstor_affinity_events.model.claim_ref import tombstone_patch
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import OURSELVES
 from linstor_affinity_events.model.manifest import claim_of, is_terminating, phase_of, uid_of
-from linstor_affinity_events.model.markers import has_any_marker
+from linstor_affinity_events.model.markers import has_any_marker, mark_patch
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.progress import (
     MAX_CONFLICTS,
@@ -616,3 +625,46 @@ def test_an_entry_overwritten_by_another_instance_is_no_longer_our_own() -> None
     assert (same.own, taken.own) == (True, False)
     assert not taken.observation.taken
     assert taken.entry.state is State.DELETING
+
+
+@pytest.mark.parametrize(
+    ("begun_by_us", "requested", "holder", "followed"),
+    [
+        pytest.param(True, False, US, True, id="we know that we deleted nothing"),
+        pytest.param(True, True, US, False, id="we deleted it"),
+        pytest.param(True, False, ANOTHER, False, id="another instance is about to delete it"),
+        pytest.param(False, False, US, False, id="after a restart"),
+    ],
+)
+def test_who_believes_markers_that_say_that_the_volume_was_deleted(
+    begun_by_us: bool, requested: bool, holder: str, followed: bool
+) -> None:
+    """Against an entry that says that it was not."""
+    held = managed(applied(ORIGINAL, mark_patch(ORIGINAL, holder)))
+    pv = terminating(applied(held, tombstone_patch(held, deleted=True)))
+    observation = Observation(pv=pv, holder=US)
+    progress = replace(
+        begin(begun(ORIGINAL, holder=US), observation, holder=US, own=begun_by_us),
+        deletion_requested=requested,
+    )
+
+    step = following(progress)
+
+    assert isinstance(step, LeaveAlone) is not followed
+
+
+@pytest.mark.parametrize(
+    ("error", "unanswered"),
+    [(Unreachable("reset"), True), (Conflict("conflict"), False), (Forbidden("no"), False)],
+)
+def test_only_a_mark_without_a_response_may_still_arrive(
+    error: Again | Refused, *, unanswered: bool
+) -> None:
+    progress = started(Cluster())
+    step = following(progress)
+    assert isinstance(step, MarkAndSave)
+
+    after = advance(progress, step, Failure(error))
+
+    after = after if isinstance(after, Progress) else after.progress
+    assert after.mark_unanswered is unanswered

@@ -1,0 +1,83 @@
+"""Replacement markers that others rewrite, in our field manager's name, while a volume is replaced.
+
+Markers are for those who continue from them. A run that knows better does not follow them.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from linstor_affinity_events.model.keys import MARKER_ANNOTATION
+from linstor_affinity_events.model.manifest import Manifest
+from tests.engine.forged_entries import FORGED, reconciled
+from tests.engine.setup import PV, RD, Setup, instead, until
+from tests.engine.test_entries_rewritten_in_replacement import bound
+
+
+def rewrite_markers(setup: Setup, **values: Any) -> None:
+    markers = json.loads(setup.pv()["metadata"]["annotations"][MARKER_ANNOTATION]) | values
+    annotations = {MARKER_ANNOTATION: json.dumps(markers)}
+    patch = {"metadata": {"annotations": annotations}}
+    setup.cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
+
+
+def at_each_deletion(
+    setup: Setup, *, before: Callable[[], object] = list, after: Callable[[], object] = list
+) -> None:
+    delete = setup.volumes.delete
+
+    async def hooked(manifest: Manifest) -> Manifest | None:
+        before()
+        response = await delete(manifest)
+        after()
+        return response
+
+    instead(setup.volumes, delete=hooked)
+
+
+@pytest.mark.parametrize("markers", [{}, {"deleted": True}])
+async def test_a_run_that_deleted_nothing_lets_an_owner_delete_the_volume(
+    markers: dict[str, Any],
+) -> None:
+    """Each write before a DELETE ends it in a conflict, until the owner deletes the volume."""
+    async with bound() as (setup, _):
+        numbers = iter(range(6))
+
+        def attack() -> None:
+            for number in numbers:
+                rewrite_markers(setup, number=number, **markers)
+                return
+            if "deletionTimestamp" not in setup.pv()["metadata"]:
+                setup.cluster.delete("persistentvolumes", PV)
+
+        at_each_deletion(setup, before=attack)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: "deletionTimestamp" in setup.pv()["metadata"])
+            await reconciled(setup, 5)
+
+        pv = setup.pv()
+        assert pv["metadata"]["finalizers"] == ["kubernetes.io/pv-protection"]
+        assert pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert not setup.journal.entries
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_run_knows_the_policy_of_the_volume_that_it_marked(moment: str) -> None:
+    async with bound() as (setup, _):
+        writes = iter(range(1))
+
+        def attack() -> None:
+            for _ in writes:
+                rewrite_markers(setup, reclaimPolicy="Retain")
+
+        at_each_deletion(setup, **{moment: attack})
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: setup.notices.informed)
+
+        assert next(writes, None) is None
+        assert setup.nodes() == {"n2"}
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
