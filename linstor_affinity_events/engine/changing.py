@@ -27,17 +27,13 @@ class Changer:
     """Reads a volume uncached, decides again, and only then writes."""
 
     def __init__(self, components: Components) -> None:
-        self._queue, self._limit, self._cluster_view = (
-            components.queue,
-            components.changes,
-            components.cluster_view,
-        )
+        self._limit, self._cluster_view = components.changes, components.cluster_view
         self._replacer, self._retries, self._reporter = (
             components.replacer,
             components.retries,
             components.reporter,
         )
-        self._volumes, self._leadership = components.ports.volumes, components.ports.leadership
+        self._volumes, self._may_begin = components.ports.volumes, components.may_begin
         self._telemetry = components.ports.telemetry
         self._preemption = components.preemption
         self._changed_at: dict[ResourceName, float] = {}
@@ -57,12 +53,12 @@ class Changer:
         cached: Volume,
         reading: Reading,
         *,
-        alone: bool,
+        ahead: bool,
     ) -> None:
-        """Read the volume uncached, decide again, and only then write. Where it is `alone`, others
+        """Read the volume uncached, decide again, and only then write. With `ahead`, others
         give way to it.
         """
-        if alone:
+        if ahead:
             with self._preemption.ahead(cached.name):
                 await self._change(item, cached, reading)
         else:
@@ -77,7 +73,7 @@ class Changer:
     ) -> None:
         begun = asyncio.get_running_loop().time()
         pv, claim = await self._read(cached)
-        if not self._leadership.leading or self._queue.closed:
+        if not self._may_begin():
             return
         volume = None if pv is None else self._volumes.describe(pv)
         if pv is None or volume is None:

@@ -24,6 +24,9 @@ class Components:
     """One of each."""
 
     ports: Ports
+    may_begin: Callable[[], bool]
+    """Whether this instance may begin to change something: it leads and is not shutting down."""
+
     queue: KeyedQueue[ResourceName]
     changes: ConcurrencyLimit
     cluster_view: ClusterView
@@ -60,11 +63,15 @@ def components_of(
     placement_reader = PlacementReader(ports.linstor, readers=tuning.readers)
     reporter = Reporter(ports.notices, ports.telemetry, ports.now)
     preemption = Preemption()
+
+    def may_begin() -> bool:
+        return ports.leadership.leading and not queue.closed
+
     replacer = Replacer(
         ports,
         delays=lambda: Backoff(first=0.05, most=2.0, chance=chance),
         holder=holder,
-        may_begin=lambda: ports.leadership.leading and not queue.closed,
+        may_begin=may_begin,
         guard_timeout=tuning.guard_timeout,
         on_binder_wait=changes.observe,
         preemption=preemption,
@@ -72,6 +79,7 @@ def components_of(
     )
     return Components(
         ports=ports,
+        may_begin=may_begin,
         queue=queue,
         changes=changes,
         cluster_view=cluster_view,

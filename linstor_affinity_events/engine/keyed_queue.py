@@ -165,15 +165,15 @@ class KeyedQueue(Generic[K]):
         """The number of keys that are due for a reconcile."""
         return self._ready[Priority.RECONCILE].due(self._now())
 
-    def may_change(self, item: WorkItem[K], *, urgent: bool, alone: bool = False) -> bool:
+    def may_change(self, item: WorkItem[K], *, urgent: bool, ahead: bool = False) -> bool:
         """Let the item count as a change, unless that limit is reached or a more urgent one waits.
 
-        If False, add the key again with the priority of its change. One that is `alone` exceeds the
-        limit, by one: the others give way to it.
+        If False, add the key again with the priority of its change. One that goes `ahead` exceeds
+        the limit, by one: the others give way to it.
         """
         if item.limit is self.changes:
             return True
-        if not alone and not self._may_start(urgent=urgent):
+        if not ahead and not self._may_start(urgent=urgent):
             return False
         was_full = not self.reads.free
         self.changes.acquire()

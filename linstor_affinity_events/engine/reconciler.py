@@ -48,7 +48,7 @@ class Reconciler:
         self._cluster_view, self._replacer = components.cluster_view, components.replacer
         self._retries, self._reporter = components.retries, components.reporter
         self._resuming, self._changer = Resuming(components), Changer(components)
-        self._preemption = components.preemption
+        self._preemption, self._may_begin = components.preemption, components.may_begin
         self._rechecks = Rechecks(components.queue)
         self._saved_volumes = SavedVolumes(
             components.ports,
@@ -186,14 +186,14 @@ class Reconciler:
                 return False
             case Change():
                 pass
-        if not self._leadership.leading or self._queue.closed:
+        if not self._may_begin():
             return False
-        alone = self._may_go_ahead(item, decision)
-        if reading.bulk or not self._queue.may_change(item, urgent=decision.urgent, alone=alone):
+        ahead = self._may_go_ahead(item, decision)
+        if reading.bulk or not self._queue.may_change(item, urgent=decision.urgent, ahead=ahead):
             priority = Priority.URGENT if decision.urgent else Priority.CHANGE
             self._queue.add(item.key, priority=priority, since=item.since, source=item.source)
             return False
-        await self._changer.change(item, volume, reading, alone=alone)
+        await self._changer.change(item, volume, reading, ahead=ahead)
         return False
 
     def _may_go_ahead(self, item: WorkItem[ResourceName], change: Change) -> bool:

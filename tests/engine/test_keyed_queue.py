@@ -164,7 +164,7 @@ async def test_a_single_change_on_top_of_many_exceeds_the_limit(priority: Priori
         queue.add("single")
         async with queue.get() as single:
             assert queue.is_alone(single)
-            assert queue.may_change(single, urgent=True, alone=True)
+            assert queue.may_change(single, urgent=True, ahead=True)
             assert not queue.changes.free
 
     async with queue.get() as item:
