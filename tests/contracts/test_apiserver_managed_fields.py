@@ -79,6 +79,10 @@ async def written(apiserver: Apiserver, real_cluster: RealCluster) -> AsyncItera
         yield write
         for path in paths:
             await status_of(session, "DELETE", path)
+            async with asyncio.timeout(TIMEOUT):
+                # Volumes and claims have finalizers, which their controllers remove.
+                while await status_of(session, "GET", path) != 404:
+                    await asyncio.sleep(0.02)
 
 
 async def status_of(
