@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from benchmarks.command import add_sidecars, run
+from benchmarks.command import run
 from benchmarks.comparison import Comparison, Side, client_named, report_named
 from benchmarks.figures import percentile
 from benchmarks.programs import SERVICE, Program
@@ -224,7 +224,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.burst", description=__doc__)
     parser.add_argument("--binder-limit", type=int, help="requests/s; its default without")
     parser.add_argument("--minimal", action="store_true", help="beside the minimal client")
-    add_sidecars(parser)
+    parser.add_argument(
+        "--sidecars",
+        action="store_true",
+        help="the service only, with linstor-csi, csi-provisioner, csi-attacher and csi-resizer at "
+        "work, which the baseline was not made for",
+    )
     parser.add_argument("--alone", action="store_true", help="the service only, beside no other")
 
     async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
@@ -235,7 +240,7 @@ def main() -> int:
             program=given.program,
             minimal=given.minimal,
             sidecars=given.sidecars,
-            alone=given.alone,
+            alone=given.alone or given.sidecars,
         )
 
     return run(parser, measure)

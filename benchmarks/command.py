@@ -34,15 +34,6 @@ def add_loop(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sidecars(parser: argparse.ArgumentParser) -> None:
-    """Let the user have the CSI driver and its sidecars at work meanwhile."""
-    parser.add_argument(
-        "--sidecars",
-        action="store_true",
-        help="with linstor-csi, csi-provisioner, csi-attacher and csi-resizer at work",
-    )
-
-
 def run(parser: argparse.ArgumentParser, measure: Measure) -> int:
     """Measure, and print what was found; returns the exit code."""
     parser.add_argument("--sizes", type=sizes, default=(1000,), help="volumes, e.g. 1000,10000")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.command import add_sidecars, run
+from benchmarks.command import run
 from benchmarks.comparison import Comparison, client_named, report_named
 from benchmarks.figures import percentile
 from benchmarks.programs import SERVICE, Program
@@ -28,18 +28,13 @@ async def measure_latency(
     timing: Timing | None = None,
     program: Program = SERVICE,
     minimal: bool = False,
-    sidecars: bool = False,
 ) -> list[Report]:
     """Move volumes one at a time, each on the service's side and then on the baseline's."""
     volumes = [f"{number:03}" for number in range(VOLUMES)]
     waits: dict[str, list[float]] = {}
     absent: dict[str, list[float]] = {}
     async with Comparison.real(
-        directory,
-        binder_limit=binder_limit,
-        timing=timing,
-        minimal=minimal,
-        sidecars=sidecars,
+        directory, binder_limit=binder_limit, timing=timing, minimal=minimal
     ) as comparison:
         for side in comparison.sides:
             await side.add({f"{side.name}-{name}": ["n1"] for name in volumes})
@@ -73,8 +68,7 @@ async def measure_latency(
     ]
     limit = f"the binder's request limit {shown}"
     title = f"Latency: from LINSTOR's event to the volume, ms; {limit}; beside {beside}"
-    title += ", with the CSI sidecars" * sidecars
-    name = report_named("latency", binder_limit, minimal=minimal, sidecars=sidecars)
+    name = report_named("latency", binder_limit, minimal=minimal)
     return [Report(name=name, title=title, rows=rows, goals=goals)]
 
 
@@ -97,7 +91,6 @@ def main() -> int:
     parser.add_argument("--moves", type=int, default=100)
     parser.add_argument("--binder-limit", type=int, help="requests/s; its default without")
     parser.add_argument("--minimal", action="store_true", help="beside the minimal client")
-    add_sidecars(parser)
 
     async def measure(given: argparse.Namespace, logs: Path) -> list[Report]:
         return await measure_latency(
@@ -106,7 +99,6 @@ def main() -> int:
             binder_limit=given.binder_limit,
             program=given.program,
             minimal=given.minimal,
-            sidecars=given.sidecars,
         )
 
     return run(parser, measure)
