@@ -14,7 +14,7 @@ from linstor_affinity_events.engine.replacement_run import RELIED_ON_AFTER, Repl
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import Conflict
 from linstor_affinity_events.model.manifest import Manifest, name_of, uid_of
-from linstor_affinity_events.model.markers import Before, holder_of
+from linstor_affinity_events.model.markers import Before, holder_of, is_marked, original_values_of
 from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.progress import Progress, continued
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
@@ -102,6 +102,9 @@ class InterruptedRuns:
             found is not None
             and found.uid == uid_of(pv)
             and holder_of(pv) == self._dependencies.holder
+            # One write sets all of them; of an annotation alone, anybody may be the author.
+            and is_marked(pv)
+            and original_values_of(pv) == found.before
             and self._may_arrive(found)
         )
         return found.before if found is not None and ours else None

@@ -81,7 +81,7 @@ async def written(apiserver: Apiserver, real_cluster: RealCluster) -> AsyncItera
             await status_of(session, "DELETE", path)
             async with asyncio.timeout(TIMEOUT):
                 # Volumes and claims have finalizers, which their controllers remove.
-                while await status_of(session, "GET", path) != 404:
+                while await status_of(session, "GET", path) != 404:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
 

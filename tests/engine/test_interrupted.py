@@ -14,6 +14,7 @@ from linstor_affinity_events.model.keys import (
     FINALIZER,
     MARKER_ANNOTATION,
     ORIGINAL_POLICY_ANNOTATION,
+    OURSELVES,
     SKIP_RECLAIM_ANNOTATION,
 )
 from linstor_affinity_events.model.manifest import Manifest, Patch
@@ -22,6 +23,7 @@ from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.recreation import copy_for_create
 from linstor_affinity_events.model.steps import Outcome
 from tests.engine.setup import PV, RD, Setup, cluster_with, instead, replace, setup_on, until
+from tests.fakes.kube_server.metadata import Writer
 from tests.fakes.linstor import FakeLinstor
 
 Json = dict[str, Any]
@@ -175,6 +177,8 @@ async def test_markers_without_reason_are_removed_and_retain_is_reported() -> No
         ("another led", "Retain"),
         ("those of another instance", "Retain"),
         ("on another incarnation", "Retain"),
+        ("an annotation alone", "Retain"),
+        ("by another field manager", "Retain"),
     ],
 )
 async def test_markers_that_arrive_when_their_run_has_ended_are_removed(
@@ -205,7 +209,11 @@ async def test_markers_that_arrive_when_their_run_has_ended_are_removed(
             setup.cluster.create("persistentvolumes", again)
             await until(lambda: setup.pv()["status"].get("phase") == "Bound")
             arriving = mark_patch(setup.pv(), setup.replacer._dependencies.holder)
-        await setup.volumes.patch(PV, arriving)
+        if then == "an annotation alone":
+            retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+            arriving = {"metadata": {"annotations": arriving["metadata"]["annotations"]}} | retain
+        writer = Writer(name="kubectl" if then == "by another field manager" else OURSELVES)
+        setup.cluster.patch("persistentvolumes", PV, arriving, writer=writer)
         if then == "a minute later":
             await asyncio.sleep(61)
         elif then == "another led":

@@ -21,7 +21,7 @@ from linstor_affinity_events.adapters.kubernetes.responses import (
 )
 from linstor_affinity_events.adapters.kubernetes.retry_after import RetryAfterGate
 from linstor_affinity_events.adapters.kubernetes.session import KubeSession, LoadConfiguration
-from linstor_affinity_events.adapters.transport.bodies import MIB, read_bounded
+from linstor_affinity_events.adapters.transport.bodies import LONGEST_FIELDS, MIB, read_bounded
 from linstor_affinity_events.adapters.transport.sockets import keep_alive
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.keys import OURSELVES
@@ -162,7 +162,9 @@ class KubeApi:
                     # lost: the conflict may be with the first request.
                     raise Unreachable(f"Kubernetes: {request}: the response was lost")
                 self._retry_after_gate.record(request.identity, retry_after(response))
-                body = await checked_body(response, raw_body, str(request))
+                # Nobody reads the fields of those of which the metadata is enough.
+                longest = 0 if request.accept == METADATA_ALONE else LONGEST_FIELDS
+                body = await checked_body(response, raw_body, str(request), longest_fields=longest)
                 return body, len(raw_body)
         raise AssertionError("the second round always returns")
 

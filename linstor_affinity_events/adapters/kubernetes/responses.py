@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 
 from linstor_affinity_events.adapters.transport.bodies import (
+    LONGEST_FIELDS,
     MIB,
     ReadPerYield,
     parse_json,
@@ -40,8 +41,12 @@ PER_YIELD = ReadPerYield(32, 32 * 1024)
 WatchEvents = AsyncGenerator[dict[str, Any], None]
 
 
-async def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) -> dict[str, Any]:
-    """Return the body of a successful response; otherwise raise the error for the next action."""
+async def checked_body(
+    response: aiohttp.ClientResponse, raw: bytes, what: str, *, longest_fields: int = LONGEST_FIELDS
+) -> dict[str, Any]:
+    """Return the body of a successful response, in a long one without `managedFields` of more than
+    `longest_fields` bytes; otherwise raise the error for the next action.
+    """
     status = response.status
     if 300 <= status < 400:
         raise Unreachable(
@@ -49,7 +54,7 @@ async def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) 
             "redirects are not followed"
         )
     try:
-        body = await _parsed(raw, what)
+        body = await _parsed(raw, what, longest_fields)
     except Unreachable:
         if status < 400:
             raise
@@ -62,12 +67,12 @@ async def checked_body(response: aiohttp.ClientResponse, raw: bytes, what: str) 
     raise AssertionError("every error response raises")
 
 
-async def _parsed(raw: bytes, what: str) -> Any:
+async def _parsed(raw: bytes, what: str, longest_fields: int = LONGEST_FIELDS) -> Any:
     """Parse a body or a line of a watch. Raises TooLong, and Unreachable if it is not valid even
     without those parts that clients can make invalid: these must not hide all other objects.
     """
     if len(raw) > SHORT:
-        raw = await without_costly_managed_fields(raw)
+        raw = await without_costly_managed_fields(raw, longest=longest_fields)
     try:
         return parse_json(raw, what, most=MOST_VALUES)
     except TooLong:

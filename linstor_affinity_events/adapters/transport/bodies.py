@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator
-from itertools import count
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -129,46 +128,39 @@ _YIELD_EVERY = 5_000
 """Brackets between cooperative yields."""
 
 
-async def without_costly_managed_fields(body: bytes) -> bytes:
-    """Empty each `managedFields` of a Kubernetes response that can't be parsed or is too long, in
-    linear time.
+async def without_costly_managed_fields(body: bytes, *, longest: int = LONGEST_FIELDS) -> bytes:
+    """Empty each `managedFields` of a Kubernetes response that can't be parsed or is longer than
+    `longest`, in linear time.
 
     Whoever may update an object can write there what the API server stores and returns unread:
     thousands of levels, bytes that are not UTF-8, or a megabyte of tiny objects that takes twenty
     times as much memory. Everything else it reads and writes itself.
     """
-    pieces, at = [], 0
+    pieces, at, brackets = [], 0, 0
     for found in _MANAGED_FIELDS.finditer(body):
         if found.start() < at:
             continue
-        end = await _end_of_value(body, found.end())
-        if end is None:
+        depth, end = 0, found.end()
+        # Not searched for, which would take quadratic time in a line that is cut off in a string.
+        while (bracket := _BRACKETS.match(body, end)) is not None:
+            brackets += 1
+            if brackets % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+            end, closed = bracket.end(), bracket[1]
+            if closed is None:
+                depth += 1
+            elif depth <= len(closed):
+                end = bracket.start(1) + depth
+                break
+            else:
+                depth -= len(closed)
+        if bracket is None:
             break
         length = end - found.end()
-        if length > LONGEST_FIELDS or not _is_readable(body[found.end() : end]):
+        if length > longest or not _is_readable(body[found.end() : end]):
             pieces += [body[at : found.end()], b"[]"]
             at = end
     return b"".join((*pieces, body[at:])) if pieces else body
-
-
-async def _end_of_value(body: bytes, at: int) -> int | None:
-    """Return where the array or object ends that begins here; None if it does not end."""
-    depth = 0
-    for number in count(1):
-        # Not searched for, which would take quadratic time in a line that is cut off in a string.
-        found = _BRACKETS.match(body, at)
-        if found is None:
-            return None
-        at, closed = found.end(), found[1]
-        if closed is None:
-            depth += 1
-        elif depth <= len(closed):
-            return found.start(1) + depth
-        else:
-            depth -= len(closed)
-        if number % _YIELD_EVERY == 0:
-            await asyncio.sleep(0)
-    return None
 
 
 def _is_readable(value: bytes) -> bool:
