@@ -76,7 +76,7 @@ class ReplacementRun:
         *,
         began: float | None = None,
     ) -> None:
-        """`began` is when the run began that this one continues, in the same term of leadership."""
+        """`began` is that of a run in the same term of leadership that this one continues."""
         self.term = dependencies.unfinished.term
         self._dependencies, self.progress = dependencies, progress
         self._volume_watch = volume_watch
@@ -168,7 +168,8 @@ class ReplacementRun:
         match step:
             case Observe():
                 pv, entry = await observe(self._dependencies, self.progress.entry.pv)
-                return Observed(pv, entry, first_hand=self._is_first_hand)
+                leads, first_hand = self._dependencies.leads(), self._is_first_hand
+                return Observed(pv, entry, first_hand=first_hand, leads=leads)
             case Mark() | DetachClaimRef() | Unmark() | Delete() | Create():
                 return await self._write(step)
             case Save(changed):
@@ -253,17 +254,15 @@ class ReplacementRun:
 
     async def _remove(self) -> Postponed | Recreated:
         """Remove and create the volume, unless the binder was about to check all claims."""
-        entry, guard = self.progress.entry, self._dependencies.guard
-        if entry.user is not None:
-            postponed = await guard.avoid_resync(self._pv, entry, self._volume_watch)
-            if postponed is not None:
-                return postponed
+        entry, avoid = self.progress.entry, self._dependencies.guard.avoid_resync
+        if entry.user and (postponed := await avoid(self._pv, entry, self._volume_watch)):
+            return postponed
         then = next_step(entry, replace(self.progress.observation, pv=None))
         if not isinstance(then, Create):
             raise TypeError("the claim is read before the volume is removed")
         made = await removed_and_created(self._dependencies.volumes, self._pv, then.body)
-        absent_volumes = self._dependencies.unfinished.absent
-        (absent_volumes.gone if made is None else absent_volumes.present)(entry.pv)
+        absent = self._dependencies.unfinished.absent
+        (absent.gone if made is None else absent.present)(entry.pv)
         return Recreated(pv=made, asked_for=then.body)
 
 

@@ -23,6 +23,9 @@ class RunDependencies:
     unfinished: Unfinished
     preemption: Preemption
     delays: Callable[[], Backoff]
+    leads: Callable[[], bool]
+    """Whether this instance leads."""
+
     allowed_finalizers: tuple[str, ...]
     holder: str
     """The name that this instance writes into journal entries."""

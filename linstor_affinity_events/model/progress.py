@@ -40,6 +40,8 @@ _NAME_REMOVED = (
     "volume. Exempt the field manager linstor-affinity-events from that policy"
 )
 
+_NOT_LEADING = "PersistentVolume {} was deleted, and another instance leads: it continues"
+
 MAX_STEPS = 60
 """A replacement takes about twelve. Something that undoes our writes (an admission webhook that
 strips finalizers, for example) must not cause an endless loop.
@@ -127,6 +129,9 @@ class Observed:
     """Whether no other instance may have led since this run began, or only for a moment, and no
     later volume of that name was seen.
     """
+
+    leads: bool = True
+    """Whether this instance leads: if not, another one may have deleted the volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +448,7 @@ def differences(progress: Progress, step: Drop) -> tuple[str, ...]:
     return parts if asked_for else tuple(part for part in parts if part == AFFINITY_FIELD)
 
 
-def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished:
+def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished | Failed:
     """Continue from what was observed: nothing from an older observation is kept."""
     pv, entry = seen.pv, seen.entry
     progress = replace(progress, outdated=False, rejected=None)
@@ -474,6 +479,10 @@ def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished:
     # An entry that is neither what was stored nor what we tried to store is another client's.
     known = replace(entry, version="") in (replace(progress.entry, version=""), progress.tried)
     another = _deleted_by_another(progress, pv, entry)
+    if another and not seen.leads:
+        # What is written on the volume or in its entry can be anybody's, so that the leader decides
+        # whose deletion it is. This run has nothing to finish.
+        return Failed(progress=progress, error=Conflict(_NOT_LEADING.format(entry.pv)))
     observation = Observation(
         pv=pv,
         taken=entry.holder == progress.holder,

@@ -1,6 +1,7 @@
 """Two instances have a run for the same volume: after a failover, or without leader election."""
 
 import asyncio
+import json
 from dataclasses import replace as changed
 
 import pytest
@@ -189,12 +190,16 @@ async def test_a_volume_that_a_user_deletes_after_another_instance_finished_stay
         assert setup.journal.entries == {}
 
 
-@pytest.mark.parametrize("others_write", ["the entry", "the entry and the volume"])
+@pytest.mark.parametrize(
+    "others_write",
+    ["the entry", "the entry and the volume", "the first name on the volume", "both names"],
+)
 async def test_an_entry_with_another_holder_loses_no_volume_after_a_failover(
     others_write: str,
 ) -> None:
     """The first instance is about to delete the volume when the second one leads, and deletes it.
-    Others write the name of the first one into the entry, and remove that of the second one.
+    Others write the name of the first one into the entry, and remove that of the second one from
+    the volume or write the name of the first one there, too.
     """
     async with cluster_with(PV) as cluster:
         linstor = FakeLinstor("n1", "n2")
@@ -216,9 +221,12 @@ async def test_an_entry_with_another_holder_loses_no_volume_after_a_failover(
         async def delete_and_rewrite(manifest: Manifest) -> Manifest | None:
             response = await delete_by_second(manifest)
             version, tree = first.journal.entries[PV]
-            first.journal.entries[PV] = (f"{version}0", {**tree, "holder": "first"})
+            if others_write != "the first name on the volume":
+                first.journal.entries[PV] = (f"{version}0", {**tree, "holder": "first"})
+            markers = json.loads(first.pv()["metadata"]["annotations"][MARKER_ANNOTATION])
+            forged = json.dumps({**markers, "holder": "first"}) if "name" in others_write else None
             if others_write != "the entry":
-                change = {"metadata": {"annotations": {MARKER_ANNOTATION: None}}}
+                change = {"metadata": {"annotations": {MARKER_ANNOTATION: forged}}}
                 cluster.patch("persistentvolumes", PV, change)
             taken.set()
             return response

@@ -668,3 +668,21 @@ def test_only_a_mark_without_a_response_may_still_arrive(
 
     after = after if isinstance(after, Progress) else after.progress
     assert after.mark_unanswered is unanswered
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_only_a_leader_decides_that_a_deletion_is_a_users(*, leads: bool) -> None:
+    """Another one may have deleted the volume, whatever is written there by now."""
+    cluster = Cluster()
+    progress = replace(at(started(cluster), cluster, MarkAndSave), outdated=True)
+    assert cluster.pv is not None
+    deleted = terminating(cluster.pv)
+
+    after = advance(progress, Observe(), Observed(deleted, cluster.entry, leads=leads))
+
+    if leads:
+        assert isinstance(after, Progress)
+        assert isinstance(following(after), Save)
+    else:
+        assert isinstance(after, Failed)
+        assert isinstance(after.error, Conflict)
