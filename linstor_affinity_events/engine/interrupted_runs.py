@@ -98,16 +98,16 @@ class InterruptedRuns:
         when its run had ended, and so recently that nobody can have relied on the markers.
         """
         found = self._unanswered.get(name_of(pv))
+        if found is None or not self._may_arrive(found):
+            return None
         ours = (
-            found is not None
-            and found.uid == uid_of(pv)
+            found.uid == uid_of(pv)
             and holder_of(pv) == self._dependencies.holder
             # One write sets all of them; of an annotation alone, anybody may be the author.
             and is_marked(pv)
             and original_values_of(pv) == found.before
-            and self._may_arrive(found)
         )
-        return found.before if found is not None and ours else None
+        return found.before if ours else None
 
     def _keep_unanswered(self, run: ReplacementRun) -> None:
         progress = run.progress

@@ -28,10 +28,10 @@ UNFINISHED = (
 
 
 REPORTED_AT_ONCE = 100
+"""By one full reconcile; others may have written thousands of entries."""
 
 FORGOTTEN_AT_ONCE = 5_000
 """Whose entries are gone. Of more, those that are left are forgotten after the next list."""
-"""By one full reconcile; others may have written thousands of entries."""
 
 
 class Unfinished:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -169,9 +169,9 @@ def ensure_built(module: Module | None = None) -> Path:
     return wanted
 
 
-def csi_programs() -> dict[str, Path]:
-    """The programs of CSI by their names, built first if need be. Raises BuildError."""
-    return {name: ensure_built(module) / name for module in CSI for name in module.packages}
+def csi_programs(built: Callable[[Module], Path] = ensure_built) -> dict[str, Path]:
+    """The scheduler, the CSI driver and its sidecars, by their names, where `built` has them."""
+    return {name: built(module) / name for module in CSI for name in module.packages}
 
 
 def _build(module: Module, wanted: Path) -> None:

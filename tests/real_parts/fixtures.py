@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.real_parts import build
 from tests.real_parts.build import (
-    CSI,
     NO_GO,
     OLDEST,
     BuildError,
@@ -44,7 +44,7 @@ def real_binaries() -> Path:
 @pytest.fixture(scope="session")
 def csi_programs() -> dict[str, Path]:
     """The scheduler, the CSI driver and its sidecars, by their names."""
-    return {name: _binaries(module) / name for module in CSI for name in module.packages}
+    return build.csi_programs(_binaries)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
