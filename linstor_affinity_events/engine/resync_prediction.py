@@ -29,6 +29,11 @@ LAG_AT_MOST = 2.0
 ENDED_AFTER = 0.2
 """A resync has ended if no further sign of it was seen for so many seconds."""
 
+LONGEST = 2.0
+"""After so many seconds nothing waits for its end: whoever keeps writing to a claim whose volume is
+being replaced looks like a resync that does not end.
+"""
+
 AS_PREDICTED = 1.0
 """Up to how many seconds from its expected time a sign belongs to the expected resync."""
 
@@ -97,13 +102,14 @@ class ResyncPrediction:
         since = (now - self._begin) % RESYNC_PERIOD
         if since > RESYNC_PERIOD - before - min(lag, LAG_AT_MOST):
             return RESYNC_PERIOD - since + after
-        return max(0.0, after - since, self._last_sign + ENDED_AFTER - now)
+        ends = min(self._last_sign + ENDED_AFTER, self._seen[-1].first + LONGEST)
+        return max(0.0, after - since, ends - now)
 
     def _margins(self, now: float) -> tuple[float, float]:
         """The margins before and after the expected begin. If the last resync was seen by several
         signs, the time between them is how long one takes.
         """
-        if not self._seen or now - self._seen[-1].first > 2 * RESYNC_PERIOD:
+        if now - self._seen[-1].first > 2 * RESYNC_PERIOD:
             return MARGIN_BEFORE, MARGIN_AFTER
         measured = [each.took for each in self._seen if each.signs >= MEASURED_BY]
         if not measured:

@@ -359,6 +359,25 @@ def test_a_lease_is_released_however_deep_its_managed_fields_are() -> None:
     run_story(story)
 
 
+def test_a_release_that_is_answered_with_410_is_only_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+
+    async def story(town: Town) -> None:
+        one = town.candidate("one")
+        async with running(one.run()):
+            await until(lambda: one.leading)
+        town.server.faults.add(method="GET", status=410)
+
+        await one.release()
+
+        assert town.spec["holderIdentity"] == "one"
+
+    run_story(story)
+    assert "cannot release the Lease" in caplog.text
+
+
 def test_of_a_holder_with_a_long_name_only_the_beginning_is_kept() -> None:
     async def story(town: Town) -> None:
         town.held_by("x" * 10**6)

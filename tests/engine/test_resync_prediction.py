@@ -96,6 +96,17 @@ def test_a_resync_that_goes_on_is_waited_for() -> None:
     assert prediction.wait(100.9 + ENDED_AFTER, lag=0.0) == pytest.approx(0.0)
 
 
+def test_signs_without_end_hold_nothing_back_for_longer_than_a_resync() -> None:
+    """Whoever keeps writing to a claim during its replacement looks like a resync."""
+    prediction = ResyncPrediction()
+    held = 0
+    for tenth in range(600):
+        prediction.saw(100.0 + tenth / 10)
+        held += prediction.wait(100.0 + tenth / 10, lag=0.0) > 0
+
+    assert 0 < held <= 0.3 * 600
+
+
 def seen(*resyncs: list[float]) -> ResyncPrediction:
     """A prediction after resyncs from 100.0 on, with signs so many seconds after their begin."""
     prediction = ResyncPrediction()

@@ -227,7 +227,7 @@ class LeaseElection:
                 if not self._record.is_ours(lease):
                     return
                 await self._api.replace(self._lease.path, released(lease))
-        except (TimeoutError, Again, Refused, Missing) as error:
+        except (TimeoutError, Again, Refused, Missing, Expired) as error:
             log.info(
                 "cannot release the Lease, so another instance can lead only when it "
                 "expires, after --leader-election-lease-duration",
