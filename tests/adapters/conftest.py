@@ -1,13 +1,21 @@
 """The peers of the adapters, on loopback."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from tests.adapters.peers import linstor_world, loads
+from tests.fakes.clock import loop_factories
 from tests.fakes.kube_server import FakeCluster, KubeServer
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return loop_factories(item)
 
 
 @pytest.fixture

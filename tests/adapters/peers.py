@@ -1,12 +1,9 @@
-"""How the adapters find their peers, and a clock that runs faster than the world's."""
+"""How the adapters find their peers."""
 
 import asyncio
-import selectors
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 from kubernetes_asyncio.client.configuration import Configuration
@@ -15,10 +12,7 @@ from linstor_affinity_events.adapters.kubernetes.session import LoadConfiguratio
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection, Login, Tls
 from tests.fakes.linstor_server import LinstorWorld
 
-T = TypeVar("T")
-
 TIMEOUT = 10.0
-SPEED = 100
 CLOSED = "http://127.0.0.1:1"
 """Where nobody listens."""
 
@@ -129,40 +123,3 @@ async def counted_yields() -> AsyncIterator[Callable[[], int]]:
 
     async with running(count()):
         yield lambda: found
-
-
-class _HastySelector(selectors.DefaultSelector):
-    def __init__(self, speed: float) -> None:
-        super().__init__()
-        self._speed = speed
-        self.waited = 0.0
-        """Seconds, without those for which others had the processor."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        most = None if timeout is None else max(0.0, timeout / self._speed)
-        begun = time.monotonic()
-        ready = super().select(most)
-        took = time.monotonic() - begun
-        self.waited += took if most is None else min(took, most)
-        return ready
-
-
-class _HastyLoop(asyncio.SelectorEventLoop):
-    """Its clock goes by what this thread does, so that a busy machine does not make it run."""
-
-    def __init__(self, speed: float) -> None:
-        self._speed, self._hasty = speed, _HastySelector(speed)
-        super().__init__(self._hasty)
-
-    def time(self) -> float:
-        return (time.thread_time() + self._hasty.waited) * self._speed
-
-
-def hurried(story: Callable[[], Awaitable[T]], *, speed: float = SPEED) -> T:
-    """Run a story in which a minute takes 0.6 s, for what is only seen after long waits."""
-
-    async def reported() -> T:
-        return await story()
-
-    with asyncio.Runner(loop_factory=partial(_HastyLoop, speed)) as runner:
-        return runner.run(reported())

@@ -32,7 +32,6 @@ from tests.adapters.peers import (
     CLOSED,
     TIMEOUT,
     counted_yields,
-    hurried,
     loads,
     serving,
     unresponsive_peer,
@@ -172,16 +171,14 @@ async def test_a_watch_with_retry_after_is_not_opened_sooner(
     assert len(kube.log.latest) == 1
 
 
-def test_a_request_is_repeated_after_retry_after() -> None:
-    async def story() -> Any:
-        async with KubeServer(FakeCluster()) as kube, api_at(kube.url) as api:
-            kube.faults.add(status=429, retry_after=30)
-            with pytest.raises(Unreachable):
-                await api.get(VOLUMES)
-            await asyncio.sleep(30)
-            return await api.get(VOLUMES)
-
-    assert hurried(story)["kind"] == "PersistentVolumeList"
+@pytest.mark.fast_clock(100)
+async def test_a_request_is_repeated_after_retry_after() -> None:
+    async with KubeServer(FakeCluster()) as kube, api_at(kube.url) as api:
+        kube.faults.add(status=429, retry_after=30)
+        with pytest.raises(Unreachable):
+            await api.get(VOLUMES)
+        await asyncio.sleep(30)
+        assert (await api.get(VOLUMES))["kind"] == "PersistentVolumeList"
 
 
 async def test_a_rejection_names_the_fields(api: KubeApi, cluster: FakeCluster) -> None:
@@ -634,37 +631,32 @@ async def test_a_watch_takes_the_largest_object_that_kubernetes_can_hold(
     assert event["object"]["metadata"]["name"] == "pv-1"
 
 
-def test_a_server_that_never_responds_times_out() -> None:
-    async def story() -> None:
-        async with unresponsive_peer() as url, api_at(url) as api:
-            with pytest.raises(Unreachable):
-                async with asyncio.timeout(60):
-                    await api.get(PV)
-
-    hurried(story)
+@pytest.mark.fast_clock(100)
+async def test_a_server_that_never_responds_times_out() -> None:
+    async with unresponsive_peer() as url, api_at(url) as api:
+        with pytest.raises(Unreachable):
+            async with asyncio.timeout(60):
+                await api.get(PV)
 
 
-def test_a_watch_that_is_never_opened_times_out() -> None:
-    async def story() -> None:
-        async with unresponsive_peer() as url, api_at(url) as api:
-            with pytest.raises(Unreachable):
-                async with asyncio.timeout(60), api.watch(VOLUMES, {}):
-                    pass
-
-    hurried(story)
+@pytest.mark.fast_clock(100)
+async def test_a_watch_that_is_never_opened_times_out() -> None:
+    async with unresponsive_peer() as url, api_at(url) as api:
+        with pytest.raises(Unreachable):
+            async with asyncio.timeout(60), api.watch(VOLUMES, {}):
+                pass
 
 
-def test_a_watch_without_events_stays_open() -> None:
-    async def story() -> str:
-        cluster = FakeCluster()
-        async with KubeServer(cluster) as server, api_at(server.url) as api:
-            query = {"resourceVersion": str(cluster.version), "timeoutSeconds": "100000"}
-            async with api.watch(VOLUMES, query) as events:
-                await asyncio.sleep(310)
-                cluster.create("persistentvolumes", volume("pv-1"))
-                event = await anext(events)
-                await events.aclose()
-                return str(event["type"])
+@pytest.mark.fast_clock(200)
+async def test_a_watch_without_events_stays_open() -> None:
+    cluster = FakeCluster()
+    async with KubeServer(cluster) as server, api_at(server.url) as api:
+        query = {"resourceVersion": str(cluster.version), "timeoutSeconds": "100000"}
+        async with api.watch(VOLUMES, query) as events:
+            # aiohttp's own limit is 300 s.
+            await asyncio.sleep(310)
+            cluster.create("persistentvolumes", volume("pv-1"))
+            event = await anext(events)
+            await events.aclose()
 
-    # aiohttp's own limit is 300 s.
-    assert hurried(story, speed=200) == "ADDED"
+    assert event["type"] == "ADDED"

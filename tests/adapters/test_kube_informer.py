@@ -17,7 +17,7 @@ from linstor_affinity_events.model.keys import FINALIZER, OURSELVES, VolumeKey
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.policy import EVERYWHERE, LOCAL_ONLY
 from linstor_affinity_events.model.volume import Volume
-from tests.adapters.peers import TIMEOUT, hurried, loads, running, until
+from tests.adapters.peers import TIMEOUT, loads, running, until
 from tests.contracts.manifests import affinity, volume
 from tests.fakes.kube_server import FakeCluster, KubeServer
 from tests.fakes.kube_server.metadata import Writer
@@ -174,22 +174,21 @@ async def test_a_broken_watch_resumes_from_its_last_version(
     assert lists(kube) == 1
 
 
+@pytest.mark.fast_clock(100)
 async def test_a_watch_that_timed_out_resumes_from_its_last_version() -> None:
     cluster = FakeCluster()
 
-    async def story() -> int:
-        async with KubeServer(cluster) as kube:
-            api = KubeApi(loads(kube.url))
-            watched = Watched(api, watch_for=20.0)
-            async with running(watched.informer.run()):
-                await asyncio.sleep(70)
-                cluster.create(PV, volume("pv-1"))
-                await until(lambda: watched.names == {"pv-1"})
-            await api.close()
-            assert len(kube.log.matching("GET", "timeoutSeconds=20")) >= 3
-            return lists(kube)
+    async with KubeServer(cluster) as kube:
+        api = KubeApi(loads(kube.url))
+        watched = Watched(api, watch_for=20.0)
+        async with running(watched.informer.run()):
+            await asyncio.sleep(70)
+            cluster.create(PV, volume("pv-1"))
+            await until(lambda: watched.names == {"pv-1"})
+        await api.close()
+        assert len(kube.log.matching("GET", "timeoutSeconds=20")) >= 3
 
-    assert await asyncio.to_thread(hurried, story) == 1
+    assert lists(kube) == 1
 
 
 async def test_after_an_expired_version_deleted_objects_are_dropped(
@@ -276,17 +275,16 @@ async def test_it_is_not_synced_before_the_list_is_complete(api: KubeApi, kube: 
     assert begun == "not listed yet"
 
 
+@pytest.mark.fast_clock(20)
 async def test_a_watch_that_expires_at_once_is_retried_with_backoff() -> None:
-    async def story() -> int:
-        async with KubeServer(FakeCluster()) as kube:
-            kube.faults.add(status=410, times=10**9)
-            api = KubeApi(loads(kube.url))
-            async with running(Watched(api, pause=1.0).informer.run()):
-                await asyncio.sleep(10)
-            await api.close()
-            return len(kube.log.latest)
+    async with KubeServer(FakeCluster()) as kube:
+        kube.faults.add(status=410, times=10**9)
+        api = KubeApi(loads(kube.url))
+        async with running(Watched(api, pause=1.0).informer.run()):
+            await asyncio.sleep(10)
+        await api.close()
 
-    assert await asyncio.to_thread(hurried, story, speed=20) < 20
+    assert len(kube.log.latest) < 20
 
 
 async def test_an_index_finds_volumes_by_resource(watched: Watched, cluster: FakeCluster) -> None:

@@ -14,7 +14,6 @@ from linstor_affinity_events.adapters.kubernetes.watch import WATCH_END_GRACE, b
 from linstor_affinity_events.errors import Expired, Unreachable
 from tests.adapters.peers import loads
 from tests.contracts.manifests import volume
-from tests.fakes.clock import run_virtually
 from tests.fakes.kube_server import FakeCluster, KubeServer
 
 PV = "persistentvolumes"
@@ -103,14 +102,12 @@ class UnresponsiveApi(KubeApi):
         yield nothing()
 
 
-def test_a_watch_that_does_not_end_is_ended() -> None:
-    async def ended_at() -> float:
-        unresponsive = UnresponsiveApi(loads("http://nowhere.invalid"))
-        with pytest.raises(Unreachable, match="did not end after its timeout"):
-            async with bounded_watch(
-                unresponsive, VOLUMES_PATH, version="1", seconds=60.0
-            ) as events:
-                await anext(events)
-        return asyncio.get_running_loop().time()
+@pytest.mark.virtual_clock
+async def test_a_watch_that_does_not_end_is_ended() -> None:
+    unresponsive = UnresponsiveApi(loads("http://nowhere.invalid"))
 
-    assert run_virtually(ended_at()) == 60.0 + WATCH_END_GRACE
+    with pytest.raises(Unreachable, match="did not end after its timeout"):
+        async with bounded_watch(unresponsive, VOLUMES_PATH, version="1", seconds=60.0) as events:
+            await anext(events)
+
+    assert asyncio.get_running_loop().time() == 60.0 + WATCH_END_GRACE

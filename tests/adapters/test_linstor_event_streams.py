@@ -22,7 +22,7 @@ from linstor_affinity_events.adapters.linstor.event_streams import (
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.names import ResourceName
-from tests.adapters.peers import CLOSED, TIMEOUT, hurried, linstor_at, unresponsive_peer
+from tests.adapters.peers import CLOSED, TIMEOUT, linstor_at, unresponsive_peer
 from tests.fakes.linstor_server import NODES, PROMOTION, LinstorServer, LinstorWorld
 
 MIB = 1024 * 1024
@@ -325,30 +325,26 @@ async def test_the_connection_is_closed_with_the_block(linstor: LinstorServer) -
         await linstor.subscribed(PROMOTION, 0)
 
 
-def test_a_controller_that_accepts_and_never_responds_times_out() -> None:
-    async def story() -> None:
-        async with unresponsive_peer() as url:
-            with pytest.raises(Unreachable):
-                async with asyncio.timeout(120), promotions(url).connect():
-                    pass
-
-    hurried(story)
+@pytest.mark.fast_clock(100)
+async def test_a_controller_that_accepts_and_never_responds_times_out() -> None:
+    async with unresponsive_peer() as url:
+        with pytest.raises(Unreachable):
+            async with asyncio.timeout(120), promotions(url).connect():
+                pass
 
 
-def test_a_stream_without_events_stays_open() -> None:
-    async def story() -> Trigger:
-        world = LinstorWorld()
-        async with (
-            LinstorServer(world) as server,
-            promotions(server.url).connect() as events,
-        ):
-            await server.subscribed(PROMOTION)
-            await asyncio.sleep(310)
-            server.send_raw(PROMOTION, frame(MAY))
-            return await anext(events)
+@pytest.mark.fast_clock(200)
+async def test_a_stream_without_events_stays_open() -> None:
+    async with (
+        LinstorServer(LinstorWorld()) as server,
+        promotions(server.url).connect() as events,
+    ):
+        await server.subscribed(PROMOTION)
+        # aiohttp's own limit is 300 s.
+        await asyncio.sleep(310)
+        server.send_raw(PROMOTION, frame(MAY))
 
-    # aiohttp's own limit is 300 s.
-    assert hurried(story, speed=200) == TOUCHED
+        assert await anext(events) == TOUCHED
 
 
 @asynccontextmanager
@@ -384,17 +380,14 @@ payloads = st.lists(
 
 @settings(deadline=None, max_examples=40)
 @given(reported=payloads, cuts=st.lists(st.integers(1, 400), max_size=8))
-def test_events_do_not_depend_on_how_the_bytes_are_split(
+async def test_events_do_not_depend_on_how_the_bytes_are_split(
     reported: list[dict[str, str]], cuts: list[int]
 ) -> None:
     raw = b"".join(frame(payload) for payload in reported)
     ends = sorted({min(cut, len(raw)) for cut in cuts} | {len(raw)})
     chunks = [raw[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
-    async def story() -> list[Trigger]:
-        async with serving(*chunks) as url, promotions(url).connect() as events:
-            return [event async for event in events]
+    async with serving(*chunks) as url, promotions(url).connect() as events:
+        received = [event async for event in events]
 
-    assert asyncio.run(story()) == [
-        trigger_of(orjson.dumps(payload).decode()) for payload in reported
-    ]
+    assert received == [trigger_of(orjson.dumps(payload).decode()) for payload in reported]

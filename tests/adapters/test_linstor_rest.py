@@ -21,7 +21,7 @@ from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
 from linstor_affinity_events.model.names import NodeName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
 from linstor_affinity_events.model.poll_result import NodeState
-from tests.adapters.peers import CLOSED, hurried, linstor_at, linstor_world, serving
+from tests.adapters.peers import CLOSED, linstor_at, linstor_world, serving
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 
 RD = ResourceName("pvc-1")
@@ -894,45 +894,39 @@ async def test_a_write_that_was_cut_off_is_not_sent_to_another_controller() -> N
     assert [route for route in second.requests if route.startswith("PUT")] == []
 
 
-def test_a_controller_that_never_responds_times_out() -> None:
-    async def story() -> None:
-        world = linstor_world()
-        world.rest_hang = True
-        async with (
-            LinstorServer(world) as server,
-            LinstorRest(linstor_at(server.url)) as rest,
-        ):
-            with pytest.raises(Unreachable, match="timed out"):
-                await rest.nodes()
-
-    hurried(story)
+@pytest.mark.fast_clock(100)
+async def test_a_controller_that_never_responds_times_out() -> None:
+    world = linstor_world()
+    world.rest_hang = True
+    async with (
+        LinstorServer(world) as server,
+        LinstorRest(linstor_at(server.url)) as rest,
+    ):
+        with pytest.raises(Unreachable, match="timed out"):
+            await rest.nodes()
 
 
-def test_after_a_controller_that_never_responds_the_next_one_is_used() -> None:
-    async def story() -> Placement | None:
-        first, second = linstor_world(), linstor_world()
-        first.rest_hang = True
-        async with (
-            controllers(first, second) as [one, two],
-            LinstorRest(linstor_at(one.url, two.url)) as rest,
-        ):
-            with pytest.raises(Unreachable):
-                await rest.placement(RD)
-            return await rest.placement(RD)
-
-    assert hurried(story) == PLACED
+@pytest.mark.fast_clock(100)
+async def test_after_a_controller_that_never_responds_the_next_one_is_used() -> None:
+    first, second = linstor_world(), linstor_world()
+    first.rest_hang = True
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        with pytest.raises(Unreachable):
+            await rest.placement(RD)
+        assert await rest.placement(RD) == PLACED
 
 
-def test_a_slow_satellite_has_a_longer_timeout_than_a_single_read() -> None:
-    async def story() -> int:
-        world = LinstorWorld(timing=Timing(view_delay=20.0))
-        async with (
-            LinstorServer(world) as server,
-            LinstorRest(linstor_at(server.url)) as rest,
-        ):
-            return len(await rest.placements())
-
-    assert hurried(story) == 0
+@pytest.mark.fast_clock(100)
+async def test_a_slow_satellite_has_a_longer_timeout_than_a_single_read() -> None:
+    world = LinstorWorld(timing=Timing(view_delay=20.0))
+    async with (
+        LinstorServer(world) as server,
+        LinstorRest(linstor_at(server.url)) as rest,
+    ):
+        assert len(await rest.placements()) == 0
 
 
 class Certificates:

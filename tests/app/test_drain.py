@@ -1,8 +1,6 @@
 """What was begun ends when the service stops, whatever else fails."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 
@@ -10,13 +8,10 @@ from linstor_affinity_events.app.drain import Drain
 from linstor_affinity_events.engine.concurrency_limit import ConcurrencyLimit, ReadLimit
 from linstor_affinity_events.engine.keyed_queue import KeyedQueue
 from linstor_affinity_events.model.names import ResourceName
-from tests.fakes.clock import run_virtually
+
+pytestmark = pytest.mark.virtual_clock
 
 GRACE = 25.0
-
-
-def run_story(story: Coroutine[Any, Any, None]) -> None:
-    run_virtually(story)
 
 
 class Failed(Exception):
@@ -59,18 +54,12 @@ async def stopped(*, takes: float, fails_after: float | None) -> tuple[bool, flo
 
 
 @pytest.mark.parametrize("fails_after", [None, 1.0])
-def test_running_work_is_finished_although_a_background_task_fails(
+async def test_running_work_is_finished_although_a_background_task_fails(
     fails_after: float | None,
 ) -> None:
-    async def story() -> None:
-        assert await stopped(takes=10.0, fails_after=fails_after) == (True, 10.0)
-
-    run_story(story())
+    assert await stopped(takes=10.0, fails_after=fails_after) == (True, 10.0)
 
 
 @pytest.mark.parametrize("fails_after", [None, 20.0])
-def test_no_failure_extends_the_grace_period(fails_after: float | None) -> None:
-    async def story() -> None:
-        assert await stopped(takes=1000.0, fails_after=fails_after) == (False, GRACE)
-
-    run_story(story())
+async def test_no_failure_extends_the_grace_period(fails_after: float | None) -> None:
+    assert await stopped(takes=1000.0, fails_after=fails_after) == (False, GRACE)

@@ -1,7 +1,7 @@
 """The status of very many volumes: what is shown is cut before it is made, and others go on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
@@ -15,7 +15,6 @@ from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid
 from linstor_affinity_events.model.volume import Volume
 from tests.engine.setup import Setup, cluster_with, setup_on
-from tests.fakes.clock import run_virtually
 from tests.fakes.linstor import FakeLinstor
 
 MANY = 50_000
@@ -66,74 +65,64 @@ def volume(name: PvName) -> Volume:
     )
 
 
-def reported(story: Callable[[ManyRows], Awaitable[None]]) -> None:
-    async def work() -> None:
-        async with cluster_with() as cluster:
-            setup = setup_on(cluster, FakeLinstor("n1"))
-            index = VolumeIndex(lambda _: None)
-            index._volumes = {name: volume(name) for name in NAMES}
-            for name in NAMES:
-                setup.reporter.out_of_sync[name] = OutOfSync("refusal", "busy", "so", Uid("1"))
-            report = StatusReport(
-                setup.engine,
-                instance="me",
-                index=index,
-                streams=(),
-                election=AlwaysLeading(),
-                not_ready=dict,
-            )
-            many_rows = ManyRows(report, setup, index)
-            other = asyncio.create_task(many_rows.count_yields())
-            await asyncio.sleep(0)
-            Written.rows = many_rows.yields = 0
-            await story(many_rows)
-            other.cancel()
-
-    run_virtually(work())
+@pytest.fixture
+async def many_rows() -> AsyncIterator[ManyRows]:
+    async with cluster_with() as cluster:
+        setup = setup_on(cluster, FakeLinstor("n1"))
+        index = VolumeIndex(lambda _: None)
+        index._volumes = {name: volume(name) for name in NAMES}
+        for name in NAMES:
+            setup.reporter.out_of_sync[name] = OutOfSync("refusal", "busy", "so", Uid("1"))
+        report = StatusReport(
+            setup.engine,
+            instance="me",
+            index=index,
+            streams=(),
+            election=AlwaysLeading(),
+            not_ready=dict,
+        )
+        many_rows = ManyRows(report, setup, index)
+        other = asyncio.create_task(many_rows.count_yields())
+        await asyncio.sleep(0)
+        Written.rows = many_rows.yields = 0
+        yield many_rows
+        other.cancel()
 
 
 @pytest.mark.parametrize("search", ["", "pvc", "PVC-", "default/data-"])
-def test_of_very_many_volumes_only_the_shown_rows_are_rendered(search: str) -> None:
-    async def story(many_rows: ManyRows) -> None:
-        tree = await many_rows.report.tree(search)
+async def test_of_very_many_volumes_only_the_shown_rows_are_rendered(
+    many_rows: ManyRows, search: str
+) -> None:
+    tree = await many_rows.report.tree(search)
 
-        assert [row["volume"] for row in tree["volumes"]] == FIRST
-        assert tree["more"] == MANY - MOST_VOLUMES
-        assert Written.rows == MOST_VOLUMES
-
-    reported(story)
+    assert [row["volume"] for row in tree["volumes"]] == FIRST
+    assert tree["more"] == MANY - MOST_VOLUMES
+    assert Written.rows == MOST_VOLUMES
 
 
 @pytest.mark.parametrize("search", ["", "pvc", "nothing is called so"])
-def test_other_tasks_run_while_very_many_volumes_are_searched(search: str) -> None:
-    async def story(many_rows: ManyRows) -> None:
-        await many_rows.report.tree(search)
+async def test_other_tasks_run_while_very_many_volumes_are_searched(
+    many_rows: ManyRows, search: str
+) -> None:
+    await many_rows.report.tree(search)
 
-        assert many_rows.yields >= MANY / YIELD_EVERY
-
-    reported(story)
-
-
-def test_a_search_that_few_match_shows_all_of_them() -> None:
-    async def story(many_rows: ManyRows) -> None:
-        tree = await many_rows.report.tree("pvc-0123")
-
-        assert [row["volume"] for row in tree["volumes"]] == [f"pvc-0123{n}" for n in range(10)]
-        assert tree["more"] == 0
-        assert {row["state"] for row in tree["volumes"]} == {"refusal"}
-
-    reported(story)
+    assert many_rows.yields >= MANY / YIELD_EVERY
 
 
-def test_volumes_deleted_during_the_search_are_omitted() -> None:
-    async def story(many_rows: ManyRows) -> None:
-        rendering = asyncio.create_task(many_rows.report.tree(""))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        many_rows.index._volumes.clear()
+async def test_a_search_that_few_match_shows_all_of_them(many_rows: ManyRows) -> None:
+    tree = await many_rows.report.tree("pvc-0123")
 
-        tree = await rendering
+    assert [row["volume"] for row in tree["volumes"]] == [f"pvc-0123{n}" for n in range(10)]
+    assert tree["more"] == 0
+    assert {row["state"] for row in tree["volumes"]} == {"refusal"}
 
-        assert tree["volumes"] == []
 
-    reported(story)
+async def test_volumes_deleted_during_the_search_are_omitted(many_rows: ManyRows) -> None:
+    rendering = asyncio.create_task(many_rows.report.tree(""))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    many_rows.index._volumes.clear()
+
+    tree = await rendering
+
+    assert tree["volumes"] == []

@@ -287,7 +287,7 @@ async def test_every_waiter_gets_a_key_if_there_are_enough() -> None:
 
 
 def test_short_delays_are_exact_on_the_event_loop_of_the_service() -> None:
-    async def story() -> None:
+    async def get_all() -> None:
         queue = new_queue()
         for number in range(50):
             queue.add(number, after=number / 100_000)
@@ -301,7 +301,7 @@ def test_short_delays_are_exact_on_the_event_loop_of_the_service() -> None:
         assert observed == set(range(50))
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(story())
+        runner.run(get_all())
 
 
 async def test_a_reconcile_that_becomes_a_change_frees_a_reconcile_slot() -> None:
