@@ -13,7 +13,7 @@ from tests.testbed.testbed import Testbed
 Json = dict[str, Any]
 
 VOLUMES = "/api/v1/persistentvolumes"
-ONE_IN_RETAINED, ONE_IN_SINGLE = 5, 5
+ONE_IN_RETAINED = 5
 LABEL = "soak.invalid/seen"
 
 

@@ -78,8 +78,6 @@ PREPARED = begun(PLAIN)
 DELETING = PREPARED.deleting()
 ANOTHER_CLAIM = {"kind": "PersistentVolumeClaim", "namespace": "other", "name": "x", "uid": "x-uid"}
 
-RELABELLED = {"labels": {"team": "red"}}
-
 
 def remade(pv: Json, *, by: str = OURSELVES) -> Json:
     return with_metadata(pv, uid="pv-uid-2", managedFields=[{"manager": by}])
@@ -545,10 +543,6 @@ def test_a_volume_created_by_us_and_deleted_by_others_is_not_created_again() -> 
     step = next_step(DELETING, Observation(pv=terminating(remade(PLAIN))))
 
     assert step == Drop(Outcome.SUPERSEDED)
-
-
-class Stopped(Exception):
-    """The power went."""
 
 
 class Simulation:

@@ -25,7 +25,6 @@ class Rules:
     """Added to each new object, as the admission plugin of that name does."""
     updates_need_version = False
     put_creates = False
-    has_status = True
 
     def fill(self, obj: Object) -> None:
         """Set the defaults that the server sets whenever it reads an object."""
