@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from linstor_affinity_events.engine.reporter import DEFERRED_FOR_TEXT
 from linstor_affinity_events.engine.streams import Streams
 
 _PREFIX = "linstor_affinity"
@@ -150,14 +151,14 @@ GAUGES = (
     ),
     Description(
         "volumes_deferred",
-        "Volumes that have been deferred for more than three minutes, by reason, counted "
+        f"Volumes that have been deferred for more than {DEFERRED_FOR_TEXT}, by reason, counted "
         "at the last full reconcile: their node affinity is or may be wrong. They stay as "
         "they are, and each is retried.",
         ("reason",),
     ),
     Description(
         "replacements_unfinished",
-        "Replacements that have been unfinished for more than three minutes, counted at "
+        f"Replacements that have been unfinished for more than {DEFERRED_FOR_TEXT}, counted at "
         "the last full reconcile. Each is retried until it completes; until then its "
         "PersistentVolume may be absent.",
     ),

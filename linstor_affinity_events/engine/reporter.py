@@ -29,7 +29,9 @@ DUPLICATE_REASON = "VolumeDuplicate"
 DIFFERENT_REASON = "VolumeCreatedDifferent"
 
 DEFERRED_FOR = 180.0
-"""How long a volume may wait before it is reported."""
+"""How many seconds a volume may wait before it is reported."""
+
+DEFERRED_FOR_TEXT = f"{DEFERRED_FOR / 60:.0f} minutes"
 
 CHANGED_AFTER = 300.0
 """Minimum time between reports if only the text changes: a webhook may put a number into it."""
@@ -128,8 +130,8 @@ _REFUSED = (
     "reason. It stays as it is, and is checked again at each event and each full reconcile"
 )
 _WAITING = (
-    "volume has been waiting for more than 3 minutes, so its node affinity may be wrong. It stays "
-    "as it is, and is retried automatically"
+    f"volume has been waiting for more than {DEFERRED_FOR_TEXT}, so its node affinity may be "
+    "wrong. It stays as it is, and is retried automatically"
 )
 
 
@@ -295,11 +297,10 @@ class Reporter:
                 "checked again automatically"
             )
         else:
-            minutes = int(DEFERRED_FOR / 60)
             text = _WAITING
             why = note = (
                 "Its node affinity may be wrong, and could not be updated for more than "
-                f"{minutes} minutes: {found.why}. It is retried automatically"
+                f"{DEFERRED_FOR_TEXT}: {found.why}. It is retried automatically"
             )
         log.warning(
             text,

@@ -10,7 +10,7 @@ from linstor_affinity_events.engine.absent import AbsentVolumes
 from linstor_affinity_events.engine.originals import Originals
 from linstor_affinity_events.engine.pending import Pending
 from linstor_affinity_events.engine.ports import Listed, Notices, Telemetry
-from linstor_affinity_events.engine.reporter import DEFERRED_FOR
+from linstor_affinity_events.engine.reporter import DEFERRED_FOR, DEFERRED_FOR_TEXT
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
@@ -21,7 +21,7 @@ from linstor_affinity_events.model.volume import Volume
 log = logging.getLogger(__name__)
 
 UNFINISHED = (
-    "The replacement of this volume has been unfinished for more than 3 minutes. The "
+    f"The replacement of this volume has been unfinished for more than {DEFERRED_FOR_TEXT}. The "
     "volume exists, its data is safe, and the replacement is retried until it completes; "
     "see the service's log for the cause. Do not delete its journal entry"
 )

@@ -72,7 +72,7 @@ def obstacle(
         return Deferred(Reason.NOT_BOUND, why, _RETRY_AFTER)
     if claim is None or urgent:
         return None
-    if why := _resizing(pv, claim):
+    if why := _csi_resizer_writes_volume(pv, claim):
         return Deferred(Reason.RESIZING, why, _RETRY_AFTER)
     if why := _modifying(claim):
         return Deferred(Reason.MODIFYING, why, _RETRY_AFTER)
@@ -97,7 +97,7 @@ def _unbound(pv: Manifest, claim: Manifest | None, ref: ClaimName) -> str | None
     return None
 
 
-def _resizing(pv: Manifest, claim: Manifest) -> str | None:
+def _csi_resizer_writes_volume(pv: Manifest, claim: Manifest) -> str | None:
     """Whether csi-resizer's controller may still write to the volume.
 
     It writes the new capacity when the driver has grown the volume. The condition Resizing stays
@@ -138,7 +138,7 @@ def _storage(resources: Mapping[str, Any] | None) -> _Size | None:
     return None if found is None else _Size(found, text)
 
 
-def is_being_resized(claim: Manifest) -> bool:
+def csi_resizer_writes_claim(claim: Manifest) -> bool:
     """Whether csi-resizer's controller is about to write to the claim: it writes several times
     within a second or so, unless LINSTOR keeps it waiting.
     """

@@ -8,7 +8,7 @@ import pytest
 
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER
-from linstor_affinity_events.model.readiness import is_being_resized, obstacle
+from linstor_affinity_events.model.readiness import csi_resizer_writes_claim, obstacle
 from tests.model.manifests import (
     PROTECTION,
     PROVISIONER,
@@ -345,4 +345,4 @@ def test_when_the_resizer_is_about_to_write(asked: str, at: str, *, expected: bo
         status["allocatedResourceStatuses"] = {"storage": at}
     wish = {"spec": {"resources": {"requests": {"storage": asked}}}, "status": status}
 
-    assert is_being_resized(wish) is expected
+    assert csi_resizer_writes_claim(wish) is expected
