@@ -1,6 +1,7 @@
 """What others ask us over HTTP."""
 
 import socket
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from linstor_affinity_events.adapters.http.endpoints import (
     is_loopback,
 )
 from linstor_affinity_events.errors import BadSettings
+from tests.adapters.test_status_page import STATUS
 
 LOOPBACK = "127.0.0.1"
 ANY = (LOOPBACK, 0)
@@ -28,9 +30,10 @@ async def listening(
     metrics: Address | None = None,
     not_ready: Mapping[str, str] | None = None,
     status_for_all: bool = False,
+    others: Mapping[str, object] | None = None,
 ) -> AsyncIterator[HttpEndpoints]:
     async def status(search: str) -> Mapping[str, Any]:
-        return {"search": search}
+        return {"search": search, **(others or {})}
 
     responses = EndpointSources(
         lambda: not_ready or {}, lambda: b"metric 1\n", status, status_for_all=status_for_all
@@ -148,6 +151,23 @@ async def test_readyz_lists_every_reason_for_not_being_ready() -> None:
         "linstor: refused",
         "kubernetes persistentvolumes: not listed yet",
     ]
+
+
+async def test_the_status_page_is_rendered_beside_the_event_loop() -> None:
+    """Hundreds of rows that others have written hold up a thread of their own."""
+    threads = set[int]()
+
+    class Version:
+        def __str__(self) -> str:
+            threads.add(threading.get_ident())
+            return "1"
+
+    async with listening(others={**STATUS, "version": Version()}) as endpoints:
+        status, _, page = await asked(endpoints.ports[BIND], "/")
+
+    assert status == 200
+    assert "Version 1" in page
+    assert threads.isdisjoint({threading.get_ident()})
 
 
 async def test_metrics_are_disabled_without_an_address() -> None:

@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from linstor_affinity_events.adapters.http import connection_limits
-from linstor_affinity_events.adapters.http.status_page import STYLE_HASH, page_template, render
+from linstor_affinity_events.adapters.http.status_page import STYLE_HASH, render
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import BadSettings
 from linstor_affinity_events.logs import facts
@@ -212,9 +212,8 @@ class HttpEndpoints:
 
     async def _page(self, request: web.Request) -> web.Response:
         status = await self._permitted_status(request)
-        # Loading it the first time would block all other tasks.
-        await asyncio.to_thread(page_template)
-        page = render(status, now=time.time())
+        # Loading the template, and rendering hundreds of rows, would block all other tasks.
+        page = await asyncio.to_thread(render, status, now=time.time())
         return web.Response(text=page, content_type="text/html", headers=SAFE_HEADERS)
 
     async def _permitted_status(self, request: web.Request) -> Mapping[str, Any]:
