@@ -133,6 +133,27 @@ async def test_other_tasks_run_while_long_managed_fields_are_skipped() -> None:
     assert passes >= brackets / 5_000
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b"x" * MIB, b"\\\\" * (MIB // 2), b'","'.join([b"x"] * (MIB // 4))],
+    ids=["one string", "escapes", "short strings"],
+)
+async def test_other_tasks_run_while_long_texts_in_managed_fields_are_skipped(text: bytes) -> None:
+    left, passes = await emptied_and_passes(b'{"managedFields":["%s"]}' % text)
+
+    assert left == b'{"managedFields":[]}'
+    assert passes >= 10
+
+
+@pytest.mark.parametrize("end", [b"", b"\\", b'"', b'"]'])
+async def test_long_texts_in_managed_fields_may_end_anywhere(end: bytes) -> None:
+    body = b'{"managedFields":["' + b"\\u003c" * MIB + end
+
+    left = await without_costly_managed_fields(body)
+
+    assert left == (b'{"managedFields":[]' if end == b'"]' else body)
+
+
 async def test_other_tasks_run_while_many_short_managed_fields_are_examined() -> None:
     number = 1_000
     one = b'{"managedFields":[' + b",".join([b'{"f:0":{}}'] * 100) + b"]}"

@@ -114,7 +114,10 @@ def parse_json(body: bytes | str, what: str, *, most: int = MOST_VALUES) -> Any:
 
 
 _MANAGED_FIELDS = re.compile(rb'"managedFields":\s*(?=\[)')
-_BRACKETS = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+(?:[\[{]|([\]}]++))', re.DOTALL)
+_PART = re.compile(
+    rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"){0,1000}+(?:([\[{])|([\]}]++)|)', re.DOTALL
+)
+_IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 _MARGIN = 16
 """Levels between a document and the `managedFields` of an object in it, and more."""
 
@@ -124,8 +127,22 @@ LONGEST_FIELDS = 16 * 1024
 managers of an object.
 """
 
-_YIELD_EVERY = 5_000
-"""Brackets between cooperative yields."""
+_AT_A_TIME = 64 * 1024
+"""Bytes that are examined at a time, which takes half a millisecond."""
+
+_PART_SIZE = 50
+"""To examine a part takes as long as so many bytes more."""
+
+
+class _Examined:
+    """How many bytes were examined since other tasks ran."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    async def let_others_run(self) -> None:
+        self.size = 0
+        await asyncio.sleep(0)
 
 
 async def without_costly_managed_fields(body: bytes, *, longest: int = LONGEST_FIELDS) -> bytes:
@@ -136,31 +153,55 @@ async def without_costly_managed_fields(body: bytes, *, longest: int = LONGEST_F
     thousands of levels, bytes that are not UTF-8, or a megabyte of tiny objects that takes twenty
     times as much memory. Everything else it reads and writes itself.
     """
-    pieces, at, brackets = [], 0, 0
+    pieces, at, examined = [], 0, _Examined()
     for found in _MANAGED_FIELDS.finditer(body):
         if found.start() < at:
             continue
-        depth, end = 0, found.end()
-        # Not searched for, which would take quadratic time in a line that is cut off in a string.
-        while (bracket := _BRACKETS.match(body, end)) is not None:
-            brackets += 1
-            if brackets % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-            end, closed = bracket.end(), bracket[1]
-            if closed is None:
-                depth += 1
-            elif depth <= len(closed):
-                end = bracket.start(1) + depth
-                break
-            else:
-                depth -= len(closed)
-        if bracket is None:
+        end = await _end_of_value(body, found.end(), examined)
+        if end is None:
             break
         length = end - found.end()
         if length > longest or not _is_readable(body[found.end() : end]):
             pieces += [body[at : found.end()], b"[]"]
             at = end
     return b"".join((*pieces, body[at:])) if pieces else body
+
+
+async def _end_of_value(body: bytes, at: int, examined: _Examined) -> int | None:
+    """Return where the array or object ends that begins here; None if it does not end."""
+    depth = 0
+    while True:
+        part = _PART.match(body, at, at + _AT_A_TIME)
+        if part is None or part.end() == at:
+            # The body ends, or a string is longer than that.
+            after = await _end_of_string(body, at, examined) if body.startswith(b'"', at) else None
+            if after is None:
+                return None
+            at = after
+            continue
+        examined.size += part.end() - at + _PART_SIZE
+        if examined.size >= _AT_A_TIME:
+            await examined.let_others_run()
+        at = part.end()
+        if part[1]:
+            depth += 1
+        elif part[2] and depth <= len(part[2]):
+            return part.start(2) + depth
+        elif part[2]:
+            depth -= len(part[2])
+
+
+async def _end_of_string(body: bytes, at: int, examined: _Examined) -> int | None:
+    """Return where the string ends that begins here; None if it does not end."""
+    at += 1
+    while (part := _IN_STRING.match(body, at, at + _AT_A_TIME)) is not None:
+        if part[1]:
+            return part.end()
+        if part.end() == at:
+            break
+        at = part.end()
+        await examined.let_others_run()
+    return None
 
 
 def _is_readable(value: bytes) -> bool:
