@@ -15,6 +15,7 @@ from linstor_affinity_events.engine.reporter import Changed, OutOfSync
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.volume import Volume
+from linstor_affinity_events.printable import LONGEST_TEXT
 
 MOST_VOLUMES = 500
 """The most rows that the page shows; the search finds the others."""
@@ -50,7 +51,11 @@ class StatusReport:
         whose name, claim or handle contains it; at most the first MOST_VOLUMES.
         """
         names, number = await self._first(self._found(search) if search else self._out_of_sync())
-        rows = [self._row(volume) for name in names if (volume := self._index.get(name))]
+        rows = [
+            self._row(volume)
+            async for name in yielding(names, every=YIELD_EVERY)
+            if (volume := self._index.get(name))
+        ]
         return {
             "version": __version__,
             "instance": self._instance,
@@ -157,7 +162,8 @@ def _row(volume: Volume, why: OutOfSync | None, *, state: str = "") -> dict[str,
         "volume": volume.name,
         "claim": None if volume.claim is None else str(volume.claim),
         "resource": None if volume.key is None else str(volume.key),
-        "affinity": str(volume.affinity),
+        # One character more than is shown, so that it is seen to be cut.
+        "affinity": str(volume.affinity)[: LONGEST_TEXT + 1],
         "state": state if why is None else why.kind,
         "reason": None if why is None else why.reason,
         "message": None if why is None else why.why,

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Self
 
 from linstor_affinity_events.errors import BadPolicy
@@ -15,6 +14,11 @@ Term = frozenset[tuple[str, str | None]]
 
 MOST_TERMS = 200
 """Terms are compared with each other. A resource has at most 32 replicas with DRBD."""
+
+MOST_SIZE, LABEL_SIZE = 64 * 1024, 100
+"""The most characters of all labels, each of which counts as that many more: every volume keeps its
+affinity in memory. 200 terms of two labels of 60 characters have 64,000.
+"""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -124,7 +128,7 @@ def read_affinity(spec: Mapping[str, Any]) -> Affinity:
 
     A term that is not `In` with one value or `Exists` throughout, or has matchFields, makes it
     foreign. The reference controller compares in the same way, except for `Exists`. So do more
-    terms, or labels in a term, than this service ever writes.
+    terms, or labels in a term, or longer ones, than this service ever writes.
     """
     raw = spec.get("nodeAffinity")
     required = (raw or {}).get("required")
@@ -138,19 +142,29 @@ def read_affinity(spec: Mapping[str, Any]) -> Affinity:
         if not term or len(term) > MAX_LABELS:
             return ForeignAffinity(f"not managed: {str(raw_term)[:200]}", _keys(required))
         terms.append(term)
+    if _size(terms) > MOST_SIZE:
+        return ForeignAffinity("not managed: its labels are too long", _keys(required))
     return NodeAffinity.of(terms) if terms else ForeignAffinity("not managed: no terms")
 
 
 def _keys(required: Mapping[str, Any]) -> frozenset[str]:
-    """The keys of all labels, up to a number that this service itself may set: others may set
-    an affinity of a megabyte.
+    """The keys of all labels, up to a size that this service itself may set: others may set an
+    affinity of a megabyte.
     """
-    keys = (
-        str(expression.get("key"))
-        for term in required.get("nodeSelectorTerms") or ()
-        for expression in term.get("matchExpressions") or ()
-    )
-    return frozenset(islice(keys, MOST_TERMS * MAX_LABELS))
+    keys = set[str]()
+    size = 0
+    for term in required.get("nodeSelectorTerms") or ():
+        for expression in term.get("matchExpressions") or ():
+            key = str(expression.get("key"))
+            size += 0 if key in keys else LABEL_SIZE + len(key)
+            if size > MOST_SIZE:
+                return frozenset(keys)
+            keys.add(key)
+    return frozenset(keys)
+
+
+def _size(terms: Iterable[Term]) -> int:
+    return sum(LABEL_SIZE + len(key) + len(value or "") for term in terms for key, value in term)
 
 
 def _read_term(raw: Mapping[str, Any]) -> Term | None:
@@ -179,6 +193,13 @@ def desired_affinity(serving: Collection[Labels], policy: Policy) -> NodeAffinit
         for labels in serving
         for rule in policy.rules
     )
-    if len(terms) > MOST_TERMS and frozenset() not in terms:
-        raise BadPolicy(f"it takes {len(terms)} terms for {len(serving)} nodes with data")
+    if frozenset() in terms:
+        return NO_AFFINITY
+    if len(terms) > MOST_TERMS:
+        raise BadPolicy(
+            f"it takes {len(terms)} terms for {len(serving)} nodes with data, and more than "
+            f"{MOST_TERMS} are not set"
+        )
+    if _size(terms) > MOST_SIZE:
+        raise BadPolicy(f"its labels for {len(serving)} nodes with data are too long")
     return NodeAffinity.of(terms)

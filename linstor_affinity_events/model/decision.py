@@ -7,7 +7,6 @@ from enum import StrEnum
 from linstor_affinity_events.errors import BadPolicy
 from linstor_affinity_events.model.affinity import (
     EVERYWHERE,
-    MOST_TERMS,
     NO_AFFINITY,
     NodeAffinity,
     desired_affinity,
@@ -384,8 +383,7 @@ def _affinity(case: Case) -> Decision:
     except BadPolicy as error:
         return Refusal(
             Reason.BAD_POLICY,
-            f"policy '{str(policy)[:LONGEST_POLICY]}' has too many rules: {error}, and more than "
-            f"{MOST_TERMS} are not set",
+            f"policy '{str(policy)[:LONGEST_POLICY]}' has too many rules: {error}",
         )
     if wanted == NO_AFFINITY:
         wanted = case.everywhere

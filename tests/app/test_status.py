@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -14,6 +14,7 @@ from linstor_affinity_events.model.affinity import ForeignAffinity
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid
 from linstor_affinity_events.model.volume import Volume
+from linstor_affinity_events.printable import LONGEST_TEXT
 from tests.engine.setup import Setup, cluster_with, setup_on
 from tests.fakes.linstor import FakeLinstor
 
@@ -107,6 +108,15 @@ async def test_other_tasks_run_while_very_many_volumes_are_searched(
     await many_rows.report.tree(search)
 
     assert many_rows.yields >= MANY / YIELD_EVERY
+
+
+async def test_of_a_long_affinity_a_part_is_shown(many_rows: ManyRows) -> None:
+    long = replace(volume(NAMES[0]), affinity=ForeignAffinity("x" * 10**6))
+    many_rows.index._volumes[NAMES[0]] = long
+
+    tree = await many_rows.report.tree(NAMES[0])
+
+    assert [len(row["affinity"]) for row in tree["volumes"]] == [LONGEST_TEXT + 1]
 
 
 async def test_a_search_that_few_match_shows_all_of_them(many_rows: ManyRows) -> None:

@@ -6,16 +6,21 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe
+from linstor_affinity_events.errors import BadPolicy
 from linstor_affinity_events.model.affinity import (
+    LABEL_SIZE,
+    MOST_SIZE,
     MOST_TERMS,
     ForeignAffinity,
     NodeAffinity,
+    desired_affinity,
     read_affinity,
 )
 from linstor_affinity_events.model.names import ClaimName, Uid
 from linstor_affinity_events.model.policy import (
     LOCAL_ONLY,
     MAX_LABELS,
+    MAX_RULES,
     MAX_TEXT,
     Policy,
     Unreadable,
@@ -121,8 +126,53 @@ def test_of_an_affinity_with_very_many_labels_only_some_are_kept() -> None:
     )
 
     assert isinstance(found, ForeignAffinity)
-    assert len(found.labels) == MOST_TERMS * MAX_LABELS
+    assert 100 < len(found.labels) <= MOST_SIZE / LABEL_SIZE
     assert len(found.text) < 300
+
+
+@pytest.mark.parametrize(("length", "form"), [(60, NodeAffinity), (64, ForeignAffinity)])
+def test_an_affinity_of_longer_labels_than_are_ever_set_is_of_another_form(
+    length: int, form: type
+) -> None:
+    """Every volume keeps its affinity in memory."""
+    required = {
+        "nodeSelectorTerms": [
+            {
+                "matchExpressions": [
+                    {"key": f"{term}-{label}", "operator": "In", "values": ["v"]}
+                    for label in ("a" * (length - 5), "b" * (length - 5))
+                ]
+            }
+            for term in range(100, 100 + MOST_TERMS)
+        ]
+    }
+
+    found = read_affinity({"nodeAffinity": {"required": required}})
+
+    assert isinstance(found, form)
+    assert sum(LABEL_SIZE + len(label) for label in found.labels) <= MOST_SIZE
+
+
+def test_labels_that_no_affinity_may_have_are_not_wanted_either() -> None:
+    """What this service sets has to be of its own form when it is read."""
+    rules = tuple(frozenset({f"rule-{rule}", "zone"}) for rule in range(8))
+    labels = {f"rule-{rule}": "r" * 63 for rule in range(8)}
+    nodes = [{**labels, "zone": str(node)} for node in range(20)]
+    desired_affinity(nodes, Policy(rules))
+
+    longer = [{**each, "zone": "z" * 300 + each["zone"]} for each in nodes]
+    with pytest.raises(BadPolicy, match="too long"):
+        desired_affinity(longer, Policy(rules))
+
+
+def test_of_very_many_override_annotations_only_some_names_are_kept() -> None:
+    annotations = {f"override.piraeus.io/{n}": "" for n in range(10**4)}
+
+    found = describe(volume(metadata={"annotations": annotations}))
+
+    assert found is not None
+    assert isinstance(found.override, Unreadable)
+    assert len(found.override_names) == MAX_RULES + 1
 
 
 def test_the_overrides_of_a_volume_are_parsed_up_to_a_total_length() -> None:

@@ -79,7 +79,8 @@ def describe(manifest: Mapping[str, Any]) -> Volume | None:
         claim=claim_of(manifest),
         storage_class=sys.intern(str(spec.get("storageClassName") or "")),
         override=_override(annotations),
-        override_names=_override_names(annotations),
+        # Of more, whoever may annotate the volume can write thousands.
+        override_names=tuple(map(sys.intern, _override_names(annotations)[: MAX_RULES + 1])),
         context=_context(csi.get("volumeAttributes") or {}),
     )
 
@@ -95,9 +96,8 @@ def _seconds(timestamp: str | None) -> float:
     return datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
 
 
-def _override_names(annotations: Mapping[str, str]) -> tuple[str, ...]:
-    names = sorted(name for name in annotations if name.startswith(OVERRIDE_PREFIX))
-    return tuple(map(sys.intern, names))
+def _override_names(annotations: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in annotations if name.startswith(OVERRIDE_PREFIX))
 
 
 def _override(annotations: Mapping[str, str]) -> PolicyReading | None:
