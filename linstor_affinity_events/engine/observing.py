@@ -36,19 +36,24 @@ async def observe(
 
 
 def confirmed(
-    dependencies: RunDependencies, entry: JournalEntry, observation: Observation
+    dependencies: RunDependencies,
+    entry: JournalEntry,
+    observation: Observation,
+    *,
+    owner_known: bool,
 ) -> Observation:
     """The same observation, with what this instance knows beside it: what confirms demands of the
-    volume beyond holding data, and who else uses its data.
+    volume beyond holding data, and who else uses its data. With `owner_known`, the run knows whose
+    it is, although not all journal entries may be listed.
 
-    Raises Unreachable if that is not known yet.
+    Raises Stalled and Unreachable if something is not known yet.
     """
     if observation.pv is not None and uid_of(observation.pv) == entry.uid:
         dependencies.unfinished.originals.observed(observation.pv)
     demands, original = demands_of(entry.wanted), dependencies.unfinished.originals.of(entry)
     if observation.pv is None:
         # The label of an entry, or its name, may be anybody's: what it says itself counts.
-        if not dependencies.unfinished.knows_owner(entry.pv, entry.key):
+        if not owner_known and not dependencies.unfinished.knows_owner(entry.pv, entry.key):
             raise Stalled(f"not all journal entries are listed yet, so {entry.pv} has to wait")
         unused = not was_seen_as_its_own(entry, original)
         others = used_by_others(dependencies, entry.key, but=entry.pv, unused=unused)

@@ -13,6 +13,7 @@ from linstor_affinity_events.engine.ports import VolumeWatch
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.engine.together import together
+from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import Refusal
@@ -93,7 +94,7 @@ class ReplacementRun:
             self.progress = after if isinstance(after, Progress) else after.progress
             match after:
                 case Finished():
-                    return self._finished(after)
+                    return _finished(self._dependencies.unfinished, after)
                 case Failed():
                     raise self._failed(after)
             if isinstance(result, Failure):
@@ -125,9 +126,13 @@ class ReplacementRun:
             uninterrupted=progress.own and progress.observation.taken and self._is_recent,
             allowed_finalizers=self._dependencies.allowed_finalizers,
             holder=progress.holder,
+            led_throughout=progress.begun and self._same_term,
         )
         if progress.rejected is None:
-            observation = confirmed(self._dependencies, progress.entry, observation)
+            known = progress.begun and (self._same_term or self._is_recent)
+            observation = confirmed(
+                self._dependencies, progress.entry, observation, owner_known=known
+            )
         self.progress = replace(progress, observation=observation)
 
     @property
@@ -135,8 +140,12 @@ class ReplacementRun:
         return self._clock() - self.began < RELIED_ON_AFTER
 
     @property
+    def _same_term(self) -> bool:
+        return self.term == self._dependencies.unfinished.term
+
+    @property
     def _is_first_hand(self) -> bool:
-        alone = self.term == self._dependencies.unfinished.term or self._is_recent
+        alone = self._same_term or self._is_recent
         return alone and not _saw_later(self._volume_watch, self.progress.entry.uid)
 
     @property
@@ -144,17 +153,6 @@ class ReplacementRun:
         if self.progress.observation.pv is None:
             raise AssertionError("this step is only chosen for a volume that is there")
         return self.progress.observation.pv
-
-    def _finished(self, end: Finished) -> Outcome | LeaveAlone:
-        pv, unfinished = self.progress.entry.pv, self._dependencies.unfinished
-        if end.outcome is None:
-            unfinished.without_entry(pv)
-            return Outcome.SUPERSEDED
-        if not isinstance(end.outcome, LeaveAlone):
-            unfinished.ended(pv)
-        else:
-            unfinished.absent.blocking.discard(pv)
-        return end.outcome
 
     def _failed(self, end: Failed) -> Again | Refused:
         entry, unfinished = self.progress.entry, self._dependencies.unfinished
@@ -264,6 +262,18 @@ class ReplacementRun:
         absent = self._dependencies.unfinished.absent
         (absent.gone if made is None else absent.present)(entry.pv)
         return Recreated(pv=made, asked_for=then.body)
+
+
+def _finished(unfinished: Unfinished, end: Finished) -> Outcome | LeaveAlone:
+    pv = end.progress.entry.pv
+    if end.outcome is None:
+        unfinished.without_entry(pv)
+        return Outcome.SUPERSEDED
+    if not isinstance(end.outcome, LeaveAlone):
+        unfinished.ended(pv)
+    else:
+        unfinished.absent.blocking.discard(pv)
+    return end.outcome
 
 
 def _saw_later(volume_watch: VolumeWatch, uid: Uid) -> bool:

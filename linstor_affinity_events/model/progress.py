@@ -282,8 +282,12 @@ def following(progress: Progress) -> Step:
     if progress.rejected is not None:
         return _roll_back(progress)
     # A run that another one may have preceded does not know whether that one requested a deletion.
-    requested = progress.deletion_requested or not progress.begun
-    observation = replace(progress.observation, deletion_requested=requested)
+    requested = progress.deletion_requested
+    observation = replace(
+        progress.observation,
+        deleted_here=requested,
+        deletion_requested=requested or not progress.begun,
+    )
     return next_step(progress.entry, observation)
 
 
@@ -478,8 +482,10 @@ def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished 
         )
     # An entry that is neither what was stored nor what we tried to store is another client's.
     known = replace(entry, version="") in (replace(progress.entry, version=""), progress.tried)
-    another = _deleted_by_another(progress, pv, entry)
-    if another and not seen.leads:
+    # The uid in the entry of a volume that this run is replacing may be anybody's.
+    uid = progress.entry.uid if progress.begun else entry.uid
+    another = _deleted_by_another(progress, pv, entry, uid)
+    if not seen.leads and (another or _is_let_go(progress, pv, entry, uid)):
         # What is written on the volume or in its entry can be anybody's, so that the leader decides
         # whose deletion it is. This run has nothing to finish.
         return Failed(progress=progress, error=Conflict(_NOT_LEADING.format(entry.pv)))
@@ -489,8 +495,8 @@ def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished 
         holder=progress.observation.holder,
         created=progress.created,
     )
-    gone = not _exists(pv, entry.uid)
-    entry = entry if known or not progress.begun else _as_begun(progress, entry)
+    gone = not _exists(pv, uid)
+    entry = entry if known else _corrected(progress, pv, entry)
     return replace(
         progress,
         entry=entry,
@@ -500,6 +506,15 @@ def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished 
         observation=observation,
         then=Save(entry.prepared()) if another else None,
     )
+
+
+def _corrected(progress: Progress, pv: Manifest | None, stored: JournalEntry) -> JournalEntry:
+    """The entry as another client has rewritten it, with what this run knows better."""
+    if progress.begun:
+        return _as_begun(progress, stored)
+    if progress.deletion_requested and _is_deleted(pv, stored.uid):
+        return replace(stored, state=State.DELETING)
+    return stored
 
 
 def _as_begun(progress: Progress, stored: JournalEntry) -> JournalEntry:
@@ -559,12 +574,20 @@ def _is_marked_and_alive(progress: Progress) -> bool:
     return pv is not None and is_marked(pv) and _is_alive(pv, progress.entry.uid)
 
 
-def _deleted_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
+def _is_let_go(progress: Progress, pv: Manifest | None, entry: JournalEntry, uid: Uid) -> bool:
+    """Whether the volume is deleted, and the entry says that its owner did that."""
+    prepared = entry.state is State.PREPARED and not progress.deletion_requested
+    return prepared and _is_deleted(pv, uid)
+
+
+def _deleted_by_another(
+    progress: Progress, pv: Manifest | None, entry: JournalEntry, uid: Uid
+) -> bool:
     """Whether an observed deletion can't be ours: all our requests were conflicts, and no other
     instance has written its name into the entry and on the volume since, as each does before it
     deletes it.
     """
-    if not _is_deleted(pv, entry.uid) or entry.state is not State.DELETING:
+    if not _is_deleted(pv, uid) or entry.state is not State.DELETING:
         return False
     if progress.deletion_requested:
         return False

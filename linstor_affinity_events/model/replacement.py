@@ -102,6 +102,9 @@ class Observation:
     deletion_requested: bool = True
     """Whether a deletion that this service requested may have taken effect, as far as is known."""
 
+    deleted_here: bool = False
+    """Whether this run has requested the deletion."""
+
     original: Original | None = None
     """The volume being replaced, as this instance observed it."""
 
@@ -111,6 +114,11 @@ class Observation:
     uninterrupted: bool = False
     """Whether everything happened in this run, within a minute: nobody can have relied on the
     replacement markers in between.
+    """
+
+    led_throughout: bool = False
+    """Whether this instance began the replacement, and none but it has led since: it knows the
+    volume as it was before the markers, and no other instance has had it deleted.
     """
 
     allowed_finalizers: tuple[str, ...] = ()
@@ -187,7 +195,8 @@ def _how_it_came_back(entry: JournalEntry, pv: Manifest, created: Uid | None) ->
 def _as_observed(entry: JournalEntry, observation: Observation) -> JournalEntry:
     """The entry with what kept the data of the original, if another client may have written it."""
     seen = observation.original
-    if observation.uninterrupted or seen is None or seen.before is None:
+    known = observation.uninterrupted or observation.led_throughout
+    if known or seen is None or seen.before is None:
         return entry
     return entry.wanting(protected_as(entry.wanted, seen.before))
 
@@ -309,10 +318,11 @@ def rolled_back(
     gone = entry.user is not None and (
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
     )
+    known = observation.uninterrupted or observation.led_throughout
     unmarked = unmarking(
         pv,
         keep=gone and not observation.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
-        own=(entry.policy, skip_reclaim_of(entry.wanted)) if observation.uninterrupted else None,
+        own=(entry.policy, skip_reclaim_of(entry.wanted)) if known else None,
         recorded=entry.policy,
     )
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
@@ -329,7 +339,8 @@ def _deleted_by_others(entry: JournalEntry, pv: Manifest, observation: Observati
 
 def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
     if entry.state is State.PREPARED:
-        known = not observation.deletion_requested and holder_of(pv) == observation.holder
+        alone = observation.led_throughout or holder_of(pv) == observation.holder
+        known = not observation.deletion_requested and alone
         if says_deletion(pv) and not known:
             return LeaveAlone(
                 "this service had the volume deleted, but the entry says that it had not yet "
@@ -341,7 +352,8 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
         return LeaveAlone(
             "the volume is being deleted, and nothing on it confirms that this service deleted it"
         )
-    before = None if observation.uninterrupted else original_values_of(pv)
+    known = observation.uninterrupted or observation.led_throughout
+    before = None if known else original_values_of(pv)
     if before is not None and protected_as(entry.wanted, before) != entry.wanted:
         # What keeps the data is left out only if neither the entry nor the volume has it.
         return Save(entry.wanting(protected_as(entry.wanted, before)))
@@ -352,7 +364,8 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
     if entry.user is not None and not observation.claim_ref_immutable:
         if claim_of(pv) == entry.claim:
             # Another instance may be about to find that its owner deleted it.
-            ours = observation.uninterrupted and holder_of(pv) == observation.holder
+            here = observation.uninterrupted or observation.deleted_here
+            ours = here and holder_of(pv) == observation.holder
             return DetachClaimRef(tombstone_patch(pv, deleted=ours))
         if phase_of(pv) == "Bound" and not observation.guard_over:
             return AwaitBinder()

@@ -11,6 +11,7 @@ import pytest
 
 from linstor_affinity_events.model.keys import MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.progress import MAX_CONFLICTS
 from tests.engine.forged_entries import FORGED, reconciled
 from tests.engine.setup import PV, RD, Setup, instead, until
 from tests.engine.test_entries_rewritten_in_replacement import bound
@@ -37,7 +38,10 @@ def at_each_deletion(
     instead(setup.volumes, delete=hooked)
 
 
-@pytest.mark.parametrize("markers", [{}, {"deleted": True}])
+@pytest.mark.parametrize(
+    "markers",
+    [{}, {"deleted": True}, {"holder": "another"}, {"deleted": True, "holder": "another"}],
+)
 async def test_a_run_that_deleted_nothing_lets_an_owner_delete_the_volume(
     markers: dict[str, Any],
 ) -> None:
@@ -50,6 +54,7 @@ async def test_a_run_that_deleted_nothing_lets_an_owner_delete_the_volume(
                 rewrite_markers(setup, number=number, **markers)
                 return
             if "deletionTimestamp" not in setup.pv()["metadata"]:
+                rewrite_markers(setup, **markers)
                 setup.cluster.delete("persistentvolumes", PV)
 
         at_each_deletion(setup, before=attack)
@@ -62,6 +67,45 @@ async def test_a_run_that_deleted_nothing_lets_an_owner_delete_the_volume(
         assert pv["metadata"]["finalizers"] == ["kubernetes.io/pv-protection"]
         assert pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert not setup.journal.entries
+
+
+async def test_a_run_that_continues_its_own_replacement_knows_the_policy() -> None:
+    """So many writes before a DELETE end the run before."""
+    async with bound() as (setup, _):
+        numbers = iter(range(MAX_CONFLICTS + 2))
+
+        def attack() -> None:
+            for number in numbers:
+                rewrite_markers(setup, number=number, reclaimPolicy="Retain")
+                return
+
+        at_each_deletion(setup, before=attack)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 5)
+
+        assert setup.nodes() == {"n2"}
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+
+
+async def test_an_owner_deletes_the_volume_while_its_markers_are_incomplete() -> None:
+    async with bound() as (setup, _):
+
+        def attack() -> None:
+            if "deletionTimestamp" not in setup.pv()["metadata"]:
+                setup.cluster.delete("persistentvolumes", PV)
+                patch = {"metadata": {"annotations": {MARKER_ANNOTATION: None}}}
+                setup.cluster.patch("persistentvolumes", PV, patch)
+
+        at_each_deletion(setup, before=attack)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: "deletionTimestamp" in setup.pv()["metadata"])
+            await reconciled(setup, 5)
+
+        pv = setup.pv()
+        assert pv["metadata"]["finalizers"] == ["kubernetes.io/pv-protection"]
+        assert pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -1,0 +1,242 @@
+"""Others set an entry back to `prepared`, or rewrite its uid, as if an owner deleted the volume."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from linstor_affinity_events.errors import Conflict, Unreachable
+from linstor_affinity_events.model.keys import FINALIZER
+from linstor_affinity_events.model.manifest import Manifest, Patch
+from linstor_affinity_events.model.names import PvName
+from tests.engine.forged_entries import is_on, reconciled
+from tests.engine.setup import (
+    PV,
+    RD,
+    Json,
+    Setup,
+    bind,
+    cluster_with,
+    instead,
+    one_setup,
+    replace,
+    setup_on,
+    until,
+)
+from tests.engine.test_two_runs import fail_over
+from tests.fakes.linstor import FakeLinstor
+from tests.testbed import manifests
+
+EVENTS: dict[str, type[Exception] | None] = {"label": None, "response lost": Unreachable}
+
+
+def rewrite(setup: Setup, **values: object) -> None:
+    version, tree = setup.journal.entries[PV]
+    setup.journal.entries[PV] = (f"{version}-rewritten", {**tree, **values})
+
+
+async def end_before_deletion(setup: Setup) -> None:
+    """End a run, with its process, between the markers and the deletion."""
+
+    async def end(_: Manifest) -> Manifest | None:
+        raise asyncio.CancelledError
+
+    instead(setup.volumes, delete=end)
+    async with setup.volumes.watching():
+        await asyncio.wait([asyncio.create_task(replace(setup, "n2"))])
+    assert "deletionTimestamp" not in setup.pv()["metadata"]
+
+
+def detaches(change: Patch) -> bool:
+    return "claimRef" in (change.get("spec") or {})
+
+
+@pytest.mark.parametrize("error", EVENTS.values(), ids=EVENTS)
+@pytest.mark.parametrize("after", ["delete", "detach"])
+async def test_a_run_that_continues_knows_what_it_has_deleted_itself(
+    after: str, error: type[Exception] | None
+) -> None:
+    """Anybody makes it observe again, by a label."""
+    async with one_setup("n2") as first:
+        await end_before_deletion(first)
+        setup = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+        delete, patch = setup.volumes.delete, setup.volumes.patch
+        attacked: list[bool] = []
+
+        def attack() -> None:
+            if attacked:
+                return
+            attacked.append(True)
+            rewrite(setup, state="prepared")
+            if error is not None:
+                raise error("the response is lost")
+            labels = {"metadata": {"labels": {"somebody": "else"}}}
+            setup.cluster.patch("persistentvolumes", PV, labels)
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            response = await delete(manifest)
+            if after == "delete":
+                attack()
+            return response
+
+        async def patched(name: PvName, change: Patch) -> Manifest:
+            response = await patch(name, change)
+            if after == "detach" and detaches(change):
+                attack()
+            return response
+
+        instead(setup.volumes, delete=deleted, patch=patched)
+        async with setup.at_work():
+            await reconciled(setup, 10)
+
+        assert attacked
+        assert is_on(setup.cluster, "n2")
+        assert setup.claim()["status"]["phase"] == "Bound"
+
+
+async def test_a_detached_volume_is_not_let_go_by_its_entry() -> None:
+    async with one_setup("n2") as first:
+        await end_before_deletion(first)
+        second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+        patch = second.volumes.patch
+
+        async def patched(name: PvName, change: Patch) -> Manifest:
+            response = await patch(name, change)
+            if detaches(change):
+                raise asyncio.CancelledError
+            return response
+
+        instead(second.volumes, patch=patched)
+        async with second.volumes.watching():
+            await asyncio.wait([asyncio.create_task(second.replacer.resume(PV))])
+        rewrite(second, state="prepared")
+        third = setup_on(first.cluster, first.linstor, journal=first.journal, holder="third")
+        async with third.at_work():
+            await reconciled(third, 10)
+            assert FINALIZER in third.pv()["metadata"]["finalizers"]
+
+            rewrite(third, state="deleting")
+            await third.replacer.resume(PV)
+
+        assert is_on(third.cluster, "n2")
+
+
+async def test_an_instance_that_leads_no_longer_lets_no_volume_go() -> None:
+    """Who may write the Lease has the other one lead between the markers and the deletion."""
+    async with one_setup("n2") as first:
+        second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+        second.leadership.leading = False
+        second.engine.leadership_changed(leading=False)
+        delete, patch = first.volumes.delete, second.volumes.patch
+        about, detached = asyncio.Event(), asyncio.Event()
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            about.set()
+            await detached.wait()
+            return await delete(manifest)
+
+        async def patched(name: PvName, change: Patch) -> Manifest:
+            response = await patch(name, change)
+            if detaches(change) and not detached.is_set():
+                rewrite(second, state="prepared")
+                detached.set()
+                await asyncio.sleep(0.2)
+            return response
+
+        instead(first.volumes, delete=deleted)
+        instead(second.volumes, patch=patched)
+        async with first.at_work(), second.at_work():
+            first.queue.add(RD, source="promotion")
+            await about.wait()
+            fail_over(first, second)
+            await reconciled(second, 10)
+
+        assert detached.is_set()
+        assert is_on(second.cluster, "n2")
+
+
+@pytest.mark.parametrize("values", [{}, {"uid": "other"}], ids=["control", "uid"])
+async def test_another_uid_undoes_no_deletion(values: Json) -> None:
+    async with one_setup("n2") as setup:
+        delete, before = setup.volumes.delete, setup.pv()["metadata"]["uid"]
+        attacked: list[bool] = []
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            if not attacked:
+                attacked.append(True)
+                setup.cluster.delete("persistentvolumes", PV)
+                rewrite(setup, **values)
+            return await delete(manifest)
+
+        instead(setup.volumes, delete=deleted)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 10)
+
+        assert setup.pv()["metadata"]["uid"] == before
+        assert "deletionTimestamp" in setup.pv()["metadata"]
+
+
+async def new_term_while_absent(setup: Setup, then: Callable[[], None] = lambda: None) -> None:
+    """Somebody writes the Lease while the volume is absent, so that the leader begins a new term,
+    and does something else. The first creation comes before the removal, as it usually may.
+    """
+    create, attacked = setup.volumes.create, list[bool]()
+
+    async def created(manifest: Manifest) -> Manifest:
+        if not attacked and setup.cluster.get("persistentvolumes", PV) is None:
+            attacked.append(True)
+            then()
+            setup.engine.leadership_changed(leading=False)
+            setup.engine.leadership_changed(leading=True)
+            raise Conflict("the volume exists")
+        return await create(manifest)
+
+    instead(setup.volumes, create=created)
+    async with setup.at_work():
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: attacked)
+        await reconciled(setup, 10)
+
+
+@pytest.mark.parametrize("changes", [{}, {"state": "prepared"}, {"volume": "theirs/0"}], ids=str)
+async def test_a_new_term_keeps_no_run_from_what_it_removed(changes: Json) -> None:
+    async with one_setup("n2") as setup:
+        await new_term_while_absent(setup, lambda: rewrite(setup, **changes))
+
+        assert is_on(setup.cluster, "n2")
+        assert setup.pv()["spec"]["csi"]["volumeHandle"] == PV
+        assert setup.claim()["status"]["phase"] == "Bound"
+
+
+async def test_a_new_term_detaches_no_volume_with_mount_options_of_its_own() -> None:
+    async with cluster_with() as cluster:
+        bind(cluster, PV, "n1", policy="Delete")
+        await asyncio.sleep(1.0)
+        cluster.patch("persistentvolumes", PV, {"spec": {"mountOptions": ["noatime"]}})
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+
+        await new_term_while_absent(setup)
+
+        assert is_on(cluster, "n2")
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert setup.claim()["status"]["phase"] == "Bound"
+
+
+async def test_a_new_term_detaches_no_volume_without_a_claim() -> None:
+    async with cluster_with() as cluster:
+        on_n1 = manifests.on_nodes(["n1"])
+        made = manifests.volume(PV, claim=None, node_affinity=on_n1, policy="Delete")
+        cluster.create("persistentvolumes", made)
+        await asyncio.sleep(1.0)
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+
+        await new_term_while_absent(setup)
+
+        assert is_on(cluster, "n2")
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        assert "claimRef" not in setup.pv()["spec"]
