@@ -121,37 +121,48 @@ async def test_a_detached_volume_is_not_let_go_by_its_entry() -> None:
         assert is_on(third.cluster, "n2")
 
 
-async def test_an_instance_that_leads_no_longer_lets_no_volume_go() -> None:
+@pytest.mark.parametrize("after", ["delete", "detach"])
+async def test_an_instance_that_leads_no_longer_lets_no_volume_go(after: str) -> None:
     """Who may write the Lease has the other one lead between the markers and the deletion."""
     async with one_setup("n2") as first:
         second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
         second.leadership.leading = False
         second.engine.leadership_changed(leading=False)
-        delete, patch = first.volumes.delete, second.volumes.patch
-        about, detached = asyncio.Event(), asyncio.Event()
+        late, delete, patch = first.volumes.delete, second.volumes.delete, second.volumes.patch
+        about, attacked = asyncio.Event(), asyncio.Event()
+
+        async def deleted_late(manifest: Manifest) -> Manifest | None:
+            about.set()
+            await attacked.wait()
+            return await late(manifest)
+
+        async def attack() -> None:
+            if not attacked.is_set():
+                rewrite(second, state="prepared")
+                attacked.set()
+                await asyncio.sleep(0.2)
 
         async def deleted(manifest: Manifest) -> Manifest | None:
-            about.set()
-            await detached.wait()
-            return await delete(manifest)
+            response = await delete(manifest)
+            if after == "delete":
+                await attack()
+            return response
 
         async def patched(name: PvName, change: Patch) -> Manifest:
             response = await patch(name, change)
-            if detaches(change) and not detached.is_set():
-                rewrite(second, state="prepared")
-                detached.set()
-                await asyncio.sleep(0.2)
+            if after == "detach" and detaches(change):
+                await attack()
             return response
 
-        instead(first.volumes, delete=deleted)
-        instead(second.volumes, patch=patched)
+        instead(first.volumes, delete=deleted_late)
+        instead(second.volumes, delete=deleted, patch=patched)
         async with first.at_work(), second.at_work():
             first.queue.add(RD, source="promotion")
             await about.wait()
             fail_over(first, second)
             await reconciled(second, 10)
 
-        assert detached.is_set()
+        assert attacked.is_set()
         assert is_on(second.cluster, "n2")
 
 

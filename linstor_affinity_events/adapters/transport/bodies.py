@@ -114,9 +114,7 @@ def parse_json(body: bytes | str, what: str, *, most: int = MOST_VALUES) -> Any:
 
 
 _MANAGED_FIELDS = re.compile(rb'"managedFields":\s*(?=\[)')
-_PART = re.compile(
-    rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"){0,1000}+(?:([\[{])|([\]}]++)|)', re.DOTALL
-)
+_PART = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+(?:([\[{])|([\]}]++)|)', re.DOTALL)
 _IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 _MARGIN = 16
 """Levels between a document and the `managedFields` of an object in it, and more."""
