@@ -71,6 +71,14 @@ def policy(tree: Json) -> None:
     tree["wanted"]["spec"]["persistentVolumeReclaimPolicy"] = "Retain"
 
 
+def uid(tree: Json) -> None:
+    tree["uid"] = "other"
+
+
+def nothing(_: Json) -> None:
+    """The version changes all the same."""
+
+
 CHANGES = (
     *(claim_uid, no_claim_uid, no_claim, claim_name, tombstone),
     *(state, holder, affinity, policy),
@@ -625,9 +633,10 @@ async def test_an_entry_that_is_made_immutable_leaves_no_retain(state: str) -> N
         assert setup.journal.entries == {}
 
 
-async def test_an_entry_that_is_touched_undoes_no_deletion() -> None:
+@pytest.mark.parametrize("change", [nothing, uid])
+async def test_an_entry_that_is_touched_undoes_no_deletion(change: Change) -> None:
     """The owner deletes the volume right before this service does; another client rewrites the
-    entry with the same content.
+    entry, with the same content or another uid.
     """
     async with bound() as (setup, _):
         before, delete, done = setup.pv()["metadata"]["uid"], setup.volumes.delete, False
@@ -637,7 +646,7 @@ async def test_an_entry_that_is_touched_undoes_no_deletion() -> None:
             if not done:
                 done = True
                 setup.cluster.delete("persistentvolumes", PV)
-                rewrite(setup, lambda tree: None)
+                rewrite(setup, change)
             return await delete(manifest)
 
         instead(setup.volumes, delete=deleted)

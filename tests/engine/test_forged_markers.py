@@ -38,6 +38,22 @@ def at_each_deletion(
     instead(setup.volumes, delete=hooked)
 
 
+async def deleted_by_its_owner(setup: Setup, attack: Callable[[], None]) -> None:
+    """Have the volume moved, and something happen before each DELETE that ends with a deletion by
+    the owner, which has to be one.
+    """
+    at_each_deletion(setup, before=attack)
+    async with setup.at_work():
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: "deletionTimestamp" in setup.pv()["metadata"])
+        await reconciled(setup, 5)
+
+    pv = setup.pv()
+    assert pv["metadata"]["finalizers"] == ["kubernetes.io/pv-protection"]
+    assert pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+    assert not setup.journal.entries
+
+
 @pytest.mark.parametrize(
     "markers",
     [{}, {"deleted": True}, {"holder": "another"}, {"deleted": True, "holder": "another"}],
@@ -57,16 +73,7 @@ async def test_a_run_that_deleted_nothing_lets_an_owner_delete_the_volume(
                 rewrite_markers(setup, **markers)
                 setup.cluster.delete("persistentvolumes", PV)
 
-        at_each_deletion(setup, before=attack)
-        async with setup.at_work():
-            setup.queue.add(RD, source="promotion")
-            await until(lambda: "deletionTimestamp" in setup.pv()["metadata"])
-            await reconciled(setup, 5)
-
-        pv = setup.pv()
-        assert pv["metadata"]["finalizers"] == ["kubernetes.io/pv-protection"]
-        assert pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-        assert not setup.journal.entries
+        await deleted_by_its_owner(setup, attack)
 
 
 async def test_a_run_that_continues_its_own_replacement_knows_the_policy() -> None:
@@ -97,15 +104,7 @@ async def test_an_owner_deletes_the_volume_while_its_markers_are_incomplete() ->
                 patch = {"metadata": {"annotations": {MARKER_ANNOTATION: None}}}
                 setup.cluster.patch("persistentvolumes", PV, patch)
 
-        at_each_deletion(setup, before=attack)
-        async with setup.at_work():
-            setup.queue.add(RD, source="promotion")
-            await until(lambda: "deletionTimestamp" in setup.pv()["metadata"])
-            await reconciled(setup, 5)
-
-        pv = setup.pv()
-        assert pv["metadata"]["finalizers"] == ["kubernetes.io/pv-protection"]
-        assert pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        await deleted_by_its_owner(setup, attack)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -1,4 +1,4 @@
-"""Others set an entry back to `prepared`, or rewrite its uid, as if an owner deleted the volume."""
+"""Others set an entry back to `prepared`, as if the owner deleted the volume."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from tests.engine.setup import (
     cluster_with,
     instead,
     one_setup,
-    replace,
     setup_on,
     until,
 )
+from tests.engine.test_names_on_volumes import mark_and_crash
 from tests.engine.test_two_runs import fail_over
 from tests.fakes.linstor import FakeLinstor
 from tests.testbed import manifests
@@ -33,18 +33,6 @@ EVENTS: dict[str, type[Exception] | None] = {"label": None, "response lost": Unr
 def rewrite(setup: Setup, **values: object) -> None:
     version, tree = setup.journal.entries[PV]
     setup.journal.entries[PV] = (f"{version}-rewritten", {**tree, **values})
-
-
-async def end_before_deletion(setup: Setup) -> None:
-    """End a run, with its process, between the markers and the deletion."""
-
-    async def end(_: Manifest) -> Manifest | None:
-        raise asyncio.CancelledError
-
-    instead(setup.volumes, delete=end)
-    async with setup.volumes.watching():
-        await asyncio.wait([asyncio.create_task(replace(setup, "n2"))])
-    assert "deletionTimestamp" not in setup.pv()["metadata"]
 
 
 def detaches(change: Patch) -> bool:
@@ -58,8 +46,7 @@ async def test_a_run_that_continues_knows_what_it_has_deleted_itself(
 ) -> None:
     """Anybody makes it observe again, by a label."""
     async with one_setup("n2") as first:
-        await end_before_deletion(first)
-        setup = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+        setup = await mark_and_crash(first)
         delete, patch = setup.volumes.delete, setup.volumes.patch
         attacked: list[bool] = []
 
@@ -96,8 +83,7 @@ async def test_a_run_that_continues_knows_what_it_has_deleted_itself(
 
 async def test_a_detached_volume_is_not_let_go_by_its_entry() -> None:
     async with one_setup("n2") as first:
-        await end_before_deletion(first)
-        second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+        second = await mark_and_crash(first)
         patch = second.volumes.patch
 
         async def patched(name: PvName, change: Patch) -> Manifest:
@@ -166,28 +152,6 @@ async def test_an_instance_that_leads_no_longer_lets_no_volume_go(after: str) ->
         assert is_on(second.cluster, "n2")
 
 
-@pytest.mark.parametrize("values", [{}, {"uid": "other"}], ids=["control", "uid"])
-async def test_another_uid_undoes_no_deletion(values: Json) -> None:
-    async with one_setup("n2") as setup:
-        delete, before = setup.volumes.delete, setup.pv()["metadata"]["uid"]
-        attacked: list[bool] = []
-
-        async def deleted(manifest: Manifest) -> Manifest | None:
-            if not attacked:
-                attacked.append(True)
-                setup.cluster.delete("persistentvolumes", PV)
-                rewrite(setup, **values)
-            return await delete(manifest)
-
-        instead(setup.volumes, delete=deleted)
-        async with setup.at_work():
-            setup.queue.add(RD, source="promotion")
-            await reconciled(setup, 10)
-
-        assert setup.pv()["metadata"]["uid"] == before
-        assert "deletionTimestamp" in setup.pv()["metadata"]
-
-
 async def new_term_while_absent(setup: Setup, then: Callable[[], None] = lambda: None) -> None:
     """Somebody writes the Lease while the volume is absent, so that the leader begins a new term,
     and does something else. The first creation comes before the removal, as it usually may.
@@ -208,6 +172,7 @@ async def new_term_while_absent(setup: Setup, then: Callable[[], None] = lambda:
         setup.queue.add(RD, source="promotion")
         await until(lambda: attacked)
         await reconciled(setup, 10)
+    assert is_on(setup.cluster, "n2")
 
 
 @pytest.mark.parametrize("changes", [{}, {"state": "prepared"}, {"volume": "theirs/0"}], ids=str)
@@ -215,7 +180,6 @@ async def test_a_new_term_keeps_no_run_from_what_it_removed(changes: Json) -> No
     async with one_setup("n2") as setup:
         await new_term_while_absent(setup, lambda: rewrite(setup, **changes))
 
-        assert is_on(setup.cluster, "n2")
         assert setup.pv()["spec"]["csi"]["volumeHandle"] == PV
         assert setup.claim()["status"]["phase"] == "Bound"
 
@@ -225,13 +189,11 @@ async def test_a_new_term_detaches_no_volume_with_mount_options_of_its_own() -> 
         bind(cluster, PV, "n1", policy="Delete")
         await asyncio.sleep(1.0)
         cluster.patch("persistentvolumes", PV, {"spec": {"mountOptions": ["noatime"]}})
-        linstor = FakeLinstor("n1", "n2")
-        linstor.place(PV, "n2")
-        setup = setup_on(cluster, linstor)
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        setup.linstor.place(PV, "n2")
 
         await new_term_while_absent(setup)
 
-        assert is_on(cluster, "n2")
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert setup.claim()["status"]["phase"] == "Bound"
 
@@ -242,12 +204,10 @@ async def test_a_new_term_detaches_no_volume_without_a_claim() -> None:
         made = manifests.volume(PV, claim=None, node_affinity=on_n1, policy="Delete")
         cluster.create("persistentvolumes", made)
         await asyncio.sleep(1.0)
-        linstor = FakeLinstor("n1", "n2")
-        linstor.place(PV, "n2")
-        setup = setup_on(cluster, linstor)
+        setup = setup_on(cluster, FakeLinstor("n1", "n2"))
+        setup.linstor.place(PV, "n2")
 
         await new_term_while_absent(setup)
 
-        assert is_on(cluster, "n2")
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
         assert "claimRef" not in setup.pv()["spec"]
