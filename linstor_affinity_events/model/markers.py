@@ -275,6 +275,8 @@ def _had_provisioner_finalizer(manifest: Manifest) -> bool:
 def _marker_values(manifest: Manifest) -> Mapping[str, Any]:
     try:
         values = json.loads(annotations_of(manifest).get(MARKER_ANNOTATION, ""))
+        # It may contain half a surrogate pair, which is valid JSON, but no request can.
+        json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, Mapping) else {}

@@ -1,8 +1,9 @@
 """What others ask us over HTTP."""
 
+import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,12 +32,16 @@ async def listening(
     not_ready: Mapping[str, str] | None = None,
     status_for_all: bool = False,
     others: Mapping[str, object] | None = None,
+    status: Callable[[str], Awaitable[Mapping[str, Any]]] | None = None,
 ) -> AsyncIterator[HttpEndpoints]:
-    async def status(search: str) -> Mapping[str, Any]:
+    async def found(search: str) -> Mapping[str, Any]:
         return {"search": search, **(others or {})}
 
     responses = EndpointSources(
-        lambda: not_ready or {}, lambda: b"metric 1\n", status, status_for_all=status_for_all
+        lambda: not_ready or {},
+        lambda: b"metric 1\n",
+        status or found,
+        status_for_all=status_for_all,
     )
     endpoints = HttpEndpoints(responses, bind=bind, metrics=metrics)
     try:
@@ -168,6 +173,65 @@ async def test_the_status_page_is_rendered_beside_the_event_loop() -> None:
     assert status == 200
     assert "Version 1" in page
     assert threads.isdisjoint({threading.get_ident()})
+
+
+@pytest.mark.parametrize("path", ["/", "/status"])
+async def test_who_hangs_up_leaves_no_work_for_the_status(path: str) -> None:
+    """The connection is not counted any more, and each status may take megabytes."""
+    at_work = 0
+    go_on = asyncio.Event()
+
+    async def status(search: str) -> Mapping[str, Any]:
+        nonlocal at_work
+        at_work += 1
+        try:
+            await go_on.wait()
+        finally:
+            at_work -= 1
+        return {"search": search}
+
+    async def reach(number: int) -> None:
+        while at_work != number:  # noqa: ASYNC110, nothing else tells
+            await asyncio.sleep(0.01)
+
+    async with listening(status=status) as endpoints, asyncio.timeout(10):
+        port = endpoints.ports[BIND]
+        writers = []
+        for _ in range(20):
+            _, writer = await asyncio.open_connection(LOOPBACK, port)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            writers.append(writer)
+        await reach(1)
+        for writer in writers:
+            writer.close()
+        await reach(0)
+
+        go_on.set()
+        assert (await asked(port, "/status"))[0] == 200
+
+
+async def test_one_status_is_read_at_a_time() -> None:
+    begun, most, go_on = 0, 0, asyncio.Event()
+
+    async def status(search: str) -> Mapping[str, Any]:
+        nonlocal begun, most
+        begun += 1
+        most = max(most, begun)
+        await go_on.wait()
+        begun -= 1
+        return {"search": search}
+
+    async with listening(status=status) as endpoints, asyncio.TaskGroup() as group:
+        port = endpoints.ports[BIND]
+        all_asked = [group.create_task(asked(port, f"/status?q={n}")) for n in range(10)]
+        async with asyncio.timeout(10):
+            while not begun:  # noqa: ASYNC110, nothing else tells
+                await asyncio.sleep(0.01)
+        assert (await asked(port, "/healthz"))[0] == 200
+        go_on.set()
+
+    assert most == 1
+    assert [each.result()[0] for each in all_asked] == [200] * 10
 
 
 async def test_metrics_are_disabled_without_an_address() -> None:

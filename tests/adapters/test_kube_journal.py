@@ -208,6 +208,7 @@ async def test_a_volume_with_the_largest_annotations_fits(
     [
         pytest.param({"metadata": {"annotations": {"x": "," * 250_000}}}, id="too many values"),
         pytest.param({"spec": {"claimRef": {"name": "Not Valid"}}}, id="a claim's name"),
+        pytest.param({"metadata": {"annotations": {"x": "\ud800"}}}, id="half a surrogate pair"),
     ],
 )
 async def test_an_entry_that_could_not_be_read_again_is_not_written(

@@ -7,10 +7,10 @@ import pytest
 from linstor_affinity_events.adapters.kubernetes.api import MOST_PATH, KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.volumes import KubeVolumes
-from linstor_affinity_events.errors import Missing
+from linstor_affinity_events.errors import Invalid, Missing
 from linstor_affinity_events.model.keys import CLASS_ANNOTATION
 from linstor_affinity_events.model.manifest import class_of
-from linstor_affinity_events.model.names import ClaimName
+from linstor_affinity_events.model.names import ClaimName, PvName
 from tests.fakes.kube_server import KubeServer
 from tests.testbed import manifests
 
@@ -54,3 +54,13 @@ async def test_the_error_about_an_object_is_short_whatever_its_name(api: KubeApi
 
     assert str(raised.value).startswith(f"GET {path[:MOST_PATH]}")
     assert "%25" * 200 not in str(raised.value)
+
+
+async def test_text_that_cannot_be_sent_is_rejected(kube: KubeServer, api: KubeApi) -> None:
+    """Half a surrogate pair is valid in JSON, as an escape, and so may come from anywhere."""
+    volumes = KubeVolumes(api, VolumeIndex(lambda _: None))
+
+    with pytest.raises(Invalid, match="cannot be sent"):
+        await volumes.patch(PvName("pv-1"), {"metadata": {"annotations": {"a": "\ud800"}}})
+
+    assert not kube.log.latest

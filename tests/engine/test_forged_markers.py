@@ -3,6 +3,7 @@
 Markers are for those who continue from them. A run that knows better does not follow them.
 """
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,17 @@ from linstor_affinity_events.model.keys import MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.progress import MAX_CONFLICTS
 from tests.engine.forged_entries import FORGED, reconciled
-from tests.engine.setup import PV, RD, Setup, instead, until
+from tests.engine.setup import (
+    PV,
+    RD,
+    Setup,
+    bind,
+    instead,
+    one_setup,
+    replace,
+    setup_on,
+    until,
+)
 from tests.engine.test_entries_rewritten_in_replacement import bound
 
 
@@ -124,3 +135,59 @@ async def test_a_run_knows_the_policy_of_the_volume_that_it_marked(moment: str) 
         assert next(writes, None) is None
         assert setup.nodes() == {"n2"}
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+
+
+async def crash_after_deletion(setup: Setup) -> Setup:
+    """Returns the instance that goes on."""
+    delete = setup.volumes.delete
+
+    async def crash(manifest: Manifest) -> Manifest | None:
+        await delete(manifest)
+        raise asyncio.CancelledError
+
+    instead(setup.volumes, delete=crash)
+    async with setup.volumes.watching():
+        await asyncio.wait([asyncio.create_task(replace(setup, "n2"))])
+    return setup_on(setup.cluster, setup.linstor, journal=setup.journal, holder="another")
+
+
+HALF_A_PAIR = "\ud800"
+"""Valid in JSON, as an escape, but no request can carry it."""
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_text_that_cannot_be_sent_keeps_no_volume_from_being_recreated(
+    removed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with one_setup("n2") as first:
+        setup = await crash_after_deletion(first)
+        rewrite_markers(setup, skipReclaim=HALF_A_PAIR)
+        if removed:
+            async with setup.volumes.watching():
+                await setup.replacer.load()
+            patch = {"metadata": {"annotations": {MARKER_ANNOTATION: None}}}
+            setup.cluster.patch("persistentvolumes", PV, patch)
+        async with setup.at_work():
+            await reconciled(setup, 10)
+
+        assert setup.nodes() == {"n2"}
+        assert setup.claim()["status"]["phase"] == "Bound"
+        assert "unexpected error" not in caplog.text
+
+
+async def test_text_that_cannot_be_sent_stops_no_update_of_the_same_resource(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with one_setup("n1") as setup:
+        bind(setup.cluster, "pvc-2", "n1", handle=f"{PV}/1")
+        markers = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": HALF_A_PAIR})
+        patch = {"metadata": {"annotations": {MARKER_ANNOTATION: markers}}}
+        async with setup.at_work():
+            setup.cluster.patch("persistentvolumes", PV, patch, writer=FORGED)
+            await asyncio.sleep(5.0)
+            setup.linstor.place(PV, "n2")
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 10)
+
+        assert setup.nodes("pvc-2") == setup.nodes() == {"n2"}
+        assert "unexpected error" not in caplog.text

@@ -4,7 +4,9 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+import orjson
 
 from linstor_affinity_events.adapters.kubernetes.index import FollowedVolume, VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.objects import describe, reduced_claim
@@ -35,6 +37,7 @@ from tests.fakes.kube_server import FakeCluster, Refusal
 from tests.fakes.kube_server.metadata import Writer
 
 VOLUMES, CLAIMS = "persistentvolumes", "persistentvolumeclaims"
+T = TypeVar("T")
 
 
 class Faults:
@@ -135,7 +138,7 @@ class FakeVolumes:
 
     async def patch(self, name: PvName, patch: Patch) -> Manifest:
         with self.faults.around("patch"), _sorted():
-            return self.cluster.patch(VOLUMES, name, patch, writer=Writer(name=OURSELVES))
+            return self.cluster.patch(VOLUMES, name, _sent(patch), writer=Writer(name=OURSELVES))
 
     async def delete(self, manifest: Manifest) -> Manifest | None:
         with self.faults.around("delete"), _sorted():
@@ -147,12 +150,12 @@ class FakeVolumes:
     async def remove(self, manifest: Manifest) -> None:
         with self.faults.around("remove"), _sorted():
             if self._get(VOLUMES, name_of(manifest)) is not None:
-                body = released(manifest)
+                body = _sent(released(manifest))
                 self.cluster.update(VOLUMES, name_of(manifest), body, writer=Writer(name=OURSELVES))
 
     async def create(self, manifest: Manifest) -> Manifest:
         with self.faults.around("create"), _sorted():
-            return self.cluster.create(VOLUMES, manifest, writer=Writer(name=OURSELVES))
+            return self.cluster.create(VOLUMES, _sent(manifest), writer=Writer(name=OURSELVES))
 
     async def set_bound(self, manifest: Manifest) -> None:
         with self.faults.around("set_bound"), _sorted():
@@ -162,13 +165,13 @@ class FakeVolumes:
     async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         with self.faults.around("rehearse"), _sorted():
             trial = Writer(name=OURSELVES, dry_run=True)
-            return self.cluster.patch(VOLUMES, name_of(pv), mark, writer=trial)
+            return self.cluster.patch(VOLUMES, name_of(pv), _sent(mark), writer=trial)
 
     async def dry_run_creation(self, wanted: Manifest) -> None:
         with self.faults.around("rehearse creation"), _sorted():
             trial = Writer(name=OURSELVES, dry_run=True)
             if self.cluster.get(VOLUMES, name_of(wanted)) is None:
-                self.cluster.create(VOLUMES, wanted, writer=trial)
+                self.cluster.create(VOLUMES, _sent(wanted), writer=trial)
 
     def describe(self, manifest: Manifest) -> Volume | None:
         return describe(manifest)
@@ -180,6 +183,15 @@ class FakeVolumes:
 
     def last_phase_change(self) -> float:
         return self.index.phase_changed_at
+
+
+def _sent(body: T) -> T:
+    """Return what is sent, unless that can't be encoded."""
+    try:
+        orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise Invalid(str(error)) from error
+    return body
 
 
 class FakeJournal:
@@ -235,7 +247,7 @@ class FakeJournal:
 
     def _keep(self, entry: JournalEntry) -> JournalEntry:
         try:
-            read_entry(entry.written())
+            read_entry(_sent(entry.written()))
         except BadEntry as error:
             raise Refused(str(error)) from error
         self._count += 1

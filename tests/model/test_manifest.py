@@ -298,6 +298,7 @@ def test_a_terminating_volume_is_safe_without_a_finalizer_of_ours() -> None:
         '{"reclaimPolicy":"Delete","skipReclaim":true}',
         '{"reclaimPolicy":["Delete"],"skipReclaim":null}',
         '{"reclaimPolicy":{},"skipReclaim":null}',
+        '{"reclaimPolicy":"Delete","skipReclaim":"\\ud800"}',
         "[" * 100_000,
     ],
 )

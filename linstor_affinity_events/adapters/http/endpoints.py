@@ -135,6 +135,8 @@ class HttpEndpoints:
         self._runners: list[web.AppRunner] = []
         self._listening: list[asyncio.Server] = []
         self.ports: dict[str, int] = {}
+        self._status_lock = asyncio.Lock()
+        """One status is read and rendered at a time: each may take megabytes."""
 
     async def start(self) -> None:
         """Listen. Raises BadSettings if an address cannot be used."""
@@ -164,6 +166,8 @@ class HttpEndpoints:
             keepalive_timeout=connection_limits.HEAD_TIMEOUT,
             # No endpoint takes a body, so none is read after a response.
             lingering_time=0,
+            # Closed connections do not count for the limit.
+            handler_cancellation=True,
         )
         await runner.setup()
         self._runners.append(runner)
@@ -204,16 +208,16 @@ class HttpEndpoints:
         return web.Response(status=503, text="not ready\n" + "".join(lines))
 
     async def _status(self, request: web.Request) -> web.Response:
-        return web.Response(
-            body=orjson.dumps(await self._permitted_status(request), option=orjson.OPT_INDENT_2),
-            content_type="application/json",
-            headers=SAFE_HEADERS,
-        )
+        async with self._status_lock:
+            status = await self._permitted_status(request)
+            body = orjson.dumps(status, option=orjson.OPT_INDENT_2)
+        return web.Response(body=body, content_type="application/json", headers=SAFE_HEADERS)
 
     async def _page(self, request: web.Request) -> web.Response:
-        status = await self._permitted_status(request)
-        # Loading the template, and rendering hundreds of rows, would block all other tasks.
-        page = await asyncio.to_thread(render, status, now=time.time())
+        async with self._status_lock:
+            status = await self._permitted_status(request)
+            # Loading the template, and rendering hundreds of rows, would block all other tasks.
+            page = await asyncio.to_thread(render, status, now=time.time())
         return web.Response(text=page, content_type="text/html", headers=SAFE_HEADERS)
 
     async def _permitted_status(self, request: web.Request) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from linstor_affinity_events.adapters.kubernetes.retry_after import RetryAfterGa
 from linstor_affinity_events.adapters.kubernetes.session import KubeSession, LoadConfiguration
 from linstor_affinity_events.adapters.transport.bodies import LONGEST_FIELDS, MIB, read_bounded
 from linstor_affinity_events.adapters.transport.sockets import keep_alive
-from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.errors import Invalid, Unreachable
 from linstor_affinity_events.model.keys import OURSELVES
 
 JSON = "application/json"
@@ -217,12 +217,17 @@ def _url(session: KubeSession, path: str, query: Query) -> URL:
 def _payload(body: Mapping[str, Any]) -> bytes:
     """Return the JSON of a body without its `managedFields`, which the API server keeps if it gets
     none. Others can write so many levels there that orjson reads, but does not write them.
+
+    Raises Invalid for texts that UTF-8 can't encode.
     """
     metadata = body.get("metadata")
     if isinstance(metadata, Mapping) and "managedFields" in metadata:
         rest = {key: value for key, value in metadata.items() if key != "managedFields"}
         body = {**body, "metadata": rest}
-    return orjson.dumps(body)
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise Invalid(f"it cannot be sent to Kubernetes: {error}") from error
 
 
 def _request_body(raw: bytes | None) -> bytes | BytesIO | None:

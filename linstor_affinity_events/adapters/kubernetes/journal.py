@@ -222,10 +222,10 @@ def _manifest(entry: JournalEntry) -> dict[str, Any]:
     """Raises Refused for an entry that nobody could read again: with texts of others, and labels
     of LINSTOR, it can have too many values. It must not be stored then.
     """
-    text = orjson.dumps(entry.written()).decode()
     try:
+        text = orjson.dumps(entry.written()).decode()
         _read_text(text)
-    except BadEntry as error:
+    except (BadEntry, orjson.JSONEncodeError) as error:
         raise Refused(
             f"the journal entry of PersistentVolume {entry.pv} is not written, since it could not "
             f"be read again: {error}"
