@@ -281,11 +281,11 @@ def following(progress: Progress) -> Step:
         return progress.then
     if progress.rejected is not None:
         return _roll_back(progress)
-    # A run that another one may have preceded does not know whether that one requested a deletion.
     requested = progress.deletion_requested
     observation = replace(
         progress.observation,
         deleted_here=requested,
+        # A run that another one may have preceded does not know whether that one requested it.
         deletion_requested=requested or not progress.begun,
     )
     return next_step(progress.entry, observation)

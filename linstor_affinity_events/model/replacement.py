@@ -133,6 +133,11 @@ class Observation:
     be its claim's own, only those that claims use or may use.
     """
 
+    @property
+    def original_known(self) -> bool:
+        """Whether this instance knows the volume as it was, whatever entry and markers say."""
+        return self.uninterrupted or self.led_throughout
+
 
 def next_step(entry: JournalEntry, observation: Observation) -> Step:
     """Choose the next step. Uid and version guard every write, so a step chosen from an outdated
@@ -195,8 +200,7 @@ def _how_it_came_back(entry: JournalEntry, pv: Manifest, created: Uid | None) ->
 def _as_observed(entry: JournalEntry, observation: Observation) -> JournalEntry:
     """The entry with what kept the data of the original, if another client may have written it."""
     seen = observation.original
-    known = observation.uninterrupted or observation.led_throughout
-    if known or seen is None or seen.before is None:
+    if observation.original_known or seen is None or seen.before is None:
         return entry
     return entry.wanting(protected_as(entry.wanted, seen.before))
 
@@ -318,11 +322,10 @@ def rolled_back(
     gone = entry.user is not None and (
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
     )
-    known = observation.uninterrupted or observation.led_throughout
     unmarked = unmarking(
         pv,
         keep=gone and not observation.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
-        own=(entry.policy, skip_reclaim_of(entry.wanted)) if known else None,
+        own=(entry.policy, skip_reclaim_of(entry.wanted)) if observation.original_known else None,
         recorded=entry.policy,
     )
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
@@ -352,8 +355,7 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
         return LeaveAlone(
             "the volume is being deleted, and nothing on it confirms that this service deleted it"
         )
-    known = observation.uninterrupted or observation.led_throughout
-    before = None if known else original_values_of(pv)
+    before = None if observation.original_known else original_values_of(pv)
     if before is not None and protected_as(entry.wanted, before) != entry.wanted:
         # What keeps the data is left out only if neither the entry nor the volume has it.
         return Save(entry.wanting(protected_as(entry.wanted, before)))
