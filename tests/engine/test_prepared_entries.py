@@ -22,6 +22,7 @@ from tests.engine.setup import (
     setup_on,
     until,
 )
+from tests.engine.test_entries_rewritten_in_replacement import rewrite, state
 from tests.engine.test_names_on_volumes import mark_and_crash
 from tests.engine.test_two_runs import fail_over
 from tests.fakes.linstor import FakeLinstor
@@ -30,9 +31,8 @@ from tests.testbed import manifests
 EVENTS: dict[str, type[Exception] | None] = {"label": None, "response lost": Unreachable}
 
 
-def rewrite(setup: Setup, **values: object) -> None:
-    version, tree = setup.journal.entries[PV]
-    setup.journal.entries[PV] = (f"{version}-rewritten", {**tree, **values})
+def deleting(tree: Json) -> None:
+    tree["state"] = "deleting"
 
 
 def detaches(change: Patch) -> bool:
@@ -54,7 +54,7 @@ async def test_a_run_that_continues_knows_what_it_has_deleted_itself(
             if attacked:
                 return
             attacked.append(True)
-            rewrite(setup, state="prepared")
+            rewrite(setup, state)
             if error is not None:
                 raise error("the response is lost")
             labels = {"metadata": {"labels": {"somebody": "else"}}}
@@ -95,13 +95,13 @@ async def test_a_detached_volume_is_not_let_go_by_its_entry() -> None:
         instead(second.volumes, patch=patched)
         async with second.volumes.watching():
             await asyncio.wait([asyncio.create_task(second.replacer.resume(PV))])
-        rewrite(second, state="prepared")
+        rewrite(second, state)
         third = setup_on(first.cluster, first.linstor, journal=first.journal, holder="third")
         async with third.at_work():
             await reconciled(third, 10)
             assert FINALIZER in third.pv()["metadata"]["finalizers"]
 
-            rewrite(third, state="deleting")
+            rewrite(third, deleting)
             await third.replacer.resume(PV)
 
         assert is_on(third.cluster, "n2")
@@ -124,7 +124,7 @@ async def test_an_instance_that_leads_no_longer_lets_no_volume_go(after: str) ->
 
         async def attack() -> None:
             if not attacked.is_set():
-                rewrite(second, state="prepared")
+                rewrite(second, state)
                 attacked.set()
                 await asyncio.sleep(0.2)
 
@@ -178,7 +178,9 @@ async def new_term_while_absent(setup: Setup, then: Callable[[], None] = lambda:
 @pytest.mark.parametrize("changes", [{}, {"state": "prepared"}, {"volume": "theirs/0"}], ids=str)
 async def test_a_new_term_keeps_no_run_from_what_it_removed(changes: Json) -> None:
     async with one_setup("n2") as setup:
-        await new_term_while_absent(setup, lambda: rewrite(setup, **changes))
+        await new_term_while_absent(
+            setup, lambda: rewrite(setup, lambda tree: tree.update(changes))
+        )
 
         assert setup.pv()["spec"]["csi"]["volumeHandle"] == PV
         assert setup.claim()["status"]["phase"] == "Bound"
