@@ -208,19 +208,22 @@ class HttpEndpoints:
         return web.Response(status=503, text="not ready\n" + "".join(lines))
 
     async def _status(self, request: web.Request) -> web.Response:
+        read = self._permitted(request)
         async with self._status_lock:
-            status = await self._permitted_status(request)
+            status = await _shown(await read())
             body = orjson.dumps(status, option=orjson.OPT_INDENT_2)
         return web.Response(body=body, content_type="application/json", headers=SAFE_HEADERS)
 
     async def _page(self, request: web.Request) -> web.Response:
+        read = self._permitted(request)
         async with self._status_lock:
-            status = await self._permitted_status(request)
+            status = await _shown(await read())
             # Loading the template, and rendering hundreds of rows, would block all other tasks.
             page = await asyncio.to_thread(render, status, now=time.time())
         return web.Response(text=page, content_type="text/html", headers=SAFE_HEADERS)
 
-    async def _permitted_status(self, request: web.Request) -> Mapping[str, Any]:
+    def _permitted(self, request: web.Request) -> Callable[[], Awaitable[Mapping[str, Any]]]:
+        """What reads the status that this peer asks for, if it may."""
         if self._sources.status is None:
             raise web.HTTPNotFound
         # Use the peer of the connection: a client can write anything into headers.
@@ -228,8 +231,7 @@ class HttpEndpoints:
         if not self._sources.status_for_all and not is_loopback(peer):
             raise web.HTTPForbidden(text=LOCAL_ONLY, headers=SAFE_HEADERS)
         search = request.query.get("q", "")[:LONGEST_SEARCH]
-        status: Mapping[str, Any] = await _shown(await self._sources.status(search))
-        return status
+        return partial(self._sources.status, search)
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._sources.metrics(), headers={"Content-Type": METRICS_TYPE})
