@@ -117,7 +117,7 @@ async def connections(context: Context, chance: random.Random) -> str:
 async def vanished(context: Context, chance: random.Random) -> str:
     peer = chance.choice(("kubernetes", "linstor"))
     proxy = context.kubernetes if peer == "kubernetes" else context.linstor
-    proxy.vanish()
+    await proxy.vanish()
     return f"{peer} for all who are connected"
 
 

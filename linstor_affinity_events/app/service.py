@@ -23,6 +23,7 @@ from linstor_affinity_events.adapters.kubernetes.volumes import (
     VOLUMES_PATH,
     KubeVolumes,
 )
+from linstor_affinity_events.adapters.kubernetes.watch import EventDeadline
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.adapters.transport.bodies import parse_text
 from linstor_affinity_events.app.drain import Drain
@@ -92,7 +93,7 @@ class Service:
             after_full_reconcile=self._garbage.collect,
         )
         self.informers = {
-            "persistentvolumes": self._informer(VOLUMES_PATH, self.index),
+            "persistentvolumes": self._informer(VOLUMES_PATH, self.index, self.index.deadline),
             "storageclasses": self._informer(CLASSES_PATH, self.index.classes),
         }
         self.status = StatusReport(
@@ -127,13 +128,14 @@ class Service:
     def _volume_changed(self, volume: Volume) -> None:
         self.engine.volume_changed(volume)
 
-    def _informer(self, path: str, store: Store) -> Informer:
+    def _informer(self, path: str, store: Store, deadline: EventDeadline | None = None) -> Informer:
         return Informer(
             self.api,
             path,
             store,
             delays=self.engine.delays(first=0.5, most=30.0),
             watch_for=self._settings.resync_rate,
+            deadline=deadline,
         )
 
     def not_ready(self) -> Mapping[str, str]:

@@ -145,7 +145,23 @@ async def test_an_api_server_that_disappears_without_closing_connections(
     async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
         proxied.record.forget()
         gone = time.monotonic()
-        proxied.kubernetes.vanish()
+        await proxied.kubernetes.vanish()
+        moving.move_during()
+
+        await proxied.record.until(lambda: "watch persistentvolumes" in proxied.record.labels())
+        first = next(each for each in proxied.record if each.label == "watch persistentvolumes")
+        assert first.at - gone < NOTICED_WITHIN
+
+
+@pytest.mark.parametrize("testbed", LONG_BOTH, indirect=True)
+async def test_an_api_server_that_falls_silent_on_open_connections(
+    proxied: ProxiedTestbed, fleet: MakeFleet
+) -> None:
+    """As behind a load balancer. Only the service's own writes show that events are missing."""
+    async with fleet(proxied.testbed, proxied.service(ELECTED, FEW_FULL_RECONCILES)) as moving:
+        proxied.record.forget()
+        gone = time.monotonic()
+        proxied.kubernetes.fall_silent()
         moving.move_during()
 
         await proxied.record.until(lambda: "watch persistentvolumes" in proxied.record.labels())

@@ -77,7 +77,7 @@ async def test_linstor_disappears_without_closing_connections(
         await proxied.testbed.linstor.subscribed(NODES)
         proxied.record.forget()
         gone = time.monotonic()
-        proxied.linstor.vanish()
+        await proxied.linstor.vanish()
         moving.move_during()
 
         await proxied.record.until(lambda: set(proxied.record.labels()) >= OPEN_STREAMS)

@@ -7,6 +7,7 @@ from typing import Any
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe, storage_class
 from linstor_affinity_events.adapters.kubernetes.siblings import Siblings
+from linstor_affinity_events.adapters.kubernetes.watch import EventDeadline
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.markers import wrote_phase
@@ -48,6 +49,7 @@ class VolumeIndex:
         self._listed: set[PvName] = set()
         self._synced = False
         self.classes = ClassStore()
+        self.deadline = EventDeadline()
         self.phase_changed_at = float("-inf")
 
     def of(self, resource: ResourceName) -> Collection[Volume]:

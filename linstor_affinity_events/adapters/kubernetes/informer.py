@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.pages import Pages
 from linstor_affinity_events.adapters.kubernetes.responses import WatchEvents
-from linstor_affinity_events.adapters.kubernetes.watch import bounded_watch
+from linstor_affinity_events.adapters.kubernetes.watch import EventDeadline, bounded_watch
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Expired, Invalid, Missing, Refused, Unreachable
@@ -47,8 +47,17 @@ class Informer:
     """
 
     def __init__(
-        self, api: KubeApi, path: str, store: Store, *, delays: Backoff, watch_for: float
+        self,
+        api: KubeApi,
+        path: str,
+        store: Store,
+        *,
+        delays: Backoff,
+        watch_for: float,
+        deadline: EventDeadline | None = None,
     ) -> None:
+        """`deadline` is told of changes that this service makes."""
+        self._deadline = deadline or EventDeadline()
         self._api, self._path, self._store = api, path, store
         self._delays, self._watch_for = delays, watch_for
         self._version = ""
@@ -95,7 +104,7 @@ class Informer:
             self._store.begin_list()
         watch = bounded_watch(self._api, self._path, version=self._version, seconds=self._watch_for)
         try:
-            async with watch as events:
+            async with watch as events, self._deadline.enforced(self._path):
                 await self._take(events, listing=listing)
         except Invalid as error:
             if not listing:
@@ -111,6 +120,7 @@ class Informer:
         if not listing:
             self._healthy()
         async for event in events:
+            self._deadline.arrived()
             kind, manifest = event.get("type"), event["object"]
             metadata = manifest["metadata"]
             if kind == "BOOKMARK":

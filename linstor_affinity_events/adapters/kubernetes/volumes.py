@@ -72,16 +72,23 @@ class KubeVolumes:
             return
 
     async def create(self, manifest: Manifest) -> Manifest:
-        return await self._api.create(VOLUMES_PATH, manifest)
+        began = asyncio.get_running_loop().time()
+        made = await self._api.create(VOLUMES_PATH, manifest)
+        self._index.deadline.changed_since(began)
+        return made
 
     async def set_bound(self, manifest: Manifest) -> None:
         await self._patch(f"{_at(name_of(manifest))}/status", bound_patch(manifest))
 
     async def _patch(self, path: str, patch: Patch) -> Manifest:
+        began = asyncio.get_running_loop().time()
         try:
-            return await self._api.patch(path, patch)
+            patched = await self._api.patch(path, patch)
         except Missing as error:
             raise Conflict(str(error)) from error
+        if version_of(patched) != version_of(patch):
+            self._index.deadline.changed_since(began)
+        return patched
 
     async def dry_run(self, pv: Manifest, mark: Patch, wanted: Manifest) -> Manifest:
         path = _at(name_of(pv))

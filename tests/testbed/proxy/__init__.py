@@ -24,10 +24,10 @@ added, or several from there on:
 The actions are in actions.py: Instead, Before and After call back in place of the request, before
 it is sent on or after its response was had, Respond responds by itself, Delay waits, Hang never
 responds, Reset breaks the connection, CutBody sends a part of the response, Late forwards a request
-long after its sender has given up. Of all connections at once, `drop_connections` breaks them and
-`vanish` lets them hang in the air. The oldest rule that wants a request has it; the others still
-count it. Without a rule requests go through as they are, and responses come back unbuffered where
-they are streams.
+long after its sender has given up. Of all connections at once, `drop_connections` breaks them,
+`vanish` lets them hang in the air, and `fall_silent` sends nothing more on them. The oldest rule
+that wants a request has it; the others still count it. Without a rule requests go through as they
+are, and responses come back unbuffered where they are streams.
 """
 
 from tests.testbed.proxy.actions import (

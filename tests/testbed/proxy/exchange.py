@@ -55,7 +55,7 @@ class Exchange:
     action: Action | None
     outlive: Outlive
     is_gone: Callable[[], bool]
-    """Whether the proxy has vanished for the sender."""
+    """Whether the proxy sends nothing more to the sender."""
 
     async def whole(self) -> web.StreamResponse:
         """Have the whole response, and pass it on."""

@@ -2,8 +2,10 @@
 
 import asyncio
 import ctypes
+import fcntl
 import socket
 import struct
+import termios
 from typing import NoReturn
 
 from aiohttp import web
@@ -23,6 +25,15 @@ def cut_off(transport: asyncio.BaseTransport) -> None:
     program = ctypes.create_string_buffer(_RETURN_NOTHING, len(_RETURN_NOTHING))
     given = struct.pack("HL", 1, ctypes.addressof(program))
     raw.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, given)
+
+
+def is_unacknowledged(transport: asyncio.BaseTransport) -> bool:
+    """Whether something that was written is still unsent or not acknowledged; see tcp(7)."""
+    raw = transport.get_extra_info("socket")
+    if raw is None or raw.fileno() < 0:
+        return False
+    count = fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
+    return bool(struct.unpack("i", count)[0])
 
 
 def cut(request: web.Request) -> None:

@@ -5,7 +5,7 @@ import json
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from tests.testbed.proxy.actions import Action
 from tests.testbed.proxy.exchange import Exchange
-from tests.testbed.proxy.failures import cut_off
+from tests.testbed.proxy.failures import cut_off, is_unacknowledged
 from tests.testbed.proxy.labels import Terms
 from tests.testbed.proxy.record import Asked, Record
 from tests.testbed.proxy.rules import Rule, Rules, Wanted
@@ -22,6 +22,9 @@ from tests.testbed.proxy.rules import Rule, Rules, Wanted
 Translate = Callable[[str, str, Mapping[str, str], bytes], Terms]
 
 _BODY_LIMIT = 64 << 20
+
+ACKNOWLEDGED_WITHIN = 0.5
+"""Seconds. Who does not read acknowledges nothing."""
 
 
 class Proxy:
@@ -71,13 +74,25 @@ class Proxy:
         for transport in self._connected():
             transport.abort()
 
-    def vanish(self) -> None:
+    def fall_silent(self) -> None:
+        """Send nothing more to all who are connected, and stay connected, as a load balancer whose
+        peer is gone: TCP finds nothing wrong. Who reconnects is served.
+        """
+        self._gone.update(self._connected())
+
+    async def vanish(self) -> None:
         """Be gone for all who are connected, as a machine that lost its power: no FIN, no RST, and
         nothing that they send is ever acknowledged. Who reconnects is served.
         """
-        for transport in self._connected():
+        vanished = self._connected()
+        self.fall_silent()
+        # Unacknowledged segments would be sent again for a minute, which no such machine does.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ACKNOWLEDGED_WITHIN):
+                while any(is_unacknowledged(each) for each in vanished):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+        for transport in vanished:
             cut_off(transport)
-            self._gone.add(transport)
 
     async def until_idle(self) -> None:
         """Wait until everything that was sent on has a response; streams do not count."""
