@@ -205,8 +205,7 @@ class FullReconciler:
             decision = decide(self._cluster_view.case(volume, definition, placement))
             found[kind_of(decision), reason_of(decision)] += 1
             self._follow_up(cause, resource, volume, decision)
-        for name in [name for name in self._reporter.out_of_sync if self._index.get(name) is None]:
-            self._reporter.forget(name)
+        self._reporter.forget_gone(self._index)
         self._forget_gone()
         return found
 

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
-from linstor_affinity_events.engine.ports import NO_TRIGGER, Notices, Telemetry
+from linstor_affinity_events.engine.ports import NO_TRIGGER, Index, Notices, Telemetry
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import (
     Change,
@@ -146,7 +146,8 @@ class Reporter:
     def __init__(self, notices: Notices, telemetry: Telemetry, now: Callable[[], float]) -> None:
         self._notices, self._telemetry, self._now = notices, telemetry, now
         self.out_of_sync: dict[PvName, OutOfSync] = {}
-        self._advised: dict[tuple[PvName, str], str] = {}
+        self._advised: dict[PvName, dict[str, str]] = {}
+        """The texts of warnings about what is not retried, by volume and reason."""
         self.latest: deque[Changed] = deque(maxlen=MOST_CHANGES)
         """The last changes, the newest last."""
 
@@ -206,7 +207,7 @@ class Reporter:
     def duplicates(self, volume: Volume, others: Collection[PvName]) -> None:
         """Report volumes in use that refer to one LINSTOR volume; each is kept in sync."""
         if not others or not volume.in_use:
-            self._advised.pop((volume.name, DUPLICATE_REASON), None)
+            self._advised.get(volume.name, {}).pop(DUPLICATE_REASON, None)
             return
         self._advise(
             volume,
@@ -231,17 +232,19 @@ class Reporter:
 
     def _advise(self, volume: Volume, reason: str, why: str) -> None:
         """Warn once about something that is not retried."""
-        if self._advised.get((volume.name, reason)) == why:
+        advised = self._advised.setdefault(volume.name, {})
+        if advised.get(reason) == why:
             return
-        self._advised[volume.name, reason] = why
+        advised[reason] = why
         log.warning(why, extra=facts(pv=volume.name, resource=volume.key, claim=volume.claim))
         self._notices.warn(volume, reason, why)
 
-    def forget(self, name: PvName) -> None:
-        """The volume is gone."""
-        self.out_of_sync.pop(name, None)
-        for reason in (DUPLICATE_REASON, DIFFERENT_REASON):
-            self._advised.pop((name, reason), None)
+    def forget_gone(self, index: Index) -> None:
+        """Drop what was reported about volumes that no longer exist."""
+        for name in self.out_of_sync.keys() | self._advised.keys():
+            if index.get(name) is None:
+                self.out_of_sync.pop(name, None)
+                self._advised.pop(name, None)
 
     def changed(
         self,

@@ -54,6 +54,8 @@ class Resuming:
             return False, None
         failed: Again | Refused | None = None
         for name in due[:RESUMED_AT_ONCE]:
+            if not self._leadership.leading:
+                break
             unfinished.trying(name)
             key, absent = unfinished.pending.get(name), self._index.get(name) is None
             if key is not None and absent and not unfinished.knows_owner(name, key):

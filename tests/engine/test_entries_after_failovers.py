@@ -282,3 +282,30 @@ async def test_who_leads_again_lists_all_entries_before_it_makes_a_volume_it_onc
             await reconciled(setup, 3)
 
         assert cluster.get("persistentvolumes", EVIL) is None
+
+
+async def test_nothing_is_resumed_any_more_when_the_leadership_is_lost() -> None:
+    """Between two volumes of one resource; the next leader resumes the others."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1")
+        linstor.place(PV, "n1")
+        setup = setup_on(cluster, linstor)
+        for number in range(3):
+            forged = volume_for(None, PV)
+            forged["metadata"]["name"] = f"pv-{number}"
+            setup.journal.entries[PvName(f"pv-{number}")] = entry(forged, f"{PV}/0")
+        tried, resume = list[str](), setup.replacer.resume
+
+        async def resume_and_lose_the_lease(name: PvName) -> Any:
+            tried.append(name)
+            ended = await resume(name)
+            setup.leadership.leading = False
+            return ended
+
+        instead(setup.replacer, resume=resume_and_lose_the_lease)
+        async with setup.at_work():
+            await setup.full_reconciler.reconcile_all("leading")
+            await until(lambda: tried)
+            await asyncio.sleep(60.0)
+
+            assert len(tried) == 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.engine.reporter import (
     DEFERRED_FOR,
@@ -138,10 +139,28 @@ def test_a_deleted_volume_is_not_reported_again() -> None:
     scenario = Scenario()
     scenario.report(RESIZING)
 
-    scenario.reporter.forget(scenario.volume.name)
+    scenario.reporter.forget_gone(VolumeIndex(lambda _: None))
     scenario.now += DEFERRED_FOR
 
     assert scenario.reporter.deferred() == {}
+
+
+def test_nothing_is_kept_of_volumes_that_are_gone() -> None:
+    """Also of those that were in sync: claims and their volumes come and go for years."""
+    scenario, index = Scenario(), VolumeIndex(lambda _: None)
+    index.changed(volume())
+    scenario.reporter.created_different(scenario.volume, ["spec.capacity"])
+    scenario.reporter.duplicates(scenario.volume, [PvName("other")])
+    assert scenario.warned == 2
+
+    scenario.reporter.forget_gone(index)
+    scenario.reporter.duplicates(scenario.volume, [PvName("other")])
+    assert scenario.warned == 2
+
+    index.gone(volume())
+    scenario.reporter.forget_gone(index)
+    scenario.reporter.duplicates(scenario.volume, [PvName("other")])
+    assert scenario.warned == 3
 
 
 @pytest.mark.parametrize(
