@@ -45,7 +45,7 @@ class Resuming:
         names, unfinished = self.begun(item.key), self._unfinished
         pause = self._retries.unfinished_most(item.key)
         due = unfinished.due(names, pause=pause, most=RESUMED_AT_ONCE + 1)
-        if not due or not self._leadership.leading:
+        if not due or not self._leads():
             return True, None
         urgent = unfinished.is_urgent(due)
         if not self._queue.may_change(item, urgent=urgent):
@@ -54,7 +54,7 @@ class Resuming:
             return False, None
         failed: Again | Refused | None = None
         for name in due[:RESUMED_AT_ONCE]:
-            if not self._leadership.leading:
+            if not self._leads():
                 break
             unfinished.trying(name)
             key, absent = unfinished.pending.get(name), self._index.get(name) is None
@@ -71,6 +71,9 @@ class Resuming:
         if failed is not None and known.issuperset(v.name for v in self._index.of(item.key)):
             raise failed
         return True, failed
+
+    def _leads(self) -> bool:
+        return self._leadership.leading
 
     async def _finish_one(self, item: WorkItem[ResourceName], name: PvName) -> None:
         begun = asyncio.get_running_loop().time()

@@ -1,6 +1,7 @@
 """A watch that should have delivered something is not waited for."""
 
 import asyncio
+import errno
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.informer import Informer
 from linstor_affinity_events.adapters.kubernetes.responses import WatchEvents
 from linstor_affinity_events.adapters.kubernetes.volumes import VOLUMES_PATH, KubeVolumes
-from linstor_affinity_events.adapters.kubernetes.watch import EVENT_OVERDUE_AFTER
+from linstor_affinity_events.adapters.kubernetes.watch import EVENT_OVERDUE_AFTER, EventDeadline
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.model.names import PvName
 from tests.adapters.peers import loads, running
@@ -158,3 +159,12 @@ async def test_the_reason_is_reported(caplog: pytest.LogCaptureFixture) -> None:
 
     errors = [str(vars(record).get("error", vars(record))) for record in caplog.records]
     assert any("has not delivered a change of 10 s ago" in error for error in errors)
+
+
+async def test_a_timeout_of_the_connection_is_another_reason() -> None:
+    """TCP reports ETIMEDOUT when keepalive probes are not acknowledged."""
+    deadline = EventDeadline()
+
+    with pytest.raises(TimeoutError, match="keepalive"):
+        async with deadline.enforced(VOLUMES_PATH):
+            raise TimeoutError(errno.ETIMEDOUT, "keepalive")

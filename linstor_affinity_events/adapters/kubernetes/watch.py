@@ -45,10 +45,14 @@ class EventDeadline:
     @asynccontextmanager
     async def enforced(self, path: str) -> AsyncIterator[None]:
         """Raise Unreachable once an event is overdue, while the block follows a watch."""
+        self._timeout = timeout = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as self._timeout:
+            async with timeout:
                 yield
         except TimeoutError as error:
+            if not timeout.expired():
+                # An error of the connection (ETIMEDOUT).
+                raise
             raise Unreachable(
                 f"the watch of {path} has not delivered a change of {EVENT_OVERDUE_AFTER:g} s ago"
             ) from error
