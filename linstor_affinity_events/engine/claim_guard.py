@@ -9,13 +9,13 @@ from contextlib import suppress
 from linstor_affinity_events.engine.ports import Telemetry, Volumes, VolumeWatch
 from linstor_affinity_events.engine.resync_prediction import SAME_RESYNC, ResyncPrediction
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.claim_ref import tombstone_name
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import (
     Manifest,
     claim_of,
     finalizers_of,
     phase_of,
+    tombstone_name,
     uid_of,
     version_of,
 )

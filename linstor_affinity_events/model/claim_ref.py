@@ -11,9 +11,10 @@ from linstor_affinity_events.model.manifest import (
     claim_of,
     finalizers_of,
     guarded,
-    uid_of,
+    tombstone_for,
+    tombstone_name,
 )
-from linstor_affinity_events.model.markers import with_deletion
+from linstor_affinity_events.model.markers import claim_name_of, with_deletion
 from linstor_affinity_events.model.names import ClaimName, Uid
 from linstor_affinity_events.model.recreation import with_retain
 
@@ -52,15 +53,6 @@ def detached(body: Manifest, uid: Uid) -> dict[str, Any]:
     }
 
 
-def tombstone_name(manifest: Manifest) -> str:
-    return tombstone_for(uid_of(manifest))
-
-
-def tombstone_for(uid: Uid) -> str:
-    """The name of a claim that does not exist, for the volume of this uid."""
-    return f"gone-{uid}"
-
-
 def tombstone_patch(manifest: Manifest, *, deleted: bool = False) -> Patch:
     """Detach the claimRef: it names a claim that does not exist, uid and namespace unchanged. Then
     the binder does not change the real claim when the volume is removed.
@@ -92,7 +84,11 @@ def rebound(manifest: Manifest, claim: ClaimName | None) -> bool:
     if named == claim or (named is not None and not named.is_valid):
         return False
     if named is not None and named.name == tombstone_name(manifest):
-        return claim is not None and named != replace(claim, name=named.name)
+        if claim is None:
+            # Another client took the claim out of the journal entry: it was there when the
+            # claimRef was detached.
+            return claim_name_of(manifest) != ""
+        return named != replace(claim, name=named.name)
     return True
 
 
@@ -104,6 +100,6 @@ def with_claim_of(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     if ref := seen["spec"].get("claimRef"):
         name = ref.get("name")
         if name == tombstone_name(seen):
-            name = (wanted["spec"].get("claimRef") or {}).get("name", name)
+            name = (wanted["spec"].get("claimRef") or {}).get("name") or claim_name_of(seen)
         spec["claimRef"] = {**ref, "name": name}
     return {**wanted, "spec": spec}

@@ -110,6 +110,15 @@ def secret_namespaces(manifest: Manifest) -> frozenset[str]:
     return frozenset(found)
 
 
+def tombstone_name(manifest: Manifest) -> str:
+    return tombstone_for(uid_of(manifest))
+
+
+def tombstone_for(uid: Uid) -> str:
+    """The name of a claim that does not exist, for the volume of this uid."""
+    return f"gone-{uid}"
+
+
 def guarded(manifest: Manifest, patch: Patch) -> Patch:
     """The patch, valid only for exactly this incarnation and version."""
     guard = {"uid": uid_of(manifest), "resourceVersion": version_of(manifest)}

@@ -22,6 +22,7 @@ from linstor_affinity_events.model.manifest import (
     guarded,
     is_terminating,
     reclaim_policy_of,
+    tombstone_name,
 )
 
 Before = tuple[str, str | None]
@@ -120,7 +121,13 @@ def mark_patch(manifest: Manifest, holder: str = "", *, before: Before | None = 
         finalizers = [f for f in finalizers if f not in {FINALIZER, PROVISIONER_FINALIZER}]
         finalizers.append(FINALIZER)
     marker = _marker(
-        policy, skip, held=held, holder=holder, deleted=terminating and says_deletion(manifest)
+        policy,
+        skip,
+        held=held,
+        holder=holder,
+        deleted=terminating and says_deletion(manifest),
+        claim=_attached(manifest, manifest["spec"].get("claimRef") or {}, "name")
+        or claim_name_of(manifest),
     )
     return guarded(
         manifest,
@@ -169,9 +176,12 @@ def _marker(
     held: bool = False,
     holder: str = "",
     deleted: bool = False,
+    claim: str = "",
 ) -> str:
     # Always there, so that a full annotation is refused when the volume is marked, not later.
     values: dict[str, Any] = {"reclaimPolicy": policy, "skipReclaim": skip, "deleted": deleted}
+    if claim:
+        values["claim"] = claim
     if held:
         values["provisionerFinalizer"] = True
     if holder:
@@ -266,6 +276,26 @@ def holder_of(manifest: Manifest) -> str:
     that is not known.
     """
     return str(_marker_values(manifest).get("holder") or "")
+
+
+def claim_name_of(manifest: Manifest) -> str:
+    """The name of the claim that the volume had when our own field manager marked it, which the
+    claimRef does not have any more once it is detached; empty if that is not known.
+    """
+    return _attached(manifest, _marker_values(manifest)) if _wrote_marker(manifest) else ""
+
+
+def _attached(manifest: Manifest, values: Mapping[str, Any], key: str = "claim") -> str:
+    """The name of a claim, unless it is the one of a detached claimRef."""
+    name = str(values.get(key) or "")
+    return "" if name == tombstone_name(manifest) else name
+
+
+def is_marked_by_another(manifest: Manifest, holder: str) -> bool:
+    """Whether an instance of another name than `holder` has set the markers last, written by our
+    own field manager. The annotation alone may be anybody's.
+    """
+    return _wrote_marker(manifest) and holder_of(manifest) not in {"", holder}
 
 
 def _had_provisioner_finalizer(manifest: Manifest) -> bool:

@@ -11,7 +11,6 @@ from linstor_affinity_events.model.claim_ref import (
     detached,
     disowned,
     rebound,
-    tombstone_for,
     tombstone_patch,
     with_claim_of,
 )
@@ -26,6 +25,7 @@ from linstor_affinity_events.model.manifest import (
     is_terminating,
     phase_of,
     skip_reclaim_of,
+    tombstone_for,
     uid_of,
 )
 from linstor_affinity_events.model.markers import (
@@ -35,6 +35,7 @@ from linstor_affinity_events.model.markers import (
     is_ours_to_delete,
     is_safe_to_release,
     mark_patch,
+    marker_of,
     original_values_of,
     says_deletion,
     unmarking,
@@ -277,7 +278,9 @@ def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
 
 def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
     whole = is_marked(pv)
-    if whole and not _has_to_be_decided_again(entry, pv):
+    # What the entry says of policy and skip-reclaim counts only for who knows the original.
+    known = marker_of(pv) is not None or observation.original_known
+    if whole and known and not _has_to_be_decided_again(entry, pv):
         wanted = entry.wanting(taken_over(entry.wanted, pv))
         if entry.state is State.PREPARED:
             return Save(wanted.deleting())
@@ -351,7 +354,8 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
             )
         return _deleted_by_others(entry, pv, observation)
     original = observation.original
-    if not is_ours_to_delete(pv) and not (original is not None and original.held):
+    held = original is not None and original.held
+    if not (is_ours_to_delete(pv) or held or observation.deleted_here):
         return LeaveAlone(
             "the volume is being deleted, and nothing on it confirms that this service deleted it"
         )

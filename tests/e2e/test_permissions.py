@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from linstor_affinity_events.app.permissions import PERMISSIONS, Scope
 from linstor_affinity_events.engine.claim_guard import BEHIND_AFTER
-from linstor_affinity_events.model.claim_ref import tombstone_for
+from linstor_affinity_events.model.manifest import tombstone_for
 from tests.testbed.clusters import ApiError, until
 from tests.testbed.permissions import OWN as OWN_NAMESPACE
 from tests.testbed.permissions import asked_for, documented, rbac_objects

@@ -9,11 +9,20 @@ from linstor_affinity_events.model.keys import (
     MARKER_ANNOTATION,
     SKIP_RECLAIM_ANNOTATION,
 )
-from linstor_affinity_events.model.manifest import Manifest, annotations_of, finalizers_of
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    annotations_of,
+    finalizers_of,
+    reclaim_policy_of,
+)
 from tests.engine.forged_entries import is_on, reconciled
 from tests.engine.setup import PV, RD, Json, Setup, instead, replace, setup_on
-from tests.engine.test_entries_rewritten_in_replacement import bound
+from tests.engine.test_entries_rewritten_in_replacement import bound, rewrite
 
+KEPT = {
+    "spec": {"persistentVolumeReclaimPolicy": "Retain"},
+    "metadata": {"annotations": {SKIP_RECLAIM_ANNOTATION: "true"}},
+}
 NO_MARKER = {"metadata": {"annotations": {MARKER_ANNOTATION: None}}}
 MOST_ANNOTATIONS = 256 * 1024
 
@@ -23,6 +32,11 @@ def is_as_before(setup: Setup) -> bool:
     retained = pv["spec"]["persistentVolumeReclaimPolicy"] != "Delete"
     marked = FINALIZER in finalizers_of(pv) or SKIP_RECLAIM_ANNOTATION in annotations_of(pv)
     return not (retained or marked or setup.journal.entries)
+
+
+def deletes(tree: Json) -> None:
+    tree["wanted"]["spec"]["persistentVolumeReclaimPolicy"] = "Delete"
+    tree["wanted"]["metadata"]["annotations"].pop(SKIP_RECLAIM_ANNOTATION, None)
 
 
 def strip_marker(_: str, new: Json) -> None:
@@ -68,15 +82,27 @@ async def test_a_marked_volume_whose_annotation_is_removed_gets_its_values_back(
         assert is_as_before(setup)
 
 
-async def test_the_same_after_a_crash_of_the_instance_that_marked_it() -> None:
-    async with bound() as (setup, _):
+@pytest.mark.parametrize("kept", [True, False])
+async def test_after_a_crash_it_has_retain_whatever_the_entry_says(*, kept: bool) -> None:
+    """Who continues does not know whether the volume had it. It is reported."""
+    async with bound() as (setup, sidecars):
+        if kept:
+            setup.cluster.patch("persistentvolumes", PV, KEPT)
+            await asyncio.sleep(1.0)
         after = await mark_and_crash(setup)
         setup.cluster.patch("persistentvolumes", PV, NO_MARKER)
+        rewrite(setup, deletes)
         async with after.at_work():
             await reconciled(after, 5)
 
         assert is_on(setup.cluster, "n2")
-        assert is_as_before(after)
+        assert reclaim_policy_of(after.pv()) == "Retain"
+        assert annotations_of(after.pv())[SKIP_RECLAIM_ANNOTATION] == "true"
+        assert "VolumeRetained" in str(after.notices.warnings)
+        assert after.journal.entries == {}
+        after.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+        await asyncio.sleep(60.0)
+        assert sidecars.reclaimed == []
 
 
 async def test_a_webhook_that_removes_the_annotation_later_has_the_replacement_rolled_back() -> (

@@ -4,9 +4,9 @@ from copy import deepcopy
 from typing import Any
 
 from linstor_affinity_events.model.affinity import NodeAffinity
-from linstor_affinity_events.model.claim_ref import tombstone_name
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import MARKER_ANNOTATION, OURSELVES, VolumeKey
+from linstor_affinity_events.model.manifest import tombstone_name
 from linstor_affinity_events.model.markers import mark_patch
 from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from tests.fakes.kube_server.patches import MERGE, patched

@@ -26,6 +26,7 @@ from linstor_affinity_events.model.manifest import (
     finalizers_of,
 )
 from linstor_affinity_events.model.markers import (
+    claim_name_of,
     has_any_marker,
     is_marked,
     is_safe_to_release,
@@ -663,3 +664,24 @@ def test_a_deletion_needs_no_more_of_the_annotation_than_the_mark() -> None:
     assert not says_deletion(detached_only)
     before, after = annotations_of(held), annotations_of(detached_now)
     assert len(after[MARKER_ANNOTATION]) <= len(before[MARKER_ANNOTATION])
+
+
+def test_markers_have_the_name_of_the_claim_for_when_the_claim_ref_is_detached() -> None:
+    held = marked(OWNED)
+    name = OWNED["spec"]["claimRef"]["name"]
+    detached = terminating(applied(held, tombstone_patch(held)))
+
+    assert claim_name_of(detached) == name
+    assert claim_name_of(managed(applied(detached, mark_patch(detached, "another")))) == name
+    renamed = with_spec(held, claimRef={**OWNED["spec"]["claimRef"], "name": "other"})
+    assert claim_name_of(managed(applied(renamed, mark_patch(renamed, "another")))) == "other"
+    assert claim_name_of(managed(detached, manager="somebody")) == ""
+
+
+def test_markers_that_are_set_again_do_not_have_the_name_in_a_detached_claim_ref() -> None:
+    """No claim has it, and a volume that refers to it loses its data with policy Delete."""
+    held = marked(OWNED)
+    detached = terminating(applied(held, tombstone_patch(held)))
+    no_marker = applied(detached, {"metadata": {"annotations": {MARKER_ANNOTATION: None}}})
+
+    assert claim_name_of(managed(applied(no_marker, mark_patch(no_marker)))) == ""

@@ -1,5 +1,6 @@
 """A whole replacement without an event loop: interrupted at every step, and resumed."""
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,8 +18,14 @@ from linstor_affinity_events.errors import (
 from linstor_affinity_events.model.affinity import read_affinity
 from linstor_affinity_events.model.claim_ref import tombstone_patch
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.keys import OURSELVES
-from linstor_affinity_events.model.manifest import claim_of, is_terminating, phase_of, uid_of
+from linstor_affinity_events.model.keys import MARKER_ANNOTATION, OURSELVES
+from linstor_affinity_events.model.manifest import (
+    annotations_of,
+    claim_of,
+    is_terminating,
+    phase_of,
+    uid_of,
+)
 from linstor_affinity_events.model.markers import has_any_marker, mark_patch
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.progress import (
@@ -527,7 +534,13 @@ def test_writes_without_effect_end_the_run() -> None:
     assert "step MarkAndSave has no effect" in str(progress.error)
 
 
-def test_an_entry_without_claim_creates_a_volume_for_no_claim() -> None:
+@pytest.mark.parametrize(
+    ("marked", "uid", "policy"),
+    [(True, "claim-uid-1", "Delete"), (False, f"gone-{uid_of(ORIGINAL)}", "Retain")],
+)
+def test_an_entry_without_claim_creates_a_volume_for_the_claim_in_the_markers_or_for_none(
+    uid: str, policy: str, *, marked: bool
+) -> None:
     """Somebody rewrote it after the claimRef was detached."""
     cluster = Cluster()
     progress = at(started(cluster), cluster, AwaitBinder)
@@ -536,6 +549,12 @@ def test_an_entry_without_claim_creates_a_volume_for_no_claim() -> None:
     forged = cluster.entry.wanting({**cluster.entry.wanted, "spec": spec})
     cluster.stored(forged)
     assert forged.claim is None
+    if not marked and cluster.pv is not None:
+        markers = json.loads(annotations_of(cluster.pv)[MARKER_ANNOTATION])
+        without = json.dumps({k: v for k, v in markers.items() if k != "claim"})
+        cluster.pv = applied(
+            cluster.pv, {"metadata": {"annotations": {MARKER_ANNOTATION: without}}}
+        )
     progress = resumed(cluster)
     while isinstance(progress, Progress):
         step = following(progress)
@@ -548,8 +567,8 @@ def test_an_entry_without_claim_creates_a_volume_for_no_claim() -> None:
     assert cluster.pv is not None
     named = claim_of(cluster.pv)
     assert named is not None
-    assert named.uid == f"gone-{uid_of(ORIGINAL)}"
-    assert cluster.pv["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert named.uid == uid
+    assert cluster.pv["spec"]["persistentVolumeReclaimPolicy"] == policy
 
 
 def test_a_run_whose_entry_was_deleted_removes_its_markers() -> None:
