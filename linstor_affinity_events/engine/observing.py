@@ -4,13 +4,14 @@ from dataclasses import replace
 from itertools import islice
 
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
-from linstor_affinity_events.errors import Stalled, Unreachable
+from linstor_affinity_events.errors import BadEntry, Stalled, Unreachable
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, uid_of
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.ownership import was_seen_as_its_own
+from linstor_affinity_events.model.progress import Progress, is_not_deleted
 from linstor_affinity_events.model.replacement import Observation
 
 MOST_ABSENT = 100
@@ -33,6 +34,22 @@ async def observe(
         return pv, entry
     pv = await dependencies.volumes.read(name)
     return pv, entry if pv is not None else await dependencies.journal.read(name)
+
+
+async def observe_again(
+    dependencies: RunDependencies, progress: Progress
+) -> tuple[Manifest | None, JournalEntry | None]:
+    """The same in a run. Where it has not deleted the volume, an entry that others made unreadable
+    is as good as none.
+    """
+    name = progress.entry.pv
+    try:
+        return await observe(dependencies, name)
+    except BadEntry:
+        pv = await dependencies.volumes.read(name)
+        if not is_not_deleted(progress, pv):
+            raise
+        return pv, None
 
 
 def confirmed(

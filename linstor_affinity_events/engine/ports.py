@@ -194,6 +194,11 @@ class Leadership(Protocol):
     def leading(self) -> bool:
         """True until shortly before another instance could become the leader."""
 
+    async def confirmed(self) -> bool:
+        """Whether this instance leads, and no other one may have led since it last renewed, by a
+        fresh read. May raise Forbidden and other errors of single requests.
+        """
+
 
 class Telemetry(Protocol):
     """What happened, for metrics. Never waits, never fails."""

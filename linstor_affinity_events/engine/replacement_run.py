@@ -7,7 +7,7 @@ from typing import assert_never
 
 from linstor_affinity_events.engine.after_recreation import verified
 from linstor_affinity_events.engine.claim_at_rest import ClaimAtRest, is_at_rest
-from linstor_affinity_events.engine.observing import confirmed, observe
+from linstor_affinity_events.engine.observing import confirmed, observe_again
 from linstor_affinity_events.engine.overlapping_writes import marked_and_saved, removed_and_created
 from linstor_affinity_events.engine.ports import VolumeWatch
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
@@ -36,6 +36,7 @@ from linstor_affinity_events.model.progress import (
     Saved,
     Written,
     advance,
+    deleted_without_request,
     following,
 )
 from linstor_affinity_events.model.replacement import next_step
@@ -96,7 +97,7 @@ class ReplacementRun:
                 case Finished():
                     return _finished(self._dependencies.unfinished, after)
                 case Failed():
-                    raise self._failed(after)
+                    raise _failed(self._dependencies.unfinished, after)
             if isinstance(result, Failure):
                 _log(step, after, result.error)
                 if isinstance(result.error, Again) and not isinstance(result.error, Conflict):
@@ -154,20 +155,10 @@ class ReplacementRun:
             raise AssertionError("this step is only chosen for a volume that is there")
         return self.progress.observation.pv
 
-    def _failed(self, end: Failed) -> Again | Refused:
-        entry, unfinished = self.progress.entry, self._dependencies.unfinished
-        if end.rolled_back:
-            unfinished.ended(entry.pv)
-        elif end.stuck and isinstance(end.error, Refused):
-            unfinished.absent.mark_stuck(entry, end.error, blocking=end.blocking)
-        return end.error
-
     async def _take(self, step: Step) -> Result:
         match step:
             case Observe():
-                pv, entry = await observe(self._dependencies, self.progress.entry.pv)
-                leads, first_hand = self._dependencies.leads(), self._is_first_hand
-                return Observed(pv, entry, first_hand=first_hand, leads=leads)
+                return await self._observe()
             case Mark() | DetachClaimRef() | Unmark() | Delete() | Create():
                 return await self._write(step)
             case Save(changed):
@@ -186,7 +177,7 @@ class ReplacementRun:
             case Drop():
                 return await self._drop(step)
             case UnmarkWithoutEntry():
-                known = self.progress.begun and self._is_recent
+                known = self.progress.begun and (self._same_term or self._is_recent)
                 own = self.progress.original_values if known else None
                 ended = await unmark_without_entry(self._dependencies, self._pv, own=own)
                 return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
@@ -194,6 +185,20 @@ class ReplacementRun:
                 return Done(step)
             case _:
                 assert_never(step)
+
+    async def _observe(self) -> Observed:
+        pv, entry = await observe_again(self._dependencies, self.progress)
+        leads = self._dependencies.leadership.leading
+        if leads and deleted_without_request(self.progress, pv):
+            # A Lease that others have written may be noticed only when it is renewed.
+            leads = await self._dependencies.leadership.confirmed()
+        return Observed(
+            pv,
+            entry,
+            first_hand=self._is_first_hand,
+            leads=leads,
+            led_throughout=leads and self._same_term,
+        )
 
     async def _write(
         self, step: Mark | DetachClaimRef | Unmark | Delete | Create
@@ -274,6 +279,15 @@ def _finished(unfinished: Unfinished, end: Finished) -> Outcome | LeaveAlone:
     else:
         unfinished.absent.blocking.discard(pv)
     return end.outcome
+
+
+def _failed(unfinished: Unfinished, end: Failed) -> Again | Refused:
+    entry = end.progress.entry
+    if end.rolled_back:
+        unfinished.ended(entry.pv)
+    elif end.stuck and isinstance(end.error, Refused):
+        unfinished.absent.mark_stuck(entry, end.error, blocking=end.blocking)
+    return end.error
 
 
 def _saw_later(volume_watch: VolumeWatch, uid: Uid) -> bool:

@@ -79,7 +79,7 @@ class Replacer:
             unfinished=self.unfinished,
             preemption=preemption or Preemption(),
             delays=delays,
-            leads=lambda: ports.leadership.leading,
+            leadership=ports.leadership,
             allowed_finalizers=self._allowed_finalizers,
             holder=holder,
         )

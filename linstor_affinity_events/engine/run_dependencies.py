@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.claim_guard import ClaimGuard
 from linstor_affinity_events.engine.lost_claims import LostClaims
-from linstor_affinity_events.engine.ports import Index, Journal, Volumes
+from linstor_affinity_events.engine.ports import Index, Journal, Leadership, Volumes
 from linstor_affinity_events.engine.preemption import Preemption
 from linstor_affinity_events.engine.unfinished import Unfinished
 
@@ -23,8 +23,7 @@ class RunDependencies:
     unfinished: Unfinished
     preemption: Preemption
     delays: Callable[[], Backoff]
-    leads: Callable[[], bool]
-    """Whether this instance leads."""
+    leadership: Leadership
 
     allowed_finalizers: tuple[str, ...]
     holder: str

@@ -42,7 +42,7 @@ async def unmark_without_entry(
             "entry of its replacement is gone; read docs/reliability.md before "
             "you remove the finalizer",
         )
-    if is_marked(pv) and marker_of(pv) is None:
+    if is_marked(pv) and marker_of(pv) is None and own is None:
         return Refusal(
             Reason.BAD_JOURNAL_ENTRY,
             f"it has finalizer {FINALIZER}, but neither a journal entry nor "

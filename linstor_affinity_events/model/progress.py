@@ -7,12 +7,18 @@ for example whether a deletion that is observed later can be this service's own.
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from linstor_affinity_events.errors import Again, BadEntry, Conflict, Refused, Stalled
+from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
 from linstor_affinity_events.model.changes import as_shown_by_dry_run, taken_over
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, skip_reclaim_of, uid_of
-from linstor_affinity_events.model.markers import Before, has_any_marker, holder_of, is_marked
+from linstor_affinity_events.model.markers import (
+    Before,
+    has_any_marker,
+    holder_of,
+    is_marked,
+    is_marked_by_another,
+)
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
 from linstor_affinity_events.model.replacement import Observation, next_step, rolled_back
@@ -132,6 +138,9 @@ class Observed:
 
     leads: bool = True
     """Whether this instance leads: if not, another one may have deleted the volume."""
+
+    led_throughout: bool = False
+    """Whether this instance has led since this run began, and no other one in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,6 +461,11 @@ def differences(progress: Progress, step: Drop) -> tuple[str, ...]:
     return parts if asked_for else tuple(part for part in parts if part == AFFINITY_FIELD)
 
 
+def deleted_without_request(progress: Progress, pv: Manifest | None) -> bool:
+    """Whether the volume is deleted, or is being deleted, and this run has not requested that."""
+    return not progress.deletion_requested and _is_deleted(pv, progress.entry.uid)
+
+
 def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished | Failed:
     """Continue from what was observed: nothing from an older observation is kept."""
     pv, entry = seen.pv, seen.entry
@@ -484,7 +498,7 @@ def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished 
     known = replace(entry, version="") in (replace(progress.entry, version=""), progress.tried)
     # The uid in the entry of a volume that this run is replacing may be anybody's.
     uid = progress.entry.uid if progress.begun else entry.uid
-    another = _deleted_by_another(progress, pv, entry, uid)
+    another = _deleted_by_another(progress, seen, entry, uid)
     if not seen.leads and (another or _is_let_go(progress, pv, entry, uid)):
         # What is written on the volume or in its entry can be anybody's, so that the leader decides
         # whose deletion it is. This run has nothing to finish.
@@ -512,8 +526,8 @@ def _corrected(progress: Progress, pv: Manifest | None, stored: JournalEntry) ->
     """The entry as another client has rewritten it, with what this run knows better."""
     if progress.begun:
         return _as_begun(progress, stored)
-    if progress.deletion_requested and _is_deleted(pv, stored.uid):
-        return replace(stored, state=State.DELETING)
+    if progress.deletion_requested and _is_deleted(pv, progress.entry.uid):
+        return replace(stored, uid=progress.entry.uid, state=State.DELETING)
     return stored
 
 
@@ -532,7 +546,7 @@ def _is_taken_away(progress: Progress, seen: Observed) -> bool:
     """Whether the entry of a volume that this run deletes is gone, although the volume is not there
     again: another client deleted it, or another instance that saw it before the markers.
     """
-    mine = progress.begun and progress.deletion_requested and progress.asked_for is None
+    mine = progress.deletion_requested and progress.asked_for is None
     return mine and seen.first_hand and _is_deleted(seen.pv, progress.entry.uid)
 
 
@@ -543,7 +557,7 @@ def _is_for_later_volume(progress: Progress, seen: Observed, entry: JournalEntry
     if entry.uid == progress.entry.uid:
         return False
     there = _exists(seen.pv, progress.entry.uid) or (seen.pv is None and seen.first_hand)
-    return not (progress.begun and there)
+    return not ((progress.begun or progress.deletion_requested) and there)
 
 
 def _is_forged(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
@@ -552,14 +566,14 @@ def _is_forged(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> 
     volume: another claim, node affinity or policy, for example.
     """
     own = progress.entry
-    if pv is None or not _not_deleted(progress, pv):
+    if pv is None or not is_not_deleted(progress, pv):
         return False
     return (entry.uid, entry.key) != (own.uid, own.key) or (
         taken_over(entry.wanted, pv) != taken_over(own.wanted, pv)
     )
 
 
-def _not_deleted(progress: Progress, pv: Manifest | None) -> bool:
+def is_not_deleted(progress: Progress, pv: Manifest | None) -> bool:
     """Whether this run began the replacement, and the volume is not being deleted."""
     return progress.begun and _is_alive(pv, progress.entry.uid)
 
@@ -580,13 +594,12 @@ def _is_let_go(progress: Progress, pv: Manifest | None, entry: JournalEntry, uid
     return prepared and _is_deleted(pv, uid)
 
 
-def _deleted_by_another(
-    progress: Progress, pv: Manifest | None, entry: JournalEntry, uid: Uid
-) -> bool:
+def _deleted_by_another(progress: Progress, seen: Observed, entry: JournalEntry, uid: Uid) -> bool:
     """Whether an observed deletion can't be ours: all our requests were conflicts, and no other
     instance has written its name into the entry and on the volume since, as each does before it
     deletes it.
     """
+    pv = seen.pv
     if not _is_deleted(pv, uid) or entry.state is not State.DELETING:
         return False
     if progress.deletion_requested:
@@ -596,6 +609,9 @@ def _deleted_by_another(
         return True
     if pv is None:
         return before_any_other and entry.holder == progress.holder
+    if progress.begun and seen.led_throughout:
+        # Unless there are two instances without election, of which the other one has marked it.
+        return not is_marked_by_another(pv, progress.observation.holder)
     # Others may have rewritten the entry. Where they have removed the name, it may be anybody's;
     # without any marker, no instance has come to delete it.
     named = holder_of(pv) == progress.observation.holder or not has_any_marker(pv)
@@ -628,9 +644,6 @@ def _after_failure(
     if isinstance(step, Delete) and not isinstance(error, Conflict):
         # Only a conflict proves that nothing happened.
         progress = replace(progress, deletion_requested=True)
-    if isinstance(error, BadEntry) and _not_deleted(progress, progress.observation.pv):
-        # Another client made it unreadable: as if it were gone.
-        return replace(progress, outdated=False, then=UnmarkWithoutEntry())
     if isinstance(error, Refused):
         return _after_rejection(replace(progress, then=None), step, error)
     if isinstance(error, Stalled):

@@ -38,7 +38,7 @@ class Election:
         self.cluster = FakeCluster()
         self.server = KubeServer(self.cluster)
         self.reported: dict[str, list[bool]] = {}
-        self._apis: list[KubeApi] = []
+        self.apis: list[KubeApi] = []
 
     def candidate(
         self,
@@ -49,7 +49,7 @@ class Election:
         now: Callable[[], datetime] = lambda: datetime.fromtimestamp(clock(), UTC),
     ) -> LeaseElection:
         api = KubeApi(loads(self.server.url))
-        self._apis.append(api)
+        self.apis.append(api)
         self.reported[name] = []
         return LeaseElection(
             api,
@@ -77,7 +77,7 @@ class Election:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for api in self._apis:
+        for api in self.apis:
             await api.close()
         await self.server.stop()
 
@@ -656,3 +656,59 @@ async def test_an_absurd_lease_delays_leadership_only_briefly(
     assert first["leaseTransitions"] in {0, 1}
     assert first["acquireTime"] != FAR
     assert "strategy" not in first
+
+
+async def test_a_leader_confirms_that_it_leads_until_others_write_the_lease(
+    election: Election,
+) -> None:
+    """Before its next renewal, by which it notices that as well."""
+    one = election.candidate("one")
+
+    async with running(one.run()):
+        await until(lambda: one.leading)
+        assert await one.confirmed()
+        await asyncio.sleep(2 * RETRY)
+        assert await one.confirmed()
+
+        change = {"metadata": {"labels": {"somebody": "else"}}}
+        election.cluster.patch("leases", LEASE, change, namespace="default")
+        assert one.leading
+        assert not await one.confirmed()
+
+        await until(lambda: election.reported["one"] == [True, False, True])
+        assert await one.confirmed()
+        election.cluster.delete("leases", LEASE, namespace="default")
+        assert not await one.confirmed()
+
+
+async def test_a_leader_confirms_that_it_leads_beside_a_renewal(election: Election) -> None:
+    """The version that it reads may be older or newer than that of the last response."""
+    one = election.candidate("one")
+    api = election.apis[0]
+    get, replace_ = api.get, api.replace
+    versions = list[str]()
+
+    async def slow_get(path: str, query: Query | None = None) -> dict[str, Any]:
+        found = await get(path, query)
+        await asyncio.sleep(2 * RETRY)
+        return found
+
+    async def slow_replace(path: str, body: Any) -> dict[str, Any]:
+        written = await replace_(path, body)
+        versions.append(written["metadata"]["resourceVersion"])
+        await asyncio.sleep(RETRY / 2)
+        return written
+
+    async with running(one.run()):
+        await until(lambda: one.leading)
+        instead(api, replace=slow_replace)
+        await until(lambda: bool(versions))
+        assert await one.confirmed()
+        instead(api, get=slow_get, replace=replace_)
+        assert await one.confirmed()
+
+    assert election.reported["one"] == [True]
+
+
+async def test_an_instance_without_election_always_confirms_that_it_leads() -> None:
+    assert await AlwaysLeading().confirmed()

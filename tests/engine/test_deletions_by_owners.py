@@ -1,19 +1,28 @@
 """Whose deletion it is that a run observes is not decided by what others write into its entry."""
 
 import asyncio
+import json
+from collections.abc import Callable
 
 import pytest
 
 from linstor_affinity_events.engine.stray_markers import unmark_without_entry
 from linstor_affinity_events.errors import Invalid
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.keys import FINALIZER
+from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest, finalizers_of, is_terminating, uid_of
 from linstor_affinity_events.model.markers import mark_patch
 from linstor_affinity_events.model.names import PvName
-from tests.engine.forged_entries import reconciled
-from tests.engine.setup import PV, RD, Json, Setup, instead, until
-from tests.engine.test_entries_rewritten_in_replacement import bound, rewrite
+from tests.engine.forged_entries import is_on, reconciled
+from tests.engine.setup import PV, RD, Json, Setup, instead, setup_on, until
+from tests.engine.test_entries_rewritten_in_replacement import (
+    Change,
+    bound,
+    nothing,
+    policy,
+    rewrite,
+    state,
+)
 from tests.model.manifests import KEY, begun, on_node, terminating
 
 
@@ -136,3 +145,161 @@ async def test_a_deletion_before_another_instance_has_written_its_name_stands() 
             await reconciled(setup, 5)
 
         assert is_deleted(setup, uid)
+
+
+def renamed(setup: Setup) -> None:
+    markers = json.loads(setup.pv()["metadata"]["annotations"][MARKER_ANNOTATION])
+    annotate(setup, json.dumps({**markers, "holder": "somebody"}))
+
+
+def removed(setup: Setup) -> None:
+    annotate(setup, None)
+
+
+def annotate(setup: Setup, value: str | None) -> None:
+    """Not in the name of this service's field manager."""
+    change = {"metadata": {"annotations": {MARKER_ANNOTATION: value}}}
+    setup.cluster.patch("persistentvolumes", PV, change)
+
+
+@pytest.mark.parametrize("annotated", [removed, renamed])
+@pytest.mark.parametrize("rewritten", [nothing, policy])
+async def test_an_entry_and_markers_rewritten_undo_no_deletion(
+    rewritten: Change, annotated: Callable[[Setup], None]
+) -> None:
+    """The only instance that leads has not deleted the volume."""
+    async with bound() as (setup, _):
+        uid, delete, done = uid_of(setup.pv()), setup.volumes.delete, list[bool]()
+
+        async def delete_after_the_owner(manifest: Manifest) -> Manifest | None:
+            if not done:
+                done.append(True)
+                setup.cluster.delete("persistentvolumes", PV)
+                rewrite(setup, rewritten)
+                annotated(setup)
+            return await delete(manifest)
+
+        instead(setup.volumes, delete=delete_after_the_owner)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: done)
+            await reconciled(setup, 10)
+
+        assert is_deleted(setup, uid)
+        assert setup.journal.entries == {}
+
+
+async def deleted_by_second_that_crashed(
+    first: Setup, then: Callable[[Setup], None], *, after: str = "delete"
+) -> None:
+    """While a request of the first one to delete the volume is on its way, the second one has it
+    deleted, and crashes.
+    """
+    second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+    late, delete, patch = first.volumes.delete, second.volumes.delete, second.volumes.patch
+    about, crashed = asyncio.Event(), asyncio.Event()
+
+    async def deleted_late(manifest: Manifest) -> Manifest | None:
+        about.set()
+        await crashed.wait()
+        return await late(manifest)
+
+    async def deleted(manifest: Manifest) -> Manifest | None:
+        response = await delete(manifest)
+        if after == "delete":
+            raise asyncio.CancelledError
+        return response
+
+    async def patched(name: PvName, change: Json) -> Manifest:
+        response = await patch(name, change)
+        if after == "detach" and "claimRef" in (change.get("spec") or {}):
+            raise asyncio.CancelledError
+        return response
+
+    instead(first.volumes, delete=deleted_late)
+    instead(second.volumes, delete=deleted, patch=patched)
+    async with first.at_work():
+        first.queue.add(RD, source="promotion")
+        await about.wait()
+        async with second.volumes.watching():
+            await asyncio.wait([asyncio.create_task(second.replacer.resume(PV))])
+        assert is_terminating(first.pv())
+        then(first)
+        crashed.set()
+        await asyncio.sleep(1.0)
+        if first.leadership.lease_is_another:
+            first.leadership.lease_is_another = False
+            new_term(first)
+        await reconciled(first, 10)
+
+
+def new_term(setup: Setup) -> None:
+    setup.engine.leadership_changed(leading=False)
+    setup.engine.leadership_changed(leading=True)
+
+
+@pytest.mark.parametrize("annotated", [None, removed])
+async def test_what_another_instance_has_deleted_is_not_taken_for_its_owners_deletion(
+    annotated: Callable[[Setup], None] | None,
+) -> None:
+    """Markers that the other one wrote show that: without election, both lead all the time. Where
+    they were removed, a new term shows that another one may have led.
+    """
+
+    def then(setup: Setup) -> None:
+        if annotated is not None:
+            annotated(setup)
+            new_term(setup)
+
+    async with bound() as (first, _):
+        await deleted_by_second_that_crashed(first, then)
+
+        assert is_on(first.cluster, "n2")
+        assert first.claim()["status"]["phase"] == "Bound"
+
+
+async def test_a_lease_that_others_wrote_lets_no_volume_go_before_that_is_noticed() -> None:
+    """The instance that they had lead has crashed, and they have set the entry back. The volume
+    stays until somebody corrects that.
+    """
+
+    def then(setup: Setup) -> None:
+        rewrite(setup, state)
+        setup.leadership.lease_is_another = True
+
+    async with bound() as (first, _):
+        await deleted_by_second_that_crashed(first, then, after="detach")
+
+        assert FINALIZER in finalizers_of(first.pv())
+
+
+@pytest.mark.parametrize("entry_is", ["rewritten", "unreadable", "deleted", "as it was"])
+@pytest.mark.parametrize("later", [0.0, 120.0])
+async def test_a_volume_without_annotation_gets_back_what_its_run_knows(
+    entry_is: str, later: float
+) -> None:
+    """Somebody takes the annotation off the marked volume, and rewrites its entry or deletes it."""
+    async with bound() as (setup, _):
+        delete, done = setup.volumes.delete, list[bool]()
+
+        async def delete_after_the_attack(manifest: Manifest) -> Manifest | None:
+            if not done:
+                done.append(True)
+                await asyncio.sleep(later)
+                if entry_is == "rewritten":
+                    rewrite(setup, policy)
+                elif entry_is == "unreadable":
+                    rewrite(setup, lambda tree: tree.update(format=99))
+                elif entry_is == "deleted":
+                    setup.journal.entries.clear()
+                removed(setup)
+            return await delete(manifest)
+
+        instead(setup.volumes, delete=delete_after_the_attack)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: done)
+            await reconciled(setup, 10)
+
+        assert FINALIZER not in finalizers_of(setup.pv())
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"

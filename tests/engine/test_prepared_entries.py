@@ -22,7 +22,7 @@ from tests.engine.setup import (
     setup_on,
     until,
 )
-from tests.engine.test_entries_rewritten_in_replacement import rewrite, state
+from tests.engine.test_entries_rewritten_in_replacement import bound, no_claim, rewrite, state, uid
 from tests.engine.test_names_on_volumes import mark_and_crash
 from tests.engine.test_two_runs import fail_over
 from tests.fakes.linstor import FakeLinstor
@@ -39,10 +39,23 @@ def detaches(change: Patch) -> bool:
     return "claimRef" in (change.get("spec") or {})
 
 
+def rewritten(setup: Setup) -> None:
+    rewrite(setup, state)
+
+
+def for_another(setup: Setup) -> None:
+    rewrite(setup, uid)
+
+
+def removed(setup: Setup) -> None:
+    setup.journal.entries.clear()
+
+
+@pytest.mark.parametrize("change", [rewritten, for_another, removed])
 @pytest.mark.parametrize("error", EVENTS.values(), ids=EVENTS)
 @pytest.mark.parametrize("after", ["delete", "detach"])
 async def test_a_run_that_continues_knows_what_it_has_deleted_itself(
-    after: str, error: type[Exception] | None
+    after: str, error: type[Exception] | None, change: Callable[[Setup], None]
 ) -> None:
     """Anybody makes it observe again, by a label."""
     async with one_setup("n2") as first:
@@ -54,7 +67,7 @@ async def test_a_run_that_continues_knows_what_it_has_deleted_itself(
             if attacked:
                 return
             attacked.append(True)
-            rewrite(setup, state)
+            change(setup)
             if error is not None:
                 raise error("the response is lost")
             labels = {"metadata": {"labels": {"somebody": "else"}}}
@@ -107,13 +120,16 @@ async def test_a_detached_volume_is_not_let_go_by_its_entry() -> None:
         assert is_on(third.cluster, "n2")
 
 
+@pytest.mark.parametrize("noticed", [True, False], ids=["noticed", "not yet noticed"])
 @pytest.mark.parametrize("after", ["delete", "detach"])
-async def test_an_instance_that_leads_no_longer_lets_no_volume_go(after: str) -> None:
-    """Who may write the Lease has the other one lead between the markers and the deletion."""
-    async with one_setup("n2") as first:
-        second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
-        second.leadership.leading = False
-        second.engine.leadership_changed(leading=False)
+async def test_an_instance_that_leads_no_longer_lets_no_volume_go(
+    after: str, *, noticed: bool
+) -> None:
+    """Who may write the Lease has the other one lead between the markers and the deletion. The
+    first one may notice that only when it renews the Lease.
+    """
+    async with bound() as (first, sidecars):
+        second = standing_by(first)
         late, delete, patch = first.volumes.delete, second.volumes.delete, second.volumes.patch
         about, attacked = asyncio.Event(), asyncio.Event()
 
@@ -146,10 +162,86 @@ async def test_an_instance_that_leads_no_longer_lets_no_volume_go(after: str) ->
             first.queue.add(RD, source="promotion")
             await about.wait()
             fail_over(first, second)
+            if not noticed:
+                first.leadership.leading = first.leadership.lease_is_another = True
             await reconciled(second, 10)
 
         assert attacked.is_set()
         assert is_on(second.cluster, "n2")
+        assert sidecars.reclaimed == []
+
+
+@pytest.mark.parametrize("late", [0.05, 1.0])
+async def test_a_failover_between_deletion_and_detaching_keeps_no_volume_terminating(
+    late: float,
+) -> None:
+    """The second instance sees neither markers that say deletion nor a name but that of the first,
+    and takes the markers off. The first one goes on with what it has deleted.
+    """
+    async with bound() as (first, sidecars):
+        second = standing_by(first)
+        patch, attacked = first.volumes.patch, list[bool]()
+
+        async def patched(name: PvName, change: Patch) -> Manifest:
+            if detaches(change) and not attacked:
+                attacked.append(True)
+                rewrite(first, state)
+                fail_over(first, second)
+                second.full_reconciler.request("leading")
+                await asyncio.sleep(late)
+            return await patch(name, change)
+
+        instead(first.volumes, patch=patched)
+        async with first.at_work(), second.at_work():
+            full = asyncio.create_task(second.full_reconciler.run())
+            first.queue.add(RD, source="promotion")
+            await until(lambda: is_on(first.cluster, "n2"))
+            await reconciled(second, 5)
+            full.cancel()
+
+        assert attacked
+        assert is_on(first.cluster, "n2")
+        assert first.claim()["status"]["phase"] == "Bound"
+        assert sidecars.reclaimed == []
+
+
+async def test_a_claim_that_others_took_out_of_the_entry_is_found_on_the_volume() -> None:
+    """The instance that detached it knows it; another one finds it in the markers."""
+    async with bound() as (first, _):
+        second = standing_by(first)
+        patch, remove, attacked = first.volumes.patch, first.volumes.remove, list[bool]()
+
+        async def patched(name: PvName, change: Patch) -> Manifest:
+            response = await patch(name, change)
+            if detaches(change) and not attacked:
+                attacked.append(True)
+                rewrite(first, no_claim)
+            return response
+
+        async def removed_late(manifest: Manifest) -> None:
+            if first.leadership.leading:
+                fail_over(first, second)
+                second.full_reconciler.request("leading")
+                await until(lambda: is_on(first.cluster, "n2"))
+            await remove(manifest)
+
+        instead(first.volumes, patch=patched, remove=removed_late)
+        async with first.at_work(), second.at_work():
+            full = asyncio.create_task(second.full_reconciler.run())
+            first.queue.add(RD, source="promotion")
+            await until(lambda: attacked and is_on(first.cluster, "n2"))
+            await reconciled(second, 5)
+            full.cancel()
+
+        assert first.claim()["status"]["phase"] == "Bound"
+        assert first.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+
+
+def standing_by(first: Setup) -> Setup:
+    second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+    second.leadership.leading = False
+    second.engine.leadership_changed(leading=False)
+    return second
 
 
 async def new_term_while_absent(setup: Setup, then: Callable[[], None] = lambda: None) -> None:

@@ -13,6 +13,12 @@ class FakeLeadership:
 
     leading: bool = True
 
+    lease_is_another: bool = False
+    """Whether others have written the Lease, which this instance has not noticed yet."""
+
+    async def confirmed(self) -> bool:
+        return self.leading and not self.lease_is_another
+
 
 @dataclass(slots=True)
 class FakeNotices:

@@ -42,6 +42,9 @@ class AlwaysLeading:
     leading = True
     holder = ""
 
+    async def confirmed(self) -> bool:
+        return True
+
 
 class LeaseElection:
     """Implements engine.ports.Leadership.
@@ -77,6 +80,10 @@ class LeaseElection:
     def leading(self) -> bool:
         return _clock() < self._renewed + self._times.renew_deadline
 
+    async def confirmed(self) -> bool:
+        """Return whether this instance leads, and has written the Lease last, by a fresh read."""
+        return await _is_as_written(self._api, self._lease, self._record) and self.leading
+
     async def run(self) -> None:
         """Acquire and renew the Lease until cancelled."""
         retry_period = self._times.retry_period
@@ -91,7 +98,7 @@ class LeaseElection:
                 self._failed(str(error))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self._failed(f"the answer is no lease ({error!r})")
-            self._report_change()
+            self._report(leading=self.leading)
             await self._yield_if_unhealthy()
             await self._wait_for_next_attempt()
 
@@ -119,7 +126,7 @@ class LeaseElection:
                 extra=facts(lease=self._lease.name, retry_in_s=self._health.pause),
             )
             await self.release()
-            self._report_change()
+            self._report(leading=self.leading)
 
     def _failed(self, why: str) -> None:
         if why != self.failure:
@@ -130,9 +137,6 @@ class LeaseElection:
                 extra=facts(lease=self._lease.name, error=why),
             )
         self.failure = why
-
-    def _report_change(self) -> None:
-        self._report(leading=self.leading)
 
     def _report(self, *, leading: bool) -> None:
         if self._reported_leading != leading:
@@ -242,6 +246,14 @@ class LeaseElection:
 
 
 Election = AlwaysLeading | LeaseElection
+
+
+async def _is_as_written(api: KubeApi, name: LeaseName, record: LeaseRecord) -> bool:
+    """Read the Lease, beside renewals. Raises Unreachable and other errors of single requests."""
+    try:
+        return record.is_as_written(await api.get(name.path))
+    except (Missing, Expired):
+        return False
 
 
 def _clock() -> float:

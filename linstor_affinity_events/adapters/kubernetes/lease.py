@@ -62,6 +62,8 @@ class LeaseRecord:
         """The last seen version of the Lease, and when it was first seen."""
         self._written = ""
         """The version that this process wrote last."""
+        self._versions: deque[str] = deque(maxlen=_MOST_ATTEMPTS)
+        """The last versions that it wrote."""
         self._unanswered: deque[str] = deque(maxlen=_MOST_ATTEMPTS)
         """The renewTimes of attempts since then."""
         self.changed_by_others = True
@@ -73,10 +75,18 @@ class LeaseRecord:
         version = _version(lease)
         if version != self._version:
             self._version, self._seen_at = version, at
-        # A Lease is not believed when it says that it is as before: others may have written that.
-        unanswered = str(_spec(lease).get("renewTime")) in self._unanswered
-        if version != self._written and not (unanswered and self.is_ours(lease)):
+        if version != self._written and not self._is_unanswered(lease):
             self.changed_by_others = True
+
+    def is_as_written(self, lease: Manifest) -> bool:
+        """Return whether this process wrote the Lease last, as far as a read shows that renewals
+        may have overtaken.
+        """
+        return _version(lease) in self._versions or self._is_unanswered(lease)
+
+    def _is_unanswered(self, lease: Manifest) -> bool:
+        # A Lease is not believed when it says that it is as before: others may have written that.
+        return str(_spec(lease).get("renewTime")) in self._unanswered and self.is_ours(lease)
 
     def missing(self) -> None:
         """Record that the Lease does not exist, or not any more."""
@@ -87,6 +97,7 @@ class LeaseRecord:
         self._version, self._seen_at = _version(lease), at
         self._has_led = True
         self._written, self.changed_by_others = self._version, False
+        self._versions.append(self._written)
         self._unanswered.clear()
 
     def is_held_by_duplicate(self, lease: Manifest) -> bool:
