@@ -7,10 +7,11 @@ import pytest
 from linstor_affinity_events.adapters.kubernetes.api import MOST_PATH, KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.volumes import KubeVolumes
-from linstor_affinity_events.errors import Invalid, Missing
+from linstor_affinity_events.errors import Conflict, Invalid, Missing
 from linstor_affinity_events.model.keys import CLASS_ANNOTATION
 from linstor_affinity_events.model.manifest import class_of
 from linstor_affinity_events.model.names import ClaimName, PvName
+from tests.contracts.manifests import volume
 from tests.fakes.kube_server import KubeServer
 from tests.testbed import manifests
 
@@ -64,3 +65,15 @@ async def test_text_that_cannot_be_sent_is_rejected(kube: KubeServer, api: KubeA
         await volumes.patch(PvName("pv-1"), {"metadata": {"annotations": {"a": "\ud800"}}})
 
     assert not kube.log.latest
+
+
+async def test_deleting_a_volume_that_is_gone_is_a_conflict(kube: KubeServer, api: KubeApi) -> None:
+    """It had our finalizer, so others have removed it: the request was not what deleted it."""
+    made = kube.cluster.create("persistentvolumes", volume("pv-1"))
+    volumes = KubeVolumes(api, VolumeIndex(lambda _: None))
+    kube.cluster.delete("persistentvolumes", "pv-1")
+    kube.cluster.patch("persistentvolumes", "pv-1", {"metadata": {"finalizers": None}})
+    assert kube.cluster.get("persistentvolumes", "pv-1") is None
+
+    with pytest.raises(Conflict):
+        await volumes.delete(made)

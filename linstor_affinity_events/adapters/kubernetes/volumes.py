@@ -60,8 +60,9 @@ class KubeVolumes:
             response = await self._api.delete(
                 _at(name_of(manifest)), uid=uid_of(manifest), version=version_of(manifest)
             )
-        except Missing:
-            return None
+        except Missing as error:
+            # It had our finalizer, so others have removed it.
+            raise Conflict(str(error)) from error
         # Without finalizers the object is deleted at once and the response is a Status.
         return response if response.get("kind") == "PersistentVolume" else None
 
