@@ -194,6 +194,10 @@ class Leadership(Protocol):
     def leading(self) -> bool:
         """True until shortly before another instance could become the leader."""
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether no other instance leads at the same time; not without an election."""
+
     async def confirmed(self) -> bool:
         """Whether this instance leads, and no other one may have led since it last renewed, by a
         fresh read. May raise Forbidden and other errors of single requests.

@@ -549,7 +549,7 @@ async def test_a_deleted_lease_is_created_again(election: Election) -> None:
         await until(lambda: one.leading)
         election.cluster.delete("leases", LEASE, namespace="default")
 
-        # The Lease is there before its creation has been answered.
+        # The Lease is there before its creation has been responded.
         await until(lambda: len(election.reported["one"]) == 3)
 
         assert one.leading
@@ -710,5 +710,34 @@ async def test_a_leader_confirms_that_it_leads_beside_a_renewal(election: Electi
     assert election.reported["one"] == [True]
 
 
+async def test_no_leader_confirms_that_it_leads_while_it_takes_the_lease_back(
+    election: Election,
+) -> None:
+    """Its new term begins with the response."""
+    one = election.candidate("one")
+    replace_, sent, responded = election.apis[0].replace, asyncio.Event(), asyncio.Event()
+
+    async def slow_replace(path: str, body: Any) -> dict[str, Any]:
+        written = await replace_(path, body)
+        sent.set()
+        await responded.wait()
+        return written
+
+    async with running(one.run()):
+        await until(lambda: one.leading)
+        change = {"metadata": {"labels": {"somebody": "else"}}}
+        election.cluster.patch("leases", LEASE, change, namespace="default")
+        await until(lambda: bool(election.server.log.matching("GET", LEASE)))
+        instead(election.apis[0], replace=slow_replace)
+        await sent.wait()
+        if election.reported["one"] == [True]:
+            assert not await one.confirmed()
+        responded.set()
+        await until(lambda: election.reported["one"] == [True, False, True])
+        assert await one.confirmed()
+
+
 async def test_an_instance_without_election_always_confirms_that_it_leads() -> None:
+    """Beside others that do as well."""
     assert await AlwaysLeading().confirmed()
+    assert not AlwaysLeading().exclusive

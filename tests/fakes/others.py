@@ -12,6 +12,7 @@ class FakeLeadership:
     """Implements engine.ports.Leadership."""
 
     leading: bool = True
+    exclusive: bool = True
 
     lease_is_another: bool = False
     """Whether others have written the Lease, which this instance has not noticed yet."""

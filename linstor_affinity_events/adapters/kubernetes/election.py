@@ -39,7 +39,7 @@ class ElectionTimes:
 class AlwaysLeading:
     """Implements engine.ports.Leadership for a service without leader election."""
 
-    leading = True
+    leading, exclusive = True, False
     holder = ""
 
     async def confirmed(self) -> bool:
@@ -52,6 +52,8 @@ class LeaseElection:
     An instance stops leading `renew_deadline` after the start of its last successful renewal, which
     is before another instance may take the Lease.
     """
+
+    exclusive = True
 
     def __init__(
         self,

@@ -82,6 +82,9 @@ class LeaseRecord:
         """Return whether this process wrote the Lease last, as far as a read shows that renewals
         may have overtaken.
         """
+        if self.changed_by_others:
+            # It is being taken back, or was: the new term begins with the response to that.
+            return False
         return _version(lease) in self._versions or self._is_unanswered(lease)
 
     def _is_unanswered(self, lease: Manifest) -> bool:
