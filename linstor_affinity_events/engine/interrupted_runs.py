@@ -1,4 +1,4 @@
-"""Remembers replacements that this instance began and that an error has interrupted.
+"""Remembers replacements that this instance has worked on and that an error has interrupted.
 
 Their journal entry says how to continue, but others may rewrite it. This instance knows better what
 it wrote, and whether it was itself that had the volume deleted, for as long as nobody else led.
@@ -16,7 +16,7 @@ from linstor_affinity_events.errors import Conflict
 from linstor_affinity_events.model.manifest import Manifest, name_of, uid_of
 from linstor_affinity_events.model.markers import Before, holder_of, is_marked, original_values_of
 from linstor_affinity_events.model.names import PvName, Uid
-from linstor_affinity_events.model.progress import Progress, continued
+from linstor_affinity_events.model.progress import Progress, continued, has_deleted
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
 
 
@@ -68,7 +68,9 @@ class InterruptedRuns:
             self._at_work.discard(name)
 
     async def take(self, run: ReplacementRun) -> Outcome | LeaveAlone:
-        """Take a run to its end, or remember it if this instance began it."""
+        """Take a run to its end, or remember it if this instance began it, or has had the volume
+        deleted or removed.
+        """
         outcome: Outcome | LeaveAlone | None = None
         name = run.progress.entry.pv
         try:
@@ -79,7 +81,7 @@ class InterruptedRuns:
             if outcome is not None and not isinstance(outcome, LeaveAlone):
                 self.ended(name)
                 self._keep_unanswered(run)
-            elif run.progress.begun:
+            elif run.progress.begun or has_deleted(run.progress):
                 self._runs[name] = _Interrupted(run.progress, run.began, run.term)
 
     def continuing(self, name: PvName, volume_watch: VolumeWatch) -> ReplacementRun | None:

@@ -166,7 +166,7 @@ class ReplacementRun:
             case MarkAndSave(patch, changed):
                 dependencies = self._dependencies
                 return await marked_and_saved(
-                    dependencies.volumes, dependencies.journal, patch, self._ours(changed)
+                    dependencies.volumes, dependencies.journal, patch, self.progress.taking(changed)
                 )
             case AwaitBinder():
                 return await self._await_binder()
@@ -187,17 +187,18 @@ class ReplacementRun:
                 assert_never(step)
 
     async def _observe(self) -> Observed:
+        leadership = self._dependencies.leadership
         pv, entry = await observe_again(self._dependencies, self.progress)
-        leads = self._dependencies.leadership.leading
-        if leads and deleted_without_request(self.progress, pv):
-            # A Lease that others have written may be noticed only when it is renewed.
-            leads = await self._dependencies.leadership.confirmed()
+        # A Lease that others have written may be noticed only when it is renewed.
+        doubted = deleted_without_request(self.progress, pv)
+        leads = leadership.leading and (not doubted or await leadership.confirmed())
         return Observed(
             pv,
             entry,
             first_hand=self._is_first_hand,
             leads=leads,
             led_throughout=leads and self._same_term,
+            exclusive=leadership.exclusive,
         )
 
     async def _write(
@@ -220,14 +221,10 @@ class ReplacementRun:
         refuses: who resumes it has nothing else.
         """
         journal, volumes = self._dependencies.journal, self._dependencies.volumes
-        pv, ours = self.progress.observation.pv, self._ours(entry)
+        pv, ours = self.progress.observation.pv, self.progress.taking(entry)
         if entry.wanted != self.progress.entry.wanted and pv is not None and is_terminating(pv):
             await volumes.dry_run_creation(entry.wanted)
         return Saved(await (journal.save(ours) if entry.version else journal.create(ours)))
-
-    def _ours(self, entry: JournalEntry) -> JournalEntry:
-        """The entry with our name as holder, so that others see who continues."""
-        return replace(entry, holder=self.progress.holder)
 
     async def _drop(self, step: Drop) -> Dropped:
         await verified(self._dependencies, self.progress, step, self._volume_watch)

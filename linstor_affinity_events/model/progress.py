@@ -142,6 +142,9 @@ class Observed:
     led_throughout: bool = False
     """Whether this instance has led since this run began, and no other one in between."""
 
+    exclusive: bool = True
+    """Whether none leads beside it; not without an election."""
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -229,6 +232,10 @@ class Progress:
     steps: int = 0
     conflicts: int = 0
     failures: int = 0
+
+    def taking(self, entry: JournalEntry) -> JournalEntry:
+        """The entry with our name as holder, so that others see who continues."""
+        return replace(entry, holder=self.holder)
 
     @property
     def original_values(self) -> Before:
@@ -461,9 +468,16 @@ def differences(progress: Progress, step: Drop) -> tuple[str, ...]:
     return parts if asked_for else tuple(part for part in parts if part == AFFINITY_FIELD)
 
 
+def has_deleted(progress: Progress) -> bool:
+    """Whether a request of this run to delete the volume may have taken effect, or one to remove
+    it, which only who continues a replacement sends without the other.
+    """
+    return progress.deletion_requested or (progress.removed and not progress.begun)
+
+
 def deleted_without_request(progress: Progress, pv: Manifest | None) -> bool:
     """Whether the volume is deleted, or is being deleted, and this run has not requested that."""
-    return not progress.deletion_requested and _is_deleted(pv, progress.entry.uid)
+    return not has_deleted(progress) and _is_deleted(pv, progress.entry.uid)
 
 
 def _after_observing(progress: Progress, seen: Observed) -> Progress | Finished | Failed:
@@ -526,7 +540,7 @@ def _corrected(progress: Progress, pv: Manifest | None, stored: JournalEntry) ->
     """The entry as another client has rewritten it, with what this run knows better."""
     if progress.begun:
         return _as_begun(progress, stored)
-    if progress.deletion_requested and _is_deleted(pv, progress.entry.uid):
+    if has_deleted(progress) and _is_deleted(pv, progress.entry.uid):
         return replace(stored, uid=progress.entry.uid, state=State.DELETING)
     return stored
 
@@ -546,7 +560,7 @@ def _is_taken_away(progress: Progress, seen: Observed) -> bool:
     """Whether the entry of a volume that this run deletes is gone, although the volume is not there
     again: another client deleted it, or another instance that saw it before the markers.
     """
-    mine = progress.deletion_requested and progress.asked_for is None
+    mine = has_deleted(progress) and progress.asked_for is None
     return mine and seen.first_hand and _is_deleted(seen.pv, progress.entry.uid)
 
 
@@ -557,7 +571,7 @@ def _is_for_later_volume(progress: Progress, seen: Observed, entry: JournalEntry
     if entry.uid == progress.entry.uid:
         return False
     there = _exists(seen.pv, progress.entry.uid) or (seen.pv is None and seen.first_hand)
-    return not ((progress.begun or progress.deletion_requested) and there)
+    return not ((progress.begun or has_deleted(progress)) and there)
 
 
 def _is_forged(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
@@ -590,7 +604,7 @@ def _is_marked_and_alive(progress: Progress) -> bool:
 
 def _is_let_go(progress: Progress, pv: Manifest | None, entry: JournalEntry, uid: Uid) -> bool:
     """Whether the volume is deleted, and the entry says that its owner did that."""
-    prepared = entry.state is State.PREPARED and not progress.deletion_requested
+    prepared = entry.state is State.PREPARED and not has_deleted(progress)
     return prepared and _is_deleted(pv, uid)
 
 
@@ -602,20 +616,27 @@ def _deleted_by_another(progress: Progress, seen: Observed, entry: JournalEntry,
     pv = seen.pv
     if not _is_deleted(pv, uid) or entry.state is not State.DELETING:
         return False
-    if progress.deletion_requested:
+    if has_deleted(progress):
         return False
+    if progress.begun and seen.led_throughout:
+        # Without an election another instance may have marked it and had it deleted.
+        others = not seen.exclusive and _may_be_by_another(progress, pv, entry)
+        return not others
     before_any_other = progress.deleting_version != ""
     if before_any_other and progress.deleting_version == entry.version:
         return True
     if pv is None:
         return before_any_other and entry.holder == progress.holder
-    if progress.begun and seen.led_throughout:
-        # Unless there are two instances without election, of which the other one has marked it.
-        return not is_marked_by_another(pv, progress.observation.holder)
     # Others may have rewritten the entry. Where they have removed the name, it may be anybody's;
     # without any marker, no instance has come to delete it.
     named = holder_of(pv) == progress.observation.holder or not has_any_marker(pv)
     return named and (progress.begun or before_any_other)
+
+
+def _may_be_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
+    if pv is None:
+        return entry.holder != progress.holder
+    return is_marked_by_another(pv, progress.observation.holder)
 
 
 def _exists(pv: Manifest | None, uid: Uid) -> bool:

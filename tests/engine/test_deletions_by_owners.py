@@ -13,7 +13,7 @@ from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest, finalizers_of, is_terminating, uid_of
 from linstor_affinity_events.model.markers import mark_patch
 from linstor_affinity_events.model.names import PvName
-from tests.engine.forged_entries import is_on, reconciled
+from tests.engine.forged_entries import FORGED, is_on, reconciled
 from tests.engine.setup import PV, RD, Json, Setup, instead, setup_on, until
 from tests.engine.test_entries_rewritten_in_replacement import (
     Change,
@@ -147,6 +147,10 @@ async def test_a_deletion_before_another_instance_has_written_its_name_stands() 
         assert is_deleted(setup, uid)
 
 
+def by_another(tree: Json) -> None:
+    tree["holder"] = "another"
+
+
 def renamed(setup: Setup) -> None:
     markers = json.loads(setup.pv()["metadata"]["annotations"][MARKER_ANNOTATION])
     annotate(setup, json.dumps({**markers, "holder": "somebody"}))
@@ -190,12 +194,17 @@ async def test_an_entry_and_markers_rewritten_undo_no_deletion(
 
 
 async def deleted_by_second_that_crashed(
-    first: Setup, then: Callable[[Setup], None], *, after: str = "delete"
+    first: Setup,
+    then: Callable[[Setup], None],
+    *,
+    after: str = "delete",
+    elected: bool = True,
 ) -> None:
     """While a request of the first one to delete the volume is on its way, the second one has it
     deleted, and crashes.
     """
     second = setup_on(first.cluster, first.linstor, journal=first.journal, holder="another")
+    first.leadership.exclusive = elected
     late, delete, patch = first.volumes.delete, second.volumes.delete, second.volumes.patch
     about, crashed = asyncio.Event(), asyncio.Event()
 
@@ -252,7 +261,7 @@ async def test_what_another_instance_has_deleted_is_not_taken_for_its_owners_del
             new_term(setup)
 
     async with bound() as (first, _):
-        await deleted_by_second_that_crashed(first, then)
+        await deleted_by_second_that_crashed(first, then, elected=annotated is not None)
 
         assert is_on(first.cluster, "n2")
         assert first.claim()["status"]["phase"] == "Bound"
@@ -303,3 +312,65 @@ async def test_a_volume_without_annotation_gets_back_what_its_run_knows(
 
         assert FINALIZER not in finalizers_of(setup.pv())
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+
+
+async def removed_by_force(setup: Setup, changed: Change | None) -> None:
+    """An administrator deletes the marked volume, and takes its finalizers off."""
+    delete, done = setup.volumes.delete, list[bool]()
+
+    async def delete_after_the_owner(manifest: Manifest) -> Manifest | None:
+        if not done:
+            done.append(True)
+            setup.cluster.delete("persistentvolumes", PV)
+            setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+            if changed is not None:
+                rewrite(setup, changed)
+        return await delete(manifest)
+
+    instead(setup.volumes, delete=delete_after_the_owner)
+    async with setup.at_work():
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: done)
+        await reconciled(setup, 10)
+
+
+@pytest.mark.parametrize(
+    ("changed", "elected"),
+    [(None, True), (None, False), (nothing, True), (nothing, False), (by_another, True)],
+)
+async def test_a_volume_that_was_removed_by_force_does_not_come_back(
+    changed: Change | None, *, elected: bool
+) -> None:
+    """Our own request, which arrives then, finds no volume."""
+    async with bound() as (setup, _):
+        uid = uid_of(setup.pv())
+        setup.leadership.exclusive = elected
+
+        await removed_by_force(setup, changed)
+
+        assert is_deleted(setup, uid)
+        assert setup.journal.entries == {}
+
+
+async def test_markers_written_in_our_name_undo_no_deletion_where_one_instance_is_elected() -> None:
+    async with bound() as (setup, _):
+        uid, delete, done = uid_of(setup.pv()), setup.volumes.delete, list[bool]()
+
+        async def delete_after_the_owner(manifest: Manifest) -> Manifest | None:
+            if not done:
+                done.append(True)
+                setup.cluster.delete("persistentvolumes", PV)
+                rewrite(setup, nothing)
+                markers = json.loads(setup.pv()["metadata"]["annotations"][MARKER_ANNOTATION])
+                forged = json.dumps({**markers, "holder": "somebody"})
+                change = {"metadata": {"annotations": {MARKER_ANNOTATION: forged}}}
+                setup.cluster.patch("persistentvolumes", PV, change, writer=FORGED)
+            return await delete(manifest)
+
+        instead(setup.volumes, delete=delete_after_the_owner)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: done)
+            await reconciled(setup, 10)
+
+        assert is_deleted(setup, uid)

@@ -94,22 +94,63 @@ async def test_a_run_that_continues_knows_what_it_has_deleted_itself(
         assert setup.claim()["status"]["phase"] == "Bound"
 
 
+async def detach_and_crash(setup: Setup) -> Setup:
+    """Returns the instance that goes on."""
+    patch = setup.volumes.patch
+
+    async def patched(name: PvName, change: Patch) -> Manifest:
+        response = await patch(name, change)
+        if detaches(change):
+            raise asyncio.CancelledError
+        return response
+
+    instead(setup.volumes, patch=patched)
+    async with setup.volumes.watching():
+        await asyncio.wait([asyncio.create_task(setup.replacer.resume(PV))])
+    return setup_on(setup.cluster, setup.linstor, journal=setup.journal, holder="third")
+
+
+@pytest.mark.parametrize("change", [rewritten, for_another, removed])
+@pytest.mark.parametrize("later", [0.0, 120.0])
+@pytest.mark.parametrize("deleted_before", [True, False])
+async def test_a_run_that_continues_knows_what_it_has_removed(
+    change: Callable[[Setup], None], later: float, *, deleted_before: bool
+) -> None:
+    """The API server does not answer its creation, perhaps for so long that other runs follow."""
+    async with one_setup("n2") as first:
+        setup = await mark_and_crash(first)
+        if deleted_before:
+            setup = await detach_and_crash(setup)
+        create, failing, absent = setup.volumes.create, True, list[bool]()
+
+        async def created(manifest: Manifest) -> Manifest:
+            if not failing:
+                return await create(manifest)
+            if not absent and setup.cluster.get("persistentvolumes", PV) is None:
+                absent.append(True)
+                if not later:
+                    change(setup)
+            raise Unreachable("no response")
+
+        instead(setup.volumes, create=created)
+        async with setup.at_work():
+            await setup.full_reconciler.reconcile_all("leading")
+            await until(lambda: absent)
+            await asyncio.sleep(later)
+            if later:
+                change(setup)
+            await asyncio.sleep(30.0)
+            failing = False
+            await reconciled(setup, 10)
+
+        assert is_on(setup.cluster, "n2")
+        assert setup.claim()["status"]["phase"] == "Bound"
+
+
 async def test_a_detached_volume_is_not_let_go_by_its_entry() -> None:
     async with one_setup("n2") as first:
-        second = await mark_and_crash(first)
-        patch = second.volumes.patch
-
-        async def patched(name: PvName, change: Patch) -> Manifest:
-            response = await patch(name, change)
-            if detaches(change):
-                raise asyncio.CancelledError
-            return response
-
-        instead(second.volumes, patch=patched)
-        async with second.volumes.watching():
-            await asyncio.wait([asyncio.create_task(second.replacer.resume(PV))])
-        rewrite(second, state)
-        third = setup_on(first.cluster, first.linstor, journal=first.journal, holder="third")
+        third = await detach_and_crash(await mark_and_crash(first))
+        rewrite(third, state)
         async with third.at_work():
             await reconciled(third, 10)
             assert FINALIZER in third.pv()["metadata"]["finalizers"]

@@ -705,3 +705,14 @@ def test_only_a_leader_decides_that_a_deletion_is_a_users(*, leads: bool) -> Non
     else:
         assert isinstance(after, Failed)
         assert isinstance(after.error, Conflict)
+
+
+def test_a_volume_that_another_instance_removed_is_not_removed_by_this_run() -> None:
+    """That one also dropped the entry, for its own reasons."""
+    cluster = Cluster()
+    progress = replace(started(cluster), outdated=True, removed=True)
+
+    end = advance(progress, Observe(), Observed(None, None, first_hand=True))
+
+    assert isinstance(end, Finished)
+    assert end.outcome is None
