@@ -618,25 +618,21 @@ def _deleted_by_another(progress: Progress, seen: Observed, entry: JournalEntry,
         return False
     if has_deleted(progress):
         return False
-    if progress.begun and seen.led_throughout:
-        # Without an election another instance may have marked it and had it deleted.
-        others = not seen.exclusive and _may_be_by_another(progress, pv, entry)
-        return not others
+    led = progress.begun and seen.led_throughout
+    if led and seen.exclusive:
+        return True
     before_any_other = progress.deleting_version != ""
     if before_any_other and progress.deleting_version == entry.version:
         return True
     if pv is None:
         return before_any_other and entry.holder == progress.holder
+    if led:
+        # Without an election another instance may have marked it and had it deleted.
+        return not is_marked_by_another(pv, progress.observation.holder)
     # Others may have rewritten the entry. Where they have removed the name, it may be anybody's;
     # without any marker, no instance has come to delete it.
     named = holder_of(pv) == progress.observation.holder or not has_any_marker(pv)
     return named and (progress.begun or before_any_other)
-
-
-def _may_be_by_another(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
-    if pv is None:
-        return entry.holder != progress.holder
-    return is_marked_by_another(pv, progress.observation.holder)
 
 
 def _exists(pv: Manifest | None, uid: Uid) -> bool:

@@ -212,6 +212,8 @@ class Instance:
         self.setup: Setup = setup_on(
             cluster, asked, journal=entries, volumes=volumes, holder=f"instance-{number}"
         )
+        # Each of them leads all the time, as without an election.
+        self.setup.leadership.exclusive = False
         self._task = asyncio.create_task(self._live(), name=f"instance-{number}")
 
     def _heard(self, volume: Volume) -> None:
