@@ -166,6 +166,24 @@ def annotate(setup: Setup, value: str | None) -> None:
     setup.cluster.patch("persistentvolumes", PV, change)
 
 
+async def replaced_with(setup: Setup, event: Callable[[], None], *, later: float = 0.0) -> None:
+    """Replace the volume, with an event right before our first request to delete it arrives."""
+    delete, done = setup.volumes.delete, list[bool]()
+
+    async def delete_after_the_event(manifest: Manifest) -> Manifest | None:
+        if not done:
+            done.append(True)
+            await asyncio.sleep(later)
+            event()
+        return await delete(manifest)
+
+    instead(setup.volumes, delete=delete_after_the_event)
+    async with setup.at_work():
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: done)
+        await reconciled(setup, 10)
+
+
 @pytest.mark.parametrize("annotated", [removed, renamed])
 @pytest.mark.parametrize("rewritten", [nothing, policy])
 async def test_an_entry_and_markers_rewritten_undo_no_deletion(
@@ -173,21 +191,14 @@ async def test_an_entry_and_markers_rewritten_undo_no_deletion(
 ) -> None:
     """The only instance that leads has not deleted the volume."""
     async with bound() as (setup, _):
-        uid, delete, done = uid_of(setup.pv()), setup.volumes.delete, list[bool]()
+        uid = uid_of(setup.pv())
 
-        async def delete_after_the_owner(manifest: Manifest) -> Manifest | None:
-            if not done:
-                done.append(True)
-                setup.cluster.delete("persistentvolumes", PV)
-                rewrite(setup, rewritten)
-                annotated(setup)
-            return await delete(manifest)
+        def owner_deletes() -> None:
+            setup.cluster.delete("persistentvolumes", PV)
+            rewrite(setup, rewritten)
+            annotated(setup)
 
-        instead(setup.volumes, delete=delete_after_the_owner)
-        async with setup.at_work():
-            setup.queue.add(RD, source="promotion")
-            await until(lambda: done)
-            await reconciled(setup, 10)
+        await replaced_with(setup, owner_deletes)
 
         assert is_deleted(setup, uid)
         assert setup.journal.entries == {}
@@ -289,49 +300,20 @@ async def test_a_volume_without_annotation_gets_back_what_its_run_knows(
 ) -> None:
     """Somebody takes the annotation off the marked volume, and rewrites its entry or deletes it."""
     async with bound() as (setup, _):
-        delete, done = setup.volumes.delete, list[bool]()
 
-        async def delete_after_the_attack(manifest: Manifest) -> Manifest | None:
-            if not done:
-                done.append(True)
-                await asyncio.sleep(later)
-                if entry_is == "rewritten":
-                    rewrite(setup, policy)
-                elif entry_is == "unreadable":
-                    rewrite(setup, lambda tree: tree.update(format=99))
-                elif entry_is == "deleted":
-                    setup.journal.entries.clear()
-                removed(setup)
-            return await delete(manifest)
+        def attack() -> None:
+            if entry_is == "rewritten":
+                rewrite(setup, policy)
+            elif entry_is == "unreadable":
+                rewrite(setup, lambda tree: tree.update(format=99))
+            elif entry_is == "deleted":
+                setup.journal.entries.clear()
+            removed(setup)
 
-        instead(setup.volumes, delete=delete_after_the_attack)
-        async with setup.at_work():
-            setup.queue.add(RD, source="promotion")
-            await until(lambda: done)
-            await reconciled(setup, 10)
+        await replaced_with(setup, attack, later=later)
 
         assert FINALIZER not in finalizers_of(setup.pv())
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
-
-
-async def removed_by_force(setup: Setup, changed: Change | None) -> None:
-    """An administrator deletes the marked volume, and takes its finalizers off."""
-    delete, done = setup.volumes.delete, list[bool]()
-
-    async def delete_after_the_owner(manifest: Manifest) -> Manifest | None:
-        if not done:
-            done.append(True)
-            setup.cluster.delete("persistentvolumes", PV)
-            setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
-            if changed is not None:
-                rewrite(setup, changed)
-        return await delete(manifest)
-
-    instead(setup.volumes, delete=delete_after_the_owner)
-    async with setup.at_work():
-        setup.queue.add(RD, source="promotion")
-        await until(lambda: done)
-        await reconciled(setup, 10)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +328,13 @@ async def test_a_volume_that_was_removed_by_force_does_not_come_back(
         uid = uid_of(setup.pv())
         setup.leadership.exclusive = elected
 
-        await removed_by_force(setup, changed)
+        def administrator_removes() -> None:
+            setup.cluster.delete("persistentvolumes", PV)
+            setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+            if changed is not None:
+                rewrite(setup, changed)
+
+        await replaced_with(setup, administrator_removes)
 
         assert is_deleted(setup, uid)
         assert setup.journal.entries == {}
@@ -354,23 +342,16 @@ async def test_a_volume_that_was_removed_by_force_does_not_come_back(
 
 async def test_markers_written_in_our_name_undo_no_deletion_where_one_instance_is_elected() -> None:
     async with bound() as (setup, _):
-        uid, delete, done = uid_of(setup.pv()), setup.volumes.delete, list[bool]()
+        uid = uid_of(setup.pv())
 
-        async def delete_after_the_owner(manifest: Manifest) -> Manifest | None:
-            if not done:
-                done.append(True)
-                setup.cluster.delete("persistentvolumes", PV)
-                rewrite(setup, nothing)
-                markers = json.loads(setup.pv()["metadata"]["annotations"][MARKER_ANNOTATION])
-                forged = json.dumps({**markers, "holder": "somebody"})
-                change = {"metadata": {"annotations": {MARKER_ANNOTATION: forged}}}
-                setup.cluster.patch("persistentvolumes", PV, change, writer=FORGED)
-            return await delete(manifest)
+        def owner_deletes() -> None:
+            setup.cluster.delete("persistentvolumes", PV)
+            rewrite(setup, nothing)
+            markers = json.loads(setup.pv()["metadata"]["annotations"][MARKER_ANNOTATION])
+            forged = json.dumps({**markers, "holder": "somebody"})
+            change = {"metadata": {"annotations": {MARKER_ANNOTATION: forged}}}
+            setup.cluster.patch("persistentvolumes", PV, change, writer=FORGED)
 
-        instead(setup.volumes, delete=delete_after_the_owner)
-        async with setup.at_work():
-            setup.queue.add(RD, source="promotion")
-            await until(lambda: done)
-            await reconciled(setup, 10)
+        await replaced_with(setup, owner_deletes)
 
         assert is_deleted(setup, uid)
