@@ -126,7 +126,7 @@ def mark_patch(manifest: Manifest, holder: str = "", *, before: Before | None = 
         held=held,
         holder=holder,
         deleted=terminating and says_deletion(manifest),
-        claim=_attached(manifest, manifest["spec"].get("claimRef") or {}, "name")
+        claim=_attached(manifest, (manifest["spec"].get("claimRef") or {}).get("name"))
         or claim_name_of(manifest),
     )
     return guarded(
@@ -282,13 +282,14 @@ def claim_name_of(manifest: Manifest) -> str:
     """The name of the claim that the volume had when our own field manager marked it, which the
     claimRef does not have any more once it is detached; empty if that is not known.
     """
-    return _attached(manifest, _marker_values(manifest)) if _wrote_marker(manifest) else ""
+    if not _wrote_marker(manifest):
+        return ""
+    return _attached(manifest, _marker_values(manifest).get("claim"))
 
 
-def _attached(manifest: Manifest, values: Mapping[str, Any], key: str = "claim") -> str:
-    """The name of a claim, unless it is the one of a detached claimRef."""
-    name = str(values.get(key) or "")
-    return "" if name == tombstone_name(manifest) else name
+def _attached(manifest: Manifest, name: object) -> str:
+    """The name of a claim; empty for that of a detached claimRef."""
+    return "" if not name or name == tombstone_name(manifest) else str(name)
 
 
 def is_marked_by_another(manifest: Manifest, holder: str) -> bool:
