@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, auto
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -24,14 +24,14 @@ class QueueClosed(Exception):
     """The queue is shut down and returns no more work items."""
 
 
-class Priority(IntEnum):
-    """What kind of work a key waits for."""
+class Priority(Enum):
+    """What kind of work a key waits for, in the order in which workers get it."""
 
-    RECONCILE = 0
-    URGENT = 1
+    URGENT = auto()
     """A change without which no pod can start where the data is."""
 
-    CHANGE = 2
+    RECONCILE = auto()
+    CHANGE = auto()
     """A change that adds or removes nodes to choose from."""
 
 
@@ -209,8 +209,7 @@ class KeyedQueue(Generic[K]):
         return self.reads if priority is Priority.RECONCILE else self.changes
 
     def _open_priorities(self) -> list[Priority]:
-        in_order = (Priority.URGENT, Priority.RECONCILE, Priority.CHANGE)
-        return [priority for priority in in_order if self._limit(priority).free]
+        return [priority for priority in Priority if self._limit(priority).free]
 
     async def _take(self) -> WorkItem[K]:
         while not self.closed:
