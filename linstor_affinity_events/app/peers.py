@@ -121,7 +121,7 @@ def tuning_of(settings: Settings) -> Tuning:
         guard_timeout=settings.claim_guard_timeout,
         allowed_finalizers=tuple(settings.allow_finalizer),
         take_over_saved_volumes=settings.take_over_saved_volumes == "auto",
-        pace=settings.reconcile_rate,
-        limit=settings.timeout,
+        full_reconcile_every=settings.reconcile_rate,
+        full_reconcile_timeout=settings.timeout,
         poll_every=settings.poll_rate,
     )

@@ -47,11 +47,10 @@ class Engine:
         self.reconciler = Reconciler(components, take_over=tuning.take_over_saved_volumes)
         self.full_reconciler = FullReconciler(
             components,
+            tuning,
             delays=self.delays(first=1.0, most=30.0),
             forget_gone=self.reconciler.forget_gone,
             after_full_reconcile=after_full_reconcile,
-            pace=tuning.pace,
-            limit=tuning.limit,
         )
         self.poll = Poll(
             linstor=ports.linstor,

@@ -13,6 +13,7 @@ from linstor_affinity_events.engine.keyed_queue import KeyedQueue, Priority
 from linstor_affinity_events.engine.ports import Index
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.engine.reporter import kind_of, reason_of
+from linstor_affinity_events.engine.tuning import Tuning
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.logs import facts
@@ -56,12 +57,11 @@ class FullReconciler:
     def __init__(
         self,
         components: Components,
+        tuning: Tuning,
         *,
         delays: Backoff,
         forget_gone: Callable[[], None],
         after_full_reconcile: Callable[[], None],
-        pace: float,
-        limit: float,
     ) -> None:
         self._queue, self._cluster_view, self._index = (
             components.queue,
@@ -71,7 +71,8 @@ class FullReconciler:
         self._reader, self._placement_reader = components.reader, components.placement_reader
         self._replacer, self._leadership = components.replacer, components.ports.leadership
         self._reporter, self._telemetry = components.reporter, components.ports.telemetry
-        self._delays, self._pace, self._limit = delays, pace, limit
+        self._delays, self._every = delays, tuning.full_reconcile_every
+        self._timeout = tuning.full_reconcile_timeout
         self._forget_gone, self._after_full_reconcile = forget_gone, after_full_reconcile
         self._causes = Causes()
         self._read_since = 0.0
@@ -88,7 +89,7 @@ class FullReconciler:
         clock = asyncio.get_running_loop().time
         begun = clock()
         while True:
-            causes = await self._causes.next(until=begun + self._pace)
+            causes = await self._causes.next(until=begun + self._every)
             cause, begun = ",".join(causes), clock()
             if not self._leadership.leading and self.failure is None:
                 # Once all reads have succeeded, only the leader runs full reconciles.
@@ -103,7 +104,7 @@ class FullReconciler:
                         extra=facts(started_by=cause),
                     )
                 self.failure = None
-                delay = min(SPACING, self._pace / 2)
+                delay = min(SPACING, self._every / 2)
                 again = still_open(causes, self._read_since)
             else:
                 delay = self._failed(cause, *failed)
@@ -120,16 +121,16 @@ class FullReconciler:
         """
         before = self._placement_reader.read_so_far
         try:
-            async with asyncio.timeout(self._limit):
+            async with asyncio.timeout(self._timeout):
                 await self.reconcile_all(cause)
         except TimeoutError:
             read = self._placement_reader.read_so_far
             if read == before:
-                return "TimeoutError", f"timed out after {self._limit:g} s"
+                return "TimeoutError", f"timed out after {self._timeout:g} s"
             # It makes progress, so the delay need not grow.
             self._delays.reset()
             return "TimeoutError", (
-                f"timed out after {self._limit:g} s with {read} of "
+                f"timed out after {self._timeout:g} s with {read} of "
                 f"{len(self._index.resources())} resources read one by one; the "
                 "next one continues there"
             )

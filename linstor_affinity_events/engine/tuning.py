@@ -24,10 +24,10 @@ class Tuning:
 
     allowed_finalizers: tuple[str, ...] = ()
     take_over_saved_volumes: bool = True
-    pace: float = 60.0
+    full_reconcile_every: float = 60.0
     """Interval of full reconciles."""
 
-    limit: float = 60.0
+    full_reconcile_timeout: float = 60.0
     """Timeout of a full reconcile."""
 
     poll_every: float = 10.0

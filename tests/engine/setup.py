@@ -133,7 +133,7 @@ def setup_on(
         Tuning(
             changes_at_once=at_once,
             readers=readers,
-            limit=limit,
+            full_reconcile_timeout=limit,
             allowed_finalizers=allowed_finalizers,
         ),
         holder=holder,
