@@ -1,4 +1,4 @@
-"""Which volumes are absent or can't be recreated; reports that."""
+"""Which volumes are absent or can't be recreated; reports them, and those that keep Retain."""
 
 import asyncio
 import logging
@@ -97,7 +97,7 @@ class AbsentVolumes:
         self.stuck[entry.pv] = str(error)
         self._telemetry.stuck(len(self.stuck))
 
-    def retained(self, pv: Manifest) -> None:
+    def report_retained(self, pv: Manifest) -> None:
         """Report a volume that keeps policy Retain, so that its data is not deleted."""
         claim = claim_of(pv)
         log.error(

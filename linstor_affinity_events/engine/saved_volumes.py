@@ -187,7 +187,7 @@ class SavedVolumes:
         )
         await self._volumes.patch(name_of(pv), unmarked.patch)
         if unmarked.retained:
-            self._replacer.unfinished.absent.retained(pv)
+            self._replacer.unfinished.absent.report_retained(pv)
         kept = RETAIN if unmarked.retained else policy
         log.info(
             "undid a replacement that linstor-affinity-controller had begun: the volume "

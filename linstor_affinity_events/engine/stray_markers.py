@@ -59,7 +59,7 @@ async def unmark_without_entry(
         dependencies.unfinished.originals.observed(live)
     if not unmarked.retained:
         return Outcome.ROLLED_BACK
-    dependencies.unfinished.absent.retained(pv)
+    dependencies.unfinished.absent.report_retained(pv)
     return Outcome.RECREATED_WITH_RETAIN
 
 

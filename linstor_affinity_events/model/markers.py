@@ -216,46 +216,48 @@ def unmarking(
 
     A policy that another client has set meanwhile stays.
     """
-    finalizers = [f for f in finalizers_of(manifest) if f != FINALIZER]
-    if (
-        PROVISIONER_FINALIZER not in finalizers
-        and not is_terminating(manifest)
-        and _wrote_marker(manifest)
-        and _had_provisioner_finalizer(manifest)
-    ):
-        finalizers.append(PROVISIONER_FINALIZER)
+    annotations: dict[str, str | None] = {MARKER_ANNOTATION: None}
     patch: Patch = {
-        "metadata": {"finalizers": finalizers, "annotations": {MARKER_ANNOTATION: None}}
+        "metadata": {"finalizers": _original_finalizers(manifest), "annotations": annotations}
     }
     before = own or (marker_of(manifest) if _wrote_marker(manifest) else None)
-    retained = reclaim_policy_of(manifest) == RETAIN
+    has_retain = reclaim_policy_of(manifest) == RETAIN
     if before is None:
         # The original values are unknown; with our finalizer, Retain may be ours.
-        return Unmarking(
-            guarded(manifest, patch), retained and FINALIZER in finalizers_of(manifest)
-        )
-    policy, skip = before
-    patch["metadata"]["annotations"][SKIP_RECLAIM_ANNOTATION] = skip
-    if not retained or RETAIN in {policy, recorded}:
+        stays = has_retain and FINALIZER in finalizers_of(manifest)
+        return Unmarking(guarded(manifest, patch), stays)
+    policy, annotations[SKIP_RECLAIM_ANNOTATION] = before
+    if not has_retain or RETAIN in {policy, recorded}:
         return Unmarking(guarded(manifest, patch))
-    retain = keep or not (own or is_marked(manifest))
-    if retain:
-        patch["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] = policy
-    else:
-        patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
-    return Unmarking(guarded(manifest, patch), retain)
+    confirmed = own is not None or is_marked(manifest)
+    return _with_policy(manifest, patch, policy, stays=keep or not confirmed)
 
 
 def reference_unmarking(manifest: Manifest, policy: str, *, keep: bool) -> Unmarking:
     """Remove the reference controller's markers from a volume that it did not delete."""
-    annotations: dict[str, str | None] = {SKIP_RECLAIM_ANNOTATION: None}
-    patch: Patch = {"metadata": {"annotations": annotations}}
-    retain = keep and policy != RETAIN
-    if retain:
-        annotations[ORIGINAL_POLICY_ANNOTATION] = policy
+    patch: Patch = {"metadata": {"annotations": {SKIP_RECLAIM_ANNOTATION: None}}}
+    return _with_policy(manifest, patch, policy, stays=keep and policy != RETAIN)
+
+
+def _with_policy(manifest: Manifest, patch: Patch, policy: str, *, stays: bool) -> Unmarking:
+    """Restore the original policy as well; if Retain `stays`, only remember it."""
+    if stays:
+        patch["metadata"]["annotations"][ORIGINAL_POLICY_ANNOTATION] = policy
     else:
         patch["spec"] = {"persistentVolumeReclaimPolicy": policy}
-    return Unmarking(guarded(manifest, patch), retain)
+    return Unmarking(guarded(manifest, patch), stays)
+
+
+def _original_finalizers(manifest: Manifest) -> list[str]:
+    """Without ours, and with that of csi-provisioner if it was there before the markers."""
+    finalizers = [f for f in finalizers_of(manifest) if f != FINALIZER]
+    taken_off = (
+        PROVISIONER_FINALIZER not in finalizers
+        and not is_terminating(manifest)
+        and _wrote_marker(manifest)
+        and _had_provisioner_finalizer(manifest)
+    )
+    return [*finalizers, PROVISIONER_FINALIZER] if taken_off else finalizers
 
 
 def marker_of(manifest: Manifest) -> Before | None:
