@@ -20,7 +20,7 @@ from linstor_affinity_events.model.manifest import (
     version_of,
 )
 from linstor_affinity_events.model.names import Uid
-from linstor_affinity_events.model.progress import Postponed
+from linstor_affinity_events.model.results import Postponed
 
 log = logging.getLogger(__name__)
 

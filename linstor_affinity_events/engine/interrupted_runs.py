@@ -13,10 +13,11 @@ from linstor_affinity_events.engine.ports import VolumeWatch
 from linstor_affinity_events.engine.replacement_run import RELIED_ON_AFTER, ReplacementRun
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import Conflict
+from linstor_affinity_events.model.deletion import may_have_deleted
 from linstor_affinity_events.model.manifest import Manifest, name_of, uid_of
 from linstor_affinity_events.model.markers import Before, holder_of, is_marked, original_values_of
 from linstor_affinity_events.model.names import PvName, Uid
-from linstor_affinity_events.model.progress import Progress, continued, has_deleted
+from linstor_affinity_events.model.progress import Progress, continued
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
 
 
@@ -81,7 +82,7 @@ class InterruptedRuns:
             if outcome is not None and not isinstance(outcome, LeaveAlone):
                 self.ended(name)
                 self._keep_unanswered(run)
-            elif run.progress.begun or has_deleted(run.progress):
+            elif run.progress.begun or may_have_deleted(run.progress):
                 self._runs[name] = _Interrupted(run.progress, run.began, run.term)
 
     def continuing(self, name: PvName, volume_watch: VolumeWatch) -> ReplacementRun | None:

@@ -5,13 +5,14 @@ from itertools import islice
 
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import BadEntry, Stalled, Unreachable
+from linstor_affinity_events.model.deletion import begun_and_alive
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, uid_of
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.ownership import was_seen_as_its_own
-from linstor_affinity_events.model.progress import Progress, is_not_deleted
+from linstor_affinity_events.model.progress import Progress
 from linstor_affinity_events.model.replacement import Observation
 
 MOST_ABSENT = 100
@@ -47,7 +48,7 @@ async def observe_again(
         return await observe(dependencies, name)
     except BadEntry:
         pv = await dependencies.volumes.read(name)
-        if not is_not_deleted(progress, pv):
+        if not begun_and_alive(progress, pv):
             raise
         return pv, None
 

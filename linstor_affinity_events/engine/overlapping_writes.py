@@ -6,7 +6,7 @@ from linstor_affinity_events.engine.ports import Journal, Volumes
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, Patch
-from linstor_affinity_events.model.progress import MarkedAndSaved
+from linstor_affinity_events.model.results import MarkedAndSaved
 
 CREATE_ATTEMPTS = 10
 """How often to try to create the volume while the old one is being removed."""

@@ -16,30 +16,27 @@ from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
+from linstor_affinity_events.model.advance import advance, following
 from linstor_affinity_events.model.decision import Refusal
+from linstor_affinity_events.model.deletion import deleted_without_request
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
 from linstor_affinity_events.model.names import Uid
-from linstor_affinity_events.model.progress import (
+from linstor_affinity_events.model.progress import Failed, Finished, Progress
+from linstor_affinity_events.model.replacement import next_step
+from linstor_affinity_events.model.results import (
     BinderAwaited,
     ClaimRead,
     Done,
     Dropped,
-    Failed,
     Failure,
-    Finished,
     Observed,
     Postponed,
-    Progress,
     Recreated,
     Result,
     Saved,
     Written,
-    advance,
-    deleted_without_request,
-    following,
 )
-from linstor_affinity_events.model.replacement import next_step
 from linstor_affinity_events.model.steps import (
     AwaitBinder,
     Create,
@@ -229,7 +226,7 @@ class ReplacementRun:
     async def _drop(self, step: Drop) -> Dropped:
         await verified(self._dependencies, self.progress, step, self._volume_watch)
         if step.outcome is Outcome.RECREATED_WITH_RETAIN:
-            self._dependencies.unfinished.absent.retained(self.progress.entry.wanted)
+            self._dependencies.unfinished.absent.report_retained(self.progress.entry.wanted)
         await self._dependencies.journal.drop(self.progress.entry)
         return Dropped()
 

@@ -182,7 +182,7 @@ def _begun_is_finished(case: Case) -> Decision | None:
     return None
 
 
-def _deleted_by_others(case: Case) -> Decision | None:
+def _being_deleted(case: Case) -> Decision | None:
     if not case.volume.terminating:
         return None
     if case.volume.in_use and isinstance(_outcome(case), Change):
@@ -418,7 +418,7 @@ _WHERE_TO = (
 RULES = (
     Rule("its volume handle is a valid LINSTOR volume", _handle_readable),
     Rule("it has no unfinished replacement", _begun_is_finished),
-    Rule("it is not being deleted", _deleted_by_others),
+    Rule("it is not being deleted", _being_deleted),
     Rule(
         "it is not excluded by annotation, property, phase or Balanced placement",
         _left_alone,

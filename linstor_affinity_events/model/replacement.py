@@ -100,7 +100,7 @@ class Observation:
     begun_here: bool = False
     """Whether this instance wrote the entry, and still runs the replacement since."""
 
-    deletion_requested: bool = True
+    deletion_may_be_ours: bool = True
     """Whether a deletion that this service requested may have taken effect, as far as is known."""
 
     deleted_here: bool = False
@@ -334,31 +334,9 @@ def rolled_back(
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
 
 
-def _deleted_by_others(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
-    if left_by_the_reference(pv):
-        # That controller deleted it. Another client wrote the entry: the saved PV has the rest.
-        return Drop(Outcome.SUPERSEDED)
-    if has_any_marker(pv):
-        return _unmark(entry, pv, observation, Outcome.DELETED_BY_USER)
-    return Drop(Outcome.DELETED_BY_USER)
-
-
 def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
-    if entry.state is State.PREPARED:
-        alone = observation.led_throughout or holder_of(pv) == observation.holder
-        known = not observation.deletion_requested and alone
-        if says_deletion(pv) and not known:
-            return LeaveAlone(
-                "this service had the volume deleted, but the entry says that it had not yet "
-                "requested that: another client rewrote the entry"
-            )
-        return _deleted_by_others(entry, pv, observation)
-    original = observation.original
-    held = original is not None and original.held
-    if not (is_ours_to_delete(pv) or held or observation.deleted_here):
-        return LeaveAlone(
-            "the volume is being deleted, and nothing on it confirms that this service deleted it"
-        )
+    if (step := _unless_deleted_by_us(entry, pv, observation)) is not None:
+        return step
     before = None if observation.original_known else original_values_of(pv)
     if before is not None and protected_as(entry.wanted, before) != entry.wanted:
         # What keeps the data is left out only if neither the entry nor the volume has it.
@@ -380,6 +358,35 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
     if entry.user is not None and not observation.claim_known:
         return ReadClaim()
     return Remove()
+
+
+def _unless_deleted_by_us(
+    entry: JournalEntry, pv: Manifest, observation: Observation
+) -> Step | None:
+    """What to do with a terminating volume that this service has not deleted, as far as is known;
+    None if it has.
+    """
+    if entry.state is State.DELETING:
+        original = observation.original
+        held = original is not None and original.held
+        if is_ours_to_delete(pv) or held or observation.deleted_here:
+            return None
+        return LeaveAlone(
+            "the volume is being deleted, and nothing on it confirms that this service deleted it"
+        )
+    alone = observation.led_throughout or holder_of(pv) == observation.holder
+    known = not observation.deletion_may_be_ours and alone
+    if says_deletion(pv) and not known:
+        return LeaveAlone(
+            "this service had the volume deleted, but the entry says that it had not yet "
+            "requested that: another client rewrote the entry"
+        )
+    if left_by_the_reference(pv):
+        # That controller deleted it. Another client wrote the entry: the saved PV has the rest.
+        return Drop(Outcome.SUPERSEDED)
+    if has_any_marker(pv):
+        return _unmark(entry, pv, observation, Outcome.DELETED_BY_USER)
+    return Drop(Outcome.DELETED_BY_USER)
 
 
 def _saving_changes(entry: JournalEntry, pv: Manifest, observation: Observation) -> Save | None:

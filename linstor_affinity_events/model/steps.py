@@ -12,7 +12,7 @@ class Outcome(StrEnum):
 
     DONE = "done"
     RECREATED_WITH_RETAIN = "recreated_with_retain"
-    """Recreated with policy Retain, because its claim was gone or had changed meanwhile."""
+    """The volume exists with policy Retain: who may have its data could not be confirmed."""
     SUPERSEDED = "superseded"
     """The journal entry no longer applied; the volume was not changed."""
     ROLLED_BACK = "rolled_back"

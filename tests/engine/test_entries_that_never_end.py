@@ -8,11 +8,11 @@ import pytest
 
 from linstor_affinity_events.engine.change_backoff import BURST
 from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.advance import MAX_CONFLICTS
 from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
-from linstor_affinity_events.model.progress import MAX_CONFLICTS
 from linstor_affinity_events.model.recreation import SERVER_SET
 from tests.engine.forged_entries import EVIL, VICTIM, entry, foreign_claim, is_on, volume_for
 from tests.engine.forged_entries import reconciled as reconciled_for

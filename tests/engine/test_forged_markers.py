@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.model.advance import MAX_CONFLICTS
 from linstor_affinity_events.model.keys import MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
-from linstor_affinity_events.model.progress import MAX_CONFLICTS
 from tests.engine.forged_entries import FORGED, reconciled
 from tests.engine.setup import (
     PV,

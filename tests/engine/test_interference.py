@@ -22,7 +22,7 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.manifest import Manifest, Patch, name_of, uid_of
 from linstor_affinity_events.model.markers import has_any_marker
 from linstor_affinity_events.model.names import PvName
-from linstor_affinity_events.model.progress import Postponed
+from linstor_affinity_events.model.results import Postponed
 from linstor_affinity_events.model.steps import Outcome
 from tests.engine.setup import (
     PV,

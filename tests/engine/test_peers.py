@@ -11,7 +11,7 @@ from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName
-from linstor_affinity_events.model.progress import Postponed
+from linstor_affinity_events.model.results import Postponed
 from linstor_affinity_events.model.steps import Outcome
 from tests.engine.setup import (
     PV,

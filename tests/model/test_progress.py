@@ -15,6 +15,7 @@ from linstor_affinity_events.errors import (
     Stalled,
     Unreachable,
 )
+from linstor_affinity_events.model.advance import MAX_CONFLICTS, MAX_FAILURES, advance, following
 from linstor_affinity_events.model.affinity import read_affinity
 from linstor_affinity_events.model.claim_ref import tombstone_patch
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
@@ -28,29 +29,22 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.markers import has_any_marker, mark_patch
 from linstor_affinity_events.model.names import Uid
-from linstor_affinity_events.model.progress import (
-    MAX_CONFLICTS,
-    MAX_FAILURES,
+from linstor_affinity_events.model.progress import Failed, Finished, Progress, begin
+from linstor_affinity_events.model.recreation import released
+from linstor_affinity_events.model.replacement import Observation, next_step
+from linstor_affinity_events.model.results import (
     BinderAwaited,
     ClaimRead,
     Done,
     Dropped,
-    Failed,
     Failure,
-    Finished,
     MarkedAndSaved,
     Observed,
-    Progress,
     Recreated,
     Result,
     Saved,
     Written,
-    advance,
-    begin,
-    following,
 )
-from linstor_affinity_events.model.recreation import released
-from linstor_affinity_events.model.replacement import Observation, next_step
 from linstor_affinity_events.model.steps import (
     AwaitBinder,
     Create,

@@ -1,0 +1,339 @@
+"""The step that a run takes now, and what the result of each step means for it.
+
+Pure, as `next_step` is: the engine only takes the steps. A result that is an error decides as well,
+for example whether a deletion that is observed later can be this service's own.
+"""
+
+from dataclasses import replace
+from typing import assert_never
+
+from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
+from linstor_affinity_events.model.after_observing import after_observing
+from linstor_affinity_events.model.changes import as_shown_by_dry_run
+from linstor_affinity_events.model.deletion import is_alive
+from linstor_affinity_events.model.journal_entry import JournalEntry, State
+from linstor_affinity_events.model.keys import MARKER_ANNOTATION
+from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
+from linstor_affinity_events.model.markers import holder_of, is_marked
+from linstor_affinity_events.model.progress import Failed, Finished, Progress
+from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
+from linstor_affinity_events.model.replacement import next_step, rolled_back
+from linstor_affinity_events.model.results import (
+    BinderAwaited,
+    ClaimRead,
+    Done,
+    Dropped,
+    Failure,
+    MarkedAndSaved,
+    Observed,
+    Postponed,
+    Recreated,
+    Result,
+    Saved,
+    Written,
+)
+from linstor_affinity_events.model.steps import (
+    AwaitBinder,
+    Create,
+    Delete,
+    DetachClaimRef,
+    Drop,
+    Mark,
+    MarkAndSave,
+    Observe,
+    Outcome,
+    ReadClaim,
+    Remove,
+    Save,
+    Step,
+    Unmark,
+    UnmarkWithoutEntry,
+)
+
+_NAME_REMOVED = (
+    f"an admission policy changes annotation {MARKER_ANNOTATION}, which says who deletes the "
+    "volume. Exempt the field manager linstor-affinity-events from that policy"
+)
+
+
+MAX_STEPS = 60
+"""A replacement takes about twelve. Something that undoes our writes (an admission webhook that
+strips finalizers, for example) must not cause an endless loop.
+"""
+
+
+MAX_CONFLICTS = 5
+
+
+MAX_FAILURES = 8
+
+
+def following(progress: Progress) -> Step:
+    """The step to take now."""
+    if progress.outdated:
+        return Observe()
+    if progress.then is not None:
+        return progress.then
+    if progress.rejected is not None:
+        return _roll_back(progress)
+    requested = progress.deletion_requested
+    observation = replace(
+        progress.observation,
+        deleted_here=requested,
+        # A run that another one may have preceded does not know whether that one requested it.
+        deletion_may_be_ours=requested or not progress.begun,
+    )
+    return next_step(progress.entry, observation)
+
+
+def _roll_back(progress: Progress) -> Step:
+    """Roll back, the entry first: a deletion from now on is not ours, even if the response to a
+    later write is lost.
+    """
+    entry, observation = progress.entry, progress.observation
+    if entry.state is State.DELETING:
+        return Save(entry.prepared())
+    pv = observation.pv
+    if pv is None or not is_marked(pv):
+        return Drop(Outcome.ROLLED_BACK)
+    if entry.claim is not None and not observation.claim_known:
+        return ReadClaim()
+    return rolled_back(entry, pv, observation, Outcome.ROLLED_BACK)
+
+
+def advance(progress: Progress, step: Step, result: Result) -> Progress | Finished | Failed:
+    """What the result of a step means."""
+    if isinstance(result, Failure):
+        return _after_failure(progress, step, result.error)
+    progress = replace(progress, then=None)
+    if isinstance(step, Observe) and isinstance(result, Observed):
+        return after_observing(progress, result)
+    after = _after_success(progress, step, result)
+    if not isinstance(after, Progress):
+        return after
+    if after.steps >= MAX_STEPS:
+        name = type(step).__name__
+        stalled = (
+            f"the replacement of {after.entry.pv} makes no progress: step {name} has no effect"
+        )
+        return Failed(progress=after, error=Stalled(stalled))
+    return replace(after, steps=after.steps + 1)
+
+
+def _after_success(progress: Progress, step: Step, result: Result) -> Progress | Finished | Failed:
+    match result:
+        case Written():
+            return _written(progress, step, result)
+        case Saved(entry):
+            return _saved(progress, step, entry)
+        case MarkedAndSaved():
+            return _marked_and_saved(progress, step, result)
+        case BinderAwaited() | ClaimRead() | Postponed():
+            return _waited(progress, result)
+        case Recreated():
+            return _recreated(progress, step, result)
+        case Dropped():
+            return _dropped(progress, step)
+        case Done(outcome):
+            return Finished(progress, outcome)
+        case Observed() | Failure():
+            raise AssertionError("these are told apart before")
+        case _:
+            assert_never(result)
+
+
+def _written(progress: Progress, step: Step, result: Written) -> Progress:
+    seen = replace(progress, observation=replace(progress.observation, pv=result.pv))
+    if isinstance(step, Unmark):
+        return replace(seen, then=Drop(step.outcome, verified=True))
+    if isinstance(step, Mark) and _lacks_name(progress, result.pv):
+        return replace(seen, rejected=Refused(_NAME_REMOVED))
+    return replace(seen, deletion_requested=True) if isinstance(step, Delete) else seen
+
+
+def _lacks_name(progress: Progress, pv: Manifest | None) -> bool:
+    """Whether an admission policy has removed the name of this instance from the markers."""
+    named = pv is None or holder_of(pv) == progress.observation.holder
+    return not named and is_alive(pv, progress.entry.uid)
+
+
+def _marked_and_saved(
+    progress: Progress, step: Step, result: MarkedAndSaved
+) -> Progress | Finished | Failed:
+    if result.entry is not None:
+        progress = _saved(progress, step, result.entry)
+    if result.pv is not None:
+        progress = replace(progress, observation=replace(progress.observation, pv=result.pv))
+    if result.error is not None:
+        return _after_failure(progress, step, result.error)
+    return progress
+
+
+def _waited(progress: Progress, result: BinderAwaited | ClaimRead | Postponed) -> Progress:
+    seen = progress.observation
+    match result:
+        case BinderAwaited(in_time=in_time, claim=claim):
+            pv, known = result.pv if in_time else seen.pv, result.fresh
+            seen = replace(seen, pv=pv, guard_over=not in_time, claim=claim, claim_known=known)
+            return replace(progress, observation=seen, claim_before=claim)
+        case ClaimRead(claim):
+            return replace(
+                progress,
+                claim_before=progress.claim_before if progress.removed else claim,
+                observation=replace(seen, claim=claim, claim_known=True),
+            )
+        case Postponed(restored):
+            return replace(
+                progress,
+                outdated=restored,
+                observation=replace(seen, claim_known=False),
+            )
+
+
+def _recreated(progress: Progress, step: Step, result: Recreated) -> Progress:
+    created = progress.created if result.pv is None else uid_of(result.pv)
+    return replace(
+        progress,
+        removed=progress.removed or isinstance(step, Remove),
+        asked_for=progress.asked_for if result.pv is None else result.asked_for,
+        created=created,
+        observation=replace(progress.observation, pv=result.pv, created=created),
+    )
+
+
+def _saved(progress: Progress, step: Step, entry: JournalEntry) -> Progress:
+    before = progress.entry
+    # While the entry said `prepared`, nobody can have deleted the volume.
+    first = before.state is State.PREPARED or progress.deleting_version == before.version
+    return replace(
+        _having_tried(progress, step),
+        entry=entry,
+        deleting_version=entry.version if first else progress.deleting_version,
+        observation=replace(progress.observation, taken=True),
+    )
+
+
+def _having_tried(progress: Progress, step: Step) -> Progress:
+    """The same, knowing which entry may be stored now."""
+    if not isinstance(step, Save | MarkAndSave):
+        return progress
+    tried = replace(step.entry, holder=progress.holder, version="")
+    return replace(progress, tried=tried)
+
+
+def _dropped(progress: Progress, step: Step) -> Finished | Failed:
+    if progress.rejected is not None:
+        return Failed(progress=progress, error=progress.rejected, rolled_back=True)
+    if not isinstance(step, Drop):
+        raise TypeError("only one step deletes the journal entry")
+    ended = replace(progress, different=differences(progress, step))
+    by_others = step.outcome is Outcome.DONE and not _took_part(progress)
+    return Finished(ended, Outcome.SUPERSEDED if by_others else step.outcome)
+
+
+def _took_part(progress: Progress) -> bool:
+    """Whether this run, or the one that it continues, has deleted or created the volume."""
+    return progress.deletion_requested or progress.removed or progress.created is not None
+
+
+def differences(progress: Progress, step: Drop) -> tuple[str, ...]:
+    """The parts of the recreated volume that are not as requested. If another run created it,
+    everything but the affinity may have been changed since.
+    """
+    made, asked_for = progress.observation.pv, progress.asked_for
+    if step.verified or made is None or not step.recreated:
+        return ()
+    parts = created_different(progress.entry.wanted if asked_for is None else asked_for, made)
+    return parts if asked_for else tuple(part for part in parts if part == AFFINITY_FIELD)
+
+
+def _is_only_marked(progress: Progress) -> bool:
+    """Whether this run began the replacement, and has done no more than to mark the volume."""
+    return progress.begun and _is_marked_and_alive(progress)
+
+
+def _is_marked_and_alive(progress: Progress) -> bool:
+    pv = progress.observation.pv
+    return pv is not None and is_marked(pv) and is_alive(pv, progress.entry.uid)
+
+
+def _after_failure(
+    progress: Progress, step: Step, error: Again | Refused
+) -> Progress | Finished | Failed:
+    progress = _having_tried(progress, step)
+    if isinstance(step, Remove):
+        progress = replace(progress, removed=True)
+    if isinstance(step, Mark | MarkAndSave) and not isinstance(error, Conflict | Refused):
+        progress = replace(progress, mark_unanswered=True)
+    if isinstance(step, Delete) and not isinstance(error, Conflict):
+        # Only a conflict proves that nothing happened.
+        progress = replace(progress, deletion_requested=True)
+    if isinstance(error, Refused):
+        return _after_rejection(replace(progress, then=None), step, error)
+    if isinstance(error, Stalled):
+        return Failed(progress=progress, error=error)
+    observing = replace(progress, outdated=True, then=None)
+    if isinstance(error, Conflict):
+        conflicts = progress.conflicts + 1
+        if conflicts <= MAX_CONFLICTS:
+            return replace(observing, conflicts=conflicts)
+        if isinstance(step, Save | MarkAndSave) and _is_only_marked(progress):
+            # Another client keeps rewriting the entry. A later run would not know any more what
+            # the volume was like, nor whether its owner deletes it.
+            return replace(progress, then=UnmarkWithoutEntry())
+        return Failed(progress=progress, error=error)
+    # Keep trying once it may be deleted. Before that, a later reconcile starts again, and so soon
+    # that a mark which is still on its way finds another version of the volume.
+    failures = progress.failures + 1
+    not_deleted = isinstance(step, MarkAndSave) or progress.entry.state is State.PREPARED
+    if not_deleted or failures > MAX_FAILURES:
+        return Failed(progress=progress, error=error)
+    return replace(observing, failures=failures)
+
+
+def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress | Failed:
+    """Roll back before the deletion, continue after it."""
+    observation = progress.observation
+    if progress.rejected is not None:
+        if isinstance(step, Save) and _is_marked_and_alive(progress):
+            # Another client may have made the entry immutable. Without our markers it is not
+            # followed, whatever it says.
+            return replace(progress, rejected=None, then=UnmarkWithoutEntry())
+        return Failed(progress=progress, error=error)
+    match step:
+        case DetachClaimRef():
+            return replace(progress, observation=replace(observation, claim_ref_immutable=True))
+        case Delete() | MarkAndSave():
+            return replace(progress, rejected=error)
+        case Mark() | Save() if progress.entry.state is State.PREPARED:
+            return replace(progress, rejected=error)
+        case Mark() | Save() if observation.pv and not is_terminating(observation.pv):
+            return replace(progress, rejected=error)
+        case Save() if not observation.cannot_merge:
+            # The volume is recreated without what others changed, which is added as a late write.
+            return replace(progress, observation=replace(observation, cannot_merge=True))
+        case Create(body) if progress.own and body != progress.dry_run_result:
+            # What others changed since the dry run may be why. The volume exists first; what is
+            # left out is added to it as a late write, which Kubernetes may refuse on its own.
+            retreat = without_changes_of_others(progress)
+            if retreat != progress.entry:
+                return replace(progress, then=Save(retreat))
+            return Failed(progress=progress, error=error, stuck=True)
+        case Create() if progress.own:
+            # Only a volume that this run removed, and that Kubernetes refuses as it would have
+            # accepted it before, blocks other replacements. Anything else may be caused by
+            # another client who writes journal entries or annotations.
+            return Failed(progress=progress, error=error, stuck=True, blocking=True)
+        case Create() | Remove() | Mark() | Save() | ReadClaim() | AwaitBinder():
+            return Failed(progress=progress, error=error, stuck=True)
+        case _:
+            return Failed(progress=progress, error=error)
+
+
+def without_changes_of_others(progress: Progress) -> JournalEntry:
+    """The entry that asks for what a dry run has shown that Kubernetes would create."""
+    entry = progress.entry
+    if progress.dry_run_result is None:
+        return entry
+    wanted = as_shown_by_dry_run(entry.wanted, progress.dry_run_result)
+    return entry if wanted == entry.wanted else entry.wanting(wanted)
