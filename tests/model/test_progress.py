@@ -710,3 +710,18 @@ def test_a_volume_that_another_instance_removed_is_not_removed_by_this_run() -> 
 
     assert isinstance(end, Finished)
     assert end.outcome is None
+
+
+@pytest.mark.parametrize("holder", [US, ANOTHER])
+def test_what_another_instance_took_over_and_deleted_is_not_given_up(holder: str) -> None:
+    """Nothing but the holder in the entry is left to say who did."""
+    cluster = Cluster()
+    progress = replace(at(started(cluster), cluster, MarkAndSave), outdated=True)
+    assert cluster.entry is not None
+    later = replace(cluster.entry, holder=holder, version="later")
+
+    after = advance(progress, Observe(), Observed(None, later))
+
+    assert isinstance(after, Progress)
+    given_up = isinstance(step := following(after), Save) and step.entry.state is State.PREPARED
+    assert given_up is (holder == US)
