@@ -2,7 +2,8 @@
 
 import asyncio
 
-from linstor_affinity_events.engine.ports import Journal, Volumes
+from linstor_affinity_events.engine.ports import Volumes
+from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, Patch
@@ -45,13 +46,15 @@ async def removed_and_created(volumes: Volumes, pv: Manifest, body: Manifest) ->
 
 
 async def marked_and_saved(
-    volumes: Volumes, journal: Journal, patch: Patch, entry: JournalEntry
+    dependencies: RunDependencies, patch: Patch, entry: JournalEntry
 ) -> MarkedAndSaved:
     """Mark the volume and save the entry. Returns what succeeded, and why the rest did not: that
     one first which may have taken effect all the same.
     """
     marked, saved = await asyncio.gather(
-        volumes.patch(entry.pv, patch), journal.save(entry), return_exceptions=True
+        dependencies.volumes.patch(entry.pv, patch),
+        dependencies.journal.save(entry),
+        return_exceptions=True,
     )
     errors = list[Again | Refused]()
     for each in (marked, saved):

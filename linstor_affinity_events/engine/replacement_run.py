@@ -127,7 +127,7 @@ class ReplacementRun:
             led_throughout=progress.begun and self._same_term,
         )
         if progress.rejected is None:
-            known = progress.begun and (self._same_term or self._is_recent)
+            known = progress.begun and self._is_alone
             observation = confirmed(
                 self._dependencies, progress.entry, observation, owner_known=known
             )
@@ -142,9 +142,13 @@ class ReplacementRun:
         return self.term == self._dependencies.unfinished.term
 
     @property
+    def _is_alone(self) -> bool:
+        """Whether no other instance may have led since this run began, or only for a moment."""
+        return self._same_term or self._is_recent
+
+    @property
     def _is_first_hand(self) -> bool:
-        alone = self._same_term or self._is_recent
-        return alone and not _saw_later(self._volume_watch, self.progress.entry.uid)
+        return self._is_alone and not _saw_later(self._volume_watch, self.progress.entry.uid)
 
     @property
     def _pv(self) -> Manifest:
@@ -161,10 +165,8 @@ class ReplacementRun:
             case Save(changed):
                 return await self._save(changed)
             case MarkAndSave(patch, changed):
-                dependencies = self._dependencies
-                return await marked_and_saved(
-                    dependencies.volumes, dependencies.journal, patch, self.progress.taking(changed)
-                )
+                entry = self.progress.taking(changed)
+                return await marked_and_saved(self._dependencies, patch, entry)
             case AwaitBinder():
                 return await self._await_binder()
             case ReadClaim():
@@ -174,7 +176,7 @@ class ReplacementRun:
             case Drop():
                 return await self._drop(step)
             case UnmarkWithoutEntry():
-                known = self.progress.begun and (self._same_term or self._is_recent)
+                known = self.progress.begun and self._is_alone
                 own = self.progress.original_values if known else None
                 ended = await unmark_without_entry(self._dependencies, self._pv, own=own)
                 return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
