@@ -183,7 +183,7 @@ class Replacer:
                 f"exists: {error}",
             )
         if isinstance(outcome, LeaveAlone):
-            self.unfinished.left_alone(pv, outcome.why)
+            self.unfinished.leave_alone(pv, outcome.why)
             return Refusal(Reason.BAD_JOURNAL_ENTRY, outcome.why)
         progress = run.progress
         made = progress.observation.pv

@@ -44,7 +44,7 @@ class Resuming:
         """
         names, unfinished = self.begun(item.key), self._unfinished
         pause = self._retries.unfinished_most(item.key)
-        due = unfinished.due(names, pause=pause, most=RESUMED_AT_ONCE + 1)
+        due = unfinished.attempts.due(names, pause=pause, most=RESUMED_AT_ONCE + 1)
         if not due or not self._leads():
             return True, None
         urgent = unfinished.is_urgent(due)
@@ -56,7 +56,7 @@ class Resuming:
         for name in due[:RESUMED_AT_ONCE]:
             if not self._leads():
                 break
-            unfinished.trying(name)
+            unfinished.attempts.trying(name)
             key, absent = unfinished.pending.get(name), self._index.get(name) is None
             if key is not None and absent and not unfinished.knows_owner(name, key):
                 failed = Unreachable("not all journal entries have been listed yet")
@@ -65,7 +65,7 @@ class Resuming:
                 await self._finish_one(item, name)
             except (Again, Refused) as error:
                 failed = error
-        if any(unfinished.waits(name) for name in due[RESUMED_AT_ONCE:]):
+        if any(unfinished.attempts.waits(name) for name in due[RESUMED_AT_ONCE:]):
             self._queue.add(item.key, priority=Priority.CHANGE, since=item.since)
         known = frozenset(names)
         if failed is not None and known.issuperset(v.name for v in self._index.of(item.key)):
@@ -80,7 +80,7 @@ class Resuming:
         volume = self._index.get(name)
         ended = await self._replacer.resume(name)
         if isinstance(ended, LeaveAlone):
-            self._unfinished.left_alone(name, ended.why)
+            self._unfinished.leave_alone(name, ended.why)
             return
         if isinstance(ended, Refusal):
             if volume is not None:

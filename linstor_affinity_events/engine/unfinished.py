@@ -1,34 +1,19 @@
 """Which replacements are unfinished, and which volumes are absent or can't be recreated."""
 
-import asyncio
-import logging
 from collections.abc import Callable, Iterable, Iterator
-from heapq import nsmallest
 from itertools import islice
 
 from linstor_affinity_events.engine.absent import AbsentVolumes
+from linstor_affinity_events.engine.attempts import Attempts
+from linstor_affinity_events.engine.long_unfinished import LongUnfinished
 from linstor_affinity_events.engine.originals import Originals
 from linstor_affinity_events.engine.pending import Pending
 from linstor_affinity_events.engine.ports import Listed, Notices, Telemetry
-from linstor_affinity_events.engine.reporter import DEFERRED_FOR, DEFERRED_FOR_TEXT
-from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey, provisioned_for
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.volume import Volume
-
-log = logging.getLogger(__name__)
-
-UNFINISHED = (
-    f"The replacement of this volume has been unfinished for more than {DEFERRED_FOR_TEXT}. The "
-    "volume exists, its data is safe, and the replacement is retried until it completes; "
-    "see the service's log for the cause. Do not delete its journal entry"
-)
-
-
-REPORTED_AT_ONCE = 100
-"""By one full reconcile; others may have written thousands of entries."""
 
 FORGOTTEN_AT_ONCE = 5_000
 """Whose entries are gone. Of more, those that are left are forgotten after the next list."""
@@ -43,12 +28,10 @@ class Unfinished:
         telemetry: Telemetry,
         describe: Callable[[Manifest], Volume | None],
     ) -> None:
-        self._notices, self._telemetry = notices, telemetry
         self.originals = Originals()
         self.absent = AbsentVolumes(notices, telemetry, describe)
-        self._since: dict[PvName, float] = {}
-        """Since when each is known to be unfinished, by the loop's clock."""
-        self._lasting: set[PvName] = set()
+        self.attempts = Attempts(self.originals)
+        self._long_unfinished = LongUnfinished(notices, telemetry)
         self.pending = Pending()
         """The volumes with a journal entry, and the LINSTOR volume of each."""
         self.complete = False
@@ -61,9 +44,6 @@ class Unfinished:
         """Whether lists since have all entries, from the first one on."""
         self._later: set[PvName] = set()
         """Those whose entry was listed first when all had been listed before: no crash left it."""
-        self._left_alone: dict[PvName, str] = {}
-        self._tried: dict[PvName, float] = {}
-        """When each was last resumed, by the loop's clock."""
 
     def of(self, resource: ResourceName) -> list[PvName]:
         """The volumes of one resource that have a journal entry."""
@@ -95,42 +75,23 @@ class Unfinished:
                 self.pending.add(name, key)
         self._from_first = term == self.term and (listed.first or self._from_first)
         self.complete |= self._from_first and listed.last
-        for name in (self._left_alone.keys() | self._tried.keys()) - self.pending.keys():
-            self._left_alone.pop(name, None)
-            self._tried.pop(name, None)
+        self.attempts.keep(self.pending)
         self._later &= self.pending.keys()
         self.originals.keep(self.pending, volume_of)
         self.absent.clear(but=self.pending)
 
     def review(self, volume_of: Callable[[PvName], Volume | None]) -> None:
         """Take stock, as a full reconcile does: which volumes are absent, whatever the reason, and
-        which replacements have been unfinished for minutes. Those are reported, once each, so many
-        at a time.
+        which replacements have been unfinished for minutes.
         """
-        now = asyncio.get_running_loop().time()
-        self._since = {name: self._since.get(name, now) for name in self.pending}
         self.absent.gone(*(name for name in self.pending if volume_of(name) is None))
-        lasting = {name for name, since in self._since.items() if now - since >= DEFERRED_FOR}
-        reported = sorted(lasting - self._lasting)[:REPORTED_AT_ONCE]
-        for name in reported:
-            volume = volume_of(name)
-            log.error(
-                "replacement has been unfinished for minutes (more than 3), and is retried "
-                "until it completes. Its data is safe; new pods cannot start while the "
-                "volume is absent. Do not delete its journal entry; see docs/alerts.md",
-                extra=facts(pv=name, resource=self.pending[name], absent=volume is None),
-            )
-            if volume is not None:
-                self._notices.warn(volume, "VolumeReplacementUnfinished", UNFINISHED)
-        self._lasting = (self._lasting & lasting).union(reported)
-        self._telemetry.unfinished(len(lasting))
+        self._long_unfinished.review(self.pending, volume_of)
 
     def leadership_lost(self) -> None:
         """Another instance leads, and reports what is absent or stuck."""
         self.absent.clear()
-        self._since, self._lasting = {}, set()
+        self._long_unfinished.clear()
         self._begin_term()
-        self._telemetry.unfinished(0)
 
     def leadership_gained(self) -> None:
         """Another instance may have replaced any volume since this one observed it. A run that went
@@ -157,46 +118,16 @@ class Unfinished:
         """All other volumes whose journal entry is for this LINSTOR volume."""
         return (name for name in self.pending.of_key(key) if name != but)
 
-    def left_alone(self, name: PvName, why: str) -> None:
-        """Report, once for the same reason, that a journal entry is not followed."""
-        if self._left_alone.get(name) == why:
-            return
-        self._left_alone[name] = why
-        log.error(
-            "unfinished replacement left alone: its journal entry cannot be trusted, for "
-            "the reason in the message. If the volume is missing and should exist, create "
-            "it; then delete the entry. See docs/reliability.md",
-            extra=facts(pv=name, resource=self.pending.get(name), message=why),
-        )
-
-    def due(self, names: Iterable[PvName], *, pause: float, most: int) -> list[PvName]:
-        """At most so many to resume: the ones that were observed first, then those for which it is
-        longest ago. The ones that were left alone only after a `pause`.
-        """
-        now, never = asyncio.get_running_loop().time(), float("-inf")
-        return nsmallest(
-            most,
-            (
-                name
-                for name in names
-                if name not in self._left_alone or now - self._tried.get(name, never) >= pause
-            ),
-            key=lambda name: (name not in self.originals, self._tried.get(name, never)),
-        )
-
-    def trying(self, name: PvName) -> None:
-        self._tried[name] = asyncio.get_running_loop().time()
-
-    def waits(self, name: PvName) -> bool:
-        """Whether it has never been resumed, or was left alone: nothing else brings it back."""
-        return name not in self._tried or name in self._left_alone
+    def leave_alone(self, name: PvName, why: str) -> None:
+        """The journal entry of this volume is not followed."""
+        self.attempts.leave_alone(name, self.pending.get(name), why)
 
     def is_urgent(self, names: Iterable[PvName]) -> bool:
         """Whether one of these may be absent because of this service: this instance observed it, or
         its entry was there when this instance began to lead. Others write entries later, and those
         must not get in the way of changes; nor must the ones that were left alone.
         """
-        followed = [name for name in names if name not in self._left_alone]
+        followed = self.attempts.followed(names)
         return self.originals.has_any(followed) or not self._later.issuperset(followed)
 
     def ended(self, name: PvName) -> None:
@@ -209,7 +140,6 @@ class Unfinished:
         so what was observed of the volume stays until the volume is there.
         """
         self.pending.discard(name)
-        self._left_alone.pop(name, None)
-        self._tried.pop(name, None)
+        self.attempts.forget(name)
         self._later.discard(name)
         self.absent.forget(name)

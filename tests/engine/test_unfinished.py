@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe
+from linstor_affinity_events.engine.long_unfinished import REPORTED_AT_ONCE
 from linstor_affinity_events.engine.observing import MOST_ABSENT
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR
 from linstor_affinity_events.engine.unfinished import (
     FORGOTTEN_AT_ONCE,
-    REPORTED_AT_ONCE,
     Unfinished,
 )
 from linstor_affinity_events.errors import Forbidden
@@ -122,7 +122,7 @@ async def test_an_entry_is_urgent_if_it_was_there_when_this_instance_began_to_le
 
     unfinished.originals.observed(marked(volume()))
     assert unfinished.is_urgent([PV])
-    unfinished.left_alone(PV, "not valid")
+    unfinished.leave_alone(PV, "not valid")
     assert not unfinished.is_urgent([PV])
 
 
@@ -170,11 +170,11 @@ async def test_those_to_resume_are_the_observed_then_the_ones_not_tried_for_long
     unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
     names = [PvName(f"pvc-{each}") for each in range(100)]
     for name in names[:50]:
-        unfinished.trying(name)
+        unfinished.attempts.trying(name)
         await asyncio.sleep(1.0)
 
-    assert unfinished.due(names, pause=60.0, most=60) == names[50:] + names[:10]
-    assert unfinished.due(names[:50], pause=60.0, most=3) == names[:3]
+    assert unfinished.attempts.due(names, pause=60.0, most=60) == names[50:] + names[:10]
+    assert unfinished.attempts.due(names[:50], pause=60.0, most=3) == names[:3]
 
 
 async def test_very_many_entries_that_are_gone_are_forgotten_some_at_a_time() -> None:
