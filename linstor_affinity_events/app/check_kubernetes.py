@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Mapping
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
+from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
 from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
 from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey
 from linstor_affinity_events.app.check_result import CheckResult, fail, ok, warn
 from linstor_affinity_events.app.permissions import PERMISSIONS, Permission, Scope
 from linstor_affinity_events.engine.together import together
-from linstor_affinity_events.errors import AffinityEventsError, BadSettings, Forbidden
+from linstor_affinity_events.errors import AffinityEventsError, BadSettings, Forbidden, Refused
 from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.names import few
 from linstor_affinity_events.model.policy import Policy, StorageClass, Unreadable
@@ -174,6 +175,23 @@ async def conflicting_controllers(survey: KubeSurvey) -> CheckResult:
             "its Deployment",
         )
     return ok("conflicting-controller", "linstor-affinity-controller is not running")
+
+
+async def journal(entries: KubeJournal, namespace: str) -> CheckResult:
+    """Check by a dry run that journal entries can be created."""
+    try:
+        await entries.dry_run_creation()
+    except Forbidden:
+        return ok(
+            "journal",
+            "not tested: the account of this command is not allowed to create ConfigMaps in "
+            f"namespace {namespace}",
+        )
+    except Refused as error:
+        return fail("journal", str(error), "no volume can be replaced before")
+    except AffinityEventsError as error:
+        return warn("journal", f"not tested: {error}", "run the check again")
+    return ok("journal", f"entries can be created in namespace {namespace}")
 
 
 async def leader(survey: KubeSurvey, lease: LeaseName) -> CheckResult:

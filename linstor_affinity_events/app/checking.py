@@ -14,6 +14,7 @@ from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.check_kubernetes import (
     conflicting_controllers,
     in_place,
+    journal,
     kubernetes_reachable,
     leader,
     permissions,
@@ -77,6 +78,7 @@ class _Checks:
         self._survey = KubeSurvey(api, account)
         self._who = f"{account.namespace}/{account.name}" if account else "the account"
         self._namespace = journal_namespace(settings)
+        self._journal = KubeJournal(api, self._namespace)
         self._lease: LeaseName | None = None
         if settings.leader_election:
             self._lease = lease_name(settings)
@@ -101,6 +103,7 @@ class _Checks:
         yield await conflicting_controllers(self._survey)
         if self._lease is not None:
             yield await leader(self._survey, self._lease)
+        yield await journal(self._journal, self._namespace)
         yield await self._leftovers()
         database = KubeDatabase(self._api, watch_for=1.0, recheck_every=1.0, survey=self._survey)
         yield await database_triggers(database, self._settings.watch_linstor_database)
@@ -179,7 +182,7 @@ class _Checks:
     async def _leftovers(self) -> CheckResult:
         """Check for unfinished replacements; where the service runs, they finish soon."""
         try:
-            entries = set((await KubeJournal(self._api, self._namespace).all()).volumes)
+            entries = set((await self._journal.all()).volumes)
         except AffinityEventsError as error:
             return fail(
                 "leftovers",

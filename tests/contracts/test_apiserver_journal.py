@@ -16,6 +16,7 @@ from linstor_affinity_events.adapters.kubernetes.journal import (
 )
 from linstor_affinity_events.adapters.kubernetes.session import configuration_from
 from linstor_affinity_events.engine.ports import Listed
+from linstor_affinity_events.errors import Refused
 from linstor_affinity_events.model.names import PvName
 from tests.adapters.peers import loads
 from tests.contracts.conftest import BOTH
@@ -130,3 +131,26 @@ async def test_a_list_continues_although_its_version_expired(
 
     assert first.volumes.keys() == set(NAMES[:6])
     assert second.volumes.keys() == set(NAMES[6:])
+
+
+async def test_a_namespace_that_does_not_exist_is_named(
+    journal_namespace: JournalNamespace,
+) -> None:
+    """The API server says that it has not found it, as it says of any other object."""
+    journal = KubeJournal(journal_namespace.api, "is-not-there")
+
+    with pytest.raises(Refused, match=r"namespace is-not-there, .* does not exist"):
+        await journal.create(begun(volume()))
+    with pytest.raises(Refused, match=r"namespace is-not-there, .* does not exist"):
+        await journal.dry_run_creation()
+    assert await journal.all() == Listed({})
+
+
+async def test_whether_entries_can_be_created_is_tried_in_a_dry_run(
+    journal_namespace: JournalNamespace,
+) -> None:
+    journal = KubeJournal(journal_namespace.api, journal_namespace.namespace)
+
+    await journal.dry_run_creation()
+
+    assert await journal.all() == Listed({})

@@ -174,3 +174,18 @@ async def test_responses_of_the_wrong_shape_change_nothing(
         await testbed.until_on("pvc-1", "n2")
 
     assert "Traceback" not in service.said()
+
+
+async def test_a_journal_namespace_that_does_not_exist_is_reported_without_a_traceback(
+    testbed: Testbed, service_on: MakeService
+) -> None:
+    testbed.place("pvc-1", ["n1"])
+    await testbed.bind("pvc-1", WRONG)
+    await testbed.until_bound("pvc-1")
+    before = await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1")
+
+    async with running(service_on(testbed, "--journal-namespace=is-not-there")) as service:
+        await service.until_said("namespace is-not-there, in which journal entries are kept")
+        assert "Traceback" not in service.said()
+
+    assert await testbed.cluster.ask("GET", "/api/v1/persistentvolumes/pvc-1") == before

@@ -44,6 +44,7 @@ async def test_a_healthy_cluster_passes_every_check(testbed: Testbed) -> None:
     assert "PersistentVolumes are deleted and recreated" in checks["in-place"]["detail"]
     assert checks["nodes"]["detail"] == "LINSTOR and Kubernetes have the same 4 nodes"
     assert checks[f"storage-class {manifests.LOCAL_CLASS}"]["detail"] == "local only"
+    assert checks["journal"]["detail"] == "entries can be created in namespace default"
     assert {"linstor-login", "linstor-stream-promotion", "linstor-stream-nodes"} <= checks.keys()
 
 
@@ -114,6 +115,16 @@ async def test_without_permissions_check_reports_what_it_could_not_read(
     assert {"permissions", "volumes", "conflicting-controller", "nodes", "leftovers"} <= worst(
         said
     ).keys()
+
+
+async def test_a_journal_namespace_that_does_not_exist_is_reported(testbed: Testbed) -> None:
+    said = await command(testbed, "check", "-o", "json", "--journal-namespace=is-not-there")
+
+    assert said.code == 1
+    journal = checks_of(said)["journal"]
+    assert journal["status"] == "fail"
+    assert "namespace is-not-there" in journal["detail"]
+    assert "--journal-namespace" in journal["detail"]
 
 
 async def test_unreachable_linstor_is_reported_and_the_rest_checked(fake_testbed: Testbed) -> None:

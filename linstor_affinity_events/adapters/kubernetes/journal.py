@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -55,6 +56,7 @@ MOST_HELD = 50_000
 
 _KEY = "entry.json"
 _PREFIX = "affinity-journal-"
+_KIND = {"apiVersion": "v1", "kind": "ConfigMap"}
 
 
 def configmap_name(pv: PvName) -> str:
@@ -113,7 +115,7 @@ class KubeJournal:
                 listing.entries += len(items)
                 for item in items:
                     await self._list(item, listing)
-        except (Expired, Invalid) as error:
+        except (Expired, Invalid, Missing) as error:
             # Nothing can be read from there on.
             self._next = ""
             raise Unreachable(str(error)) from error
@@ -189,7 +191,25 @@ class KubeJournal:
             raise
 
     async def create(self, entry: JournalEntry) -> JournalEntry:
-        return _entry(await self._api.create(self._path, _manifest(entry)))
+        return _entry(await self._create(_manifest(entry)))
+
+    async def dry_run_creation(self) -> None:
+        """Try to create an entry in a dry run. Raises Refused if the namespace does not exist, and
+        Forbidden if the account may not create entries there.
+        """
+        metadata = {"name": f"{_PREFIX}check", "labels": {LABEL: "true"}}
+        with suppress(Conflict):
+            await self._create({**_KIND, "metadata": metadata}, dry_run=True)
+
+    async def _create(self, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Any:
+        try:
+            return await self._api.create(self._path, manifest, dry_run=dry_run)
+        except Missing as error:
+            raise Refused(
+                f"namespace {self._namespace}, in which journal entries are kept, does not exist. "
+                "Create it, or name another one with --journal-namespace "
+                "(LINSTOR_AFFINITY_JOURNAL_NAMESPACE)"
+            ) from error
 
     async def save(self, entry: JournalEntry) -> JournalEntry:
         path = f"{self._path}/{escaped(configmap_name(entry.pv))}"
@@ -237,12 +257,7 @@ def _manifest(entry: JournalEntry) -> dict[str, Any]:
     }
     if entry.version:
         metadata["uid"], _, metadata["resourceVersion"] = entry.version.partition("/")
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": metadata,
-        "data": {_KEY: text},
-    }
+    return {**_KIND, "metadata": metadata, "data": {_KEY: text}}
 
 
 def _entry(manifest: Mapping[str, Any]) -> JournalEntry:
