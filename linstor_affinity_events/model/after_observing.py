@@ -73,10 +73,8 @@ def _with_entry(progress: Progress, seen: Observed, entry: JournalEntry) -> Prog
     """Go on with this replacement, unless the deletion that is observed is its owner's."""
     # An entry that is neither what was stored nor what we tried to store is another client's.
     known = replace(entry, version="") in (replace(progress.entry, version=""), progress.tried)
-    # The uid in the entry of a volume that this run is replacing may be anybody's.
-    uid = progress.entry.uid if progress.begun else entry.uid
-    another = is_by_another(progress, seen, entry, uid)
-    if not seen.leads and (another or left_to_its_owner(progress, seen.pv, entry, uid)):
+    another = is_by_another(progress, seen, entry)
+    if not seen.leads and (another or left_to_its_owner(progress, seen.pv, entry)):
         # What is written on the volume or in its entry can be anybody's, so that the leader decides
         # whose deletion it is. This run has nothing to finish.
         return Failed(progress=progress, error=Conflict(_NOT_LEADING.format(entry.pv)))
@@ -92,7 +90,7 @@ def _with_entry(progress: Progress, seen: Observed, entry: JournalEntry) -> Prog
         entry=entry,
         own=progress.own and known and not another,
         # If another instance removed the volume, only its last version has the late writes.
-        removed=progress.removed or (progress.begun and not exists(seen.pv, uid)),
+        removed=progress.removed or (progress.begun and not exists(seen.pv, progress.entry.uid)),
         observation=observation,
         then=Save(entry.prepared()) if another else None,
     )

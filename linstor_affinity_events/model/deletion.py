@@ -40,21 +40,17 @@ def begun_and_alive(progress: Progress, pv: Manifest | None) -> bool:
     return progress.begun and is_alive(pv, progress.entry.uid)
 
 
-def left_to_its_owner(
-    progress: Progress, pv: Manifest | None, entry: JournalEntry, uid: Uid
-) -> bool:
+def left_to_its_owner(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
     """Whether the volume is deleted, and the entry says that its owner did that."""
-    prepared = entry.state is State.PREPARED and not may_have_deleted(progress)
-    return prepared and is_deleted(pv, uid)
+    return entry.state is State.PREPARED and deleted_without_request(progress, pv)
 
 
-def is_by_another(progress: Progress, seen: Observed, entry: JournalEntry, uid: Uid) -> bool:
+def is_by_another(progress: Progress, seen: Observed, entry: JournalEntry) -> bool:
     """Whether an observed deletion can't be ours: all our requests were conflicts, and no other
     instance has written its name into the entry and on the volume since, as each does before it
     deletes it.
     """
-    deleted = is_deleted(seen.pv, uid) and entry.state is State.DELETING
-    if not deleted or may_have_deleted(progress):
+    if entry.state is not State.DELETING or not deleted_without_request(progress, seen.pv):
         return False
     if progress.begun and seen.led_throughout and seen.exclusive:
         return True

@@ -36,7 +36,7 @@ def run(*, begun_here: bool = True, saved: str = "") -> Progress:
 
 def by_another(progress: Progress, pv: Json | None, *, led: bool = False) -> bool:
     seen = Observed(pv, ENTRY, led_throughout=led, exclusive=False)
-    return is_by_another(progress, seen, replace(ENTRY, version="later"), ENTRY.uid)
+    return is_by_another(progress, seen, replace(ENTRY, version="later"))
 
 
 @pytest.mark.parametrize(

@@ -604,12 +604,31 @@ def test_the_entry_of_a_later_replacement_is_continued_from_what_it_says_alone()
     assert progress.asked_for is not None
     later = replace(progress.entry, uid=Uid("pv-uid-2"), version="99")
 
-    seen = advance(replace(progress, outdated=True), Observe(), Observed(None, later))
+    before = replace(progress, outdated=True, conflicts=2, failures=3)
+    again = with_metadata(ORIGINAL, uid=later.uid)
+
+    seen = advance(before, Observe(), Observed(again, later))
 
     assert isinstance(seen, Progress)
     assert seen.entry == later
+    assert seen.observation == Observation(pv=again, taken=later.holder == US)
+    # It must not go on forever.
+    assert (seen.steps, seen.conflicts, seen.failures) == (before.steps, 2, 3)
     assert not any((seen.begun, seen.own, seen.removed))
     assert (seen.observation.created, seen.created, seen.asked_for) == (None, None, None)
+
+
+def test_an_entry_that_was_not_saved_is_still_our_own() -> None:
+    cluster = Cluster()
+    before = at(started(cluster), cluster, Delete)
+    step = Save(before.entry.prepared())
+    failed = advance(before, step, Failure(Unreachable("no answer")))
+    assert isinstance(failed, Progress)
+
+    seen = advance(failed, Observe(), Observed(cluster.pv, cluster.entry))
+
+    assert isinstance(seen, Progress)
+    assert seen.own
 
 
 def test_an_entry_for_another_uid_is_not_followed_while_the_volume_was_there_a_moment_ago() -> None:
@@ -696,6 +715,23 @@ def test_only_a_leader_decides_that_a_deletion_is_a_users(*, leads: bool) -> Non
     if leads:
         assert isinstance(after, Progress)
         assert isinstance(following(after), Save)
+    else:
+        assert isinstance(after, Failed)
+        assert isinstance(after.error, Conflict)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_only_a_leader_finishes_what_the_entry_says_of_an_owners_deletion(*, leads: bool) -> None:
+    cluster = Cluster()
+    progress = replace(started(cluster), outdated=True)
+    assert progress.entry.state is State.PREPARED
+    deleted = terminating(ORIGINAL)
+
+    after = advance(progress, Observe(), Observed(deleted, progress.entry, leads=leads))
+
+    if leads:
+        assert isinstance(after, Progress)
+        assert following(after) == Drop(Outcome.DELETED_BY_USER)
     else:
         assert isinstance(after, Failed)
         assert isinstance(after.error, Conflict)
