@@ -559,7 +559,7 @@ async def all_events(api: KubeApi) -> list[str]:
         return [event["type"] async for event in events]
 
 
-GOOD = b'{"type":"ADDED","object":{"metadata":{"name":"x","resourceVersion":"1"}}}\n'
+GOOD = b'{"type":"ADDED","object":{"metadata":{"name":"x","uid":"u","resourceVersion":"1"}}}\n'
 
 
 @pytest.mark.parametrize(

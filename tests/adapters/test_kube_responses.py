@@ -32,8 +32,10 @@ ODD = [
 
 def volume(name: bytes, fields: bytes) -> bytes:
     managed = b'[{"manager":"x","fieldsType":"FieldsV1","fieldsV1":%s}]' % fields
-    text = b'{"metadata":{"name":"%s","resourceVersion":"1","managedFields":%s,"labels":{"a":"b"}}}'
-    return text % (name, managed)
+    metadata = (
+        b'{"name":"%s","uid":"u","resourceVersion":"1","managedFields":%s,"labels":{"a":"b"}}'
+    )
+    return b'{"metadata":%s}' % (metadata % (name, managed))
 
 
 def names(manifests: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import orjson
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.pages import PAGE, ListLimits, Pages
+from linstor_affinity_events.adapters.kubernetes.responses import object_of
 from linstor_affinity_events.adapters.transport.bodies import MIB, parse_json
 from linstor_affinity_events.engine.ports import Listed
 from linstor_affinity_events.errors import (
@@ -181,9 +182,10 @@ class KubeJournal:
     async def _read(self, name: str) -> JournalEntry | None:
         """Read one ConfigMap. Raises BadEntry, and remembers its version."""
         try:
-            manifest = await self._api.get(f"{self._path}/{escaped(name)}")
+            response = await self._api.get(f"{self._path}/{escaped(name)}")
         except Missing:
             return None
+        manifest = self._config_map(response)
         try:
             return _verified_entry(manifest)
         except BadEntry:
@@ -191,7 +193,7 @@ class KubeJournal:
             raise
 
     async def create(self, entry: JournalEntry) -> JournalEntry:
-        return _entry(await self._create(_manifest(entry)))
+        return _entry(self._config_map(await self._create(_manifest(entry))))
 
     async def dry_run_creation(self) -> None:
         """Try to create an entry in a dry run. Raises Refused if the namespace does not exist, and
@@ -214,7 +216,7 @@ class KubeJournal:
     async def save(self, entry: JournalEntry) -> JournalEntry:
         path = f"{self._path}/{escaped(configmap_name(entry.pv))}"
         try:
-            return _entry(await self._api.replace(path, _manifest(entry)))
+            return _entry(self._config_map(await self._api.replace(path, _manifest(entry))))
         except Missing as error:
             raise Conflict(str(error)) from error
 
@@ -226,8 +228,12 @@ class KubeJournal:
         except Missing:
             return
         # Without finalizers it is deleted at once and the response is a Status.
-        if response.get("kind") == "ConfigMap":
-            _remember(self._held, _version(response["metadata"]), None, most=MOST_HELD)
+        if response.get("kind") != "Status":
+            held = self._config_map(response)
+            _remember(self._held, _version(held["metadata"]), None, most=MOST_HELD)
+
+    def _config_map(self, response: dict[str, Any]) -> dict[str, Any]:
+        return object_of("ConfigMap", response, self._path)
 
 
 def _remember(where: dict[str, Value], key: str, value: Value, *, most: int) -> None:

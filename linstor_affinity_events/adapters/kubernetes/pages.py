@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from linstor_affinity_events.adapters.kubernetes.api import BODY_LIMIT, KubeApi, Query
+from linstor_affinity_events.adapters.kubernetes.responses import is_object
 from linstor_affinity_events.errors import Expired, TooLong, Unreachable
 
 PAGE = 500
@@ -64,7 +65,8 @@ class Pages:
             raise StopAsyncIteration
         page, read = await self._read()
         metadata, items = page.get("metadata"), page.get("items") or []
-        if not isinstance(metadata, dict) or not isinstance(items, list):
+        objects = isinstance(items, list) and all(map(is_object, items))
+        if not isinstance(metadata, dict) or not objects:
             raise Unreachable("Kubernetes did not return a list")
         self._objects -= len(items)
         self._bytes -= read

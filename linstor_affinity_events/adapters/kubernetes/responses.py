@@ -67,6 +67,24 @@ async def checked_body(
     raise AssertionError("every error response raises")
 
 
+def object_of(kind: str, body: dict[str, Any], what: str) -> dict[str, Any]:
+    """The object in a response. Raises Unreachable for anything else: a proxy or gateway may
+    respond in the API server's place, and nothing of that may be taken for a written object.
+    """
+    whole = is_object(body) and isinstance(body.get("spec", {}), dict)
+    if body.get("kind") != kind or not whole:
+        raise Unreachable(f"Kubernetes: {what}: the response is not a {kind}")
+    return body
+
+
+def is_object(body: object) -> bool:
+    """Whether it has what the API server writes into each object of any kind."""
+    metadata = body.get("metadata") if isinstance(body, dict) else None
+    return isinstance(metadata, dict) and all(
+        isinstance(metadata.get(key), str) for key in ("name", "uid", "resourceVersion")
+    )
+
+
 async def _parsed(raw: bytes, what: str, longest_fields: int = LONGEST_FIELDS) -> Any:
     """Parse a body or a line of a watch. Raises TooLong, and Unreachable if it is not valid even
     without those parts that clients can make invalid: these must not hide all other objects.
@@ -142,4 +160,6 @@ async def _watch_event(line: bytes, path: str) -> dict[str, Any]:
     metadata = event["object"].get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
         raise Unreachable(f"watch {path} returned an object without a resourceVersion")
+    if event.get("type") != "BOOKMARK" and not is_object(event["object"]):
+        raise Unreachable(f"watch {path} returned something else than an object")
     return event

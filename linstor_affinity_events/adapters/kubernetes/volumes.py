@@ -2,11 +2,13 @@
 
 import asyncio
 from contextlib import AbstractContextManager
+from typing import Any
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.index import FollowedVolume, VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.objects import describe, reduced_claim
-from linstor_affinity_events.errors import Conflict, Missing
+from linstor_affinity_events.adapters.kubernetes.responses import object_of
+from linstor_affinity_events.errors import Conflict, Missing, Unreachable
 from linstor_affinity_events.model.manifest import (
     Manifest,
     Patch,
@@ -27,6 +29,10 @@ def _at(name: PvName) -> str:
     return f"{VOLUMES_PATH}/{escaped(name)}"
 
 
+def _volume(response: dict[str, Any], what: str) -> Manifest:
+    return object_of("PersistentVolume", response, what)
+
+
 class KubeVolumes:
     """Implements engine.ports.Volumes."""
 
@@ -35,7 +41,7 @@ class KubeVolumes:
 
     async def read(self, name: PvName) -> Manifest | None:
         try:
-            return await self._api.get(_at(name))
+            return _volume(await self._api.get(_at(name)), f"GET {_at(name)}")
         except Missing:
             return None
 
@@ -44,13 +50,12 @@ class KubeVolumes:
             # No claim has this name, and the path of another request could come of it.
             return None
         namespace, name = escaped(claim.namespace), escaped(claim.name)
+        path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}"
         try:
-            found = await self._api.get(
-                f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}"
-            )
+            found = await self._api.get(path)
         except Missing:
             return None
-        return reduced_claim(found)
+        return reduced_claim(object_of("PersistentVolumeClaim", found, f"GET {path}"))
 
     async def patch(self, name: PvName, patch: Patch) -> Manifest:
         return await self._patch(_at(name), patch)
@@ -64,7 +69,9 @@ class KubeVolumes:
             # It had our finalizer, so others have removed it.
             raise Conflict(str(error)) from error
         # Without finalizers the object is deleted at once and the response is a Status.
-        return response if response.get("kind") == "PersistentVolume" else None
+        if response.get("kind") == "Status":
+            return None
+        return _volume(response, f"DELETE {_at(name_of(manifest))}")
 
     async def remove(self, manifest: Manifest) -> None:
         try:
@@ -74,7 +81,7 @@ class KubeVolumes:
 
     async def create(self, manifest: Manifest) -> Manifest:
         began = asyncio.get_running_loop().time()
-        made = await self._api.create(VOLUMES_PATH, manifest)
+        made = _volume(await self._create(manifest), f"POST {VOLUMES_PATH}")
         self._index.deadline.changed_since(began)
         return made
 
@@ -84,7 +91,7 @@ class KubeVolumes:
     async def _patch(self, path: str, patch: Patch) -> Manifest:
         began = asyncio.get_running_loop().time()
         try:
-            patched = await self._api.patch(path, patch)
+            patched = _volume(await self._api.patch(path, patch), f"PATCH {path}")
         except Missing as error:
             raise Conflict(str(error)) from error
         if version_of(patched) != version_of(patch):
@@ -106,15 +113,21 @@ class KubeVolumes:
                     raise response
         except Missing as error:
             raise Conflict(str(error)) from error
-        found: Manifest = marked
-        return found
+        return _volume(marked, f"PATCH {path}")
 
     async def dry_run_creation(self, wanted: Manifest) -> None:
         # Validation and admission run before the name is looked up, so a conflict means success.
         try:
-            await self._api.create(VOLUMES_PATH, wanted, dry_run=True)
+            await self._create(wanted, dry_run=True)
         except Conflict:
             return
+
+    async def _create(self, manifest: Manifest, *, dry_run: bool = False) -> dict[str, Any]:
+        try:
+            return await self._api.create(VOLUMES_PATH, manifest, dry_run=dry_run)
+        except Missing as error:
+            # Something responds in the API server's place, which always serves this kind.
+            raise Unreachable(str(error)) from error
 
     def describe(self, manifest: Manifest) -> Volume | None:
         return describe(manifest)
