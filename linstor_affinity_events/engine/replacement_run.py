@@ -11,13 +11,12 @@ from linstor_affinity_events.engine.observing import confirmed, observe_again
 from linstor_affinity_events.engine.overlapping_writes import marked_and_saved, removed_and_created
 from linstor_affinity_events.engine.ports import VolumeWatch
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
-from linstor_affinity_events.engine.stray_markers import unmark_without_entry
+from linstor_affinity_events.engine.stray_markers import unmark_in_run
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.advance import advance, following
-from linstor_affinity_events.model.decision import Refusal
 from linstor_affinity_events.model.deletion import deleted_without_request
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
@@ -176,10 +175,9 @@ class ReplacementRun:
             case Drop():
                 return await self._drop(step)
             case UnmarkWithoutEntry():
-                known = self.progress.begun and self._is_alone
-                own = self.progress.original_values if known else None
-                ended = await unmark_without_entry(self._dependencies, self._pv, own=own)
-                return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
+                return await unmark_in_run(
+                    self._dependencies, self.progress, alone=self._is_alone, led=self._same_term
+                )
             case LeaveAlone():
                 return Done(step)
             case _:

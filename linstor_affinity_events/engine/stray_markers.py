@@ -19,16 +19,23 @@ from linstor_affinity_events.model.markers import (
     marker_of,
     unmarking,
 )
-from linstor_affinity_events.model.steps import Outcome
+from linstor_affinity_events.model.progress import Progress
+from linstor_affinity_events.model.results import Done
+from linstor_affinity_events.model.steps import LeaveAlone, Outcome
 
 
 async def unmark_without_entry(
-    dependencies: RunDependencies, pv: Manifest | None, *, own: Before | None = None
+    dependencies: RunDependencies,
+    pv: Manifest | None,
+    *,
+    own: Before | None = None,
+    led_alone: bool = False,
 ) -> Outcome | Refusal:
     """Remove our replacement markers from a live volume without a journal entry.
 
     The markers say what was there before, but anybody who may write annotations can set them.
     Unless this run has set them (`own`), policy Retain stays, and an annotation holds the original.
+    With `led_alone`, no other instance can have marked the volume since.
     """
     if pv is None or not has_any_marker(pv):
         return Outcome.SUPERSEDED
@@ -49,7 +56,7 @@ async def unmark_without_entry(
             f"annotation {MARKER_ANNOTATION} says what to restore; see "
             "docs/reliability.md",
         )
-    if marker_of(pv) not in {None, own}:
+    if not led_alone and marker_of(pv) not in {None, own}:
         # Another instance has marked it since, and the policy may have changed before.
         own = None
     # If its claim went while it said Retain, a user may have relied on that.
@@ -61,6 +68,21 @@ async def unmark_without_entry(
         return Outcome.ROLLED_BACK
     dependencies.unfinished.absent.report_retained(pv)
     return Outcome.RECREATED_WITH_RETAIN
+
+
+async def unmark_in_run(
+    dependencies: RunDependencies, progress: Progress, *, alone: bool, led: bool
+) -> Done:
+    """The same in a run whose entry is gone, or somebody else's by now. `alone`: no other instance
+    may have led since it began, or only for a moment; `led`: this one has led since.
+    """
+    own = progress.original_values if progress.begun and alone else None
+    leadership = dependencies.leadership
+    # A Lease that others have written may be noticed only when it is renewed.
+    led_alone = led and leadership.exclusive and await leadership.confirmed()
+    pv = progress.observation.pv
+    ended = await unmark_without_entry(dependencies, pv, own=own, led_alone=led_alone)
+    return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
 
 
 async def _in_use(dependencies: RunDependencies, pv: Manifest) -> bool:

@@ -79,6 +79,7 @@ def following(progress: Progress) -> Step:
     requested = progress.deletion_requested
     observation = replace(
         progress.observation,
+        begun=progress.begun,
         deleted_here=requested,
         # A run that another one may have preceded does not know whether that one requested it.
         deletion_may_be_ours=requested or not progress.begun,

@@ -227,9 +227,9 @@ def unmarking(
         stays = has_retain and FINALIZER in finalizers_of(manifest)
         return Unmarking(guarded(manifest, patch), stays)
     policy, annotations[SKIP_RECLAIM_ANNOTATION] = before
-    if not has_retain or RETAIN in {policy, recorded}:
+    if not has_retain or policy == RETAIN:
         return Unmarking(guarded(manifest, patch))
-    confirmed = own is not None or is_marked(manifest)
+    confirmed = (own is not None or is_marked(manifest)) and recorded != RETAIN
     return _with_policy(manifest, patch, policy, stays=keep or not confirmed)
 
 

@@ -97,6 +97,9 @@ class Observation:
     cannot_merge: bool = False
     """Whether an entry with what others changed meanwhile was rejected."""
 
+    begun: bool = False
+    """Whether this run began the replacement, or continues one that this instance began."""
+
     begun_here: bool = False
     """Whether this instance wrote the entry, and still runs the replacement since."""
 
@@ -280,7 +283,8 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
     whole = is_marked(pv)
     # What the entry says of policy and skip-reclaim counts only for who knows the original.
     known = marker_of(pv) is not None or observation.original_known
-    if whole and known and not _has_to_be_decided_again(entry, pv):
+    # Entry and markers of another run may be anybody's: a live volume is decided on again.
+    if observation.begun and whole and known and not _has_to_be_decided_again(entry, pv):
         wanted = entry.wanting(taken_over(entry.wanted, pv))
         if entry.state is State.PREPARED:
             return Save(wanted.deleting())
@@ -292,8 +296,8 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
         before = entry.policy, skip_reclaim_of(entry.wanted)
         return Mark(mark_patch(pv, observation.holder, before=before))
     if whole or has_any_marker(pv):
-        # Another client changed it, or removed a part of what makes the deletion harmless: remove
-        # the rest. The entry first: a deletion from now on is not ours.
+        # Another run marked it; or another client changed it, or removed a part of what makes the
+        # deletion harmless. The entry first: a deletion from now on is not ours.
         if entry.state is State.DELETING:
             return Save(entry.prepared())
         return _unmark(entry, pv, observation, Outcome.ROLLED_BACK)

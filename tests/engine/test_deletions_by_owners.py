@@ -14,7 +14,7 @@ from linstor_affinity_events.model.manifest import Manifest, finalizers_of, is_t
 from linstor_affinity_events.model.markers import mark_patch
 from linstor_affinity_events.model.names import PvName
 from tests.engine.forged_entries import FORGED, is_on, reconciled
-from tests.engine.setup import PV, RD, Json, Setup, instead, setup_on, until
+from tests.engine.setup import PV, RD, Json, Setup, instead, replace, setup_on, until
 from tests.engine.test_entries_rewritten_in_replacement import (
     Change,
     bound,
@@ -242,7 +242,8 @@ async def deleted_by_second_that_crashed(
         first.queue.add(RD, source="promotion")
         await about.wait()
         async with second.volumes.watching():
-            await asyncio.wait([asyncio.create_task(second.replacer.resume(PV))])
+            await second.replacer.resume(PV)
+            await asyncio.wait([asyncio.create_task(replace(second, "n2"))])
         assert is_terminating(first.pv())
         then(first)
         crashed.set()

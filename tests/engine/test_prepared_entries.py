@@ -19,6 +19,7 @@ from tests.engine.setup import (
     cluster_with,
     instead,
     one_setup,
+    replace,
     setup_on,
     until,
 )
@@ -106,7 +107,8 @@ async def detach_and_crash(setup: Setup) -> Setup:
 
     instead(setup.volumes, patch=patched)
     async with setup.volumes.watching():
-        await asyncio.wait([asyncio.create_task(setup.replacer.resume(PV))])
+        await setup.replacer.resume(PV)
+        await asyncio.wait([asyncio.create_task(replace(setup, "n2"))])
     return setup_on(setup.cluster, setup.linstor, journal=setup.journal, holder="third")
 
 

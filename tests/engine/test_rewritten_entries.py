@@ -694,8 +694,11 @@ async def test_an_entry_rewritten_while_its_volume_is_marked_is_not_followed(
 
 
 async def test_a_volume_that_another_instance_marked_meanwhile_keeps_its_policy() -> None:
-    """It dropped the entry and began again, after an administrator had set Retain."""
+    """It dropped the entry and began again, after an administrator had set Retain. Both lead,
+    without election.
+    """
     async with one_setup("n2") as setup:
+        setup.leadership.exclusive = False
 
         def marked_by_another(tree: Json) -> None:
             retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}

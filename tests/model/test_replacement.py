@@ -95,14 +95,24 @@ def test_an_unused_entry_is_superseded_for_other_instances() -> None:
 
 @pytest.mark.parametrize("begun_here", [True, False])
 def test_the_entry_is_set_to_deleting_before_the_deletion(begun_here: bool) -> None:
-    step = next_step(PREPARED, Observation(pv=MARKED, begun_here=begun_here))
+    step = next_step(PREPARED, Observation(pv=MARKED, begun=True, begun_here=begun_here))
 
     assert step == Save(DELETING)
 
 
 @pytest.mark.parametrize("begun_here", [True, False])
 def test_a_marked_volume_with_a_deleting_entry_is_deleted(begun_here: bool) -> None:
-    assert next_step(DELETING, Observation(pv=MARKED, begun_here=begun_here)) == Delete()
+    observation = Observation(pv=MARKED, begun=True, begun_here=begun_here)
+
+    assert next_step(DELETING, observation) == Delete()
+
+
+def test_a_live_volume_that_another_run_marked_is_not_deleted_but_decided_on_again() -> None:
+    """Whoever may write entries and update volumes could else have it recreated otherwise."""
+    observation = Observation(pv=MARKED, claim=claim(), claim_known=True)
+
+    assert next_step(DELETING, observation) == Save(PREPARED)
+    assert next_step(PREPARED, observation) == Unmark(unmarking(MARKED).patch, Outcome.ROLLED_BACK)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +135,7 @@ def test_a_marked_volume_with_a_deleting_entry_is_deleted(begun_here: bool) -> N
     ],
 )
 def test_a_volume_changed_before_its_deletion_loses_its_markers(observed: Json) -> None:
-    observation = Observation(pv=observed, claim=claim(), claim_known=True)
+    observation = Observation(pv=observed, begun=True, claim=claim(), claim_known=True)
 
     assert next_step(DELETING, observation) == Save(PREPARED)
     assert next_step(PREPARED, observation) == Unmark(
@@ -149,9 +159,10 @@ def test_labels_and_annotations_added_with_the_markers_are_wanted(
     """An admission policy may add some to every update."""
     wanted = DELETING.wanting(taken_over(DELETING.wanted, observed))
 
-    assert next_step(PREPARED, Observation(pv=observed, begun_here=True)) == Save(wanted)
-    assert next_step(DELETING, Observation(pv=observed)) == Save(wanted)
-    assert next_step(wanted, Observation(pv=observed)) == Delete()
+    observation = Observation(pv=observed, begun=True)
+    assert next_step(PREPARED, replace(observation, begun_here=True)) == Save(wanted)
+    assert next_step(DELETING, observation) == Save(wanted)
+    assert next_step(wanted, observation) == Delete()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +185,7 @@ def test_labels_and_annotations_added_with_the_markers_are_wanted(
 def test_if_a_marker_is_removed_the_others_are_removed_too(
     observed: Json, outcome: Outcome
 ) -> None:
-    observation = Observation(pv=observed, claim=claim(), claim_known=True)
+    observation = Observation(pv=observed, begun=True, claim=claim(), claim_known=True)
 
     assert next_step(DELETING, observation) == Save(PREPARED)
     assert next_step(PREPARED, observation) == Unmark(unmarking(observed).patch, outcome)
@@ -552,7 +563,7 @@ class Simulation:
         self.pv: Json | None = pv
         self.claim = its_claim
         self.entry: JournalEntry | None = begun(pv)
-        self.observation = Observation(pv=pv, begun_here=True)
+        self.observation = Observation(pv=pv, begun=True, begun_here=True)
         self.steps: list[type[Step]] = []
         self.outcome: Outcome | None = None
 
@@ -641,9 +652,14 @@ def test_a_run_resumed_after_a_crash_ends_the_same_way(done_before: int) -> None
     simulation.restart()
     simulation.to_the_end()
 
-    assert simulation.outcome is Outcome.DONE
     assert simulation.pv is not None
-    assert copy_for_create(simulation.pv) == PREPARED.wanted
+    if done_before == 1:
+        # Only marked: it is decided on again.
+        assert simulation.outcome is Outcome.ROLLED_BACK
+        assert copy_for_create(simulation.pv) == copy_for_create(PLAIN)
+    else:
+        assert simulation.outcome is Outcome.DONE
+        assert copy_for_create(simulation.pv) == PREPARED.wanted
 
 
 def test_a_crash_before_the_first_step_leaves_the_volume_unchanged() -> None:
@@ -668,7 +684,7 @@ def test_two_concurrent_runs_do_no_harm(done_before: int) -> None:
     simulation.to_the_end()
 
     assert simulation.pv is not None
-    assert simulation.outcome in {Outcome.DONE, Outcome.SUPERSEDED}
+    assert simulation.outcome in {Outcome.DONE, Outcome.SUPERSEDED, Outcome.ROLLED_BACK}
     assert FINALIZER not in finalizers_of(simulation.pv)
     assert simulation.pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
 
