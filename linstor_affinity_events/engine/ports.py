@@ -11,7 +11,7 @@ from typing import Protocol
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, Patch
-from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
+from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName, Uid
 from linstor_affinity_events.model.nodes import Nodes
 from linstor_affinity_events.model.placement import Definition, Placement
 from linstor_affinity_events.model.policy import StorageClass
@@ -59,6 +59,11 @@ class Index(Protocol):
 
     def get(self, name: PvName) -> Volume | None:
         """One volume by its name."""
+
+    def deleted_by_others(self, name: PvName, uid: Uid) -> bool:
+        """Whether this instance saw how this incarnation was deleted, and that it had no policy
+        Retain with skip-reclaim then, which each controller sets before that replaces volumes.
+        """
 
     def resources(self) -> Collection[ResourceName]:
         """Every resource definition that a volume refers to."""

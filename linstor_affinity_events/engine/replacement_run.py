@@ -16,13 +16,12 @@ from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
-from linstor_affinity_events.model.advance import advance, following
+from linstor_affinity_events.model.advance import advance, after_removal, following
 from linstor_affinity_events.model.deletion import deleted_without_request
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.progress import Failed, Finished, Progress
-from linstor_affinity_events.model.replacement import next_step
 from linstor_affinity_events.model.results import (
     BinderAwaited,
     ClaimRead,
@@ -254,7 +253,7 @@ class ReplacementRun:
         entry, avoid = self.progress.entry, self._dependencies.guard.avoid_resync
         if entry.user and (postponed := await avoid(self._pv, entry, self._volume_watch)):
             return postponed
-        then = next_step(entry, replace(self.progress.observation, pv=None))
+        then = after_removal(self.progress)
         if not isinstance(then, Create):
             raise TypeError("the claim is read before the volume is removed")
         made = await removed_and_created(self._dependencies.volumes, self._pv, then.body)

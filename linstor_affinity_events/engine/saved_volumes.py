@@ -69,7 +69,7 @@ class SavedVolumes:
     def __init__(
         self, ports: Ports, *, replacer: Replacer, cluster_view: ClusterView, enabled: bool = True
     ) -> None:
-        self._linstor, self._volumes = ports.linstor, ports.volumes
+        self._linstor, self._volumes, self._index = ports.linstor, ports.volumes, ports.index
         self._replacer, self._cluster_view = replacer, cluster_view
         self._parse_json, self._enabled = ports.parse_json, enabled
         self._refused: dict[tuple[ResourceName, int], _Rejection] = {}
@@ -173,6 +173,11 @@ class SavedVolumes:
         entry = _entry(saved, key, uid_of(pv))
         policy = entry.policy
         if is_terminating(pv):
+            if self._index.deleted_by_others(entry.pv, entry.uid):
+                raise BadEntry(
+                    "another client deleted its PersistentVolume, before anything had marked it "
+                    "as linstor-affinity-controller does"
+                )
             await self._try(entry)
             # The entry alone must not undo another client's deletion, so the volume says it as
             # well.

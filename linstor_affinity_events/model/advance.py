@@ -17,7 +17,7 @@ from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid
 from linstor_affinity_events.model.markers import holder_of, is_marked
 from linstor_affinity_events.model.progress import Failed, Finished, Progress
 from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
-from linstor_affinity_events.model.replacement import next_step, rolled_back
+from linstor_affinity_events.model.replacement import Observation, next_step, rolled_back
 from linstor_affinity_events.model.results import (
     BinderAwaited,
     ClaimRead,
@@ -76,15 +76,24 @@ def following(progress: Progress) -> Step:
         return progress.then
     if progress.rejected is not None:
         return _roll_back(progress)
+    return next_step(progress.entry, _observation(progress))
+
+
+def after_removal(progress: Progress) -> Step:
+    """The step to take once the terminating volume is removed."""
+    return next_step(progress.entry, replace(_observation(progress), pv=None))
+
+
+def _observation(progress: Progress) -> Observation:
+    """What was observed, with what the run knows of it."""
     requested = progress.deletion_requested
-    observation = replace(
+    return replace(
         progress.observation,
         begun=progress.begun,
         deleted_here=requested,
         # A run that another one may have preceded does not know whether that one requested it.
         deletion_may_be_ours=requested or not progress.begun,
     )
-    return next_step(progress.entry, observation)
 
 
 def _roll_back(progress: Progress) -> Step:

@@ -29,6 +29,9 @@ Before = tuple[str, str | None]
 """The original values of the markers: reclaim policy and annotation skip-reclaim."""
 
 
+LONGEST_MARKER = 16 * 1024
+"""Ours have less than 1 KiB, and are parsed several times for each step."""
+
 _MARK_FIELD = f"f:{MARKER_ANNOTATION}"
 
 
@@ -306,8 +309,11 @@ def _had_provisioner_finalizer(manifest: Manifest) -> bool:
 
 
 def _marker_values(manifest: Manifest) -> Mapping[str, Any]:
+    text = annotations_of(manifest).get(MARKER_ANNOTATION, "")
+    if len(text) > LONGEST_MARKER:
+        return {}
     try:
-        values = json.loads(annotations_of(manifest).get(MARKER_ANNOTATION, ""))
+        values = json.loads(text)
         # It may contain half a surrogate pair, which is valid JSON, but no request can.
         json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError):

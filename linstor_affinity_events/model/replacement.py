@@ -70,6 +70,11 @@ from linstor_affinity_events.model.steps import (
     Unmark,
 )
 
+_NOT_OURS = (
+    "another client deleted the volume before this service could have marked it: somebody else "
+    "wrote the entry"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
@@ -105,6 +110,9 @@ class Observation:
 
     deletion_may_be_ours: bool = True
     """Whether a deletion that this service requested may have taken effect, as far as is known."""
+
+    deleted_by_others: bool = False
+    """Whether this instance saw that another client deleted the volume before it was marked."""
 
     deleted_here: bool = False
     """Whether this run has requested the deletion."""
@@ -212,6 +220,8 @@ def _as_observed(entry: JournalEntry, observation: Observation) -> JournalEntry:
 def _absent(entry: JournalEntry, observation: Observation) -> Step:
     if entry.state is State.PREPARED or observation.created is not None:
         return Drop(Outcome.DELETED_BY_USER)
+    if observation.deleted_by_others and not observation.deleted_here:
+        return LeaveAlone(_NOT_OURS)
     if observation.uninterrupted:
         # The volume existed a moment ago and is recreated as it was. If its claim was deleted
         # meanwhile, that has its usual consequences.
@@ -371,9 +381,19 @@ def _unless_deleted_by_us(
     None if it has.
     """
     if entry.state is State.DELETING:
+        if observation.deleted_here:
+            return None
+        if observation.deleted_by_others:
+            return LeaveAlone(_NOT_OURS)
+        unknown = unknown_finalizers(finalizers_of(pv), observation.allowed_finalizers)
+        if unknown:
+            # None can be added to a volume that is being deleted.
+            return LeaveAlone(
+                f"the volume is being deleted and has finalizer {few(unknown)}, with which this "
+                "service deletes none: another client deleted it"
+            )
         original = observation.original
-        held = original is not None and original.held
-        if is_ours_to_delete(pv) or held or observation.deleted_here:
+        if is_ours_to_delete(pv) or (original is not None and original.held):
             return None
         return LeaveAlone(
             "the volume is being deleted, and nothing on it confirms that this service deleted it"

@@ -36,6 +36,7 @@ from linstor_affinity_events.model.steps import (
     Delete,
     DetachClaimRef,
     Drop,
+    LeaveAlone,
     Mark,
     MarkAndSave,
     Outcome,
@@ -256,6 +257,29 @@ def test_a_deletion_between_our_markers_and_our_deletion_is_by_a_user() -> None:
 
 def test_a_volume_removed_before_our_deletion_was_deleted_by_a_user() -> None:
     assert next_step(PREPARED, Observation(pv=None)) == Drop(Outcome.DELETED_BY_USER)
+
+
+def test_a_terminating_volume_with_a_finalizer_of_others_was_not_deleted_by_this_service() -> None:
+    """None is replaced that has one, and none can be added afterwards."""
+    held = with_metadata(GOING, finalizers=[*finalizers_of(GOING), "backup.example.com/hold"])
+    observation = Observation(pv=held)
+
+    step = next_step(DELETING, observation)
+
+    assert isinstance(step, LeaveAlone)
+    assert "backup.example.com/hold" in step.why
+    ours = DetachClaimRef(tombstone_patch(held))
+    assert next_step(DELETING, replace(observation, allowed_finalizers=("*/hold",))) == ours
+    assert isinstance(next_step(DELETING, replace(observation, deleted_here=True)), DetachClaimRef)
+
+
+@pytest.mark.parametrize("observed", [GOING, None], ids=["terminating", "absent"])
+def test_what_this_instance_saw_others_delete_is_left_alone(observed: Json | None) -> None:
+    observation = Observation(pv=observed, claim=claim(), claim_known=True, deleted_by_others=True)
+
+    assert isinstance(next_step(DELETING, observation), LeaveAlone)
+    here = next_step(DELETING, replace(observation, deleted_here=True))
+    assert not isinstance(here, LeaveAlone)
 
 
 def test_a_reclaim_policy_restored_while_terminating_is_set_to_retain_again() -> None:

@@ -10,10 +10,13 @@ from linstor_affinity_events.adapters.kubernetes.siblings import Siblings
 from linstor_affinity_events.adapters.kubernetes.watch import EventDeadline
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest
-from linstor_affinity_events.model.markers import wrote_phase
-from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.markers import is_safe_to_release, wrote_phase
+from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.policy import StorageClass
 from linstor_affinity_events.model.volume import Volume
+
+MOST_DELETED = 1_000
+"""How many volumes that others deleted are remembered."""
 
 
 class FollowedVolume:
@@ -47,6 +50,7 @@ class VolumeIndex:
         self._unmanaged: dict[PvName, Volume] = {}
         self._followed: dict[PvName, list[FollowedVolume]] = {}
         self._listed: set[PvName] = set()
+        self._deleted: dict[PvName, Uid] = {}
         self._synced = False
         self.classes = ClassStore()
         self.deadline = EventDeadline()
@@ -60,6 +64,9 @@ class VolumeIndex:
 
     def get(self, name: PvName) -> Volume | None:
         return self._volumes.get(name)
+
+    def deleted_by_others(self, name: PvName, uid: Uid) -> bool:
+        return self._deleted.get(name) == uid
 
     def resources(self) -> Collection[ResourceName]:
         return self._siblings.resources()
@@ -97,7 +104,7 @@ class VolumeIndex:
 
     def listed(self, manifest: Mapping[str, Any]) -> None:
         self._listed.add(manifest["metadata"]["name"])
-        self.changed(manifest)
+        self._changed(manifest)
 
     def end_list(self) -> None:
         for name in self._volumes.keys() - self._listed:
@@ -106,6 +113,27 @@ class VolumeIndex:
         self._synced = True
 
     def changed(self, manifest: Mapping[str, Any]) -> None:
+        """Take over an event. The first one in which a volume is being deleted shows it as it was
+        then; a list does not.
+        """
+        if "deletionTimestamp" in manifest["metadata"]:
+            self._see_deletion(manifest)
+        self._changed(manifest)
+
+    def _see_deletion(self, manifest: Mapping[str, Any]) -> None:
+        """Remember a volume that was deleted before anything had set what each controller sets
+        first that replaces volumes.
+        """
+        metadata = manifest["metadata"]
+        name, uid = PvName(metadata["name"]), Uid(metadata.get("uid", ""))
+        before = self._volumes.get(name)
+        began = before is not None and before.uid == uid and not before.terminating
+        if began and not is_safe_to_release(manifest):
+            self._deleted[name] = uid
+            if len(self._deleted) > MOST_DELETED:
+                del self._deleted[next(iter(self._deleted))]
+
+    def _changed(self, manifest: Mapping[str, Any]) -> None:
         name = PvName(manifest["metadata"]["name"])
         for followed in self._followed.get(name, ()):
             followed.changed(manifest)
@@ -146,6 +174,7 @@ class VolumeIndex:
         return not volume.same_inputs(before)
 
     def gone(self, manifest: Mapping[str, Any]) -> None:
+        self._see_deletion(manifest)
         name = PvName(manifest["metadata"]["name"])
         for followed in self._followed.get(name, ()):
             followed.deleted(manifest)
