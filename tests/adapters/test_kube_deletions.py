@@ -22,7 +22,7 @@ SAFE = with_spec(
 )
 
 
-def test_a_deletion_that_was_seen_without_markers_is_somebody_elses() -> None:
+def test_a_deletion_that_was_seen_without_markers_is_by_others() -> None:
     pv, uid = volume(), uid_of(volume())
     index = index_of(pv)
 
