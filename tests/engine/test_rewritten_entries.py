@@ -693,12 +693,16 @@ async def test_an_entry_rewritten_while_its_volume_is_marked_is_not_followed(
         assert setup.journal.entries == {}
 
 
-async def test_a_volume_that_another_instance_marked_meanwhile_keeps_its_policy() -> None:
+@pytest.mark.parametrize("elected", [True, False])
+async def test_a_volume_that_another_instance_marked_meanwhile_keeps_its_policy(
+    *, elected: bool
+) -> None:
     """It dropped the entry and began again, after an administrator had set Retain. Both lead,
-    without election.
+    without election or until the Lease is read again.
     """
     async with one_setup("n2") as setup:
-        setup.leadership.exclusive = False
+        setup.leadership.exclusive = elected
+        setup.leadership.lease_is_another = elected
 
         def marked_by_another(tree: Json) -> None:
             retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}

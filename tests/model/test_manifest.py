@@ -26,6 +26,7 @@ from linstor_affinity_events.model.manifest import (
     finalizers_of,
 )
 from linstor_affinity_events.model.markers import (
+    LONGEST_MARKER,
     claim_name_of,
     has_any_marker,
     is_marked,
@@ -307,6 +308,15 @@ def test_an_unreadable_marker_is_ignored(text: str) -> None:
     pv = with_metadata(OWNED, annotations={MARKER_ANNOTATION: text})
 
     assert marker_of(pv) is None
+
+
+@pytest.mark.parametrize(("more", "read"), [(0, True), (1, False)])
+def test_an_annotation_that_takes_long_to_parse_is_no_marker(more: int, read: bool) -> None:
+    before = json.dumps({"reclaimPolicy": "Delete", "skipReclaim": None})
+    text = before + " " * (LONGEST_MARKER - len(before) + more)
+    pv = with_metadata(volume(), annotations={MARKER_ANNOTATION: text})
+
+    assert (marker_of(pv) is not None) is read
 
 
 def test_a_volume_recreated_with_retain_records_its_original_policy() -> None:
