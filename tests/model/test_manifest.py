@@ -1,5 +1,6 @@
 """Whole manifests: what is created again, what marks it meanwhile, what is taken over."""
 
+import json
 from copy import deepcopy
 from typing import Any
 
