@@ -17,6 +17,7 @@ from linstor_affinity_events.adapters.kubernetes.election import (
 )
 from linstor_affinity_events.adapters.kubernetes.leader_health import YIELD_AFTER_FIRST
 from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
+from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.printable import LONGEST_TEXT
 from tests.adapters.peers import loads, running
 from tests.contracts.manifests import lease
@@ -708,6 +709,19 @@ async def test_a_leader_confirms_that_it_leads_beside_a_renewal(election: Electi
         assert await one.confirmed()
 
     assert election.reported["one"] == [True]
+
+
+async def test_a_response_without_a_lease_confirms_nothing(election: Election) -> None:
+    one = election.candidate("one")
+
+    async def other(path: str, query: Query | None = None) -> dict[str, Any]:
+        return {"kind": "Status"}
+
+    async with running(one.run()):
+        await until(lambda: one.leading)
+        instead(election.apis[0], get=other)
+        with pytest.raises(Unreachable):
+            await one.confirmed()
 
 
 async def test_no_leader_confirms_that_it_leads_while_it_takes_the_lease_back(

@@ -16,6 +16,7 @@ from linstor_affinity_events.adapters.kubernetes.lease import (
     holder_of,
     released,
 )
+from linstor_affinity_events.adapters.kubernetes.responses import object_of
 from linstor_affinity_events.errors import Again, Conflict, Expired, Missing, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.printable import shortened
@@ -253,7 +254,8 @@ Election = AlwaysLeading | LeaseElection
 async def _is_as_written(api: KubeApi, name: LeaseName, record: LeaseRecord) -> bool:
     """Read the Lease, beside renewals. Raises Unreachable and other errors of single requests."""
     try:
-        return record.is_as_written(await api.get(name.path))
+        lease = object_of("Lease", await api.get(name.path), f"GET {name.path}")
+        return record.is_as_written(lease)
     except (Missing, Expired):
         return False
 
