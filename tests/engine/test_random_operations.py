@@ -43,6 +43,17 @@ CALLS = calls_of_one_replacement()
 
 
 KNOWN_FAILURES = {
+    "unmarked by another instance while its deletion was in flight": Plan(
+        (
+            Operation(0, What.CRASH),
+            Operation(8, What.MOVE),
+            Operation(1, What.SECOND, after=True),
+            Operation(0, What.MOVE),
+            Operation(0, What.MOVE, after=True),
+            Operation(0, What.CONFLICT),
+        ),
+        fresh_end=False,
+    ),
     "policy Delete set on a volume that has its claimRef detached": Plan(
         (Operation(5, What.MOVE), Operation(5, What.RECLAIM)), sidecar_lag=1
     ),
