@@ -306,9 +306,9 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
         before = entry.policy, skip_reclaim_of(entry.wanted)
         return Mark(mark_patch(pv, observation.holder, before=before))
     if whole or has_any_marker(pv):
-        # Another client changed it, or removed a part of what makes the deletion harmless. The entry
-        # first: a deletion from now on is not ours. If another run marked it, the markers first:
-        # its deletion may be on its way, and needs the entry until that fails.
+        # Another client changed it, or removed a part of what makes the deletion harmless. The
+        # entry first: a deletion from now on is not ours. If another run marked it, the markers
+        # first: its deletion may be on its way, and needs the entry until that fails.
         if observation.begun and entry.state is State.DELETING:
             return Save(entry.prepared())
         return _unmark(entry, pv, observation, Outcome.ROLLED_BACK)
