@@ -70,11 +70,6 @@ from linstor_affinity_events.model.steps import (
     Unmark,
 )
 
-_NOT_OURS = (
-    "another client deleted the volume before this service could have marked it: somebody else "
-    "wrote the entry"
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
@@ -221,7 +216,7 @@ def _absent(entry: JournalEntry, observation: Observation) -> Step:
     if entry.state is State.PREPARED or observation.created is not None:
         return Drop(Outcome.DELETED_BY_USER)
     if observation.deleted_by_others and not observation.deleted_here:
-        return LeaveAlone(_NOT_OURS)
+        return Drop(Outcome.DELETED_BY_USER)
     if observation.uninterrupted:
         # The volume existed a moment ago and is recreated as it was. If its claim was deleted
         # meanwhile, that has its usual consequences.
@@ -385,7 +380,7 @@ def _unless_deleted_by_us(
         if observation.deleted_here:
             return None
         if observation.deleted_by_others:
-            return LeaveAlone(_NOT_OURS)
+            return _let_go(entry, pv, observation)
         unknown = unknown_finalizers(finalizers_of(pv), observation.allowed_finalizers)
         if unknown:
             # None can be added to a volume that is being deleted.
@@ -409,6 +404,11 @@ def _unless_deleted_by_us(
     if left_by_the_reference(pv):
         # That controller deleted it. Another client wrote the entry: the saved PV has the rest.
         return Drop(Outcome.SUPERSEDED)
+    return _let_go(entry, pv, observation)
+
+
+def _let_go(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
+    """Its owner deleted the volume."""
     if has_any_marker(pv):
         return _unmark(entry, pv, observation, Outcome.DELETED_BY_USER)
     return Drop(Outcome.DELETED_BY_USER)

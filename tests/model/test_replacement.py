@@ -276,12 +276,15 @@ def test_a_terminating_volume_with_a_finalizer_of_others_was_not_deleted_by_this
 
 
 @pytest.mark.parametrize("observed", [GOING, None], ids=["terminating", "absent"])
-def test_what_this_instance_saw_others_delete_is_left_alone(observed: Json | None) -> None:
+def test_what_this_instance_saw_others_delete_is_let_go(observed: Json | None) -> None:
     observation = Observation(pv=observed, claim=claim(), claim_known=True, deleted_by_others=True)
 
-    assert isinstance(next_step(DELETING, observation), LeaveAlone)
+    step = next_step(DELETING, observation)
+
+    assert isinstance(step, Unmark if observed else Drop)
+    assert step.outcome is Outcome.DELETED_BY_USER
     here = next_step(DELETING, replace(observation, deleted_here=True))
-    assert not isinstance(here, LeaveAlone)
+    assert isinstance(here, DetachClaimRef if observed else Create)
 
 
 def test_a_reclaim_policy_restored_while_terminating_is_set_to_retain_again() -> None:
