@@ -43,6 +43,22 @@ CALLS = calls_of_one_replacement()
 
 
 KNOWN_FAILURES = {
+    "deleted by a user after a crash had left an entry for it": Plan(
+        (
+            Operation(3, What.EDIT, after=True),
+            Operation(5, What.CRASH),
+            Operation(0, What.DELETE_VOLUME),
+        ),
+        fresh_end=False,
+    ),
+    "reclaimed as its policy said before a user made it again": Plan(
+        (
+            *(Operation(0, What.MOVE), Operation(0, What.RECLAIM), Operation(0, What.DELETE_CLAIM)),
+            Operation(3, What.RECREATE_VOLUME),
+        ),
+        policy="Retain",
+        fresh_end=False,
+    ),
     "unmarked by another instance while its deletion was in flight": Plan(
         (
             Operation(0, What.CRASH),

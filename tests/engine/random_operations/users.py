@@ -131,6 +131,8 @@ class Users:
         made = self._cluster.create(VOLUMES, body)
         self.made.add(uid_of(made))
         self._oracle.edits, self._oracle.skip = 0, False
+        # What the former one said of a claim that is deleted may be carried out by now.
+        self._oracle.decided |= self._oracle.claim_deleted and "Delete" in self._oracle.policies
         self._oracle.policies = frozenset({made["spec"]["persistentVolumeReclaimPolicy"]})
         self._oracle.absent_by_user = self._oracle.may_be_back = False
 
