@@ -76,11 +76,13 @@ async def unmark_in_run(
     """The same in a run whose entry is gone, or somebody else's by now. `alone`: no other instance
     may have led since it began, or only for a moment; `led`: this one has led since.
     """
-    own = progress.original_values if progress.begun and alone else None
+    pv = progress.observation.pv
+    # Without our finalizer, which the same write sets, Retain may be somebody else's.
+    ours = progress.marked or (pv is not None and FINALIZER in finalizers_of(pv))
+    own = progress.original_values if progress.begun and alone and ours else None
     leadership = dependencies.leadership
     # A Lease that others have written may be noticed only when it is renewed.
     led_alone = led and leadership.exclusive and await leadership.confirmed()
-    pv = progress.observation.pv
     ended = await unmark_without_entry(dependencies, pv, own=own, led_alone=led_alone)
     return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
 

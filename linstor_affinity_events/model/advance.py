@@ -90,6 +90,7 @@ def _observation(progress: Progress) -> Observation:
     return replace(
         progress.observation,
         begun=progress.begun,
+        marked_here=progress.marked,
         deleted_here=requested,
         # A run that another one may have preceded does not know whether that one requested it.
         deletion_may_be_ours=requested or not progress.begun,
@@ -98,17 +99,18 @@ def _observation(progress: Progress) -> Observation:
 
 def _roll_back(progress: Progress) -> Step:
     """Roll back, the entry first: a deletion from now on is not ours, even if the response to a
-    later write is lost.
+    later write is lost. But where one of our own may be on its way, the markers first: it needs the
+    entry until the volume is unmarked.
     """
     entry, observation = progress.entry, progress.observation
-    if entry.state is State.DELETING:
+    if entry.state is State.DELETING and not progress.deletion_unanswered:
         return Save(entry.prepared())
     pv = observation.pv
     if pv is None or not is_marked(pv):
         return Drop(Outcome.ROLLED_BACK)
     if entry.claim is not None and not observation.claim_known:
         return ReadClaim()
-    return rolled_back(entry, pv, observation, Outcome.ROLLED_BACK)
+    return rolled_back(entry, pv, _observation(progress), Outcome.ROLLED_BACK)
 
 
 def advance(progress: Progress, step: Step, result: Result) -> Progress | Finished | Failed:
@@ -156,8 +158,9 @@ def _written(progress: Progress, step: Step, result: Written) -> Progress:
     seen = replace(progress, observation=replace(progress.observation, pv=result.pv))
     if isinstance(step, Unmark):
         return replace(seen, then=Drop(step.outcome, verified=True))
-    if isinstance(step, Mark) and _lacks_name(progress, result.pv):
-        return replace(seen, rejected=Refused(_NAME_REMOVED))
+    if isinstance(step, Mark):
+        lacking = _lacks_name(progress, result.pv)
+        return replace(seen, marked=True, rejected=Refused(_NAME_REMOVED) if lacking else None)
     return replace(seen, deletion_requested=True) if isinstance(step, Delete) else seen
 
 
@@ -173,7 +176,8 @@ def _marked_and_saved(
     if result.entry is not None:
         progress = _saved(progress, step, result.entry)
     if result.pv is not None:
-        progress = replace(progress, observation=replace(progress.observation, pv=result.pv))
+        seen = replace(progress.observation, pv=result.pv)
+        progress = replace(progress, marked=True, observation=seen)
     if result.error is not None:
         return _after_failure(progress, step, result.error)
     return progress
@@ -277,7 +281,8 @@ def _after_failure(
         progress = replace(progress, mark_unanswered=True)
     if isinstance(step, Delete) and not isinstance(error, Conflict):
         # Only a conflict proves that nothing happened.
-        progress = replace(progress, deletion_requested=True)
+        unanswered = progress.deletion_unanswered or not isinstance(error, Refused)
+        progress = replace(progress, deletion_requested=True, deletion_unanswered=unanswered)
     if isinstance(error, Refused):
         return _after_rejection(replace(progress, then=None), step, error)
     if isinstance(error, Stalled):

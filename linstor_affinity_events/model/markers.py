@@ -255,7 +255,8 @@ def _original_finalizers(manifest: Manifest) -> list[str]:
     """Without ours, and with that of csi-provisioner if it was there before the markers."""
     finalizers = [f for f in finalizers_of(manifest) if f != FINALIZER]
     taken_off = (
-        PROVISIONER_FINALIZER not in finalizers
+        FINALIZER in finalizers_of(manifest)
+        and PROVISIONER_FINALIZER not in finalizers
         and not is_terminating(manifest)
         and _wrote_marker(manifest)
         and _had_provisioner_finalizer(manifest)

@@ -32,11 +32,17 @@ class Progress:
     tried: JournalEntry | None = None
     """The entry that this run tried to write last, without version: it may be stored."""
 
+    marked: bool = False
+    """Whether this run has marked the volume."""
+
     mark_unanswered: bool = False
     """Whether markers that this run requested may still be set, whenever that request arrives."""
 
     deletion_requested: bool = False
     """Whether a deletion that this run requested may have taken effect."""
+
+    deletion_unanswered: bool = False
+    """Whether a deletion that this run requested may still take effect."""
 
     deleting_version: str = ""
     """The version of the entry with which this run, before any other, is about to delete."""

@@ -79,6 +79,12 @@ def obstacle(
     return None
 
 
+GARBAGE_COLLECTORS = ("foregroundDeletion", "orphan")
+"""What the API server itself adds, also to an object that is being deleted, when a deletion with
+such a propagation policy is requested.
+"""
+
+
 def unknown_finalizers(finalizers: Iterable[str], allowed: Iterable[str]) -> list[str]:
     """Those whose owners may act on the deletion of a volume, or keep it from going."""
     patterns = (*KNOWN_FINALIZERS, *allowed)

@@ -16,7 +16,7 @@ from linstor_affinity_events.model.claim_ref import (
 )
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
+from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Manifest,
     annotations_of,
@@ -51,7 +51,7 @@ from linstor_affinity_events.model.ownership import (
     was_seen_as_its_own,
 )
 from linstor_affinity_events.model.policy import StorageClass
-from linstor_affinity_events.model.readiness import unknown_finalizers
+from linstor_affinity_events.model.readiness import GARBAGE_COLLECTORS, unknown_finalizers
 from linstor_affinity_events.model.recreation import protected_as, with_retain, without_finalizers
 from linstor_affinity_events.model.steps import (
     AwaitBinder,
@@ -105,6 +105,9 @@ class Observation:
 
     deletion_may_be_ours: bool = True
     """Whether a deletion that this service requested may have taken effect, as far as is known."""
+
+    marked_here: bool = False
+    """Whether this run has marked the volume."""
 
     deleted_by_others: bool = False
     """Whether this instance saw that another client deleted the volume before it was marked."""
@@ -335,10 +338,13 @@ def rolled_back(
     gone = entry.user is not None and (
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
     )
+    # One write of ours sets Retain and our finalizer: without it, Retain may be somebody else's.
+    ours = observation.marked_here or FINALIZER in finalizers_of(pv)
+    own = entry.policy, skip_reclaim_of(entry.wanted)
     unmarked = unmarking(
         pv,
         keep=gone and not observation.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
-        own=(entry.policy, skip_reclaim_of(entry.wanted)) if observation.original_known else None,
+        own=own if ours and observation.original_known else None,
         recorded=entry.policy,
     )
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
@@ -381,9 +387,10 @@ def _unless_deleted_by_us(
             return None
         if observation.deleted_by_others:
             return _let_go(entry, pv, observation)
-        unknown = unknown_finalizers(finalizers_of(pv), observation.allowed_finalizers)
+        allowed = (*observation.allowed_finalizers, *GARBAGE_COLLECTORS)
+        unknown = unknown_finalizers(finalizers_of(pv), allowed)
         if unknown:
-            # None can be added to a volume that is being deleted.
+            # Nobody can add one to a volume that is being deleted.
             return LeaveAlone(
                 f"the volume is being deleted and has finalizer {few(unknown)}, with which this "
                 "service deletes none: another client deleted it"

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.adapters.kubernetes.index import MOST_DELETED
+from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import (
     FINALIZER,
@@ -16,6 +18,7 @@ from linstor_affinity_events.model.keys import (
     SKIP_RECLAIM_ANNOTATION,
 )
 from linstor_affinity_events.model.manifest import annotations_of, finalizers_of, uid_of
+from linstor_affinity_events.model.names import PvName
 from tests.engine.forged_entries import FORGED, is_on, reconciled
 from tests.engine.setup import PV, RD, Setup, instead, until
 from tests.engine.test_deletions_by_owners import is_deleted
@@ -23,7 +26,7 @@ from tests.engine.test_entries_rewritten_in_replacement import affinity, bound, 
 from tests.engine.test_prepared_entries import standing_by
 from tests.engine.test_two_runs import fail_over
 from tests.fakes.kube_server.metadata import Writer
-from tests.model.manifests import KEY, on_node
+from tests.model.manifests import KEY, on_node, volume, with_metadata
 
 HOLD = "backup.example.com/hold"
 
@@ -210,3 +213,66 @@ async def test_retain_in_the_entry_of_another_instance_is_kept_and_reported() ->
         assert annotations_of(pv)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
         warned = [each[1] for setup in (first, second) for each in setup.notices.warnings]
         assert "VolumeRetained" in warned
+
+
+async def test_an_owners_deletion_is_remembered_however_many_follow() -> None:
+    """A pod uses the claim of the volume, so that it is terminating for long."""
+    async with bound() as (setup, _), setup.at_work():
+        uid = await at_rest(setup)
+        setup.cluster.delete("persistentvolumes", PV)
+        await reconciled(setup, 1)
+        for number in range(MOST_DELETED + 1):
+            other = with_metadata(volume(), name=f"other-{number}", uid=f"uid-{number}")
+            setup.volumes.index.changed(other)
+            setup.volumes.index.gone(other)
+
+        annotate(setup, marker("Delete"))
+        write_entry(setup)
+        await reconciled(setup, 10)
+
+        assert is_deleted(setup, uid)
+
+
+async def test_an_annotation_puts_no_finalizer_of_csi_provisioner_on_a_volume() -> None:
+    async with bound() as (setup, _), setup.at_work():
+        await at_rest(setup)
+        others = {"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}}
+        setup.cluster.patch("persistentvolumes", PV, others)
+        values = {"reclaimPolicy": "Delete", "skipReclaim": None, "provisionerFinalizer": True}
+
+        annotate(setup, {MARKER_ANNOTATION: json.dumps(values)})
+        await reconciled(setup, 5)
+
+        assert MARKER_ANNOTATION not in annotations_of(setup.pv())
+        assert finalizers_of(setup.pv()) == ["kubernetes.io/pv-protection"]
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+@pytest.mark.parametrize("failing", [True, False])
+async def test_retain_that_its_owner_sets_before_the_markers_stays(
+    *, failing: bool, annotated: bool
+) -> None:
+    """The request to mark fails, or meets a conflict. Somebody annotates the volume."""
+    async with bound() as (setup, _):
+        patch, attempts = setup.volumes.patch, 0
+
+        async def patched(name: PvName, change: Any) -> Any:
+            nonlocal attempts
+            marks = "finalizers" in change["metadata"]
+            attempts += marks
+            if marks and attempts == 1:
+                if annotated:
+                    annotate(setup, {MARKER_ANNOTATION: "x"})
+                retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+                setup.cluster.patch("persistentvolumes", PV, retain)
+                if failing:
+                    raise Unreachable("503")
+            return await patch(name, change)
+
+        instead(setup.volumes, patch=patched)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 30)
+
+        assert attempts
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"

@@ -15,8 +15,8 @@ from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.policy import StorageClass
 from linstor_affinity_events.model.volume import Volume
 
-MOST_DELETED = 1_000
-"""How many volumes that others deleted are remembered."""
+MOST_DELETED = 5_000
+"""How many volumes that others deleted are remembered once they are gone."""
 
 
 class FollowedVolume:
@@ -50,6 +50,7 @@ class VolumeIndex:
         self._unmanaged: dict[PvName, Volume] = {}
         self._followed: dict[PvName, list[FollowedVolume]] = {}
         self._listed: set[PvName] = set()
+        self._deleting: dict[PvName, Uid] = {}
         self._deleted: dict[PvName, Uid] = {}
         self._synced = False
         self.classes = ClassStore()
@@ -66,7 +67,7 @@ class VolumeIndex:
         return self._volumes.get(name)
 
     def deleted_by_others(self, name: PvName, uid: Uid) -> bool:
-        return self._deleted.get(name) == uid
+        return uid in {self._deleting.get(name), self._deleted.get(name)}
 
     def resources(self) -> Collection[ResourceName]:
         return self._siblings.resources()
@@ -129,9 +130,7 @@ class VolumeIndex:
         before = self._volumes.get(name)
         began = before is not None and before.uid == uid and not before.terminating
         if began and not is_safe_to_release(manifest):
-            self._deleted[name] = uid
-            if len(self._deleted) > MOST_DELETED:
-                del self._deleted[next(iter(self._deleted))]
+            self._deleting[name] = uid
 
     def _changed(self, manifest: Mapping[str, Any]) -> None:
         name = PvName(manifest["metadata"]["name"])
@@ -181,6 +180,10 @@ class VolumeIndex:
         self._drop(name)
 
     def _drop(self, name: PvName) -> None:
+        if (uid := self._deleting.pop(name, None)) is not None:
+            self._deleted[name] = uid
+            if len(self._deleted) > MOST_DELETED:
+                del self._deleted[next(iter(self._deleted))]
         volume = self._volumes.pop(name, None)
         if volume is None:
             return
