@@ -20,7 +20,7 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.manifest import annotations_of, finalizers_of, uid_of
 from linstor_affinity_events.model.names import PvName
 from tests.engine.forged_entries import FORGED, is_on, reconciled
-from tests.engine.setup import PV, RD, Setup, instead, until
+from tests.engine.setup import PV, RD, Setup, instead, one_setup, until
 from tests.engine.test_deletions_by_owners import is_deleted
 from tests.engine.test_entries_rewritten_in_replacement import affinity, bound, policy, rewrite
 from tests.engine.test_prepared_entries import standing_by
@@ -234,8 +234,8 @@ async def test_an_owners_deletion_is_remembered_however_many_follow() -> None:
 
 
 async def test_an_annotation_puts_no_finalizer_of_csi_provisioner_on_a_volume() -> None:
-    async with bound() as (setup, _), setup.at_work():
-        await at_rest(setup)
+    """That one would take it off only from a volume that a claim has released."""
+    async with one_setup("n1") as setup, setup.at_work():
         others = {"metadata": {"finalizers": ["kubernetes.io/pv-protection"]}}
         setup.cluster.patch("persistentvolumes", PV, others)
         values = {"reclaimPolicy": "Delete", "skipReclaim": None, "provisionerFinalizer": True}
