@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.adapters.kubernetes.index import MOST_DELETED
+from linstor_affinity_events.engine.stray_markers import unmark_in_run
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import (
@@ -19,6 +20,8 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import annotations_of, finalizers_of, uid_of
 from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.progress import begin
+from linstor_affinity_events.model.replacement import Observation
 from tests.engine.forged_entries import FORGED, is_on, reconciled
 from tests.engine.setup import PV, RD, Setup, instead, one_setup, until
 from tests.engine.test_deletions_by_owners import is_deleted
@@ -276,3 +279,29 @@ async def test_retain_that_its_owner_sets_before_the_markers_stays(
 
         assert attempts
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+
+@pytest.mark.parametrize(
+    ("marked", "held", "policy"),
+    [(True, False, "Delete"), (False, True, "Delete"), (False, False, "Retain")],
+)
+async def test_a_run_without_entry_restores_only_what_it_has_replaced(
+    policy: str, *, marked: bool, held: bool
+) -> None:
+    async with one_setup("n1") as setup:
+        entry = JournalEntry.begin(setup.pv(), KEY, on_node("n2"), holder="me")
+        annotate(setup, {MARKER_ANNOTATION: "x"})
+        finalizers = [*finalizers_of(setup.pv()), *([FINALIZER] if held else [])]
+        change = {
+            "metadata": {"finalizers": finalizers},
+            "spec": {"persistentVolumeReclaimPolicy": "Retain"},
+        }
+        setup.cluster.patch("persistentvolumes", PV, change)
+        progress = begin(entry, Observation(pv=setup.pv()), holder="me", own=True)
+
+        await unmark_in_run(
+            setup.replacer._dependencies, changed(progress, marked=marked), alone=True, led=True
+        )
+
+        assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == policy
+        assert MARKER_ANNOTATION not in annotations_of(setup.pv())

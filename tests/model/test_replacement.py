@@ -275,6 +275,14 @@ def test_a_terminating_volume_with_a_finalizer_of_others_was_not_deleted_by_this
     assert isinstance(next_step(DELETING, replace(observation, deleted_here=True)), DetachClaimRef)
 
 
+@pytest.mark.parametrize("added", ["foregroundDeletion", "orphan"])
+def test_the_finalizers_of_a_second_deletion_say_nothing(added: str) -> None:
+    """`kubectl delete --cascade=foreground` adds one to a volume that is being deleted."""
+    going = with_metadata(GOING, finalizers=[*finalizers_of(GOING), added])
+
+    assert next_step(DELETING, Observation(pv=going)) == DetachClaimRef(tombstone_patch(going))
+
+
 @pytest.mark.parametrize("observed", [GOING, None], ids=["terminating", "absent"])
 def test_what_this_instance_saw_others_delete_is_let_go(observed: Json | None) -> None:
     observation = Observation(pv=observed, claim=claim(), claim_known=True, deleted_by_others=True)
