@@ -9,6 +9,7 @@ from linstor_affinity_events.engine.originals import Originals
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.printable import shortened
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Attempts:
 
     def leave_alone(self, name: PvName, key: VolumeKey | None, why: str) -> None:
         """Report, once for the same reason, that a journal entry is not followed."""
+        why = shortened(why)
         if self._left_alone.get(name) == why:
             return
         self._left_alone[name] = why

@@ -68,7 +68,8 @@ def confirmed(
     """
     if observation.pv is not None and uid_of(observation.pv) == entry.uid:
         dependencies.unfinished.originals.observed(observation.pv)
-    by_others = dependencies.index.deleted_by_others(entry.pv, entry.uid)
+    uid = None if observation.pv is None else entry.uid
+    by_others = dependencies.index.deleted_by_others(entry.pv, uid)
     observation = replace(observation, deleted_by_others=by_others)
     demands, original = demands_of(entry.wanted), dependencies.unfinished.originals.of(entry)
     if observation.pv is None:

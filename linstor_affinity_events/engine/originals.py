@@ -10,6 +10,9 @@ from linstor_affinity_events.model.manifest import Manifest, is_terminating, nam
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.volume import Volume
 
+MOST_GONE = 1_000
+"""How many volumes are remembered that are gone, have no entry, and were not held by us."""
+
 
 class Originals:
     """What others do to journal entries changes nothing about what was observed."""
@@ -74,6 +77,13 @@ class Originals:
             )
             if replaced and name not in pending:
                 self.forget(name)
+        gone = [
+            name
+            for name, seen in self._known.items()
+            if name not in pending and not seen.held and volume_of(name) is None
+        ]
+        for name in gone[: max(0, len(gone) - MOST_GONE)]:
+            self.forget(name)
 
     def forget(self, name: PvName) -> None:
         """The volume is not being replaced. If it is deleted later, another client deletes it."""

@@ -60,9 +60,10 @@ class Index(Protocol):
     def get(self, name: PvName) -> Volume | None:
         """One volume by its name."""
 
-    def deleted_by_others(self, name: PvName, uid: Uid) -> bool:
+    def deleted_by_others(self, name: PvName, uid: Uid | None) -> bool:
         """Whether this instance saw how this incarnation was deleted, and that it had no policy
         Retain with skip-reclaim then, which each controller sets before that replaces volumes.
+        Without a uid: the same of the last one of that name, if that is gone.
         """
 
     def resources(self) -> Collection[ResourceName]:

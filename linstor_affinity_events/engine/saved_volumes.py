@@ -204,6 +204,8 @@ class SavedVolumes:
     async def _bring_back(self, saved: Manifest, key: VolumeKey) -> None:
         """Recreate an absent volume if its claim exists and refers to it."""
         entry = _entry(saved, key, Uid(""))
+        if self._index.deleted_by_others(entry.pv, None):
+            raise BadEntry("another client deleted its PersistentVolume")
         if entry.user is None:
             raise BadEntry("it has no claim uid")
         claim = await self._volumes.read_claim(entry.user)

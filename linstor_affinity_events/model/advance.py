@@ -241,7 +241,7 @@ def _dropped(progress: Progress, step: Step) -> Finished | Failed:
     if not isinstance(step, Drop):
         raise TypeError("only one step deletes the journal entry")
     ended = replace(progress, different=differences(progress, step))
-    by_others = step.outcome is Outcome.DONE and not _took_part(progress)
+    by_others = step.recreated and not step.verified and not _took_part(progress)
     return Finished(ended, Outcome.SUPERSEDED if by_others else step.outcome)
 
 

@@ -6,8 +6,9 @@ root on a node with options of their choice.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 from linstor_affinity_events.errors import BadHandle
 from linstor_affinity_events.model.keys import (
@@ -40,7 +41,7 @@ from linstor_affinity_events.model.markers import (
     is_ours_to_delete,
     original_values_of,
 )
-from linstor_affinity_events.model.names import Uid
+from linstor_affinity_events.model.names import LONGEST_NAME, Uid
 from linstor_affinity_events.model.policy import StorageClass
 
 _HARMLESS = frozenset({USES_CONTEXT, CONTEXT_POLICY, PROVISIONER_IDENTITY})
@@ -100,6 +101,9 @@ class Demands:
     """The namespaces of its Secrets, except the namespace of its claim."""
 
 
+LONGEST_DEMAND = 4096
+
+
 @dataclass(frozen=True, slots=True)
 class Original:
     """What was observed of a volume before it was removed, and so needs no confirmation."""
@@ -125,7 +129,7 @@ class Original:
 
 
 def original_of(manifest: Manifest) -> Original:
-    named = claim_of(manifest)
+    named, skip = claim_of(manifest), skip_reclaim_of(manifest)
     return Original(
         uid=uid_of(manifest),
         claim=Uid("") if named is None else named.uid,
@@ -135,7 +139,7 @@ def original_of(manifest: Manifest) -> Original:
         held=is_ours_to_delete(manifest),
         before=original_values_of(manifest)
         if has_any_marker(manifest)
-        else (reclaim_policy_of(manifest), skip_reclaim_of(manifest)),
+        else (reclaim_policy_of(manifest), skip and skip[:LONGEST_NAME]),
     )
 
 
@@ -159,18 +163,20 @@ def demands_of(manifest: Manifest) -> Demands:
         mount_options=_texts(manifest["spec"].get("mountOptions")),
         context_options=_texts(attributes.get(CONTEXT_OPTIONS)),
         commands=_texts(attributes.get(CONTEXT_COMMANDS)),
-        attributes=tuple(f"{k}={v}" for k, v in sorted(attributes.items()) if k not in known),
+        attributes=_compact(f"{k}={v}" for k, v in sorted(attributes.items()) if k not in known),
         file_system=() if _FILE_SYSTEMS.issuperset(file_system) else file_system,
         owners=_texts(manifest["metadata"].get("ownerReferences")),
-        provisioners=tuple(
+        provisioners=_compact(
             annotations[key] for key in PROVISIONERS if annotations.get(key, DRIVER) != DRIVER
         ),
-        annotations=tuple(
+        annotations=_compact(
             f"{key}={annotations[key]}"
             for key in sorted(annotations.keys() - _KNOWN_ANNOTATIONS)
             if _RESERVED.fullmatch(key) and not key.startswith(_DESCRIPTIVE)
         ),
-        secrets=secret_namespaces(manifest) - {str(claim.get("namespace", ""))},
+        secrets=frozenset(
+            _compact(sorted(secret_namespaces(manifest) - {str(claim.get("namespace", ""))}))
+        ),
     )
 
 
@@ -179,9 +185,22 @@ def _texts(value: object) -> tuple[str, ...]:
         return ()
     items = value if isinstance(value, list) else [value]
     if all(isinstance(each, str) for each in items):
-        return tuple(items)
+        return _compact(map(str, items))
     # At once: thousands of small texts take longer than a large one.
-    return (json.dumps(items, sort_keys=True),)
+    return _compact([json.dumps(items, sort_keys=True)])
+
+
+def _compact(texts: Iterable[str]) -> tuple[str, ...]:
+    """The same texts or, if they are very long, their hash: what is kept of a volume is only
+    compared.
+    """
+    found = tuple(texts)
+    if sum(map(len, found)) <= LONGEST_DEMAND:
+        return found
+    digest = sha256()
+    for text in found:
+        digest.update(text.encode(errors="surrogatepass") + b"\0")
+    return (f"sha256 {digest.hexdigest()}",)
 
 
 def unconfirmed(

@@ -25,7 +25,7 @@ from linstor_affinity_events.model.manifest import (
     name_of,
     uid_of,
 )
-from linstor_affinity_events.model.names import ClaimName, PvName, Uid, is_pv_name
+from linstor_affinity_events.model.names import LONGEST_NAME, ClaimName, PvName, Uid, is_pv_name
 from linstor_affinity_events.model.recreation import SERVER_SET, copy_for_create, recreated
 
 FORMAT = 1
@@ -130,6 +130,9 @@ class JournalEntry:
         }
 
 
+LONGEST_HOLDER = 1024
+
+
 def read_entry(tree: object, *, version: str = "") -> JournalEntry:
     """Read an entry that `JournalEntry.written` made, without trusting it. Raises BadEntry."""
     if not isinstance(tree, Mapping) or tree.get("format") != FORMAT:
@@ -148,6 +151,8 @@ def read_entry(tree: object, *, version: str = "") -> JournalEntry:
     uid, holder = tree.get("uid"), tree.get("holder")
     if not isinstance(uid, str) or not isinstance(holder, str):
         raise BadEntry("the journal entry has no uid or no holder")
+    if len(uid) > LONGEST_NAME or len(holder) > LONGEST_HOLDER:
+        raise BadEntry("the journal entry has a uid or a holder that is longer than any")
     if not uid and state != State.DELETING:
         raise BadEntry("the journal entry has no uid, but its volume existed")
     claim = claim_of(wanted)

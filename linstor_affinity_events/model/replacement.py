@@ -18,12 +18,14 @@ from linstor_affinity_events.model.demands import Original, demands_of, unconfir
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import (
+    RETAIN,
     Manifest,
     annotations_of,
     claim_of,
     finalizers_of,
     is_terminating,
     phase_of,
+    reclaim_policy_of,
     skip_reclaim_of,
     tombstone_for,
     uid_of,
@@ -200,11 +202,8 @@ def _how_it_came_back(entry: JournalEntry, pv: Manifest, created: Uid | None) ->
     added = annotations_of(pv).keys() - annotations_of(entry.wanted).keys()
     named = claim_of(pv)
     apart = named is not None and named.name == tombstone_for(entry.uid)
-    return (
-        Outcome.RECREATED_WITH_RETAIN
-        if apart or ORIGINAL_POLICY_ANNOTATION in added
-        else Outcome.DONE
-    )
+    retained = ORIGINAL_POLICY_ANNOTATION in added and reclaim_policy_of(pv) == RETAIN
+    return Outcome.RECREATED_WITH_RETAIN if apart or retained else Outcome.DONE
 
 
 def _as_observed(entry: JournalEntry, observation: Observation) -> JournalEntry:

@@ -77,3 +77,18 @@ def test_so_many_deletions_are_remembered() -> None:
         for number in range(MOST_DELETED + 1)
     ]
     assert known == [False, *([True] * MOST_DELETED)]
+
+
+def test_of_a_volume_that_is_gone_the_last_one_counts() -> None:
+    """Whatever uid somebody writes; not when another one was there since, or the list began anew."""
+    index = index_of(volume())
+    index.gone(volume())
+    assert index.deleted_by_others(PV, None)
+
+    index.changed(with_metadata(volume(), uid="another"))
+    assert not index.deleted_by_others(PV, None)
+
+    index.gone(with_metadata(volume(), uid="another"))
+    index.begin_list()
+    index.end_list()
+    assert not index.deleted_by_others(PV, None)

@@ -66,7 +66,9 @@ class VolumeIndex:
     def get(self, name: PvName) -> Volume | None:
         return self._volumes.get(name)
 
-    def deleted_by_others(self, name: PvName, uid: Uid) -> bool:
+    def deleted_by_others(self, name: PvName, uid: Uid | None) -> bool:
+        if uid is None:
+            return name in self._deleted
         return uid in {self._deleting.get(name), self._deleted.get(name)}
 
     def resources(self) -> Collection[ResourceName]:
@@ -110,6 +112,8 @@ class VolumeIndex:
     def end_list(self) -> None:
         for name in self._volumes.keys() - self._listed:
             self._drop(name)
+        # Which volumes have come and gone since is not known.
+        self._deleted.clear()
         self._listed = set()
         self._synced = True
 
@@ -136,6 +140,7 @@ class VolumeIndex:
         name = PvName(manifest["metadata"]["name"])
         for followed in self._followed.get(name, ()):
             followed.changed(manifest)
+        self._deleted.pop(name, None)
         volume, before = describe(manifest), self._volumes.get(name)
         if volume is None:
             self._drop(name)

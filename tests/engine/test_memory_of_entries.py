@@ -1,0 +1,105 @@
+"""What others write into entries and volumes is kept in few bytes, and counts as no change."""
+
+import json
+from copy import deepcopy
+from dataclasses import replace as changed
+
+import pytest
+
+from linstor_affinity_events.engine.originals import MOST_GONE, Originals
+from linstor_affinity_events.errors import BadEntry
+from linstor_affinity_events.model.demands import (
+    LONGEST_DEMAND,
+    demands_of,
+    original_of,
+    unconfirmed,
+)
+from linstor_affinity_events.model.journal_entry import LONGEST_HOLDER, JournalEntry, read_entry
+from linstor_affinity_events.model.keys import (
+    ORIGINAL_POLICY_ANNOTATION,
+    SKIP_RECLAIM_ANNOTATION,
+)
+from linstor_affinity_events.model.names import LONGEST_NAME, PvName
+from tests.engine.forged_entries import FORGED, reconciled
+from tests.engine.setup import PV, RD, one_setup
+from tests.model.manifests import KEY, begun, on_node, volume, with_metadata, with_spec
+
+
+@pytest.mark.parametrize(("field", "most"), [("uid", LONGEST_NAME), ("holder", LONGEST_HOLDER)])
+def test_an_entry_with_a_name_that_is_longer_than_any_is_not_valid(field: str, most: int) -> None:
+    tree = dict(begun(volume()).written())
+
+    read_entry({**tree, field: "x" * most})
+    with pytest.raises(BadEntry, match="longer than any"):
+        read_entry({**tree, field: "x" * (most + 1)})
+
+
+def test_what_a_volume_demands_is_kept_in_few_bytes() -> None:
+    long = "x" * LONGEST_DEMAND
+    annotations = {"a.kubernetes.io/b": long, SKIP_RECLAIM_ANNOTATION: long}
+    pv = with_spec(with_metadata(volume(), annotations=annotations), mountOptions=[long, "ro"])
+    other = with_spec(pv, mountOptions=[long, "rw"])
+
+    kept = original_of(pv)
+
+    assert len(repr(kept)) < 2 * LONGEST_DEMAND
+    assert unconfirmed(demands_of(pv), original=kept.demands, storage_class=None) == ()
+    assert "mount options" in unconfirmed(
+        demands_of(other), original=kept.demands, storage_class=None
+    )
+
+
+def test_so_many_volumes_that_are_gone_are_remembered() -> None:
+    originals = Originals()
+    names = [PvName(f"pvc-{number}") for number in range(MOST_GONE + 10)]
+    for name in names:
+        originals.observed(with_metadata(volume(), name=name))
+
+    originals.keep(names[:1], lambda _: None)
+
+    assert names[0] in originals
+    assert [name in originals for name in names[1:]] == [False] * 9 + [True] * MOST_GONE
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+async def test_entries_for_former_volumes_of_one_that_kept_retain_count_as_no_changes(
+    *, repaired: bool
+) -> None:
+    """Its administrator may have set the policy again, as the documentation says."""
+    async with one_setup("n1") as setup, setup.at_work():
+        annotated = {"metadata": {"annotations": {ORIGINAL_POLICY_ANNOTATION: "Delete"}}}
+        # As this service has made it.
+        setup.cluster.patch("persistentvolumes", PV, annotated, writer=FORGED)
+        if not repaired:
+            retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+            setup.cluster.patch("persistentvolumes", PV, retain)
+        await reconciled(setup, 2)
+        for number in range(20):
+            former = with_metadata(deepcopy(setup.pv()), annotations={}, uid=f"former-{number}")
+            forged = JournalEntry.begin(former, KEY, on_node("n1"), holder="x").deleting()
+            setup.journal.entries[PV] = (f"1{number}", deepcopy(forged.written()))
+            await reconciled(setup, 1)
+
+        assert setup.journal.entries == {}
+        assert setup.cluster_view.backoff.against(PV) is None
+        reported = [reason for _, reason, _ in setup.notices.warnings]
+        assert ("VolumeRetained" in reported) is not repaired
+        setup.linstor.known.pop(RD)
+        setup.linstor.place(PV, "n2")
+        await reconciled(setup, 2)
+        assert setup.nodes() == {"n2"}
+
+
+async def test_a_property_brings_no_volume_back_that_was_removed_by_force() -> None:
+    async with one_setup("n1") as setup, setup.at_work():
+        await reconciled(setup, 2)
+        saved = deepcopy(setup.pv())
+        setup.cluster.delete("persistentvolumes", PV)
+        setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+        for key in ("finalizers", "deletionTimestamp", "deletionGracePeriodSeconds"):
+            saved["metadata"].pop(key, None)
+        known = setup.linstor.known
+        known[RD] = changed(known[RD], saved={0: json.dumps(saved)})
+        await reconciled(setup, 5)
+
+        assert setup.cluster.get("persistentvolumes", PV) is None
