@@ -80,7 +80,7 @@ def test_so_many_deletions_are_remembered() -> None:
 
 
 def test_of_a_volume_that_is_gone_the_last_one_counts() -> None:
-    """Whatever uid somebody writes; not when another one was there since, or the list began anew."""
+    """Whatever uid somebody writes; not after another one was there, or after a new list."""
     index = index_of(volume())
     index.gone(volume())
     assert index.deleted_by_others(PV, None)
