@@ -68,20 +68,20 @@ class Originals:
         self, pending: Collection[PvName], volume_of: Callable[[PvName], Volume | None]
     ) -> None:
         """Forget those that are not `pending` and that exist again, as the cache has it."""
+        gone = list[PvName]()
         for name, seen in tuple(self._known.items()):
+            if name in pending:
+                continue
             there = volume_of(name)
+            if there is None and not seen.held:
+                gone.append(name)
             # The cache may show the volume that is removed by now, and an entry that others deleted
             # says nothing. A held volume is forgotten when it is read.
             replaced = there is not None and (
                 there.uid != seen.uid or not seen.held or name in self._outdated
             )
-            if replaced and name not in pending:
+            if replaced:
                 self.forget(name)
-        gone = [
-            name
-            for name, seen in self._known.items()
-            if name not in pending and not seen.held and volume_of(name) is None
-        ]
         for name in gone[: max(0, len(gone) - MOST_GONE)]:
             self.forget(name)
 

@@ -17,6 +17,7 @@ from linstor_affinity_events.model.markers import (
     has_any_marker,
     is_marked,
     marker_of,
+    may_have_set_retain,
     unmarking,
 )
 from linstor_affinity_events.model.progress import Progress
@@ -76,13 +77,12 @@ async def unmark_in_run(
     """The same in a run whose entry is gone, or somebody else's by now. `alone`: no other instance
     may have led since it began, or only for a moment; `led`: this one has led since.
     """
-    pv = progress.observation.pv
-    # Without our finalizer, which the same write sets, Retain may be somebody else's.
-    ours = progress.marked or (pv is not None and FINALIZER in finalizers_of(pv))
+    pv, leadership = progress.observation.pv, dependencies.leadership
+    ours = pv is not None and may_have_set_retain(pv, marked=progress.marked)
     own = progress.original_values if progress.begun and alone and ours else None
-    leadership = dependencies.leadership
-    # A Lease that others have written may be noticed only when it is renewed.
-    led_alone = led and leadership.exclusive and await leadership.confirmed()
+    # A Lease that others have written may be noticed only when it is renewed. Without values of its
+    # own, the run need not know.
+    led_alone = own is not None and led and leadership.exclusive and await leadership.confirmed()
     ended = await unmark_without_entry(dependencies, pv, own=own, led_alone=led_alone)
     return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
 

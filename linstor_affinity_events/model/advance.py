@@ -55,16 +55,11 @@ _NAME_REMOVED = (
     "volume. Exempt the field manager linstor-affinity-events from that policy"
 )
 
-
 MAX_STEPS = 60
 """A replacement takes about twelve. Something that undoes our writes (an admission webhook that
 strips finalizers, for example) must not cause an endless loop.
 """
-
-
 MAX_CONFLICTS = 5
-
-
 MAX_FAILURES = 8
 
 
@@ -102,7 +97,7 @@ def _roll_back(progress: Progress) -> Step:
     later write is lost. But where one of our own may be on its way, the markers first: it needs the
     entry until the volume is unmarked.
     """
-    entry, observation = progress.entry, progress.observation
+    entry, observation = progress.entry, _observation(progress)
     if entry.state is State.DELETING and not progress.deletion_unanswered:
         return Save(entry.prepared())
     pv = observation.pv
@@ -110,7 +105,7 @@ def _roll_back(progress: Progress) -> Step:
         return Drop(Outcome.ROLLED_BACK)
     if entry.claim is not None and not observation.claim_known:
         return ReadClaim()
-    return rolled_back(entry, pv, _observation(progress), Outcome.ROLLED_BACK)
+    return rolled_back(entry, pv, observation, Outcome.ROLLED_BACK)
 
 
 def advance(progress: Progress, step: Step, result: Result) -> Progress | Finished | Failed:

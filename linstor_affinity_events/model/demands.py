@@ -102,6 +102,7 @@ class Demands:
 
 
 LONGEST_DEMAND = 4096
+"""Characters of one kind of demand. Of a longer one the hash is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ class JournalEntry:
 
 
 LONGEST_HOLDER = 1024
+"""The name of an instance is a pod's, or what operators choose."""
 
 
 def read_entry(tree: object, *, version: str = "") -> JournalEntry:

@@ -236,6 +236,13 @@ def unmarking(
     return _with_policy(manifest, patch, policy, stays=keep or not confirmed)
 
 
+def may_have_set_retain(manifest: Manifest, *, marked: bool) -> bool:
+    """Whether a run may have set policy Retain: it has `marked` the volume, or that has our
+    finalizer, which the same write sets. Otherwise Retain may be somebody else's.
+    """
+    return marked or FINALIZER in finalizers_of(manifest)
+
+
 def reference_unmarking(manifest: Manifest, policy: str, *, keep: bool) -> Unmarking:
     """Remove the reference controller's markers from a volume that it did not delete."""
     patch: Patch = {"metadata": {"annotations": {SKIP_RECLAIM_ANNOTATION: None}}}

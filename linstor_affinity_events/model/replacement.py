@@ -16,7 +16,7 @@ from linstor_affinity_events.model.claim_ref import (
 )
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.keys import FINALIZER, ORIGINAL_POLICY_ANNOTATION
+from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     RETAIN,
     Manifest,
@@ -38,6 +38,7 @@ from linstor_affinity_events.model.markers import (
     is_safe_to_release,
     mark_patch,
     marker_of,
+    may_have_set_retain,
     original_values_of,
     says_deletion,
     unmarking,
@@ -337,8 +338,7 @@ def rolled_back(
     gone = entry.user is not None and (
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
     )
-    # One write of ours sets Retain and our finalizer: without it, Retain may be somebody else's.
-    ours = observation.marked_here or FINALIZER in finalizers_of(pv)
+    ours = may_have_set_retain(pv, marked=observation.marked_here)
     own = entry.policy, skip_reclaim_of(entry.wanted)
     unmarked = unmarking(
         pv,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from linstor_affinity_events.adapters.kubernetes.objects import describe, storage_class
+from linstor_affinity_events.adapters.kubernetes.recent import remember
 from linstor_affinity_events.adapters.kubernetes.siblings import Siblings
 from linstor_affinity_events.adapters.kubernetes.watch import EventDeadline
 from linstor_affinity_events.model.keys import VolumeKey
@@ -186,9 +187,7 @@ class VolumeIndex:
 
     def _drop(self, name: PvName) -> None:
         if (uid := self._deleting.pop(name, None)) is not None:
-            self._deleted[name] = uid
-            if len(self._deleted) > MOST_DELETED:
-                del self._deleted[next(iter(self._deleted))]
+            remember(self._deleted, name, uid, most=MOST_DELETED)
         volume = self._volumes.pop(name, None)
         if volume is None:
             return

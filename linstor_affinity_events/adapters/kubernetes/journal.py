@@ -11,6 +11,7 @@ import orjson
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi, escaped
 from linstor_affinity_events.adapters.kubernetes.pages import PAGE, ListLimits, Pages
+from linstor_affinity_events.adapters.kubernetes.recent import remember
 from linstor_affinity_events.adapters.kubernetes.responses import object_of
 from linstor_affinity_events.adapters.transport.bodies import MIB, parse_json
 from linstor_affinity_events.engine.ports import Listed
@@ -189,7 +190,7 @@ class KubeJournal:
         try:
             return _verified_entry(manifest)
         except BadEntry:
-            _remember(self._refused, name, _version(manifest["metadata"]), most=MOST_REFUSED)
+            remember(self._refused, name, _version(manifest["metadata"]), most=MOST_REFUSED)
             raise
 
     async def create(self, entry: JournalEntry) -> JournalEntry:
@@ -230,18 +231,10 @@ class KubeJournal:
         # Without finalizers it is deleted at once and the response is a Status.
         if response.get("kind") != "Status":
             held = self._config_map(response)
-            _remember(self._held, _version(held["metadata"]), None, most=MOST_HELD)
+            remember(self._held, _version(held["metadata"]), None, most=MOST_HELD)
 
     def _config_map(self, response: dict[str, Any]) -> dict[str, Any]:
         return object_of("ConfigMap", response, self._path)
-
-
-def _remember(where: dict[str, Value], key: str, value: Value, *, most: int) -> None:
-    """Keep the last `most` keys."""
-    where.pop(key, None)
-    where[key] = value
-    if len(where) > most:
-        del where[next(iter(where))]
 
 
 def _manifest(entry: JournalEntry) -> dict[str, Any]:
