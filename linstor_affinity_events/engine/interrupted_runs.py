@@ -82,7 +82,7 @@ class InterruptedRuns:
             if outcome is not None and not isinstance(outcome, LeaveAlone):
                 self.ended(name)
                 self._keep_unanswered(run)
-            elif run.progress.begun or may_have_deleted(run.progress):
+            elif run.progress.run.begun or may_have_deleted(run.progress):
                 self._runs[name] = _Interrupted(run.progress, run.began, run.term)
 
     def continuing(self, name: PvName, volume_watch: VolumeWatch) -> ReplacementRun | None:
@@ -114,7 +114,7 @@ class InterruptedRuns:
 
     def _keep_unanswered(self, run: ReplacementRun) -> None:
         progress = run.progress
-        if progress.begun and progress.mark_unanswered and not progress.deletion_requested:
+        if progress.run.begun and progress.mark_unanswered and not progress.run.deletion_requested:
             self._unanswered[progress.entry.pv] = _Unanswered(
                 progress.entry.uid, progress.original_values, run.began, run.term
             )

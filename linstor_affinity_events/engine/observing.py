@@ -11,9 +11,9 @@ from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, uid_of
 from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.observation import Observation
 from linstor_affinity_events.model.ownership import was_seen_as_its_own
 from linstor_affinity_events.model.progress import Progress
-from linstor_affinity_events.model.replacement import Observation
 
 MOST_ABSENT = 100
 """How many absent volumes for one LINSTOR volume are looked for. Others may have written thousands

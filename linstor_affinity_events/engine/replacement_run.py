@@ -117,19 +117,20 @@ class ReplacementRun:
     def _confirm(self) -> None:
         """Add to the observation what this instance knows besides."""
         progress = self.progress
-        observation = replace(
-            progress.observation,
-            uninterrupted=progress.own and progress.observation.taken and self._is_recent,
+        own = progress.own and progress.observation.taken
+        run = replace(
+            progress.run,
+            uninterrupted=own and self._is_recent,
+            led_throughout=progress.run.begun and self._same_term,
             allowed_finalizers=self._dependencies.allowed_finalizers,
-            holder=progress.holder,
-            led_throughout=progress.begun and self._same_term,
         )
+        observation = progress.observation
         if progress.rejected is None:
-            known = progress.begun and self._is_alone
+            known = run.begun and self._is_alone
             observation = confirmed(
                 self._dependencies, progress.entry, observation, owner_known=known
             )
-        self.progress = replace(progress, observation=observation)
+        self.progress = replace(progress, run=run, observation=observation)
 
     @property
     def _is_recent(self) -> bool:

@@ -27,9 +27,9 @@ from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, is_terminating
 from linstor_affinity_events.model.names import PvName, few
+from linstor_affinity_events.model.observation import Observation
 from linstor_affinity_events.model.progress import Progress, begin
 from linstor_affinity_events.model.readiness import obstacle
-from linstor_affinity_events.model.replacement import Observation
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
 from linstor_affinity_events.model.volume import Volume
 
@@ -160,7 +160,7 @@ class Replacer:
                 raise stored
         except BadEntry as error:
             return Refusal(Reason.BAD_JOURNAL_ENTRY, f"its journal entry is not valid: {error}")
-        observation = Observation(pv=pv, begun_here=True)
+        observation = Observation(pv=pv, entry_is_new=True)
         return begin(stored, observation, holder=self._dependencies.holder, own=True)
 
     async def _withdraw(self, entry: JournalEntry) -> None:

@@ -78,8 +78,8 @@ async def unmark_in_run(
     may have led since it began, or only for a moment; `led`: this one has led since.
     """
     pv, leadership = progress.observation.pv, dependencies.leadership
-    ours = pv is not None and may_have_set_retain(pv, marked=progress.marked)
-    own = progress.original_values if progress.begun and alone and ours else None
+    ours = pv is not None and may_have_set_retain(pv, marked=progress.run.marked)
+    own = progress.original_values if progress.run.begun and alone and ours else None
     # A Lease that others have written may be noticed only when it is renewed. Without values of its
     # own, the run need not know.
     led_alone = own is not None and led and leadership.exclusive and await leadership.confirmed()

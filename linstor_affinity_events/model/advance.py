@@ -17,7 +17,7 @@ from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid
 from linstor_affinity_events.model.markers import holder_of, is_marked
 from linstor_affinity_events.model.progress import Failed, Finished, Progress
 from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
-from linstor_affinity_events.model.replacement import Observation, next_step, rolled_back
+from linstor_affinity_events.model.replacement import next_step, rolled_back
 from linstor_affinity_events.model.results import (
     BinderAwaited,
     ClaimRead,
@@ -71,25 +71,12 @@ def following(progress: Progress) -> Step:
         return progress.then
     if progress.rejected is not None:
         return _roll_back(progress)
-    return next_step(progress.entry, _observation(progress))
+    return next_step(progress.entry, progress.observation, progress.run)
 
 
 def after_removal(progress: Progress) -> Step:
     """The step to take once the terminating volume is removed."""
-    return next_step(progress.entry, replace(_observation(progress), pv=None))
-
-
-def _observation(progress: Progress) -> Observation:
-    """What was observed, with what the run knows of it."""
-    requested = progress.deletion_requested
-    return replace(
-        progress.observation,
-        begun=progress.begun,
-        marked_here=progress.marked,
-        deleted_here=requested,
-        # A run that another one may have preceded does not know whether that one requested it.
-        deletion_may_be_ours=requested or not progress.begun,
-    )
+    return next_step(progress.entry, replace(progress.observation, pv=None), progress.run)
 
 
 def _roll_back(progress: Progress) -> Step:
@@ -97,7 +84,7 @@ def _roll_back(progress: Progress) -> Step:
     later write is lost. But where one of our own may be on its way, the markers first: it needs the
     entry until the volume is unmarked.
     """
-    entry, observation = progress.entry, _observation(progress)
+    entry, observation = progress.entry, progress.observation
     if entry.state is State.DELETING and not progress.deletion_unanswered:
         return Save(entry.prepared())
     pv = observation.pv
@@ -105,7 +92,7 @@ def _roll_back(progress: Progress) -> Step:
         return Drop(Outcome.ROLLED_BACK)
     if entry.claim is not None and not observation.claim_known:
         return ReadClaim()
-    return rolled_back(entry, pv, observation, Outcome.ROLLED_BACK)
+    return rolled_back(entry, pv, observation, progress.run, Outcome.ROLLED_BACK)
 
 
 def advance(progress: Progress, step: Step, result: Result) -> Progress | Finished | Failed:
@@ -155,13 +142,18 @@ def _written(progress: Progress, step: Step, result: Written) -> Progress:
         return replace(seen, then=Drop(step.outcome, verified=True))
     if isinstance(step, Mark):
         lacking = _lacks_name(progress, result.pv)
-        return replace(seen, marked=True, rejected=Refused(_NAME_REMOVED) if lacking else None)
-    return replace(seen, deletion_requested=True) if isinstance(step, Delete) else seen
+        seen = replace(seen, run=replace(seen.run, marked=True))
+        return replace(seen, rejected=Refused(_NAME_REMOVED) if lacking else None)
+    return _having_requested_deletion(seen) if isinstance(step, Delete) else seen
+
+
+def _having_requested_deletion(progress: Progress) -> Progress:
+    return replace(progress, run=replace(progress.run, deletion_requested=True))
 
 
 def _lacks_name(progress: Progress, pv: Manifest | None) -> bool:
     """Whether an admission policy has removed the name of this instance from the markers."""
-    named = pv is None or holder_of(pv) == progress.observation.holder
+    named = pv is None or holder_of(pv) == progress.run.holder
     return not named and is_alive(pv, progress.entry.uid)
 
 
@@ -172,7 +164,7 @@ def _marked_and_saved(
         progress = _saved(progress, step, result.entry)
     if result.pv is not None:
         seen = replace(progress.observation, pv=result.pv)
-        progress = replace(progress, marked=True, observation=seen)
+        progress = replace(progress, run=replace(progress.run, marked=True), observation=seen)
     if result.error is not None:
         return _after_failure(progress, step, result.error)
     return progress
@@ -200,13 +192,13 @@ def _waited(progress: Progress, result: BinderAwaited | ClaimRead | Postponed) -
 
 
 def _recreated(progress: Progress, step: Step, result: Recreated) -> Progress:
-    created = progress.created if result.pv is None else uid_of(result.pv)
+    created = progress.run.created if result.pv is None else uid_of(result.pv)
     return replace(
         progress,
         removed=progress.removed or isinstance(step, Remove),
         asked_for=progress.asked_for if result.pv is None else result.asked_for,
-        created=created,
-        observation=replace(progress.observation, pv=result.pv, created=created),
+        run=replace(progress.run, created=created),
+        observation=replace(progress.observation, pv=result.pv),
     )
 
 
@@ -226,7 +218,7 @@ def _having_tried(progress: Progress, step: Step) -> Progress:
     """The same, knowing which entry may be stored now."""
     if not isinstance(step, Save | MarkAndSave):
         return progress
-    tried = replace(step.entry, holder=progress.holder, version="")
+    tried = replace(step.entry, holder=progress.run.holder, version="")
     return replace(progress, tried=tried)
 
 
@@ -242,7 +234,8 @@ def _dropped(progress: Progress, step: Step) -> Finished | Failed:
 
 def _took_part(progress: Progress) -> bool:
     """Whether this run, or the one that it continues, has deleted or created the volume."""
-    return progress.deletion_requested or progress.removed or progress.created is not None
+    run = progress.run
+    return run.deletion_requested or progress.removed or run.created is not None
 
 
 def differences(progress: Progress, step: Drop) -> tuple[str, ...]:
@@ -258,7 +251,7 @@ def differences(progress: Progress, step: Drop) -> tuple[str, ...]:
 
 def _is_only_marked(progress: Progress) -> bool:
     """Whether this run began the replacement, and has done no more than to mark the volume."""
-    return progress.begun and _is_marked_and_alive(progress)
+    return progress.run.begun and _is_marked_and_alive(progress)
 
 
 def _is_marked_and_alive(progress: Progress) -> bool:
@@ -277,7 +270,7 @@ def _after_failure(
     if isinstance(step, Delete) and not isinstance(error, Conflict):
         # Only a conflict proves that nothing happened.
         unanswered = progress.deletion_unanswered or not isinstance(error, Refused)
-        progress = replace(progress, deletion_requested=True, deletion_unanswered=unanswered)
+        progress = replace(_having_requested_deletion(progress), deletion_unanswered=unanswered)
     if isinstance(error, Refused):
         return _after_rejection(replace(progress, then=None), step, error)
     if isinstance(error, Stalled):

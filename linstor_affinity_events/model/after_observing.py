@@ -14,8 +14,8 @@ from linstor_affinity_events.model.deletion import (
 )
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.observation import Observation
 from linstor_affinity_events.model.progress import Failed, Finished, Progress, begin
-from linstor_affinity_events.model.replacement import Observation
 from linstor_affinity_events.model.results import Observed
 from linstor_affinity_events.model.steps import Save, UnmarkWithoutEntry
 
@@ -60,9 +60,9 @@ def _without_entry(progress: Progress, pv: Manifest | None) -> Progress | Finish
 
 def _with_later_volume(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> Progress:
     """Continue the replacement of the volume that another instance has recreated."""
-    observation = Observation(pv=pv, taken=entry.holder == progress.holder)
+    observation = Observation(pv=pv, taken=entry.holder == progress.run.holder)
     return replace(
-        begin(entry, observation, holder=progress.holder),
+        begin(entry, observation, holder=progress.run.holder),
         steps=progress.steps,
         conflicts=progress.conflicts,
         failures=progress.failures,
@@ -78,19 +78,15 @@ def _with_entry(progress: Progress, seen: Observed, entry: JournalEntry) -> Prog
         # What is written on the volume or in its entry can be anybody's, so that the leader decides
         # whose deletion it is. This run has nothing to finish.
         return Failed(progress=progress, error=Conflict(_NOT_LEADING.format(entry.pv)))
-    observation = Observation(
-        pv=seen.pv,
-        taken=entry.holder == progress.holder,
-        holder=progress.observation.holder,
-        created=progress.created,
-    )
+    observation = Observation(pv=seen.pv, taken=entry.holder == progress.run.holder)
     entry = entry if known else _corrected(progress, seen.pv, entry)
+    gone = not exists(seen.pv, progress.entry.uid)
     return replace(
         progress,
         entry=entry,
         own=progress.own and known and not another,
         # If another instance removed the volume, only its last version has the late writes.
-        removed=progress.removed or (progress.begun and not exists(seen.pv, progress.entry.uid)),
+        removed=progress.removed or (progress.run.begun and gone),
         observation=observation,
         then=Save(entry.prepared()) if another else None,
     )
@@ -99,10 +95,10 @@ def _with_entry(progress: Progress, seen: Observed, entry: JournalEntry) -> Prog
 def _corrected(progress: Progress, pv: Manifest | None, stored: JournalEntry) -> JournalEntry:
     """The entry as another client has rewritten it, with what this run knows better."""
     ours = progress.entry
-    if progress.begun:
+    if progress.run.begun:
         # Other instances write into it what they see on the volume, and this run sees that as well.
         # But whether the deletion was a user's is known to who did not request it.
-        state = ours.state if progress.deletion_requested else stored.state
+        state = ours.state if progress.run.deletion_requested else stored.state
         return replace(ours, version=stored.version, state=state)
     if may_have_deleted(progress) and is_deleted(pv, ours.uid):
         return replace(stored, uid=ours.uid, state=State.DELETING)
@@ -124,7 +120,7 @@ def _is_for_later_volume(progress: Progress, seen: Observed, entry: JournalEntry
     if entry.uid == progress.entry.uid:
         return False
     there = exists(seen.pv, progress.entry.uid) or (seen.pv is None and seen.first_hand)
-    return not ((progress.begun or may_have_deleted(progress)) and there)
+    return not ((progress.run.begun or may_have_deleted(progress)) and there)
 
 
 def _is_forged(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:

@@ -6,8 +6,7 @@ from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, skip_reclaim_of
 from linstor_affinity_events.model.markers import Before
-from linstor_affinity_events.model.names import Uid
-from linstor_affinity_events.model.replacement import Observation
+from linstor_affinity_events.model.observation import Observation, RunFacts
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome, Step
 
 
@@ -17,11 +16,7 @@ class Progress:
 
     entry: JournalEntry
     observation: Observation
-    holder: str
-    """The name that this instance writes into journal entries."""
-
-    begun: bool = False
-    """Whether this run began it: then it knows what the journal entry says, whoever rewrites it."""
+    run: RunFacts
 
     own: bool = False
     """Whether everything so far was done in this run."""
@@ -32,14 +27,8 @@ class Progress:
     tried: JournalEntry | None = None
     """The entry that this run tried to write last, without version: it may be stored."""
 
-    marked: bool = False
-    """Whether this run has marked the volume."""
-
     mark_unanswered: bool = False
     """Whether markers that this run requested may still be set, whenever that request arrives."""
-
-    deletion_requested: bool = False
-    """Whether a deletion that this run requested may have taken effect."""
 
     deletion_unanswered: bool = False
     """Whether a deletion that this run requested may still take effect."""
@@ -52,9 +41,6 @@ class Progress:
 
     asked_for: Manifest | None = None
     """What this run created the volume from."""
-
-    created: Uid | None = None
-    """The uid that it got."""
 
     claim_before: Manifest | None = None
     """The claim as last read before the volume was removed."""
@@ -77,7 +63,7 @@ class Progress:
 
     def taking(self, entry: JournalEntry) -> JournalEntry:
         """The entry with our name as holder, so that others see who continues."""
-        return replace(entry, holder=self.holder)
+        return replace(entry, holder=self.run.holder)
 
     @property
     def original_values(self) -> Before:
@@ -116,8 +102,7 @@ def begin(
     return Progress(
         entry=entry,
         observation=observation,
-        holder=holder,
-        begun=own,
+        run=RunFacts(holder=holder, begun=own),
         own=own,
         dry_run_result=entry.wanted,
         tried=replace(entry, version=""),

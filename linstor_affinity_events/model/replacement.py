@@ -4,8 +4,6 @@ After a crash, or beside another instance, the same observation leads to the sam
 is no separate code for resuming. docs/architecture.md has the complete order.
 """
 
-from dataclasses import dataclass
-
 from linstor_affinity_events.model.changes import changes_decision, taken_over
 from linstor_affinity_events.model.claim_ref import (
     detached,
@@ -14,6 +12,7 @@ from linstor_affinity_events.model.claim_ref import (
     tombstone_patch,
     with_claim_of,
 )
+from linstor_affinity_events.model.deletion import DeletedBy, absent_by_others, deleted_by
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
@@ -34,27 +33,24 @@ from linstor_affinity_events.model.markers import (
     has_any_marker,
     holder_of,
     is_marked,
-    is_ours_to_delete,
     is_safe_to_release,
     mark_patch,
     marker_of,
     may_have_set_retain,
     original_values_of,
-    says_deletion,
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName, Uid, few
+from linstor_affinity_events.model.observation import Observation, RunFacts
 from linstor_affinity_events.model.ownership import (
     claim_is_leaving,
     is_entitled,
-    left_by_the_reference,
     made_by_us,
     takes_name_of_another,
     was_its_own,
     was_seen_as_its_own,
 )
-from linstor_affinity_events.model.policy import StorageClass
-from linstor_affinity_events.model.readiness import GARBAGE_COLLECTORS, unknown_finalizers
+from linstor_affinity_events.model.readiness import unknown_finalizers
 from linstor_affinity_events.model.recreation import protected_as, with_retain, without_finalizers
 from linstor_affinity_events.model.steps import (
     AwaitBinder,
@@ -74,97 +70,19 @@ from linstor_affinity_events.model.steps import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """The state as last observed."""
-
-    pv: Manifest | None
-    """The volume of that name; None if there is none."""
-
-    claim: Manifest | None = None
-    claim_known: bool = False
-    """Whether the claim was read."""
-
-    guard_over: bool = False
-    """Whether the time for the binder to write the phase is over."""
-
-    taken: bool = True
-    """Whether the journal entry names this instance as its holder."""
-
-    holder: str = ""
-    """The name of this instance."""
-
-    claim_ref_immutable: bool = False
-    """Whether the API server rejected a change of the claimRef."""
-
-    cannot_merge: bool = False
-    """Whether an entry with what others changed meanwhile was rejected."""
-
-    begun: bool = False
-    """Whether this run began the replacement, or continues one that this instance began."""
-
-    begun_here: bool = False
-    """Whether this instance wrote the entry, and still runs the replacement since."""
-
-    deletion_may_be_ours: bool = True
-    """Whether a deletion that this service requested may have taken effect, as far as is known."""
-
-    marked_here: bool = False
-    """Whether this run has marked the volume."""
-
-    deleted_by_others: bool = False
-    """Whether this instance saw that another client deleted the volume before it was marked."""
-
-    deleted_here: bool = False
-    """Whether this run has requested the deletion."""
-
-    original: Original | None = None
-    """The volume being replaced, as this instance observed it."""
-
-    storage_class: StorageClass | None = None
-    """The StorageClass of the volume, if it may confirm what the volume demands."""
-
-    uninterrupted: bool = False
-    """Whether everything happened in this run, within a minute: nobody can have relied on the
-    replacement markers in between.
-    """
-
-    led_throughout: bool = False
-    """Whether this instance began the replacement, and none but it has led since: it knows the
-    volume as it was before the markers, and no other instance has had it deleted.
-    """
-
-    allowed_finalizers: tuple[str, ...] = ()
-    """Patterns of further finalizers that a volume in replacement may have."""
-
-    created: Uid | None = None
-    """The uid of the new volume that this run created: if it is absent, another client deleted it.
-    """
-
-    others: tuple[PvName, ...] = ()
-    """The other volumes for the same LINSTOR volume, if this one is absent; if it was observed to
-    be its claim's own, only those that claims use or may use.
-    """
-
-    @property
-    def original_known(self) -> bool:
-        """Whether this instance knows the volume as it was, whatever entry and markers say."""
-        return self.uninterrupted or self.led_throughout
-
-
-def next_step(entry: JournalEntry, observation: Observation) -> Step:
+def next_step(entry: JournalEntry, observation: Observation, run: RunFacts) -> Step:
     """Choose the next step. Uid and version guard every write, so a step chosen from an outdated
     observation ends in a conflict and a new observation, never in damage.
     """
-    step = _next_step(entry, observation)
-    if isinstance(step, Create) and not observation.uninterrupted:
+    step = _next_step(entry, observation, run)
+    if isinstance(step, Create) and not run.uninterrupted:
         # No volume with another finalizer is replaced, so another client wrote it into the entry.
-        unknown = unknown_finalizers(finalizers_of(step.body), observation.allowed_finalizers)
+        unknown = unknown_finalizers(finalizers_of(step.body), run.allowed_finalizers)
         return Create(without_finalizers(step.body, unknown))
     return step
 
 
-def _next_step(entry: JournalEntry, observation: Observation) -> Step:
+def _next_step(entry: JournalEntry, observation: Observation, run: RunFacts) -> Step:
     pv, original = observation.pv, observation.original
     if original is not None and original.uid != entry.uid:
         if pv is None:
@@ -178,10 +96,10 @@ def _next_step(entry: JournalEntry, observation: Observation) -> Step:
             f"{entry.pv} was for {original.key or 'none'}: somebody else wrote the entry"
         )
     if pv is None:
-        step = _absent(_as_observed(entry, observation), observation)
+        step = _absent(_as_observed(entry, observation, run), observation, run)
         if (
             isinstance(step, Create)
-            and not observation.uninterrupted
+            and not run.uninterrupted
             and takes_name_of_another(entry, observation.claim, original)
         ):
             return LeaveAlone(
@@ -190,10 +108,10 @@ def _next_step(entry: JournalEntry, observation: Observation) -> Step:
             )
         return step
     if uid_of(pv) != entry.uid:
-        return Drop(_how_it_came_back(entry, pv, observation.created))
+        return Drop(_how_it_came_back(entry, pv, run.created))
     if is_terminating(pv):
-        return _terminating(entry, pv, observation)
-    return _alive(entry, pv, observation)
+        return _terminating(entry, pv, observation, run)
+    return _alive(entry, pv, observation, run)
 
 
 def _how_it_came_back(entry: JournalEntry, pv: Manifest, created: Uid | None) -> Outcome:
@@ -207,20 +125,18 @@ def _how_it_came_back(entry: JournalEntry, pv: Manifest, created: Uid | None) ->
     return Outcome.RECREATED_WITH_RETAIN if apart or retained else Outcome.DONE
 
 
-def _as_observed(entry: JournalEntry, observation: Observation) -> JournalEntry:
+def _as_observed(entry: JournalEntry, observation: Observation, run: RunFacts) -> JournalEntry:
     """The entry with what kept the data of the original, if another client may have written it."""
     seen = observation.original
-    if observation.original_known or seen is None or seen.before is None:
+    if run.original_known or seen is None or seen.before is None:
         return entry
     return entry.wanting(protected_as(entry.wanted, seen.before))
 
 
-def _absent(entry: JournalEntry, observation: Observation) -> Step:
-    if entry.state is State.PREPARED or observation.created is not None:
+def _absent(entry: JournalEntry, observation: Observation, run: RunFacts) -> Step:
+    if absent_by_others(entry, observation, run):
         return Drop(Outcome.DELETED_BY_USER)
-    if observation.deleted_by_others and not observation.deleted_here:
-        return Drop(Outcome.DELETED_BY_USER)
-    if observation.uninterrupted:
+    if run.uninterrupted:
         # The volume existed a moment ago and is recreated as it was. If its claim was deleted
         # meanwhile, that has its usual consequences.
         return Create(entry.wanted)
@@ -287,31 +203,31 @@ def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
     )
 
 
-def _alive(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
+def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts) -> Step:
     whole = is_marked(pv)
     # What the entry says of policy and skip-reclaim counts only for who knows the original.
-    known = marker_of(pv) is not None or observation.original_known
+    known = marker_of(pv) is not None or run.original_known
     # Entry and markers of another run may be anybody's: a live volume is decided on again.
-    if observation.begun and whole and known and not _has_to_be_decided_again(entry, pv):
+    if run.begun and whole and known and not _has_to_be_decided_again(entry, pv):
         wanted = entry.wanting(taken_over(entry.wanted, pv))
         if entry.state is State.PREPARED:
             return Save(wanted.deleting())
         # Write our name before deleting, so that others can distinguish our deletion from a user's.
         if not observation.taken or wanted != entry:
             return Save(wanted)
-        if holder_of(pv) == observation.holder:
+        if holder_of(pv) == run.holder:
             return Delete()
         before = entry.policy, skip_reclaim_of(entry.wanted)
-        return Mark(mark_patch(pv, observation.holder, before=before))
+        return Mark(mark_patch(pv, run.holder, before=before))
     if whole or has_any_marker(pv):
         # Another client changed it, or removed a part of what makes the deletion harmless. The
         # entry first: a deletion from now on is not ours. If another run marked it, the markers
         # first: its deletion may be on its way, and needs the entry until that fails.
-        if observation.begun and entry.state is State.DELETING:
+        if run.begun and entry.state is State.DELETING:
             return Save(entry.prepared())
-        return _unmark(entry, pv, observation, Outcome.ROLLED_BACK)
-    if entry.state is State.PREPARED and observation.begun_here:
-        return MarkAndSave(mark_patch(pv, observation.holder), entry.deleting())
+        return _unmark(entry, pv, observation, run, Outcome.ROLLED_BACK)
+    if entry.state is State.PREPARED and observation.entry_is_new:
+        return MarkAndSave(mark_patch(pv, run.holder), entry.deleting())
     return Drop(Outcome.SUPERSEDED)
 
 
@@ -320,17 +236,17 @@ def _has_to_be_decided_again(entry: JournalEntry, pv: Manifest) -> bool:
     return claim_of(pv) != entry.claim or changes_decision(entry.wanted, merged) is not None
 
 
-def _unmark(entry: JournalEntry, pv: Manifest, observation: Observation, outcome: Outcome) -> Step:
-    known = (
-        observation.uninterrupted or observation.claim_known or outcome is Outcome.DELETED_BY_USER
-    )
+def _unmark(
+    entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts, outcome: Outcome
+) -> Step:
+    known = run.uninterrupted or observation.claim_known or outcome is Outcome.DELETED_BY_USER
     if entry.user is not None and not known:
         return ReadClaim()
-    return rolled_back(entry, pv, observation, outcome)
+    return rolled_back(entry, pv, observation, run, outcome)
 
 
 def rolled_back(
-    entry: JournalEntry, pv: Manifest, observation: Observation, outcome: Outcome
+    entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts, outcome: Outcome
 ) -> Unmark:
     """Remove our markers. If the claim went while they set Retain, and another run was involved,
     a user may have relied on that: Retain stays. The claim is known unless it is all one run.
@@ -338,33 +254,47 @@ def rolled_back(
     gone = entry.user is not None and (
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
     )
-    ours = may_have_set_retain(pv, marked=observation.marked_here)
+    ours = may_have_set_retain(pv, marked=run.marked)
     own = entry.policy, skip_reclaim_of(entry.wanted)
     unmarked = unmarking(
         pv,
-        keep=gone and not observation.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
-        own=own if ours and observation.original_known else None,
+        keep=gone and not run.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
+        own=own if ours and run.original_known else None,
         recorded=entry.policy,
     )
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
 
 
-def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
-    if (step := _unless_deleted_by_us(entry, pv, observation)) is not None:
-        return step
-    before = None if observation.original_known else original_values_of(pv)
+def _terminating(
+    entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts
+) -> Step:
+    match deleted_by(entry, pv, observation, run):
+        case DeletedBy.US:
+            return _release(entry, pv, observation, run)
+        case DeletedBy.OWNER:
+            return _let_go(entry, pv, observation, run)
+        case DeletedBy.REFERENCE:
+            # Another client wrote the entry: the saved PV has the rest.
+            return Drop(Outcome.SUPERSEDED)
+        case LeaveAlone() as step:
+            return step
+
+
+def _release(entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts) -> Step:
+    """Up to the removal of a volume that this service has deleted."""
+    before = None if run.original_known else original_values_of(pv)
     if before is not None and protected_as(entry.wanted, before) != entry.wanted:
         # What keeps the data is left out only if neither the entry nor the volume has it.
         return Save(entry.wanting(protected_as(entry.wanted, before)))
     if not is_safe_to_release(pv):
-        return _saving_changes(entry, pv, observation) or Mark(mark_patch(pv, observation.holder))
+        return _saving_changes(entry, pv, observation) or Mark(mark_patch(pv, run.holder))
     if rebound(pv, entry.claim):
         return Save(entry.wanting(with_claim_of(entry.wanted, pv)))
     if entry.user is not None and not observation.claim_ref_immutable:
         if claim_of(pv) == entry.claim:
             # Another instance may be about to find that its owner deleted it.
-            here = observation.uninterrupted or observation.deleted_here
-            ours = here and holder_of(pv) == observation.holder
+            here = run.uninterrupted or run.deletion_requested
+            ours = here and holder_of(pv) == run.holder
             return DetachClaimRef(tombstone_patch(pv, deleted=ours))
         if phase_of(pv) == "Bound" and not observation.guard_over:
             return AwaitBinder()
@@ -375,48 +305,10 @@ def _terminating(entry: JournalEntry, pv: Manifest, observation: Observation) ->
     return Remove()
 
 
-def _unless_deleted_by_us(
-    entry: JournalEntry, pv: Manifest, observation: Observation
-) -> Step | None:
-    """What to do with a terminating volume that this service has not deleted, as far as is known;
-    None if it has.
-    """
-    if entry.state is State.DELETING:
-        if observation.deleted_here:
-            return None
-        if observation.deleted_by_others:
-            return _let_go(entry, pv, observation)
-        allowed = (*observation.allowed_finalizers, *GARBAGE_COLLECTORS)
-        unknown = unknown_finalizers(finalizers_of(pv), allowed)
-        if unknown:
-            # Nobody can add one to a volume that is being deleted.
-            return LeaveAlone(
-                f"the volume is being deleted and has finalizer {few(unknown)}, with which this "
-                "service deletes none: another client deleted it"
-            )
-        original = observation.original
-        if is_ours_to_delete(pv) or (original is not None and original.held):
-            return None
-        return LeaveAlone(
-            "the volume is being deleted, and nothing on it confirms that this service deleted it"
-        )
-    alone = observation.led_throughout or holder_of(pv) == observation.holder
-    known = not observation.deletion_may_be_ours and alone
-    if says_deletion(pv) and not known:
-        return LeaveAlone(
-            "this service had the volume deleted, but the entry says that it had not yet "
-            "requested that: another client rewrote the entry"
-        )
-    if left_by_the_reference(pv):
-        # That controller deleted it. Another client wrote the entry: the saved PV has the rest.
-        return Drop(Outcome.SUPERSEDED)
-    return _let_go(entry, pv, observation)
-
-
-def _let_go(entry: JournalEntry, pv: Manifest, observation: Observation) -> Step:
+def _let_go(entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts) -> Step:
     """Its owner deleted the volume."""
     if has_any_marker(pv):
-        return _unmark(entry, pv, observation, Outcome.DELETED_BY_USER)
+        return _unmark(entry, pv, observation, run, Outcome.DELETED_BY_USER)
     return Drop(Outcome.DELETED_BY_USER)
 
 

@@ -20,8 +20,8 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import annotations_of, finalizers_of, uid_of
 from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.observation import Observation
 from linstor_affinity_events.model.progress import begin
-from linstor_affinity_events.model.replacement import Observation
 from tests.engine.forged_entries import FORGED, is_on, reconciled
 from tests.engine.setup import PV, RD, Setup, instead, one_setup, until
 from tests.engine.test_deletions_by_owners import is_deleted
@@ -299,9 +299,9 @@ async def test_a_run_without_entry_restores_only_what_it_has_replaced(
         setup.cluster.patch("persistentvolumes", PV, change)
         progress = begin(entry, Observation(pv=setup.pv()), holder="me", own=True)
 
-        await unmark_in_run(
-            setup.replacer._dependencies, changed(progress, marked=marked), alone=True, led=True
-        )
+        progress = changed(progress, run=changed(progress.run, marked=marked))
+
+        await unmark_in_run(setup.replacer._dependencies, progress, alone=True, led=True)
 
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == policy
         assert MARKER_ANNOTATION not in annotations_of(setup.pv())

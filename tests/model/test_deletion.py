@@ -7,8 +7,8 @@ import pytest
 
 from linstor_affinity_events.model.deletion import is_by_another
 from linstor_affinity_events.model.markers import mark_patch
+from linstor_affinity_events.model.observation import Observation
 from linstor_affinity_events.model.progress import Progress, begin
-from linstor_affinity_events.model.replacement import Observation
 from linstor_affinity_events.model.results import Observed
 from tests.model.manifests import applied, begun, managed, terminating, volume
 
@@ -26,11 +26,11 @@ def named(holder: str, *, by_us: bool = True) -> Json:
     return terminating(managed(marked) if by_us else marked)
 
 
-def run(*, begun_here: bool = True, saved: str = "") -> Progress:
+def run(*, begun_by_us: bool = True, saved: str = "") -> Progress:
     """One that has not had the volume deleted. `saved` is the version of the entry with which it,
     before any other, was about to.
     """
-    progress = begin(ENTRY, Observation(pv=None, holder=US), holder=US, own=begun_here)
+    progress = begin(ENTRY, Observation(pv=None), holder=US, own=begun_by_us)
     return replace(progress, deleting_version=saved)
 
 
@@ -73,7 +73,7 @@ def test_without_an_election_another_instance_may_have_deleted_what_it_marked(
 def test_a_run_that_continues_knows_only_what_happened_since_it_saved_the_entry(
     saved: str, expected: bool
 ) -> None:
-    assert by_another(run(begun_here=False, saved=saved), named(US)) is expected
+    assert by_another(run(begun_by_us=False, saved=saved), named(US)) is expected
 
 
 @pytest.mark.parametrize(("saved", "expected"), [("", False), ("saved", True)])
@@ -82,7 +82,10 @@ def test_a_volume_that_is_gone_shows_nothing(saved: str, expected: bool) -> None
 
 
 def test_a_deletion_that_this_run_requested_is_its_own() -> None:
-    assert not by_another(replace(run(), deletion_requested=True), named(US))
+    progress = run()
+    requested = replace(progress.run, deletion_requested=True)
+
+    assert not by_another(replace(progress, run=requested), named(US))
 
 
 def test_a_volume_that_is_not_deleted_is_deleted_by_nobody() -> None:

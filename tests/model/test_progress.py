@@ -29,9 +29,10 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.markers import has_any_marker, mark_patch
 from linstor_affinity_events.model.names import Uid
+from linstor_affinity_events.model.observation import Observation
 from linstor_affinity_events.model.progress import Failed, Finished, Progress, begin
 from linstor_affinity_events.model.recreation import released
-from linstor_affinity_events.model.replacement import Observation, next_step
+from linstor_affinity_events.model.replacement import next_step
 from linstor_affinity_events.model.results import (
     BinderAwaited,
     ClaimRead,
@@ -99,7 +100,7 @@ class Cluster:
                 self.pv = self._guarded(patch)
                 return Written(self.pv)
             case Save(changed):
-                return Saved(self.stored(replace(changed, holder=progress.holder)))
+                return Saved(self.stored(replace(changed, holder=progress.run.holder)))
             case MarkAndSave():
                 return self._marked_and_saved(step, progress)
             case Delete():
@@ -114,7 +115,9 @@ class Cluster:
                 body = released(self._observed_by(progress))
                 assert not body["metadata"]["finalizers"]
                 self.pv = None
-                then = next_step(progress.entry, replace(progress.observation, pv=None))
+                then = next_step(
+                    progress.entry, replace(progress.observation, pv=None), progress.run
+                )
                 assert isinstance(then, Create)
                 return self._created(then.body)
             case Create(body):
@@ -126,7 +129,7 @@ class Cluster:
                 return Done(step if isinstance(step, LeaveAlone) else Outcome.ROLLED_BACK)
 
     def _marked_and_saved(self, step: MarkAndSave, progress: Progress) -> MarkedAndSaved:
-        entry = self.stored(replace(step.entry, holder=progress.holder))
+        entry = self.stored(replace(step.entry, holder=progress.run.holder))
         try:
             self.pv = self._guarded(step.patch)
         except Conflict as error:
@@ -359,7 +362,7 @@ def test_two_interruptions_lose_nothing() -> None:
 
 def test_a_deletion_by_others_is_not_reverted() -> None:
     """A user deletes the volume after it was marked, and all our requests were conflicts."""
-    cluster = Cluster(pv=marked(ORIGINAL))
+    cluster = Cluster(pv=managed(applied(ORIGINAL, mark_patch(ORIGINAL, US))))
     entry = cluster.stored(begun(ORIGINAL, holder=US))
     progress = begin(entry, Observation(pv=cluster.pv), holder=US, own=True)
     progress = at(progress, cluster, Save)
@@ -394,7 +397,7 @@ def at(progress: Progress, cluster: Cluster, last: type[Step]) -> Progress:
 
 def started(cluster: Cluster) -> Progress:
     entry = cluster.stored(begun(ORIGINAL, holder=US))
-    observed = Observation(pv=cluster.pv, begun_here=True)
+    observed = Observation(pv=cluster.pv, entry_is_new=True)
     return begin(entry, observed, holder=US, own=True)
 
 
@@ -478,7 +481,11 @@ def test_the_created_volume_is_compared_with_the_requested_one(label: str) -> No
 def test_a_rejected_creation_blocks_others_only_if_this_run_caused_it() -> None:
     cluster, error = Cluster(), Forbidden("no")
     progress = at(started(cluster), cluster, AwaitBinder)
-    gone = replace(progress, observation=replace(progress.observation, pv=None, uninterrupted=True))
+    gone = replace(
+        progress,
+        observation=replace(progress.observation, pv=None),
+        run=replace(progress.run, uninterrupted=True),
+    )
     step = following(gone)
     assert isinstance(step, Create)
     after_dry_run = replace(gone, dry_run_result=step.body)
@@ -614,8 +621,8 @@ def test_the_entry_of_a_later_replacement_is_continued_from_what_it_says_alone()
     assert seen.observation == Observation(pv=again, taken=later.holder == US)
     # It must not go on forever.
     assert (seen.steps, seen.conflicts, seen.failures) == (before.steps, 2, 3)
-    assert not any((seen.begun, seen.own, seen.removed))
-    assert (seen.observation.created, seen.created, seen.asked_for) == (None, None, None)
+    assert not any((seen.run.begun, seen.own, seen.removed))
+    assert (seen.run.created, seen.asked_for) == (None, None)
 
 
 def test_an_entry_that_was_not_saved_is_still_our_own() -> None:
@@ -674,11 +681,9 @@ def test_who_believes_markers_that_say_that_the_volume_was_deleted(
     """Against an entry that says that it was not."""
     held = managed(applied(ORIGINAL, mark_patch(ORIGINAL, holder)))
     pv = terminating(applied(held, tombstone_patch(held, deleted=True)))
-    observation = Observation(pv=pv, holder=US)
-    progress = replace(
-        begin(begun(ORIGINAL, holder=US), observation, holder=US, own=begun_by_us),
-        deletion_requested=requested,
-    )
+    entry = begun(ORIGINAL, holder=US)
+    progress = begin(entry, Observation(pv=pv), holder=US, own=begun_by_us)
+    progress = replace(progress, run=replace(progress.run, deletion_requested=requested))
 
     step = following(progress)
 

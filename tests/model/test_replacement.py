@@ -28,8 +28,9 @@ from linstor_affinity_events.model.markers import (
     unmarking,
 )
 from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.observation import Observation, RunFacts
 from linstor_affinity_events.model.recreation import copy_for_create, with_retain
-from linstor_affinity_events.model.replacement import Observation, next_step
+from linstor_affinity_events.model.replacement import next_step
 from linstor_affinity_events.model.steps import (
     AwaitBinder,
     Create,
@@ -75,6 +76,8 @@ IN_ADVANCE = in_phase(
     with_spec(PLAIN, claimRef={**PLAIN["spec"]["claimRef"], "uid": ""}), "Available"
 )
 
+CONTINUING, BEGUN = RunFacts(), RunFacts(begun=True)
+
 PREPARED = begun(PLAIN)
 DELETING = PREPARED.deleting()
 ANOTHER_CLAIM = {"kind": "PersistentVolumeClaim", "namespace": "other", "name": "x", "uid": "x-uid"}
@@ -85,27 +88,27 @@ def remade(pv: Json, *, by: str = OURSELVES) -> Json:
 
 
 def test_the_writer_of_the_entry_marks_the_volume() -> None:
-    step = next_step(PREPARED, Observation(pv=PLAIN, begun_here=True))
+    step = next_step(PREPARED, Observation(pv=PLAIN, entry_is_new=True), CONTINUING)
 
     assert step == MarkAndSave(mark_patch(PLAIN), DELETING)
 
 
 def test_an_unused_entry_is_superseded_for_other_instances() -> None:
-    assert next_step(PREPARED, Observation(pv=PLAIN)) == Drop(Outcome.SUPERSEDED)
+    assert next_step(PREPARED, Observation(pv=PLAIN), CONTINUING) == Drop(Outcome.SUPERSEDED)
 
 
-@pytest.mark.parametrize("begun_here", [True, False])
-def test_the_entry_is_set_to_deleting_before_the_deletion(begun_here: bool) -> None:
-    step = next_step(PREPARED, Observation(pv=MARKED, begun=True, begun_here=begun_here))
+@pytest.mark.parametrize("entry_is_new", [True, False])
+def test_the_entry_is_set_to_deleting_before_the_deletion(entry_is_new: bool) -> None:
+    step = next_step(PREPARED, Observation(pv=MARKED, entry_is_new=entry_is_new), BEGUN)
 
     assert step == Save(DELETING)
 
 
-@pytest.mark.parametrize("begun_here", [True, False])
-def test_a_marked_volume_with_a_deleting_entry_is_deleted(begun_here: bool) -> None:
-    observation = Observation(pv=MARKED, begun=True, begun_here=begun_here)
+@pytest.mark.parametrize("entry_is_new", [True, False])
+def test_a_marked_volume_with_a_deleting_entry_is_deleted(entry_is_new: bool) -> None:
+    observation = Observation(pv=MARKED, entry_is_new=entry_is_new)
 
-    assert next_step(DELETING, observation) == Delete()
+    assert next_step(DELETING, observation, BEGUN) == Delete()
 
 
 def test_a_live_volume_that_another_run_marked_is_not_deleted_but_decided_on_again() -> None:
@@ -115,7 +118,9 @@ def test_a_live_volume_that_another_run_marked_is_not_deleted_but_decided_on_aga
     observation = Observation(pv=MARKED, claim=claim(), claim_known=True)
 
     for entry in (DELETING, PREPARED):
-        assert next_step(entry, observation) == Unmark(unmarking(MARKED).patch, Outcome.ROLLED_BACK)
+        assert next_step(entry, observation, CONTINUING) == Unmark(
+            unmarking(MARKED).patch, Outcome.ROLLED_BACK
+        )
 
 
 @pytest.mark.parametrize(
@@ -138,10 +143,10 @@ def test_a_live_volume_that_another_run_marked_is_not_deleted_but_decided_on_aga
     ],
 )
 def test_a_volume_changed_before_its_deletion_loses_its_markers(observed: Json) -> None:
-    observation = Observation(pv=observed, begun=True, claim=claim(), claim_known=True)
+    observation = Observation(pv=observed, claim=claim(), claim_known=True)
 
-    assert next_step(DELETING, observation) == Save(PREPARED)
-    assert next_step(PREPARED, observation) == Unmark(
+    assert next_step(DELETING, observation, BEGUN) == Save(PREPARED)
+    assert next_step(PREPARED, observation, BEGUN) == Unmark(
         unmarking(observed).patch, Outcome.ROLLED_BACK
     )
 
@@ -162,10 +167,10 @@ def test_labels_and_annotations_added_with_the_markers_are_wanted(
     """An admission policy may add some to every update."""
     wanted = DELETING.wanting(taken_over(DELETING.wanted, observed))
 
-    observation = Observation(pv=observed, begun=True)
-    assert next_step(PREPARED, replace(observation, begun_here=True)) == Save(wanted)
-    assert next_step(DELETING, observation) == Save(wanted)
-    assert next_step(wanted, observation) == Delete()
+    observation = Observation(pv=observed)
+    assert next_step(PREPARED, replace(observation, entry_is_new=True), BEGUN) == Save(wanted)
+    assert next_step(DELETING, observation, BEGUN) == Save(wanted)
+    assert next_step(wanted, observation, BEGUN) == Delete()
 
 
 @pytest.mark.parametrize(
@@ -188,10 +193,10 @@ def test_labels_and_annotations_added_with_the_markers_are_wanted(
 def test_if_a_marker_is_removed_the_others_are_removed_too(
     observed: Json, outcome: Outcome
 ) -> None:
-    observation = Observation(pv=observed, begun=True, claim=claim(), claim_known=True)
+    observation = Observation(pv=observed, claim=claim(), claim_known=True)
 
-    assert next_step(DELETING, observation) == Save(PREPARED)
-    assert next_step(PREPARED, observation) == Unmark(unmarking(observed).patch, outcome)
+    assert next_step(DELETING, observation, BEGUN) == Save(PREPARED)
+    assert next_step(PREPARED, observation, BEGUN) == Unmark(unmarking(observed).patch, outcome)
 
 
 @pytest.mark.parametrize(
@@ -209,18 +214,18 @@ def test_markers_present_while_the_claim_was_deleted_leave_retain(
 ) -> None:
     observed = in_phase(with_spec(MARKED, capacity={"storage": "2Gi"}), phase)
 
-    assert next_step(PREPARED, Observation(pv=observed)) == ReadClaim()
+    assert next_step(PREPARED, Observation(pv=observed), CONTINUING) == ReadClaim()
     known = Observation(pv=observed, claim=its_claim, claim_known=True)
-    assert next_step(PREPARED, known) == Unmark(
+    assert next_step(PREPARED, known, CONTINUING) == Unmark(
         unmarking(observed, keep=True).patch, Outcome.RECREATED_WITH_RETAIN
     )
-    assert next_step(PREPARED, Observation(pv=observed, uninterrupted=True)) == Unmark(
+    assert next_step(PREPARED, Observation(pv=observed), RunFacts(uninterrupted=True)) == Unmark(
         unmarking(observed).patch, Outcome.ROLLED_BACK
     )
 
 
 def test_a_volume_without_markers_is_unchanged() -> None:
-    assert next_step(DELETING, Observation(pv=PLAIN)) == Drop(Outcome.SUPERSEDED)
+    assert next_step(DELETING, Observation(pv=PLAIN), CONTINUING) == Drop(Outcome.SUPERSEDED)
 
 
 @pytest.mark.parametrize("holder", ["", "pod-1"])
@@ -242,23 +247,25 @@ def test_a_volume_without_markers_is_unchanged() -> None:
 )
 def test_an_entry_alone_changes_nothing_on_a_live_volume(observed: Json, holder: str) -> None:
     """Who can write entries could else have a policy Retain turned into Delete."""
-    assert next_step(replace(DELETING, holder=holder), Observation(pv=observed)) == Drop(
-        Outcome.SUPERSEDED
-    )
+    assert next_step(
+        replace(DELETING, holder=holder), Observation(pv=observed), CONTINUING
+    ) == Drop(Outcome.SUPERSEDED)
 
 
 def test_a_deletion_before_ours_is_by_a_user() -> None:
-    assert next_step(PREPARED, Observation(pv=terminating(PLAIN))) == Drop(Outcome.DELETED_BY_USER)
+    assert next_step(PREPARED, Observation(pv=terminating(PLAIN)), CONTINUING) == Drop(
+        Outcome.DELETED_BY_USER
+    )
 
 
 def test_a_deletion_between_our_markers_and_our_deletion_is_by_a_user() -> None:
-    step = next_step(PREPARED, Observation(pv=GOING, begun_here=True))
+    step = next_step(PREPARED, Observation(pv=GOING, entry_is_new=True), CONTINUING)
 
     assert step == Unmark(unmarking(GOING).patch, Outcome.DELETED_BY_USER)
 
 
 def test_a_volume_removed_before_our_deletion_was_deleted_by_a_user() -> None:
-    assert next_step(PREPARED, Observation(pv=None)) == Drop(Outcome.DELETED_BY_USER)
+    assert next_step(PREPARED, Observation(pv=None), CONTINUING) == Drop(Outcome.DELETED_BY_USER)
 
 
 def test_a_terminating_volume_with_a_finalizer_of_others_was_not_deleted_by_this_service() -> None:
@@ -266,13 +273,15 @@ def test_a_terminating_volume_with_a_finalizer_of_others_was_not_deleted_by_this
     held = with_metadata(GOING, finalizers=[*finalizers_of(GOING), "backup.example.com/hold"])
     observation = Observation(pv=held)
 
-    step = next_step(DELETING, observation)
+    step = next_step(DELETING, observation, CONTINUING)
 
     assert isinstance(step, LeaveAlone)
     assert "backup.example.com/hold" in step.why
     ours = DetachClaimRef(tombstone_patch(held))
-    assert next_step(DELETING, replace(observation, allowed_finalizers=("*/hold",))) == ours
-    assert isinstance(next_step(DELETING, replace(observation, deleted_here=True)), DetachClaimRef)
+    assert next_step(DELETING, observation, RunFacts(allowed_finalizers=("*/hold",))) == ours
+    assert isinstance(
+        next_step(DELETING, observation, RunFacts(deletion_requested=True)), DetachClaimRef
+    )
 
 
 @pytest.mark.parametrize("added", ["foregroundDeletion", "orphan"])
@@ -280,32 +289,36 @@ def test_the_finalizers_of_a_second_deletion_say_nothing(added: str) -> None:
     """`kubectl delete --cascade=foreground` adds one to a volume that is being deleted."""
     going = with_metadata(GOING, finalizers=[*finalizers_of(GOING), added])
 
-    assert next_step(DELETING, Observation(pv=going)) == DetachClaimRef(tombstone_patch(going))
+    assert next_step(DELETING, Observation(pv=going), CONTINUING) == DetachClaimRef(
+        tombstone_patch(going)
+    )
 
 
 @pytest.mark.parametrize("observed", [GOING, None], ids=["terminating", "absent"])
 def test_what_this_instance_saw_others_delete_is_let_go(observed: Json | None) -> None:
     observation = Observation(pv=observed, claim=claim(), claim_known=True, deleted_by_others=True)
 
-    step = next_step(DELETING, observation)
+    step = next_step(DELETING, observation, CONTINUING)
 
     assert isinstance(step, Unmark if observed else Drop)
     assert step.outcome is Outcome.DELETED_BY_USER
-    here = next_step(DELETING, replace(observation, deleted_here=True))
+    here = next_step(DELETING, observation, RunFacts(deletion_requested=True))
     assert isinstance(here, DetachClaimRef if observed else Create)
 
 
 def test_a_reclaim_policy_restored_while_terminating_is_set_to_retain_again() -> None:
     observed = with_spec(GOING, persistentVolumeReclaimPolicy="Delete")
 
-    assert next_step(DELETING, Observation(pv=observed)) == Mark(mark_patch(observed))
+    assert next_step(DELETING, Observation(pv=observed), CONTINUING) == Mark(mark_patch(observed))
 
 
 def test_a_skip_reclaim_removed_while_terminating_is_restored() -> None:
     observed = with_metadata(GOING, annotations={})
 
     step = next_step(
-        replace(DELETING, wanted=taken_over(DELETING.wanted, observed)), Observation(pv=observed)
+        replace(DELETING, wanted=taken_over(DELETING.wanted, observed)),
+        Observation(pv=observed),
+        CONTINUING,
     )
 
     assert step == Mark(mark_patch(observed))
@@ -314,20 +327,20 @@ def test_a_skip_reclaim_removed_while_terminating_is_restored() -> None:
 def test_a_reclaim_policy_set_while_terminating_is_saved_before_retain_is_set() -> None:
     observed = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
 
-    step = next_step(DELETING, Observation(pv=observed))
+    step = next_step(DELETING, Observation(pv=observed), CONTINUING)
 
     assert isinstance(step, Save)
     assert step.entry.policy == "Recycle"
-    assert next_step(step.entry, Observation(pv=observed)) == Mark(mark_patch(observed))
+    assert next_step(step.entry, Observation(pv=observed), CONTINUING) == Mark(mark_patch(observed))
 
 
 def test_a_reclaim_policy_set_while_terminating_is_on_the_new_volume() -> None:
     entry = replace(DELETING, wanted=taken_over(DELETING.wanted, GOING))
     observed = with_spec(GOING, persistentVolumeReclaimPolicy="Recycle")
-    step = next_step(entry, Observation(pv=observed))
+    step = next_step(entry, Observation(pv=observed), CONTINUING)
     assert isinstance(step, Save)
 
-    last = next_step(step.entry, Observation(pv=None, claim=claim(), claim_known=True))
+    last = next_step(step.entry, Observation(pv=None, claim=claim(), claim_known=True), CONTINUING)
 
     assert isinstance(last, Create)
     assert last.body["spec"]["persistentVolumeReclaimPolicy"] == "Recycle"
@@ -337,7 +350,7 @@ def test_a_reclaim_policy_forged_in_the_entry_is_corrected_by_the_markers() -> N
     retained = marked(with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain"))
     forged = DELETING
 
-    step = next_step(forged, Observation(pv=terminating(retained)))
+    step = next_step(forged, Observation(pv=terminating(retained)), CONTINUING)
 
     assert isinstance(step, Save)
     assert step.entry.policy == "Retain"
@@ -346,7 +359,7 @@ def test_a_reclaim_policy_forged_in_the_entry_is_corrected_by_the_markers() -> N
 def test_skip_reclaim_that_the_entry_lacks_is_restored_by_the_markers() -> None:
     protected = with_metadata(PLAIN, annotations={SKIP_RECLAIM_ANNOTATION: "true"})
 
-    step = next_step(DELETING, Observation(pv=terminating(marked(protected))))
+    step = next_step(DELETING, Observation(pv=terminating(marked(protected))), CONTINUING)
 
     assert isinstance(step, Save)
     assert annotations_of(step.entry.wanted)[SKIP_RECLAIM_ANNOTATION] == "true"
@@ -365,27 +378,29 @@ def test_skip_reclaim_that_the_entry_lacks_is_restored_by_the_markers() -> None:
     ],
 )
 def test_a_claim_ref_written_meanwhile_is_taken_over(observed: Json) -> None:
-    step = next_step(DELETING, Observation(pv=observed))
+    step = next_step(DELETING, Observation(pv=observed), CONTINUING)
 
     assert isinstance(step, Save)
     assert step.entry.wanted["spec"].get("claimRef") == observed["spec"].get("claimRef")
     assert step.entry.claim == claim_of(observed)
-    following = next_step(step.entry, Observation(pv=observed))
+    following = next_step(step.entry, Observation(pv=observed), CONTINUING)
     assert isinstance(following, DetachClaimRef if step.entry.user else Remove)
 
 
 def test_the_claim_ref_of_a_terminating_volume_is_detached() -> None:
-    assert next_step(DELETING, Observation(pv=GOING)) == DetachClaimRef(tombstone_patch(GOING))
+    assert next_step(DELETING, Observation(pv=GOING), CONTINUING) == DetachClaimRef(
+        tombstone_patch(GOING)
+    )
 
 
 def test_after_detaching_the_binder_is_waited_for() -> None:
-    assert next_step(DELETING, Observation(pv=DETACHED)) == AwaitBinder()
+    assert next_step(DELETING, Observation(pv=DETACHED), CONTINUING) == AwaitBinder()
 
 
 def test_a_claim_ref_repaired_by_the_binder_is_detached_again() -> None:
     repaired = with_spec(DETACHED, claimRef=PLAIN["spec"]["claimRef"])
 
-    assert next_step(DELETING, Observation(pv=repaired)) == DetachClaimRef(
+    assert next_step(DELETING, Observation(pv=repaired), CONTINUING) == DetachClaimRef(
         tombstone_patch(repaired)
     )
 
@@ -393,7 +408,7 @@ def test_a_claim_ref_repaired_by_the_binder_is_detached_again() -> None:
 def test_a_claim_ref_repaired_by_the_binder_after_its_write_is_detached_again() -> None:
     repaired = with_spec(RELEASED, claimRef=PLAIN["spec"]["claimRef"])
 
-    assert next_step(DELETING, Observation(pv=repaired)) == DetachClaimRef(
+    assert next_step(DELETING, Observation(pv=repaired), CONTINUING) == DetachClaimRef(
         tombstone_patch(repaired)
     )
 
@@ -409,7 +424,7 @@ def test_a_claim_ref_repaired_by_the_binder_after_its_write_is_detached_again() 
     ],
 )
 def test_after_the_binder_the_claim_is_read(observation: Observation) -> None:
-    assert next_step(DELETING, observation) == ReadClaim()
+    assert next_step(DELETING, observation, CONTINUING) == ReadClaim()
 
 
 @pytest.mark.parametrize(
@@ -420,35 +435,42 @@ def test_after_the_binder_the_claim_is_read(observation: Observation) -> None:
     ],
 )
 def test_changes_of_others_are_saved_before_the_volume_is_removed(observed: Json) -> None:
-    step = next_step(DELETING, Observation(pv=observed, claim=claim(), claim_known=True))
+    step = next_step(
+        DELETING, Observation(pv=observed, claim=claim(), claim_known=True), CONTINUING
+    )
 
     assert step == Save(DELETING.wanting(taken_over(DELETING.wanted, observed)))
 
 
 @pytest.mark.parametrize("its_claim", [claim(), None])
 def test_once_the_claim_is_known_the_volume_is_removed(its_claim: Json | None) -> None:
-    step = next_step(DELETING, Observation(pv=RELEASED, claim=its_claim, claim_known=True))
+    step = next_step(
+        DELETING, Observation(pv=RELEASED, claim=its_claim, claim_known=True), CONTINUING
+    )
 
     assert step == Remove()
 
 
 @pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
 def test_without_a_claim_the_volume_is_removed_at_once(pv: Json) -> None:
-    assert next_step(begun(pv).deleting(), Observation(pv=terminating(marked(pv)))) == Remove()
+    assert (
+        next_step(begun(pv).deleting(), Observation(pv=terminating(marked(pv))), CONTINUING)
+        == Remove()
+    )
 
 
 def test_a_resumed_run_reads_the_claim_of_a_removed_volume() -> None:
-    assert next_step(DELETING, Observation(pv=None)) == ReadClaim()
+    assert next_step(DELETING, Observation(pv=None), CONTINUING) == ReadClaim()
 
 
 def test_a_terminating_claim_keeps_its_data_in_a_resumed_run() -> None:
     observation = Observation(pv=None, claim=terminating(claim()), claim_known=True)
 
-    assert next_step(DELETING, observation) == Create(with_retain(DELETING.wanted))
+    assert next_step(DELETING, observation, CONTINUING) == Create(with_retain(DELETING.wanted))
 
 
 def test_with_an_unchanged_claim_the_volume_is_recreated_as_wanted() -> None:
-    step = next_step(DELETING, Observation(pv=None, claim=claim(), claim_known=True))
+    step = next_step(DELETING, Observation(pv=None, claim=claim(), claim_known=True), CONTINUING)
 
     assert step == Create(DELETING.wanted)
 
@@ -457,14 +479,18 @@ def test_with_an_unchanged_claim_the_volume_is_recreated_as_wanted() -> None:
 def test_an_unused_volume_is_recreated_as_wanted(pv: Json) -> None:
     entry = begun(pv).deleting()
 
-    assert next_step(entry, Observation(pv=None, uninterrupted=True)) == Create(entry.wanted)
+    assert next_step(entry, Observation(pv=None), RunFacts(uninterrupted=True)) == Create(
+        entry.wanted
+    )
 
 
 @pytest.mark.parametrize("pv", [UNCLAIMED, IN_ADVANCE])
 def test_an_entry_alone_recreates_no_unused_volume(pv: Json) -> None:
     entry = begun(pv).deleting()
 
-    assert next_step(entry, Observation(pv=None)) == Create(detached(entry.wanted, entry.uid))
+    assert next_step(entry, Observation(pv=None), CONTINUING) == Create(
+        detached(entry.wanted, entry.uid)
+    )
 
 
 @pytest.mark.parametrize(
@@ -480,9 +506,9 @@ def test_changes_of_the_claim_within_one_run_have_their_usual_effect(
     its_claim: Json | None,
 ) -> None:
     """With policy Delete the provisioner deletes the data of a claim that was deleted."""
-    observation = Observation(pv=None, claim=its_claim, claim_known=True, uninterrupted=True)
+    observation = Observation(pv=None, claim=its_claim, claim_known=True)
 
-    assert next_step(DELETING, observation) == Create(DELETING.wanted)
+    assert next_step(DELETING, observation, RunFacts(uninterrupted=True)) == Create(DELETING.wanted)
 
 
 BORN = "pvc-11111111-2222-4333-8444-555555555555"
@@ -511,7 +537,7 @@ def of_resource(handle: str, **csi: Any) -> JournalEntry:
     ],
 )
 def test_an_entry_alone_gives_a_claim_only_its_own_volume(entry: JournalEntry, given: bool) -> None:
-    step = next_step(entry, Observation(pv=None, claim=claim(), claim_known=True))
+    step = next_step(entry, Observation(pv=None, claim=claim(), claim_known=True), CONTINUING)
 
     assert step == Create(entry.wanted if given else detached(entry.wanted, entry.uid))
 
@@ -525,9 +551,9 @@ def test_a_volume_provisioned_for_the_claim_is_recreated_for_it() -> None:
     )
     entry = replace(begun(pv).deleting(), key=VolumeKey(ResourceName(BORN)))
 
-    assert next_step(entry, Observation(pv=None, claim=own, claim_known=True)) == Create(
-        entry.wanted
-    )
+    assert next_step(
+        entry, Observation(pv=None, claim=own, claim_known=True), CONTINUING
+    ) == Create(entry.wanted)
 
 
 @pytest.mark.parametrize(
@@ -538,7 +564,7 @@ def test_a_volume_provisioned_for_the_claim_is_recreated_for_it() -> None:
     ],
 )
 def test_an_entry_alone_gives_no_claim_a_volume_that_it_does_not_name(its_claim: Json) -> None:
-    step = next_step(DELETING, Observation(pv=None, claim=its_claim, claim_known=True))
+    step = next_step(DELETING, Observation(pv=None, claim=its_claim, claim_known=True), CONTINUING)
 
     assert step == Create(detached(DELETING.wanted, DELETING.uid))
 
@@ -551,11 +577,11 @@ def test_an_entry_alone_gives_no_claim_a_volume_that_it_does_not_name(its_claim:
     ],
 )
 def test_without_its_claim_the_volume_is_recreated_with_retain(its_claim: Json | None) -> None:
-    step = next_step(DELETING, Observation(pv=None, claim=its_claim, claim_known=True))
+    step = next_step(DELETING, Observation(pv=None, claim=its_claim, claim_known=True), CONTINUING)
 
     assert step == Create(disowned(DELETING.wanted, DELETING.uid))
     observed = Observation(pv=None, claim=its_claim, claim_known=True, original=original_of(PLAIN))
-    assert next_step(DELETING, observed) == Create(with_retain(DELETING.wanted))
+    assert next_step(DELETING, observed, CONTINUING) == Create(with_retain(DELETING.wanted))
     assert isinstance(step, Create)
     assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
@@ -564,16 +590,18 @@ def test_without_its_claim_the_volume_is_recreated_with_retain(its_claim: Json |
 def test_a_volume_recreated_with_retain_has_that_outcome(back: Callable[[Json], Json]) -> None:
     made = remade({**back(dict(DELETING.wanted)), "status": {"phase": "Released"}})
 
-    assert next_step(DELETING, Observation(pv=made)) == Drop(Outcome.RECREATED_WITH_RETAIN)
+    assert next_step(DELETING, Observation(pv=made), CONTINUING) == Drop(
+        Outcome.RECREATED_WITH_RETAIN
+    )
 
 
 def test_a_volume_created_by_us_ends_the_replacement() -> None:
-    assert next_step(DELETING, Observation(pv=remade(PLAIN))) == Drop(Outcome.DONE)
+    assert next_step(DELETING, Observation(pv=remade(PLAIN)), CONTINUING) == Drop(Outcome.DONE)
 
 
 @pytest.mark.parametrize("entry", [PREPARED, DELETING])
 def test_a_volume_created_by_others_supersedes_the_entry(entry: JournalEntry) -> None:
-    step = next_step(entry, Observation(pv=remade(PLAIN, by="kubectl")))
+    step = next_step(entry, Observation(pv=remade(PLAIN, by="kubectl")), CONTINUING)
 
     assert step == Drop(Outcome.SUPERSEDED)
 
@@ -582,13 +610,13 @@ def test_a_volume_that_this_run_created_needs_no_record_of_its_manager() -> None
     """The API server keeps none of an object with thousands of labels."""
     unrecorded = remade(PLAIN, by="kubectl")
 
-    step = next_step(DELETING, Observation(pv=unrecorded, created=uid_of(unrecorded)))
+    step = next_step(DELETING, Observation(pv=unrecorded), RunFacts(created=uid_of(unrecorded)))
 
     assert step == Drop(Outcome.DONE)
 
 
 def test_a_volume_created_by_us_and_deleted_by_others_is_not_created_again() -> None:
-    step = next_step(DELETING, Observation(pv=terminating(remade(PLAIN))))
+    step = next_step(DELETING, Observation(pv=terminating(remade(PLAIN))), CONTINUING)
 
     assert step == Drop(Outcome.SUPERSEDED)
 
@@ -600,17 +628,18 @@ class Simulation:
         self.pv: Json | None = pv
         self.claim = its_claim
         self.entry: JournalEntry | None = begun(pv)
-        self.observation = Observation(pv=pv, begun=True, begun_here=True)
+        self.observation = Observation(pv=pv, entry_is_new=True)
+        self.run = BEGUN
         self.steps: list[type[Step]] = []
         self.outcome: Outcome | None = None
 
     def restart(self) -> None:
         """Forget all that is known."""
-        self.observation = Observation(pv=self.pv)
+        self.observation, self.run = Observation(pv=self.pv), CONTINUING
 
     def step(self) -> None:
         assert self.entry is not None
-        step = next_step(self.entry, self.observation)
+        step = next_step(self.entry, self.observation, self.run)
         self.steps.append(type(step))
         match step:
             case Mark(patch) | DetachClaimRef(patch):

@@ -15,13 +15,14 @@ from linstor_affinity_events.model.keys import (
     VolumeKey,
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
+from linstor_affinity_events.model.observation import Observation, RunFacts
 from linstor_affinity_events.model.ownership import (
     has_class_of,
     is_entitled,
     left_by_the_reference,
     was_its_own,
 )
-from linstor_affinity_events.model.replacement import Observation, next_step
+from linstor_affinity_events.model.replacement import next_step
 from linstor_affinity_events.model.steps import Create, LeaveAlone, ReadClaim
 from tests.model.manifests import (
     begun,
@@ -39,7 +40,7 @@ ORIGINAL = original_of(volume())
 
 
 def test_an_unconfirmed_volume_is_refused_and_the_others_are_named() -> None:
-    step = next_step(ENTRY, Observation(pv=None, others=OTHERS))
+    step = next_step(ENTRY, Observation(pv=None, others=OTHERS), RunFacts())
 
     assert isinstance(step, LeaveAlone)
     assert "PersistentVolume pvc-8, pvc-9 refers to the same LINSTOR volume" in step.why
@@ -48,7 +49,7 @@ def test_an_unconfirmed_volume_is_refused_and_the_others_are_named() -> None:
 def test_a_volume_observed_with_this_claim_is_resumed() -> None:
     assert was_its_own(ENTRY, ORIGINAL)
 
-    step = next_step(ENTRY, Observation(pv=None, others=OTHERS, original=ORIGINAL))
+    step = next_step(ENTRY, Observation(pv=None, others=OTHERS, original=ORIGINAL), RunFacts())
 
     assert step == ReadClaim()
 
@@ -59,8 +60,8 @@ def test_a_claim_that_does_not_name_the_volume_gets_nothing_beside_others() -> N
         pv=None, others=OTHERS, original=ORIGINAL, claim=elsewhere, claim_known=True
     )
 
-    assert isinstance(next_step(ENTRY, observation), LeaveAlone)
-    assert isinstance(next_step(ENTRY, replace(observation, others=())), Create)
+    assert isinstance(next_step(ENTRY, observation, RunFacts()), LeaveAlone)
+    assert isinstance(next_step(ENTRY, replace(observation, others=()), RunFacts()), Create)
 
 
 def test_the_claim_observed_with_the_volume_gets_it_back() -> None:
@@ -68,7 +69,7 @@ def test_the_claim_observed_with_the_volume_gets_it_back() -> None:
         pv=None, others=OTHERS, original=ORIGINAL, claim=claim(), claim_known=True
     )
 
-    assert next_step(ENTRY, observation) == Create(ENTRY.wanted)
+    assert next_step(ENTRY, observation, RunFacts()) == Create(ENTRY.wanted)
 
 
 def test_our_markers_are_not_those_of_the_reference() -> None:
