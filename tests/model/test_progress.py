@@ -70,7 +70,6 @@ from tests.model.manifests import (
     claim,
     in_phase,
     managed,
-    marked,
     on_node,
     terminating,
     volume,
