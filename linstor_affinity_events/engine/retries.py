@@ -26,6 +26,15 @@ them, and the more there are, the less often those that fail are retried.
 """
 RETRY_MOST = 60.0
 
+_UNFINISHED = (
+    "reconcile failed while a replacement is unfinished, so a PersistentVolume of this resource "
+    "may be missing. It is retried until the replacement is completed; no data is affected"
+)
+_FAILED = (
+    "reconcile failed; it is retried, and the node affinities of its volumes stay as they are "
+    "until then. No PersistentVolume is missing because of it"
+)
+
 
 class Retries:
     """Keeps the delays of resources that fail and of volumes that wait."""
@@ -70,47 +79,56 @@ class Retries:
         self, item: WorkItem[ResourceName], error: Exception | None, after: float | None
     ) -> None:
         """Requeue the item after `after` seconds or more; with no `error` it was unexpected."""
-        unfinished = bool(self._unfinished.of(item.key))
-        most = self.unfinished_most(item.key) if unfinished else FAILED_MOST
-        first = item.key not in self._failing
-        now = asyncio.get_running_loop().time()
+        first, now = item.key not in self._failing, asyncio.get_running_loop().time()
         since = self._failing_since.setdefault(item.key, now)
-        if first:
-            self._failing[item.key] = Backoff(first=FAILED_FIRST, most=most, chance=self._chance)
-        delay = max(self._failing[item.key].next(), after or 0.0)
-        # Only for a volume that is absent now: the owner of a claim can have any replacement of its
-        # volume fail before that. And others may have written the entry of one that was not
-        # observed. Neither must get in the way of changes.
-        absent = [n for n in self._unfinished.of(item.key) if self._index.get(n) is None]
-        urgent = self._unfinished.originals.has_any(absent)
-        if unfinished:
-            delay = min(delay, most) if most == UNFINISHED_MOST else most
+        delay = self._delay(item.key, least=after or 0.0)
         self._telemetry.reconcile_failed("Unexpected" if error is None else type(error).__name__)
         if error is not None:
-            # A conflict is expected when another client writes first; a lasting failure was logged
-            # when it began.
-            expected = isinstance(error, Conflict) or not first
-            log.log(
-                logging.DEBUG if expected else logging.WARNING,
-                (
-                    "reconcile failed while a replacement is unfinished, so a PersistentVolume "
-                    "of this resource may be missing. It is retried until the replacement is "
-                    "completed; no data is affected"
-                )
-                if unfinished
-                else (
-                    "reconcile failed; it is retried, and the node affinities of its volumes "
-                    "stay as they are until then. No PersistentVolume is missing because of it"
-                ),
-                extra=facts(resource=item.key, error=error, retry_in_s=round(delay, 1)),
-            )
-        priority = (
-            Priority.URGENT if urgent else Priority.CHANGE if unfinished else Priority.RECONCILE
-        )
+            self._log_failure(item.key, error, first=first, delay=delay)
         self._queue.add(
-            item.key, after=delay, since=item.since, source=item.source, priority=priority
+            item.key,
+            after=delay,
+            since=item.since,
+            source=item.source,
+            priority=self._priority(item.key),
         )
         self._report_lasting(item.key, error, now - since)
+
+    def _delay(self, resource: ResourceName, *, least: float) -> float:
+        """Until the next attempt. Growing, but of unfinished replacements only up to a limit; if
+        there are more of these than usual, always as long as the limit.
+        """
+        unfinished = bool(self._unfinished.of(resource))
+        most = self.unfinished_most(resource) if unfinished else FAILED_MOST
+        if resource not in self._failing:
+            self._failing[resource] = Backoff(first=FAILED_FIRST, most=most, chance=self._chance)
+        delay = max(self._failing[resource].next(), least)
+        if not unfinished:
+            return delay
+        return most if most > UNFINISHED_MOST else min(delay, most)
+
+    def _priority(self, resource: ResourceName) -> Priority:
+        """Urgent only for a volume that is absent now: the owner of a claim can have any
+        replacement of its volume fail before that. And others may have written the entry of one
+        that was not observed. Neither must get in the way of changes.
+        """
+        unfinished = self._unfinished.of(resource)
+        absent = [name for name in unfinished if self._index.get(name) is None]
+        if self._unfinished.originals.has_any(absent):
+            return Priority.URGENT
+        return Priority.CHANGE if unfinished else Priority.RECONCILE
+
+    def _log_failure(
+        self, resource: ResourceName, error: Exception, *, first: bool, delay: float
+    ) -> None:
+        # A conflict is expected when another client writes first; a lasting failure was logged when
+        # it began.
+        expected = isinstance(error, Conflict) or not first
+        log.log(
+            logging.DEBUG if expected else logging.WARNING,
+            _UNFINISHED if self._unfinished.of(resource) else _FAILED,
+            extra=facts(resource=resource, error=error, retry_in_s=round(delay, 1)),
+        )
 
     def _report_lasting(
         self, resource: ResourceName, error: Exception | None, since_age: float

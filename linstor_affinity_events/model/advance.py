@@ -262,36 +262,50 @@ def _is_marked_and_alive(progress: Progress) -> bool:
 def _after_failure(
     progress: Progress, step: Step, error: Again | Refused
 ) -> Progress | Finished | Failed:
-    progress = _having_tried(progress, step)
-    if isinstance(step, Remove):
-        progress = replace(progress, removed=True)
-    if isinstance(step, Mark | MarkAndSave) and not isinstance(error, Conflict | Refused):
-        progress = replace(progress, mark_unanswered=True)
-    if isinstance(step, Delete) and not isinstance(error, Conflict):
-        # Only a conflict proves that nothing happened.
-        unanswered = progress.deletion_unanswered or not isinstance(error, Refused)
-        progress = replace(_having_requested_deletion(progress), deletion_unanswered=unanswered)
-    if isinstance(error, Refused):
-        return _after_rejection(replace(progress, then=None), step, error)
-    if isinstance(error, Stalled):
-        return Failed(progress=progress, error=error)
-    observing = replace(progress, outdated=True, then=None)
-    if isinstance(error, Conflict):
-        conflicts = progress.conflicts + 1
-        if conflicts <= MAX_CONFLICTS:
-            return replace(observing, conflicts=conflicts)
-        if isinstance(step, Save | MarkAndSave) and _is_only_marked(progress):
-            # Another client keeps rewriting the entry. A later run would not know any more what
-            # the volume was like, nor whether its owner deletes it.
-            return replace(progress, then=UnmarkWithoutEntry())
-        return Failed(progress=progress, error=error)
+    progress = _having_failed(_having_tried(progress, step), step, error)
+    match error:
+        case Refused():
+            return _after_rejection(replace(progress, then=None), step, error)
+        case Stalled():
+            return Failed(progress=progress, error=error)
+        case Conflict():
+            return _after_conflict(progress, step, error)
     # Keep trying once it may be deleted. Before that, a later reconcile starts again, and so soon
     # that a mark which is still on its way finds another version of the volume.
     failures = progress.failures + 1
     not_deleted = isinstance(step, MarkAndSave) or progress.entry.state is State.PREPARED
     if not_deleted or failures > MAX_FAILURES:
         return Failed(progress=progress, error=error)
-    return replace(observing, failures=failures)
+    return replace(progress, outdated=True, then=None, failures=failures)
+
+
+def _having_failed(progress: Progress, step: Step, error: Again | Refused) -> Progress:
+    """The same, knowing what the step may have done, or may still do, in spite of the error. Only a
+    conflict, and for a mark a rejection, proves that nothing happened.
+    """
+    conflict, rejected = isinstance(error, Conflict), isinstance(error, Refused)
+    match step:
+        case Remove():
+            return replace(progress, removed=True)
+        case Mark() | MarkAndSave() if not conflict and not rejected:
+            return replace(progress, mark_unanswered=True)
+        case Delete() if not conflict:
+            unanswered = progress.deletion_unanswered or not rejected
+            return replace(_having_requested_deletion(progress), deletion_unanswered=unanswered)
+        case _:
+            return progress
+
+
+def _after_conflict(progress: Progress, step: Step, error: Conflict) -> Progress | Failed:
+    """Observe again, a few times."""
+    conflicts = progress.conflicts + 1
+    if conflicts <= MAX_CONFLICTS:
+        return replace(progress, outdated=True, then=None, conflicts=conflicts)
+    if isinstance(step, Save | MarkAndSave) and _is_only_marked(progress):
+        # Another client keeps rewriting the entry. A later run would not know any more what the
+        # volume was like, nor whether its owner deletes it.
+        return replace(progress, then=UnmarkWithoutEntry())
+    return Failed(progress=progress, error=error)
 
 
 def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress | Failed:
