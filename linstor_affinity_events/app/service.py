@@ -5,7 +5,6 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -38,6 +37,7 @@ from linstor_affinity_events.app.peers import (
     linstor_connection,
     tuning_of,
 )
+from linstor_affinity_events.app.readiness import Readiness
 from linstor_affinity_events.app.status import StatusReport
 from linstor_affinity_events.engine.engine import Engine
 from linstor_affinity_events.engine.ports import Ports
@@ -96,19 +96,26 @@ class Service:
             "persistentvolumes": self._informer(VOLUMES_PATH, self.index, self.index.deadline),
             "storageclasses": self._informer(CLASSES_PATH, self.index.classes),
         }
+        self._sources = EventSources(
+            self.engine,
+            linstor_streams,
+            KubeDatabase(self.api, watch_for=settings.resync_rate, recheck_every=DATABASE_RECHECK),
+            watch_database=settings.watch_linstor_database,
+        )
+        self.readiness = Readiness(
+            engine=self.engine,
+            informers=self.informers,
+            election=self.election,
+            sources=self._sources,
+            streams=self._stream_names,
+        )
         self.status = StatusReport(
             self.engine,
             instance=instance,
             index=self.index,
             streams=self._stream_names,
             election=self.election,
-            not_ready=self.not_ready,
-        )
-        self._sources = EventSources(
-            self.engine,
-            linstor_streams,
-            KubeDatabase(self.api, watch_for=settings.resync_rate, recheck_every=DATABASE_RECHECK),
-            watch_database=settings.watch_linstor_database,
+            not_ready=self.readiness.failures,
         )
         self.metrics.read(gauges(self.engine, self.index, self.election, self.events))
 
@@ -138,20 +145,6 @@ class Service:
             deadline=deadline,
         )
 
-    def not_ready(self) -> Mapping[str, str]:
-        """Return what keeps the service from working, by component."""
-        against = {
-            f"kubernetes {name}": informer.failure
-            for name, informer in self.informers.items()
-            if informer.failure is not None
-        }
-        against |= self.engine.failures(self._stream_names)
-        if isinstance(self.election, LeaseElection) and self.election.failure is not None:
-            against["lease"] = self.election.failure
-        if self._sources.database_failure is not None:
-            against["LINSTOR's database in Kubernetes"] = self._sources.database_failure
-        return against
-
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set or a task fails with an unexpected error.
 
@@ -168,7 +161,7 @@ class Service:
             await stack.enter_async_context(self.linstor)
             endpoints = HttpEndpoints(
                 EndpointSources(
-                    self.not_ready,
+                    self.readiness.failures,
                     self.metrics.text,
                     None if settings.status_page == "off" else self.status.tree,
                     status_for_all=settings.status_page == "all",

@@ -1,7 +1,7 @@
 """Builds the engine from its ports. Its components are created only here."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from linstor_affinity_events.engine.backoff import Backoff
 from linstor_affinity_events.engine.components import components_of
@@ -88,13 +88,3 @@ class Engine:
             self.poll.wake()
         else:
             self.replacer.unfinished.leadership_lost()
-
-    def failures(self, streams: Iterable[str]) -> dict[str, str]:
-        """What prevents it from working, by component."""
-        against = {}
-        if self.full_reconciler.failure is not None:
-            against["linstor"] = self.full_reconciler.failure
-        for name in streams:
-            if not self.streams.state(name).up:
-                against[f"linstor {name} stream"] = "not connected"
-        return against
