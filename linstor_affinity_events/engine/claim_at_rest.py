@@ -5,7 +5,7 @@ import asyncio
 from linstor_affinity_events.engine.ports import Volumes
 from linstor_affinity_events.model.manifest import Manifest, version_of
 from linstor_affinity_events.model.names import ClaimName
-from linstor_affinity_events.model.readiness import csi_resizer_writes_claim
+from linstor_affinity_events.model.obstacles import csi_resizer_writes_claim
 
 RESIZE_AT_MOST, RESIZE_CHECKED_EVERY = 1.0, 0.05
 """How long the removal of a volume waits for a resize of its claim. LINSTOR does not grow a volume

@@ -22,8 +22,8 @@ from linstor_affinity_events.model.decision import (
     decide,
 )
 from linstor_affinity_events.model.names import NodeName, PvName, ResourceName
+from linstor_affinity_events.model.obstacles import obstacle
 from linstor_affinity_events.model.placement import Definition, Placement
-from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.volume import Volume
 from linstor_affinity_events.model.what_if import WhatIf
 

@@ -28,8 +28,8 @@ from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, is_terminating
 from linstor_affinity_events.model.names import PvName, few
 from linstor_affinity_events.model.observation import Observation
+from linstor_affinity_events.model.obstacles import obstacle
 from linstor_affinity_events.model.progress import Progress, begin
-from linstor_affinity_events.model.readiness import obstacle
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
 from linstor_affinity_events.model.volume import Volume
 

@@ -13,9 +13,9 @@ from linstor_affinity_events.model.markers import (
 )
 from linstor_affinity_events.model.names import Uid, few
 from linstor_affinity_events.model.observation import Observation, RunFacts
+from linstor_affinity_events.model.obstacles import GARBAGE_COLLECTORS, unknown_finalizers
 from linstor_affinity_events.model.ownership import left_by_the_reference
 from linstor_affinity_events.model.progress import Progress
-from linstor_affinity_events.model.readiness import GARBAGE_COLLECTORS, unknown_finalizers
 from linstor_affinity_events.model.results import Observed
 from linstor_affinity_events.model.steps import LeaveAlone
 

@@ -42,6 +42,7 @@ from linstor_affinity_events.model.markers import (
 )
 from linstor_affinity_events.model.names import PvName, Uid, few
 from linstor_affinity_events.model.observation import Observation, RunFacts
+from linstor_affinity_events.model.obstacles import unknown_finalizers
 from linstor_affinity_events.model.ownership import (
     claim_is_leaving,
     is_entitled,
@@ -50,7 +51,6 @@ from linstor_affinity_events.model.ownership import (
     was_its_own,
     was_seen_as_its_own,
 )
-from linstor_affinity_events.model.readiness import unknown_finalizers
 from linstor_affinity_events.model.recreation import protected_as, with_retain, without_finalizers
 from linstor_affinity_events.model.steps import (
     AwaitBinder,

@@ -8,7 +8,7 @@ import pytest
 
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
 from linstor_affinity_events.model.keys import FINALIZER
-from linstor_affinity_events.model.readiness import csi_resizer_writes_claim, obstacle
+from linstor_affinity_events.model.obstacles import csi_resizer_writes_claim, obstacle
 from tests.model.manifests import (
     PROTECTION,
     PROVISIONER,
