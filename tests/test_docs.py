@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from linstor_affinity_events.app.service import Service
 from linstor_affinity_events.cli import main
+from linstor_affinity_events.engine.event_reasons import EventReason
 from linstor_affinity_events.metrics import described
 from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.settings import OPTIONS, Settings
@@ -86,6 +87,14 @@ def test_the_troubleshooting_explains_every_reason() -> None:
     ]
 
     assert sorted(explained) == sorted(map(str, Reason))
+
+
+def test_the_troubleshooting_explains_every_event() -> None:
+    table = (TOP / "docs/troubleshooting.md").read_text().partition("## Events")[2]
+
+    explained = re.findall(r"^\| `([A-Z][A-Za-z]+)` \|", table, re.MULTILINE)
+
+    assert sorted(explained) == sorted(map(str, EventReason))
 
 
 OLD_WORDS = (

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 
+from linstor_affinity_events.engine.event_reasons import EventReason
 from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.engine.reporter import REMIND_AFTER
 from linstor_affinity_events.errors import Refused
@@ -86,7 +87,7 @@ class AbsentVolumes:
             )
             self.warn(
                 entry.wanted,
-                "VolumeRecreationFailing",
+                EventReason.RECREATION_FAILING,
                 f"PersistentVolume {entry.pv} is missing: it was deleted to change its node "
                 f"affinity, and Kubernetes rejects the new one: {error}. The service "
                 "retries until it succeeds. The data in LINSTOR is safe and running pods "
@@ -108,7 +109,7 @@ class AbsentVolumes:
         )
         self.warn(
             pv,
-            "VolumeRetained",
+            EventReason.RETAINED,
             f"The replacement of this volume was interrupted. Its claim {claim} is gone or "
             "does not refer to it any more, or its journal entry is gone, or the volume "
             "has mount options, Secrets, an owner or other fields that nothing confirms. So it has "
@@ -118,7 +119,7 @@ class AbsentVolumes:
             "delete the volume or bind it again.",
         )
 
-    def warn(self, pv: Manifest, reason: str, why: str, *, reminder: int = 0) -> None:
+    def warn(self, pv: Manifest, reason: EventReason, why: str, *, reminder: int = 0) -> None:
         """Warn about a volume that may be absent, on its claim as well."""
         volume = self._describe(pv)
         if volume is not None:

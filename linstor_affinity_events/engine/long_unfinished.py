@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from linstor_affinity_events.engine.event_reasons import EventReason
 from linstor_affinity_events.engine.ports import Notices, Telemetry
 from linstor_affinity_events.engine.reporter import DEFERRED_FOR, DEFERRED_FOR_TEXT
 from linstor_affinity_events.logs import facts
@@ -51,7 +52,7 @@ class LongUnfinished:
                 extra=facts(pv=name, resource=pending[name], absent=volume is None),
             )
             if volume is not None:
-                self._notices.warn(volume, "VolumeReplacementUnfinished", UNFINISHED)
+                self._notices.warn(volume, EventReason.UNFINISHED, UNFINISHED)
         self._reported = (self._reported & lasting).union(reported)
         self._telemetry.unfinished(len(lasting))
 

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from linstor_affinity_events.engine.event_reasons import EventReason
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, Patch
@@ -184,10 +185,10 @@ class Journal(Protocol):
 class Notices(Protocol):
     """Kubernetes Events, for users. Never waits, never fails; some may be lost under load."""
 
-    def inform(self, volume: Volume, reason: str, text: str) -> None:
+    def inform(self, volume: Volume, reason: EventReason, text: str) -> None:
         """Send a Normal Event to volume and claim."""
 
-    def warn(self, volume: Volume, reason: str, why: str, *, reminder: int = 0) -> None:
+    def warn(self, volume: Volume, reason: EventReason, why: str, *, reminder: int = 0) -> None:
         """Send a Warning Event to volume and claim. The first has number 0; the same Event with the
         same number is sent only once.
         """

@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
+from linstor_affinity_events.engine.event_reasons import EventReason
 from linstor_affinity_events.engine.ports import NO_TRIGGER, Index, Notices, Telemetry
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.decision import (
@@ -22,11 +23,6 @@ from linstor_affinity_events.model.volume import Volume
 from linstor_affinity_events.printable import shortened
 
 log = logging.getLogger(__name__)
-
-UPDATED_REASON = "VolumeAffinityUpdated"
-EVENT_REASON = "VolumeAffinityNotUpdated"
-DUPLICATE_REASON = "VolumeDuplicate"
-DIFFERENT_REASON = "VolumeCreatedDifferent"
 
 DEFERRED_FOR = 180.0
 """How many seconds a volume may wait before it is reported."""
@@ -146,7 +142,7 @@ class Reporter:
     def __init__(self, notices: Notices, telemetry: Telemetry, now: Callable[[], float]) -> None:
         self._notices, self._telemetry, self._now = notices, telemetry, now
         self.out_of_sync: dict[PvName, OutOfSync] = {}
-        self._advised: dict[PvName, dict[str, str]] = {}
+        self._advised: dict[PvName, dict[EventReason, str]] = {}
         """The texts of warnings about what is not retried, by volume and reason."""
         self.latest: deque[Changed] = deque(maxlen=MOST_CHANGES)
         """The last changes, the newest last."""
@@ -207,11 +203,11 @@ class Reporter:
     def duplicates(self, volume: Volume, others: Collection[PvName]) -> None:
         """Report volumes in use that refer to one LINSTOR volume; each is kept in sync."""
         if not others or not volume.in_use:
-            self._advised.get(volume.name, {}).pop(DUPLICATE_REASON, None)
+            self._advised.get(volume.name, {}).pop(EventReason.DUPLICATE, None)
             return
         self._advise(
             volume,
-            DUPLICATE_REASON,
+            EventReason.DUPLICATE,
             f"PersistentVolume {few(sorted(others))} refers to the same LINSTOR "
             f"volume {volume.key} as this one, and both are in use. This service keeps the "
             "node affinity of both correct, but deleting the claim of one may delete the "
@@ -223,14 +219,14 @@ class Reporter:
         if parts:
             self._advise(
                 volume,
-                DIFFERENT_REASON,
+                EventReason.CREATED_DIFFERENT,
                 f"{few(tuple(parts))} of this PersistentVolume differs from what this "
                 "service requested when it recreated it: an admission policy changed it. "
                 "The node affinity is correct. Nothing is retried; check whether the "
                 "change is intended",
             )
 
-    def _advise(self, volume: Volume, reason: str, why: str) -> None:
+    def _advise(self, volume: Volume, reason: EventReason, why: str) -> None:
         """Warn once about something that is not retried."""
         advised = self._advised.setdefault(volume.name, {})
         if advised.get(reason) == why:
@@ -289,7 +285,7 @@ class Reporter:
             ),
         )
         self._notices.inform(
-            now_there, UPDATED_REASON, f"Node affinity changed from {was} to {now}"
+            now_there, EventReason.UPDATED, f"Node affinity changed from {was} to {now}"
         )
 
     def _warn(self, volume: Volume, found: OutOfSync) -> None:
@@ -315,4 +311,4 @@ class Reporter:
                 message=why,
             ),
         )
-        self._notices.warn(volume, EVENT_REASON, note, reminder=len(found.warned))
+        self._notices.warn(volume, EventReason.NOT_UPDATED, note, reminder=len(found.warned))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from linstor_affinity_events.engine.cluster_view import ClusterView
+from linstor_affinity_events.engine.event_reasons import EventReason
 from linstor_affinity_events.engine.ports import Ports
 from linstor_affinity_events.engine.replacer import Replacer
 from linstor_affinity_events.errors import Again, BadEntry, Conflict, Refused
@@ -39,7 +40,6 @@ from linstor_affinity_events.model.placement import Definition
 
 log = logging.getLogger(__name__)
 
-SAVED_REASON = "SavedVolumeNotTakenOver"
 _IGNORED = (
     "saved PersistentVolume in LINSTOR is ignored, for the reason in the message: it is neither "
     "restored nor deleted. linstor-affinity-controller saves one while it recreates it. If no "
@@ -244,7 +244,7 @@ class SavedVolumes:
             await self._volumes.dry_run_creation(entry.wanted)
         except Refused as error:
             why = f"Kubernetes would reject it: {error}"
-            self._replacer.unfinished.absent.warn(entry.wanted, SAVED_REASON, why)
+            self._replacer.unfinished.absent.warn(entry.wanted, EventReason.NOT_TAKEN_OVER, why)
             raise BadEntry(why) from error
 
     async def _adopt(self, entry: JournalEntry) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.objects import describe
+from linstor_affinity_events.engine.event_reasons import EventReason
 from linstor_affinity_events.engine.reporter import (
     DEFERRED_FOR,
     REMIND_AFTER,
-    UPDATED_REASON,
     Reporter,
 )
 from linstor_affinity_events.model.affinity import NodeAffinity
@@ -209,7 +209,7 @@ def test_the_last_changes_keep_no_volume_and_no_large_text() -> None:
     del before
 
     [(_, reason, text)] = scenario.notices.informed
-    assert reason == UPDATED_REASON
+    assert reason == EventReason.UPDATED
     assert text.startswith("Node affinity changed from zone=0-vvv")
     assert text.endswith(f" to {on_node('b')}")
     [change] = scenario.reporter.latest
