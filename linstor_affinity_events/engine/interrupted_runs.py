@@ -15,7 +15,7 @@ from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import Conflict
 from linstor_affinity_events.model.deletion import may_have_deleted
 from linstor_affinity_events.model.manifest import Manifest, name_of, uid_of
-from linstor_affinity_events.model.markers import Before, holder_of, is_marked, original_values_of
+from linstor_affinity_events.model.markers import Before, confirmed_values_of, holder_of, is_marked
 from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.progress import Progress, continued
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome
@@ -108,7 +108,7 @@ class InterruptedRuns:
             and holder_of(pv) == self._dependencies.holder
             # One write sets all of them; of an annotation alone, anybody may be the author.
             and is_marked(pv)
-            and original_values_of(pv) == found.before
+            and confirmed_values_of(pv) == found.before
         )
         return found.before if ours else None
 

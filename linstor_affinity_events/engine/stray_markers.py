@@ -16,8 +16,8 @@ from linstor_affinity_events.model.markers import (
     Before,
     has_any_marker,
     is_marked,
-    marker_of,
     may_have_set_retain,
+    recorded_values_of,
     unmarking,
 )
 from linstor_affinity_events.model.progress import Progress
@@ -50,14 +50,14 @@ async def unmark_without_entry(
             "entry of its replacement is gone; read docs/reliability.md before "
             "you remove the finalizer",
         )
-    if is_marked(pv) and marker_of(pv) is None and own is None:
+    if is_marked(pv) and recorded_values_of(pv) is None and own is None:
         return Refusal(
             Reason.BAD_JOURNAL_ENTRY,
             f"it has finalizer {FINALIZER}, but neither a journal entry nor "
             f"annotation {MARKER_ANNOTATION} says what to restore; see "
             "docs/reliability.md",
         )
-    if not led_alone and marker_of(pv) not in {None, own}:
+    if not led_alone and recorded_values_of(pv) not in {None, own}:
         # Another instance has marked it since, and the policy may have changed before.
         own = None
     # If its claim went while it said Retain, a user may have relied on that.

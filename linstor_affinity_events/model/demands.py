@@ -37,9 +37,9 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.markers import (
     Before,
+    confirmed_values_of,
     has_any_marker,
     is_ours_to_delete,
-    original_values_of,
 )
 from linstor_affinity_events.model.names import LONGEST_NAME, Uid
 from linstor_affinity_events.model.policy import StorageClass
@@ -138,7 +138,7 @@ def original_of(manifest: Manifest) -> Original:
         key=_key_of(manifest),
         namespace="" if named is None else named.namespace,
         held=is_ours_to_delete(manifest),
-        before=original_values_of(manifest)
+        before=confirmed_values_of(manifest)
         if has_any_marker(manifest)
         else (reclaim_policy_of(manifest), skip and skip[:LONGEST_NAME]),
     )

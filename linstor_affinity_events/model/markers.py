@@ -1,4 +1,14 @@
-"""Replacement markers: what makes the deletion of a volume harmless, set and removed."""
+"""Replacement markers: what makes the deletion of a volume harmless, set and removed.
+
+What a function asks for, and who may have set it:
+
+* `has_any_marker`: finalizer or annotation, set by anybody.
+* `is_safe_to_release`: policy Retain and skip-reclaim; `is_marked`: the finalizer as well.
+* `recorded_values_of`, `holder_of`: the annotation, written by anybody.
+* `says_deletion`, `claim_name_of`, `is_marked_by_another`: the annotation, by our field manager.
+* `confirmed_values_of`: the same, beside Retain and skip-reclaim.
+* `is_ours_to_delete`: the finalizer, or the annotation by our field manager.
+"""
 
 import json
 from collections.abc import Collection, Mapping
@@ -65,12 +75,12 @@ def is_ours_to_delete(manifest: Manifest) -> bool:
     return FINALIZER in finalizers_of(manifest) or _wrote_marker(manifest)
 
 
-def original_values_of(manifest: Manifest) -> Before | None:
+def confirmed_values_of(manifest: Manifest) -> Before | None:
     """The original values, if all that makes a deletion harmless is set and our own field manager
     wrote them. An annotation alone may be anybody's.
     """
     ours = is_safe_to_release(manifest) and _wrote_marker(manifest)
-    return marker_of(manifest) if ours else None
+    return recorded_values_of(manifest) if ours else None
 
 
 def _wrote_marker(manifest: Manifest) -> bool:
@@ -110,28 +120,20 @@ def mark_patch(manifest: Manifest, holder: str = "", *, before: Before | None = 
     csi-provisioner takes its finalizer off as soon as it sees Retain. It is taken off here, because
     otherwise nearly every deletion that follows ends in a conflict first.
     """
-    policy = reclaim_policy_of(manifest)
-    skip = annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
-    finalizers = finalizers_of(manifest)
     terminating = is_terminating(manifest)
-    # Marked before, and another client removed a part: the first original values count.
-    known = marker_of(manifest) if FINALIZER in finalizers or terminating else None
-    known = known or before
-    if known is not None:
-        policy, skip = known[0] if policy == RETAIN else policy, known[1]
-    held = PROVISIONER_FINALIZER in finalizers or _had_provisioner_finalizer(manifest)
-    if not terminating:
-        finalizers = [f for f in finalizers if f not in {FINALIZER, PROVISIONER_FINALIZER}]
-        finalizers.append(FINALIZER)
     marker = _marker(
-        policy,
-        skip,
-        held=held,
+        *_values_to_record(manifest, before),
+        held=PROVISIONER_FINALIZER in finalizers_of(manifest)
+        or _had_provisioner_finalizer(manifest),
         holder=holder,
         deleted=terminating and says_deletion(manifest),
         claim=_attached(manifest, (manifest["spec"].get("claimRef") or {}).get("name"))
         or claim_name_of(manifest),
     )
+    finalizers = finalizers_of(manifest)
+    if not terminating:
+        others = [f for f in finalizers if f not in {FINALIZER, PROVISIONER_FINALIZER}]
+        finalizers = [*others, FINALIZER]
     return guarded(
         manifest,
         {
@@ -142,6 +144,18 @@ def mark_patch(manifest: Manifest, holder: str = "", *, before: Before | None = 
             "spec": {"persistentVolumeReclaimPolicy": RETAIN},
         },
     )
+
+
+def _values_to_record(manifest: Manifest, before: Before | None) -> Before:
+    """The original values. Where the volume was marked before, and another client removed a part,
+    the first ones count; a policy that another client has set since does as well.
+    """
+    policy = reclaim_policy_of(manifest)
+    was_marked = FINALIZER in finalizers_of(manifest) or is_terminating(manifest)
+    known = (recorded_values_of(manifest) if was_marked else None) or before
+    if known is None:
+        return policy, annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
+    return known[0] if policy == RETAIN else policy, known[1]
 
 
 def with_deletion(manifest: Manifest) -> dict[str, str]:
@@ -223,7 +237,7 @@ def unmarking(
     patch: Patch = {
         "metadata": {"finalizers": _original_finalizers(manifest), "annotations": annotations}
     }
-    before = own or (marker_of(manifest) if _wrote_marker(manifest) else None)
+    before = own or (recorded_values_of(manifest) if _wrote_marker(manifest) else None)
     has_retain = reclaim_policy_of(manifest) == RETAIN
     if before is None:
         # The original values are unknown; with our finalizer, Retain may be ours.
@@ -271,8 +285,10 @@ def _original_finalizers(manifest: Manifest) -> list[str]:
     return [*finalizers, PROVISIONER_FINALIZER] if taken_off else finalizers
 
 
-def marker_of(manifest: Manifest) -> Before | None:
-    """The original policy and skip-reclaim in the marker; None if it is not valid."""
+def recorded_values_of(manifest: Manifest) -> Before | None:
+    """The original policy and skip-reclaim as the annotation has them, whoever wrote it; None if it
+    is not valid.
+    """
     values = _marker_values(manifest)
     if not {"reclaimPolicy", "skipReclaim"} <= values.keys():
         return None

@@ -30,14 +30,14 @@ from linstor_affinity_events.model.manifest import (
     uid_of,
 )
 from linstor_affinity_events.model.markers import (
+    confirmed_values_of,
     has_any_marker,
     holder_of,
     is_marked,
     is_safe_to_release,
     mark_patch,
-    marker_of,
     may_have_set_retain,
-    original_values_of,
+    recorded_values_of,
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName, Uid, few
@@ -206,7 +206,7 @@ def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
 def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts) -> Step:
     whole = is_marked(pv)
     # What the entry says of policy and skip-reclaim counts only for who knows the original.
-    known = marker_of(pv) is not None or run.original_known
+    known = recorded_values_of(pv) is not None or run.original_known
     # Entry and markers of another run may be anybody's: a live volume is decided on again.
     if run.begun and whole and known and not _has_to_be_decided_again(entry, pv):
         wanted = entry.wanting(taken_over(entry.wanted, pv))
@@ -282,7 +282,7 @@ def _terminating(
 
 def _release(entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts) -> Step:
     """Up to the removal of a volume that this service has deleted."""
-    before = None if run.original_known else original_values_of(pv)
+    before = None if run.original_known else confirmed_values_of(pv)
     if before is not None and protected_as(entry.wanted, before) != entry.wanted:
         # What keeps the data is left out only if neither the entry nor the volume has it.
         return Save(entry.wanting(protected_as(entry.wanted, before)))

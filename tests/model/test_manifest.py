@@ -33,7 +33,7 @@ from linstor_affinity_events.model.markers import (
     is_marked,
     is_safe_to_release,
     mark_patch,
-    marker_of,
+    recorded_values_of,
     reference_unmarking,
     says_deletion,
     unmarking,
@@ -220,13 +220,13 @@ def test_with_a_missing_marker_the_volume_keeps_retain_with_an_annotation() -> N
 def test_marking_again_records_a_reclaim_policy_set_meanwhile() -> None:
     pv = with_spec(marked(OWNED), persistentVolumeReclaimPolicy="Recycle")
 
-    assert marker_of(marked(pv)) == ("Recycle", None)
+    assert recorded_values_of(marked(pv)) == ("Recycle", None)
 
 
 def test_marking_twice_records_the_first_original_values() -> None:
     pv = marked(marked(OWNED))
 
-    assert marker_of(pv) == ("Delete", None)
+    assert recorded_values_of(pv) == ("Delete", None)
     assert finalizers_of(pv).count(FINALIZER) == 1
 
 
@@ -308,7 +308,7 @@ def test_a_terminating_volume_is_safe_without_a_finalizer_of_ours() -> None:
 def test_an_unreadable_marker_is_ignored(text: str) -> None:
     pv = with_metadata(OWNED, annotations={MARKER_ANNOTATION: text})
 
-    assert marker_of(pv) is None
+    assert recorded_values_of(pv) is None
 
 
 @pytest.mark.parametrize(("more", "read"), [(0, True), (1, False)])
@@ -317,7 +317,7 @@ def test_an_annotation_that_takes_long_to_parse_is_no_marker(more: int, read: bo
     text = before + " " * (LONGEST_MARKER - len(before) + more)
     pv = with_metadata(volume(), annotations={MARKER_ANNOTATION: text})
 
-    assert (marker_of(pv) is not None) is read
+    assert (recorded_values_of(pv) is not None) is read
 
 
 def test_a_volume_recreated_with_retain_records_its_original_policy() -> None:
