@@ -84,24 +84,12 @@ def next_step(entry: JournalEntry, observation: Observation, run: RunFacts) -> S
 
 def _next_step(entry: JournalEntry, observation: Observation, run: RunFacts) -> Step:
     pv, original = observation.pv, observation.original
-    if original is not None and original.uid != entry.uid:
-        if pv is None:
-            return LeaveAlone(
-                f"the journal entry is for uid {entry.uid or 'none'} of PersistentVolume "
-                f"{entry.pv}, which had uid {original.uid}: somebody else wrote the entry"
-            )
-    elif original is not None and original.key != entry.key:
-        return LeaveAlone(
-            f"the journal entry is for LINSTOR volume {entry.key}, but PersistentVolume "
-            f"{entry.pv} was for {original.key or 'none'}: somebody else wrote the entry"
-        )
+    if original is not None and (why := _contradiction(entry, original, absent=pv is None)):
+        return LeaveAlone(f"{why}: somebody else wrote the entry")
     if pv is None:
         step = _absent(_as_observed(entry, observation, run), observation, run)
-        if (
-            isinstance(step, Create)
-            and not run.uninterrupted
-            and takes_name_of_another(entry, observation.claim, original)
-        ):
+        takes_name = takes_name_of_another(entry, observation.claim, original)
+        if isinstance(step, Create) and takes_name and not run.uninterrupted:
             return LeaveAlone(
                 f"csi-provisioner names the volume of a claim {entry.pv}, and nothing but the "
                 "journal entry says that this volume was for that claim"
@@ -112,6 +100,25 @@ def _next_step(entry: JournalEntry, observation: Observation, run: RunFacts) -> 
     if is_terminating(pv):
         return _terminating(entry, pv, observation, run)
     return _alive(entry, pv, observation, run)
+
+
+def _contradiction(entry: JournalEntry, original: Original, *, absent: bool) -> str | None:
+    """How the entry contradicts what was observed of the volume. One for another incarnation than
+    the last that was seen does so only while the volume is absent.
+    """
+    if original.uid != entry.uid:
+        return (
+            f"the journal entry is for uid {entry.uid or 'none'} of PersistentVolume {entry.pv}, "
+            f"which had uid {original.uid}"
+            if absent
+            else None
+        )
+    if original.key != entry.key:
+        return (
+            f"the journal entry is for LINSTOR volume {entry.key}, but PersistentVolume "
+            f"{entry.pv} was for {original.key or 'none'}"
+        )
+    return None
 
 
 def _how_it_came_back(entry: JournalEntry, pv: Manifest, created: Uid | None) -> Outcome:
@@ -156,24 +163,25 @@ def _absent(entry: JournalEntry, observation: Observation, run: RunFacts) -> Ste
     )
     if beside and not entitled:
         return _left_beside(beside)
+    return Create(_to_recreate(entry, observation, entitled=entitled))
+
+
+def _to_recreate(entry: JournalEntry, observation: Observation, *, entitled: bool) -> Manifest:
+    """The volume as it is recreated: for its claim, or else with Retain, for nobody if its claim
+    may not have it.
+    """
+    wanted, claim = entry.wanted, observation.claim
     if entitled:
         # A claim that is being deleted was deleted after the markers, which set Retain.
-        return Create(
-            with_retain(entry.wanted)
-            if claim_is_leaving(entry, observation.claim)
-            else entry.wanted
-        )
-    if observation.claim is not None and uid_of(observation.claim) == entry.user.uid:
+        return with_retain(wanted) if claim_is_leaving(entry, claim) else wanted
+    if claim is not None and entry.user is not None and uid_of(claim) == entry.user.uid:
         # It exists, but does not refer to this volume any more, or is not entitled to it.
-        return Create(detached(entry.wanted, entry.uid))
+        return detached(wanted, entry.uid)
     if was_seen_as_its_own(entry, observation.original):
         # A claim that says that it is bound is bound by uid, whatever name the entry has for it.
-        return Create(
-            with_retain(entry.wanted)
-            if _demands_as_observed(entry, observation)
-            else detached(entry.wanted, entry.uid)
-        )
-    return Create(disowned(entry.wanted, entry.uid))
+        as_observed = _demands_as_observed(entry, observation)
+        return with_retain(wanted) if as_observed else detached(wanted, entry.uid)
+    return disowned(wanted, entry.uid)
 
 
 def _was_seen_unclaimed(entry: JournalEntry, seen: Original | None) -> bool:
