@@ -1,5 +1,6 @@
 """The order of a replacement, step by step and from every place where it may have stopped."""
 
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from linstor_affinity_events.model.changes import taken_over
 from linstor_affinity_events.model.claim_ref import detached, disowned, tombstone_patch
-from linstor_affinity_events.model.demands import original_of
+from linstor_affinity_events.model.demands import Original, original_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import (
     FINALIZER,
@@ -27,7 +28,7 @@ from linstor_affinity_events.model.markers import (
     mark_patch,
     unmarking,
 )
-from linstor_affinity_events.model.names import ResourceName
+from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.observation import Observation, RunFacts
 from linstor_affinity_events.model.recreation import copy_for_create, with_retain
 from linstor_affinity_events.model.replacement import next_step
@@ -803,3 +804,17 @@ def test_any_interference_loses_nothing(script: list[str]) -> None:
     assert simulation.pv["spec"]["persistentVolumeReclaimPolicy"] == (
         "Retain" if delayed else "Delete"
     )
+
+
+@pytest.mark.parametrize(("original", "made"), [(None, False), (original_of(PLAIN), True)])
+def test_a_volume_that_was_observed_has_its_name_whatever_claim_that_is_for(
+    original: Original | None, made: bool
+) -> None:
+    """Its resource has another name, and its claim did not have it provisioned."""
+    name = f"pvc-{uuid.UUID(int=7)}"
+    entry = replace(DELETING, pv=PvName(name))
+    gone = Observation(pv=None, claim=None, claim_known=True, original=original)
+
+    step = next_step(entry, gone, CONTINUING)
+
+    assert isinstance(step, Create if made else LeaveAlone)
