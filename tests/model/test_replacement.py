@@ -587,17 +587,32 @@ def test_without_its_claim_the_volume_is_recreated_with_retain(its_claim: Json |
     assert annotations_of(step.body)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
 
 
-@pytest.mark.parametrize("back", [with_retain, lambda wanted: detached(wanted, DELETING.uid)])
-def test_a_volume_recreated_with_retain_has_that_outcome(back: Callable[[Json], Json]) -> None:
-    made = remade({**back(dict(DELETING.wanted)), "status": {"phase": "Released"}})
-
-    assert next_step(DELETING, Observation(pv=made), CONTINUING) == Drop(
-        Outcome.RECREATED_WITH_RETAIN
-    )
+def for_nobody(wanted: Json) -> Json:
+    return detached(wanted, DELETING.uid)
 
 
-def test_a_volume_created_by_us_ends_the_replacement() -> None:
-    assert next_step(DELETING, Observation(pv=remade(PLAIN)), CONTINUING) == Drop(Outcome.DONE)
+@pytest.mark.parametrize(
+    ("policy", "back"),
+    [("Delete", with_retain), ("Delete", for_nobody), ("Retain", for_nobody)],
+)
+def test_a_volume_recreated_with_retain_has_that_outcome(
+    policy: str, back: Callable[[Json], Json]
+) -> None:
+    entry = begun(with_spec(PLAIN, persistentVolumeReclaimPolicy=policy)).deleting()
+    made = remade({**back(dict(entry.wanted)), "status": {"phase": "Released"}})
+
+    step = next_step(entry, Observation(pv=made), CONTINUING)
+
+    assert step == Drop(Outcome.RECREATED_WITH_RETAIN)
+
+
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+def test_a_volume_created_by_us_ends_the_replacement(policy: str) -> None:
+    pv = with_spec(PLAIN, persistentVolumeReclaimPolicy=policy)
+
+    step = next_step(begun(pv).deleting(), Observation(pv=remade(pv)), CONTINUING)
+
+    assert step == Drop(Outcome.DONE)
 
 
 @pytest.mark.parametrize("entry", [PREPARED, DELETING])
