@@ -833,3 +833,29 @@ def test_a_volume_that_was_observed_has_its_name_whatever_claim_that_is_for(
     step = next_step(entry, gone, CONTINUING)
 
     assert isinstance(step, Create if made else LeaveAlone)
+
+
+@pytest.mark.parametrize("led", [False, True])
+def test_an_absent_volume_keeps_the_protection_that_was_observed(led: bool) -> None:
+    """Whatever its entry says, unless this instance knows that it is its own."""
+    protected = with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain")
+    original = original_of(with_metadata(protected, annotations={SKIP_RECLAIM_ANNOTATION: "true"}))
+    absent = Observation(pv=None, claim=claim(), claim_known=True, original=original)
+
+    step = next_step(DELETING, absent, RunFacts(led_throughout=led))
+
+    assert isinstance(step, Create)
+    assert step.body["spec"]["persistentVolumeReclaimPolicy"] == ("Delete" if led else "Retain")
+    assert (SKIP_RECLAIM_ANNOTATION in annotations_of(step.body)) is not led
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_an_absent_volume_without_claim_comes_back_as_it_was_if_it_was_observed(
+    seen: bool,
+) -> None:
+    entry = begun(UNCLAIMED).deleting()
+    original = original_of(UNCLAIMED) if seen else None
+
+    step = next_step(entry, Observation(pv=None, original=original), CONTINUING)
+
+    assert step == Create(entry.wanted if seen else detached(entry.wanted, entry.uid))
