@@ -30,6 +30,7 @@ from linstor_affinity_events.model.markers import (
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
 from linstor_affinity_events.model.observation import Observation, RunFacts
+from linstor_affinity_events.model.policy import StorageClass
 from linstor_affinity_events.model.recreation import copy_for_create, with_retain
 from linstor_affinity_events.model.replacement import next_step
 from linstor_affinity_events.model.steps import (
@@ -849,13 +850,71 @@ def test_an_absent_volume_keeps_the_protection_that_was_observed(led: bool) -> N
     assert (SKIP_RECLAIM_ANNOTATION in annotations_of(step.body)) is not led
 
 
+RESERVED = with_spec(PLAIN, claimRef={**PLAIN["spec"]["claimRef"], "uid": ""})
+WITH_OPTIONS = with_spec(UNCLAIMED, mountOptions=["discard"])
+
+
+@pytest.mark.parametrize("pv", [UNCLAIMED, WITH_OPTIONS])
 @pytest.mark.parametrize("seen", [False, True])
 def test_an_absent_volume_without_claim_comes_back_as_it_was_if_it_was_observed(
-    seen: bool,
+    pv: Json, *, seen: bool
 ) -> None:
-    entry = begun(UNCLAIMED).deleting()
-    original = original_of(UNCLAIMED) if seen else None
+    entry = begun(pv).deleting()
+    original = original_of(pv) if seen else None
 
     step = next_step(entry, Observation(pv=None, original=original), CONTINUING)
 
     assert step == Create(entry.wanted if seen else detached(entry.wanted, entry.uid))
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted"),
+    [
+        pytest.param(RESERVED, UNCLAIMED, id="it was reserved for a claim"),
+        pytest.param(PLAIN, UNCLAIMED, id="a claim had it"),
+        pytest.param(UNCLAIMED, RESERVED, id="the entry reserves it for a claim"),
+        pytest.param(UNCLAIMED, WITH_OPTIONS, id="the entry adds mount options"),
+    ],
+)
+def test_an_absent_volume_without_claim_is_for_nobody_if_it_was_seen_otherwise(
+    seen: Json, wanted: Json
+) -> None:
+    entry = begun(wanted).deleting()
+
+    step = next_step(entry, Observation(pv=None, original=original_of(seen)), CONTINUING)
+
+    assert step == Create(detached(entry.wanted, entry.uid))
+
+
+MOUNTED = with_spec(PLAIN, mountOptions=["discard"])
+DISCARDING = StorageClass(name="linstor", policy=None, mount_options=("discard",))
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted", "storage_class", "for_its_claim"),
+    [
+        pytest.param(PLAIN, PLAIN, None, True, id="as it was"),
+        pytest.param(MOUNTED, MOUNTED, None, True, id="with the options that it had"),
+        pytest.param(PLAIN, MOUNTED, None, False, id="more than it had"),
+        pytest.param(PLAIN, MOUNTED, DISCARDING, True, id="what its class gives"),
+        pytest.param(
+            PLAIN,
+            with_spec(PLAIN, claimRef={**PLAIN["spec"]["claimRef"], "namespace": "other"}),
+            None,
+            False,
+            id="for a claim of another namespace",
+        ),
+    ],
+)
+def test_an_absent_volume_whose_claim_is_gone_is_for_that_claim_only_as_it_was_seen(
+    seen: Json, wanted: Json, storage_class: StorageClass | None, *, for_its_claim: bool
+) -> None:
+    entry = begun(wanted).deleting()
+    absent = Observation(
+        pv=None, claim_known=True, original=original_of(seen), storage_class=storage_class
+    )
+
+    step = next_step(entry, absent, CONTINUING)
+
+    expected = with_retain(entry.wanted) if for_its_claim else detached(entry.wanted, entry.uid)
+    assert step == Create(expected)
