@@ -26,6 +26,7 @@ from linstor_affinity_events.model.markers import (
     is_marked,
     is_safe_to_release,
     mark_patch,
+    recorded_values_of,
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
@@ -918,3 +919,15 @@ def test_an_absent_volume_whose_claim_is_gone_is_for_that_claim_only_as_it_was_s
 
     expected = with_retain(entry.wanted) if for_its_claim else detached(entry.wanted, entry.uid)
     assert step == Create(expected)
+
+
+def test_a_mark_without_annotation_is_set_again_with_what_the_volume_had() -> None:
+    """Another client removed the annotation; this run knows the original."""
+    rest = {k: v for k, v in annotations_of(MARKED).items() if k != MARKER_ANNOTATION}
+    bare = with_metadata(MARKED, annotations=rest)
+    run = RunFacts(holder="pod-1", begun=True, led_throughout=True)
+
+    step = next_step(DELETING, Observation(pv=bare), run)
+
+    assert isinstance(step, Mark)
+    assert recorded_values_of(applied(bare, step.patch)) == ("Delete", None)
