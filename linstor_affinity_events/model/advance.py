@@ -15,7 +15,7 @@ from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
 from linstor_affinity_events.model.markers import holder_of, is_marked
-from linstor_affinity_events.model.progress import Failed, Finished, Progress
+from linstor_affinity_events.model.progress import Failed, Finished, Progress, with_nothing_done
 from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
 from linstor_affinity_events.model.replacement import next_step, rolled_back
 from linstor_affinity_events.model.results import (
@@ -139,6 +139,8 @@ def _after_success(progress: Progress, step: Step, result: Result) -> Progress |
 def _written(progress: Progress, step: Step, result: Written) -> Progress:
     seen = replace(progress, observation=replace(progress.observation, pv=result.pv))
     if isinstance(step, Unmark):
+        if is_alive(result.pv, progress.entry.uid):
+            seen = with_nothing_done(seen)
         return replace(seen, then=Drop(step.outcome, verified=True))
     if isinstance(step, Mark):
         lacking = _lacks_name(progress, result.pv)
@@ -322,29 +324,54 @@ def _after_rejection(progress: Progress, step: Step, error: Refused) -> Progress
             return replace(progress, observation=replace(observation, claim_ref_immutable=True))
         case Delete() | MarkAndSave():
             return replace(progress, rejected=error)
-        case Mark() | Save() if progress.entry.state is State.PREPARED:
+        case Mark() | Save() if _is_before_deletion(progress):
             return replace(progress, rejected=error)
-        case Mark() | Save() if observation.pv and not is_terminating(observation.pv):
-            return replace(progress, rejected=error)
-        case Save() if not observation.cannot_merge:
-            # The volume is recreated without what others changed, which is added as a late write.
-            return replace(progress, observation=replace(observation, cannot_merge=True))
-        case Create(body) if progress.own and body != progress.dry_run_result:
-            # What others changed since the dry run may be why. The volume exists first; what is
-            # left out is added to it as a late write, which Kubernetes may refuse on its own.
-            retreat = without_changes_of_others(progress)
-            if retreat != progress.entry:
-                return replace(progress, then=Save(retreat))
-            return Failed(progress=progress, error=error, stuck=True)
-        case Create() if progress.own:
-            # Only a volume that this run removed, and that Kubernetes refuses as it would have
-            # accepted it before, blocks other replacements. Anything else may be caused by
-            # another client who writes journal entries or annotations.
-            return Failed(progress=progress, error=error, stuck=True, blocking=True)
-        case Create() | Remove() | Mark() | Save() | ReadClaim() | AwaitBinder():
+        case Save(entry):
+            return _after_rejected_save(progress, entry, error)
+        case Create(body) if progress.own:
+            return _after_rejected_creation(progress, body, error)
+        case Create() | Remove() | Mark() | ReadClaim() | AwaitBinder():
             return Failed(progress=progress, error=error, stuck=True)
         case _:
             return Failed(progress=progress, error=error)
+
+
+def _is_before_deletion(progress: Progress) -> bool:
+    pv = progress.observation.pv
+    live = pv is not None and not is_terminating(pv)
+    return live or progress.entry.state is State.PREPARED
+
+
+def _after_rejected_save(
+    progress: Progress, entry: JournalEntry, error: Refused
+) -> Progress | Failed:
+    """Once the volume is deleted, what can't be saved is left out, or kept by this run alone."""
+    observation = progress.observation
+    if entry.state is State.PREPARED:
+        # Another client may have made the entry immutable. The deletion is its owner's all the
+        # same, and the entry is dropped with the markers.
+        return replace(progress, entry=progress.entry.prepared())
+    if not observation.cannot_merge:
+        # The volume is recreated without what others changed, which is added as a late write.
+        return replace(progress, observation=replace(observation, cannot_merge=True))
+    return Failed(progress=progress, error=error, stuck=True)
+
+
+def _after_rejected_creation(
+    progress: Progress, body: Manifest, error: Refused
+) -> Progress | Failed:
+    """Kubernetes rejects a volume that this run has removed."""
+    if body == progress.dry_run_result:
+        # Only a volume that Kubernetes refuses as it would have accepted it before blocks other
+        # replacements. Anything else may be caused by another client who writes journal entries or
+        # annotations.
+        return Failed(progress=progress, error=error, stuck=True, blocking=True)
+    # What others changed since the dry run may be why. The volume exists first; what is left out is
+    # added to it as a late write, which Kubernetes may refuse on its own.
+    retreat = without_changes_of_others(progress)
+    if retreat != progress.entry:
+        return replace(progress, then=Save(retreat))
+    return Failed(progress=progress, error=error, stuck=True)
 
 
 def without_changes_of_others(progress: Progress) -> JournalEntry:

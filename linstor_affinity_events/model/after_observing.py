@@ -7,6 +7,7 @@ from linstor_affinity_events.model.changes import taken_over
 from linstor_affinity_events.model.deletion import (
     begun_and_alive,
     exists,
+    is_alive,
     is_by_another,
     is_deleted,
     left_to_its_owner,
@@ -14,8 +15,15 @@ from linstor_affinity_events.model.deletion import (
 )
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.manifest import Manifest
+from linstor_affinity_events.model.markers import has_any_marker
 from linstor_affinity_events.model.observation import Observation
-from linstor_affinity_events.model.progress import Failed, Finished, Progress, begin
+from linstor_affinity_events.model.progress import (
+    Failed,
+    Finished,
+    Progress,
+    begin,
+    with_nothing_done,
+)
 from linstor_affinity_events.model.results import Observed
 from linstor_affinity_events.model.steps import Save, UnmarkWithoutEntry
 
@@ -25,6 +33,12 @@ _NOT_LEADING = "PersistentVolume {} was deleted, and another instance leads: it 
 def after_observing(progress: Progress, seen: Observed) -> Progress | Finished | Failed:
     """Continue from what was observed: nothing from an older observation is kept."""
     progress, entry = replace(progress, outdated=False, rejected=None), seen.entry
+    if (
+        seen.pv is not None
+        and is_alive(seen.pv, progress.entry.uid)
+        and not has_any_marker(seen.pv)
+    ):
+        progress = with_nothing_done(progress)
     if entry is None:
         ours = _is_taken_away(progress, seen)
         return _with_entry_again(progress, seen) if ours else _without_entry(progress, seen.pv)
@@ -33,6 +47,11 @@ def after_observing(progress: Progress, seen: Observed) -> Progress | Finished |
     if _is_for_later_volume(progress, seen, entry):
         return _with_later_volume(progress, seen.pv, entry)
     return _with_entry(progress, seen, entry)
+
+
+def _is_unmarked(progress: Progress, pv: Manifest | None) -> bool:
+    alive = is_alive(pv, progress.entry.uid)
+    return alive and pv is not None and not has_any_marker(pv)
 
 
 def _with_entry_again(progress: Progress, seen: Observed) -> Progress:

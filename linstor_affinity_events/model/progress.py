@@ -114,3 +114,11 @@ def continued(progress: Progress) -> Progress:
     relied on the replacement markers in between.
     """
     return replace(progress, own=False, outdated=True, then=None, steps=0, conflicts=0, failures=0)
+
+
+def with_nothing_done(progress: Progress) -> Progress:
+    """The progress of a run whose volume is live and has none of our markers any more. A deletion
+    was requested for the version with markers, so it can't take effect.
+    """
+    run = replace(progress.run, marked=False, deletion_requested=False)
+    return replace(progress, run=run, deletion_unanswered=False)
