@@ -98,7 +98,7 @@ class Resuming:
         if ended in {Outcome.DONE, Outcome.RECREATED_WITH_RETAIN, Outcome.ROLLED_BACK}:
             self._cluster_view.backoff.changed(name)
         log.info(
-            "dropped an outdated journal entry; nothing else was to be done"
+            "nothing was to be done for an interrupted replacement: its journal entry was outdated"
             if ended is Outcome.SUPERSEDED
             else "resumed a replacement that was interrupted, and it has ended",
             extra=facts(pv=name, resource=item.key, outcome=ended, message=OUTCOMES[ended]),

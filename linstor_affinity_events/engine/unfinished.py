@@ -128,7 +128,8 @@ class Unfinished:
         must not get in the way of changes; nor must the ones that were left alone.
         """
         followed = self.attempts.followed(names)
-        return self.originals.has_any(followed) or not self._later.issuperset(followed)
+        with_entry = (name for name in followed if name in self.pending)
+        return self.originals.has_any(followed) or not self._later.issuperset(with_entry)
 
     def ended(self, name: PvName) -> None:
         """This instance has dropped the entry."""

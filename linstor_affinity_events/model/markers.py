@@ -2,7 +2,7 @@
 
 What a function asks for, and who may have set it:
 
-* `has_any_marker`: finalizer or annotation, set by anybody.
+* `has_any_marker`, `is_unfinished`: finalizer or annotation, set by anybody.
 * `is_safe_to_release`: policy Retain and skip-reclaim; `is_marked`: the finalizer as well.
 * `recorded_values_of`, `holder_of`: the annotation, written by anybody.
 * `says_deletion`, `claim_name_of`, `is_marked_by_another`: the annotation, by our field manager.
@@ -57,6 +57,15 @@ def is_marked(manifest: Manifest) -> bool:
 def has_any_marker(manifest: Manifest) -> bool:
     """Whether any of our replacement markers is there, even if others were removed."""
     return FINALIZER in finalizers_of(manifest) or MARKER_ANNOTATION in annotations_of(manifest)
+
+
+def is_unfinished(manifest: Manifest) -> bool:
+    """Whether an instance has to complete or undo a replacement, whatever entry there is. A volume
+    that is being deleted goes by itself once our finalizer is off.
+    """
+    return FINALIZER in finalizers_of(manifest) or (
+        MARKER_ANNOTATION in annotations_of(manifest) and not is_terminating(manifest)
+    )
 
 
 def is_safe_to_release(manifest: Manifest) -> bool:

@@ -29,7 +29,9 @@ class Volume:
     phase: str = "Bound"
     terminating: bool = False
     marked: bool = False
-    """Has our finalizer or annotation: an instance is, or was, replacing it."""
+    """Has our finalizer or, unless it is being deleted, our annotation: an instance is, or was,
+    replacing it.
+    """
 
     made_by_us: bool = False
     skip: bool = False

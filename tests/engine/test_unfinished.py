@@ -117,6 +117,7 @@ async def test_an_entry_is_urgent_if_it_was_there_when_this_instance_began_to_le
     assert unfinished.is_urgent([PV]) is gained
 
     know()
+    assert not unfinished.is_urgent([PV])
     know(PV)
     assert not unfinished.is_urgent([PV])
 

@@ -32,6 +32,7 @@ from linstor_affinity_events.model.markers import (
     has_any_marker,
     is_marked,
     is_safe_to_release,
+    is_unfinished,
     mark_patch,
     recorded_values_of,
     reference_unmarking,
@@ -277,6 +278,18 @@ def test_removing_markers_preserves_a_reclaim_policy_set_meanwhile() -> None:
 )
 def test_a_volume_without_one_of_the_markers_is_not_marked(lacking: Json) -> None:
     assert not is_marked(lacking)
+
+
+@pytest.mark.parametrize("by", [MARKER_ANNOTATION, FINALIZER])
+@pytest.mark.parametrize("going", [True, False])
+def test_an_annotation_alone_leaves_nothing_to_be_done_for_a_volume_that_goes(
+    by: str, *, going: bool
+) -> None:
+    held = volume(metadata={"finalizers": [FINALIZER]})
+    annotated = volume(metadata={"annotations": {MARKER_ANNOTATION: "x"}})
+    pv = held if by == FINALIZER else annotated
+
+    assert is_unfinished(terminating(pv) if going else pv) is (by == FINALIZER or not going)
 
 
 def test_a_terminating_volume_is_safe_without_a_finalizer_of_ours() -> None:

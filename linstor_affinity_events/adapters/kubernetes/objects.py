@@ -25,7 +25,7 @@ from linstor_affinity_events.model.keys import (
     parse_handle,
 )
 from linstor_affinity_events.model.manifest import Manifest, annotations_of, claim_of, phase_of
-from linstor_affinity_events.model.markers import has_any_marker, owned_fields
+from linstor_affinity_events.model.markers import is_unfinished, owned_fields
 from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.ownership import made_by_us
 from linstor_affinity_events.model.policy import (
@@ -73,7 +73,7 @@ def describe(manifest: Mapping[str, Any]) -> Volume | None:
         created_at=_seconds(metadata.get("creationTimestamp")),
         phase=phase_of(manifest),
         terminating="deletionTimestamp" in metadata,
-        marked=has_any_marker(manifest),
+        marked=is_unfinished(manifest),
         made_by_us=made_by_us(manifest),
         skip=bool(annotations.get(SKIP_ANNOTATION)),
         claim=claim_of(manifest),
