@@ -57,8 +57,8 @@ async def unmark_without_entry(
             f"annotation {MARKER_ANNOTATION} says what to restore; see "
             "docs/reliability.md",
         )
-    if not led_alone and recorded_values_of(pv) not in {None, own}:
-        # Another instance has marked it since, and the policy may have changed before.
+    if not led_alone and recorded_values_of(pv) != own:
+        # Another instance may have marked it since, and the policy may have changed before.
         own = None
     # If its claim went while it said Retain, a user may have relied on that.
     unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)

@@ -34,6 +34,7 @@ from linstor_affinity_events.model.markers import (
     has_any_marker,
     holder_of,
     is_marked,
+    is_marked_by_another,
     is_safe_to_release,
     mark_patch,
     may_have_set_retain,
@@ -240,6 +241,10 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: Run
 
 
 def _has_to_be_decided_again(entry: JournalEntry, pv: Manifest) -> bool:
+    own = entry.policy, skip_reclaim_of(entry.wanted)
+    if recorded_values_of(pv) not in {None, own}:
+        # Another instance has marked it since, after its policy had changed.
+        return True
     merged = taken_over(entry.wanted, pv)
     return claim_of(pv) != entry.claim or changes_decision(entry.wanted, merged) is not None
 
@@ -263,11 +268,13 @@ def rolled_back(
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
     )
     ours = may_have_set_retain(pv, marked=run.marked)
+    # Another instance has marked it since, after its policy may have changed.
+    others = is_marked_by_another(pv, run.holder)
     own = entry.policy, skip_reclaim_of(entry.wanted)
     unmarked = unmarking(
         pv,
         keep=gone and not run.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
-        own=own if ours and run.original_known else None,
+        own=own if ours and run.original_known and not others else None,
         recorded=entry.policy,
     )
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)

@@ -693,9 +693,17 @@ async def test_an_entry_rewritten_while_its_volume_is_marked_is_not_followed(
         assert setup.journal.entries == {}
 
 
+@pytest.mark.parametrize(
+    "then",
+    [
+        "nothing else",
+        "the annotation is removed",
+        "the entry is put back",
+    ],
+)
 @pytest.mark.parametrize("elected", [True, False])
 async def test_a_volume_that_another_instance_marked_meanwhile_keeps_its_policy(
-    *, elected: bool
+    then: str, *, elected: bool
 ) -> None:
     """It dropped the entry and began again, after an administrator had set Retain. Both lead,
     without election or until the Lease is read again.
@@ -707,9 +715,15 @@ async def test_a_volume_that_another_instance_marked_meanwhile_keeps_its_policy(
         def marked_by_another(tree: Json) -> None:
             retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
             setup.cluster.patch("persistentvolumes", PV, retain)
-            setup.cluster.patch("persistentvolumes", PV, mark_patch(setup.pv()), writer=FORGED)
-            for_other_nodes(tree)
-            with_retain(tree)
+            by_another = mark_patch(setup.pv(), "another")
+            setup.cluster.patch("persistentvolumes", PV, by_another, writer=FORGED)
+            if then == "the annotation is removed":
+                removed = {"metadata": {"annotations": {MARKER_ANNOTATION: None}}}
+                setup.cluster.patch("persistentvolumes", PV, removed)
+            if then != "the entry is put back":
+                for_other_nodes(tree)
+                with_retain(tree)
+                tree["holder"] = "another"
 
         patch = setup.volumes.patch
 
@@ -722,7 +736,7 @@ async def test_a_volume_that_another_instance_marked_meanwhile_keeps_its_policy(
         rewritten_once(setup, marked_by_another)
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
-            await reconciled(setup, 2)
+            await reconciled(setup, 5)
 
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
         assert FINALIZER not in setup.pv()["metadata"]["finalizers"]
