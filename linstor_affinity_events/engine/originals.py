@@ -11,7 +11,7 @@ from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.volume import Volume
 
 MOST_GONE = 1_000
-"""How many volumes are remembered that are gone, have no entry, and were not held by us."""
+"""How many volumes are remembered that are gone, have no entry, and were not removed by us."""
 
 
 class Originals:
@@ -21,6 +21,7 @@ class Originals:
         self._known: dict[PvName, Original] = {}
         self._outdated: set[PvName] = set()
         """Those observed before another instance may have led, and replaced them again."""
+        self._removed: set[PvName] = set()
 
     def __contains__(self, name: PvName) -> bool:
         return name in self._known and name not in self._outdated
@@ -37,6 +38,12 @@ class Originals:
             seen = replace(seen, held=held, before=seen.before or before.before)
         self._known[name] = seen
         self._outdated.discard(name)
+
+    def removing(self, name: PvName) -> None:
+        """This instance removes the volume: it is remembered until it is there again, whatever
+        others do to its entry.
+        """
+        self._removed.add(name)
 
     def of(self, entry: JournalEntry) -> Original | None:
         """The original volume of an entry, as last observed; None if it was not observed since this
@@ -73,7 +80,7 @@ class Originals:
             if name in pending:
                 continue
             there = volume_of(name)
-            if there is None and not seen.held:
+            if there is None and name not in self._removed:
                 gone.append(name)
             # The cache may show the volume that is removed by now, and an entry that others deleted
             # says nothing. A held volume is forgotten when it is read.
@@ -82,6 +89,8 @@ class Originals:
             )
             if replaced:
                 self.forget(name)
+        # Anybody may have set what shows that a volume was held, but few can set it on many.
+        gone.sort(key=lambda name: self._known[name].held)
         for name in gone[: max(0, len(gone) - MOST_GONE)]:
             self.forget(name)
 
@@ -89,3 +98,4 @@ class Originals:
         """The volume is not being replaced. If it is deleted later, another client deletes it."""
         self._known.pop(name, None)
         self._outdated.discard(name)
+        self._removed.discard(name)

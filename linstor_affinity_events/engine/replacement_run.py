@@ -257,6 +257,7 @@ class ReplacementRun:
         then = after_removal(self.progress)
         if not isinstance(then, Create):
             raise TypeError("the claim is read before the volume is removed")
+        self._dependencies.unfinished.originals.removing(entry.pv)
         made = await removed_and_created(self._dependencies.volumes, self._pv, then.body)
         absent = self._dependencies.unfinished.absent
         (absent.gone if made is None else absent.present)(entry.pv)

@@ -43,6 +43,7 @@ from linstor_affinity_events.model.markers import (
 )
 from linstor_affinity_events.model.names import LONGEST_NAME, Uid
 from linstor_affinity_events.model.policy import StorageClass
+from linstor_affinity_events.model.quantity import memory_of
 
 _HARMLESS = frozenset({USES_CONTEXT, CONTEXT_POLICY, PROVISIONER_IDENTITY})
 """Volume attributes that have nothing mounted or run. Newer drivers know others: with nfs-export,
@@ -102,7 +103,7 @@ class Demands:
 
 
 LONGEST_DEMAND = 4096
-"""Characters of one kind of demand. Of a longer one the hash is kept."""
+"""Bytes of memory for one kind of demand. Of a longer one the hash is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ def _compact(texts: Iterable[str]) -> tuple[str, ...]:
     compared.
     """
     found = tuple(texts)
-    if sum(map(len, found)) <= LONGEST_DEMAND:
+    if memory_of(found) <= LONGEST_DEMAND:
         return found
     digest = sha256()
     for text in found:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.errors import BadPolicy
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
+from linstor_affinity_events.model.quantity import memory_of
 
 TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -182,9 +183,7 @@ class StorageClass:
             policy=None if text is None or text.strip() in UNSET else parse_policy(text),
             remote_layers=not _REMOTE_LAYERS.isdisjoint(layers),
             balanced=known.get("placementpolicy", "").lower() == "balanced",
-            mount_options=given
-            if is_ours and sum(len(option) + 1 for option in given) <= LONGEST_OPTIONS
-            else (),
+            mount_options=given if is_ours and memory_of(given) <= LONGEST_OPTIONS else (),
             context_options=short(known.get("mountopts")),
             commands=short(known.get("postmountxfsopts")),
             file_system=short(parameters.get(_FILE_SYSTEM) or known.get("fstype")),

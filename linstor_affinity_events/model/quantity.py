@@ -1,6 +1,7 @@
-"""Kubernetes resource quantities, to compare storage sizes."""
+"""Kubernetes resource quantities, and the memory that texts take."""
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 
 _FORM = re.compile(r"([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)(?:([eE][+-]?\d{1,3})|([numkKMGTPE]i?))?")
@@ -24,3 +25,10 @@ def quantity(text: str) -> Decimal | None:
     if unit and unit not in _UNITS:
         return None
     return Decimal(number + (exponent or "")) * _UNITS.get(unit or "", Decimal(1))
+
+
+def memory_of(texts: Iterable[str]) -> int:
+    """About how many bytes Python keeps for these texts. Many short ones take more than one long
+    one, and characters outside of ASCII take up to four bytes.
+    """
+    return sum(64 + len(text) * (1 if text.isascii() else 4) for text in texts)

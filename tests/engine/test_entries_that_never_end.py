@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.engine import originals
 from linstor_affinity_events.engine.change_backoff import BURST
 from linstor_affinity_events.errors import Unreachable
 from linstor_affinity_events.model.advance import MAX_CONFLICTS
 from linstor_affinity_events.model.decision import Reason
 from linstor_affinity_events.model.journal_entry import JournalEntry
+from linstor_affinity_events.model.keys import MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.names import ClaimName, PvName, ResourceName
 from linstor_affinity_events.model.recreation import SERVER_SET
@@ -19,6 +21,7 @@ from tests.engine.forged_entries import reconciled as reconciled_for
 from tests.engine.setup import PV, RD, Setup, bind, cluster_with, instead, setup_on, until
 from tests.fakes.linstor import FakeLinstor
 from tests.fakes.volumes import FakeJournal
+from tests.model.manifests import KEY
 from tests.testbed import manifests
 
 Json = dict[str, Any]
@@ -165,12 +168,12 @@ async def test_an_entry_for_a_name_that_no_claim_has_is_ignored(namespace: str, 
 RESERVED = {"kind": "PersistentVolumeClaim", "namespace": "theirs", "name": "database"}
 
 
-@pytest.mark.parametrize("deleted", [False, True], ids=["entry there", "entry deleted"])
+@pytest.mark.parametrize("its_entry", ["is there", "is deleted", "is not valid"])
 @pytest.mark.parametrize("of", ["bound", "reserved", "available"])
 async def test_data_of_a_volume_that_this_service_removed_is_given_to_no_other_claim(
-    of: str, *, deleted: bool
+    of: str, its_entry: str
 ) -> None:
-    """Also if no claim uses it yet, and its own entry is deleted while it can't be created."""
+    """Also if no claim uses it yet, its own entry is deleted or spoilt while it cannot be created."""
     async with cluster_with() as cluster:
         if of == "bound":
             bind(cluster, PV, "n1", handle=VICTIM)
@@ -190,17 +193,43 @@ async def test_data_of_a_volume_that_this_service_removed_is_given_to_no_other_c
             setup.faults.refuse("create", Unreachable)
             setup.queue.add(VICTIM, source="promotion")
             await until(lambda: cluster.get("persistentvolumes", PV) is None)
-            if deleted:
+            version, tree = setup.journal.entries[PV]
+            if its_entry == "is deleted":
                 setup.journal.entries.pop(PV)
+            elif its_entry == "is not valid":
+                setup.journal.entries[PV] = version + "0", {**tree, "format": 0}
             await asyncio.sleep(30.0)
+            await setup.full_reconciler.reconcile_all("period")
             forged = volume_for(foreign_claim(cluster), VICTIM)
             setup.journal.entries[EVIL] = entry(forged, f"{VICTIM}/0")
             await asyncio.sleep(5.0)
-            if deleted:
+            if its_entry != "is there":
                 setup.faults.allow("create")
             await reconciled_for(setup, 3)
 
         assert cluster.get("persistentvolumes", EVIL) is None
+
+
+async def test_data_of_a_volume_that_this_service_removed_is_in_use_without_any_entry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was deleted, another instance may have led since, and very many others were observed."""
+    monkeypatch.setattr(originals, "MOST_GONE", 0)
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        setup = setup_on(cluster, linstor)
+        async with setup.at_work():
+            setup.faults.refuse("create", Unreachable)
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: cluster.get("persistentvolumes", PV) is None)
+        setup.journal.entries.clear()
+        setup.replacer.unfinished.leadership_lost()
+        setup.replacer.unfinished.leadership_gained()
+        await setup.replacer.load()
+
+        assert not setup.replacer.unfinished.pending
+        assert setup.replacer.others_for(KEY, but=EVIL) == (PV,)
 
 
 def add_useless(setup: Setup, number: int, *, prefix: str = "useless") -> None:
@@ -361,7 +390,7 @@ async def test_entries_for_former_volumes_count_as_no_changes(
             await until(lambda: is_on(cluster, "n3"), within=10.0)
 
     assert "resumed a replacement" not in caplog.text
-    assert caplog.text.count("outdated journal entry") == 2 * BURST
+    assert caplog.text.count("its journal entry was outdated") == 2 * BURST
 
 
 async def test_changes_whose_entry_is_touched_at_the_end_are_counted() -> None:
@@ -391,3 +420,37 @@ async def test_changes_whose_entry_is_touched_at_the_end_are_counted() -> None:
         against = setup.cluster_view.backoff.against(PV)
         assert against is not None
         assert against.reason is Reason.HELD_BACK
+
+
+@pytest.mark.parametrize("number", [1, 50])
+async def test_an_annotation_on_a_volume_that_goes_has_it_not_resumed(number: int) -> None:
+    """It has no entry, and not our finalizer: there is nothing to be done for it."""
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        names = [PvName(f"evil-{each}") for each in range(number)]
+        for name in names:
+            linstor.place(name, "n1")
+            bind(cluster, name, "n1")
+        await asyncio.sleep(5.0)
+        setup = setup_on(cluster, linstor)
+        read, reads = setup.volumes.read, list[PvName]()
+
+        async def volume_read(name: PvName) -> Manifest | None:
+            reads.append(name)
+            return await read(name)
+
+        instead(setup.volumes, read=volume_read)
+        async with setup.at_work():
+            await reconciled_for(setup, 1)
+            for name in names:
+                held = {"metadata": {"finalizers": ["example.com/hold"]}}
+                cluster.patch("persistentvolumes", name, held)
+                cluster.delete("persistentvolumes", name)
+                annotated = {"metadata": {"annotations": {MARKER_ANNOTATION: "x"}}}
+                cluster.patch("persistentvolumes", name, annotated)
+            await reconciled_for(setup, 1)
+            reads.clear()
+            await reconciled_for(setup, 10)
+
+        assert reads == []

@@ -6,6 +6,7 @@ from dataclasses import replace as changed
 
 import pytest
 
+from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
 from linstor_affinity_events.engine.originals import MOST_GONE, Originals
 from linstor_affinity_events.errors import BadEntry
 from linstor_affinity_events.model.demands import (
@@ -20,9 +21,10 @@ from linstor_affinity_events.model.keys import (
     SKIP_RECLAIM_ANNOTATION,
 )
 from linstor_affinity_events.model.names import LONGEST_NAME, PvName
+from linstor_affinity_events.model.policy import StorageClass
 from tests.engine.forged_entries import FORGED, reconciled
 from tests.engine.setup import PV, RD, one_setup
-from tests.model.manifests import KEY, begun, on_node, volume, with_metadata, with_spec
+from tests.model.manifests import KEY, begun, marked, on_node, volume, with_metadata, with_spec
 
 
 @pytest.mark.parametrize(("field", "most"), [("uid", LONGEST_NAME), ("holder", LONGEST_HOLDER)])
@@ -49,6 +51,18 @@ def test_what_a_volume_demands_is_kept_in_few_bytes() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "options", [[""] * 1_000, ["\N{GRINNING FACE}" * 2_000]], ids=["empty", "wide"]
+)
+def test_of_texts_that_take_much_memory_a_hash_is_kept(options: list[str]) -> None:
+    """Many short ones, or few of them with wide characters."""
+    kept = original_of(with_spec(volume(), mountOptions=options)).demands
+
+    assert kept.mount_options[0].startswith("sha256 ")
+    read = StorageClass.read("linstor", {}, parse_policy, mount_options=options * 5)
+    assert read.mount_options == ()
+
+
 def test_so_many_volumes_that_are_gone_are_remembered() -> None:
     originals = Originals()
     names = [PvName(f"pvc-{number}") for number in range(MOST_GONE + 10)]
@@ -59,6 +73,34 @@ def test_so_many_volumes_that_are_gone_are_remembered() -> None:
 
     assert names[0] in originals
     assert [name in originals for name in names[1:]] == [False] * 9 + [True] * MOST_GONE
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_of_the_volumes_that_are_gone_those_that_this_instance_removed_are_not_forgotten(
+    *, removed: bool
+) -> None:
+    """That it held a volume can be forged on many; that it removed one can't."""
+    originals, first = Originals(), PvName("first")
+    names = [PvName(f"pvc-{number}") for number in range(MOST_GONE)]
+    for name in (first, *names):
+        originals.observed(marked(with_metadata(volume(), name=name)))
+    if removed:
+        originals.removing(first)
+
+    originals.keep((), lambda _: None)
+
+    assert [name in originals for name in (first, *names)] == [removed, *([True] * MOST_GONE)]
+
+
+def test_volumes_that_are_gone_and_were_not_held_are_forgotten_first() -> None:
+    originals, held = Originals(), PvName("held")
+    originals.observed(marked(with_metadata(volume(), name=held)))
+    for number in range(MOST_GONE + 10):
+        originals.observed(with_metadata(volume(), name=f"pvc-{number}"))
+
+    originals.keep((), lambda _: None)
+
+    assert held in originals
 
 
 @pytest.mark.parametrize("repaired", [True, False])

@@ -924,10 +924,10 @@ def test_an_absent_volume_whose_claim_is_gone_is_for_that_claim_only_as_it_was_s
 def test_a_mark_without_annotation_is_set_again_with_what_the_volume_had() -> None:
     """Another client removed the annotation; this run knows the original."""
     rest = {k: v for k, v in annotations_of(MARKED).items() if k != MARKER_ANNOTATION}
-    bare = with_metadata(MARKED, annotations=rest)
+    unannotated = with_metadata(MARKED, annotations=rest)
     run = RunFacts(holder="pod-1", begun=True, led_throughout=True)
 
-    step = next_step(DELETING, Observation(pv=bare), run)
+    step = next_step(DELETING, Observation(pv=unannotated), run)
 
     assert isinstance(step, Mark)
-    assert recorded_values_of(applied(bare, step.patch)) == ("Delete", None)
+    assert recorded_values_of(applied(unannotated, step.patch)) == ("Delete", None)
