@@ -173,7 +173,7 @@ RESERVED = {"kind": "PersistentVolumeClaim", "namespace": "theirs", "name": "dat
 async def test_data_of_a_volume_that_this_service_removed_is_given_to_no_other_claim(
     of: str, its_entry: str
 ) -> None:
-    """Also if no claim uses it yet, its own entry is deleted or spoilt while it cannot be created."""
+    """Also if no claim uses it yet, and its entry is deleted or spoilt while it is absent."""
     async with cluster_with() as cluster:
         if of == "bound":
             bind(cluster, PV, "n1", handle=VICTIM)
