@@ -765,3 +765,101 @@ def test_what_another_instance_took_over_and_deleted_is_not_given_up(holder: str
     assert isinstance(after, Progress)
     given_up = isinstance(step := following(after), Save) and step.entry.state is State.PREPARED
     assert given_up is (holder == US)
+
+
+def test_an_entry_whose_save_was_not_answered_is_still_our_own() -> None:
+    cluster = Cluster()
+    before = at(started(cluster), cluster, Delete)
+    step = Save(before.entry.wanting(with_metadata(dict(before.entry.wanted), labels={"a": "b"})))
+    lost = advance(before, step, result_of(cluster, step, before, "answer lost"))
+    assert isinstance(lost, Progress)
+    assert cluster.entry is not None
+
+    seen = advance(lost, Observe(), Observed(cluster.pv, cluster.entry))
+
+    assert isinstance(seen, Progress)
+    assert seen.own
+    assert seen.entry == cluster.entry
+
+
+@pytest.mark.parametrize("holder", [US, ANOTHER])
+def test_a_mark_whose_name_an_admission_policy_changes_is_rolled_back(holder: str) -> None:
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, MarkAndSave)
+    progress = replace(progress, run=replace(progress.run, marked=False))
+    assert cluster.pv is not None
+    changed = managed(applied(cluster.pv, mark_patch(cluster.pv, holder)))
+
+    after = advance(progress, Mark(mark_patch(cluster.pv, US)), Written(changed))
+
+    assert isinstance(after, Progress)
+    assert after.run.marked
+    assert (after.rejected is None) is (holder == US)
+    assert isinstance(following(after), Delete if holder == US else Save)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_the_claim_of_before_the_removal_is_the_last_that_was_read(*, removed: bool) -> None:
+    first, last = claim(metadata={"resourceVersion": "1"}), claim(metadata={"resourceVersion": "2"})
+    progress = replace(started(Cluster()), claim_before=first, removed=removed)
+
+    after = advance(progress, ReadClaim(), ClaimRead(last))
+
+    assert isinstance(after, Progress)
+    assert after.claim_before == (first if removed else last)
+    assert after.observation.claim == last
+
+
+def test_the_entry_with_which_a_run_deletes_before_any_other_is_its_last_one() -> None:
+    cluster = Cluster()
+    progress = at(started(cluster), cluster, MarkAndSave)
+    assert progress.deleting_version == progress.entry.version != ""
+
+    again = advance(progress, step := Save(progress.entry), result_of(cluster, step, progress, ""))
+    assert isinstance(again, Progress)
+    assert again.deleting_version == again.entry.version != progress.entry.version
+
+    # Another instance may have had it deleted in between.
+    later = replace(again, entry=cluster.stored(replace(again.entry, holder=ANOTHER)))
+    taken = advance(later, step := Save(later.entry), result_of(cluster, step, later, ""))
+    assert isinstance(taken, Progress)
+    assert taken.deleting_version == again.deleting_version
+
+
+@pytest.mark.parametrize("part", ["deletion", "removal", "creation", "none"])
+def test_a_recreation_in_which_a_run_took_no_part_is_not_its_own(part: str) -> None:
+    progress = started(Cluster())
+    run = replace(
+        progress.run,
+        deletion_requested=part == "deletion",
+        created=Uid("made") if part == "creation" else None,
+    )
+    progress = replace(progress, run=run, removed=part == "removal")
+
+    end = advance(progress, Drop(Outcome.DONE), Dropped())
+
+    assert isinstance(end, Finished)
+    assert end.outcome is (Outcome.SUPERSEDED if part == "none" else Outcome.DONE)
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_the_new_volume_is_compared_with_what_it_was_created_from(*, verified: bool) -> None:
+    """The entry may ask for more by now, which is a late write; a verified one was compared."""
+    progress = started(Cluster())
+    asked_for = with_metadata(dict(progress.entry.wanted), labels={"team": "red"})
+    made = with_metadata(asked_for, labels={"team": "blue"})
+    compared = replace(
+        progress,
+        asked_for=asked_for,
+        run=replace(progress.run, created=Uid("made")),
+        observation=replace(progress.observation, pv=made),
+    )
+    gone = replace(compared, observation=replace(progress.observation, pv=None))
+    step = Drop(Outcome.DONE, verified=verified)
+
+    end, nothing = advance(compared, step, Dropped()), advance(gone, step, Dropped())
+
+    assert isinstance(end, Finished)
+    assert isinstance(nothing, Finished)
+    assert end.progress.different == (() if verified else ("metadata.labels[team]",))
+    assert nothing.progress.different == ()

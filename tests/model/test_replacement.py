@@ -23,10 +23,12 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import annotations_of, claim_of, finalizers_of, uid_of
 from linstor_affinity_events.model.markers import (
+    holder_of,
     is_marked,
     is_safe_to_release,
     mark_patch,
     recorded_values_of,
+    says_deletion,
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName, ResourceName
@@ -931,3 +933,51 @@ def test_a_mark_without_annotation_is_set_again_with_what_the_volume_had() -> No
 
     assert isinstance(step, Mark)
     assert recorded_values_of(applied(unannotated, step.patch)) == ("Delete", None)
+
+
+def test_markers_that_others_took_off_a_terminating_volume_are_set_again_with_our_name() -> None:
+    going = with_spec(terminating(MARKED), persistentVolumeReclaimPolicy="Delete")
+
+    step = next_step(DELETING, Observation(pv=going), RunFacts(holder="pod-1"))
+
+    assert step == Mark(mark_patch(going, "pod-1"))
+    assert holder_of(applied(going, step.patch)) == "pod-1"
+
+
+@pytest.mark.parametrize("holder", ["pod-1", "pod-2"])
+@pytest.mark.parametrize("uninterrupted", [True, False])
+@pytest.mark.parametrize("requested", [True, False])
+def test_who_knows_that_it_deleted_the_volume_says_so_on_it(
+    holder: str, *, uninterrupted: bool, requested: bool
+) -> None:
+    going = terminating(managed(applied(PLAIN, mark_patch(PLAIN, holder))))
+    run = RunFacts(
+        holder="pod-1", uninterrupted=uninterrupted, deletion_requested=requested, begun=True
+    )
+
+    step = next_step(DELETING, Observation(pv=going), run)
+
+    assert isinstance(step, DetachClaimRef)
+    known = holder == "pod-1" and (uninterrupted or requested)
+    assert says_deletion(applied(going, step.patch)) is known
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_volume_that_was_seen_marked_is_ours_to_delete_whatever_is_taken_off_it(
+    *, held: bool
+) -> None:
+    original = original_of(MARKED if held else PLAIN)
+    going = Observation(pv=terminating(PLAIN), original=original)
+
+    step = next_step(DELETING, going, CONTINUING)
+
+    assert isinstance(step, Mark if held else LeaveAlone)
+
+
+def test_what_the_reference_deleted_is_left_to_its_saved_volume() -> None:
+    skipped = {**annotations_of(PLAIN), SKIP_RECLAIM_ANNOTATION: "true"}
+    going = terminating(
+        with_metadata(with_spec(PLAIN, persistentVolumeReclaimPolicy="Retain"), annotations=skipped)
+    )
+
+    assert next_step(PREPARED, Observation(pv=going), CONTINUING) == Drop(Outcome.SUPERSEDED)
