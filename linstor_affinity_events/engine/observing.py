@@ -53,7 +53,7 @@ async def observe_again(
         return pv, None
 
 
-def confirmed(
+def with_knowledge(
     dependencies: RunDependencies,
     entry: JournalEntry,
     observation: Observation,

@@ -10,7 +10,7 @@ from linstor_affinity_events.engine.keyed_queue import Priority, QueueClosed, Wo
 from linstor_affinity_events.engine.ports import NO_TRIGGER
 from linstor_affinity_events.engine.rechecks import RECHECK_AFTER, Rechecks
 from linstor_affinity_events.engine.resuming import RECHECK_RESUMED_AFTER, Resuming
-from linstor_affinity_events.engine.retries import FAILED_MOST
+from linstor_affinity_events.engine.retries import REFUSED_LEAST
 from linstor_affinity_events.engine.saved_volumes import SavedVolumes
 from linstor_affinity_events.engine.yielding import yielding
 from linstor_affinity_events.errors import Again, Refused
@@ -87,7 +87,7 @@ class Reconciler:
         except Again as error:
             self._retries.failed(item, error, after=error.after)
         except Refused as error:
-            self._retries.failed(item, error, after=FAILED_MOST / 10)
+            self._retries.failed(item, error, after=REFUSED_LEAST)
         except Exception:
             log.exception(
                 "unexpected error while reconciling this LINSTOR resource, a defect of the "
@@ -95,7 +95,7 @@ class Reconciler:
                 "Please report it with the traceback",
                 extra=facts(resource=item.key),
             )
-            self._retries.failed(item, None, after=FAILED_MOST / 10)
+            self._retries.failed(item, None, after=REFUSED_LEAST)
         else:
             self._retries.succeeded(item.key)
 

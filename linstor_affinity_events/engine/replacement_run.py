@@ -7,7 +7,7 @@ from typing import assert_never
 
 from linstor_affinity_events.engine.after_recreation import verified
 from linstor_affinity_events.engine.claim_at_rest import ClaimAtRest, is_at_rest
-from linstor_affinity_events.engine.observing import confirmed, observe_again
+from linstor_affinity_events.engine.observing import observe_again, with_knowledge
 from linstor_affinity_events.engine.overlapping_writes import marked_and_saved, removed_and_created
 from linstor_affinity_events.engine.ports import VolumeWatch
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
@@ -103,7 +103,7 @@ class ReplacementRun:
         step: Step = Observe()
         try:
             if not self.progress.outdated:
-                self._confirm()
+                self._add_knowledge()
             step, pv = following(self.progress), self.progress.entry.pv
             # Nothing may delay an absent volume, and the claim was just read for Remove.
             present = self.progress.observation.pv is not None and not self.progress.outdated
@@ -114,7 +114,7 @@ class ReplacementRun:
         except (Again, Refused) as error:
             return step, Failure(error)
 
-    def _confirm(self) -> None:
+    def _add_knowledge(self) -> None:
         """Add to the observation what this instance knows besides."""
         progress = self.progress
         own = progress.own and progress.observation.taken
@@ -127,7 +127,7 @@ class ReplacementRun:
         observation = progress.observation
         if progress.rejected is None:
             known = run.begun and self._is_alone
-            observation = confirmed(
+            observation = with_knowledge(
                 self._dependencies, progress.entry, observation, owner_known=known
             )
         self.progress = replace(progress, run=run, observation=observation)
@@ -194,7 +194,7 @@ class ReplacementRun:
             entry,
             first_hand=self._is_first_hand,
             leads=leads,
-            led_throughout=leads and self._same_term,
+            leads_since_run_began=leads and self._same_term,
             exclusive=leadership.exclusive,
         )
 

@@ -24,6 +24,9 @@ USUALLY_UNFINISHED = 50
 """There are hardly more journal entries than --workers. If there are more than this, others write
 them, and the more there are, the less often those that fail are retried.
 """
+REFUSED_LEAST = 30.0
+"""The shortest delay after a rejection or an unexpected error: a retry hardly ever helps."""
+
 RETRY_MOST = 60.0
 
 _UNFINISHED = (

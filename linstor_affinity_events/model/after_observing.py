@@ -33,11 +33,7 @@ _NOT_LEADING = "PersistentVolume {} was deleted, and another instance leads: it 
 def after_observing(progress: Progress, seen: Observed) -> Progress | Finished | Failed:
     """Continue from what was observed: nothing from an older observation is kept."""
     progress, entry = replace(progress, outdated=False, rejected=None), seen.entry
-    if (
-        seen.pv is not None
-        and is_alive(seen.pv, progress.entry.uid)
-        and not has_any_marker(seen.pv)
-    ):
+    if _is_unmarked(progress, seen.pv):
         progress = with_nothing_done(progress)
     if entry is None:
         ours = _is_taken_away(progress, seen)
@@ -50,8 +46,8 @@ def after_observing(progress: Progress, seen: Observed) -> Progress | Finished |
 
 
 def _is_unmarked(progress: Progress, pv: Manifest | None) -> bool:
-    alive = is_alive(pv, progress.entry.uid)
-    return alive and pv is not None and not has_any_marker(pv)
+    """Whether the volume is live, and nothing of our markers is on it."""
+    return pv is not None and is_alive(pv, progress.entry.uid) and not has_any_marker(pv)
 
 
 def _with_entry_again(progress: Progress, seen: Observed) -> Progress:

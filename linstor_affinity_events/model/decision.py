@@ -199,7 +199,7 @@ def _being_deleted(case: Case) -> Decision | None:
     )
 
 
-def _left_alone(case: Case) -> Decision | None:
+def _excluded(case: Case) -> Decision | None:
     if case.volume.skip:
         return Skipped(
             Reason.SKIP_ANNOTATION, "annotation piraeus.io/skip-affinity-controller is set"
@@ -421,7 +421,7 @@ RULES = (
     Rule("it is not being deleted", _being_deleted),
     Rule(
         "it is not excluded by annotation, property, phase or Balanced placement",
-        _left_alone,
+        _excluded,
     ),
     Rule("its resource definition is not too large to be read", _definition_known),
     Rule("no other PersistentVolume in use refers to the same LINSTOR volume", _no_other_in_use),

@@ -74,7 +74,7 @@ def is_by_another(progress: Progress, seen: Observed, entry: JournalEntry) -> bo
     """
     if entry.state is not State.DELETING or not deleted_without_request(progress, seen.pv):
         return False
-    if progress.run.begun and seen.led_throughout and seen.exclusive:
+    if progress.run.begun and seen.leads_since_run_began and seen.exclusive:
         return True
     before_any_other = progress.deleting_version != ""
     if before_any_other and progress.deleting_version == entry.version:
@@ -86,7 +86,7 @@ def is_by_another(progress: Progress, seen: Observed, entry: JournalEntry) -> bo
 
 def _shows_no_other_instance(progress: Progress, seen: Observed, pv: Manifest) -> bool:
     """Whether nothing on the terminating volume says that another instance deleted it."""
-    if progress.run.begun and seen.led_throughout:
+    if progress.run.begun and seen.leads_since_run_began:
         # Without an election another instance may have marked it and had it deleted.
         return not is_marked_by_another(pv, progress.run.holder)
     # Others may have rewritten the entry. Where they have removed the name, it may be anybody's;

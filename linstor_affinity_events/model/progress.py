@@ -12,7 +12,10 @@ from linstor_affinity_events.model.steps import LeaveAlone, Outcome, Step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A replacement between two steps."""
+    """A replacement between two steps. What comes next: a new observation if the last one is
+    `outdated`, else the step `then`, else the rollback if it was `rejected`, else the next step of
+    the order.
+    """
 
     entry: JournalEntry
     observation: Observation

@@ -91,7 +91,7 @@ class Observed:
     leads: bool = True
     """Whether this instance leads: if not, another one may have deleted the volume."""
 
-    led_throughout: bool = False
+    leads_since_run_began: bool = False
     """Whether this instance has led since this run began, and no other one in between."""
 
     exclusive: bool = True

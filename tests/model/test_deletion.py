@@ -35,7 +35,7 @@ def run(*, begun_by_us: bool = True, saved: str = "") -> Progress:
 
 
 def by_another(progress: Progress, pv: Json | None, *, led: bool = False) -> bool:
-    seen = Observed(pv, ENTRY, led_throughout=led, exclusive=False)
+    seen = Observed(pv, ENTRY, leads_since_run_began=led, exclusive=False)
     return is_by_another(progress, seen, replace(ENTRY, version="later"))
 
 

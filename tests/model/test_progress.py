@@ -767,7 +767,7 @@ def test_what_another_instance_took_over_and_deleted_is_not_given_up(holder: str
     assert given_up is (holder == US)
 
 
-def test_an_entry_whose_save_was_not_answered_is_still_our_own() -> None:
+def test_an_entry_whose_save_had_no_response_is_still_our_own() -> None:
     cluster = Cluster()
     before = at(started(cluster), cluster, Delete)
     step = Save(before.entry.wanting(with_metadata(dict(before.entry.wanted), labels={"a": "b"})))
