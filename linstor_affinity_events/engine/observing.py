@@ -5,15 +5,17 @@ from itertools import islice
 
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import BadEntry, Stalled, Unreachable
-from linstor_affinity_events.model.deletion import begun_and_alive
+from linstor_affinity_events.model.deletion import begun_and_alive, deleted_without_request
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, uid_of
+from linstor_affinity_events.model.markers import is_marked_by_another, is_marked_otherwise
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.observation import Observation
 from linstor_affinity_events.model.ownership import was_seen_as_its_own
 from linstor_affinity_events.model.progress import Progress
+from linstor_affinity_events.model.results import Observed
 
 MOST_ABSENT = 100
 """How many absent volumes for one LINSTOR volume are looked for. Others may have written thousands
@@ -51,6 +53,39 @@ async def observe_again(
         if not begun_and_alive(progress, pv):
             raise
         return pv, None
+
+
+async def observed_again(
+    dependencies: RunDependencies, progress: Progress, *, first_hand: bool, same_term: bool
+) -> Observed:
+    """The same, with whether this instance leads. `same_term`: it has led since the run began."""
+    leadership = dependencies.leadership
+    pv, entry = await observe_again(dependencies, progress)
+    # A Lease that others have written may be noticed only when it is renewed.
+    doubted = deleted_without_request(progress, pv)
+    leads = leadership.leading and (not doubted or await leadership.confirmed())
+    return Observed(
+        pv,
+        entry,
+        first_hand=first_hand,
+        leads=leads,
+        leads_since_run_began=leads and same_term,
+        exclusive=leadership.exclusive,
+    )
+
+
+async def knows_original(dependencies: RunDependencies, progress: Progress) -> bool:
+    """Whether no other instance can have marked the live volume since this run did. A Lease that
+    others have written may be noticed only when it is renewed.
+    """
+    pv, holder = progress.observation.pv, progress.run.holder
+    if pv is None or not begun_and_alive(progress, pv):
+        return True
+    if not is_marked_otherwise(pv, holder, progress.original_values):
+        return True
+    if dependencies.leadership.exclusive:
+        return await dependencies.leadership.confirmed()
+    return not is_marked_by_another(pv, holder)
 
 
 def with_knowledge(

@@ -32,6 +32,8 @@ class Originals:
         """
         name, seen = name_of(original), original_of(original)
         before = self._known.get(name)
+        if before is not None and before.uid != seen.uid:
+            self._removed.discard(name)
         if name in self and before is not None and before.uid == seen.uid:
             # Without our markers, while it is not being deleted, we hold it no more.
             held = seen.held or (before.held and is_terminating(original))

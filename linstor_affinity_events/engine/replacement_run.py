@@ -7,7 +7,7 @@ from typing import assert_never
 
 from linstor_affinity_events.engine.after_recreation import verified
 from linstor_affinity_events.engine.claim_at_rest import ClaimAtRest, is_at_rest
-from linstor_affinity_events.engine.observing import observe_again, with_knowledge
+from linstor_affinity_events.engine.observing import knows_original, observed_again, with_knowledge
 from linstor_affinity_events.engine.overlapping_writes import marked_and_saved, removed_and_created
 from linstor_affinity_events.engine.ports import VolumeWatch
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
@@ -17,7 +17,6 @@ from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.advance import advance, after_removal, following
-from linstor_affinity_events.model.deletion import deleted_without_request
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
 from linstor_affinity_events.model.names import Uid
@@ -28,7 +27,6 @@ from linstor_affinity_events.model.results import (
     Done,
     Dropped,
     Failure,
-    Observed,
     Postponed,
     Recreated,
     Result,
@@ -103,7 +101,7 @@ class ReplacementRun:
         step: Step = Observe()
         try:
             if not self.progress.outdated:
-                self._add_knowledge()
+                await self._add_knowledge()
             step, pv = following(self.progress), self.progress.entry.pv
             # Nothing may delay an absent volume, and the claim was just read for Remove.
             present = self.progress.observation.pv is not None and not self.progress.outdated
@@ -114,14 +112,17 @@ class ReplacementRun:
         except (Again, Refused) as error:
             return step, Failure(error)
 
-    def _add_knowledge(self) -> None:
+    async def _add_knowledge(self) -> None:
         """Add to the observation what this instance knows besides."""
         progress = self.progress
-        own = progress.own and progress.observation.taken
+        own, alone = (
+            progress.own and progress.observation.taken,
+            await knows_original(self._dependencies, progress),
+        )
         run = replace(
             progress.run,
-            uninterrupted=own and self._is_recent,
-            led_throughout=progress.run.begun and self._same_term,
+            uninterrupted=own and self._is_recent and alone,
+            led_throughout=progress.run.begun and self._same_term and alone,
             allowed_finalizers=self._dependencies.allowed_finalizers,
         )
         observation = progress.observation
@@ -158,7 +159,12 @@ class ReplacementRun:
     async def _take(self, step: Step) -> Result:
         match step:
             case Observe():
-                return await self._observe()
+                return await observed_again(
+                    self._dependencies,
+                    self.progress,
+                    first_hand=self._is_first_hand,
+                    same_term=self._same_term,
+                )
             case Mark() | DetachClaimRef() | Unmark() | Delete() | Create():
                 return await self._write(step)
             case Save(changed):
@@ -182,21 +188,6 @@ class ReplacementRun:
                 return Done(step)
             case _:
                 assert_never(step)
-
-    async def _observe(self) -> Observed:
-        leadership = self._dependencies.leadership
-        pv, entry = await observe_again(self._dependencies, self.progress)
-        # A Lease that others have written may be noticed only when it is renewed.
-        doubted = deleted_without_request(self.progress, pv)
-        leads = leadership.leading and (not doubted or await leadership.confirmed())
-        return Observed(
-            pv,
-            entry,
-            first_hand=self._is_first_hand,
-            leads=leads,
-            leads_since_run_began=leads and self._same_term,
-            exclusive=leadership.exclusive,
-        )
 
     async def _write(
         self, step: Mark | DetachClaimRef | Unmark | Delete | Create

@@ -16,6 +16,7 @@ from linstor_affinity_events.model.markers import (
     Before,
     has_any_marker,
     is_marked,
+    is_marked_otherwise,
     may_have_set_retain,
     recorded_values_of,
     unmarking,
@@ -30,13 +31,13 @@ async def unmark_without_entry(
     pv: Manifest | None,
     *,
     own: Before | None = None,
-    led_alone: bool = False,
+    alone: bool = True,
 ) -> Outcome | Refusal:
     """Remove our replacement markers from a live volume without a journal entry.
 
     The markers say what was there before, but anybody who may write annotations can set them.
-    Unless this run has set them (`own`), policy Retain stays, and an annotation holds the original.
-    With `led_alone`, no other instance can have marked the volume since.
+    Unless this run has set them (`own`) and no other instance can have done so since (`alone`),
+    policy Retain stays, and an annotation holds the original.
     """
     if pv is None or not has_any_marker(pv):
         return Outcome.SUPERSEDED
@@ -57,8 +58,7 @@ async def unmark_without_entry(
             f"annotation {MARKER_ANNOTATION} says what to restore; see "
             "docs/reliability.md",
         )
-    if not led_alone and recorded_values_of(pv) != own:
-        # Another instance may have marked it since, and the policy may have changed before.
+    if not alone:
         own = None
     # If its claim went while it said Retain, a user may have relied on that.
     unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
@@ -80,10 +80,12 @@ async def unmark_in_run(
     pv, leadership = progress.observation.pv, dependencies.leadership
     ours = pv is not None and may_have_set_retain(pv, marked=progress.run.marked)
     own = progress.original_values if progress.run.begun and alone and ours else None
-    # A Lease that others have written may be noticed only when it is renewed. Without values of its
-    # own, the run need not know.
-    led_alone = own is not None and led and leadership.exclusive and await leadership.confirmed()
-    ended = await unmark_without_entry(dependencies, pv, own=own, led_alone=led_alone)
+    led_alone = True
+    if pv is not None and own is not None and is_marked_otherwise(pv, progress.run.holder, own):
+        # Another instance may have marked or unmarked it since, and the policy may have changed. A
+        # Lease that others have written may be noticed only when it is renewed.
+        led_alone = led and leadership.exclusive and await leadership.confirmed()
+    ended = await unmark_without_entry(dependencies, pv, own=own, alone=led_alone)
     return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
 
 

@@ -13,9 +13,9 @@ from linstor_affinity_events.model.changes import as_shown_by_dry_run
 from linstor_affinity_events.model.deletion import is_alive
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import MARKER_ANNOTATION
-from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
+from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of, version_of
 from linstor_affinity_events.model.markers import holder_of, is_marked
-from linstor_affinity_events.model.progress import Failed, Finished, Progress, with_nothing_done
+from linstor_affinity_events.model.progress import Failed, Finished, Progress, having_seen
 from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
 from linstor_affinity_events.model.replacement import next_step, rolled_back
 from linstor_affinity_events.model.results import (
@@ -137,20 +137,23 @@ def _after_success(progress: Progress, step: Step, result: Result) -> Progress |
 
 
 def _written(progress: Progress, step: Step, result: Written) -> Progress:
-    seen = replace(progress, observation=replace(progress.observation, pv=result.pv))
+    if isinstance(step, Delete):
+        progress = _having_requested_deletion(progress)
+    seen = having_seen(progress, result.pv)
+    seen = replace(seen, observation=replace(progress.observation, pv=result.pv))
     if isinstance(step, Unmark):
-        if is_alive(result.pv, progress.entry.uid):
-            seen = with_nothing_done(seen)
         return replace(seen, then=Drop(step.outcome, verified=True))
     if isinstance(step, Mark):
         lacking = _lacks_name(progress, result.pv)
         seen = replace(seen, run=replace(seen.run, marked=True))
         return replace(seen, rejected=Refused(_NAME_REMOVED) if lacking else None)
-    return _having_requested_deletion(seen) if isinstance(step, Delete) else seen
+    return seen
 
 
 def _having_requested_deletion(progress: Progress) -> Progress:
-    return replace(progress, run=replace(progress.run, deletion_requested=True))
+    """Each request names the version of the volume that was observed."""
+    pv, run = progress.observation.pv, replace(progress.run, deletion_requested=True)
+    return replace(progress, run=run, deletion_version="" if pv is None else version_of(pv))
 
 
 def _lacks_name(progress: Progress, pv: Manifest | None) -> bool:
@@ -166,6 +169,7 @@ def _marked_and_saved(
         progress = _saved(progress, step, result.entry)
     if result.pv is not None:
         seen = replace(progress.observation, pv=result.pv)
+        progress = having_seen(progress, result.pv)
         progress = replace(progress, run=replace(progress.run, marked=True), observation=seen)
     if result.error is not None:
         return _after_failure(progress, step, result.error)
@@ -199,7 +203,7 @@ def _recreated(progress: Progress, step: Step, result: Recreated) -> Progress:
         progress,
         removed=progress.removed or isinstance(step, Remove),
         asked_for=progress.asked_for if result.pv is None else result.asked_for,
-        run=replace(progress.run, created=created),
+        run=replace(progress.run, created=created, came_back=created is not None),
         observation=replace(progress.observation, pv=result.pv),
     )
 
@@ -291,6 +295,9 @@ def _having_failed(progress: Progress, step: Step, error: Again | Refused) -> Pr
             return replace(progress, removed=True)
         case Mark() | MarkAndSave() if not conflict and not rejected:
             return replace(progress, mark_unanswered=True)
+        case Unmark() if not conflict and not rejected:
+            # From now on only the volume itself says whether the markers are on it.
+            return replace(progress, run=replace(progress.run, marked=False))
         case Delete() if not conflict:
             unanswered = progress.deletion_unanswered or not rejected
             return replace(_having_requested_deletion(progress), deletion_unanswered=unanswered)

@@ -7,7 +7,6 @@ from linstor_affinity_events.model.changes import taken_over
 from linstor_affinity_events.model.deletion import (
     begun_and_alive,
     exists,
-    is_alive,
     is_by_another,
     is_deleted,
     left_to_its_owner,
@@ -15,14 +14,13 @@ from linstor_affinity_events.model.deletion import (
 )
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.manifest import Manifest
-from linstor_affinity_events.model.markers import has_any_marker
 from linstor_affinity_events.model.observation import Observation
 from linstor_affinity_events.model.progress import (
     Failed,
     Finished,
     Progress,
     begin,
-    with_nothing_done,
+    having_seen,
 )
 from linstor_affinity_events.model.results import Observed
 from linstor_affinity_events.model.steps import Save, UnmarkWithoutEntry
@@ -33,8 +31,7 @@ _NOT_LEADING = "PersistentVolume {} was deleted, and another instance leads: it 
 def after_observing(progress: Progress, seen: Observed) -> Progress | Finished | Failed:
     """Continue from what was observed: nothing from an older observation is kept."""
     progress, entry = replace(progress, outdated=False, rejected=None), seen.entry
-    if _is_unmarked(progress, seen.pv):
-        progress = with_nothing_done(progress)
+    progress = having_seen(progress, seen.pv)
     if entry is None:
         ours = _is_taken_away(progress, seen)
         return _with_entry_again(progress, seen) if ours else _without_entry(progress, seen.pv)
@@ -43,11 +40,6 @@ def after_observing(progress: Progress, seen: Observed) -> Progress | Finished |
     if _is_for_later_volume(progress, seen, entry):
         return _with_later_volume(progress, seen.pv, entry)
     return _with_entry(progress, seen, entry)
-
-
-def _is_unmarked(progress: Progress, pv: Manifest | None) -> bool:
-    """Whether the volume is live, and nothing of our markers is on it."""
-    return pv is not None and is_alive(pv, progress.entry.uid) and not has_any_marker(pv)
 
 
 def _with_entry_again(progress: Progress, seen: Observed) -> Progress:
@@ -124,7 +116,7 @@ def _is_taken_away(progress: Progress, seen: Observed) -> bool:
     """Whether the entry of a volume that this run deletes is gone, although the volume is not there
     again: another client deleted it, or another instance that saw it before the markers.
     """
-    mine = may_have_deleted(progress) and progress.asked_for is None
+    mine = may_have_deleted(progress) and not progress.run.came_back
     return mine and seen.first_hand and is_deleted(seen.pv, progress.entry.uid)
 
 
@@ -134,7 +126,8 @@ def _is_for_later_volume(progress: Progress, seen: Observed, entry: JournalEntry
     """
     if entry.uid == progress.entry.uid:
         return False
-    there = exists(seen.pv, progress.entry.uid) or (seen.pv is None and seen.first_hand)
+    a_moment_ago = seen.pv is None and seen.first_hand and not progress.run.came_back
+    there = exists(seen.pv, progress.entry.uid) or a_moment_ago
     return not ((progress.run.begun or may_have_deleted(progress)) and there)
 
 

@@ -115,10 +115,11 @@ def _deleted_since_entry_says_so(
     pv: Manifest, observation: Observation, run: RunFacts
 ) -> DeletedBy | LeaveAlone:
     """Who deleted it, if the entry says that this service may have: anybody may have written it."""
+    if observation.deleted_by_others:
+        # It was not marked then, and this service deletes marked volumes only.
+        return DeletedBy.OWNER
     if run.deletion_requested:
         return DeletedBy.US
-    if observation.deleted_by_others:
-        return DeletedBy.OWNER
     allowed = (*run.allowed_finalizers, *GARBAGE_COLLECTORS)
     if unknown := unknown_finalizers(finalizers_of(pv), allowed):
         # Nobody can add one to a volume that is being deleted.
@@ -136,6 +137,6 @@ def _deleted_since_entry_says_so(
 
 def absent_by_others(entry: JournalEntry, observation: Observation, run: RunFacts) -> bool:
     """Whether another client deleted the volume, or the one that this run created for it."""
-    if entry.state is State.PREPARED or run.created is not None:
+    if entry.state is State.PREPARED or run.came_back:
         return True
     return observation.deleted_by_others and not run.deletion_requested

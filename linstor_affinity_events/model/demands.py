@@ -232,7 +232,7 @@ def _given_by(storage_class: StorageClass | None) -> Demands:
     if storage_class is None or not storage_class.is_ours:
         return Demands()
     return Demands(
-        mount_options=storage_class.mount_options,
+        mount_options=_compact(storage_class.mount_options),
         context_options=_texts(storage_class.context_options),
         commands=_texts(storage_class.commands),
         file_system=_texts(storage_class.file_system),

@@ -7,6 +7,7 @@ What a function asks for, and who may have set it:
 * `recorded_values_of`, `holder_of`: the annotation, written by anybody.
 * `says_deletion`, `claim_name_of`, `is_marked_by_another`: the annotation, by our field manager.
 * `confirmed_values_of`: the same, beside Retain and skip-reclaim.
+* `is_marked_otherwise`: any of these is not as this instance sets it.
 * `is_ours_to_delete`: the finalizer, or the annotation by our field manager.
 """
 
@@ -66,6 +67,18 @@ def is_unfinished(manifest: Manifest) -> bool:
     return FINALIZER in finalizers_of(manifest) or (
         MARKER_ANNOTATION in annotations_of(manifest) and not is_terminating(manifest)
     )
+
+
+def is_marked_otherwise(manifest: Manifest, holder: str, before: Before) -> bool:
+    """Whether there are markers, but not as an instance of this name sets them on a volume that had
+    these values `before`.
+    """
+    same = (
+        is_marked(manifest)
+        and holder_of(manifest) == holder
+        and recorded_values_of(manifest) == before
+    )
+    return has_any_marker(manifest) and not same
 
 
 def is_safe_to_release(manifest: Manifest) -> bool:
@@ -248,6 +261,9 @@ def unmarking(
     }
     before = own or (recorded_values_of(manifest) if _wrote_marker(manifest) else None)
     has_retain = reclaim_policy_of(manifest) == RETAIN
+    if own is None and not _may_be_ours(manifest):
+        # An annotation of somebody else: nothing was replaced.
+        return Unmarking(guarded(manifest, patch))
     if before is None:
         # The original values are unknown; with our finalizer, Retain may be ours.
         stays = has_retain and FINALIZER in finalizers_of(manifest)
@@ -257,6 +273,12 @@ def unmarking(
         return Unmarking(guarded(manifest, patch))
     confirmed = (own is not None or is_marked(manifest)) and recorded != RETAIN
     return _with_policy(manifest, patch, policy, stays=keep or not confirmed)
+
+
+def _may_be_ours(manifest: Manifest) -> bool:
+    """Whether finalizer or skip-reclaim is there, which the write that sets Retain sets as well."""
+    skipped = annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION) == "true"
+    return skipped or FINALIZER in finalizers_of(manifest)
 
 
 def may_have_set_retain(manifest: Manifest, *, marked: bool) -> bool:

@@ -73,7 +73,12 @@ class RunFacts:
     """Whether a deletion that it requested may have taken effect."""
 
     created: Uid | None = None
-    """The uid of the new volume that it created: if that is absent, another client deleted it."""
+    """The uid of the new volume that it created."""
+
+    came_back: bool = False
+    """Whether it has seen a later incarnation of the volume, whoever created that: if it is absent,
+    another client deleted it.
+    """
 
     uninterrupted: bool = False
     """Whether everything happened in this run, within a minute: nobody can have relied on the

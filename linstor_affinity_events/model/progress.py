@@ -4,8 +4,14 @@ from dataclasses import dataclass, replace
 
 from linstor_affinity_events.errors import Again, Refused
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.manifest import Manifest, skip_reclaim_of
-from linstor_affinity_events.model.markers import Before
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    is_terminating,
+    skip_reclaim_of,
+    uid_of,
+    version_of,
+)
+from linstor_affinity_events.model.markers import Before, has_any_marker
 from linstor_affinity_events.model.observation import Observation, RunFacts
 from linstor_affinity_events.model.steps import LeaveAlone, Outcome, Step
 
@@ -32,6 +38,11 @@ class Progress:
 
     mark_unanswered: bool = False
     """Whether markers that this run requested may still be set, whenever that request arrives."""
+
+    deletion_version: str = ""
+    """The version of the volume that this run requested to delete, unless it is sure that this has
+    no effect.
+    """
 
     deletion_unanswered: bool = False
     """Whether a deletion that this run requested may still take effect."""
@@ -119,9 +130,18 @@ def continued(progress: Progress) -> Progress:
     return replace(progress, own=False, outdated=True, then=None, steps=0, conflicts=0, failures=0)
 
 
-def with_nothing_done(progress: Progress) -> Progress:
-    """The progress of a run whose volume is live and has none of our markers any more. A deletion
-    was requested for the version with markers, so it can't take effect.
+def having_seen(progress: Progress, pv: Manifest | None) -> Progress:
+    """The progress of a run that sees its volume like this. If it is live in another version than
+    the one that the run requested to delete, that has no effect any more; if it is live without any
+    marker, another client, or instance, has undone what the run did.
     """
-    run = replace(progress.run, marked=False, deletion_requested=False)
-    return replace(progress, run=run, deletion_unanswered=False)
+    if pv is not None and uid_of(pv) != progress.entry.uid:
+        return replace(progress, run=replace(progress.run, came_back=True))
+    if pv is None or is_terminating(pv):
+        return progress
+    if not has_any_marker(pv):
+        progress = replace(progress, run=replace(progress.run, marked=False))
+    if progress.deletion_version in {"", version_of(pv)}:
+        return progress
+    run = replace(progress.run, deletion_requested=False)
+    return replace(progress, run=run, deletion_version="", deletion_unanswered=False)

@@ -34,7 +34,6 @@ from linstor_affinity_events.model.markers import (
     has_any_marker,
     holder_of,
     is_marked,
-    is_marked_by_another,
     is_safe_to_release,
     mark_patch,
     may_have_set_retain,
@@ -215,7 +214,8 @@ def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
 def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts) -> Step:
     whole = is_marked(pv)
     # What the entry says of policy and skip-reclaim counts only for who knows the original.
-    known = recorded_values_of(pv) is not None or run.original_known
+    own = entry.policy, skip_reclaim_of(entry.wanted)
+    known = run.original_known or recorded_values_of(pv) == own
     # Entry and markers of another run may be anybody's: a live volume is decided on again.
     if run.begun and whole and known and not _has_to_be_decided_again(entry, pv):
         wanted = entry.wanting(taken_over(entry.wanted, pv))
@@ -226,8 +226,7 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: Run
             return Save(wanted)
         if holder_of(pv) == run.holder:
             return Delete()
-        before = entry.policy, skip_reclaim_of(entry.wanted)
-        return Mark(mark_patch(pv, run.holder, before=before))
+        return Mark(mark_patch(pv, run.holder, before=own))
     if whole or has_any_marker(pv):
         # Another client changed it, or removed a part of what makes the deletion harmless. The
         # entry first: a deletion from now on is not ours. If another run marked it, the markers
@@ -241,10 +240,6 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: Run
 
 
 def _has_to_be_decided_again(entry: JournalEntry, pv: Manifest) -> bool:
-    own = entry.policy, skip_reclaim_of(entry.wanted)
-    if recorded_values_of(pv) not in {None, own}:
-        # Another instance has marked it since, after its policy had changed.
-        return True
     merged = taken_over(entry.wanted, pv)
     return claim_of(pv) != entry.claim or changes_decision(entry.wanted, merged) is not None
 
@@ -268,13 +263,11 @@ def rolled_back(
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
     )
     ours = may_have_set_retain(pv, marked=run.marked)
-    # Another instance has marked it since, after its policy may have changed.
-    others = is_marked_by_another(pv, run.holder)
     own = entry.policy, skip_reclaim_of(entry.wanted)
     unmarked = unmarking(
         pv,
         keep=gone and not run.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
-        own=own if ours and run.original_known and not others else None,
+        own=own if ours and run.original_known else None,
         recorded=entry.policy,
     )
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)

@@ -118,14 +118,17 @@ async def test_an_owner_deletes_the_volume_while_its_markers_are_incomplete() ->
         await deleted_by_its_owner(setup, attack)
 
 
+@pytest.mark.parametrize("holder", [{}, {"holder": "another"}], ids=["its own", "another"])
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_run_knows_the_policy_of_the_volume_that_it_marked(moment: str) -> None:
+async def test_a_run_knows_the_policy_of_the_volume_that_it_marked(
+    moment: str, holder: dict[str, str]
+) -> None:
     async with bound() as (setup, _):
         writes = iter(range(1))
 
         def attack() -> None:
             for _ in writes:
-                rewrite_markers(setup, reclaimPolicy="Retain")
+                rewrite_markers(setup, reclaimPolicy="Retain", **holder)
 
         at_each_deletion(setup, **{moment: attack})
         async with setup.at_work():

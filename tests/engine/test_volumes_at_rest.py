@@ -305,3 +305,16 @@ async def test_a_run_without_entry_restores_only_what_it_has_replaced(
 
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == policy
         assert MARKER_ANNOTATION not in annotations_of(setup.pv())
+
+
+async def test_an_annotation_has_nothing_reported_of_a_volume_of_policy_retain() -> None:
+    """Finalizer and skip-reclaim, which this service sets in the same write, are not there."""
+    async with bound() as (setup, _), setup.at_work():
+        await at_rest(setup, persistentVolumeReclaimPolicy="Retain")
+
+        annotate(setup, marker("Delete"))
+        await reconciled(setup, 5)
+
+        assert MARKER_ANNOTATION not in annotations_of(setup.pv())
+        assert ORIGINAL_POLICY_ANNOTATION not in annotations_of(setup.pv())
+        assert setup.notices.warnings == []

@@ -863,3 +863,40 @@ def test_the_new_volume_is_compared_with_what_it_was_created_from(*, verified: b
     assert isinstance(nothing, Finished)
     assert end.progress.different == (() if verified else ("metadata.labels[team]",))
     assert nothing.progress.different == ()
+
+
+@pytest.mark.parametrize("came_back", [True, False])
+def test_an_entry_is_not_written_again_for_a_volume_that_came_back(*, came_back: bool) -> None:
+    """The later incarnation is gone by now, and somebody has deleted the entry."""
+    cluster = Cluster()
+    progress = replace(at(started(cluster), cluster, Delete), outdated=True)
+    if came_back:
+        again = with_metadata(ORIGINAL, uid="pv-uid-2")
+        observed = advance(progress, Observe(), Observed(again, cluster.entry))
+        assert isinstance(observed, Progress)
+        progress = replace(observed, outdated=True)
+
+    after = advance(progress, Observe(), Observed(None, None, first_hand=True))
+
+    if came_back:
+        assert isinstance(after, Finished)
+        assert after.outcome is None
+    else:
+        assert isinstance(after, Progress)
+        assert isinstance(after.then, Save)
+
+
+@pytest.mark.parametrize("came_back", [True, False])
+def test_the_entry_of_a_later_incarnation_is_not_taken_for_a_rewritten_one(
+    *, came_back: bool
+) -> None:
+    cluster = Cluster()
+    progress = replace(at(started(cluster), cluster, Delete), outdated=True)
+    progress = replace(progress, run=replace(progress.run, came_back=came_back))
+    later = replace(progress.entry, uid=Uid("pv-uid-2"), version="99", holder=ANOTHER)
+
+    after = advance(progress, Observe(), Observed(None, later, first_hand=True))
+
+    assert isinstance(after, Progress)
+    assert (after.entry.uid == later.uid) is came_back
+    assert after.run.begun is not came_back

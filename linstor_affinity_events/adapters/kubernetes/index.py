@@ -132,6 +132,8 @@ class VolumeIndex:
         """
         metadata = manifest["metadata"]
         name, uid = PvName(metadata["name"]), Uid(metadata.get("uid", ""))
+        if self._deleting.get(name) != uid:
+            self._deleting.pop(name, None)
         before = self._volumes.get(name)
         began = before is not None and before.uid == uid and not before.terminating
         if began and not is_safe_to_release(manifest):

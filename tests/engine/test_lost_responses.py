@@ -1,0 +1,281 @@
+"""Responses to a deletion, an unmarking and a creation are lost; what was requested for an earlier
+version or incarnation of the volume explains nothing that happens to a later one.
+"""
+
+import asyncio
+
+import pytest
+
+from linstor_affinity_events.errors import Conflict, Unreachable
+from linstor_affinity_events.model.advance import MAX_CONFLICTS
+from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, SKIP_ANNOTATION
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    Patch,
+    annotations_of,
+    finalizers_of,
+    is_terminating,
+    uid_of,
+)
+from linstor_affinity_events.model.names import PvName
+from tests.engine.forged_entries import reconciled
+from tests.engine.setup import PV, RD, instead
+from tests.engine.test_after_unmarking import (
+    annotate,
+    before_first_deletion,
+    never_dropped,
+    policy,
+)
+from tests.engine.test_deletions_by_owners import is_deleted
+from tests.engine.test_entries_rewritten_in_replacement import bound
+from tests.engine.test_forged_markers import rewrite_markers
+from tests.engine.test_prepared_entries import standing_by
+
+RETAIN = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+
+
+def error(*, lost: bool) -> Conflict | Unreachable:
+    return Unreachable("503: the API server is shutting down") if lost else Conflict("409")
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("after", [20.0, 3600.0])
+async def test_an_unanswered_deletion_explains_none_of_a_later_version(
+    after: float, *, lost: bool
+) -> None:
+    """Somebody annotates the volume before each further request, so that it ends in a conflict."""
+    async with bound() as (setup, _):
+        delete, requests, owned = setup.volumes.delete, 0, False
+        loop, uid = asyncio.get_running_loop(), uid_of(setup.pv())
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal requests
+            requests += 1
+            if requests == 1:
+                raise error(lost=lost)
+            if not owned:
+                annotate(setup, "a", str(requests))
+            return await delete(manifest)
+
+        def deleted_by_its_owner() -> None:
+            nonlocal owned
+            owned = True
+            setup.cluster.delete("persistentvolumes", PV)
+
+        loop.call_later(after, deleted_by_its_owner)
+        instead(setup.volumes, delete=deleted)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, int(after // 60) + 20)
+
+        assert owned
+        assert is_deleted(setup, uid)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_an_unanswered_deletion_holds_no_volume_that_its_owner_deletes(*, lost: bool) -> None:
+    """The markers say by then that the deletion of this service was accepted."""
+    async with bound() as (setup, _):
+        delete, patch, requests, owned = setup.volumes.delete, setup.volumes.patch, 0, False
+        uid = uid_of(setup.pv())
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal requests
+            requests += 1
+            if requests == 1:
+                raise error(lost=lost)
+            if requests == 2:
+                rewrite_markers(setup, deleted=True)
+                annotate(setup, SKIP_ANNOTATION, "true")
+            return await delete(manifest)
+
+        async def patched(name: PvName, change: Patch) -> Manifest:
+            nonlocal owned
+            annotations = change["metadata"].get("annotations") or {}
+            if not owned and annotations.get(MARKER_ANNOTATION, "") is None:
+                owned = True
+                setup.cluster.delete("persistentvolumes", PV)
+            return await patch(name, change)
+
+        instead(setup.volumes, delete=deleted, patch=patched)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 30)
+
+        assert owned
+        assert is_deleted(setup, uid)
+        pv = setup.cluster.get("persistentvolumes", PV)
+        assert pv is None or FINALIZER not in finalizers_of(pv)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_a_deletion_that_the_watch_saw_as_others_is_not_undone_after_a_failover(
+    *, noticed: bool, lost: bool
+) -> None:
+    """The other instance has taken the markers off and dropped the entry."""
+    async with bound() as (first, _):
+        second, uid = standing_by(first), uid_of(first.pv())
+        delete, read, requested = first.volumes.delete, first.volumes.read, asyncio.Event()
+        loop, down_until = asyncio.get_running_loop(), 0.0
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal down_until
+            if not requested.is_set():
+                requested.set()
+                down_until = loop.time() + 3.0
+                raise error(lost=lost)
+            return await delete(manifest)
+
+        async def read_again(name: PvName) -> Manifest | None:
+            if loop.time() < down_until:
+                raise Unreachable("503: the API server is shutting down")
+            return await read(name)
+
+        def notice() -> None:
+            first.leadership.lease_is_another = first.leadership.leading = False
+            first.engine.leadership_changed(leading=False)
+
+        instead(first.volumes, delete=deleted, read=read_again)
+        async with first.at_work(), second.at_work():
+            first.queue.add(RD, source="promotion")
+            await requested.wait()
+            first.leadership.lease_is_another = True
+            loop.call_later(0.0 if noticed else 5.0, notice)
+            await asyncio.sleep(0.01)
+            second.leadership.leading = True
+            second.engine.leadership_changed(leading=True)
+            await second.replacer.resume(PV)
+            assert FINALIZER not in finalizers_of(first.pv())
+            annotate(first, SKIP_ANNOTATION, "true")
+            first.cluster.delete("persistentvolumes", PV)
+            await reconciled(second, 10)
+
+        assert is_deleted(first, uid)
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+@pytest.mark.parametrize("down", [0.0, 60.0])
+async def test_retain_set_after_an_unanswered_unmarking_stays(
+    down: float, *, annotated: bool
+) -> None:
+    """Before the run can see what has become of it."""
+    async with bound() as (setup, _):
+        before_first_deletion(setup, lambda: annotate(setup, SKIP_ANNOTATION, "true"))
+        patch, read, unmarked = setup.volumes.patch, setup.volumes.read, asyncio.Event()
+        loop, down_until = asyncio.get_running_loop(), 0.0
+
+        async def patched(name: PvName, change: Patch) -> Manifest:
+            made = await patch(name, change)
+            if MARKER_ANNOTATION not in annotations_of(made) and not unmarked.is_set():
+                unmarked.set()
+                raise Unreachable("the connection was closed")
+            return made
+
+        async def read_again(name: PvName) -> Manifest | None:
+            if loop.time() < down_until:
+                raise Unreachable("503")
+            return await read(name)
+
+        instead(setup.volumes, patch=patched, read=read_again)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await unmarked.wait()
+            down_until = loop.time() + down
+            await asyncio.sleep(down * 0.7)
+            setup.cluster.patch("persistentvolumes", PV, RETAIN)
+            if annotated:
+                annotate(setup, MARKER_ANNOTATION, "x")
+            await reconciled(setup, 10)
+
+        assert policy(setup) == "Retain"
+
+
+@pytest.mark.parametrize("text", [None, '{"reclaimPolicy":"Delete","skipReclaim":null}', "x"])
+async def test_retain_set_after_another_instance_has_unmarked_the_volume_stays(
+    text: str | None,
+) -> None:
+    """The first one has not noticed yet that it leads no longer."""
+    async with bound() as (first, _):
+        second, delete, requests = standing_by(first), first.volumes.delete, 0
+        given_up = asyncio.Event()
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal requests
+            requests += 1
+            if requests <= MAX_CONFLICTS + 1:
+                annotate(first, "a", str(requests))
+            if requests == MAX_CONFLICTS + 1:
+                given_up.set()
+            return await delete(manifest)
+
+        def notice() -> None:
+            first.leadership.lease_is_another = first.leadership.leading = False
+            first.engine.leadership_changed(leading=False)
+
+        instead(first.volumes, delete=deleted)
+        async with first.at_work(), second.at_work():
+            first.queue.add(RD, source="promotion")
+            await given_up.wait()
+            first.leadership.lease_is_another = True
+            asyncio.get_running_loop().call_later(5.0, notice)
+            second.leadership.leading = True
+            second.engine.leadership_changed(leading=True)
+            await asyncio.sleep(0.01)
+            await second.replacer.resume(PV)
+            assert policy(first) == "Delete"
+            first.cluster.patch("persistentvolumes", PV, RETAIN)
+            if text is not None:
+                annotate(first, MARKER_ANNOTATION, text)
+            await reconciled(second, 10)
+
+        assert policy(first) == "Retain"
+
+
+@pytest.mark.parametrize("how", ["by force", "with its claim"])
+@pytest.mark.parametrize("touched", [True, False])
+@pytest.mark.parametrize("lost", ["removal", "creation", None])
+async def test_the_new_volume_is_not_made_again_when_it_is_deleted(
+    how: str, lost: str | None, *, touched: bool
+) -> None:
+    """Somebody touches the entry before each attempt to drop it."""
+    async with bound() as (setup, _):
+        create, remove, losing = setup.volumes.create, setup.volumes.remove, lost
+        old = uid_of(setup.pv())
+
+        async def created(body: Manifest) -> Manifest:
+            nonlocal losing
+            made = await create(body)
+            if losing == "creation":
+                losing = None
+                raise Unreachable("503: the API server is shutting down")
+            return made
+
+        async def removed(pv: Manifest) -> None:
+            nonlocal losing
+            await remove(pv)
+            if losing == "removal":
+                losing = None
+                await asyncio.sleep(0.1)
+                raise Unreachable("503: the API server is shutting down")
+
+        instead(setup.volumes, create=created, remove=removed)
+        over = never_dropped(setup)
+        if not touched:
+            over.set()
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 10)
+            assert (new := uid_of(setup.pv())) != old
+            if how == "by force":
+                setup.cluster.delete("persistentvolumes", PV)
+                setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+            else:
+                setup.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+            await reconciled(setup, 20)
+            over.set()
+            await reconciled(setup, 20)
+
+        pv = setup.cluster.get("persistentvolumes", PV)
+        assert pv is None or (uid_of(pv) == new and is_terminating(pv))
+        assert setup.journal.entries == {}
