@@ -92,3 +92,19 @@ def test_of_a_volume_that_is_gone_the_last_one_counts() -> None:
     index.begin_list()
     index.end_list()
     assert not index.deleted_by_others(PV, None)
+
+
+def test_what_was_seen_of_an_earlier_incarnation_says_nothing_of_a_later_one() -> None:
+    """A list shows the later one, whose deletion this service requests."""
+    index = index_of(volume())
+    index.changed(deleted(volume()))
+    later = with_metadata(SAFE, uid="later")
+    index.begin_list()
+    index.listed(later)
+    index.end_list()
+
+    index.changed(deleted(later))
+    index.gone(deleted(later))
+
+    assert not index.deleted_by_others(PV, None)
+    assert not index.deleted_by_others(PV, Uid("later"))

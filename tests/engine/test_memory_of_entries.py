@@ -63,6 +63,15 @@ def test_of_texts_that_take_much_memory_a_hash_is_kept(options: list[str]) -> No
     assert read.mount_options == ()
 
 
+def test_a_class_confirms_the_many_options_that_it_gives() -> None:
+    options = [f"option-{number}" for number in range(100)]
+    read = StorageClass.read("linstor", {}, parse_policy, mount_options=options)
+    demands = demands_of(with_spec(volume(), mountOptions=options))
+
+    assert demands.mount_options[0].startswith("sha256 ")
+    assert unconfirmed(demands, original=None, storage_class=read) == ()
+
+
 def test_so_many_volumes_that_are_gone_are_remembered() -> None:
     originals = Originals()
     names = [PvName(f"pvc-{number}") for number in range(MOST_GONE + 10)]
