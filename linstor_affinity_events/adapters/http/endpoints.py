@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -137,6 +138,8 @@ class HttpEndpoints:
         self.ports: dict[str, int] = {}
         self._status_lock = asyncio.Lock()
         """One status is read and rendered at a time: each may take megabytes."""
+        self._renderer = ThreadPoolExecutor(1, "status-page")
+        """Goes on with a page whose client has hung up, before it begins the next one."""
 
     async def start(self) -> None:
         """Listen. Raises BadSettings if an address cannot be used."""
@@ -155,6 +158,7 @@ class HttpEndpoints:
             listening.close()
         for runner in self._runners:
             await runner.cleanup()
+        self._renderer.shutdown(wait=False, cancel_futures=True)
 
     async def _listen(self, flag: str, address: Address, routes: list[web.RouteDef]) -> None:
         app = web.Application(middlewares=[_one_at_a_time])
@@ -219,7 +223,10 @@ class HttpEndpoints:
         async with self._status_lock:
             status = await _shown(await read())
             # Loading the template, and rendering hundreds of rows, would block all other tasks.
-            page = await asyncio.to_thread(render, status, now=time.time())
+            now = time.time()
+            page = await asyncio.get_running_loop().run_in_executor(
+                self._renderer, partial(render, status, now=now)
+            )
         return web.Response(text=page, content_type="text/html", headers=SAFE_HEADERS)
 
     def _permitted(self, request: web.Request) -> Callable[[], Awaitable[Mapping[str, Any]]]:
