@@ -5,12 +5,17 @@ from itertools import islice
 
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import BadEntry, Stalled, Unreachable
-from linstor_affinity_events.model.deletion import begun_and_alive, deleted_without_request
+from linstor_affinity_events.model.deletion import (
+    begun_and_alive,
+    deleted_without_request,
+    is_as_left,
+    is_deleted,
+)
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import VolumeKey
 from linstor_affinity_events.model.manifest import Manifest, uid_of
-from linstor_affinity_events.model.markers import is_marked_by_another, is_marked_otherwise
+from linstor_affinity_events.model.markers import is_marked_by_another
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.observation import Observation
 from linstor_affinity_events.model.ownership import was_seen_as_its_own
@@ -62,7 +67,9 @@ async def observed_again(
     leadership = dependencies.leadership
     pv, entry = await observe_again(dependencies, progress)
     # A Lease that others have written may be noticed only when it is renewed.
-    doubted = deleted_without_request(progress, pv)
+    uid = progress.entry.uid
+    by_others = progress.run.begun and is_deleted(pv, uid) and not is_as_left(progress, pv)
+    doubted = by_others or deleted_without_request(progress, pv)
     leads = leadership.leading and (not doubted or await leadership.confirmed())
     return Observed(
         pv,
@@ -70,22 +77,21 @@ async def observed_again(
         first_hand=first_hand,
         leads=leads,
         leads_since_run_began=leads and same_term,
+        deleted_by_others=dependencies.index.deleted_by_others(progress.entry.pv, uid),
         exclusive=leadership.exclusive,
     )
 
 
 async def knows_original(dependencies: RunDependencies, progress: Progress) -> bool:
-    """Whether no other instance can have marked the live volume since this run did. A Lease that
-    others have written may be noticed only when it is renewed.
+    """Whether no other instance can have marked or deleted the volume since this run did. A Lease
+    that others have written may be noticed only when it is renewed.
     """
-    pv, holder = progress.observation.pv, progress.run.holder
-    if pv is None or not begun_and_alive(progress, pv):
-        return True
-    if not is_marked_otherwise(pv, holder, progress.original_values):
+    pv = progress.observation.pv
+    if not progress.run.begun or is_as_left(progress, pv):
         return True
     if dependencies.leadership.exclusive:
         return await dependencies.leadership.confirmed()
-    return not is_marked_by_another(pv, holder)
+    return pv is None or not is_marked_by_another(pv, progress.run.holder)
 
 
 def with_knowledge(
@@ -94,6 +100,7 @@ def with_knowledge(
     observation: Observation,
     *,
     owner_known: bool,
+    begun: bool,
 ) -> Observation:
     """The same observation, with what this instance knows beside it: what confirms demands of the
     volume beyond holding data, and who else uses its data. With `owner_known`, the run knows whose
@@ -103,7 +110,8 @@ def with_knowledge(
     """
     if observation.pv is not None and uid_of(observation.pv) == entry.uid:
         dependencies.unfinished.originals.observed(observation.pv)
-    uid = None if observation.pv is None else entry.uid
+    # A run that began the replacement knows which incarnation it is about, whatever the entry says.
+    uid = entry.uid if begun or observation.pv is not None else None
     by_others = dependencies.index.deleted_by_others(entry.pv, uid)
     observation = replace(observation, deleted_by_others=by_others)
     demands, original = demands_of(entry.wanted), dependencies.unfinished.originals.of(entry)

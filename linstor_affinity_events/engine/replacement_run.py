@@ -20,7 +20,7 @@ from linstor_affinity_events.model.advance import advance, after_removal, follow
 from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
 from linstor_affinity_events.model.names import Uid
-from linstor_affinity_events.model.progress import Failed, Finished, Progress
+from linstor_affinity_events.model.progress import Failed, Finished, Progress, having_come_back
 from linstor_affinity_events.model.results import (
     BinderAwaited,
     ClaimRead,
@@ -99,6 +99,8 @@ class ReplacementRun:
     async def _next(self) -> tuple[Step, Result]:
         """Choose a step, take it, and return both it and its result."""
         step: Step = Observe()
+        if self.progress.entry.uid in self._volume_watch.succeeded:
+            self.progress = having_come_back(self.progress)
         try:
             if not self.progress.outdated:
                 await self._add_knowledge()
@@ -129,7 +131,11 @@ class ReplacementRun:
         if progress.rejected is None:
             known = run.begun and self._is_alone
             observation = with_knowledge(
-                self._dependencies, progress.entry, observation, owner_known=known
+                self._dependencies,
+                progress.entry,
+                observation,
+                owner_known=known,
+                begun=run.begun,
             )
         self.progress = replace(progress, run=run, observation=observation)
 
@@ -148,7 +154,7 @@ class ReplacementRun:
 
     @property
     def _is_first_hand(self) -> bool:
-        return self._is_alone and not _saw_later(self._volume_watch, self.progress.entry.uid)
+        return self._is_alone and not _saw_another(self._volume_watch, self.progress.entry.uid)
 
     @property
     def _pv(self) -> Manifest:
@@ -276,8 +282,10 @@ def _failed(unfinished: Unfinished, end: Failed) -> Again | Refused:
     return end.error
 
 
-def _saw_later(volume_watch: VolumeWatch, uid: Uid) -> bool:
-    """Whether the watch has shown another volume of that name since."""
+def _saw_another(volume_watch: VolumeWatch, uid: Uid) -> bool:
+    """Whether the watch has shown another volume of that name, which may be an earlier one, if the
+    watch is behind.
+    """
     seen = (volume_watch.latest, volume_watch.gone)
     return any(pv is not None and uid_of(pv) != uid for pv in seen)
 

@@ -2,6 +2,7 @@
 
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.model.decision import Reason, Refusal
+from linstor_affinity_events.model.deletion import is_as_left
 from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -16,7 +17,6 @@ from linstor_affinity_events.model.markers import (
     Before,
     has_any_marker,
     is_marked,
-    is_marked_otherwise,
     may_have_set_retain,
     recorded_values_of,
     unmarking,
@@ -81,7 +81,7 @@ async def unmark_in_run(
     ours = pv is not None and may_have_set_retain(pv, marked=progress.run.marked)
     own = progress.original_values if progress.run.begun and alone and ours else None
     led_alone = True
-    if pv is not None and own is not None and is_marked_otherwise(pv, progress.run.holder, own):
+    if own is not None and not is_as_left(progress, pv):
         # Another instance may have marked or unmarked it since, and the policy may have changed. A
         # Lease that others have written may be noticed only when it is renewed.
         led_alone = led and leadership.exclusive and await leadership.confirmed()

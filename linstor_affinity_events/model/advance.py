@@ -145,9 +145,14 @@ def _written(progress: Progress, step: Step, result: Written) -> Progress:
         return replace(seen, then=Drop(step.outcome, verified=True))
     if isinstance(step, Mark):
         lacking = _lacks_name(progress, result.pv)
-        seen = replace(seen, run=replace(seen.run, marked=True))
+        seen = _having_marked(seen, result.pv)
         return replace(seen, rejected=Refused(_NAME_REMOVED) if lacking else None)
     return seen
+
+
+def _having_marked(progress: Progress, pv: Manifest | None) -> Progress:
+    version = "" if pv is None else version_of(pv)
+    return replace(progress, run=replace(progress.run, marked=True), marked_version=version)
 
 
 def _having_requested_deletion(progress: Progress) -> Progress:
@@ -169,8 +174,8 @@ def _marked_and_saved(
         progress = _saved(progress, step, result.entry)
     if result.pv is not None:
         seen = replace(progress.observation, pv=result.pv)
-        progress = having_seen(progress, result.pv)
-        progress = replace(progress, run=replace(progress.run, marked=True), observation=seen)
+        progress = _having_marked(having_seen(progress, result.pv), result.pv)
+        progress = replace(progress, observation=seen)
     if result.error is not None:
         return _after_failure(progress, step, result.error)
     return progress
@@ -202,6 +207,7 @@ def _recreated(progress: Progress, step: Step, result: Recreated) -> Progress:
     return replace(
         progress,
         removed=progress.removed or isinstance(step, Remove),
+        removal_requested=progress.removal_requested or isinstance(step, Remove),
         asked_for=progress.asked_for if result.pv is None else result.asked_for,
         run=replace(progress.run, created=created, came_back=created is not None),
         observation=replace(progress.observation, pv=result.pv),
@@ -292,7 +298,7 @@ def _having_failed(progress: Progress, step: Step, error: Again | Refused) -> Pr
     conflict, rejected = isinstance(error, Conflict), isinstance(error, Refused)
     match step:
         case Remove():
-            return replace(progress, removed=True)
+            return replace(progress, removed=True, removal_requested=True)
         case Mark() | MarkAndSave() if not conflict and not rejected:
             return replace(progress, mark_unanswered=True)
         case Unmark() if not conflict and not rejected:

@@ -7,6 +7,7 @@ from linstor_affinity_events.model.changes import taken_over
 from linstor_affinity_events.model.deletion import (
     begun_and_alive,
     exists,
+    is_as_left,
     is_by_another,
     is_deleted,
     left_to_its_owner,
@@ -81,7 +82,9 @@ def _with_entry(progress: Progress, seen: Observed, entry: JournalEntry) -> Prog
     # An entry that is neither what was stored nor what we tried to store is another client's.
     known = replace(entry, version="") in (replace(progress.entry, version=""), progress.tried)
     another = is_by_another(progress, seen, entry)
-    if not seen.leads and (another or left_to_its_owner(progress, seen.pv, entry)):
+    by_others = is_deleted(seen.pv, progress.entry.uid) and not is_as_left(progress, seen.pv)
+    continues = progress.run.begun and by_others
+    if not seen.leads and (another or continues or left_to_its_owner(progress, seen.pv, entry)):
         # What is written on the volume or in its entry can be anybody's, so that the leader decides
         # whose deletion it is. This run has nothing to finish.
         return Failed(progress=progress, error=Conflict(_NOT_LEADING.format(entry.pv)))
@@ -116,7 +119,8 @@ def _is_taken_away(progress: Progress, seen: Observed) -> bool:
     """Whether the entry of a volume that this run deletes is gone, although the volume is not there
     again: another client deleted it, or another instance that saw it before the markers.
     """
-    mine = may_have_deleted(progress) and not progress.run.came_back
+    over = progress.run.came_back or seen.deleted_by_others
+    mine = may_have_deleted(progress) and not over
     return mine and seen.first_hand and is_deleted(seen.pv, progress.entry.uid)
 
 

@@ -3,11 +3,18 @@
 from enum import Enum, auto
 
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.manifest import Manifest, finalizers_of, is_terminating, uid_of
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    finalizers_of,
+    is_terminating,
+    uid_of,
+    version_of,
+)
 from linstor_affinity_events.model.markers import (
     has_any_marker,
     holder_of,
     is_marked_by_another,
+    is_marked_otherwise,
     is_ours_to_delete,
     says_deletion,
 )
@@ -60,6 +67,19 @@ def deleted_without_request(progress: Progress, pv: Manifest | None) -> bool:
 def begun_and_alive(progress: Progress, pv: Manifest | None) -> bool:
     """Whether this run began the replacement, and the volume is not being deleted."""
     return progress.run.begun and is_alive(pv, progress.entry.uid)
+
+
+def is_as_left(progress: Progress, pv: Manifest | None) -> bool:
+    """Whether nobody has changed the volume since this run wrote or deleted it, as far as the
+    volume shows: no other instance can have replaced it in between.
+    """
+    run = progress.run
+    if pv is None:
+        return progress.removal_requested
+    if is_alive(pv, progress.entry.uid):
+        return not has_any_marker(pv) or version_of(pv) == progress.marked_version
+    same = not is_marked_otherwise(pv, run.holder, progress.original_values)
+    return run.deletion_requested and same
 
 
 def left_to_its_owner(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
@@ -139,4 +159,5 @@ def absent_by_others(entry: JournalEntry, observation: Observation, run: RunFact
     """Whether another client deleted the volume, or the one that this run created for it."""
     if entry.state is State.PREPARED or run.came_back:
         return True
-    return observation.deleted_by_others and not run.deletion_requested
+    # Of its own volume, the run knows the very incarnation that the watch saw.
+    return observation.deleted_by_others and (run.begun or not run.deletion_requested)

@@ -36,6 +36,9 @@ class Progress:
     tried: JournalEntry | None = None
     """The entry that this run tried to write last, without version: it may be stored."""
 
+    marked_version: str = ""
+    """The version of the volume that this run's mark has made."""
+
     mark_unanswered: bool = False
     """Whether markers that this run requested may still be set, whenever that request arrives."""
 
@@ -52,6 +55,10 @@ class Progress:
 
     removed: bool = False
     """Whether a release of the finalizers that this run requested may have taken effect."""
+
+    removal_requested: bool = False
+    """The same, whatever was observed since: the volume may have been removed by another instance.
+    """
 
     asked_for: Manifest | None = None
     """What this run created the volume from."""
@@ -130,14 +137,26 @@ def continued(progress: Progress) -> Progress:
     return replace(progress, own=False, outdated=True, then=None, steps=0, conflicts=0, failures=0)
 
 
+def having_come_back(progress: Progress) -> Progress:
+    """The progress of a run whose watch has seen a later incarnation of its volume: if it is not
+    known yet, it observes again, since that one may be there.
+    """
+    if progress.run.came_back:
+        return progress
+    return replace(progress, run=replace(progress.run, came_back=True), outdated=True)
+
+
 def having_seen(progress: Progress, pv: Manifest | None) -> Progress:
     """The progress of a run that sees its volume like this. If it is live in another version than
     the one that the run requested to delete, that has no effect any more; if it is live without any
     marker, another client, or instance, has undone what the run did.
     """
     if pv is not None and uid_of(pv) != progress.entry.uid:
-        return replace(progress, run=replace(progress.run, came_back=True))
-    if pv is None or is_terminating(pv):
+        return replace(having_come_back(progress), outdated=progress.outdated)
+    if pv is None:
+        return progress
+    progress = replace(progress, run=replace(progress.run, came_back=False))
+    if is_terminating(pv):
         return progress
     if not has_any_marker(pv):
         progress = replace(progress, run=replace(progress.run, marked=False))

@@ -37,7 +37,6 @@ from linstor_affinity_events.model.markers import (
     is_safe_to_release,
     mark_patch,
     may_have_set_retain,
-    recorded_values_of,
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName, Uid, few
@@ -215,7 +214,7 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: Run
     whole = is_marked(pv)
     # What the entry says of policy and skip-reclaim counts only for who knows the original.
     own = entry.policy, skip_reclaim_of(entry.wanted)
-    known = run.original_known or recorded_values_of(pv) == own
+    known = run.original_known or confirmed_values_of(pv) == own
     # Entry and markers of another run may be anybody's: a live volume is decided on again.
     if run.begun and whole and known and not _has_to_be_decided_again(entry, pv):
         wanted = entry.wanting(taken_over(entry.wanted, pv))

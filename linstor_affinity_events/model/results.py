@@ -94,6 +94,9 @@ class Observed:
     leads_since_run_began: bool = False
     """Whether this instance has led since this run began, and no other one in between."""
 
+    deleted_by_others: bool = False
+    """Whether this instance saw that another client deleted this volume before it was marked."""
+
     exclusive: bool = True
     """Whether none leads beside it; not without an election."""
 

@@ -279,3 +279,47 @@ async def test_the_new_volume_is_not_made_again_when_it_is_deleted(
         pv = setup.cluster.get("persistentvolumes", PV)
         assert pv is None or (uid_of(pv) == new and is_terminating(pv))
         assert setup.journal.entries == {}
+
+
+@pytest.mark.parametrize("lost", ["removal", "creation"])
+async def test_a_new_volume_that_only_the_watch_saw_is_not_made_again(lost: str) -> None:
+    """Reads have no response for a while, and the volume is removed by force meanwhile."""
+    async with bound() as (setup, _):
+        create, remove, read = setup.volumes.create, setup.volumes.remove, setup.volumes.read
+        losing, down_until, loop = lost, 0.0, asyncio.get_running_loop()
+        old, done = uid_of(setup.pv()), asyncio.Event()
+
+        def fail() -> None:
+            nonlocal losing, down_until
+            losing, down_until = "", loop.time() + 3.0
+            done.set()
+            raise Unreachable("503: the API server is shutting down")
+
+        async def created(body: Manifest) -> Manifest:
+            made = await create(body)
+            if losing == "creation":
+                fail()
+            return made
+
+        async def removed(pv: Manifest) -> None:
+            await remove(pv)
+            if losing == "removal":
+                await asyncio.sleep(0.1)
+                fail()
+
+        async def read_again(name: PvName) -> Manifest | None:
+            if loop.time() < down_until:
+                raise Unreachable("503: the API server is shutting down")
+            return await read(name)
+
+        instead(setup.volumes, create=created, remove=removed, read=read_again)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await done.wait()
+            await asyncio.sleep(0.5)
+            assert uid_of(setup.pv()) != old
+            setup.cluster.delete("persistentvolumes", PV)
+            setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+            await reconciled(setup, 10)
+
+        assert setup.cluster.get("persistentvolumes", PV) is None

@@ -30,7 +30,13 @@ from linstor_affinity_events.model.manifest import (
 from linstor_affinity_events.model.markers import has_any_marker, mark_patch
 from linstor_affinity_events.model.names import Uid
 from linstor_affinity_events.model.observation import Observation
-from linstor_affinity_events.model.progress import Failed, Finished, Progress, begin
+from linstor_affinity_events.model.progress import (
+    Failed,
+    Finished,
+    Progress,
+    begin,
+    having_come_back,
+)
 from linstor_affinity_events.model.recreation import released
 from linstor_affinity_events.model.replacement import next_step
 from linstor_affinity_events.model.results import (
@@ -900,3 +906,16 @@ def test_the_entry_of_a_later_incarnation_is_not_taken_for_a_rewritten_one(
     assert isinstance(after, Progress)
     assert (after.entry.uid == later.uid) is came_back
     assert after.run.begun is not came_back
+
+
+def test_a_volume_that_is_there_has_not_come_back() -> None:
+    """The watch was behind, and showed an earlier incarnation."""
+    cluster = Cluster()
+    progress = having_come_back(at(started(cluster), cluster, Delete))
+    assert isinstance(following(progress), Observe)
+
+    after = advance(progress, Observe(), Observed(cluster.pv, cluster.entry))
+
+    assert isinstance(after, Progress)
+    assert not after.run.came_back
+    assert isinstance(following(after), DetachClaimRef)
