@@ -210,6 +210,38 @@ async def test_who_hangs_up_leaves_no_work_for_the_status(path: str) -> None:
         assert (await asked(port, "/status"))[0] == 200
 
 
+async def test_one_page_is_rendered_at_a_time_also_when_clients_hang_up() -> None:
+    """Its thread goes on, and another one would keep the event loop from running."""
+    rendering, most, go_on, lock = 0, 0, threading.Event(), threading.Lock()
+
+    class Version:
+        def __str__(self) -> str:
+            nonlocal rendering, most
+            with lock:
+                rendering += 1
+                most = max(most, rendering)
+            go_on.wait(10)
+            with lock:
+                rendering -= 1
+            return "1"
+
+    async with listening(others={**STATUS, "version": Version()}) as endpoints, asyncio.timeout(10):
+        port = endpoints.ports[BIND]
+        _, writer = await asyncio.open_connection(LOOPBACK, port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not rendering:  # noqa: ASYNC110, nothing else tells
+            await asyncio.sleep(0.01)
+        writer.transport.abort()
+        waits = asyncio.create_task(asked(port, "/"))
+        # A request of the same port that is answered later than that one could have begun.
+        for _ in range(20):
+            assert (await asked(port, "/healthz"))[0] == 200
+        go_on.set()
+        assert (await waits)[0] == 200
+
+    assert most == 1
+
+
 async def test_one_status_is_read_at_a_time() -> None:
     begun, most, go_on = 0, 0, asyncio.Event()
 
