@@ -9,7 +9,7 @@ from linstor_affinity_events.model.deletion import (
     begun_and_alive,
     deleted_without_request,
     is_as_left,
-    is_deleted,
+    may_be_deleted_by_another,
 )
 from linstor_affinity_events.model.demands import Demands, demands_of
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
@@ -67,9 +67,7 @@ async def observed_again(
     leadership = dependencies.leadership
     pv, entry = await observe_again(dependencies, progress)
     # A Lease that others have written may be noticed only when it is renewed.
-    uid = progress.entry.uid
-    by_others = progress.run.begun and is_deleted(pv, uid) and not is_as_left(progress, pv)
-    doubted = by_others or deleted_without_request(progress, pv)
+    doubted = may_be_deleted_by_another(progress, pv) or deleted_without_request(progress, pv)
     leads = leadership.leading and (not doubted or await leadership.confirmed())
     return Observed(
         pv,
@@ -77,7 +75,9 @@ async def observed_again(
         first_hand=first_hand,
         leads=leads,
         leads_since_run_began=leads and same_term,
-        deleted_by_others=dependencies.index.deleted_by_others(progress.entry.pv, uid),
+        deleted_by_others=dependencies.index.deleted_by_others(
+            progress.entry.pv, progress.entry.uid
+        ),
         exclusive=leadership.exclusive,
     )
 

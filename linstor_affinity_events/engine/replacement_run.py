@@ -117,10 +117,8 @@ class ReplacementRun:
     async def _add_knowledge(self) -> None:
         """Add to the observation what this instance knows besides."""
         progress = self.progress
-        own, alone = (
-            progress.own and progress.observation.taken,
-            await knows_original(self._dependencies, progress),
-        )
+        own = progress.own and progress.observation.taken
+        alone = await knows_original(self._dependencies, progress)
         run = replace(
             progress.run,
             uninterrupted=own and self._is_recent and alone,
@@ -187,9 +185,7 @@ class ReplacementRun:
             case Drop():
                 return await self._drop(step)
             case UnmarkWithoutEntry():
-                return await unmark_in_run(
-                    self._dependencies, self.progress, alone=self._is_alone, led=self._same_term
-                )
+                return await unmark_in_run(self._dependencies, self.progress, alone=self._is_alone)
             case LeaveAlone():
                 return Done(step)
             case _:

@@ -71,21 +71,17 @@ async def unmark_without_entry(
     return Outcome.RECREATED_WITH_RETAIN
 
 
-async def unmark_in_run(
-    dependencies: RunDependencies, progress: Progress, *, alone: bool, led: bool
-) -> Done:
+async def unmark_in_run(dependencies: RunDependencies, progress: Progress, *, alone: bool) -> Done:
     """The same in a run whose entry is gone, or somebody else's by now. `alone`: no other instance
-    may have led since it began, or only for a moment; `led`: this one has led since.
+    may have led since it began, or only for a moment.
     """
-    pv, leadership = progress.observation.pv, dependencies.leadership
-    ours = pv is not None and may_have_set_retain(pv, marked=progress.run.marked)
-    own = progress.original_values if progress.run.begun and alone and ours else None
-    led_alone = True
-    if own is not None and not is_as_left(progress, pv):
-        # Another instance may have marked or unmarked it since, and the policy may have changed. A
-        # Lease that others have written may be noticed only when it is renewed.
-        led_alone = led and leadership.exclusive and await leadership.confirmed()
-    ended = await unmark_without_entry(dependencies, pv, own=own, alone=led_alone)
+    pv, run = progress.observation.pv, progress.run
+    ours = pv is not None and may_have_set_retain(pv, marked=run.marked)
+    own = progress.original_values if run.begun and alone and ours else None
+    # Else another instance may have marked or unmarked it since, and the policy may have changed.
+    led_alone = dependencies.leadership.exclusive and run.led_throughout
+    unchanged = is_as_left(progress, pv) or led_alone
+    ended = await unmark_without_entry(dependencies, pv, own=own, alone=unchanged)
     return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
 
 

@@ -139,8 +139,7 @@ def _after_success(progress: Progress, step: Step, result: Result) -> Progress |
 def _written(progress: Progress, step: Step, result: Written) -> Progress:
     if isinstance(step, Delete):
         progress = _having_requested_deletion(progress)
-    seen = having_seen(progress, result.pv)
-    seen = replace(seen, observation=replace(progress.observation, pv=result.pv))
+    seen = _having_read(progress, result.pv)
     if isinstance(step, Unmark):
         return replace(seen, then=Drop(step.outcome, verified=True))
     if isinstance(step, Mark):
@@ -148,6 +147,11 @@ def _written(progress: Progress, step: Step, result: Written) -> Progress:
         seen = _having_marked(seen, result.pv)
         return replace(seen, rejected=Refused(_NAME_REMOVED) if lacking else None)
     return seen
+
+
+def _having_read(progress: Progress, pv: Manifest | None) -> Progress:
+    observation = replace(progress.observation, pv=pv)
+    return replace(having_seen(progress, pv), observation=observation)
 
 
 def _having_marked(progress: Progress, pv: Manifest | None) -> Progress:
@@ -173,9 +177,7 @@ def _marked_and_saved(
     if result.entry is not None:
         progress = _saved(progress, step, result.entry)
     if result.pv is not None:
-        seen = replace(progress.observation, pv=result.pv)
-        progress = _having_marked(having_seen(progress, result.pv), result.pv)
-        progress = replace(progress, observation=seen)
+        progress = _having_marked(_having_read(progress, result.pv), result.pv)
     if result.error is not None:
         return _after_failure(progress, step, result.error)
     return progress

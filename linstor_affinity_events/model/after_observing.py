@@ -7,10 +7,10 @@ from linstor_affinity_events.model.changes import taken_over
 from linstor_affinity_events.model.deletion import (
     begun_and_alive,
     exists,
-    is_as_left,
     is_by_another,
     is_deleted,
     left_to_its_owner,
+    may_be_deleted_by_another,
     may_have_deleted,
 )
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
@@ -82,8 +82,7 @@ def _with_entry(progress: Progress, seen: Observed, entry: JournalEntry) -> Prog
     # An entry that is neither what was stored nor what we tried to store is another client's.
     known = replace(entry, version="") in (replace(progress.entry, version=""), progress.tried)
     another = is_by_another(progress, seen, entry)
-    by_others = is_deleted(seen.pv, progress.entry.uid) and not is_as_left(progress, seen.pv)
-    continues = progress.run.begun and by_others
+    continues = may_be_deleted_by_another(progress, seen.pv)
     if not seen.leads and (another or continues or left_to_its_owner(progress, seen.pv, entry)):
         # What is written on the volume or in its entry can be anybody's, so that the leader decides
         # whose deletion it is. This run has nothing to finish.

@@ -82,6 +82,12 @@ def is_as_left(progress: Progress, pv: Manifest | None) -> bool:
     return run.deletion_requested and same
 
 
+def may_be_deleted_by_another(progress: Progress, pv: Manifest | None) -> bool:
+    """Whether the volume of a replacement that this run began is deleted, not as this run does."""
+    deleted = progress.run.begun and is_deleted(pv, progress.entry.uid)
+    return deleted and not is_as_left(progress, pv)
+
+
 def left_to_its_owner(progress: Progress, pv: Manifest | None, entry: JournalEntry) -> bool:
     """Whether the volume is deleted, and the entry says that its owner did that."""
     return entry.state is State.PREPARED and deleted_without_request(progress, pv)

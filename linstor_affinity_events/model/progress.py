@@ -54,10 +54,12 @@ class Progress:
     """The version of the entry with which this run, before any other, is about to delete."""
 
     removed: bool = False
-    """Whether a release of the finalizers that this run requested may have taken effect."""
+    """Whether a release of the finalizers that this run requested may have taken effect, or, if it
+    began the replacement, the volume was seen to be removed.
+    """
 
     removal_requested: bool = False
-    """The same, whatever was observed since: the volume may have been removed by another instance.
+    """Whether this run has requested that release: what it has not, another instance may have done.
     """
 
     asked_for: Manifest | None = None
@@ -151,16 +153,16 @@ def having_seen(progress: Progress, pv: Manifest | None) -> Progress:
     the one that the run requested to delete, that has no effect any more; if it is live without any
     marker, another client, or instance, has undone what the run did.
     """
-    if pv is not None and uid_of(pv) != progress.entry.uid:
-        return replace(having_come_back(progress), outdated=progress.outdated)
+    run = progress.run
     if pv is None:
         return progress
-    progress = replace(progress, run=replace(progress.run, came_back=False))
-    if is_terminating(pv):
+    if uid_of(pv) != progress.entry.uid:
+        return replace(progress, run=replace(run, came_back=True))
+    live, version = not is_terminating(pv), version_of(pv)
+    marked = run.marked and not (live and not has_any_marker(pv))
+    if live and progress.deletion_version not in {"", version}:
+        run = replace(run, came_back=False, marked=marked, deletion_requested=False)
+        return replace(progress, run=run, deletion_version="", deletion_unanswered=False)
+    if (run.came_back, run.marked) == (False, marked):
         return progress
-    if not has_any_marker(pv):
-        progress = replace(progress, run=replace(progress.run, marked=False))
-    if progress.deletion_version in {"", version_of(pv)}:
-        return progress
-    run = replace(progress.run, deletion_requested=False)
-    return replace(progress, run=run, deletion_version="", deletion_unanswered=False)
+    return replace(progress, run=replace(run, came_back=False, marked=marked))

@@ -299,9 +299,10 @@ async def test_a_run_without_entry_restores_only_what_it_has_replaced(
         setup.cluster.patch("persistentvolumes", PV, change)
         progress = begin(entry, Observation(pv=setup.pv()), holder="me", own=True)
 
-        progress = changed(progress, run=changed(progress.run, marked=marked))
+        run = changed(progress.run, marked=marked, led_throughout=True)
+        progress = changed(progress, run=run)
 
-        await unmark_in_run(setup.replacer._dependencies, progress, alone=True, led=True)
+        await unmark_in_run(setup.replacer._dependencies, progress, alone=True)
 
         assert setup.pv()["spec"]["persistentVolumeReclaimPolicy"] == policy
         assert MARKER_ANNOTATION not in annotations_of(setup.pv())
