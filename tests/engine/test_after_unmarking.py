@@ -26,6 +26,14 @@ def annotate(setup: Setup, key: str, value: str) -> None:
     setup.cluster.patch("persistentvolumes", PV, {"metadata": {"annotations": {key: value}}})
 
 
+def set_retain(setup: Setup, *, text: str | None) -> None:
+    """As the owner of the volume does; somebody may annotate it then as our markers do."""
+    retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+    setup.cluster.patch("persistentvolumes", PV, retain)
+    if text is not None:
+        annotate(setup, MARKER_ANNOTATION, text)
+
+
 def policy(setup: Setup) -> str:
     found: str = setup.pv()["spec"]["persistentVolumeReclaimPolicy"]
     return found
@@ -108,10 +116,7 @@ async def test_retain_that_its_owner_sets_after_the_markers_stays(
             await reconciled(setup, 10)
             assert policy(setup) == "Delete"
             assert MARKER_ANNOTATION not in annotations_of(setup.pv())
-            retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
-            setup.cluster.patch("persistentvolumes", PV, retain)
-            if annotated:
-                annotate(setup, MARKER_ANNOTATION, "x")
+            set_retain(setup, text="x" if annotated else None)
             await reconciled(setup, 10)
             over.set()
             await reconciled(setup, 10)
@@ -138,10 +143,7 @@ async def test_retain_set_between_two_attempts_to_drop_the_entry_stays(*, annota
             setup.queue.add(RD, source="promotion")
             await failed.wait()
             assert MARKER_ANNOTATION not in annotations_of(setup.pv())
-            retain = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
-            setup.cluster.patch("persistentvolumes", PV, retain)
-            if annotated:
-                annotate(setup, MARKER_ANNOTATION, "x")
+            set_retain(setup, text="x" if annotated else None)
             await reconciled(setup, 10)
 
         assert policy(setup) == "Retain"

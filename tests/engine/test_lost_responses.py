@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from linstor_affinity_events.errors import Conflict, Unreachable
-from linstor_affinity_events.model.advance import MAX_CONFLICTS
 from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, SKIP_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -25,13 +24,11 @@ from tests.engine.test_after_unmarking import (
     before_first_deletion,
     never_dropped,
     policy,
+    set_retain,
 )
 from tests.engine.test_deletions_by_owners import is_deleted
 from tests.engine.test_entries_rewritten_in_replacement import bound
 from tests.engine.test_forged_markers import rewrite_markers
-from tests.engine.test_prepared_entries import standing_by
-
-RETAIN = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
 
 
 def error(*, lost: bool) -> Conflict | Unreachable:
@@ -108,52 +105,6 @@ async def test_an_unanswered_deletion_holds_no_volume_that_its_owner_deletes(*, 
         assert pv is None or FINALIZER not in finalizers_of(pv)
 
 
-@pytest.mark.parametrize("lost", [True, False])
-@pytest.mark.parametrize("noticed", [False, True])
-async def test_a_deletion_that_the_watch_saw_as_others_is_not_undone_after_a_failover(
-    *, noticed: bool, lost: bool
-) -> None:
-    """The other instance has taken the markers off and dropped the entry."""
-    async with bound() as (first, _):
-        second, uid = standing_by(first), uid_of(first.pv())
-        delete, read, requested = first.volumes.delete, first.volumes.read, asyncio.Event()
-        loop, down_until = asyncio.get_running_loop(), 0.0
-
-        async def deleted(manifest: Manifest) -> Manifest | None:
-            nonlocal down_until
-            if not requested.is_set():
-                requested.set()
-                down_until = loop.time() + 3.0
-                raise error(lost=lost)
-            return await delete(manifest)
-
-        async def read_again(name: PvName) -> Manifest | None:
-            if loop.time() < down_until:
-                raise Unreachable("503: the API server is shutting down")
-            return await read(name)
-
-        def notice() -> None:
-            first.leadership.lease_is_another = first.leadership.leading = False
-            first.engine.leadership_changed(leading=False)
-
-        instead(first.volumes, delete=deleted, read=read_again)
-        async with first.at_work(), second.at_work():
-            first.queue.add(RD, source="promotion")
-            await requested.wait()
-            first.leadership.lease_is_another = True
-            loop.call_later(0.0 if noticed else 5.0, notice)
-            await asyncio.sleep(0.01)
-            second.leadership.leading = True
-            second.engine.leadership_changed(leading=True)
-            await second.replacer.resume(PV)
-            assert FINALIZER not in finalizers_of(first.pv())
-            annotate(first, SKIP_ANNOTATION, "true")
-            first.cluster.delete("persistentvolumes", PV)
-            await reconciled(second, 10)
-
-        assert is_deleted(first, uid)
-
-
 @pytest.mark.parametrize("annotated", [True, False])
 @pytest.mark.parametrize("down", [0.0, 60.0])
 async def test_retain_set_after_an_unanswered_unmarking_stays(
@@ -183,53 +134,10 @@ async def test_retain_set_after_an_unanswered_unmarking_stays(
             await unmarked.wait()
             down_until = loop.time() + down
             await asyncio.sleep(down * 0.7)
-            setup.cluster.patch("persistentvolumes", PV, RETAIN)
-            if annotated:
-                annotate(setup, MARKER_ANNOTATION, "x")
+            set_retain(setup, text="x" if annotated else None)
             await reconciled(setup, 10)
 
         assert policy(setup) == "Retain"
-
-
-@pytest.mark.parametrize("text", [None, '{"reclaimPolicy":"Delete","skipReclaim":null}', "x"])
-async def test_retain_set_after_another_instance_has_unmarked_the_volume_stays(
-    text: str | None,
-) -> None:
-    """The first one has not noticed yet that it leads no longer."""
-    async with bound() as (first, _):
-        second, delete, requests = standing_by(first), first.volumes.delete, 0
-        given_up = asyncio.Event()
-
-        async def deleted(manifest: Manifest) -> Manifest | None:
-            nonlocal requests
-            requests += 1
-            if requests <= MAX_CONFLICTS + 1:
-                annotate(first, "a", str(requests))
-            if requests == MAX_CONFLICTS + 1:
-                given_up.set()
-            return await delete(manifest)
-
-        def notice() -> None:
-            first.leadership.lease_is_another = first.leadership.leading = False
-            first.engine.leadership_changed(leading=False)
-
-        instead(first.volumes, delete=deleted)
-        async with first.at_work(), second.at_work():
-            first.queue.add(RD, source="promotion")
-            await given_up.wait()
-            first.leadership.lease_is_another = True
-            asyncio.get_running_loop().call_later(5.0, notice)
-            second.leadership.leading = True
-            second.engine.leadership_changed(leading=True)
-            await asyncio.sleep(0.01)
-            await second.replacer.resume(PV)
-            assert policy(first) == "Delete"
-            first.cluster.patch("persistentvolumes", PV, RETAIN)
-            if text is not None:
-                annotate(first, MARKER_ANNOTATION, text)
-            await reconciled(second, 10)
-
-        assert policy(first) == "Retain"
 
 
 @pytest.mark.parametrize("how", ["by force", "with its claim"])

@@ -9,6 +9,7 @@ from copy import deepcopy
 import pytest
 
 from linstor_affinity_events.errors import Conflict, Unreachable
+from linstor_affinity_events.model.advance import MAX_CONFLICTS
 from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, SKIP_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -21,12 +22,10 @@ from linstor_affinity_events.model.manifest import (
 from linstor_affinity_events.model.names import PvName
 from tests.engine.forged_entries import reconciled
 from tests.engine.setup import PV, RD, Setup, instead, until
-from tests.engine.test_after_unmarking import annotate, never_dropped, policy
+from tests.engine.test_after_unmarking import annotate, never_dropped, policy, set_retain
 from tests.engine.test_deletions_by_owners import is_deleted
 from tests.engine.test_entries_rewritten_in_replacement import bound
 from tests.engine.test_prepared_entries import standing_by
-
-RETAIN = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
 
 
 def notice(first: Setup) -> None:
@@ -127,7 +126,7 @@ async def test_retain_in_the_replacement_of_another_instance_stays(
             await asyncio.sleep(0.01)
             await second.replacer.resume(PV)
             assert policy(first) == "Delete"
-            first.cluster.patch("persistentvolumes", PV, RETAIN)
+            set_retain(first, text=None)
             second.queue.add(RD, source="promotion")
             await asyncio.wait_for(there.wait(), 60)
             if put_back:
@@ -152,7 +151,7 @@ async def test_retain_stays_whatever_is_done_to_the_annotation_of_the_markers(th
             both_lead(first, second)
             await asyncio.sleep(0.01)
             await second.replacer.resume(PV)
-            first.cluster.patch("persistentvolumes", PV, RETAIN)
+            set_retain(first, text=None)
             slow_again = SlowDeletion(second, lost=False)
             second.queue.add(RD, source="promotion")
             await asyncio.wait_for(slow_again.requested.wait(), 60)
@@ -168,10 +167,42 @@ async def test_retain_stays_whatever_is_done_to_the_annotation_of_the_markers(th
         assert policy(first) == "Retain"
 
 
-@pytest.mark.parametrize("how", ["by force", "with its claim"])
+@pytest.mark.parametrize("text", [None, '{"reclaimPolicy":"Delete","skipReclaim":null}', "x"])
+async def test_retain_set_after_another_instance_has_unmarked_the_volume_stays(
+    text: str | None,
+) -> None:
+    """The first one has not noticed yet that it leads no longer."""
+    async with bound() as (first, _):
+        second, delete, requests = standing_by(first), first.volumes.delete, 0
+        given_up = asyncio.Event()
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal requests
+            requests += 1
+            if requests <= MAX_CONFLICTS + 1:
+                annotate(first, "a", str(requests))
+            if requests == MAX_CONFLICTS + 1:
+                given_up.set()
+            return await delete(manifest)
+
+        instead(first.volumes, delete=deleted)
+        async with first.at_work(), second.at_work():
+            first.queue.add(RD, source="promotion")
+            await given_up.wait()
+            both_lead(first, second)
+            await asyncio.sleep(0.01)
+            await second.replacer.resume(PV)
+            assert policy(first) == "Delete"
+            set_retain(first, text=text)
+            await reconciled(second, 10)
+
+        assert policy(first) == "Retain"
+
+
+@pytest.mark.parametrize("how", ["terminating", "by force", "with its claim"])
 @pytest.mark.parametrize("noticed", [False, True])
 @pytest.mark.parametrize("lost", [True, False])
-async def test_a_volume_that_the_watch_saw_others_delete_is_not_made_again_when_it_is_gone(
+async def test_a_deletion_that_the_watch_saw_as_others_is_not_undone_after_a_failover(
     how: str, *, noticed: bool, lost: bool
 ) -> None:
     """The other instance has taken the markers off and dropped the entry."""
@@ -202,7 +233,9 @@ async def test_a_volume_that_the_watch_saw_others_delete_is_not_made_again_when_
             await second.replacer.resume(PV)
             assert FINALIZER not in finalizers_of(first.pv())
             annotate(first, SKIP_ANNOTATION, "true")
-            if how == "by force":
+            if how == "terminating":
+                first.cluster.delete("persistentvolumes", PV)
+            elif how == "by force":
                 delete_by_force(first)
             else:
                 await delete_claim(first)
