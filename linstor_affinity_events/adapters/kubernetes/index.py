@@ -47,7 +47,7 @@ class FollowedVolume:
 
 def _later(before: Manifest, after: Manifest) -> bool:
     """Whether the second version is later than the first, also if a list that is behind shows it.
-    Versions of built-in kinds are numbers that grow. Source: KEP-5504.
+    Versions of one kind are numbers that grow, as Kubernetes promises since 1.35. Source: KEP-5504.
     """
     versions = version_of(before), version_of(after)
     numbers = all(version.isdecimal() and len(version) < 20 for version in versions)
