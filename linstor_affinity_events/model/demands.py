@@ -201,7 +201,8 @@ def _compact(texts: Iterable[str]) -> tuple[str, ...]:
         return found
     digest = sha256()
     for text in found:
-        digest.update(text.encode(errors="surrogatepass") + b"\0")
+        encoded = text.encode(errors="surrogatepass")
+        digest.update(b"%d:%b" % (len(encoded), encoded))
     return (f"sha256 {digest.hexdigest()}",)
 
 

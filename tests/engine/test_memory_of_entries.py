@@ -63,6 +63,14 @@ def test_of_texts_that_take_much_memory_a_hash_is_kept(options: list[str]) -> No
     assert read.mount_options == ()
 
 
+def test_options_divided_otherwise_are_not_confirmed() -> None:
+    long = "x" * LONGEST_DEMAND
+    kept = original_of(with_spec(volume(), mountOptions=[long, "a", "b"])).demands
+    other = demands_of(with_spec(volume(), mountOptions=[long, "a\0b"]))
+
+    assert unconfirmed(other, original=kept, storage_class=None) == ("mount options",)
+
+
 def test_a_class_confirms_the_many_options_that_it_gives() -> None:
     options = [f"option-{number}" for number in range(100)]
     read = StorageClass.read("linstor", {}, parse_policy, mount_options=options)
