@@ -17,6 +17,7 @@ from linstor_affinity_events.adapters.linstor.replies import (
 )
 from linstor_affinity_events.adapters.transport.bodies import MIB, read_bounded, size_text
 from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
+from linstor_affinity_events.adapters.transport.sockets import watched_socket
 from linstor_affinity_events.errors import TooLong, Unreachable
 
 OBJECT_LIMIT = MIB
@@ -88,7 +89,9 @@ class LinstorClient:
 
     async def __aenter__(self) -> Self:
         # LINSTOR closes connections that are idle for 30 s; a shorter time avoids that race.
-        connector = aiohttp.TCPConnector(limit=32, keepalive_timeout=20)
+        connector = aiohttp.TCPConnector(
+            limit=32, keepalive_timeout=20, socket_factory=watched_socket
+        )
         # A cookie of one response would be in all later requests, and could make them too long.
         self._open = aiohttp.ClientSession(
             connector=connector,

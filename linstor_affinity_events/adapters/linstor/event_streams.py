@@ -149,13 +149,15 @@ class LinstorStream:
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
                 read_bufsize=READ_BUFFER,
+                # Compressed data that yields nothing would pass all limits, for ever.
+                auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 response_class=PlainResponse,
             ) as session:
                 source = _OneConnection(
                     self._connection.at(url, self._path),
                     session=session,
-                    headers=self._connection.headers(),
+                    headers=self._connection.headers() | {"Accept-Encoding": "identity"},
                     allow_redirects=False,
                     server_hostname=self._connection.server_name(url),
                 )

@@ -1,4 +1,8 @@
-"""TCP keepalive: the only way to distinguish an idle stream from a peer that is gone."""
+"""The options of sockets.
+
+TCP keepalive is the only way to distinguish an idle stream from a peer that is gone. The size of
+the receive buffer limits what one iteration of the event loop takes from a peer.
+"""
 
 import socket
 
@@ -7,6 +11,12 @@ from aiohttp.connector import AddrInfoType
 
 IDLE, INTERVAL, PROBES = 15, 5, 3
 """Idle seconds before the first probe, seconds between probes, number of probes: 30 s in all."""
+
+RECEIVE_BUFFER = 64 * 1024
+"""Bytes. uvloop reads up to 250 KiB at once, and up to 32 times in one iteration, but only once if
+it gets less. A peer that sends tiny chunks, or nothing but interim responses, would otherwise hold
+the event loop for a second.
+"""
 
 
 def _set(sock: socket.socket) -> None:
@@ -17,10 +27,13 @@ def _set(sock: socket.socket) -> None:
 
 
 def watched_socket(address: AddrInfoType) -> socket.socket:
-    """Create a socket that detects within 30 s that its peer is gone, for aiohttp's connector."""
+    """Create a socket with a small receive buffer that detects within 30 s that its peer is gone,
+    for aiohttp's connector.
+    """
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
     _set(sock)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     return sock
 
 
