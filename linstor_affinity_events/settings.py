@@ -647,13 +647,19 @@ def _linstor(env: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
 
 def _controllers(given: str, secured: bool, mistakes: list[str]) -> tuple[str, ...]:  # noqa: FBT001, states a fact, selects no mode
     """Return `scheme://host:port` for each; the default scheme is https if certificates are set."""
+    if "@" in given:
+        # Nothing of it is repeated: even what looks like another controller may be of a password.
+        mistakes.append(
+            "LS_CONTROLLERS must not contain a login, but only scheme://host:port for each "
+            "controller: set LS_USERNAME and LS_PASSWORD"
+        )
+        return ()
     urls = []
     for given_one in words(given) or ("localhost",):
         whole = (
             given_one if "://" in given_one else f"{'https' if secured else 'http'}://{given_one}"
         )
-        one = given_one if "@" not in given_one else f"...@{given_one.rpartition('@')[2]}"
-        one = one[:200]
+        one = given_one[:200]
         try:
             parts = urlsplit(whole)
             host, port = parts.hostname, parts.port
@@ -670,7 +676,6 @@ def _controllers(given: str, secured: bool, mistakes: list[str]) -> tuple[str, .
             not host
             or _HOST.fullmatch(host) is None
             or port == 0
-            or parts.username is not None
             or f"{parts.path.strip('/')}{parts.query}{parts.fragment}"
         ):
             mistakes.append(f"LS_CONTROLLERS: {one!r} is not of the form scheme://host:port")

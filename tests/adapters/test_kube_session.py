@@ -1,16 +1,22 @@
 """The way to the API server, as the environment and the files beside it would have it."""
 
 import asyncio
+from base64 import b64encode
 from pathlib import Path
+from traceback import format_exception
 
 import pytest
 import yaml
+from yarl import URL
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
-from linstor_affinity_events.adapters.kubernetes.session import configuration_from, proxy_for
-from linstor_affinity_events.errors import BadSettings, Missing
+from linstor_affinity_events.adapters.kubernetes.library import Configuration
+from linstor_affinity_events.adapters.kubernetes.proxy import Proxy, proxy_for
+from linstor_affinity_events.adapters.kubernetes.session import configuration_from
+from linstor_affinity_events.errors import AffinityEventsError, BadSettings, Missing
 from tests.adapters.peers import loads, serving
 from tests.fakes.kube_server import KubeServer
+from tests.testbed.secrets import leaked
 
 PV = "/api/v1/persistentvolumes/pv-1"
 
@@ -46,7 +52,9 @@ def test_the_environment_names_proxies_and_exceptions(
         "NO_PROXY", ".internal,10.0.0.1:443,10.96.0.0/12,fd00::/8,*.cluster.example.com"
     )
 
-    assert proxy_for(server) == proxy
+    found = proxy_for(server)
+
+    assert (found and str(found.url)) == proxy
 
 
 async def test_requests_use_the_proxy_of_the_environment(
@@ -78,17 +86,75 @@ async def test_a_netrc_file_is_ignored(
 def test_a_proxy_without_a_scheme_uses_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "secure.example.com:3128")
 
-    assert proxy_for("https://kube.example.com") == "http://secure.example.com:3128"
+    assert proxy_for("https://kube.example.com") == Proxy(URL("http://secure.example.com:3128"), "")
 
 
-async def test_a_proxy_without_a_host_is_not_a_valid_setting(
-    monkeypatch: pytest.MonkeyPatch,
+SECRET = "password-of-proxy"
+NOT_VALID = [
+    "http://:3128",
+    f"http://me:{SECRET}/x@proxy.example.com:3128",
+    f"http://me:{SECRET}#x@proxy.example.com:3128",
+    f"http://me:80/{SECRET}@proxy.example.com:3128",
+    f"http://me:80?{SECRET}@proxy.example.com:3128",
+    f"http://m\N{ACCOUNT OF}e:{SECRET}@proxy.example.com:3128",
+    f"http://me:{SECRET}@proxy.example.com:port",
+    f"http://me:{SECRET}@[::1",
+    f"http://m%3Ae:{SECRET}@proxy.example.com:3128",
+]
+
+
+@pytest.mark.parametrize("proxy", NOT_VALID)
+async def test_an_error_about_a_proxy_does_not_contain_its_password(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://:3128")
+    monkeypatch.setenv("HTTP_PROXY", proxy)
     api = KubeApi(loads("http://kube.invalid"))
 
-    with pytest.raises(BadSettings, match="HTTP_PROXY does not contain a host"):
+    with pytest.raises(BadSettings, match="that HTTP_PROXY names is not of the form") as raised:
         await api.open()
+
+    assert SECRET not in "".join(format_exception(raised.value))
+
+
+async def test_a_proxy_of_a_kubeconfig_file_that_is_not_valid_is_not_shown() -> None:
+    async def load() -> Configuration:
+        configuration = await loads("https://kube.invalid")()
+        configuration.proxy = f"socks5://me:{SECRET}@proxy.example.com:1080"
+        return configuration
+
+    with pytest.raises(BadSettings, match="that the kubeconfig file names") as raised:
+        await KubeApi(load).open()
+
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [200, 302, 407, 502])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_gets_its_login_and_no_error_contains_it(
+    scheme: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these is an error: what the proxy responds with is no tunnel, and no object."""
+    heads: list[bytes] = []
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 1\r\n\r\n[" % status)
+        writer.close()
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://me:{SECRET}%2F@127.0.0.1:{port}")
+        api = KubeApi(loads(f"{scheme}://kube.invalid"))
+        try:
+            with pytest.raises(AffinityEventsError) as raised:
+                await api.get(PV)
+        finally:
+            await api.close()
+
+    login = b64encode(f"me:{SECRET}/".encode())
+    assert heads
+    assert all(b"Proxy-Authorization: Basic %b\r\n" % login in head for head in heads)
+    assert leaked("".join(format_exception(raised.value)), [SECRET, f"me:{SECRET}/"]) == []
 
 
 async def test_the_proxy_is_shown_without_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

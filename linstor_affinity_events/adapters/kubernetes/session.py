@@ -1,11 +1,8 @@
 """A session with the API server, with credentials and TLS as loaded by kubernetes-asyncio."""
 
-import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import aiohttp
 import yaml
@@ -18,13 +15,10 @@ from linstor_affinity_events.adapters.kubernetes.library import (
     load_incluster_config,
     load_kube_config,
 )
+from linstor_affinity_events.adapters.kubernetes.proxy import Proxy, proxy_for, without_login
 from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
 from linstor_affinity_events.errors import BadSettings, Unreachable
-from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.keys import OURSELVES
-from linstor_affinity_events.model.proxies import is_spared, proxy_named, variable
-
-log = logging.getLogger(__name__)
 
 READ_BUFFER = 2 * 1024 * 1024
 """aiohttp buffers up to twice this size of each response."""
@@ -91,17 +85,21 @@ class KubeSession:
     """The HTTP session of one loaded configuration; each reload creates a new session."""
 
     def __init__(
-        self, configuration: Configuration, rest: RESTClientObject, proxy: str | None
+        self, configuration: Configuration, rest: RESTClientObject, proxy: Proxy | None
     ) -> None:
         self._configuration, self._rest = configuration, rest
         self.host = str(configuration.host)
-        self.where = self.host if not proxy else f"{self.host} through {without_login(proxy)}"
+        self.where = without_login(self.host) + (f" through {proxy.url}" if proxy else "")
         """The API server and the proxy to it, for messages."""
+        login = proxy.headers if proxy else {}
+        is_tunnelled = self.host.startswith("https:")
         # The library's own session reads environment and .netrc for each request, in threads,
         # which took longer than many requests.
         self.http = aiohttp.ClientSession(
             connector=rest.pool_manager.connector,
             connector_owner=False,
+            # Without TLS the proxy gets the requests themselves.
+            headers={} if is_tunnelled else login,
             read_bufsize=READ_BUFFER,
             # A cookie of one response would be in all later requests.
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -111,7 +109,8 @@ class KubeSession:
         self.route: Mapping[str, Any] = {
             key: value
             for key, value in (
-                ("proxy", proxy),
+                ("proxy", proxy and proxy.url),
+                ("proxy_headers", login if is_tunnelled else {}),
                 ("server_hostname", configuration.tls_server_name),
             )
             if value
@@ -125,13 +124,14 @@ class KubeSession:
         # Python 3.13 and later require extensions that the certificates of many clusters lack, EKS
         # among them; Go, and so kubectl, does not.
         configuration.disable_strict_ssl_verification = True
+        host, named = str(configuration.host), configuration.proxy
         try:
-            URL(str(configuration.host))
-            proxy = configuration.proxy or proxy_for(str(configuration.host))
+            URL(host)
+            proxy = Proxy.read(str(named), "the kubeconfig file") if named else proxy_for(host)
             return cls(configuration, RESTClientObject(configuration), proxy)
         except (OSError, ValueError) as error:
             raise BadSettings(
-                f"cannot connect to Kubernetes at {configuration.host}: {error}"
+                f"cannot connect to Kubernetes at {without_login(host)}: {error}"
             ) from error
 
     async def close(self) -> None:
@@ -164,37 +164,6 @@ class KubeSession:
         if not headers.get("Authorization", "x").isprintable():
             raise Unreachable("Kubernetes credentials: the token is not valid")
         return headers
-
-
-def proxy_for(server: str) -> str | None:
-    """Return the proxy from HTTPS_PROXY or HTTP_PROXY, unless NO_PROXY exempts the server.
-
-    An https:// proxy is not used: the session trusts only the cluster's certificate authority.
-    Raises ValueError for a proxy without a host.
-    """
-    url = URL(server)
-    proxy = proxy_named(os.environ, url.scheme)
-    if not proxy or not url.host or url.port is None:
-        return None
-    if is_spared(variable(os.environ, "no_proxy"), url.host, url.port):
-        return None
-    if not proxy.lower().startswith("http:"):
-        log.warning(
-            "proxies other than http:// are not supported: connecting to the API server "
-            "without the proxy. If it is reachable only through a proxy, set HTTPS_PROXY "
-            "to an http:// one",
-            extra=facts(server=server, proxy=without_login(proxy)),
-        )
-        return None
-    if not urlsplit(proxy).hostname:
-        raise ValueError(f"{url.scheme.upper()}_PROXY does not contain a host")
-    return proxy
-
-
-def without_login(url: str) -> str:
-    """Return a URL for messages, without user and password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _counting() -> aiohttp.TraceConfig:
