@@ -18,8 +18,7 @@ from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.advance import advance, after_removal, following
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of
-from linstor_affinity_events.model.names import Uid
+from linstor_affinity_events.model.manifest import Manifest, is_terminating
 from linstor_affinity_events.model.progress import Failed, Finished, Progress, having_come_back
 from linstor_affinity_events.model.results import (
     BinderAwaited,
@@ -151,10 +150,6 @@ class ReplacementRun:
         return self._same_term or self._is_recent
 
     @property
-    def _is_first_hand(self) -> bool:
-        return self._is_alone and not _saw_another(self._volume_watch, self.progress.entry.uid)
-
-    @property
     def _pv(self) -> Manifest:
         if self.progress.observation.pv is None:
             raise AssertionError("this step is only chosen for a volume that is there")
@@ -166,7 +161,7 @@ class ReplacementRun:
                 return await observed_again(
                     self._dependencies,
                     self.progress,
-                    first_hand=self._is_first_hand,
+                    first_hand=self._is_alone,
                     same_term=self._same_term,
                 )
             case Mark() | DetachClaimRef() | Unmark() | Delete() | Create():
@@ -276,14 +271,6 @@ def _failed(unfinished: Unfinished, end: Failed) -> Again | Refused:
     elif end.stuck and isinstance(end.error, Refused):
         unfinished.absent.mark_stuck(entry, end.error, blocking=end.blocking)
     return end.error
-
-
-def _saw_another(volume_watch: VolumeWatch, uid: Uid) -> bool:
-    """Whether the watch has shown another volume of that name, which may be an earlier one, if the
-    watch is behind.
-    """
-    seen = (volume_watch.latest, volume_watch.gone)
-    return any(pv is not None and uid_of(pv) != uid for pv in seen)
 
 
 def _log(step: Step, after: Progress, error: Again | Refused) -> None:

@@ -10,10 +10,16 @@ from typing import assert_never
 from linstor_affinity_events.errors import Again, Conflict, Refused, Stalled
 from linstor_affinity_events.model.after_observing import after_observing
 from linstor_affinity_events.model.changes import as_shown_by_dry_run
-from linstor_affinity_events.model.deletion import is_alive
+from linstor_affinity_events.model.deletion import is_alive, is_deleted
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
-from linstor_affinity_events.model.keys import MARKER_ANNOTATION
-from linstor_affinity_events.model.manifest import Manifest, is_terminating, uid_of, version_of
+from linstor_affinity_events.model.keys import MARKER_ANNOTATION, ORIGINAL_POLICY_ANNOTATION
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    annotations_of,
+    is_terminating,
+    uid_of,
+    version_of,
+)
 from linstor_affinity_events.model.markers import holder_of, is_marked
 from linstor_affinity_events.model.progress import Failed, Finished, Progress, having_seen
 from linstor_affinity_events.model.recreation import AFFINITY_FIELD, created_different
@@ -138,7 +144,8 @@ def _after_success(progress: Progress, step: Step, result: Result) -> Progress |
 
 def _written(progress: Progress, step: Step, result: Written) -> Progress:
     if isinstance(step, Delete):
-        progress = _having_requested_deletion(progress)
+        accepted = is_deleted(result.pv, progress.entry.uid)
+        progress = replace(_having_requested_deletion(progress), deletion_accepted=accepted)
     seen = _having_read(progress, result.pv)
     if isinstance(step, Unmark):
         return replace(seen, then=Drop(step.outcome, verified=True))
@@ -220,12 +227,19 @@ def _saved(progress: Progress, step: Step, entry: JournalEntry) -> Progress:
     before = progress.entry
     # While the entry said `prepared`, nobody can have deleted the volume.
     first = before.state is State.PREPARED or progress.deleting_version == before.version
+    in_doubt = progress.run.retained_in_doubt or _retains_in_doubt(before, entry)
     return replace(
         _having_tried(progress, step),
         entry=entry,
+        run=replace(progress.run, retained_in_doubt=in_doubt),
         deleting_version=entry.version if first else progress.deleting_version,
         observation=replace(progress.observation, taken=True),
     )
+
+
+def _retains_in_doubt(before: JournalEntry, after: JournalEntry) -> bool:
+    added = annotations_of(after.wanted).keys() - annotations_of(before.wanted).keys()
+    return ORIGINAL_POLICY_ANNOTATION in added
 
 
 def _having_tried(progress: Progress, step: Step) -> Progress:

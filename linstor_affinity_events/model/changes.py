@@ -5,6 +5,7 @@ from typing import Any
 from linstor_affinity_events.model.keys import (
     BOUND_BY_CONTROLLER,
     DRIVER,
+    ORIGINAL_POLICY_ANNOTATION,
     OVERRIDE_PREFIX,
     PROVISIONERS,
     SKIP_ANNOTATION,
@@ -22,7 +23,7 @@ from linstor_affinity_events.model.recreation import copy_for_create
 _NOT_TAKEN_OVER = frozenset({"claimRef", "nodeAffinity", "persistentVolumeReclaimPolicy"})
 
 
-_SET_BY_US = frozenset({SKIP_RECLAIM_ANNOTATION, BOUND_BY_CONTROLLER})
+_SET_BY_US = frozenset({SKIP_RECLAIM_ANNOTATION, BOUND_BY_CONTROLLER, ORIGINAL_POLICY_ANNOTATION})
 """Annotations that change because of us: the binder sets bound-by-controller when it restores the
 claimRef that we detached.
 """

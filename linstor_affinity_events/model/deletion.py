@@ -78,6 +78,8 @@ def is_as_left(progress: Progress, pv: Manifest | None) -> bool:
         return progress.removal_requested
     if is_alive(pv, progress.entry.uid):
         return not has_any_marker(pv) or version_of(pv) == progress.marked_version
+    if progress.deletion_accepted and is_deleted(pv, progress.entry.uid):
+        return True
     same = not is_marked_otherwise(pv, run.holder, progress.original_values)
     return run.deletion_requested and same
 

@@ -80,6 +80,10 @@ class RunFacts:
     another client deleted it.
     """
 
+    retained_in_doubt: bool = False
+    """Whether it has had the entry ask for policy Retain because nothing shows what the volume had.
+    """
+
     uninterrupted: bool = False
     """Whether everything happened in this run, within a minute: nobody can have relied on the
     replacement markers in between.

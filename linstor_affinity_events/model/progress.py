@@ -50,6 +50,11 @@ class Progress:
     deletion_unanswered: bool = False
     """Whether a deletion that this run requested may still take effect."""
 
+    deletion_accepted: bool = False
+    """Whether the API server has accepted such a request: then nobody else has deleted the volume,
+    whatever others do to its markers or its entry.
+    """
+
     deleting_version: str = ""
     """The version of the entry with which this run, before any other, is about to delete."""
 

@@ -39,7 +39,7 @@ from linstor_affinity_events.model.markers import (
     may_have_set_retain,
     unmarking,
 )
-from linstor_affinity_events.model.names import PvName, Uid, few
+from linstor_affinity_events.model.names import PvName, few
 from linstor_affinity_events.model.observation import Observation, RunFacts
 from linstor_affinity_events.model.obstacles import unknown_finalizers
 from linstor_affinity_events.model.ownership import (
@@ -50,7 +50,12 @@ from linstor_affinity_events.model.ownership import (
     was_its_own,
     was_seen_as_its_own,
 )
-from linstor_affinity_events.model.recreation import protected_as, with_retain, without_finalizers
+from linstor_affinity_events.model.recreation import (
+    protected_as,
+    with_policy,
+    with_retain,
+    without_finalizers,
+)
 from linstor_affinity_events.model.steps import (
     AwaitBinder,
     Create,
@@ -95,7 +100,7 @@ def _next_step(entry: JournalEntry, observation: Observation, run: RunFacts) -> 
             )
         return step
     if uid_of(pv) != entry.uid:
-        return Drop(_how_it_came_back(entry, pv, run.created))
+        return Drop(_how_it_came_back(entry, pv, run))
     if is_terminating(pv):
         return _terminating(entry, pv, observation, run)
     return _alive(entry, pv, observation, run)
@@ -120,14 +125,15 @@ def _contradiction(entry: JournalEntry, original: Original, *, absent: bool) -> 
     return None
 
 
-def _how_it_came_back(entry: JournalEntry, pv: Manifest, created: Uid | None) -> Outcome:
+def _how_it_came_back(entry: JournalEntry, pv: Manifest, run: RunFacts) -> Outcome:
     """The outcome if another incarnation of the volume exists."""
-    if is_terminating(pv) or not (uid_of(pv) == created or made_by_us(pv)):
+    if is_terminating(pv) or not (uid_of(pv) == run.created or made_by_us(pv)):
         return Outcome.SUPERSEDED
     added = annotations_of(pv).keys() - annotations_of(entry.wanted).keys()
     named = claim_of(pv)
     apart = named is not None and named.name == tombstone_for(entry.uid)
-    retained = ORIGINAL_POLICY_ANNOTATION in added and reclaim_policy_of(pv) == RETAIN
+    in_doubt = run.retained_in_doubt or ORIGINAL_POLICY_ANNOTATION in added
+    retained = in_doubt and reclaim_policy_of(pv) == RETAIN
     return Outcome.RECREATED_WITH_RETAIN if apart or retained else Outcome.DONE
 
 
@@ -289,10 +295,9 @@ def _terminating(
 
 def _release(entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts) -> Step:
     """Up to the removal of a volume that this service has deleted."""
-    before = None if run.original_known else confirmed_values_of(pv)
-    if before is not None and protected_as(entry.wanted, before) != entry.wanted:
-        # What keeps the data is left out only if neither the entry nor the volume has it.
-        return Save(entry.wanting(protected_as(entry.wanted, before)))
+    protected = entry.wanted if run.original_known else _protected(entry, pv)
+    if protected != entry.wanted:
+        return Save(entry.wanting(protected))
     if not is_safe_to_release(pv):
         return _saving_changes(entry, pv, observation) or Mark(mark_patch(pv, run.holder))
     if rebound(pv, entry.claim):
@@ -310,6 +315,19 @@ def _release(entry: JournalEntry, pv: Manifest, observation: Observation, run: R
     if entry.user is not None and not observation.claim_known:
         return ReadClaim()
     return Remove()
+
+
+def _protected(entry: JournalEntry, pv: Manifest) -> Manifest:
+    """The volume as the entry wants it, with what keeps the data, which is left out only if entry
+    and volume agree. If it may have had another policy than Retain, an annotation holds that.
+    """
+    before, wanted = confirmed_values_of(pv), entry.wanted
+    if before is None:
+        # Others removed the markers, or their policy: anybody may have written the entry.
+        return with_retain(wanted) if is_safe_to_release(pv) else wanted
+    if entry.policy == RETAIN != before[0]:
+        wanted = with_retain(with_policy(wanted, before[0]))
+    return protected_as(wanted, before)
 
 
 def _let_go(entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts) -> Step:

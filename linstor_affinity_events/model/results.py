@@ -84,9 +84,7 @@ class Observed:
     pv: Manifest | None
     entry: JournalEntry | None
     first_hand: bool = False
-    """Whether no other instance may have led since this run began, or only for a moment, and no
-    later volume of that name was seen.
-    """
+    """Whether no other instance may have led since this run began, or only for a moment."""
 
     leads: bool = True
     """Whether this instance leads: if not, another one may have deleted the volume."""

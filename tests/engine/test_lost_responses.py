@@ -3,6 +3,8 @@ version or incarnation of the volume explains nothing that happens to a later on
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -18,7 +20,7 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.names import PvName
 from tests.engine.forged_entries import reconciled
-from tests.engine.setup import PV, RD, instead
+from tests.engine.setup import PV, RD, Setup, instead, until
 from tests.engine.test_after_unmarking import (
     annotate,
     before_first_deletion,
@@ -27,7 +29,7 @@ from tests.engine.test_after_unmarking import (
     set_retain,
 )
 from tests.engine.test_deletions_by_owners import is_deleted
-from tests.engine.test_entries_rewritten_in_replacement import bound
+from tests.engine.test_entries_rewritten_in_replacement import bound, rewrite
 from tests.engine.test_forged_markers import rewrite_markers
 
 
@@ -231,3 +233,65 @@ async def test_a_new_volume_that_only_the_watch_saw_is_not_made_again(lost: str)
             await reconciled(setup, 10)
 
         assert setup.cluster.get("persistentvolumes", PV) is None
+
+
+@asynccontextmanager
+async def watch_behind(setup: Setup, seconds: float) -> AsyncIterator[None]:
+    """Have the watch deliver each event so much later."""
+    clock, index = asyncio.get_running_loop().time, setup.volumes.index
+    events: asyncio.Queue[tuple[float, Callable[[Manifest], None], Manifest]] = asyncio.Queue()
+    changed, gone = index.changed, index.gone
+    instead(
+        index,
+        changed=lambda pv: events.put_nowait((clock() + seconds, changed, pv)),
+        gone=lambda pv: events.put_nowait((clock() + seconds, gone, pv)),
+    )
+
+    async def deliver() -> None:
+        while True:
+            due, event, pv = await events.get()
+            await asyncio.sleep(due - clock())
+            event(pv)
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(deliver())
+        yield
+        task.cancel()
+
+
+def entry_is_deleted(setup: Setup) -> None:
+    del setup.journal.entries[PV]
+
+
+def entry_has_another_uid(setup: Setup) -> None:
+    rewrite(setup, lambda tree: tree.update(uid="another"))
+
+
+@pytest.mark.parametrize("attack", [entry_is_deleted, entry_has_another_uid])
+async def test_a_watch_that_is_behind_makes_no_run_forget_what_it_removed(
+    attack: Callable[[Setup], None],
+) -> None:
+    """It shows how the volume was replaced before, when the next replacement has removed it."""
+    async with bound() as (setup, _), watch_behind(setup, 4.0), setup.at_work():
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: setup.cluster.get("persistentvolumes", PV) and setup.nodes() == {"n2"})
+        create, clock = setup.volumes.create, asyncio.get_running_loop().time
+        down_until = float("inf")
+
+        async def created(body: Manifest) -> Manifest:
+            nonlocal down_until
+            if down_until == float("inf"):
+                down_until = clock() + 3.0
+                asyncio.get_running_loop().call_later(2.0, attack, setup)
+            if clock() < down_until:
+                raise Unreachable("503: the API server is shutting down")
+            return await create(body)
+
+        instead(setup.volumes, create=created)
+        setup.linstor.place(PV, "n3")
+        setup.queue.add(RD, source="promotion")
+        await until(lambda: down_until < clock())
+        await reconciled(setup, 10)
+
+        assert setup.nodes() == {"n3"}
+        assert setup.claim()["status"]["phase"] == "Bound"

@@ -1,0 +1,190 @@
+"""Somebody writes the Lease while a volume is terminating, and besides on it or in its entry: what
+this service has deleted comes back, and with the policy that keeps its data.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from linstor_affinity_events.model.keys import MARKER_ANNOTATION, ORIGINAL_POLICY_ANNOTATION
+from linstor_affinity_events.model.manifest import Manifest, Patch, annotations_of, is_terminating
+from linstor_affinity_events.model.names import PvName
+from tests.engine.forged_entries import reconciled
+from tests.engine.setup import PV, RD, Setup, instead
+from tests.engine.test_after_unmarking import policy
+from tests.engine.test_entries_rewritten_in_replacement import Json, bound, rewrite
+from tests.engine.test_prepared_entries import detaches, standing_by
+
+Attack = Callable[[Setup], None]
+
+
+def patched(setup: Setup, change: Json) -> None:
+    setup.cluster.patch("persistentvolumes", PV, change)
+
+
+def nothing(_: Setup) -> None: ...
+
+
+def owner_sets_policy(setup: Setup) -> None:
+    patched(setup, {"spec": {"persistentVolumeReclaimPolicy": "Delete"}})
+
+
+def no_markers(setup: Setup) -> None:
+    patched(setup, {"metadata": {"annotations": {MARKER_ANNOTATION: None}}})
+
+
+def other_markers(setup: Setup) -> None:
+    patched(setup, {"metadata": {"annotations": {MARKER_ANNOTATION: "x"}}})
+
+
+def entry_is_prepared(setup: Setup) -> None:
+    rewrite(setup, lambda tree: tree.update(state="prepared"))
+
+
+def entry_says(policy: str) -> Attack:
+    def change(tree: Json) -> None:
+        tree["wanted"]["spec"]["persistentVolumeReclaimPolicy"] = policy
+
+    return lambda setup: rewrite(setup, change)
+
+
+def new_term(setup: Setup) -> None:
+    """Somebody writes the Lease. This instance notices that at its next renewal."""
+    setup.leadership.lease_is_another = True
+
+    def renewed() -> None:
+        setup.engine.leadership_changed(leading=False)
+        setup.leadership.lease_is_another = False
+        setup.engine.leadership_changed(leading=True)
+        setup.full_reconciler.request("leading")
+
+    asyncio.get_running_loop().call_later(0.3, renewed)
+
+
+def failover_to(second: Setup) -> Attack:
+    def over(first: Setup) -> None:
+        first.leadership.leading = False
+        first.engine.leadership_changed(leading=False)
+        second.leadership.leading = True
+        second.engine.leadership_changed(leading=True)
+        second.full_reconciler.request("leading")
+
+    return over
+
+
+def attacked_once_deleted(
+    setup: Setup, *acts: Attack, crash: asyncio.Event | None = None
+) -> asyncio.Event:
+    """Have all this happen right before the claimRef is detached, and nothing after it if it is
+    during a crash, until that is over.
+    """
+    attacked, patch = asyncio.Event(), setup.volumes.patch
+
+    async def detached(name: PvName, change: Patch) -> Manifest:
+        if detaches(change) and not attacked.is_set():
+            for act in acts:
+                act(setup)
+            attacked.set()
+            if crash:
+                await crash.wait()
+        return await patch(name, change)
+
+    instead(setup.volumes, patch=detached)
+    return attacked
+
+
+def attacked_at_removal(setup: Setup, *acts: Attack) -> asyncio.Event:
+    """Have all this happen right before the volume is removed."""
+    attacked, remove = asyncio.Event(), setup.volumes.remove
+
+    async def removed(pv: Manifest) -> None:
+        if not attacked.is_set():
+            for act in acts:
+                act(setup)
+            attacked.set()
+        await remove(pv)
+
+    instead(setup.volumes, remove=removed)
+    return attacked
+
+
+async def replaced(
+    first: Setup,
+    attacked: asyncio.Event,
+    last: Setup | None = None,
+    crash: asyncio.Event | None = None,
+) -> None:
+    """Let both instances work until all is done that they do."""
+    last = last or first
+    async with first.at_work(), last.at_work():
+        full = asyncio.create_task(last.full_reconciler.run())
+        first.queue.add(RD, source="promotion")
+        await attacked.wait()
+        await reconciled(last, 10)
+        full.cancel()
+        if crash:
+            first.queue.close()
+            crash.set()
+
+
+@pytest.mark.parametrize("attacked_at", [attacked_once_deleted, attacked_at_removal])
+@pytest.mark.parametrize("entry", [nothing, entry_is_prepared])
+@pytest.mark.parametrize("act", [owner_sets_policy, no_markers, other_markers])
+async def test_a_deletion_that_was_accepted_stays_that_of_its_run(
+    act: Attack, entry: Attack, attacked_at: Callable[..., asyncio.Event]
+) -> None:
+    async with bound() as (setup, _):
+        await replaced(setup, attacked_at(setup, act, entry, new_term))
+
+        assert not is_terminating(setup.pv())
+        assert setup.nodes() == {"n2"}
+        assert setup.claim()["status"]["phase"] == "Bound"
+        assert not setup.journal.entries
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_retain_stays_where_others_removed_the_markers_of_a_terminating_volume(
+    *, crashes: bool
+) -> None:
+    """The entry alone says Delete, and anybody may have written that."""
+    async with bound(policy="Retain") as (first, sidecars):
+        second = standing_by(first)
+        acts = (no_markers, entry_says("Delete"), failover_to(second))
+        crash = asyncio.Event() if crashes else None
+        attacked = attacked_once_deleted(first, *acts, crash=crash)
+        await replaced(first, attacked, second, crash)
+
+        assert policy(first) == "Retain"
+        first.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+        await asyncio.sleep(60)
+        assert sidecars.reclaimed == []
+
+
+async def test_retain_because_nothing_says_otherwise_is_reported() -> None:
+    async with bound() as (first, _):
+        second = standing_by(first)
+        acts, crash = (no_markers, failover_to(second)), asyncio.Event()
+        attacked = attacked_once_deleted(first, *acts, crash=crash)
+        await replaced(first, attacked, second, crash)
+
+        assert policy(first) == "Retain"
+        assert annotations_of(first.pv())[ORIGINAL_POLICY_ANNOTATION] == "Delete"
+        assert any("Retain" in str(each) for each in second.notices.warnings)
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_retain_in_the_entry_of_a_terminating_volume_is_reported(*, crashes: bool) -> None:
+    """The markers say Delete. The value that keeps the data counts."""
+    async with bound() as (first, _):
+        second = standing_by(first)
+        acts = (entry_says("Retain"), failover_to(second))
+        crash = asyncio.Event() if crashes else None
+        attacked = attacked_once_deleted(first, *acts, crash=crash)
+        await replaced(first, attacked, second, crash)
+
+        pv = first.pv()
+        assert policy(first) == "Retain"
+        assert annotations_of(pv)[ORIGINAL_POLICY_ANNOTATION] == "Delete"
+        warnings = first.notices.warnings + second.notices.warnings
+        assert any("Retain" in str(each) for each in warnings)
