@@ -197,10 +197,13 @@ class LeaseElection:
     async def _take(self, lease: dict[str, Any] | None, started: float) -> None:
         """Write this identity and the time to a Lease that is ours or free; None creates it."""
         body = self._record.taken(lease, self._now())
-        if lease is None:
-            written = await self._api.create(self._lease.collection, body)
-        else:
-            written = await self._api.replace(self._lease.path, body)
+        try:
+            if lease is None:
+                written = await self._api.create(self._lease.collection, body)
+            else:
+                written = await self._api.replace(self._lease.path, body)
+        finally:
+            self._record.attempt_ended()
         self._report_interruption()
         self._record.wrote(written, _clock())
         self._ours = written
