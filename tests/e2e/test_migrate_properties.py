@@ -1,5 +1,7 @@
 """Saved PVs of the reference controller move to where its 1.5 keeps them."""
 
+import json
+
 from tests.testbed.command import command
 from tests.testbed.testbed import Testbed
 
@@ -29,6 +31,19 @@ async def test_saved_pvs_move_to_volume_0_once(fake_testbed: Testbed) -> None:
     assert saved(testbed, "pvc-1") == (None, '{"old": 1}')
     assert again.out == "No resource definition has a saved PersistentVolume of its own.\n"
     assert (dry.code, first.code, again.code) == (0, 0, 0)
+
+
+async def test_a_saved_pv_of_any_length_moves_as_it_is(fake_testbed: Testbed) -> None:
+    """Only SQL databases limit the characters of a property."""
+    testbed, text = fake_testbed, json.dumps({"old": "x" * 100_000})
+    testbed.world.longest_property = len(text)
+    testbed.place("pvc-1", ["n1"])
+    testbed.world.definition("pvc-1").props[SAVED] = text
+
+    said = await command(testbed, "migrate-properties")
+
+    assert said.out == "pvc-1: moved to volume 0\n"
+    assert saved(testbed, "pvc-1") == (None, text)
 
 
 async def test_a_newer_saved_pv_on_the_volume_stays(fake_testbed: Testbed) -> None:

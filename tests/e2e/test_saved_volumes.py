@@ -115,6 +115,25 @@ async def test_a_replacement_interrupted_in_the_reference_is_finished(
     assert after["spec"]["claimRef"]["uid"] == before["spec"]["claimRef"]["uid"]
 
 
+async def test_a_saved_pv_of_any_length_is_followed(
+    fake_testbed: Testbed, service_on: MakeService
+) -> None:
+    """Only SQL databases limit the characters of a property."""
+    testbed, note = fake_testbed, "x" * 100_000
+    testbed.world.longest_property = 2 * len(note)
+    await a_volume(testbed)
+    saved = await saved_for(testbed)
+    saved["metadata"].setdefault("annotations", {})["example.com/note"] = note
+    keep_on_linstor(testbed, saved, "volume")
+    await left_in(testbed, ABSENT)
+
+    async with running(service_on(testbed, OFTEN)):
+        await until(lambda: over(testbed), "the volume is right and nothing is left on LINSTOR")
+
+    after = await testbed.cluster.ask("GET", PATH)
+    assert after["metadata"]["annotations"]["example.com/note"] == note
+
+
 async def refused(testbed: Testbed, service: Service, why: str) -> None:
     """See that it is reported once, that nothing is created, and that the property stays."""
     await service.until_said(NOT_TAKEN)

@@ -42,7 +42,6 @@ from linstor_affinity_events.adapters.linstor.replies import checked_body
 from linstor_affinity_events.adapters.linstor.rows import (
     LONGEST_CONNECTION,
     LONGEST_FLAG,
-    LONGEST_SAVED,
     MOST_FLAGS,
     MOST_REPLICAS,
     NodeRows,
@@ -593,12 +592,6 @@ def test_a_saved_pv_without_volume_number_is_skipped(number: object) -> None:
     raw = {"name": "a", "volume_definitions": [{"volume_number": number, "props": props}]}
 
     assert dict(definition_of(raw).saved) == {}
-
-
-def test_a_saved_pv_is_stored_up_to_the_limit_of_linstor() -> None:
-    raw = {"name": "a", "props": {SAVED_PV_PROPERTY: "x" * MIB}}
-
-    assert len(definition_of(raw).saved[-1]) == LONGEST_SAVED
 
 
 LABELS = tuple(

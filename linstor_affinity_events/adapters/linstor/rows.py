@@ -36,9 +36,6 @@ LONGEST_CONNECTION = 32
 LONGEST_PROPERTY = 1024
 """The most characters of a property's name that may be a label, with its namespace."""
 
-LONGEST_SAVED = 8192
-"""The most characters kept of a saved PV. LINSTOR stores 4096 characters of a property."""
-
 MOST_LABELS_SIZE = 32 * 1024 * 1024
 LABEL_SIZE = 100
 """What a label takes beside its characters. Kubernetes has up to 5,000 nodes, with some 20 labels
@@ -89,12 +86,14 @@ def definition_of(raw: Row) -> Definition:
     properties = _texts(raw.get("props"), "definition properties")
     saved: dict[int, str] = {}
     if text := properties.get(SAVED_PV_PROPERTY):
-        saved[-1] = text[:LONGEST_SAVED]
+        saved[-1] = text
     for volume in list_of(raw.get("volume_definitions") or [], "volume definitions"):
         number = volume.get("volume_number", 0)
         text = _texts(volume.get("props"), "volume properties").get(SAVED_PV_PROPERTY, "")
         if text and type(number) is int and 0 <= number <= MAX_VOLUME_NUMBER:
-            saved[number] = text[:LONGEST_SAVED]
+            # Never cut: it may be the only record of a volume. On SQL databases LINSTOR stores 4096
+            # characters of a property, on Kubernetes any number; an element has a limit as a whole.
+            saved[number] = text
     return Definition(
         resource=resource_name(text_of(raw, "name")),
         skip=bool(properties.get(SKIP_PROPERTY)),
