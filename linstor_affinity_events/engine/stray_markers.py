@@ -2,7 +2,7 @@
 
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.model.decision import Reason, Refusal
-from linstor_affinity_events.model.deletion import is_as_left
+from linstor_affinity_events.model.deletion import is_as_left, may_have_deleted
 from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -32,8 +32,10 @@ async def unmark_without_entry(
     *,
     own: Before | None = None,
     alone: bool = True,
+    deleted_by_owner: bool = False,
 ) -> Outcome | Refusal:
-    """Remove our replacement markers from a live volume without a journal entry.
+    """Remove our replacement markers from a volume without a journal entry, if it is live, or known
+    to be deleted by its owner.
 
     The markers say what was there before, but anybody who may write annotations can set them.
     Unless this run has set them (`own`) and no other instance can have done so since (`alone`),
@@ -44,7 +46,7 @@ async def unmark_without_entry(
     if is_terminating(pv) and FINALIZER not in finalizers_of(pv):
         # It goes by itself, or with a saved PV of the reference controller that is read next.
         return Outcome.SUPERSEDED
-    if is_terminating(pv):
+    if is_terminating(pv) and not deleted_by_owner:
         return Refusal(
             Reason.BAD_JOURNAL_ENTRY,
             f"it is being deleted and has finalizer {FINALIZER}, but the journal "
@@ -61,7 +63,8 @@ async def unmark_without_entry(
     if not alone:
         own = None
     # If its claim went while it said Retain, a user may have relied on that.
-    unmarked = unmarking(pv, keep=own is None or not await _in_use(dependencies, pv), own=own)
+    restored = own is not None and (deleted_by_owner or await _in_use(dependencies, pv))
+    unmarked = unmarking(pv, keep=not restored, own=own)
     live = await dependencies.volumes.patch(name_of(pv), unmarked.patch)
     if name_of(pv) in dependencies.unfinished.originals:
         dependencies.unfinished.originals.observed(live)
@@ -81,7 +84,10 @@ async def unmark_in_run(dependencies: RunDependencies, progress: Progress, *, al
     # Else another instance may have marked or unmarked it since, and the policy may have changed.
     led_alone = dependencies.leadership.exclusive and run.led_throughout
     unchanged = is_as_left(progress, pv) or led_alone
-    ended = await unmark_without_entry(dependencies, pv, own=own, alone=unchanged)
+    deleted_by_owner = led_alone and not may_have_deleted(progress)
+    ended = await unmark_without_entry(
+        dependencies, pv, own=own, alone=unchanged, deleted_by_owner=deleted_by_owner
+    )
     return Done(LeaveAlone(ended.why) if isinstance(ended, Refusal) else ended)
 
 

@@ -7,11 +7,12 @@ import pytest
 
 from linstor_affinity_events.errors import Invalid, Unreachable
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.keys import MARKER_ANNOTATION, SKIP_ANNOTATION
+from linstor_affinity_events.model.keys import FINALIZER, MARKER_ANNOTATION, SKIP_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     Manifest,
     Patch,
     annotations_of,
+    finalizers_of,
     is_terminating,
     uid_of,
 )
@@ -123,6 +124,46 @@ async def test_retain_that_its_owner_sets_after_the_markers_stays(
 
         assert policy(setup) == "Retain"
         assert setup.journal.entries == {}
+
+
+@pytest.mark.parametrize("led", [True, False])
+async def test_an_owner_deletes_a_marked_volume_whose_entry_is_gone(*, led: bool) -> None:
+    """Its run has requested no deletion, so that it is the owner's, if no other instance led."""
+    async with bound() as (setup, _):
+
+        def act() -> None:
+            del setup.journal.entries[PV]
+            setup.cluster.delete("persistentvolumes", PV)
+            setup.leadership.lease_is_another = not led
+
+        happened = before_first_deletion(setup, act)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await happened.wait()
+            await reconciled(setup, 10)
+
+        pv = setup.pv()
+        assert is_terminating(pv)
+        assert (FINALIZER not in finalizers_of(pv)) is led
+        assert policy(setup) == ("Delete" if led else "Retain")
+
+
+async def test_an_owner_deletes_claim_and_marked_volume_without_entry() -> None:
+    """Nobody can have relied on policy Retain, so that there is nothing to report."""
+    async with bound() as (setup, _):
+
+        def act() -> None:
+            del setup.journal.entries[PV]
+            setup.cluster.delete("persistentvolumes", PV)
+            setup.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+
+        happened = before_first_deletion(setup, act)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await happened.wait()
+            await until(lambda: setup.cluster.get("persistentvolumes", PV) is None)
+
+        assert setup.notices.warnings == []
 
 
 @pytest.mark.parametrize("annotated", [True, False])
