@@ -34,6 +34,7 @@ from linstor_affinity_events.model.ownership import (
     claim_is_as_recorded,
     claim_is_leaving,
     has_class_of,
+    has_mode_of,
     left_by_the_reference,
 )
 from linstor_affinity_events.model.placement import Definition
@@ -227,6 +228,8 @@ class SavedVolumes:
             )
         if not has_class_of(entry.wanted, claim):
             raise BadEntry("it has another StorageClass than its claim")
+        if not has_mode_of(entry.wanted, claim):
+            raise BadEntry("it has another volumeMode than its claim")
         entry = entry.wanting(self._cluster_view.with_volume_context(entry.wanted))
         if parts := self._cluster_view.unconfirmed(entry.wanted):
             raise BadEntry(

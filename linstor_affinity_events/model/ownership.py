@@ -44,7 +44,7 @@ def is_entitled(
     if not claim_is_as_recorded(entry, claim) or entry.user is None or claim is None:
         return False
     own = original.claim == entry.user.uid if original else _may_be_its_own(entry, entry.user.uid)
-    return own and not unconfirmed(
+    return (own and has_mode_of(entry.wanted, claim)) and not unconfirmed(
         demands_of(entry.wanted),
         original=None if original is None else original.demands,
         storage_class=storage_class if has_class_of(entry.wanted, claim) else None,
@@ -80,6 +80,18 @@ def has_class_of(wanted: Manifest, claim: Manifest) -> bool:
     """
     ours, actual = class_of(wanted), class_of(claim)
     return ours is not None and ours == actual
+
+
+def has_mode_of(wanted: Manifest, claim: Manifest) -> bool:
+    """Whether volume and claim have the same volume mode, as all that are bound have. Who could
+    write to a volume with a file system as to a block device could write what harms the node that
+    mounts it. Source: KEP-3141.
+    """
+    return _mode_of(wanted) == _mode_of(claim)
+
+
+def _mode_of(manifest: Manifest) -> str:
+    return str(manifest["spec"].get("volumeMode") or "Filesystem")
 
 
 def was_seen_as_its_own(entry: JournalEntry, original: Original | None) -> bool:

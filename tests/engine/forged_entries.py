@@ -20,10 +20,10 @@ FORGED = Writer(name=OURSELVES)
 """A field manager's name is what the client says it is."""
 
 
-def foreign_claim(cluster: FakeCluster, **claim: Any) -> Json:
+def foreign_claim(cluster: FakeCluster, *, mode: str = "Filesystem", **claim: Any) -> Json:
     """A claim that asks for a volume which is not there."""
     wish = manifests.claim("evil", **claim)
-    wish["spec"]["volumeName"] = "evil"
+    wish["spec"] |= {"volumeName": "evil", "volumeMode": mode}
     return cluster.create("persistentvolumeclaims", wish, namespace="default")
 
 

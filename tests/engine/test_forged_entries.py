@@ -255,6 +255,7 @@ MODIFICATION = pytest.param(
             {"annotations": {f"{DELETION}-name": "s", f"{DELETION}-namespace": "kube-system"}},
             id="a Secret for its deletion",
         ),
+        pytest.param({"spec": {"volumeMode": "Block"}}, id="another volume mode"),
         GROUP,
         MODIFICATION,
     ],
@@ -615,6 +616,7 @@ async def test_no_volume_is_recreated_before_the_classes_are_known() -> None:
         pytest.param({"csi": {"volumeAttributes": XFS}}, id="commands to run on the node"),
         pytest.param({"csi": {"volumeAttributes": EXPORT}}, id="another server"),
         pytest.param({"csi": {"fsType": "proc"}}, id="another file system"),
+        pytest.param({"volumeMode": "Block"}, id="another volume mode"),
         pytest.param(
             {"csi": {"nodeStageSecretRef": {"name": "s", "namespace": "kube-system"}}},
             id="a Secret of another namespace",
@@ -645,6 +647,19 @@ async def test_an_entry_gives_no_claim_a_volume_with_additional_powers(change: J
         assert claim["status"].get("phase") != "Bound"
         assert setup.pv("evil")["status"]["phase"] == "Released"
         assert setup.journal.entries == {}
+
+
+async def test_a_claim_for_a_block_device_gets_its_volume_by_an_entry() -> None:
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place("unused", "n1")
+        setup = setup_on(cluster, linstor)
+        absent = volume_for(foreign_claim(cluster, mode="Block"), "unused", volumeMode="Block")
+        setup.journal.entries[EVIL] = entry(absent, "unused/0")
+        async with setup.at_work():
+            await reconciled(setup, 3)
+
+        assert setup.pv("evil")["status"]["phase"] == "Bound"
 
 
 async def test_forged_markers_change_no_retain_to_delete() -> None:

@@ -135,7 +135,10 @@ def reduced_claim(manifest: Mapping[str, Any]) -> Manifest:
             ],
         },
         "spec": {
-            **_only(spec, ("volumeName", "storageClassName", "volumeAttributesClassName")),
+            **_only(
+                spec,
+                ("volumeName", "volumeMode", "storageClassName", "volumeAttributesClassName"),
+            ),
             "resources": {"requests": _storage((spec.get("resources") or {}).get("requests"))},
         },
         "status": {
