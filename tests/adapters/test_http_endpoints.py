@@ -107,6 +107,41 @@ async def test_peers_on_this_host_are_shown_the_status(host: str, path: str) -> 
         assert (await asked(endpoints.ports[BIND], path, host=host))[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("localhost:8000", True),
+        ("LOCALHOST", True),
+        ("127.0.0.1:1", True),
+        ("127.1.2.3", True),
+        ("[::1]:8000", True),
+        ("evil.example:8000", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("192.0.2.1", False),
+        ("127.0.0.1:99999", False),
+        ("", False),
+    ],
+)
+async def test_pages_under_other_names_are_not_shown_the_status_by_a_browser_here(
+    host: str, *, shown: bool
+) -> None:
+    """Who owns such a name can have it resolve to 127.0.0.1."""
+    async with listening() as endpoints:
+        port = endpoints.ports[BIND]
+        code, _, _ = await asked(port, "/status", headers={"Host": host})
+
+    assert code == (200 if shown else 403)
+
+
+async def test_a_status_for_all_is_shown_under_any_name() -> None:
+    async with listening(status_for_all=True) as endpoints:
+        port = endpoints.ports[BIND]
+        code, _, _ = await asked(port, "/status", headers={"Host": "storage.example"})
+
+    assert code == 200
+
+
 @pytest.mark.parametrize("path", ["/", "/status"])
 async def test_peers_elsewhere_are_not_shown_the_status_whatever_headers_they_send(
     path: str, elsewhere: str
@@ -199,7 +234,7 @@ async def test_who_hangs_up_leaves_no_work_for_the_status(path: str) -> None:
         writers = []
         for _ in range(20):
             _, writer = await asyncio.open_connection(LOOPBACK, port)
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             writers.append(writer)
         await reach(1)
         for writer in writers:
@@ -228,7 +263,7 @@ async def test_one_page_is_rendered_at_a_time_also_when_clients_hang_up() -> Non
     async with listening(others={**STATUS, "version": Version()}) as endpoints, asyncio.timeout(10):
         port = endpoints.ports[BIND]
         _, writer = await asyncio.open_connection(LOOPBACK, port)
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while not rendering:  # noqa: ASYNC110, nothing else tells
             await asyncio.sleep(0.01)
         writer.transport.abort()

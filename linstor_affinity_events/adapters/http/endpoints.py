@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from yarl import URL
 
 from linstor_affinity_events.adapters.http import connection_limits
 from linstor_affinity_events.adapters.http.status_page import STYLE_HASH, render
@@ -40,9 +41,9 @@ SAFE_HEADERS = {
 """The page has no scripts and no images, and must not be framed."""
 
 LOCAL_ONLY = (
-    "The status page is only served to connections from the same host. Use "
-    "kubectl port-forward, or set --status-page=all to serve it to everyone who "
-    "can reach the port.\n"
+    "The status page is only served to connections from the same host, as localhost "
+    "or under a loopback address. Use kubectl port-forward, or set --status-page=all "
+    "to serve it to everyone who can reach the port.\n"
 )
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -76,6 +77,18 @@ def is_loopback(peer: object) -> bool:
         return False
     # A dual-stack socket shows IPv4 addresses as IPv4-mapped IPv6 addresses.
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _asks_locally(request: web.Request) -> bool:
+    """Return whether a request names this host as such. A page on the internet can have its own
+    name resolve to 127.0.0.1, where kubectl port-forward listens: then a browser there sends the
+    request with that name, and lets the page read the response.
+    """
+    try:
+        host = URL.build(scheme="http", authority=request.headers.get("Host", "")).host
+    except ValueError:
+        return False
+    return host == "localhost" or is_loopback((host,))
 
 
 def _all_addresses(port: int) -> socket.socket:
@@ -235,7 +248,7 @@ class HttpEndpoints:
             raise web.HTTPNotFound
         # Use the peer of the connection: a client can write anything into headers.
         peer = None if request.transport is None else request.transport.get_extra_info("peername")
-        if not self._sources.status_for_all and not is_loopback(peer):
+        if not self._sources.status_for_all and not (is_loopback(peer) and _asks_locally(request)):
             raise web.HTTPForbidden(text=LOCAL_ONLY, headers=SAFE_HEADERS)
         search = request.query.get("q", "")[:LONGEST_SEARCH]
         return partial(self._sources.status, search)
