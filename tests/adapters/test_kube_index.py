@@ -165,3 +165,24 @@ async def test_only_a_phase_written_by_the_binder_is_a_sign_of_it(
     index.changed(with_phase(uid, "Bound"))
 
     assert (index.phase_changed_at > float("-inf")) is sign
+
+
+def storage_class_json(*options: str) -> Json:
+    driver = "linstor.csi.linbit.com"
+    return {"metadata": {"name": "a"}, "provisioner": driver, "mountOptions": [*options]}
+
+
+@pytest.mark.parametrize("options", [None, ["ro"]])
+def test_what_happens_to_a_class_while_all_are_listed_counts(options: list[str] | None) -> None:
+    """A class confirms what a volume demands for as long as it is there, and as it is."""
+    classes = index_of().classes
+    classes.begin_list()
+    classes.listed(storage_class_json("suid"))
+    if options is None:
+        classes.gone(storage_class_json("suid"))
+    else:
+        classes.changed(storage_class_json(*options))
+    classes.end_list()
+
+    found = classes.found.get("a")
+    assert (None if found is None else list(found.mount_options)) == options

@@ -236,10 +236,15 @@ class ClassStore:
 
     def changed(self, manifest: Mapping[str, Any]) -> None:
         read = storage_class(manifest)
+        if self._listed is not None:
+            self._listed[read.name] = read
         if self.found.get(read.name) != read:
             self.found[read.name] = read
             self.on_change()
 
     def gone(self, manifest: Mapping[str, Any]) -> None:
-        if self.found.pop(manifest["metadata"]["name"], None) is not None:
+        name = manifest["metadata"]["name"]
+        if self._listed is not None:
+            self._listed.pop(name, None)
+        if self.found.pop(name, None) is not None:
             self.on_change()
