@@ -682,66 +682,6 @@ async def test_a_leader_confirms_that_it_leads_until_others_write_the_lease(
         assert not await one.confirmed()
 
 
-@pytest.mark.parametrize("attacked", [True, False])
-async def test_a_leader_whose_renewal_had_no_response_starts_over_before_it_confirms(
-    election: Election, *, attacked: bool
-) -> None:
-    """Its Lease says that it is as the renewal has left it, but anybody may have put that back."""
-    one, two = election.candidate("one"), election.candidate("two")
-    api, stored = election.apis[0], asyncio.Event()
-    replace_ = api.replace
-
-    async def lost(path: str, body: Any) -> dict[str, Any]:
-        written = await replace_(path, body)
-        if not stored.is_set():
-            stored.set()
-            raise Unreachable("the response is lost")
-        return written
-
-    async with running(one.run()):
-        await until(lambda: one.leading)
-        instead(api, replace=lost)
-        await stored.wait()
-        before = election.spec
-        if attacked:
-            free = {"spec": {"holderIdentity": ""}}
-            election.cluster.patch("leases", LEASE, free, namespace="default")
-            async with running(two.run()):
-                await until(lambda: two.leading, within=RETRY)
-            election.cluster.patch("leases", LEASE, {"spec": before}, namespace="default")
-        await until(lambda: election.spec["renewTime"] != before["renewTime"])
-        assert election.reported["one"] == [True]
-
-        assert not await one.confirmed()
-        await until(lambda: election.reported["one"] == [True, False, True])
-        await asyncio.sleep(3 * RETRY)
-        assert await one.confirmed()
-    assert election.reported["one"] == [True, False, True]
-
-
-async def test_a_leader_does_not_confirm_what_a_lost_response_may_have_written(
-    election: Election,
-) -> None:
-    """Before the next attempt."""
-    one = election.candidate("one")
-    api, stored = election.apis[0], asyncio.Event()
-    replace_ = api.replace
-
-    async def lost(path: str, body: Any) -> dict[str, Any]:
-        await replace_(path, body)
-        stored.set()
-        raise Unreachable("the response is lost")
-
-    async with running(one.run()):
-        await until(lambda: one.leading)
-        instead(api, replace=lost)
-        await stored.wait()
-        await until(lambda: one.failure is not None)
-
-        assert one.leading
-        assert not await one.confirmed()
-
-
 async def test_a_leader_confirms_that_it_leads_beside_a_renewal(election: Election) -> None:
     """The version that it reads may be older or newer than that of the last response."""
     one = election.candidate("one")

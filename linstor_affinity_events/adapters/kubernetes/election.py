@@ -197,10 +197,10 @@ class LeaseElection:
     async def _take(self, lease: dict[str, Any] | None, started: float) -> None:
         """Write this identity and the time to a Lease that is ours or free; None creates it."""
         body = self._record.taken(lease, self._now())
-        try:
-            written = await _written(self._api, self._lease, body, new=lease is None)
-        finally:
-            self._record.attempt_ended()
+        if lease is None:
+            written = await self._api.create(self._lease.collection, body)
+        else:
+            written = await self._api.replace(self._lease.path, body)
         self._report_interruption()
         self._record.wrote(written, _clock())
         self._ours = written
@@ -249,11 +249,6 @@ class LeaseElection:
 
 
 Election = AlwaysLeading | LeaseElection
-
-
-async def _written(api: KubeApi, name: LeaseName, body: dict[str, Any], *, new: bool) -> Any:
-    """Create or replace the Lease. Returns it as the API server has stored it."""
-    return await (api.create(name.collection, body) if new else api.replace(name.path, body))
 
 
 async def _is_as_written(api: KubeApi, name: LeaseName, record: LeaseRecord) -> bool:

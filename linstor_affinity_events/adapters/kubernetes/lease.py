@@ -66,12 +66,6 @@ class LeaseRecord:
         """The last versions that it wrote."""
         self._unanswered: deque[str] = deque(maxlen=_MOST_ATTEMPTS)
         """The renewTimes of attempts since then."""
-        self._in_flight = ""
-        """The renewTime of an attempt whose response is still to come."""
-        self._in_doubt = False
-        """Whether only its text says that this process wrote the Lease, since a response was lost:
-        others may have put that text back.
-        """
         self.changed_by_others = True
         """Whether others may have written the Lease since this process did: then one of them may
         have led, however briefly.
@@ -81,27 +75,21 @@ class LeaseRecord:
         version = _version(lease)
         if version != self._version:
             self._version, self._seen_at = version, at
-        if version != self._written:
-            self._in_doubt = True
-            self.changed_by_others |= not self._is_unanswered(lease)
+        if version != self._written and not self._is_unanswered(lease):
+            self.changed_by_others = True
 
     def is_as_written(self, lease: Manifest) -> bool:
         """Return whether this process wrote the Lease last, as far as a read shows that renewals
-        may have overtaken. If that is in doubt, a new term begins with the next renewal.
+        may have overtaken.
         """
-        overtaken = str(_spec(lease).get("renewTime")) == self._in_flight and self.is_ours(lease)
-        if self._in_doubt or not (_version(lease) in self._versions or overtaken):
-            self.changed_by_others = True
-        # Then it is being taken back, or was: the new term begins with the response to that.
-        return not self.changed_by_others
+        if self.changed_by_others:
+            # It is being taken back, or was: the new term begins with the response to that.
+            return False
+        return _version(lease) in self._versions or self._is_unanswered(lease)
 
     def _is_unanswered(self, lease: Manifest) -> bool:
         # A Lease is not believed when it says that it is as before: others may have written that.
         return str(_spec(lease).get("renewTime")) in self._unanswered and self.is_ours(lease)
-
-    def attempt_ended(self) -> None:
-        """Record that the last attempt to write the Lease has a response, or never gets one."""
-        self._in_flight = ""
 
     def missing(self) -> None:
         """Record that the Lease does not exist, or not any more."""
@@ -111,7 +99,6 @@ class LeaseRecord:
         """Record that this process took or renewed the Lease."""
         self._version, self._seen_at = _version(lease), at
         self._has_led = True
-        self._in_doubt &= not self.changed_by_others
         self._written, self.changed_by_others = self._version, False
         self._versions.append(self._written)
         self._unanswered.clear()
@@ -159,7 +146,6 @@ class LeaseRecord:
             acquired = moment
             self._acquired.append(moment)
         self._unanswered.append(moment)
-        self._in_flight = moment
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
