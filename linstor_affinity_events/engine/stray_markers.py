@@ -84,7 +84,8 @@ async def unmark_in_run(dependencies: RunDependencies, progress: Progress, *, al
     # Else another instance may have marked or unmarked it since, and the policy may have changed.
     led_alone = dependencies.leadership.exclusive and run.led_throughout
     unchanged = is_as_left(progress, pv) or led_alone
-    deleted_by_owner = led_alone and not may_have_deleted(progress)
+    terminating = pv is not None and is_terminating(pv)
+    deleted_by_owner = terminating and led_alone and not may_have_deleted(progress)
     ended = await unmark_without_entry(
         dependencies, pv, own=own, alone=unchanged, deleted_by_owner=deleted_by_owner
     )

@@ -148,6 +148,37 @@ async def test_an_owner_deletes_a_marked_volume_whose_entry_is_gone(*, led: bool
         assert policy(setup) == ("Delete" if led else "Retain")
 
 
+@pytest.mark.parametrize("elected", [True, False])
+async def test_a_live_volume_without_entry_keeps_retain_if_its_claim_is_gone(
+    *, elected: bool
+) -> None:
+    """Whoever deleted the claim minutes after the markers may have relied on that."""
+    async with bound() as (setup, sidecars):
+        setup.leadership.exclusive, save, down = elected, setup.journal.save, True
+
+        async def saved(entry: JournalEntry) -> JournalEntry:
+            if down:
+                raise Unreachable("500: failed calling webhook")
+            return await save(entry)
+
+        instead(setup.journal, save=saved)
+        async with setup.at_work():
+            full = asyncio.create_task(setup.full_reconciler.run())
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: FINALIZER in finalizers_of(setup.pv()))
+            await asyncio.sleep(600)
+            setup.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+            await asyncio.sleep(30)
+            del setup.journal.entries[PV]
+            down = False
+            await reconciled(setup, 20)
+            full.cancel()
+
+        assert policy(setup) == "Retain"
+        assert sidecars.reclaimed == []
+        assert any("Retain" in str(each) for each in setup.notices.warnings)
+
+
 async def test_an_owner_deletes_claim_and_marked_volume_without_entry() -> None:
     """Nobody can have relied on policy Retain, so that there is nothing to report."""
     async with bound() as (setup, _):
