@@ -17,7 +17,9 @@ MOTION_FIRST, MOTION_MOST = 1.0, 30.0
 class _Motion:
     """A placement that LINSTOR is still changing."""
 
-    placement: Placement
+    placement: int
+    """Its hash: a placement may be large, and is only compared."""
+
     delay: float = MOTION_FIRST
 
 
@@ -55,9 +57,9 @@ class Rechecks:
             self._moving.pop(item.key, None)
             self._recheck_unchanged(item, in_sync=in_sync)
             return
-        motion = self._moving.get(item.key)
-        if motion is None or motion.placement != placement:
-            motion = self._moving[item.key] = _Motion(placement)
+        motion, known = self._moving.get(item.key), hash(placement)
+        if motion is None or motion.placement != known:
+            motion = self._moving[item.key] = _Motion(known)
         if motion.delay <= MOTION_MOST:
             self._queue.add(item.key, after=min(motion.delay, MOTION_MOST))
             motion.delay *= 2

@@ -157,7 +157,9 @@ class Reconciler:
                 failed = error
         if failed is not None:
             raise failed
-        self._rechecks.plan(item, placement, in_sync=in_sync)
+        if self._index.of(item.key):
+            # Else it is here for a saved volume: no volume is affected by where its replicas are.
+            self._rechecks.plan(item, placement, in_sync=in_sync)
 
     def _no_volume(self, item: WorkItem[ResourceName]) -> None:
         """Keep a trigger until the watch reports the volume that we have just created."""

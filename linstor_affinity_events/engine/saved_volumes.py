@@ -50,11 +50,18 @@ _NOT_DELETED = (
     "saved PersistentVolume in LINSTOR (property Aux/affinity-updater-saved-pv) is not needed any "
     "more, but LINSTOR rejects its deletion; that is retried. No volume is missing because of it"
 )
+_TOO_MANY = (
+    "so many saved PersistentVolumes in LINSTOR are ignored that no further ones are read; delete "
+    "their properties Aux/affinity-updater-saved-pv, if no cluster lacks these volumes"
+)
 OFF = "it is ignored because of --take-over-saved-volumes=off"
 RETRY_APART = 0.1
 """Seconds, on average, between two tries of refused ones, of whatever number there are: LINSTOR
 stores hundreds on one definition, and each try reads from Kubernetes.
 """
+
+MOST_REFUSED = 20_000
+"""While so many are refused, no further ones are tried. Each takes some 500 bytes of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ class SavedVolumes:
     def _is_too_early(self, where: tuple[ResourceName, int], text: bytes) -> bool:
         refused = self._refused.get(where)
         if refused is None or refused.text != text:
-            return False
+            return refused is None and len(self._refused) >= MOST_REFUSED
         age = asyncio.get_running_loop().time() - refused.at
         return age < len(self._refused) * RETRY_APART
 
@@ -132,6 +139,8 @@ class SavedVolumes:
             return
         rd, number = where
         log.warning(message, extra=facts(resource=rd, volume_number=number, message=why))
+        if len(self._refused) == MOST_REFUSED:
+            log.warning(_TOO_MANY, extra=facts(number=MOST_REFUSED))
 
     async def _take_over(self, definition: Definition, number: int, text: str) -> bool:
         """Returns whether LINSTOR need not keep it any longer: the volume exists. Its journal entry

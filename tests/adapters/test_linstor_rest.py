@@ -635,6 +635,23 @@ async def test_a_redirect_is_not_followed(
     assert world.requests["GET /v1/controller/version"] == 0
 
 
+@pytest.mark.parametrize(
+    ("status", "body"), [(302, b""), (200, b"<html>"), (200, b'{"not": "a list"}')]
+)
+async def test_after_a_response_that_is_none_of_linstor_another_controller_is_asked(
+    linstor: LinstorServer, status: int, body: bytes
+) -> None:
+    """A login page may stand where a controller was."""
+    async with (
+        serving(status, body, {"Location": "https://login.example/"}) as (other, _),
+        LinstorRest(linstor_at(other, linstor.url)) as rest,
+    ):
+        with pytest.raises(Unreachable):
+            await rest.nodes()
+
+        await rest.nodes()
+
+
 async def test_a_redirect_to_tls_names_the_setting(rest: LinstorRest, world: LinstorWorld) -> None:
     # As LINSTOR itself responds once its API has TLS.
     location = "https://linstor-controller.piraeus.svc:3371/v1/nodes"

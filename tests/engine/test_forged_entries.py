@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from linstor_affinity_events.engine import saved_volumes
 from linstor_affinity_events.errors import AffinityEventsError, Refused, Unreachable
 from linstor_affinity_events.model.affinity import NO_AFFINITY
 from linstor_affinity_events.model.journal_entry import JournalEntry
@@ -874,6 +875,44 @@ async def test_saved_volumes_that_linstor_has_no_longer_are_not_remembered() -> 
         assert min(kept) >= 20
         assert max(kept) == kept[0]
         assert setup.reconciler.remembered() == 0
+
+
+async def test_so_many_refused_saved_volumes_are_remembered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While there are so many, others are not even tried."""
+    monkeypatch.setattr(saved_volumes, "MOST_REFUSED", 20)
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        setup = setup_on(cluster, linstor)
+        for number in range(50):
+            name = ResourceName(f"evil-{number}")
+            linstor.known[name] = Definition(resource=name, saved={0: "x"})
+        async with setup.at_work():
+            await reconciled(setup, 2)
+            assert setup.reconciler.remembered() == 20
+            assert caplog.text.count("no further ones are read") == 1
+            for name in [name for name in linstor.known if name.startswith("evil")][:40]:
+                del linstor.known[name]
+            await reconciled(setup, 2)
+
+        assert setup.reconciler.remembered() == 10
+
+
+async def test_of_the_placement_of_a_resource_without_volume_nothing_is_kept() -> None:
+    """LINSTOR may say that it has a saved volume, and that its replicas change."""
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        setup = setup_on(cluster, linstor)
+        name = ResourceName("evil")
+        linstor.place("evil", "n1", flags={"n1": "DELETING"})
+        linstor.known[name] = Definition(resource=name, saved={0: "x"})
+        async with setup.at_work():
+            await reconciled(setup, 1)
+
+            assert setup.reconciler.remembered() == 1
 
 
 class Text(str):

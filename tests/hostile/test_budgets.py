@@ -44,6 +44,7 @@ from linstor_affinity_events.adapters.linstor.rows import (
     LONGEST_FLAG,
     MOST_FLAGS,
     MOST_REPLICAS,
+    MOST_SAVED,
     NodeRows,
     Replicas,
     definition_of,
@@ -592,6 +593,15 @@ def test_a_saved_pv_without_volume_number_is_skipped(number: object) -> None:
     raw = {"name": "a", "volume_definitions": [{"volume_number": number, "props": props}]}
 
     assert dict(definition_of(raw).saved) == {}
+
+
+def test_so_many_saved_volumes_of_one_definition_are_read() -> None:
+    props = {SAVED_PV_PROPERTY: "{}"}
+    rows = [{"volume_number": number, "props": props} for number in range(2 * MOST_SAVED)]
+
+    saved = definition_of({"name": "a", "volume_definitions": rows}).saved
+
+    assert [*saved] == [*range(MOST_SAVED)]
 
 
 LABELS = tuple(

@@ -151,6 +151,10 @@ class LinstorClient:
                     raise Unreachable(f"{what}: {str(error) or 'timed out'}") from error
                 likely_cause = self._connection.likely_cause(error, url)
                 failures.append(f"{url}: {_message(error)}{likely_cause}")
+            except Unreachable:
+                # What responds there is no LINSTOR: another one is asked next time.
+                self._connection.failed(url)
+                raise
             else:
                 if reads and status >= 500:
                     error_response = _ErrorResponse(url, status, raw)

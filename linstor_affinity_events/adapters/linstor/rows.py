@@ -36,6 +36,9 @@ LONGEST_CONNECTION = 32
 LONGEST_PROPERTY = 1024
 """The most characters of a property's name that may be a label, with its namespace."""
 
+MOST_SAVED = 100
+"""The most saved PVs of one definition. The volumes of Kubernetes have a definition each."""
+
 MOST_LABELS_SIZE = 32 * 1024 * 1024
 LABEL_SIZE = 100
 """What a label takes beside its characters. Kubernetes has up to 5,000 nodes, with some 20 labels
@@ -90,7 +93,8 @@ def definition_of(raw: Row) -> Definition:
     for volume in list_of(raw.get("volume_definitions") or [], "volume definitions"):
         number = volume.get("volume_number", 0)
         text = _texts(volume.get("props"), "volume properties").get(SAVED_PV_PROPERTY, "")
-        if text and type(number) is int and 0 <= number <= MAX_VOLUME_NUMBER:
+        valid = type(number) is int and 0 <= number <= MAX_VOLUME_NUMBER
+        if text and valid and len(saved) < MOST_SAVED:
             # Never cut: it may be the only record of a volume. On SQL databases LINSTOR stores 4096
             # characters of a property, on Kubernetes any number; an element has a limit as a whole.
             saved[number] = text
