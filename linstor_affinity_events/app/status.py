@@ -51,6 +51,7 @@ class StatusReport:
         whose name, claim or handle contains it; at most the first MOST_VOLUMES.
         """
         names, number = await self._first(self._found(search) if search else self._out_of_sync())
+        unfinished, _ = await self._first(self._pending())
         rows = [
             self._row(volume)
             async for name in yielding(names, every=YIELD_EVERY)
@@ -79,7 +80,8 @@ class StatusReport:
                     "resource": str(key),
                     "error": self._unfinished.absent.stuck.get(name),
                 }
-                for name, key in sorted(self._unfinished.pending.items())[:MOST_VOLUMES]
+                for name in unfinished
+                if (key := self._unfinished.pending.get(name)) is not None
             ],
             "search": search or None,
             "volumes": rows,
@@ -131,6 +133,10 @@ class StatusReport:
         async for volume in yielding(tuple(self._index.all()), every=YIELD_EVERY):
             if _contains(volume, wanted):
                 yield volume.name
+
+    async def _pending(self) -> AsyncGenerator[PvName, None]:
+        async for name in yielding(tuple(self._unfinished.pending), every=YIELD_EVERY):
+            yield name
 
     async def _first(self, found: AsyncGenerator[PvName, None]) -> tuple[list[PvName], int]:
         """Return the first MOST_VOLUMES names and the number of all; sort only those shown."""
