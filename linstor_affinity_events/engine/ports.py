@@ -88,9 +88,6 @@ class VolumeWatch(Protocol):
     gone: Manifest | None
     """The last version of the volume that was removed last; None if there was none."""
 
-    succeeded: set[Uid]
-    """The incarnations after which the watch has seen another one."""
-
     async def event(self) -> None:
         """Return once there was an event since the last call."""
 

@@ -18,7 +18,13 @@ from linstor_affinity_events.errors import Again, Conflict, Refused
 from linstor_affinity_events.logs import facts
 from linstor_affinity_events.model.advance import advance, after_removal, following
 from linstor_affinity_events.model.journal_entry import JournalEntry
-from linstor_affinity_events.model.manifest import Manifest, is_terminating
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    is_later,
+    is_terminating,
+    uid_of,
+    version_of,
+)
 from linstor_affinity_events.model.progress import Failed, Finished, Progress, having_come_back
 from linstor_affinity_events.model.results import (
     BinderAwaited,
@@ -98,7 +104,7 @@ class ReplacementRun:
     async def _next(self) -> tuple[Step, Result]:
         """Choose a step, take it, and return both it and its result."""
         step: Step = Observe()
-        if self.progress.entry.uid in self._volume_watch.succeeded:
+        if _is_followed_by_another(self._volume_watch, self.progress):
             self.progress = having_come_back(self.progress)
         try:
             if not self.progress.outdated:
@@ -271,6 +277,18 @@ def _failed(unfinished: Unfinished, end: Failed) -> Again | Refused:
     elif end.stuck and isinstance(end.error, Refused):
         unfinished.absent.mark_stuck(entry, end.error, blocking=end.blocking)
     return end.error
+
+
+def _is_followed_by_another(watch: VolumeWatch, progress: Progress) -> bool:
+    """Whether the watch has shown a later incarnation of the volume. One that is behind shows
+    earlier ones.
+    """
+    return any(
+        pv is not None
+        and uid_of(pv) != progress.entry.uid
+        and is_later(version_of(pv), progress.seen_version)
+        for pv in (watch.latest, watch.gone)
+    )
 
 
 def _log(step: Step, after: Progress, error: Again | Refused) -> None:

@@ -14,6 +14,7 @@ from linstor_affinity_events.model.deletion import is_alive, is_deleted
 from linstor_affinity_events.model.journal_entry import JournalEntry, State
 from linstor_affinity_events.model.keys import MARKER_ANNOTATION, ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import (
+    RETAIN,
     Manifest,
     annotations_of,
     is_terminating,
@@ -239,7 +240,7 @@ def _saved(progress: Progress, step: Step, entry: JournalEntry) -> Progress:
 
 def _retains_in_doubt(before: JournalEntry, after: JournalEntry) -> bool:
     added = annotations_of(after.wanted).keys() - annotations_of(before.wanted).keys()
-    return ORIGINAL_POLICY_ANNOTATION in added
+    return ORIGINAL_POLICY_ANNOTATION in added or before.policy != after.policy == RETAIN
 
 
 def _having_tried(progress: Progress, step: Step) -> Progress:

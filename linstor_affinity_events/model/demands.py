@@ -34,6 +34,7 @@ from linstor_affinity_events.model.manifest import (
     secret_namespaces,
     skip_reclaim_of,
     uid_of,
+    volume_mode_of,
 )
 from linstor_affinity_events.model.markers import (
     Before,
@@ -118,6 +119,9 @@ class Original:
     key: VolumeKey | None = None
     """The LINSTOR volume that it was for; None if it was none of LINSTOR's driver."""
 
+    mode: str = ""
+    """Filesystem or Block."""
+
     namespace: str = ""
     """Of its claim, which its Secrets may be in."""
 
@@ -137,6 +141,7 @@ def original_of(manifest: Manifest) -> Original:
         claim=Uid("") if named is None else named.uid,
         demands=demands_of(manifest),
         key=_key_of(manifest),
+        mode=volume_mode_of(manifest),
         namespace="" if named is None else named.namespace,
         held=is_ours_to_delete(manifest),
         before=confirmed_values_of(manifest)

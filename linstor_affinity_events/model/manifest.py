@@ -56,6 +56,19 @@ def reclaim_policy_of(manifest: Manifest) -> str:
     return str(manifest["spec"].get("persistentVolumeReclaimPolicy", RETAIN))
 
 
+def is_later(version: str, than: str) -> bool:
+    """Whether a version of an object is later than another one, be it of an object of the same kind
+    and name. Versions are numbers that grow, as Kubernetes promises since 1.35. Source: KEP-5504.
+    """
+    numbers = all(each.isdecimal() and len(each) < 20 for each in (version, than))
+    return numbers and int(version) > int(than)
+
+
+def volume_mode_of(manifest: Manifest) -> str:
+    """Of a volume or a claim."""
+    return str(manifest["spec"].get("volumeMode") or "Filesystem")
+
+
 def class_of(manifest: Manifest) -> str | None:
     """The StorageClass of a volume or claim, empty if it has none; None if its annotation and its
     spec name different ones: the API server accepts that, and goes by the annotation in quotas.

@@ -9,6 +9,7 @@ from linstor_affinity_events.model.manifest import (
     finalizers_of,
     is_terminating,
     uid_of,
+    volume_mode_of,
 )
 from linstor_affinity_events.model.markers import has_any_marker, is_safe_to_release
 from linstor_affinity_events.model.names import Uid
@@ -44,7 +45,8 @@ def is_entitled(
     if not claim_is_as_recorded(entry, claim) or entry.user is None or claim is None:
         return False
     own = original.claim == entry.user.uid if original else _may_be_its_own(entry, entry.user.uid)
-    return (own and has_mode_of(entry.wanted, claim)) and not unconfirmed(
+    as_observed = original is not None and original.mode == volume_mode_of(entry.wanted)
+    return (own and (as_observed or has_mode_of(entry.wanted, claim))) and not unconfirmed(
         demands_of(entry.wanted),
         original=None if original is None else original.demands,
         storage_class=storage_class if has_class_of(entry.wanted, claim) else None,
@@ -83,15 +85,11 @@ def has_class_of(wanted: Manifest, claim: Manifest) -> bool:
 
 
 def has_mode_of(wanted: Manifest, claim: Manifest) -> bool:
-    """Whether volume and claim have the same volume mode, as all that are bound have. Who could
-    write to a volume with a file system as to a block device could write what harms the node that
-    mounts it. Source: KEP-3141.
+    """Whether volume and claim have the same volume mode, as all have that were not made for each
+    other by hand. Who could write to a volume with a file system as to a block device could write
+    what harms the node that mounts it. Source: KEP-3141.
     """
-    return _mode_of(wanted) == _mode_of(claim)
-
-
-def _mode_of(manifest: Manifest) -> str:
-    return str(manifest["spec"].get("volumeMode") or "Filesystem")
+    return volume_mode_of(wanted) == volume_mode_of(claim)
 
 
 def was_seen_as_its_own(entry: JournalEntry, original: Original | None) -> bool:

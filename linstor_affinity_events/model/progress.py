@@ -36,6 +36,9 @@ class Progress:
     tried: JournalEntry | None = None
     """The entry that this run tried to write last, without version: it may be stored."""
 
+    seen_version: str = ""
+    """The version of the volume as this run, or the one that it continues, has seen it last."""
+
     marked_version: str = ""
     """The version of the volume that this run's mark has made."""
 
@@ -164,6 +167,7 @@ def having_seen(progress: Progress, pv: Manifest | None) -> Progress:
     if uid_of(pv) != progress.entry.uid:
         return replace(progress, run=replace(run, came_back=True))
     live, version = not is_terminating(pv), version_of(pv)
+    progress = replace(progress, seen_version=version)
     marked = run.marked and not (live and not has_any_marker(pv))
     if live and progress.deletion_version not in {"", version}:
         run = replace(run, came_back=False, marked=marked, deletion_requested=False)

@@ -37,6 +37,7 @@ from linstor_affinity_events.model.markers import (
     is_safe_to_release,
     mark_patch,
     may_have_set_retain,
+    recorded_values_of,
     unmarking,
 )
 from linstor_affinity_events.model.names import PvName, few
@@ -129,11 +130,12 @@ def _how_it_came_back(entry: JournalEntry, pv: Manifest, run: RunFacts) -> Outco
     """The outcome if another incarnation of the volume exists."""
     if is_terminating(pv) or not (uid_of(pv) == run.created or made_by_us(pv)):
         return Outcome.SUPERSEDED
-    added = annotations_of(pv).keys() - annotations_of(entry.wanted).keys()
     named = claim_of(pv)
     apart = named is not None and named.name == tombstone_for(entry.uid)
-    in_doubt = run.retained_in_doubt or ORIGINAL_POLICY_ANNOTATION in added
-    retained = in_doubt and reclaim_policy_of(pv) == RETAIN
+    # The volume may have the annotation since it once kept Retain, and was repaired.
+    had = entry.policy == RETAIN and ORIGINAL_POLICY_ANNOTATION in annotations_of(entry.wanted)
+    has = ORIGINAL_POLICY_ANNOTATION in annotations_of(pv) and not had
+    retained = (has or run.retained_in_doubt) and reclaim_policy_of(pv) == RETAIN
     return Outcome.RECREATED_WITH_RETAIN if apart or retained else Outcome.DONE
 
 
@@ -323,9 +325,13 @@ def _protected(entry: JournalEntry, pv: Manifest) -> Manifest:
     """
     before, wanted = confirmed_values_of(pv), entry.wanted
     if before is None:
-        # Others removed the markers, or their policy: anybody may have written the entry.
-        return with_retain(wanted) if is_safe_to_release(pv) else wanted
-    if entry.policy == RETAIN != before[0]:
+        # Others removed the markers, or have written them: anybody may have written the entry.
+        nobody_knows = is_safe_to_release(pv) or recorded_values_of(pv) is None
+        in_doubt = nobody_knows and reclaim_policy_of(pv) == RETAIN
+        return with_retain(wanted) if in_doubt else wanted
+    if before[0] == RETAIN:
+        wanted = with_retain(wanted)
+    elif entry.policy == RETAIN:
         wanted = with_retain(with_policy(wanted, before[0]))
     return protected_as(wanted, before)
 

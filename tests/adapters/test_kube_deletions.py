@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from linstor_affinity_events.adapters.kubernetes.index import MOST_DELETED
 from linstor_affinity_events.model.keys import SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.manifest import uid_of
@@ -110,18 +108,3 @@ def test_what_was_seen_of_an_earlier_incarnation_says_nothing_of_a_later_one() -
 
     assert not index.deleted_by_others(PV, None)
     assert not index.deleted_by_others(PV, Uid("later"))
-
-
-@pytest.mark.parametrize(
-    ("version", "later"), [("203", True), ("201", False), ("x", False), ("9" * 5000, False)]
-)
-def test_another_incarnation_is_later_by_its_version(version: str, *, later: bool) -> None:
-    """A list that is behind shows an earlier one."""
-    pv = with_metadata(volume(), resourceVersion="202")
-    index = index_of()
-
-    with index.follow(PV) as followed:
-        index.changed(pv)
-        index.changed(with_metadata(volume(), uid="another", resourceVersion=version))
-
-    assert (uid_of(pv) in followed.succeeded) is later

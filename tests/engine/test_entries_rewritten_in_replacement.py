@@ -86,12 +86,12 @@ CHANGES = (
 
 
 @asynccontextmanager
-async def bound(*, policy: str = "Delete") -> AsyncIterator[tuple[Setup, Sidecars]]:
+async def bound(*, policy: str = "Delete", **volume: Any) -> AsyncIterator[tuple[Setup, Sidecars]]:
     """A bound volume whose data is on n2 by now, beside the CSI sidecars."""
     async with cluster_with() as cluster, Sidecars(MemoryApi(cluster)) as sidecars:
         linstor = FakeLinstor("n1", "n2", "n3")
         linstor.place(PV, "n2")
-        bind(cluster, PV, "n1", policy=policy)
+        bind(cluster, PV, "n1", policy=policy, **volume)
         setup = setup_on(cluster, linstor)
         await until(lambda: setup.pv()["status"].get("phase") == "Bound")
         yield setup, sidecars

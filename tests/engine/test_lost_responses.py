@@ -295,3 +295,57 @@ async def test_a_watch_that_is_behind_makes_no_run_forget_what_it_removed(
 
         assert setup.nodes() == {"n3"}
         assert setup.claim()["status"]["phase"] == "Bound"
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("claim", [False, True])
+async def test_a_volume_that_was_made_is_not_made_again_in_whatever_attempt(
+    *, claim: bool, later: bool
+) -> None:
+    """The response to its creation is lost, and its owner deletes it, or its claim, before it is
+    read. A later attempt follows the volume anew.
+    """
+    async with bound() as (setup, _):
+        create, read = setup.volumes.create, setup.volumes.read
+        clock = asyncio.get_running_loop().time
+        refused, lost, unread_until = later, asyncio.Event(), 0.0
+
+        def deleted_by_its_owner() -> None:
+            if claim:
+                name = f"claim-{PV}"
+                setup.cluster.delete("persistentvolumeclaims", name, namespace="default")
+            else:
+                setup.cluster.delete("persistentvolumes", PV)
+                setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+
+        async def created(body: Manifest) -> Manifest:
+            nonlocal unread_until
+            if refused:
+                raise Unreachable("503: the API server is shutting down")
+            made = await create(body)
+            if lost.is_set():
+                return made
+            lost.set()
+            unread_until = clock() + 3.0
+            asyncio.get_running_loop().call_later(0.01, deleted_by_its_owner)
+            raise Unreachable("the response is lost")
+
+        async def read_again(name: PvName) -> Manifest | None:
+            if clock() < unread_until:
+                raise Unreachable("503: the API server is shutting down")
+            return await read(name)
+
+        instead(setup.volumes, create=created, read=read_again)
+        async with setup.at_work():
+            full = asyncio.create_task(setup.full_reconciler.run())
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: setup.cluster.get("persistentvolumes", PV) is None)
+            if later:
+                await asyncio.sleep(90)
+                refused = False
+            await lost.wait()
+            await reconciled(setup, 10)
+            full.cancel()
+
+        assert setup.cluster.get("persistentvolumes", PV) is None
+        assert not setup.journal.entries

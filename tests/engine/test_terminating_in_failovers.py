@@ -7,11 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from linstor_affinity_events.model.keys import MARKER_ANNOTATION, ORIGINAL_POLICY_ANNOTATION
+from linstor_affinity_events.errors import Unreachable
+from linstor_affinity_events.model.keys import (
+    MARKER_ANNOTATION,
+    ORIGINAL_POLICY_ANNOTATION,
+    SKIP_RECLAIM_ANNOTATION,
+)
 from linstor_affinity_events.model.manifest import Manifest, Patch, annotations_of, is_terminating
 from linstor_affinity_events.model.names import PvName
 from tests.engine.forged_entries import reconciled
-from tests.engine.setup import PV, RD, Setup, instead
+from tests.engine.setup import PV, RD, Setup, instead, until
 from tests.engine.test_after_unmarking import policy
 from tests.engine.test_entries_rewritten_in_replacement import Json, bound, rewrite
 from tests.engine.test_prepared_entries import detaches, standing_by
@@ -161,10 +166,23 @@ async def test_retain_stays_where_others_removed_the_markers_of_a_terminating_vo
         assert sidecars.reclaimed == []
 
 
-async def test_retain_because_nothing_says_otherwise_is_reported() -> None:
+def no_markers_nor_skip_reclaim(setup: Setup) -> None:
+    annotations = {MARKER_ANNOTATION: None, SKIP_RECLAIM_ANNOTATION: None}
+    patched(setup, {"metadata": {"annotations": annotations}})
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+@pytest.mark.parametrize("act", [no_markers, no_markers_nor_skip_reclaim])
+async def test_retain_because_nothing_says_otherwise_is_reported(
+    act: Attack, *, repaired: bool
+) -> None:
+    """Also for a volume that once kept Retain, was repaired, and has the annotation still."""
     async with bound() as (first, _):
+        if repaired:
+            annotations = {ORIGINAL_POLICY_ANNOTATION: "Delete"}
+            patched(first, {"metadata": {"annotations": annotations}})
         second = standing_by(first)
-        acts, crash = (no_markers, failover_to(second)), asyncio.Event()
+        acts, crash = (act, failover_to(second)), asyncio.Event()
         attacked = attacked_once_deleted(first, *acts, crash=crash)
         await replaced(first, attacked, second, crash)
 
@@ -184,3 +202,61 @@ async def test_retain_in_the_entry_of_a_terminating_volume_is_reported() -> None
         assert policy(first) == "Retain"
         assert annotations_of(first.pv())[ORIGINAL_POLICY_ANNOTATION] == "Delete"
         assert any("Retain" in str(each) for each in second.notices.warnings)
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+async def test_retain_because_the_claim_is_gone_is_reported(*, repaired: bool) -> None:
+    """Another instance recreates the volume that this one has removed. It may have the annotation
+    since it once kept Retain, and was repaired.
+    """
+    async with bound() as (first, _):
+        if repaired:
+            annotations = {ORIGINAL_POLICY_ANNOTATION: "Delete"}
+            patched(first, {"metadata": {"annotations": annotations}})
+        second, removed, crash = standing_by(first), asyncio.Event(), asyncio.Event()
+
+        async def created(body: Manifest) -> Manifest:
+            removed.set()
+            await crash.wait()
+            raise Unreachable("the process has crashed")
+
+        instead(first.volumes, create=created)
+        async with first.at_work(), second.at_work():
+            full = asyncio.create_task(second.full_reconciler.run())
+            first.queue.add(RD, source="promotion")
+            await removed.wait()
+            await until(lambda: first.cluster.get("persistentvolumes", PV) is None)
+            name = f"claim-{PV}"
+            first.cluster.delete("persistentvolumeclaims", name, namespace="default")
+            failover_to(second)(first)
+            await reconciled(second, 10)
+            full.cancel()
+            first.queue.close()
+            crash.set()
+
+        assert policy(second) == "Retain"
+        assert any("Retain" in str(each) for each in second.notices.warnings)
+
+
+async def test_an_observed_volume_keeps_its_claim_whatever_mode_that_has() -> None:
+    """Whoever makes both for each other by hand can give them different ones."""
+    async with bound(volumeMode="Block") as (setup, _):
+        create, refused = setup.volumes.create, True
+
+        async def created(body: Manifest) -> Manifest:
+            if refused:
+                raise Unreachable("503: the API server is shutting down")
+            return await create(body)
+
+        instead(setup.volumes, create=created)
+        async with setup.at_work():
+            full = asyncio.create_task(setup.full_reconciler.run())
+            setup.queue.add(RD, source="promotion")
+            await until(lambda: setup.cluster.get("persistentvolumes", PV) is None)
+            await asyncio.sleep(90)
+            refused = False
+            await reconciled(setup, 5)
+            full.cancel()
+
+        assert setup.claim()["status"]["phase"] == "Bound"
+        assert setup.pv()["spec"]["volumeMode"] == "Block"

@@ -25,6 +25,7 @@ from linstor_affinity_events.model.manifest import (
     annotations_of,
     claim_of,
     finalizers_of,
+    is_later,
 )
 from linstor_affinity_events.model.markers import (
     LONGEST_MARKER,
@@ -709,3 +710,13 @@ def test_markers_that_are_set_again_do_not_have_the_name_in_a_detached_claim_ref
     no_marker = applied(detached, {"metadata": {"annotations": {MARKER_ANNOTATION: None}}})
 
     assert claim_name_of(managed(applied(no_marker, mark_patch(no_marker)))) == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "later"),
+    [("203", True), ("1000", True), ("202", False), ("201", False), ("x", False), ("", False)],
+)
+def test_a_version_is_later_by_its_number(version: str, *, later: bool) -> None:
+    assert is_later(version, "202") is later
+    assert not is_later(version, "")
+    assert not is_later("9" * 5000, version)

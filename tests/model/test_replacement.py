@@ -319,14 +319,14 @@ def test_a_reclaim_policy_restored_while_terminating_is_set_to_retain_again() ->
 
 
 def test_a_skip_reclaim_removed_while_terminating_is_restored() -> None:
+    """With the markers, which alone say that the volume did not have policy Retain before."""
     observed = with_metadata(GOING, annotations={})
+    entry = replace(DELETING, wanted=taken_over(DELETING.wanted, observed))
 
-    step = next_step(
-        replace(DELETING, wanted=taken_over(DELETING.wanted, observed)),
-        Observation(pv=observed),
-        CONTINUING,
-    )
+    step = next_step(entry, Observation(pv=observed), CONTINUING)
+    assert step == Save(entry.wanting(with_retain(entry.wanted)))
 
+    step = next_step(step.entry, Observation(pv=observed), CONTINUING)
     assert step == Mark(mark_patch(observed))
 
 

@@ -10,7 +10,7 @@ from linstor_affinity_events.adapters.kubernetes.recent import remember
 from linstor_affinity_events.adapters.kubernetes.siblings import Siblings
 from linstor_affinity_events.adapters.kubernetes.watch import EventDeadline
 from linstor_affinity_events.model.keys import VolumeKey
-from linstor_affinity_events.model.manifest import Manifest, uid_of, version_of
+from linstor_affinity_events.model.manifest import Manifest
 from linstor_affinity_events.model.markers import is_safe_to_release, wrote_phase
 from linstor_affinity_events.model.names import PvName, ResourceName, Uid
 from linstor_affinity_events.model.policy import StorageClass
@@ -24,15 +24,11 @@ class FollowedVolume:
     """Implements engine.ports.VolumeWatch."""
 
     def __init__(self) -> None:
-        self.succeeded: set[Uid] = set()
         self.latest: Manifest | None = None
         self.gone: Manifest | None = None
         self._event_arrived = asyncio.Event()
 
     def changed(self, manifest: Manifest) -> None:
-        before = self.latest
-        if before is not None and uid_of(before) != uid_of(manifest) and _later(before, manifest):
-            self.succeeded.add(uid_of(before))
         self.latest = manifest
         self._event_arrived.set()
 
@@ -43,15 +39,6 @@ class FollowedVolume:
     async def event(self) -> None:
         await self._event_arrived.wait()
         self._event_arrived.clear()
-
-
-def _later(before: Manifest, after: Manifest) -> bool:
-    """Whether the second version is later than the first, also if a list that is behind shows it.
-    Versions of one kind are numbers that grow, as Kubernetes promises since 1.35. Source: KEP-5504.
-    """
-    versions = version_of(before), version_of(after)
-    numbers = all(version.isdecimal() and len(version) < 20 for version in versions)
-    return numbers and int(versions[0]) < int(versions[1])
 
 
 class VolumeIndex:
