@@ -329,9 +329,7 @@ def _protected(entry: JournalEntry, pv: Manifest) -> Manifest:
         nobody_knows = is_safe_to_release(pv) or recorded_values_of(pv) is None
         in_doubt = nobody_knows and reclaim_policy_of(pv) == RETAIN
         return with_retain(wanted) if in_doubt else wanted
-    if before[0] == RETAIN:
-        wanted = with_retain(wanted)
-    elif entry.policy == RETAIN:
+    if entry.policy == RETAIN != before[0]:
         wanted = with_retain(with_policy(wanted, before[0]))
     return protected_as(wanted, before)
 
