@@ -239,8 +239,10 @@ def _saved(progress: Progress, step: Step, entry: JournalEntry) -> Progress:
 
 
 def _retains_in_doubt(before: JournalEntry, after: JournalEntry) -> bool:
-    added = annotations_of(after.wanted).keys() - annotations_of(before.wanted).keys()
-    return ORIGINAL_POLICY_ANNOTATION in added or before.policy != after.policy == RETAIN
+    """Whether Retain is new, or the annotation with what the volume may have had instead."""
+    had = annotations_of(before.wanted).get(ORIGINAL_POLICY_ANNOTATION)
+    has = annotations_of(after.wanted).get(ORIGINAL_POLICY_ANNOTATION)
+    return has is not None and after.policy == RETAIN and (had, before.policy) != (has, RETAIN)
 
 
 def _having_tried(progress: Progress, step: Step) -> Progress:
