@@ -6,8 +6,8 @@ import random
 import shutil
 import socket
 import subprocess
+from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 
@@ -51,16 +51,31 @@ _HOW_MANY = LAST_PORT - FIRST_PORT
 # Each process begins elsewhere, since several may look for one at the same time.
 _steps = itertools.count(random.SystemRandom().randrange(_HOW_MANY))
 
+# Sockets that only hold a port. Older ones are closed: their programs listen by then, or are gone.
+_reserved: deque[socket.socket] = deque(maxlen=256)
+
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, and that this process has not given away lately."""
+    """A loopback port that nobody listens on, and that no other call gives away meanwhile.
+
+    Minutes may pass until the program that it is meant for listens there, and other processes
+    look for ports too: a bound socket keeps it from them. The program can listen beside it if it
+    sets SO_REUSEADDR, as asyncio and Go do.
+    """
     for step in itertools.islice(_steps, _HOW_MANY):
         port = FIRST_PORT + step % _HOW_MANY
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
+        holder = socket.socket()
+        try:
+            holder.bind(("127.0.0.1", port))
+        except OSError:
+            holder.close()
+            continue
+        # Only after the bind: before, it would let this socket join another's port.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if len(_reserved) == _reserved.maxlen:
+            _reserved.popleft().close()
+        _reserved.append(holder)
+        return port
     raise OSError("no free port is left")
 
 
