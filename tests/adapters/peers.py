@@ -1,8 +1,9 @@
 """How the adapters find their peers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from aiohttp import web
@@ -74,6 +75,20 @@ async def unresponsive_peer() -> AsyncIterator[str]:
             writer.close()
         for over in hung_up:
             await over.wait()
+
+
+@contextmanager
+def deaf_peer() -> Iterator[str]:
+    """A peer that accepts no connection, as if its host were down: its queue is full."""
+    with socket.socket() as listening, ExitStack() as queued:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(3):
+            waiting = queued.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with suppress(BlockingIOError):
+                waiting.connect(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @asynccontextmanager

@@ -304,6 +304,20 @@ async def test_a_stream_is_closed_once_another_controller_responds(
             pass
 
 
+async def test_after_an_event_that_is_too_long_the_same_controller_is_asked(
+    linstor: LinstorServer,
+) -> None:
+    """It has a node with very many properties, and any other controller sends the same event."""
+    connection = linstor_at(linstor.url, CLOSED)
+    stream = LinstorStream(connection, name="promotion", path=PROMOTION_PATH)
+    event = b"data: " + b"x" * FRAME_LIMIT + b"\n\n"
+
+    with pytest.raises(Unreachable, match="line of more than"):
+        await next_after(linstor, writes(linstor, event), stream)
+
+    assert connection.url == linstor.url
+
+
 async def test_a_stream_stays_open_while_its_own_controller_responds(
     linstor: LinstorServer,
 ) -> None:

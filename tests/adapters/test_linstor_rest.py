@@ -21,7 +21,13 @@ from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY, SKIP_PROPERTY
 from linstor_affinity_events.model.names import NodeName, ResourceName
 from linstor_affinity_events.model.placement import Definition, Placement, Replica
 from linstor_affinity_events.model.poll_result import NodeState
-from tests.adapters.peers import CLOSED, linstor_at, linstor_world, serving
+from tests.adapters.peers import (
+    CLOSED,
+    deaf_peer,
+    linstor_at,
+    linstor_world,
+    serving,
+)
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld, Timing
 
 RD = ResourceName("pvc-1")
@@ -33,6 +39,10 @@ PLACED = Placement(
     ),
 )
 MIB = 1024 * 1024
+TEXT = b"x" * (MIB // 4)
+ROWS = b"[" + b'{"name":"pvc-1","node_name":"n1","props":{"x":"%s"}},' % TEXT * 70 + b"{}]"
+"""More than is read of one resource."""
+
 DEFINITION_PATH = "GET /v1/resource-definitions/{rd}/resources"
 
 
@@ -563,10 +573,8 @@ async def test_a_resource_of_more_than_16_mib_is_unreadable(
     rest: LinstorRest, world: LinstorWorld
 ) -> None:
     """It fails no reading of all others, one after the other, while a satellite hangs."""
-    text = b"x" * (MIB // 4)
-    rows = b"[" + b'{"name":"pvc-1","node_name":"n1","props":{"x":"%s"}},' % text * 70
-    world.fail_next("/v1/resource-definitions/pvc-1/resources", 200, rows + b"{}]")
-    world.fail_next("/v1/resource-definitions", 200, rows + b"{}]")
+    world.fail_next("/v1/resource-definitions/pvc-1/resources", 200, ROWS)
+    world.fail_next("/v1/resource-definitions", 200, ROWS)
 
     assert await rest.placement(RD) == Placement(RD, unreadable=True)
     assert await rest.definition(RD) == Definition(resource=RD, unreadable=True)
@@ -650,6 +658,41 @@ async def test_after_a_response_that_is_none_of_linstor_another_controller_is_as
             await rest.nodes()
 
         await rest.nodes()
+
+
+async def test_a_resource_of_more_than_16_mib_is_no_reason_to_ask_another_controller() -> None:
+    """Any of them has as much, and event streams of the one that is left are closed."""
+    first, second = linstor_world(), linstor_world()
+    first.fail_next("/v1/resource-definitions/pvc-1/resources", 200, ROWS)
+    async with (
+        controllers(first, second) as [one, two],
+        LinstorRest(linstor_at(one.url, two.url)) as rest,
+    ):
+        assert await rest.placement(RD) == Placement(RD, unreadable=True)
+        await rest.nodes()
+
+    assert second.requests.total() == 0
+
+
+async def test_after_an_error_page_of_any_length_the_next_controller_is_used(
+    linstor: LinstorServer,
+) -> None:
+    """A load balancer may respond without its controller."""
+    async with (
+        serving(503, b"x" * (2 * MIB)) as (other, _),
+        LinstorRest(linstor_at(other, linstor.url)) as rest,
+    ):
+        assert await rest.placement(RD) == PLACED
+
+
+@pytest.mark.fast_clock(100)
+async def test_after_a_controller_that_accepts_no_connection_the_next_one_is_used(
+    linstor: LinstorServer,
+) -> None:
+    """Its host is down: nothing refuses the connection."""
+    with deaf_peer() as url:
+        async with LinstorRest(linstor_at(url, linstor.url)) as rest:
+            assert await rest.placement(RD) == PLACED
 
 
 async def test_a_redirect_to_tls_names_the_setting(rest: LinstorRest, world: LinstorWorld) -> None:

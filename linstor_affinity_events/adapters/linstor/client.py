@@ -151,9 +151,11 @@ class LinstorClient:
                     raise Unreachable(f"{what}: {str(error) or 'timed out'}") from error
                 likely_cause = self._connection.likely_cause(error, url)
                 failures.append(f"{url}: {_message(error)}{likely_cause}")
-            except Unreachable:
-                # What responds there is no LINSTOR: another one is asked next time.
-                self._connection.failed(url)
+            except Unreachable as error:
+                # What responds there is no LINSTOR, and another one is asked next time; unless it
+                # has more than is read of a list: so has any of them.
+                if request.rows is None or not isinstance(error, TooLong):
+                    self._connection.failed(url)
                 raise
             else:
                 if reads and status >= 500:
@@ -192,7 +194,9 @@ class LinstorClient:
             what, rows = request.at(url), request.rows
             if 300 <= response.status < 400:
                 raise Unreachable(f"{what}: {redirected(response)}")
-            if rows is None or response.status >= 300:
+            if response.status >= 300:
+                return response.status, await _error_body(response)
+            if rows is None:
                 return response.status, await read_bounded(response, OBJECT_LIMIT)
             objects = objects_in(response, what, limit=rows.limit, most=rows.most)
             async with aclosing(objects) as found:
@@ -209,8 +213,16 @@ class LinstorClient:
             return response.status, b""
 
 
+async def _error_body(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body, or nothing of one that is so long that LINSTOR has not sent it."""
+    try:
+        return await read_bounded(response, OBJECT_LIMIT)
+    except TooLong:
+        return b""
+
+
 def _was_never_sent(error: Exception) -> bool:
-    return isinstance(error, aiohttp.ClientConnectorError)
+    return isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
 def _was_cut(error: Exception) -> bool:

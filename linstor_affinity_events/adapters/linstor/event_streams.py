@@ -173,7 +173,7 @@ class LinstorStream:
             likely_cause = self._connection.likely_cause(error, url)
             raise Unreachable(f"{where}: {_message(error)}{likely_cause}") from error
         except TooLong as error:
-            self._connection.failed(url)
+            # LINSTOR's own, by the properties of a node, for example: any controller sends it.
             raise Unreachable(f"{where}: {error}") from error
         except UnicodeDecodeError as error:
             raise Unreachable(f"{where}: the stream is not valid UTF-8") from error
