@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from linstor_affinity_events.adapters.linstor.rest import LinstorRest
 from linstor_affinity_events.app.peers import linstor_connection
-from linstor_affinity_events.errors import Missing
+from linstor_affinity_events.errors import Again, Missing, Refused
 from linstor_affinity_events.model.names import ResourceName
 from linstor_affinity_events.settings import Settings
 
@@ -47,5 +47,8 @@ async def migrate(settings: Settings, *, dry_run: bool) -> AsyncIterator[Move]:
                     await linstor.move_saved(resource, definition.saved[-1])
             except Missing:
                 yield Move(resource, "not changed: it has no volume 0", failed=True)
+            except (Again, Refused) as error:
+                # The others may be movable.
+                yield Move(resource, f"not changed: {error}", failed=True)
             else:
                 yield Move(resource, done)

@@ -75,6 +75,38 @@ async def test_a_definition_that_is_too_large_is_reported_and_blocks_no_other(
     assert saved(testbed, "pvc-2") == (None, "old")
 
 
+async def test_a_definition_without_volume_0_is_reported_and_blocks_no_other(
+    fake_testbed: Testbed,
+) -> None:
+    testbed = fake_testbed
+    testbed.world.add_definition("a", volumes=0).props[SAVED] = "old"
+    testbed.place("pvc-2", ["n1"])
+    testbed.world.definition("pvc-2").props[SAVED] = "old"
+
+    said = await command(testbed, "migrate-properties")
+
+    assert said.code == 1
+    assert said.out == "a: not changed: it has no volume 0\npvc-2: moved to volume 0\n"
+    assert testbed.world.definition("a").props[SAVED] == "old"
+
+
+async def test_a_write_that_linstor_refuses_is_reported_and_blocks_no_other(
+    fake_testbed: Testbed,
+) -> None:
+    testbed = fake_testbed
+    for name in ("pvc-1", "pvc-2"):
+        testbed.place(name, ["n1"])
+        testbed.world.definition(name).props[SAVED] = "old"
+    testbed.world.fail_next("/v1/resource-definitions/pvc-1/volume-definitions/0", 400, [])
+
+    said = await command(testbed, "migrate-properties")
+
+    assert said.code == 1
+    assert said.out.startswith("pvc-1: not changed: LINSTOR ")
+    assert said.out.endswith("pvc-2: moved to volume 0\n")
+    assert saved(testbed, "pvc-1") == ("old", None)
+
+
 async def test_a_hung_satellite_does_not_block_the_migration(fake_testbed: Testbed) -> None:
     testbed = fake_testbed
     testbed.place("pvc-1", ["n1"])

@@ -12,8 +12,8 @@ from linstor_affinity_events.adapters.transport.bodies import parse_json
 from linstor_affinity_events.errors import LoginRefused, Missing, Refused, Unreachable
 
 _CODE_MASK = 0xFFFF
-_NOT_FOUND_DEFINITION = 301
-"""The lower bits of LINSTOR's `ret_code` for an unknown resource definition."""
+_NOT_FOUND = frozenset({301, 303})
+"""The lower bits of LINSTOR's `ret_code` for an unknown resource or volume definition."""
 
 MOST_REPLIES = 10
 """The most replies of an error response that are put into a message."""
@@ -32,7 +32,7 @@ def checked_body(status: int, raw: bytes, what: str, others: Iterable[str] = ())
         raise LoginRefused(
             f"{what}: {text} (see LS_USERNAME and LS_PASSWORD, or LS_BEARER_TOKEN_FILE)"
         )
-    if status == 404 and any(code & _CODE_MASK == _NOT_FOUND_DEFINITION for code in codes):
+    if status == 404 and any(code & _CODE_MASK in _NOT_FOUND for code in codes):
         raise Missing(f"{what}: {text}")
     if status == 400:
         raise Refused(f"{what}: HTTP 400: {text}")
