@@ -6,7 +6,7 @@ from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.database import KubeDatabase
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.informer import read_list
-from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
+from linstor_affinity_events.adapters.kubernetes.journal import LABEL, KubeJournal
 from linstor_affinity_events.adapters.kubernetes.lease import LeaseName
 from linstor_affinity_events.adapters.kubernetes.survey import KubeSurvey, ServiceAccount
 from linstor_affinity_events.adapters.kubernetes.volumes import CLASSES_PATH, VOLUMES_PATH
@@ -37,6 +37,7 @@ from linstor_affinity_events.app.peers import (
     lease_name,
     linstor_connection,
 )
+from linstor_affinity_events.engine.journal_lists import listed_once
 from linstor_affinity_events.errors import AffinityEventsError
 from linstor_affinity_events.model.keys import HOSTNAME_LABEL
 from linstor_affinity_events.model.names import few
@@ -182,7 +183,7 @@ class _Checks:
     async def _leftovers(self) -> CheckResult:
         """Check for unfinished replacements; where the service runs, they finish soon."""
         try:
-            entries = set((await self._journal.all()).volumes)
+            entries, complete = await listed_once(self._journal)
         except AffinityEventsError as error:
             return fail(
                 "leftovers",
@@ -192,6 +193,14 @@ class _Checks:
         marked = (
             {v.name for v in self._index.all() if v.marked} if self._index is not None else set()
         )
+        if not entries and not marked and not complete:
+            return warn(
+                "leftovers",
+                "there are too many journal entries to list all of them, so it is not known "
+                "whether replacements are unfinished",
+                f"find out who creates ConfigMaps with label {LABEL} in the journal's namespace, "
+                "and delete those that are not valid",
+            )
         if not entries and not marked:
             return ok("leftovers", "there are no unfinished replacements")
         return warn(

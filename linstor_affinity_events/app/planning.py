@@ -21,6 +21,7 @@ from linstor_affinity_events.app.peers import (
     tuning_of,
 )
 from linstor_affinity_events.engine.components import cluster_view_of
+from linstor_affinity_events.engine.journal_lists import listed_once
 from linstor_affinity_events.engine.planner import Finding, Planner, Progress
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import BadEntry, Missing, Refused
@@ -110,12 +111,19 @@ class _Reading:
         namespace = journal_namespace(self._settings)
         journal = KubeJournal(self._api, namespace)
         try:
-            for name in sorted((await journal.all()).volumes):
+            names, complete = await listed_once(journal)
+            for name in sorted(names):
                 await self._read_entry(journal, name, entries)
         except Refused as error:
             self._warnings.append(
                 f"cannot read the journal in namespace {namespace}, so unfinished "
                 f"replacements are not shown: {error}"
+            )
+            return
+        if not complete:
+            self._warnings.append(
+                f"there are too many journal entries in namespace {namespace} to list all of them, "
+                "so not all unfinished replacements are shown"
             )
 
     async def _read_entry(

@@ -1,4 +1,4 @@
-"""Lists the journal entries of unfinished replacements, as each full reconcile does."""
+"""Lists the journal entries of unfinished replacements, as each full reconcile does, and once."""
 
 import asyncio
 from collections.abc import Callable
@@ -31,3 +31,20 @@ async def list_entries(
         unfinished.know(listed, before=before, term=term, volume_of=volume_of)
         if (listed.last and unfinished.complete) or clock() >= until:
             break
+
+
+async def listed_once(journal: Journal) -> tuple[frozenset[PvName], bool]:
+    """List the volumes that have an entry, for who needs to know it once. Returns also whether
+    these are all: there may be too many, or too many that are not valid.
+    """
+    clock = asyncio.get_running_loop().time
+    until = clock() + LIST_FOR
+    found = set[PvName]()
+    complete = False
+    for _ in range(MOST_LISTS):
+        listed = await journal.all()
+        found.update(listed.volumes)
+        complete = (complete or listed.first) and not listed.unread
+        if (listed.last and complete) or clock() >= until:
+            return frozenset(found), listed.last and complete
+    return frozenset(found), False

@@ -154,6 +154,9 @@ class Listed:
     reached the last one are all of those that are labelled as this service labels them.
     """
 
+    unread: bool = False
+    """Whether it left out entries that it would have had to read. The next call reads others."""
+
 
 class Journal(Protocol):
     """Unfinished replacements, stored so that they survive a crash of the service.

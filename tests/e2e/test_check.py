@@ -2,15 +2,22 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
+from linstor_affinity_events.adapters.kubernetes.journal import MOST_READS
+from linstor_affinity_events.engine.journal_lists import MOST_LISTS
 from linstor_affinity_events.model.keys import SAVED_PV_PROPERTY as SAVED
 from tests.fakes.linstor_server import LinstorServer, LinstorWorld
+from tests.model.manifests import begun, volume, with_metadata
 from tests.testbed import manifests
 from tests.testbed.command import Said, command
 from tests.testbed.testbed import Testbed
 
 Json = dict[str, Any]
+
+CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
+ENTRY_LABELS = {"linstor-affinity-events/journal": "true"}
 
 
 def checks_of(said: Said) -> dict[str, Json]:
@@ -283,6 +290,49 @@ async def test_leftovers_fail_only_if_checked_alone(fake_testbed: Testbed) -> No
     assert whole.code == 0
     assert alone.code == 1
     assert alone.out.startswith("fail  leftovers: unfinished replacements: pvc-1\n")
+
+
+async def forge_entries(
+    testbed: Testbed, number: int, annotations: dict[str, str] | None = None
+) -> None:
+    """Entries that are not valid, before those of the volumes of these tests."""
+    for each in range(number):
+        metadata = {
+            "name": f"affinity-journal-0{each}",
+            "labels": ENTRY_LABELS,
+            "annotations": annotations,
+        }
+        await testbed.cluster.ask("POST", CONFIG_MAPS, {"metadata": metadata})
+
+
+@pytest.mark.parametrize("annotations", [{}, {"x": "\x01" * 160_000}], ids=["without", "long"])
+async def test_leftovers_are_found_among_very_many_forged_entries(
+    fake_testbed: Testbed, annotations: dict[str, str]
+) -> None:
+    """So many that one list is not read to its end, or that not all of them are read."""
+    await forge_entries(fake_testbed, 90, annotations)
+    text = orjson.dumps(begun(with_metadata(volume(), name="pvc-1")).written()).decode()
+    metadata = {"name": "affinity-journal-pvc-1", "labels": ENTRY_LABELS}
+    entry = {"metadata": metadata, "data": {"entry.json": text}}
+    await fake_testbed.cluster.ask("POST", CONFIG_MAPS, entry)
+
+    said = await command(fake_testbed, "check", "--leftovers")
+
+    assert said.code == 1
+    assert said.out.startswith("fail  leftovers: unfinished replacements: pvc-1\n")
+
+
+async def test_that_not_all_entries_can_be_listed_is_said(fake_testbed: Testbed) -> None:
+    await fake_testbed.add("pvc-1", ["n1"])
+    await forge_entries(fake_testbed, MOST_LISTS * MOST_READS + 1)
+
+    checked = await command(fake_testbed, "check", "--leftovers")
+    planned = await command(fake_testbed, "plan")
+
+    assert checked.code == 1
+    assert checked.out.startswith("fail  leftovers: there are too many journal entries")
+    assert planned.code == 0
+    assert "there are too many journal entries in namespace default" in planned.err
 
 
 async def test_invalid_settings_are_listed_and_exit_with_2(fake_testbed: Testbed) -> None:

@@ -128,7 +128,7 @@ class KubeJournal:
         first, last = pages.from_start, not pages.token
         whole = first and last and not listing.unread
         self._warn_of_too_many(listing, whole=whole)
-        return Listed(listing.found, whole=whole, first=first, last=last)
+        return Listed(listing.found, whole=whole, first=first, last=last, unread=listing.unread)
 
     async def _list(self, item: Mapping[str, Any], listing: _Listing) -> None:
         """Add an entry by its annotations or, if these are not usable, by its content."""
