@@ -116,6 +116,16 @@ async def test_an_error_about_a_proxy_does_not_contain_its_password(
     assert SECRET not in "".join(format_exception(raised.value))
 
 
+@pytest.mark.parametrize("host", ["api\N{FULLWIDTH SOLIDUS}x:6443", "[::1", "api:port"])
+async def test_an_error_about_the_api_server_does_not_contain_its_password(host: str) -> None:
+    api = KubeApi(loads(f"https://me:{SECRET}@{host}"))
+
+    with pytest.raises(BadSettings, match="is not a valid URL") as raised:
+        await api.open()
+
+    assert SECRET not in "".join(format_exception(raised.value))
+
+
 async def test_a_proxy_of_a_kubeconfig_file_that_is_not_valid_is_not_shown() -> None:
     async def load() -> Configuration:
         configuration = await loads("https://kube.invalid")()

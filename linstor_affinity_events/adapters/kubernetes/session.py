@@ -125,8 +125,8 @@ class KubeSession:
         # among them; Go, and so kubectl, does not.
         configuration.disable_strict_ssl_verification = True
         host, named = str(configuration.host), configuration.proxy
+        _check_url(host)
         try:
-            URL(host)
             proxy = Proxy.read(str(named), "the kubeconfig file") if named else proxy_for(host)
             return cls(configuration, RESTClientObject(configuration), proxy)
         except (OSError, ValueError) as error:
@@ -164,6 +164,16 @@ class KubeSession:
         if not headers.get("Authorization", "x").isprintable():
             raise Unreachable("Kubernetes credentials: the token is not valid")
         return headers
+
+
+def _check_url(host: str) -> None:
+    """Raises BadSettings, which does not say what is wrong: that may be a part of a password."""
+    try:
+        URL(host)
+    except ValueError:
+        raise BadSettings(
+            f"the address of the API server, {without_login(host)}, is not a valid URL"
+        ) from None
 
 
 def _counting() -> aiohttp.TraceConfig:
