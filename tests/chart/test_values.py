@@ -831,3 +831,17 @@ def test_names_can_be_overridden(helm: Helm) -> None:
 
 def test_empty_documents_of_rendered_yaml_are_skipped() -> None:
     assert Rendered.read("---\n---\nkind: A\nmetadata: {}\n").kinds() == ["A"]
+
+
+@pytest.mark.parametrize("name", ["007", "null", "true", "off"])
+def test_a_namespace_may_have_a_name_that_is_another_value_in_yaml(helm: Helm, name: str) -> None:
+    rendered = helm.template({"options": {"journalNamespace": name}}, api_versions=[POLICY])
+
+    [selector] = [
+        each["spec"]["matchConstraints"]["namespaceSelector"]
+        for each in rendered.manifests
+        if each["metadata"]["name"] == "rel-linstor-affinity-events-journal"
+        and each["kind"] == "ValidatingAdmissionPolicy"
+    ]
+    assert selector["matchLabels"] == {"kubernetes.io/metadata.name": name}
+    assert granted(roles(rendered)[name]) == used(Scope.JOURNAL)
