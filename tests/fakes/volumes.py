@@ -3,7 +3,7 @@
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import orjson
@@ -168,10 +168,10 @@ class FakeVolumes:
             return self.cluster.patch(VOLUMES, name_of(pv), _sent(mark), writer=trial)
 
     async def dry_run_creation(self, wanted: Manifest) -> None:
-        with self.faults.around("rehearse creation"), _sorted():
+        # That the volume exists is found only after its validation.
+        with self.faults.around("rehearse creation"), suppress(Conflict), _sorted():
             trial = Writer(name=OURSELVES, dry_run=True)
-            if self.cluster.get(VOLUMES, name_of(wanted)) is None:
-                self.cluster.create(VOLUMES, _sent(wanted), writer=trial)
+            self.cluster.create(VOLUMES, _sent(wanted), writer=trial)
 
     def describe(self, manifest: Manifest) -> Volume | None:
         return describe(manifest)
@@ -186,12 +186,12 @@ class FakeVolumes:
 
 
 def _sent(body: T) -> T:
-    """Return what is sent, unless that can't be encoded."""
+    """Return what arrives of a body, unless that can't be encoded."""
     try:
-        orjson.dumps(body)
+        arrived: T = orjson.loads(orjson.dumps(body))
     except orjson.JSONEncodeError as error:
         raise Invalid(str(error)) from error
-    return body
+    return arrived
 
 
 class FakeJournal:
