@@ -5,12 +5,16 @@ it wrote, and whether it was itself that had the volume deleted, for as long as 
 """
 
 import asyncio
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from linstor_affinity_events.engine.ports import VolumeWatch
-from linstor_affinity_events.engine.replacement_run import RELIED_ON_AFTER, ReplacementRun
+from linstor_affinity_events.engine.replacement_run import (
+    RELIED_ON_AFTER,
+    ReplacementRun,
+    informed,
+)
 from linstor_affinity_events.engine.run_dependencies import RunDependencies
 from linstor_affinity_events.errors import Conflict
 from linstor_affinity_events.model.deletion import may_have_deleted
@@ -27,6 +31,9 @@ class _Interrupted:
     began: float
     """By the loop's clock."""
     term: int
+    watch: VolumeWatch
+    """What happens to the volume until the run is continued."""
+    end_watch: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +90,30 @@ class InterruptedRuns:
                 self.ended(name)
                 self._keep_unanswered(run)
             elif run.progress.run.begun or may_have_deleted(run.progress):
-                self._runs[name] = _Interrupted(run.progress, run.began, run.term)
+                self._keep(run)
+
+    def _keep(self, run: ReplacementRun) -> None:
+        """Remember an interrupted run, and follow its volume: nobody else may see that the new one
+        was there, if its owner deletes it before the run is continued.
+        """
+        progress = informed(run.progress, run.volume_watch)
+        name = progress.entry.pv
+        self.ended(name)
+        until_ended = ExitStack()
+        watch = until_ended.enter_context(self._dependencies.volumes.follow(name))
+        self._runs[name] = _Interrupted(progress, run.began, run.term, watch, until_ended.close)
 
     def continuing(self, name: PvName, volume_watch: VolumeWatch) -> ReplacementRun | None:
         """A run that continues the one for this volume, if there is one."""
         if name not in self:
             return None
         run = self._runs[name]
-        progress = continued(run.progress)
+        progress = informed(continued(run.progress), run.watch)
         return ReplacementRun(self._dependencies, progress, volume_watch, began=run.began)
 
     def ended(self, name: PvName) -> None:
-        self._runs.pop(name, None)
+        if (run := self._runs.pop(name, None)) is not None:
+            run.end_watch()
 
     def values_before_late_markers(self, pv: Manifest) -> Before | None:
         """Policy and skip-reclaim before this instance marked the volume, if that request arrived
@@ -125,7 +144,8 @@ class InterruptedRuns:
 
     def forget(self, *, but: Container[PvName]) -> None:
         """Forget all others."""
-        self._runs = {name: run for name, run in self._runs.items() if name in but}
+        for name in [name for name in self._runs if name not in but]:
+            self.ended(name)
         self._unanswered = {
             name: markers for name, markers in self._unanswered.items() if self._may_arrive(markers)
         }

@@ -79,7 +79,7 @@ class ReplacementRun:
         """`began` is that of a run in the same term of leadership that this one continues."""
         self.term = dependencies.unfinished.term
         self._dependencies, self.progress = dependencies, progress
-        self._volume_watch = volume_watch
+        self.volume_watch = volume_watch
         self._clock = asyncio.get_running_loop().time
         self.began = self._clock() if began is None else began
         self._at_rest = ClaimAtRest(dependencies.volumes)
@@ -104,8 +104,7 @@ class ReplacementRun:
     async def _next(self) -> tuple[Step, Result]:
         """Choose a step, take it, and return both it and its result."""
         step: Step = Observe()
-        if _is_followed_by_another(self._volume_watch, self.progress):
-            self.progress = having_come_back(self.progress)
+        self.progress = informed(self.progress, self.volume_watch)
         try:
             if not self.progress.outdated:
                 await self._add_knowledge()
@@ -218,7 +217,7 @@ class ReplacementRun:
         return Saved(await (journal.save(ours) if entry.version else journal.create(ours)))
 
     async def _drop(self, step: Drop) -> Dropped:
-        await verified(self._dependencies, self.progress, step, self._volume_watch)
+        await verified(self._dependencies, self.progress, step, self.volume_watch)
         if step.outcome is Outcome.RECREATED_WITH_RETAIN:
             self._dependencies.unfinished.absent.report_retained(self.progress.entry.wanted)
         await self._dependencies.journal.drop(self.progress.entry)
@@ -229,7 +228,7 @@ class ReplacementRun:
         entry, guard = self.progress.entry, self._dependencies.guard
         began = self._clock()
         (pv, in_time), claim = await together(
-            guard.until_released(entry, self._pv, self._volume_watch), self._read_claim()
+            guard.until_released(entry, self._pv, self.volume_watch), self._read_claim()
         )
         quick = self._clock() - began < CLAIM_FRESH_FOR
         fresh = quick and is_at_rest(claim, self.progress.claim_before)
@@ -246,7 +245,7 @@ class ReplacementRun:
     async def _remove(self) -> Postponed | Recreated:
         """Remove and create the volume, unless the binder was about to check all claims."""
         entry, avoid = self.progress.entry, self._dependencies.guard.avoid_resync
-        if entry.user and (postponed := await avoid(self._pv, entry, self._volume_watch)):
+        if entry.user and (postponed := await avoid(self._pv, entry, self.volume_watch)):
             return postponed
         then = after_removal(self.progress)
         if not isinstance(then, Create):
@@ -279,16 +278,17 @@ def _failed(unfinished: Unfinished, end: Failed) -> Again | Refused:
     return end.error
 
 
-def _is_followed_by_another(watch: VolumeWatch, progress: Progress) -> bool:
-    """Whether the watch has shown a later incarnation of the volume. One that is behind shows
-    earlier ones.
+def informed(progress: Progress, watch: VolumeWatch) -> Progress:
+    """The progress of a run whose watch may have shown a later incarnation of the volume. One that
+    is behind shows earlier ones.
     """
-    return any(
+    came_back = any(
         pv is not None
         and uid_of(pv) != progress.entry.uid
         and is_later(version_of(pv), progress.seen_version)
         for pv in (watch.latest, watch.gone)
     )
+    return having_come_back(progress) if came_back else progress
 
 
 def _log(step: Step, after: Progress, error: Again | Refused) -> None:

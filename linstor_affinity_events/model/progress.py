@@ -137,6 +137,7 @@ def begin(
         own=own,
         dry_run_result=entry.wanted,
         tried=replace(entry, version=""),
+        seen_version="" if observation.pv is None else version_of(observation.pv),
     )
 
 

@@ -5,6 +5,7 @@ version or incarnation of the volume explains nothing that happens to a later on
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from linstor_affinity_events.model.manifest import (
     is_terminating,
     uid_of,
 )
-from linstor_affinity_events.model.names import PvName
+from linstor_affinity_events.model.names import PvName, Uid
 from tests.engine.forged_entries import reconciled
 from tests.engine.setup import PV, RD, Setup, instead, until
 from tests.engine.test_after_unmarking import (
@@ -31,6 +32,22 @@ from tests.engine.test_after_unmarking import (
 from tests.engine.test_deletions_by_owners import is_deleted
 from tests.engine.test_entries_rewritten_in_replacement import bound, rewrite
 from tests.engine.test_forged_markers import rewrite_markers
+from tests.engine.test_prepared_entries import standing_by
+from tests.engine.test_terminating_in_failovers import delete_claim, failover_to
+
+
+def remove_by_force(setup: Setup) -> None:
+    setup.cluster.delete("persistentvolumes", PV)
+    setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+
+
+def list_again(setup: Setup) -> None:
+    """As the watch does when the API server no longer has the version where it would go on."""
+    index = setup.volumes.index
+    index.begin_list()
+    for manifest in setup.cluster.objects("persistentvolumes"):
+        index.listed(manifest)
+    index.end_list()
 
 
 def error(*, lost: bool) -> Conflict | Unreachable:
@@ -142,11 +159,11 @@ async def test_retain_set_after_an_unanswered_unmarking_stays(
         assert policy(setup) == "Retain"
 
 
-@pytest.mark.parametrize("how", ["by force", "with its claim"])
+@pytest.mark.parametrize("act", [remove_by_force, delete_claim])
 @pytest.mark.parametrize("touched", [True, False])
 @pytest.mark.parametrize("lost", ["removal", "creation", None])
 async def test_the_new_volume_is_not_made_again_when_it_is_deleted(
-    how: str, lost: str | None, *, touched: bool
+    act: Callable[[Setup], None], lost: str | None, *, touched: bool
 ) -> None:
     """Somebody touches the entry before each attempt to drop it."""
     async with bound() as (setup, _):
@@ -177,11 +194,7 @@ async def test_the_new_volume_is_not_made_again_when_it_is_deleted(
             setup.queue.add(RD, source="promotion")
             await reconciled(setup, 10)
             assert (new := uid_of(setup.pv())) != old
-            if how == "by force":
-                setup.cluster.delete("persistentvolumes", PV)
-                setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
-            else:
-                setup.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+            act(setup)
             await reconciled(setup, 20)
             over.set()
             await reconciled(setup, 20)
@@ -228,11 +241,149 @@ async def test_a_new_volume_that_only_the_watch_saw_is_not_made_again(lost: str)
             await done.wait()
             await asyncio.sleep(0.5)
             assert uid_of(setup.pv()) != old
-            setup.cluster.delete("persistentvolumes", PV)
-            setup.cluster.patch("persistentvolumes", PV, {"metadata": {"finalizers": None}})
+            remove_by_force(setup)
             await reconciled(setup, 10)
 
         assert setup.cluster.get("persistentvolumes", PV) is None
+
+
+@pytest.mark.parametrize("lost", ["removal", "creation"])
+async def test_who_continues_makes_no_new_volume_again_that_only_the_watch_saw(lost: str) -> None:
+    """It has written nothing to the original, which was there when it began. The watch has to begin
+    with a new list, which does not show who has deleted the new volume.
+    """
+    async with bound() as (first, _):
+        second, crashed, over = standing_by(first), asyncio.Event(), asyncio.Event()
+
+        async def crash(_: Manifest) -> None:
+            crashed.set()
+            await over.wait()
+
+        async def unanswered(_: Manifest) -> Manifest:
+            raise Unreachable("503")
+
+        instead(first.volumes, remove=crash, create=unanswered)
+        create, remove, read = second.volumes.create, second.volumes.remove, second.volumes.read
+        losing, down_until, loop = lost, 0.0, asyncio.get_running_loop()
+        old, done = uid_of(first.pv()), asyncio.Event()
+
+        def fail() -> None:
+            nonlocal losing, down_until
+            losing, down_until = "", loop.time() + 3.0
+            done.set()
+            raise Unreachable("503: the API server is shutting down")
+
+        async def created(body: Manifest) -> Manifest:
+            made = await create(body)
+            if losing == "creation":
+                fail()
+            return made
+
+        async def removed(pv: Manifest) -> None:
+            await remove(pv)
+            if losing == "removal":
+                await asyncio.sleep(0.1)
+                fail()
+
+        async def read_again(name: PvName) -> Manifest | None:
+            if loop.time() < down_until:
+                raise Unreachable("503: the API server is shutting down")
+            return await read(name)
+
+        instead(second.volumes, create=created, remove=removed, read=read_again)
+        async with first.at_work(), second.at_work():
+            first.queue.add(RD, source="promotion")
+            await crashed.wait()
+            failover_to(second)(first)
+            full = asyncio.create_task(second.full_reconciler.run())
+            await done.wait()
+            await asyncio.sleep(0.5)
+            assert uid_of(second.pv()) != old
+            remove_by_force(second)
+            await asyncio.sleep(0.1)
+            list_again(second)
+            await reconciled(second, 10)
+            full.cancel()
+            first.queue.close()
+            over.set()
+
+        assert second.cluster.get("persistentvolumes", PV) is None
+
+
+class Outage:
+    """From the creation of the new volume on, whose response is lost, so many requests fail. The
+    watch goes on in the last one of these, or a moment later, and then something happens.
+    """
+
+    def __init__(
+        self, setup: Setup, failures: int, then: Callable[[], None], *, later: float
+    ) -> None:
+        self.over, self._then = asyncio.Event(), then
+        self._index, self._changed = setup.volumes.index, setup.volumes.index.changed
+        self._left, self._later = failures, later
+        self._began = False
+        self._waiting = list[Manifest]()
+        create = setup.volumes.create
+
+        async def created(body: Manifest) -> Manifest:
+            made = await create(body)
+            if not self._began:
+                self._began = True
+                instead(self._index, changed=self._waiting.append)
+                raise Unreachable("503: the API server is shutting down")
+            return made
+
+        instead(setup.volumes, create=created)
+        instead(setup.volumes, read=self._failing(setup.volumes.read))
+        instead(setup.volumes, create=self._failing(setup.volumes.create))
+
+    def _failing(self, request: Callable[..., Any]) -> Callable[..., Any]:
+        async def sent(given: Any) -> Any:
+            if not self._began or not self._left:
+                return await request(given)
+            self._left -= 1
+            if not self._left and self._later:
+                asyncio.get_running_loop().call_later(self._later, self._end)
+            elif not self._left:
+                self._end()
+                await asyncio.sleep(0.01)
+            raise Unreachable("503: the API server is shutting down")
+
+        return sent
+
+    def _end(self) -> None:
+        instead(self._index, changed=self._changed)
+        for pv in self._waiting:
+            self._changed(pv)
+        self._then()
+        self.over.set()
+
+
+@pytest.mark.parametrize("failures", range(7, 12))
+@pytest.mark.parametrize("later", [0.0, 0.1])
+@pytest.mark.parametrize("act", [remove_by_force, delete_claim])
+async def test_between_two_attempts_a_new_volume_is_seen_as_well(
+    act: Callable[[Setup], None], later: float, failures: int
+) -> None:
+    """The last of these failures ends an attempt, for one of their numbers."""
+    async with bound() as (setup, _):
+        old, new = uid_of(setup.pv()), list[Uid]()
+
+        def then() -> None:
+            new.append(uid_of(setup.pv()))
+            act(setup)
+
+        outage = Outage(setup, failures, then, later=later)
+        async with setup.at_work():
+            full = asyncio.create_task(setup.full_reconciler.run())
+            setup.queue.add(RD, source="promotion")
+            await outage.over.wait()
+            await reconciled(setup, 10)
+            full.cancel()
+
+        assert old not in new
+        pv = setup.cluster.get("persistentvolumes", PV)
+        assert pv is None or ([uid_of(pv)] == new and is_terminating(pv))
 
 
 @asynccontextmanager
