@@ -3,9 +3,11 @@
 An entry is untrusted input: otherwise whoever can write it could have us create any volume.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 from typing import Any, Self
 
 from linstor_affinity_events.errors import BadEntry, BadHandle
@@ -37,6 +39,12 @@ set takes half of them.
 
 MOST_ITEMS = 1000
 """The most finalizers, owner references or mount options."""
+
+MOST_ANNOTATIONS, MOST_BYTES = 255 * 1024, 960 * 1024
+"""Bytes of all annotations of a volume, and of the volume as JSON, of which nothing is left out so
+that what this service may have to add fits. Kubernetes accepts 256 KiB of annotations, and an entry
+of 1 MiB.
+"""
 _POLICIES = frozenset({"Delete", "Recycle", "Retain"})
 _OTHER_SOURCES = frozenset(
     (
@@ -128,6 +136,20 @@ class JournalEntry:
             "holder": self.holder,
             "wanted": self.wanted,
         }
+
+
+def has_space_left(wanted: Manifest) -> bool:
+    """Whether volume and entry leave space for what this service may have to add later, such as the
+    original policy. Who may annotate volumes must not be able to use it up.
+    """
+    texts = chain.from_iterable(annotations_of(wanted).items())
+    if sum(map(_bytes, texts)) > MOST_ANNOTATIONS:
+        return False
+    return _bytes(json.dumps(wanted, ensure_ascii=False)) <= MOST_BYTES
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 LONGEST_HOLDER = 1024

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
+from linstor_affinity_events.model.journal_entry import has_space_left
 from linstor_affinity_events.model.keys import FINALIZER, PROVISIONER_FINALIZER
 from linstor_affinity_events.model.manifest import (
     Manifest,
@@ -19,6 +20,7 @@ from linstor_affinity_events.model.manifest import (
 )
 from linstor_affinity_events.model.names import ClaimName, few
 from linstor_affinity_events.model.quantity import quantity
+from linstor_affinity_events.model.recreation import copy_for_create
 
 KNOWN_FINALIZERS = (
     "kubernetes.io/pv-protection",
@@ -58,6 +60,12 @@ def obstacle(
             f"it has finalizer {few(unknown)}, and the program that set it may act "
             "when the volume is deleted for its replacement. If that is harmless, allow it "
             "with --allow-finalizer",
+        )
+    if not has_space_left(copy_for_create(pv)):
+        return Refusal(
+            Reason.BAD_JOURNAL_ENTRY,
+            "its annotations and other fields take up so much of what Kubernetes allows that what "
+            "protects it during its replacement may not fit: remove annotations that nobody needs",
         )
     ref = claim_of(pv)
     if ref is not None and not ref.is_valid:

@@ -14,7 +14,7 @@ from linstor_affinity_events.model.claim_ref import (
 )
 from linstor_affinity_events.model.deletion import DeletedBy, absent_by_others, deleted_by
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
-from linstor_affinity_events.model.journal_entry import JournalEntry, State
+from linstor_affinity_events.model.journal_entry import JournalEntry, State, has_space_left
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     RETAIN,
@@ -248,7 +248,9 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: Run
 
 def _has_to_be_decided_again(entry: JournalEntry, pv: Manifest) -> bool:
     merged = taken_over(entry.wanted, pv)
-    return claim_of(pv) != entry.claim or changes_decision(entry.wanted, merged) is not None
+    if claim_of(pv) != entry.claim or changes_decision(entry.wanted, merged) is not None:
+        return True
+    return merged != entry.wanted and not has_space_left(merged)
 
 
 def _unmark(
@@ -342,6 +344,10 @@ def _let_go(entry: JournalEntry, pv: Manifest, observation: Observation, run: Ru
 
 
 def _saving_changes(entry: JournalEntry, pv: Manifest, observation: Observation) -> Save | None:
-    """Save what others changed on the volume; None if nothing, or if that was rejected before."""
+    """Save what others changed on the volume; None if nothing, or if that was rejected before or
+    leaves no space. Then it is added to the new volume as a late write.
+    """
     merged = entry.wanting(taken_over(entry.wanted, pv))
-    return None if merged == entry or observation.cannot_merge else Save(merged)
+    if merged == entry or observation.cannot_merge or not has_space_left(merged.wanted):
+        return None
+    return Save(merged)

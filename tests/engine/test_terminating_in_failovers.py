@@ -99,8 +99,12 @@ def attacked_once_deleted(
     return attacked
 
 
-def attacked_at_removal(setup: Setup, *acts: Attack) -> asyncio.Event:
-    """Have all this happen right before the volume is removed."""
+def attacked_at_removal(
+    setup: Setup, *acts: Attack, crash: asyncio.Event | None = None
+) -> asyncio.Event:
+    """Have all this happen right before the volume is removed, and nothing after it if it is during
+    a crash, until that is over.
+    """
     attacked, remove = asyncio.Event(), setup.volumes.remove
 
     async def removed(pv: Manifest) -> None:
@@ -108,6 +112,8 @@ def attacked_at_removal(setup: Setup, *acts: Attack) -> asyncio.Event:
             for act in acts:
                 act(setup)
             attacked.set()
+            if crash:
+                await crash.wait()
         await remove(pv)
 
     instead(setup.volumes, remove=removed)
@@ -260,3 +266,80 @@ async def test_an_observed_volume_keeps_its_claim_whatever_mode_that_has() -> No
 
         assert setup.claim()["status"]["phase"] == "Bound"
         assert setup.pv()["spec"]["volumeMode"] == "Block"
+
+
+def fill_annotations(setup: Setup) -> None:
+    """With as much as Kubernetes accepts, in place of the markers."""
+    patched(setup, {"metadata": {"annotations": {MARKER_ANNOTATION: None, "x": ""}}})
+    used = sum(len(key) + len(text) for key, text in annotations_of(setup.pv()).items())
+    patched(setup, {"metadata": {"annotations": {"x": "x" * (256 * 1024 - used)}}})
+
+
+def delete_claim(setup: Setup) -> None:
+    setup.cluster.delete("persistentvolumeclaims", f"claim-{PV}", namespace="default")
+
+
+async def test_annotations_that_fill_the_space_keep_no_volume_terminating() -> None:
+    """The next instance has to add an annotation."""
+    async with bound() as (first, _):
+        second, crash = standing_by(first), asyncio.Event()
+        attacked_once_deleted(first, fill_annotations)
+        attacked = attacked_at_removal(first, failover_to(second), crash=crash)
+        await replaced(first, attacked, second, crash)
+
+        assert not is_terminating(first.pv())
+        assert first.nodes() == {"n2"}
+        assert policy(first) == "Retain"
+        assert annotations_of(first.pv())[ORIGINAL_POLICY_ANNOTATION] == "Delete"
+        assert first.journal.entries == {}
+
+
+async def test_annotations_that_fill_the_space_keep_no_volume_absent() -> None:
+    """What the volume lacks without its claim is found only when it is made."""
+    async with bound() as (first, _):
+        second, crash = standing_by(first), asyncio.Event()
+        attacked_once_deleted(first, fill_annotations)
+        remove = first.volumes.remove
+
+        async def removed(pv: Manifest) -> None:
+            await remove(pv)
+            delete_claim(first)
+            failover_to(second)(first)
+            attacked.set()
+            await crash.wait()
+
+        attacked = asyncio.Event()
+        instead(first.volumes, remove=removed, create=no_response)
+        await replaced(first, attacked, second, crash)
+
+        assert policy(first) == "Retain"
+        assert annotations_of(first.pv())[ORIGINAL_POLICY_ANNOTATION] == "Delete"
+        assert first.journal.entries == {}
+
+
+async def no_response(_: Manifest) -> Manifest:
+    raise Unreachable("503")
+
+
+async def test_annotations_that_fill_the_space_before_the_deletion_prevent_it() -> None:
+    async with bound() as (setup, _):
+        delete, filled = setup.volumes.delete, False
+
+        async def deleted(manifest: Manifest) -> Manifest | None:
+            nonlocal filled
+            if not filled:
+                filled = True
+                patched(setup, {"metadata": {"annotations": {"x": "x" * 255 * 1024}}})
+            return await delete(manifest)
+
+        instead(setup.volumes, delete=deleted)
+        async with setup.at_work():
+            setup.queue.add(RD, source="promotion")
+            await reconciled(setup, 10)
+
+        assert filled
+        assert not is_terminating(setup.pv())
+        assert setup.nodes() == {"n1"}
+        assert policy(setup) == "Delete"
+        assert setup.journal.entries == {}
+        assert {reason for _, reason, _ in setup.notices.warnings} == {"VolumeAffinityNotUpdated"}

@@ -13,10 +13,13 @@ from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.errors import BadEntry
 from linstor_affinity_events.model.affinity import MOST_TERMS
 from linstor_affinity_events.model.journal_entry import (
+    MOST_ANNOTATIONS,
+    MOST_BYTES,
     MOST_ITEMS,
     MOST_VALUES,
     JournalEntry,
     State,
+    has_space_left,
     read_entry,
     read_saved,
 )
@@ -546,3 +549,26 @@ def test_a_changed_entry_keeps_all_other_fields() -> None:
         wanted=entry.wanted,
         holder=entry.holder,
     )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "fits"),
+    [
+        ({}, True),
+        ({"a": "x" * (MOST_ANNOTATIONS - 1)}, True),
+        ({"a": "x" * MOST_ANNOTATIONS}, False),
+        ({"a": "\N{EURO SIGN}" * (MOST_ANNOTATIONS // 3)}, False),
+        ({"a": "\x01" * 150_000}, True),
+        # In JSON, each of these takes six bytes.
+        ({"a": "\x01" * 170_000}, False),
+    ],
+    ids=["none", "most", "too long", "not ASCII", "escaped", "too long if escaped"],
+)
+def test_annotations_that_leave_no_space_for_more_are_recognized(
+    annotations: dict[str, str], *, fits: bool
+) -> None:
+    assert has_space_left(with_metadata(volume(), annotations=annotations)) is fits
+
+
+def test_a_volume_that_leaves_no_space_in_its_entry_is_recognized() -> None:
+    assert not has_space_left(with_metadata(volume(), labels={"a": "x" * MOST_BYTES}))

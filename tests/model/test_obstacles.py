@@ -316,6 +316,22 @@ def test_an_unknown_finalizer_is_refused_by_name(name: str) -> None:
     assert name in against.why
 
 
+def test_a_volume_whose_annotations_leave_no_space_is_refused() -> None:
+    full = with_metadata(volume(), annotations={"a": "x" * 255 * 1024})
+
+    against = obstacle(full, claim())
+
+    assert isinstance(against, Refusal)
+    assert against.reason is Reason.BAD_JOURNAL_ENTRY
+    assert "remove annotations" in against.why
+
+
+def test_the_managed_fields_of_a_volume_are_not_counted() -> None:
+    pv = with_metadata(volume(), managedFields=[{"fieldsV1": {"f:x": "x" * 1_000_000}}])
+
+    assert obstacle(pv, claim()) is None
+
+
 @pytest.mark.parametrize("pattern", ["example.com/backup", "example.com/*"])
 def test_a_finalizer_can_be_allowed_by_pattern(pattern: str) -> None:
     pv = with_metadata(volume(), finalizers=["example.com/backup"])
