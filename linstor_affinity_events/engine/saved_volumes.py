@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 
+from linstor_affinity_events.engine.by_definition import ByDefinition, Where
 from linstor_affinity_events.engine.cluster_view import ClusterView
 from linstor_affinity_events.engine.event_reasons import EventReason
 from linstor_affinity_events.engine.ports import Ports
@@ -80,19 +81,18 @@ class SavedVolumes:
         self._linstor, self._volumes, self._index = ports.linstor, ports.volumes, ports.index
         self._replacer, self._cluster_view = replacer, cluster_view
         self._parse_json, self._enabled = ports.parse_json, enabled
-        self._refused: dict[tuple[ResourceName, int], _Rejection] = {}
-        self._done: dict[tuple[ResourceName, int], bytes] = {}
-        """By definition and volume number, with a hash of the text, which may be long."""
+        self._refused = ByDefinition[_Rejection]()
+        self._done = ByDefinition[bytes]()
+        """With a hash of the text, which may be long."""
 
     def __len__(self) -> int:
-        """Number of saved PVs that are remembered."""
-        return len(self._refused.keys() | self._done.keys())
+        """Number of saved PVs that are remembered, some of them twice."""
+        return len(self._refused) + len(self._done)
 
     def keep(self, saved: Collection[ResourceName]) -> None:
         """Forget those of all other definitions: LINSTOR has them no longer."""
-        for remembered in (self._refused, self._done):
-            for where in [each for each in remembered if each[0] not in saved]:
-                del remembered[where]
+        self._refused.keep(saved)
+        self._done.keep(saved)
 
     async def take_over(self, definition: Definition) -> None:
         """Take over each saved PV of a definition.
@@ -100,6 +100,8 @@ class SavedVolumes:
         One that can't be trusted, or belongs to another cluster, is reported once and stays. It is
         tried again, the less often the more such there are.
         """
+        for remembered in (self._refused, self._done):
+            remembered.keep_numbers(definition.resource, definition.saved)
         for number, text in definition.saved.items():
             where, known = (definition.resource, number), sha256(text.encode()).digest()
             # Never take over twice one that could not be dropped: by now another client may have
@@ -113,28 +115,26 @@ class SavedVolumes:
                 except BadEntry as error:
                     self._refuse(where, known, str(error))
                     continue
-                self._done[where] = known
+                self._done.put(where, known)
             try:
                 await self._linstor.forget_saved(definition.resource, number)
             except (Again, Refused) as error:
                 # The work is done; the volumes must not wait until LINSTOR accepts the write.
                 self._refuse(where, known, str(error), _NOT_DELETED)
                 continue
-            self._refused.pop(where, None)
-            self._done.pop(where, None)
+            self._refused.drop(where)
+            self._done.drop(where)
 
-    def _is_too_early(self, where: tuple[ResourceName, int], text: bytes) -> bool:
+    def _is_too_early(self, where: Where, text: bytes) -> bool:
         refused = self._refused.get(where)
         if refused is None or refused.text != text:
             return refused is None and len(self._refused) >= MOST_REFUSED
         age = asyncio.get_running_loop().time() - refused.at
         return age < len(self._refused) * RETRY_APART
 
-    def _refuse(
-        self, where: tuple[ResourceName, int], text: bytes, why: str, message: str = _IGNORED
-    ) -> None:
+    def _refuse(self, where: Where, text: bytes, why: str, message: str = _IGNORED) -> None:
         before = self._refused.get(where)
-        self._refused[where] = _Rejection(text, why, asyncio.get_running_loop().time())
+        self._refused.put(where, _Rejection(text, why, asyncio.get_running_loop().time()))
         if before is not None and (before.text, before.why) == (text, why):
             return
         rd, number = where
@@ -227,8 +227,6 @@ class SavedVolumes:
             )
         if provisioned_for(key.resource) not in {None, entry.user.uid}:
             raise BadEntry(f"resource {key.resource} was provisioned for another claim")
-        if provisioned_for(entry.pv) not in {None, entry.user.uid}:
-            raise BadEntry(f"PersistentVolume {entry.pv} has the name for that of another claim")
         if provisioned_for(entry.pv) not in {None, provisioned_for(key.resource)}:
             raise BadEntry(
                 f"csi-provisioner names the volume of a claim {entry.pv}, and linstor-csi its "

@@ -900,6 +900,24 @@ async def test_so_many_refused_saved_volumes_are_remembered(
         assert setup.reconciler.remembered() == 10
 
 
+async def test_saved_volumes_under_ever_new_numbers_are_not_remembered() -> None:
+    """Only those count that LINSTOR has: else one definition would keep all others from being
+    taken over.
+    """
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        setup = setup_on(cluster, linstor)
+        name = ResourceName("evil")
+        async with setup.at_work():
+            for first in range(0, 50, 10):
+                saved = {first + number: "x" for number in range(10)}
+                linstor.known[name] = Definition(resource=name, saved=saved)
+                await reconciled(setup, 1)
+
+            assert setup.reconciler.remembered() == 10
+
+
 async def test_of_the_placement_of_a_resource_without_volume_nothing_is_kept() -> None:
     """LINSTOR may say that it has a saved volume, and that its replicas change."""
     async with cluster_with(PV) as cluster:

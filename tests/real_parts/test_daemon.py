@@ -9,7 +9,7 @@ from tests.real_parts import daemon
 from tests.real_parts.daemon import free_port
 
 
-def test_processes_that_look_from_the_same_port_on_get_different_ones(
+def test_two_processes_get_different_ports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(daemon, "_steps", itertools.count(7))
