@@ -28,6 +28,7 @@ from linstor_affinity_events.model.manifest import (
     skip_reclaim_of,
     tombstone_for,
     uid_of,
+    volume_mode_of,
 )
 from linstor_affinity_events.model.markers import (
     confirmed_values_of,
@@ -194,6 +195,8 @@ def _to_recreate(entry: JournalEntry, observation: Observation, *, entitled: boo
 def _was_seen_unclaimed(entry: JournalEntry, seen: Original | None) -> bool:
     """Whether any claim could have the volume, as it is wanted, before it was deleted."""
     if seen is None or seen.claim or seen.namespace or claim_of(entry.wanted) is not None:
+        return False
+    if seen.mode != volume_mode_of(entry.wanted):
         return False
     return not unconfirmed(demands_of(entry.wanted), original=seen.demands, storage_class=None)
 

@@ -16,10 +16,12 @@ from linstor_affinity_events.model.keys import (
 from linstor_affinity_events.model.manifest import Manifest, Patch, annotations_of, is_terminating
 from linstor_affinity_events.model.names import PvName
 from tests.engine.forged_entries import reconciled
-from tests.engine.setup import PV, RD, Setup, instead, until
+from tests.engine.setup import PV, RD, Setup, cluster_with, instead, setup_on, until
 from tests.engine.test_after_unmarking import policy
 from tests.engine.test_entries_rewritten_in_replacement import Json, bound, rewrite
 from tests.engine.test_prepared_entries import detaches, standing_by
+from tests.fakes.linstor import FakeLinstor
+from tests.testbed import manifests
 
 Attack = Callable[[Setup], None]
 
@@ -343,3 +345,33 @@ async def test_annotations_that_fill_the_space_before_the_deletion_prevent_it() 
         assert policy(setup) == "Delete"
         assert setup.journal.entries == {}
         assert {reason for _, reason, _ in setup.notices.warnings} == {"VolumeAffinityNotUpdated"}
+
+
+async def test_an_entry_gives_a_volume_without_claim_no_other_volume_mode() -> None:
+    """Somebody rewrites it after a failover, while the volume is absent."""
+    async with cluster_with() as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n2")
+        affinity = manifests.on_nodes(["n1"])
+        made = manifests.volume(PV, claim=None, node_affinity=affinity, policy="Delete")
+        cluster.create("persistentvolumes", made)
+        first = setup_on(cluster, linstor)
+        await until(lambda: first.pv()["status"].get("phase") == "Available")
+        second, crash = standing_by(first), asyncio.Event()
+        attacked = attacked_at_removal(first, failover_to(second), crash=crash)
+        instead(first.volumes, create=no_response)
+        second.faults.refuse("create", Unreachable)
+        async with first.at_work(), second.at_work():
+            full = asyncio.create_task(second.full_reconciler.run())
+            first.queue.add(RD, source="promotion")
+            await attacked.wait()
+            await until(lambda: cluster.get("persistentvolumes", PV) is None)
+            rewrite(second, lambda tree: tree["wanted"]["spec"].update(volumeMode="Block"))
+            second.faults.allow("create")
+            await reconciled(second, 10)
+            full.cancel()
+            first.queue.close()
+            crash.set()
+
+        assert policy(second) == "Retain"
+        assert second.pv()["status"]["phase"] == "Released"
