@@ -55,6 +55,7 @@ from tests.testbed import manifests
 Json = dict[str, Any]
 
 
+OWNER = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "y"}
 NOBODY = {"namespace": "default", "name": "x", "uid": "nobody"}
 
 
@@ -626,6 +627,7 @@ async def test_no_volume_is_recreated_before_the_classes_are_known() -> None:
             {"annotations": {"pv.kubernetes.io/provisioned-by": "ebs.csi.aws.com"}},
             id="the provisioner of another driver",
         ),
+        pytest.param({"metadata": {"ownerReferences": [OWNER]}}, id="an owner"),
         GROUP,
         MODIFICATION,
     ],
@@ -638,7 +640,9 @@ async def test_an_entry_gives_no_claim_a_volume_with_additional_powers(change: J
         forged = volume_for(foreign_claim(cluster), "unused")
         forged["spec"]["csi"] |= change.get("csi", {})
         forged["metadata"]["annotations"] |= change.get("annotations", {})
-        forged["spec"] |= {k: v for k, v in change.items() if k not in {"csi", "annotations"}}
+        forged["metadata"] |= change.get("metadata", {})
+        elsewhere = {"csi", "annotations", "metadata"}
+        forged["spec"] |= {k: v for k, v in change.items() if k not in elsewhere}
         setup.journal.entries[EVIL] = entry(forged, "unused/0")
         async with setup.at_work():
             await reconciled(setup, 3)
