@@ -1,13 +1,16 @@
 """What others write into entries and volumes is kept in few bytes, and counts as no change."""
 
 import json
+import tracemalloc
 from copy import deepcopy
 from dataclasses import replace as changed
 
 import pytest
 
+from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.adapters.kubernetes.policy_yaml import parse_policy
 from linstor_affinity_events.engine.originals import MOST_GONE, Originals
+from linstor_affinity_events.engine.unfinished import Unfinished
 from linstor_affinity_events.errors import BadEntry
 from linstor_affinity_events.model.demands import (
     LONGEST_DEMAND,
@@ -24,6 +27,7 @@ from linstor_affinity_events.model.names import LONGEST_NAME, PvName
 from linstor_affinity_events.model.policy import StorageClass
 from tests.engine.forged_entries import FORGED, reconciled
 from tests.engine.setup import PV, RD, one_setup
+from tests.fakes.others import FakeNotices, FakeTelemetry
 from tests.model.manifests import KEY, begun, marked, on_node, volume, with_metadata, with_spec
 
 
@@ -34,6 +38,16 @@ def test_an_entry_with_a_name_that_is_longer_than_any_is_not_valid(field: str, m
     read_entry({**tree, field: "x" * most})
     with pytest.raises(BadEntry, match="longer than any"):
         read_entry({**tree, field: "x" * (most + 1)})
+
+
+async def test_of_a_long_reason_to_leave_an_entry_alone_the_beginning_is_kept() -> None:
+    unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
+    tracemalloc.start()
+    unfinished.leave_alone(PV, "x" * 1_000_000)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert used < 500_000
 
 
 def test_what_a_volume_demands_is_kept_in_few_bytes() -> None:
