@@ -116,9 +116,19 @@ async def test_an_error_about_a_proxy_does_not_contain_its_password(
     assert SECRET not in "".join(format_exception(raised.value))
 
 
-@pytest.mark.parametrize("host", ["api\N{FULLWIDTH SOLIDUS}x:6443", "[::1", "api:port"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "https://{}@api\N{FULLWIDTH SOLIDUS}x:6443",
+        "https://{}@[::1",
+        "https://{}@api:port",
+        "https://{}@" + "a" * 64,
+        "htps://{}@api:6443",
+        "https:///{}@api:6443",
+    ],
+)
 async def test_an_error_about_the_api_server_does_not_contain_its_password(host: str) -> None:
-    api = KubeApi(loads(f"https://me:{SECRET}@{host}"))
+    api = KubeApi(loads(host.format(f"me:{SECRET}")))
 
     with pytest.raises(BadSettings, match="is not a valid URL") as raised:
         await api.open()

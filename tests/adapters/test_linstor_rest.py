@@ -674,24 +674,27 @@ async def test_a_resource_of_more_than_16_mib_is_no_reason_to_ask_another_contro
     assert second.requests.total() == 0
 
 
-async def test_after_an_error_page_of_any_length_the_next_controller_is_used(
-    linstor: LinstorServer,
+@pytest.mark.parametrize("length", [10, 2 * MIB])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 503])
+async def test_after_an_error_page_of_another_program_the_next_controller_is_used(
+    linstor: LinstorServer, status: int, length: int
 ) -> None:
-    """A load balancer may respond without its controller."""
+    """A load balancer, or a proxy, may respond without its controller."""
     async with (
-        serving(503, b"x" * (2 * MIB)) as (other, _),
+        serving(status, b"x" * length) as (other, _),
         LinstorRest(linstor_at(other, linstor.url)) as rest,
     ):
         assert await rest.placement(RD) == PLACED
 
 
 @pytest.mark.fast_clock(100)
+@pytest.mark.parametrize("seconds", [3.0, 10.0])
 async def test_after_a_controller_that_accepts_no_connection_the_next_one_is_used(
-    linstor: LinstorServer,
+    linstor: LinstorServer, seconds: float
 ) -> None:
     """Its host is down: nothing refuses the connection."""
     with deaf_peer() as url:
-        async with LinstorRest(linstor_at(url, linstor.url)) as rest:
+        async with LinstorRest(linstor_at(url, linstor.url), timeout=seconds) as rest:
             assert await rest.placement(RD) == PLACED
 
 

@@ -169,10 +169,16 @@ class KubeSession:
 def _check_url(host: str) -> None:
     """Raises BadSettings, which does not say what is wrong: that may be a part of a password."""
     try:
-        URL(host)
+        url = URL(host)
+        # The resolver encodes it in this way, too.
+        (url.host or "").encode("idna")
+        valid = url.scheme in {"http", "https"} and url.host
     except ValueError:
+        valid = False
+    if not valid:
         raise BadSettings(
-            f"the address of the API server, {without_login(host)}, is not a valid URL"
+            f"the address of the API server, {without_login(host)}, is not a valid URL such as "
+            "https://host:6443"
         ) from None
 
 

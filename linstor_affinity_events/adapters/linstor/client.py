@@ -68,8 +68,8 @@ class _Request:
 
 
 @dataclass(frozen=True, slots=True)
-class _ErrorResponse:
-    """A 5xx response to a read."""
+class _Response:
+    """A response to a read."""
 
     url: str
     status: int
@@ -78,6 +78,11 @@ class _ErrorResponse:
     @property
     def from_linstor(self) -> bool:
         return is_from_linstor(self.raw)
+
+    @property
+    def may_be_none_of_linstor(self) -> bool:
+        """Whether it is an error that another controller may not have."""
+        return self.status >= 500 or (self.status >= 400 and not self.from_linstor)
 
 
 class LinstorClient:
@@ -134,12 +139,12 @@ class LinstorClient:
     async def _ask(self, request: _Request) -> Any:
         """Ask the controllers in turn until one responds, and use that response.
 
-        For a read, a 5xx counts only if no other controller has a better response: a load balancer
-        without its controller returns one. A write that may have taken effect is not sent to
-        another controller.
+        For a read, a 5xx, or a 4xx that is not LINSTOR's, counts only if no other controller has a
+        better response: a load balancer without its controller returns one. A write that may have
+        taken effect is not sent to another controller.
         """
         failures: list[str] = []
-        failed: _ErrorResponse | None = None
+        failed: _Response | None = None
         reads = request.method == "GET"
         for url in self._connection.candidates():
             try:
@@ -158,10 +163,10 @@ class LinstorClient:
                     self._connection.failed(url)
                 raise
             else:
-                if reads and status >= 500:
-                    error_response = _ErrorResponse(url, status, raw)
-                    if failed is None or (error_response.from_linstor and not failed.from_linstor):
-                        failed = error_response
+                response = _Response(url, status, raw)
+                if reads and response.may_be_none_of_linstor:
+                    if failed is None or (response.from_linstor and not failed.from_linstor):
+                        failed = response
                     continue
                 self._connection.responded(url)
                 if status < 300 and (not reads or request.rows is not None):
@@ -188,7 +193,11 @@ class LinstorClient:
             headers=headers,
             ssl=self._connection.tls_for(url),
             server_hostname=self._connection.server_name(url),
-            timeout=aiohttp.ClientTimeout(total=request.within, sock_connect=CONNECT_TIMEOUT),
+            timeout=aiohttp.ClientTimeout(
+                # Sooner than the whole request, so that it is known not to have been sent.
+                total=request.within,
+                sock_connect=min(CONNECT_TIMEOUT, request.within / 2),
+            ),
             allow_redirects=False,
         ) as response:
             what, rows = request.at(url), request.rows
