@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from linstor_affinity_events.model.journal_entry import has_space_left
 from linstor_affinity_events.model.keys import (
     BOUND_BY_CONTROLLER,
     DRIVER,
@@ -59,6 +60,23 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
     if finalizers:
         metadata["finalizers"] = finalizers
     return {**result, "metadata": metadata}
+
+
+def within_space(wanted: Manifest, changed: Manifest) -> Manifest:
+    """`changed`, but of the annotations in which it differs from `wanted` only some of the shortest
+    if all of them leave no space; `wanted` if that does not help.
+    """
+    had, has = annotations_of(wanted), annotations_of(changed)
+    left = {key: had[key] for key in had if key in has}
+    new = sorted((key for key in has if has[key] != had.get(key)), key=lambda key: len(has[key]))
+    reduced = changed
+    while not has_space_left(reduced):
+        if not new:
+            return wanted
+        new = new[: -max(1, len(new) // 2)]
+        annotations = left | {key: has[key] for key in new}
+        reduced = {**changed, "metadata": {**changed["metadata"], "annotations": annotations}}
+    return reduced
 
 
 def _gives_away(key: str, value: str) -> bool:

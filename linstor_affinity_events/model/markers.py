@@ -35,6 +35,7 @@ from linstor_affinity_events.model.manifest import (
     reclaim_policy_of,
     tombstone_name,
 )
+from linstor_affinity_events.model.names import LONGEST_NAME
 
 Before = tuple[str, str | None]
 """The original values of the markers: reclaim policy and annotation skip-reclaim."""
@@ -318,7 +319,7 @@ def _original_finalizers(manifest: Manifest) -> list[str]:
 
 def recorded_values_of(manifest: Manifest) -> Before | None:
     """The original policy and skip-reclaim as the annotation has them, whoever wrote it; None if it
-    is not valid.
+    is not valid, or longer than there is always space for.
     """
     values = _marker_values(manifest)
     if not {"reclaimPolicy", "skipReclaim"} <= values.keys():
@@ -326,7 +327,7 @@ def recorded_values_of(manifest: Manifest) -> Before | None:
     policy, skip = values["reclaimPolicy"], values["skipReclaim"]
     if not isinstance(policy, str) or policy not in {"Delete", "Recycle", RETAIN}:
         return None
-    if not isinstance(skip, str | None):
+    if not isinstance(skip, str | None) or len(skip or "") > LONGEST_NAME:
         return None
     return policy, skip
 

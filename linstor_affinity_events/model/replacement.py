@@ -4,7 +4,7 @@ After a crash, or beside another instance, the same observation leads to the sam
 is no separate code for resuming. docs/architecture.md has the complete order.
 """
 
-from linstor_affinity_events.model.changes import changes_decision, taken_over
+from linstor_affinity_events.model.changes import changes_decision, taken_over, within_space
 from linstor_affinity_events.model.claim_ref import (
     detached,
     disowned,
@@ -347,10 +347,8 @@ def _let_go(entry: JournalEntry, pv: Manifest, observation: Observation, run: Ru
 
 
 def _saving_changes(entry: JournalEntry, pv: Manifest, observation: Observation) -> Save | None:
-    """Save what others changed on the volume; None if nothing, or if that was rejected before or
-    leaves no space. Then it is added to the new volume as a late write.
+    """Save what others changed on the volume; None if nothing, or if that was rejected before.
+    Annotations for which there is no space are added to the new volume, as a late write.
     """
-    merged = entry.wanting(taken_over(entry.wanted, pv))
-    if merged == entry or observation.cannot_merge or not has_space_left(merged.wanted):
-        return None
-    return Save(merged)
+    merged = entry.wanting(within_space(entry.wanted, taken_over(entry.wanted, pv)))
+    return None if merged == entry or observation.cannot_merge else Save(merged)

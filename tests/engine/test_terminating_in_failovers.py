@@ -3,6 +3,7 @@ this service has deleted comes back, and with the policy that keeps its data.
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,7 @@ from linstor_affinity_events.model.keys import (
 )
 from linstor_affinity_events.model.manifest import Manifest, Patch, annotations_of, is_terminating
 from linstor_affinity_events.model.names import PvName
-from tests.engine.forged_entries import reconciled
+from tests.engine.forged_entries import FORGED, reconciled
 from tests.engine.setup import PV, RD, Setup, cluster_with, instead, setup_on, until
 from tests.engine.test_after_unmarking import policy
 from tests.engine.test_entries_rewritten_in_replacement import Json, bound, rewrite
@@ -296,6 +297,33 @@ async def test_annotations_that_fill_the_space_keep_no_volume_terminating() -> N
         assert first.journal.entries == {}
 
 
+def lengthen_markers(setup: Setup) -> None:
+    """In place of what filled the space, with a value that none of these has."""
+    values = json.loads(annotations_of(setup.pv())[MARKER_ANNOTATION])
+    changed = json.dumps({**values, "skipReclaim": "x" * 3000})
+    setup.cluster.patch(
+        "persistentvolumes",
+        PV,
+        {"metadata": {"annotations": {MARKER_ANNOTATION: changed, "x": None}}},
+        writer=FORGED,
+    )
+
+
+async def test_markers_of_any_length_keep_no_volume_terminating() -> None:
+    """Its annotations take up the space from the beginning."""
+    async with bound() as (first, _):
+        patched(first, {"metadata": {"annotations": {"x": "x" * 254 * 1024}}})
+        second, crash = standing_by(first), asyncio.Event()
+        acts = (lengthen_markers, failover_to(second))
+        attacked = attacked_once_deleted(first, *acts, crash=crash)
+        await replaced(first, attacked, second, crash)
+
+        assert not is_terminating(first.pv())
+        assert first.nodes() == {"n2"}
+        assert policy(first) == "Retain"
+        assert first.journal.entries == {}
+
+
 async def test_annotations_that_fill_the_space_keep_no_volume_absent() -> None:
     """What the volume lacks without its claim is found only when it is made."""
     async with bound() as (first, _):
@@ -321,6 +349,29 @@ async def test_annotations_that_fill_the_space_keep_no_volume_absent() -> None:
 
 async def no_response(_: Manifest) -> Manifest:
     raise Unreachable("503")
+
+
+async def test_beside_annotations_that_fill_the_space_other_changes_are_saved() -> None:
+    """The next attempt does not see the last version of the volume that was removed."""
+    async with bound() as (setup, _):
+        loop, create, down_until = asyncio.get_running_loop(), setup.volumes.create, 0.0
+
+        def act(setup: Setup) -> None:
+            nonlocal down_until
+            fill_annotations(setup)
+            patched(setup, {"spec": {"capacity": {"storage": "7Gi"}}})
+            down_until = loop.time() + 90.0
+
+        async def created(body: Manifest) -> Manifest:
+            if loop.time() < down_until:
+                raise Unreachable("503")
+            return await create(body)
+
+        instead(setup.volumes, create=created)
+        await replaced(setup, attacked_at_removal(setup, act))
+
+        assert setup.pv()["spec"]["capacity"] == {"storage": "7Gi"}
+        assert setup.nodes() == {"n2"}
 
 
 async def test_annotations_that_fill_the_space_before_the_deletion_prevent_it() -> None:
