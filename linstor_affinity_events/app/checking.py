@@ -183,7 +183,7 @@ class _Checks:
     async def _leftovers(self) -> CheckResult:
         """Check for unfinished replacements; where the service runs, they finish soon."""
         try:
-            entries, complete = await listed_once(self._journal)
+            entries = await listed_once(self._journal)
         except AffinityEventsError as error:
             return fail(
                 "leftovers",
@@ -193,7 +193,13 @@ class _Checks:
         marked = (
             {v.name for v in self._index.all() if v.marked} if self._index is not None else set()
         )
-        if not entries and not marked and not complete:
+        if found := sorted(entries.volumes | marked):
+            return warn(
+                "leftovers",
+                f"unfinished replacements: {few(found)}",
+                "keep the service running until they are finished, and do not uninstall it before",
+            )
+        if not entries.complete:
             return warn(
                 "leftovers",
                 "there are too many journal entries to list all of them, so it is not known "
@@ -201,13 +207,15 @@ class _Checks:
                 f"find out who creates ConfigMaps with label {LABEL} in the journal's namespace, "
                 "and delete those that are not valid",
             )
-        if not entries and not marked:
-            return ok("leftovers", "there are no unfinished replacements")
-        return warn(
-            "leftovers",
-            f"unfinished replacements: {few(sorted(entries | marked))}",
-            "keep the service running until they are finished, and do not uninstall it before",
-        )
+        if entries.invalid:
+            return warn(
+                "leftovers",
+                f"there are journal entries that are not valid ({entries.invalid}), so it is not "
+                "known whether replacements are unfinished",
+                "see the errors above for their names; if no PersistentVolume is missing, delete "
+                f"these ConfigMaps (label {LABEL})",
+            )
+        return ok("leftovers", "there are no unfinished replacements")
 
     async def _same_nodes(self, nodes: Nodes) -> CheckResult:
         """Check that LINSTOR and Kubernetes have the same nodes."""

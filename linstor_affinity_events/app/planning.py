@@ -1,13 +1,14 @@
 """The `plan` command: reads everything once, writes nothing, and reports what `run` would do."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from linstor_affinity_events.adapters.kubernetes.api import KubeApi
 from linstor_affinity_events.adapters.kubernetes.index import VolumeIndex
 from linstor_affinity_events.adapters.kubernetes.informer import read_list
 from linstor_affinity_events.adapters.kubernetes.journal import KubeJournal
+from linstor_affinity_events.adapters.kubernetes.objects import describe
 from linstor_affinity_events.adapters.kubernetes.volumes import (
     CLASSES_PATH,
     VOLUMES_PATH,
@@ -23,9 +24,9 @@ from linstor_affinity_events.app.peers import (
 from linstor_affinity_events.engine.components import cluster_view_of
 from linstor_affinity_events.engine.journal_lists import listed_once
 from linstor_affinity_events.engine.planner import Finding, Planner, Progress
+from linstor_affinity_events.engine.ports import Journal
 from linstor_affinity_events.engine.together import together
 from linstor_affinity_events.errors import BadEntry, Missing, Refused
-from linstor_affinity_events.model.journal_entry import JournalEntry
 from linstor_affinity_events.model.names import PvName
 from linstor_affinity_events.model.selection import Selection, is_called
 from linstor_affinity_events.model.volume import Volume
@@ -87,7 +88,7 @@ class _Reading:
 
     async def plan(self, selection: Selection) -> Plan:
         self._progress("listing PersistentVolumes", 0, 0)
-        entries: list[JournalEntry] = []
+        entries: dict[PvName, Volume | None] = {}
         await together(
             read_list(self._api, VOLUMES_PATH, self._index),
             read_list(self._api, CLASSES_PATH, self._index.classes),
@@ -99,7 +100,7 @@ class _Reading:
         findings = await self._planner.survey(
             [volume for volume in selected if self._index.get(volume.name) is not None],
             [volume for volume in selected if self._index.get(volume.name) is None],
-            {entry.pv for entry in entries},
+            set(entries),
         )
         taken = [f for f in findings if selection.matches_node(f.volume, f.case.placement)]
         if not self._what_if:
@@ -107,44 +108,50 @@ class _Reading:
         taken.sort(key=lambda finding: finding.volume.name)
         return Plan(findings=tuple(taken), warnings=tuple(self._warnings))
 
-    async def _read_entries(self, entries: list[JournalEntry]) -> None:
+    async def _read_entries(self, entries: dict[PvName, Volume | None]) -> None:
         namespace = journal_namespace(self._settings)
         journal = KubeJournal(self._api, namespace)
         try:
-            names, complete = await listed_once(journal)
-            for name in sorted(names):
-                await self._read_entry(journal, name, entries)
+            listed = await listed_once(journal)
+            await describe_entries(journal, listed.volumes, entries, self._warnings)
         except Refused as error:
             self._warnings.append(
                 f"cannot read the journal in namespace {namespace}, so unfinished "
                 f"replacements are not shown: {error}"
             )
             return
-        if not complete:
+        if not listed.complete:
             self._warnings.append(
                 f"there are too many journal entries in namespace {namespace} to list all of them, "
                 "so not all unfinished replacements are shown"
             )
 
-    async def _read_entry(
-        self, journal: KubeJournal, name: PvName, entries: list[JournalEntry]
-    ) -> None:
+    def _absent(self, entries: Mapping[PvName, Volume | None]) -> list[Volume]:
+        """Return the volumes that are deleted and not yet recreated."""
+        return [
+            volume
+            for name, volume in entries.items()
+            if volume is not None and self._index.get(name) is None
+        ]
+
+
+async def describe_entries(
+    journal: Journal,
+    names: Iterable[PvName],
+    entries: dict[PvName, Volume | None],
+    warnings: list[str],
+) -> None:
+    """Read these entries, and add what is needed of their volumes to `entries`: others may have
+    written very large ones, and this may run beside the service, within its limit of memory.
+    """
+    for name in sorted(names):
         try:
             entry = await journal.read(name)
         except BadEntry as error:
-            self._warnings.append(f"the journal entry of {name} is not valid: {error}")
-            return
+            warnings.append(f"the journal entry of {name} is not valid: {error}")
+            continue
         if entry is not None:
-            entries.append(entry)
-
-    def _absent(self, entries: Sequence[JournalEntry]) -> list[Volume]:
-        """Return the volumes that are deleted and not yet recreated."""
-        described = [
-            self._volumes.describe(entry.wanted)
-            for entry in entries
-            if self._index.get(entry.pv) is None
-        ]
-        return [volume for volume in described if volume is not None]
+            entries[name] = describe(entry.wanted)
 
 
 def _require_known(selection: Selection, what_if: WhatIf, volumes: Sequence[Volume]) -> None:

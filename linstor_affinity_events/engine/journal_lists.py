@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from linstor_affinity_events.engine.interrupted_runs import InterruptedRuns
 from linstor_affinity_events.engine.ports import Journal
@@ -33,18 +34,31 @@ async def list_entries(
             break
 
 
-async def listed_once(journal: Journal) -> tuple[frozenset[PvName], bool]:
-    """List the volumes that have an entry, for who needs to know it once. Returns also whether
-    these are all: there may be too many, or too many that are not valid.
-    """
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What the journal contains."""
+
+    volumes: frozenset[PvName]
+    """The volumes that have an entry."""
+
+    invalid: int
+    """How many entries are not valid."""
+
+    complete: bool
+    """Whether these are all: there may be too many, or too many that are not valid."""
+
+
+async def listed_once(journal: Journal) -> Entries:
+    """List the entries for who needs to know them once."""
     clock = asyncio.get_running_loop().time
     until = clock() + LIST_FOR
     found = set[PvName]()
-    complete = False
+    invalid, complete = 0, False
     for _ in range(MOST_LISTS):
         listed = await journal.all()
         found.update(listed.volumes)
+        invalid = listed.invalid + (0 if listed.first else invalid)
         complete = (complete or listed.first) and not listed.unread
         if (listed.last and complete) or clock() >= until:
-            return frozenset(found), listed.last and complete
-    return frozenset(found), False
+            break
+    return Entries(frozenset(found), invalid, listed.last and complete)

@@ -157,6 +157,9 @@ class Listed:
     unread: bool = False
     """Whether it left out entries that it would have had to read. The next call reads others."""
 
+    invalid: int = 0
+    """How many it left out that are not valid."""
+
 
 class Journal(Protocol):
     """Unfinished replacements, stored so that they survive a crash of the service.

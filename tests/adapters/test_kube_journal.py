@@ -61,8 +61,9 @@ def keep(cluster: FakeCluster, entry: JournalEntry) -> None:
     cluster.create(CONFIG_MAPS, labelled(entry, text), namespace=NAMESPACE)
 
 
-def listed(*entries: JournalEntry, last: bool = True) -> Listed:
-    return Listed({entry.pv: entry.key for entry in entries}, whole=last, last=last)
+def listed(*entries: JournalEntry, last: bool = True, invalid: int = 0) -> Listed:
+    found = {entry.pv: entry.key for entry in entries}
+    return Listed(found, whole=last, last=last, invalid=invalid)
 
 
 async def test_an_entry_round_trips(journal: KubeJournal) -> None:
@@ -269,7 +270,7 @@ async def test_a_foreign_config_map_is_reported_and_not_trusted(
     with caplog.at_level(logging.ERROR):
         found = await journal.all()
 
-    assert found == listed(good)
+    assert found == listed(good, invalid=1)
     assert [record.message for record in caplog.records] == [
         (
             "journal entry is not valid and is ignored until it is corrected or deleted. Find out "
@@ -645,7 +646,7 @@ async def test_a_config_map_that_is_not_an_entry_is_not_read_again(
     with pytest.raises(BadEntry):
         await journal.read(PV)
 
-    assert await journal.all() == listed()
+    assert await journal.all() == listed(invalid=1)
 
     text = orjson.dumps(ENTRY.written()).decode()
     cluster.update(CONFIG_MAPS, configmap_name(PV), labelled(ENTRY, text), namespace=NAMESPACE)

@@ -322,6 +322,16 @@ async def test_leftovers_are_found_among_very_many_forged_entries(
     assert said.out.startswith("fail  leftovers: unfinished replacements: pvc-1\n")
 
 
+async def test_an_entry_that_is_not_valid_may_be_a_leftover(fake_testbed: Testbed) -> None:
+    await forge_entries(fake_testbed, 1)
+
+    said = await command(fake_testbed, "check", "--leftovers")
+
+    assert said.code == 1
+    assert said.out.startswith("fail  leftovers: there are journal entries that are not valid (1)")
+    assert "affinity-journal-00" in said.err
+
+
 async def test_that_not_all_entries_can_be_listed_is_said(fake_testbed: Testbed) -> None:
     await fake_testbed.add("pvc-1", ["n1"])
     await forge_entries(fake_testbed, MOST_LISTS * MOST_READS + 1)

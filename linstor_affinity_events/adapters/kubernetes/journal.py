@@ -78,6 +78,7 @@ class _Listing:
     reads: int = MOST_READS
     unread: bool = False
     """Whether it left out entries that it could not read."""
+    invalid: int = 0
 
 
 class KubeJournal:
@@ -128,14 +129,24 @@ class KubeJournal:
         first, last = pages.from_start, not pages.token
         whole = first and last and not listing.unread
         self._warn_of_too_many(listing, whole=whole)
-        return Listed(listing.found, whole=whole, first=first, last=last, unread=listing.unread)
+        return Listed(
+            listing.found,
+            whole=whole,
+            first=first,
+            last=last,
+            unread=listing.unread,
+            invalid=listing.invalid,
+        )
 
     async def _list(self, item: Mapping[str, Any], listing: _Listing) -> None:
         """Add an entry by its annotations or, if these are not usable, by its content."""
         metadata = item["metadata"]
         name = str(metadata["name"])
         version = _version(metadata)
-        if self._refused.get(name) == version or version in self._held:
+        if version in self._held:
+            return
+        if self._refused.get(name) == version:
+            listing.invalid += 1
             return
         heading = read_heading(metadata.get("annotations"))
         if heading is None or configmap_name(heading[0]) != name:
@@ -143,17 +154,18 @@ class KubeJournal:
                 listing.unread = True
                 return
             listing.reads -= 1
-            heading = await self._read_heading(name)
+            heading = await self._read_heading(name, listing)
         if heading is not None:
             listing.found[heading[0]] = heading[1]
 
-    async def _read_heading(self, name: str) -> Heading | None:
+    async def _read_heading(self, name: str, listing: _Listing) -> Heading | None:
         why = None
         try:
             entry = await self._read(name)
         except BadEntry as error:
             entry, why = None, error
         if why is not None:
+            listing.invalid += 1
             log.error(
                 "journal entry is not valid and is ignored until it is corrected or "
                 "deleted. Find out who wrote it, and whether the PersistentVolume in "
