@@ -1,8 +1,9 @@
 """What others changed on a volume while it was replaced."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from linstor_affinity_events.model.journal_entry import has_space_left
+from linstor_affinity_events.model.journal_entry import Space
 from linstor_affinity_events.model.keys import (
     BOUND_BY_CONTROLLER,
     DRIVER,
@@ -63,20 +64,27 @@ def taken_over(wanted: Manifest, seen: Manifest) -> dict[str, Any]:
 
 
 def within_space(wanted: Manifest, changed: Manifest) -> Manifest:
-    """`changed`, but of the annotations in which it differs from `wanted` only some of the shortest
-    if all of them leave no space; `wanted` if that does not help.
+    """`changed`, but of the annotations in which it differs from `wanted` only the shortest if all
+    of them leave no space; `wanted` if that does not help.
     """
+    if Space.left_by(changed).suffices:
+        return changed
     had, has = annotations_of(wanted), annotations_of(changed)
-    left = {key: had[key] for key in had if key in has}
-    new = sorted((key for key in has if has[key] != had.get(key)), key=lambda key: len(has[key]))
-    reduced = changed
-    while not has_space_left(reduced):
-        if not new:
-            return wanted
-        new = new[: -max(1, len(new) // 2)]
-        annotations = left | {key: has[key] for key in new}
-        reduced = {**changed, "metadata": {**changed["metadata"], "annotations": annotations}}
-    return reduced
+    annotations = {key: had[key] for key in had if key in has}
+    left = Space.left_by(_annotated(changed, annotations))
+    if not left.suffices:
+        return wanted
+    new = (key for key in has if has[key] != had.get(key))
+    for key in sorted(new, key=lambda key: len(key) + len(has[key])):
+        left -= Space.of(key, has[key])
+        if not left.suffices:
+            break
+        annotations[key] = has[key]
+    return _annotated(changed, annotations)
+
+
+def _annotated(manifest: Manifest, annotations: Mapping[str, str]) -> dict[str, Any]:
+    return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
 
 
 def _gives_away(key: str, value: str) -> bool:

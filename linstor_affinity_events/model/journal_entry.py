@@ -40,10 +40,10 @@ set takes half of them.
 MOST_ITEMS = 1000
 """The most finalizers, owner references or mount options."""
 
-MOST_ANNOTATIONS, MOST_BYTES = 255 * 1024, 960 * 1024
-"""Bytes of all annotations of a volume, and of the volume as JSON, of which nothing is left out so
-that what this service may have to add fits. Kubernetes accepts 256 KiB of annotations, and an entry
-of 1 MiB.
+MOST_ANNOTATIONS, MOST_BYTES, MOST_NUMBER = 255 * 1024, 960 * 1024, 10_000
+"""Bytes of all annotations of a volume, bytes of the volume as JSON, and number of its annotations,
+up to which what this service may have to add is sure to fit. Kubernetes accepts 256 KiB of
+annotations, and an entry of 1 MiB.
 """
 _POLICIES = frozenset({"Delete", "Recycle", "Retain"})
 _OTHER_SOURCES = frozenset(
@@ -138,18 +138,55 @@ class JournalEntry:
         }
 
 
-def has_space_left(wanted: Manifest) -> bool:
-    """Whether volume and entry leave space for what this service may have to add later, such as the
-    original policy. Who may annotate volumes must not be able to use it up.
-    """
-    texts = chain.from_iterable(annotations_of(wanted).items())
-    if sum(map(_bytes, texts)) > MOST_ANNOTATIONS:
-        return False
-    return _bytes(json.dumps(wanted, ensure_ascii=False)) <= MOST_BYTES
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What annotations take, or what is left for them. Negative if there are too many already."""
+
+    annotations: int
+    """Bytes of keys and values."""
+    json: int
+    """Bytes of the whole volume, or of its entry, as JSON."""
+    number: int
+
+    @classmethod
+    def left_by(cls, wanted: Manifest) -> Self:
+        """What a volume leaves for annotations that this service may have to add, such as the
+        original policy. Who may annotate volumes must not be able to use that up.
+        """
+        annotations = annotations_of(wanted)
+        texts = chain.from_iterable(annotations.items())
+        return cls(
+            annotations=MOST_ANNOTATIONS - sum(map(_bytes, texts)),
+            json=MOST_BYTES - _bytes(json.dumps(wanted, ensure_ascii=False)),
+            number=MOST_NUMBER - len(annotations),
+        )
+
+    @classmethod
+    def of(cls, key: str, value: str) -> Self:
+        """What an annotation takes; as JSON it may take less."""
+        texts = (key, value)
+        return cls(sum(map(_bytes, texts)), sum(map(_most_json_bytes, texts)), 1)
+
+    def __sub__(self, other: "Space") -> "Space":
+        return Space(
+            self.annotations - other.annotations,
+            self.json - other.json,
+            self.number - other.number,
+        )
+
+    @property
+    def suffices(self) -> bool:
+        return min(self.annotations, self.json, self.number) >= 0
 
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def _most_json_bytes(text: str) -> int:
+    """With quotes, and what is between this text and the next one."""
+    plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+    return 4 + (len(text) if plain else 6 * len(text))
 
 
 LONGEST_HOLDER = 1024
@@ -280,8 +317,9 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
     for field in ("claimRef", "nodeAffinity", "capacity"):
         if not isinstance(spec.get(field, {}), Mapping | None):
             raise BadEntry(f"its {field} is not an object")
-    if not isinstance(spec.get("storageClassName", ""), str):
-        raise BadEntry("its storageClassName is not a string")
+    class_name = spec.get("storageClassName", "")
+    if not isinstance(class_name, str) or len(class_name) > LONGEST_NAME:
+        raise BadEntry("its storageClassName is not a string, or longer than any")
     if not _is_texts(csi.get("volumeAttributes") or {}):
         raise BadEntry("its volume attributes are not strings")
     options = spec.get("mountOptions") or []

@@ -7,8 +7,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
-from linstor_affinity_events.model.journal_entry import has_space_left
-from linstor_affinity_events.model.keys import FINALIZER, PROVISIONER_FINALIZER
+from linstor_affinity_events.model.journal_entry import Space
+from linstor_affinity_events.model.keys import (
+    FINALIZER,
+    PROVISIONER_FINALIZER,
+    SKIP_RECLAIM_ANNOTATION,
+)
 from linstor_affinity_events.model.manifest import (
     Manifest,
     claim_of,
@@ -16,9 +20,10 @@ from linstor_affinity_events.model.manifest import (
     is_terminating,
     name_of,
     phase_of,
+    skip_reclaim_of,
     uid_of,
 )
-from linstor_affinity_events.model.names import ClaimName, few
+from linstor_affinity_events.model.names import LONGEST_NAME, ClaimName, few
 from linstor_affinity_events.model.quantity import quantity
 from linstor_affinity_events.model.recreation import copy_for_create
 
@@ -61,11 +66,17 @@ def obstacle(
             "when the volume is deleted for its replacement. If that is harmless, allow it "
             "with --allow-finalizer",
         )
-    if not has_space_left(copy_for_create(pv)):
+    if not Space.left_by(copy_for_create(pv)).suffices:
         return Refusal(
             Reason.BAD_JOURNAL_ENTRY,
             "its annotations and other fields take up so much of what Kubernetes allows that what "
             "protects it during its replacement may not fit: remove annotations that nobody needs",
+        )
+    if len(skip_reclaim_of(pv) or "") > LONGEST_NAME:
+        return Refusal(
+            Reason.BAD_JOURNAL_ENTRY,
+            f"its annotation {SKIP_RECLAIM_ANNOTATION} is so long that it would not be restored "
+            "after a crash during its replacement: correct it, or remove it",
         )
     ref = claim_of(pv)
     if ref is not None and not ref.is_valid:

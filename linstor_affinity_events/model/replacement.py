@@ -14,7 +14,7 @@ from linstor_affinity_events.model.claim_ref import (
 )
 from linstor_affinity_events.model.deletion import DeletedBy, absent_by_others, deleted_by
 from linstor_affinity_events.model.demands import Original, demands_of, unconfirmed
-from linstor_affinity_events.model.journal_entry import JournalEntry, State, has_space_left
+from linstor_affinity_events.model.journal_entry import JournalEntry, Space, State
 from linstor_affinity_events.model.keys import ORIGINAL_POLICY_ANNOTATION
 from linstor_affinity_events.model.manifest import (
     RETAIN,
@@ -253,7 +253,7 @@ def _has_to_be_decided_again(entry: JournalEntry, pv: Manifest) -> bool:
     merged = taken_over(entry.wanted, pv)
     if claim_of(pv) != entry.claim or changes_decision(entry.wanted, merged) is not None:
         return True
-    return merged != entry.wanted and not has_space_left(merged)
+    return merged != entry.wanted and not Space.left_by(merged).suffices
 
 
 def _unmark(

@@ -40,6 +40,16 @@ def test_an_entry_with_a_name_that_is_longer_than_any_is_not_valid(field: str, m
         read_entry({**tree, field: "x" * (most + 1)})
 
 
+def test_an_entry_with_a_class_whose_name_is_longer_than_any_is_not_valid() -> None:
+    def written(length: int) -> JournalEntry:
+        named = with_spec(volume(), storageClassName="x" * length)
+        return read_entry(begun(named).written())
+
+    written(LONGEST_NAME)
+    with pytest.raises(BadEntry, match="longer than any"):
+        written(LONGEST_NAME + 1)
+
+
 async def test_of_a_long_reason_to_leave_an_entry_alone_the_beginning_is_kept() -> None:
     unfinished = Unfinished(FakeNotices(), FakeTelemetry(), describe)
     tracemalloc.start()

@@ -15,11 +15,14 @@ def test_changes_for_which_there_is_space_are_taken_as_they_are() -> None:
 
 
 def test_only_the_longest_annotations_are_left_out() -> None:
-    added = {"had": "y", "exclude": "true", "long": MOST}
+    fitting = {"had": "y", "exclude": "true", **dict.fromkeys(map(str, range(100)), "x")}
+    added = {**fitting, "long": MOST, "longer": MOST + "x"}
     changed = with_spec(with_metadata(HAD, annotations=added, labels={"a": "b"}), capacity="7Gi")
 
-    kept = {"had": "y", "exclude": "true"}
-    assert within_space(HAD, changed) == with_metadata(changed, annotations=kept)
+    reduced = within_space(HAD, changed)
+
+    assert reduced == with_metadata(changed, annotations=fitting)
+    assert within_space(reduced, changed) == reduced
 
 
 def test_of_an_annotation_that_becomes_too_long_the_former_value_stays() -> None:

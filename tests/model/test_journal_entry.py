@@ -16,10 +16,11 @@ from linstor_affinity_events.model.journal_entry import (
     MOST_ANNOTATIONS,
     MOST_BYTES,
     MOST_ITEMS,
+    MOST_NUMBER,
     MOST_VALUES,
     JournalEntry,
+    Space,
     State,
-    has_space_left,
     read_entry,
     read_saved,
 )
@@ -561,14 +562,29 @@ def test_a_changed_entry_keeps_all_other_fields() -> None:
         ({"a": "\x01" * 150_000}, True),
         # In JSON, each of these takes six bytes.
         ({"a": "\x01" * 170_000}, False),
+        (dict.fromkeys(map(str, range(MOST_NUMBER)), ""), True),
+        (dict.fromkeys(map(str, range(MOST_NUMBER + 1)), ""), False),
     ],
-    ids=["none", "most", "too long", "not ASCII", "escaped", "too long if escaped"],
+    ids=[
+        *("none", "most", "too long", "not ASCII", "escaped", "too long if escaped"),
+        *("many", "too many"),
+    ],
 )
 def test_annotations_that_leave_no_space_for_more_are_recognized(
     annotations: dict[str, str], *, fits: bool
 ) -> None:
-    assert has_space_left(with_metadata(volume(), annotations=annotations)) is fits
+    assert Space.left_by(with_metadata(volume(), annotations=annotations)).suffices is fits
 
 
 def test_a_volume_that_leaves_no_space_in_its_entry_is_recognized() -> None:
-    assert not has_space_left(with_metadata(volume(), labels={"a": "x" * MOST_BYTES}))
+    assert not Space.left_by(with_metadata(volume(), labels={"a": "x" * MOST_BYTES})).suffices
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")), st.text())
+def test_an_annotation_takes_no_more_space_than_is_counted(key: str, value: str) -> None:
+    without = Space.left_by(with_metadata(volume(), annotations={}))
+    counted = without - Space.of(key, value)
+
+    taken = Space.left_by(with_metadata(volume(), annotations={key: value}))
+    assert (taken.annotations, taken.number) == (counted.annotations, counted.number)
+    assert taken.json >= counted.json

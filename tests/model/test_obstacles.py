@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from linstor_affinity_events.model.decision import Deferred, Reason, Refusal
-from linstor_affinity_events.model.keys import FINALIZER
+from linstor_affinity_events.model.keys import FINALIZER, SKIP_RECLAIM_ANNOTATION
 from linstor_affinity_events.model.obstacles import csi_resizer_writes_claim, obstacle
 from tests.model.manifests import (
     PROTECTION,
@@ -324,6 +324,18 @@ def test_a_volume_whose_annotations_leave_no_space_is_refused() -> None:
     assert isinstance(against, Refusal)
     assert against.reason is Reason.BAD_JOURNAL_ENTRY
     assert "remove annotations" in against.why
+
+
+@pytest.mark.parametrize(("length", "refused"), [(253, False), (254, True)])
+def test_a_volume_with_a_skip_reclaim_that_markers_cannot_have_is_refused(
+    length: int, *, refused: bool
+) -> None:
+    odd = with_metadata(volume(), annotations={SKIP_RECLAIM_ANNOTATION: "x" * length})
+
+    against = obstacle(odd, claim())
+
+    assert isinstance(against, Refusal) is refused
+    assert against is None or "skip-reclaim" in against.why
 
 
 def test_the_managed_fields_of_a_volume_are_not_counted() -> None:
