@@ -67,7 +67,7 @@ def test_every_documented_flag_and_command_exists(document: str) -> None:
     ours |= {name for command in main.commands.values() for p in command.params for name in p.opts}
     foreign = {"--kube-api-qps", "--pvclaimbinder-sync-period", "--no-deps", "--require-hashes"}
     foreign |= {"--help", "--version", "--logs", "--patch-file", "--reuse-values", "--set"}
-    foreign |= {"--values", "--watch"}
+    foreign |= {"--values", "--watch", "--for", "--replicas", "--selector"}
 
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
