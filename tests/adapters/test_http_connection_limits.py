@@ -132,12 +132,14 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("path", ["/healthz", "/nothing"])
-async def test_one_connection_is_served_one_request(path: str) -> None:
+@pytest.mark.parametrize("header", ["", "Expect: x\r\n"], ids=["plain", "expect"])
+async def test_one_connection_is_served_one_request(path: str, header: str) -> None:
     """Thousands of requests in one go would keep everything else waiting."""
     async with listening() as endpoints:
         reader, writer = await asyncio.open_connection(LOOPBACK, endpoints.ports[BIND])
         try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 100)
+            request = f"GET {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n"
+            writer.write(request.encode() * 100)
             responded = await reader.read()
         finally:
             writer.close()

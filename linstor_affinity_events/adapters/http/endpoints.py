@@ -121,18 +121,18 @@ async def _shown(tree: Any) -> Any:
 
 
 @web.middleware
-async def _one_at_a_time(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Yield to other tasks, then answer one request and close the connection. Otherwise a peer that
-    sends thousands of requests at once would block the event loop for seconds.
-    """
+async def _after_other_tasks(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Yield to other tasks before a request."""
     await asyncio.sleep(0)
-    try:
-        response = await handler(request)
-    except web.HTTPException as error:
-        error.force_close()
-        raise
+    return await handler(request)
+
+
+async def _close_after(_: web.Request, response: web.StreamResponse) -> None:
+    """Close the connection after each response, also after those that aiohttp gives without a
+    handler. Otherwise a peer that sends thousands of requests at once would block the event loop
+    for seconds.
+    """
     response.force_close()
-    return response
 
 
 class HttpEndpoints:
@@ -174,7 +174,8 @@ class HttpEndpoints:
         self._renderer.shutdown(wait=False, cancel_futures=True)
 
     async def _listen(self, flag: str, address: Address, routes: list[web.RouteDef]) -> None:
-        app = web.Application(middlewares=[_one_at_a_time])
+        app = web.Application(middlewares=[_after_other_tasks])
+        app.on_response_prepare.append(_close_after)
         app.add_routes(routes)
         runner = web.AppRunner(
             app,
