@@ -47,7 +47,7 @@ def configuration_from(
                         cert_filename=str(account / "ca.crt"),
                     )
                 except ConfigException:
-                    await load_kube_config(client_configuration=configuration)
+                    await load_kube_config(client_configuration=configuration, persist_config=False)
             else:
                 await load_kube_config(
                     config_file=kubeconfig or None,
