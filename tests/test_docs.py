@@ -68,6 +68,7 @@ def test_every_documented_flag_and_command_exists(document: str) -> None:
     foreign = {"--kube-api-qps", "--pvclaimbinder-sync-period", "--no-deps", "--require-hashes"}
     foreign |= {"--help", "--version", "--logs", "--patch-file", "--reuse-values", "--set"}
     foreign |= {"--values", "--watch", "--for", "--replicas", "--selector"}
+    foreign |= {"--all-namespaces"}
 
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 

@@ -215,7 +215,10 @@ class _Checks:
                 "see the errors above for their names; if no PersistentVolume is missing, delete "
                 f"these ConfigMaps (label {LABEL})",
             )
-        return ok("leftovers", "there are no unfinished replacements")
+        return ok(
+            "leftovers",
+            f"there are no unfinished replacements (journal in namespace {self._namespace})",
+        )
 
     async def _same_nodes(self, nodes: Nodes) -> CheckResult:
         """Check that LINSTOR and Kubernetes have the same nodes."""
