@@ -171,13 +171,16 @@ def mark_patch(manifest: Manifest, holder: str = "", *, before: Before | None = 
 
 def _values_to_record(manifest: Manifest, before: Before | None) -> Before:
     """The original values. Where the volume was marked before, and another client removed a part,
-    the first ones count; a policy that another client has set since does as well.
+    the first ones count; a policy that another client has set since does as well. A skip-reclaim
+    that would not be read again counts as none: the volume must be marked, and only "true" keeps
+    data.
     """
     policy = reclaim_policy_of(manifest)
     was_marked = FINALIZER in finalizers_of(manifest) or is_terminating(manifest)
     known = (recorded_values_of(manifest) if was_marked else None) or before
     if known is None:
-        return policy, annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
+        skip = annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
+        return policy, skip if len(skip or "") <= LONGEST_NAME else None
     return known[0] if policy == RETAIN else policy, known[1]
 
 

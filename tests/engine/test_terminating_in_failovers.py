@@ -324,6 +324,26 @@ async def test_markers_of_any_length_keep_no_volume_terminating() -> None:
         assert first.journal.entries == {}
 
 
+@pytest.mark.parametrize("attacked_at", [attacked_once_deleted, attacked_at_removal])
+@pytest.mark.parametrize("text", ["\x01" * 50_000, '"' * 200_000], ids=["control", "quotes"])
+async def test_an_original_value_of_any_length_keeps_no_volume_terminating(
+    text: str, attacked_at: Callable[..., asyncio.Event]
+) -> None:
+    """In the markers, which are written again, it would be too long."""
+
+    def act(setup: Setup) -> None:
+        written = {MARKER_ANNOTATION: "x", SKIP_RECLAIM_ANNOTATION: text}
+        patched(setup, {"metadata": {"annotations": written}})
+
+    async with bound() as (setup, _):
+        await replaced(setup, attacked_at(setup, act))
+
+        assert not is_terminating(setup.pv())
+        assert setup.nodes() == {"n2"}
+        assert policy(setup) == "Delete"
+        assert setup.journal.entries == {}
+
+
 async def test_annotations_that_fill_the_space_keep_no_volume_absent() -> None:
     """What the volume lacks without its claim is found only when it is made."""
     async with bound() as (first, _):
