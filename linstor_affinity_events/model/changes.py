@@ -1,6 +1,5 @@
 """What others changed on a volume while it was replaced."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from linstor_affinity_events.model.journal_entry import Space
@@ -20,7 +19,7 @@ from linstor_affinity_events.model.manifest import (
     finalizers_of,
     reclaim_policy_of,
 )
-from linstor_affinity_events.model.recreation import copy_for_create
+from linstor_affinity_events.model.recreation import copy_for_create, with_annotations
 
 _NOT_TAKEN_OVER = frozenset({"claimRef", "nodeAffinity", "persistentVolumeReclaimPolicy"})
 
@@ -71,7 +70,7 @@ def within_space(wanted: Manifest, changed: Manifest) -> Manifest:
         return changed
     had, has = annotations_of(wanted), annotations_of(changed)
     annotations = {key: had[key] for key in had if key in has}
-    left = Space.left_by(_annotated(changed, annotations))
+    left = Space.left_by(with_annotations(changed, annotations))
     if not left.suffices:
         return wanted
     new = (key for key in has if has[key] != had.get(key))
@@ -80,11 +79,7 @@ def within_space(wanted: Manifest, changed: Manifest) -> Manifest:
         if not left.suffices:
             break
         annotations[key] = has[key]
-    return _annotated(changed, annotations)
-
-
-def _annotated(manifest: Manifest, annotations: Mapping[str, str]) -> dict[str, Any]:
-    return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
+    return with_annotations(changed, annotations)
 
 
 def _gives_away(key: str, value: str) -> bool:

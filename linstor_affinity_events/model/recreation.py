@@ -107,6 +107,11 @@ def released(manifest: Manifest) -> dict[str, Any]:
     return {**manifest, "metadata": metadata}
 
 
+def with_annotations(manifest: Manifest, annotations: Mapping[str, str]) -> dict[str, Any]:
+    """The same volume with these annotations and no others."""
+    return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
+
+
 def with_policy(wanted: Manifest, policy: str) -> dict[str, Any]:
     return {**wanted, "spec": {**wanted["spec"], "persistentVolumeReclaimPolicy": policy}}
 
@@ -121,7 +126,7 @@ def protected_as(wanted: Manifest, before: Before) -> Manifest:
     if skip is None or (skip != "true" and skip_reclaim_of(wanted) is not None):
         return wanted
     annotations = {**annotations_of(wanted), SKIP_RECLAIM_ANNOTATION: skip}
-    return {**wanted, "metadata": {**wanted["metadata"], "annotations": annotations}}
+    return with_annotations(wanted, annotations)
 
 
 def created_different(asked: Manifest, made: Manifest) -> tuple[str, ...]:
