@@ -204,38 +204,46 @@ async def test_the_new_volume_is_not_made_again_when_it_is_deleted(
         assert setup.journal.entries == {}
 
 
+def response_lost(setup: Setup, lost: str) -> asyncio.Event:
+    """Have no response to the removal or creation arrive, nor to any read for a while after it.
+    Returns what is set then.
+    """
+    create, remove, read = setup.volumes.create, setup.volumes.remove, setup.volumes.read
+    losing, down_until, loop = lost, 0.0, asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def fail() -> None:
+        nonlocal losing, down_until
+        losing, down_until = "", loop.time() + 3.0
+        done.set()
+        raise Unreachable("503: the API server is shutting down")
+
+    async def created(body: Manifest) -> Manifest:
+        made = await create(body)
+        if losing == "creation":
+            fail()
+        return made
+
+    async def removed(pv: Manifest) -> None:
+        await remove(pv)
+        if losing == "removal":
+            await asyncio.sleep(0.1)
+            fail()
+
+    async def read_again(name: PvName) -> Manifest | None:
+        if loop.time() < down_until:
+            raise Unreachable("503: the API server is shutting down")
+        return await read(name)
+
+    instead(setup.volumes, create=created, remove=removed, read=read_again)
+    return done
+
+
 @pytest.mark.parametrize("lost", ["removal", "creation"])
 async def test_a_new_volume_that_only_the_watch_saw_is_not_made_again(lost: str) -> None:
     """Reads have no response for a while, and the volume is removed by force meanwhile."""
     async with bound() as (setup, _):
-        create, remove, read = setup.volumes.create, setup.volumes.remove, setup.volumes.read
-        losing, down_until, loop = lost, 0.0, asyncio.get_running_loop()
-        old, done = uid_of(setup.pv()), asyncio.Event()
-
-        def fail() -> None:
-            nonlocal losing, down_until
-            losing, down_until = "", loop.time() + 3.0
-            done.set()
-            raise Unreachable("503: the API server is shutting down")
-
-        async def created(body: Manifest) -> Manifest:
-            made = await create(body)
-            if losing == "creation":
-                fail()
-            return made
-
-        async def removed(pv: Manifest) -> None:
-            await remove(pv)
-            if losing == "removal":
-                await asyncio.sleep(0.1)
-                fail()
-
-        async def read_again(name: PvName) -> Manifest | None:
-            if loop.time() < down_until:
-                raise Unreachable("503: the API server is shutting down")
-            return await read(name)
-
-        instead(setup.volumes, create=created, remove=removed, read=read_again)
+        old, done = uid_of(setup.pv()), response_lost(setup, lost)
         async with setup.at_work():
             setup.queue.add(RD, source="promotion")
             await done.wait()
@@ -263,34 +271,7 @@ async def test_who_continues_makes_no_new_volume_again_that_only_the_watch_saw(l
             raise Unreachable("503")
 
         instead(first.volumes, remove=crash, create=unanswered)
-        create, remove, read = second.volumes.create, second.volumes.remove, second.volumes.read
-        losing, down_until, loop = lost, 0.0, asyncio.get_running_loop()
-        old, done = uid_of(first.pv()), asyncio.Event()
-
-        def fail() -> None:
-            nonlocal losing, down_until
-            losing, down_until = "", loop.time() + 3.0
-            done.set()
-            raise Unreachable("503: the API server is shutting down")
-
-        async def created(body: Manifest) -> Manifest:
-            made = await create(body)
-            if losing == "creation":
-                fail()
-            return made
-
-        async def removed(pv: Manifest) -> None:
-            await remove(pv)
-            if losing == "removal":
-                await asyncio.sleep(0.1)
-                fail()
-
-        async def read_again(name: PvName) -> Manifest | None:
-            if loop.time() < down_until:
-                raise Unreachable("503: the API server is shutting down")
-            return await read(name)
-
-        instead(second.volumes, create=created, remove=removed, read=read_again)
+        old, done = uid_of(first.pv()), response_lost(second, lost)
         async with first.at_work(), second.at_work():
             first.queue.add(RD, source="promotion")
             await crashed.wait()
