@@ -9,6 +9,7 @@ import aiohttp
 import orjson
 
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
+from linstor_affinity_events.adapters.linstor.connector import Connector
 from linstor_affinity_events.adapters.linstor.json_stream import LONGEST, Overlong, objects_in
 from linstor_affinity_events.adapters.linstor.replies import (
     checked_body,
@@ -17,7 +18,6 @@ from linstor_affinity_events.adapters.linstor.replies import (
 )
 from linstor_affinity_events.adapters.transport.bodies import MIB, read_bounded, size_text
 from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
-from linstor_affinity_events.adapters.transport.sockets import watched_socket
 from linstor_affinity_events.errors import TooLong, Unreachable
 
 OBJECT_LIMIT = MIB
@@ -94,9 +94,7 @@ class LinstorClient:
 
     async def __aenter__(self) -> Self:
         # LINSTOR closes connections that are idle for 30 s; a shorter time avoids that race.
-        connector = aiohttp.TCPConnector(
-            limit=32, keepalive_timeout=20, socket_factory=watched_socket
-        )
+        connector = Connector(limit=32, keepalive_timeout=20)
         # A cookie of one response would be in all later requests, and could make them too long.
         self._open = aiohttp.ClientSession(
             connector=connector,

@@ -9,6 +9,7 @@ import aiohttp
 from aiohttp_sse_client.client import EventSource
 
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
+from linstor_affinity_events.adapters.linstor.connector import Connector
 from linstor_affinity_events.adapters.transport.bodies import (
     MIB,
     ReadPerYield,
@@ -16,7 +17,6 @@ from linstor_affinity_events.adapters.transport.bodies import (
     read_lines,
 )
 from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
-from linstor_affinity_events.adapters.transport.sockets import watched_socket
 from linstor_affinity_events.engine.ports import EventsMissed, ResourceTouched, Trigger
 from linstor_affinity_events.errors import TooLong, Unreachable
 from linstor_affinity_events.model.names import resource_named
@@ -141,9 +141,7 @@ class LinstorStream:
         """Open one connection. An event that cannot be decoded may concern any resource."""
         url = self._connection.url
         where = f"LINSTOR {url}{self._path}"
-        connector = aiohttp.TCPConnector(
-            ssl=self._connection.tls_for(url), socket_factory=watched_socket
-        )
+        connector = Connector(ssl=self._connection.tls_for(url))
         try:
             async with aiohttp.ClientSession(
                 connector=connector,
