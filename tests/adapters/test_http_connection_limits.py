@@ -145,6 +145,7 @@ async def test_one_connection_is_served_one_request(path: str, header: str) -> N
             writer.close()
 
     assert responded.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nConnection: close\r\n" in responded
 
 
 HEAD = b" /healthz HTTP/1.1\r\nHost: x\r\n"

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from yarl import URL
 
 from linstor_affinity_events.adapters.http import connection_limits
@@ -133,6 +133,7 @@ async def _close_after(_: web.Request, response: web.StreamResponse) -> None:
     for seconds.
     """
     response.force_close()
+    response.headers[hdrs.CONNECTION] = "close"
 
 
 class HttpEndpoints:
