@@ -93,14 +93,16 @@ def claim_of(manifest: Manifest) -> ClaimName | None:
     if not ref:
         return None
     return ClaimName(
-        namespace=sys.intern(_bounded(str(ref.get("namespace", "")))),
-        name=_bounded(str(ref.get("name", ""))),
-        uid=Uid(_bounded(str(ref.get("uid", "")))),
+        namespace=sys.intern(bounded(str(ref.get("namespace", "")))),
+        name=bounded(str(ref.get("name", ""))),
+        uid=Uid(bounded(str(ref.get("uid", "")))),
     )
 
 
-def _bounded(text: str) -> str:
-    """A text that is too long for a name, by its beginning and its hash. No claim can have that."""
+def bounded(text: str) -> str:
+    """Return a text that is too long for a name by its beginning and its hash. No object, claim or
+    LINSTOR resource can have that as its name.
+    """
     if len(text) <= LONGEST_NAME:
         return text
     return f"{text[:40]}…{sha256(text.encode(errors='surrogatepass')).hexdigest()}"

@@ -130,6 +130,20 @@ def test_of_an_affinity_with_very_many_labels_only_some_are_kept() -> None:
     assert len(found.text) < 300
 
 
+def test_no_long_handle_or_class_of_a_volume_is_kept() -> None:
+    """The API server accepts texts of a megabyte there."""
+    manifest = volume()
+    manifest["spec"]["storageClassName"] = "x" * 10**6
+    manifest["spec"]["csi"]["volumeHandle"] = "pvc-" + "x" * 10**6
+
+    found = describe(manifest)
+
+    assert found is not None
+    assert found.key is None
+    assert len(found.handle) < 200
+    assert len(found.storage_class) < 200
+
+
 @pytest.mark.parametrize(("length", "form"), [(60, NodeAffinity), (64, ForeignAffinity)])
 def test_an_affinity_of_longer_labels_than_are_ever_set_is_of_another_form(
     length: int, form: type

@@ -24,7 +24,13 @@ from linstor_affinity_events.model.keys import (
     VolumeKey,
     parse_handle,
 )
-from linstor_affinity_events.model.manifest import Manifest, annotations_of, claim_of, phase_of
+from linstor_affinity_events.model.manifest import (
+    Manifest,
+    annotations_of,
+    bounded,
+    claim_of,
+    phase_of,
+)
 from linstor_affinity_events.model.markers import is_unfinished, owned_fields
 from linstor_affinity_events.model.names import PvName, Uid
 from linstor_affinity_events.model.ownership import made_by_us
@@ -60,7 +66,7 @@ def describe(manifest: Mapping[str, Any]) -> Volume | None:
     csi = spec.get("csi")
     if not csi or csi.get("driver") != DRIVER:
         return None
-    name, handle = PvName(metadata["name"]), str(csi.get("volumeHandle", ""))
+    name, handle = PvName(metadata["name"]), bounded(str(csi.get("volumeHandle", "")))
     if handle == name:
         handle = name
     annotations = annotations_of(manifest)
@@ -77,7 +83,7 @@ def describe(manifest: Mapping[str, Any]) -> Volume | None:
         made_by_us=made_by_us(manifest),
         skip=bool(annotations.get(SKIP_ANNOTATION)),
         claim=claim_of(manifest),
-        storage_class=sys.intern(str(spec.get("storageClassName") or "")),
+        storage_class=sys.intern(bounded(str(spec.get("storageClassName") or ""))),
         override=_override(annotations),
         # Of more, whoever may annotate the volume can write thousands.
         override_names=tuple(map(sys.intern, _override_names(annotations)[: MAX_RULES + 1])),
