@@ -31,6 +31,7 @@ from linstor_affinity_events.model.manifest import (
     volume_mode_of,
 )
 from linstor_affinity_events.model.markers import (
+    Before,
     confirmed_values_of,
     has_any_marker,
     holder_of,
@@ -223,8 +224,7 @@ def _left_beside(others: tuple[PvName, ...]) -> LeaveAlone:
 
 def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: RunFacts) -> Step:
     whole = is_marked(pv)
-    # What the entry says of policy and skip-reclaim counts only for who knows the original.
-    own = entry.policy, skip_reclaim_of(entry.wanted)
+    own = _original_in(entry)
     known = run.original_known or confirmed_values_of(pv) == own
     # Entry and markers of another run may be anybody's: a live volume is decided on again.
     if run.begun and whole and known and not _has_to_be_decided_again(entry, pv):
@@ -247,6 +247,13 @@ def _alive(entry: JournalEntry, pv: Manifest, observation: Observation, run: Run
     if entry.state is State.PREPARED and observation.entry_is_new:
         return MarkAndSave(mark_patch(pv, run.holder), entry.deleting())
     return Drop(Outcome.SUPERSEDED)
+
+
+def _original_in(entry: JournalEntry) -> Before:
+    """Policy and skip-reclaim of the entry. On a live volume, and before `_protected`, they count
+    only for who knows the original.
+    """
+    return entry.policy, skip_reclaim_of(entry.wanted)
 
 
 def _has_to_be_decided_again(entry: JournalEntry, pv: Manifest) -> bool:
@@ -275,11 +282,10 @@ def rolled_back(
         phase_of(pv) != "Bound" or claim_is_leaving(entry, observation.claim)
     )
     ours = may_have_set_retain(pv, marked=run.marked)
-    own = entry.policy, skip_reclaim_of(entry.wanted)
     unmarked = unmarking(
         pv,
         keep=gone and not run.uninterrupted and outcome is not Outcome.DELETED_BY_USER,
-        own=own if ours and run.original_known else None,
+        own=_original_in(entry) if ours and run.original_known else None,
         recorded=entry.policy,
     )
     return Unmark(unmarked.patch, Outcome.RECREATED_WITH_RETAIN if unmarked.retained else outcome)
@@ -306,7 +312,9 @@ def _release(entry: JournalEntry, pv: Manifest, observation: Observation, run: R
     if protected != entry.wanted:
         return Save(entry.wanting(protected))
     if not is_safe_to_release(pv):
-        return _saving_changes(entry, pv, observation) or Mark(mark_patch(pv, run.holder))
+        # Who continues must not take our Retain for the original, where others removed the markers.
+        mark = Mark(mark_patch(pv, run.holder, before=_original_in(entry)))
+        return _saving_changes(entry, pv, observation) or mark
     if rebound(pv, entry.claim):
         return Save(entry.wanting(with_claim_of(entry.wanted, pv)))
     if entry.user is not None and not observation.claim_ref_immutable:

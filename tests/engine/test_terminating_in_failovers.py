@@ -200,6 +200,28 @@ async def test_retain_because_nothing_says_otherwise_is_reported(
         assert any("Retain" in str(each) for each in second.notices.warnings)
 
 
+def no_markers_and_long_skip_reclaim(setup: Setup) -> None:
+    annotations = {MARKER_ANNOTATION: None, SKIP_RECLAIM_ANNOTATION: "x" * 3000}
+    patched(setup, {"metadata": {"annotations": annotations}})
+
+
+@pytest.mark.parametrize("original", ["Delete", "Retain"])
+@pytest.mark.parametrize("act", [no_markers_nor_skip_reclaim, no_markers_and_long_skip_reclaim])
+async def test_retain_of_markers_that_are_set_again_is_not_taken_for_the_original(
+    act: Attack, original: str
+) -> None:
+    """Otherwise who continues after a crash would keep Retain, and not report it."""
+    async with bound(policy=original) as (first, _):
+        second, crash = standing_by(first), asyncio.Event()
+        attacked_once_deleted(first, act)
+        attacked = attacked_at_removal(first, failover_to(second), crash=crash)
+        await replaced(first, attacked, second, crash)
+
+        assert policy(first) == original
+        assert not is_terminating(first.pv())
+        assert SKIP_RECLAIM_ANNOTATION not in annotations_of(first.pv())
+
+
 async def test_retain_in_the_entry_of_a_terminating_volume_is_reported() -> None:
     """The markers say Delete. The value that keeps the data counts."""
     async with bound() as (first, _):
