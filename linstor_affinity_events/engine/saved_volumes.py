@@ -68,8 +68,13 @@ MOST_REFUSED = 20_000
 @dataclass(frozen=True, slots=True)
 class _Rejection:
     text: bytes
-    why: str
+    why: bytes
+    """Hashes, since both may be long."""
     at: float
+
+
+def _hash(text: str) -> bytes:
+    return sha256(text.encode(errors="surrogatepass")).digest()
 
 
 class SavedVolumes:
@@ -103,7 +108,7 @@ class SavedVolumes:
         for remembered in (self._refused, self._done):
             remembered.keep_numbers(definition.resource, definition.saved)
         for number, text in definition.saved.items():
-            where, known = (definition.resource, number), sha256(text.encode()).digest()
+            where, known = (definition.resource, number), _hash(text)
             # Never take over twice one that could not be dropped: by now another client may have
             # deleted the volume.
             if self._done.get(where) != known:
@@ -134,8 +139,9 @@ class SavedVolumes:
 
     def _refuse(self, where: Where, text: bytes, why: str, message: str = _IGNORED) -> None:
         before = self._refused.get(where)
-        self._refused.put(where, _Rejection(text, why, asyncio.get_running_loop().time()))
-        if before is not None and (before.text, before.why) == (text, why):
+        now = _Rejection(text, _hash(why), asyncio.get_running_loop().time())
+        self._refused.put(where, now)
+        if before is not None and (before.text, before.why) == (now.text, now.why):
             return
         rd, number = where
         log.warning(message, extra=facts(resource=rd, volume_number=number, message=why))

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import logging
 import tracemalloc
 from collections.abc import Callable
 from copy import deepcopy
@@ -950,6 +951,35 @@ async def test_the_text_of_a_saved_volume_is_not_kept() -> None:
             linstor.known[name] = Definition(resource=name, saved={0: "x" * 1_000_000})
             await reconciled(setup, 1)
             del linstor.known[name]
+            gc.collect()
+            used, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+
+            assert setup.reconciler.remembered() > 0
+            assert used < 500_000
+
+
+async def test_why_linstor_keeps_a_saved_volume_is_not_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is what LINSTOR says, which may be long, for as many volumes as there are."""
+    caplog.set_level(logging.ERROR)  # pytest keeps the text of the warning
+    async with cluster_with(PV) as cluster:
+        linstor = FakeLinstor("n1", "n2")
+        linstor.place(PV, "n1")
+        setup = setup_on(cluster, linstor)
+
+        async def refuse(*_: object) -> None:
+            raise Refused("x" * 1_000_000)
+
+        instead(setup.linstor, forget_saved=refuse)
+        async with setup.at_work():
+            await reconciled(setup, 1)
+            saved = deepcopy(setup.pv())
+            name = ResourceName(PV)
+            tracemalloc.start()
+            linstor.known[name] = changed(linstor.known[name], saved={0: json.dumps(saved)})
+            await reconciled(setup, 1)
             gc.collect()
             used, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()

@@ -15,10 +15,12 @@ from linstor_affinity_events.adapters.linstor.replies import (
     checked_body,
     is_from_linstor,
     redirected,
+    text_of,
 )
 from linstor_affinity_events.adapters.transport.bodies import MIB, read_bounded, size_text
 from linstor_affinity_events.adapters.transport.plain_response import PlainResponse
 from linstor_affinity_events.errors import TooLong, Unreachable
+from linstor_affinity_events.printable import shortened
 
 OBJECT_LIMIT = MIB
 """The size limit of a response that is not a list: a version, a number, an error."""
@@ -151,7 +153,7 @@ class LinstorClient:
                 self._connection.failed(url)
                 if not (_was_never_sent(error) or (reads and _was_cut(error)) or failed):
                     what = request.at(url)
-                    raise Unreachable(f"{what}: {str(error) or 'timed out'}") from error
+                    raise Unreachable(f"{what}: {shortened(str(error)) or 'timed out'}") from error
                 likely_cause = self._connection.likely_cause(error, url)
                 failures.append(f"{url}: {_message(error)}{likely_cause}")
             except Unreachable as error:
@@ -241,4 +243,4 @@ def _message(error: Exception) -> str:
     """Return the operating system's message if there is one: aiohttp's mentions TLS without TLS."""
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
         return error.os_error.strerror
-    return str(error) or type(error).__name__
+    return text_of(error)

@@ -10,6 +10,7 @@ from aiohttp_sse_client.client import EventSource
 
 from linstor_affinity_events.adapters.linstor.connection import LinstorConnection
 from linstor_affinity_events.adapters.linstor.connector import Connector
+from linstor_affinity_events.adapters.linstor.replies import text_of
 from linstor_affinity_events.adapters.transport.bodies import (
     MIB,
     ReadPerYield,
@@ -169,7 +170,7 @@ class LinstorStream:
         except (aiohttp.ClientError, ConnectionError, TimeoutError, OSError) as error:
             self._connection.failed(url)
             likely_cause = self._connection.likely_cause(error, url)
-            raise Unreachable(f"{where}: {_message(error)}{likely_cause}") from error
+            raise Unreachable(f"{where}: {text_of(error)}{likely_cause}") from error
         except TooLong as error:
             # LINSTOR's own, by the properties of a node, for example: any controller sends it.
             raise Unreachable(f"{where}: {error}") from error
@@ -194,7 +195,3 @@ def trigger_of(text: str) -> Trigger:
         return ANY
     name = resource_named(tree.get("resource_name")) if isinstance(tree, dict) else None
     return ANY if name is None else ResourceTouched(name)
-
-
-def _message(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -10,6 +10,7 @@ from yarl import URL
 from linstor_affinity_events.adapters.linstor.connection import LOGIN_CODES
 from linstor_affinity_events.adapters.transport.bodies import parse_json
 from linstor_affinity_events.errors import LoginRefused, Missing, Refused, Unreachable
+from linstor_affinity_events.printable import shortened
 
 _CODE_MASK = 0xFFFF
 _NOT_FOUND = frozenset({301, 303})
@@ -17,6 +18,11 @@ _NOT_FOUND = frozenset({301, 303})
 
 MOST_REPLIES = 10
 """The most replies of an error response that are put into a message."""
+
+
+def text_of(error: Exception) -> str:
+    """Return what an error says, up to a length: aiohttp quotes all that it does not understand."""
+    return shortened(str(error)) or type(error).__name__
 
 
 def checked_body(status: int, raw: bytes, what: str, others: Iterable[str] = ()) -> Any:
