@@ -178,10 +178,11 @@ def _values_to_record(manifest: Manifest, before: Before | None) -> Before:
     policy = reclaim_policy_of(manifest)
     was_marked = FINALIZER in finalizers_of(manifest) or is_terminating(manifest)
     known = (recorded_values_of(manifest) if was_marked else None) or before
-    if known is None:
-        skip = annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION)
-        return policy, skip if len(skip or "") <= LONGEST_NAME else None
-    return known[0] if policy == RETAIN else policy, known[1]
+    first, skip = known or (policy, annotations_of(manifest).get(SKIP_RECLAIM_ANNOTATION))
+    return (
+        first if policy == RETAIN else policy,
+        skip if len(skip or "") <= LONGEST_NAME else None,
+    )
 
 
 def with_deletion(manifest: Manifest) -> dict[str, str]:

@@ -232,6 +232,15 @@ def test_marking_twice_records_the_first_original_values() -> None:
     assert finalizers_of(pv).count(FINALIZER) == 1
 
 
+@pytest.mark.parametrize(("length", "recorded"), [(253, "x" * 253), (254, None)])
+def test_a_value_is_recorded_up_to_the_length_that_is_read(
+    length: int, recorded: str | None
+) -> None:
+    pv = applied(OWNED, mark_patch(OWNED, before=("Delete", "x" * length)))
+
+    assert recorded_values_of(pv) == ("Delete", recorded)
+
+
 def test_every_patch_is_guarded_by_uid_and_version() -> None:
     patches = [
         mark_patch(OWNED),
