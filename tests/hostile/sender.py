@@ -3,7 +3,7 @@
 import asyncio
 import multiprocessing
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -20,7 +20,7 @@ PIECE = 128 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    url: str
+    connection: LinstorConnection
     counter: Any
     process: BaseProcess
 
@@ -28,10 +28,6 @@ class Sender:
     def sent(self) -> int:
         """Bytes, without what it sends first."""
         return int(self.counter.value)
-
-    @property
-    def connection(self) -> LinstorConnection:
-        return LinstorConnection((self.url,), Login(), Tls())
 
     async def ended(self) -> None:
         """Wait until it has sent all, or its connection is gone."""
@@ -62,15 +58,24 @@ def serve(listening: socket.socket, first: bytes, block: bytes, sent: Any) -> No
 
 @contextmanager
 def sender(first: bytes, piece: bytes) -> Iterator[Sender]:
+    with serving(serve, first, piece * (PIECE // len(piece))) as peer:
+        yield peer
+
+
+@contextmanager
+def serving(target: Callable[..., None], *args: Any, authority: str = "") -> Iterator[Sender]:
+    """Call the function in another process, with a listening socket, the arguments and a counter.
+    It speaks TLS if there is an authority for its certificate.
+    """
     context = multiprocessing.get_context("spawn")
     sent = context.Value("q", 0, lock=False)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        block = piece * (PIECE // len(piece))
-        process = context.Process(target=serve, args=(listening, first, block, sent))
+        url = f"http{'s' if authority else ''}://127.0.0.1:{listening.getsockname()[1]}"
+        process = context.Process(target=target, args=(listening, *args, sent))
         process.start()
     try:
-        yield Sender(url, sent, process)
+        connection = LinstorConnection((url,), Login(), Tls(root_ca=authority))
+        yield Sender(connection, sent, process)
     finally:
         process.terminate()
         process.join()

@@ -154,6 +154,9 @@ class LinstorConnection:
             context = ssl.create_default_context(cafile=tls.root_ca_file)
         else:
             context = ssl.create_default_context(cadata=tls.root_ca or None)
+        # The peer chooses the group, and one of 10,000 bits takes a second for each handshake.
+        suites = context.get_ciphers()
+        context.set_ciphers(":".join(each["name"] for each in suites if each["kea"] != "kx-dhe"))
         # Python 3.13 and later require extensions that LINSTOR's own CAs lack; Go does not.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if tls.certificate_file or tls.certificate:

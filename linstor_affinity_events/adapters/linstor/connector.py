@@ -1,5 +1,6 @@
 """Connections to LINSTOR."""
 
+import asyncio
 import functools
 from typing import Any
 
@@ -11,15 +12,32 @@ from linstor_affinity_events.adapters.transport.sockets import watched_socket
 MOST_UNREAD = 2
 """Responses of one connection that wait to be read: an interim one and the one asked for."""
 
+MOST_UNSENT = 4 * 1024 * 1024
+"""Bytes. No request is as long: the longest has a PersistentVolume, of 1.5 MiB at most, as a text."""
+
 
 class _Connection(ResponseHandler):
     """Ends if the peer sends responses that nobody has asked for. aiohttp would keep all of them
-    until the connection is used again, at 25 times their length.
+    until the connection is used again, at 25 times their length. It ends as well if the peer takes
+    nothing: OpenSSL answers each key update of TLS 1.3, and these answers would be kept.
     """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.set_write_buffer_limits(high=MOST_UNSENT)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._abort()
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         super().feed_data(data, size)
-        if len(self) > MOST_UNREAD and self.transport is not None:
+        if len(self) > MOST_UNREAD:
+            self._abort()
+
+    def _abort(self) -> None:
+        if self.transport is not None:
             self.transport.abort()
 
 
