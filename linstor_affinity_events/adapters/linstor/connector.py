@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -13,7 +13,7 @@ MOST_UNREAD = 2
 """Responses of one connection that wait to be read: an interim one and the one asked for."""
 
 MOST_UNSENT = 4 * 1024 * 1024
-"""Bytes. No request is as long: the longest has a PersistentVolume, of 1.5 MiB at most, as a text."""
+"""Bytes. No request is as long: the longest has a PersistentVolume, of up to 1.5 MiB, as text."""
 
 
 class _Connection(ResponseHandler):
@@ -24,8 +24,8 @@ class _Connection(ResponseHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.set_write_buffer_limits(high=MOST_UNSENT)
+        # Those of uvloop are none of asyncio's classes.
+        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=MOST_UNSENT)
 
     def pause_writing(self) -> None:
         super().pause_writing()
