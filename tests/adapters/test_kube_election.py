@@ -424,11 +424,14 @@ async def test_a_longer_lease_duration_is_respected(election: Election) -> None:
         "leases", LEASE, {"spec": {"leaseDurationSeconds": 90}}, namespace="default"
     )
     one = election.candidate("one")
+    read = election.server.faults.add(method="GET", path_regex="leases", times=1000)
 
     async with running(one.run()):
         took = await until(lambda: one.leading)
 
     assert took >= 90.0
+    # At most a retry period apart, and not much more often when 30 s are over.
+    assert read.hits < 2 * 90.0 / RETRY
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,8 @@ class LeaseElection:
     def _pause(self) -> float:
         """Return the delay to the next attempt; shorter if the Lease expires before."""
         left = self._record.expires_in(_clock())
-        if self.leading or left is None or not self.holder:
+        if self.leading or left is None or not self.holder or left <= 0:
+            # The last: its holder has a longer duration, or the API server does not respond.
             return self._times.retry_period
         return min(self._times.retry_period, max(left, 0.1))
 
