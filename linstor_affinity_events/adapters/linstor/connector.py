@@ -7,12 +7,13 @@ from typing import Any, cast
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from linstor_affinity_events.adapters.transport.bodies import MIB
 from linstor_affinity_events.adapters.transport.sockets import watched_socket
 
 MOST_UNREAD = 2
 """Responses of one connection that wait to be read: an interim one and the one asked for."""
 
-MOST_UNSENT = 4 * 1024 * 1024
+MOST_UNSENT = 4 * MIB
 """Bytes. No request is as long: the longest has a PersistentVolume, of up to 1.5 MiB, as text."""
 
 
@@ -43,7 +44,7 @@ class _Connection(ResponseHandler):
 
 class Connector(aiohttp.TCPConnector):
     """Takes the options of aiohttp's TCPConnector. Its sockets are those of `watched_socket`, and
-    a peer that sends more than it was asked for is disconnected.
+    a peer that sends more than it was asked for, or takes nothing, is disconnected.
     """
 
     def __init__(self, **options: Any) -> None:
